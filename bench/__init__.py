@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench`. What is timed, against what, and how, is in common.py."""

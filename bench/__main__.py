@@ -1,0 +1,53 @@
+"""python -m bench [--quick] [--only apply|reduce|small|files] [--threads N] [--files-in DIR] [--out FILE]
+
+Prints a line a figure as it comes; the last line is all of it as JSON. Wants a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        from bench import cpu
+        from bench.common import CannotBenchmark
+        from fastrealign import ops
+    except ImportError as error:
+        print(f"bench: {error}; build it in place first: pip install -e '.[bench]'", file=sys.stderr)
+        return 2
+
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Speed against ceilings and peers.")
+    parser.add_argument("--quick", action="store_true", help="width 768, fewer rounds, less memory, smaller files")
+    parser.add_argument("--only", choices=cpu.PARTS, action="append", help="this part; may be given more than once")
+    parser.add_argument(
+        "--threads", type=int, default=ops.default_threads(), help="for us and the peers (default: all)"
+    )
+    parser.add_argument("--files-in", metavar="DIR", help="where the files are written (default: the temporary folder)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
+    given = parser.parse_args(arguments)
+    if given.threads < 1:
+        parser.error(f"--threads {given.threads}: expected at least 1")
+    if given.files_in and not Path(given.files_in).is_dir():
+        parser.error(f"--files-in {given.files_in}: not a folder")
+
+    settings = (cpu.quick if given.quick else cpu.full)(given.threads)
+    settings = replace(settings, parts=tuple(given.only or cpu.PARTS), files_in=given.files_in)
+    try:
+        results = cpu.run(settings, lambda line: print(line, flush=True))
+    except CannotBenchmark as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

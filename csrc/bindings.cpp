@@ -1,0 +1,71 @@
+// The only pybind11 file: addresses and sizes in, nothing computed. fastrealign/ops.py checks shapes and types.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+namespace fr = fastrealign;
+
+namespace {
+
+template <typename T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// (address, element type, rows, width, bytes from row to row)
+using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
+// (s, address of b, address of c): float64, 0 for none
+using MapTuple = std::tuple<double, uintptr_t, uintptr_t>;
+// (address of the low limbs, address of the high limbs), 0 for none
+using TotalsTuple = std::tuple<uintptr_t, uintptr_t>;
+
+fr::Matrix matrix(const MatrixTuple& t) {
+    return {pointer<void>(std::get<0>(t)), static_cast<fr::DType>(std::get<1>(t)), std::get<2>(t), std::get<3>(t),
+            std::get<4>(t)};
+}
+fr::Map map(const MapTuple& t) {
+    return {std::get<0>(t), pointer<const double>(std::get<1>(t)), pointer<const double>(std::get<2>(t))};
+}
+fr::Totals totals(const TotalsTuple& t) {
+    return {pointer<uint64_t>(std::get<0>(t)), pointer<int64_t>(std::get<1>(t))};
+}
+
+// (good rows, bad rows, index of the first bad row or -1, its state)
+py::tuple answer(const fr::Outcome& outcome) {
+    return py::make_tuple(outcome.good, outcome.bad.count, outcome.bad.first, static_cast<int>(outcome.bad.state));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.ops.";
+    m.def("instruction_sets", &fr::instruction_sets);
+    m.def(
+        "reduce",
+        [](const MatrixTuple& in, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags, int threads,
+           const std::string& isa) {
+            fr::Outcome outcome;
+            {
+                const py::gil_scoped_release release;
+                outcome = fr::reduce(matrix(in), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
+            }
+            return answer(outcome);
+        },
+        py::arg("rows"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"), py::arg("isa"));
+    m.def(
+        "apply",
+        [](const MatrixTuple& in, const MatrixTuple& out, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags,
+           int threads, const std::string& isa) {
+            fr::Outcome outcome;
+            {
+                const py::gil_scoped_release release;
+                outcome = fr::apply(matrix(in), matrix(out), map(by), totals(sums),
+                                    {threads, isa, pointer<uint8_t>(flags)});
+            }
+            return answer(outcome);
+        },
+        py::arg("rows"), py::arg("out"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"),
+        py::arg("isa"));
+}

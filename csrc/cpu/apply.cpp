@@ -1,0 +1,214 @@
+// apply: store f(y; s, b, c), and if asked add up what was stored. Compiled once for each instruction set (FR_ISA).
+//
+// Bytes: each row is read once and written once, in order; where the output does not fit in the cache it is written past it,
+// in whole 64-byte lines, which saves the read that an ordinary store begins with. While one row is written, the dot
+// products of the next are taken, so that reading and writing never wait for each other.
+//
+// Arithmetic: float32 (dots.h keeps its error independent of the width), float64 where one side is float64.
+#include <algorithm>
+#include <type_traits>
+
+#include "dots.h"
+
+namespace fastrealign {
+namespace FR_ISA {
+namespace {
+
+constexpr int64_t line = 64;
+constexpr int64_t step = 2 * lanes;  // columns a turn: two groups of eight
+
+template <typename In, typename Out>
+using Real = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>, double, float>;
+
+template <typename Out>
+FR_INLINE auto narrow_to(F8 x) {
+    return narrow(x, Out{});
+}
+template <typename Out>
+FR_INLINE auto narrow_to(D8 x) {
+    if constexpr (std::is_same_v<Out, double>) {
+        return x;
+    } else {
+        return narrow(to_f8(x), Out{});
+    }
+}
+
+// One good row on its way out: alpha x + beta b + gamma c, column by column, and the sums of what was stored.
+template <typename In, typename Out, bool sums>
+class RowWriter {
+   public:
+    using R = Real<In, Out>;
+    using Vector = typename Pack<R>::type;
+
+    RowWriter(const ApplyBlock& block)
+        : b_(pick(block.vectors, R{})), c_(pick_c(block.vectors, R{})), bits_(block.sums.bits), d_(block.in.d), column_(d_) {}
+
+    // Writes the columns up to the first whole line; the others follow by `turn` and `finish`.
+    void begin(const In* x, Out* out, const Coefficients& k, bool past_cache) {
+        x_ = x;
+        out_ = out;
+        alpha_ = splat(static_cast<R>(k.alpha));
+        beta_ = splat(static_cast<R>(k.beta));
+        gamma_ = splat(static_cast<R>(k.gamma));
+        const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % line);
+        const int64_t head = misplaced == 0 ? 0 : (line - misplaced) / static_cast<int64_t>(sizeof(Out));
+        constexpr int64_t a_line = line / static_cast<int64_t>(sizeof(Out));
+        const bool lines = past_cache && misplaced % static_cast<int64_t>(sizeof(Out)) == 0 && d_ >= head + a_line;
+        column_ = 0;
+        if (lines) ordinary(head);
+        // Whole turns of whole lines.
+        end_ = lines ? column_ + (d_ - column_) / std::max(a_line, step) * std::max(a_line, step) : d_ / step * step;
+        streamed_ = lines;
+    }
+    FR_INLINE bool busy() const { return column_ < end_; }
+    template <bool streamed>
+    FR_INLINE void turn() {
+        eight<streamed>(column_);
+        eight<streamed>(column_ + lanes);
+        column_ += step;
+    }
+    bool streamed() const { return streamed_; }
+    void finish() {
+        if (streamed_) {
+            while (busy()) turn<true>();
+        }
+        ordinary(d_);
+        end_ = column_;
+    }
+
+   private:
+    static const double* pick(const MapVectors& v, double) { return v.b; }
+    static const float* pick(const MapVectors& v, float) { return v.b32; }
+    static const double* pick_c(const MapVectors& v, double) { return v.c; }
+    static const float* pick_c(const MapVectors& v, float) { return v.c32; }
+
+    FR_INLINE auto value(Vector x, Vector b, Vector c) const { return narrow_to<Out>(fma(alpha_, x, fma(beta_, b, mul(gamma_, c)))); }
+
+    template <typename V>
+    FR_INLINE I8 counted(const uint64_t* bits, V stored) const {
+        return add_bits(load_i8(bits), add(to_d8(widen(stored, Out{})), splat(rounding_offset)));
+    }
+    template <bool streamed>
+    FR_INLINE void eight(int64_t j) const {
+        const auto stored = value(Pack<R>::load(x_ + j), Pack<R>::load(b_ + j), Pack<R>::load(c_ + j));
+        if constexpr (streamed) {
+            stream(out_ + j, stored);
+        } else {
+            put(out_ + j, stored);
+        }
+        if constexpr (sums) put(bits_ + j, counted(bits_ + j, stored));
+    }
+    void ordinary(int64_t to) {
+        for (; column_ + lanes <= to; column_ += lanes) eight<false>(column_);
+        const int count = static_cast<int>(to - column_);
+        if (count <= 0) return;
+        // Fewer than eight: the columns behind them must neither be read nor counted.
+        const int64_t j = column_;
+        const auto stored = value(load_some<R>(x_ + j, count), load_some<R>(b_ + j, count), load_some<R>(c_ + j, count));
+        put_some(out_ + j, stored, count);
+        if constexpr (sums) {
+            uint64_t all[lanes];
+            memcpy(all, bits_ + j, static_cast<size_t>(count) * sizeof(uint64_t));
+            std::fill(all + count, all + lanes, 0);
+            put(all, counted(all, stored));
+            memcpy(bits_ + j, all, static_cast<size_t>(count) * sizeof(uint64_t));
+        }
+        column_ = to;
+    }
+
+    const R* b_;
+    const R* c_;
+    uint64_t* bits_;
+    int64_t d_;
+    int64_t column_, end_ = 0;  // the next column, and where the turns end
+    const In* x_ = nullptr;
+    Out* out_ = nullptr;
+    typename Pack<R>::Scalar alpha_, beta_, gamma_;
+    bool streamed_ = false;
+};
+
+// The dot products of one row; meanwhile the row before goes on its way out.
+template <bool streamed, typename In, typename Writer>
+Dots dots_meanwhile(const In* row, const char* ahead, int64_t d, const MapVectors& vectors, Writer& writer) {
+    using R = typename Writer::R;
+    using Sums = std::conditional_t<std::is_same_v<R, float>, NarrowDots, WideDots<Terms::bc>>;
+    Sums dots(vectors);
+    const auto turn = [&](int64_t j) FR_LAMBDA {
+        fetch<step * static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
+        dots.template add<0>(j, Pack<R>::load(row + j));
+        dots.template add<1>(j + lanes, Pack<R>::load(row + j + lanes));
+    };
+    // A copy, so that its coefficients can live in registers: a store through `out` could change them otherwise.
+    Writer mine = writer;
+    for (int64_t from = 0; from < d; from += NarrowDots::chunk) {
+        const int64_t to = std::min(d, from + NarrowDots::chunk);
+        int64_t j = from;
+        for (; j + step <= to && mine.busy(); j += step) {
+            turn(j);
+            mine.template turn<streamed>();
+        }
+        for (; j + step <= to; j += step) turn(j);
+        if (j + lanes <= to) {
+            dots.template add<0>(j, Pack<R>::load(row + j));
+            j += lanes;
+        }
+        if (j < to) dots.template add<1>(j, load_some<R>(row + j, static_cast<int>(to - j)));
+        dots.move();
+    }
+    writer = mine;
+    return dots.result();
+}
+
+template <typename In, typename Out, bool sums>
+void apply_rows(ApplyBlock& block) {
+    const int64_t d = block.in.d;
+    RowWriter<In, Out, sums> writer(block);
+    for (int64_t i = 0; i < block.in.count; ++i) {
+        const In* row = reinterpret_cast<const In*>(block.in.data + i * block.in.stride);
+        Out* out = reinterpret_cast<Out*>(block.out + i * block.out_stride);
+        const char* ahead = ahead_of(row, block.in);
+        const Dots dots = writer.streamed() ? dots_meanwhile<true>(row, ahead, d, block.vectors, writer)
+                                            : dots_meanwhile<false>(row, ahead, d, block.vectors, writer);
+        writer.finish();
+        Coefficients k;
+        RowState state = row_coefficients(*block.map, dots, k);
+        if (state == RowState::good) {
+            writer.begin(row, out, k, block.stream);
+        } else {
+            // A row without a direction is stored as it came; the caller decides what becomes of it.
+            state = long_way(*block.map, block.vectors, row, d, block.scratch);
+            for (int64_t j = 0; j < d; ++j) {
+                In as_read;
+                memcpy(&as_read, row + j, sizeof as_read);
+                const Out value = from_double<Out>(state == RowState::good ? block.scratch[j] : to_double(as_read));
+                memcpy(out + j, &value, sizeof value);
+                if (sums && state == RowState::good) block.sums.bits[j] += sum_bits(to_double(value));
+            }
+        }
+        if (state == RowState::good) {
+            block.sums.rows += 1;
+        } else {
+            block.bad.add(block.in.first + i, state);
+        }
+        if (block.flags) block.flags[block.in.first + i] = static_cast<uint8_t>(state);
+    }
+    writer.finish();
+    if (block.stream) finish_streaming();
+}
+
+template <typename In, typename Out>
+void apply(ApplyBlock& block) {
+    block.sums.bits ? apply_rows<In, Out, true>(block) : apply_rows<In, Out, false>(block);
+}
+
+}  // namespace
+
+const ApplyKernel apply_kernels[4][4] = {
+    {apply<float, float>, apply<float, Half>, apply<float, BFloat>, apply<float, double>},
+    {apply<Half, float>, apply<Half, Half>, apply<Half, BFloat>, apply<Half, double>},
+    {apply<BFloat, float>, apply<BFloat, Half>, apply<BFloat, BFloat>, apply<BFloat, double>},
+    {apply<double, float>, apply<double, Half>, apply<double, BFloat>, apply<double, double>},
+};
+
+}  // namespace FR_ISA
+}  // namespace fastrealign

@@ -1,0 +1,255 @@
+// Chooses the instruction set at run time, cuts the rows into blocks and shares them out between threads. Compiled without
+// SIMD flags: this code runs on every machine.
+//
+// Threads live for one call: starting one costs some 15 us against the milliseconds of a call that is worth sharing, and a
+// process that forks later (a DataLoader worker) inherits no broken pool.
+#include "dispatch.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+namespace fastrealign {
+namespace {
+
+// Large enough that taking a block costs nothing, small enough that threads finish together.
+constexpr int64_t block_bytes = 256 * 1024;
+// Below this the work is done before a thread has started.
+constexpr int64_t bytes_worth_a_thread = 512 * 1024;
+
+struct Kernels {
+    const char* name;
+    const ReduceKernel* reduce;
+    const ApplyKernel (*apply)[4];
+};
+
+const Kernels& choose(const std::string& wanted) {
+    static const std::vector<Kernels> present = [] {
+        std::vector<Kernels> list;
+#if defined(FR_X86)
+        __builtin_cpu_init();
+        const bool has_avx2 =
+            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+            list.push_back({"avx512", avx512::reduce_kernels, avx512::apply_kernels});
+        }
+        if (has_avx2) list.push_back({"avx2", avx2::reduce_kernels, avx2::apply_kernels});
+#endif
+        list.push_back({"baseline", baseline::reduce_kernels, baseline::apply_kernels});
+        return list;
+    }();
+    if (wanted.empty()) return present.front();
+    for (const Kernels& kernels : present) {
+        if (wanted == kernels.name) return kernels;
+    }
+    std::string message = "instruction set '" + wanted + "' cannot run on this machine; it has";
+    for (const Kernels& kernels : present) message += std::string(" ") + kernels.name;
+    throw std::invalid_argument(message);
+}
+
+// 64-byte aligned memory, zeroed.
+template <typename T>
+class Buffer {
+   public:
+    explicit Buffer(int64_t size)
+        : size_(std::max<int64_t>(size, 1)),
+          data_(static_cast<T*>(::operator new(static_cast<size_t>(size_) * sizeof(T), std::align_val_t{64}))) {
+        std::fill_n(data_, size_, T{});
+    }
+    ~Buffer() { ::operator delete(data_, std::align_val_t{64}); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    T* data() { return data_; }
+
+   private:
+    int64_t size_;
+    T* data_;
+};
+
+int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
+
+// RowMap::cancelled_below for the arithmetic of each kernel. In float64 digits are plenty. In float32 the terms of an entry
+// may be only a few times the result; and rows so narrow that single entries near 1 are usual take the long way throughout.
+constexpr double cancelled_float64 = 1.0 / 1024;
+constexpr double cancelled_float32 = 1.0 / 4;
+constexpr int64_t narrow_width = 16;
+constexpr double always = 4.0;
+
+double cancelled_below(DType in, DType out, int64_t d) {
+    if (in == DType::float64 || out == DType::float64) return cancelled_float64;
+    return d < narrow_width && out == DType::float32 ? always : cancelled_float32;
+}
+
+// The map's vectors, padded and in both precisions, and its constants.
+struct Prepared {
+    Buffer<double> b, c;
+    Buffer<float> b32, c32;
+    RowMap map;
+
+    Prepared(const Map& from, int64_t d, double cancelled_below) : b(padded(d)), c(padded(d)), b32(padded(d)), c32(padded(d)), map{} {
+        map.s = from.s;
+        map.cancelled_below = cancelled_below;
+        map.terms = from.c ? Terms::bc : from.b || from.s != 1.0 ? Terms::b : Terms::none;
+        for (int64_t j = 0; j < d; ++j) {
+            if (from.b) b.data()[j] = from.b[j];
+            if (from.c) c.data()[j] = from.c[j];
+            map.bb += b.data()[j] * b.data()[j];
+            map.bc += b.data()[j] * c.data()[j];
+            map.cc += c.data()[j] * c.data()[j];
+            b32.data()[j] = static_cast<float>(b.data()[j]);
+            c32.data()[j] = static_cast<float>(c.data()[j]);
+        }
+    }
+    MapVectors vectors() { return {b.data(), c.data(), b32.data(), c32.data()}; }
+};
+
+int64_t size_of(DType type) {
+    switch (type) {
+        case DType::float32:
+            return 4;
+        case DType::float64:
+            return 8;
+        default:
+            return 2;
+    }
+}
+
+// Output larger than this is written past the cache. A processor's share of the last-level cache is rarely more; what the
+// system reports can be far more (a virtual machine that sees the whole host's), so it only lowers the bound.
+int64_t cache_bytes() {
+    static const int64_t size = [] {
+        constexpr int64_t most = int64_t{16} << 20;
+        int64_t bytes = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+        bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+        return bytes > 0 ? std::min(bytes, most) : most;
+    }();
+    return size;
+}
+
+// One thread's sums under way, flushed to the 128-bit totals before they can overflow and at the end.
+class ThreadSums {
+   public:
+    ThreadSums(Totals totals, int64_t d, std::mutex& lock)
+        : totals_(totals), d_(d), lock_(lock), bits_(totals.low ? padded(d) : 0) {}
+    PartialSums begin(int64_t rows) {
+        if (rows_ + rows > rows_before_flush) flush();
+        return {totals_.low ? bits_.data() : nullptr, 0};
+    }
+    void end(const PartialSums& sums) { rows_ += sums.rows; }
+    void flush() {
+        if (!totals_.low || rows_ == 0) return;
+        const std::lock_guard<std::mutex> guard(lock_);
+        for (int64_t j = 0; j < d_; ++j) {
+            add_steps(sum_steps(bits_.data()[j], rows_), totals_.low[j], totals_.high[j]);
+            bits_.data()[j] = 0;
+        }
+        rows_ = 0;
+    }
+
+   private:
+    Totals totals_;
+    int64_t d_;
+    std::mutex& lock_;
+    Buffer<uint64_t> bits_;
+    int64_t rows_ = 0;
+};
+
+struct Workspace {
+    double* scratch;
+    float* unpacked;
+};
+
+// Calls work(block of rows, sums, workspace) for all blocks and merges what the blocks found.
+template <typename Work>
+Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& work) {
+    const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
+    const int64_t rows_a_block =
+        std::min(rows_before_flush, std::max<int64_t>(4, block_bytes / row_bytes / 4 * 4));
+    const int64_t blocks = (in.rows + rows_a_block - 1) / rows_a_block;
+    const int64_t useful = std::max<int64_t>(1, in.rows * row_bytes / bytes_worth_a_thread);
+    const int n = static_cast<int>(std::min<int64_t>({std::max(threads, 1), blocks, useful}));
+
+    std::atomic<int64_t> next{0};
+    std::mutex lock;
+    Outcome outcome;
+    const auto run = [&] {
+        ThreadSums sums(totals, in.d, lock);
+        Buffer<double> scratch(in.d);
+        Buffer<float> unpacked(max_rows_unpacked * padded(in.d));
+        Outcome mine;
+        for (int64_t k = next++; k < blocks; k = next++) {
+            const int64_t first = k * rows_a_block;
+            const int64_t count = std::min(rows_a_block, in.rows - first);
+            const Rows rows{static_cast<const char*>(in.data) + first * in.stride, in.stride, count, first, in.d};
+            PartialSums partial = sums.begin(count);
+            const BadRows bad = work(rows, partial, Workspace{scratch.data(), unpacked.data()});
+            sums.end(partial);
+            mine.good += count - bad.count;
+            mine.bad.merge(bad);
+        }
+        sums.flush();
+        const std::lock_guard<std::mutex> guard(lock);
+        outcome.good += mine.good;
+        outcome.bad.merge(mine.bad);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < n; ++i) {
+        try {
+            others.emplace_back(run);
+        } catch (const std::system_error&) {
+            break;  // no more threads to be had: the ones there are do the work
+        }
+    }
+    run();
+    for (std::thread& other : others) other.join();
+    return outcome;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const char* name : {"avx512", "avx2", "baseline"}) {
+        try {
+            names.emplace_back(choose(name).name);
+        } catch (const std::invalid_argument&) {
+        }
+    }
+    return names;
+}
+
+Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options) {
+    const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
+    Prepared prepared(map, in.d, cancelled_float64);
+    return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
+        ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked,
+                          sums, {}};
+        kernel(block);
+        sums = block.sums;
+        return block.bad;
+    });
+}
+
+Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options) {
+    const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
+    Prepared prepared(map, in.d, cancelled_below(in.type, out.type, in.d));
+    const bool past_cache = out.rows * out.d * size_of(out.type) > cache_bytes();
+    return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
+        char* to = static_cast<char*>(out.data) + rows.first * out.stride;
+        ApplyBlock block{rows,    to,      out.stride, past_cache, &prepared.map, prepared.vectors(), options.flags,
+                         space.scratch, sums, {}};
+        kernel(block);
+        sums = block.sums;
+        return block.bad;
+    });
+}
+
+}  // namespace fastrealign

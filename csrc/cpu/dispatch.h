@@ -1,0 +1,48 @@
+// The CPU backend as the bindings see it: rows in memory, a map, and how many threads.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace fastrealign {
+
+struct Matrix {
+    void* data;
+    DType type;
+    int64_t rows;
+    int64_t d;
+    int64_t stride;  // bytes from row to row
+};
+
+struct Map {
+    double s;
+    const double* b;  // d values, or null for none
+    const double* c;
+};
+
+// 128-bit totals a column in steps of 2^-40 (exact_sum.h), added to; null: not wanted.
+struct Totals {
+    uint64_t* low;
+    int64_t* high;
+};
+
+struct Outcome {
+    int64_t good = 0;
+    BadRows bad;
+};
+
+struct Options {
+    int threads;
+    std::string isa;  // "avx512", "avx2", "baseline", or empty for the best this machine has
+    uint8_t* flags;   // RowState of each row; may be null
+};
+
+// What this machine can run, best first.
+std::vector<std::string> instruction_sets();
+
+Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options);
+Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options);
+
+}  // namespace fastrealign

@@ -1,0 +1,91 @@
+// The dot products of a row, taken while an earlier row is finished ("meanwhile"): the memory never waits for arithmetic.
+// A row's dot products do not depend on what is done meanwhile, nor on the rows around it.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace fastrealign {
+namespace FR_ISA {
+
+// How far ahead of the row the memory is asked for, where rows are packed. Measured: 2 to 8 KiB are equally good, less or
+// more is slower; the hardware's own prefetching stops at the end of each 4 KiB page.
+constexpr int64_t fetch_ahead = 4096;
+
+template <typename T>
+inline const char* ahead_of(const T* row, const Rows& in) {
+    const bool packed = in.stride == in.d * static_cast<int64_t>(sizeof(T));
+    return reinterpret_cast<const char*>(row) + (packed ? fetch_ahead : in.stride);
+}
+
+// Asks for the lines of `bytes` bytes from `ahead` on (a share of a line is asked for once or twice; that costs nothing).
+template <int bytes>
+FR_INLINE void fetch(const char* ahead) {
+    FR_UNROLL
+    for (int k = 0; k < bytes; k += 64) __builtin_prefetch(ahead + k);
+}
+
+// Sums of products in float64, in two sets of lanes, so that additions do not wait for each other.
+template <Terms terms>
+class WideDots {
+   public:
+    FR_INLINE explicit WideDots(const MapVectors& vectors) : b_(vectors.b), c_(vectors.c) {}
+    template <int set>
+    FR_INLINE void add(int64_t j, D8 x) {
+        D8& p = set == 0 ? p0_ : p1_;
+        p = fma(x, x, p);
+        if constexpr (terms != Terms::none) q_ = fma(x, load_d8(b_ + j), q_);
+        if constexpr (terms == Terms::bc) r_ = fma(x, load_d8(c_ + j), r_);
+    }
+    FR_INLINE void move() {}
+    FR_INLINE Dots result() const { return {total(FR_ISA::add(p0_, p1_)), total(q_), total(r_)}; }
+
+   private:
+    const double* b_;
+    const double* c_;
+    D8 p0_ = splat(0.0), p1_ = splat(0.0), q_ = splat(0.0), r_ = splat(0.0);
+};
+
+// The same in float32, moved to float64 every `chunk` columns: no lane sums more than 32 products in float32, so the error
+// does not grow with the width.
+class NarrowDots {
+   public:
+    static constexpr int64_t chunk = 512;
+    FR_INLINE explicit NarrowDots(const MapVectors& vectors) : b_(vectors.b32), c_(vectors.c32) {}
+    template <int set>
+    FR_INLINE void add(int64_t j, F8 x) {
+        F8& p = set == 0 ? p0_ : p1_;
+        F8& q = set == 0 ? q0_ : q1_;
+        F8& r = set == 0 ? r0_ : r1_;
+        p = fma(x, x, p);
+        q = fma(x, load_f8(b_ + j), q);
+        r = fma(x, load_f8(c_ + j), r);
+    }
+    FR_INLINE void move() {
+        p64_ = FR_ISA::add(p64_, FR_ISA::add(to_d8(p0_), to_d8(p1_)));
+        q64_ = FR_ISA::add(q64_, FR_ISA::add(to_d8(q0_), to_d8(q1_)));
+        r64_ = FR_ISA::add(r64_, FR_ISA::add(to_d8(r0_), to_d8(r1_)));
+        p0_ = p1_ = q0_ = q1_ = r0_ = r1_ = splat(0.0f);
+    }
+    FR_INLINE Dots result() const { return {total(p64_), total(q64_), total(r64_)}; }
+
+   private:
+    const float* b_;
+    const float* c_;
+    F8 p0_ = splat(0.0f), p1_ = splat(0.0f), q0_ = splat(0.0f), q1_ = splat(0.0f), r0_ = splat(0.0f), r1_ = splat(0.0f);
+    D8 p64_ = splat(0.0), q64_ = splat(0.0), r64_ = splat(0.0);
+};
+
+// The long way for one row: f(row) in `scratch`, in float64, or the reason why there is none.
+template <typename T>
+RowState long_way(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
+    for (int64_t j = 0; j < d; ++j) {
+        T value;
+        memcpy(&value, row + j, sizeof value);
+        scratch[j] = to_double(value);
+    }
+    return row_the_long_way(map, scratch, vectors.b, vectors.c, d);
+}
+
+}  // namespace FR_ISA
+}  // namespace fastrealign

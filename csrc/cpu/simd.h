@@ -1,0 +1,280 @@
+// Eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, AVX2 with FMA and F16C, and any other
+// machine (GCC/Clang vector types). One width in lanes everywhere, so a sum of products has one order of additions and
+// AVX-512 and AVX2 give the same bits. Each instruction set compiles this header in a namespace of its own (FR_ISA).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "element.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+// Loops over the few rows taken at once must be unrolled, or their vectors live in memory instead of registers.
+#define FR_UNROLL _Pragma("GCC unroll 8")
+// Inlined early, so that the vectors in a small object become registers.
+#define FR_INLINE inline __attribute__((always_inline))
+#define FR_LAMBDA __attribute__((always_inline))
+
+namespace fastrealign {
+namespace FR_ISA {
+
+constexpr int lanes = 8;
+
+#if defined(__AVX2__)
+
+struct F8 {
+    __m256 v;
+};
+inline F8 splat(float x) { return {_mm256_set1_ps(x)}; }
+inline F8 fma(F8 a, F8 b, F8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F8 mul(F8 a, F8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F8 add(F8 a, F8 b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline F8 load_f8(const float* x) { return {_mm256_loadu_ps(x)}; }
+inline F8 load_f8(const Half* x) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))};
+}
+inline F8 load_f8(const BFloat* x) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
+
+// Eight results in their output type, rounded to nearest even.
+inline __m256 narrow(F8 x, float) { return x.v; }
+inline __m128i narrow(F8 x, Half) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline __m128i narrow(F8 x, BFloat) {
+    const __m256i bits = _mm256_castps_si256(x.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i high = _mm256_srli_epi32(rounded, 16);
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
+}
+inline F8 widen(__m256 x, float) { return {x}; }
+inline F8 widen(__m128i x, Half) { return {_mm256_cvtph_ps(x)}; }
+inline F8 widen(__m128i x, BFloat) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16))}; }
+
+inline void put(float* to, __m256 x) { _mm256_storeu_ps(to, x); }
+inline void put(void* to, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(to), x); }
+inline void stream(float* to, __m256 x) { _mm256_stream_ps(to, x); }
+inline void stream(void* to, __m128i x) { _mm_stream_si128(static_cast<__m128i*>(to), x); }
+inline void finish_streaming() { _mm_sfence(); }
+constexpr bool can_stream = true;
+
+#if defined(__AVX512F__)
+
+struct D8 {
+    __m512d v;
+};
+struct I8 {
+    __m512i v;
+};
+using S8 = D8;
+inline S8 splat(double x) { return {_mm512_set1_pd(x)}; }
+inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline D8 to_d8(F8 x) { return {_mm512_cvtps_pd(x.v)}; }
+inline F8 to_f8(D8 x) { return {_mm512_cvtpd_ps(x.v)}; }
+inline D8 load_d8(const double* x) { return {_mm512_loadu_pd(x)}; }
+inline D8 load_d8(const float* x) { return {_mm512_cvtps_pd(_mm256_loadu_ps(x))}; }
+inline void put(double* to, D8 x) { _mm512_storeu_pd(to, x.v); }
+inline void stream(double* to, D8 x) { _mm512_stream_pd(to, x.v); }
+inline I8 load_i8(const uint64_t* x) { return {_mm512_loadu_si512(x)}; }
+inline void put(uint64_t* to, I8 x) { _mm512_storeu_si512(to, x.v); }
+inline I8 add_bits(I8 sum, D8 x) { return {_mm512_add_epi64(sum.v, _mm512_castpd_si512(x.v))}; }
+
+#else
+
+struct D8 {
+    __m256d lo, hi;
+};
+struct I8 {
+    __m256i lo, hi;
+};
+// One value in all lanes takes one register, not two.
+struct S8 {
+    __m256d v;
+    operator D8() const { return {v, v}; }
+};
+inline S8 splat(double x) { return {_mm256_set1_pd(x)}; }
+inline D8 fma(D8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
+inline D8 fma(S8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.lo), _mm256_fmadd_pd(a.v, b.hi, c.hi)}; }
+inline D8 fma(S8 a, D8 b, S8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.v), _mm256_fmadd_pd(a.v, b.hi, c.v)}; }
+inline D8 mul(S8 a, D8 b) { return {_mm256_mul_pd(a.v, b.lo), _mm256_mul_pd(a.v, b.hi)}; }
+inline D8 add(D8 a, S8 b) { return {_mm256_add_pd(a.lo, b.v), _mm256_add_pd(a.hi, b.v)}; }
+inline D8 add(D8 a, D8 b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
+inline D8 to_d8(F8 x) {
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
+}
+inline F8 to_f8(D8 x) { return {_mm256_set_m128(_mm256_cvtpd_ps(x.hi), _mm256_cvtpd_ps(x.lo))}; }
+inline D8 load_d8(const double* x) { return {_mm256_loadu_pd(x), _mm256_loadu_pd(x + 4)}; }
+inline D8 load_d8(const float* x) { return {_mm256_cvtps_pd(_mm_loadu_ps(x)), _mm256_cvtps_pd(_mm_loadu_ps(x + 4))}; }
+inline void put(double* to, D8 x) {
+    _mm256_storeu_pd(to, x.lo);
+    _mm256_storeu_pd(to + 4, x.hi);
+}
+inline void stream(double* to, D8 x) {
+    _mm256_stream_pd(to, x.lo);
+    _mm256_stream_pd(to + 4, x.hi);
+}
+inline I8 load_i8(const uint64_t* x) {
+    const __m256i* from = reinterpret_cast<const __m256i*>(x);
+    return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
+}
+inline void put(uint64_t* to, I8 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.lo);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to) + 1, x.hi);
+}
+inline I8 add_bits(I8 sum, D8 x) {
+    return {_mm256_add_epi64(sum.lo, _mm256_castpd_si256(x.lo)), _mm256_add_epi64(sum.hi, _mm256_castpd_si256(x.hi))};
+}
+
+#endif
+
+#else  // any other machine
+
+typedef float F8Vector __attribute__((vector_size(32)));
+typedef double D8Vector __attribute__((vector_size(64)));
+typedef uint64_t I8Vector __attribute__((vector_size(64)));
+struct F8 {
+    F8Vector v;
+};
+struct D8 {
+    D8Vector v;
+};
+struct I8 {
+    I8Vector v;
+};
+
+// A multiplication and an addition: a fused one would be a library call an element on machines without the instruction.
+inline F8 splat(float x) { return {F8Vector{} + x}; }
+inline F8 mul(F8 a, F8 b) { return {a.v * b.v}; }
+inline F8 add(F8 a, F8 b) { return {a.v + b.v}; }
+inline F8 fma(F8 a, F8 b, F8 c) { return {a.v * b.v + c.v}; }
+using S8 = D8;
+inline S8 splat(double x) { return {D8Vector{} + x}; }
+inline D8 mul(D8 a, D8 b) { return {a.v * b.v}; }
+inline D8 add(D8 a, D8 b) { return {a.v + b.v}; }
+inline D8 fma(D8 a, D8 b, D8 c) { return {a.v * b.v + c.v}; }
+inline D8 to_d8(F8 x) { return {__builtin_convertvector(x.v, D8Vector)}; }
+inline F8 to_f8(D8 x) { return {__builtin_convertvector(x.v, F8Vector)}; }
+
+template <typename T>
+F8 load_f8(const T* x) {
+    T values[lanes];  // x may be unaligned
+    memcpy(values, x, sizeof values);
+    F8 out;
+    for (int i = 0; i < lanes; ++i) out.v[i] = to_float(values[i]);
+    return out;
+}
+inline D8 load_d8(const double* x) {
+    D8 out;
+    memcpy(&out.v, x, sizeof out.v);
+    return out;
+}
+inline D8 load_d8(const float* x) { return to_d8(load_f8(x)); }
+
+template <typename T>
+struct Eight {
+    T v[lanes];
+};
+template <typename T>
+Eight<T> narrow(F8 x, T) {
+    Eight<T> out;
+    for (int i = 0; i < lanes; ++i) out.v[i] = from_float<T>(x.v[i]);
+    return out;
+}
+template <typename T>
+F8 widen(const Eight<T>& x, T) {
+    return load_f8(x.v);
+}
+template <typename T>
+void put(T* to, const Eight<T>& x) {
+    memcpy(to, x.v, sizeof x.v);
+}
+inline void put(double* to, D8 x) { memcpy(to, &x.v, sizeof x.v); }
+inline I8 load_i8(const uint64_t* x) {
+    I8 out;
+    memcpy(&out.v, x, sizeof out.v);
+    return out;
+}
+inline void put(uint64_t* to, I8 x) { memcpy(to, &x.v, sizeof x.v); }
+inline I8 add_bits(I8 sum, D8 x) {
+    I8Vector bits;
+    memcpy(&bits, &x.v, sizeof bits);
+    return {sum.v + bits};
+}
+
+// No non-temporal stores here: what is written passes through the cache.
+template <typename T, typename V>
+void stream(T* to, V x) {
+    put(to, x);
+}
+inline void finish_streaming() {}
+constexpr bool can_stream = false;
+
+#endif
+
+// What all three share.
+
+inline D8 load_d8(const Half* x) { return to_d8(load_f8(x)); }
+inline D8 load_d8(const BFloat* x) { return to_d8(load_f8(x)); }
+inline D8 narrow(D8 x, double) { return x; }
+inline D8 widen(D8 x, double) { return x; }
+inline D8 to_d8(D8 x) { return x; }
+
+// The lanes added in one fixed order: halves, quarters, pairs.
+inline double total(D8 x) {
+    double v[lanes];
+    put(v, x);
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+inline float total(F8 x) {
+    float v[lanes];
+    memcpy(v, &x.v, sizeof v);
+    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+// Loads in the arithmetic asked for.
+template <typename Real>
+struct Pack;
+template <>
+struct Pack<float> {
+    using type = F8;
+    using Scalar = F8;
+    template <typename T>
+    static F8 load(const T* x) {
+        return load_f8(x);
+    }
+};
+template <>
+struct Pack<double> {
+    using type = D8;
+    using Scalar = S8;
+    template <typename T>
+    static D8 load(const T* x) {
+        return load_d8(x);
+    }
+};
+
+// The last, incomplete group of a row: fewer than eight elements, zeros behind them. Reading past a row could leave the
+// mapped memory.
+template <typename Real, typename T>
+typename Pack<Real>::type load_some(const T* x, int count) {
+    T padded[lanes] = {};
+    memcpy(padded, x, static_cast<size_t>(count) * sizeof(T));
+    return Pack<Real>::load(padded);
+}
+template <typename T, typename V>
+void put_some(T* to, V x, int count) {
+    T all[lanes];
+    put(all, x);
+    memcpy(to, all, static_cast<size_t>(count) * sizeof(T));
+}
+
+}  // namespace FR_ISA
+}  // namespace fastrealign

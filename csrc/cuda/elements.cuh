@@ -1,0 +1,204 @@
+// Embedding elements on the device: packs of them, moved in one access of up to 16 bytes, and conversions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "element.h"
+
+#define FR_DEVICE static __device__ __forceinline__
+
+namespace fastrealign {
+namespace cuda {
+
+// C neighbouring elements as they lie in memory.
+template <typename T, int C>
+struct Pack {
+    static constexpr int bytes = C * static_cast<int>(sizeof(T));
+    static constexpr int words = (bytes + 3) / 4;
+    uint32_t w[words];
+};
+
+// Streaming accesses: every row is read once and written once, and should not push anything out of the caches.
+template <typename T, int C>
+FR_DEVICE Pack<T, C> load_pack(const T* at) {
+    using P = Pack<T, C>;
+    P pack;
+    if constexpr (P::bytes == 16) {
+        const uint4 v = __ldcs(reinterpret_cast<const uint4*>(at));
+        pack.w[0] = v.x, pack.w[1] = v.y, pack.w[2] = v.z, pack.w[3] = v.w;
+    } else if constexpr (P::bytes == 8) {
+        const uint2 v = __ldcs(reinterpret_cast<const uint2*>(at));
+        pack.w[0] = v.x, pack.w[1] = v.y;
+    } else if constexpr (P::bytes == 4) {
+        pack.w[0] = __ldcs(reinterpret_cast<const unsigned int*>(at));
+    } else {
+        static_assert(P::bytes == 2, "a pack is 2, 4, 8 or 16 bytes");
+        pack.w[0] = __ldcs(reinterpret_cast<const unsigned short*>(at));
+    }
+    return pack;
+}
+
+template <typename T, int C>
+FR_DEVICE void store_pack(T* at, const Pack<T, C>& pack) {
+    using P = Pack<T, C>;
+    if constexpr (P::bytes == 16) {
+        __stcs(reinterpret_cast<uint4*>(at), make_uint4(pack.w[0], pack.w[1], pack.w[2], pack.w[3]));
+    } else if constexpr (P::bytes == 8) {
+        __stcs(reinterpret_cast<uint2*>(at), make_uint2(pack.w[0], pack.w[1]));
+    } else if constexpr (P::bytes == 4) {
+        __stcs(reinterpret_cast<unsigned int*>(at), pack.w[0]);
+    } else {
+        __stcs(reinterpret_cast<unsigned short*>(at), static_cast<unsigned short>(pack.w[0]));
+    }
+}
+
+// An element of a 16- or 32-bit type known at run time only; in registers it is float32.
+struct Any {
+    float value;
+};
+
+template <typename T>
+FR_DEVICE float to_float32(uint32_t bits);
+template <>
+__device__ __forceinline__ float to_float32<Any>(uint32_t bits) {
+    return __uint_as_float(bits);
+}
+template <>
+__device__ __forceinline__ float to_float32<float>(uint32_t bits) {
+    return __uint_as_float(bits);
+}
+template <>
+__device__ __forceinline__ float to_float32<BFloat>(uint32_t bits) {
+    return __uint_as_float(bits << 16);
+}
+template <>
+__device__ __forceinline__ float to_float32<Half>(uint32_t bits) {
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+// Element e of a pack; e must be known when compiling, so that packs stay in registers.
+template <typename T, int C>
+FR_DEVICE float element(const Pack<T, C>& pack, int e) {
+    if constexpr (sizeof(T) == 4) {
+        return to_float32<T>(pack.w[e]);
+    } else {
+        return to_float32<T>(e % 2 == 0 ? pack.w[e / 2] & 0xffffu : pack.w[e / 2] >> 16);
+    }
+}
+
+// Two values, rounded to nearest even, as the word that holds them.
+template <typename T>
+FR_DEVICE uint32_t two_elements(float low, float high);
+template <>
+__device__ __forceinline__ uint32_t two_elements<BFloat>(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16 | __bfloat16_as_ushort(pair.x);
+}
+template <>
+__device__ __forceinline__ uint32_t two_elements<Half>(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16 | __half_as_ushort(pair.x);
+}
+
+template <typename T, int C>
+FR_DEVICE Pack<T, C> pack_of(const float (&value)[C]) {
+    Pack<T, C> pack;
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int e = 0; e < C; ++e) pack.w[e] = __float_as_uint(value[e]);
+    } else {
+#pragma unroll
+        for (int e = 0; e < C; e += 2) pack.w[e / 2] = two_elements<T>(value[e], e + 1 < C ? value[e + 1] : 0.0f);
+    }
+    return pack;
+}
+
+// The types that a compiled kernel writes: store(where the pack begins, its values, whether, the type) stores C values
+// and sets `value` to what was stored. Rows of the two 16-bit types move in the same packs, so one kernel writes either
+// and asks at run time which; where that is rare, one kernel writes all three.
+struct Only32 {
+    template <int C>
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType) {
+        if (wanted) store_pack(reinterpret_cast<float*>(row) + column, pack_of<float>(value));
+    }
+};
+struct Only16 {
+    template <int C>
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType type) {
+        const bool half = type == DType::float16;
+        const auto as_half = pack_of<Half>(value);
+        const auto as_bfloat = pack_of<BFloat>(value);
+        Pack<Half, C> pack;
+#pragma unroll
+        for (int k = 0; k < Pack<Half, C>::words; ++k) pack.w[k] = half ? as_half.w[k] : as_bfloat.w[k];
+        if (wanted) store_pack(reinterpret_cast<Half*>(row) + column, pack);
+#pragma unroll
+        for (int e = 0; e < C; ++e) value[e] = half ? element(as_half, e) : element(as_bfloat, e);
+    }
+};
+struct Any32Or16 {
+    template <int C>
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType type) {
+        if (type == DType::float32) {
+            Only32::store(row, column, value, wanted, type);
+        } else {
+            Only16::store(row, column, value, wanted, type);
+        }
+    }
+};
+
+// x * 2^-896 in float64, exact for every finite x, subnormal or not: the sign stays and the other bits move down by
+// three, under the wider exponent's bias. Two or three integer operations, where a conversion costs a quarter-rate slot
+// of the float64 unit, which 16-bit rows would fill; the factor goes into a coefficient, where it costs nothing.
+// `sixteen`: x was a 16-bit element, and has no mantissa bits in the low half.
+constexpr double undo_scale = 0x1p896;
+template <bool sixteen>
+FR_DEVICE double scaled_float64(float x) {
+    const int bits = __float_as_int(x);
+    const int high = (bits >> 3) & static_cast<int>(0x8fffffffu);
+    return __hiloint2double(high, sixteen ? 0 : bits << 29);
+}
+
+// Single elements of a type known at run time only, for the kernels that take any.
+FR_DEVICE double load_any(const char* row, DType type, int j) {
+    switch (type) {
+        case DType::float32:
+            return reinterpret_cast<const float*>(row)[j];
+        case DType::float64:
+            return reinterpret_cast<const double*>(row)[j];
+        case DType::float16:
+            return to_float32<Half>(reinterpret_cast<const unsigned short*>(row)[j]);
+        default:
+            return to_float32<BFloat>(reinterpret_cast<const unsigned short*>(row)[j]);
+    }
+}
+
+// Stores a value and returns it as stored.
+FR_DEVICE double store_any(char* row, DType type, int j, double value) {
+    const float narrow = static_cast<float>(value);
+    switch (type) {
+        case DType::float32:
+            reinterpret_cast<float*>(row)[j] = narrow;
+            return narrow;
+        case DType::float64:
+            reinterpret_cast<double*>(row)[j] = value;
+            return value;
+        case DType::float16: {
+            const uint32_t bits = two_elements<Half>(narrow, 0.0f) & 0xffffu;
+            reinterpret_cast<unsigned short*>(row)[j] = static_cast<unsigned short>(bits);
+            return to_float32<Half>(bits);
+        }
+        default: {
+            const uint32_t bits = two_elements<BFloat>(narrow, 0.0f) & 0xffffu;
+            reinterpret_cast<unsigned short*>(row)[j] = static_cast<unsigned short>(bits);
+            return to_float32<BFloat>(bits);
+        }
+    }
+}
+
+}  // namespace cuda
+}  // namespace fastrealign

@@ -1,0 +1,125 @@
+// The algebra of one row, shared by every backend (host and device).
+//
+// Every step of ReAlign (arXiv 2602.07026) is one row map
+//
+//     f(y; s, b, c) = pi( pi( s * pi(y) + b ) + c ),      pi(v) = v / |v|
+//
+// and needs three dot products of the row, p = y.y, q = y.b, r = y.c, besides the constants b.b, b.c and c.c:
+//
+//     rho = 1/sqrt(p)
+//     |u|^2 = s^2 + 2 s rho q + b.b                    u = s rho y + b
+//     |v|^2 = 1 + 2 (s rho r + b.c)/|u| + c.c          v = u/|u| + c
+//     f = alpha y + beta b + gamma c,    gamma = 1/|v|,  beta = gamma/|u|,  alpha = beta s rho
+//
+// So a row is read once and written once. This header knows no memory and no threads: dots in, coefficients out.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+// Internal linkage: this code is compiled for several instruction sets, and the linker must not let one translation unit's
+// copy, with instructions that the machine may not have, stand in for another's.
+#if defined(__CUDACC__)
+#define FR_HOST_DEVICE static __host__ __device__ __forceinline__
+#else
+#define FR_HOST_DEVICE static inline
+#endif
+
+namespace fastrealign {
+
+// Which of b and c are there: it decides which dot products a kernel takes.
+enum class Terms : int { none = 0, b = 1, bc = 2 };
+
+struct RowMap {
+    double s;           // scale of the unit row
+    double bb, bc, cc;  // b.b, b.c, c.c
+    Terms terms;
+    // A squared norm below this part of its terms has lost digits to cancellation, and so would alpha x + beta b + gamma c:
+    // the row takes the long way. It depends on the arithmetic of the kernel; above 2 every row does.
+    double cancelled_below;
+};
+
+struct Dots {
+    double p, q, r;  // y.y, y.b, y.c
+};
+
+struct Coefficients {
+    double alpha, beta, gamma;
+};
+
+enum class RowState : uint8_t {
+    good = 0,
+    zero = 1,        // y = 0: no direction
+    not_finite = 2,  // NaN or Inf in y
+    collapsed = 3,   // s*pi(y) + b or pi(...) + c is zero: the map has no value here
+    again = 4        // the quick way would lose digits: take the long way, below
+};
+
+// A vector shorter than this part of the vectors it is the sum of is rounding noise, not a direction.
+constexpr double collapsed_below = 0x1p-45;
+
+// Squared norms outside this range over- or underflow in float32 products or in alpha.
+constexpr double smallest_p = 0x1p-80;
+constexpr double largest_p = 0x1p+80;
+
+FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Coefficients& out) {
+    // Written so that a NaN fails the comparison.
+    if (!(dots.p >= smallest_p && dots.p <= largest_p)) return RowState::again;
+    const double rho = 1.0 / sqrt(dots.p);
+    double inv_u = 1.0, inv_v = 1.0;
+    if (map.terms != Terms::none) {
+        const double ss = map.s * map.s;
+        const double uu = ss + 2.0 * map.s * rho * dots.q + map.bb;
+        if (!(uu >= map.cancelled_below * (ss + map.bb))) return RowState::again;
+        inv_u = 1.0 / sqrt(uu);
+    }
+    if (map.terms == Terms::bc) {
+        const double vv = 1.0 + 2.0 * (map.s * rho * dots.r + map.bc) * inv_u + map.cc;
+        if (!(vv >= map.cancelled_below * (1.0 + map.cc))) return RowState::again;
+        inv_v = 1.0 / sqrt(vv);
+    }
+    out.gamma = inv_v;
+    out.beta = inv_v * inv_u;
+    out.alpha = map.terms == Terms::none ? rho : out.beta * map.s * rho;
+    return RowState::good;
+}
+
+// The long way, for one row in float64: scale by a power of two so that nothing over- or underflows, then form u and v
+// themselves and take their norms. `row` (d values) is overwritten with f(row). Rare, so clarity comes before speed.
+FR_HOST_DEVICE RowState row_the_long_way(const RowMap& map, double* row, const double* b, const double* c, int64_t d) {
+    double largest = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        const double a = fabs(row[j]);
+        if (!(a <= 1.7976931348623157e308)) return RowState::not_finite;
+        largest = a > largest ? a : largest;
+    }
+    if (largest == 0.0) return RowState::zero;
+    int exponent;
+    frexp(largest, &exponent);
+    double p = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        row[j] = ldexp(row[j], -exponent);
+        p += row[j] * row[j];
+    }
+    const double unit = (map.terms == Terms::none ? 1.0 : map.s) / sqrt(p);
+    double uu = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        row[j] = unit * row[j] + (map.terms == Terms::none ? 0.0 : b[j]);
+        uu += row[j] * row[j];
+    }
+    if (map.terms == Terms::none) return RowState::good;
+    const double norm_u = sqrt(uu);
+    if (!(norm_u > collapsed_below * (fabs(map.s) + sqrt(map.bb)))) return RowState::collapsed;
+    double vv = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        row[j] = row[j] / norm_u + (map.terms == Terms::bc ? c[j] : 0.0);
+        vv += row[j] * row[j];
+    }
+    if (map.terms != Terms::bc) return RowState::good;
+    const double norm_v = sqrt(vv);
+    if (!(norm_v > collapsed_below * (1.0 + sqrt(map.cc)))) return RowState::collapsed;
+    for (int64_t j = 0; j < d; ++j) row[j] /= norm_v;
+    return RowState::good;
+}
+
+}  // namespace fastrealign

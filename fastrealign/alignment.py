@@ -1,0 +1,162 @@
+"""Alignment: what `fit` found, a value that can be called, saved and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign import ops
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.files import load_tensors, save_tensors
+from fastrealign.ops import RowMap
+from fastrealign.version import __version__
+
+_VECTORS = ("b", "c", "mean_source", "mean_target")
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """The row map f(y; s, b, c) = pi(pi(s pi(y) + b) + c) and the statistics that it was fitted from.
+
+    s               sqrt(trace_target / trace_source)
+    b, c            float64 (d,): mean_target - s mean_source, and the centroid correction
+    mean_source, mean_target     float64 (d,): means of the unit rows
+    trace_source, trace_target   E|unit row - mean|^2
+    count_source, count_target   rows that the statistics are of
+    gap_before      |mean_source - mean_target|
+    gap_left        |mean of the aligned source - mean_target|; NaN if it was not measured
+    centroid        "paper" or "exact"
+    encoder_source, encoder_target   names of the encoders, if they were given
+    version         the fastrealign that made it
+    """
+
+    s: float
+    b: np.ndarray
+    c: np.ndarray
+    mean_source: np.ndarray
+    mean_target: np.ndarray
+    trace_source: float
+    trace_target: float
+    count_source: int
+    count_target: int
+    gap_before: float
+    gap_left: float = float("nan")
+    centroid: str = "paper"
+    encoder_source: str | None = None
+    encoder_target: str | None = None
+    version: str = __version__
+
+    def __post_init__(self) -> None:
+        for name in _VECTORS:
+            value = np.array(getattr(self, name), dtype=np.float64)
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        shapes = {name: getattr(self, name).shape for name in _VECTORS}
+        if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
+            raise InputError(f"vectors of an alignment must have one width, got {shapes}")
+
+    @property
+    def dim(self) -> int:
+        """Width of the rows it maps."""
+        return len(self.b)
+
+    @property
+    def row_map(self) -> RowMap:
+        return RowMap(self.s, self.b, self.c)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of s, b and c: what decides the output."""
+        digest = hashlib.sha256(np.float64(self.s).tobytes())
+        for v in (self.b, self.c):
+            digest.update(v.tobytes())
+        return digest.hexdigest()
+
+    def __call__(
+        self,
+        x: Any,
+        *,
+        dtype: Any = None,
+        out: Any = None,
+        bad_rows: str = "error",
+        threads: int | None = None,
+    ) -> Any:
+        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array (NumPy, torch) and element type.
+
+        dtype     another element type for the result: "float32", "float16", "bfloat16", "float64", or a NumPy/torch dtype
+        out       an array or tensor of the right shape to write to (may be x itself)
+        bad_rows  "error" raises BadRowsError naming the first row that has no direction (NaN, Inf, zero), "skip" leaves
+                  such rows out of the result, "keep" passes them on as they came
+        Raises InputError for a width other than `dim` or an element type other than the four.
+        """
+        from fastrealign.pipeline import check_bad_rows
+
+        check_bad_rows(bad_rows)
+        if ops.is_tensor(x) and x.requires_grad:
+            raise InputError("this call does not record gradients; pass x.detach()")
+        rows = ops.as_rows(x)
+        if rows.shape[1] != self.dim:
+            raise InputError(f"rows are {rows.shape[1]} wide, the alignment was fitted on {self.dim}")
+        tensor = ops.is_tensor(x)
+        if out is not None:
+            result = ops.as_output(out)
+            if dtype is not None and ops.as_dtype(dtype) != result.dtype:
+                raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
+            if bad_rows == "skip":
+                raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
+        else:
+            wanted = rows.dtype if dtype is None else ops.as_dtype(dtype)
+            result = _empty_tensor(rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
+        view = ops.as_output(result)
+        flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
+        found = ops.apply(rows, self.row_map, view, flags=flags, threads=threads)
+        if found.bad and bad_rows == "error":
+            raise BadRowsError(f"row {found.first_bad} {found.why}; mend it, or pass bad_rows='skip' or 'keep'")
+        if out is not None:
+            return out
+        if found.bad and flags is not None:
+            good = flags == ops.GOOD
+            return result[_tensor_of(good)] if tensor else result[good]
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file with the scalars as JSON metadata; replaced in one step."""
+        scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
+        if np.isnan(self.gap_left):
+            scalars["gap_left"] = None
+        save_tensors(path, {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Alignment:
+        """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
+        tensors, meta = load_tensors(path, "alignment", _VECTORS)
+        known = {f.name for f in fields(cls)}
+        scalars = {k: v for k, v in meta.items() if k in known}
+        if scalars.get("gap_left") is None:
+            scalars["gap_left"] = float("nan")
+        try:
+            return cls(**tensors, **scalars)
+        except (TypeError, InputError) as error:
+            raise InputError(f"{path}: a damaged alignment: {error}") from None
+
+    def __repr__(self) -> str:
+        return (
+            f"Alignment(dim={self.dim}, s={self.s:.6g}, centroid={self.centroid!r}, "
+            f"gap {self.gap_before:.4g} -> {self.gap_left:.4g}, rows {self.count_source:,} -> {self.count_target:,})"
+        )
+
+
+def _tensor_of(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _empty_tensor(shape: tuple[int, int], dtype: np.dtype) -> Any:
+    import torch
+
+    return torch.empty(shape, dtype=getattr(torch, dtype.name))

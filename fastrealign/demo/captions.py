@@ -1,0 +1,203 @@
+"""What people say about a scene: claims that are true of it, and sentences that make them.
+
+A caption tells a part of its scene, as people's captions do: a short one names one or two things, a long one about
+half of them, and most leave some attributes out. "complete" names everything; it serves to measure what the encoder
+loses to the partial ones. Each `Caption` carries its claims, so that whether it also fits another scene (`holds`) is
+known without reading English; a question is a claim whose truth is not known yet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIZES, Object, Scene, related
+from fastrealign.errors import InputError
+
+LENGTHS = ("short", "long", "complete")
+NUMBERS = dict(enumerate(("one", "two", "three", "four", "five", "six", "seven"), start=1))
+
+BACKGROUND_PHRASES = {"shapes": "on a {} background", "garden": "in the {}"}
+OPENINGS = ("", "", "", "a picture of ", "there is ", "i see ")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A description of an object; what is None is left open."""
+
+    noun: str
+    colour: str | None = None
+    size: str | None = None
+
+    def fits(self, o: Object) -> bool:
+        return o.noun == self.noun and self.colour in (None, o.colour) and self.size in (None, o.size)
+
+    def words(self, plural: bool = False) -> str:
+        noun = self.noun if not plural else PLURALS[self.noun]
+        return " ".join(word for word in (self.size, self.colour, noun) if word)
+
+
+@dataclass(frozen=True)
+class Exists:
+    """At least one object fits."""
+
+    thing: Thing
+
+
+@dataclass(frozen=True)
+class Count:
+    """Exactly so many objects fit; with no thing, so many objects are there in all."""
+
+    number: int
+    thing: Thing | None = None
+
+
+@dataclass(frozen=True)
+class Related:
+    """Some object that fits `a` is `relation` some other object that fits `b`."""
+
+    a: Thing
+    relation: str
+    b: Thing
+
+
+@dataclass(frozen=True)
+class Background:
+    name: str
+
+
+Claim = Exists | Count | Related | Background
+
+
+@dataclass(frozen=True)
+class Caption:
+    text: str  # lower case; words, commas and full stops, each separated by a space
+    claims: tuple[Claim, ...]
+
+
+def holds(claim: Claim, scene: Scene) -> bool:
+    """Whether the claim is true of the scene."""
+    match claim:
+        case Exists(thing):
+            return any(map(thing.fits, scene.objects))
+        case Count(number, thing):
+            return sum(thing is None or thing.fits(o) for o in scene.objects) == number
+        case Related(a, relation, b):
+            pairs = itertools.product(filter(a.fits, scene.objects), filter(b.fits, scene.objects))
+            return any(related(first, relation, second) for first, second in pairs)
+        case Background(name):
+            return scene.background == name
+    raise TypeError(f"not a claim: {claim!r}")
+
+
+def caption(scene: Scene, length: str = "short", seed: int = 0) -> Caption:
+    """One caption of the scene, the same for the same scene, length ("short", "long" or "complete") and seed.
+
+    Raises InputError for another length.
+    """
+    rng = random.Random(f"{scene.family} {scene.seed} {length} {seed}")
+    if length == "short":
+        return _short(scene, rng)
+    if length == "long":
+        return _long(scene, rng)
+    if length == "complete":
+        return _complete(scene)
+    raise InputError(f"there is no caption length {length!r}: choose one of {', '.join(LENGTHS)}")
+
+
+def _describe(o: Object, rng: random.Random, colour: float, size: float) -> Thing:
+    """The object with its colour and size, each named with the given probability."""
+    return Thing(o.noun, o.colour if rng.random() < colour else None, o.size if rng.random() < size else None)
+
+
+def _a(thing: Thing) -> str:
+    words = thing.words()
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _relate(scene: Scene, a: Object, b: Object, rng: random.Random, colour: float, size: float) -> Related:
+    """A true relation of two objects, described; two different cells of the grid always have one."""
+    relation = rng.choice([r for r in RELATIONS if related(a, r, b)])
+    return Related(_describe(a, rng, colour, size), relation, _describe(b, rng, colour, size))
+
+
+def _short(scene: Scene, rng: random.Random) -> Caption:
+    first, second = rng.sample(scene.objects, 2)
+    style = rng.random()
+    if style < 0.4:
+        claim = _relate(scene, first, second, rng, 0.9, 0.35)
+        body, claims = f"{_a(claim.a)} {claim.relation} {_a(claim.b)}", [claim]
+    elif style < 0.65:
+        thing = _describe(first, rng, 0.9, 0.5)
+        body = f"{_a(thing)} {BACKGROUND_PHRASES[scene.family].format(scene.background)}"
+        claims = [Exists(thing), Background(scene.background)]
+    elif style < 0.85:
+        things = _describe(first, rng, 0.9, 0.35), _describe(second, rng, 0.9, 0.35)
+        body, claims = " and ".join(map(_a, things)), [Exists(t) for t in things]
+    else:
+        kind, other = Thing(first.noun), _describe(second, rng, 0.9, 0.35)
+        number = sum(map(kind.fits, scene.objects))
+        body = f"{NUMBERS[number]} {kind.words(plural=number > 1)} and {_a(other)}"
+        claims = [Count(number, kind), Exists(other)]
+    return Caption(rng.choice(OPENINGS) + body, tuple(claims))
+
+
+def _long(scene: Scene, rng: random.Random) -> Caption:
+    told = rng.sample(scene.objects, rng.randint(3, 4))
+    sentences: list[tuple[str, list[Claim]]] = []
+    while told:
+        first = told.pop()
+        if told and rng.random() < 0.6:
+            claim = _relate(scene, first, told.pop(), rng, 0.95, 0.5)
+            sentences.append((f"{_a(claim.a)} {claim.relation} {_a(claim.b)}", [claim]))
+        else:
+            thing = _describe(first, rng, 0.95, 0.5)
+            sentences.append((_a(thing), [Exists(thing)]))
+    if rng.random() < 0.6:
+        sentences.append((f"{scene.background} background", [Background(scene.background)]))
+    if rng.random() < 0.3:
+        number = len(scene.objects)
+        sentences.append((f"{NUMBERS[number]} things", [Count(number)]))
+    rng.shuffle(sentences)
+    text = rng.choice(OPENINGS) + " . ".join(sentence for sentence, _ in sentences) + " ."
+    return Caption(text, tuple(claim for _, claims in sentences for claim in claims))
+
+
+def _complete(scene: Scene) -> Caption:
+    things = [Thing(o.noun, o.colour, o.size) for o in scene.objects]
+    text = " , ".join([*(thing.words() for thing in things), f"{scene.background} background"])
+    return Caption(text, (*map(Exists, things), Count(len(things)), Background(scene.background)))
+
+
+PLURALS = {
+    noun: {"fish": "fish", "cross": "crosses"}.get(noun, noun + "s")
+    for world in FAMILIES.values()
+    for noun in world.nouns
+}
+
+# Every word that a caption can hold, in a fixed order: the encoder's whole vocabulary.
+WORDS = tuple(
+    dict.fromkeys(
+        [
+            ".",
+            ",",
+            "a",
+            "an",
+            "and",
+            "there",
+            "is",
+            "i",
+            "see",
+            "picture",
+            "of",
+            "on",
+            "in",
+            "the",
+            "background",
+            "things",
+        ]
+        + [*NUMBERS.values(), *COLOURS, *SIZES, *" ".join(RELATIONS).split()]
+        + [w for f in FAMILIES.values() for w in (*f.nouns, *(PLURALS[n] for n in f.nouns), *f.backgrounds)]
+    )
+)

@@ -1,0 +1,56 @@
+"""The embeddings that come with fastrealign, and which scenes and captions their rows are of.
+
+    image          pictures to fit on
+    text           captions to fit on, of other scenes: unpaired means unpaired
+    pairs_image, pairs_text   held out: row i of one is the picture, row i of the other a caption of the same scene
+
+Rows are unit vectors in float16, made by `python -m fastrealign.demo.train`. A row's scene and caption follow from its
+seed, so neither is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign.demo.captions import Caption, caption
+from fastrealign.demo.scenes import Scene, scene
+
+DATA = Path(__file__).parent / "data"
+
+SEEDS = {
+    "image": range(4_000),
+    "text": range(100_000, 104_000),
+    "pairs_image": range(200_000, 201_000),
+    "pairs_text": range(200_000, 201_000),
+}
+FIRST_TRAINING_SEED = 1_000_000  # training scenes count up from here
+
+# How long people's captions are: mostly short, some long, few complete.
+LENGTH_SHARES = {"short": 0.5, "long": 0.4, "complete": 0.1}
+
+
+def sample_scene(seed: int) -> Scene:
+    """The scene of a row or of a training example."""
+    return scene(seed, "shapes")
+
+
+def sample_caption(of: Scene, length: str | None = None) -> Caption:
+    """The scene's caption; its length is drawn by LENGTH_SHARES (the same each time) unless it is given."""
+    if length is None:
+        length = random.Random(f"length {of.seed}").choices(list(LENGTH_SHARES), list(LENGTH_SHARES.values()))[0]
+    return caption(of, length)
+
+
+def load(name: str) -> np.ndarray:
+    """One shipped set (a key of SEEDS): float16, (rows, width), row i of the scene SEEDS[name][i]."""
+    return np.load(DATA / f"{name}.npy")
+
+
+def record() -> dict[str, Any]:
+    """What was measured when the shipped sets were made: training time, retrieval, gap."""
+    return json.loads((DATA / "training.json").read_text())

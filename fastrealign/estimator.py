@@ -1,0 +1,125 @@
+"""ReAlign on scikit-learn's conventions: the constructor only stores, `fit` learns, `transform` maps.
+
+scikit-learn is optional (`pip install 'fastrealign[sklearn]'`), so this module is imported when `fastrealign.ReAlign`
+is asked for. scikit-learn passes `y` along a pipeline for labels; the embeddings to align to are a `target` of the
+constructor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrealign.alignment import Alignment
+from fastrealign.errors import InputError
+from fastrealign.fit import CENTROIDS, fit
+from fastrealign.moments import Moments
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise InputError(
+        f"fastrealign.ReAlign needs scikit-learn 1.6 or newer ({error}); pip install 'fastrealign[sklearn]'"
+    ) from None
+
+# Kept as they come; the first one is what anything else (integers, lists, bfloat16) is converted to.
+_DTYPES = (np.float64, np.float32, np.float16)
+
+
+class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Moves rows of one modality (text) to where those of another lie (images): ReAlign of arXiv 2602.07026.
+
+    target     the embeddings to move to: whatever `fastrealign.fit` takes (array, tensor, path, glob, folder, chunks)
+               or a data frame. None (the default): the rows given to `fit` are their own target, so nothing moves and
+               `transform` only makes unit rows. `clone` and pickling copy an array; a path stays a path.
+    centroid   "paper" translates once, as published; "exact" leaves no gap
+    bad_rows   rows of zeros, which have no direction: "keep" (the default, as sklearn.preprocessing.Normalizer does)
+               leaves them out of the statistics and passes them on as they came; "error" raises BadRowsError naming
+               the first. NaN and Inf in X are always refused.
+    threads    how many to use; None: all processors
+
+    Learned: `alignment_` (a fastrealign.Alignment), `n_features_in_`, `feature_names_in_`.
+
+    >>> ReAlign(target=images).fit(texts).transform(texts)
+    """
+
+    def __init__(
+        self, target: Any = None, *, centroid: str = "paper", bad_rows: str = "keep", threads: int | None = None
+    ) -> None:
+        self.target = target
+        self.centroid = centroid
+        self.bad_rows = bad_rows
+        self.threads = threads
+
+    @classmethod
+    def from_alignment(cls, alignment: Alignment) -> ReAlign:
+        """A fitted estimator around an alignment that exists.
+
+        Fitting it, or a pipeline around it, learns anew and without a target; `sklearn.frozen.FrozenEstimator` prevents
+        that.
+        """
+        estimator = cls(centroid=alignment.centroid)
+        estimator.alignment_ = alignment
+        estimator.n_features_in_ = alignment.dim
+        return estimator
+
+    def fit(self, X: Any, y: Any = None) -> ReAlign:
+        """Learn the map from the rows of X (n >= 2, d) to `target`; y is ignored.
+
+        Raises ValueError for NaN or Inf; InputError (a ValueError) as `fastrealign.fit` does, and for a y that looks
+        like a target.
+        """
+        self._check_parameters()
+        X = validate_data(self, X, dtype=_DTYPES, ensure_min_samples=2)
+        if self.target is None:
+            if getattr(y, "ndim", 0) == 2 and y.shape[1] == X.shape[1]:
+                raise InputError(f"y has shape {y.shape}, like a target; pass that as ReAlign(target=...)")
+            self.alignment_ = self._in_place(X)
+            return self
+        target = self.target.to_numpy() if hasattr(self.target, "to_numpy") else self.target
+        self.alignment_ = fit(X, target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Align the rows of X (n, d): unit rows (n, d) in the element type of X, or float64 for non-float types."""
+        check_is_fitted(self)
+        self._check_parameters()
+        X = validate_data(self, X, reset=False, dtype=_DTYPES)
+        return self.alignment_(X, bad_rows=self.bad_rows, threads=self.threads)
+
+    def _check_parameters(self) -> None:
+        if self.centroid not in CENTROIDS:
+            raise InputError(f"centroid={self.centroid!r}: expected one of {', '.join(CENTROIDS)}")
+        if self.bad_rows not in ("error", "keep"):
+            raise InputError(
+                f"bad_rows={self.bad_rows!r}: expected 'error' or 'keep'; transform returns as many rows as it is given"
+            )
+
+    def _in_place(self, X: np.ndarray) -> Alignment:
+        """The alignment of X to itself. Its s = sqrt(T/T) is 1 even where T is zero, as for rows of one direction."""
+        moments = Moments(X.shape[1])
+        moments.update(X, bad_rows="skip" if self.bad_rows == "keep" else "error", threads=self.threads)
+        if moments.count == 0:
+            raise InputError(f"all {len(X)} rows are zeros; are these embeddings?")
+        nothing = np.zeros(moments.d)
+        return Alignment(
+            s=1.0,
+            b=nothing,
+            c=nothing,
+            mean_source=moments.mean,
+            mean_target=moments.mean,
+            trace_source=moments.trace,
+            trace_target=moments.trace,
+            count_source=moments.count,
+            count_target=moments.count,
+            gap_before=0.0,
+            gap_left=0.0,
+            centroid=self.centroid,
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
+        return tags

@@ -1,0 +1,67 @@
+"""Exact, order-free column sums: what csrc/exact_sum.h adds up, held in two 64-bit limbs a column."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# One step of the sums is 2^-40 (csrc/exact_sum.h).
+FRACTION_BITS = 40
+
+
+class ExactSum:
+    """Sums of entries in [-1, 1], each rounded once to 2^-40, over `count` rows of width `d`.
+
+    The total of a column is (high * 2^64 + low) * 2^-40. Addition of sums is exact, associative and commutative: any
+    order and grouping of the same rows gives the same bits.
+    """
+
+    __slots__ = ("count", "high", "low")
+
+    def __init__(self, d: int) -> None:
+        self.low = np.zeros(d, dtype=np.uint64)
+        self.high = np.zeros(d, dtype=np.int64)
+        self.count = 0
+
+    @property
+    def d(self) -> int:
+        return len(self.low)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Where the limbs lie, for the compiled core."""
+        return self.low.ctypes.data, self.high.ctypes.data
+
+    def add(self, other: ExactSum) -> None:
+        """Add another sum of the same width to this one."""
+        low = self.low + other.low
+        self.high += other.high + (low < self.low)
+        self.low = low
+        self.count += other.count
+
+    def copy(self) -> ExactSum:
+        twin = ExactSum(self.d)
+        twin.add(self)
+        return twin
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 (d,): the total over `count`; correct to the last digit or two of float64. NaN for no rows."""
+        if self.count == 0:
+            return np.full(self.d, np.nan)
+        negative = self.high < 0
+        # |total|, since a small negative total is a large `low` that would round.
+        low = np.where(negative, ~self.low + np.uint64(1), self.low)
+        high = np.where(negative, ~self.high + (self.low == 0), self.high)
+        size = np.ldexp(high.astype(np.float64), 64 - FRACTION_BITS) + np.ldexp(low.astype(np.float64), -FRACTION_BITS)
+        return np.where(negative, -size, size) / self.count
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ExactSum):
+            return NotImplemented
+        return (
+            self.count == other.count
+            and np.array_equal(self.low, other.low)
+            and np.array_equal(self.high, other.high)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it changes

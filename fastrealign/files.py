@@ -1,0 +1,54 @@
+"""Small result files (moments, alignments): safetensors with JSON metadata, never pickle, replaced in one step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign.errors import InputError
+
+FORMAT = 1
+
+
+def save_tensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
+    from safetensors.numpy import save
+
+    from fastrealign.io.atomic import AtomicFile
+
+    record = json.dumps({"format": FORMAT, **meta})
+    data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"fastrealign": record})
+    with AtomicFile(path) as file:
+        file.append(data)
+        file.commit()
+
+
+def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            record = (file.metadata() or {}).get("fastrealign")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
+    if record is None:
+        raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected a saved {kind}")
+    try:
+        meta = dict(json.loads(record))
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: its record is not readable; the file is damaged") from None
+    if meta.get("format", 0) > FORMAT:
+        raise InputError(f"{path}: written by a newer fastrealign (file format {meta['format']}); upgrade to read it")
+    if meta.get("kind") != kind:
+        raise InputError(f"{path}: holds {meta.get('kind')}, expected {kind}")
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
+    return tensors, meta

@@ -1,0 +1,220 @@
+"""What a path holds: embeddings, an alignment, moments, or the output of a run. For `fastrealign inspect`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign import io, ops
+from fastrealign.alignment import Alignment
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+from fastrealign.io.journal import Journal
+from fastrealign.io.manifest import Manifest
+from fastrealign.io.metadata import SIDE_FOLDERS
+from fastrealign.moments import Moments
+from fastrealign.output import JOURNAL, MANIFEST
+from fastrealign.sources import rows_in
+from fastrealign.summary import count, gap_lines, size
+
+_LISTED_SHARDS = 5
+_SAMPLED_SHARDS = 16
+_SAMPLE_BYTES = 32 << 20
+
+
+def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> tuple[dict[str, Any], str]:
+    """Plain values for JSON, and text for people. Raises InputError if there is nothing that fastrealign knows."""
+    if isinstance(spec, (str, os.PathLike)):
+        path = Path(spec)
+        if (path / MANIFEST).is_file():
+            return _manifest(path)
+        if (path / JOURNAL).is_file():
+            return _unfinished(path)
+        if path.name.endswith(MANIFEST) and path.is_file():
+            return _manifest(path.parent, path)
+        if path.suffix == ".safetensors":
+            return _saved(path)
+        if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
+            sides = [_embeddings(io.open_source(path, side=side, column=column)) for side in ("source", "target")]
+            return {"kind": "embeddings", "sides": [value for value, _ in sides]}, "\n".join(text for _, text in sides)
+    return _embeddings(io.open_source(spec, side="source", column=column))
+
+
+def describe(alignment: Alignment, name: str) -> tuple[dict[str, Any], str]:
+    """The numbers of an alignment."""
+    a = alignment
+    value = {
+        "kind": "alignment",
+        "path": name,
+        "dim": a.dim,
+        "centroid": a.centroid,
+        "s": a.s,
+        "gap_before": a.gap_before,
+        "gap_left": None if math.isnan(a.gap_left) else a.gap_left,
+        "trace_source": a.trace_source,
+        "trace_target": a.trace_target,
+        "count_source": a.count_source,
+        "count_target": a.count_target,
+        "encoder_source": a.encoder_source,
+        "encoder_target": a.encoder_target,
+        "fingerprint": a.fingerprint,
+        "version": a.version,
+    }
+    lines = [
+        f"{name}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {a.version}",
+        *gap_lines(a.gap_before, a.gap_left),
+        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}{_named(a.encoder_source)}",
+        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}{_named(a.encoder_target)}",
+        f"  scale          s = {a.s:.6g}",
+        f"  fingerprint    {a.fingerprint[:16]}",
+    ]
+    return value, "\n".join(lines)
+
+
+def _named(encoder: str | None) -> str:
+    return f", {encoder}" if encoder else ""
+
+
+def _saved(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        return describe(Alignment.load(path), str(path))
+    except InputError as not_an_alignment:
+        try:
+            moments = Moments.load(path)
+        except InputError:
+            raise not_an_alignment from None
+    value = {
+        "kind": "moments",
+        "path": str(path),
+        "dim": moments.d,
+        "count": moments.count,
+        "bad_rows": moments.bad_rows,
+        "trace": moments.trace if moments.count else None,
+        "norm_of_mean": float(np.linalg.norm(moments.mean)) if moments.count else None,
+    }
+    text = f"{path}: moments of {count(moments.count, 'row')}, {moments.d} wide"
+    if moments.bad_rows:
+        text += f", {count(moments.bad_rows, 'bad row')} left out"
+    if moments.count:
+        text += f"\n  trace          {value['trace']:.6g}\n  norm of mean   {value['norm_of_mean']:.6g}"
+    return value, text
+
+
+def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], str]:
+    manifest = Manifest.load(path or folder / MANIFEST)
+    shards = manifest.shards
+    changed = [shard.name for shard in shards if not shard.is_at(folder / shard.name)]
+    rows_in, rows_out = sum(shard.rows_in for shard in shards), sum(shard.rows_out for shard in shards)
+    bad, skipped = sum(shard.bad_rows for shard in shards), sum(shard.skipped for shard in shards)
+    nbytes = sum(shard.bytes for shard in shards)
+    value = {
+        "kind": "output",
+        "path": str(path or folder),
+        "complete": True,
+        "made_by": manifest.order.kind,
+        "options": manifest.order.options,
+        "alignment": manifest.alignment,
+        "gap_before": manifest.gap_before,
+        "gap_left": manifest.gap_left,
+        "shards": len(shards),
+        "rows_in": rows_in,
+        "rows_out": rows_out,
+        "skipped": skipped,
+        "bad_rows": bad,
+        "bytes": nbytes,
+        "changed": changed,
+        "version": manifest.version,
+    }
+    options = ", ".join(f"{name} {option}" for name, option in manifest.order.options.items() if option is not None)
+    left = float("nan") if manifest.gap_left is None else manifest.gap_left
+    lines = [
+        f"{path or folder}: output of fastrealign {manifest.order.kind} ({options}), by fastrealign {manifest.version}",
+        *gap_lines(manifest.gap_before, left, "before" if manifest.order.kind == "align" else "at the fit"),
+        f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",
+    ]
+    if skipped or bad:
+        lines.append(f"  left aside     {count(skipped, 'item')} without an embedding, {count(bad, 'bad row')}")
+    if changed:
+        lines.append(f"  changed        {count(len(changed), 'shard')} gone or not as written, such as {changed[0]}")
+    return value, "\n".join(lines)
+
+
+def _unfinished(folder: Path) -> tuple[dict[str, Any], str]:
+    noted = Journal.peek(folder / JOURNAL)
+    done, all_shards = len(noted.shards), len(noted.order.source) if noted.order else 0
+    value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
+    return value, f"{folder}: an unfinished run, {done} of {count(all_shards, 'shard')} complete; go on with --resume"
+
+
+def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
+    shards = files.shards
+    dtypes: dict[str, int] = {}
+    for shard in shards:
+        dtypes[shard.dtype.name] = dtypes.get(shard.dtype.name, 0) + 1
+    nbytes = sum(shard.rows * shard.dim * shard.dtype.itemsize for shard in shards)
+    norms, bad, first_bad = _sample(files)
+    value = {
+        "kind": "embeddings",
+        "path": files.name,
+        "format": sorted({shard.format for shard in shards}),
+        "shards": len(shards),
+        "rows": files.rows,
+        "dim": files.dim,
+        "dtypes": dtypes,
+        "bytes": nbytes,
+        "skipped": files.skipped,
+        "metadata": sum(shard.metadata is not None for shard in shards),
+        "first_shards": [
+            {"name": shard.name, "rows": shard.rows, "dtype": shard.dtype.name} for shard in shards[:_LISTED_SHARDS]
+        ],
+        "sample": {
+            "rows": len(norms) + bad,
+            "bad_rows": bad,
+            "first_bad": first_bad,
+            "norm_min": float(norms.min()) if len(norms) else None,
+            "norm_mean": float(norms.mean()) if len(norms) else None,
+            "norm_max": float(norms.max()) if len(norms) else None,
+        },
+    }
+    kinds = ", ".join(name if number == len(shards) else f"{name} ({number} shards)" for name, number in dtypes.items())
+    lines = [
+        f"{files.name}: {count(files.rows, 'row')} of {files.dim}, {kinds}, {size(nbytes)} "
+        f"in {count(len(shards), 'shard')} of {' and '.join(value['format'])}"
+    ]
+    lines += [f"  {shard.name}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
+    if len(shards) > _LISTED_SHARDS:
+        lines.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
+    if value["metadata"]:
+        lines.append(f"  metadata       {count(value['metadata'], 'file')}, carried along with the aligned shards")
+    if files.skipped:
+        lines.append(f"  skipped        {count(files.skipped, 'item')} without an embedding")
+    if len(norms):
+        lines.append(
+            f"  norms          {norms.min():.4g} to {norms.max():.4g}, mean {norms.mean():.4g} "
+            f"(in a sample of {count(value['sample']['rows'], 'row')})"
+        )
+    if bad:
+        lines.append(f"  bad rows       {bad:,} of the sample; the first: {first_bad}")
+    return value, "\n".join(lines)
+
+
+def _sample(files: io.Source) -> tuple[np.ndarray, int, str | None]:
+    """Of a sample from shards at even distances: the norms of good rows, the number of bad ones, the first of these."""
+    with_rows = [shard for shard in files.shards if shard.rows]
+    chosen = with_rows[:: max(1, -(-len(with_rows) // _SAMPLED_SHARDS))]
+    norms, bad, first_bad = [np.empty(0)], 0, None
+    for shard in chosen:
+        rows = next(shard.chunks(rows_in(_SAMPLE_BYTES // len(chosen), files.dim, shard.dtype)))
+        flags = np.empty(len(rows), dtype=np.uint8)
+        found = ops.reduce(rows, ops.UNIT, ExactSum(files.dim), flags=flags)
+        norms.append(np.linalg.norm(rows[flags == ops.GOOD].astype(np.float64), axis=1))
+        bad += found.bad
+        if found.bad and first_bad is None:
+            first_bad = f"{shard.where(found.first_bad)} {found.why}"
+        shard.close()
+    return np.concatenate(norms), bad, first_bad

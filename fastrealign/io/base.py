@@ -1,0 +1,173 @@
+"""The protocol of a format: a Shard reads one file of embeddings, a ShardWriter writes its aligned twin."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.atomic import AtomicFile
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOAT_DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+
+
+def native_float(dtype: np.dtype, where: str) -> np.dtype:
+    """`dtype` in native byte order if it is an accepted element type; else an InputError that starts with `where`."""
+    native = dtype.newbyteorder("=")
+    if native not in FLOAT_DTYPES:
+        raise InputError(
+            f"{where}: holds {dtype} values, expected float16, bfloat16, float32 or float64; "
+            "convert it first, for example with .astype('float32')"
+        )
+    return native
+
+
+class Shard(ABC):
+    """One file of embeddings: its header is read and checked on construction, no rows are held.
+
+    path      as shown to the user
+    name      relative to the root of the source, with forward slashes; the output takes the same one
+    rows, dim, dtype   what `chunks` yields: dtype is native float16, bfloat16, float32 or float64. A container
+              that has no rows and does not say how wide they would be has dim 0.
+    skipped   items of the container that carry no embedding
+    metadata  the parquet file that describes the same rows (clip-retrieval layout), or None
+    metadata_name      where its twin goes, relative to the output's root
+    """
+
+    format: ClassVar[str]
+    random_access: ClassVar[bool] = False
+    opens_whole: ClassVar[bool] = False  # opening has to decode the whole file, so few are opened at once
+
+    path: str
+    name: str
+    rows: int
+    dim: int
+    dtype: np.dtype
+    skipped: int = 0
+    metadata: Path | None = None
+    metadata_name: str | None = None
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        self.path = str(path)
+        self.name = name
+
+    @abstractmethod
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        """The rows in order as C-contiguous (n <= rows, dim) arrays of `dtype`, each valid until the next step."""
+
+    def read(self, lo: int, hi: int, scratch: np.ndarray) -> np.ndarray:
+        """Rows lo to hi as a (hi - lo, dim) view of `scratch`, a uint8 array of at least that many bytes.
+
+        Only where `random_access`; safe to call from several threads, each with a scratch of its own.
+        """
+        raise TypeError(f"{self.path}: {self.format} is read in order; use chunks()")
+
+    @abstractmethod
+    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> ShardWriter:
+        """A writer of the same container at `out_path`, elements of `dtype`; ids and other columns come from here.
+
+        rows: how many source rows will pass through, checked on commit; None leaves that to the container.
+        """
+
+    def where(self, row: int) -> str:
+        """How to name a row in a message."""
+        return f"{self.path}: row {row}"
+
+    def close(self) -> None:  # noqa: B027 - most formats keep nothing open between calls
+        """Let go of the file. It opens again when needed."""
+
+
+class ShardWriter(ABC):
+    """Writes a shard to a temporary that `commit` puts in place and any failure removes.
+
+    As a context manager it aborts unless `commit` was called.
+    """
+
+    def __init__(self, path: str | Path, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
+        self.path = Path(path)
+        self.dtype = native_float(np.dtype(dtype), str(path))
+        self.dim = dim
+        self._expected = rows
+        self._seen = 0
+        self._lock = threading.Lock()
+        self._file = AtomicFile(path, fsync)
+
+    def write(self, rows: np.ndarray, keep: np.ndarray | None = None) -> None:
+        """Append the (n, dim) array `rows`; one thread at a time.
+
+        keep: where source rows were dropped, a boolean mask over the source rows of this chunk, true for the n
+        that are in `rows`; ids and other columns are dropped with them.
+        """
+        rows = self._matrix(rows)
+        if keep is not None:
+            keep = np.asarray(keep, dtype=bool)
+            if keep.ndim != 1 or np.count_nonzero(keep) != len(rows):
+                raise ValueError(f"{self.path}: keep must be a 1-D mask with {len(rows)} true entries, one a row")
+        count = len(rows) if keep is None else len(keep)
+        if self._expected is not None and self._seen + count > self._expected:
+            raise ValueError(f"{self.path}: {self._seen + count} rows for a shard of {self._expected}")
+        try:
+            self._append(rows, keep)
+        except BaseException:
+            self.abort()
+            raise
+        self._count(count)
+
+    def write_at(self, lo: int, rows: np.ndarray) -> None:
+        """Write the (n, dim) array `rows` as rows lo to lo + n; only for random-access formats; thread-safe."""
+        raise TypeError(f"{self.path}: this format is written in order; use write()")
+
+    def commit(self) -> None:
+        """Finish, flush, rename into place; a second call does nothing.
+
+        Raises FastRealignError, and keeps nothing, when a row of the source is still missing.
+        """
+        if self._file.committed:
+            return
+        try:
+            if self._expected is not None and self._seen != self._expected:
+                raise FastRealignError(
+                    f"{self.path}: {self._seen} of {self._expected} rows were written, nothing was kept; run again"
+                )
+            self._finish()
+            self._file.commit()
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Remove the temporary; safe to call at any time, does nothing after `commit`."""
+        self._file.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.abort()
+
+    def _matrix(self, rows: np.ndarray) -> np.ndarray:
+        if rows.ndim != 2 or (rows.shape[1] != self.dim and len(rows)):
+            raise ValueError(f"{self.path}: expected rows of shape (n, {self.dim}), got {rows.shape}")
+        return np.ascontiguousarray(rows, dtype=self.dtype)
+
+    def _count(self, rows: int) -> None:
+        with self._lock:
+            self._seen += rows
+
+    @abstractmethod
+    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
+        """Write contiguous rows of the right dtype and width."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what is left before the file is put in place."""

@@ -1,0 +1,85 @@
+"""Files as the operating system sees them: descriptors that threads share, whole reads, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fastrealign.errors import InputError
+
+
+class Descriptor:
+    """An open file descriptor that closes once the last holder lets go of the object.
+
+    A thread that is still reading or writing when another one drops the file keeps its own reference, so its
+    descriptor number can never have been handed to some other file in between.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: str | Path, flags: int = os.O_RDONLY) -> None:
+        self.fd = -1
+        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    def close(self) -> None:
+        """Close now. Raises OSError where closing is what reports a failed write (network file systems)."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turns an OSError met while reading `path` into an InputError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path}: cannot be read: permission denied; check the file's permissions") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
+
+
+def file_size(path: str | Path) -> int:
+    """The size in bytes of a regular, non-empty file; anything else is an InputError."""
+    with reading(path):
+        status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path}: is a folder, expected a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is not a regular file; copy its contents to one first")
+    if status.st_size == 0:
+        raise InputError(f"{path}: is empty (0 bytes); write it again or remove it")
+    return status.st_size
+
+
+def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str | Path) -> None:
+    """Fill the contiguous uint8 array `buffer` from byte `offset` on; safe to call from several threads.
+
+    Raises InputError when the file ends first: it was cut after its header had been checked.
+    """
+    view, done = memoryview(buffer), 0
+    with reading(path):
+        while done < len(view):
+            count = os.preadv(descriptor.fd, [view[done:]], offset + done)
+            if count == 0:
+                raise InputError(
+                    f"{path}: ended at byte {offset + done} while being read, expected {len(view) - done} bytes more; "
+                    "it was cut short after it was opened: do not write to the input during a run"
+                )
+            done += count

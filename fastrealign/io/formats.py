@@ -1,0 +1,33 @@
+"""The formats by file suffix. To add one, write a Shard in a file of its own and name it here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import Shard
+from fastrealign.io.npy import NpyShard
+from fastrealign.io.parquet import ParquetShard
+from fastrealign.io.pickles import PickleShard
+
+FORMATS: dict[str, type[Shard]] = {
+    ".npy": NpyShard,
+    ".parquet": ParquetShard,
+    ".pickle": PickleShard,
+    ".pkl": PickleShard,
+}
+
+
+def accepted() -> str:
+    """The suffixes for a message: ".npy, .parquet, .pickle or .pkl"."""
+    *most, last = sorted(FORMATS)
+    return f"{', '.join(most)} or {last}"
+
+
+def format_of(path: str | Path) -> type[Shard]:
+    """The Shard class for a file by its suffix, in any case; InputError if there is none."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; expected {accepted()}")
+    return FORMATS[suffix]

@@ -1,0 +1,209 @@
+"""The manifest that a complete run leaves beside its shards: what was asked for (Order), what each holds (ShardRecord).
+
+It has no dates and no timings: the same inputs and options make the same bytes. While a run is under way, the same is
+noted in its journal (journal.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.files import Descriptor, one_line, read_into, reading
+from fastrealign.version import __version__
+
+FORMAT = 1
+# Taken from the head and from the tail of a file. Marks tell files apart at a cost that does not grow with their size;
+# a checksum of every byte would take about as long as copying the file (CRC-32: 1.6 GB/s a core).
+_END_BYTES = 16 << 10
+
+
+@dataclass(frozen=True)
+class FileMark:
+    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns."""
+
+    bytes: int
+    ends: str
+    modified: int | None = None
+
+    @classmethod
+    def of(cls, path: str | Path, *, modified: bool = False) -> FileMark:
+        """Raises InputError if the file cannot be read."""
+        with reading(path):
+            descriptor = Descriptor(path)
+            status = os.fstat(descriptor.fd)
+        digest = hashlib.sha256()
+        for start in sorted({0, max(0, status.st_size - _END_BYTES)}):
+            end = np.empty(min(_END_BYTES, status.st_size), dtype=np.uint8)
+            read_into(descriptor, end, start, path)
+            digest.update(end)
+        descriptor.close()
+        return cls(status.st_size, digest.hexdigest(), status.st_mtime_ns if modified else None)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> FileMark:
+        return cls(value["bytes"], value["ends"], value.get("modified"))
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run was asked for: everything that decides the bytes it writes.
+
+    kind       "align" or "apply"
+    options    centroid, dtype, bad_rows, column
+    source     the mark of each source shard, by the name that its output takes
+    target     the same of the target by input name; empty where there is none or it is no file
+    metadata   names of the metadata files that will be written
+    alignment  fingerprint of the alignment, where it was given (apply)
+    """
+
+    kind: str
+    options: dict[str, Any]
+    source: dict[str, FileMark]
+    target: dict[str, FileMark] = field(default_factory=dict)
+    metadata: list[str] = field(default_factory=list)
+    alignment: str | None = None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Order:
+        sides = {
+            side: {name: FileMark.from_json(mark) for name, mark in value[side].items()}
+            for side in ("source", "target")
+        }
+        for name in (*sides["source"], *value["metadata"]):
+            if os.path.isabs(name) or ".." in Path(name).parts:  # what a run replaces lies within its output
+                raise ValueError(f"{name!r} is no name within a folder")
+        return cls(
+            value["kind"], value["options"], sides["source"], sides["target"], value["metadata"], value["alignment"]
+        )
+
+    def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
+        """What is different from `earlier`, in words; None if this order is the same.
+
+        done: names of the shards that are finished; a change of others does not matter to an apply, whose alignment
+        is given. None: every difference counts.
+        """
+        if self.kind != earlier.kind:
+            return f"it was made by {earlier.kind}, not by {self.kind}"
+        for name in sorted(self.options.keys() | earlier.options.keys()):
+            before, now = earlier.options.get(name), self.options.get(name)
+            # What "error" let pass has no bad rows, so the other ways would have written the same.
+            if before != now and not (name == "bad_rows" and before == "error"):
+                return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
+        if self.alignment != earlier.alignment:
+            return "the alignment is another one"
+        free = done is not None and self.kind == "apply"
+        for side in ("source", "target"):
+            before, now = getattr(earlier, side), getattr(self, side)
+            for name, mark in before.items():
+                if free and name not in done:
+                    continue
+                if name not in now:
+                    return f"the {side} {name} is gone"
+                if now[name] != mark:
+                    return f"the {side} {name} was changed"
+            added = None if free else next((name for name in now if name not in before), None)
+            if added is not None:
+                return f"the {side} {added} was not there"
+        return None
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One finished shard of the output.
+
+    rows_in, rows_out   embeddings read and written
+    skipped             items of the source without an embedding
+    bad_rows, first_bad rows without a direction, and the first of them as [row, why]
+    bytes, ends         the mark of the file
+    metadata            name of the metadata file written with it
+    """
+
+    name: str
+    rows_in: int
+    rows_out: int
+    skipped: int
+    bad_rows: int
+    first_bad: list[list[Any]]
+    bytes: int
+    ends: str
+    metadata: str | None = None
+
+    @property
+    def mark(self) -> FileMark:
+        return FileMark(self.bytes, self.ends)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` still is what was written."""
+        try:
+            return FileMark.of(path) == self.mark
+        except InputError:
+            return False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a complete run did."""
+
+    order: Order
+    alignment: str
+    gap_before: float
+    gap_left: float | None
+    shards: list[ShardRecord]
+    version: str = __version__
+
+    def save(self, path: Path, fsync: bool = True) -> None:
+        order = asdict(self.order)
+        marks = {side: order.pop(side) for side in ("source", "target")}
+        value = {
+            "fastrealign": self.version,
+            "format": FORMAT,
+            "kind": order.pop("kind"),
+            "alignment": self.alignment,
+            "gap_before": self.gap_before,
+            "gap_left": self.gap_left,
+            "rows_in": sum(shard.rows_in for shard in self.shards),
+            "rows_out": sum(shard.rows_out for shard in self.shards),
+            "skipped": sum(shard.skipped for shard in self.shards),
+            "bad_rows": sum(shard.bad_rows for shard in self.shards),
+            "bytes": sum(shard.bytes for shard in self.shards),
+            "shards": [asdict(shard) for shard in self.shards],
+            "asked": {**order, **marks},
+        }
+        with AtomicFile(path, fsync) as file:
+            file.append(json.dumps(value, indent=1).encode() + b"\n")
+            file.commit()
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Raises InputError if the file is missing, damaged, of a newer version or not a manifest of fastrealign."""
+        with reading(path):
+            text = path.read_bytes()
+        try:
+            value = json.loads(text)
+            if "fastrealign" not in value:
+                raise ValueError("it does not name fastrealign")
+            if value["format"] > FORMAT:
+                raise InputError(
+                    f"{path}: written by a newer fastrealign (format {value['format']}); upgrade to read it"
+                )
+            return cls(
+                Order.from_json({"kind": value["kind"], **value["asked"]}),
+                value["alignment"],
+                value["gap_before"],
+                value["gap_left"],
+                [ShardRecord(**shard) for shard in value["shards"]],
+                value["fastrealign"],
+            )
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: is not a manifest that fastrealign wrote ({one_line(error)})") from None

@@ -1,0 +1,118 @@
+"""The metadata that clip-retrieval keeps beside embeddings: `metadata/metadata_N.parquet` describes shard number N."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.base import Shard
+from fastrealign.io.files import reading
+
+# Which folder of a clip-retrieval root each side of an alignment takes.
+SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
+METADATA_FILE = re.compile(r"metadata[-_]?([0-9]+)\.parquet")
+_COPY_BYTES = 1 << 20
+
+
+def attach_metadata(shards: Iterable[Shard]) -> None:
+    """Find the metadata file of every shard and note it there; InputError if it has another number of rows.
+
+    Looked for beside the shard, in `metadata/` beside it, and, for shards in text_emb/ or img_emb/, in `metadata/`
+    beside that folder. A shard whose number has no metadata file goes without.
+    """
+    beside = cache(_beside)
+    for shard in shards:
+        described = beside(os.path.dirname(shard.path), os.path.dirname(shard.name))
+        if not described:
+            continue
+        numbers = re.findall("[0-9]+", Path(shard.path).stem)
+        path, name = described.get(int(numbers[-1]) if numbers else None, (None, None))
+        if path is not None and str(path) != os.path.normpath(shard.path):
+            rows = _rows(path)
+            if rows != shard.rows:
+                raise InputError(
+                    f"{shard.path}: has {shard.rows} rows, but its metadata {path} has {rows}; make both again"
+                )
+            shard.metadata, shard.metadata_name = path, name
+
+
+def write_metadata(
+    shard: Shard, out_root: str | Path, keep: np.ndarray | None = None, fsync: bool = True
+) -> Path | None:
+    """Write the shard's metadata below `out_root`, and return where; None if the shard has none.
+
+    keep: (shard.rows,) boolean, true for the rows that were kept; with None, or nothing dropped, the file is copied
+    byte for byte.
+    """
+    if shard.metadata is None:
+        return None
+    out = Path(out_root) / shard.metadata_name
+    if keep is not None and keep.shape != (shard.rows,):
+        raise ValueError(f"{out}: keep must be a mask of shape ({shard.rows},), got {keep.shape}")
+    with AtomicFile(out, fsync) as file:
+        if keep is None or keep.all():
+            _copy(shard.metadata, file)
+        else:
+            _filter(shard.metadata, file, keep)
+        file.commit()
+    return out
+
+
+def _copy(path: Path, file: AtomicFile) -> None:
+    with reading(path), open(path, "rb", buffering=0) as source:
+        while piece := source.read(_COPY_BYTES):
+            file.append(piece)
+
+
+def _filter(path: Path, file: AtomicFile, keep: np.ndarray) -> None:
+    from fastrealign.io.parquet_copy import ParquetCopy
+
+    copy = ParquetCopy(path, file.stream(), len(keep))
+    try:
+        copy.step(len(keep), keep)
+        copy.finish()
+    except BaseException:
+        copy.abandon()
+        raise
+
+
+def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Path, str]]:
+    """By number, the metadata files for the shards of a folder, each with the name its twin takes."""
+    places = [("metadata", "metadata"), (".", ".")]
+    if os.path.basename(os.path.abspath(folder)) in SIDE_FOLDERS.values():
+        # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
+        places.append(("../metadata", "../metadata" if out_folder else "metadata"))
+    found: dict[int | None, tuple[Path, str]] = {}
+    for place, out_place in places:
+        for number, path in _numbered(Path(os.path.normpath(os.path.join(folder, place)))).items():
+            name = os.path.normpath(os.path.join(out_folder, out_place, path.name))
+            found.setdefault(number, (path, Path(name).as_posix()))
+    return found
+
+
+def _rows(path: Path) -> int:
+    from fastrealign.io.parquet import open_parquet
+
+    with open_parquet(path) as file:
+        return file.metadata.num_rows
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The metadata files of a folder by their number."""
+    found: dict[int, Path] = {}
+    with reading(folder):
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    for name in names:
+        match = METADATA_FILE.fullmatch(name)
+        if match:
+            other = found.setdefault(int(match[1]), folder / name)
+            if other.name != name:
+                raise InputError(f"{folder}: {other.name} and {name} both carry the number {int(match[1])}; remove one")
+    return found

@@ -1,0 +1,154 @@
+"""Pickles as embedding scripts leave them: a list of items, `[{"id": ..., "caption": ..., "embed": ndarray}, ...]`.
+
+An item's `embed` is a float array of shape (d,) or (1, d). Items whose embed is missing or None are skipped and
+counted; the aligned file holds the other items in their order, every key as it was, the embed replaced in its own
+shape. A pickle is one object, so a shard is decoded whole each time it is opened or read: memory follows the size of
+the largest shard, not of the corpus.
+"""
+
+from __future__ import annotations
+
+import pickle
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import Shard, ShardWriter, native_float
+from fastrealign.io.files import file_size
+from fastrealign.io.unpickler import Refused, load
+
+
+class _Items(list):
+    """A list of items that a weak reference can point to."""
+
+
+class PickleShard(Shard):
+    """One pickled list. `column` names the key of the embedding, "embed" unless given."""
+
+    format = "pickle"
+    opens_whole = True
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        super().__init__(path, name, column)
+        self.key = column or "embed"
+        self._items: weakref.ref[_Items] | None = None
+        file_size(path)
+        items, self._facts = self._decode()
+        self.dim, self.dtype, self._skipped = self._facts
+        self.skipped = len(self._skipped)
+        self.rows = len(items) - self.skipped
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        items = self.items()
+        block = np.empty((min(rows, len(items)), self.dim), dtype=self.dtype)
+        for lo in range(0, len(items), rows):
+            part = items[lo : lo + rows]
+            for row, item in zip(block, part, strict=False):
+                row[:] = item[self.key].reshape(-1)
+            yield block[: len(part)]
+
+    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> PickleWriter:
+        return PickleWriter(out_path, dtype, self, fsync)
+
+    def where(self, row: int) -> str:
+        if not self._skipped:
+            return super().where(row)
+        item = row
+        for skipped in self._skipped:
+            item += skipped <= item
+        return f"{self.path}: row {row} (item {item})"
+
+    def items(self) -> _Items:
+        """The items that carry an embedding, decoded once for all who use them at the same time."""
+        items = self._items() if self._items is not None else None
+        if items is None:
+            decoded, facts = self._decode()
+            items = _Items(item for item in decoded if item.get(self.key) is not None)
+            if len(items) != self.rows or facts != self._facts:
+                raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
+            self._items = weakref.ref(items)
+        return items
+
+    def _decode(self) -> tuple[list[dict], tuple[int, np.dtype, list[int]]]:
+        """The checked items, and their width, common dtype and the positions of those without an embedding."""
+        items = load(self.path)
+        if not isinstance(items, list):
+            raise InputError(f"{self.path}: holds a {_kind(items)}, expected a list of items")
+        skipped = []
+        widths: dict[int, int] = {}
+        dtypes = set()
+        for at, item in enumerate(items):
+            if not isinstance(item, dict):
+                raise InputError(
+                    f"{self.path}: item {at} is a {_kind(item)}, expected a dict with 'id' and {self.key!r}"
+                )
+            embed = item.get(self.key)
+            if embed is None:
+                skipped.append(at)
+                continue
+            width = self._width(embed, at)
+            widths.setdefault(width, at)
+            if len(widths) > 1:
+                (first, where), _ = widths.items()
+                raise InputError(f"{self.path}: item {at} has {width} values, item {where} has {first}")
+            dtypes.add(native_float(embed.dtype, f"{self.path}: item {at}"))
+        if items and not any(self.key in item for item in items):
+            keys = sorted({repr(key) for item in items for key in item})
+            raise InputError(
+                f"{self.path}: no item has the key {self.key!r}, the keys are {', '.join(keys[:20])}; name the column"
+            )
+        return items, (next(iter(widths), 0), _common(dtypes), skipped)
+
+    def _width(self, embed: object, at: int) -> int:
+        if not isinstance(embed, np.ndarray):
+            raise InputError(f"{self.path}: item {at}: {self.key!r} is a {_kind(embed)}, expected a NumPy float array")
+        if embed.size == 0 or embed.ndim not in (1, 2) or embed.shape[:-1] not in ((), (1,)):
+            raise InputError(
+                f"{self.path}: item {at}: {self.key!r} has shape {embed.shape}, expected (width,) or (1, width)"
+            )
+        return embed.shape[-1]
+
+
+class PickleWriter(ShardWriter):
+    """Collects the items with their new embeddings and pickles them, protocol 4, on commit."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shard: PickleShard, fsync: bool = True) -> None:
+        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        self._key = shard.key
+        self._out: list[dict] = []
+        try:
+            self._source = iter(shard.items())
+        except BaseException:
+            self.abort()
+            raise
+
+    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
+        rows = np.array(rows)  # the caller goes on to reuse its own
+        kept = iter(rows)
+        for keep_item in [True] * len(rows) if keep is None else keep:
+            item = next(self._source)
+            if keep_item:
+                self._out.append({**item, self._key: next(kept).reshape(item[self._key].shape)})
+
+    def _finish(self) -> None:
+        with self._file.stream() as stream:
+            try:
+                pickle.Pickler(stream, protocol=4).dump(self._out)
+            except RecursionError:
+                raise InputError(f"{self.path}: an item of the input is nested too deeply to be written") from None
+            except Refused as refused:
+                raise InputError(f"{self.path}: an item of the input holds {refused}, which is not written") from None
+
+
+def _kind(value: object) -> str:
+    return "ndarray" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _common(dtypes: set[np.dtype]) -> np.dtype:
+    """The narrowest accepted type that holds every one of `dtypes` exactly."""
+    if len(dtypes) == 1:
+        return next(iter(dtypes))
+    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)

@@ -1,0 +1,173 @@
+"""A pickle reader that knows NumPy arrays and plain values, and refuses every other name.
+
+A pickle is a program: it imports names and calls them. Here a name stands for one of a few functions of our own, which
+check their arguments and build arrays of numbers or text; any other name ends the reading before anything is
+imported or called. NumPy's own `ndarray` and `dtype` are never handed out: a crafted pickle could call the first for
+memory of any size, and change the second, which is shared by the whole process, in place.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from math import prod
+from typing import NoReturn
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import BFLOAT16
+from fastrealign.io.files import one_line, reading
+
+_CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"
+
+
+class Refused(Exception):
+    """A pickle asked for something outside arrays and plain values; says what, without the file's name."""
+
+
+def load(path: str) -> object:
+    """The one object that the pickle at `path` holds; arrays in it pickle again as plain NumPy arrays.
+
+    Raises InputError, naming the file and what was asked for, if the pickle wants any name but those that NumPy
+    arrays need, is damaged, or is followed by further data. Nothing the pickle names is ever imported or called.
+    """
+    with reading(path), open(path, "rb", opener=os.open) as file:
+        try:
+            value = _Unpickler(file).load()
+        except Refused as refused:
+            raise InputError(f"{path}: refused to load: the pickle asks for {refused}; {_CONVERT}") from None
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle can raise almost anything
+            raise InputError(f"{path}: is not a readable pickle ({one_line(error)}); make it again") from error
+        if file.read(1):
+            raise InputError(f"{path}: holds more than one pickle; write one list of items to each file")
+    return value
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        known = _GLOBALS.get((module, name))
+        if known is None:
+            raise Refused(f"{module}.{name}, which is neither a NumPy array nor a plain value")
+        return known
+
+
+class _Global:
+    """What a known name stands for: it can be called, and nothing about it can be changed."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call) -> None:
+        self._call = call
+
+    def __call__(self, *args):
+        return self._call(*args)
+
+    def __setstate__(self, state) -> NoReturn:
+        raise Refused("a change to one of NumPy's own names")
+
+    def __reduce_ex__(self, protocol: int) -> NoReturn:
+        raise Refused("one of NumPy's own names as a value")
+
+
+class _DType:
+    """The element type that a pickled dtype describes, kept apart from NumPy's shared dtype objects."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: object) -> None:
+        if code is _BFLOAT16:
+            self.dtype = BFLOAT16
+        elif isinstance(code, str) and _NUMBERS_OR_TEXT.fullmatch(code):
+            self.dtype = np.dtype(code)
+        else:
+            raise Refused(f"an array of dtype {'object' if code in ('O', 'O8') else one_line(repr(code))}")
+
+    def __setstate__(self, state: tuple) -> None:
+        # (version, byte order, subarray, field names, fields, item size, alignment, flags)
+        if any(part is not None for part in state[2:5]):
+            raise Refused("an array with fields (structured dtype)")
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    def __reduce__(self) -> tuple:
+        return self.dtype.__reduce__()
+
+
+class _Array(np.ndarray):
+    """An array being rebuilt. It checks its state, and pickles again as a plain ndarray."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _DType) or not isinstance(raw, bytes):
+            raise Refused("an array whose contents are not bytes of numbers or text")
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError("an array has an invalid shape")
+        if prod(shape) * dtype.dtype.itemsize != len(raw):
+            raise ValueError(f"an array of shape {shape} has {len(raw)} bytes")
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran), raw))
+        self.setflags(write=False)  # NumPy may share the memory of `raw`, which others can hold too
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _reconstruct(subtype: object, shape: object, code: object) -> _Array:
+    if subtype is not _NDARRAY or shape != (0,) or code not in (b"b", "b"):
+        raise Refused("an array type of its own (a subclass of ndarray)")
+    return np.empty(0, dtype=np.int8).view(_Array)
+
+
+def _frombuffer(raw: object, dtype: object, shape: tuple, order: str, axis_order: tuple | None = None) -> _Array:
+    if not isinstance(dtype, _DType):
+        raise Refused("an array without a dtype")
+    array = np.frombuffer(raw, dtype=dtype.dtype)
+    if order == "K" and axis_order is not None:
+        return array.reshape(shape).transpose(axis_order).view(_Array)
+    return array.reshape(shape, order=order).view(_Array)
+
+
+def _scalar(dtype: object, raw: object) -> np.generic:
+    if not isinstance(dtype, _DType) or not isinstance(raw, bytes):
+        raise Refused("a NumPy scalar whose value is not bytes of numbers or text")
+    return np.frombuffer(raw, dtype=dtype.dtype, count=1)[0]
+
+
+def _encode(text: str, encoding: str = "") -> bytes:
+    if encoding != "latin1":
+        raise Refused(f"_codecs.encode with the encoding {encoding!r}")
+    return text.encode("latin1")  # how protocols up to 2 spell bytes
+
+
+def _no_bytes(*args) -> bytes:
+    if args:
+        raise Refused("a call of bytes with arguments")
+    return b""  # how protocols up to 2 spell it
+
+
+def _not_callable(*args) -> NoReturn:
+    raise Refused("a call of numpy.ndarray or ml_dtypes.bfloat16 itself")
+
+
+_NUMBERS_OR_TEXT = re.compile("[<>=|]?[biufcSU][0-9]{1,6}")
+_NDARRAY = _Global(_not_callable)
+_BFLOAT16 = _Global(_not_callable)
+_GLOBALS = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Global(lambda code, align=False, copy=False: _DType(code)),
+    ("ml_dtypes", "bfloat16"): _BFLOAT16,
+    ("_codecs", "encode"): _Global(_encode),
+    ("__builtin__", "bytes"): _Global(_no_bytes),
+    ("numpy.dtypes", "Float16DType"): _Global(lambda: _DType("f2")),
+    ("numpy.dtypes", "Float32DType"): _Global(lambda: _DType("f4")),
+    ("numpy.dtypes", "Float64DType"): _Global(lambda: _DType("f8")),
+}
+for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and NumPy 2
+    _GLOBALS[_core + ".multiarray", "_reconstruct"] = _Global(_reconstruct)
+    _GLOBALS[_core + ".multiarray", "scalar"] = _Global(_scalar)
+    _GLOBALS[_core + ".numeric", "_frombuffer"] = _Global(_frombuffer)

@@ -1,0 +1,117 @@
+"""Moments: mean and trace of unit rows, exact, mergeable in any order, and small enough to send anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.exact import ExactSum
+
+
+class Moments:
+    """Count, mean and trace of the unit rows seen so far (arXiv 2602.07026, the statistics of ReAlign).
+
+    The same rows give the same bits however they are split into chunks, ordered, spread over threads or workers, and
+    merged: `a + b`, `a += b` and `update` are exact integer additions (csrc/exact_sum.h).
+
+    >>> m = Moments(768)
+    >>> m.update(chunk)                 # (n, 768), any float type, NumPy or torch
+    >>> m += other
+    >>> m.mean, m.trace, m.count
+    """
+
+    def __init__(self, d: int) -> None:
+        if int(d) != d or d < 1:
+            raise InputError(f"a width of {d}: expected a whole number of at least 1")
+        self.sums = ExactSum(int(d))
+        self.bad_rows = 0
+
+    @property
+    def d(self) -> int:
+        """Width of the rows."""
+        return self.sums.d
+
+    @property
+    def count(self) -> int:
+        """Rows added; rows without a direction (NaN, Inf, zero) are not among them."""
+        return self.sums.count
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 (d,): the mean of the unit rows. NaN while there are none."""
+        return self.sums.mean
+
+    @property
+    def trace(self) -> float:
+        """E|e - mean|^2 = tr(covariance) = 1 - |mean|^2, exactly so for unit rows. NaN while there are none."""
+        mean = self.mean
+        return max(0.0, 1.0 - float(mean @ mean)) if self.count else float("nan")
+
+    def update(self, x: Any, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
+        """Add the rows of `x` (n, d). Returns self.
+
+        bad_rows: "error" raises BadRowsError naming the first row that has no direction, and adds nothing; "skip" leaves
+        such rows out and counts them in `self.bad_rows`.
+        """
+        from fastrealign import ops
+
+        if bad_rows not in ("error", "skip"):
+            raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
+        rows = ops.as_rows(x)
+        part = ExactSum(self.d)
+        found = ops.reduce(rows, ops.UNIT, part, threads=threads)
+        if found.bad and bad_rows == "error":
+            raise BadRowsError(f"row {found.first_bad} {found.why}; pass bad_rows='skip' to leave out the {found.bad} such rows")
+        self.sums.add(part)
+        self.bad_rows += found.bad
+        return self
+
+    def __iadd__(self, other: Moments) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        if other.d != self.d:
+            raise InputError(f"moments of width {self.d} and {other.d} cannot be added: they come from different encoders")
+        self.sums.add(other.sums)
+        self.bad_rows += other.bad_rows
+        return self
+
+    def __add__(self, other: Moments) -> Moments:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        total = Moments(self.d)
+        total += self
+        total += other
+        return total
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return self.sums == other.sums and self.bad_rows == other.bad_rows
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"Moments(d={self.d}, count={self.count}, trace={self.trace:.6g})"
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
+        from fastrealign.files import save_tensors
+
+        tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
+        save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Moments:
+        """Read what `save` wrote. Raises InputError naming the file if it is something else."""
+        from fastrealign.files import load_tensors
+
+        tensors, meta = load_tensors(path, "moments", ("low", "high"))
+        moments = cls(len(tensors["low"]))
+        moments.sums.low = tensors["low"].view(np.uint64)
+        moments.sums.high = tensors["high"]
+        moments.sums.count = int(meta["count"])
+        moments.bad_rows = int(meta["bad_rows"])
+        return moments

@@ -1,0 +1,249 @@
+"""The two kernels on arrays: `reduce` adds the row map over rows, `apply` stores it. Checks here, arithmetic in `_core`.
+
+Arrays in: NumPy arrays, anything with `__array_interface__`, and CPU torch tensors, of float16, bfloat16, float32 or
+float64, two-dimensional, rows at any stride (views, memory maps, reversed rows); elements of a row must lie together, or a
+copy is made. Nothing else of size rows x width is allocated.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from fastrealign import _core
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# The numbers of csrc/element.h.
+_CODES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, BFLOAT16: 2, np.dtype(np.float64): 3}
+_NAMES = {dtype.name: dtype for dtype in _CODES} | {"fp32": np.dtype("f4"), "fp16": np.dtype("f2"), "bf16": BFLOAT16, "fp64": np.dtype("f8")}
+
+# RowState of csrc/row_map.h.
+GOOD, ZERO, NOT_FINITE, COLLAPSED = 0, 1, 2, 3
+REASONS = {
+    ZERO: "is all zeros",
+    NOT_FINITE: "has a NaN or Inf",
+    COLLAPSED: "is sent to zero by the map",
+}
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """f(y; s, b, c) = pi(pi(s pi(y) + b) + c). b and c: float64 (d,), or None for zero."""
+
+    s: float = 1.0
+    b: np.ndarray | None = None
+    c: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows without a direction are counted and the first is located, in the same pass."""
+
+    good: int = 0
+    bad: int = 0
+    first_bad: int = -1
+    reason: int = GOOD
+
+    @property
+    def why(self) -> str:
+        return REASONS[self.reason]
+
+
+UNIT = RowMap()
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """The NumPy dtype named by a string ("float32", "bf16", …), a NumPy or a torch dtype. Raises InputError for others."""
+    if isinstance(dtype, str) and dtype in _NAMES:
+        return _NAMES[dtype]
+    name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else None
+    try:
+        found = _NAMES[name] if name in _NAMES else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in _CODES:
+        raise InputError(f"element type {dtype}: expected float16, bfloat16, float32 or float64")
+    return found
+
+
+def default_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether x is a torch tensor; torch is not imported to find out."""
+    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "data_ptr")
+
+
+def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
+    """A (rows, width) NumPy view of `x`, copied only where one row's elements do not lie together.
+
+    Raises InputError for element types other than the four, other than two dimensions, or a tensor on a device.
+    """
+    if is_tensor(x):
+        x = _tensor_view(x, name)
+    x = np.asarray(x)
+    if x.dtype not in _CODES and x.dtype.newbyteorder("=") in _CODES:
+        x = x.astype(x.dtype.newbyteorder("="))
+    if x.dtype not in _CODES:
+        raise InputError(
+            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64; convert with .astype('float32')"
+        )
+    if x.ndim != 2:
+        raise InputError(f"{name}: shape {x.shape}, expected two dimensions (rows, width); one row is x[None, :]")
+    if x.shape[1] == 0:
+        raise InputError(f"{name}: shape {x.shape}, expected a width of at least 1")
+    if x.shape[1] > 1 and x.strides[1] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    return x
+
+
+def as_output(out: Any) -> np.ndarray:
+    """A NumPy view of the caller's own memory, for `apply` to check and write to: never a copy, which nobody would see."""
+    view = _tensor_view(out, "out") if is_tensor(out) else out
+    if not isinstance(view, np.ndarray):
+        raise InputError(f"out is a {type(out).__name__}, expected a NumPy array or a torch tensor")
+    return view
+
+
+def _tensor_view(x: Any, name: str) -> np.ndarray:
+    import torch
+
+    if x.device.type != "cpu":
+        raise InputError(f"{name}: a tensor on {x.device}, expected one on the CPU; move it with .cpu()")
+    x = x.detach()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(BFLOAT16)
+    return x.numpy()
+
+
+def _matrix(x: np.ndarray) -> tuple[int, int, int, int, int]:
+    return x.ctypes.data, _CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0]
+
+
+class _Vectors:
+    """Addresses of b and c as contiguous float64; keeps them alive for the call."""
+
+    def __init__(self, row_map: RowMap, d: int) -> None:
+        self.s = float(row_map.s)
+        self._held = [self._checked(v, label, d) for v, label in ((row_map.b, "b"), (row_map.c, "c"))]
+
+    @staticmethod
+    def _checked(v: np.ndarray | None, label: str, d: int) -> np.ndarray | None:
+        if v is None:
+            return None
+        v = np.ascontiguousarray(v, dtype=np.float64)
+        if v.shape != (d,):
+            raise InputError(f"rows are {d} wide, but the map's {label} has shape {v.shape}: it was fitted on another encoder")
+        return v
+
+    @property
+    def addresses(self) -> tuple[float, int, int]:
+        return self.s, *(0 if v is None else v.ctypes.data for v in self._held)
+
+
+def _flags_address(flags: np.ndarray | None, rows: int) -> int:
+    if flags is None:
+        return 0
+    assert flags.dtype == np.uint8 and flags.shape == (rows,) and flags.flags.c_contiguous
+    return flags.ctypes.data
+
+
+def reduce(
+    x: np.ndarray,
+    row_map: RowMap,
+    into: ExactSum,
+    *,
+    flags: np.ndarray | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Counts:
+    """Add f(x; s, b, c) over the rows of `x` (n, d) to `into`, exactly.
+
+    flags: uint8 (n,), set to the state of each row (GOOD, ZERO, NOT_FINITE, COLLAPSED). Rows that are not good are left out.
+    isa: "avx512", "avx2" or "baseline"; the best one by default (or the environment's FASTREALIGN_ISA).
+    """
+    x = as_rows(x)
+    if into.d != x.shape[1]:
+        raise InputError(f"rows are {x.shape[1]} wide, the sums {into.d}")
+    vectors = _Vectors(row_map, x.shape[1])
+    answer = _core.reduce(
+        _matrix(x),
+        vectors.addresses,
+        into.addresses,
+        _flags_address(flags, len(x)),
+        threads or default_threads(),
+        _isa(isa),
+    )
+    counts = Counts(*answer)
+    into.count += counts.good
+    return counts
+
+
+def apply(
+    x: np.ndarray,
+    row_map: RowMap,
+    out: np.ndarray,
+    *,
+    into: ExactSum | None = None,
+    flags: np.ndarray | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+) -> Counts:
+    """Store f(x; s, b, c) in `out` (n, d), and add up what was stored in `into` if it is given.
+
+    A row without a direction is stored as it came (in the type of `out`), counted and left out of the sums. `out` may be `x`
+    itself. Flags, threads and isa as for `reduce`.
+    """
+    x = as_rows(x)
+    together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
+    if out.shape != x.shape or out.dtype not in _CODES or not together:
+        raise InputError(f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together")
+    if not out.flags.writeable:
+        raise InputError("out is read-only")
+    if into is not None and into.d != x.shape[1]:
+        raise InputError(f"rows are {x.shape[1]} wide, the sums {into.d}")
+    in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
+    if not in_place and np.shares_memory(x, out):
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
+    vectors = _Vectors(row_map, x.shape[1])
+    answer = _core.apply(
+        _matrix(x),
+        _matrix(out),
+        vectors.addresses,
+        into.addresses if into is not None else (0, 0),
+        _flags_address(flags, len(x)),
+        threads or default_threads(),
+        _isa(isa),
+    )
+    counts = Counts(*answer)
+    if into is not None:
+        into.count += counts.good
+    return counts
+
+
+def empty_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:
+    """An uninitialised (rows, d) array that starts on a 64-byte line, so that whole lines can be written past the cache."""
+    size = rows * d * dtype.itemsize
+    memory = np.empty(size + 64, dtype=np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(rows, d)
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that this machine can run, best first."""
+    return _core.instruction_sets()
+
+
+def _isa(asked: str | None) -> str:
+    chosen = asked or os.environ.get("FASTREALIGN_ISA", "")
+    if chosen and chosen not in instruction_sets():
+        raise InputError(f"instruction set {chosen!r} cannot run here; this machine has {', '.join(instruction_sets())}")
+    return chosen

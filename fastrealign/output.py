@@ -1,0 +1,341 @@
+"""Where a run writes: a folder (or one file and what lies beside it) that is empty, unfinished or complete.
+
+empty         nothing there; a run may begin
+unfinished    a journal: `resume` goes on, `overwrite` begins anew
+complete      a manifest: `resume` finds nothing to do, `overwrite` begins anew
+anything else is somebody's: it is neither written to nor removed
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fastrealign import io
+from fastrealign.alignment import Alignment
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.journal import Group, Journal
+from fastrealign.io.manifest import Manifest, Order
+
+MANIFEST = "manifest.json"
+ALIGNMENT = "alignment.safetensors"
+JOURNAL = ".fastrealign-run.jsonl"
+METADATA = "metadata.parquet"
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
+
+
+class Output:
+    """The names that a run over `files` writes to. Nothing on disk is touched until `claim`.
+
+    out      a folder; or, for a source of one shard, a file of the same format, beside which the small files then lie
+    root     the folder of all that is written
+    names    of the shards, in the order of the source, relative to root
+    metadata names of their metadata files, None for a shard that has none
+    """
+
+    def __init__(self, out: str | os.PathLike, files: io.Source) -> None:
+        self.out = os.fspath(out)
+        path = Path(out)
+        kind = io.FORMATS.get(path.suffix.lower())
+        self.single = kind is not None and not path.is_dir()
+        if self.single:
+            if len(files.shards) != 1:
+                raise InputError(
+                    f"{out}: names one file, but {files.name} has {len(files.shards)} shards; name a folder"
+                )
+            if not isinstance(files.shards[0], kind):
+                raise InputError(
+                    f"{out}: the output keeps the format of the input, {files.shards[0].format}; "
+                    f"name a {Path(files.shards[0].path).suffix} file or a folder"
+                )
+        self.root = path.parent if self.single else path
+        prefix = f"{path.name}." if self.single else ""
+        self.names = [path.name] if self.single else [shard.name for shard in files.shards]
+        self.metadata = [
+            shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
+        ]
+        self.manifest = self.root / f"{prefix}{MANIFEST}"
+        self.alignment = self.root / f"{prefix}{ALIGNMENT}"
+        self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
+
+    def check_apart(self, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
+        """InputError if the output lies inside an input, or an input inside the output."""
+        root = os.path.realpath(self.root)
+        for folder in (spec for spec in specs if isinstance(spec, (str, os.PathLike)) and os.path.isdir(spec)):
+            if _inside(root, os.path.realpath(folder)):
+                raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
+        written = {os.path.realpath(self.root / name) for name in self.names} if self.single else set()
+        for source in sources:
+            for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in source.shards):
+                if not self.single and _inside(os.path.realpath(folder or "."), root):
+                    raise InputError(
+                        f"{self.out}: the input {folder or '.'} lies inside the output; choose a folder apart from it"
+                    )
+            for shard in source.shards if self.single else ():
+                if os.path.realpath(shard.path) in written:
+                    raise InputError(f"{self.out}: is the input itself; choose another name")
+
+    def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool) -> Claim:
+        """Take the output for a run. Raises InputError where that would mix with, or remove, what is there."""
+        if resume and overwrite:
+            raise InputError("--resume goes on with what is there and --overwrite begins anew: choose one")
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        there = self._files()
+        complete = (
+            Manifest.load(self.manifest) if self._here(self.manifest) in there and (resume or overwrite) else None
+        )
+        if there and not (resume or overwrite):
+            raise InputError(f"{self.out}: {self._what_is_there(there)}")
+        if resume and there and complete is None and not self.journal.exists():
+            raise InputError(f"{self.out}: holds {there[0]}, but no run to go on with; choose an empty folder")
+        made = _make_folders(self.root)
+        try:
+            journal = Journal(self.journal, fsync)
+        except BaseException:
+            _remove_folders(made)
+            raise
+        if not (resume or overwrite):
+            self._check_still_empty(journal)
+        claim = Claim(self, order, journal, complete, made, fsync)
+        try:
+            if overwrite:
+                claim.begin_anew()
+            elif resume:
+                claim.go_on()
+            if not claim.finished:
+                journal.begin(order)
+        except BaseException:
+            claim.leave()
+            raise
+        return claim
+
+    def _check_still_empty(self, journal: Journal) -> None:
+        """Another process may have begun, or even ended, between the look at the folder and the lock."""
+        if journal.noted.order is not None:
+            journal.close()
+        elif any(name != self._here(self.journal) for name in self._files()):
+            journal.remove()
+        else:
+            return
+        raise InputError(f"{self.out}: another fastrealign has just been writing there; look at what it wrote")
+
+    def _what_is_there(self, there: list[str]) -> str:
+        if self.journal.exists():
+            done = len(Journal.peek(self.journal).shards)
+            return (
+                f"holds an unfinished run ({done} shards complete); go on with --resume or begin anew with --overwrite"
+            )
+        if self._here(self.manifest) in there:
+            return "is not empty, a run is complete there; --resume checks it, --overwrite replaces it"
+        return f"is not empty, it holds {there[0]}; choose an empty folder"
+
+    def _files(self) -> list[str]:
+        """Files that lie where the run would write, relative to root: all in a folder, the few names beside a file."""
+        if self.single:
+            small = [self._here(path) for path in (self.manifest, self.alignment, self.journal)]
+            names = [*self.names, *filter(None, self.metadata), *small]
+            return [name for name in names if os.path.lexists(self.root / name)]
+        return sorted(_walk(self.root))
+
+    def _here(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+class Claim:
+    """An output that one run holds until it calls `finish`, or `leave`, which keeps what is complete and nothing else.
+
+    finished   the manifest, if the run that was asked for is already complete
+    """
+
+    def __init__(
+        self, output: Output, order: Order, journal: Journal, complete: Manifest | None, made: list[Path], fsync: bool
+    ) -> None:
+        self.output = output
+        self.order = order
+        self.journal = journal
+        self.finished: Manifest | None = None
+        self._replaced = complete
+        self._began = False  # from here on what has the names of the run is the run's
+        self._made = made
+        self._fsync = fsync
+
+    def go_on(self) -> None:
+        """Take up the run that is there; InputError that names what is different about the one asked for."""
+        noted = self.journal.noted
+        # Shards are written only once a run that is replaced is cleared away: beside a manifest they are its own.
+        if self._replaced is not None and (noted.order is None or noted.groups):
+            self._check_complete(self._replaced)
+            self.journal.clear()
+        elif noted.order is not None:
+            change = self.order.change(noted.order, {shard.name for shard in noted.shards})
+            if change:
+                raise InputError(
+                    f"{self.output.out}: the run there cannot be gone on with: {change}; begin anew with --overwrite"
+                )
+            self._began = True
+            self._remove_temporaries(_planned(noted.order))
+            self.journal.keep([group for group in noted.groups if self._is_whole(group)])
+
+    def begin_anew(self) -> None:
+        """Clear away the run that is there, if nothing else is. A complete one stays until `begin`."""
+        noted = self.journal.noted
+        shards = noted.shards + (self._replaced.shards if self._replaced else [])
+        planned = set().union(
+            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
+        )
+        small = {self.output._here(path) for path in (self.output.manifest, self.output.alignment, self.output.journal)}
+        for name in self.output._files():
+            if _final_name(name) not in planned | small:
+                raise InputError(
+                    f"{self.output.out}: holds {name}, which fastrealign did not write and does not remove; move it"
+                )
+        changed = next((s for s in shards if self._path(s.name).exists() and not s.is_at(self._path(s.name))), None)
+        if changed is not None:
+            raise InputError(f"{self.output.out}: {changed.name} was changed since it was written; move it away")
+        if noted.order is not None:
+            self._remove_temporaries(_planned(noted.order))
+            self._remove(_planned(noted.order) - (_planned(self._replaced.order) if self._replaced else set()))
+        if self._replaced is None:
+            self.output.alignment.unlink(missing_ok=True)
+        self.journal.clear()
+
+    def begin(self, alignment: Alignment) -> None:
+        """The alignment is known and shards are about to be written: note it, and clear away a run that is replaced."""
+        if self.journal.noted.alignment not in (None, alignment.fingerprint):
+            raise InputError(
+                f"{self.output.out}: the run there used another alignment (another target, machine or version?); "
+                "begin anew with --overwrite"
+            )
+        if self._replaced is not None:
+            self._remove(_planned(self._replaced.order))
+            self.output.manifest.unlink(missing_ok=True)
+            self._replaced = None
+        self._began = True
+        alignment.save(self.output.alignment)
+        self.journal.note_alignment(alignment.fingerprint)
+
+    def alignment_noted(self) -> Alignment | None:
+        """The alignment that the unfinished run was using, if it is still there."""
+        if self.journal.noted.alignment is None:
+            return None
+        try:
+            alignment = Alignment.load(self.output.alignment)
+        except InputError:
+            return None
+        return alignment if alignment.fingerprint == self.journal.noted.alignment else None
+
+    def finish(self, alignment: Alignment, gap_left: float) -> Manifest:
+        """All shards are complete: write the alignment and the manifest, and do away with the journal."""
+        self.journal.flush()
+        alignment.save(self.output.alignment)
+        at = {name: i for i, name in enumerate(self.output.names)}
+        manifest = Manifest(
+            self.order,
+            alignment.fingerprint,
+            alignment.gap_before,
+            None if math.isnan(gap_left) else gap_left,
+            sorted(self.journal.shards, key=lambda shard: at[shard.name]),
+        )
+        manifest.save(self.output.manifest, self._fsync)
+        self.journal.remove()
+        return manifest
+
+    def leave(self) -> None:
+        """End the run where it is."""
+        if self.journal.shards:
+            self.journal.close()
+            return
+        if self._began:
+            # Among them what a commit that failed halfway may have put in place.
+            self._remove(_planned(self.order))
+            self.output.alignment.unlink(missing_ok=True)
+        self.journal.remove()
+        _remove_folders(self._made)
+
+    def _path(self, name: str) -> Path:
+        return self.output.root / name
+
+    def _remove(self, names: set[str]) -> None:
+        """Files of a run, and the folders within the output that they leave empty."""
+        for name in names:
+            self._path(name).unlink(missing_ok=True)
+        _remove_folders({self._path(name).parent for name in names} - {self.output.root})
+
+    def _is_whole(self, group: Group) -> bool:
+        return all(shard.is_at(self._path(shard.name)) for shard in group.shards)
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        change = self.order.change(manifest.order)
+        if change:
+            raise InputError(
+                f"{self.output.out}: the complete run there is another one: {change}; replace it with --overwrite"
+            )
+        for shard in manifest.shards:
+            if not shard.is_at(self._path(shard.name)):
+                raise InputError(
+                    f"{self.output.out}: {shard.name} is gone or was changed since the run was complete; "
+                    "make all anew with --overwrite"
+                )
+        self.finished = manifest
+
+    def _remove_temporaries(self, planned: set[str]) -> None:
+        small = {self.output._here(path) for path in (self.output.manifest, self.output.alignment)}
+        for folder in {self._path(name).parent for name in planned | small}:
+            for name in _walk(folder, deep=False):
+                here = self.output._here(folder / name)
+                if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
+                    (folder / name).unlink(missing_ok=True)
+
+
+def _planned(order: Order) -> set[str]:
+    return {*order.source, *order.metadata}
+
+
+def _final_name(name: str) -> str:
+    """The name that a temporary would have taken; other names as they are."""
+    path = Path(name)
+    temporary = _TEMPORARY.fullmatch(path.name)
+    return path.with_name(temporary[1]).as_posix() if temporary else name
+
+
+def _walk(folder: Path, deep: bool = True) -> Iterator[str]:
+    """Everything below a folder but folders, relative to it."""
+    for at, folders, files in os.walk(folder):
+        for name in files:
+            yield Path(at, name).relative_to(folder).as_posix()
+        if not deep:
+            folders.clear()
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; returns those made, deepest first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    try:
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+    except OSError as error:
+        _remove_folders(missing)
+        raise FastRealignError(
+            f"{missing[0]}: cannot be made: {error.strerror}; choose another output folder"
+        ) from None
+    return missing
+
+
+def _remove_folders(folders: Iterable[Path]) -> None:
+    """Those that are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

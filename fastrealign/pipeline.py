@@ -1,0 +1,214 @@
+"""Passes over a source: read, compute, write, overlapped, in bounded memory.
+
+Threads take pieces in order; each reads into its own scratch buffer, runs the kernel, which releases the interpreter, and
+writes. Since sums are exact and order-free (exact.py), it does not matter which thread took which piece.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastrealign import ops
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.exact import ExactSum
+from fastrealign.ops import Counts, RowMap
+from fastrealign.progress import SILENT, Progress
+from fastrealign.sources import PIECE_BYTES, Piece, RowSource
+
+BAD_ROWS = ("error", "skip", "keep")
+
+# (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
+Work = Callable[[Piece, int, np.ndarray, int], Counts]
+
+
+def check_bad_rows(bad_rows: str) -> None:
+    if bad_rows not in BAD_ROWS:
+        raise InputError(f"bad_rows={bad_rows!r}: expected one of {', '.join(BAD_ROWS)}")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """The first row without a direction that a pass met."""
+
+    shard: int
+    row: int
+    why: str
+
+
+class Pass:
+    """One pass over a source. `run` returns when every piece is done, or raises what the first failing piece raised.
+
+    bad_rows "error" raises BadRowsError for the first bad row of the source; otherwise bad rows are counted in `bad`.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        phase: str,
+        *,
+        bad_rows: str = "error",
+        threads: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        check_bad_rows(bad_rows)
+        self.source = source
+        self.phase = phase
+        self.bad_rows = bad_rows
+        self.threads = threads or ops.default_threads()
+        self.progress = progress
+        self.good = 0
+        self.bad = 0
+        self.first_bad: BadRow | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._abandoned = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self, make_work: Callable[[], Work], done: Callable[[Piece], None] | None = None) -> None:
+        """Call the `Work` of each thread (made by `make_work`, once a thread) on all rows; `done` after each piece."""
+        self.progress.start(self.phase, self.source.rows, self.source.nbytes)
+        try:
+            if self.source.side_by_side:
+                self._side_by_side(make_work, done)
+            else:
+                self._in_turn(self.source.pieces(), make_work(), done, self.threads, np.empty(0, np.uint8))
+        finally:
+            self.progress.finish()
+        if self._failure is not None:
+            raise self._failure
+        if self.first_bad is not None and self.bad_rows == "error":
+            where = self.source.where(self.first_bad.shard, self.first_bad.row)
+            raise BadRowsError(
+                f"{where} {self.first_bad.why}; mend it, or choose skip (leave such rows out) or keep (pass them on unmapped)"
+                " with --bad-rows / bad_rows="
+            )
+
+    def _side_by_side(self, make_work: Callable[[], Work], done: Callable[[Piece], None] | None) -> None:
+        pieces = self.source.pieces()
+        ahead = [piece for _, piece in zip(range(self.threads), pieces, strict=False)]
+        # Fewer pieces than threads: the kernel shares each piece out instead.
+        workers = max(1, len(ahead))
+        inner = max(1, self.threads // workers)
+        supply = _Supply(ahead, pieces)
+        needed = PIECE_BYTES + self.source.d * 8
+
+        def work_off() -> None:
+            try:
+                self._in_turn(supply, make_work(), done, inner, np.empty(needed, np.uint8))
+            except BaseException as error:
+                self._fail(error)
+
+        # This thread only waits: an interrupt (Ctrl-C) arrives here and never in the middle of a piece.
+        crew = [threading.Thread(target=work_off, name=f"fastrealign-{i}", daemon=True) for i in range(workers)]
+        for thread in crew:
+            thread.start()
+        try:
+            for thread in crew:
+                thread.join()
+        except BaseException:
+            # Let each thread finish what it has in hand, so that nothing is written after clean-up.
+            self._abandon()
+            for thread in crew:
+                with suppress(KeyboardInterrupt):
+                    thread.join()
+            raise
+
+    def _in_turn(
+        self,
+        pieces: Iterator[Piece],
+        work: Work,
+        done: Callable[[Piece], None] | None,
+        threads: int,
+        scratch: np.ndarray,
+    ) -> None:
+        for piece in pieces:
+            if self._stop.is_set():
+                return
+            for lo, rows in self.source.chunks(piece, scratch):
+                if self._abandoned.is_set():
+                    return
+                self._count(piece, lo, rows, work(piece, lo, rows, threads))
+                if self._stop.is_set() and piece.hi is None:
+                    return
+            if done is not None:
+                done(piece)
+
+    def _count(self, piece: Piece, lo: int, rows: np.ndarray, counts: Counts) -> None:
+        with self._lock:
+            self.good += counts.good
+            self.bad += counts.bad
+            if counts.bad:
+                here = BadRow(piece.shard, lo + counts.first_bad, counts.why)
+                if self.first_bad is None or (here.shard, here.row) < (self.first_bad.shard, self.first_bad.row):
+                    self.first_bad = here
+                if self.bad_rows == "error":
+                    # Pieces are handed out in order: the first bad row is in one that is done or under way.
+                    self._stop.set()
+            self.progress.advance(len(rows), rows.nbytes)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._failure is None or isinstance(error, KeyboardInterrupt):
+                self._failure = error
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Take no more pieces, and leave those under way at their next chunk."""
+        self._abandoned.set()
+        self._stop.set()
+
+
+class _Supply:
+    """Pieces shared between threads, in order."""
+
+    def __init__(self, ahead: list[Piece], rest: Iterator[Piece]) -> None:
+        self._ahead = ahead[::-1]
+        self._rest = rest
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> _Supply:
+        return self
+
+    def __next__(self) -> Piece:
+        with self._lock:
+            return self._ahead.pop() if self._ahead else next(self._rest)
+
+
+def reduce_source(
+    source: RowSource,
+    row_map: RowMap,
+    phase: str,
+    *,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    progress: Progress = SILENT,
+    look: Callable[[int, np.ndarray], None] | None = None,
+) -> tuple[ExactSum, Pass]:
+    """The exact sums of f(row) over a whole source, and the pass that made them (its counts of good and bad rows).
+
+    look(first, rows) sees every chunk with the number of its first row over the whole source; called from any thread.
+    """
+    total = ExactSum(source.d)
+    parts: list[ExactSum] = []
+
+    def make_work() -> Work:
+        part = ExactSum(source.d)
+        parts.append(part)
+
+        def work(piece: Piece, lo: int, rows: np.ndarray, kernel_threads: int) -> Counts:
+            if look is not None:
+                look(piece.first - piece.lo + lo, rows)
+            return ops.reduce(rows, row_map, part, threads=kernel_threads)
+
+        return work
+
+    this = Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress)
+    this.run(make_work)
+    for part in parts:
+        total.add(part)
+    return total, this

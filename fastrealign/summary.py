@@ -1,0 +1,136 @@
+"""Report: what a run to files did, for people (str) and for machines (to_json)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastrealign.alignment import Alignment
+
+_BAR = 40
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `align` or `apply_files` did.
+
+    kind          "align" or "apply"
+    source, out   as they were named
+    alignment     the map that was applied; it is saved beside the output
+    gap_before    |mean_source - mean_target| of the rows that the alignment was fitted on
+    gap_left      |mean of the rows written - mean_target|; NaN if none was
+    rows_in, rows_out    embeddings read and written, over all shards of the output
+    skipped       items of the source without an embedding
+    bad_rows      rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": kept as they came
+    first_bad     the first of them, one line each
+    shards        in the output; `shards_before` of them were complete before this run (resume)
+    bytes_out     size of the shards written, all of them
+    rows_now, bytes_now  embeddings that this run aligned, and their size as they were read
+    seconds       this run took, with fitting
+    files         paths of what lies beside the shards: alignment and manifest
+    """
+
+    kind: str
+    source: str
+    out: str
+    alignment: Alignment = field(repr=False)
+    gap_before: float
+    gap_left: float
+    rows_in: int
+    rows_out: int
+    skipped: int
+    bad_rows: int
+    bad_rows_were: str
+    first_bad: list[str]
+    shards: int
+    shards_before: int
+    bytes_out: int
+    rows_now: int
+    bytes_now: int
+    seconds: float
+    files: dict[str, str]
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the output was complete already."""
+        return self.shards_before == self.shards and self.rows_now == 0
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows_now / self.seconds
+
+    @property
+    def gb_per_second(self) -> float:
+        """Bytes of the source's embeddings, counted once, in 10^9 a second: to compare with copying the files."""
+        return self.bytes_now / self.seconds / 1e9
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps; a gap that was not measured is None."""
+        value = {name: part for name, part in vars(self).items() if name != "alignment"}
+        a = self.alignment
+        return {
+            **value,
+            "gap_left": None if math.isnan(self.gap_left) else self.gap_left,
+            "nothing_to_do": self.nothing_to_do,
+            "rows_per_second": self.rows_per_second,
+            "gb_per_second": self.gb_per_second,
+            "alignment": {"dim": a.dim, "s": a.s, "centroid": a.centroid, "fingerprint": a.fingerprint},
+        }
+
+    def __str__(self) -> str:
+        if self.nothing_to_do:
+            head = (
+                f"nothing to do: {self.out} is complete, {count(self.shards, 'shard')} of {count(self.rows_out, 'row')}"
+            )
+        else:
+            head = f"aligned {count(self.rows_now, 'row')} of {self.source}, {self.alignment.dim} wide"
+            if self.shards_before:
+                head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
+        lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]
+        if self.skipped:
+            lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
+        if self.bad_rows:
+            fate = "left out" if self.bad_rows_were == "skip" else "kept as they came"
+            lines.append(f"  bad rows   {self.bad_rows:,} {fate}, the first of them:")
+            lines += [f"             {line}" for line in self.first_bad[:5]]
+        written = f"{count(self.shards, 'shard')}, {count(self.rows_out, 'row')}, {size(self.bytes_out)}"
+        lines.append(f"  written    {self.out}: {written}")
+        lines += [f"             {path}" for path in self.files.values()]
+        if not self.nothing_to_do:
+            speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
+            lines.append(f"  took       {self.seconds:.1f} s: {speed}")
+        return "\n".join(lines)
+
+
+def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
+    """The two gaps as numbers and as bars of one scale."""
+    longest = max(before, 0.0 if math.isnan(left) else left) or 1.0
+    lines = []
+    for name, gap in ((f"gap {when}", before), ("gap left", left)):
+        if math.isnan(gap):
+            lines.append(f"  {name:<15}not measured")
+        else:
+            lines.append(f"  {name:<15}{gap:<9.3g} {'=' * round(_BAR * gap / longest) or '|'}")
+    return lines
+
+
+def count(n: int, thing: str) -> str:
+    """ "1 row", "2,000 rows"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def size(nbytes: float) -> str:
+    """ "1.23 GB", in powers of ten."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= one:
+            return f"{nbytes / one:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def short(n: float) -> str:
+    """ "1.2 M", "350 k"."""
+    for unit, one in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= one:
+            return f"{n / one:.3g} {unit}"
+    return f"{n:.3g}"

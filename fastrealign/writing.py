@@ -1,0 +1,254 @@
+"""The pass that writes: every shard that is not complete yet is read, mapped and written, in bounded memory.
+
+Pieces of one shard go to several threads where the format can be written at any place; otherwise, and where rows are
+left out, a shard is one thread's from head to tail. A shard whose last piece is done is synced and renamed by a small
+pool of threads, so that waiting for the disk holds up nobody.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from heapq import nsmallest
+
+import numpy as np
+
+from fastrealign import io, ops
+from fastrealign.exact import ExactSum
+from fastrealign.io.journal import Journal
+from fastrealign.io.manifest import FileMark, ShardRecord
+from fastrealign.ops import Counts, RowMap
+from fastrealign.output import Output
+from fastrealign.pipeline import Pass, Work
+from fastrealign.progress import Progress
+from fastrealign.sources import PIECE_BYTES, FileSource, Piece, rows_in
+
+# Bad rows that a shard's record lists; it counts all.
+LISTED_ROWS = 20
+# Shards being synced at a time: enough for the file system to sync several as one, few enough to keep few files open.
+_COMMITS = 4
+
+
+class Unwritten(FileSource):
+    """The shards of `files` at the places `left`, in pieces whose rows take at most PIECE_BYTES read and written.
+
+    dtype     element type of the output, None for that of each shard
+    in_order  every shard is one piece, read from head to tail
+    """
+
+    def __init__(self, files: io.Source, left: Sequence[int], dtype: np.dtype | None, in_order: bool) -> None:
+        super().__init__(files)
+        self._left = left
+        self._dtype = dtype
+        self._in_order = in_order
+        shards = [files.shards[i] for i in left]
+        self.rows = sum(shard.rows for shard in shards)
+        self.nbytes = sum(shard.rows * shard.dim * shard.dtype.itemsize for shard in shards)
+
+    def dtype_of(self, shard: io.Shard) -> np.dtype:
+        return self._dtype or shard.dtype
+
+    def pieces(self) -> Iterator[Piece]:
+        first = 0
+        for i in self._left:
+            shard = self.files.shards[i]
+            step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
+            for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
+                yield Piece(i, lo, min(lo + step, shard.rows), first + lo)
+            first += shard.rows
+
+    def count_pieces(self, shard: io.Shard) -> int:
+        return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1
+
+    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        shard = self.files.shards[piece.shard]
+        if self._at_any_place(shard):
+            if piece.hi > piece.lo:
+                yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
+            return
+        lo = 0
+        for chunk in shard.chunks(self._rows(shard)):
+            yield lo, chunk
+            lo += len(chunk)
+
+    def _at_any_place(self, shard: io.Shard) -> bool:
+        return shard.random_access and not self._in_order
+
+    def _rows(self, shard: io.Shard) -> int:
+        wider = max(shard.dtype, self.dtype_of(shard), key=lambda dtype: dtype.itemsize)
+        return rows_in(PIECE_BYTES, self.d, wider)
+
+
+class _Twin:
+    """One output shard being written."""
+
+    def __init__(self, shard: io.Shard, pieces: int, d: int) -> None:
+        self.shard = shard
+        self.pieces_left = pieces
+        self.spoiled = False  # it has a bad row, and bad rows are an error
+        self.sums = ExactSum(d)
+        self.good = 0
+        self.bad = 0
+        self.first_bad: list[tuple[int, str]] = []
+        self.kept: list[np.ndarray] = []  # masks of the chunks, where rows are left out and metadata must follow
+        self.lock = threading.Lock()
+        self._writer: io.ShardWriter | None = None
+
+    def writer(self, make: Callable[[], io.ShardWriter]) -> io.ShardWriter:
+        with self.lock:
+            if self._writer is None:
+                self._writer = make()
+            return self._writer
+
+    def note(self, counts: Counts, sums: ExactSum, bad: list[tuple[int, str]]) -> None:
+        with self.lock:
+            self.sums.add(sums)
+            self.good += counts.good
+            self.bad += counts.bad
+            if bad:
+                self.first_bad = nsmallest(LISTED_ROWS, self.first_bad + bad)
+
+    def piece_done(self) -> bool:
+        """Whether all are done now."""
+        with self.lock:
+            self.pieces_left -= 1
+            return self.pieces_left == 0
+
+    def abort(self) -> None:
+        with self.lock:
+            if self._writer is not None:
+                self._writer.abort()
+
+
+class Writing:
+    """Writes the shards of `output` that `journal` does not have yet.
+
+    When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
+    left; shards that were complete by then are in place and in the journal.
+    """
+
+    def __init__(
+        self,
+        files: io.Source,
+        output: Output,
+        journal: Journal,
+        row_map: RowMap,
+        *,
+        dtype: np.dtype | None,
+        bad_rows: str,
+        fsync: bool,
+    ) -> None:
+        done = {shard.name for shard in journal.shards}
+        left = [i for i, name in enumerate(output.names) if name not in done]
+        self.source = Unwritten(files, left, dtype, in_order=bad_rows == "skip")
+        self._output = output
+        self._journal = journal
+        self._row_map = row_map
+        self._bad_rows = bad_rows
+        self._fsync = fsync
+        self._twins: dict[int, _Twin] = {}
+        self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(2 * _COMMITS)
+        self._failure: BaseException | None = None
+
+    def run(self, threads: int | None, progress: Progress) -> None:
+        this = Pass(self.source, "aligning", bad_rows=self._bad_rows, threads=threads, progress=progress)
+        self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
+        try:
+            this.run(self._make_work, self._piece_done)
+        finally:
+            # A run that ends early still puts its complete shards in place.
+            self._pool.shutdown()
+            for twin in self._twins.values():
+                twin.abort()
+        if self._failure is not None:
+            raise self._failure
+
+    def _make_work(self) -> Work:
+        memory = ops.empty_rows(1, PIECE_BYTES + self.source.d * 8, np.dtype(np.uint8))[0]
+        strict = self._bad_rows == "error"
+
+        def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
+            twin = self._twin(piece.shard)
+            dtype = self.source.dtype_of(twin.shard)
+            out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
+            flags = None if strict else np.empty(len(rows), dtype=np.uint8)
+            sums = ExactSum(self.source.d)
+            counts = ops.apply(rows, self._row_map, out, into=sums, flags=flags, threads=threads)
+            if strict and (counts.bad or twin.spoiled):
+                twin.spoiled = True
+                return counts
+            writer = twin.writer(lambda: self._writer(piece.shard))
+            if self._bad_rows == "skip":
+                keep = flags == ops.GOOD
+                writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
+                if twin.shard.metadata is not None:
+                    twin.kept.append(keep)
+            elif twin.shard.random_access:
+                writer.write_at(lo, out)
+            else:
+                writer.write(out)
+            twin.note(counts, sums, _listed(flags, lo) if counts.bad else [])
+            return counts
+
+        return work
+
+    def _piece_done(self, piece: Piece) -> None:
+        if self._failure is not None:
+            raise self._failure
+        twin = self._twin(piece.shard)
+        if twin.piece_done() and not twin.spoiled:
+            self._room.acquire()
+            self._pool.submit(self._commit, piece.shard, twin)
+
+    def _commit(self, at: int, twin: _Twin) -> None:
+        """Put a shard in place, in a thread of the pool."""
+        try:
+            shard, name, metadata = twin.shard, self._output.names[at], self._output.metadata[at]
+            writer = twin.writer(lambda: self._writer(at))  # an empty shard has none yet
+            writer.commit()
+            if metadata is not None:
+                named = copy.copy(shard)
+                named.metadata_name = metadata
+                keep = np.concatenate(twin.kept) if twin.kept else None
+                io.write_metadata(named, self._output.root, keep, self._fsync)
+            mark = FileMark.of(writer.path)
+            written = twin.good if self._bad_rows == "skip" else twin.good + twin.bad
+            record = ShardRecord(
+                name=name,
+                rows_in=shard.rows,
+                rows_out=written,
+                skipped=shard.skipped,
+                bad_rows=twin.bad,
+                first_bad=[list(bad) for bad in twin.first_bad],
+                bytes=mark.bytes,
+                ends=mark.ends,
+                metadata=metadata,
+            )
+            self._journal.add(record, twin.sums)
+            shard.close()
+            with self._lock:
+                del self._twins[at]
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._room.release()
+
+    def _twin(self, at: int) -> _Twin:
+        with self._lock:
+            if at not in self._twins:
+                shard = self.source.files.shards[at]
+                self._twins[at] = _Twin(shard, self.source.count_pieces(shard), self.source.d)
+            return self._twins[at]
+
+    def _writer(self, at: int) -> io.ShardWriter:
+        shard = self.source.files.shards[at]
+        path = self._output.root / self._output.names[at]
+        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._fsync)
+
+
+def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:
+    rows = np.flatnonzero(flags != ops.GOOD)[:LISTED_ROWS]
+    return [(lo + int(row), ops.REASONS[int(flags[row])]) for row in rows]

@@ -1,0 +1,117 @@
+"""Shared by all tests: fresh random data whose seed is printed, and every element type and instruction set there is."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import zlib
+
+import numpy as np
+import pytest
+
+from fastrealign import ops
+
+SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
+
+DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
+
+
+def pytest_report_header():
+    return f"random data: FASTREALIGN_TEST_SEED={SEED}; instruction sets: {', '.join(ops.instruction_sets())}"
+
+
+@pytest.fixture
+def rng(request):
+    """Fresh data each run; one test alone gets the same as in the whole run when the seed is given."""
+    return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def in_dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def out_dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=ops.instruction_sets())
+def isa(request):
+    return request.param
+
+
+@pytest.fixture
+def rows_of(rng):
+    """rows_of(n, d, dtype): random rows of all lengths; the first entry keeps every row away from zero."""
+
+    def rows_of(n, d, dtype=np.float32):
+        rows = rng.standard_normal((n, d))
+        rows[:, 0] += np.copysign(0.5, rows[:, 0])
+        return (rows * rng.uniform(0.1, 10, (n, 1))).astype(dtype)
+
+    return rows_of
+
+
+@pytest.fixture
+def map_of(rng):
+    """map_of(d, terms): a random row map with terms "unit" (none), "s", "b" or "bc"; b and c as long as real ones."""
+
+    def map_of(d, terms="bc"):
+        def vector(length):
+            return rng.standard_normal(d) * length / np.sqrt(d)
+
+        s = 1.0 if terms == "unit" else float(rng.uniform(0.5, 1.5))
+        b = vector(0.5) if terms in ("b", "bc") else None
+        c = vector(0.3) if terms == "bc" else None
+        return ops.RowMap(s, b, c)
+
+    return map_of
+
+
+@pytest.fixture
+def layouts(tmp_path):
+    """layouts(rows): the same rows as views of other memory (name, array): what NumPy users really pass."""
+
+    def layouts(rows):
+        n, d = rows.shape
+        wide = np.zeros((n, d + 5), rows.dtype)
+        wide[:, 2 : 2 + d] = rows
+        yield "columns of a wider array", wide[:, 2 : 2 + d]
+        every_other = np.zeros((2 * n, d), rows.dtype)
+        every_other[::2] = rows
+        yield "every other row", every_other[::2]
+        yield "rows backwards", np.ascontiguousarray(rows[::-1])[::-1]
+        yield "wider and backwards", np.ascontiguousarray(wide[::-1])[::-1, 2 : 2 + d]
+        shifted = np.ndarray((n, d), rows.dtype, np.zeros(rows.nbytes + 1, np.uint8), offset=1)
+        shifted[:] = rows
+        yield "one byte off alignment", shifted
+        frozen = rows.copy()
+        frozen.setflags(write=False)
+        yield "read-only", frozen
+        path = tmp_path / "rows.bin"
+        path.write_bytes(b"x" * 3 + np.ascontiguousarray(rows).tobytes())
+        yield "memory map", np.memmap(path, rows.dtype, "r", offset=3, shape=(n, d))
+        yield "at the end of the mapped memory", _fenced(rows)
+        yield "Fortran order", np.asfortranarray(rows)
+        spread = np.zeros((n, 2 * d), rows.dtype)
+        spread[:, ::2] = rows
+        yield "every other column", spread[:, ::2]
+        yield "columns backwards", np.ascontiguousarray(rows[:, ::-1])[:, ::-1]
+        if rows.dtype != ops.BFLOAT16:
+            yield "other byte order", rows.astype(rows.dtype.newbyteorder())
+
+    return layouts
+
+
+def _fenced(rows):
+    """The rows in front of a page that may not be touched: reading one byte too many ends the process."""
+    size = -(-rows.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    fence = np.frombuffer(memory, np.uint8).ctypes.data + size
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    inside = np.ndarray(rows.shape, rows.dtype, memory, offset=size - rows.nbytes)
+    inside[:] = rows
+    return inside

@@ -1,0 +1,61 @@
+"""Small corpora on disk for the tests of whole runs, and what a folder holds afterwards."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+DIM = 16
+
+
+def rows(count: int, seed: int, dim: int = DIM, shift: float = 0.4) -> np.ndarray:
+    """float32 rows around a direction of the seed's own: two seeds have a gap between them."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((count, dim)) + shift * rng.standard_normal(dim) * 3).astype(np.float32)
+
+
+def npy_folder(folder: Path, parts: list[np.ndarray], stem: str = "part") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, part in enumerate(parts):
+        np.save(folder / f"{stem}_{i}.npy", part)
+    return folder
+
+
+def two_sides(root: Path, shards: int = 3, each: int = 60, dim: int = DIM) -> tuple[Path, Path]:
+    """Folders of text and image shards."""
+    text, image = rows(shards * each, 1, dim), rows(shards * each, 2, dim)
+    return npy_folder(root / "text", np.split(text, shards)), npy_folder(root / "image", np.split(image, shards))
+
+
+def pickle_file(path: Path, items: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(items))
+    return path
+
+
+def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = list(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
+    pq.write_table(pa.table({**columns, name: pa.array(values, pa.list_(pa.float32()))}), path)
+    return path
+
+
+def loaded(folder: Path) -> np.ndarray:
+    """All rows of a folder of .npy shards, in numeric order."""
+    files = sorted(folder.glob("*.npy"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return np.concatenate([np.load(path) for path in files])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones and temporaries included."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import pytest
+from shim_kernels import Kernels, build_library
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    library = build_library(tmp_path_factory.mktemp("shim"))
+    return library if library is not None else pytest.skip("no C++ compiler")
+
+
+@pytest.fixture
+def kernels(library) -> Kernels:
+    return Kernels(library)

@@ -1,0 +1,233 @@
+"""The journal and the manifest by themselves: what they tell, after whatever happened to them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.exact import ExactSum
+from fastrealign.io.journal import Journal, Noted
+from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
+
+ORDER = Order(
+    "align", {"dtype": None, "bad_rows": "error"}, {"a": FileMark(3, "x", 7)}, {"b": FileMark(4, "y", 8)}, ["m"]
+)
+
+
+def record(name: str) -> ShardRecord:
+    return ShardRecord(name, 10, 9, 2, 1, [[4, "is all zeros"]], 640, "cafe", "metadata/m.parquet")
+
+
+def sums(seed: int) -> ExactSum:
+    rng = np.random.default_rng(seed)
+    exact = ExactSum(5)
+    exact.low = rng.integers(0, 2**64, 5, dtype=np.uint64)
+    exact.high = rng.integers(-(2**40), 2**40, 5)
+    exact.count = int(rng.integers(1, 1000))
+    return exact
+
+
+def test_a_mark_sees_size_head_and_tail(tmp_path):
+    data = bytearray(os.urandom(100_000))
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    mark = FileMark.of(path)
+    assert mark.bytes == 100_000 and mark.modified is None
+    for at in (0, 99_999):
+        data[at] ^= 1
+        path.write_bytes(data)
+        assert FileMark.of(path) != mark
+        data[at] ^= 1
+    path.write_bytes(data)
+    assert FileMark.of(path) == mark
+    path.write_bytes(bytes(data) + b"x")
+    assert FileMark.of(path) != mark
+
+
+def test_a_mark_of_an_input_sees_when_it_was_modified(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"short")
+    before = FileMark.of(path, modified=True)
+    os.utime(path, ns=(5, 5))
+    after = FileMark.of(path, modified=True)
+    assert after.modified == 5 and replace(after, modified=before.modified) == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 << 10, (16 << 10) + 1])
+def test_marks_of_small_files(tmp_path, size):
+    path = tmp_path / "f"
+    path.write_bytes(b"a" * size)
+    assert FileMark.of(path).bytes == size
+
+
+def test_a_missing_file_has_no_mark(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        FileMark.of(tmp_path / "none")
+
+
+def test_a_journal_tells_what_was_noted(tmp_path):
+    path = tmp_path / "j"
+    first = Journal(path)
+    first.begin(ORDER)
+    first.note_alignment("abc")
+    for i in range(3):
+        first.add(record(f"s{i}"), sums(i))
+        first.flush()
+    first.add(record("s3"), sums(3))
+    total = first.total(5)
+    first.close()
+
+    noted = Journal.peek(path)
+    assert noted.order == ORDER and noted.alignment == "abc"
+    assert noted.shards == [record(f"s{i}") for i in range(4)]
+    again = Journal(path)
+    assert again.total(5) == total and again.shards == noted.shards
+    again.remove()
+    assert not path.exists()
+
+
+def test_shards_of_one_second_share_a_line(tmp_path):
+    journal = Journal(tmp_path / "j")
+    journal.begin(ORDER)
+    for i in range(50):
+        journal.add(record(f"s{i}"), sums(i))
+    journal.close()
+    # Fewer than one a shard, however slow the machine; the test itself takes far less than 20 s.
+    assert len((tmp_path / "j").read_bytes().splitlines()) < 22
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200])
+def test_a_line_that_was_cut_off_is_dropped_and_overwritten(tmp_path, cut):
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.begin(ORDER)
+    for i in range(2):
+        journal.add(record(f"s{i}"), sums(i))
+        journal.flush()
+    journal.close()
+    os.truncate(path, path.stat().st_size - cut)
+    again = Journal(path)
+    assert [shard.name for shard in again.shards] == ["s0"]
+    again.add(record("s1"), sums(1))
+    again.close()
+    assert [shard.name for shard in Journal.peek(path).shards] == ["s0", "s1"]
+
+
+def test_what_is_not_a_line_of_a_journal_ends_the_reading(tmp_path):
+    noted = Noted()
+    order = {"source": {}, "target": {}, "kind": "apply", "options": {}, "metadata": [], "alignment": None}
+    good = json.dumps({"order": order}).encode() + b"\n"
+    assert noted.read(good + b'{"shards": 3}\n' + good, tmp_path) == len(good)
+    assert noted.read(b"[]\n", tmp_path) == 0
+
+
+def test_groups_that_are_forgotten_stay_forgotten(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.begin(ORDER)
+    for i in range(3):
+        journal.add(record(f"s{i}"), sums(i))
+        journal.flush()
+    journal.keep([group for group in journal.noted.groups if group.shards[0].name != "s1"])
+    journal.close()
+    again = Journal(path)
+    assert [shard.name for shard in again.shards] == ["s0", "s2"]
+    expected = sums(0)
+    expected.add(sums(2))
+    assert again.total(5) == expected
+
+
+def test_a_later_order_takes_the_place_of_an_earlier_one(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.begin(ORDER)
+    journal.add(record("s"), sums(0))
+    journal.flush()
+    journal.begin(replace(ORDER, kind="apply"))
+    journal.close()
+    noted = Journal.peek(path)
+    assert noted.order.kind == "apply" and len(noted.shards) == 1
+
+
+def test_a_journal_is_one_run_s(tmp_path):
+    journal = Journal(tmp_path / "j")
+    with pytest.raises(InputError, match="another fastrealign is writing there"):
+        Journal(tmp_path / "j")
+    journal.close()
+    Journal(tmp_path / "j").close()
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    path = tmp_path / "j"
+    journal = Journal(path)
+    journal.begin(ORDER)
+    before = path.read_bytes()
+    real, calls = os.write, []
+
+    def write(fd, data):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data[:10])
+
+    monkeypatch.setattr(os, "write", write)
+    journal.add(record("s"), sums(0))
+    with pytest.raises(FastRealignError, match="No space left on device"):
+        journal.flush()
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    journal.close()
+    assert [shard.name for shard in Journal.peek(path).shards] == ["s"]
+
+
+def test_a_newer_journal_or_manifest_is_not_guessed_at(tmp_path):
+    path = tmp_path / "j"
+    path.write_text('{"fastrealign": "9.0", "format": 99, "order": {}}\n')
+    with pytest.raises(InputError, match="newer"):
+        Journal(path)
+    assert path.read_text().startswith('{"fastrealign"')
+    path.write_text('{"fastrealign": "9.0", "format": 99}')
+    with pytest.raises(InputError, match="newer"):
+        Manifest.load(path)
+
+
+@pytest.mark.parametrize("gap", [0.25, None])
+def test_a_manifest_comes_back(tmp_path, gap):
+    manifest = Manifest(ORDER, "abc", 0.5, gap, [record("s0"), record("s1")])
+    manifest.save(tmp_path / "m.json")
+    assert Manifest.load(tmp_path / "m.json") == manifest
+    first = (tmp_path / "m.json").read_bytes()
+    manifest.save(tmp_path / "m.json", fsync=False)
+    assert (tmp_path / "m.json").read_bytes() == first
+    value = json.loads(first)
+    assert (value["rows_in"], value["rows_out"], value["skipped"], value["bad_rows"]) == (20, 18, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"kind": "apply"}, "made by align, not by apply"),
+        ({"options": {"dtype": "float16", "bad_rows": "error"}}, "dtype was the default, now it is float16"),
+        ({"options": {"dtype": None, "bad_rows": "keep"}}, None),
+        ({"alignment": "z"}, "the alignment is another one"),
+        ({"source": {}}, "the source a is gone"),
+        ({"source": {"a": FileMark(3, "x", 9)}}, "the source a was changed"),
+        ({"target": {"b": FileMark(4, "z", 8)}}, "the target b was changed"),
+        ({"target": {**ORDER.target, "c": FileMark(1, "", 1)}}, "the target c was not there"),
+        ({}, None),
+    ],
+)
+def test_changes_are_named(change, named):
+    assert (replace(ORDER, **change).change(ORDER) or "").endswith(named or "")
+    assert (replace(ORDER, **change).change(ORDER) is None) == (named is None)
+
+
+def test_bad_rows_cannot_become_an_error_afterwards():
+    kept = replace(ORDER, options={"dtype": None, "bad_rows": "keep"})
+    assert ORDER.change(kept) == "bad_rows was keep, now it is error"

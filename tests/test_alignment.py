@@ -1,0 +1,329 @@
+"""Alignment: called on every kind of array, frozen, saved and loaded to the bit, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign import reference
+from fastrealign.errors import BadRowsError, InputError
+
+NAMES = ["float32", "float16", "bfloat16", "float64"]
+
+
+@pytest.fixture
+def alignment(rng, rows_of):
+    d = 24
+    return fr.fit(rows_of(400, d) + rng.standard_normal(d).astype(np.float32), rows_of(300, d) + 1)
+
+
+@pytest.fixture
+def rows(rows_of, alignment):
+    return rows_of(31, alignment.dim)
+
+
+def aligned(alignment, rows):
+    return reference.row_map(np.asarray(rows, np.float64), alignment.s, alignment.b, alignment.c)
+
+
+def dtype_of(name):
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def tolerance(name, expected):
+    if name in ("float32", "float64"):
+        return 3e-7 if name == "float32" else 2e-13
+    return 2 * np.abs(expected.astype(dtype_of(name)).astype(np.float64) - expected).max()
+
+
+# --- calling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numpy_in_numpy_out(alignment, rows, name):
+    x = rows.astype(dtype_of(name))
+    before = x.copy()
+    out = alignment(x)
+    assert type(out) is np.ndarray
+    assert (out.dtype, out.shape) == (x.dtype, x.shape)
+    expected = aligned(alignment, x)
+    assert np.abs(out.astype(np.float64) - expected).max() <= tolerance(name, expected)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_in_torch_out(alignment, rows, name):
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(rows).to(getattr(torch, name))
+    out = alignment(x)
+    assert isinstance(out, torch.Tensor)
+    assert (out.dtype, out.shape) == (x.dtype, x.shape)
+    same = alignment(rows.astype(dtype_of(name)))
+    np.testing.assert_array_equal(out.double().numpy(), same.astype(np.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_element_type_can_be_asked_for(alignment, rows, name):
+    torch = pytest.importorskip("torch")
+    expected = aligned(alignment, rows)
+    for asked in (name, dtype_of(name), getattr(torch, name)):
+        out = alignment(rows, dtype=asked)
+        assert out.dtype == dtype_of(name)
+        assert np.abs(out.astype(np.float64) - expected).max() <= tolerance(name, expected)
+        tensor = alignment(torch.from_numpy(rows), dtype=asked)
+        assert tensor.dtype == getattr(torch, name)
+        np.testing.assert_array_equal(tensor.double().numpy(), out.astype(np.float64))
+
+
+def test_out_is_written_and_returned(alignment, rows):
+    torch = pytest.importorskip("torch")
+    expected = alignment(rows)
+    out = np.empty_like(rows)
+    assert alignment(rows, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    tensor = torch.empty(rows.shape)
+    assert alignment(torch.from_numpy(rows), out=tensor) is tensor
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    half = np.empty(rows.shape, np.float16)
+    alignment(rows, out=half, dtype="float16")
+    np.testing.assert_array_equal(half, alignment(rows, dtype=np.float16))
+    wide = np.full((len(rows), 30), 7, np.float32)
+    alignment(rows, out=wide[:, 3:27])
+    np.testing.assert_array_equal(wide[:, 3:27], expected)
+    assert (wide[:, :3] == 7).all() and (wide[:, 27:] == 7).all()
+
+
+def test_out_may_be_the_rows_themselves(alignment, rows):
+    expected = alignment(rows)
+    assert alignment(rows, out=rows) is rows
+    np.testing.assert_array_equal(rows, expected)
+
+
+def test_out_in_a_layout_that_cannot_be_written_is_refused(alignment, rows):
+    """Not written to a copy that nobody sees."""
+    out = np.full(rows.shape[::-1], np.nan, np.float32).T
+    with pytest.raises(InputError, match="together"):
+        alignment(rows, out=out)
+    with pytest.raises(InputError, match="float type"):
+        alignment(rows, out=np.empty(rows.shape, rows.dtype.newbyteorder()))
+    frozen = np.zeros_like(rows)
+    frozen.setflags(write=False)
+    with pytest.raises(InputError, match="read-only"):
+        alignment(rows, out=frozen)
+    with pytest.raises(InputError, match="overlap"):
+        alignment(rows[1:], out=rows[:-1])
+
+
+def test_no_rows_in_no_rows_out(alignment):
+    torch = pytest.importorskip("torch")
+    for dtype in (np.float32, np.float16):
+        out = alignment(np.empty((0, alignment.dim), dtype))
+        assert (out.shape, out.dtype) == ((0, alignment.dim), dtype)
+    assert alignment(torch.empty(0, alignment.dim)).shape == (0, alignment.dim)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bits(alignment, rows_of, threads):
+    rows = rows_of(30_000, alignment.dim)
+    np.testing.assert_array_equal(alignment(rows, threads=threads), alignment(rows))
+
+
+# --- rows without a direction ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, -np.inf])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_bad_rows(alignment, rows, kind, value):
+    torch = pytest.importorskip("torch")
+    rows[[4, 9]] = value
+    x = rows if kind == "numpy" else torch.from_numpy(rows)
+    why = "is all zeros" if value == 0 else "has a NaN or Inf"
+    with pytest.raises(BadRowsError, match=f"row 4 {why}; mend it, or pass bad_rows='skip' or 'keep'"):
+        alignment(x)
+    good = np.delete(rows, [4, 9], 0)
+    skipped = np.asarray(alignment(x, bad_rows="skip"))
+    np.testing.assert_array_equal(skipped, alignment(good))
+    kept = np.asarray(alignment(x, bad_rows="keep"))
+    np.testing.assert_array_equal(kept[[4, 9]], rows[[4, 9]])
+    np.testing.assert_array_equal(np.delete(kept, [4, 9], 0), skipped)
+    assert type(alignment(x, bad_rows="skip")) is type(x)
+
+
+def test_skip_without_bad_rows_returns_all(alignment, rows):
+    np.testing.assert_array_equal(alignment(rows, bad_rows="skip"), alignment(rows))
+
+
+# --- what it refuses -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_call_refuses(alignment, rows):
+    for says, x, options in (
+        ("rows are 23 wide, the alignment was fitted on 24", rows[:, :23], {}),
+        (r"shape \(24,\), expected two dimensions .*x\[None, :\]", rows[0], {}),
+        ("element type int64, expected .* convert", rows.astype(np.int64), {}),
+        ("element type int8: expected float16", rows, {"dtype": "int8"}),
+        ("bad_rows='drop': expected one of error, skip, keep", rows, {"bad_rows": "drop"}),
+        (r"out has shape \(30, 24\)", rows, {"out": np.empty((30, 24), np.float32)}),
+        ("out has .* type int32, expected .* float type", rows, {"out": np.empty(rows.shape, np.int32)}),
+        ("out is a list, expected a NumPy array or a torch tensor", rows, {"out": rows.tolist()}),
+        ("float16 and an out of type float32 contradict", rows, {"out": np.empty_like(rows), "dtype": "float16"}),
+        ("'skip' changes the number of rows, which out= fixes", rows, {"out": rows, "bad_rows": "skip"}),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            alignment(x, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_record_gradients_are_refused(alignment, rows):
+    torch = pytest.importorskip("torch")
+    x = torch.from_numpy(rows).requires_grad_()
+    with pytest.raises(InputError, match=r"does not record gradients; pass x.detach\(\)"):
+        alignment(x)
+    assert alignment(x.detach()).shape == x.shape
+
+
+# --- a value ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_frozen(alignment):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        alignment.s = 2.0
+    for name in ("b", "c", "mean_source", "mean_target"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(alignment, name)[0] = 1.0
+
+
+def test_it_owns_its_vectors():
+    b = np.ones(3)
+    found = fr.Alignment(1.0, b, b, b, b, 0.5, 0.5, 9, 9, 0.1)
+    b[:] = 7
+    assert found.b.tolist() == [1, 1, 1]
+    assert np.isnan(found.gap_left)
+
+
+def test_vectors_of_different_width_are_refused():
+    three, four = np.ones(3), np.ones(4)
+    for vectors in ((three, four, three, three), (three, three, three, four), (np.ones((1, 3)),) * 4):
+        with pytest.raises(InputError, match="vectors of an alignment must have one width"):
+            fr.Alignment(1.0, *vectors, 0.5, 0.5, 9, 9, 0.1)
+
+
+def test_the_fingerprint_is_of_the_map_alone(alignment):
+    again = dataclasses.replace(alignment, gap_left=0.5, encoder_source="other", count_source=3)
+    assert again.fingerprint == alignment.fingerprint
+    assert len(alignment.fingerprint) == 64
+    nudged = alignment.b.copy()
+    nudged[5] = np.nextafter(nudged[5], 1)
+    for change in ({"s": np.nextafter(alignment.s, 2)}, {"b": nudged}, {"c": alignment.b}, {"b": alignment.c}):
+        assert dataclasses.replace(alignment, **change).fingerprint != alignment.fingerprint
+
+
+def test_repr_tells_the_gap_and_fits_on_a_line(alignment):
+    told = repr(alignment)
+    assert "\n" not in told
+    assert "dim=24" in told and "centroid='paper'" in told
+    assert f"gap {alignment.gap_before:.4g} -> {alignment.gap_left:.4g}" in told
+    assert "rows 400 -> 300" in told
+
+
+def test_pickle_and_copy_keep_the_bits(alignment):
+    for twin in (pickle.loads(pickle.dumps(alignment)), copy.deepcopy(alignment)):
+        assert twin.fingerprint == alignment.fingerprint
+        assert repr(twin) == repr(alignment)
+
+
+# --- saved and loaded ------------------------------------------------------------------------------------------------
+
+
+def same(a, b):
+    for field in dataclasses.fields(fr.Alignment):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, np.ndarray):
+            assert x.tobytes() == y.tobytes(), field.name
+            assert not y.flags.writeable
+        else:
+            assert (x == y and type(x) is type(y)) or (x != x and y != y), field.name
+
+
+@pytest.mark.parametrize("changes", [{}, {"gap_left": float("nan")}, {"encoder_source": "ViT-B-32 · laion", "version": "0.0.9"}])
+def test_save_and_load_keep_every_bit(alignment, rows, tmp_path, changes):
+    saved = dataclasses.replace(alignment, **changes)
+    path = tmp_path / "folder" / "text2image.safetensors"
+    saved.save(path)
+    for loaded in (fr.load(path), fr.load(str(path)), fr.Alignment.load(path)):
+        same(saved, loaded)
+        assert loaded.fingerprint == saved.fingerprint
+        np.testing.assert_array_equal(loaded(rows), saved(rows))
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_save_replaces_the_file(alignment, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"old")
+    alignment.save(path)
+    same(alignment, fr.load(path))
+
+
+def test_the_file_is_plain_safetensors(alignment, tmp_path):
+    from safetensors.numpy import load_file
+
+    alignment.save(tmp_path / "a.safetensors")
+    tensors = load_file(tmp_path / "a.safetensors")
+    assert set(tensors) == {"b", "c", "mean_source", "mean_target"}
+    np.testing.assert_array_equal(tensors["b"], alignment.b)
+
+
+def load_refuses(says, path):
+    with pytest.raises(InputError, match=says) as caught:
+        fr.load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_load_refuses_other_files(alignment, rows_of, tmp_path):
+    load_refuses("no such file; expected a saved alignment", tmp_path / "gone.safetensors")
+    load_refuses("cannot be read as a saved alignment", tmp_path)
+    alignment.save(tmp_path / "a.safetensors")
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    for name, data in (("cut", whole[:-5]), ("half", whole[: len(whole) // 2]), ("empty", b""), ("noise", b"x" * 500)):
+        (tmp_path / name).write_bytes(data)
+        load_refuses("cannot be read as a saved alignment", tmp_path / name)
+    fr.Moments(3).update(rows_of(4, 3)).save(tmp_path / "m.safetensors")
+    load_refuses("holds moments, expected alignment", tmp_path / "m.safetensors")
+
+
+def _save(path, alignment, record, vectors=None):
+    """A file as `save` writes it, with another record or other vectors in it."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    names = ("b", "c", "mean_source", "mean_target")
+    tensors = {name: np.array(getattr(alignment, name)) for name in names} if vectors is None else vectors
+    save_file(tensors, path, {"fastrealign": record if isinstance(record, str) else json.dumps(record)})
+
+
+def test_load_refuses_damaged_records(alignment, tmp_path):
+    scalars = {f.name: getattr(alignment, f.name) for f in dataclasses.fields(alignment)}
+    record = {"format": 1, "kind": "alignment"} | {k: v for k, v in scalars.items() if not isinstance(v, np.ndarray)}
+    path = tmp_path / "a.safetensors"
+    _save(path, alignment, record)
+    same(alignment, fr.load(path))
+    _save(path, alignment, record | {"a later version's": 1})
+    same(alignment, fr.load(path))
+    _save(path, alignment, record | {"format": 2})
+    load_refuses("written by a newer fastrealign .*upgrade", path)
+    _save(path, alignment, {k: v for k, v in record.items() if k != "s"})
+    load_refuses("a damaged alignment: .*'s'", path)
+    _save(path, alignment, "{not json")
+    load_refuses("damaged", path)
+    _save(path, alignment, record, {"b": np.ones(3), "c": np.ones(3)})
+    load_refuses("lacks mean_source, mean_target; the file is damaged", path)
+    _save(path, alignment, record, dict.fromkeys(("b", "c", "mean_source"), np.ones(3)) | {"mean_target": np.ones(4)})
+    load_refuses("one width", path)

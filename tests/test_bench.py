@@ -1,0 +1,348 @@
+"""bench/: the bytes model, ratios, ceilings that do what they say, peers that compute the same map, JSON, tables.
+
+How fast anything is, is never tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastrealign import ops
+
+# bench/ is not installed, and the root is not put on the path: the package in it would hide the installed one.
+FOLDER = Path(__file__).parents[1] / "bench"
+if "bench" not in sys.modules:
+    spec = importlib.util.spec_from_file_location(
+        "bench", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+    )
+    sys.modules["bench"] = importlib.util.module_from_spec(spec)
+ceilings, common, cpu, files, peers, problem, small, table = (
+    importlib.import_module(f"bench.{name}")
+    for name in ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")
+)
+
+# (op, variant): apply with and without sums, and the reductions
+CASES = [(op, variant) for op in cpu.OPS for variant in cpu.OPS[op].VARIANTS]
+
+
+@pytest.fixture(scope="module")
+def memory():
+    return problem.Memory(96 * 1024)
+
+
+@pytest.fixture(autouse=True)
+def torch_threads():
+    """The peers set torch's number of threads; other tests find it as it was."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    yield
+    if before:
+        torch.set_num_threads(before)
+
+
+def make(memory, op, variant, dtype="float32", d=33):
+    return memory.problem(op, variant, d, dtype, cpu.OPS[op].VARIANTS[variant], threads=1)
+
+
+# --- common.py --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dtype_out", "nbytes"),
+    [
+        ("float32", "float32", 10 * 768 * 8),
+        ("bfloat16", "float16", 10 * 768 * 4),
+        ("float16", None, 10 * 768 * 2),
+        ("float64", "float32", 10 * 768 * 12),
+    ],
+)
+def test_bytes_are_a_read_and_a_write_of_each_row(dtype, dtype_out, nbytes):
+    assert common.Case("op", "variant", 768, 10, dtype, dtype_out).bytes == nbytes
+
+
+def test_spread_is_the_median_and_the_outer_tenths():
+    spread = common.Spread.of([float(i) for i in range(101)][::-1])
+    assert (spread.median, spread.p10, spread.p90, spread.n) == (50.0, 10.0, 90.0, 101)
+    assert common.Spread.of([3.0]) == common.Spread(3.0, 3.0, 3.0, 1)
+
+
+def test_ratios_are_between_neighbours_only(monkeypatch):
+    monkeypatch.setattr(common, "SECONDS_TO_SETTLE", 0.0)
+    # The clock slows down by half before the peer's part: a ratio across the whole run would show that.
+    ours = itertools.cycle([1.0, 2.0])
+    rounds = common.Rounds()
+    rounds.add("ours", lambda: next(ours), 100)
+    rounds.add("ceiling", lambda: 0.5, 100)
+    rounds.add("peer", lambda: 8.0, 50)
+    rounds.go(["ceiling", "ours", "peer", "ours"], 1)
+    assert rounds.ratio("ours", "ceiling") == common.Spread(0.5, 0.5, 0.5, 1)
+    # After 1 s and before 2 s of ours for 100 bytes, the peer's 8 s for 50: ratios 16 and 8.
+    both = rounds.ratio("ours", "peer")
+    assert (both.median, both.n) == (12.0, 2)
+    assert rounds.gbs("peer").median == pytest.approx(50 / 8 / 1e9)
+    assert rounds.seconds("ours").median == 1.5
+
+
+def test_schedule_puts_each_peer_between_two_of_ours():
+    order = common.schedule("ours", ["x", "y"], ["a", "b"], repeats=2)
+    assert order == [name for other in "xyxyab" for name in (other, "ours")]
+
+
+def test_a_program_that_fails_is_named_in_one_line():
+    with pytest.raises(common.CannotBenchmark, match=r"^nothing to see: exit 3: gone$"):
+        common.command(
+            [sys.executable, "-c", "import sys; print('gone', file=sys.stderr); sys.exit(3)"], "nothing to see"
+        )
+
+
+def test_what_others_take_is_told_from_what_we_take(monkeypatch):
+    # wall, busy, ours: in ten seconds the processors were busy for 25, of which 10 were ours.
+    readings = iter([(0.0, 100.0, 5.0), (10.0, 125.0, 15.0)])
+    monkeypatch.setattr(common.Others, "_read", staticmethod(lambda: next(readings)))
+    assert common.Others().cores() == pytest.approx(1.5)
+
+
+def test_our_own_work_is_not_others():
+    read = common.Others._read
+    if read() is None:
+        pytest.skip("no /proc/stat")
+    before = read()
+    sum(range(3_000_000))
+    wall, busy, ours = (b - a for a, b in zip(before, read(), strict=True))
+    assert wall > 0 and ours > 0 and busy >= 0
+
+
+# --- ceilings ---------------------------------------------------------------------------------------------------------
+
+# Not whole blocks, pages or shares of a block, and more than one block.
+BYTES = 64 * 9001
+
+
+def test_every_copy_copies_every_byte(memory):
+    source = problem.Memory(BYTES)
+    source.source[:] = np.random.default_rng(0).integers(0, 256, BYTES, dtype=np.uint8)
+    for variant, name in enumerate(ceilings.copy_names()):
+        source.out[:] = 0
+        ceilings.copy(variant, source.source, source.out, threads=2)
+        assert np.array_equal(source.source, source.out), name
+
+
+def test_every_read_reads_every_byte():
+    source = problem.Memory(BYTES).source
+    source[:] = np.random.default_rng(0).integers(0, 256, BYTES, dtype=np.uint8)
+    expected = int(source.view(np.uint64).sum(dtype=np.uint64))
+    for variant, name in enumerate(ceilings.read_names()):
+        assert ceilings.read_sum(variant, source, threads=2) == expected, name
+
+
+def test_the_ceiling_is_the_fastest_that_was_tried(memory):
+    found = ceilings.Ceilings(memory.source, memory.out, threads=1, rounds=1)
+    for kind in ("copy", "read"):
+        assert found.tried[kind][found.chosen[kind]] == max(found.tried[kind].values())
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(common.CannotBenchmark, match="no C\\+\\+ compiler"):
+        ceilings.compiler()
+
+
+# --- the problem and the peers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", common.DTYPES)
+@pytest.mark.parametrize(("op", "variant"), CASES)
+def test_ours_is_right_and_what_is_wrong_is_found(memory, op, variant, dtype):
+    given = make(memory, op, variant, dtype)
+    assert given.x.ctypes.data % 64 == 0 and len(given.x) > 2
+    result = cpu.OPS[op].ours(given)()
+    assert given.error(result) <= 1.0
+    wrong = result.copy()
+    wrong[-1] += 0.05
+    assert given.error(wrong) > 1.0
+
+
+@pytest.mark.parametrize("dtype", common.DTYPES)
+@pytest.mark.parametrize(("op", "variant"), [*CASES[:1], *CASES[2:]])
+@pytest.mark.parametrize(
+    "peer", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name == "torch.compile")) for p in peers.PEERS]
+)
+def test_a_peer_computes_the_same_map(memory, peer, op, variant, dtype):
+    given = make(memory, op, variant, dtype)
+    before = given.x.copy()
+    if given.out is not None:
+        given.out[:] = 0
+    try:
+        work, smaller = peers.prepare(peer, given)
+    except peers.NotComparable as reason:
+        pytest.skip(f"{peer.name}: {reason}")
+    # Once more, since it is timed more than once; and nobody may spoil the input for the next.
+    assert smaller.error(work()) <= 1.0
+    assert np.array_equal(given.x.view(np.uint8), before.view(np.uint8))
+
+
+def test_a_peer_that_is_wrong_is_not_timed(memory):
+    def half(given):
+        return lambda: given.x * np.float32(0.5)
+
+    with pytest.raises(peers.NotComparable, match="its result is off by"):
+        peers.prepare(peers.Peer("half", half, 1.0), make(memory, "apply", "plain"))
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("torch", "torch eager"), ("faiss", "FAISS"), ("sklearn", "scikit-learn")]
+)
+def test_a_peer_that_is_not_installed_is_left_out_by_name(memory, monkeypatch, package, name):
+    for module in [m for m in sys.modules if m.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    peer = next(peer for peer in peers.PEERS if peer.name == name)
+    with pytest.raises(peers.NotComparable, match="is not installed"):
+        peer.prepare(make(memory, "apply", "plain"))
+
+
+# --- a whole run, its JSON and its tables -----------------------------------------------------------------------------
+
+TINY = cpu.Settings(
+    parts=("apply", "reduce", "small"),
+    widths=(24, 768),
+    dtypes=("float32", "bfloat16"),
+    peers=("NumPy", "FAISS"),
+    input_bytes=2**17,
+    rounds=1,
+    small_rows=(1, 5),
+)
+
+
+@pytest.fixture(scope="module")
+def results():
+    said = []
+    found = cpu.run(TINY, said.append)
+    assert sum("fastest copy" in line for line in said) == 8 and sum("fastest read" in line for line in said) == 12
+    return json.loads(json.dumps(found))
+
+
+def test_the_json_holds_every_case(results):
+    assert results["kind"] == "cpu"
+    assert {
+        "date",
+        "cpu",
+        "cores",
+        "isa",
+        "versions",
+        "compiler",
+        "load_before",
+        "load_after",
+        "others_cores",
+    } <= results["machine"].keys()
+    assert results["machine"]["isa"] in ops.instruction_sets()
+    keys = [(c["op"], c["variant"], c["d"], c["dtype"]) for c in results["cases"]]
+    assert sorted(keys) == sorted((*case, d, dtype) for case in CASES for d in (24, 768) for dtype in ("fp32", "bf16"))
+    for case in results["cases"]:
+        size = {"fp32": 4, "bf16": 2}[case["dtype"]] * (2 if case["op"] == "apply" else 1)
+        assert case["bytes"] == case["rows"] * case["d"] * size
+        assert case["gbs"]["median"] == pytest.approx(case["bytes"] / case["seconds"]["median"] / 1e9, rel=0.01)
+        assert case["of_ceiling"]["p10"] <= case["of_ceiling"]["median"] <= case["of_ceiling"]["p90"]
+        compared = case["variant"] in cpu.OPS[case["op"]].COMPARED
+        assert set(case["peers"]) | set(case["left_out"]) == ({"NumPy", "FAISS"} if compared else set())
+        assert ("FAISS" in case["left_out"]) or not compared or case["dtype"] == "fp32"
+    assert [batch["rows"] for batch in results["small"]["batches"]] == [1, 5]
+
+
+def test_the_tables_show_what_the_json_holds(results):
+    text = table.render(results, "bench/results/x.json")
+    case = next(
+        c for c in results["cases"] if (c["op"], c["variant"], c["d"], c["dtype"]) == ("reduce", "gap", 768, "fp32")
+    )
+    row = next(line for line in text.splitlines() if line.startswith("| `reduce`, gap |"))
+    assert f"{case['gbs']['median']:.1f} (" in row and f"{case['of_ceiling']['median']:.2f} (" in row
+    assert f"{case['of_plain_loop']['median']:.2f} (" in row
+    widths = [line for line in text.splitlines() if line.startswith(("| 24 |", "| 768 |"))]
+    assert len(widths) == 2 and all(line.count("(") == 4 for line in widths)
+    assert "bench/results/x.json" in text and "fastrealign --help" in text
+    # Cells line up: every line of a table has as many as its head.
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+
+
+def test_a_busy_run_is_marked_in_its_tables(results):
+    quiet, busy = ({**results, "machine": {**results["machine"], "others_cores": c}} for c in (0.01, 0.7))
+    assert "not to be kept" not in table.render(quiet, "x.json")
+    assert "others took 0.70 processors" in table.render(busy, "x.json")
+
+
+def test_a_part_that_was_not_run_has_no_table(results):
+    text = table.render({key: results[key] for key in ("kind", "machine", "settings", "small")}, "x.json")
+    assert "Small batches" in text and "ceiling" not in text and "Files to files" not in text
+
+
+def test_the_readme_is_filled_between_its_markers_and_nowhere_else(results, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results:cpu -->\nold\n<!-- /results:cpu -->\nafter\n")
+    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 0
+    once = readme.read_text()
+    assert once.startswith("before\n<!-- results:cpu -->\n") and once.endswith("\n<!-- /results:cpu -->\nafter\n")
+    assert "| `apply`, plain |" in once and "old" not in once
+    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 0
+    assert readme.read_text() == once
+
+
+def test_a_readme_without_markers_is_left_alone(results, tmp_path, capsys):
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers\n")
+    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 2
+    assert readme.read_text() == "no markers\n"
+    assert "expected one <!-- results:cpu -->" in capsys.readouterr().err
+
+
+def test_the_last_line_is_json_and_so_is_the_file(monkeypatch, tmp_path, capsys):
+    command = importlib.import_module("bench.__main__")
+    monkeypatch.setattr(cpu, "quick", lambda threads: replace(TINY, widths=(24,), peers=(), threads=threads))
+    out = tmp_path / "results" / "x.json"
+    assert command.main(["--quick", "--only", "reduce", "--threads", "1", "--out", str(out)]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last == json.loads(out.read_text())
+    assert {case["op"] for case in last["cases"]} == {"reduce"} and "small" not in last
+    assert last["settings"]["threads"] == 1
+
+
+@pytest.mark.parametrize("given", [["--threads", "0"], ["--files-in", "/no/such/folder"], ["--only", "everything"]])
+def test_bad_usage_is_refused(given, capsys):
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("bench.__main__").main(given)
+    assert stop.value.code == 2
+    assert given[0] in capsys.readouterr().err
+
+
+def test_files_to_files(tmp_path):
+    said = []
+    entries = files.run([8_000_000, 4_000_000], 2, 1, str(tmp_path), said.append)
+    assert [entry["target"] for entry in entries] == [*files.TARGET_SHARE, "target of a tenth"]
+    # Four shards of whole tiles, each with its header.
+    tile = problem.TILE * files.WIDTH * 4
+    assert entries[0]["source_bytes"] == 4 * (tile + 128)
+    for entry in entries:
+        assert 10e6 < entry["peak_bytes"] < 2e9
+        assert entry["of_cp"]["median"] > 0
+        assert entry["seconds"]["align"]["n"] == 2
+    assert list(tmp_path.iterdir()) == [] and len(said) == 3
+    assert "| " in table.to_files(entries)
+
+
+def test_files_are_left_out_where_there_is_no_room(tmp_path):
+    said = []
+    assert files.run([10**18], 2, 1, str(tmp_path), said.append) == []
+    assert "left out" in said[0]

@@ -1,0 +1,273 @@
+"""The command line: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import warnings
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign import cli
+from fastrealign.cli import main
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return corpus.two_sides(tmp_path)
+
+
+@pytest.fixture
+def run(capfd):
+    """Runs a command line; returns the exit code, stdout and stderr."""
+
+    def run(*argv):
+        code = main([str(word) for word in argv])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def test_align_shows_the_gap_before_and_after_and_what_was_written(tmp_path, sides, run):
+    code, out, err = run("align", sides[0], "--target", sides[1], "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"aligned 180 rows of {sides[0]}, 16 wide"
+    before, left = (next(line for line in lines if f"gap {name}" in line) for name in ("before", "left"))
+    assert before.count("=") == 40 > left.count("=")
+    assert f"{tmp_path / 'out'}: 3 shards, 180 rows" in out and "rows/s" in out
+    assert str(tmp_path / "out" / "manifest.json") in out
+
+
+def test_align_takes_several_files_as_a_shell_gives_them(tmp_path, sides, run):
+    text, image = (sorted(side.iterdir()) for side in sides)
+    assert run("align", *text, "--target", *image, "--out", tmp_path / "out", "--quiet") == (0, "", "")
+    assert len(corpus.loaded(tmp_path / "out")) == 180
+
+
+@pytest.fixture
+def samples(monkeypatch):
+    """A demo of small embeddings, where the real ones would take a second."""
+    seeds = {"text": 1, "image": 2, "pairs_text": 1, "pairs_image": 2}
+    monkeypatch.setattr("fastrealign.demo.samples.load", lambda name: corpus.rows(120, seeds[name]))
+
+
+@pytest.mark.parametrize("command", ["align", "apply", "fit", "inspect", "demo"])
+def test_json_is_one_object_and_alone_on_stdout(tmp_path, sides, samples, run, command):
+    alignment = tmp_path / "a.safetensors"
+    fr.fit(*sides).save(alignment)
+    argv = {
+        "align": [sides[0], "--target", sides[1], "--out", tmp_path / "out"],
+        "apply": [alignment, sides[0], "--out", tmp_path / "out"],
+        "fit": [sides[0], "--target", sides[1], "--out", tmp_path / "new.safetensors"],
+        "inspect": [sides[0]],
+        "demo": [],
+    }[command]
+    code, out, err = run(command, *argv, "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    assert isinstance(json.loads(out), dict)
+
+
+def test_fit_then_apply_is_align(tmp_path, sides, run):
+    code, out, _ = run(
+        "fit", sides[0], "--target", sides[1], "--out", tmp_path / "a.safetensors", "--centroid", "exact"
+    )
+    assert code == 0 and "exact centroid" in out and "gap before" in out
+    assert run("apply", tmp_path / "a.safetensors", sides[0], "--out", tmp_path / "one", "--quiet") == (0, "", "")
+    run("align", sides[0], "--target", sides[1], "--out", tmp_path / "two", "--centroid", "exact")
+    for name in ("part_0.npy", "part_2.npy"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_fit_replaces_alignments_alone_and_only_when_told(tmp_path, sides, run):
+    out = tmp_path / "a.safetensors"
+    command = ["fit", sides[0], "--target", sides[1], "--out"]
+    assert run(*command, out)[0] == 0
+    code, _, err = run(*command, out)
+    assert code == 2 and "exists" in err and "--overwrite" in err
+    assert run(*command, out, "--overwrite")[0] == 0
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert run(*command, notes, "--overwrite")[0] == 2
+    assert notes.read_text() == "mine"
+    code, _, err = run(*command, tmp_path)
+    assert code == 2 and "is a folder" in err
+
+
+def test_apply_of_something_that_is_no_alignment(tmp_path, sides, run):
+    code, out, err = run("apply", sides[0] / "part_0.npy", sides[0], "--out", tmp_path / "out")
+    assert (code, out) == (2, "") and "part_0.npy" in err and "alignment" in err
+    assert run("apply", tmp_path / "none", sides[0], "--out", tmp_path / "out")[0] == 2
+
+
+def test_inspect_embeddings(tmp_path, sides, run):
+    bad = np.load(sides[0] / "part_0.npy")
+    bad[3] = np.nan
+    np.save(sides[0] / "part_0.npy", bad)
+    for i in range(3, 9):
+        np.save(sides[0] / f"part_{i}.npy", corpus.rows(5, i).astype(np.float16))
+    code, out, _ = run("inspect", sides[0])
+    assert code == 0
+    assert out.startswith(
+        f"{sides[0]}: 210 rows of 16, float32 (3 shards), float16 (6 shards), 12.5 kB in 9 shards of npy"
+    )
+    assert "and 4 more" in out and "part_0.npy: row 3 has a NaN or Inf" in out
+    value = json.loads(run("inspect", sides[0], "--json")[1])
+    norms = np.linalg.norm(np.delete(corpus.loaded(sides[0]), 3, axis=0).astype(np.float64), axis=1)
+    assert value["sample"]["rows"] == 210 and value["sample"]["bad_rows"] == 1
+    assert value["sample"]["norm_mean"] == pytest.approx(norms.mean())
+    assert value["first_shards"][0] == {"name": "part_0.npy", "rows": 60, "dtype": "float32"}
+
+
+def test_inspect_both_sides_of_a_retrieval_folder(tmp_path, run):
+    corpus.npy_folder(tmp_path / "laion" / "text_emb", [corpus.rows(30, 1)], "text_emb")
+    corpus.npy_folder(tmp_path / "laion" / "img_emb", [corpus.rows(40, 2)], "img_emb")
+    value = json.loads(run("inspect", tmp_path / "laion", "--json")[1])
+    assert [side["rows"] for side in value["sides"]] == [30, 40]
+
+
+def test_inspect_pickles_counts_what_has_no_embedding(tmp_path, run):
+    items = [{"id": 0, "embed": row} for row in corpus.rows(9, 1)] + [{"id": 1, "embed": None}]
+    corpus.pickle_file(tmp_path / "a.pkl", items)
+    assert "1 item without an embedding" in run("inspect", tmp_path / "a.pkl")[1]
+
+
+def test_inspect_an_alignment_moments_and_other_tensors(tmp_path, sides, run):
+    alignment = fr.fit(*sides)
+    alignment.save(tmp_path / "a.safetensors")
+    _, out, _ = run("inspect", tmp_path / "a.safetensors")
+    assert alignment.fingerprint[:16] in out and "180 rows" in out and "gap left" in out
+    fr.Moments(16).update(corpus.loaded(sides[0])).save(tmp_path / "m.safetensors")
+    _, out, _ = run("inspect", tmp_path / "m.safetensors")
+    assert "moments of 180 rows, 16 wide" in out and "trace" in out
+    fr.Moments(4).save(tmp_path / "none.safetensors")
+    assert "moments of 0 rows" in run("inspect", tmp_path / "none.safetensors")[1]
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.ones(3)}, tmp_path / "x.safetensors")
+    code, _, err = run("inspect", tmp_path / "x.safetensors")
+    assert code == 2 and "not one that fastrealign saved" in err
+
+
+def test_inspect_an_output(tmp_path, sides, run):
+    out = tmp_path / "out"
+    run("align", sides[0], "--target", sides[1], "--out", out, "--dtype", "float16")
+    code, text, _ = run("inspect", out)
+    assert code == 0 and "output of fastrealign align" in text and "dtype float16" in text and "changed" not in text
+    (out / "part_1.npy").unlink()
+    assert "1 shard gone or not as written, such as part_1.npy" in run("inspect", out)[1]
+    assert json.loads(run("inspect", out / "manifest.json", "--json")[1])["changed"] == ["part_1.npy"]
+
+
+def test_inspect_an_unfinished_output(tmp_path, sides, run):
+    from test_output import StopAfter
+
+    with pytest.raises(fr.FastRealignError):
+        fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(60))
+    assert "an unfinished run, 1 of 3 shards complete" in run("inspect", tmp_path / "out")[1]
+
+
+def test_inspect_nothing(tmp_path, run):
+    code, out, err = run("inspect", tmp_path / "none.npy")
+    assert (code, out) == (2, "") and "no such file" in err
+
+
+def test_the_demo_says_what_to_do_next(samples, run):
+    code, out, err = run("demo")
+    assert (code, err) == (0, "")
+    assert "fastrealign align" in out and "before" in out and "after" in out
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], *([name, "--help"] for name in ("align", "fit", "apply", "inspect", "demo"))]
+)
+def test_help_has_examples_and_goes_to_stdout(run, argv):
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "")
+    assert out.startswith("usage: fastrealign") and max(map(len, out.splitlines())) <= 132
+    if argv[0] not in ("inspect", "demo"):
+        assert "fastrealign align text_emb/" in out or f"fastrealign {argv[0]} " in out.partition("example")[2]
+
+
+def test_version(run):
+    assert run("--version") == (0, f"fastrealign {fr.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        ([], "COMMAND"),
+        (["alin"], "alin"),
+        (["align", "x"], "--target"),
+        (["align", "x", "--target", "y", "--out", "z", "--centroid", "best"], "best"),
+        (["align", "x", "--target", "y", "--out", "z", "--threads", "0"], "'0' is not a whole number of at least 1"),
+        (["align", "x", "--target", "y", "--out", "z", "--resume", "--overwrite"], "not allowed with"),
+    ],
+)
+def test_usage_errors_are_one_line(run, argv, named):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("fastrealign: error: ") and err.count("\n") == 1 and named in err and "--help" in err
+
+
+def test_a_fit_warning_is_one_line(tmp_path, run):
+    corpus.npy_folder(tmp_path / "few", [corpus.rows(9, 1)])
+    code, _, err = run("align", tmp_path / "few", "--target", tmp_path / "few", "--out", tmp_path / "out")
+    assert code == 0
+    lines = err.splitlines()
+    assert len(lines) == 2 and all(
+        line.startswith("fastrealign: warning: ") and "9 rows for a width of 16" in line for line in lines
+    )
+    with warnings.catch_warnings(record=True):  # and the caller's warnings are as they were
+        warnings.warn("mine", fr.FitWarning, stacklevel=1)
+
+
+def test_a_bug_is_one_line_too(monkeypatch, run, tmp_path):
+    monkeypatch.setattr(cli, "_paths", lambda given: {}["a\nb"])
+    code, out, err = run("inspect", tmp_path)
+    assert (code, out) == (1, "")
+    assert err.startswith("fastrealign: error: KeyError: ") and err.count("\n") == 1 and "FASTREALIGN_DEBUG=1" in err
+    monkeypatch.setenv("FASTREALIGN_DEBUG", "1")
+    assert "Traceback" in run("inspect", tmp_path)[2]
+
+
+def test_a_reader_who_leaves_is_no_error(sides):
+    command = f"{sys.executable} -m fastrealign align --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_python_m_and_progress_on_a_terminal(tmp_path, sides):
+    """On a pseudo-terminal there is a bar, and it is gone at the end."""
+    pty, termios, fcntl = (pytest.importorskip(name) for name in ("pty", "termios", "fcntl"))
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    command = [sys.executable, "-m", "fastrealign", "align", sides[0], "--target", sides[1], "--out", tmp_path / "out"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=follower, check=False)
+    assert select.select([leader], [], [], 1)[0], "nothing was shown"
+    shown = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    os.close(follower)
+    assert done.returncode == 0 and b"gap left" in done.stdout
+    assert "aligning:   0%" in shown and shown.endswith(" \r") and "\n" not in shown
+
+
+def test_nothing_heavy_is_imported_for_help_or_align(tmp_path, sides):
+    code = (
+        "import sys; from fastrealign.cli import main\n"
+        "main(['align', sys.argv[1], '--target', sys.argv[2], '--out', sys.argv[3], '--quiet'])\n"
+        "heavy = {'torch', 'pyarrow', 'matplotlib', 'sklearn', 'pandas', 'tqdm'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *sides, tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,130 @@
+"""Ctrl-C, SIGTERM and SIGKILL in the middle of a run: nothing half-written, and resume ends in the same bytes."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.output import JOURNAL
+
+SHARDS = 120
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """120 shards of a quarter of a megabyte, and the output of a run over them that nobody disturbed."""
+    root = tmp_path_factory.mktemp("interrupt")
+    text = corpus.npy_folder(root / "text", np.split(corpus.rows(SHARDS * 250, 1, dim=256), SHARDS))
+    image = corpus.npy_folder(root / "image", [corpus.rows(500, 2, dim=256)])
+    fr.align(text, image, root / "whole")
+    return text, image, corpus.tree(root / "whole")
+
+
+def start(text, image, out) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "fastrealign",
+        "align",
+        text,
+        "--target",
+        image,
+        "--out",
+        out,
+        "--resume",
+        "--threads",
+        "2",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(run: subprocess.Popen, path) -> None:
+    while not path.exists() and run.poll() is None:
+        time.sleep(0.0005)
+
+
+def temporaries(folder) -> list:
+    return [path for path in folder.rglob(".*") if path.name.endswith(".tmp")] if folder.exists() else []
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_stopped_again_and_again_it_ends_in_the_same_bytes(tmp_path, case, how):
+    text, image, whole = case
+    out, stopped = tmp_path / "out", 0
+    moments = random.Random(how)
+    for _ in range(4):
+        run = start(text, image, out)
+        # Once a few more shards are there, so that the signal meets neither the start of Python nor the end of the run.
+        wait_for(run, out / f"part_{len(list(out.glob('part_*'))) + moments.randrange(SHARDS // 8)}.npy")
+        run.send_signal(getattr(signal, how))
+        printed, told = run.communicate()
+        assert temporaries(out) == []
+        if run.returncode == 0:
+            break
+        stopped += 1
+        assert run.returncode == 128 + getattr(signal, how), told
+        assert printed == ""
+        line = told.splitlines()[-1]
+        done = len(list(out.glob("part_*.npy")))
+        if done:
+            state = f"{done} of {SHARDS} shards are complete, go on with --resume / resume=True"
+            assert line == f"fastrealign: interrupted; {state}"
+            assert (out / JOURNAL).exists() and not (out / "manifest.json").exists()
+        else:
+            assert "interrupted" in line
+            assert not out.exists() or not any(out.iterdir())
+    assert stopped, "every run was over before it was stopped"
+    fr.align(text, image, out, resume=True)
+    assert corpus.tree(out) == whole
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path, case):
+    text, image, whole = case
+    moments = random.Random(0)
+    out = tmp_path / "out"
+    for _ in range(4):
+        run = start(text, image, out)
+        wait_for(run, out / JOURNAL)
+        time.sleep(moments.uniform(0, 0.15))
+        run.kill()
+        run.communicate()
+        for path in out.glob("part_*.npy"):
+            assert path.read_bytes() == whole[path.name]
+    fr.align(text, image, out, resume=True)
+    assert corpus.tree(out) == whole
+
+
+def test_a_second_signal_does_not_break_the_clean_up(tmp_path, case):
+    text, image, whole = case
+    out = tmp_path / "out"
+    run = start(text, image, out)
+    wait_for(run, out / "part_3.npy")
+    for _ in range(20):
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    run.communicate()
+    assert run.returncode in (130, 0)
+    assert temporaries(out) == []
+    fr.align(text, image, out, resume=True)
+    assert corpus.tree(out) == whole
+
+
+def test_stopped_while_fitting_it_leaves_nothing(tmp_path, case):
+    text, image, _ = case
+    out = tmp_path / "out"
+    run = start(text, image, out)
+    wait_for(run, out / JOURNAL)
+    run.send_signal(signal.SIGINT)
+    told = run.communicate()[1]
+    if run.returncode == 130 and "shards are complete" not in told:
+        assert not out.exists()
+    else:
+        assert temporaries(out) == []

@@ -1,0 +1,416 @@
+"""What a run may write to, what it goes on with, and what it never touches."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.io.journal import Journal
+from fastrealign.output import JOURNAL
+from fastrealign.progress import Progress
+
+
+class StopAfter(Progress):
+    """Fails a run once so many rows are aligned, as a disk or a person might."""
+
+    def __init__(self, rows: int, error: BaseException | None = None) -> None:
+        self.left = rows
+        self.error = error or fr.FastRealignError("the disk is full")
+        self.aligning = False
+
+    def start(self, phase, rows, nbytes):
+        self.aligning = phase == "aligning"
+
+    def advance(self, rows, nbytes):
+        if self.aligning:
+            self.left -= rows
+            if self.left < 0:
+                raise self.error
+
+
+def refused(call, *pieces: str) -> str:
+    with pytest.raises(fr.InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for piece in pieces:
+        assert piece in message, message
+    return message
+
+
+@pytest.fixture
+def sides(tmp_path):
+    return corpus.two_sides(tmp_path, shards=5)
+
+
+@pytest.fixture
+def unfinished(tmp_path, sides):
+    """An output whose run was stopped after two of five shards."""
+    out = tmp_path / "out"
+    with pytest.raises(fr.FastRealignError, match=r"the disk is full; 2 of 5 shards are complete, go on with --resume"):
+        fr.align(*sides, out, threads=1, progress=StopAfter(2 * 60))
+    return out
+
+
+def test_an_unfinished_run_says_so_and_holds_no_halves(unfinished):
+    # The alignment is there for the run to go on with; what has no manifest is not complete.
+    assert sorted(corpus.tree(unfinished)) == [JOURNAL, "alignment.safetensors", "part_0.npy", "part_1.npy"]
+
+
+def test_resume_ends_in_the_same_bytes(tmp_path, sides, unfinished):
+    fr.align(*sides, tmp_path / "whole")
+    first = (unfinished / "part_0.npy").stat().st_mtime_ns
+    report = fr.align(*sides, unfinished, resume=True)
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+    assert (unfinished / "part_0.npy").stat().st_mtime_ns == first
+    assert (report.shards, report.shards_before, report.rows_now) == (5, 2, 180)
+    assert "2 shards of 5 were complete before" in str(report)
+
+
+def test_resume_may_stop_and_resume_again(tmp_path, sides, unfinished):
+    fr.align(*sides, tmp_path / "whole")
+    with pytest.raises(fr.FastRealignError, match="4 of 5 shards"):
+        fr.align(*sides, unfinished, threads=1, resume=True, progress=StopAfter(2 * 60))
+    fr.align(*sides, unfinished, resume=True)
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+def test_resume_does_not_fit_again(sides, unfinished):
+    phases = []
+
+    class Phases(Progress):
+        def start(self, phase, rows, nbytes):
+            phases.append(phase)
+
+    fr.align(*sides, unfinished, resume=True, progress=Phases())
+    assert phases == ["aligning"]
+
+
+def test_resume_fits_again_where_the_alignment_is_lost(tmp_path, sides, unfinished):
+    fr.align(*sides, tmp_path / "whole")
+    (unfinished / "alignment.safetensors").unlink()
+    fr.align(*sides, unfinished, resume=True)
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+def test_resume_makes_damaged_shards_anew(tmp_path, sides, unfinished):
+    fr.align(*sides, tmp_path / "whole")
+    (unfinished / "part_1.npy").write_bytes(b"cut short")
+    fr.align(*sides, unfinished, resume=True)
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+def test_a_resume_that_is_stopped_after_damage_was_found_goes_on_too(tmp_path, sides, unfinished):
+    fr.align(*sides, tmp_path / "whole")
+    (unfinished / "part_1.npy").unlink()
+    with pytest.raises(fr.FastRealignError):
+        fr.align(*sides, unfinished, threads=1, resume=True, progress=StopAfter(70))
+    fr.align(*sides, unfinished, resume=True)
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+def test_resume_takes_away_temporaries_of_a_killed_run_and_nothing_else(tmp_path, sides, unfinished):
+    (unfinished / ".part_3.npy.123.tmp").write_bytes(b"half")
+    (unfinished / ".mine.txt.123.tmp").write_bytes(b"mine")
+    fr.align(*sides, unfinished, resume=True)
+    fr.align(*sides, tmp_path / "whole")
+    assert corpus.tree(unfinished) == {**corpus.tree(tmp_path / "whole"), ".mine.txt.123.tmp": b"mine"}
+
+
+def test_a_journal_cut_off_in_a_line_loses_only_that_line(tmp_path, sides, unfinished):
+    journal = unfinished / JOURNAL
+    os.truncate(journal, journal.stat().st_size - 10)
+    assert fr.align(*sides, unfinished, resume=True).shards_before == 0
+    fr.align(*sides, tmp_path / "whole")
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"dtype": "float16"}, "dtype was the default, now it is float16"),
+        ({"centroid": "exact"}, "centroid was paper, now it is exact"),
+    ],
+)
+def test_resume_names_a_changed_option(sides, unfinished, change, named):
+    before = corpus.tree(unfinished)
+    refused(lambda: fr.align(*sides, unfinished, resume=True, **change), named, "--overwrite")
+    assert corpus.tree(unfinished) == before
+
+
+def test_resume_may_treat_bad_rows_another_way_if_there_were_none(sides, unfinished):
+    assert fr.align(*sides, unfinished, resume=True, bad_rows="skip").shards_before == 2
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_resume_names_a_changed_input(sides, unfinished, side):
+    path = sides[side] / "part_4.npy"
+    np.save(path, np.load(path) + 1)
+    refused(lambda: fr.align(*sides, unfinished, resume=True), ("source", "target")[side], "part_4.npy was changed")
+
+
+def test_a_touched_input_counts_as_changed(sides, unfinished):
+    os.utime(sides[0] / "part_4.npy", ns=(1, 1))
+    refused(lambda: fr.align(*sides, unfinished, resume=True), "the source part_4.npy was changed")
+
+
+def test_resume_names_inputs_that_came_or_went(sides, unfinished):
+    path = sides[0] / "part_4.npy"
+    path.rename(sides[0] / "part_5.npy")
+    refused(lambda: fr.align(*sides, unfinished, resume=True), "the source part_4.npy is gone")
+    (sides[0] / "part_5.npy").rename(path)
+    np.save(sides[0] / "part_6.npy", np.load(path))
+    refused(lambda: fr.align(*sides, unfinished, resume=True), "the source part_6.npy was not there")
+
+
+def test_resume_names_the_other_command(sides, unfinished):
+    alignment = fr.load(unfinished / "alignment.safetensors")
+    refused(lambda: fr.apply_files(alignment, sides[0], unfinished, resume=True), "it was made by align, not by apply")
+
+
+def test_an_apply_goes_on_after_a_shard_that_was_not_yet_done_was_mended(tmp_path, sides):
+    text, image = sides
+    alignment = fr.fit(text, image)
+    good = (text / "part_3.npy").read_bytes()
+    bad = np.load(text / "part_3.npy")
+    bad[7] = np.nan
+    np.save(text / "part_3.npy", bad)
+    with pytest.raises(fr.BadRowsError, match=r"part_3\.npy: row 7 has a NaN or Inf.*3 of 5 shards are complete"):
+        fr.apply_files(alignment, text, tmp_path / "out", threads=1)
+    (text / "part_3.npy").write_bytes(good)
+    assert fr.apply_files(alignment, text, tmp_path / "out", resume=True).shards_before == 3
+    fr.apply_files(alignment, text, tmp_path / "whole")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
+
+
+def test_an_apply_does_not_go_on_with_another_alignment_or_a_changed_finished_shard(tmp_path, sides):
+    text, image = sides
+    alignment, other = fr.fit(text, image), fr.fit(text, image, centroid="exact")
+    with pytest.raises(fr.FastRealignError, match="2 of 5"):
+        fr.apply_files(alignment, text, tmp_path / "out", threads=1, progress=StopAfter(120))
+    refused(lambda: fr.apply_files(other, text, tmp_path / "out", resume=True), "the alignment is another one")
+    np.save(text / "part_0.npy", np.load(text / "part_0.npy") + 1)
+    refused(lambda: fr.apply_files(alignment, text, tmp_path / "out", resume=True), "part_0.npy was changed")
+
+
+def test_resume_with_a_target_in_memory_compares_the_fit(tmp_path, sides):
+    text, image = sides[0], corpus.loaded(sides[1])
+    with pytest.raises(fr.FastRealignError, match="2 of 5"):
+        fr.align(text, image, tmp_path / "out", threads=1, progress=StopAfter(120))
+    refused(lambda: fr.align(text, image[1:], tmp_path / "out", resume=True), "used another alignment")
+    fr.align(text, image, tmp_path / "out", resume=True)
+    fr.align(text, image, tmp_path / "whole")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
+
+
+def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path, sides):
+    with pytest.raises(fr.FastRealignError, match=r"^the disk is full$"):
+        fr.align(*sides, tmp_path / "new" / "out", progress=StopAfter(0))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(fr.FastRealignError):
+        fr.align(*sides, tmp_path / "empty", progress=StopAfter(0))
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_an_interrupt_tells_what_is_complete(tmp_path, sides):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 2 of 5 shards are complete, go on with --resume"):
+        fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(120, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; nothing was written$"):
+        fr.align(*sides, tmp_path / "other", progress=StopAfter(0, KeyboardInterrupt()))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_killed_between_the_manifest_and_the_end_is_complete(tmp_path, sides, monkeypatch):
+    monkeypatch.setattr(Journal, "remove", lambda self: self._file.close())
+    fr.align(*sides, tmp_path / "out")
+    monkeypatch.undo()
+    assert (tmp_path / "out" / JOURNAL).exists()
+    assert fr.align(*sides, tmp_path / "out", resume=True).nothing_to_do
+    fr.align(*sides, tmp_path / "whole")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
+
+
+def test_a_complete_run_has_nothing_to_do(tmp_path, sides):
+    fr.align(*sides, tmp_path / "out")
+    before = corpus.tree(tmp_path / "out")
+    report = fr.align(*sides, tmp_path / "out", resume=True)
+    assert report.nothing_to_do and report.rows_now == 0 and report.gap_left > 0
+    assert str(report).startswith("nothing to do:")
+    assert corpus.tree(tmp_path / "out") == before
+
+
+def test_a_complete_run_that_is_another_or_was_changed_is_named(tmp_path, sides):
+    out = tmp_path / "out"
+    fr.align(*sides, out)
+    before = corpus.tree(out)
+    refused(lambda: fr.align(*sides, out, resume=True, dtype="float64"), "is another one: dtype was", "--overwrite")
+    (out / "part_2.npy").write_bytes(b"mine now")
+    refused(lambda: fr.align(*sides, out, resume=True), "part_2.npy is gone or was changed")
+    assert corpus.tree(out) == {**before, "part_2.npy": b"mine now"}
+
+
+def test_output_that_is_there_is_not_written_to_unasked(tmp_path, sides, unfinished):
+    refused(lambda: fr.align(*sides, unfinished), "unfinished run (2 shards complete)", "--resume", "--overwrite")
+    fr.align(*sides, tmp_path / "done")
+    refused(lambda: fr.align(*sides, tmp_path / "done"), "not empty", "--resume", "--overwrite")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    refused(lambda: fr.align(*sides, tmp_path / "other"), "not empty", "notes.txt")
+    refused(lambda: fr.align(*sides, tmp_path / "other", resume=True), "notes.txt", "no run to go on with")
+    refused(lambda: fr.align(*sides, tmp_path / "other", overwrite=True), "notes.txt", "does not remove")
+    refused(lambda: fr.align(*sides, tmp_path / "other" / "notes.txt"), "is a file")
+    refused(lambda: fr.align(*sides, tmp_path / "x", resume=True, overwrite=True), "choose one")
+    assert corpus.tree(tmp_path / "other") == {"notes.txt": b"mine"}
+
+
+def test_overwrite_replaces_a_complete_run_and_its_shards_that_are_no_more(tmp_path, sides):
+    text, image = sides
+    fr.align(text, image, tmp_path / "out")
+    (text / "part_4.npy").unlink()
+    fr.align(text, image, tmp_path / "out", overwrite=True, dtype="float16")
+    fr.align(text, image, tmp_path / "whole", dtype="float16")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
+    assert "part_4.npy" not in corpus.tree(tmp_path / "out")
+
+
+def test_overwrite_replaces_an_unfinished_run(tmp_path, sides, unfinished):
+    (unfinished / ".part_3.npy.123.tmp").write_bytes(b"half")
+    fr.align(*sides, unfinished, overwrite=True, centroid="exact")
+    fr.align(*sides, tmp_path / "whole", centroid="exact")
+    assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("state", ["complete", "unfinished"])
+def test_overwrite_stops_at_what_is_not_its_own(tmp_path, sides, unfinished, state):
+    out = unfinished
+    if state == "complete":
+        fr.align(*sides, out, resume=True)
+    (out / "notes.txt").write_text("mine")
+    before = corpus.tree(out)
+    refused(lambda: fr.align(*sides, out, overwrite=True), "notes.txt", "does not remove")
+    (out / "notes.txt").unlink()
+    (out / "part_1.npy").write_bytes(b"mine now")
+    refused(lambda: fr.align(*sides, out, overwrite=True), "part_1.npy was changed since it was written")
+    del before["notes.txt"]
+    assert corpus.tree(out) == {**before, "part_1.npy": b"mine now"}
+
+
+def test_an_overwrite_that_fails_in_the_fit_leaves_the_earlier_run(tmp_path, sides):
+    out = tmp_path / "out"
+    fr.align(*sides, out)
+    before = corpus.tree(out)
+    bad = np.load(sides[0] / "part_2.npy")
+    bad[0] = 0
+    np.save(sides[0] / "part_2.npy", bad)
+    with pytest.raises(fr.BadRowsError):
+        fr.align(*sides, out, overwrite=True)
+    assert corpus.tree(out) == before
+
+
+def test_a_manifest_of_somebody_else_is_left_alone(tmp_path, sides):
+    (tmp_path / "out").mkdir()
+    for text in ('{"name": "an app"}', "not json", "[1]", '{"fastrealign": "9", "format": 99}'):
+        (tmp_path / "out" / "manifest.json").write_text(text)
+        message = refused(lambda: fr.align(*sides, tmp_path / "out", overwrite=True), "manifest.json")
+        assert ("newer" in message) == ("99" in text)
+        assert corpus.tree(tmp_path / "out") == {"manifest.json": text.encode()}
+
+
+def test_a_manifest_cannot_make_overwrite_reach_out_of_its_folder(tmp_path, sides):
+    out = tmp_path / "out"
+    fr.align(*sides, out)
+    manifest = (out / "manifest.json").read_text().replace('"part_0.npy"', '"../mine.npy"')
+    (out / "manifest.json").write_text(manifest)
+    (tmp_path / "mine.npy").write_bytes(b"mine")
+    refused(lambda: fr.align(*sides, out, overwrite=True), "'../mine.npy' is no name within a folder")
+    assert (tmp_path / "mine.npy").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_run_that_slips_in_before_the_lock_is_left_alone(tmp_path, sides, monkeypatch, ended):
+    out = tmp_path / "out"
+    opened = Journal.__init__
+
+    def slip_in(journal, path, fsync=True):
+        monkeypatch.undo()
+        progress = StopAfter(10**9 if ended else 60)
+        try:
+            fr.align(*sides, out, threads=1, progress=progress)
+        except fr.FastRealignError:
+            assert not ended
+        opened(journal, path, fsync)
+
+    monkeypatch.setattr(Journal, "__init__", slip_in)
+    refused(lambda: fr.align(*sides, out), "another fastrealign has just been writing there")
+    assert fr.align(*sides, out, resume=True).shards_before == (5 if ended else 1)
+
+
+def test_an_overwrite_of_an_unfinished_run_that_fails_at_once_leaves_nothing(tmp_path, sides, unfinished):
+    with pytest.raises(fr.FastRealignError):
+        fr.align(*sides, unfinished, overwrite=True, progress=StopAfter(0))
+    assert corpus.tree(unfinished) == {}
+
+
+def test_two_runs_on_one_output_are_told_apart(tmp_path, sides, unfinished):
+    held = Journal(unfinished / JOURNAL)
+    for options in ({"resume": True}, {"overwrite": True}):
+        refused(lambda options=options: fr.align(*sides, unfinished, **options), "another fastrealign is writing there")
+    held.close()
+    fr.align(*sides, unfinished, resume=True)
+
+
+@pytest.mark.parametrize("inside", ["", "aligned", "deep/aligned", "../link/aligned"])
+def test_an_output_inside_an_input_is_refused(tmp_path, sides, inside):
+    text, image = sides
+    (tmp_path / "link").symlink_to(text)
+    before = corpus.tree(tmp_path)
+    for overwrite in (False, True):
+        refused(
+            lambda overwrite=overwrite: fr.align(text, image, text / inside, overwrite=overwrite),
+            "lies inside the input",
+        )
+    refused(lambda: fr.align(image, text, text / inside), "lies inside the input")
+    refused(lambda: fr.align([text, image / "part_0.npy"], image, text / inside), "lies inside the input")
+    assert corpus.tree(tmp_path) == before
+
+
+def test_an_input_inside_the_output_is_refused(tmp_path, sides):
+    text, image = sides
+    for out in (tmp_path, tmp_path / "text"):
+        refused(lambda out=out: fr.align(text / "part_0.npy", image, out, overwrite=True), "lies inside the output")
+        refused(lambda out=out: fr.align(str(text / "*.npy"), image, out), "lies inside the output")
+
+
+def test_a_file_is_not_written_over_itself_or_another(tmp_path, sides):
+    source, image = sides[0] / "part_0.npy", sides[1]
+    before = corpus.tree(tmp_path)
+    for overwrite in (False, True):
+        refused(lambda overwrite=overwrite: fr.align(source, image, source, overwrite=overwrite), "is the input itself")
+        refused(
+            lambda overwrite=overwrite: fr.align(source, image, sides[0] / "part_1.npy", overwrite=overwrite),
+            "part_1.npy",
+        )
+    assert corpus.tree(tmp_path) == before
+
+
+def test_a_file_name_for_the_output_must_fit_the_source(tmp_path, sides):
+    text, image = sides
+    refused(lambda: fr.align(text, image, tmp_path / "out.npy"), "has 5 shards; name a folder")
+    refused(lambda: fr.align(text / "part_0.npy", image, tmp_path / "out.pkl"), "keeps the format of the input", ".npy")
+
+
+def test_a_glob_beside_the_output_is_fine(tmp_path, sides):
+    fr.align(str(sides[0] / "*.npy"), sides[1], sides[0] / "aligned")
+    assert len(list((sides[0] / "aligned").glob("*.npy"))) == 5
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path, sides):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fr.FastRealignError, match=re.escape(f"{tmp_path}/file/out")):
+        fr.align(*sides, tmp_path / "file" / "out")

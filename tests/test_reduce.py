@@ -1,0 +1,261 @@
+"""reduce against the float64 reference: every element type and width, every layout of memory, every kind of odd row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastrealign import ops, reference
+from fastrealign.errors import InputError
+from fastrealign.exact import FRACTION_BITS, ExactSum
+
+WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
+ROWS = [1, 15, 17, 129, 257]
+TERMS = ["unit", "s", "b", "bc"]
+
+# What rounding to a whole number of steps may do to an entry.
+HALF_STEP = 0.5**41
+BOTH_VECTOR_SETS = pytest.mark.skipif(
+    not {"avx512", "avx2"} <= set(ops.instruction_sets()), reason="needs a machine with AVX-512"
+)
+
+
+def reduce(rows, row_map=ops.UNIT, **options):
+    sums = ExactSum(rows.shape[1])
+    counts = ops.reduce(rows, row_map, sums, **options)
+    assert counts.good == sums.count
+    assert counts.good + counts.bad == len(rows)
+    return sums, counts
+
+
+def reference_mean(rows, row_map):
+    """The mean of f over the rows; summed in long double, so that only f's own rounding is left."""
+    mapped = reference.row_map(rows.astype(np.float64), row_map.s, row_map.b, row_map.c)
+    return (mapped.sum(axis=0, dtype=np.longdouble) / len(rows)).astype(np.float64)
+
+
+def total_of(sums):
+    return [int(high) * 2**64 + int(low) for low, high in zip(sums.low, sums.high, strict=True)]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+def test_mean_is_that_of_the_reference(rows_of, map_of, in_dtype, isa, d):
+    for i, n in enumerate(ROWS):
+        rows = rows_of(n, d, in_dtype)
+        row_map = map_of(d, TERMS[(i + d) % len(TERMS)])
+        sums, counts = reduce(rows, row_map, isa=isa)
+        assert (counts.good, counts.bad, counts.first_bad) == (n, 0, -1)
+        np.testing.assert_allclose(sums.mean, reference_mean(rows, row_map), rtol=0, atol=HALF_STEP + 1e-14)
+
+
+@pytest.mark.parametrize(("d", "terms"), [(3, "bc"), (8, "unit")])
+def test_mean_of_a_million_rows(rows_of, map_of, isa, d, terms):
+    rows = rows_of(1_000_003, d)
+    row_map = map_of(d, terms)
+    sums, _ = reduce(rows, row_map, isa=isa)
+    assert np.linalg.norm(sums.mean - reference_mean(rows, row_map)) <= 1e-12
+
+
+@pytest.mark.slow
+def test_mean_of_half_a_million_real_rows(rows_of, map_of):
+    rows = rows_of(500_000, 768)
+    row_map = map_of(768)
+    expected = sum(reference_mean(part, row_map) * len(part) for part in np.array_split(rows, 50)) / len(rows)
+    sums, _ = reduce(rows, row_map)
+    assert np.linalg.norm(sums.mean - expected) <= 1e-12
+
+
+@pytest.mark.parametrize("size", [1e30, 1e-30, 1e-42])
+def test_float32_rows_of_extreme_length(rows_of, map_of, isa, size):
+    rows = (rows_of(23, 33, np.float64) * size).astype(np.float32)
+    row_map = map_of(33)
+    sums, counts = reduce(rows, row_map, isa=isa)
+    assert counts.good == 23
+    np.testing.assert_allclose(sums.mean, reference_mean(rows, row_map), rtol=0, atol=HALF_STEP + 1e-14)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 1e-320, 1e306])
+def test_float64_rows_of_extreme_length(rows_of, map_of, isa, size):
+    rows = rows_of(23, 33, np.float64) * size
+    row_map = map_of(33)
+    sums, counts = reduce(rows, row_map, isa=isa)
+    assert counts.good == 23
+    np.testing.assert_allclose(sums.mean, reference_mean(rows, row_map), rtol=0, atol=HALF_STEP + 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float16, 2.0**-20), (np.float16, 1e3), (ops.BFLOAT16, 1e37), (ops.BFLOAT16, 1e-38)]
+)
+def test_16_bit_rows_of_extreme_length(rows_of, map_of, isa, dtype, size):
+    rows = (rows_of(23, 33, np.float64) * size).astype(dtype)
+    rows[:, 0] = np.float32(size * 8)
+    row_map = map_of(33)
+    sums, counts = reduce(rows, row_map, isa=isa)
+    assert counts.good == 23
+    np.testing.assert_allclose(sums.mean, reference_mean(rows, row_map), rtol=0, atol=HALF_STEP + 1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("d", [5, 40])
+def test_rows_that_nearly_cancel(rng, isa, d, size):
+    """s pi(y) + b, and then pi(...) + c, is a vector of length `size` between two of length 1."""
+    b = rng.standard_normal(d)
+    b /= np.linalg.norm(b)
+    rows = -b + size * reference.project(rng.standard_normal((20, d)))
+    for row_map in (ops.RowMap(1.0, b), ops.RowMap(1.0, None, b)):
+        for row in rows:
+            sums, _ = reduce(row[None], row_map, isa=isa)
+            expected = reference_mean(row[None], row_map)
+            np.testing.assert_allclose(sums.mean, expected, rtol=0, atol=HALF_STEP + 1e-14 / size)
+
+
+# --- exact sums ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("value", "threads"), [(1, 1), (-1, 1), (1, 2)])
+def test_the_largest_sums_do_not_overflow(value, threads):
+    """All entries 1: the sum that grows fastest. 2^23 rows would fill 63 bits, a flush comes every 2^22."""
+    n = 2**23 + 5
+    rows = np.broadcast_to(np.float16(value), (n, 1))
+    sums, counts = reduce(rows, threads=threads)
+    assert counts.good == n
+    assert total_of(sums) == [value * n << FRACTION_BITS]
+    assert sums.mean[0] == value
+
+
+@pytest.mark.parametrize("before", [2**64 - 1, 2**64 - 2**39, -1, -(2**64), -(2**40), 2**100, -(2**100), 0])
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_totals_carry_between_the_limbs(isa, before, value):
+    sums = ExactSum(3)
+    sums.low[:] = before % 2**64
+    sums.high[:] = before // 2**64
+    sums.count = 11
+    ops.reduce(np.full((7, 1), value, np.float32).repeat(3, 1) * [[0.0, 1.0, 0.0]], ops.UNIT, sums, isa=isa)
+    assert total_of(sums) == [before, before + 7 * int(value) * 2**40, before]
+    assert sums.count == 18
+
+
+def test_sums_are_added_to(rows_of, map_of, isa):
+    rows, row_map = rows_of(50, 9), map_of(9)
+    whole, _ = reduce(rows, row_map, isa=isa)
+    sums = ExactSum(9)
+    for part in np.split(rows, [1, 4, 4, 31]):
+        ops.reduce(part, row_map, sums, isa=isa)
+    assert sums == whole
+
+
+def test_no_rows_add_nothing(isa):
+    sums, counts = reduce(np.empty((0, 5), np.float32), isa=isa)
+    assert counts == ops.Counts(0, 0, -1, ops.GOOD)
+    assert sums == ExactSum(5)
+
+
+# --- the same bits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [1, 7, 8, 17, 96])
+def test_any_layout_gives_the_same_bits(rows_of, map_of, layouts, in_dtype, isa, d):
+    rows = rows_of(19, d, in_dtype)
+    for terms in TERMS:
+        row_map = map_of(d, terms)
+        expected, _ = reduce(rows, row_map, isa=isa)
+        for name, view in layouts(rows):
+            assert reduce(view, row_map, isa=isa)[0] == expected, name
+
+
+@pytest.mark.parametrize("terms", TERMS)
+def test_any_order_and_threads_give_the_same_bits(rng, rows_of, map_of, in_dtype, isa, terms):
+    rows = rows_of(20_011, 33, in_dtype)
+    row_map = map_of(33, terms)
+    expected, _ = reduce(rows, row_map, isa=isa, threads=1)
+    for threads in (2, 3, 8, 64):
+        assert reduce(rows, row_map, isa=isa, threads=threads)[0] == expected
+    assert reduce(rows[rng.permutation(len(rows))], row_map, isa=isa)[0] == expected
+
+
+def test_repeated_runs_give_the_same_bits(rows_of, map_of):
+    rows, row_map = rows_of(40_000, 65), map_of(65)
+    expected, _ = reduce(rows, row_map, threads=1)
+    for _ in range(20):
+        assert reduce(rows, row_map, threads=4)[0] == expected
+
+
+@BOTH_VECTOR_SETS
+def test_avx2_and_avx512_give_the_same_bits(rows_of, map_of, in_dtype):
+    for d in WIDTHS:
+        for terms in TERMS:
+            rows, row_map = rows_of(130, d, in_dtype), map_of(d, terms)
+            assert reduce(rows, row_map, isa="avx2")[0] == reduce(rows, row_map, isa="avx512")[0], (d, terms)
+
+
+# --- rows without a direction ----------------------------------------------------------------------------------------
+
+BAD = [(0.0, ops.ZERO), (np.nan, ops.NOT_FINITE), (np.inf, ops.NOT_FINITE), (-np.inf, ops.NOT_FINITE)]
+
+
+def spoil(row, value, column):
+    if value == 0:
+        row[:] = 0
+    else:
+        row[column] = value
+
+
+@pytest.mark.parametrize("terms", TERMS)
+@pytest.mark.parametrize("d", [1, 8, 21])
+def test_a_bad_row_at_any_place(rng, rows_of, map_of, in_dtype, isa, d, terms):
+    """Four rows are taken at once: each place among them, and among the rows left over, is tried."""
+    row_map = map_of(d, terms)
+    rows = rows_of(11, d, in_dtype)
+    for at in range(len(rows)):
+        value, reason = BAD[rng.integers(len(BAD))]
+        spoiled = rows.copy()
+        spoil(spoiled[at], value, rng.integers(d))
+        flags = np.full(len(rows), 99, np.uint8)
+        sums, counts = reduce(spoiled, row_map, isa=isa, flags=flags)
+        assert counts == ops.Counts(good=10, bad=1, first_bad=at, reason=reason)
+        assert flags.tolist() == [reason if i == at else ops.GOOD for i in range(len(rows))]
+        assert sums == reduce(np.delete(rows, at, 0), row_map, isa=isa)[0]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_first_of_many_bad_rows_is_located(rng, rows_of, isa, threads):
+    rows = rows_of(50_000, 16)
+    bad = np.sort(rng.choice(len(rows), 500, replace=False))
+    kinds = rng.integers(len(BAD), size=len(bad))
+    for at, kind in zip(bad, kinds, strict=True):
+        spoil(rows[at], BAD[kind][0], at % 16)
+    flags = np.empty(len(rows), np.uint8)
+    sums, counts = reduce(rows, isa=isa, threads=threads, flags=flags)
+    expected = np.zeros(len(rows), np.uint8)
+    expected[bad] = [BAD[kind][1] for kind in kinds]
+    assert counts == ops.Counts(good=len(rows) - 500, bad=500, first_bad=bad[0], reason=expected[bad[0]])
+    np.testing.assert_array_equal(flags, expected)
+    assert sums == reduce(np.delete(rows, bad, 0), isa=isa)[0]
+
+
+@pytest.mark.parametrize("d", [1, 3, 20])
+def test_rows_that_the_map_sends_to_zero(rng, isa, d):
+    row = rng.standard_normal(d)
+    opposite = -reference.project(row[None])[0]
+    rows = np.stack([row, -row, 3 * row])
+    for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+        flags = np.empty(3, np.uint8)
+        sums, counts = reduce(rows, row_map, isa=isa, flags=flags)
+        assert counts == ops.Counts(good=1, bad=2, first_bad=0, reason=ops.COLLAPSED)
+        assert counts.why == "is sent to zero by the map"
+        assert flags.tolist() == [ops.COLLAPSED, ops.GOOD, ops.COLLAPSED]
+        np.testing.assert_allclose(sums.mean, opposite, rtol=0, atol=HALF_STEP + 1e-14)
+
+
+def test_all_rows_bad(isa):
+    sums, counts = reduce(np.zeros((9, 4), np.float32), isa=isa)
+    assert counts == ops.Counts(good=0, bad=9, first_bad=0, reason=ops.ZERO)
+    assert sums == ExactSum(4)
+
+
+def test_rows_of_another_shape_are_refused():
+    with pytest.raises(InputError, match="expected two dimensions"):
+        ops.reduce(np.ones(3, np.float32), ops.UNIT, ExactSum(3))

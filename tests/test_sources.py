@@ -1,0 +1,306 @@
+"""Everything that holds embeddings, read as the same rows in the same order, and what is no source."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from fastrealign import io, ops, sources
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.pipeline import Pass, reduce_source
+from fastrealign.sources import open_rows
+
+
+class Again:
+    """A re-iterable: counts how often it was begun."""
+
+    def __init__(self, chunks):
+        self.chunks = chunks
+        self.begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        yield from self.chunks
+
+
+def read(source):
+    """All rows as a pass sees them, and the number of the first row of each chunk over the whole source."""
+    scratch = np.empty(sources.PIECE_BYTES + source.d * 8, np.uint8)
+    chunks, firsts = [], []
+    for piece in source.pieces():
+        for lo, rows in source.chunks(piece, scratch):
+            firsts.append(piece.first - piece.lo + lo)
+            chunks.append(rows.astype(np.float64))
+    lengths = [len(chunk) for chunk in chunks]
+    assert firsts == [0, *itertools.accumulate(lengths)][:-1]
+    return np.concatenate(chunks)
+
+
+def save_shards(folder, parts, write):
+    folder.mkdir()
+    for i, part in enumerate(parts):
+        write(folder, i, part)
+    return folder
+
+
+def save_npy(folder, i, part):
+    np.save(folder / f"shard_{i}.npy", part)
+
+
+def save_pickle(folder, i, part):
+    items = [{"id": f"{i}-{k}", "caption": "words", "embed": row} for k, row in enumerate(part)]
+    (folder / f"text_embeds_{i}.pkl").write_bytes(pickle.dumps(items))
+
+
+def save_parquet(folder, i, part):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    values = pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), part.shape[1])
+    pq.write_table(pa.table({"embedding": values}), folder / f"part_{i}.parquet")
+
+
+@pytest.fixture(params=["array", "tensor", "chunks", "re-iterable", "npy", "pickle", "parquet", "list of paths", "glob"])
+def spec_of(request, tmp_path):
+    """spec_of(rows): the float32 rows as one of the kinds of source."""
+
+    def spec_of(rows):
+        parts = np.split(rows, [len(rows) // 3, len(rows) // 2])
+        match request.param:
+            case "array":
+                return rows
+            case "tensor":
+                return pytest.importorskip("torch").from_numpy(rows)
+            case "chunks":
+                return parts
+            case "re-iterable":
+                return Again(parts)
+            case "npy":
+                return save_shards(tmp_path / "npy", parts, save_npy)
+            case "pickle":
+                return save_shards(tmp_path / "pickle", parts, save_pickle)
+            case "parquet":
+                return save_shards(tmp_path / "parquet", parts, save_parquet)
+            case "list of paths":
+                folder = save_shards(tmp_path / "list", parts, save_npy)
+                return [str(folder / "shard_0.npy"), folder / "shard_1.npy", folder / "shard_2.npy"]
+            case "glob":
+                return str(save_shards(tmp_path / "glob", parts, save_npy) / "shard_*.npy")
+
+    return spec_of
+
+
+def test_the_same_rows_from_every_kind_of_source(rows_of, spec_of):
+    rows = rows_of(97, 12)
+    source = open_rows(spec_of(rows), "source")
+    assert source.d == 12
+    assert source.rows in (97, None)
+    for _ in range(2):
+        np.testing.assert_array_equal(read(source), rows)
+    assert source.rows == 97
+    assert source.nbytes in (rows.nbytes, None)
+
+
+def test_the_same_sums_from_every_kind_of_source(rows_of, map_of, spec_of):
+    rows, row_map = rows_of(97, 12), map_of(12)
+    expected, _ = reduce_source(open_rows(rows, "source"), row_map, "adding", threads=1)
+    source = open_rows(spec_of(rows), "source")
+    for threads in (1, 3):
+        sums, this = reduce_source(source, row_map, "adding", threads=threads)
+        assert sums == expected
+        assert (this.good, this.bad) == (97, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_bad_row_is_named_in_every_kind_of_source(rows_of, spec_of, value):
+    rows = rows_of(97, 12)
+    rows[[55, 70, 90]] = value
+    spec = spec_of(rows)
+    source = open_rows(spec, "target")
+    with pytest.raises(BadRowsError) as caught:
+        reduce_source(source, ops.UNIT, "adding", threads=3)
+    message = str(caught.value)
+    # The shards have 32, 16 and 49 rows: row 55 is row 7 of the third.
+    where = "_2." if isinstance(source, sources.FileSource) else "target: row 55 "
+    assert where in message and ("row 7 " in message or "row 55 " in message)
+    assert ("is all zeros" if value == 0 else "has a NaN or Inf") in message
+    assert "\n" not in message
+    sums, this = reduce_source(source, ops.UNIT, "adding", bad_rows="skip")
+    assert (sums.count, this.good, this.bad) == (94, 94, 3)
+    assert sums == reduce_source(open_rows(np.delete(rows, [55, 70, 90], 0), "source"), ops.UNIT, "adding")[0]
+
+
+def test_the_first_bad_row_is_named_whichever_thread_meets_one_first(rows_of, tmp_path):
+    rows = rows_of(50_000, 64)
+    bad = [20_011, 20_012, 41_000, 49_999]
+    rows[bad] = 0
+    np.save(tmp_path / "rows.npy", rows)
+    source = open_rows(tmp_path / "rows.npy", "source")
+    assert len(list(source.pieces())) > 4
+    for _ in range(5):
+        with pytest.raises(BadRowsError, match=r"rows\.npy: row 20011 is all zeros"):
+            reduce_source(source, ops.UNIT, "adding", threads=4)
+
+
+def test_large_files_and_arrays_come_in_pieces(rows_of, map_of, monkeypatch, tmp_path):
+    rows, row_map = rows_of(30_000, 64), map_of(64)
+    np.save(tmp_path / "rows.npy", rows)
+    whole, _ = reduce_source(open_rows(rows, "source"), row_map, "adding")
+    monkeypatch.setattr(sources, "rows_in", lambda nbytes, d, dtype: 777)
+    for spec in (rows, tmp_path / "rows.npy"):
+        source = open_rows(spec, "source")
+        pieces = list(source.pieces())
+        assert [piece.lo for piece in pieces] == list(range(0, 30_000, 777))
+        assert reduce_source(source, row_map, "adding", threads=3)[0] == whole
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_chunks_may_differ_in_element_type(rows_of, dtype):
+    rows = rows_of(40, 6, dtype)
+    source = open_rows([rows[:11], rows[11:].astype(np.float64)], "source")
+    np.testing.assert_array_equal(read(source), rows.astype(np.float64))
+
+
+def test_tensors_as_chunks(rows_of):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(rows_of(40, 6)).bfloat16()
+    source = open_rows(list(tensor.split(9)), "source")
+    np.testing.assert_array_equal(read(source), tensor.double().numpy())
+
+
+def test_look_sees_every_row_once_with_its_number(rows_of, spec_of):
+    rows = rows_of(97, 12)
+    seen = {}
+
+    def look(first, chunk):
+        for i, row in enumerate(chunk):
+            assert seen.setdefault(first + i, None) is None
+            seen[first + i] = row.copy()
+
+    reduce_source(open_rows(spec_of(rows), "source"), ops.UNIT, "looking", threads=3, look=look)
+    np.testing.assert_array_equal([seen[i] for i in range(97)], rows)
+
+
+def test_open_rows_takes_what_it_made(rows_of):
+    source = open_rows(rows_of(3, 4), "source")
+    assert open_rows(source, "target") is source
+
+
+def test_open_rows_takes_opened_files(rows_of, tmp_path):
+    np.save(tmp_path / "a.npy", rows_of(5, 4))
+    source = open_rows(io.open_source(tmp_path, side="source"), "source")
+    assert isinstance(source, sources.FileSource)
+    assert source.rows == 5
+
+
+# --- what is no source -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "once",
+    [iter([np.ones((2, 3))]), (np.ones((2, 3)) for _ in range(2)), map(np.ones, [(2, 3)]), zip([1], [2], strict=True)],
+)
+def test_a_one_shot_iterator_is_refused_before_it_is_touched(once):
+    with pytest.raises(InputError) as caught:
+        open_rows(once, "source")
+    message = str(caught.value)
+    assert message.startswith("source: an iterator can be read once, fitting reads it more than once; pass something that")
+    assert "a list of chunks, or an object with __iter__" in message
+    assert next(once) is not None
+
+
+def test_chunks_that_change_between_passes_are_refused(rows_of):
+    rows = rows_of(10, 4)
+    changing = Again([rows])
+    source = open_rows(changing, "source")
+    reduce_source(source, ops.UNIT, "adding")
+    changing.chunks = [rows[:7]]
+    with pytest.raises(InputError, match="source: 7 rows in this pass, 10 in the one before"):
+        reduce_source(source, ops.UNIT, "adding")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (5, "target: int, expected a path, a glob, a folder, an array, a tensor or an iterable of chunks"),
+        (None, "target: NoneType, expected"),
+        ([], "target: yields no chunks"),
+        (np.ones(3, np.float32), r"target: shape \(3,\), expected two dimensions"),
+        (np.ones((3, 2), np.int32), "target: element type int32, expected .*convert"),
+        ([np.ones(3)], r"target: shape \(3,\), expected two dimensions"),
+        ([["a"]], "target: element type <U1"),
+    ],
+)
+def test_what_is_no_source_is_refused(spec, says):
+    with pytest.raises(InputError, match=says) as caught:
+        open_rows(spec, "target")
+    assert "\n" not in str(caught.value)
+
+
+def test_chunks_of_another_width_or_type_are_named(rows_of):
+    source = open_rows([rows_of(4, 6), rows_of(4, 6), rows_of(4, 5)], "source")
+    with pytest.raises(InputError, match="source, chunk 2: rows are 5 wide, those before 6"):
+        reduce_source(source, ops.UNIT, "adding")
+    source = open_rows([rows_of(4, 6), np.ones((4, 6), np.int64)], "source")
+    with pytest.raises(InputError, match="source, chunk 1: element type int64"):
+        reduce_source(source, ops.UNIT, "adding")
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.npy"):
+        open_rows(tmp_path / "nowhere.npy", "source")
+
+
+# --- passes ----------------------------------------------------------------------------------------------------------
+
+
+class Watching:
+    """A progress that keeps what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, phase, rows, nbytes):
+        self.told.append(("start", phase, rows, nbytes))
+
+    def advance(self, rows, nbytes):
+        self.told.append(("advance", rows, nbytes))
+
+    def finish(self):
+        self.told.append(("finish",))
+
+
+def test_a_pass_reports_all_of_its_rows_and_bytes(rows_of, spec_of):
+    rows = rows_of(97, 12)
+    source = open_rows(spec_of(rows), "source")
+    watching = Watching()
+    reduce_source(source, ops.UNIT, "adding up", threads=2, progress=watching)
+    assert watching.told[0][:2] == ("start", "adding up")
+    assert watching.told[-1] == ("finish",)
+    advances = [told for told in watching.told if told[0] == "advance"]
+    assert sum(rows for _, rows, _ in advances) == 97
+    assert sum(nbytes for _, _, nbytes in advances) == rows.nbytes
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_work_raises_comes_out_and_ends_the_pass(rows_of, tmp_path, threads):
+    np.save(tmp_path / "rows.npy", rows_of(60_000, 64))
+    for spec in (rows_of(10, 64), tmp_path / "rows.npy"):
+        watching = Watching()
+        this = Pass(open_rows(spec, "source"), "failing", threads=threads, progress=watching)
+
+        def work(piece, lo, rows, kernel_threads):
+            raise ZeroDivisionError("no disk")
+
+        with pytest.raises(ZeroDivisionError, match="no disk"):
+            this.run(lambda work=work: work)
+        assert watching.told[-1] == ("finish",)
+
+
+def test_a_pass_refuses_other_ways_with_bad_rows(rows_of):
+    with pytest.raises(InputError, match="bad_rows='drop': expected one of error, skip, keep"):
+        Pass(open_rows(rows_of(3, 4), "source"), "adding", bad_rows="drop")
