@@ -34,9 +34,13 @@ struct RowMap {
     double s;           // scale of the unit row
     double bb, bc, cc;  // b.b, b.c, c.c
     Terms terms;
-    // A squared norm below this part of its terms has lost digits to cancellation, and so would alpha x + beta b + gamma c:
-    // the row takes the long way. It depends on the arithmetic of the kernel; above 2 every row does.
+    // A squared norm below this part of its terms has lost digits to cancellation: the row must be taken more carefully.
+    // It depends on the arithmetic of the dot products.
     double cancelled_below;
+    // So must a row whose entries alpha x + beta b + gamma c may lose digits in float32. |alpha x| is at most the result and
+    // the shift together, so it is enough that the largest entries of b and c, times beta and gamma, stay below a bound.
+    // All zero where entries are float64.
+    double largest_b, largest_c, largest_shift;
 };
 
 struct Dots {
@@ -52,7 +56,7 @@ enum class RowState : uint8_t {
     zero = 1,        // y = 0: no direction
     not_finite = 2,  // NaN or Inf in y
     collapsed = 3,   // s*pi(y) + b or pi(...) + c is zero: the map has no value here
-    again = 4        // the quick way would lose digits: take the long way, below
+    again = 4        // the quick way would lose digits: take float64, or the long way below
 };
 
 // A vector shorter than this part of the vectors it is the sum of is rounding noise, not a direction.
@@ -81,6 +85,7 @@ FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Co
     out.gamma = inv_v;
     out.beta = inv_v * inv_u;
     out.alpha = map.terms == Terms::none ? rho : out.beta * map.s * rho;
+    if (out.beta * map.largest_b + out.gamma * map.largest_c > map.largest_shift) return RowState::again;
     return RowState::good;
 }
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -74,27 +75,37 @@ class Buffer {
 
 int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
 
-// RowMap::cancelled_below for the arithmetic of each kernel. In float64 digits are plenty. In float32 the terms of an entry
-// may be only a few times the result; and rows so narrow that single entries near 1 are usual take the long way throughout.
-constexpr double cancelled_float64 = 1.0 / 1024;
-constexpr double cancelled_float32 = 1.0 / 4;
-constexpr int64_t narrow_width = 16;
-constexpr double always = 4.0;
+// When a row is taken more carefully, in `apply`: RowMap::cancelled_below and largest_shift. An entry's error in float32 is at
+// most (2 |result| + 4 |shift| + 1) half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result of 16 bits is rounded a
+// thousand times as coarsely as that.
+struct Limits {
+    double cancelled_below = cancelled_in_float64;
+    double largest_shift = 0.0;  // none: entries are float64
+};
 
-double cancelled_below(DType in, DType out, int64_t d) {
-    if (in == DType::float64 || out == DType::float64) return cancelled_float64;
-    return d < narrow_width && out == DType::float32 ? always : cancelled_float32;
+Limits limits(DType in, DType out) {
+    if (in == DType::float64 || out == DType::float64) return {};
+    if (out == DType::float32) return {cancelled_in_float64, 0.6};
+    return {in == DType::float32 ? cancelled_in_float64 : 1.0 / 16, 8.0};
 }
 
-// The map's vectors, padded and in both precisions, and its constants.
+// Where a column stands once the even columns of each whole group of sixteen precede its odd ones.
+int64_t even_odd(int64_t column, int64_t d) {
+    const int64_t in_group = column % 16, start = column - in_group;
+    return start + 16 > d ? column : start + in_group / 2 + in_group % 2 * 8;
+}
+
+// The map's vectors as the kernels want them, and its constants.
 struct Prepared {
     Buffer<double> b, c;
-    Buffer<float> b32, c32;
+    Buffer<float> b32, c32, b_even_odd, c_even_odd;
     RowMap map;
 
-    Prepared(const Map& from, int64_t d, double cancelled_below) : b(padded(d)), c(padded(d)), b32(padded(d)), c32(padded(d)), map{} {
+    Prepared(const Map& from, int64_t d, const Limits& limits)
+        : b(padded(d)), c(padded(d)), b32(padded(d)), c32(padded(d)), b_even_odd(padded(d)), c_even_odd(padded(d)), map{} {
         map.s = from.s;
-        map.cancelled_below = cancelled_below;
+        map.cancelled_below = limits.cancelled_below;
+        map.largest_shift = limits.largest_shift;
         map.terms = from.c ? Terms::bc : from.b || from.s != 1.0 ? Terms::b : Terms::none;
         for (int64_t j = 0; j < d; ++j) {
             if (from.b) b.data()[j] = from.b[j];
@@ -102,11 +113,19 @@ struct Prepared {
             map.bb += b.data()[j] * b.data()[j];
             map.bc += b.data()[j] * c.data()[j];
             map.cc += c.data()[j] * c.data()[j];
+            if (limits.largest_shift > 0.0) {
+                map.largest_b = std::max(map.largest_b, std::fabs(b.data()[j]));
+                map.largest_c = std::max(map.largest_c, std::fabs(c.data()[j]));
+            }
             b32.data()[j] = static_cast<float>(b.data()[j]);
             c32.data()[j] = static_cast<float>(c.data()[j]);
+            b_even_odd.data()[even_odd(j, d)] = b32.data()[j];
+            c_even_odd.data()[even_odd(j, d)] = c32.data()[j];
         }
     }
-    MapVectors vectors() { return {b.data(), c.data(), b32.data(), c32.data()}; }
+    MapVectors vectors() {
+        return {b.data(), c.data(), b32.data(), c32.data(), b_even_odd.data(), c_even_odd.data()};
+    }
 };
 
 int64_t size_of(DType type) {
@@ -228,7 +247,7 @@ std::vector<std::string> instruction_sets() {
 
 Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options) {
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
-    Prepared prepared(map, in.d, cancelled_float64);
+    Prepared prepared(map, in.d, Limits{});
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked,
                           sums, {}};
@@ -240,7 +259,7 @@ Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& o
 
 Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options) {
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
-    Prepared prepared(map, in.d, cancelled_below(in.type, out.type, in.d));
+    Prepared prepared(map, in.d, limits(in.type, out.type));
     const bool past_cache = out.rows * out.d * size_of(out.type) > cache_bytes();
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         char* to = static_cast<char*>(out.data) + rows.first * out.stride;

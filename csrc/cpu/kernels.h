@@ -19,13 +19,19 @@ struct Rows {
     int64_t d;
 };
 
-// The map's vectors, padded with zeros to whole groups of eight, in both precisions.
+// The map's vectors, padded with zeros to whole groups of eight: in both precisions, and in float32 with the even columns of
+// each whole group of sixteen before its odd ones.
 struct MapVectors {
     const double* b;
     const double* c;
     const float* b32;
     const float* c32;
+    const float* b_even_odd;
+    const float* c_even_odd;
 };
+
+// RowMap::cancelled_below of float64 dot products, in which digits are plenty.
+constexpr double cancelled_in_float64 = 1.0 / 1024;
 
 struct BadRows {
     int64_t count = 0;

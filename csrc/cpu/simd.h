@@ -46,11 +46,28 @@ inline F8 load_f8(const BFloat* x) {
 // Eight results in their output type, rounded to nearest even.
 inline __m256 narrow(F8 x, float) { return x.v; }
 inline __m128i narrow(F8 x, Half) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline __m128i narrow(F8 x, BFloat) {
+// Sixteen bfloat16 as their even and their odd columns: no lane has to move, which saves a third of the instructions.
+inline F8 load_even(const BFloat* x) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), 16))};
+}
+inline F8 load_odd(const BFloat* x) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+// Rounded to nearest even as a float32 whose lower half is to be ignored.
+inline __m256i rounded_bfloat(F8 x) {
     const __m256i bits = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    const __m256i high = _mm256_srli_epi32(rounded, 16);
+    return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+}
+inline __m256i narrow_even_odd(F8 even, F8 odd) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bfloat(even), 16), rounded_bfloat(odd), 0xaa);
+}
+inline __m128i first_eight(__m256i sixteen) { return _mm256_castsi256_si128(sixteen); }
+inline __m128i last_eight(__m256i sixteen) { return _mm256_extracti128_si256(sixteen, 1); }
+
+inline __m128i narrow(F8 x, BFloat) {
+    const __m256i high = _mm256_srli_epi32(rounded_bfloat(x), 16);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
 }
 inline F8 widen(__m256 x, float) { return {x}; }
@@ -59,8 +76,10 @@ inline F8 widen(__m128i x, BFloat) { return {_mm256_castsi256_ps(_mm256_slli_epi
 
 inline void put(float* to, __m256 x) { _mm256_storeu_ps(to, x); }
 inline void put(void* to, __m128i x) { _mm_storeu_si128(static_cast<__m128i*>(to), x); }
+inline void put(void* to, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }
 inline void stream(float* to, __m256 x) { _mm256_stream_ps(to, x); }
 inline void stream(void* to, __m128i x) { _mm_stream_si128(static_cast<__m128i*>(to), x); }
+inline void stream(void* to, __m256i x) { _mm256_stream_si256(static_cast<__m256i*>(to), x); }
 inline void finish_streaming() { _mm_sfence(); }
 constexpr bool can_stream = true;
 
@@ -208,6 +227,37 @@ inline I8 add_bits(I8 sum, D8 x) {
     memcpy(&bits, &x.v, sizeof bits);
     return {sum.v + bits};
 }
+
+inline F8 every_other(const BFloat* x, int from) {
+    F8 out;
+    for (int i = 0; i < lanes; ++i) {
+        BFloat one;
+        memcpy(&one, x + 2 * i + from, sizeof one);
+        out.v[i] = to_float(one);
+    }
+    return out;
+}
+inline F8 load_even(const BFloat* x) { return every_other(x, 0); }
+inline F8 load_odd(const BFloat* x) { return every_other(x, 1); }
+struct Sixteen {
+    BFloat v[2 * lanes];
+};
+inline Sixteen narrow_even_odd(F8 even, F8 odd) {
+    Sixteen out;
+    for (int i = 0; i < lanes; ++i) {
+        out.v[2 * i] = from_float<BFloat>(even.v[i]);
+        out.v[2 * i + 1] = from_float<BFloat>(odd.v[i]);
+    }
+    return out;
+}
+inline void put(BFloat* to, const Sixteen& x) { memcpy(to, x.v, sizeof x.v); }
+inline Eight<BFloat> eight_from(const BFloat* x) {
+    Eight<BFloat> out;
+    memcpy(out.v, x, sizeof out.v);
+    return out;
+}
+inline Eight<BFloat> first_eight(const Sixteen& x) { return eight_from(x.v); }
+inline Eight<BFloat> last_eight(const Sixteen& x) { return eight_from(x.v + lanes); }
 
 // No non-temporal stores here: what is written passes through the cache.
 template <typename T, typename V>

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 DIM = 128
-CONTEXT = 32  # tokens: the longest caption and its two marks
+CONTEXT = 33  # tokens: the longest caption (31 words) and its two marks
 PAD, START, END = 0, 1, len(WORDS) + 2  # END is the largest id: open_clip pools the text at the largest
 IDS = {word: i + 2 for i, word in enumerate(WORDS)}
 CONFIG = {

@@ -109,7 +109,7 @@ def test_every_failing_call_leaves_nothing(tmp_path, tree, refused, monkeypatch,
 
     refused(run, tmp_path / "x", *pieces, error=FastRealignError)
     assert tree(tmp_path) == []
-    refused(lambda: file.append(b"more"), "x", "nothing was kept", error=FastRealignError)
+    refused(lambda: file.append(b"more"), "x", pieces[0], error=FastRealignError)  # the cause, not a consequence
 
 
 def test_folder_that_cannot_be_made_or_written(tmp_path, refused, monkeypatch):

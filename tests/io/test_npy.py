@@ -353,4 +353,4 @@ def test_disk_full(tmp_path, tree, refused, disk_full, room):
 
     refused(run, tmp_path / "out" / "y.npy", "No space left on device", "free some space", error=FastRealignError)
     assert tree(tmp_path) == []
-    refused(lambda: writer.write_at(0, matrix()[:1]), "y.npy", "earlier failure", error=FastRealignError)
+    refused(lambda: writer.write_at(0, matrix()[:1]), "y.npy", "No space left on device", error=FastRealignError)
