@@ -61,8 +61,8 @@ PYBIND11_MODULE(_core, m) {
             fr::Outcome outcome;
             {
                 const py::gil_scoped_release release;
-                outcome = fr::apply(matrix(in), matrix(out), map(by), totals(sums),
-                                    {threads, isa, pointer<uint8_t>(flags)});
+                outcome =
+                    fr::apply(matrix(in), matrix(out), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
             }
             return answer(outcome);
         },

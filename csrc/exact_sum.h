@@ -1,10 +1,10 @@
 // Exact, order-free column sums of values in [-1, 1] (host and device).
 //
-// Each value is rounded once to a whole number of steps of 2^-40 and added as an integer. Integer addition is associative
-// and commutative, so a sum has the same bits for any split into chunks, any order of the rows, any number of threads or
-// workers. The rounding is one float64 addition: in [2^12, 2^13) neighbouring float64 numbers are 2^-40 apart, so the low
-// bits of (x + 1.5 * 2^12) are the value in steps. A kernel adds these bit patterns as they are and takes the offsets
-// away once, at the end (modulo 2^64, where the true sum fits).
+// Each value is rounded once to a whole number of steps of 2^-40 and added as an integer. Integer addition is
+// associative and commutative, so a sum has the same bits for any split into chunks, any order of the rows, any number
+// of threads or workers. The rounding is one float64 addition: in [2^12, 2^13) neighbouring float64 numbers are 2^-40
+// apart, so the low bits of (x + 1.5 * 2^12) are the value in steps. A kernel adds these bit patterns as they are and
+// takes the offsets away once, at the end (modulo 2^64, where the true sum fits).
 #pragma once
 
 #include <cstdint>

@@ -17,8 +17,8 @@
 #include <cmath>
 #include <cstdint>
 
-// Internal linkage: this code is compiled for several instruction sets, and the linker must not let one translation unit's
-// copy, with instructions that the machine may not have, stand in for another's.
+// Internal linkage: this code is compiled for several instruction sets, and the linker must not let one translation
+// unit's copy, with instructions that the machine may not have, stand in for another's.
 #if defined(__CUDACC__)
 #define FR_HOST_DEVICE static __host__ __device__ __forceinline__
 #else
@@ -34,12 +34,12 @@ struct RowMap {
     double s;           // scale of the unit row
     double bb, bc, cc;  // b.b, b.c, c.c
     Terms terms;
-    // A squared norm below this part of its terms has lost digits to cancellation: the row must be taken more carefully.
-    // It depends on the arithmetic of the dot products.
+    // A squared norm below this part of its terms has lost digits to cancellation: the row must be taken more
+    // carefully. It depends on the arithmetic of the dot products.
     double cancelled_below;
-    // So must a row whose entries alpha x + beta b + gamma c may lose digits in float32. |alpha x| is at most the result and
-    // the shift together, so it is enough that the largest entries of b and c, times beta and gamma, stay below a bound.
-    // All zero where entries are float64.
+    // So must a row whose entries alpha x + beta b + gamma c may lose digits in float32. |alpha x| is at most the
+    // result and the shift together, so it is enough that the largest entries of b and c, times beta and gamma, stay
+    // below a bound. All zero where entries are float64.
     double largest_b, largest_c, largest_shift;
 };
 

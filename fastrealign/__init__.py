@@ -1,9 +1,9 @@
 """fastrealign closes the modality gap of contrastive embeddings, at memory speed.
 
-    import fastrealign as fr
-    a = fr.fit(text, images)              # arrays, tensors, files or folders
-    aligned = a(text)                     # unit rows that lie where the images lie
-    fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
+import fastrealign as fr
+a = fr.fit(text, images)              # arrays, tensors, files or folders
+aligned = a(text)                     # unit rows that lie where the images lie
+fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
 """
 
 from fastrealign.alignment import Alignment

@@ -233,7 +233,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16", "float64"),
-        help="element type of the output (default: that of each shard)",
+        help="element type of the output (default: that of each shard; pickles at least float32, as the reference "
+        "script writes them)",
     )
     _add_reading_options(parser)
     again = parser.add_mutually_exclusive_group()

@@ -59,9 +59,7 @@ class ExactSum:
         if not isinstance(other, ExactSum):
             return NotImplemented
         return (
-            self.count == other.count
-            and np.array_equal(self.low, other.low)
-            and np.array_equal(self.high, other.high)
+            self.count == other.count and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
         )
 
     __hash__ = None  # type: ignore[assignment]  # it changes

@@ -84,7 +84,12 @@ def fit(
         progress=progress,
     )
     left, _ = reduce_source(
-        rows, alignment.row_map, "measuring the gap left", bad_rows=_lenient(bad_rows), threads=threads, progress=progress
+        rows,
+        alignment.row_map,
+        "measuring the gap left",
+        bad_rows=_lenient(bad_rows),
+        threads=threads,
+        progress=progress,
     )
     gap_left = float(np.linalg.norm(left.mean - alignment.mean_target))
     return replace(alignment, gap_left=gap_left, encoder_source=encoder_source, encoder_target=encoder_target)
@@ -178,7 +183,9 @@ def _check(name: str, side: Side) -> None:
 
 def _check_rows_mapped(name: str, before: int, after: int, bad_rows: str) -> None:
     if after == 0:
-        raise InputError(f"{name}: the map sends all {before} rows to zero; source and target are opposite in every way")
+        raise InputError(
+            f"{name}: the map sends all {before} rows to zero; source and target are opposite in every way"
+        )
 
 
 class _Sample:
@@ -221,7 +228,12 @@ def _exact_centroid(
 
     def left_by(c: np.ndarray) -> np.ndarray:
         sums, _ = reduce_source(
-            source, RowMap(start.s, start.b, c), "exact centroid", bad_rows=_lenient(bad_rows), threads=threads, progress=progress
+            source,
+            RowMap(start.s, start.b, c),
+            "exact centroid",
+            bad_rows=_lenient(bad_rows),
+            threads=threads,
+            progress=progress,
         )
         return sums.mean - mean_target
 

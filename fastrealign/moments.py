@@ -64,7 +64,9 @@ class Moments:
         part = ExactSum(self.d)
         found = ops.reduce(rows, ops.UNIT, part, threads=threads)
         if found.bad and bad_rows == "error":
-            raise BadRowsError(f"row {found.first_bad} {found.why}; pass bad_rows='skip' to leave out the {found.bad} such rows")
+            raise BadRowsError(
+                f"row {found.first_bad} {found.why}; pass bad_rows='skip' to leave out the {found.bad} such rows"
+            )
         self.sums.add(part)
         self.bad_rows += found.bad
         return self
@@ -73,7 +75,9 @@ class Moments:
         if not isinstance(other, Moments):
             return NotImplemented
         if other.d != self.d:
-            raise InputError(f"moments of width {self.d} and {other.d} cannot be added: they come from different encoders")
+            raise InputError(
+                f"moments of width {self.d} and {other.d} cannot be added: they come from different encoders"
+            )
         self.sums.add(other.sums)
         self.bad_rows += other.bad_rows
         return self

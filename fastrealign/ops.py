@@ -21,7 +21,12 @@ from fastrealign.exact import ExactSum
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # The numbers of csrc/element.h.
 _CODES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, BFLOAT16: 2, np.dtype(np.float64): 3}
-_NAMES = {dtype.name: dtype for dtype in _CODES} | {"fp32": np.dtype("f4"), "fp16": np.dtype("f2"), "bf16": BFLOAT16, "fp64": np.dtype("f8")}
+_NAMES = {dtype.name: dtype for dtype in _CODES} | {
+    "fp32": np.dtype("f4"),
+    "fp16": np.dtype("f2"),
+    "bf16": BFLOAT16,
+    "fp64": np.dtype("f8"),
+}
 
 # RowState of csrc/row_map.h.
 GOOD, ZERO, NOT_FINITE, COLLAPSED = 0, 1, 2, 3
@@ -141,7 +146,9 @@ class _Vectors:
             return None
         v = np.ascontiguousarray(v, dtype=np.float64)
         if v.shape != (d,):
-            raise InputError(f"rows are {d} wide, but the map's {label} has shape {v.shape}: it was fitted on another encoder")
+            raise InputError(
+                f"rows are {d} wide, but the map's {label} has shape {v.shape}: it was fitted on another encoder"
+            )
         return v
 
     @property
@@ -205,7 +212,9 @@ def apply(
     x = as_rows(x)
     together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
     if out.shape != x.shape or out.dtype not in _CODES or not together:
-        raise InputError(f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together")
+        raise InputError(
+            f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together"
+        )
     if not out.flags.writeable:
         raise InputError("out is read-only")
     if into is not None and into.d != x.shape[1]:
@@ -245,5 +254,7 @@ def instruction_sets() -> list[str]:
 def _isa(asked: str | None) -> str:
     chosen = asked or os.environ.get("FASTREALIGN_ISA", "")
     if chosen and chosen not in instruction_sets():
-        raise InputError(f"instruction set {chosen!r} cannot run here; this machine has {', '.join(instruction_sets())}")
+        raise InputError(
+            f"instruction set {chosen!r} cannot run here; this machine has {', '.join(instruction_sets())}"
+        )
     return chosen

@@ -53,7 +53,8 @@ def align(
               shard for every shard of the source (same name, format, order, ids and other columns),
               alignment.safetensors and, last, manifest.json
     centroid  "paper", or "exact" for the translation that leaves no gap
-    dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard
+    dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard;
+              of 16-bit pickles float32, which is what the reference script writes
     bad_rows  rows with NaN, Inf or only zeros: "error" stops with BadRowsError, "skip" leaves them out with what
               belongs to them, "keep" writes them as they came
     overwrite replace an earlier run in `out`; files that are not its are never removed

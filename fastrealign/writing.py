@@ -48,7 +48,7 @@ class Unwritten(FileSource):
         self.nbytes = sum(shard.rows * shard.dim * shard.dtype.itemsize for shard in shards)
 
     def dtype_of(self, shard: io.Shard) -> np.dtype:
-        return self._dtype or shard.dtype
+        return self._dtype or shard.out_dtype
 
     def pieces(self) -> Iterator[Piece]:
         first = 0

@@ -251,7 +251,9 @@ def same(a, b):
             assert (x == y and type(x) is type(y)) or (x != x and y != y), field.name
 
 
-@pytest.mark.parametrize("changes", [{}, {"gap_left": float("nan")}, {"encoder_source": "ViT-B-32 · laion", "version": "0.0.9"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"gap_left": float("nan")}, {"encoder_source": "ViT-B-32 · laion", "version": "0.0.9"}]
+)
 def test_save_and_load_keep_every_bit(alignment, rows, tmp_path, changes):
     saved = dataclasses.replace(alignment, **changes)
     path = tmp_path / "folder" / "text2image.safetensors"

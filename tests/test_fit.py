@@ -64,7 +64,9 @@ def test_matches_the_reference(sides_of, shape, centroid):
     assert (found.centroid, found.version) == (centroid, fr.__version__)
 
 
-@pytest.mark.parametrize("shape", [(2000, 1500, 48), (333, 801, 7), (50, 90, 3), (6000, 300, 96), (40, 30, 64), (5, 9, 33)])
+@pytest.mark.parametrize(
+    "shape", [(2000, 1500, 48), (333, 801, 7), (50, 90, 3), (6000, 300, 96), (40, 30, 64), (5, 9, 33)]
+)
 @pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")
 def test_the_exact_centroid_leaves_no_gap(sides_of, shape):
     y, x = sides_of(*shape)
@@ -91,7 +93,9 @@ def test_the_sample_of_the_exact_centroid_may_be_a_part(sides_of, monkeypatch):
 def test_an_exact_centroid_that_was_not_reached_is_told(sides_of, monkeypatch):
     y, x = sides_of(300, 300, 12)
     monkeypatch.setattr(FIT, "EXACT_PASSES", 0)
-    with pytest.warns(fr.FitWarning, match=r"source: the exact centroid was not reached, a gap of \d.*e-\d+ is left") as told:
+    with pytest.warns(
+        fr.FitWarning, match=r"source: the exact centroid was not reached, a gap of \d.*e-\d+ is left"
+    ) as told:
         fr.fit(y, x, centroid="exact")
     assert told[0].filename == __file__
 
@@ -250,7 +254,9 @@ def test_options_that_do_not_exist(rows_of):
 
 def test_a_target_without_a_centroid_is_warned_of(rows_of):
     half = rows_of(500, 5)
-    with pytest.warns(fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no centroid") as told:
+    with pytest.warns(
+        fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no centroid"
+    ) as told:
         fr.fit(rows_of(900, 5), np.concatenate([half, -half]))
     assert told[0].filename == __file__
 

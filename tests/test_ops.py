@@ -66,7 +66,10 @@ def test_as_rows_of_tensors(rows_of):
 @pytest.mark.parametrize(
     ("x", "says"),
     [
-        (np.zeros((2, 3), np.int64), r"here: element type int64, expected .*float32.*; convert with .astype\('float32'\)"),
+        (
+            np.zeros((2, 3), np.int64),
+            r"here: element type int64, expected .*float32.*; convert with .astype\('float32'\)",
+        ),
         (np.zeros((2, 3), bool), "element type bool"),
         (np.zeros((2, 3), complex), "element type complex128"),
         (np.array([[None]]), "element type object"),
@@ -117,7 +120,7 @@ def test_as_dtype_of_torch():
     torch = pytest.importorskip("torch")
     for name in ("float16", "bfloat16", "float32", "float64"):
         assert ops.as_dtype(getattr(torch, name)).name == name
-    with pytest.raises(InputError, match="element type torch.int8: expected"):
+    with pytest.raises(InputError, match=r"element type torch\.int8: expected"):
         ops.as_dtype(torch.int8)
 
 

@@ -86,4 +86,4 @@ def test_the_paper_leaves_a_gap_and_the_exact_centroid_none(sides):
 def test_gap(rng):
     x = rng.standard_normal((40, 3)).astype(np.float32)
     assert reference.gap(x, x) == 0.0
-    assert reference.gap(x, x.astype(np.float64) + [3.0, 0.0, 4.0]) == pytest.approx(5.0, rel=1e-12)
+    assert reference.gap(x, x.astype(np.float64) + np.array([3.0, 0.0, 4.0])) == pytest.approx(5.0, rel=1e-12)

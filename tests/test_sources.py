@@ -64,7 +64,9 @@ def save_parquet(folder, i, part):
     pq.write_table(pa.table({"embedding": values}), folder / f"part_{i}.parquet")
 
 
-@pytest.fixture(params=["array", "tensor", "chunks", "re-iterable", "npy", "pickle", "parquet", "list of paths", "glob"])
+@pytest.fixture(
+    params=["array", "tensor", "chunks", "re-iterable", "npy", "pickle", "parquet", "list of paths", "glob"]
+)
 def spec_of(request, tmp_path):
     """spec_of(rows): the float32 rows as one of the kinds of source."""
 
@@ -208,7 +210,9 @@ def test_a_one_shot_iterator_is_refused_before_it_is_touched(once):
     with pytest.raises(InputError) as caught:
         open_rows(once, "source")
     message = str(caught.value)
-    assert message.startswith("source: an iterator can be read once, fitting reads it more than once; pass something that")
+    assert message.startswith(
+        "source: an iterator can be read once, fitting reads it more than once; pass something that"
+    )
     assert "a list of chunks, or an object with __iter__" in message
     assert next(once) is not None
 

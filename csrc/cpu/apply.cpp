@@ -1,11 +1,12 @@
 // apply: store f(y; s, b, c), and if asked add up what was stored. Compiled once for each instruction set (FR_ISA).
 //
-// Bytes: each row is read once and written once, in order; where the output does not fit in the cache it is written past it,
-// in whole 64-byte lines, which saves the read that an ordinary store begins with. While one row is written, the dot
-// products of the next are taken, so that reading and writing never wait for each other.
+// Bytes: each row is read once and written once, in order; where the output does not fit in the cache it is written
+// past it, in whole 64-byte lines, which saves the read that an ordinary store begins with. While one row is written,
+// the dot products of the next are taken, so that reading and writing never wait for each other.
 //
-// Arithmetic: an entry is one sum of three float32 products, or float64 ones where one side is float64. The dot products are
-// float64 too, unless both sides are 16-bit: in float32 a row with one large entry loses its small ones, and up to 7e-7.
+// Arithmetic: an entry is one sum of three float32 products, or float64 ones where one side is float64. The dot
+// products are float64 too, unless both sides are 16-bit: in float32 a row with one large entry loses its small ones,
+// and up to 7e-7.
 #include <algorithm>
 #include <type_traits>
 
@@ -40,7 +41,7 @@ FR_INLINE auto narrow_to(D8 x) {
 // One good row on its way out: alpha x + beta b + gamma c, column by column, and the sums of what was stored.
 template <typename In, typename Out, typename R, bool sums>
 class RowWriter {
-   public:
+ public:
     using Vector = typename Pack<R>::type;
 
     RowWriter(const ApplyBlock& block)
@@ -89,13 +90,15 @@ class RowWriter {
         end_ = column_;
     }
 
-   private:
+ private:
     static const double* pick(const MapVectors& v, double) { return v.b; }
     static const float* pick(const MapVectors& v, float) { return v.b32; }
     static const double* pick_c(const MapVectors& v, double) { return v.c; }
     static const float* pick_c(const MapVectors& v, float) { return v.c32; }
 
-    FR_INLINE Vector mapped(Vector x, Vector b, Vector c) const { return fma(alpha_, x, fma(beta_, b, mul(gamma_, c))); }
+    FR_INLINE Vector mapped(Vector x, Vector b, Vector c) const {
+        return fma(alpha_, x, fma(beta_, b, mul(gamma_, c)));
+    }
     FR_INLINE auto value(Vector x, Vector b, Vector c) const { return narrow_to<Out>(mapped(x, b, c)); }
 
     template <typename V>
@@ -136,7 +139,8 @@ class RowWriter {
         if (count <= 0) return;
         // Fewer than eight: the columns behind them must neither be read nor counted.
         const int64_t j = column_;
-        const auto stored = value(load_some<R>(x_ + j, count), load_some<R>(b_ + j, count), load_some<R>(c_ + j, count));
+        const auto stored =
+            value(load_some<R>(x_ + j, count), load_some<R>(b_ + j, count), load_some<R>(c_ + j, count));
         put_some(out_ + j, stored, count);
         if constexpr (sums) {
             uint64_t all[lanes];
@@ -167,7 +171,7 @@ Dots dots_meanwhile(const In* row, const char* ahead, int64_t d, const MapVector
     Sums dots(vectors);
     using R = typename Sums::Real;
     const auto turn = [&](int64_t j) FR_LAMBDA {
-        fetch<step * static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
+        fetch<step* static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
         if constexpr (pairs) {
             dots.template add<0>(j, load_even(row + j));
             dots.template add<1>(j + lanes, load_odd(row + j));

@@ -1,8 +1,8 @@
-// Chooses the instruction set at run time, cuts the rows into blocks and shares them out between threads. Compiled without
-// SIMD flags: this code runs on every machine.
+// Chooses the instruction set at run time, cuts the rows into blocks and shares them out between threads. Compiled
+// without SIMD flags: this code runs on every machine.
 //
-// Threads live for one call: starting one costs some 15 us against the milliseconds of a call that is worth sharing, and a
-// process that forks later (a DataLoader worker) inherits no broken pool.
+// Threads live for one call: starting one costs some 15 us against the milliseconds of a call that is worth sharing,
+// and a process that forks later (a DataLoader worker) inherits no broken pool.
 #include "dispatch.h"
 
 #include <unistd.h>
@@ -57,7 +57,7 @@ const Kernels& choose(const std::string& wanted) {
 // 64-byte aligned memory, zeroed.
 template <typename T>
 class Buffer {
-   public:
+ public:
     explicit Buffer(int64_t size)
         : size_(std::max<int64_t>(size, 1)),
           data_(static_cast<T*>(::operator new(static_cast<size_t>(size_) * sizeof(T), std::align_val_t{64}))) {
@@ -68,16 +68,16 @@ class Buffer {
     Buffer& operator=(const Buffer&) = delete;
     T* data() { return data_; }
 
-   private:
+ private:
     int64_t size_;
     T* data_;
 };
 
 int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
 
-// When a row is taken more carefully, in `apply`: RowMap::cancelled_below and largest_shift. An entry's error in float32 is at
-// most (2 |result| + 4 |shift| + 1) half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result of 16 bits is rounded a
-// thousand times as coarsely as that.
+// When a row is taken more carefully, in `apply`: RowMap::cancelled_below and largest_shift. An entry's error in
+// float32 is at most (2 |result| + 4 |shift| + 1) half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result
+// of 16 bits is rounded a thousand times as coarsely as that.
 struct Limits {
     double cancelled_below = cancelled_in_float64;
     double largest_shift = 0.0;  // none: entries are float64
@@ -102,7 +102,13 @@ struct Prepared {
     RowMap map;
 
     Prepared(const Map& from, int64_t d, const Limits& limits)
-        : b(padded(d)), c(padded(d)), b32(padded(d)), c32(padded(d)), b_even_odd(padded(d)), c_even_odd(padded(d)), map{} {
+        : b(padded(d)),
+          c(padded(d)),
+          b32(padded(d)),
+          c32(padded(d)),
+          b_even_odd(padded(d)),
+          c_even_odd(padded(d)),
+          map{} {
         map.s = from.s;
         map.cancelled_below = limits.cancelled_below;
         map.largest_shift = limits.largest_shift;
@@ -123,9 +129,7 @@ struct Prepared {
             c_even_odd.data()[even_odd(j, d)] = c32.data()[j];
         }
     }
-    MapVectors vectors() {
-        return {b.data(), c.data(), b32.data(), c32.data(), b_even_odd.data(), c_even_odd.data()};
-    }
+    MapVectors vectors() { return {b.data(), c.data(), b32.data(), c32.data(), b_even_odd.data(), c_even_odd.data()}; }
 };
 
 int64_t size_of(DType type) {
@@ -139,8 +143,8 @@ int64_t size_of(DType type) {
     }
 }
 
-// Output larger than this is written past the cache. A processor's share of the last-level cache is rarely more; what the
-// system reports can be far more (a virtual machine that sees the whole host's), so it only lowers the bound.
+// Output larger than this is written past the cache. A processor's share of the last-level cache is rarely more; what
+// the system reports can be far more (a virtual machine that sees the whole host's), so it only lowers the bound.
 int64_t cache_bytes() {
     static const int64_t size = [] {
         constexpr int64_t most = int64_t{16} << 20;
@@ -155,7 +159,7 @@ int64_t cache_bytes() {
 
 // One thread's sums under way, flushed to the 128-bit totals before they can overflow and at the end.
 class ThreadSums {
-   public:
+ public:
     ThreadSums(Totals totals, int64_t d, std::mutex& lock)
         : totals_(totals), d_(d), lock_(lock), bits_(totals.low ? padded(d) : 0) {}
     PartialSums begin(int64_t rows) {
@@ -173,7 +177,7 @@ class ThreadSums {
         rows_ = 0;
     }
 
-   private:
+ private:
     Totals totals_;
     int64_t d_;
     std::mutex& lock_;
@@ -190,8 +194,7 @@ struct Workspace {
 template <typename Work>
 Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& work) {
     const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
-    const int64_t rows_a_block =
-        std::min(rows_before_flush, std::max<int64_t>(4, block_bytes / row_bytes / 4 * 4));
+    const int64_t rows_a_block = std::min(rows_before_flush, std::max<int64_t>(4, block_bytes / row_bytes / 4 * 4));
     const int64_t blocks = (in.rows + rows_a_block - 1) / rows_a_block;
     const int64_t useful = std::max<int64_t>(1, in.rows * row_bytes / bytes_worth_a_thread);
     const int n = static_cast<int>(std::min<int64_t>({std::max(threads, 1), blocks, useful}));
@@ -249,8 +252,8 @@ Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& o
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
     Prepared prepared(map, in.d, Limits{});
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
-        ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked,
-                          sums, {}};
+        ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked, sums,
+                          {}};
         kernel(block);
         sums = block.sums;
         return block.bad;
@@ -263,7 +266,7 @@ Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals
     const bool past_cache = out.rows * out.d * size_of(out.type) > cache_bytes();
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         char* to = static_cast<char*>(out.data) + rows.first * out.stride;
-        ApplyBlock block{rows,    to,      out.stride, past_cache, &prepared.map, prepared.vectors(), options.flags,
+        ApplyBlock block{rows,          to,   out.stride, past_cache, &prepared.map, prepared.vectors(), options.flags,
                          space.scratch, sums, {}};
         kernel(block);
         sums = block.sums;

@@ -1,5 +1,5 @@
-// The dot products of a row, taken while an earlier row is finished ("meanwhile"): the memory never waits for arithmetic.
-// A row's dot products do not depend on what is done meanwhile, nor on the rows around it.
+// The dot products of a row, taken while an earlier row is finished ("meanwhile"): the memory never waits for
+// arithmetic. A row's dot products do not depend on what is done meanwhile, nor on the rows around it.
 #pragma once
 
 #include "kernels.h"
@@ -8,8 +8,8 @@
 namespace fastrealign {
 namespace FR_ISA {
 
-// How far ahead of the row the memory is asked for, where rows are packed. Measured: 1 KiB is a tenth slower, 4 KiB no faster;
-// the hardware's own prefetching stops at the end of each 4 KiB page.
+// How far ahead of the row the memory is asked for, where rows are packed. Measured: 1 KiB is a tenth slower, 4 KiB no
+// faster; the hardware's own prefetching stops at the end of each 4 KiB page.
 constexpr int64_t fetch_ahead = 2048;
 
 template <typename T>
@@ -18,7 +18,8 @@ inline const char* ahead_of(const T* row, const Rows& in) {
     return reinterpret_cast<const char*>(row) + (packed ? fetch_ahead : in.stride);
 }
 
-// Asks for the lines of `bytes` bytes from `ahead` on (a share of a line is asked for once or twice; that costs nothing).
+// Asks for the lines of `bytes` bytes from `ahead` on (a share of a line is asked for once or twice; that costs
+// nothing).
 template <int bytes>
 FR_INLINE void fetch(const char* ahead) {
     FR_UNROLL
@@ -28,7 +29,7 @@ FR_INLINE void fetch(const char* ahead) {
 // Sums of products in float64, in two sets of lanes, so that additions do not wait for each other.
 template <Terms terms>
 class WideDots {
-   public:
+ public:
     using Real = double;
     FR_INLINE explicit WideDots(const MapVectors& vectors) : b_(vectors.b), c_(vectors.c) {}
     template <int set>
@@ -41,7 +42,7 @@ class WideDots {
     FR_INLINE void move() {}
     FR_INLINE Dots result() const { return {total(FR_ISA::add(p0_, p1_)), total(q_), total(r_)}; }
 
-   private:
+ private:
     const double* b_;
     const double* c_;
     D8 p0_ = splat(0.0), p1_ = splat(0.0), q_ = splat(0.0), r_ = splat(0.0);
@@ -50,11 +51,11 @@ class WideDots {
 // How many columns NarrowDots sums before it moves to float64.
 constexpr int64_t dots_chunk = 512;
 
-// The same in float32, moved to float64 every `dots_chunk` columns: no lane sums more than 32 products in float32, so the error
-// does not grow with the width. `even_odd`: whole groups of sixteen come as even columns, then odd ones.
+// The same in float32, moved to float64 every `dots_chunk` columns: no lane sums more than 32 products in float32, so
+// the error does not grow with the width. `even_odd`: whole groups of sixteen come as even columns, then odd ones.
 template <bool even_odd>
 class NarrowDots {
-   public:
+ public:
     using Real = float;
     FR_INLINE explicit NarrowDots(const MapVectors& vectors)
         : b_(even_odd ? vectors.b_even_odd : vectors.b32), c_(even_odd ? vectors.c_even_odd : vectors.c32) {}
@@ -75,7 +76,7 @@ class NarrowDots {
     }
     FR_INLINE Dots result() const { return {total(p64_), total(q64_), total(r64_)}; }
 
-   private:
+ private:
     const float* b_;
     const float* c_;
     F8 p0_ = splat(0.0f), p1_ = splat(0.0f), q0_ = splat(0.0f), q1_ = splat(0.0f), r0_ = splat(0.0f), r1_ = splat(0.0f);

@@ -1,5 +1,5 @@
-// What a kernel is told and what it answers, and the table of kernels an instruction set offers. The kernels work on one
-// block of rows on one thread; dispatch.cpp cuts the rows into blocks.
+// What a kernel is told and what it answers, and the table of kernels an instruction set offers. The kernels work on
+// one block of rows on one thread; dispatch.cpp cuts the rows into blocks.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct Rows {
     int64_t d;
 };
 
-// The map's vectors, padded with zeros to whole groups of eight: in both precisions, and in float32 with the even columns of
-// each whole group of sixteen before its odd ones.
+// The map's vectors, padded with zeros to whole groups of eight: in both precisions, and in float32 with the even
+// columns of each whole group of sixteen before its odd ones.
 struct MapVectors {
     const double* b;
     const double* c;

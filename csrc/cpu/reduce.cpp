@@ -1,8 +1,8 @@
 // reduce: add f(y; s, b, c) over rows, exactly; nothing is stored. Compiled once for each instruction set (FR_ISA).
 //
-// Bytes: each row is read once, in order. Arithmetic is float64 throughout, so that the statistics do not depend on float32
-// rounding. Rows are added in groups, which share the loads and stores of the sums; while one group is added, the dot
-// products of the next rows are taken, so that reading never stops.
+// Bytes: each row is read once, in order. Arithmetic is float64 throughout, so that the statistics do not depend on
+// float32 rounding. Rows are added in groups, which share the loads and stores of the sums; while one group is added,
+// the dot products of the next rows are taken, so that reading never stops.
 #include <type_traits>
 
 #include "dots.h"
@@ -11,8 +11,8 @@ namespace fastrealign {
 namespace FR_ISA {
 namespace {
 
-// Rows of 16-bit elements are unpacked once, into a buffer that stays in the cache, since both passes over a row want them
-// as float64, and from float32 in memory that conversion is cheapest.
+// Rows of 16-bit elements are unpacked once, into a buffer that stays in the cache, since both passes over a row want
+// them as float64, and from float32 in memory that conversion is cheapest.
 template <typename T>
 using Unpacked = std::conditional_t<sizeof(T) == 2, float, T>;
 
@@ -26,7 +26,7 @@ struct Group {
 
 template <typename T, Terms terms, int R>
 class Adder {
-   public:
+ public:
     using U = Unpacked<T>;
 
     Adder(const MapVectors& vectors, uint64_t* bits, int64_t d)
@@ -51,11 +51,12 @@ class Adder {
     }
     void finish() {
         while (busy()) step();
-        if (tail_) add([&](int i) FR_LAMBDA { return load_some<double>(rows_[i] + whole_, static_cast<int>(d_ - whole_)); });
+        if (tail_)
+            add([&](int i) FR_LAMBDA { return load_some<double>(rows_[i] + whole_, static_cast<int>(d_ - whole_)); });
         tail_ = false;
     }
 
-   private:
+ private:
     template <typename Load>
     FR_INLINE void add(Load load) {
         uint64_t* bits = bits_ + column_;
@@ -82,8 +83,8 @@ class Adder {
     S8 alpha_[R], beta_[R], gamma_[R];
 };
 
-// The dot products of one row, and its unpacked elements in `buffer` where it is unpacked. Meanwhile `adder` goes on: it is
-// copied in and out so that its coefficients can live in registers.
+// The dot products of one row, and its unpacked elements in `buffer` where it is unpacked. Meanwhile `adder` goes on:
+// it is copied in and out so that its coefficients can live in registers.
 template <typename T, Terms terms, int R>
 Dots dots_meanwhile(const T* row, const char* ahead, Unpacked<T>* buffer, int64_t d, const MapVectors& vectors,
                     Adder<T, terms, R>& adder) {
@@ -107,7 +108,7 @@ Dots dots_meanwhile(const T* row, const char* ahead, Unpacked<T>* buffer, int64_
     if (adder.busy()) {
         Adder<T, terms, R> mine = adder;
         for (; j + stride <= whole && mine.busy(); j += stride) {
-            fetch<stride * static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
+            fetch<stride* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
             FR_UNROLL
             for (int i = 0; i < R; i += 2) {
                 take(j + i * lanes, even);
@@ -118,7 +119,7 @@ Dots dots_meanwhile(const T* row, const char* ahead, Unpacked<T>* buffer, int64_
         adder = mine;
     }
     for (; j + 2 * lanes <= whole; j += 2 * lanes) {
-        fetch<2 * lanes * static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
+        fetch<2 * lanes* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
         take(j, even);
         take(j + lanes, odd);
     }

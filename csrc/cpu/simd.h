@@ -1,6 +1,7 @@
-// Eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, AVX2 with FMA and F16C, and any other
-// machine (GCC/Clang vector types). One width in lanes everywhere, so a sum of products has one order of additions and
-// AVX-512 and AVX2 give the same bits. Each instruction set compiles this header in a namespace of its own (FR_ISA).
+// Eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, AVX2 with FMA and F16C, and any
+// other machine (GCC/Clang vector types). One width in lanes everywhere, so a sum of products has one order of
+// additions and AVX-512 and AVX2 give the same bits. Each instruction set compiles this header in a namespace of its
+// own (FR_ISA).
 #pragma once
 
 #include <cstdint>
@@ -35,9 +36,7 @@ inline F8 fma(F8 a, F8 b, F8 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline F8 mul(F8 a, F8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline F8 add(F8 a, F8 b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F8 load_f8(const float* x) { return {_mm256_loadu_ps(x)}; }
-inline F8 load_f8(const Half* x) {
-    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))};
-}
+inline F8 load_f8(const Half* x) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))}; }
 inline F8 load_f8(const BFloat* x) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};

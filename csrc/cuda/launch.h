@@ -20,7 +20,7 @@ inline void check(cudaError_t error, const char* what) {
 
 // Makes a device current for the length of a call.
 class OnDevice {
-   public:
+ public:
     explicit OnDevice(int device) {
         check(cudaGetDevice(&before_), "which device is current");
         if (before_ != device) check(cudaSetDevice(device), "choosing the device");
@@ -32,7 +32,7 @@ class OnDevice {
     OnDevice(const OnDevice&) = delete;
     OnDevice& operator=(const OnDevice&) = delete;
 
-   private:
+ private:
     int before_ = 0;
     bool changed_ = false;
 };

@@ -15,7 +15,7 @@ FR_DEVICE double power_of_two(int k) { return __longlong_as_double(static_cast<l
 // everywhere.
 template <typename Load>
 class LongRow {
-   public:
+ public:
     // b and c: zeros where the map has none.
     __device__ __forceinline__ LongRow(const RowMap& map, const double* b, const double* c, int d, Load load)
         : map_(map), b_(b), c_(c), d_(d), load_(load) {}
@@ -66,7 +66,7 @@ class LongRow {
     // x / |y|, which may be in range where 1 / |y| is not.
     __device__ __forceinline__ double over_norm(double x) const { return x * inv_y_ * half_scale_ * other_half_; }
 
-   private:
+ private:
     template <typename Team, typename Entry>
     __device__ __forceinline__ double norm(const Team& team, Entry entry) const {
         double sum = 0.0;

@@ -45,7 +45,7 @@ FR_DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }
 // reading needs no test.
 template <typename Real, int C, int V, typename Team>
 class SharedVector {
-   public:
+ public:
     using Entry = Real;
     static constexpr int P = C < 16 / static_cast<int>(sizeof(Real)) ? C : 16 / static_cast<int>(sizeof(Real));
     static constexpr int planes = C / P;
@@ -78,7 +78,7 @@ class SharedVector {
         }
     }
 
-   private:
+ private:
     Real* memory_;
     int rank_;
     int size_;

@@ -56,7 +56,7 @@ FR_DEVICE Real warp_sum_rows(const Real (&value)[R], int lane) {
 }
 
 class WarpTeam {
-   public:
+ public:
     static constexpr int most_threads = 128;  // a block: four teams
     static constexpr int widest = 32;         // a team
     __device__ __forceinline__ explicit WarpTeam(double*) : rank_(static_cast<int>(threadIdx.x) % warp_size) {}
@@ -77,12 +77,12 @@ class WarpTeam {
         for (int k = 0; k < Q; ++k) out[k] = static_cast<double>(warp_sum_rows(values[k], rank_));
     }
 
-   private:
+ private:
     int rank_;
 };
 
 class BlockTeam {
-   public:
+ public:
     static constexpr int most_threads = 512;
     static constexpr int widest = most_threads;
     // `exchange`: exchange_doubles() of shared memory.
@@ -125,7 +125,7 @@ class BlockTeam {
     static constexpr int most_values = 12;  // Q * R
     __host__ __device__ static constexpr int exchange_doubles(int warps) { return warps * (2 * most_values + 1); }
 
-   private:
+ private:
     template <typename Combine>
     __device__ __forceinline__ double over_warps(double x, Combine combine) const {
         const int warps = size() / warp_size;

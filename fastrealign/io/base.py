@@ -79,6 +79,11 @@ class Shard(ABC):
         rows: how many source rows will pass through, checked on commit; None leaves that to the container.
         """
 
+    @property
+    def out_dtype(self) -> np.dtype:
+        """Element type of the aligned twin where none is asked for."""
+        return self.dtype
+
     def where(self, row: int) -> str:
         """How to name a row in a message."""
         return f"{self.path}: row {row}"

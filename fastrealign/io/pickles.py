@@ -53,6 +53,11 @@ class PickleShard(Shard):
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> PickleWriter:
         return PickleWriter(out_path, dtype, self, fsync)
 
+    @property
+    def out_dtype(self) -> np.dtype:
+        """At least float32, which is what the reference script writes whatever it read."""
+        return np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
+
     def where(self, row: int) -> str:
         if not self._skipped:
             return super().where(row)

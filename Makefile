@@ -1,0 +1,28 @@
+.PHONY: build test slow bench lint format picture
+
+build:          ## compile in place and install with everything that tests and benchmarks need
+	pip install -e '.[test,bench,dev]'
+
+test:           ## the whole fast suite
+	pytest
+
+slow:           ## the tests that take long
+	pytest -m slow
+
+bench:          ## speed against ceilings and peers; some 30 minutes on a quiet machine
+	python -m bench --out bench/results/cpu-$(shell date +%F).json
+
+CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+lint:           ## what CI checks
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run --Werror $(CXX_FILES)
+
+format:         ## mend what lint finds, where a tool can
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CXX_FILES)
+
+picture:        ## docs/gap.png, the README's picture
+	fastrealign demo --centroid exact --picture docs/gap.png
