@@ -1,4 +1,4 @@
-// The only pybind11 file: addresses and sizes in, nothing computed. fastrealign/ops.py checks shapes and types.
+// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/ops.py checks shapes and types.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -68,4 +68,16 @@ PYBIND11_MODULE(_core, m) {
         },
         py::arg("rows"), py::arg("out"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"),
         py::arg("isa"));
+    m.def(
+        "vjp",
+        [](const MatrixTuple& in, const MatrixTuple& gradient, const MatrixTuple& out, const MapTuple& by, int threads,
+           const std::string& isa) {
+            fr::Outcome outcome;
+            {
+                const py::gil_scoped_release release;
+                outcome = fr::vjp(matrix(in), matrix(gradient), matrix(out), map(by), {threads, isa, nullptr});
+            }
+            return answer(outcome);
+        },
+        py::arg("rows"), py::arg("gradient"), py::arg("out"), py::arg("map"), py::arg("threads"), py::arg("isa"));
 }

@@ -6,6 +6,9 @@ aligned = a(text)                     # unit rows that lie where the images lie
 fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
 """
 
+import sys
+from importlib import import_module
+
 from fastrealign.alignment import Alignment
 from fastrealign.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.fit import FitWarning, fit
@@ -16,12 +19,18 @@ from fastrealign.version import __version__
 load = Alignment.load
 
 
+if "torch" in sys.modules:
+    import_module("fastrealign.torch_ops")  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does
+
+
 def __getattr__(name: str):
-    """ReAlign, the scikit-learn estimator, on first use: importing scikit-learn takes a second, and it is optional."""
+    """On first use, for each takes a second to import and is optional: ReAlign (scikit-learn), nn (torch)."""
     if name == "ReAlign":
         from fastrealign.estimator import ReAlign
 
         return ReAlign
+    if name == "nn":
+        return import_module("fastrealign.nn")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -22,6 +22,19 @@ class ExactSum:
         self.high = np.zeros(d, dtype=np.int64)
         self.count = 0
 
+    @classmethod
+    def over(cls, low: np.ndarray, high: np.ndarray) -> ExactSum:
+        """Sums that are kept in the caller's memory: int64 (d,) limbs, seen and changed in place; count is 0."""
+        sums = cls(0)
+        sums.low, sums.high = low.view(np.uint64), high
+        return sums
+
+    def add_steps(self, steps: list[int]) -> None:
+        """Add whole numbers of 2^-40, one a column."""
+        for j, extra in enumerate(steps):
+            total = (int(self.high[j]) << 64) + int(self.low[j]) + extra
+            self.low[j], self.high[j] = total & (1 << 64) - 1, total >> 64
+
     @property
     def d(self) -> int:
         return len(self.low)

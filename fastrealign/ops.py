@@ -14,9 +14,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from fastrealign import _core
+from fastrealign import _core, reference
+from fastrealign.backend import choose
 from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
+from fastrealign.exact import FRACTION_BITS, ExactSum
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # The numbers of csrc/element.h.
@@ -85,6 +86,11 @@ def default_threads() -> int:
 def is_tensor(x: Any) -> bool:
     """Whether x is a torch tensor; torch is not imported to find out."""
     return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "data_ptr")
+
+
+def on_device(x: Any) -> bool:
+    """Whether x is a torch tensor somewhere else than in memory."""
+    return is_tensor(x) and x.device.type != "cpu"
 
 
 def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
@@ -171,15 +177,23 @@ def reduce(
     flags: np.ndarray | None = None,
     threads: int | None = None,
     isa: str | None = None,
+    backend: str | None = None,
 ) -> Counts:
     """Add f(x; s, b, c) over the rows of `x` (n, d) to `into`, exactly.
 
     flags: uint8 (n,), set to the state of each row (GOOD, ZERO, NOT_FINITE, COLLAPSED). Rows that are not good are left out.
     isa: "avx512", "avx2" or "baseline"; the best one by default (or the environment's FASTREALIGN_ISA).
+    backend: see backend.py. x may be a torch tensor on a GPU.
     """
+    if on_device(x):
+        from fastrealign import torch_ops
+
+        return torch_ops.reduce_rows(x, row_map, into, flags=flags, backend=backend)
     x = as_rows(x)
     if into.d != x.shape[1]:
         raise InputError(f"rows are {x.shape[1]} wide, the sums {into.d}")
+    if _host_backend(backend) == "reference":
+        return _by_reference(x, row_map, None, into, flags)
     vectors = _Vectors(row_map, x.shape[1])
     answer = _core.reduce(
         _matrix(x),
@@ -203,12 +217,17 @@ def apply(
     flags: np.ndarray | None = None,
     threads: int | None = None,
     isa: str | None = None,
+    backend: str | None = None,
 ) -> Counts:
     """Store f(x; s, b, c) in `out` (n, d), and add up what was stored in `into` if it is given.
 
     A row without a direction is stored as it came (in the type of `out`), counted and left out of the sums. `out` may be `x`
-    itself. Flags, threads and isa as for `reduce`.
+    itself. Flags, threads, isa and backend as for `reduce`.
     """
+    if on_device(x):
+        from fastrealign import torch_ops
+
+        return torch_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
     x = as_rows(x)
     together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
     if out.shape != x.shape or out.dtype not in _CODES or not together:
@@ -222,6 +241,8 @@ def apply(
     in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
     if not in_place and np.shares_memory(x, out):
         raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
+    if _host_backend(backend) == "reference":
+        return _by_reference(x, row_map, out, into, flags)
     vectors = _Vectors(row_map, x.shape[1])
     answer = _core.apply(
         _matrix(x),
@@ -236,6 +257,69 @@ def apply(
     if into is not None:
         into.count += counts.good
     return counts
+
+
+def vjp(
+    x: np.ndarray,
+    gradient: np.ndarray,
+    row_map: RowMap,
+    out: np.ndarray,
+    *,
+    threads: int | None = None,
+    isa: str | None = None,
+    backend: str | None = None,
+) -> Counts:
+    """Store J(x)^T gradient in `out`, J the Jacobian of f at each row; all three (n, d) and of one element type.
+
+    Rows without a direction get zeros. Threads, isa and backend as for `reduce`.
+    """
+    if not (x.shape == gradient.shape == out.shape and x.dtype == gradient.dtype == out.dtype):
+        raise InputError(
+            f"rows {x.shape} {x.dtype}, gradient {gradient.shape} {gradient.dtype} and out {out.shape} {out.dtype} "
+            "must have one shape and one element type"
+        )
+    if _host_backend(backend) == "reference":
+        state = reference.has_direction(x, row_map.s, row_map.b, row_map.c)
+        good = state == GOOD
+        out[~good] = 0
+        out[good] = reference.vjp(x[good], gradient[good], row_map.s, row_map.b, row_map.c)
+        return _counted(state)
+    vectors = _Vectors(row_map, x.shape[1])
+    matrices = (_matrix(v) for v in (x, gradient, out))
+    return Counts(*_core.vjp(*matrices, vectors.addresses, threads or default_threads(), _isa(isa)))
+
+
+def _host_backend(asked: str | None) -> str:
+    name = choose("cpu", asked=asked).name
+    if name == "triton":
+        raise InputError("the Triton kernels take torch tensors; pass torch.from_numpy(rows)")
+    return name
+
+
+def _by_reference(
+    x: np.ndarray, row_map: RowMap, out: np.ndarray | None, into: ExactSum | None, flags: np.ndarray | None
+) -> Counts:
+    state = reference.has_direction(x, row_map.s, row_map.b, row_map.c)
+    good = state == GOOD
+    rows = reference.row_map(x[good], row_map.s, row_map.b, row_map.c)
+    if out is not None:
+        out[~good] = x[~good]
+        out[good] = rows
+        rows = out[good].astype(np.float64)
+    if into is not None:
+        steps = np.rint(np.ldexp(rows, FRACTION_BITS)).astype(np.int64).astype(object)
+        into.add_steps(steps.sum(axis=0).tolist() if len(rows) else [0] * x.shape[1])
+        into.count += len(rows)
+    if flags is not None:
+        flags[:] = state
+    return _counted(state)
+
+
+def _counted(state: np.ndarray) -> Counts:
+    bad = np.flatnonzero(state)
+    if not len(bad):
+        return Counts(len(state))
+    return Counts(len(state) - len(bad), len(bad), int(bad[0]), int(state[bad[0]]))
 
 
 def empty_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:

@@ -52,6 +52,39 @@ def row_map(y: Array, s: float = 1.0, b: Array | None = None, c: Array | None = 
     return out
 
 
+def has_direction(y: Array, s: float = 1.0, b: Array | None = None, c: Array | None = None) -> Array:
+    """RowState of csrc/row_map.h for each row (uint8): 0 good, 1 all zeros, 2 a NaN or Inf, 3 sent to zero by the map."""
+    y = np.asarray(y, dtype=np.float64)
+    state = np.where(np.isfinite(y).all(axis=1), np.where((y == 0).all(axis=1), 1, 0), 2).astype(np.uint8)
+    good = np.flatnonzero(state == 0)
+    out = project(y[good])
+    if b is not None or s != 1.0:
+        out = s * out + (0.0 if b is None else b)
+        short = np.linalg.norm(out, axis=1) <= 2.0**-45 * (abs(s) + (0.0 if b is None else np.linalg.norm(b)))
+        state[good[short]] = 3
+        good, out = good[~short], project(out[~short])
+    if c is not None:
+        state[good[np.linalg.norm(out + c, axis=1) <= 2.0**-45 * (1.0 + np.linalg.norm(c))]] = 3
+    return state
+
+
+def vjp(y: Array, g: Array, s: float = 1.0, b: Array | None = None, c: Array | None = None) -> Array:
+    """J(y)^T g for each row, J the Jacobian of `row_map`: each projection passes on what is at right angles to it."""
+
+    def through(g: Array, v: Array) -> Array:
+        """The gradient of v from that of pi(v)."""
+        p = project(v)
+        return (g - (g * p).sum(axis=1, keepdims=True) * p) / np.linalg.norm(v, axis=1, keepdims=True)
+
+    g = np.asarray(g, dtype=np.float64)
+    y = np.asarray(y, dtype=np.float64)
+    if c is not None:
+        g = through(g, row_map(y, s, b) + c)
+    if b is not None or s != 1.0:
+        g = s * through(g, s * project(y) + (0.0 if b is None else b))
+    return through(g, y)
+
+
 def moments(y: Array) -> tuple[Array, float]:
     """Mean (d,) and trace E|e - mean|^2 of the unit rows of `y`."""
     e = project(y)

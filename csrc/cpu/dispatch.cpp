@@ -27,6 +27,7 @@ struct Kernels {
     const char* name;
     const ReduceKernel* reduce;
     const ApplyKernel (*apply)[4];
+    const VjpKernel* vjp;
 };
 
 const Kernels& choose(const std::string& wanted) {
@@ -38,11 +39,11 @@ const Kernels& choose(const std::string& wanted) {
             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
         if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-            list.push_back({"avx512", avx512::reduce_kernels, avx512::apply_kernels});
+            list.push_back({"avx512", avx512::reduce_kernels, avx512::apply_kernels, avx512::vjp_kernels});
         }
-        if (has_avx2) list.push_back({"avx2", avx2::reduce_kernels, avx2::apply_kernels});
+        if (has_avx2) list.push_back({"avx2", avx2::reduce_kernels, avx2::apply_kernels, avx2::vjp_kernels});
 #endif
-        list.push_back({"baseline", baseline::reduce_kernels, baseline::apply_kernels});
+        list.push_back({"baseline", baseline::reduce_kernels, baseline::apply_kernels, baseline::vjp_kernels});
         return list;
     }();
     if (wanted.empty()) return present.front();
@@ -272,6 +273,26 @@ Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals
         sums = block.sums;
         return block.bad;
     });
+}
+
+Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const Map& map, const Options& options) {
+    const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
+    Prepared prepared(map, in.d, Limits{});
+    return over_blocks(in, {nullptr, nullptr}, options.threads,
+                       [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
+                           VjpBlock block{rows,
+                                          static_cast<const char*>(gradient.data) + rows.first * gradient.stride,
+                                          gradient.stride,
+                                          static_cast<char*>(out.data) + rows.first * out.stride,
+                                          out.stride,
+                                          &prepared.map,
+                                          prepared.vectors(),
+                                          space.scratch,
+                                          {}};
+                           kernel(block);
+                           sums.rows = rows.count - block.bad.count;
+                           return block.bad;
+                       });
 }
 
 }  // namespace fastrealign

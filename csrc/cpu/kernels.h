@@ -84,20 +84,36 @@ struct ApplyBlock {
     BadRows bad;
 };
 
+struct VjpBlock {
+    Rows in;
+    const char* gradient;
+    int64_t gradient_stride;  // bytes
+    char* out;
+    int64_t out_stride;
+    const RowMap* map;
+    MapVectors vectors;
+    double* scratch;  // d values
+    BadRows bad;
+};
+
 using ReduceKernel = void (*)(ReduceBlock&);
 using ApplyKernel = void (*)(ApplyBlock&);
+using VjpKernel = void (*)(VjpBlock&);
 
 namespace avx512 {
 extern const ReduceKernel reduce_kernels[4];
 extern const ApplyKernel apply_kernels[4][4];
+extern const VjpKernel vjp_kernels[4];
 }  // namespace avx512
 namespace avx2 {
 extern const ReduceKernel reduce_kernels[4];
 extern const ApplyKernel apply_kernels[4][4];
+extern const VjpKernel vjp_kernels[4];
 }  // namespace avx2
 namespace baseline {
 extern const ReduceKernel reduce_kernels[4];
 extern const ApplyKernel apply_kernels[4][4];
+extern const VjpKernel vjp_kernels[4];
 }  // namespace baseline
 
 }  // namespace fastrealign

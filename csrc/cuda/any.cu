@@ -58,7 +58,7 @@ void any_rows(const Matrix& in, const Matrix* out, const DeviceMap& map, const R
     const size_t sums = sizeof(uint64_t) * static_cast<size_t>(in.d);
     const bool shared_sums = results.low && fits(sums, launch.device);
     launch_rows(rows_of_any_type, threads, shared_sums ? sums : 0, in.rows, threads / warp_size, launch,
-                rows_params(in, map, results, launch, cancelled_below_float64),
+                rows_params(in, map, results, launch, float64_throughout),
                 out ? Target{static_cast<char*>(out->data), out->stride, out->type} : Target{}, shared_sums);
 }
 

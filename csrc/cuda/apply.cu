@@ -162,8 +162,6 @@ bool mixed(const Call& call) {
 
 bool quick(const Matrix& in, const Matrix& out, const Call& call) {
     if (in.type == DType::float64 || out.type == DType::float64) return false;
-    // In rows so narrow that single entries near 1 are usual, float32 terms cost digits.
-    if (in.d < narrow_width && out.type == DType::float32) return false;
     const int64_t in_size = in.type == DType::float32 ? 4 : 2;
     const int64_t out_size = out.type == DType::float32 ? 4 : 2;
     const int64_t chunk = 16 / std::max(in_size, out_size);
@@ -186,7 +184,9 @@ void apply(const Matrix& in, const Matrix& out, const DeviceMap& map, const Resu
     if (in.rows == 0) return;
     const OnDevice on(launch.device);
     const Target target{static_cast<char*>(out.data), out.stride, out.type};
-    const Call call{rows_params(in, map, results, launch, cancelled_below_float32), target, launch};
+    const bool narrow = out.type == DType::float16 || out.type == DType::bfloat16;
+    const Limits& limits = narrow ? float32_throughout : float32_entries;
+    const Call call{rows_params(in, map, results, launch, limits), target, launch};
     if (!quick(in, out, call)) any_rows(in, &out, map, results, launch);
 }
 

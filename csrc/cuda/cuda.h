@@ -18,8 +18,9 @@ struct Matrix {
     int64_t stride;  // bytes from row to row; may be negative
 };
 
-// The row map on the device: float64 s, b.b, b.c, c.c, then b (d values), then c (d values); zeros where there is none.
-// `prepare` fills in the three products.
+// The row map on the device: a header of eight float64 (s, b.b, b.c, c.c, the largest |b| and |c|, two that are not
+// used), then b (d values), then c (d values); zeros where there is none. `prepare` fills in the header but for s.
+constexpr int map_header = 8;
 struct DeviceMap {
     double* values;
     int terms;  // Terms of row_map.h

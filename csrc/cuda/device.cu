@@ -1,4 +1,4 @@
-// What the machine has, what this build can run on, and the products b.b, b.c, c.c of a map on the device.
+// What the machine has, what this build can run on, and the header of a map on the device.
 #include "launch.h"
 #include "team.cuh"
 
@@ -10,21 +10,27 @@ constexpr int threads = 256;
 
 __global__ void __launch_bounds__(threads) prepare_map(double* map, int d) {
     const BlockTeam team(reinterpret_cast<double*>(shared_memory()));
-    const double* const b = map + 4;
+    const double* const b = map + map_header;
     const double* const c = b + d;
-    double bb = 0.0, bc = 0.0, cc = 0.0;
+    double bb = 0.0, bc = 0.0, cc = 0.0, largest_b = 0.0, largest_c = 0.0;
     for (int j = team.rank(); j < d; j += team.size()) {
         bb = fma(b[j], b[j], bb);
         bc = fma(b[j], c[j], bc);
         cc = fma(c[j], c[j], cc);
+        largest_b = fmax(largest_b, fabs(b[j]));
+        largest_c = fmax(largest_c, fabs(c[j]));
     }
     bb = team.sum(bb);
     bc = team.sum(bc);
     cc = team.sum(cc);
+    largest_b = team.max(largest_b);
+    largest_c = team.max(largest_c);
     if (team.rank() == 0) {
         map[1] = bb;
         map[2] = bc;
         map[3] = cc;
+        map[4] = largest_b;
+        map[5] = largest_c;
     }
 }
 

@@ -12,10 +12,10 @@
 namespace fastrealign {
 namespace cuda {
 
-// RowMap::cancelled_below, as csrc/cpu/dispatch.cpp has it.
-constexpr double cancelled_below_float64 = 1.0 / 1024;
-constexpr double cancelled_below_float32 = 1.0 / 4;
-constexpr int64_t narrow_width = 16;
+// When a row goes the long way: RowMap::cancelled_below and largest_shift, as csrc/cpu/dispatch.cpp has them.
+constexpr Limits float64_throughout{1.0 / 1024, 0.0};
+constexpr Limits float32_entries{1.0 / 1024, 0.6};
+constexpr Limits float32_throughout{1.0 / 16, 8.0};
 
 // Blocks that must fit on a multiprocessor of 65536 registers, where a thread keeps `kept` of them for rows and sums,
 // some five for each of the C columns that it works on, and fifty more. The limits are where ptxas spilled nothing, for
@@ -41,7 +41,7 @@ int teams_of(int threads) {
 }
 
 inline RowsParams rows_params(const Matrix& in, const DeviceMap& map, const Results& results, const Launch& launch,
-                              double cancelled_below) {
+                              const Limits& limits) {
     return {static_cast<const char*>(in.data),
             in.stride,
             in.rows,
@@ -49,7 +49,7 @@ inline RowsParams rows_params(const Matrix& in, const DeviceMap& map, const Resu
             in.type,
             map.values,
             static_cast<Terms>(map.terms),
-            cancelled_below,
+            limits,
             results.low,
             results.high,
             results.bad,

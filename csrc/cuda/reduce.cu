@@ -143,7 +143,7 @@ bool quick(const Matrix& in, const Call& call) {
 void reduce(const Matrix& in, const DeviceMap& map, const Results& results, const Launch& launch) {
     if (in.rows == 0) return;
     const OnDevice on(launch.device);
-    const Call call{rows_params(in, map, results, launch, cancelled_below_float64), launch};
+    const Call call{rows_params(in, map, results, launch, float64_throughout), launch};
     if (!quick(in, call)) any_rows(in, nullptr, map, results, launch);
 }
 

@@ -8,6 +8,11 @@
 namespace fastrealign {
 namespace cuda {
 
+struct Limits {
+    double cancelled_below;
+    double largest_shift;  // 0: none
+};
+
 struct RowsParams {
     const char* in;
     int64_t in_stride;
@@ -16,7 +21,7 @@ struct RowsParams {
     DType type;         // of `in`
     const double* map;  // DeviceMap
     Terms terms;
-    double cancelled_below;
+    Limits limits;
     uint64_t* low;
     uint64_t* high;
     uint64_t* bad;
@@ -31,10 +36,19 @@ struct Target {
 };
 
 FR_DEVICE RowMap read_map(const RowsParams& p) {
-    return {p.map[0], p.map[1], p.map[2], p.map[3], p.terms, p.cancelled_below};
+    const bool limited = p.limits.largest_shift > 0.0;
+    return {p.map[0],
+            p.map[1],
+            p.map[2],
+            p.map[3],
+            p.terms,
+            p.limits.cancelled_below,
+            limited ? p.map[4] : 0.0,
+            limited ? p.map[5] : 0.0,
+            p.limits.largest_shift};
 }
-FR_DEVICE const double* map_b(const RowsParams& p) { return p.map + 4; }
-FR_DEVICE const double* map_c(const RowsParams& p) { return p.map + 4 + p.d; }
+FR_DEVICE const double* map_b(const RowsParams& p) { return p.map + map_header; }
+FR_DEVICE const double* map_c(const RowsParams& p) { return p.map + map_header + p.d; }
 
 FR_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 FR_DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }

@@ -12,6 +12,10 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
+// Entries are float32 sums of four products: rows that cancel, or so narrow that entries near 1 are usual, take float64.
+constexpr Limits limits{1.0 / 4, 0.0};
+constexpr int64_t narrow_width = 16;
+
 struct Gradient {
     const char* data;
     int64_t stride;
@@ -218,7 +222,7 @@ bool quick(const Matrix& in, const Matrix& gradient, const Matrix& out, const Ca
 void vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const DeviceMap& map, const Launch& launch) {
     if (in.rows == 0) return;
     const OnDevice on(launch.device);
-    const Call call{rows_params(in, map, {}, launch, cancelled_below_float32),
+    const Call call{rows_params(in, map, {}, launch, limits),
                     {static_cast<const char*>(gradient.data), gradient.stride, gradient.type},
                     {static_cast<char*>(out.data), out.stride, out.type},
                     launch};

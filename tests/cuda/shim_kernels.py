@@ -99,7 +99,7 @@ class Kernels:
     def device_map(self, row_map: ops.RowMap, d: int) -> tuple[np.ndarray, _Map]:
         terms = 2 if row_map.c is not None else 1 if row_map.b is not None or row_map.s != 1.0 else 0
         values = np.concatenate(
-            [[row_map.s, 0, 0, 0], *(np.zeros(d) if v is None else v for v in (row_map.b, row_map.c))]
+            [[row_map.s, 0, 0, 0, 0, 0, 0, 0], *(np.zeros(d) if v is None else v for v in (row_map.b, row_map.c))]
         ).astype(np.float64)
         self._call("prepare", ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(d))
         return values, _Map(values.ctypes.data, terms)

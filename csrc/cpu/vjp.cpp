@@ -1,0 +1,152 @@
+// vjp: for each row y and a gradient g of f(y; s, b, c), the gradient of y. Compiled once for each instruction set (FR_ISA).
+//
+// Bytes: y and g are read once each and the result is written once. Arithmetic is float64: six dot products, then
+// A g + B y + C b + D c (row_gradient.h).
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "dots.h"
+#include "row_gradient.h"
+
+namespace fastrealign {
+namespace FR_ISA {
+namespace {
+
+template <typename T>
+auto narrow_to(D8 x) {
+    if constexpr (std::is_same_v<T, double>) {
+        return x;
+    } else {
+        return narrow(to_f8(x), T{});
+    }
+}
+
+struct SixDots {
+    Dots y, g;  // y.y, y.b, y.c and g.y, g.b, g.c
+};
+
+template <typename T>
+SixDots six_dots(const T* y, const T* g, const MapVectors& vectors, int64_t d) {
+    D8 sums[6];
+    for (D8& sum : sums) sum = splat(0.0);
+    const auto add = [&](D8 a, D8 e, D8 b, D8 c) FR_LAMBDA {
+        sums[0] = fma(a, a, sums[0]);
+        sums[1] = fma(a, b, sums[1]);
+        sums[2] = fma(a, c, sums[2]);
+        sums[3] = fma(e, a, sums[3]);
+        sums[4] = fma(e, b, sums[4]);
+        sums[5] = fma(e, c, sums[5]);
+    };
+    int64_t j = 0;
+    for (; j + lanes <= d; j += lanes) {
+        add(load_d8(y + j), load_d8(g + j), load_d8(vectors.b + j), load_d8(vectors.c + j));
+    }
+    if (j < d) {
+        const int count = static_cast<int>(d - j);
+        add(load_some<double>(y + j, count), load_some<double>(g + j, count), load_d8(vectors.b + j),
+            load_d8(vectors.c + j));  // b and c are padded with zeros
+    }
+    return {{total(sums[0]), total(sums[1]), total(sums[2])}, {total(sums[3]), total(sums[4]), total(sums[5])}};
+}
+
+template <typename T>
+double at(const T* x, int64_t j) {
+    T value;
+    memcpy(&value, x + j, sizeof value);
+    return to_double(value);
+}
+
+// One row whose dot products lose digits or leave their range: y over a power of two, u and v themselves and their norms, then
+// the same closed form. `y` is overwritten.
+template <typename T>
+RowState the_long_way(const RowMap& map, const MapVectors& vectors, double* y, const T* g, T* out, int64_t d) {
+    double largest = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        if (!(std::fabs(y[j]) <= 1.7976931348623157e308)) return RowState::not_finite;
+        largest = std::max(largest, std::fabs(y[j]));
+    }
+    if (largest == 0.0) return RowState::zero;
+    int exponent;
+    std::frexp(largest, &exponent);
+    SixDots dots{};
+    for (int64_t j = 0; j < d; ++j) {
+        y[j] = std::ldexp(y[j], -exponent);
+        const double e = at(g, j), b = vectors.b[j], c = vectors.c[j];
+        dots.y.p += y[j] * y[j];
+        dots.y.q += y[j] * b;
+        dots.y.r += y[j] * c;
+        dots.g.p += e * y[j];
+        dots.g.q += e * b;
+        dots.g.r += e * c;
+    }
+    const bool shifted = map.terms != Terms::none;
+    const double unit = (shifted ? map.s : 1.0) / std::sqrt(dots.y.p);
+    double uu = 0.0, vv = 0.0;
+    for (int64_t j = 0; j < d; ++j) {
+        const double u = unit * y[j] + vectors.b[j];
+        uu += u * u;
+    }
+    const double norm_u = shifted ? std::sqrt(uu) : 1.0;
+    if (shifted && !(norm_u > collapsed_below * (std::fabs(map.s) + std::sqrt(map.bb)))) return RowState::collapsed;
+    for (int64_t j = 0; j < d; ++j) {
+        const double v = (unit * y[j] + vectors.b[j]) / norm_u + vectors.c[j];
+        vv += v * v;
+    }
+    const double norm_v = map.terms == Terms::bc ? std::sqrt(vv) : 1.0;
+    if (map.terms == Terms::bc && !(norm_v > collapsed_below * (1.0 + std::sqrt(map.cc)))) return RowState::collapsed;
+    const double beta = 1.0 / (norm_u * norm_v);
+    const GradientCoefficients k = gradient_coefficients(map, dots.y, {beta * unit, beta, 1.0 / norm_v}, dots.g);
+    for (int64_t j = 0; j < d; ++j) {
+        const double value = k.g * at(g, j) + k.y * y[j] + k.b * vectors.b[j] + k.c * vectors.c[j];
+        const T narrow = from_double<T>(std::ldexp(value, -exponent));
+        memcpy(out + j, &narrow, sizeof narrow);
+    }
+    return RowState::good;
+}
+
+template <typename T>
+void vjp(VjpBlock& block) {
+    const int64_t d = block.in.d;
+    const MapVectors& vectors = block.vectors;
+    for (int64_t i = 0; i < block.in.count; ++i) {
+        const T* y = reinterpret_cast<const T*>(block.in.data + i * block.in.stride);
+        const T* g = reinterpret_cast<const T*>(block.gradient + i * block.gradient_stride);
+        T* out = reinterpret_cast<T*>(block.out + i * block.out_stride);
+        const SixDots dots = six_dots(y, g, vectors, d);
+        Coefficients k;
+        RowState state = row_coefficients(*block.map, dots.y, k);
+        if (state == RowState::good) {
+            const GradientCoefficients of = gradient_coefficients(*block.map, dots.y, k, dots.g);
+            const auto value = [&](D8 a, D8 e, D8 b, D8 c) FR_LAMBDA {
+                return narrow_to<T>(
+                    fma(splat(of.g), e, fma(splat(of.y), a, fma(splat(of.b), b, mul(splat(of.c), c)))));
+            };
+            int64_t j = 0;
+            for (; j + lanes <= d; j += lanes) {
+                put(out + j, value(load_d8(y + j), load_d8(g + j), load_d8(vectors.b + j), load_d8(vectors.c + j)));
+            }
+            if (j < d) {
+                const int count = static_cast<int>(d - j);
+                put_some(out + j,
+                         value(load_some<double>(y + j, count), load_some<double>(g + j, count),
+                               load_d8(vectors.b + j), load_d8(vectors.c + j)),
+                         count);
+            }
+            continue;
+        }
+        for (int64_t j = 0; j < d; ++j) block.scratch[j] = at(y, j);
+        state = the_long_way(*block.map, vectors, block.scratch, g, out, d);
+        if (state != RowState::good) {
+            memset(static_cast<void*>(out), 0, static_cast<size_t>(d) * sizeof(T));  // zero in every element type
+            block.bad.add(block.in.first + i, state);
+        }
+    }
+}
+
+}  // namespace
+
+const VjpKernel vjp_kernels[4] = {vjp<float>, vjp<Half>, vjp<BFloat>, vjp<double>};
+
+}  // namespace FR_ISA
+}  // namespace fastrealign

@@ -1,0 +1,118 @@
+"""ReAlign as a torch module, for training loops: a fixed alignment, or one that follows encoders that move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastrealign import torch_ops
+from fastrealign.alignment import Alignment
+from fastrealign.errors import InputError
+from fastrealign.ops import RowMap
+
+
+class ReAlign(torch.nn.Module):
+    """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
+
+    alignment   what `fastrealign.fit` found; None: the rows are only made unit rows until a state_dict is loaded
+    dim         width of the rows, where there is no alignment
+
+    Its state is buffers alone: it has nothing to train, DDP and FSDP leave it as it is, `state_dict` holds all of it. Gradients
+    flow through to the rows (exactly, in closed form). The map stays float64 whatever `.half()` or `.to(dtype)` ask for.
+    Rows without a direction (NaN, Inf, zero) pass as they came. torch.compile(fullgraph=True) and CUDA graphs take it.
+
+    Online, for encoders that move: see `update`.
+    """
+
+    def __init__(
+        self,
+        alignment: Alignment | None = None,
+        *,
+        dim: int | None = None,
+        decay: float = 0.99,
+        every: int = 100,
+    ) -> None:
+        """decay: what is left of the weight of earlier rows after each `update`; every: updates between two solutions."""
+        super().__init__()
+        if alignment is None and dim is None:
+            raise InputError("ReAlign needs an alignment or a dim")
+        if alignment is not None and dim not in (None, alignment.dim):
+            raise InputError(f"dim={dim}, but the alignment was fitted on {alignment.dim} wide rows")
+        if not 0.0 < decay <= 1.0 or every < 1:
+            raise InputError(f"decay={decay}, every={every}: expected 0 < decay <= 1 and every >= 1")
+        self.dim = dim if alignment is None else alignment.dim
+        self.decay, self.every = decay, every
+        zeros = np.zeros(self.dim)
+        row_map = RowMap(1.0, zeros, zeros) if alignment is None else alignment.row_map
+        self.register_buffer("map", torch_ops.pack(row_map, self.dim)[0])
+        mean, trace = (zeros, 1.0) if alignment is None else (alignment.mean_target, alignment.trace_target)
+        self.register_buffer("mean_target", torch.tensor(mean))
+        self.register_buffer("trace_target", torch.tensor(trace, dtype=torch.float64))
+        # Sums over the rows of `update`, earlier ones weighted down: of rows, of unit rows, of projected rows e'.
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sum_unit", torch.zeros(self.dim, dtype=torch.float64))
+        self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def from_alignment(cls, alignment: Alignment, **options: Any) -> ReAlign:
+        return cls(alignment, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != self.dim:
+            raise InputError(f"rows are {x.shape[-1]} wide, the alignment was fitted on {self.dim}")
+        return torch.ops.fastrealign.apply(x.reshape(-1, self.dim), self.map, 2).reshape(x.shape)
+
+    @torch.no_grad()
+    def update(self, text: torch.Tensor) -> None:
+        """Take in a batch of source rows (..., dim), and every `every` updates find the alignment anew.
+
+        The target stays as it was fitted. Earlier rows count less, by `decay` an update. A new alignment is that of the
+        weighted rows (arXiv 2602.07026, method as in `fit`), but for the centroid, whose mean of projected rows was
+        taken with the maps of the meantime: it lags by about one solution. Nothing waits for the device.
+        """
+        rows = text.detach().reshape(-1, self.dim)
+        sums, good = self._sums(rows, self._unit_map(), 0)
+        projected, _ = self._sums(rows, self.map, 1)
+        for total, new in ((self.sum_unit, sums), (self.sum_projected, projected), (self.weight, good)):
+            total.mul_(self.decay).add_(new)
+        self.updates += 1
+        self._solved_where(self.updates % self.every == 0)
+
+    @staticmethod
+    def _sums(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """float64 sums of f over the rows, and how many have a direction."""
+        low, high, bad = torch.ops.fastrealign.reduce(rows, map, terms)
+        unsigned = low.double() + (low < 0) * 2.0**64
+        return (high.double() * 2.0**64 + unsigned) * 2.0**-40, len(rows) - bad[0]
+
+    def _unit_map(self) -> torch.Tensor:
+        unit = torch.zeros_like(self.map)
+        unit[0] = 1.0
+        return unit
+
+    def _solved_where(self, now: torch.Tensor) -> None:
+        mean, projected = self.sum_unit / self.weight, self.sum_projected / self.weight
+        trace = 1.0 - mean @ mean
+        s = torch.sqrt(self.trace_target / trace)
+        b, c = self.mean_target - s * mean, self.mean_target - projected
+        nothing = torch.zeros_like(s)
+        header = [s, b @ b, b @ c, c @ c, b.abs().max(), c.abs().max(), nothing, nothing]
+        solved = torch.cat([torch.stack(header), b, c])
+        self.map.copy_(torch.where(now & torch.isfinite(solved).all(), solved, self.map))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ReAlign:
+        """Moves between devices, never to another element type: float16 would cost the map its digits."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            moved = self._buffers[name]
+            if moved.dtype != kept.dtype:
+                self._buffers[name] = kept.to(moved.device)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, s={self.map[0].item():.4g}"

@@ -1,0 +1,279 @@
+"""torch.ops.fastrealign: the row map as PyTorch operators, on the backend that backend.py chooses.
+
+    apply(rows, map, terms, dtype=None) -> (n, d)             f of each row
+    reduce(rows, map, terms) -> (low, high, bad)              exact sums of f over the rows
+    vjp(rows, gradient, map, terms) -> (n, d)                 J(row)^T gradient, what autograd calls
+
+`rows` (n, d) may be float16, bfloat16, float32 or float64 at any row stride. `map` and `terms` come from `pack`. Nothing waits
+for the device and nothing depends on values, so the operators go through torch.compile and CUDA graphs; rows without a
+direction are passed on as they came (`reduce` counts and locates them: bad is their number, the first one or -1, its state).
+Autocast leaves the operators alone: they work in float32 or float64 whatever the rows are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastrealign import ops
+from fastrealign.backend import choose
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+from fastrealign.ops import Counts, RowMap
+
+# s, b.b, b.c, c.c, the largest |b| and |c|, and two that are not used; then b and c (csrc/cuda/cuda.h).
+HEADER = 8
+_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+# csrc/cpu/dispatch.cpp: where an entry of a float32 result, or of one that is rounded to 16 bits, is computed in float64.
+_LARGEST_SHIFT = {torch.float32: 0.6, torch.float16: 8.0, torch.bfloat16: 8.0, torch.float64: -1.0}
+
+
+def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, int]:
+    """A row map as the operators take it: float64 (8 + 2 d,), and which of b and c are there (0: none, 1: b, 2: both)."""
+    b, c = (np.zeros(d) if v is None else np.asarray(v, np.float64) for v in (row_map.b, row_map.c))
+    if b.shape != (d,) or c.shape != (d,):
+        raise InputError(f"rows are {d} wide, but the map's b and c have shapes {b.shape} and {c.shape}")
+    header = [row_map.s, b @ b, b @ c, c @ c, np.abs(b).max(), np.abs(c).max(), 0.0, 0.0]
+    terms = 2 if row_map.c is not None else int(row_map.b is not None or row_map.s != 1.0)
+    return torch.from_numpy(np.concatenate([header, b, c])).to(device), terms
+
+
+@torch.library.custom_op("fastrealign::apply", mutates_args=())
+def apply(
+    rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    rows = _checked(rows, map)
+    out = torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
+    _apply(rows, out, map, terms, None, None, None)
+    return out
+
+
+@apply.register_fake
+def _(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.empty(rows.shape, dtype=dtype or rows.dtype, device=rows.device)
+
+
+@torch.library.custom_op("fastrealign::reduce", mutates_args=())
+def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = _checked(rows, map)
+    low = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
+    high, found = torch.zeros_like(low), torch.zeros(2, dtype=torch.int64, device=rows.device)
+    name = _reduce(rows, map, terms, (low, high), found, None)
+    count, packed = found.unbind()
+    first = (packed if name == "host" else _unpacked(name, packed)).where(count > 0, torch.full_like(count, -1))
+    return low, high, torch.stack([count, first >> 2, first & 3]).where(count > 0, _none(found))
+
+
+@reduce.register_fake
+def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    sums = torch.empty(rows.shape[1], dtype=torch.int64, device=rows.device)
+    return sums, torch.empty_like(sums), torch.empty(3, dtype=torch.int64, device=rows.device)
+
+
+@torch.library.custom_op("fastrealign::vjp", mutates_args=())
+def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    kind = torch.promote_types(rows.dtype, gradient.dtype)
+    y, g = (_checked(x.to(kind), map) for x in (rows, gradient))
+    out = torch.empty(y.shape, dtype=kind, device=y.device)
+    chosen = _backend(y)
+    if len(y) == 0:
+        pass
+    elif chosen == "cuda":
+        from fastrealign import _cuda
+
+        _cuda.vjp(_matrix(y), _matrix(g), _matrix(out), (map.data_ptr(), terms), _launch(y))
+    elif chosen == "triton":
+        from fastrealign.kernels import launch
+
+        launch.vjp(y, g, out, map, terms)
+    else:
+        ops.vjp(ops.as_rows(y), ops.as_rows(g), _row_map(map, terms), ops.as_output(out), backend=chosen)
+    return out.to(rows.dtype)
+
+
+@vjp.register_fake
+def _(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+
+
+def _remember(ctx, inputs, output) -> None:
+    rows, map, ctx.terms, _ = inputs
+    if ctx.needs_input_grad[1]:
+        raise InputError("the map is fitted, not trained: no gradient flows to it; pass map.detach()")
+    ctx.save_for_backward(rows, map)
+
+
+def _backward(ctx, gradient: torch.Tensor):
+    rows, map = ctx.saved_tensors
+    return torch.ops.fastrealign.vjp(rows, gradient, map, ctx.terms), None, None, None
+
+
+def _no_gradient(ctx, *gradients):
+    raise InputError("sums over rows do not record gradients; pass rows.detach()")
+
+
+apply.register_autograd(_backward, setup_context=_remember)
+reduce.register_autograd(_no_gradient)
+
+
+def apply_rows(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    out: torch.Tensor,
+    *,
+    into: ExactSum | None = None,
+    flags: np.ndarray | None = None,
+    backend: str | None = None,
+) -> Counts:
+    """What ops.apply does, for tensors on a device: waits for it, since the counts are wanted."""
+    packed, terms = pack(row_map, rows.shape[1], rows.device)
+    rows = _checked(rows, packed)
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    sums = _zero_sums(rows) if into is not None else None
+    states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
+    name = _apply(rows, out, packed, terms, sums, found, states, backend)
+    return _collected(name, rows, sums, found, states, into, flags)
+
+
+def reduce_rows(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    into: ExactSum,
+    *,
+    flags: np.ndarray | None = None,
+    backend: str | None = None,
+) -> Counts:
+    """What ops.reduce does, for tensors on a device."""
+    packed, terms = pack(row_map, rows.shape[1], rows.device)
+    rows = _checked(rows, packed)
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    sums = _zero_sums(rows)
+    states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
+    name = _reduce(rows, packed, terms, sums, found, states, backend)
+    return _collected(name, rows, sums, found, states, into, flags)
+
+
+def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
+    """Returns who packed `found`, for `_unpacked`."""
+    name = _backend(rows, backend)
+    if len(rows) == 0:
+        return "host"
+    if name == "cuda":
+        from fastrealign import _cuda
+
+        results = _addresses(sums, found, states)
+        _cuda.apply(_matrix(rows), _matrix(out), (map.data_ptr(), terms), results, _launch(rows))
+    elif name == "triton":
+        from fastrealign.kernels import launch
+
+        found = torch.zeros(2, dtype=torch.int64, device=rows.device) if found is None else found
+        shift = _LARGEST_SHIFT[out.dtype]
+        launch.apply(rows, out, map, terms, largest_shift=shift, sums=sums, bad=found, flags=states)
+    else:
+        into = None if sums is None else ExactSum.over(*(t.numpy() for t in sums))
+        flags = None if states is None else states.numpy()
+        counts = ops.apply(
+            ops.as_rows(rows), _row_map(map, terms), ops.as_output(out), into=into, flags=flags, backend=name
+        )
+        _note(found, counts)
+        return "host"
+    return name
+
+
+def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
+    name = _backend(rows, backend)
+    if len(rows) == 0:
+        return "host"
+    if name == "cuda":
+        from fastrealign import _cuda
+
+        _cuda.reduce(_matrix(rows), (map.data_ptr(), terms), _addresses(sums, found, states), _launch(rows))
+    elif name == "triton":
+        from fastrealign.kernels import launch
+
+        launch.reduce(rows, map, terms, sums=sums, bad=found, flags=states)
+    else:
+        into = ExactSum.over(*(t.numpy() for t in sums))
+        flags = None if states is None else states.numpy()
+        _note(found, ops.reduce(ops.as_rows(rows), _row_map(map, terms), into, flags=flags, backend=name))
+        return "host"
+    return name
+
+
+def _checked(rows: torch.Tensor, map: torch.Tensor) -> torch.Tensor:
+    """Rows with the columns of each together. Raises InputError for what no kernel takes."""
+    _float(rows.dtype)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise InputError(f"rows have shape {tuple(rows.shape)}, expected (rows, width)")
+    if map.dtype != torch.float64 or map.shape != (HEADER + 2 * rows.shape[1],):
+        wide = (map.numel() - HEADER) // 2
+        raise InputError(f"rows are {rows.shape[1]} wide, the map is of {wide} wide rows; make it with torch_ops.pack")
+    if map.device != rows.device:
+        raise InputError(f"the rows are on {rows.device}, the map on {map.device}; move one to the other")
+    if rows.shape[1] > 1 and rows.stride(1) != 1:
+        rows = rows.contiguous()
+    # A GPU reads whole elements only; a row repeated by expand() is fine.
+    return rows
+
+
+def _float(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in _CODES:
+        raise InputError(f"element type {dtype}, expected float16, bfloat16, float32 or float64")
+    return dtype
+
+
+def _backend(rows: torch.Tensor, asked: str | None = None) -> str:
+    return choose(rows.device.type, rows.device.index or 0, asked).name
+
+
+def _matrix(x: torch.Tensor) -> tuple[int, int, int, int, int]:
+    return x.data_ptr(), _CODES[x.dtype], x.shape[0], x.shape[1], x.stride(0) * x.element_size()
+
+
+def _row_map(map: torch.Tensor, terms: int) -> RowMap:
+    values = map.numpy()
+    d = (len(values) - HEADER) // 2
+    b, c = values[HEADER : HEADER + d], values[HEADER + d :]
+    return RowMap(float(values[0]), b if terms >= 1 else None, c if terms == 2 else None)
+
+
+def _launch(rows: torch.Tensor) -> tuple[int, int, int, int]:
+    device = rows.device.index or 0
+    return device, torch.cuda.current_stream(device).cuda_stream, 0, 0
+
+
+def _addresses(sums, found, states) -> tuple[int, int, int, int]:
+    low, high = (0, 0) if sums is None else (t.data_ptr() for t in sums)
+    return low, high, 0 if found is None else found.data_ptr(), 0 if states is None else states.data_ptr()
+
+
+def _zero_sums(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    low = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
+    return low, torch.zeros_like(low)
+
+
+def _note(found: torch.Tensor | None, counts: Counts) -> None:
+    if found is not None and counts.bad:
+        found[0], found[1] = counts.bad, counts.first_bad << 2 | counts.reason
+
+
+def _unpacked(name: str, packed: torch.Tensor) -> torch.Tensor:
+    """row << 2 | state of the first bad row; kernels keep it so that the first is the largest, and zeroed memory none."""
+    return (1 << 62) - packed if name == "triton" else ~packed
+
+
+def _none(found: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([0, -1, 0], device=found.device)
+
+
+def _collected(name, rows, sums, found, states, into, flags) -> Counts:
+    bad, packed = found.tolist()
+    first = packed if name == "host" else int(_unpacked(name, torch.tensor(packed)))
+    counts = Counts(len(rows) - bad, bad, first >> 2, first & 3) if bad else Counts(len(rows))
+    if into is not None:
+        part = ExactSum.over(*(t.cpu().numpy() for t in sums))
+        part.count = counts.good
+        into.add(part)
+    if flags is not None:
+        flags[:] = states.cpu().numpy()
+    return counts

@@ -1,0 +1,123 @@
+"""vjp: J(y)^T g, J the Jacobian of the row map at each row y. Triton twin of csrc/cuda/vjp.cu; equations in csrc/row_gradient.h.
+
+Bytes: y and g come from memory once each, the result is written once. A row for which the map has no value gets zeros.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .apply import store_tile
+from .rows import AGAIN, GOOD, HEADER, coefficients, dots, load_tile, load_vector, the_long_way
+
+
+@triton.jit
+def gradient_dots(
+    g_ptr, y_ptr, map_ptr, rows, here, g_stride, y_stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
+):
+    """g.y, g.b and g.c of each row: float64 [ROWS]."""
+    p = tl.zeros([ROWS, BLOCK], tl.float64)
+    q = tl.zeros([ROWS, BLOCK], tl.float64)
+    r = tl.zeros([ROWS, BLOCK], tl.float64)
+    for at in range(0, D, BLOCK):
+        g = load_tile(g_ptr, rows, here, g_stride, at, D, BLOCK).to(tl.float64)
+        p += g * load_tile(y_ptr, rows, here, y_stride, at, D, BLOCK).to(tl.float64)
+        if TERMS >= 1:
+            q += g * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
+        if TERMS == 2:
+            r += g * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
+    return tl.sum(p, 1), tl.sum(q, 1), tl.sum(r, 1)
+
+
+@triton.jit
+def combine(yy, yb, yc, gy, gb, gc, unit, inv_u, inv_v, map_ptr):
+    """A, B, C, D of g_y = A g + B y + C b + D c, where u = unit y + b; dots of y, and of g, with y, b and c."""
+    bb = tl.load(map_ptr + 1)
+    bc = tl.load(map_ptr + 2)
+    alpha = inv_v * inv_u * unit
+    beta = inv_v * inv_u
+    gamma = inv_v
+    e_y = inv_u * unit  # e' = e_y y + inv_u b
+    g_o = alpha * gy + beta * gb + gamma * gc
+    o_y = alpha * yy + beta * yb + gamma * yc
+    o_b = alpha * yb + beta * bb + gamma * bc
+    gv_y = gamma * (gy - g_o * o_y)
+    gv_b = gamma * (gb - g_o * o_b)
+    gv_e = e_y * gv_y + inv_u * gv_b
+    gu_y = inv_u * (gv_y - gv_e * (e_y * yy + inv_u * yb))
+    outer = unit
+    through = outer * inv_u
+    of_y = -through * (gamma * g_o * alpha + gv_e * e_y) - outer * gu_y / yy
+    return through * gamma, of_y, -through * (gamma * g_o * beta + gv_e * inv_u), -through * gamma * g_o * gamma
+
+
+@triton.jit
+def vjp_kernel(
+    y_ptr,
+    g_ptr,
+    out_ptr,
+    map_ptr,
+    n,
+    y_stride,
+    g_stride,
+    out_stride,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TERMS: tl.constexpr,
+):
+    """y, g and out (n, D), strides in elements."""
+    program = tl.program_id(0)
+    for tile in range(program, tl.cdiv(n, ROWS), tl.num_programs(0)):
+        rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
+        here = rows < n
+        yy, yb, yc = dots(y_ptr, map_ptr, rows, here, y_stride, D, ROWS, BLOCK, TERMS)
+        gy, gb, gc = gradient_dots(g_ptr, y_ptr, map_ptr, rows, here, g_stride, y_stride, D, ROWS, BLOCK, TERMS)
+        alpha, beta, gamma, state = coefficients(yy, yb, yc, map_ptr, -1.0, TERMS)
+        # alpha = beta s rho, and with scale 1 the unit is s rho.
+        unit = alpha / tl.where(state == GOOD, beta, 1.0)
+        inv_u = beta / tl.where(state == GOOD, gamma, 1.0)
+        scale = tl.zeros_like(alpha) + 1.0
+        again = here & (state == AGAIN)
+        if tl.sum(again.to(tl.int32), 0) > 0:
+            s_scale, s_unit, s_inv_u, s_inv_v, found = the_long_way(
+                y_ptr, map_ptr, rows, again, y_stride, D, ROWS, BLOCK, TERMS
+            )
+            scale = tl.where(again, s_scale, scale)
+            unit = tl.where(again, s_unit, unit)
+            inv_u = tl.where(again, s_inv_u, inv_u)
+            gamma = tl.where(again, s_inv_v, gamma)
+            state = tl.where(again, found, state)
+            # The dots of y over its scale: p itself may have over- or underflowed.
+            p = tl.zeros([ROWS], tl.float64)
+            q = tl.zeros([ROWS], tl.float64)
+            r = tl.zeros([ROWS], tl.float64)
+            m = tl.zeros([ROWS], tl.float64)
+            for at in range(0, D, BLOCK):
+                y = load_tile(y_ptr, rows, again, y_stride, at, D, BLOCK).to(tl.float64) / scale[:, None]
+                g = load_tile(g_ptr, rows, again, g_stride, at, D, BLOCK).to(tl.float64)
+                p += tl.sum(y * y, 1)
+                m += tl.sum(g * y, 1)
+                if TERMS >= 1:
+                    q += tl.sum(y * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :], 1)
+                if TERMS == 2:
+                    r += tl.sum(y * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :], 1)
+            yy = tl.where(again, p, yy)
+            yb = tl.where(again, q, yb)
+            yc = tl.where(again, r, yc)
+            gy = tl.where(again, m, gy)
+        good = here & (state == GOOD)
+        yy = tl.where(good, yy, 1.0)
+        # In units of y / scale throughout; the gradient with respect to y itself is over scale once more.
+        of_g, of_y, of_b, of_c = combine(yy, yb, yc, gy, gb, gc, unit, inv_u, gamma, map_ptr)
+        for at in range(0, D, BLOCK):
+            y = load_tile(y_ptr, rows, good, y_stride, at, D, BLOCK).to(tl.float64) / scale[:, None]
+            g = load_tile(g_ptr, rows, good, g_stride, at, D, BLOCK).to(tl.float64)
+            value = of_g[:, None] * g + of_y[:, None] * y
+            if TERMS >= 1:
+                value += of_b[:, None] * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
+            if TERMS == 2:
+                value += of_c[:, None] * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
+            value = tl.where(good[:, None], value / scale[:, None], 0.0)
+            store_tile(out_ptr, rows, here, out_stride, at, value.to(out_ptr.dtype.element_ty), D, BLOCK)
