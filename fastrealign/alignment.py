@@ -84,44 +84,49 @@ class Alignment:
         out: Any = None,
         bad_rows: str = "error",
         threads: int | None = None,
+        backend: str | None = None,
     ) -> Any:
-        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array (NumPy, torch) and element type.
+        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array and element type.
 
+        x         NumPy array, torch tensor on any device, CuPy array; or what speaks DLPack or `__cuda_array_interface__`, for
+                  which a torch tensor is returned
         dtype     another element type for the result: "float32", "float16", "bfloat16", "float64", or a NumPy/torch dtype
         out       an array or tensor of the right shape to write to (may be x itself)
         bad_rows  "error" raises BadRowsError naming the first row that has no direction (NaN, Inf, zero), "skip" leaves
                   such rows out of the result, "keep" passes them on as they came
+        backend   "cuda", "triton", "cpu" or "reference"; the best that can run by default (backend.py)
         Raises InputError for a width other than `dim` or an element type other than the four.
         """
         from fastrealign.pipeline import check_bad_rows
 
         check_bad_rows(bad_rows)
         if ops.is_tensor(x) and x.requires_grad:
-            raise InputError("this call does not record gradients; pass x.detach()")
-        rows = ops.as_rows(x)
+            raise InputError("this call does not record gradients; use fastrealign.nn.ReAlign, or pass x.detach()")
+        given, x = x, ops.native(x)
+        rows = ops.rows_anywhere(x)
         if rows.shape[1] != self.dim:
             raise InputError(f"rows are {rows.shape[1]} wide, the alignment was fitted on {self.dim}")
         tensor = ops.is_tensor(x)
         if out is not None:
-            result = ops.as_output(out)
-            if dtype is not None and ops.as_dtype(dtype) != result.dtype:
+            result = ops.native(out) if ops.on_device(rows) else ops.as_output(out)
+            if dtype is not None and ops.as_dtype(dtype) != ops.as_dtype(result.dtype):
                 raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
             if bad_rows == "skip":
                 raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
         else:
-            wanted = rows.dtype if dtype is None else ops.as_dtype(dtype)
-            result = _empty_tensor(rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
-        view = ops.as_output(result)
+            wanted = ops.as_dtype(rows.dtype if dtype is None else dtype)
+            result = _empty_like(x, rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
+        view = result if ops.on_device(rows) else ops.as_output(result)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
-        found = ops.apply(rows, self.row_map, view, flags=flags, threads=threads)
+        found = ops.apply(rows, self.row_map, view, flags=flags, threads=threads, backend=backend)
         if found.bad and bad_rows == "error":
             raise BadRowsError(f"row {found.first_bad} {found.why}; mend it, or pass bad_rows='skip' or 'keep'")
         if out is not None:
             return out
         if found.bad and flags is not None:
             good = flags == ops.GOOD
-            return result[_tensor_of(good)] if tensor else result[good]
-        return result
+            result = result[_tensor_of(good).to(result.device)] if tensor else result[good]
+        return ops.as_caller_has_it(result, given)
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file with the scalars as JSON metadata; replaced in one step."""
@@ -156,7 +161,7 @@ def _tensor_of(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-def _empty_tensor(shape: tuple[int, int], dtype: np.dtype) -> Any:
+def _empty_like(x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
     import torch
 
-    return torch.empty(shape, dtype=getattr(torch, dtype.name))
+    return torch.empty(tuple(shape), dtype=getattr(torch, dtype.name), device=x.device)

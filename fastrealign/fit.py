@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import reference
+from fastrealign import ops, reference
 from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError
 from fastrealign.ops import UNIT, RowMap
@@ -196,7 +196,8 @@ class _Sample:
         self._taken: list[tuple[int, np.ndarray]] = []
 
     def look(self, first: int, rows: np.ndarray) -> None:
-        taken = rows[-first % self._every :: self._every].astype(np.float64)
+        taken = rows[-first % self._every :: self._every]
+        taken = taken.double().cpu().numpy() if ops.is_tensor(taken) else taken.astype(np.float64)
         good = np.isfinite(taken).all(axis=1) & taken.any(axis=1)
         self._taken.append((first, taken[good]))
 

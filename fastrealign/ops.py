@@ -93,11 +93,47 @@ def on_device(x: Any) -> bool:
     return is_tensor(x) and x.device.type != "cpu"
 
 
+def native(x: Any) -> Any:
+    """x as it is if NumPy or torch can see it; a torch tensor on the same memory for what speaks DLPack or CUDA's interface."""
+    if isinstance(x, np.ndarray) or is_tensor(x) or hasattr(x, "__array_interface__"):
+        return x
+    if hasattr(x, "__dlpack__"):
+        import torch
+
+        return torch.from_dlpack(x)
+    if hasattr(x, "__cuda_array_interface__"):
+        import torch
+
+        return torch.as_tensor(x, device="cuda")
+    return x
+
+
+def as_caller_has_it(result: Any, given: Any) -> Any:
+    """A tensor made for an array of CuPy's, as one of those; everything else as it is."""
+    if is_tensor(result) and type(given).__module__.partition(".")[0] == "cupy":
+        import cupy
+
+        return cupy.from_dlpack(result)
+    return result
+
+
+def rows_anywhere(x: Any, name: str = "embeddings") -> Any:
+    """`as_rows`, but a tensor on a device stays there, and its kernels check it."""
+    x = native(x)
+    if not on_device(x):
+        return as_rows(x, name)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise InputError(f"{name}: shape {tuple(x.shape)}, expected two dimensions (rows, width)")
+    as_dtype(x.dtype)
+    return x.detach()
+
+
 def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
     """A (rows, width) NumPy view of `x`, copied only where one row's elements do not lie together.
 
     Raises InputError for element types other than the four, other than two dimensions, or a tensor on a device.
     """
+    x = native(x)
     if is_tensor(x):
         x = _tensor_view(x, name)
     x = np.asarray(x)

@@ -88,12 +88,12 @@ class FileSource:
 
 
 class ArraySource:
-    """One array or tensor in memory (or a memory map). The kernel's own threads share each piece."""
+    """One array or tensor, in memory (or a memory map) or on a device. The kernel's own threads share each piece."""
 
     side_by_side = False
 
     def __init__(self, x: Any, name: str) -> None:
-        self.array = ops.as_rows(x, name)
+        self.array = ops.rows_anywhere(x, name)
         self.name = name
         self.rows, self.d = self.array.shape
         self.nbytes = self.array.nbytes
@@ -129,7 +129,7 @@ class ChunkSource:
         first = next(iter(chunks), None)
         if first is None:
             raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
-        self.d = ops.as_rows(first, name).shape[1]
+        self.d = ops.rows_anywhere(first, name).shape[1]
 
     def pieces(self) -> Iterator[Piece]:
         yield Piece(0, 0, None, 0)
@@ -137,7 +137,7 @@ class ChunkSource:
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         lo = 0
         for i, chunk in enumerate(self._chunks):
-            rows = ops.as_rows(chunk, f"{self.name}, chunk {i}")
+            rows = ops.rows_anywhere(chunk, f"{self.name}, chunk {i}")
             if rows.shape[1] != self.d:
                 raise InputError(f"{self.name}, chunk {i}: rows are {rows.shape[1]} wide, those before {self.d}")
             yield lo, rows
@@ -163,6 +163,7 @@ def open_rows(spec: Any, side: str, column: str | None = None) -> RowSource:
         return FileSource(spec)
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
         return FileSource(io.open_source(spec, side=side, column=column))
+    spec = ops.native(spec)
     if ops.is_tensor(spec) or hasattr(spec, "__array_interface__") or isinstance(spec, np.ndarray):
         return ArraySource(spec, side)
     if isinstance(spec, Iterable):

@@ -50,7 +50,8 @@ def apply(
 
 @apply.register_fake
 def _(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return torch.empty(rows.shape, dtype=dtype or rows.dtype, device=rows.device)
+    _checked(rows, map)
+    return torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
 
 
 @torch.library.custom_op("fastrealign::reduce", mutates_args=())
@@ -66,6 +67,7 @@ def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Ten
 
 @reduce.register_fake
 def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _checked(rows, map)
     sums = torch.empty(rows.shape[1], dtype=torch.int64, device=rows.device)
     return sums, torch.empty_like(sums), torch.empty(3, dtype=torch.int64, device=rows.device)
 
@@ -108,12 +110,16 @@ def _backward(ctx, gradient: torch.Tensor):
     return torch.ops.fastrealign.vjp(rows, gradient, map, ctx.terms), None, None, None
 
 
-def _no_gradient(ctx, *gradients):
-    raise InputError("sums over rows do not record gradients; pass rows.detach()")
+def _refuse(ctx, inputs, output) -> None:
+    raise InputError("exact sums are whole numbers, through which no gradient flows; pass rows.detach()")
+
+
+def _never(ctx, *gradients):
+    raise AssertionError("reached only if _refuse was not")
 
 
 apply.register_autograd(_backward, setup_context=_remember)
-reduce.register_autograd(_no_gradient)
+reduce.register_autograd(_never, setup_context=_refuse)
 
 
 def apply_rows(
@@ -212,7 +218,6 @@ def _checked(rows: torch.Tensor, map: torch.Tensor) -> torch.Tensor:
         raise InputError(f"the rows are on {rows.device}, the map on {map.device}; move one to the other")
     if rows.shape[1] > 1 and rows.stride(1) != 1:
         rows = rows.contiguous()
-    # A GPU reads whole elements only; a row repeated by expand() is fine.
     return rows
 
 

@@ -1,7 +1,7 @@
 """What people say about a scene: claims that are true of it, and sentences that make them.
 
-A caption tells a part of its scene, as people's captions do: a short one names one or two things, a long one about
-half of them, and most leave some attributes out. "complete" names everything; it serves to measure what the encoder
+A caption tells a part of its scene, as people's captions do: a short one names one or two things, a long one most of
+them, and both leave some attributes out. "complete" names everything; it serves to measure what the encoder
 loses to the partial ones. Each `Caption` carries its claims, so that whether it also fits another scene (`holds`) is
 known without reading English; a question is a claim whose truth is not known yet.
 """
@@ -144,7 +144,7 @@ def _short(scene: Scene, rng: random.Random) -> Caption:
 
 
 def _long(scene: Scene, rng: random.Random) -> Caption:
-    told = rng.sample(scene.objects, rng.randint(3, 4))
+    told = rng.sample(scene.objects, min(len(scene.objects), rng.randint(3, 4)))
     sentences: list[tuple[str, list[Claim]]] = []
     while told:
         first = told.pop()

@@ -30,8 +30,9 @@ SEEDS = {
 }
 FIRST_TRAINING_SEED = 1_000_000  # training scenes count up from here
 
-# How long people's captions are: mostly short, some long, few complete.
-LENGTH_SHARES = {"short": 0.5, "long": 0.4, "complete": 0.1}
+# How long captions are. What they leave out is what keeps a gap open: with five to seven objects a scene and half of the
+# captions short it was 0.87, with complete captions of simple scenes alone 0.02.
+LENGTH_SHARES = {"short": 0.3, "long": 0.5, "complete": 0.2}
 
 
 def sample_scene(seed: int) -> Scene:

@@ -1,4 +1,4 @@
-"""A small world of pictures: crowded scenes of coloured objects, drawn with numpy alone.
+"""A small world of pictures: scenes of a few coloured objects, drawn with numpy alone.
 
 A `Scene` is a value that follows from its family and seed: the same pair gives the same scene and the same pixels
 on every machine. Pictures (`render`), captions (`captions.py`), questions and attributes are all derived from it.
@@ -25,7 +25,7 @@ SIDE = 64  # pixels: a picture is SIDE x SIDE
 CELLS = (11, 32, 53)  # centres of the grid's rows and columns, in pixels
 JITTER = 2  # an object stands at most this many pixels off its cell's centre, each way
 MARGIN = 10  # "left of" and its kin hold when the centres differ by at least this many pixels
-OBJECTS = (5, 7)  # fewest and most objects in a scene
+OBJECTS = (2, 4)  # fewest and most objects in a scene
 
 COLOURS = {
     "red": (214, 39, 40),

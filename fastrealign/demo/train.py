@@ -26,7 +26,7 @@ from fastrealign.demo.scenes import render
 if TYPE_CHECKING:
     import open_clip
 
-STEPS = 3_000
+STEPS = 1_200
 BATCH = 128
 WARM_UP = 100
 PEAK_RATE = 2e-3
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     sets = embed(model)
     for name, rows in sets.items():
         np.save(options.out / f"{name}.npy", rows)
-    save_file(model.state_dict(), options.out / "encoder.safetensors")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.out / "encoder.safetensors")
     report = {
         "steps": options.steps,
         "batch": BATCH,

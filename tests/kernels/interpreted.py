@@ -1,0 +1,186 @@
+"""The Triton kernels through Triton's interpreter, against the float64 reference. Run by test_interpreted.py, in a process of
+its own: TRITON_INTERPRET is read when Triton is imported, and then holds for all kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fastrealign import ops, reference, torch_ops
+from fastrealign.exact import ExactSum
+from fastrealign.kernels import launch
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+WIDTHS = [1, 3, 16, 17, 96, 257, 768]
+TERMS = ["unit", "s", "b", "bc"]
+
+
+@pytest.fixture(autouse=True)
+def triton(monkeypatch):
+    assert launch.INTERPRETED
+    monkeypatch.setenv("FASTREALIGN_BACKEND", "triton")
+
+
+def tensor(rows, dtype):
+    return torch.from_numpy(np.asarray(rows)).to(dtype)
+
+
+def mapped(rows, row_map):
+    return reference.row_map(rows.double().numpy(), row_map.s, row_map.b, row_map.c)
+
+
+def assert_close(out, exact):
+    found = out.double().numpy()
+    error = np.abs(found - exact).max()
+    if out.dtype == torch.float64:
+        assert error <= 2e-13
+    elif out.dtype == torch.float32:
+        assert error <= 3e-7
+    else:
+        # The interpreter cuts bfloat16 off where a GPU rounds: twice the error of rounding, and the float32 error before.
+        assert error <= 2 * np.abs(tensor(exact, out.dtype).double().numpy() - exact).max() + 3e-7
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_apply(rng, map_of, dtype, d):
+    for i, n in enumerate((1, 15, 33)):
+        rows, row_map = tensor(rng.standard_normal((n, d)) + 0.1, dtype), map_of(d, TERMS[(i + d) % 4])
+        for out_dtype in (dtype, torch.float32):
+            out, sums = torch.full((n, d), float("nan"), dtype=out_dtype), ExactSum(d)
+            counts = torch_ops.apply_rows(rows, row_map, out, into=sums)
+            assert counts == ops.Counts(good=n) and sums.count == n
+            assert_close(out, mapped(rows, row_map))
+            steps = np.rint(np.ldexp(out.double().numpy(), 40)).astype(np.int64).sum(0)
+            np.testing.assert_array_equal(sums.low.view(np.int64), steps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", WIDTHS)
+def test_reduce_is_within_a_step_of_the_cpu(rng, map_of, dtype, d):
+    rows, row_map = tensor(rng.standard_normal((70, d)), dtype), map_of(d, TERMS[d % 4])
+    found, cpu = ExactSum(d), ExactSum(d)
+    counts = torch_ops.reduce_rows(rows, row_map, found)
+    assert counts == ops.reduce(ops.as_rows(rows), row_map, cpu, backend="cpu")
+    assert np.abs(found.mean - cpu.mean).max() <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [3, 17, 96, 257])
+def test_vjp(rng, map_of, dtype, d):
+    rows, g = (tensor(rng.standard_normal((20, d)), dtype) for _ in range(2))
+    for terms in TERMS:
+        row_map = map_of(d, terms)
+        out = torch.ops.fastrealign.vjp(rows, g, *torch_ops.pack(row_map, d))
+        exact = reference.vjp(rows.double().numpy(), g.double().numpy(), row_map.s, row_map.b, row_map.c)
+        error = np.abs(out.double().numpy() - exact).max()
+        assert error <= 2 * np.abs(tensor(exact, dtype).double().numpy() - exact).max() + 1e-12 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-20, 1e25])
+def test_rows_of_extreme_length(rng, map_of, size):
+    rows, row_map = tensor(rng.standard_normal((9, 33)) * size, torch.float32), map_of(33)
+    out = torch.empty_like(rows)
+    assert torch_ops.apply_rows(rows, row_map, out).good == 9
+    assert_close(out, mapped(rows, row_map))
+    g = tensor(rng.standard_normal((9, 33)) * min(size, 1.0), torch.float32)
+    found = torch.ops.fastrealign.vjp(rows, g, *torch_ops.pack(row_map, 33)).double().numpy()
+    exact = reference.vjp(rows.double().numpy(), g.double().numpy(), row_map.s, row_map.b, row_map.c)
+    np.testing.assert_allclose(found, exact, atol=1e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-6])
+def test_rows_that_nearly_cancel(rng, dtype, size):
+    for row in rng.standard_normal((5, 1, 24)):
+        row = tensor(row, dtype)
+        unit = reference.project(row.double().numpy())[0]
+        opposite = size * reference.project(rng.standard_normal((1, 24)))[0] - unit
+        for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+            out, sums = torch.empty_like(row), ExactSum(24)
+            torch_ops.apply_rows(row, row_map, out)
+            torch_ops.reduce_rows(row, row_map, sums)
+            exact = mapped(row, row_map)
+            assert np.abs(out.double().numpy() - exact).max() <= (3e-7 if dtype == torch.float32 else 1e-14 / size**2)
+            assert np.abs(sums.mean - exact[0]).max() <= 1e-12 + 1e-14 / size**2
+
+
+def test_one_hot_rows_with_a_large_shift(rng):
+    rows = np.zeros((40, 17), np.float32)
+    rows[np.arange(40), 3] = rng.uniform(0.5, 2, 40) * rng.choice([-1, 1], 40)
+    b = rng.standard_normal(17) * 0.01
+    b[3] = -0.45
+    row_map = ops.RowMap(1.2, b, b * 0.8)
+    out = torch.empty(40, 17)
+    torch_ops.apply_rows(torch.from_numpy(rows), row_map, out)
+    assert_close(out, mapped(torch.from_numpy(rows), row_map))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_without_a_direction(rng, map_of, dtype):
+    rows, row_map = tensor(rng.standard_normal((60, 20)), dtype), map_of(20)
+    rows[17], rows[40, 3], rows[51, 0] = 0, float("nan"), float("inf")
+    out, flags, sums = torch.empty_like(rows), np.empty(60, np.uint8), ExactSum(20)
+    expected = ops.Counts(good=57, bad=3, first_bad=17, reason=ops.ZERO)
+    assert torch_ops.apply_rows(rows, row_map, out, flags=flags) == expected
+    assert np.flatnonzero(flags).tolist() == [17, 40, 51] and flags[40] == flags[51] == ops.NOT_FINITE
+    torch.testing.assert_close(out[[17, 40, 51]], rows[[17, 40, 51]], rtol=0, atol=0, equal_nan=True)
+    assert torch_ops.reduce_rows(rows, row_map, sums) == expected
+    good = np.flatnonzero(flags == 0)
+    assert np.abs(sums.mean - mapped(rows[good], row_map).mean(0)).max() <= 1e-12
+    assert torch.ops.fastrealign.reduce(rows, *torch_ops.pack(row_map, 20))[2].tolist() == [3, 17, ops.ZERO]
+    assert not torch.ops.fastrealign.vjp(rows, rows.nan_to_num(), *torch_ops.pack(row_map, 20))[[17, 40, 51]].any()
+
+
+def test_layouts(rng, map_of):
+    rows, row_map = tensor(rng.standard_normal((40, 33)), torch.float32), map_of(33)
+    expected = torch.empty_like(rows)
+    torch_ops.apply_rows(rows, row_map, expected)
+    wide = torch.full((40, 50), 7.0)
+    for view in (rows.T.contiguous().T, torch.cat([rows, rows], 1)[:, :33], rows.repeat_interleave(2, 0)[::2]):
+        target = wide[:, 5:38]
+        torch_ops.apply_rows(view, row_map, target)
+        torch.testing.assert_close(target, expected, rtol=0, atol=0)
+        assert (wide[:, :5] == 7).all() and (wide[:, 38:] == 7).all()
+    in_place = rows.clone()
+    torch_ops.apply_rows(in_place, row_map, in_place)
+    torch.testing.assert_close(in_place, expected, rtol=0, atol=0)
+    empty = torch.empty(0, 33)
+    assert torch_ops.apply_rows(empty, row_map, empty) == ops.Counts(0)
+
+
+def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
+    rows, row_map = tensor(rng.standard_normal((333, 40)), torch.float32), map_of(40)
+    found = []
+    for programs in (1, 2, 7, 21):
+        monkeypatch.setattr(launch, "_programs", lambda n, tile, x, most=programs: max(1, min(most, n // tile.rows)))
+        out, stored, sums = torch.empty_like(rows), ExactSum(40), ExactSum(40)
+        torch_ops.apply_rows(rows, row_map, out, into=stored)
+        torch_ops.reduce_rows(rows, row_map, sums)
+        found.append((out, stored, sums))
+    for out, stored, sums in found[1:]:
+        assert torch.equal(out, found[0][0]) and stored == found[0][1] and sums == found[0][2]
+
+
+def test_sums_are_flushed_before_they_overflow(rng, map_of, monkeypatch):
+    rows, row_map = tensor(rng.standard_normal((333, 40)), torch.float32), map_of(40)
+    expected, found = ExactSum(40), ExactSum(40)
+    torch_ops.reduce_rows(rows, row_map, expected)
+    monkeypatch.setattr(launch, "ROWS_BEFORE_FLUSH", 16)
+    torch_ops.reduce_rows(rows, row_map, found)
+    assert found == expected
+
+
+def test_totals_carry_into_the_high_limb():
+    """Sums of programs that together, and with what was there, pass 2^63 and 2^64, in both directions."""
+    from fastrealign.kernels import rows as parts
+
+    rng = np.random.default_rng(4)
+    partial = torch.from_numpy(rng.integers(-(2**62), 2**62, (37, 20)))
+    partial[:, 0], partial[:, 1], partial[:, 2] = 2**62 - 1, -(2**62), -1
+    low, high = torch.full((20,), -1), torch.full((20,), 3)
+    parts.finish_kernel[(1,)](partial, low, high, 37, D=20, BLOCK=32)
+    for j in range(20):
+        total = (3 << 64) + (2**64 - 1) + sum(map(int, partial[:, j]))
+        assert (int(high[j]) << 64) + (int(low[j]) & 2**64 - 1) == total

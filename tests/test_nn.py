@@ -1,0 +1,122 @@
+"""nn.ReAlign: the alignment as a module, its state, and following encoders that move."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastrealign as fr  # noqa: E402
+import fastrealign.nn  # noqa: E402
+from fastrealign import reference  # noqa: E402
+from fastrealign.errors import InputError  # noqa: E402
+
+
+@pytest.fixture
+def sides(rng):
+    text = rng.standard_normal((400, 24)) + 2 * rng.standard_normal(24)
+    images = rng.standard_normal((300, 24)) * 0.7 + 2 * rng.standard_normal(24)
+    return text, images
+
+
+@pytest.fixture
+def alignment(sides):
+    return fr.fit(*sides)
+
+
+def test_it_is_the_alignment(sides, alignment):
+    layer = fr.nn.ReAlign(alignment)
+    text = torch.from_numpy(sides[0]).float()
+    torch.testing.assert_close(layer(text), alignment(text), rtol=0, atol=0)
+    torch.testing.assert_close(layer(text.view(4, 10, 10, 24)), layer(text).view(4, 10, 10, 24), rtol=0, atol=0)
+    assert layer(text.half()).dtype == torch.float16
+    assert not list(layer.parameters())
+    with pytest.raises(InputError, match="rows are 12 wide, the alignment was fitted on 24"):
+        layer(text[:, :12])
+
+
+def test_gradients_reach_what_comes_before(sides, alignment):
+    layer = torch.nn.Sequential(torch.nn.Linear(24, 24), fr.nn.ReAlign(alignment))
+    layer(torch.from_numpy(sides[0][:8]).float()).sum().backward()
+    assert layer[0].weight.grad.abs().max() > 0
+
+
+def test_state_dict(sides, alignment):
+    saved = fr.nn.ReAlign(alignment).state_dict()
+    layer = fr.nn.ReAlign(dim=24)
+    text = torch.from_numpy(sides[0])
+    np.testing.assert_allclose(layer(text).numpy(), reference.project(sides[0]), atol=1e-14)
+    layer.load_state_dict(saved)
+    np.testing.assert_array_equal(layer(text).numpy(), alignment(sides[0]))
+
+
+def test_the_map_keeps_its_digits(sides, alignment):
+    text = torch.from_numpy(sides[0])
+    for change in (lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.float(), copy.deepcopy):
+        layer = change(fr.nn.ReAlign(alignment))
+        np.testing.assert_array_equal(layer(text).numpy(), alignment(sides[0]))
+    assert fr.nn.ReAlign(alignment).to("meta").map.device.type == "meta"
+
+
+def test_compiled_whole(sides, alignment):
+    layer = fr.nn.ReAlign(alignment)
+    text = torch.from_numpy(sides[0]).float()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(text), layer(text), rtol=0, atol=0)
+
+
+def test_online_from_nothing_it_ends_where_fit_does(sides, alignment):
+    layer = fr.nn.ReAlign.from_alignment(alignment, decay=1.0, every=4)
+    # A text encoder that has moved: everything was elsewhere when the alignment was fitted.
+    moved = torch.from_numpy(sides[0] + 1.5)
+    expected = fr.fit(moved.numpy(), sides[1])
+    before = np.linalg.norm(layer(moved).mean(0).numpy() - expected.mean_target)
+    for _ in range(40):
+        for batch in moved.split(100):
+            layer.update(batch)
+    after = np.linalg.norm(layer(moved).mean(0).numpy() - expected.mean_target)
+    np.testing.assert_allclose(layer.map[0].item(), expected.s, rtol=1e-9)
+    np.testing.assert_allclose(layer.map[8:32].numpy(), expected.b, atol=1e-9)
+    assert after < before / 5 and after < 5 * expected.gap_left + 1e-2
+
+
+def test_online_earlier_rows_are_forgotten(sides, alignment):
+    layer = fr.nn.ReAlign(alignment, decay=0.5, every=1)
+    text = torch.from_numpy(sides[0])
+    for _ in range(60):
+        layer.update(text + 5.0)
+    for _ in range(60):
+        layer.update(text)
+    expected = fr.fit(sides[0], sides[1])
+    np.testing.assert_allclose(layer.map[8:32].numpy(), expected.b, atol=1e-9)
+    np.testing.assert_allclose(layer(text).numpy(), expected(sides[0]), atol=1e-7)
+
+
+def test_online_solves_every_so_many_updates_and_skips_rows_without_a_direction(sides, alignment):
+    layer = fr.nn.ReAlign(alignment, every=3)
+    batch = torch.from_numpy(sides[0] + 1.0)
+    batch[5] = 0
+    before = layer.map.clone()
+    layer.update(batch)
+    layer.update(batch)
+    assert torch.equal(layer.map, before)
+    layer.update(batch)
+    assert not torch.equal(layer.map, before) and torch.isfinite(layer.map).all()
+    assert layer.weight.item() == pytest.approx(399 * (1 + 0.99 + 0.99**2))
+
+
+def test_a_batch_without_any_direction_changes_nothing(alignment):
+    layer = fr.nn.ReAlign(alignment, every=1)
+    before = layer.map.clone()
+    layer.update(torch.zeros(4, 24))
+    assert torch.equal(layer.map, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": 3}, {"decay": 0.0}, {"every": 0}])
+def test_odd_options_are_named(alignment, options):
+    given = options.get("dim") == 3 or options.get("decay") == 0.0 or options.get("every") == 0
+    with pytest.raises(InputError):
+        fr.nn.ReAlign(alignment if given else None, **options)

@@ -1,0 +1,176 @@
+"""torch.ops.fastrealign: numbers, gradients, what torch itself checks of an operator, compilation, odd inputs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastrealign as fr  # noqa: E402
+from fastrealign import ops, reference, torch_ops  # noqa: E402
+from fastrealign.errors import InputError  # noqa: E402
+from fastrealign.exact import ExactSum  # noqa: E402
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+APPLY = torch.ops.fastrealign.apply
+REDUCE = torch.ops.fastrealign.reduce
+
+
+@pytest.fixture
+def tensors(rng, map_of):
+    """tensors(n, d, dtype, terms): rows, packed map, terms, and the row map."""
+
+    def tensors(n, d, dtype=torch.float32, terms="bc"):
+        row_map = map_of(d, terms)
+        rows = torch.from_numpy(rng.standard_normal((n, d))).to(dtype)
+        return rows, *torch_ops.pack(row_map, d), row_map
+
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("terms", ["unit", "s", "b", "bc"])
+def test_apply_is_ops_apply(tensors, dtype, terms):
+    rows, packed, number, row_map = tensors(37, 20, dtype, terms)
+    out = APPLY(rows, packed, number)
+    view = ops.as_rows(rows)
+    expected = np.empty_like(view)
+    ops.apply(view, row_map, expected)
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(ops.as_rows(out), expected)
+    assert APPLY(rows, packed, number, torch.float64).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reduce_is_ops_reduce(tensors, dtype):
+    rows, packed, number, row_map = tensors(300, 20, dtype)
+    rows[7] = 0
+    rows[9, 3] = float("nan")
+    low, high, bad = REDUCE(rows, packed, number)
+    expected = ExactSum(20)
+    counts = ops.reduce(ops.as_rows(rows), row_map, expected)
+    found = ExactSum.over(low.numpy(), high.numpy())
+    found.count = counts.good
+    assert found == expected
+    assert bad.tolist() == [2, 7, ops.ZERO]
+    assert REDUCE(rows[:7], packed, number)[2].tolist() == [0, -1, 0]
+
+
+@pytest.mark.parametrize("terms", ["unit", "s", "b", "bc"])
+def test_gradients(tensors, terms):
+    rows, packed, number, _ = tensors(5, 7, torch.float64, terms)
+    rows.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: APPLY(x, packed, number), rows)
+    # An output of another type: the gradient comes back in the rows' own.
+    half = rows.detach().half().requires_grad_()
+    APPLY(half, packed, number, torch.float32).sum().backward()
+    assert half.grad.dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_torch_checks_of_an_operator(tensors, dtype):
+    rows, packed, number, _ = tensors(6, 9, dtype)
+    for x in (rows, rows.clone().requires_grad_()):
+        torch.library.opcheck(APPLY.default, (x, packed, number))
+    torch.library.opcheck(APPLY.default, (rows, packed, number, torch.float32))
+    torch.library.opcheck(REDUCE.default, (rows, packed, number))
+    torch.library.opcheck(torch.ops.fastrealign.vjp.default, (rows, rows, packed, number))
+
+
+def test_compiled_without_a_graph_break(tensors):
+    rows, packed, number, _ = tensors(6, 9)
+
+    def step(x):
+        return APPLY(x * 2.0, packed, number) + REDUCE(x, packed, number)[0].sum()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    torch.testing.assert_close(compiled(rows), step(rows), rtol=0, atol=0)
+    torch.testing.assert_close(compiled(rows[:3]), step(rows[:3]), rtol=0, atol=0)
+
+
+def test_autocast_leaves_it_alone(tensors):
+    rows, packed, number, _ = tensors(6, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = APPLY(rows, packed, number)
+    torch.testing.assert_close(out, APPLY(rows, packed, number), rtol=0, atol=0)
+
+
+def test_layouts(tensors):
+    rows, packed, number, _ = tensors(8, 9)
+    expected = APPLY(rows, packed, number)
+    views = [
+        rows.T.contiguous().T,
+        torch.cat([rows, rows], 1)[:, :9],
+        rows[:1].expand(8, 9),
+        rows.flip(0),
+    ]
+    for view in views:
+        torch.testing.assert_close(APPLY(view, packed, number), APPLY(view.contiguous(), packed, number), rtol=0, atol=0)
+    assert APPLY(rows[:0], packed, number).shape == (0, 9)
+    torch.testing.assert_close(APPLY(views[0], packed, number), expected, rtol=0, atol=0)
+
+
+def test_odd_inputs_are_named(tensors):
+    rows, packed, number, _ = tensors(6, 9)
+    for arguments, message in [
+        ((rows[:, :8], packed, number), "rows are 8 wide, the map is of 9 wide rows"),
+        ((rows.int(), packed, number), "element type torch.int32, expected float16"),
+        ((rows, packed, number, torch.int8), "element type torch.int8, expected float16"),
+        ((rows[None], packed, number), "expected \\(rows, width\\)"),
+        ((rows, packed.to("meta"), number), "the map on meta"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            APPLY(*arguments)
+    with pytest.raises(InputError, match="no gradient flows; pass rows.detach"):
+        REDUCE(rows.clone().requires_grad_(), packed, number)
+    with pytest.raises(InputError, match="no gradient flows to it"):
+        APPLY(rows, packed.clone().requires_grad_(), number)
+
+
+def test_the_reference_backend(tensors, monkeypatch):
+    rows, packed, number, row_map = tensors(40, 9, torch.float64)
+    rows[3] = 0
+    fast = APPLY(rows, packed, number), *REDUCE(rows, packed, number)
+    monkeypatch.setenv("FASTREALIGN_BACKEND", "reference")
+    slow = APPLY(rows, packed, number), *REDUCE(rows, packed, number)
+    torch.testing.assert_close(slow[0], fast[0], rtol=0, atol=1e-14)
+    assert (slow[1] - fast[1]).abs().max() <= 40 and slow[3].tolist() == fast[3].tolist()
+    good = [i for i in range(40) if i != 3]
+    exact = reference.row_map(rows[good].numpy(), row_map.s, row_map.b, row_map.c)
+    np.testing.assert_array_equal(slow[0][good].numpy(), exact)
+
+
+@pytest.mark.parametrize("first", ["torch", "fastrealign"])
+def test_operators_are_there_whichever_is_imported_first(first):
+    second = "fastrealign.nn" if first == "fastrealign" else "fastrealign"
+    program = f"import {first}, {second}, torch; torch.ops.fastrealign.apply"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_fastrealign_does_not_import_torch():
+    program = "import sys, fastrealign; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_alignment_takes_what_speaks_dlpack(rng):
+    class Foreign:
+        """An array of a library that fastrealign does not know."""
+
+        def __init__(self, x):
+            self.x = x
+
+        def __dlpack__(self, **options):
+            return self.x.__dlpack__(**options)
+
+        def __dlpack_device__(self):
+            return self.x.__dlpack_device__()
+
+    text, images = rng.standard_normal((60, 8)), rng.standard_normal((60, 8)) + 1
+    alignment = fr.fit(text, images)
+    out = alignment(Foreign(text))
+    assert isinstance(out, torch.Tensor)
+    np.testing.assert_array_equal(out.numpy(), alignment(text))
