@@ -178,7 +178,38 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-KINDS: dict[str, Callable[[Results, str], list[str]]] = {"cpu": cpu}
+def gpu(results: Results, name: str) -> list[str]:
+    """Every case: GB/s, the share of the ceiling, and how many times as fast as each other contestant."""
+    m = results["machine"]
+    versions = ", ".join(f"{package} {version}" for package, version in m["versions"].items() if version)
+    cases = [case for case in results["cases"] if "gbs" in case]
+    others = list(dict.fromkeys(other for case in cases for other in case["over"]))
+    head = ["", "d", "type", "GB/s", "of the ceiling", *(f"over {other}" for other in others)]
+    rows = [
+        [
+            f"`{case['op']}`, {case['variant']} ({case['backend']})",
+            str(case["d"]),
+            case["dtype"] + (f" to {case['dtype_out']}" if case["dtype_out"] not in (None, case["dtype"]) else ""),
+            spread(case["gbs"][case["backend"]]).text(0),
+            spread(case["of_ceiling"]).text(3),
+            *(_times(case["over"][other]) if other in case["over"] else "" for other in others),
+        ]
+        for case in cases
+    ]
+    calls = list(dict.fromkeys(call for batch in results["small"] for call in batch["us"]))
+    small = [
+        [f"{batch['rows']:,}", *(spread(batch["us"][call]).text(1) if call in batch["us"] else "" for call in calls)]
+        for batch in results["small"]
+    ]
+    return [
+        f"{m['device']}, {m['date'][:10]}; {versions}. Ceilings: a device copy of the same bytes (`apply`), a sum of the "
+        f"rows' words (`reduce`), in the same run. Medians, tenth and ninetieth percentile ([`{name}`]({name})).",
+        _table(head, rows),
+        f"Small batches, d = 768, bf16, microseconds a call.\n\n{_table(['rows', *calls], small)}" if small else "",
+    ]
+
+
+KINDS: dict[str, Callable[[Results, str], list[str]]] = {"cpu": cpu, "gpu": gpu}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,293 @@
+"""python -m bench.gpu [--quick] [--device cuda] [--out FILE]: the GPU kernels against a device copy and their peers.
+
+Several pairs of buffers are used by turns, together many times the last-level cache, so that nothing is read from it. Times are
+of CUDA events; ratios are between runs that followed one another. Prints a line a figure; the last line is all of it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, schedule, stopwatch
+from bench.gpu_peers import PEERS, NotComparable
+from fastrealign import ops, reference, torch_ops
+from fastrealign.backend import choose
+from fastrealign.errors import InputError
+
+WIDTHS = (512, 768, 1024, 1280, 2048, 4096)
+TYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float16"))
+SMALL_ROWS = (1, 16, 128, 1024, 4096)
+BUFFERS = 3
+CHECKED_ROWS = 512
+PACKAGES = ("torch", "triton", "cupy-cuda13x", "numpy")
+# On entries of some 0.03: what float32 arithmetic explains, and half a unit of the output type.
+ERROR = {"float32": 3e-7, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+Say = Callable[[str], None]
+
+
+class Problem:
+    """Rows in BUFFERS pairs of buffers, a row map, and in float64 the first mapped rows, or of all of them the mean."""
+
+    def __init__(self, case: Case, device: str, nbytes: int) -> None:
+        rng = np.random.default_rng(case.d)
+        self.case = case
+        d = case.d
+        kind = getattr(torch, case.dtype)
+        self.x = [torch.empty(case.rows, d, device=device, dtype=kind) for _ in range(BUFFERS)]
+        for x in self.x:
+            x.normal_().add_(0.3)
+        out = getattr(torch, case.dtype_out or case.dtype)
+        self.out = [torch.empty(case.rows, d, device=device, dtype=out) for _ in range(BUFFERS)] if case.dtype_out else None
+        b, c = rng.standard_normal((2, d)) * 0.4 / np.sqrt(d)
+        moments = case.variant == "moments"
+        self.map = ops.UNIT if moments else ops.RowMap(1.1, b, c)
+        self.packed, self.terms = torch_ops.pack(self.map, d, device)
+        checked = self.x[0] if case.dtype_out is None else self.x[0][:CHECKED_ROWS]
+        parts = checked.split(1 << 15)
+        mapped = [reference.row_map(p.double().cpu().numpy(), self.map.s, self.map.b, self.map.c) for p in parts]
+        self.exact = np.concatenate([m.sum(0, keepdims=True) for m in mapped]).sum(0) / case.rows
+        if case.dtype_out is not None:
+            self.exact = np.concatenate(mapped)
+
+    def check(self, result: torch.Tensor) -> None:
+        """NotComparable if the first rows of `result`, or the mean, are wrong."""
+        found = result.double().cpu().numpy()
+        if self.case.dtype_out is None:
+            error, allowed = np.abs(found - self.exact).max(), 1e-5
+        else:
+            allowed = 3e-7 + ERROR[self.case.dtype_out] * np.abs(self.exact).max() * (self.case.dtype_out != "float32")
+            error = np.abs(found[:CHECKED_ROWS] - self.exact).max()
+        if not error <= allowed:
+            raise NotComparable(f"its result is off by {error:.1e}, {allowed:.1e} is allowed")
+
+
+def timed(device: str, work: Callable[[], object]) -> Run:
+    """Seconds on the device, by events; by the clock where there is none (a trial run on a CPU)."""
+    if device == "cpu":
+        return stopwatch(work)
+
+    def run() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    return run
+
+
+def ours(problem: Problem, backend: str) -> Callable[[], torch.Tensor]:
+    """The kernel on the next buffers; without checks, waiting or counting, as a training loop calls it."""
+    turn = cycle(range(BUFFERS))
+    d, device = problem.case.d, problem.packed.device
+    low = torch.zeros(d, dtype=torch.int64, device=device)
+    sums, found = (low, torch.zeros_like(low)), torch.zeros(2, dtype=torch.int64, device=device)
+    with_sums = sums if problem.case.variant == "with sums" else None
+
+    def work() -> torch.Tensor:
+        i = next(turn)
+        if problem.out is None:
+            torch_ops._reduce(problem.x[i], problem.packed, problem.terms, sums, found, None, backend)
+            return low
+        torch_ops._apply(problem.x[i], problem.out[i], problem.packed, problem.terms, with_sums, found, None, backend)
+        return problem.out[i]
+
+    return work
+
+
+def check_ours(problem: Problem, backend: str) -> None:
+    x = problem.x[0]
+    if problem.out is not None:
+        problem.out[0].fill_(float("nan"))
+        torch_ops._apply(
+            x, problem.out[0], problem.packed, problem.terms, None, torch.zeros_like(problem.packed[:2]).long(), None, backend
+        )
+        problem.check(problem.out[0])
+        return
+    sums = ops.ExactSum(problem.case.d)
+    torch_ops.reduce_rows(x, problem.map, sums, backend=backend)
+    problem.check(torch.from_numpy(sums.mean))
+
+
+def ceiling(problem: Problem) -> tuple[Callable[[], object], int]:
+    """A device copy of the same bytes, or a sum of them as whole numbers; and the bytes that it moves."""
+    turn = cycle(range(BUFFERS))
+    if problem.out is None:
+        words = [x.view(torch.int32) for x in problem.x]
+        return lambda: words[next(turn)].sum(), problem.case.bytes
+    into = [out.view(torch.uint8) for out in problem.out]
+    source = [x.view(torch.uint8) for x in problem.x]
+    if into[0].shape != source[0].shape:
+        raise NotComparable("rows and results differ in size")
+
+    def copy() -> None:
+        i = next(turn)
+        into[i].copy_(source[i])
+
+    return copy, problem.case.bytes
+
+
+def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: int, say: Say) -> dict[str, Any]:
+    problem = Problem(case, device, case.bytes)
+    measured, left_out = Rounds(), {}
+    work, moved = ceiling(problem)
+    measured.add("ceiling", timed(device, work), moved)
+    contestants: dict[str, Callable[[], object]] = {}
+    for backend in backends:
+        try:
+            check_ours(problem, backend)
+            contestants[backend] = ours(problem, backend)
+        except (NotComparable, RuntimeError) as error:
+            left_out[backend] = str(error).splitlines()[0]
+    for name, prepare in PEERS.items() if peers else ():
+        try:
+            work = prepare(problem)
+            problem.check(work(0))
+            turn = cycle(range(BUFFERS))
+            contestants[name] = lambda work=work, turn=turn: work(next(turn))
+        except NotComparable as error:
+            left_out[name] = str(error)
+    for name, work in contestants.items():
+        work()
+        measured.add(name, timed(device, work), case.bytes)
+    first = next((name for name in backends if name in contestants), None)
+    if first is None:
+        say(f"{case}  left out: {left_out}")
+        return {"case": str(case), "left_out": left_out}
+    others = [name for name in contestants if name != first]
+    measured.go(schedule(first, ["ceiling"], others), 3)  # clocks settle
+    measured = _again(measured)
+    measured.go(schedule(first, ["ceiling"], others), rounds)
+    result = {
+        "op": case.op,
+        "variant": case.variant,
+        "d": case.d,
+        "rows": case.rows,
+        "dtype": SHORT[case.dtype],
+        "dtype_out": SHORT.get(case.dtype_out or ""),
+        "bytes": case.bytes,
+        "backend": first,
+        "ceiling_gbs": measured.gbs("ceiling"),
+        "gbs": {name: measured.gbs(name) for name in contestants},
+        "of_ceiling": measured.ratio(first, "ceiling"),
+        "over": {name: measured.ratio(first, name) for name in others},
+        "left_out": left_out,
+    }
+    over = "  ".join(f"{name} {spread.text()}x" for name, spread in result["over"].items())
+    say(f"{case} {first} {result['gbs'][first].text(0)} GB/s, {result['of_ceiling'].text(3)} of the ceiling; {over}")
+    return {key: plain(value) if isinstance(value, dict) else value for key, value in plain(result).items()}
+
+
+def _again(measured: Rounds) -> Rounds:
+    """The same contestants, with nothing on record."""
+    fresh = Rounds()
+    fresh._runs, fresh._bytes = measured._runs, measured._bytes
+    return fresh
+
+
+def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
+    """Microseconds a call, with the host's share: the operator eagerly and replayed from a graph, torch eager beside it."""
+    results = []
+    for rows in SMALL_ROWS:
+        problem = Problem(Case("apply", "plain", 768, rows, "bfloat16", "bfloat16"), device, 0)
+        x = problem.x[0]
+        calls = {
+            "operator": lambda x=x, p=problem: torch.ops.fastrealign.apply(x, p.packed, p.terms),
+            "torch eager": lambda w=PEERS["torch eager"](problem): w(0),
+        }
+        if device != "cpu":
+            calls["operator, CUDA graph"] = _graphed(calls["operator"])
+        entry = {"rows": rows, "us": {name: _call_us(device, call) for name, call in calls.items()}}
+        say(f"small  {rows:>5} rows  " + "  ".join(f"{name} {spread.text(1)} us" for name, spread in entry["us"].items()))
+        results.append({"rows": rows, "us": plain(entry["us"])})
+    return results
+
+
+def _graphed(call: Callable[[], object]) -> Callable[[], object]:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _call_us(device: str, call: Callable[[], object], calls: int = 50, rounds: int = 9) -> Spread:
+    def many() -> None:
+        for _ in range(calls):
+            call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    run = stopwatch(many)
+    run()
+    return Spread.of([run() / calls * 1e6 for _ in range(rounds)])
+
+
+def backends_on(device: str) -> tuple[list[str], dict[str, str]]:
+    """Those that can run there, best first, and what is in the way of the others."""
+    can, cannot = [], {}
+    for name in ("cuda", "triton") if device != "cpu" else ("cpu",):
+        try:
+            can.append(choose(device, 0, name).name)
+        except InputError as error:
+            cannot[name] = str(error)
+    return can, cannot
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="GPU kernels against ceilings and peers.")
+    parser.add_argument("--quick", action="store_true", help="widths 768 and 1280, fewer rounds")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a trial of this script")
+    parser.add_argument("--bytes", type=int, default=1 << 30, help="of each buffer of rows")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        print("bench.gpu: no GPU that torch can use", file=sys.stderr)
+        return 1
+    say: Say = lambda line: print(line, flush=True)  # noqa: E731
+    can, cannot = backends_on(given.device)
+    for name, why in cannot.items():
+        say(f"{name}: left out: {why}")
+    cases = []
+    for d in (768, 1280) if given.quick else WIDTHS:
+        for dtype, out in TYPES:
+            itemsize = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+            rows = max(CHECKED_ROWS, given.bytes // (d * itemsize))
+            shown = [("apply", "plain", out), ("apply", "with sums", out)]
+            shown += [("reduce", "moments", None), ("reduce", "gap left", None)] if dtype == out else []
+            for op, variant, dtype_out in shown:
+                case = Case(op, variant, d, rows, dtype, dtype_out)
+                peers = variant in ("plain", "moments")
+                cases.append(one_case(case, given.device, can, peers, 3 if given.quick else 9, say))
+                if given.device != "cpu":
+                    torch.cuda.empty_cache()
+    device = torch.cuda.get_device_name() if given.device == "cuda" else "CPU (a trial)"
+    results = {
+        "kind": "gpu",
+        "machine": machine(PACKAGES, device=device, backends=can, left_out=cannot),
+        "cases": cases,
+        "small": small_batches(given.device, say),
+    }
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

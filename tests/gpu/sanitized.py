@@ -1,0 +1,34 @@
+"""Every CUDA and Triton kernel once, on small and odd shapes: what compute-sanitizer watches (bench/gpu.sh)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fastrealign import torch_ops
+from fastrealign.backend import choose
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+from fastrealign.ops import RowMap
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    for backend in ("cuda", "triton"):
+        try:
+            choose("cuda", 0, backend)
+        except InputError as error:
+            print(error)
+            continue
+        for d in (3, 96, 257, 768, 1280, 4096):
+            row_map = RowMap(1.2, *rng.standard_normal((2, d)) * 0.4 / np.sqrt(d))
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                rows = torch.randn(37, d, device="cuda").to(dtype)
+                rows[5], rows[6, 0] = 0, float("nan")
+                torch_ops.apply_rows(rows, row_map, torch.empty_like(rows), into=ExactSum(d), backend=backend)
+                torch_ops.reduce_rows(rows, row_map, ExactSum(d), backend=backend)
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
