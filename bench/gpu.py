@@ -47,7 +47,9 @@ class Problem:
         for x in self.x:
             x.normal_().add_(0.3)
         out = getattr(torch, case.dtype_out or case.dtype)
-        self.out = [torch.empty(case.rows, d, device=device, dtype=out) for _ in range(BUFFERS)] if case.dtype_out else None
+        self.out = (
+            [torch.empty(case.rows, d, device=device, dtype=out) for _ in range(BUFFERS)] if case.dtype_out else None
+        )
         b, c = rng.standard_normal((2, d)) * 0.4 / np.sqrt(d)
         moments = case.variant == "moments"
         self.map = ops.UNIT if moments else ops.RowMap(1.1, b, c)
@@ -111,7 +113,14 @@ def check_ours(problem: Problem, backend: str) -> None:
     if problem.out is not None:
         problem.out[0].fill_(float("nan"))
         torch_ops._apply(
-            x, problem.out[0], problem.packed, problem.terms, None, torch.zeros_like(problem.packed[:2]).long(), None, backend
+            x,
+            problem.out[0],
+            problem.packed,
+            problem.terms,
+            None,
+            torch.zeros_like(problem.packed[:2]).long(),
+            None,
+            backend,
         )
         problem.check(problem.out[0])
         return
@@ -209,7 +218,10 @@ def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
         if device != "cpu":
             calls["operator, CUDA graph"] = _graphed(calls["operator"])
         entry = {"rows": rows, "us": {name: _call_us(device, call) for name, call in calls.items()}}
-        say(f"small  {rows:>5} rows  " + "  ".join(f"{name} {spread.text(1)} us" for name, spread in entry["us"].items()))
+        say(
+            f"small  {rows:>5} rows  "
+            + "  ".join(f"{name} {spread.text(1)} us" for name, spread in entry["us"].items())
+        )
         results.append({"rows": rows, "us": plain(entry["us"])})
     return results
 

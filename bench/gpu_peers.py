@@ -21,7 +21,10 @@ class NotComparable(Exception):
 def _function(problem: Any) -> Callable[..., torch.Tensor]:
     device = problem.packed.device
     s = problem.map.s
-    b, c = (None if v is None else torch.tensor(v, dtype=torch.float32, device=device) for v in (problem.map.b, problem.map.c))
+    b, c = (
+        None if v is None else torch.tensor(v, dtype=torch.float32, device=device)
+        for v in (problem.map.b, problem.map.c)
+    )
 
     def function(x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         v = normalize(x.float(), dim=1)
@@ -69,8 +72,12 @@ def cupy_fused(problem: Any) -> Work:
         raise NotComparable("cupy is not installed") from None
     if problem.case.dtype == "bfloat16":
         raise NotComparable("cupy has no bfloat16")
-    norm = cupy.ReductionKernel("T x", "float32 y", "(float)x * (float)x", "a + b", "y = rsqrtf(a)", "0", "fr_rsqrt_norm")
-    first = cupy.ElementwiseKernel("T x, float32 r, float32 s, float32 b", "float32 y", "y = s * ((float)x * r) + b", "fr_u")
+    norm = cupy.ReductionKernel(
+        "T x", "float32 y", "(float)x * (float)x", "a + b", "y = rsqrtf(a)", "0", "fr_rsqrt_norm"
+    )
+    first = cupy.ElementwiseKernel(
+        "T x, float32 r, float32 s, float32 b", "float32 y", "y = s * ((float)x * r) + b", "fr_u"
+    )
     second = cupy.ElementwiseKernel("float32 x, float32 r, float32 c", "float32 y", "y = x * r + c", "fr_v")
     last = cupy.ElementwiseKernel("float32 x, float32 r", "T y", "y = x * r", "fr_out")
     x = [cupy.from_dlpack(t) for t in problem.x]
@@ -85,7 +92,9 @@ def cupy_fused(problem: Any) -> Work:
         if problem.map.c is not None:
             u = second(u, norm(u, axis=1)[:, None], c)
         if out is None:
-            return torch.from_dlpack(u.mean(axis=0) if problem.map.b is None else (u * norm(u, axis=1)[:, None]).mean(axis=0))
+            return torch.from_dlpack(
+                u.mean(axis=0) if problem.map.b is None else (u * norm(u, axis=1)[:, None]).mean(axis=0)
+            )
         last(u, norm(u, axis=1)[:, None], out[i])
         return problem.out[i]
 

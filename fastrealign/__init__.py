@@ -20,7 +20,9 @@ load = Alignment.load
 
 
 if "torch" in sys.modules:
-    import_module("fastrealign.torch_ops")  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does
+    import_module(
+        "fastrealign.torch_ops"
+    )  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does
 
 
 def __getattr__(name: str):

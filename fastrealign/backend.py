@@ -58,11 +58,15 @@ def _no_cuda(device: str, index: int) -> str | None:
     try:
         from fastrealign import _cuda
     except ImportError:
-        return "fastrealign was built without CUDA; build it again where nvcc is (FASTREALIGN_CUDA=1 says what is missing)"
+        return (
+            "fastrealign was built without CUDA; build it again where nvcc is (FASTREALIGN_CUDA=1 says what is missing)"
+        )
     if not _cuda.can_run(index):
         built = ", ".join(f"sm_{code}" for code in _cuda.built_for)
         major, minor = torch.cuda.get_device_capability(index)
-        return f"the device is sm_{major}{minor}, the kernels were built for {built}; set FASTREALIGN_CUDA_ARCHITECTURES"
+        return (
+            f"the device is sm_{major}{minor}, the kernels were built for {built}; set FASTREALIGN_CUDA_ARCHITECTURES"
+        )
     return None
 
 

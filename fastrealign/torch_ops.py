@@ -39,9 +39,7 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
 
 
 @torch.library.custom_op("fastrealign::apply", mutates_args=())
-def apply(
-    rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None
-) -> torch.Tensor:
+def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     rows = _checked(rows, map)
     out = torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
     _apply(rows, out, map, terms, None, None, None)

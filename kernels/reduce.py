@@ -58,7 +58,9 @@ def reduce_kernel(
             add_columns(sums_ptr, value, quick, at, D, BLOCK)
         again = here & (state == AGAIN)
         if tl.sum(again.to(tl.int32), 0) > 0:
-            scale, unit, inv_u, inv_v, found = the_long_way(x_ptr, map_ptr, rows, again, x_stride, D, ROWS, BLOCK, TERMS)
+            scale, unit, inv_u, inv_v, found = the_long_way(
+                x_ptr, map_ptr, rows, again, x_stride, D, ROWS, BLOCK, TERMS
+            )
             state = tl.where(again, found, state)
             slow = again & (found == GOOD)
             for at in range(0, D, BLOCK):

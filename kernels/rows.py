@@ -62,7 +62,9 @@ def load_vector(ptr, at, D: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def dots(x_ptr, map_ptr, rows, here, stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr):
+def dots(
+    x_ptr, map_ptr, rows, here, stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
+):
     """y.y, y.b and y.c of each row: float64 [ROWS]."""
     p = tl.zeros([ROWS, BLOCK], tl.float64)
     q = tl.zeros([ROWS, BLOCK], tl.float64)
@@ -161,7 +163,9 @@ def the_long_way(
 
 
 @triton.jit
-def mapped_the_long_way(x, scale, unit, inv_u, inv_v, map_ptr, at, D: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr):
+def mapped_the_long_way(
+    x, scale, unit, inv_u, inv_v, map_ptr, at, D: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
+):
     """f of a float64 tile."""
     out = unit[:, None] * (x / scale[:, None])
     if TERMS >= 1:

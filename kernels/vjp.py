@@ -14,7 +14,17 @@ from .rows import AGAIN, GOOD, HEADER, coefficients, dots, load_tile, load_vecto
 
 @triton.jit
 def gradient_dots(
-    g_ptr, y_ptr, map_ptr, rows, here, g_stride, y_stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
+    g_ptr,
+    y_ptr,
+    map_ptr,
+    rows,
+    here,
+    g_stride,
+    y_stride,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TERMS: tl.constexpr,
 ):
     """g.y, g.b and g.c of each row: float64 [ROWS]."""
     p = tl.zeros([ROWS, BLOCK], tl.float64)

@@ -50,7 +50,9 @@ def test_from_the_environment_too(monkeypatch, rows_of):
 
 
 def test_a_device_that_nothing_runs_on():
-    with pytest.raises(InputError, match=r"rows on xpu:1: no backend can run; not cuda: .*; not cpu: the rows are on xpu:1"):
+    with pytest.raises(
+        InputError, match=r"rows on xpu:1: no backend can run; not cuda: .*; not cpu: the rows are on xpu:1"
+    ):
         choose("xpu", 1)
 
 

@@ -109,7 +109,9 @@ def test_layouts(tensors):
         rows.flip(0),
     ]
     for view in views:
-        torch.testing.assert_close(APPLY(view, packed, number), APPLY(view.contiguous(), packed, number), rtol=0, atol=0)
+        torch.testing.assert_close(
+            APPLY(view, packed, number), APPLY(view.contiguous(), packed, number), rtol=0, atol=0
+        )
     assert APPLY(rows[:0], packed, number).shape == (0, 9)
     torch.testing.assert_close(APPLY(views[0], packed, number), expected, rtol=0, atol=0)
 

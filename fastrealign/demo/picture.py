@@ -25,7 +25,7 @@ def draw(
     _, singular, axes = np.linalg.svd(both - centre, full_matrices=False)
     share = singular**2 / (singular**2).sum()
 
-    figure = Figure(figsize=(10, 4.9), dpi=160, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(9.4, 5.6), dpi=160, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, rows, reading, title in zip(
@@ -48,12 +48,12 @@ def draw(
             color=INK,
             fontsize=10,
         )
-        panel.set_xlabel(f"first principal component ({share[0]:.0%} of the variance before)", color=INK)
+        panel.set_xlabel(f"first principal component ({share[0]:.0%} of the variance before)", color=INK, fontsize=9)
         panel.set_facecolor(PAPER)
         panel.set_aspect("equal")
         panel.tick_params(colors=INK, labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"second ({share[1]:.0%})", color=INK)
+    panels[0].set_ylabel(f"second ({share[1]:.0%})", color=INK, fontsize=9)
     panels[0].legend(
         loc="best",
         frameon=False,

@@ -32,7 +32,7 @@ FIRST_TRAINING_SEED = 1_000_000  # training scenes count up from here
 
 # How long captions are. What they leave out keeps a gap open: with five to seven objects a scene, and half of the captions
 # short, it was 0.87.
-LENGTH_SHARES = {"short": 0.3, "long": 0.5, "complete": 0.2}
+LENGTH_SHARES = {"short": 0.2, "long": 0.4, "complete": 0.4}
 
 
 def sample_scene(seed: int) -> Scene:

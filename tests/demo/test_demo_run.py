@@ -58,4 +58,4 @@ def test_picture(tmp_path):
     from matplotlib.image import imread
 
     pixels = imread(path)
-    assert pixels.shape[1] == 1600 and np.ptp(pixels[..., :3]) > 0.9
+    assert pixels.shape[1] == 1504 and np.ptp(pixels[..., :3]) > 0.9

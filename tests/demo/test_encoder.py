@@ -72,8 +72,8 @@ def test_tokens():
 def test_words_outside_the_vocabulary_are_named():
     with pytest.raises(InputError, match="'a red dog' has the word 'dog'"):
         encoder.tokenize(["a red circle", "a red dog"])
-    with pytest.raises(InputError, match="has 31 words, more than 30"):
-        encoder.tokenize([" ".join(["red"] * 31)])
+    with pytest.raises(InputError, match="has 32 words, more than 31"):
+        encoder.tokenize([" ".join(["red"] * 32)])
 
 
 def test_pixels():

@@ -1,4 +1,4 @@
-"""Scenes: the same for the same seed, crowded, told apart by sight."""
+"""Scenes: the same for the same seed, told apart by sight."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def test_scenes_are_those_the_shipped_embeddings_are_of():
     # The embeddings are stored, their scenes are not: should the drawing of scenes change, they must be remade.
     what = repr([scene(seed, family) for family in FAMILIES for seed in range(50)])
     assert hashlib.sha256(what.encode()).hexdigest() == (
-        "abe03c26274e4d4d931f4274426d1cfbd499a6f27ffecb5148f24fb724518e66"
+        "62ac8f233ecd2128b342c2a51607a3aa30e77113d3a796dffbf4a3f4d10c8933"
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_objects_are_many_distinct_in_place_and_inside(family):
+def test_objects_are_distinct_in_place_and_inside(family):
     for seed in range(300):
         s = scene(seed, family)
-        assert 5 <= len(s.objects) <= 7
+        assert 2 <= len(s.objects) <= 4
         assert s.background in FAMILIES[family].backgrounds
         for o in s.objects:
             assert o.noun in FAMILIES[family].nouns and o.colour in COLOURS and o.size in SIZES

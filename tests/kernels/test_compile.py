@@ -48,7 +48,9 @@ def source(name: str, dtype: str, out: str, d: int):
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i32") for name in kernel.arg_names}
     numbers = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     # What Triton finds out at a launch: pointers and strides are multiples of 16.
-    aligned = [i for i, name in enumerate(kernel.arg_names) if name.endswith(("_ptr", "_stride")) and name != "flags_ptr"]
+    aligned = [
+        i for i, name in enumerate(kernel.arg_names) if name.endswith(("_ptr", "_stride")) and name != "flags_ptr"
+    ]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     return ASTSource(fn=kernel, signature=signature, constexprs=numbers, attrs=attributes)
 
@@ -79,7 +81,9 @@ def test_no_spills_and_wide_loads(tmp_path, name, dtype, out, target):
     assert stack == local == 0, report.group()
     assert registers <= 255
     if name != "finish":
-        sass = subprocess.run([tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+        sass = subprocess.run(
+            [tool("cuobjdump"), "-sass", str(cubin)], capture_output=True, text=True, check=True
+        ).stdout
         assert re.search(r"LDG\.E(\.\w+)*\.128", sass), "no load of 16 bytes"
 
 

@@ -15,6 +15,16 @@ pytest.importorskip("torch")
 
 def test_the_kernels_through_the_interpreter():
     cases = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(cases.parents[2] / "pyproject.toml"), str(cases)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(cases.parents[2] / "pyproject.toml"),
+        str(cases),
+    ]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
