@@ -210,10 +210,10 @@ def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
     results = []
     for rows in SMALL_ROWS:
         problem = Problem(Case("apply", "plain", 768, rows, "bfloat16", "bfloat16"), device, 0)
-        x = problem.x[0]
+        x, eager = problem.x[0], PEERS["torch eager"](problem)
         calls = {
             "operator": lambda x=x, p=problem: torch.ops.fastrealign.apply(x, p.packed, p.terms),
-            "torch eager": lambda w=PEERS["torch eager"](problem): w(0),
+            "torch eager": lambda w=eager: w(0),
         }
         if device != "cpu":
             calls["operator, CUDA graph"] = _graphed(calls["operator"])

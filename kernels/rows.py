@@ -42,10 +42,10 @@ def columns_at(at, D: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def tile_mask(here, exists, D: tl.constexpr, BLOCK: tl.constexpr):
-    if D % BLOCK == 0:
-        return here[:, None] & tl.full([1, BLOCK], 1, tl.int1)
-    else:
-        return here[:, None] & exists[None, :]
+    mask = here[:, None] & tl.full([1, BLOCK], 1, tl.int1)
+    if D % BLOCK != 0:
+        mask = mask & exists[None, :]
+    return mask
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""vjp: J(y)^T g, J the Jacobian of the row map at each row y. Triton twin of csrc/cuda/vjp.cu; equations in csrc/row_gradient.h.
+"""vjp: J(y)^T g, J the Jacobian of the row map at each row y. Triton twin of csrc/{cpu,cuda}/vjp; see csrc/row_gradient.h.
 
 Bytes: y and g come from memory once each, the result is written once. A row for which the map has no value gets zeros.
 """

@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from sklearn.base import clone  # noqa: E402
-from sklearn.exceptions import NotFittedError  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import FunctionTransformer  # noqa: E402
-from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import fastrealign as fr  # noqa: E402
-from fastrealign import reference  # noqa: E402
+import fastrealign as fr
+from fastrealign import reference
 
 
 @parametrize_with_checks([fr.ReAlign(), fr.ReAlign(centroid="exact")])

@@ -1,4 +1,4 @@
-"""That the compiled kernels are the vector code they are meant to be: scalar code would give the same numbers, many times slower."""
+"""The compiled kernels are the vector code they are meant to be: scalar code gives the same numbers, many times slower."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_odd_inputs_are_named(tensors):
     ]:
         with pytest.raises(InputError, match=message):
             APPLY(*arguments)
-    with pytest.raises(InputError, match="no gradient flows; pass rows.detach"):
+    with pytest.raises(InputError, match=r"no gradient flows; pass rows\.detach"):
         REDUCE(rows.clone().requires_grad_(), packed, number)
     with pytest.raises(InputError, match="no gradient flows to it"):
         APPLY(rows, packed.clone().requires_grad_(), number)

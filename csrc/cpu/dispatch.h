@@ -44,8 +44,8 @@ std::vector<std::string> instruction_sets();
 
 Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options);
 Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options);
-// out = J(y)^T g, J the Jacobian of the map at each row y of `in`, g the same row of `gradient`; all of one element type. Bad
-// rows get zeros.
+// out = J(y)^T g, J the Jacobian of the map at each row y of `in`, g the same row of `gradient`; all of one element
+// type. Bad rows get zeros.
 Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const Map& map, const Options& options);
 
 }  // namespace fastrealign

@@ -1,4 +1,5 @@
-// vjp: for each row y and a gradient g of f(y; s, b, c), the gradient of y. Compiled once for each instruction set (FR_ISA).
+// vjp: for each row y and a gradient g of f(y; s, b, c), the gradient of y. Compiled once for each instruction set
+// (FR_ISA).
 //
 // Bytes: y and g are read once each and the result is written once. Arithmetic is float64: six dot products, then
 // A g + B y + C b + D c (row_gradient.h).
@@ -57,8 +58,8 @@ double at(const T* x, int64_t j) {
     return to_double(value);
 }
 
-// One row whose dot products lose digits or leave their range: y over a power of two, u and v themselves and their norms, then
-// the same closed form. `y` is overwritten.
+// One row whose dot products lose digits or leave their range: y over a power of two, u and v themselves and their
+// norms, then the same closed form. `y` is overwritten.
 template <typename T>
 RowState the_long_way(const RowMap& map, const MapVectors& vectors, double* y, const T* g, T* out, int64_t d) {
     double largest = 0.0;
@@ -119,8 +120,7 @@ void vjp(VjpBlock& block) {
         if (state == RowState::good) {
             const GradientCoefficients of = gradient_coefficients(*block.map, dots.y, k, dots.g);
             const auto value = [&](D8 a, D8 e, D8 b, D8 c) FR_LAMBDA {
-                return narrow_to<T>(
-                    fma(splat(of.g), e, fma(splat(of.y), a, fma(splat(of.b), b, mul(splat(of.c), c)))));
+                return narrow_to<T>(fma(splat(of.g), e, fma(splat(of.y), a, fma(splat(of.b), b, mul(splat(of.c), c)))));
             };
             int64_t j = 0;
             for (; j + lanes <= d; j += lanes) {
@@ -129,8 +129,8 @@ void vjp(VjpBlock& block) {
             if (j < d) {
                 const int count = static_cast<int>(d - j);
                 put_some(out + j,
-                         value(load_some<double>(y + j, count), load_some<double>(g + j, count),
-                               load_d8(vectors.b + j), load_d8(vectors.c + j)),
+                         value(load_some<double>(y + j, count), load_some<double>(g + j, count), load_d8(vectors.b + j),
+                               load_d8(vectors.c + j)),
                          count);
             }
             continue;

@@ -12,7 +12,8 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
-// Entries are float32 sums of four products: rows that cancel, or so narrow that entries near 1 are usual, take float64.
+// Entries are float32 sums of four products: rows that cancel, or so narrow that entries near 1 are usual, take
+// float64.
 constexpr Limits limits{1.0 / 4, 0.0};
 constexpr int64_t narrow_width = 16;
 

@@ -1,4 +1,4 @@
-"""The kernels on a GPU: numbers against the float64 reference, the same bits again, graphs, streams. Skipped where there is none."""
+"""The kernels on a GPU: numbers against the float64 reference, the same bits again, graphs, streams. Needs a GPU."""
 
 from __future__ import annotations
 

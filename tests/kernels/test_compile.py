@@ -1,7 +1,7 @@
 """The Triton kernels compiled ahead of time for NVIDIA's and AMD's GPUs, and what the compilers report; no GPU is needed.
 
-Registers that do not suffice, and accesses narrower than 16 bytes, cost a memory-bound kernel its speed and change no result, so
-no other test would notice.
+Registers that do not suffice, and accesses narrower than 16 bytes, cost a memory-bound kernel its speed and change no
+result, so no other test would notice.
 """
 
 from __future__ import annotations
