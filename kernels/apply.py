@@ -22,6 +22,7 @@ from .rows import (
     load_vector,
     mapped_the_long_way,
     record,
+    rounded_for,
     the_long_way,
     tile_mask,
 )
@@ -69,7 +70,7 @@ def apply_kernel(
             b = load_vector(map_ptr + HEADER, at, D, BLOCK).to(Real)[None, :]
             c = load_vector(map_ptr + HEADER + D, at, D, BLOCK).to(Real)[None, :]
             shift = tl.fma(beta.to(Real)[:, None] + tl.zeros_like(x), b + tl.zeros_like(x), gamma.to(Real)[:, None] * c)
-            value = tl.fma(alpha.to(Real)[:, None] + tl.zeros_like(x), x, shift).to(out_ptr.dtype.element_ty)
+            value = rounded_for(out_ptr, tl.fma(alpha.to(Real)[:, None] + tl.zeros_like(x), x, shift))
             store_tile(out_ptr, rows, quick, out_stride, at, value, D, BLOCK)
             if SUMS:
                 add_columns(sums_ptr, value.to(tl.float64), quick, at, D, BLOCK)
@@ -84,7 +85,7 @@ def apply_kernel(
                 x = load_tile(x_ptr, rows, again, x_stride, at, D, BLOCK).to(tl.float64)
                 value = mapped_the_long_way(x, scale, unit, inv_u, inv_v, map_ptr, at, D, BLOCK, TERMS)
                 # A row without a direction is stored as it came; the caller decides what becomes of it.
-                value = tl.where(slow[:, None], value, x).to(out_ptr.dtype.element_ty)
+                value = rounded_for(out_ptr, tl.where(slow[:, None], value, x))
                 store_tile(out_ptr, rows, again, out_stride, at, value, D, BLOCK)
                 if SUMS:
                     add_columns(sums_ptr, value.to(tl.float64), slow, at, D, BLOCK)

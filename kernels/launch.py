@@ -24,7 +24,8 @@ ROWS_BEFORE_FLUSH = 1 << 22
 # Entries of a tile: what four warps hold in registers beside three float64 sums an entry.
 TILE = 1024
 WARPS = 4
-WIDEST = 16_384
+# Of `apply`: left alone, ptxas prefers 128 and a spill where it could have 160 and none.
+APPLY_REGISTERS = 160
 
 
 class Tile(NamedTuple):
@@ -82,7 +83,7 @@ def apply(
                 WIDE=wide,
                 SUMS=sums is not None,
                 FLAGS=flags is not None,
-                **_options(),
+                **_options(APPLY_REGISTERS),
             )
             if sums is not None:
                 _finish(partial, sums, programs, d)
@@ -178,6 +179,9 @@ def _on(x: torch.Tensor) -> Any:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _options() -> dict[str, Any]:
+def _options(registers: int | None = None) -> dict[str, Any]:
     # No fusing behind our back: what is fused says so in the kernel. (The default of this option changes with Triton 3.10.)
-    return {"num_warps": WARPS, "enable_fp_fusion": False}
+    options: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": False}
+    if registers and not INTERPRETED and not torch.version.hip:
+        options["maxnreg"] = registers
+    return options

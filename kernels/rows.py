@@ -62,6 +62,14 @@ def load_vector(ptr, at, D: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def rounded_for(ptr, value):
+    """A float64 or float32 tile in the element type that `ptr` points to; by way of float32, as on the CPU."""
+    if ptr.dtype.element_ty != tl.float64:
+        value = value.to(tl.float32)
+    return value.to(ptr.dtype.element_ty)
+
+
+@triton.jit
 def dots(
     x_ptr, map_ptr, rows, here, stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
 ):

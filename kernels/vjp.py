@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .apply import store_tile
-from .rows import AGAIN, GOOD, HEADER, coefficients, dots, load_tile, load_vector, the_long_way
+from .rows import AGAIN, GOOD, HEADER, coefficients, dots, load_tile, load_vector, rounded_for, the_long_way
 
 
 @triton.jit
@@ -130,4 +130,4 @@ def vjp_kernel(
             if TERMS == 2:
                 value += of_c[:, None] * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
             value = tl.where(good[:, None], value / scale[:, None], 0.0)
-            store_tile(out_ptr, rows, here, out_stride, at, value.to(out_ptr.dtype.element_ty), D, BLOCK)
+            store_tile(out_ptr, rows, here, out_stride, at, rounded_for(out_ptr, value), D, BLOCK)

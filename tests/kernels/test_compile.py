@@ -57,6 +57,8 @@ def source(name: str, dtype: str, out: str, d: int):
 
 def compiled(name: str, dtype: str, out: str, d: int, target: str):
     options = {"num_warps": launch.WARPS, "enable_fp_fusion": False}
+    if name == "apply" and TARGETS[target].backend == "cuda":
+        options["maxnreg"] = launch.APPLY_REGISTERS
     return triton.compile(source(name, dtype, out, d), target=TARGETS[target], options=options)
 
 
