@@ -24,6 +24,8 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
         build.mkdir(parents=True, exist_ok=True)
+        # An isolated build has its tools in a folder of its own, gone by the next one; the cache would name them still.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
         cuda = os.environ.get("FASTREALIGN_CUDA", "")
         if cuda not in ("", "0", "1"):
             raise SystemExit(f"FASTREALIGN_CUDA={cuda!r}: expected 0 (leave CUDA out), 1 (require it) or unset")
