@@ -8,6 +8,13 @@ fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
+
+if find_spec("fastrealign._core") is None:
+    raise ImportError(
+        f"{__path__[0]} has no compiled core: if that is the source folder, run Python somewhere else, or build it there with "
+        "pip install -e ."
+    )
 
 from fastrealign.alignment import Alignment
 from fastrealign.errors import BadRowsError, FastRealignError, InputError

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import tempfile
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,14 @@ from fastrealign import ops
 SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
+
+
+def pytest_configure(config):
+    """Leave the source tree: a child process would import fastrealign from there, where it may not have been compiled."""
+    folder = tempfile.TemporaryDirectory(prefix="fastrealign-tests-")
+    config.add_cleanup(folder.cleanup)
+    config.add_cleanup(partial(os.chdir, os.getcwd()))
+    os.chdir(folder.name)
 
 
 def pytest_report_header():

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(Team::most_threads,
     c.fill(map_c(p), p.d);
     __syncthreads();
 
-    const RowMap map = read_map(p);
+    const RowMap map = read_map<true>(p);
     const int chunks = p.d / C;
     const int mine = team.lane() % R;
     const bool summing = sums && p.low;

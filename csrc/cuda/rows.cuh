@@ -35,17 +35,16 @@ struct Target {
     DType type;
 };
 
+// `limited`: whether entries may be limited to shifts that float32 can bear; where never, it costs no registers.
+template <bool limited = false>
 FR_DEVICE RowMap read_map(const RowsParams& p) {
-    const bool limited = p.limits.largest_shift > 0.0;
-    return {p.map[0],
-            p.map[1],
-            p.map[2],
-            p.map[3],
-            p.terms,
-            p.limits.cancelled_below,
-            limited ? p.map[4] : 0.0,
-            limited ? p.map[5] : 0.0,
-            p.limits.largest_shift};
+    RowMap map{p.map[0], p.map[1], p.map[2], p.map[3], p.terms, p.limits.cancelled_below, 0.0, 0.0, 0.0};
+    if constexpr (limited) {
+        map.largest_b = p.map[4];
+        map.largest_c = p.map[5];
+        map.largest_shift = p.limits.largest_shift;
+    }
+    return map;
 }
 FR_DEVICE const double* map_b(const RowsParams& p) { return p.map + map_header; }
 FR_DEVICE const double* map_c(const RowsParams& p) { return p.map + map_header + p.d; }
