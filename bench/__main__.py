@@ -6,7 +6,6 @@ Prints a line a figure as it comes; the last line is all of it as JSON. Wants a 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 def main(arguments: list[str] | None = None) -> int:
     try:
         from bench import cpu
-        from bench.common import CannotBenchmark
+        from bench.common import CannotBenchmark, publish
         from fastrealign import ops
     except ImportError as error:
         print(f"bench: {error}; build it in place first: pip install -e '.[bench]'", file=sys.stderr)
@@ -42,10 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except CannotBenchmark as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results))
+    publish(results, given.out)
     return 0
 
 

@@ -8,6 +8,7 @@ that followed one another, since clocks drift and other tenants come and go; med
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import statistics
@@ -171,12 +172,17 @@ class Rounds:
                 time.sleep(SECONDS_TO_SETTLE)
                 self._log.append((name, self._runs[name]()))
 
+    def forget(self) -> None:
+        """Take the runs so far for a warm-up."""
+        self._log.clear()
+
     def seconds(self, name: str) -> Spread:
         return Spread.of([seconds for who, seconds in self._log if who == name])
 
     def gbs(self, name: str) -> Spread:
-        """GB/s, 1e9 bytes."""
-        return Spread.of([self._rate(run) / 1e9 for run in self._log if run[0] == name])
+        """GB/s, 1e9 bytes: those of `seconds`, so that the two agree also where a quantile lies between two runs."""
+        of, gigabytes = self.seconds(name), self._bytes[name] / 1e9
+        return Spread(gigabytes / of.median, gigabytes / of.p90, gigabytes / of.p10, of.n)
 
     def ratio(self, a: str, b: str) -> Spread:
         """Rate of `a` over rate of `b`, from every pair of runs in which one directly followed the other."""
@@ -194,6 +200,14 @@ class Rounds:
 def schedule(ours: str, ceilings: Sequence[str], peers: Sequence[str], repeats: int = 4) -> list[str]:
     """One round: every ceiling `repeats` times and every peer once, each between two runs of ours."""
     return [name for other in [*list(ceilings) * repeats, *peers] for name in (other, ours)]
+
+
+def publish(results: dict[str, Any], out: Path | None) -> None:
+    """Print the results as the last line, JSON, and write them to `out` if it is given."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
 
 
 def plain(spreads: dict[str, Any]) -> dict[str, Any]:

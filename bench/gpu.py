@@ -7,7 +7,6 @@ of CUDA events; ratios are between runs that followed one another. Prints a line
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from itertools import cycle
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, schedule, stopwatch
-from bench.gpu_peers import PEERS, NotComparable
+from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, publish, schedule, stopwatch
+from bench.gpu_peers import PEERS
+from bench.peers import NotComparable
 from fastrealign import ops, reference, torch_ops
 from fastrealign.backend import choose
 from fastrealign.errors import InputError
@@ -176,7 +176,7 @@ def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: 
         return {"case": str(case), "left_out": left_out}
     others = [name for name in contestants if name != first]
     measured.go(schedule(first, ["ceiling"], others), 3)  # clocks settle
-    measured = _again(measured)
+    measured.forget()
     measured.go(schedule(first, ["ceiling"], others), rounds)
     result = {
         "op": case.op,
@@ -196,13 +196,6 @@ def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: 
     over = "  ".join(f"{name} {spread.text()}x" for name, spread in result["over"].items())
     say(f"{case} {first} {result['gbs'][first].text(0)} GB/s, {result['of_ceiling'].text(3)} of the ceiling; {over}")
     return {key: plain(value) if isinstance(value, dict) else value for key, value in plain(result).items()}
-
-
-def _again(measured: Rounds) -> Rounds:
-    """The same contestants, with nothing on record."""
-    fresh = Rounds()
-    fresh._runs, fresh._bytes = measured._runs, measured._bytes
-    return fresh
 
 
 def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
@@ -294,10 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
         "cases": cases,
         "small": small_batches(given.device, say),
     }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results))
+    publish(results, given.out)
     return 0
 
 

@@ -9,32 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import normalize
+
+from bench.peers import NotComparable, torch_function
 
 Work = Callable[[int], torch.Tensor]
-
-
-class NotComparable(Exception):
-    """The peer is not installed, or cannot compute the map; the message says which."""
-
-
-def _function(problem: Any) -> Callable[..., torch.Tensor]:
-    device = problem.packed.device
-    s = problem.map.s
-    b, c = (
-        None if v is None else torch.tensor(v, dtype=torch.float32, device=device)
-        for v in (problem.map.b, problem.map.c)
-    )
-
-    def function(x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-        v = normalize(x.float(), dim=1)
-        if b is not None:
-            v = normalize(s * v + b, dim=1)
-        if c is not None:
-            v = normalize(v + c, dim=1)
-        return v.mean(dim=0) if out is None else out.copy_(v)
-
-    return function
 
 
 def _over(problem: Any, function: Callable[..., torch.Tensor]) -> Work:
@@ -46,7 +24,7 @@ def _over(problem: Any, function: Callable[..., torch.Tensor]) -> Work:
 
 
 def eager(problem: Any) -> Work:
-    return _over(problem, _function(problem))
+    return _over(problem, torch_function(problem.map, problem.packed.device))
 
 
 def compiled(mode: str) -> Callable[[Any], Work]:
@@ -54,7 +32,9 @@ def compiled(mode: str) -> Callable[[Any], Work]:
         # Each case is compiled anew: kept, they would pass the limit of recompilations and quietly run eagerly.
         torch._dynamo.reset()
         try:
-            function = torch.compile(_function(problem), dynamic=False, fullgraph=True, mode=mode)
+            function = torch.compile(
+                torch_function(problem.map, problem.packed.device), dynamic=False, fullgraph=True, mode=mode
+            )
             work = _over(problem, function)
             work(0)
         except Exception as error:  # whatever a compiler meets on this machine

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.problem import Problem
+from fastrealign.ops import RowMap
 
 Work = Callable[[], np.ndarray]
 
@@ -164,12 +165,20 @@ def _torch(problem: Problem):
     """(torch, x, out, function): function(x, out) stores the mapped rows in out; without an out it returns the mean."""
     try:
         import torch
-        from torch.nn.functional import normalize
     except ImportError:
         raise NotComparable("torch is not installed") from None
     torch.set_num_threads(problem.threads)
-    s = problem.map.s
-    b, c = (None if v is None else torch.tensor(v, dtype=torch.float32) for v in (problem.map.b, problem.map.c))
+    function = torch_function(problem.map, "cpu")
+    return torch, _tensor(problem.x), None if problem.out is None else _tensor(problem.out), function
+
+
+def torch_function(row_map: RowMap, device):
+    """function(x, out) on tensors of a device: stores the mapped rows in out; without an out it returns their mean."""
+    import torch
+    from torch.nn.functional import normalize
+
+    s = row_map.s
+    b, c = (None if v is None else torch.tensor(v, dtype=torch.float32, device=device) for v in (row_map.b, row_map.c))
 
     def function(x, out):
         v = normalize(x.float(), dim=1)
@@ -179,7 +188,7 @@ def _torch(problem: Problem):
             v = normalize(v + c, dim=1)
         return v.mean(dim=0) if out is None else out.copy_(v)
 
-    return torch, _tensor(problem.x), None if problem.out is None else _tensor(problem.out), function
+    return function
 
 
 def _tensor(array: np.ndarray):
