@@ -9,7 +9,7 @@ test:           ## the whole fast suite
 slow:           ## the tests that take long
 	pytest -m slow
 
-bench:          ## speed against ceilings and peers; some 30 minutes on a quiet machine
+bench:          ## speed against ceilings and peers; wants a quiet machine
 	python -m bench --out bench/results/cpu-$(shell date +%F).json
 
 CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
