@@ -43,6 +43,18 @@ struct RowMap {
     double largest_b, largest_c, largest_shift;
 };
 
+// The two bounds, by the arithmetic of a kernel. An entry's error in float32 is at most (2 |result| + 4 |shift| + 1)
+// half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result of 16 bits is rounded a thousand times as
+// coarsely.
+struct Limits {
+    double cancelled_below;
+    double largest_shift;  // 0: none
+};
+constexpr Limits float64_throughout{1.0 / 1024, 0.0};
+constexpr Limits float32_entries{1.0 / 1024, 0.6};   // of float64 dot products
+constexpr Limits rounded_entries{1.0 / 1024, 8.0};   // the same, rounded to 16 bits
+constexpr Limits float32_throughout{1.0 / 16, 8.0};  // rounded to 16 bits
+
 struct Dots {
     double p, q, r;  // y.y, y.b, y.c
 };
@@ -89,9 +101,8 @@ FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Co
     return RowState::good;
 }
 
-// The long way, for one row in float64: scale by a power of two so that nothing over- or underflows, then form u and v
-// themselves and take their norms. `row` (d values) is overwritten with f(row). Rare, so clarity comes before speed.
-FR_HOST_DEVICE RowState row_the_long_way(const RowMap& map, double* row, const double* b, const double* c, int64_t d) {
+// Divides a row by a power of two, 2^exponent, so that its largest entry is in [1/2, 1): its squares are in range.
+FR_HOST_DEVICE RowState scale_row(double* row, int64_t d, int& exponent) {
     double largest = 0.0;
     for (int64_t j = 0; j < d; ++j) {
         const double a = fabs(row[j]);
@@ -99,13 +110,19 @@ FR_HOST_DEVICE RowState row_the_long_way(const RowMap& map, double* row, const d
         largest = a > largest ? a : largest;
     }
     if (largest == 0.0) return RowState::zero;
-    int exponent;
     frexp(largest, &exponent);
+    for (int64_t j = 0; j < d; ++j) row[j] = ldexp(row[j], -exponent);
+    return RowState::good;
+}
+
+// The long way, for one row in float64: scale by a power of two so that nothing over- or underflows, then form u and v
+// themselves and take their norms. `row` (d values) is overwritten with f(row). Rare, so clarity comes before speed.
+FR_HOST_DEVICE RowState row_the_long_way(const RowMap& map, double* row, const double* b, const double* c, int64_t d) {
+    int exponent;
+    const RowState state = scale_row(row, d, exponent);
+    if (state != RowState::good) return state;
     double p = 0.0;
-    for (int64_t j = 0; j < d; ++j) {
-        row[j] = ldexp(row[j], -exponent);
-        p += row[j] * row[j];
-    }
+    for (int64_t j = 0; j < d; ++j) p += row[j] * row[j];
     const double unit = (map.terms == Terms::none ? 1.0 : map.s) / sqrt(p);
     double uu = 0.0;
     for (int64_t j = 0; j < d; ++j) {

@@ -71,6 +71,9 @@ def _no_cuda(device: str, index: int) -> str | None:
 
 
 def _no_triton(device: str, index: int) -> str | None:
+    # First, since it costs nothing: importing Triton takes long, and rows in memory come this way at every call.
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        return f"the rows are on the {device.upper()}, not on a GPU"
     if find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
     import triton
@@ -78,8 +81,6 @@ def _no_triton(device: str, index: int) -> str | None:
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if version < OLDEST_TRITON:
         return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
-    if device != "cuda" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
-        return f"the rows are on the {device.upper()}, not on a GPU"
     return None
 
 

@@ -99,9 +99,7 @@ class ReAlign(torch.nn.Module):
         trace = 1.0 - mean @ mean
         s = torch.sqrt(self.trace_target / trace)
         b, c = self.mean_target - s * mean, self.mean_target - projected
-        nothing = torch.zeros_like(s)
-        header = [s, b @ b, b @ c, c @ c, b.abs().max(), c.abs().max(), nothing, nothing]
-        solved = torch.cat([torch.stack(header), b, c])
+        solved = torch_ops.packed(s, b, c)
         self.map.copy_(torch.where(now & torch.isfinite(solved).all(), solved, self.map))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ReAlign:

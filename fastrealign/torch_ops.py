@@ -33,9 +33,15 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
     b, c = (np.zeros(d) if v is None else np.asarray(v, np.float64) for v in (row_map.b, row_map.c))
     if b.shape != (d,) or c.shape != (d,):
         raise InputError(f"rows are {d} wide, but the map's b and c have shapes {b.shape} and {c.shape}")
-    header = [row_map.s, b @ b, b @ c, c @ c, np.abs(b).max(), np.abs(c).max(), 0.0, 0.0]
     terms = 2 if row_map.c is not None else int(row_map.b is not None or row_map.s != 1.0)
-    return torch.from_numpy(np.concatenate([header, b, c])).to(device), terms
+    return packed(torch.tensor(row_map.s, dtype=torch.float64), torch.tensor(b), torch.tensor(c)).to(device), terms
+
+
+def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    """The same from float64 tensors, s (), b and c (d,), on their device."""
+    nothing = torch.zeros_like(s)
+    header = [s, b @ b, b @ c, c @ c, b.abs().max(), c.abs().max(), nothing, nothing]
+    return torch.cat([torch.stack(header), b, c])
 
 
 @torch.library.custom_op("fastrealign::apply", mutates_args=())
@@ -55,12 +61,13 @@ def _(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | No
 @torch.library.custom_op("fastrealign::reduce", mutates_args=())
 def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows = _checked(rows, map)
-    low = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
-    high, found = torch.zeros_like(low), torch.zeros(2, dtype=torch.int64, device=rows.device)
+    low, high = _zero_sums(rows)
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
     name = _reduce(rows, map, terms, (low, high), found, None)
-    count, packed = found.unbind()
-    first = (packed if name == "host" else _unpacked(name, packed)).where(count > 0, torch.full_like(count, -1))
-    return low, high, torch.stack([count, first >> 2, first & 3]).where(count > 0, _none(found))
+    count, first = found.unbind()
+    first = first if name == "host" else _unpacked(name, first)
+    row = torch.where(count > 0, first >> 2, -1)
+    return low, high, torch.stack([count, row, torch.where(count > 0, first & 3, 0)])
 
 
 @reduce.register_fake
@@ -130,13 +137,7 @@ def apply_rows(
     backend: str | None = None,
 ) -> Counts:
     """What ops.apply does, for tensors on a device: waits for it, since the counts are wanted."""
-    packed, terms = pack(row_map, rows.shape[1], rows.device)
-    rows = _checked(rows, packed)
-    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    sums = _zero_sums(rows) if into is not None else None
-    states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
-    name = _apply(rows, out, packed, terms, sums, found, states, backend)
-    return _collected(name, rows, sums, found, states, into, flags)
+    return _counted(rows, row_map, out, into, flags, backend)
 
 
 def reduce_rows(
@@ -148,13 +149,30 @@ def reduce_rows(
     backend: str | None = None,
 ) -> Counts:
     """What ops.reduce does, for tensors on a device."""
-    packed, terms = pack(row_map, rows.shape[1], rows.device)
-    rows = _checked(rows, packed)
+    return _counted(rows, row_map, None, into, flags, backend)
+
+
+def _counted(rows, row_map, out, into, flags, backend) -> Counts:
+    """`reduce` where there is no out, else `apply`; then what they counted, brought to the host."""
+    map, terms = pack(row_map, rows.shape[1], rows.device)
+    rows = _checked(rows, map)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    sums = _zero_sums(rows)
+    sums = None if into is None else _zero_sums(rows)
     states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
-    name = _reduce(rows, packed, terms, sums, found, states, backend)
-    return _collected(name, rows, sums, found, states, into, flags)
+    if out is None:
+        name = _reduce(rows, map, terms, sums, found, states, backend)
+    else:
+        name = _apply(rows, out, map, terms, sums, found, states, backend)
+    bad, first = found.tolist()
+    first = first if name == "host" else _unpacked(name, first)
+    counts = Counts(len(rows) - bad, bad, first >> 2, first & 3) if bad else Counts(len(rows))
+    if into is not None:
+        part = ExactSum.over(*(t.cpu().numpy() for t in sums))
+        part.count = counts.good
+        into.add(part)
+    if flags is not None:
+        flags[:] = states.cpu().numpy()
+    return counts
 
 
 def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
@@ -260,23 +278,6 @@ def _note(found: torch.Tensor | None, counts: Counts) -> None:
         found[0], found[1] = counts.bad, counts.first_bad << 2 | counts.reason
 
 
-def _unpacked(name: str, packed: torch.Tensor) -> torch.Tensor:
+def _unpacked(name: str, packed: torch.Tensor | int) -> torch.Tensor | int:
     """row << 2 | state of the first bad row; kernels keep it so that the first is the largest, and zeroed memory none."""
     return (1 << 62) - packed if name == "triton" else ~packed
-
-
-def _none(found: torch.Tensor) -> torch.Tensor:
-    return torch.tensor([0, -1, 0], device=found.device)
-
-
-def _collected(name, rows, sums, found, states, into, flags) -> Counts:
-    bad, packed = found.tolist()
-    first = packed if name == "host" else int(_unpacked(name, torch.tensor(packed)))
-    counts = Counts(len(rows) - bad, bad, first >> 2, first & 3) if bad else Counts(len(rows))
-    if into is not None:
-        part = ExactSum.over(*(t.cpu().numpy() for t in sums))
-        part.count = counts.good
-        into.add(part)
-    if flags is not None:
-        flags[:] = states.cpu().numpy()
-    return counts

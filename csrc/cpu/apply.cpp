@@ -25,19 +25,6 @@ using Real = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out
 template <typename In, typename Out, typename R>
 constexpr bool even_odd = std::is_same_v<In, BFloat> && std::is_same_v<Out, BFloat> && std::is_same_v<R, float>;
 
-template <typename Out>
-FR_INLINE auto narrow_to(F8 x) {
-    return narrow(x, Out{});
-}
-template <typename Out>
-FR_INLINE auto narrow_to(D8 x) {
-    if constexpr (std::is_same_v<Out, double>) {
-        return x;
-    } else {
-        return narrow(to_f8(x), Out{});
-    }
-}
-
 // One good row on its way out: alpha x + beta b + gamma c, column by column, and the sums of what was stored.
 template <typename In, typename Out, typename R, bool sums>
 class RowWriter {
@@ -218,7 +205,7 @@ void apply_rows(ApplyBlock& block) {
     using Sums = std::conditional_t<sizeof(In) == 2 && sizeof(Out) == 2, NarrowDots<pairs>, WideDots<Terms::bc>>;
     const int64_t d = block.in.d;
     RowMap careful = *block.map;
-    careful.cancelled_below = cancelled_in_float64;
+    careful.cancelled_below = float64_throughout.cancelled_below;
     careful.largest_b = careful.largest_c = careful.largest_shift = 0.0;
     RowWriter<In, Out, R, sums> writer(block);
     for (int64_t i = 0; i < block.in.count; ++i) {

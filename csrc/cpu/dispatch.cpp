@@ -76,18 +76,11 @@ class Buffer {
 
 int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
 
-// When a row is taken more carefully, in `apply`: RowMap::cancelled_below and largest_shift. An entry's error in
-// float32 is at most (2 |result| + 4 |shift| + 1) half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result
-// of 16 bits is rounded a thousand times as coarsely as that.
-struct Limits {
-    double cancelled_below = cancelled_in_float64;
-    double largest_shift = 0.0;  // none: entries are float64
-};
-
-Limits limits(DType in, DType out) {
-    if (in == DType::float64 || out == DType::float64) return {};
-    if (out == DType::float32) return {cancelled_in_float64, 0.6};
-    return {in == DType::float32 ? cancelled_in_float64 : 1.0 / 16, 8.0};
+// When a row is taken more carefully, in `apply`.
+const Limits& limits(DType in, DType out) {
+    if (in == DType::float64 || out == DType::float64) return float64_throughout;
+    if (out == DType::float32) return float32_entries;
+    return in == DType::float32 ? rounded_entries : float32_throughout;
 }
 
 // Where a column stands once the even columns of each whole group of sixteen precede its odd ones.
@@ -251,7 +244,7 @@ std::vector<std::string> instruction_sets() {
 
 Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options) {
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
-    Prepared prepared(map, in.d, Limits{});
+    Prepared prepared(map, in.d, float64_throughout);
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked, sums,
                           {}};
@@ -277,7 +270,7 @@ Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals
 
 Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const Map& map, const Options& options) {
     const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
-    Prepared prepared(map, in.d, Limits{});
+    Prepared prepared(map, in.d, float64_throughout);
     return over_blocks(in, {nullptr, nullptr}, options.threads,
                        [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
                            VjpBlock block{rows,

@@ -30,9 +30,6 @@ struct MapVectors {
     const float* c_even_odd;
 };
 
-// RowMap::cancelled_below of float64 dot products, in which digits are plenty.
-constexpr double cancelled_in_float64 = 1.0 / 1024;
-
 struct BadRows {
     int64_t count = 0;
     int64_t first = -1;  // index of the first one

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "element.h"
 
@@ -275,6 +276,20 @@ inline D8 load_d8(const BFloat* x) { return to_d8(load_f8(x)); }
 inline D8 narrow(D8 x, double) { return x; }
 inline D8 widen(D8 x, double) { return x; }
 inline D8 to_d8(D8 x) { return x; }
+
+// Eight results of either arithmetic in their output type.
+template <typename Out>
+FR_INLINE auto narrow_to(F8 x) {
+    return narrow(x, Out{});
+}
+template <typename Out>
+FR_INLINE auto narrow_to(D8 x) {
+    if constexpr (std::is_same_v<Out, double>) {
+        return x;
+    } else {
+        return narrow(to_f8(x), Out{});
+    }
+}
 
 // The lanes added in one fixed order: halves, quarters, pairs.
 inline double total(D8 x) {

@@ -3,9 +3,7 @@
 //
 // Bytes: y and g are read once each and the result is written once. Arithmetic is float64: six dot products, then
 // A g + B y + C b + D c (row_gradient.h).
-#include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "dots.h"
 #include "row_gradient.h"
@@ -13,15 +11,6 @@
 namespace fastrealign {
 namespace FR_ISA {
 namespace {
-
-template <typename T>
-auto narrow_to(D8 x) {
-    if constexpr (std::is_same_v<T, double>) {
-        return x;
-    } else {
-        return narrow(to_f8(x), T{});
-    }
-}
 
 struct SixDots {
     Dots y, g;  // y.y, y.b, y.c and g.y, g.b, g.c
@@ -62,17 +51,11 @@ double at(const T* x, int64_t j) {
 // norms, then the same closed form. `y` is overwritten.
 template <typename T>
 RowState the_long_way(const RowMap& map, const MapVectors& vectors, double* y, const T* g, T* out, int64_t d) {
-    double largest = 0.0;
-    for (int64_t j = 0; j < d; ++j) {
-        if (!(std::fabs(y[j]) <= 1.7976931348623157e308)) return RowState::not_finite;
-        largest = std::max(largest, std::fabs(y[j]));
-    }
-    if (largest == 0.0) return RowState::zero;
     int exponent;
-    std::frexp(largest, &exponent);
+    const RowState state = scale_row(y, d, exponent);
+    if (state != RowState::good) return state;
     SixDots dots{};
     for (int64_t j = 0; j < d; ++j) {
-        y[j] = std::ldexp(y[j], -exponent);
         const double e = at(g, j), b = vectors.b[j], c = vectors.c[j];
         dots.y.p += y[j] * y[j];
         dots.y.q += y[j] * b;

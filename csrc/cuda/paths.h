@@ -12,11 +12,6 @@
 namespace fastrealign {
 namespace cuda {
 
-// When a row goes the long way: RowMap::cancelled_below and largest_shift, as csrc/cpu/dispatch.cpp has them.
-constexpr Limits float64_throughout{1.0 / 1024, 0.0};
-constexpr Limits float32_entries{1.0 / 1024, 0.6};
-constexpr Limits float32_throughout{1.0 / 16, 8.0};
-
 // Blocks that must fit on a multiprocessor of 65536 registers, where a thread keeps `kept` of them for rows and sums,
 // some five for each of the C columns that it works on, and fifty more. The limits are where ptxas spilled nothing, for
 // any architecture.

@@ -8,11 +8,6 @@
 namespace fastrealign {
 namespace cuda {
 
-struct Limits {
-    double cancelled_below;
-    double largest_shift;  // 0: none
-};
-
 struct RowsParams {
     const char* in;
     int64_t in_stride;
