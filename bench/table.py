@@ -150,18 +150,22 @@ def to_files(entries: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}",
-            *(spread(entry["seconds"][who]).text() for who in ("align", "cp", "cp and sync")),
+            *(spread(entry["seconds"][who]).text() for who in ("align --no-fsync", "cp")),
             spread(entry["of_cp"]).text(),
+            *(spread(entry["seconds"][who]).text() for who in ("align", "cp and sync")),
+            spread(entry["of_cp_and_sync"]).text(),
             f"{entry['peak_bytes'] / 1e6:.0f} MB",
         ]
         for entry in entries
     ]
     head = [
         "source",
-        "`fastrealign align`, s",
+        "`align --no-fsync`, s",
         "`cp` of the source, s",
+        "ratio",
+        "`align`, s",
         "`cp` and sync, s",
-        "align / cp",
+        "ratio",
         "peak memory",
     ]
     return f"Files to files, .npy in the page cache, on {entries[0]['file_system']}.\n\n{_table(head, rows)}"
