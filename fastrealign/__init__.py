@@ -17,9 +17,10 @@ if find_spec("fastrealign._core") is None:
     )
 
 from fastrealign.alignment import Alignment
-from fastrealign.errors import BadRowsError, FastRealignError, InputError
-from fastrealign.fit import FitWarning, fit
+from fastrealign.errors import BadRowsError, FastRealignError, FitWarning, InputError
+from fastrealign.fit import fit
 from fastrealign.moments import Moments
+from fastrealign.recalibrate import check, update
 from fastrealign.run import align, apply_files
 from fastrealign.version import __version__
 
@@ -53,6 +54,8 @@ __all__ = [
     "__version__",
     "align",
     "apply_files",
+    "check",
     "fit",
     "load",
+    "update",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,29 @@ from fastrealign.ops import RowMap
 from fastrealign.version import __version__
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the statistics of an alignment were estimated, where they are not those of every row.
+
+    how           "one pass": the centroid correction is corrected by a sample; "certified": all is of a sample of blocks;
+                  "updated": the old statistics and those of new rows, merged
+    rows_source, rows_target   rows that were read, of of_source and of_target (None: not known)
+    error         standard error of the centroid of the aligned rows (Euclidean norm); None: not known
+    bound         with probability `confidence`, the gap that is left is at most gap_left + bound
+    seed          that the blocks were drawn from
+    """
+
+    how: str
+    rows_source: int
+    rows_target: int
+    of_source: int | None
+    of_target: int | None
+    error: float | None
+    bound: float | None = None
+    confidence: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +54,7 @@ class Alignment:
     gap_left        |mean of the aligned source - mean_target|; NaN if it was not measured
     centroid        "paper" or "exact"
     encoder_source, encoder_target   names of the encoders, if they were given
+    sampling        how far the statistics are estimates; None: they are of every row
     version         the fastrealign that made it
     """
 
@@ -48,6 +72,7 @@ class Alignment:
     centroid: str = "paper"
     encoder_source: str | None = None
     encoder_target: str | None = None
+    sampling: Sampling | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -133,6 +158,7 @@ class Alignment:
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
         if np.isnan(self.gap_left):
             scalars["gap_left"] = None
+        scalars["sampling"] = self.sampling and asdict(self.sampling)
         save_tensors(path, {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars})
 
     @classmethod
@@ -144,6 +170,8 @@ class Alignment:
         if scalars.get("gap_left") is None:
             scalars["gap_left"] = float("nan")
         try:
+            if scalars.get("sampling") is not None:
+                scalars["sampling"] = Sampling(**scalars["sampling"])
             return cls(**tensors, **scalars)
         except (TypeError, InputError) as error:
             raise InputError(f"{path}: a damaged alignment: {error}") from None

@@ -1,7 +1,7 @@
 """The `fastrealign` command: options in, calls to the package, text or JSON out.
 
-Exit codes: 0 done, 1 something failed, 2 bad input or usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
-Errors are one line on stderr; FASTREALIGN_DEBUG=1 adds the traceback.
+Exit codes: 0 done, 1 something failed, 2 bad input or usage, 3 `check` says no, 130 interrupted (Ctrl-C), 143 terminated
+(SIGTERM). Errors are one line on stderr; FASTREALIGN_DEBUG=1 adds the traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import fastrealign as fr
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.fit import CENTROIDS
+from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
 from fastrealign.progress import SILENT, Progress
 
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interrupt.handled(), _warnings_on_stderr():
             args = _parser().parse_args(argv)
-            args.command(args)
+            code = args.command(args) or 0
             sys.stdout.flush()
-        return 0
+        return code
     except SystemExit as stop:  # argparse, after --help or a usage error
         return int(stop.code or 0)
     except BrokenPipeError:
@@ -79,7 +79,7 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
 
 
 def _align(args: argparse.Namespace) -> None:
-    report = fr.align(_paths(args.source), _paths(args.target), args.out, centroid=args.centroid, **_run_options(args))
+    report = fr.align(_paths(args.source), _paths(args.target), args.out, **_fit_options(args), **_run_options(args))
     _show(args, report.to_json(), str(report))
 
 
@@ -98,17 +98,34 @@ def _fit(args: argparse.Namespace) -> None:
         if not args.overwrite:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         fr.load(out)  # anything but an alignment is not ours to replace
-    alignment = fr.fit(
-        _paths(args.source),
-        _paths(args.target),
-        centroid=args.centroid,
-        bad_rows=args.bad_rows,
-        threads=args.threads,
-        progress=_progress(args),
-        column=args.column,
-    )
+    reading = _reading_options(args)
+    if args.old is not None:
+        if args.centroid is not None or args.one_pass or args.tol is not None:
+            raise InputError(
+                "--from keeps the way the old alignment was fitted; leave out --centroid, --one-pass and --tol"
+            )
+        target = args.target and _paths(args.target)
+        alignment = fr.update(args.old, _paths(args.source), target, forget=args.forget, **reading)
+    elif args.target is None:
+        raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
+    else:
+        alignment = fr.fit(_paths(args.source), _paths(args.target), **_fit_options(args), **reading)
     alignment.save(out)
     _show(args, *describe(alignment, str(out)))
+
+
+def _check(args: argparse.Namespace) -> int:
+    found = fr.check(
+        args.alignment,
+        _paths(args.source),
+        args.target and _paths(args.target),
+        tol=args.tol,
+        confidence=args.confidence,
+        seed=args.seed,
+        **_reading_options(args),
+    )
+    _show(args, found.to_json(), str(found))
+    return 0 if found.holds else 3
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -120,7 +137,7 @@ def _inspect(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from fastrealign.demo.run import run
 
-    result = run(centroid=args.centroid, picture=args.picture)
+    result = run(centroid=args.centroid or "paper", picture=args.picture)
     _show(args, result.to_json(), result.summary())
 
 
@@ -130,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], help: str, more: str = ""
+        name: str, run: Callable[[argparse.Namespace], int | None], help: str, more: str = ""
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=more, formatter_class=_Help
@@ -142,16 +159,29 @@ def _parser() -> argparse.ArgumentParser:
     align.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
     align.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=_TARGET)
     _add_out_folder(align)
-    _add_centroid(align)
+    _add_fit_options(align)
     _add_run_options(align)
 
     fit = command("fit", _fit, "find the alignment of two sets of embeddings and save it", _FIT_MORE)
     fit.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
-    fit.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=_TARGET)
+    fit.add_argument("--target", nargs="+", metavar="TARGET", help=f"{_TARGET}; needed unless --from is given")
     fit.add_argument(
         "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
     )
-    _add_centroid(fit)
+    _add_fit_options(fit)
+    fit.add_argument(
+        "--from",
+        dest="old",
+        metavar="ALIGNMENT",
+        help="bring this alignment up to date with SOURCE (and TARGET) instead",
+    )
+    fit.add_argument(
+        "--forget",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
+    )
     _add_reading_options(fit)
     fit.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
     _add_output_options(fit)
@@ -163,6 +193,26 @@ def _parser() -> argparse.ArgumentParser:
     apply.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
     _add_out_folder(apply)
     _add_run_options(apply)
+
+    check = command(
+        "check", _check, "tell from a sample whether an alignment still holds for new embeddings", _CHECK_MORE
+    )
+    check.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved")
+    check.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="new text embeddings, in the same forms as for align"
+    )
+    check.add_argument(
+        "--target", nargs="+", metavar="TARGET", help="new image embeddings, if they may have changed too"
+    )
+    check.add_argument(
+        "--tol",
+        type=float,
+        metavar="GAP",
+        help="the gap it may leave (default: a tenth of the one it was fitted to close)",
+    )
+    _add_sampling_options(check)
+    _add_reading_options(check)
+    _add_output_options(check)
 
     inspect = command(
         "inspect", _inspect, "show what a file or folder holds: embeddings, an alignment, moments, an output"
@@ -194,6 +244,14 @@ _FIT_MORE = """\
 example:
   fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors"""
 
+_CHECK_MORE = """\
+Exits 0 if the alignment holds, 3 if it does not.
+
+examples:
+  fastrealign check text2image.safetensors new_text/
+  fastrealign check text2image.safetensors new_text/ --target new_img/ --tol 0.02
+  fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --out updated.safetensors"""
+
 _APPLY_MORE = """\
 example:
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/"""
@@ -212,9 +270,32 @@ def _add_centroid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--centroid",
         choices=CENTROIDS,
-        default="paper",
         help="paper: as published, leaves a gap of some 1e-4; exact: solved for, leaves none (default: paper)",
     )
+
+
+def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    _add_centroid(parser)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--one-pass",
+        action="store_true",
+        help="read SOURCE once to fit, not twice; the centroid correction is then an estimate with a stated error",
+    )
+    how.add_argument(
+        "--tol",
+        type=float,
+        metavar="GAP",
+        help="fit on a random sample, just large enough that the centroid is certain to this, for example 1e-3",
+    )
+    _add_sampling_options(parser)
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="of a sampled answer (default: 0.95)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="that samples are drawn from (default: 0)")
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -253,9 +334,19 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 
-def _run_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "bad_rows", "column", "threads", "resume", "overwrite", "fsync")
+def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("one_pass", "tol", "confidence", "seed")
+    return {"centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
+
+
+def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("bad_rows", "column", "threads")
     return {**{name: getattr(args, name) for name in names}, "progress": _progress(args)}
+
+
+def _run_options(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("dtype", "resume", "overwrite", "fsync")
+    return {**{name: getattr(args, name) for name in names}, **_reading_options(args)}
 
 
 def _progress(args: argparse.Namespace) -> Progress:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
 
 class FastRealignError(Exception):
     """Something failed that the caller's input did not cause (exit code 1)."""
@@ -13,3 +17,16 @@ class InputError(FastRealignError, ValueError):
 
 class BadRowsError(InputError):
     """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero."""
+
+
+class FitWarning(UserWarning):
+    """The fit is valid, but its statistics are weak."""
+
+
+def warn(message: str) -> None:
+    """A FitWarning that points at the line that called the package."""
+    here, level = os.path.dirname(__file__), 1
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(here):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, FitWarning, stacklevel=level)

@@ -13,8 +13,9 @@ import numpy as np
 
 from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError
-from fastrealign.fit import CENTROIDS, fit
+from fastrealign.fit import fit
 from fastrealign.moments import Moments
+from fastrealign.passes import CENTROIDS
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin

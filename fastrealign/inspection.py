@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastrealign import io, ops
-from fastrealign.alignment import Alignment
+from fastrealign.alignment import Alignment, Sampling
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
@@ -60,6 +61,7 @@ def describe(alignment: Alignment, name: str) -> tuple[dict[str, Any], str]:
         "trace_target": a.trace_target,
         "count_source": a.count_source,
         "count_target": a.count_target,
+        "sampling": a.sampling and asdict(a.sampling),
         "encoder_source": a.encoder_source,
         "encoder_target": a.encoder_target,
         "fingerprint": a.fingerprint,
@@ -71,9 +73,25 @@ def describe(alignment: Alignment, name: str) -> tuple[dict[str, Any], str]:
         f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}{_named(a.encoder_source)}",
         f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}{_named(a.encoder_target)}",
         f"  scale          s = {a.s:.6g}",
+        *_sampling_lines(a.sampling),
         f"  fingerprint    {a.fingerprint[:16]}",
     ]
     return value, "\n".join(lines)
+
+
+def _sampling_lines(sampling: Sampling | None) -> list[str]:
+    if sampling is None:
+        return []
+    if sampling.how == "certified":
+        return [
+            f"  certified      the gap left is certain to {sampling.bound:.2g} at {sampling.confidence:.0%}, from "
+            f"{sampling.rows_source:,} of {sampling.of_source:,} source and {sampling.rows_target:,} of "
+            f"{sampling.of_target:,} target rows (seed {sampling.seed})"
+        ]
+    if sampling.how == "one pass":
+        return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
+    new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
+    return [f"  updated        {new}, the others are remembered"]
 
 
 def _named(encoder: str | None) -> str:

@@ -31,6 +31,11 @@ def check_bad_rows(bad_rows: str) -> None:
         raise InputError(f"bad_rows={bad_rows!r}: expected one of {', '.join(BAD_ROWS)}")
 
 
+def lenient(bad_rows: str) -> str:
+    """After the first pass bad rows are known and reported; later passes leave the same ones out."""
+    return "error" if bad_rows == "error" else "skip"
+
+
 @dataclass(frozen=True)
 class BadRow:
     """The first row without a direction that a pass met."""

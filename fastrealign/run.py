@@ -16,9 +16,10 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.fit import CENTROIDS, fit_sides
+from fastrealign.fit import fit_rows
 from fastrealign.io.manifest import FileMark, Manifest, Order
 from fastrealign.output import Claim, Output
+from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sources import FileSource, open_rows
@@ -36,6 +37,10 @@ def align(
     out: str | os.PathLike,
     *,
     centroid: str = "paper",
+    one_pass: bool | None = None,
+    tol: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
     dtype: Any = None,
     bad_rows: str = "error",
     overwrite: bool = False,
@@ -53,6 +58,7 @@ def align(
               shard for every shard of the source (same name, format, order, ids and other columns),
               alignment.safetensors and, last, manifest.json
     centroid  "paper", or "exact" for the translation that leaves no gap
+    one_pass, tol, confidence, seed   as for `fit`: read the source once before it is written, or a sample of it
     dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard;
               of 16-bit pickles float32, which is what the reference script writes
     bad_rows  rows with NaN, Inf or only zeros: "error" stops with BadRowsError, "skip" leaves them out with what
@@ -65,9 +71,11 @@ def align(
     Raises InputError for bad input or an output that cannot be used, FastRealignError when writing fails. What was
     complete by then is kept for `resume`; if nothing was, nothing is left behind.
     """
-    if centroid not in CENTROIDS:
-        raise InputError(f"centroid={centroid!r}: expected one of {', '.join(CENTROIDS)}")
-    run = _Run("align", source, out, dtype, bad_rows, column, {"centroid": centroid})
+    check_options(centroid, bad_rows)
+    options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
+    if tol is not None:
+        options |= {"confidence": confidence, "seed": seed}
+    run = _Run("align", source, out, dtype, bad_rows, column, options)
     there = open_rows(target, "target", column)
     marks = _marks(there.files, [shard.name for shard in there.files.shards]) if isinstance(there, FileSource) else {}
 
@@ -76,8 +84,18 @@ def align(
         noted = claim.alignment_noted() if marks else None
         if noted is not None:
             return noted
-        fitted, _ = fit_sides(run.rows, there, centroid=centroid, bad_rows=bad_rows, threads=threads, progress=progress)
-        return fitted
+        return fit_rows(
+            run.rows,
+            there,
+            centroid=centroid,
+            bad_rows=bad_rows,
+            one_pass=one_pass,
+            tol=tol,
+            confidence=confidence,
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])
     return run.go(

@@ -6,6 +6,7 @@ on side by side, each thread with a scratch buffer of its own.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,11 +21,16 @@ from fastrealign.errors import InputError
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
 # cache, and taking a piece costs nothing beside it.
 PIECE_BYTES = 2 << 20
+# Shards that a pilot is taken from, at most.
+PILOT_SHARDS = 16
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows lo to hi of one shard (or of the whole array). `first` is the number of row lo over the whole source."""
+    """Rows lo to hi of one shard (or of the whole array).
+
+    `first` is the number of row lo over the whole source, in an order that does not depend on how shards were listed.
+    """
 
     shard: int
     lo: int
@@ -40,6 +46,7 @@ class RowSource(Protocol):
     rows: int | None  # None: not known before the first pass
     nbytes: int | None
     side_by_side: bool  # pieces may be read by several threads at once
+    again: bool  # can be read as often as asked
 
     def pieces(self) -> Iterator[Piece]: ...
 
@@ -49,11 +56,15 @@ class RowSource(Protocol):
     def where(self, shard: int, row: int) -> str:
         """How to name a row in a message."""
 
+    def pilot(self, rows: int) -> np.ndarray:
+        """Some `rows` rows (n, d) from all over the source, or its first ones where it is read once."""
+
 
 class FileSource:
     """Shards on disk."""
 
     side_by_side = True
+    again = True
 
     def __init__(self, files: io.Source) -> None:
         self.files = files
@@ -61,14 +72,16 @@ class FileSource:
         self.d = files.dim
         self.rows = files.rows
         self.nbytes = sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards)
+        self._firsts = _firsts(files.shards)
 
     def pieces(self) -> Iterator[Piece]:
-        first = 0
         for i, shard in enumerate(self.files.shards):
             step = rows_in(PIECE_BYTES, self.d, shard.dtype) if shard.random_access else max(shard.rows, 1)
             for lo in range(0, shard.rows, step):
-                yield Piece(i, lo, min(lo + step, shard.rows), first + lo)
-            first += shard.rows
+                yield self.piece(i, lo, min(lo + step, shard.rows))
+
+    def piece(self, shard: int, lo: int, hi: int) -> Piece:
+        return Piece(shard, lo, hi, self._firsts[shard] + lo)
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         shard = self.files.shards[piece.shard]
@@ -86,11 +99,35 @@ class FileSource:
     def where(self, shard: int, row: int) -> str:
         return self.files.shards[shard].where(row)
 
+    def pilot(self, rows: int) -> np.ndarray:
+        shards = sorted((shard for shard in self.files.shards if shard.rows), key=lambda shard: shard.name)
+        shards = shards[:: max(1, -(-len(shards) // PILOT_SHARDS))]
+        parts = []
+        for shard in shards:
+            wanted = min(shard.rows, -(-rows // len(shards)))
+            if shard.random_access:
+                lo = (shard.rows - wanted) // 2
+                parts.append(shard.read(lo, lo + wanted, np.empty(wanted * self.d * shard.dtype.itemsize, np.uint8)))
+            else:
+                parts.append(next(shard.chunks(wanted)).copy())
+            shard.close()
+        return np.concatenate([part.astype(np.float64) for part in parts])
+
+
+def _firsts(shards: list[io.Shard]) -> list[int]:
+    """The number of each shard's first row when shards follow on each other by name."""
+    by_name = sorted(range(len(shards)), key=lambda i: shards[i].name)
+    firsts = [0] * len(shards)
+    for before, i in itertools.pairwise(by_name):
+        firsts[i] = firsts[before] + shards[before].rows
+    return firsts
+
 
 class ArraySource:
     """One array or tensor, in memory (or a memory map) or on a device. The kernel's own threads share each piece."""
 
     side_by_side = False
+    again = True
 
     def __init__(self, x: Any, name: str) -> None:
         self.array = ops.rows_anywhere(x, name)
@@ -110,36 +147,66 @@ class ArraySource:
     def where(self, shard: int, row: int) -> str:
         return f"{self.name}: row {row}"
 
+    def pilot(self, rows: int) -> np.ndarray:
+        return _in_memory(self.array[:: max(1, -(-self.rows // rows))])
+
 
 class ChunkSource:
-    """An iterable of (n, d) chunks. Two passes need one that starts anew each time it is iterated over."""
+    """An iterable of (n, d) chunks.
+
+    again   whether it starts anew each time it is iterated over; an iterator does not, so it is read once, and what was
+            taken for the pilot comes once more in that pass
+    """
 
     side_by_side = False
     nbytes = None
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
-        if isinstance(chunks, Iterator):
-            raise InputError(
-                f"{name}: an iterator can be read once, fitting reads it more than once; pass something that starts anew "
-                "each time it is iterated over: a list of chunks, or an object with __iter__"
-            )
+        self.again = not isinstance(chunks, Iterator)
         self._chunks = chunks
+        self._taken: list[Any] = []
+        self._spent = False
         self.name = name
         self.rows = None
         first = next(iter(chunks), None)
         if first is None:
             raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
-        self.d = ops.rows_anywhere(first, name).shape[1]
+        first = ops.rows_anywhere(first, name)
+        self.d = first.shape[1]
+        if not self.again:
+            self._taken.append(first)
 
     def pieces(self) -> Iterator[Piece]:
         yield Piece(0, 0, None, 0)
 
+    def pilot(self, rows: int) -> np.ndarray:
+        if self.again:
+            return _first_rows(iter(self._chunks), [], self, rows)
+        return _first_rows(self._chunks, self._taken, self, rows)
+
+    def checked(self, chunk: Any, number: int) -> Any:
+        """The chunk as rows of the right width."""
+        rows = ops.rows_anywhere(chunk, f"{self.name}, chunk {number}")
+        if rows.shape[1] != self.d:
+            raise InputError(f"{self.name}, chunk {number}: rows are {rows.shape[1]} wide, those before {self.d}")
+        return rows
+
+    def _all(self) -> Iterator[Any]:
+        if self.again:
+            return iter(self._chunks)
+        if self._spent:
+            raise InputError(
+                f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts anew "
+                "each time it is iterated over: a list of chunks, or an object with __iter__"
+            )
+        self._spent = True
+        taken, self._taken = self._taken, []
+        return itertools.chain(taken, self._chunks)
+
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         lo = 0
-        for i, chunk in enumerate(self._chunks):
-            rows = ops.rows_anywhere(chunk, f"{self.name}, chunk {i}")
-            if rows.shape[1] != self.d:
-                raise InputError(f"{self.name}, chunk {i}: rows are {rows.shape[1]} wide, those before {self.d}")
+        for i, chunk in enumerate(self._all()):
+            rows = self.checked(chunk, i)
             yield lo, rows
             lo += len(rows)
         if self.rows is not None and lo != self.rows:
@@ -150,6 +217,23 @@ class ChunkSource:
 
     def where(self, shard: int, row: int) -> str:
         return f"{self.name}: row {row}"
+
+
+def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, rows: int) -> np.ndarray:
+    """float64: the first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
+    while sum(map(len, taken)) < rows:
+        if taken:  # whoever makes the chunks may use the memory of the last one again
+            taken[-1] = taken[-1].clone() if ops.is_tensor(taken[-1]) else taken[-1].copy()
+        chunk = next(chunks, None)
+        if chunk is None:
+            break
+        taken.append(source.checked(chunk, len(taken)))
+    return np.concatenate([_in_memory(chunk[:rows]) for chunk in taken])
+
+
+def _in_memory(rows: Any) -> np.ndarray:
+    """float64 (n, d)."""
+    return rows.double().cpu().numpy() if ops.is_tensor(rows) else rows.astype(np.float64)
 
 
 def open_rows(spec: Any, side: str, column: str | None = None) -> RowSource:

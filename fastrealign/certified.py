@@ -1,0 +1,126 @@
+"""The fit of a sample that says how far it may be off, and reads no more than that needs.
+
+Blocks are drawn at random from all over both sides, the alignment is fitted on them, and the spread between blocks tells how
+far the centroid of the whole aligned source may lie from that of the whole target. If that is more than `tol`, more are drawn.
+
+What is certified, for the row map f that was fitted on the samples S (of the source Y) and T (of the target X):
+
+    |mean_Y f - mean_X| <= |mean_S f - mean_T| + |mean_S f - mean_Y f| + |mean_T - mean_X|
+                           = gap_left            <= bound
+
+The errors of the two means are independent; their variances, between blocks and with the correction for drawing without
+replacement, add. The norm of an error whose components have given variances is largest, at a confidence that matters, where
+all of it lies in one direction, so Student's t of a single number bounds it. Looking again after drawing more costs confidence:
+look j may fail with a share 1 / (j (j + 1)) of what is allowed, in all no more than 1 - confidence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from fastrealign.alignment import Alignment, Sampling
+from fastrealign.blocks import Blocks, BlockSource, Spread, measure_spread, quantile
+from fastrealign.errors import InputError
+from fastrealign.ops import UNIT
+from fastrealign.passes import fit_sides
+from fastrealign.pipeline import lenient
+from fastrealign.progress import Progress
+from fastrealign.sources import RowSource
+
+# Blocks of a side to begin with: fewer say too little about the spread between them.
+FEWEST_BLOCKS = 64
+# Of a side; from here on reading all of it in order is as quick as jumping about.
+LARGEST_SHARE = 0.5
+
+
+class Looks:
+    """Larger and larger samples of one or more sources, and the confidence that each look may spend."""
+
+    def __init__(self, sources: list[RowSource], confidence: float, seed: int) -> None:
+        if not 0.5 <= confidence < 1.0:
+            raise InputError(f"confidence={confidence}: expected 0.5 to below 1")
+        self.samples: list[BlockSource] = []
+        self._blocks = [Blocks(source, seed + i) for i, source in enumerate(sources)]
+        self._wanted = float(FEWEST_BLOCKS)
+        self._confidence = confidence
+        self._looks = 0
+        self._draw()
+
+    @property
+    def whole(self) -> bool:
+        return all(sample.whole for sample in self.samples)
+
+    def bound(self, spreads: list[Spread]) -> float:
+        """How far, at most, the difference of the means of all samples is from that of their sources."""
+        variance = sum(spread.variance(sample.share) for spread, sample in zip(spreads, self.samples, strict=True))
+        return math.sqrt(variance) * self.quantile(spreads)
+
+    def quantile(self, spreads: list[Spread]) -> float:
+        """Of Student's t at this look; 0 where everything was read."""
+        free = [spread.blocks - 1 for spread, sample in zip(spreads, self.samples, strict=True) if not sample.whole]
+        if not free:
+            return 0.0
+        allowed = (1.0 - self._confidence) / (self._looks * (self._looks + 1))
+        return quantile(1.0 - allowed, max(1, min(free)))
+
+    def widen(self, factor: float) -> None:
+        """Draw so many times as many blocks (at least half as many more)."""
+        self._wanted *= max(1.5, factor)
+        self._draw()
+
+    def _draw(self) -> None:
+        self._looks += 1
+        self.samples = []
+        for blocks in self._blocks:
+            count = math.ceil(self._wanted)
+            self.samples.append(blocks.draw(blocks.count if count > LARGEST_SHARE * blocks.count else count))
+
+
+def fit_certified(
+    source: RowSource,
+    target: RowSource,
+    tol: float,
+    confidence: float,
+    seed: int,
+    centroid: str,
+    bad_rows: str,
+    threads: int | None,
+    progress: Progress,
+) -> Alignment:
+    """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""
+    if not tol > 0.0:
+        raise InputError(f"tol={tol}: expected more than 0")
+    options = {"threads": threads, "progress": progress}
+    looks = Looks([source, target], confidence, seed)
+    while True:
+        y, x = looks.samples
+        alignment, _ = fit_sides(y, x, centroid=centroid, bad_rows=bad_rows, **options)
+        spreads = [
+            measure_spread(sample, row_map, along, phase, lenient(bad_rows), **options)
+            for sample, row_map, along, phase in (
+                (y, alignment.row_map, alignment.mean_source, "spread of the source"),
+                (x, UNIT, alignment.mean_target, "spread of the target"),
+            )
+        ]
+        bound = looks.bound(spreads)
+        if bound <= tol:
+            break
+        looks.widen(1.2 * (bound / tol) ** 2)
+    return replace(
+        alignment,
+        gap_left=float(np.linalg.norm(spreads[0].mean - alignment.mean_target)),
+        sampling=Sampling(
+            how="certified",
+            rows_source=y.rows,
+            rows_target=x.rows,
+            of_source=source.rows,
+            of_target=target.rows,
+            error=math.sqrt(sum(s.variance(sample.share) for s, sample in zip(spreads, (y, x), strict=True))),
+            bound=bound,
+            confidence=confidence,
+            seed=seed,
+        ),
+    )

@@ -1,0 +1,285 @@
+"""Whether an alignment still holds for rows of another time or domain, and how to bring it up to date.
+
+`check` reads a sample of the new rows, as large as the answer needs. `update` merges new rows into the statistics of an
+alignment, whose own rows are gone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.alignment import Alignment, Sampling
+from fastrealign.blocks import BlockSource, Spread, measure_spread
+from fastrealign.centroid import exact_centroid
+from fastrealign.certified import Looks
+from fastrealign.errors import InputError
+from fastrealign.ops import UNIT, RowMap
+from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
+from fastrealign.progress import SILENT, Progress
+from fastrealign.reservoir import Reservoir
+from fastrealign.sides import Side, check_projected, check_side, check_target, read_side
+from fastrealign.sources import RowSource, open_rows
+
+# Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
+TOLERATED = 0.1
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one side's statistics, each with its bound at the confidence of the check.
+
+    shift    |mean of the new unit rows - the alignment's mean|
+    trace    of the new rows; `trace_change` is relative to the alignment's
+    rows     that were read, of `of` rows
+    """
+
+    shift: float
+    shift_bound: float
+    trace: float
+    trace_change: float
+    trace_change_bound: float
+    rows: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found.
+
+    holds        whether the gap that the alignment leaves on the new rows is at most `tol`
+    gap_before   |mean of the new unit rows - mean of the target|
+    gap_left     |mean of the new rows, aligned - mean of the target|, which is certain to `bound`
+    confidence   with which each bound holds
+    source, target   what became of each side; target is None where no new one was given
+    """
+
+    holds: bool
+    gap_before: float
+    gap_left: float
+    bound: float
+    tol: float
+    confidence: float
+    source: Change
+    target: Change | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "check", **asdict(self)}
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "does not hold"
+        lines = [
+            f"the alignment {verdict}: it leaves a gap of {self.gap_left:.3g} +- {self.bound:.2g} on these rows, "
+            f"at most {self.tol:.3g} is tolerated",
+            f"  gap before     {self.gap_before:.4g}",
+        ]
+        for name, side in (("source", self.source), ("target", self.target)):
+            if side is not None:
+                lines.append(
+                    f"  {name:<15}centroid moved by {side.shift:.3g} +- {side.shift_bound:.2g}, trace by "
+                    f"{side.trace_change:+.2%} +- {side.trace_change_bound:.2%} ({side.rows:,} of {side.of:,} rows read)"
+                )
+        lines.append(f"  confidence     {self.confidence:.0%}")
+        if not self.holds:
+            lines.append(
+                "  next           fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit anew"
+            )
+        return "\n".join(lines)
+
+
+def check(
+    alignment: Alignment | str | os.PathLike,
+    source: Any,
+    target: Any = None,
+    *,
+    tol: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    progress: Progress = SILENT,
+    column: str | None = None,
+) -> Check:
+    """Does the alignment close the gap on new rows? Reads a random sample, larger until the answer is sure.
+
+    alignment     an Alignment, or the path of a saved one
+    source        new rows of the source: files, an array or a tensor
+    target        new rows of the target; without them, its centroid is taken to be what it was
+    tol           the gap that may be left; by default a tenth of the gap that the alignment was fitted to close
+    confidence    that the answer, and each bound, is right
+    Raises InputError for widths that differ, fewer than 2 rows, and sources that cannot be sampled.
+    """
+    if not isinstance(alignment, Alignment):
+        alignment = Alignment.load(alignment)
+    check_bad_rows(bad_rows)
+    tol = TOLERATED * alignment.gap_before if tol is None else tol
+    if not tol > 0.0:
+        raise InputError(f"tol={tol}: expected more than 0")
+    sources = [_opened(source, "source", column, alignment)]
+    if target is not None:
+        sources.append(_opened(target, "target", column, alignment))
+    looks = Looks(sources, confidence, seed)
+    while True:
+        found = _look(looks, alignment, tol, confidence, bad_rows, threads, progress)
+        away = abs(found.gap_left - tol)
+        if looks.whole or found.bound < away:
+            return found
+        looks.widen(min(16.0, 1.2 * (found.bound / away) ** 2 if away > 0 else 16.0))
+
+
+def _look(
+    looks: Looks,
+    alignment: Alignment,
+    tol: float,
+    confidence: float,
+    bad_rows: str,
+    threads: int | None,
+    progress: Progress,
+) -> Check:
+    """What the samples tell."""
+    options = {"threads": threads, "progress": progress}
+    sides, changes, units = [], [], []
+    means, traces = (alignment.mean_source, alignment.mean_target), (alignment.trace_source, alignment.trace_target)
+    for name, sample, mean, trace in zip(("source", "target"), looks.samples, means, traces, strict=False):
+        side = read_side(sample, f"reading the {name}", bad_rows, **options)
+        if side.count < 2:
+            raise InputError(f"{sample.name}: {side.count} rows, expected at least 2 to check an alignment on")
+        spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", lenient(bad_rows), **options)
+        sides.append(side)
+        units.append(spread)
+        changes.append(_change(side, spread, sample, looks, mean, trace))
+    mapped = measure_spread(
+        looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", lenient(bad_rows), **options
+    )
+    check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
+    mean_target = sides[1].mean if len(sides) > 1 else alignment.mean_target
+    gap_left = float(np.linalg.norm(mapped.mean - mean_target))
+    return Check(
+        holds=gap_left <= tol,
+        gap_before=float(np.linalg.norm(sides[0].mean - mean_target)),
+        gap_left=gap_left,
+        bound=looks.bound([mapped, *units[1:]]),
+        tol=tol,
+        confidence=confidence,
+        source=changes[0],
+        target=changes[1] if len(changes) > 1 else None,
+    )
+
+
+def _change(side: Side, spread: Spread, sample: BlockSource, looks: Looks, mean: np.ndarray, trace: float) -> Change:
+    sure = 0.0 if sample.whole else looks.quantile([spread])
+    # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
+    trace_error = 2.0 * math.sqrt(spread.variance_along(sample.share))
+    return Change(
+        shift=float(np.linalg.norm(side.mean - mean)),
+        shift_bound=sure * math.sqrt(spread.variance(sample.share)),
+        trace=side.trace,
+        trace_change=side.trace / trace - 1.0,
+        trace_change_bound=sure * trace_error / trace,
+        rows=sample.rows,
+        of=sample.of,
+    )
+
+
+def update(
+    alignment: Alignment | str | os.PathLike,
+    source: Any,
+    target: Any = None,
+    *,
+    forget: float = 0.0,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    progress: Progress = SILENT,
+    column: str | None = None,
+) -> Alignment:
+    """The alignment, brought up to date with new rows of the source, and of the target if they are given.
+
+    forget    0 merges: the old rows count as if they were read again. 0.5 halves their weight; 1 forgets them.
+
+    Means and traces are those of all rows together, exactly. The centroid correction needs the old rows mapped by the new s
+    and b, and they are gone: they are taken to move, from the old map to the new one, as the new rows do. gap_left is NaN.
+    Raises InputError as `fit` does.
+    """
+    if not isinstance(alignment, Alignment):
+        alignment = Alignment.load(alignment)
+    if not 0.0 <= forget <= 1.0:
+        raise InputError(f"forget={forget}: expected 0 (merge) to 1 (keep nothing of the old rows)")
+    check_bad_rows(bad_rows)
+    options = {"threads": threads, "progress": progress}
+    rows = _opened(source, "source", column, alignment)
+    y = read_side(rows, "reading the source", bad_rows, **options)
+    check_side(rows.name, y)
+    kept = (1.0 - forget) * alignment.count_source
+    all_y = _merged(alignment.mean_source, kept, y)
+    if target is None:
+        all_x, x_rows = Side(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
+    else:
+        there = _opened(target, "target", column, alignment)
+        x = read_side(there, "reading the target", bad_rows, **options)
+        all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
+        check_target(there.name, all_x)
+        x_rows = x.count
+    s = float(np.sqrt(all_x.trace / all_y.trace))
+    b = all_x.mean - s * all_y.mean
+    share = kept / (kept + y.count)
+    c = _centroid(alignment, rows, RowMap(s, b), all_x.mean, share, bad_rows, **options)
+    return Alignment(
+        s=s,
+        b=b,
+        c=c,
+        mean_source=all_y.mean,
+        mean_target=all_x.mean,
+        trace_source=all_y.trace,
+        trace_target=all_x.trace,
+        count_source=all_y.count,
+        count_target=all_x.count,
+        gap_before=float(np.linalg.norm(all_x.mean - all_y.mean)),
+        centroid=alignment.centroid,
+        encoder_source=alignment.encoder_source,
+        encoder_target=alignment.encoder_target,
+        sampling=Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None),
+    )
+
+
+def _merged(mean: np.ndarray, weight: float, new: Side) -> Side:
+    """The old rows, of this mean and weight, and the new ones together."""
+    total = weight + new.count
+    together = (weight * mean + new.count * new.mean) / total
+    return Side(together, max(0.0, 1.0 - float(together @ together)), round(total), new.bad)
+
+
+def _centroid(
+    old: Alignment,
+    rows: RowSource,
+    new: RowMap,
+    mean_target: np.ndarray,
+    share: float,
+    bad_rows: str,
+    threads: int | None,
+    progress: Progress,
+) -> np.ndarray:
+    """c for old rows, `share` of all, and new ones together: old rows move from the old map to the new one as new ones do."""
+    sample = Reservoir.of_width(rows.d)
+    options = {"bad_rows": lenient(bad_rows), "threads": threads, "progress": progress}
+    exact = old.centroid == "exact"
+    before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", **options)
+    after, _ = reduce_source(rows, new, "centring", look=sample.look, **options)
+    check_projected(rows.name, before.count, min(before.count, after.count))
+    # Where the old map takes the old rows: without c to the target less c, with an exact c to the target.
+    was = old.mean_target if exact else old.mean_target - old.c
+    paper = mean_target - (after.mean + share * (was - before.mean))
+    if not exact:
+        return paper
+    aim = mean_target - share * (was - before.mean)
+    return exact_centroid(rows, RowMap(new.s, new.b, paper), aim, sample.rows(), bad_rows, threads, progress)
+
+
+def _opened(spec: Any, side: str, column: str | None, alignment: Alignment) -> RowSource:
+    rows = open_rows(spec, side, column)
+    if rows.d != alignment.dim:
+        raise InputError(f"{rows.name}: rows are {rows.d} wide, the alignment was fitted on {alignment.dim}")
+    return rows

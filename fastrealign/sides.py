@@ -1,0 +1,81 @@
+"""The statistics of one side of a fit, and what they must be for the fit to mean anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastrealign.errors import InputError, warn
+from fastrealign.exact import ExactSum
+from fastrealign.ops import UNIT
+from fastrealign.pipeline import reduce_source
+from fastrealign.progress import Progress
+from fastrealign.sources import RowSource
+
+# Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
+SMALLEST_TRACE = 1e-9
+
+
+@dataclass(frozen=True)
+class Side:
+    """Statistics of one side: float64 mean (d,) of its unit rows, trace, number of rows, rows left out."""
+
+    mean: np.ndarray
+    trace: float
+    count: int
+    bad: int
+
+    @classmethod
+    def of(cls, sums: ExactSum, bad: int) -> Side:
+        """From the sums of unit rows, for which E|e - mean|^2 = 1 - |mean|^2, exactly."""
+        mean = sums.mean
+        return cls(mean, max(0.0, 1.0 - float(mean @ mean)), sums.count, bad)
+
+
+def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | None, progress: Progress) -> Side:
+    """One pass over a source for its mean and trace."""
+    sums, this = reduce_source(source, UNIT, phase, bad_rows=bad_rows, threads=threads, progress=progress)
+    return Side.of(sums, this.bad)
+
+
+def check_widths(source: RowSource, target: RowSource) -> None:
+    if source.d != target.d:
+        raise InputError(
+            f"{source.name}: rows are {source.d} wide, those of {target.name} {target.d}; "
+            "source and target must come from the same encoder pair"
+        )
+
+
+def check_side(name: str, side: Side) -> None:
+    """InputError where there is nothing to fit to; a warning where the mean is uncertain."""
+    if side.count < 2:
+        left_out = f" ({side.bad} without a direction left out)" if side.bad else ""
+        raise InputError(f"{name}: {side.count} rows{left_out}, expected at least 2 to fit a mean and a trace")
+    if side.trace < SMALLEST_TRACE:
+        raise InputError(
+            f"{name}: all {side.count} rows point the same way (trace {side.trace:.1e}), so there is no spread to scale; "
+            "are these different embeddings?"
+        )
+    d = len(side.mean)
+    if side.count < d:
+        warn(
+            f"{name}: {side.count} rows for a width of {d}; the centroid is uncertain by about "
+            f"{np.sqrt(side.trace / side.count):.2g} (sqrt(trace/rows)), aim for 10,000 rows or more"
+        )
+
+
+def check_target(name: str, side: Side) -> None:
+    """The same for the side that rows move to, which needs a centroid."""
+    check_side(name, side)
+    if np.linalg.norm(side.mean) < 1e-9:
+        warn(
+            f"{name}: the mean of the unit rows is zero, so there is no centroid to move to; were they centred already?"
+        )
+
+
+def check_projected(name: str, before: int, after: int) -> None:
+    if after == 0:
+        raise InputError(
+            f"{name}: the map sends all {before} rows to zero; source and target are opposite in every way"
+        )
