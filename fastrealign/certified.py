@@ -55,16 +55,15 @@ class Looks:
 
     def bound(self, spreads: list[Spread]) -> float:
         """How far, at most, the difference of the means of all samples is from that of their sources."""
-        variance = sum(spread.variance(sample.share) for spread, sample in zip(spreads, self.samples, strict=True))
-        return math.sqrt(variance) * self.quantile(spreads)
+        pairs = list(zip(spreads, self.samples, strict=True))
+        blocks = [spread.blocks for spread, sample in pairs if not sample.whole]
+        variance = sum(spread.variance(sample.share) for spread, sample in pairs)
+        return math.sqrt(variance) * self.quantile(min(blocks)) if blocks else 0.0
 
-    def quantile(self, spreads: list[Spread]) -> float:
-        """Of Student's t at this look; 0 where everything was read."""
-        free = [spread.blocks - 1 for spread, sample in zip(spreads, self.samples, strict=True) if not sample.whole]
-        if not free:
-            return 0.0
+    def quantile(self, blocks: int) -> float:
+        """Of Student's t at this look, for a spread between so many blocks."""
         allowed = (1.0 - self._confidence) / (self._looks * (self._looks + 1))
-        return quantile(1.0 - allowed, max(1, min(free)))
+        return quantile(1.0 - allowed, max(1, blocks - 1))
 
     def widen(self, factor: float) -> None:
         """Draw so many times as many blocks (at least half as many more)."""

@@ -25,7 +25,7 @@ class FitWarning(UserWarning):
 
 def warn(message: str) -> None:
     """A FitWarning that points at the line that called the package."""
-    here, level = os.path.dirname(__file__), 1
+    here, level = os.path.join(os.path.dirname(__file__), ""), 2
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1

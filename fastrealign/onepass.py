@@ -75,36 +75,47 @@ def fit_one_pass(
 
 
 def _pilot_map(source: RowSource, target: Side, centroid: str) -> RowMap:
-    rows = np.asarray(source.pilot(PILOT_ROWS), dtype=np.float64)
-    rows = rows[np.isfinite(rows).all(axis=1) & rows.any(axis=1)]
-    mean, trace = reference.moments(rows) if len(rows) else (np.zeros(source.d), 0.0)
-    s = float(np.sqrt(target.trace / trace)) if trace > SMALLEST_TRACE else 1.0
-    b = target.mean - s * mean
-    if centroid == "paper":
+    rows = _good(source.pilot(PILOT_ROWS), UNIT)
+    sums = ExactSum(source.d)
+    ops.reduce(rows, UNIT, sums)
+    pilot = Side.of(sums, 0)
+    s = float(np.sqrt(target.trace / pilot.trace)) if pilot.count and pilot.trace > SMALLEST_TRACE else 1.0
+    b = target.mean - s * pilot.mean if pilot.count else target.mean
+    if centroid == "paper" or not pilot.count:
         return RowMap(s, b)
-    projected = reference.row_map(rows, s, b)
+    projected = _mapped(_good(rows, RowMap(s, b)), RowMap(s, b))
     return RowMap(s, b, reference.exact_centroid(projected, target.mean, target.mean - projected.mean(axis=0), steps=4))
 
 
 def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir) -> OnePass:
     s = float(np.sqrt(target.trace / side.trace))
-    b = target.mean - s * side.mean
-    rows = sample.rows()
-    good = [reference.has_direction(rows, *map) == ops.GOOD for map in ((pilot.s, pilot.b, pilot.c), (s, b))]
-    rows = rows[good[0] & good[1]]
+    final = RowMap(s, target.mean - s * side.mean)
+    rows = _good(_good(sample.rows(), pilot), final)
     if not len(rows):
         raise InputError(
             "no row of the sample has a direction under the map; source and target are opposite in every way"
         )
-    before = reference.row_map(rows, pilot.s, pilot.b, pilot.c)
-    after = reference.row_map(rows, s, b)
+    before, after = _mapped(rows, pilot), _mapped(rows, final)
     if centroid == "paper":
         c = target.mean - (mapped.mean + (after - before).mean(axis=0))
     else:
         # On the sample, the mean that leaves no gap over all rows.
         aim = target.mean - mapped.mean + before.mean(axis=0)
-        c = reference.exact_centroid(after, aim, pilot.c)
-        after = reference.project(after + c)
+        c = reference.exact_centroid(after, aim, target.mean - after.mean(axis=0))
+        after = _mapped(rows, RowMap(final.s, final.b, c))
     spread = (after - before).var(axis=0, ddof=1).sum() if len(rows) > 1 else 0.0
     error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)
+
+
+def _good(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
+    """Those that have a direction under the map; float64 (n, d)."""
+    flags = np.empty(len(rows), dtype=np.uint8)
+    ops.reduce(rows, row_map, ExactSum(rows.shape[1]), flags=flags)
+    return rows if (flags == ops.GOOD).all() else rows[flags == ops.GOOD]
+
+
+def _mapped(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
+    out = np.empty_like(rows)
+    ops.apply(rows, row_map, out)
+    return out

@@ -116,7 +116,7 @@ def check(
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
     check_bad_rows(bad_rows)
-    tol = TOLERATED * alignment.gap_before if tol is None else tol
+    tol = float(TOLERATED * alignment.gap_before if tol is None else tol)
     if not tol > 0.0:
         raise InputError(f"tol={tol}: expected more than 0")
     sources = [_opened(source, "source", column, alignment)]
@@ -171,7 +171,7 @@ def _look(
 
 
 def _change(side: Side, spread: Spread, sample: BlockSource, looks: Looks, mean: np.ndarray, trace: float) -> Change:
-    sure = 0.0 if sample.whole else looks.quantile([spread])
+    sure = 0.0 if sample.whole else looks.quantile(spread.blocks)
     # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
     trace_error = 2.0 * math.sqrt(spread.variance_along(sample.share))
     return Change(

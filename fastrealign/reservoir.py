@@ -11,7 +11,7 @@ from fastrealign import ops
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
 ROWS = 8192
-BYTES = 64 << 20
+BYTES = 32 << 20
 
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
@@ -37,7 +37,7 @@ class Reservoir:
     @classmethod
     def of_width(cls, d: int, seed: int = 0) -> Reservoir:
         """One that stays within BYTES for rows of float32."""
-        return cls(max(256, min(ROWS, BYTES // (4 * d))), seed)
+        return cls(max(2, min(ROWS, BYTES // (4 * d))), seed)
 
     def look(self, first: int, rows: Any) -> None:
         """See rows (n, d) of an array or a tensor, numbered from `first` on. Called from any thread."""

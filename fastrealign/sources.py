@@ -228,7 +228,7 @@ def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, ro
         if chunk is None:
             break
         taken.append(source.checked(chunk, len(taken)))
-    return np.concatenate([_in_memory(chunk[:rows]) for chunk in taken])
+    return np.concatenate([_in_memory(chunk[:rows]) for chunk in taken])[:rows]
 
 
 def _in_memory(rows: Any) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import warnings
 
 import ml_dtypes
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
+from fastrealign import centroid, reference, reservoir
 from fastrealign.errors import BadRowsError, InputError
-
-FIT = sys.modules["fastrealign.fit"]  # the package's own `fit` is the function
 
 VECTORS = ("b", "c", "mean_source", "mean_target")
 SCALARS = ("s", "trace_source", "trace_target", "count_source", "count_target", "gap_before", "gap_left")
@@ -82,7 +79,7 @@ def test_the_exact_centroid_leaves_no_gap(sides_of, shape):
 
 def test_the_sample_of_the_exact_centroid_may_be_a_part(sides_of, monkeypatch):
     y, x = sides_of(3000, 2000, 24)
-    monkeypatch.setattr(FIT, "SAMPLE_ROWS", 100)
+    monkeypatch.setattr(reservoir, "ROWS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exact = fr.fit(y, x, centroid="exact")
@@ -92,7 +89,7 @@ def test_the_sample_of_the_exact_centroid_may_be_a_part(sides_of, monkeypatch):
 
 def test_an_exact_centroid_that_was_not_reached_is_told(sides_of, monkeypatch):
     y, x = sides_of(300, 300, 12)
-    monkeypatch.setattr(FIT, "EXACT_PASSES", 0)
+    monkeypatch.setattr(centroid, "EXACT_PASSES", 0)
     with pytest.warns(
         fr.FitWarning, match=r"source: the exact centroid was not reached, a gap of \d.*e-\d+ is left"
     ) as told:
@@ -113,7 +110,7 @@ class Again:
 
 @pytest.mark.parametrize("centroid", ["paper", "exact"])
 def test_any_source_chunking_and_threads_give_the_same_bits(sides_of, tmp_path, monkeypatch, centroid):
-    monkeypatch.setattr(FIT, "SAMPLE_ROWS", 300)
+    monkeypatch.setattr(reservoir, "ROWS", 300)
     y, x = sides_of(9000, 700, 40)
     expected = fr.fit(y, x, centroid=centroid, threads=1)
     for i, part in enumerate(np.split(y, [100, 101, 5000])):
@@ -136,18 +133,6 @@ def test_the_paper_fit_does_not_depend_on_the_order_of_rows(rng, sides_of):
     y, x = sides_of(900, 700, 20)
     expected = fr.fit(y, x)
     assert same_bits(fr.fit(rng.permutation(y), rng.permutation(x)), expected)
-
-
-def test_the_sample_does_not_depend_on_which_thread_came_first(rows_of):
-    rows = rows_of(50, 4)
-    samples = []
-    for order in ([0, 20, 33], [33, 0, 20]):
-        sample = FIT._Sample(50)
-        for first in order:
-            sample.look(first, rows[first : {0: 20, 20: 33, 33: 50}[first]])
-        samples.append(sample.rows())
-    np.testing.assert_array_equal(samples[0], rows)
-    np.testing.assert_array_equal(samples[1], rows)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
@@ -238,12 +223,6 @@ def test_rows_of_one_direction(rows_of):
     refuses("source" + says, same, some)
     refuses("target" + says, some, same)
     refuses("source: all 9 rows point the same way", np.abs(rows_of(9, 1)), np.float32([[1], [-2], [3]]))
-
-
-def test_a_one_shot_iterator(rows_of):
-    some = rows_of(9, 5)
-    refuses("source: an iterator can be read once, fitting reads it more than once", iter([some]), some)
-    refuses("target: an iterator can be read once", some, (some for _ in range(3)))
 
 
 def test_options_that_do_not_exist(rows_of):

@@ -203,18 +203,52 @@ def test_open_rows_takes_opened_files(rows_of, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "once",
-    [iter([np.ones((2, 3))]), (np.ones((2, 3)) for _ in range(2)), map(np.ones, [(2, 3)]), zip([1], [2], strict=True)],
+    "make", [iter, lambda chunks: (chunk for chunk in chunks), lambda chunks: map(np.copy, chunks)]
 )
-def test_a_one_shot_iterator_is_refused_before_it_is_touched(once):
+def test_an_iterator_is_read_once_pilot_and_all(rows_of, make):
+    rows = rows_of(50, 4)
+    source = open_rows(make(np.split(rows, [3, 20, 21])), "source")
+    assert not source.again and source.d == 4
+    np.testing.assert_array_equal(source.pilot(10), rows[:10])
+    sums, _ = reduce_source(source, ops.UNIT, "adding")
+    expected, _ = reduce_source(open_rows(rows, "source"), ops.UNIT, "adding")
+    assert sums == expected
     with pytest.raises(InputError) as caught:
-        open_rows(once, "source")
+        reduce_source(source, ops.UNIT, "adding")
     message = str(caught.value)
     assert message.startswith(
-        "source: an iterator can be read once, fitting reads it more than once; pass something that"
+        "source: an iterator can be read once, and this reads more than once; pass something that"
     )
     assert "a list of chunks, or an object with __iter__" in message
-    assert next(once) is not None
+
+
+def test_an_iterator_may_use_its_memory_again(rows_of):
+    rows = rows_of(90, 4)
+
+    def chunks():
+        memory = np.empty((30, 4), np.float32)
+        for part in np.split(rows, 3):
+            memory[:] = part
+            yield memory
+
+    source = open_rows(chunks(), "source")
+    np.testing.assert_array_equal(source.pilot(70), rows[:70])
+    sums, _ = reduce_source(source, ops.UNIT, "adding")
+    assert sums == reduce_source(open_rows(rows, "source"), ops.UNIT, "adding")[0]
+
+
+def test_the_pilot_of_files_comes_from_all_over_and_not_from_their_order(rows_of, tmp_path):
+    parts = [rows_of(40, 3) for _ in range(40)]
+    paths = [tmp_path / f"part_{i:02}.npy" for i in range(40)]
+    for path, part in zip(paths, parts, strict=True):
+        np.save(path, part)
+    pilot = open_rows(paths, "source").pilot(100)
+    assert len(pilot) >= 100 and len(np.unique(pilot, axis=0)) == len(pilot)
+    everything = {tuple(row) for row in np.concatenate(parts).astype(np.float64)}
+    assert all(tuple(row) in everything for row in pilot)
+    from_shard = [sum(tuple(row) in {tuple(r) for r in part.astype(np.float64)} for row in pilot) for part in parts]
+    assert sum(count > 0 for count in from_shard) >= 10
+    np.testing.assert_array_equal(open_rows(paths[::-1], "source").pilot(100), pilot)
 
 
 def test_chunks_that_change_between_passes_are_refused(rows_of):

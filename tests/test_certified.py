@@ -1,0 +1,220 @@
+"""Fits on a random sample of blocks: what they certify holds, also where shards are sorted by topic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import fastrealign as fr
+from fastrealign import blocks, certified, ops, reference
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.sources import open_rows
+
+
+def by_topic(rng, topics, rows, d, spread=0.6):
+    """Rows sorted by topic: those of one topic lie around a centre of its own."""
+    centre = rng.standard_normal(d) / np.sqrt(d)
+    parts = [
+        centre + spread * rng.standard_normal(d) / np.sqrt(d) + 0.5 * rng.standard_normal((rows, d)) / np.sqrt(d)
+        for _ in range(topics)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
+
+
+def left_by(alignment, y, x):
+    """The gap that the alignment leaves between all rows, in float64."""
+    mapped = reference.row_map(y, alignment.s, alignment.b, alignment.c)
+    return np.linalg.norm(mapped.mean(axis=0) - reference.project(x).mean(axis=0))
+
+
+@pytest.mark.parametrize("centroid", ["paper", "exact"])
+def test_what_is_certified_holds(rng, small_blocks, centroid):
+    y, x = by_topic(rng, 40, 1000, 16), by_topic(rng, 30, 1000, 16)
+    found = fr.fit(y, x, tol=0.12, confidence=0.99, centroid=centroid, seed=3)
+    told = found.sampling
+    assert told.how == "certified" and told.bound <= 0.12 and told.confidence == 0.99 and told.seed == 3
+    assert 0 < told.rows_source < told.of_source == 40_000
+    assert 0 < told.rows_target < told.of_target == 30_000
+    assert (found.count_source, found.count_target) == (told.rows_source, told.rows_target)
+    assert left_by(found, y, x) <= found.gap_left + told.bound
+    if centroid == "exact":
+        assert found.gap_left < 1e-9
+
+
+def test_a_tighter_bound_reads_more_and_in_the_end_everything(rng, small_blocks):
+    y, x = by_topic(rng, 40, 1000, 16), by_topic(rng, 30, 1000, 16)
+    read = [fr.fit(y, x, tol=tol).sampling.rows_source for tol in (0.2, 0.1, 1e-6)]
+    assert read[0] < read[1] < read[2] == 40_000
+    whole, expected = fr.fit(y, x, tol=1e-6), fr.fit(y, x)
+    assert whole.sampling.bound == whole.sampling.error == 0.0
+    assert whole.c.tobytes() == expected.c.tobytes() and whole.s == expected.s
+    assert whole.gap_left == pytest.approx(expected.gap_left, abs=1e-12)
+
+
+def test_a_small_source_is_read_whole(rng):
+    y, x = by_topic(rng, 4, 100, 8), by_topic(rng, 4, 100, 8)
+    found = fr.fit(y, x, tol=10.0)
+    assert found.sampling.rows_source == 400 and found.sampling.bound == 0.0
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_bound_covers_at_least_as_often_as_stated(rng, small_blocks, monkeypatch, confidence):
+    """100 seeds, here with float64 NumPy as the judge; the slow test has the 500."""
+    assert share_covered(rng, monkeypatch, confidence, 100) >= confidence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.99])
+def test_the_bound_covers_at_least_as_often_as_stated_over_500_seeds(rng, small_blocks, monkeypatch, confidence):
+    assert share_covered(rng, monkeypatch, confidence, 500) >= confidence
+
+
+def share_covered(rng, monkeypatch, confidence, seeds):
+    """Sorted by topic, a topic many blocks long, and one direction in which topics differ most: the hardest for a bound."""
+    d = 8
+    y, x = by_topic(rng, 25, 640, d), by_topic(rng, 25, 640, d)
+    y[:8000] += np.float32(0.5) * np.eye(d, dtype=np.float32)[0]
+    unit_mean = reference.project(x).mean(axis=0)
+    covered = 0
+    for seed in range(seeds):
+        found = fr.fit(y, x, tol=0.12, confidence=confidence, seed=seed)
+        assert 0 < found.sampling.rows_source < len(y)
+        left = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - unit_mean)
+        covered += left <= found.gap_left + found.sampling.bound
+    return covered / seeds
+
+
+def test_the_sample_is_the_same_for_threads_and_any_order_of_shards(rng, small_blocks, tmp_path):
+    y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
+    paths = []
+    for i, part in enumerate(np.split(y, [300, 301, 15_000])):
+        paths.append(tmp_path / f"part_{i}.npy")
+        np.save(paths[-1], part)
+    expected = fr.fit(paths, x, tol=0.1, threads=1)
+    assert expected.sampling.rows_source < len(y)
+    for source in (paths[::-1], tmp_path):
+        found = fr.fit(source, x, tol=0.1, threads=3)
+        assert found.c.tobytes() == expected.c.tobytes()
+        assert found.sampling == expected.sampling and found.gap_left == expected.gap_left
+    other = fr.fit(paths, x, tol=0.1, seed=1)
+    assert other.c.tobytes() != expected.c.tobytes()
+
+
+def test_blocks_are_drawn_without_replacement_and_a_larger_draw_contains_a_smaller(small_blocks):
+    source = open_rows(np.ones((10_000, 16), np.float32), "source")
+    drawn = blocks.Blocks(source, 5)
+    assert drawn.count == 625
+    few, many = (list(drawn.draw(count).pieces()) for count in (40, 300))
+    assert len(set(few)) == 40 and len(set(many)) == 300 and set(few) < set(many)
+    again = blocks.Blocks(source, 5)
+    assert list(again.draw(300).pieces()) == many
+    assert drawn.draw(625).whole and not drawn.draw(624).whole
+
+
+def test_formats_that_are_read_in_order_are_drawn_whole(rng, tmp_path):
+    pytest.importorskip("pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for i in range(300):
+        rows = rng.standard_normal((5 + i % 3, 4)) + np.array([3, 0, 0, 0])
+        column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), 4)
+        pq.write_table(pa.table({"embedding": column}), tmp_path / f"part_{i}.parquet")
+    x = rng.standard_normal((100, 4))
+    found = fr.fit(tmp_path, x, tol=0.5)
+    assert found.sampling.rows_source < found.sampling.of_source == sum(5 + i % 3 for i in range(300))
+    assert found.sampling.rows_target == 100
+
+
+def test_the_variance_between_blocks_is_that_of_cluster_sampling(rng):
+    """Unequal blocks drawn many times: the mean square error of the mean against what Spread says of it."""
+    d = 3
+    sizes = rng.integers(1, 30, 200)
+    means = rng.standard_normal((200, d)) + np.array([2, 0, 0])
+    totals = means * sizes[:, None]
+    truth = totals.sum(axis=0) / sizes.sum()
+    errors, along_errors, said, said_along = [], [], [], []
+    along = np.array([0.6, 0.8, 0.0])
+    for _ in range(3000):
+        chosen = rng.choice(200, 60, replace=False)
+        spread = blocks.Spread(along)
+        for i in chosen:
+            spread.add(totals[i], int(sizes[i]))
+        share = sizes[chosen].sum() / sizes.sum()
+        errors.append(((spread.mean - truth) ** 2).sum())
+        along_errors.append(((spread.mean - truth) @ along) ** 2)
+        said.append(spread.variance(share))
+        said_along.append(spread.variance_along(share))
+    assert np.mean(said) == pytest.approx(np.mean(errors), rel=0.12)
+    assert np.mean(said_along) == pytest.approx(np.mean(along_errors), rel=0.12)
+    assert spread.variance(1.0) == 0.0
+
+
+def test_one_block_says_nothing_of_the_spread():
+    spread = blocks.Spread(np.ones(2))
+    spread.add(np.ones(2), 5)
+    assert math.isinf(spread.variance(0.5))
+
+
+@pytest.mark.parametrize("freedom", [30, 63, 500])
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+def test_quantiles(confidence, freedom):
+    assert blocks.quantile(confidence, freedom) == pytest.approx(stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-4)
+
+
+def test_looking_again_spends_no_more_than_is_allowed(small_blocks):
+    source = open_rows(np.ones((100_000, 16), np.float32), "source")
+    looks = certified.Looks([source], 0.9, 0)
+    spent = []
+    for _ in range(3):
+        spent.append(2 * (1 - stats.t.cdf(looks.quantile(64), 63)))
+        looks.widen(1.0)
+    np.testing.assert_allclose(spent, [0.1 / 2, 0.1 / 6, 0.1 / 12], rtol=2e-3)
+
+
+def test_bad_rows(rng, small_blocks):
+    y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
+    y[::7] = 0
+    with pytest.raises(BadRowsError, match=r"source: row \d+ is all zeros"):
+        fr.fit(y, x, tol=0.1)
+    found = fr.fit(y, x, tol=0.1, bad_rows="skip")
+    good = y.any(axis=1)
+    assert left_by(found, y[good], x) <= found.gap_left + found.sampling.bound
+    assert found.count_source < found.sampling.rows_source
+
+
+def test_refused(rng):
+    some = rng.standard_normal((100, 4))
+    for options, says in (
+        ({"tol": 0.0}, "tol=0.0: expected more than 0"),
+        ({"tol": float("nan")}, "tol=nan: expected more than 0"),
+        ({"tol": 0.1, "confidence": 1.0}, "confidence=1.0: expected 0.5 to below 1"),
+        ({"tol": 0.1, "one_pass": True}, "tol samples the source, one_pass reads all of it: choose one"),
+    ):
+        with pytest.raises(InputError, match=says):
+            fr.fit(some, some, **options)
+    with pytest.raises(
+        InputError, match="source: chunks come in their own order, a certified sample needs files or arrays"
+    ):
+        fr.fit([some, some], some, tol=0.1)
+
+
+def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
+    y = by_topic(rng, 10, 500, 16)
+    np.save(tmp_path / "y.npy", y)
+    drawn = blocks.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
+    along = rng.standard_normal(16)
+    options = ("spread", "error")
+    from fastrealign.progress import SILENT
+
+    results = [blocks.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)]
+    assert len({spread.variance(0.3) for spread in results}) == 1
+    assert len({spread.mean.tobytes() for spread in results}) == 1

@@ -1,0 +1,224 @@
+"""check and update: whether an alignment still holds for new rows, and how it is brought up to date."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign import blocks, reference
+from fastrealign.cli import main
+from fastrealign.errors import BadRowsError, InputError
+
+D = 24
+
+
+@pytest.fixture
+def world(rng, monkeypatch):
+    """world(n, shift, spread): rows of the source, the target as it was, and of a source that has moved."""
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2048)
+    centres = rng.standard_normal((2, D)) / np.sqrt(D)
+    away = rng.standard_normal(D) / np.sqrt(D)
+
+    def rows(side, n, shift=0.0, spread=0.6):
+        centre = centres[side] + shift * away
+        return (centre + spread * rng.standard_normal((n, D)) / np.sqrt(D)).astype(np.float32)
+
+    return rows
+
+
+@pytest.fixture
+def fitted(world):
+    return fr.fit(world(0, 20_000), world(1, 20_000))
+
+
+def test_rows_of_the_same_kind_hold(world, fitted):
+    found = fr.check(fitted, world(0, 60_000))
+    assert found.holds and found.target is None
+    assert found.gap_left + found.bound < found.tol == pytest.approx(0.1 * fitted.gap_before)
+    assert found.source.rows < found.source.of == 60_000
+    assert found.source.shift <= found.source.shift_bound + 0.02  # the fit's own sampling error
+    assert abs(found.source.trace_change) <= found.source.trace_change_bound + 0.02
+    assert found.gap_before == pytest.approx(fitted.gap_before, abs=0.1)
+
+
+def test_rows_of_another_domain_do_not(world, fitted):
+    new = world(0, 60_000, shift=0.5)
+    found = fr.check(fitted, new)
+    assert not found.holds
+    assert found.source.rows < 60_000
+    unit = reference.project(new)
+    truth = np.linalg.norm(reference.row_map(new, fitted.s, fitted.b, fitted.c).mean(axis=0) - fitted.mean_target)
+    assert abs(found.gap_left - truth) <= found.bound
+    assert abs(found.source.shift - np.linalg.norm(unit.mean(axis=0) - fitted.mean_source)) <= found.source.shift_bound
+    change = reference.moments(new)[1] / fitted.trace_source - 1
+    assert abs(found.source.trace_change - change) <= found.source.trace_change_bound
+
+
+def test_a_target_that_moved_too(world, fitted):
+    same, moved = world(1, 60_000), world(1, 60_000, shift=0.5)
+    assert fr.check(fitted, world(0, 60_000), same).holds
+    found = fr.check(fitted, world(0, 60_000), moved)
+    assert not found.holds
+    assert found.target.shift > 0.1 > found.source.shift
+    truth = np.linalg.norm(reference.moments(moved)[0] - fitted.mean_target)
+    assert abs(found.target.shift - truth) <= found.target.shift_bound
+
+
+def test_a_close_call_reads_everything_and_then_knows(world, fitted):
+    new = world(0, 4000, shift=0.2)
+    truth = np.linalg.norm(reference.row_map(new, fitted.s, fitted.b, fitted.c).mean(axis=0) - fitted.mean_target)
+    for tol, holds in ((truth * (1 + 1e-6), True), (truth * (1 - 1e-6), False)):
+        found = fr.check(fitted, new, tol=tol)
+        assert found.holds is holds and found.bound == 0.0 and found.source.rows == 4000
+        assert found.gap_left == pytest.approx(truth, abs=1e-7)
+
+
+def test_the_answer_is_right_as_often_as_stated(world, fitted):
+    """Over 200 samples of a source near the limit."""
+    new = world(0, 60_000, shift=0.25)
+    truth = np.linalg.norm(reference.row_map(new, fitted.s, fitted.b, fitted.c).mean(axis=0) - fitted.mean_target)
+    wrong = 0
+    for seed in range(100):
+        for tol, holds in ((0.8 * truth, False), (1.25 * truth, True)):
+            wrong += fr.check(fitted, new, tol=tol, confidence=0.9, seed=seed).holds is not holds
+    assert wrong <= 20
+
+
+@pytest.mark.parametrize("centroid", ["paper", "exact"])
+def test_merging_is_fitting_all_rows_together(world, centroid):
+    old_y, new_y, old_x, new_x = world(0, 3000), world(0, 2000, 0.1), world(1, 4000), world(1, 1000, 0.1)
+    old = fr.fit(old_y, old_x, centroid=centroid)
+    merged = fr.update(old, new_y, new_x)
+    together = fr.fit(np.concatenate([old_y, new_y]), np.concatenate([old_x, new_x]), centroid=centroid)
+    assert (merged.count_source, merged.count_target) == (5000, 5000)
+    np.testing.assert_allclose(merged.mean_source, together.mean_source, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(merged.b, together.b, rtol=0, atol=1e-12)
+    assert merged.trace_source == pytest.approx(together.trace_source, abs=1e-12)
+    assert merged.s == pytest.approx(together.s, abs=1e-12)
+    # The old rows moved as the new ones did, but for what the domains differ.
+    assert np.linalg.norm(merged.c - together.c) < 4e-3
+    assert merged.sampling.how == "updated" and merged.sampling.rows_source == 2000
+    assert np.isnan(merged.gap_left) and merged.centroid == centroid
+
+
+def test_merging_the_same_rows_changes_nothing(world):
+    y, x = world(0, 3000), world(1, 3000)
+    for centroid in ("paper", "exact"):
+        old = fr.fit(y, x, centroid=centroid)
+        new = fr.update(old, y, x)
+        assert new.s == pytest.approx(old.s, abs=1e-12)
+        np.testing.assert_allclose(new.c, old.c, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("centroid", ["paper", "exact"])
+def test_forgetting_all_is_fitting_anew(world, centroid):
+    old = fr.fit(world(0, 3000), world(1, 3000), centroid=centroid)
+    y, x = world(0, 2500, 0.5), world(1, 2000, 0.5)
+    new, expected = fr.update(old, y, x, forget=1.0), fr.fit(y, x, centroid=centroid)
+    assert new.s == pytest.approx(expected.s, abs=1e-12)
+    np.testing.assert_allclose(new.c, expected.c, rtol=0, atol=1e-9)
+    half = fr.update(old, y, x, forget=0.5)
+    weights = np.array([1500, 2500])
+    together = (weights @ np.stack([old.mean_source, expected.mean_source])) / weights.sum()
+    np.testing.assert_allclose(half.mean_source, together, rtol=0, atol=1e-12)
+    assert half.count_source == 4000
+
+
+def test_without_a_new_target_the_old_one_stays(world, fitted):
+    new = fr.update(fitted, world(0, 2000, 0.3))
+    assert new.mean_target.tobytes() == fitted.mean_target.tobytes()
+    assert (new.trace_target, new.count_target) == (fitted.trace_target, fitted.count_target)
+    assert new.sampling.rows_target == 0
+
+
+def test_an_update_that_helps(world, fitted):
+    moved = world(0, 20_000, 0.5)
+    assert not fr.check(fitted, moved).holds
+    assert fr.check(fr.update(fitted, moved, forget=1.0), moved).holds
+
+
+def test_refused(world, fitted, rng):
+    y = world(0, 100)
+    for call, says in (
+        (lambda: fr.check(fitted, y[:, :5]), "source: rows are 5 wide, the alignment was fitted on 24"),
+        (lambda: fr.check(fitted, y, y[:, :5]), "target: rows are 5 wide, the alignment was fitted on 24"),
+        (lambda: fr.check(fitted, y, tol=0.0), "tol=0.0: expected more than 0"),
+        (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected 0.5 to below 1"),
+        (lambda: fr.check(fitted, iter([y])), "source: chunks come in their own order"),
+        (lambda: fr.check(fitted, y[:1]), "source: 1 rows, expected at least 2"),
+        (lambda: fr.update(fitted, y, forget=1.5), r"forget=1.5: expected 0 \(merge\) to 1"),
+        (lambda: fr.update(fitted, y[:1]), "source: 1 rows, expected at least 2"),
+        (lambda: fr.update(fitted, y[:, :5]), "source: rows are 5 wide"),
+        (lambda: fr.check("no.safetensors", y), "no.safetensors: no such file"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()
+    y[5] = np.nan
+    with pytest.raises(BadRowsError, match="source: row 5 has a NaN or Inf"):
+        fr.check(fitted, y)
+    assert fr.check(fitted, y, bad_rows="skip", tol=2.0).holds
+    with pytest.raises(BadRowsError, match="source: row 5 has a NaN or Inf"):
+        fr.update(fitted, y)
+
+
+# --- on the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(world, fitted, tmp_path):
+    fitted.save(tmp_path / "a.safetensors")
+    np.save(tmp_path / "same.npy", world(0, 5000))
+    np.save(tmp_path / "moved.npy", world(0, 5000, 0.5))
+    np.save(tmp_path / "images.npy", world(1, 5000))
+    return tmp_path
+
+
+def test_check_on_the_command_line(saved, capsys):
+    a = str(saved / "a.safetensors")
+    assert main(["check", a, str(saved / "same.npy"), "--target", str(saved / "images.npy"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["holds"] is True and said["source"]["of"] == 5000 and said["target"]["of"] == 5000
+    assert main(["check", a, str(saved / "moved.npy"), "--quiet"]) == 3
+    assert capsys.readouterr().out == ""
+    assert main(["check", a, str(saved / "moved.npy")]) == 3
+    said = capsys.readouterr().out
+    assert "the alignment does not hold: it leaves a gap of" in said and "centroid moved by" in said
+    assert main(["check", a, str(saved / "gone.npy")]) == 2
+
+
+def test_fit_from_on_the_command_line(saved, capsys):
+    a, out = str(saved / "a.safetensors"), saved / "new.safetensors"
+    words = ["fit", str(saved / "moved.npy"), "--from", a, "--forget", "1", "--out", str(out)]
+    assert main(words) == 0
+    assert "updated        5,000 of the source rows and 0 of the target rows are new" in capsys.readouterr().out
+    assert main(["check", str(out), str(saved / "moved.npy"), "--quiet"]) == 0
+    assert fr.load(out).count_source == 5000
+    for more, says in (
+        (["--tol", "0.1"], "--from keeps the way the old alignment was fitted"),
+        (["--centroid", "exact"], "--from keeps the way the old alignment was fitted"),
+    ):
+        assert main([*words, "--overwrite", *more]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["fit", str(saved / "moved.npy"), "--out", str(saved / "x.safetensors")]) == 2
+    assert "fit needs a --target, or an alignment to bring up to date: --from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "how"),
+    [(["--one-pass"], "one pass"), (["--tol", "0.2", "--confidence", "0.9", "--seed", "4"], "certified")],
+)
+def test_fit_and_align_by_a_sample_on_the_command_line(saved, capsys, option, how):
+    source, target = str(saved / "same.npy"), str(saved / "images.npy")
+    fitted, aligned = saved / "b.safetensors", saved / "aligned"
+    assert main(["fit", source, "--target", target, "--out", str(fitted), *option]) == 0
+    assert how in capsys.readouterr().out
+    assert main(["align", source, "--target", target, "--out", str(aligned), "--json", *option]) == 0
+    report = json.loads(capsys.readouterr().out)
+    a, b = fr.load(fitted), fr.load(aligned / "alignment.safetensors")
+    assert a.sampling.how == how and a.sampling == b.sampling and a.fingerprint == b.fingerprint
+    assert b.gap_left == pytest.approx(report["gap_left"])
+    assert main(["align", source, "--target", target, "--out", str(aligned), "--resume", "--quiet", *option]) == 0
+    assert main(["align", source, "--target", target, "--out", str(aligned), "--resume", "--quiet"]) == 2
