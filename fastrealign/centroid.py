@@ -15,6 +15,8 @@ from fastrealign.sources import RowSource
 # own rounding has been reached.
 EXACT_GAP = 1e-13
 EXACT_PASSES = 24
+# |F(c)| up to which the Jacobian at one place serves.
+FAR = 0.01
 
 
 def exact_centroid(
@@ -29,14 +31,9 @@ def exact_centroid(
     """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0.
 
     Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass betters by what it has seen
-    (Broyden's update); F itself is exact, over all rows. sample: rows of the source, float64 (n, d).
+    (Broyden's update); F itself is exact, over all rows. sample: rows of the source, (n, d).
     """
-    c = start.c
-    projected = reference.row_map(sample, start.s, start.b) + c
-    norm = np.linalg.norm(projected, axis=1)
-    p = projected / norm[:, None]
-    jacobian = np.mean(1.0 / norm) * np.eye(len(c)) - (p / norm[:, None]).T @ p / len(p)
-    inverse = np.linalg.pinv(jacobian, hermitian=True)
+    projected = reference.row_map(sample, start.s, start.b)
 
     def left_by(c: np.ndarray) -> np.ndarray:
         sums, _ = reduce_source(
@@ -49,30 +46,45 @@ def exact_centroid(
         )
         return sums.mean - mean_target
 
+    c = start.c
     left = left_by(c)
-    best, best_gap = c, float(np.linalg.norm(left))
+    gap = float(np.linalg.norm(left))
+    if gap > FAR:
+        # Too far for one Jacobian. The sample is solved whole, for the mean that takes all rows to theirs.
+        c = reference.exact_centroid(projected, reference.project(projected + c).mean(axis=0) - left, c)
+        left = left_by(c)
+        gap = float(np.linalg.norm(left))
+    inverse = _inverse_jacobian(projected + c)
+    shorter = 1.0
     for _ in range(EXACT_PASSES):
-        if best_gap <= EXACT_GAP:
+        if gap <= EXACT_GAP:
             break
-        step = -inverse @ left
-        c = c + step
-        after = left_by(c)
-        gap = float(np.linalg.norm(after))
-        if gap < best_gap:
-            slow = gap > 0.5 * best_gap
-            best, best_gap = c, gap
-            if slow and gap < 1e-11:
-                break
-        elif best_gap < 1e-11:
+        step = -shorter * (inverse @ left)
+        after = left_by(c + step)
+        gap_after = float(np.linalg.norm(after))
+        if min(gap, gap_after) < 1e-11 and gap_after > 0.5 * gap:
+            if gap_after < gap:
+                c, gap = c + step, gap_after
             break
         change = after - left
         seen = inverse @ change
         scale = float(step @ seen)
         if abs(scale) > 0.0:
             inverse += np.outer(step - seen, step @ inverse) / scale
-        left = after
-    if best_gap > 1e-9:
+        if gap_after < gap:
+            c, left, gap, shorter = c + step, after, gap_after, 1.0
+        else:
+            shorter *= 0.25  # F is the gradient of a convex function: short enough a step makes it smaller
+    if gap > 1e-9:
         warn(
-            f"{source.name}: the exact centroid was not reached, a gap of {best_gap:.1e} is left after {EXACT_PASSES} passes"
+            f"{source.name}: the exact centroid was not reached, a gap of {gap:.1e} is left after {EXACT_PASSES} passes"
         )
-    return best
+    return c
+
+
+def _inverse_jacobian(v: np.ndarray) -> np.ndarray:
+    """Of E[pi(v)] by a shift of v; v float64 (n, d)."""
+    norm = np.linalg.norm(v, axis=1)
+    p = v / norm[:, None]
+    jacobian = np.mean(1.0 / norm) * np.eye(v.shape[1]) - (p / norm[:, None]).T @ p / len(p)
+    return np.linalg.pinv(jacobian, hermitian=True)

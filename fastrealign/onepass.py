@@ -25,8 +25,10 @@ from fastrealign.reservoir import Reservoir
 from fastrealign.sides import SMALLEST_TRACE, Side, check_projected, check_side
 from fastrealign.sources import Piece, RowSource
 
+# Rows of the sample that are mapped at a time.
+_BLOCK = 512
 # Rows that the pilot's map is made from.
-PILOT_ROWS = 8192
+PILOT_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -95,27 +97,46 @@ def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: E
         raise InputError(
             "no row of the sample has a direction under the map; source and target are opposite in every way"
         )
-    before, after = _mapped(rows, pilot), _mapped(rows, final)
     if centroid == "paper":
-        c = target.mean - (mapped.mean + (after - before).mean(axis=0))
+        difference, spread = _difference(rows, final, pilot)
+        c = target.mean - (mapped.mean + difference)
     else:
         # On the sample, the mean that leaves no gap over all rows.
-        aim = target.mean - mapped.mean + before.mean(axis=0)
-        c = reference.exact_centroid(after, aim, target.mean - after.mean(axis=0))
-        after = _mapped(rows, RowMap(final.s, final.b, c))
-    spread = (after - before).var(axis=0, ddof=1).sum() if len(rows) > 1 else 0.0
+        aim = target.mean - mapped.mean + _mean(rows, pilot)
+        projected = _mapped(rows, final)
+        c = reference.exact_centroid(projected, aim, target.mean - projected.mean(axis=0))
+        _, spread = _difference(rows, RowMap(final.s, final.b, c), pilot)
     error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)
 
 
+def _difference(rows: np.ndarray, a: RowMap, b: RowMap) -> tuple[np.ndarray, float]:
+    """Mean of f(row; a) - f(row; b), float64 (d,), and its variance, summed over the columns."""
+    total, squares = np.zeros(rows.shape[1]), 0.0
+    for lo in range(0, len(rows), _BLOCK):
+        block = rows[lo : lo + _BLOCK]
+        difference = _mapped(block, a) - _mapped(block, b)
+        total += difference.sum(axis=0)
+        squares += float((difference**2).sum())
+    mean = total / len(rows)
+    return mean, max(0.0, squares - len(rows) * float(mean @ mean)) / max(1, len(rows) - 1)
+
+
+def _mean(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
+    sums = ExactSum(rows.shape[1])
+    ops.reduce(rows, row_map, sums)
+    return sums.mean
+
+
 def _good(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
-    """Those that have a direction under the map; float64 (n, d)."""
+    """Those that have a direction under the map."""
     flags = np.empty(len(rows), dtype=np.uint8)
     ops.reduce(rows, row_map, ExactSum(rows.shape[1]), flags=flags)
     return rows if (flags == ops.GOOD).all() else rows[flags == ops.GOOD]
 
 
 def _mapped(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
-    out = np.empty_like(rows)
+    """float64 (n, d)."""
+    out = np.empty(rows.shape)
     ops.apply(rows, row_map, out)
     return out

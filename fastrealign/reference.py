@@ -95,18 +95,27 @@ def moments(y: Array) -> tuple[Array, float]:
 def exact_centroid(e: Array, mean_target: Array, c: Array, steps: int = 20) -> Array:
     """The c for which E[pi(e + c)] = mean_target, by Newton's method from `c`; e (n, d) are the projected rows e'.
 
-    The paper translates once, which leaves a gap of second order. The Jacobian of E[pi(v)], v = e + c, is
-    E[(I - p p^T) / |v|] with p = pi(v).
+    The paper translates once, which leaves a gap of second order. What is left, F(c) = E[pi(e + c)] - mean_target, is the
+    gradient of E|e + c| - mean_target c, which is convex: there is one c, and steps that are shortened until |F| falls lead to
+    it. The Jacobian is E[(I - p p^T) / |v|] with v = e + c and p = pi(v).
     """
+
+    def left_by(c: Array) -> tuple[Array, Array, Array]:
+        norm = np.linalg.norm(e + c, axis=1)
+        p = (e + c) / norm[:, None]
+        return p.mean(axis=0) - mean_target, p, norm
+
+    left, p, norm = left_by(c)
     for _ in range(steps):
-        v = e + c
-        norm = np.linalg.norm(v, axis=1)
-        p = v / norm[:, None]
-        left = p.mean(axis=0) - mean_target
-        if np.linalg.norm(left) < 1e-15:
-            break
         jacobian = np.mean(1.0 / norm) * np.eye(len(c)) - (p / norm[:, None]).T @ p / len(p)
-        c = c - np.linalg.lstsq(jacobian, left, rcond=None)[0]
+        step = np.linalg.lstsq(jacobian, left, rcond=None)[0]
+        after = left_by(c - step)
+        while np.linalg.norm(after[0]) >= np.linalg.norm(left):
+            step = step / 2
+            if np.linalg.norm(step) < 1e-16:
+                return c
+            after = left_by(c - step)
+        c, (left, p, norm) = c - step, after
     return c
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastrealign import ops
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
-ROWS = 8192
+ROWS = 4096
 BYTES = 32 << 20
 
 _MASK = (1 << 64) - 1
@@ -67,9 +67,9 @@ class Reservoir:
         return self._level == 0
 
     def rows(self) -> np.ndarray:
-        """float64 (n, d), in the order of the source: what is computed from them must not depend on who came first."""
+        """(n, d), in the order of the source: what is computed from them must not depend on who came first."""
         order = np.argsort(self._numbers)
-        return np.array([self._rows[i] for i in order], dtype=np.float64)
+        return np.array([self._rows[i] for i in order])
 
     def _drawn(self, lo: int, hi: int, level: int) -> np.ndarray:
         """The numbers drawn among lo to hi, at the present level."""

@@ -111,7 +111,7 @@ class FileSource:
             else:
                 parts.append(next(shard.chunks(wanted)).copy())
             shard.close()
-        return np.concatenate([part.astype(np.float64) for part in parts])
+        return _together(parts)
 
 
 def _firsts(shards: list[io.Shard]) -> list[int]:
@@ -220,7 +220,7 @@ class ChunkSource:
 
 
 def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, rows: int) -> np.ndarray:
-    """float64: the first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
+    """The first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
     while sum(map(len, taken)) < rows:
         if taken:  # whoever makes the chunks may use the memory of the last one again
             taken[-1] = taken[-1].clone() if ops.is_tensor(taken[-1]) else taken[-1].copy()
@@ -228,12 +228,16 @@ def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, ro
         if chunk is None:
             break
         taken.append(source.checked(chunk, len(taken)))
-    return np.concatenate([_in_memory(chunk[:rows]) for chunk in taken])[:rows]
+    return _together([_in_memory(chunk[:rows]) for chunk in taken])[:rows]
 
 
 def _in_memory(rows: Any) -> np.ndarray:
-    """float64 (n, d)."""
-    return rows.double().cpu().numpy() if ops.is_tensor(rows) else rows.astype(np.float64)
+    return ops.as_rows(rows.cpu() if ops.is_tensor(rows) else rows)
+
+
+def _together(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of all rows, of the widest element type among them."""
+    return np.concatenate(parts, dtype=max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize))
 
 
 def open_rows(spec: Any, side: str, column: str | None = None) -> RowSource:
