@@ -67,8 +67,11 @@ class ReAlign(torch.nn.Module):
         return torch.ops.fastrealign.apply(x.reshape(-1, self.dim), self.map, 2).reshape(x.shape)
 
     @torch.no_grad()
-    def update(self, text: torch.Tensor) -> None:
+    def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
         """Take in a batch of source rows (..., dim), and every `every` updates find the alignment anew.
+
+        group: of ranks that call this together; the batches of all of them are added, so all find the same alignment. Without
+        it a rank takes in its own batch (and DDP, which passes the buffers of rank 0 on, only that of rank 0).
 
         The target stays as it was fitted. Earlier rows count less, by `decay` an update. A new alignment is that of the
         weighted rows (arXiv 2602.07026, method as in `fit`), but for the centroid, whose mean of projected rows was
@@ -77,6 +80,10 @@ class ReAlign(torch.nn.Module):
         rows = text.detach().reshape(-1, self.dim)
         sums, good = self._sums(rows, self._unit_map(), 0)
         projected, _ = self._sums(rows, self.map, 1)
+        if group is not None:
+            together = torch.cat([sums, projected, good.double()[None]])
+            torch.distributed.all_reduce(together, group=group)
+            sums, projected, good = together[: self.dim], together[self.dim : -1], together[-1]
         for total, new in ((self.sum_unit, sums), (self.sum_projected, projected), (self.weight, good)):
             total.mul_(self.decay).add_(new)
         self.updates += 1
@@ -86,8 +93,8 @@ class ReAlign(torch.nn.Module):
     def _sums(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 sums of f over the rows, and how many have a direction."""
         low, high, bad = torch.ops.fastrealign.reduce(rows, map, terms)
-        unsigned = low.double() + (low < 0) * 2.0**64
-        return (high.double() * 2.0**64 + unsigned) * 2.0**-40, len(rows) - bad[0]
+        # low is unsigned; as a signed number it is 2^64 less where its top bit is set, and small totals keep their digits.
+        return ((high + (low < 0)).double() * 2.0**64 + low.double()) * 2.0**-40, len(rows) - bad[0]
 
     def _unit_map(self) -> torch.Tensor:
         unit = torch.zeros_like(self.map)

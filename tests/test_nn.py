@@ -120,3 +120,13 @@ def test_odd_options_are_named(alignment, options):
     given = options.get("dim") == 3 or options.get("decay") == 0.0 or options.get("every") == 0
     with pytest.raises(InputError):
         fr.nn.ReAlign(alignment if given else None, **options)
+
+
+def test_sums_of_few_rows_keep_their_digits(rng):
+    """A small negative total lies just below 2^64 in its low limb, where float64 has steps of 2^11."""
+    rows = rng.standard_normal((3, 20))
+    layer = fr.nn.ReAlign(dim=20)
+    layer.update(torch.from_numpy(rows))
+    expected = reference.project(rows).sum(axis=0)
+    assert (expected < 0).any()
+    np.testing.assert_allclose(layer.sum_unit.numpy(), expected, rtol=0, atol=3 * 2.0**-41 + 1e-15)

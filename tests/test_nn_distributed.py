@@ -1,0 +1,117 @@
+"""nn.ReAlign under DDP and FSDP: two processes on the loopback, gloo."""
+
+from __future__ import annotations
+
+import traceback
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.distributed.is_available():
+    pytest.skip("this torch has no torch.distributed", allow_module_level=True)
+
+import torch.distributed as dist  # noqa: E402
+import torch.multiprocessing as mp  # noqa: E402
+from torch import nn  # noqa: E402
+
+import fastrealign as fr  # noqa: E402
+
+D, BATCH, WORLD = 12, 8, 2
+
+
+def sides():
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((200, D)) + rng.standard_normal(D) for _ in range(2)]
+
+
+def model():
+    torch.manual_seed(1)
+    layers = nn.Linear(D, D), fr.nn.ReAlign(fr.fit(*sides()), every=2), nn.Linear(D, 3)
+    return nn.Sequential(*layers)
+
+
+def batch():
+    return torch.randn(WORLD * BATCH, D, generator=torch.Generator().manual_seed(2))
+
+
+def loss_of(net, x):
+    return net(x).square().mean()
+
+
+def plain_step():
+    """One process, the whole batch: gradients of the linear layers after a backward pass."""
+    net = model()
+    loss_of(net, batch()).backward()
+    return {name: p.grad for name, p in net.named_parameters()}
+
+
+def mine(rank):
+    return batch()[rank * BATCH : (rank + 1) * BATCH]
+
+
+def under_ddp(rank):
+    net = nn.parallel.DistributedDataParallel(model())
+    before = net.module[1].map.clone()
+    for _ in range(2):
+        net.zero_grad()
+        loss_of(net, mine(rank)).backward()
+    expected = plain_step()
+    for name, p in net.module.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-5, atol=1e-7)
+    assert torch.equal(net.module[1].map, before) and before.dtype == torch.float64
+    assert set(net.state_dict()) == {f"module.{name}" for name in model().state_dict()}
+
+
+def under_fsdp(rank):
+    from torch.distributed.fsdp import fully_shard
+
+    net = model()
+    before = net[1].map.clone()
+    mesh = dist.device_mesh.init_device_mesh("cpu", (WORLD,))
+    for layer in (net[0], net[2]):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    loss_of(net, mine(rank)).backward()
+    expected = plain_step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad.full_tensor(), expected[name], rtol=1e-5, atol=1e-7)
+    assert torch.equal(net[1].map, before) and net[1].map.dtype == torch.float64
+    assert torch.equal(net.state_dict()["1.map"], before)
+
+
+def online(rank):
+    together, alone = (fr.nn.ReAlign(fr.fit(*sides()), every=2) for _ in range(2))
+    texts = torch.from_numpy(sides()[0]).reshape(4, 50, D)
+    for i in range(2):
+        together.update(texts[2 * i + rank], group=dist.group.WORLD)
+        alone.update(texts[2 * i : 2 * i + 2])  # both ranks' rows in one process
+    torch.testing.assert_close(together.map, alone.map, rtol=0, atol=1e-12)
+    assert together.weight == alone.weight
+
+
+def on_a_rank(rank, where, errors):
+    dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=WORLD)
+    try:
+        for check in (under_ddp, under_fsdp, online):
+            check(rank)
+            dist.barrier()
+    except BaseException:
+        errors.put(f"rank {rank}: {traceback.format_exc()}")
+        raise SystemExit(1) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def test_ddp_fsdp_and_online_updates_of_all_ranks(tmp_path):
+    context = mp.get_context("spawn")
+    errors = context.SimpleQueue()
+    ranks = [context.Process(target=on_a_rank, args=(rank, tmp_path / "rendezvous", errors)) for rank in range(WORLD)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        if process.is_alive():
+            process.kill()
+    said = [] if errors.empty() else [errors.get()]
+    assert not said and [process.exitcode for process in ranks] == [0] * WORLD, "\n".join(said)
