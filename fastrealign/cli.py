@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import fastrealign as fr
+from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interrupt.handled(), _warnings_on_stderr():
             args = _parser().parse_args(argv)
-            code = args.command(args) or 0
+            with _ranks(args):
+                code = args.command(args) or 0
             sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse, after --help or a usage error
@@ -60,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, Exception) as error:
         code, text = _told(error, interrupt)
-        _say(text)
+        if not getattr(error, "told_by_another", False):
+            _say(text)
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
             traceback.print_exception(error)
         return code
@@ -76,6 +79,25 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
         return 1, f"error: {error}"
     said = str(error).strip().splitlines()
     return 1, f"error: {type(error).__name__}: {said[0] if said else ''} (FASTREALIGN_DEBUG=1 shows where)"
+
+
+@contextmanager
+def _ranks(args: argparse.Namespace) -> Iterator[None]:
+    """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not getattr(args, "shares", False):
+        yield
+        return
+    from fastrealign import distributed, ops
+
+    world = distributed.from_torchrun()
+    args.group = "world"
+    args.threads = args.threads or max(1, ops.default_threads() // distributed.processes_here())
+    if world.rank > 0:
+        args.quiet, args.json = True, False
+    try:
+        yield
+    finally:
+        world.end()
 
 
 def _align(args: argparse.Namespace) -> None:
@@ -99,7 +121,10 @@ def _fit(args: argparse.Namespace) -> None:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         fr.load(out)  # anything but an alignment is not ours to replace
     reading = _reading_options(args)
+    world = world_of(args.group)
     if args.old is not None:
+        if world.size > 1:
+            raise InputError("--from runs in one process; leave out torchrun")
         if args.centroid is not None or args.one_pass or args.tol is not None:
             raise InputError(
                 "--from keeps the way the old alignment was fitted; leave out --centroid, --one-pass and --tol"
@@ -109,8 +134,8 @@ def _fit(args: argparse.Namespace) -> None:
     elif args.target is None:
         raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
     else:
-        alignment = fr.fit(_paths(args.source), _paths(args.target), **_fit_options(args), **reading)
-    alignment.save(out)
+        alignment = fr.fit(_paths(args.source), _paths(args.target), group=args.group, **_fit_options(args), **reading)
+    world.first(lambda: alignment.save(out))
     _show(args, *describe(alignment, str(out)))
 
 
@@ -152,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=more, formatter_class=_Help
         )
-        added.set_defaults(command=run)
+        added.set_defaults(command=run, group=None, shares=run in (_align, _apply, _fit))
         return added
 
     align = command("align", _align, "fit and apply: embeddings in, aligned embeddings out", _ALIGN_MORE)
@@ -346,7 +371,7 @@ def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _run_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("dtype", "resume", "overwrite", "fsync")
-    return {**{name: getattr(args, name) for name in names}, **_reading_options(args)}
+    return {**{name: getattr(args, name) for name in names}, **_reading_options(args), "group": args.group}
 
 
 def _progress(args: argparse.Namespace) -> Progress:

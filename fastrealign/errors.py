@@ -8,7 +8,12 @@ import warnings
 
 
 class FastRealignError(Exception):
-    """Something failed that the caller's input did not cause (exit code 1)."""
+    """Something failed that the caller's input did not cause (exit code 1).
+
+    told_by_another: another process, which works on the same thing, met it and says so itself
+    """
+
+    told_by_another = False
 
 
 class InputError(FastRealignError, ValueError):

@@ -14,12 +14,13 @@ import numpy as np
 
 from fastrealign.alignment import Alignment
 from fastrealign.certified import fit_certified
+from fastrealign.distributed import shared, world_of
 from fastrealign.errors import InputError
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import check_widths
-from fastrealign.sources import RowSource, open_rows
+from fastrealign.sources import FileSource, RowSource, open_rows
 
 
 def fit(
@@ -35,6 +36,7 @@ def fit(
     threads: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    group: Any = None,
     encoder_source: str | None = None,
     encoder_target: str | None = None,
 ) -> Alignment:
@@ -50,10 +52,20 @@ def fit(
     tol, confidence  fit on a sample that is just large enough: with this probability the centroid of all aligned rows lies
                      within gap_left + tol of the target's; for files and arrays, which `seed` draws the sample from
     column           the parquet column that holds the embeddings, where it cannot be told
+    group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
+                     which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
+                     every rank, to the last bit that of one process
     Raises InputError for widths that differ, fewer than 2 rows, or a side whose rows are all one direction. Warns (FitWarning)
     of fewer rows than the width, stating the expected error of the centroid, and of a target without a centroid.
     """
+    world = world_of(group)
     rows, there = open_rows(source, "source", column), open_rows(target, "target", column)
+    if tol is not None and world.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
+        raise InputError(
+            "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
+        )
+    if tol is None:
+        rows, there = shared(rows, world), shared(there, world)
     options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
     alignment = fit_rows(
         rows, there, centroid=centroid, one_pass=one_pass, tol=tol, confidence=confidence, seed=seed, **options

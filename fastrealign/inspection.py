@@ -19,7 +19,7 @@ from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
 from fastrealign.moments import Moments
-from fastrealign.output import JOURNAL, MANIFEST
+from fastrealign.output import JOURNAL, MANIFEST, rank_journals
 from fastrealign.sources import rows_in
 from fastrealign.summary import count, gap_lines, size
 
@@ -164,7 +164,8 @@ def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], s
 
 def _unfinished(folder: Path) -> tuple[dict[str, Any], str]:
     noted = Journal.peek(folder / JOURNAL)
-    done, all_shards = len(noted.shards), len(noted.order.source) if noted.order else 0
+    of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
+    done, all_shards = len(noted.shards) + of_ranks, len(noted.order.source) if noted.order else 0
     value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
     return value, f"{folder}: an unfinished run, {done} of {count(all_shards, 'shard')} complete; go on with --resume"
 

@@ -48,7 +48,7 @@ class Moments:
     def trace(self) -> float:
         """E|e - mean|^2 = tr(covariance) = 1 - |mean|^2, exactly so for unit rows. NaN while there are none."""
         mean = self.mean
-        return max(0.0, 1.0 - float(mean @ mean)) if self.count else float("nan")
+        return max(0.0, 1.0 - float((mean * mean).sum())) if self.count else float("nan")
 
     def update(self, x: Any, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
         """Add the rows of `x` (n, d). Returns self.
@@ -69,6 +69,24 @@ class Moments:
             )
         self.sums.add(part)
         self.bad_rows += found.bad
+        return self
+
+    def all_reduce_(self, group: Any = None) -> Moments:
+        """Replace these moments by those of all ranks of a torch.distributed group together (default: all). Returns self.
+
+        Every rank calls it. Exact: the bits are those of one process that had seen all rows, for any number of ranks and any
+        backend (gloo, NCCL). Raises InputError where the ranks' widths differ.
+        """
+        from fastrealign.distributed import Group
+
+        world = Group(group)
+        widths = world.gather(self.d)
+        if len(set(widths)) > 1:
+            raise InputError(
+                f"moments of widths {widths} on the ranks cannot be added: they come from different encoders"
+            )
+        world.add_up(self.sums)
+        self.bad_rows = sum(world.gather(self.bad_rows))
         return self
 
     def __iadd__(self, other: Moments) -> Moments:

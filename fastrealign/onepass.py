@@ -16,14 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign import ops, reference
+from fastrealign.centroid import exact_centroid, few_digits
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
-from fastrealign.ops import UNIT, Counts, RowMap
-from fastrealign.pipeline import Pass, Work
-from fastrealign.progress import Progress
+from fastrealign.ops import UNIT, RowMap
+from fastrealign.pipeline import reduce_source
+from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import SMALLEST_TRACE, Side, check_projected, check_side
-from fastrealign.sources import Piece, RowSource
+from fastrealign.sources import ArraySource, RowSource
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512
@@ -49,27 +50,16 @@ def fit_one_pass(
     source: RowSource, target: Side, centroid: str, bad_rows: str, threads: int | None, progress: Progress
 ) -> OnePass:
     """s, b and c of a source that is read once; s and b follow from `side`. Raises InputError as `fit` does."""
-    pilot = _pilot_map(source, target, centroid)
-    unit, mapped, sample = ExactSum(source.d), ExactSum(source.d), Reservoir.of_width(source.d)
-    parts: list[tuple[ExactSum, ExactSum]] = []
-
-    def make_work() -> Work:
-        part = ExactSum(source.d), ExactSum(source.d)
-        parts.append(part)
-
-        def work(piece: Piece, lo: int, rows: np.ndarray, kernel_threads: int) -> Counts:
-            sample.look(piece.first - piece.lo + lo, rows)
-            counts = ops.reduce(rows, UNIT, part[0], threads=kernel_threads)
-            ops.reduce(rows, pilot, part[1], threads=kernel_threads)  # from the cache
-            return counts
-
-        return work
-
-    this = Pass(source, "reading the source", bad_rows=bad_rows, threads=threads, progress=progress)
-    this.run(make_work)
-    for part in parts:
-        unit.add(part[0])
-        mapped.add(part[1])
+    pilot, sample = _pilot_map(source, target, centroid), Reservoir.of_width(source.d)
+    (unit, mapped), this = reduce_source(
+        source,
+        (UNIT, pilot),
+        "reading the source",
+        bad_rows=bad_rows,
+        threads=threads,
+        progress=progress,
+        sample=sample,
+    )
     side = Side.of(unit, this.bad)
     check_side(source.name, side)
     check_projected(source.name, side.count, mapped.count)
@@ -86,7 +76,8 @@ def _pilot_map(source: RowSource, target: Side, centroid: str) -> RowMap:
     if centroid == "paper" or not pilot.count:
         return RowMap(s, b)
     projected = _mapped(_good(rows, RowMap(s, b)), RowMap(s, b))
-    return RowMap(s, b, reference.exact_centroid(projected, target.mean, target.mean - projected.mean(axis=0), steps=4))
+    start = target.mean - projected.mean(axis=0)
+    return RowMap(s, b, few_digits(reference.exact_centroid(projected, target.mean, start, steps=4)))
 
 
 def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir) -> OnePass:
@@ -103,8 +94,8 @@ def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: E
     else:
         # On the sample, the mean that leaves no gap over all rows.
         aim = target.mean - mapped.mean + _mean(rows, pilot)
-        projected = _mapped(rows, final)
-        c = reference.exact_centroid(projected, aim, target.mean - projected.mean(axis=0))
+        start = RowMap(final.s, final.b, target.mean - _mean(rows, final))
+        c = exact_centroid(ArraySource(rows, "the sample"), start, aim, rows, "skip", None, SILENT)
         _, spread = _difference(rows, RowMap(final.s, final.b, c), pilot)
     error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)
@@ -119,7 +110,7 @@ def _difference(rows: np.ndarray, a: RowMap, b: RowMap) -> tuple[np.ndarray, flo
         total += difference.sum(axis=0)
         squares += float((difference**2).sum())
     mean = total / len(rows)
-    return mean, max(0.0, squares - len(rows) * float(mean @ mean)) / max(1, len(rows) - 1)
+    return mean, max(0.0, squares - len(rows) * float((mean * mean).sum())) / max(1, len(rows) - 1)
 
 
 def _mean(rows: np.ndarray, row_map: RowMap) -> np.ndarray:

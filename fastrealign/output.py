@@ -63,6 +63,10 @@ class Output:
         self.alignment = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
 
+    def journal_of(self, rank: int) -> Path:
+        """The journal of one of several processes that write here; the first one's is that of the run."""
+        return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
+
     def check_apart(self, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output."""
         root = os.path.realpath(self.root)
@@ -127,7 +131,7 @@ class Output:
 
     def _what_is_there(self, there: list[str]) -> str:
         if self.journal.exists():
-            done = len(Journal.peek(self.journal).shards)
+            done = sum(len(Journal.peek(path).shards) for path in (self.journal, *rank_journals(self.journal)))
             return (
                 f"holds an unfinished run ({done} shards complete); go on with --resume or begin anew with --overwrite"
             )
@@ -181,15 +185,22 @@ class Claim:
             self._began = True
             self._remove_temporaries(_planned(noted.order))
             self.journal.keep([group for group in noted.groups if self._is_whole(group)])
+            for path in rank_journals(self.output.journal):
+                other = Journal(path, self._fsync)
+                self.journal.take_in([group for group in other.noted.groups if self._is_whole(group)])
+                other.remove()
 
     def begin_anew(self) -> None:
         """Clear away the run that is there, if nothing else is. A complete one stays until `begin`."""
-        noted = self.journal.noted
+        noted, others = self.journal.noted, rank_journals(self.output.journal)
         shards = noted.shards + (self._replaced.shards if self._replaced else [])
+        for path in others:
+            shards += Journal.peek(path).shards
         planned = set().union(
             *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
         )
-        small = {self.output._here(path) for path in (self.output.manifest, self.output.alignment, self.output.journal)}
+        own = (self.output.manifest, self.output.alignment, self.output.journal, *others)
+        small = {self.output._here(path) for path in own}
         for name in self.output._files():
             if _final_name(name) not in planned | small:
                 raise InputError(
@@ -203,6 +214,8 @@ class Claim:
             self._remove(_planned(noted.order) - (_planned(self._replaced.order) if self._replaced else set()))
         if self._replaced is None:
             self.output.alignment.unlink(missing_ok=True)
+        for path in others:
+            Journal(path, self._fsync).remove()
         self.journal.clear()
 
     def begin(self, alignment: Alignment) -> None:
@@ -246,9 +259,9 @@ class Claim:
         self.journal.remove()
         return manifest
 
-    def leave(self) -> None:
-        """End the run where it is."""
-        if self.journal.shards:
+    def leave(self, alone: bool = True) -> None:
+        """End the run where it is. alone: no other process may have completed shards of it."""
+        if self.journal.shards or (self._began and not alone):
             self.journal.close()
             return
         if self._began:
@@ -291,6 +304,11 @@ class Claim:
                 here = self.output._here(folder / name)
                 if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
                     (folder / name).unlink(missing_ok=True)
+
+
+def rank_journals(journal: Path) -> list[Path]:
+    """Beside the journal of a run, those that other ranks have left."""
+    return sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}"))
 
 
 def _planned(order: Order) -> set[str]:

@@ -82,9 +82,7 @@ def _in_passes(source: RowSource, x: Side, centroid: str, bad_rows: str, **optio
     s = float(np.sqrt(x.trace / y.trace))
     start = RowMap(s, x.mean - s * y.mean)
     sample = Reservoir.of_width(source.d) if centroid == "exact" else None
-    projected, _ = reduce_source(
-        source, start, "centring", bad_rows=lenient(bad_rows), look=sample and sample.look, **options
-    )
+    projected, _ = reduce_source(source, start, "centring", bad_rows=lenient(bad_rows), sample=sample, **options)
     check_projected(source.name, y.count, projected.count)
     c = x.mean - projected.mean
     if sample is not None:

@@ -7,17 +7,19 @@ writes. Since sums are exact and order-free (exact.py), it does not matter which
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from fastrealign import ops
+from fastrealign.distributed import ALONE
 from fastrealign.errors import BadRowsError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.ops import Counts, RowMap
 from fastrealign.progress import SILENT, Progress
+from fastrealign.reservoir import Reservoir
 from fastrealign.sources import PIECE_BYTES, Piece, RowSource
 
 BAD_ROWS = ("error", "skip", "keep")
@@ -186,34 +188,46 @@ class _Supply:
 
 def reduce_source(
     source: RowSource,
-    row_map: RowMap,
+    row_map: RowMap | Sequence[RowMap],
     phase: str,
     *,
     bad_rows: str = "error",
     threads: int | None = None,
     progress: Progress = SILENT,
-    look: Callable[[int, np.ndarray], None] | None = None,
-) -> tuple[ExactSum, Pass]:
+    sample: Reservoir | None = None,
+) -> tuple[ExactSum | list[ExactSum], Pass]:
     """The exact sums of f(row) over a whole source, and the pass that made them (its counts of good and bad rows).
 
-    look(first, rows) sees every chunk with the number of its first row over the whole source; called from any thread.
+    Several maps give a list of sums, in one pass; rows without a direction are those of the first. `sample` sees the rows too.
+    Of a source that is shared between ranks (distributed.py), all of this is over the rows of every rank.
     """
-    total = ExactSum(source.d)
-    parts: list[ExactSum] = []
+    maps = [row_map] if isinstance(row_map, RowMap) else list(row_map)
+    totals = [ExactSum(source.d) for _ in maps]
+    parts: list[list[ExactSum]] = []
 
     def make_work() -> Work:
-        part = ExactSum(source.d)
+        part = [ExactSum(source.d) for _ in maps]
         parts.append(part)
 
         def work(piece: Piece, lo: int, rows: np.ndarray, kernel_threads: int) -> Counts:
-            if look is not None:
-                look(piece.first - piece.lo + lo, rows)
-            return ops.reduce(rows, row_map, part, threads=kernel_threads)
+            if sample is not None:
+                sample.look(piece.first - piece.lo + lo, rows)
+            # What the first map leaves in the cache, the others find there.
+            counts = [ops.reduce(rows, m, sums, threads=kernel_threads) for m, sums in zip(maps, part, strict=True)]
+            return counts[0]
 
         return work
 
+    world = getattr(source, "world", ALONE)
     this = Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress)
-    this.run(make_work)
+    with world.together():
+        this.run(make_work)
     for part in parts:
-        total.add(part)
-    return total, this
+        for total, sums in zip(totals, part, strict=True):
+            total.add(sums)
+    for total in totals:
+        world.add_up(total)
+    this.good, this.bad = (sum(counts) for counts in zip(*world.gather((this.good, this.bad)), strict=True))
+    if sample is not None:
+        sample.join(world.gather(sample.held))
+    return totals[0] if isinstance(row_map, RowMap) else totals, this

@@ -249,7 +249,7 @@ def _merged(mean: np.ndarray, weight: float, new: Side) -> Side:
     """The old rows, of this mean and weight, and the new ones together."""
     total = weight + new.count
     together = (weight * mean + new.count * new.mean) / total
-    return Side(together, max(0.0, 1.0 - float(together @ together)), round(total), new.bad)
+    return Side(together, max(0.0, 1.0 - float((together * together).sum())), round(total), new.bad)
 
 
 def _centroid(
@@ -267,7 +267,7 @@ def _centroid(
     options = {"bad_rows": lenient(bad_rows), "threads": threads, "progress": progress}
     exact = old.centroid == "exact"
     before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", **options)
-    after, _ = reduce_source(rows, new, "centring", look=sample.look, **options)
+    after, _ = reduce_source(rows, new, "centring", sample=sample, **options)
     check_projected(rows.name, before.count, min(before.count, after.count))
     # Where the old map takes the old rows: without c to the target less c, with an exact c to the target.
     was = old.mean_target if exact else old.mean_target - old.c

@@ -55,11 +55,30 @@ class Reservoir:
             self._numbers = np.concatenate([self._numbers, numbers[kept]])
             self._rows += [row.copy() for row in taken[kept]]  # a view would keep all that was taken alive
             while len(self._rows) > self.capacity:
-                self._level += 1
-                self._known.clear()
-                stay = self._picks(self._numbers, self._level)
-                self._numbers = self._numbers[stay]
-                self._rows = [row for row, stays in zip(self._rows, stay, strict=True) if stays]
+                self._rise(self._level + 1)
+
+    @property
+    def held(self) -> tuple[int, np.ndarray, list[np.ndarray]]:
+        """What `join` takes."""
+        return self._level, self._numbers, self._rows
+
+    def join(self, all_held: list[tuple[int, np.ndarray, list[np.ndarray]]]) -> None:
+        """Hold a sample of all rows that several reservoirs of this capacity have seen (`held` of each, this one's too)."""
+        if len(all_held) == 1:
+            return
+        self._numbers = np.concatenate([numbers for _, numbers, _ in all_held])
+        self._rows = [row for _, _, rows in all_held for row in rows]
+        self._rise(max(level for level, _, _ in all_held))
+        while len(self._rows) > self.capacity:
+            self._rise(self._level + 1)
+
+    def _rise(self, level: int) -> None:
+        """To a level that holds less."""
+        self._level = level
+        self._known.clear()
+        stay = self._picks(self._numbers, level)
+        self._numbers = self._numbers[stay]
+        self._rows = [row for row, stays in zip(self._rows, stay, strict=True) if stays]
 
     @property
     def whole(self) -> bool:

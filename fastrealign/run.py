@@ -9,14 +9,17 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
+from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.fit import fit_rows
+from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order
 from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
@@ -49,6 +52,7 @@ def align(
     progress: Progress = SILENT,
     column: str | None = None,
     fsync: bool = True,
+    group: Any = None,
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
@@ -67,6 +71,8 @@ def align(
     resume    go on with an unfinished run in `out`: the result is the same bytes
     column    the parquet column or pickle key that holds the embeddings, where it cannot be told
     fsync     False: do not wait until the disk has everything; for output that a power cut may cost
+    group     a torch.distributed process group ("world": the default one) whose ranks call this together and share the files
+              out; the output is the same
 
     Raises InputError for bad input or an output that cannot be used, FastRealignError when writing fails. What was
     complete by then is kept for `resume`; if nothing was, nothing is left behind.
@@ -75,18 +81,19 @@ def align(
     options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
     if tol is not None:
         options |= {"confidence": confidence, "seed": seed}
-    run = _Run("align", source, out, dtype, bad_rows, column, options)
+    run = _Run("align", source, out, dtype, bad_rows, column, options, group)
     there = open_rows(target, "target", column)
     marks = _marks(there.files, [shard.name for shard in there.files.shards]) if isinstance(there, FileSource) else {}
 
-    def make(claim: Claim) -> Alignment:
+    def make(claim: Claim | None) -> Alignment:
         # What a target in memory holds is not in the order, so it is fitted again and compared.
-        noted = claim.alignment_noted() if marks else None
+        noted = run.world.tell(claim.alignment_noted() if claim is not None and marks else None)
         if noted is not None:
             return noted
+        divide = tol is None  # a sample is small: every rank reads the same one
         return fit_rows(
-            run.rows,
-            there,
+            shared(run.rows, run.world) if divide else run.rows,
+            shared(there, run.world) if divide and marks else there,
             centroid=centroid,
             bad_rows=bad_rows,
             one_pass=one_pass,
@@ -122,6 +129,7 @@ def apply_files(
     progress: Progress = SILENT,
     column: str | None = None,
     fsync: bool = True,
+    group: Any = None,
 ) -> Report:
     """Write `source` aligned by an alignment that was fitted before, shard for shard.
 
@@ -130,7 +138,7 @@ def apply_files(
     """
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
-    run = _Run("apply", source, out, dtype, bad_rows, column, {})
+    run = _Run("apply", source, out, dtype, bad_rows, column, {}, group)
     if run.rows.d != alignment.dim:
         raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
     run.output.check_apart(_specs(source), [run.rows.files])
@@ -157,8 +165,10 @@ class _Run:
         bad_rows: str,
         column: str | None,
         options: dict[str, Any],
+        group: Any,
     ) -> None:
         check_bad_rows(bad_rows)
+        self.world = world_of(group)
         self.started = time.perf_counter()
         self.bad_rows = bad_rows
         self.dtype = None if dtype is None else ops.as_dtype(dtype)
@@ -177,7 +187,7 @@ class _Run:
     def go(
         self,
         order: Order,
-        make: Callable[[Claim], Alignment],
+        make: Callable[[Claim | None], Alignment],
         *,
         overwrite: bool,
         resume: bool,
@@ -185,38 +195,69 @@ class _Run:
         progress: Progress,
         fsync: bool,
     ) -> Report:
-        claim = self.output.claim(order, resume=resume, overwrite=overwrite, fsync=fsync)
-        if claim.finished is not None:
-            claim.leave()
-            alignment = Alignment.load(self.output.alignment)
-            return self._report(claim.finished, alignment, len(claim.finished.shards), 0, 0)
-        before = len(claim.journal.shards)
+        world = self.world
+        claim = world.first(lambda: self.output.claim(order, resume=resume, overwrite=overwrite, fsync=fsync))
+        finished = world.tell(claim and claim.finished)
+        if finished is not None:
+            if claim is not None:
+                claim.leave()
+            alignment = world.tell(world.first(lambda: Alignment.load(self.output.alignment)))
+            return self._report(finished, alignment, len(finished.shards), 0, 0)
+        journal = claim.journal if claim is not None else Journal(self.output.journal_of(world.rank), fsync)
+        before = world.tell(claim and journal.shards)
         try:
             self._check_dtype()
-            alignment = make(claim)
-            claim.begin(alignment)
+            alignment = world.tell(make(claim))
+            world.first(lambda: claim.begin(alignment))
             writing = Writing(
                 self.rows.files,
                 self.output,
-                claim.journal,
+                self._mine({shard.name for shard in before}),
                 alignment.row_map,
+                journal.add,
                 dtype=self.dtype,
                 bad_rows=self.bad_rows,
                 fsync=fsync,
             )
             writing.run(threads, progress)
-            gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
-            if order.kind == "align":
-                alignment = replace(alignment, gap_left=gap_left)
-            manifest = claim.finish(alignment, gap_left)
+            journal.flush()
+            others = world.gather([] if claim is not None else journal.noted.groups)
+            manifest = world.tell(world.first(lambda: self._finish(claim, alignment, others)))
+            if claim is None:
+                journal.remove()
         except BaseException as error:
-            done = len(claim.journal.shards)
-            claim.leave()
+            done = len(journal.shards)
+            if claim is not None:
+                claim.leave(alone=world.size == 1)
+            else:
+                journal.close()
             told = self._with_state(error, done)
             if told is error:
                 raise
             raise told from error
-        return self._report(manifest, alignment, before, writing.source.rows, writing.source.nbytes)
+        if order.kind == "align":
+            alignment = replace(alignment, gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left)
+        now = [(writing.source.rows, writing.source.nbytes)]
+        rows, nbytes = (sum(parts) for parts in zip(*world.gather(now[0]), strict=True))
+        return self._report(manifest, alignment, len(before), rows, nbytes)
+
+    def _mine(self, done: set[str]) -> list[int]:
+        """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
+        left = [i for i, name in enumerate(self.output.names) if name not in done]
+        rows = [self.rows.files.shards[i].rows for i in left]
+        starts = [0, *accumulate(rows)]
+        return [
+            i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.world.size) == self.world.rank
+        ]
+
+    def _finish(self, claim: Claim, alignment: Alignment, others: list[list[Group]]) -> Manifest:
+        """On rank 0, when all shards are complete: those of the other ranks join its journal, and the manifest is written."""
+        for groups in others:
+            claim.journal.take_in(groups)
+        gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
+        if claim.order.kind == "align":
+            alignment = replace(alignment, gap_left=gap_left)
+        return claim.finish(alignment, gap_left)
 
     def _check_dtype(self) -> None:
         """Refuse a type that the format cannot hold now, not after the fit."""

@@ -30,7 +30,7 @@ class Side:
     def of(cls, sums: ExactSum, bad: int) -> Side:
         """From the sums of unit rows, for which E|e - mean|^2 = 1 - |mean|^2, exactly."""
         mean = sums.mean
-        return cls(mean, max(0.0, 1.0 - float(mean @ mean)), sums.count, bad)
+        return cls(mean, max(0.0, 1.0 - float((mean * mean).sum())), sums.count, bad)
 
 
 def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | None, progress: Progress) -> Side:

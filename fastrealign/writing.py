@@ -17,7 +17,6 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.exact import ExactSum
-from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import FileMark, ShardRecord
 from fastrealign.ops import Counts, RowMap
 from fastrealign.output import Output
@@ -123,28 +122,29 @@ class _Twin:
 
 
 class Writing:
-    """Writes the shards of `output` that `journal` does not have yet.
+    """Writes the shards of `output` at the places `left`, and hands each to `note` once it is in place.
 
     When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
-    left; shards that were complete by then are in place and in the journal.
+    left; shards that were complete by then are in place and noted.
+
+    note(record, sums)   called from any thread: what is known of the shard, and the exact sums of its columns
     """
 
     def __init__(
         self,
         files: io.Source,
         output: Output,
-        journal: Journal,
+        left: Sequence[int],
         row_map: RowMap,
+        note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,
         bad_rows: str,
         fsync: bool,
     ) -> None:
-        done = {shard.name for shard in journal.shards}
-        left = [i for i, name in enumerate(output.names) if name not in done]
         self.source = Unwritten(files, left, dtype, in_order=bad_rows == "skip")
         self._output = output
-        self._journal = journal
+        self._note = note
         self._row_map = row_map
         self._bad_rows = bad_rows
         self._fsync = fsync
@@ -227,7 +227,7 @@ class Writing:
                 ends=mark.ends,
                 metadata=metadata,
             )
-            self._journal.add(record, twin.sums)
+            self._note(record, twin.sums)
             shard.close()
             with self._lock:
                 del self._twins[at]

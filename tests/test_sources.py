@@ -12,6 +12,7 @@ import pytest
 from fastrealign import io, ops, sources
 from fastrealign.errors import BadRowsError, InputError
 from fastrealign.pipeline import Pass, reduce_source
+from fastrealign.reservoir import Reservoir
 from fastrealign.sources import open_rows
 
 
@@ -174,17 +175,11 @@ def test_tensors_as_chunks(rows_of):
     np.testing.assert_array_equal(read(source), tensor.double().numpy())
 
 
-def test_look_sees_every_row_once_with_its_number(rows_of, spec_of):
+def test_the_sample_sees_every_row_once_with_its_number(rows_of, spec_of):
     rows = rows_of(97, 12)
-    seen = {}
-
-    def look(first, chunk):
-        for i, row in enumerate(chunk):
-            assert seen.setdefault(first + i, None) is None
-            seen[first + i] = row.copy()
-
-    reduce_source(open_rows(spec_of(rows), "source"), ops.UNIT, "looking", threads=3, look=look)
-    np.testing.assert_array_equal([seen[i] for i in range(97)], rows)
+    sample = Reservoir(1000)
+    reduce_source(open_rows(spec_of(rows), "source"), ops.UNIT, "looking", threads=3, sample=sample)
+    np.testing.assert_array_equal(sample.rows(), rows)
 
 
 def test_open_rows_takes_what_it_made(rows_of):

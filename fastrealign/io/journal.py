@@ -169,6 +169,14 @@ class Journal:
             if time.monotonic() - self._written >= _SECONDS_A_LINE:
                 self._flush()
 
+    def take_in(self, groups: list[Group]) -> None:
+        """Note shards that others have completed, but for those that are noted already."""
+        known = {shard.name for shard in self.shards}
+        for group in groups:
+            if not known.intersection(shard.name for shard in group.shards):
+                self._append(_line(group))
+                self.noted.groups.append(group)
+
     def flush(self) -> None:
         """Note now what is complete."""
         with self._lock:
