@@ -22,7 +22,7 @@ import fastrealign as fr
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.passes import CENTROIDS
-from fastrealign.pipeline import BAD_ROWS
+from fastrealign.pipeline import BAD_ROWS, Terminated
 from fastrealign.progress import SILENT, Progress
 
 _DESCRIPTION = """\
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
     """The exit code for an error, and what to say of it."""
     if isinstance(error, KeyboardInterrupt):
-        return 128 + interrupt.signal, str(error) or "interrupted"
+        return 128 + (interrupt.signal or signal.SIGINT), str(error) or "interrupted"
     if isinstance(error, InputError):
         return 2, f"error: {error}"
     if isinstance(error, FastRealignError):
@@ -416,11 +416,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Interrupt:
-    """The first Ctrl-C or SIGTERM becomes a KeyboardInterrupt; from then on the process is ending and ignores more."""
+    """The first Ctrl-C becomes a KeyboardInterrupt, the first SIGTERM a Terminated, which lets the shard in hand be finished.
+
+    A second signal ends that too. From then on the process is ending and ignores more.
+    """
 
     def __init__(self) -> None:
-        self.came = False
-        self.signal = int(signal.SIGINT)
+        self.signal: int = 0
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -432,12 +434,15 @@ class _Interrupt:
         try:
             yield
         finally:
-            if not self.came:
+            if not self.signal:
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self.came, self.signal = True, number
+        gently = number == signal.SIGTERM and not self.signal
+        self.signal = self.signal or number
+        if gently:
+            raise Terminated
         for ignored in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ignored, signal.SIG_IGN)
         raise KeyboardInterrupt

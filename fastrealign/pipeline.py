@@ -6,6 +6,7 @@ writes. Since sums are exact and order-free (exact.py), it does not matter which
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,10 @@ BAD_ROWS = ("error", "skip", "keep")
 
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
+
+
+class Terminated(KeyboardInterrupt):
+    """The process is to end soon (SIGTERM): what is in hand may be finished, nothing new is begun."""
 
 
 def check_bad_rows(bad_rows: str) -> None:
@@ -51,6 +56,7 @@ class Pass:
     """One pass over a source. `run` returns when every piece is done, or raises what the first failing piece raised.
 
     bad_rows "error" raises BadRowsError for the first bad row of the source; otherwise bad rows are counted in `bad`.
+    finish_shards: when Terminated arrives, shards that were begun are read to their end before it goes on its way
     """
 
     def __init__(
@@ -61,8 +67,10 @@ class Pass:
         bad_rows: str = "error",
         threads: int | None = None,
         progress: Progress = SILENT,
+        finish_shards: bool = False,
     ) -> None:
         check_bad_rows(bad_rows)
+        self._finish_shards = finish_shards
         self.source = source
         self.phase = phase
         self.bad_rows = bad_rows
@@ -104,25 +112,38 @@ class Pass:
         supply = _Supply(ahead, pieces)
         needed = PIECE_BYTES + self.source.d * 8
 
+        # Not Thread.join: interrupted while it waits, it takes the thread for ended (Python 3.10 to 3.12).
+        crew = [f"fastrealign-{i}" for i in range(workers)]
+        ended = threading.Event()
+
         def work_off() -> None:
             try:
                 self._in_turn(supply, make_work(), done, inner, np.empty(needed, np.uint8))
             except BaseException as error:
                 self._fail(error)
+            finally:
+                with self._lock:
+                    crew.pop()
+                    if not crew:
+                        ended.set()
 
         # This thread only waits: an interrupt (Ctrl-C) arrives here and never in the middle of a piece.
-        crew = [threading.Thread(target=work_off, name=f"fastrealign-{i}", daemon=True) for i in range(workers)]
-        for thread in crew:
-            thread.start()
+        for name in tuple(crew):
+            threading.Thread(target=work_off, name=name, daemon=True).start()
         try:
-            for thread in crew:
-                thread.join()
+            try:
+                ended.wait()
+            except Terminated:
+                if self._finish_shards:
+                    supply.begin_no_shard()
+                    ended.wait()
+                raise
         except BaseException:
             # Let each thread finish what it has in hand, so that nothing is written after clean-up.
             self._abandon()
-            for thread in crew:
+            while not ended.is_set():
                 with suppress(KeyboardInterrupt):
-                    thread.join()
+                    ended.wait()
             raise
 
     def _in_turn(
@@ -174,8 +195,9 @@ class _Supply:
     """Pieces shared between threads, in order."""
 
     def __init__(self, ahead: list[Piece], rest: Iterator[Piece]) -> None:
-        self._ahead = ahead[::-1]
-        self._rest = rest
+        self._pieces = itertools.chain(ahead, rest)
+        self._latest = -1
+        self._no_more_shards = False
         self._lock = threading.Lock()
 
     def __iter__(self) -> _Supply:
@@ -183,7 +205,17 @@ class _Supply:
 
     def __next__(self) -> Piece:
         with self._lock:
-            return self._ahead.pop() if self._ahead else next(self._rest)
+            piece = next(self._pieces)
+            if self._no_more_shards and piece.shard != self._latest:
+                self._pieces = iter(())
+                raise StopIteration
+            self._latest = piece.shard
+            return piece
+
+    def begin_no_shard(self) -> None:
+        """Hand out what is left of the shard that was handed out last, whose pieces follow on each other, and no other."""
+        with self._lock:
+            self._no_more_shards = True
 
 
 def reduce_source(

@@ -20,7 +20,7 @@ from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.fit import fit_rows
 from fastrealign.io.journal import Group, Journal
-from fastrealign.io.manifest import FileMark, Manifest, Order
+from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
@@ -195,50 +195,46 @@ class _Run:
         progress: Progress,
         fsync: bool,
     ) -> Report:
-        world = self.world
-        claim = world.first(lambda: self.output.claim(order, resume=resume, overwrite=overwrite, fsync=fsync))
-        finished = world.tell(claim and claim.finished)
-        if finished is not None:
-            if claim is not None:
-                claim.leave()
-            alignment = world.tell(world.first(lambda: Alignment.load(self.output.alignment)))
-            return self._report(finished, alignment, len(finished.shards), 0, 0)
-        journal = claim.journal if claim is not None else Journal(self.output.journal_of(world.rank), fsync)
-        before = world.tell(claim and journal.shards)
+        world, hold = self.world, _Hold()
         try:
+            hold.claim = world.first(lambda: self.output.claim(order, resume=resume, overwrite=overwrite, fsync=fsync))
+            finished = world.tell(hold.claim and hold.claim.finished)
+            if finished is not None:
+                alignment = world.tell(world.first(lambda: Alignment.load(self.output.alignment)))
+                hold.leave(alone=True)
+                return self._report(finished, alignment, len(finished.shards), 0, 0)
+            if world.rank > 0:
+                hold.own = Journal(self.output.journal_of(world.rank), fsync)
+            before = world.tell(hold.shards)
             self._check_dtype()
-            alignment = world.tell(make(claim))
-            world.first(lambda: claim.begin(alignment))
+            alignment = world.tell(make(hold.claim))
+            world.first(lambda: hold.claim.begin(alignment))
             writing = Writing(
                 self.rows.files,
                 self.output,
                 self._mine({shard.name for shard in before}),
                 alignment.row_map,
-                journal.add,
+                hold.journal.add,
                 dtype=self.dtype,
                 bad_rows=self.bad_rows,
                 fsync=fsync,
             )
             writing.run(threads, progress)
-            journal.flush()
-            others = world.gather([] if claim is not None else journal.noted.groups)
-            manifest = world.tell(world.first(lambda: self._finish(claim, alignment, others)))
-            if claim is None:
-                journal.remove()
+            hold.journal.flush()
+            others = world.gather(hold.own.noted.groups if hold.own is not None else [])
+            manifest = world.tell(world.first(lambda: self._finish(hold.claim, alignment, others)))
+            if hold.own is not None:
+                hold.own.remove()
         except BaseException as error:
-            done = len(journal.shards)
-            if claim is not None:
-                claim.leave(alone=world.size == 1)
-            else:
-                journal.close()
+            done = len(hold.shards)
+            hold.leave(alone=world.size == 1)
             told = self._with_state(error, done)
             if told is error:
                 raise
             raise told from error
         if order.kind == "align":
             alignment = replace(alignment, gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left)
-        now = [(writing.source.rows, writing.source.nbytes)]
-        rows, nbytes = (sum(parts) for parts in zip(*world.gather(now[0]), strict=True))
+        rows, nbytes = np.sum(world.gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
         return self._report(manifest, alignment, len(before), rows, nbytes)
 
     def _mine(self, done: set[str]) -> list[int]:
@@ -298,6 +294,28 @@ class _Run:
             seconds=time.perf_counter() - self.started,
             files={"alignment": str(self.output.alignment), "manifest": str(self.output.manifest)},
         )
+
+
+class _Hold:
+    """What a process holds of the output: rank 0 the claim with the journal of the run, any other a journal of its own."""
+
+    def __init__(self) -> None:
+        self.claim: Claim | None = None
+        self.own: Journal | None = None
+
+    @property
+    def journal(self) -> Journal | None:
+        return self.own if self.claim is None else self.claim.journal
+
+    @property
+    def shards(self) -> list[ShardRecord]:
+        return [] if self.journal is None else self.journal.shards
+
+    def leave(self, alone: bool) -> None:
+        if self.claim is not None:
+            self.claim.leave(alone)
+        elif self.own is not None:
+            self.own.close()
 
 
 def _marks(files: io.Source, names: list[str]) -> dict[str, FileMark]:

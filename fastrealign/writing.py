@@ -154,7 +154,9 @@ class Writing:
         self._failure: BaseException | None = None
 
     def run(self, threads: int | None, progress: Progress) -> None:
-        this = Pass(self.source, "aligning", bad_rows=self._bad_rows, threads=threads, progress=progress)
+        this = Pass(
+            self.source, "aligning", bad_rows=self._bad_rows, threads=threads, progress=progress, finish_shards=True
+        )
         self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
         try:
             this.run(self._make_work, self._piece_done)

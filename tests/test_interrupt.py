@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli import main
 from fastrealign.output import JOURNAL
 
 SHARDS = 120
@@ -128,3 +130,51 @@ def test_stopped_while_fitting_it_leaves_nothing(tmp_path, case):
         assert not out.exists()
     else:
         assert temporaries(out) == []
+
+
+class Signals(fr.progress.Progress):
+    """Sends this process signals while shards are written: one each time so many more rows are done."""
+
+    def __init__(self, numbers, every):
+        self.numbers, self.every, self.phase = list(numbers), every, ""
+
+    def start(self, phase, rows, nbytes):
+        self.phase, self.rows = phase, 0
+
+    def advance(self, rows, nbytes):
+        self.rows += rows
+        if self.phase == "aligning" and self.numbers and self.rows >= self.every:
+            self.rows = 0
+            os.kill(os.getpid(), self.numbers.pop(0))  # to the main thread, which waits for this one
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "complete"),
+    [
+        ([signal.SIGTERM], 1),
+        ([signal.SIGTERM, signal.SIGTERM], 0),
+        ([signal.SIGTERM, signal.SIGINT], 0),
+        ([signal.SIGINT], 0),
+    ],
+)
+def test_sigterm_finishes_the_shard_in_hand(tmp_path, monkeypatch, capsys, numbers, complete):
+    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
+    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(500, 2, dim=128)])
+    monkeypatch.setattr("fastrealign.cli._progress", lambda args: Signals(numbers, 5000))
+    out = tmp_path / "out"
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        code = main(["align", str(text), "--target", str(image), "--out", str(out), "--threads", "1"])
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert code == 128 + numbers[0]
+    said = capsys.readouterr().err
+    if complete:
+        assert "interrupted; 1 of 2 shards are complete, go on with --resume" in said
+        assert [path.name for path in out.glob("part_*")] == ["part_0.npy"]
+        assert fr.align(text, image, out, resume=True).shards_before == 1
+    else:
+        assert "interrupted; nothing was written" in said
+        assert not out.exists()
