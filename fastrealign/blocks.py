@@ -71,6 +71,7 @@ def _shards(source: FileSource | ArraySource) -> list[tuple[int, int, int]]:
     return [
         (i, shard.rows, rows_in(BLOCK_BYTES, source.d, shard.dtype) if shard.random_access else max(1, shard.rows))
         for i, shard in by_name
+        if i not in source.left_out
     ]
 
 

@@ -24,6 +24,7 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS, Terminated
 from fastrealign.progress import SILENT, Progress
+from fastrealign.run import BAD_SHARDS
 
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text embeddings are moved to where the image
@@ -100,14 +101,16 @@ def _ranks(args: argparse.Namespace) -> Iterator[None]:
         world.end()
 
 
-def _align(args: argparse.Namespace) -> None:
+def _align(args: argparse.Namespace) -> int:
     report = fr.align(_paths(args.source), _paths(args.target), args.out, **_fit_options(args), **_run_options(args))
     _show(args, report.to_json(), str(report))
+    return 1 if report.left_out else 0
 
 
-def _apply(args: argparse.Namespace) -> None:
+def _apply(args: argparse.Namespace) -> int:
     report = fr.apply_files(args.alignment, _paths(args.source), args.out, **_run_options(args))
     _show(args, report.to_json(), str(report))
+    return 1 if report.left_out else 0
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -343,6 +346,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "script writes them)",
     )
     _add_reading_options(parser)
+    parser.add_argument(
+        "--bad-shards",
+        choices=BAD_SHARDS,
+        default="error",
+        help="shards that cannot be read: stop, or leave them out, list them and exit 1 (default: error)",
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with an unfinished run in OUT")
     again.add_argument(
@@ -370,7 +379,7 @@ def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "resume", "overwrite", "fsync")
+    names = ("dtype", "bad_shards", "resume", "overwrite", "fsync")
     return {**{name: getattr(args, name) for name in names}, **_reading_options(args), "group": args.group}
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.sources import FileSource, Piece, RowSource
 
@@ -107,6 +107,14 @@ class Group(World):
         except Exception as error:
             failure = error
         told = self.gather(None if failure is None else (type(failure), str(failure)))
+        bad_shards = self.gather(
+            (str(failure), failure.shard, failure.source) if isinstance(failure, BadShardError) else None
+        )
+        bad_shard = next((bad for bad in bad_shards if bad is not None), None)
+        if bad_shard is not None and all(
+            error is None or bad is not None for error, bad in zip(told, bad_shards, strict=True)
+        ):
+            raise BadShardError(*bad_shard)  # the same one on every rank, so that all can leave it out
         if failure is not None:
             raise failure
         for rank, other in enumerate(told):

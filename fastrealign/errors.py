@@ -20,6 +20,14 @@ class InputError(FastRealignError, ValueError):
     """The input or the way it was asked for is wrong (exit code 2)."""
 
 
+class BadShardError(InputError):
+    """A shard that cannot be read: its place in the source, and the source's name."""
+
+    def __init__(self, message: str, shard: int = -1, source: str = "") -> None:
+        super().__init__(message)
+        self.shard, self.source = shard, source
+
+
 class BadRowsError(InputError):
     """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero."""
 

@@ -145,6 +145,7 @@ def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], s
         "skipped": skipped,
         "bad_rows": bad,
         "bytes": nbytes,
+        "left_out": manifest.left_out,
         "changed": changed,
         "version": manifest.version,
     }
@@ -157,6 +158,9 @@ def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], s
     ]
     if skipped or bad:
         lines.append(f"  left aside     {count(skipped, 'item')} without an embedding, {count(bad, 'bad row')}")
+    left_out = [name for side in manifest.left_out.values() for name in side]
+    if left_out:
+        lines.append(f"  left out       {count(len(left_out), 'shard')}, such as {left_out[0]}: could not be read")
     if changed:
         lines.append(f"  changed        {count(len(changed), 'shard')} gone or not as written, such as {changed[0]}")
     return value, "\n".join(lines)

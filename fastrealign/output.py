@@ -243,8 +243,8 @@ class Claim:
             return None
         return alignment if alignment.fingerprint == self.journal.noted.alignment else None
 
-    def finish(self, alignment: Alignment, gap_left: float) -> Manifest:
-        """All shards are complete: write the alignment and the manifest, and do away with the journal."""
+    def finish(self, alignment: Alignment, gap_left: float, left_out: dict[str, dict[str, str]]) -> Manifest:
+        """All shards but those left out are complete: write the alignment and the manifest, do away with the journal."""
         self.journal.flush()
         alignment.save(self.output.alignment)
         at = {name: i for i, name in enumerate(self.output.names)}
@@ -254,6 +254,7 @@ class Claim:
             alignment.gap_before,
             None if math.isnan(gap_left) else gap_left,
             sorted(self.journal.shards, key=lambda shard: at[shard.name]),
+            left_out,
         )
         manifest.save(self.output.manifest, self._fsync)
         self.journal.remove()

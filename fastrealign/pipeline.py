@@ -16,7 +16,7 @@ import numpy as np
 
 from fastrealign import ops
 from fastrealign.distributed import ALONE
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.errors import BadRowsError, BadShardError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.ops import Counts, RowMap
 from fastrealign.progress import SILENT, Progress
@@ -56,6 +56,7 @@ class Pass:
     """One pass over a source. `run` returns when every piece is done, or raises what the first failing piece raised.
 
     bad_rows "error" raises BadRowsError for the first bad row of the source; otherwise bad rows are counted in `bad`.
+    on_bad_shard: called from any thread when a shard cannot be read, instead of raising; its other pieces are still read
     finish_shards: when Terminated arrives, shards that were begun are read to their end before it goes on its way
     """
 
@@ -68,8 +69,10 @@ class Pass:
         threads: int | None = None,
         progress: Progress = SILENT,
         finish_shards: bool = False,
+        on_bad_shard: Callable[[BadShardError], None] | None = None,
     ) -> None:
         check_bad_rows(bad_rows)
+        self._on_bad_shard = on_bad_shard
         self._finish_shards = finish_shards
         self.source = source
         self.phase = phase
@@ -157,12 +160,17 @@ class Pass:
         for piece in pieces:
             if self._stop.is_set():
                 return
-            for lo, rows in self.source.chunks(piece, scratch):
-                if self._abandoned.is_set():
-                    return
-                self._count(piece, lo, rows, work(piece, lo, rows, threads))
-                if self._stop.is_set() and piece.hi is None:
-                    return
+            try:
+                for lo, rows in self.source.chunks(piece, scratch):
+                    if self._abandoned.is_set():
+                        return
+                    self._count(piece, lo, rows, work(piece, lo, rows, threads))
+                    if self._stop.is_set() and piece.hi is None:
+                        return
+            except BadShardError as error:
+                if self._on_bad_shard is None:
+                    raise
+                self._on_bad_shard(error)
             if done is not None:
                 done(piece)
 

@@ -17,7 +17,7 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
 from fastrealign.distributed import owner, shared, world_of
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.fit import fit_rows
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
@@ -25,9 +25,11 @@ from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
-from fastrealign.sources import FileSource, open_rows
+from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.summary import Report
 from fastrealign.writing import LISTED_ROWS, Writing
+
+BAD_SHARDS = ("error", "skip")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -46,6 +48,7 @@ def align(
     seed: int = 0,
     dtype: Any = None,
     bad_rows: str = "error",
+    bad_shards: str = "error",
     overwrite: bool = False,
     resume: bool = False,
     threads: int | None = None,
@@ -67,6 +70,7 @@ def align(
               of 16-bit pickles float32, which is what the reference script writes
     bad_rows  rows with NaN, Inf or only zeros: "error" stops with BadRowsError, "skip" leaves them out with what
               belongs to them, "keep" writes them as they came
+    bad_shards  shards that cannot be read: "error" stops, "skip" leaves them out, and the report and the manifest list them
     overwrite replace an earlier run in `out`; files that are not its are never removed
     resume    go on with an unfinished run in `out`: the result is the same bytes
     column    the parquet column or pickle key that holds the embeddings, where it cannot be told
@@ -81,8 +85,8 @@ def align(
     options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
     if tol is not None:
         options |= {"confidence": confidence, "seed": seed}
-    run = _Run("align", source, out, dtype, bad_rows, column, options, group)
-    there = open_rows(target, "target", column)
+    run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group)
+    there = run.open(target, "target")
     marks = _marks(there.files, [shard.name for shard in there.files.shards]) if isinstance(there, FileSource) else {}
 
     def make(claim: Claim | None) -> Alignment:
@@ -123,6 +127,7 @@ def apply_files(
     *,
     dtype: Any = None,
     bad_rows: str = "error",
+    bad_shards: str = "error",
     overwrite: bool = False,
     resume: bool = False,
     threads: int | None = None,
@@ -138,7 +143,7 @@ def apply_files(
     """
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
-    run = _Run("apply", source, out, dtype, bad_rows, column, {}, group)
+    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group)
     if run.rows.d != alignment.dim:
         raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
     run.output.check_apart(_specs(source), [run.rows.files])
@@ -163,16 +168,23 @@ class _Run:
         out: str | os.PathLike,
         dtype: Any,
         bad_rows: str,
+        bad_shards: str,
         column: str | None,
         options: dict[str, Any],
         group: Any,
     ) -> None:
         check_bad_rows(bad_rows)
+        if bad_shards not in BAD_SHARDS:
+            raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
         self.world = world_of(group)
+        self.bad_shards = bad_shards
+        self.column = column
+        self.sides: dict[str, FileSource] = {}
+        self.left_out: dict[str, dict[str, str]] = {}
         self.started = time.perf_counter()
         self.bad_rows = bad_rows
         self.dtype = None if dtype is None else ops.as_dtype(dtype)
-        rows = open_rows(source, "source", column)
+        rows = self.open(source, "source")
         if not isinstance(rows, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
         self.rows = rows
@@ -183,6 +195,28 @@ class _Run:
             source=_marks(rows.files, self.output.names),
             metadata=[name for name in self.output.metadata if name is not None],
         )
+
+    def open(self, spec: Any, side: str) -> RowSource:
+        """A side of the run; what of it cannot be opened is left out or an error."""
+        rows = open_rows(spec, side, self.column, self.bad_shards)
+        if isinstance(rows, FileSource):
+            self.sides[side] = rows
+            if rows.files.left_out:
+                self.left_out[side] = dict(rows.files.left_out)
+        return rows
+
+    def _fitted(self, make: Callable[[Claim | None], Alignment], claim: Claim | None) -> Alignment:
+        """What `make` finds; begun anew without a shard that turns out to be unreadable, if that may be left out."""
+        while True:
+            try:
+                return self.world.tell(make(claim))
+            except BadShardError as error:
+                if self.bad_shards == "error":
+                    raise
+                for side, rows in self.sides.items():
+                    if rows.name == error.source:
+                        rows.leave_out(error.shard)
+                        self.left_out.setdefault(side, {})[rows.files.shards[error.shard].name] = str(error)
 
     def go(
         self,
@@ -207,7 +241,7 @@ class _Run:
                 hold.own = Journal(self.output.journal_of(world.rank), fsync)
             before = world.tell(hold.shards)
             self._check_dtype()
-            alignment = world.tell(make(hold.claim))
+            alignment = self._fitted(make, hold.claim)
             world.first(lambda: hold.claim.begin(alignment))
             writing = Writing(
                 self.rows.files,
@@ -217,10 +251,14 @@ class _Run:
                 hold.journal.add,
                 dtype=self.dtype,
                 bad_rows=self.bad_rows,
+                bad_shards=self.bad_shards,
                 fsync=fsync,
             )
             writing.run(threads, progress)
             hold.journal.flush()
+            for left_out in world.gather(writing.left_out):
+                if left_out:
+                    self.left_out.setdefault("source", {}).update(left_out)
             others = world.gather(hold.own.noted.groups if hold.own is not None else [])
             manifest = world.tell(world.first(lambda: self._finish(hold.claim, alignment, others)))
             if hold.own is not None:
@@ -239,7 +277,7 @@ class _Run:
 
     def _mine(self, done: set[str]) -> list[int]:
         """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
-        left = [i for i, name in enumerate(self.output.names) if name not in done]
+        left = [i for i, name in enumerate(self.output.names) if name not in done and i not in self.rows.left_out]
         rows = [self.rows.files.shards[i].rows for i in left]
         starts = [0, *accumulate(rows)]
         return [
@@ -253,7 +291,7 @@ class _Run:
         gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
         if claim.order.kind == "align":
             alignment = replace(alignment, gap_left=gap_left)
-        return claim.finish(alignment, gap_left)
+        return claim.finish(alignment, gap_left, self.left_out)
 
     def _check_dtype(self) -> None:
         """Refuse a type that the format cannot hold now, not after the fit."""
@@ -286,6 +324,7 @@ class _Run:
             bad_rows=sum(shard.bad_rows for shard in manifest.shards),
             bad_rows_were=manifest.order.options["bad_rows"],
             first_bad=bad[:LISTED_ROWS],
+            left_out=[why for side in manifest.left_out.values() for why in side.values()],
             shards=len(manifest.shards),
             shards_before=before,
             bytes_out=sum(shard.bytes for shard in manifest.shards),

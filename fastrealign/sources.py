@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastrealign import io, ops
-from fastrealign.errors import InputError
+from fastrealign.errors import BadShardError, InputError
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
 # cache, and taking a piece costs nothing beside it.
@@ -72,10 +73,13 @@ class FileSource:
         self.d = files.dim
         self.rows = files.rows
         self.nbytes = sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards)
+        self.left_out: set[int] = set()
         self._firsts = _firsts(files.shards)
 
     def pieces(self) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):
+            if i in self.left_out:
+                continue
             step = rows_in(PIECE_BYTES, self.d, shard.dtype) if shard.random_access else max(shard.rows, 1)
             for lo in range(0, shard.rows, step):
                 yield self.piece(i, lo, min(lo + step, shard.rows))
@@ -85,31 +89,50 @@ class FileSource:
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         shard = self.files.shards[piece.shard]
-        if shard.random_access:
-            yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
-        else:
-            lo = 0
-            for chunk in shard.chunks(rows_in(PIECE_BYTES, self.d, shard.dtype)):
-                yield lo, chunk
-                lo += len(chunk)
+        with self.naming(piece.shard):
+            if shard.random_access:
+                yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
+            else:
+                lo = 0
+                for chunk in shard.chunks(rows_in(PIECE_BYTES, self.d, shard.dtype)):
+                    yield lo, chunk
+                    lo += len(chunk)
         if piece.hi == shard.rows:
             # Thousands of shards must not stay open. One that is still being read elsewhere keeps its descriptor.
             shard.close()
+
+    @contextmanager
+    def naming(self, shard: int) -> Iterator[None]:
+        """An error in reading becomes one that says which shard it is."""
+        try:
+            yield
+        except InputError as error:
+            raise BadShardError(str(error), shard, self.name) from error
+
+    def leave_out(self, shard: int) -> None:
+        """Read a shard no more."""
+        self.left_out.add(shard)
+        left = [s for i, s in enumerate(self.files.shards) if i not in self.left_out]
+        self.rows = sum(s.rows for s in left)
+        self.nbytes = sum(s.rows * s.dim * s.dtype.itemsize for s in left)
 
     def where(self, shard: int, row: int) -> str:
         return self.files.shards[shard].where(row)
 
     def pilot(self, rows: int) -> np.ndarray:
-        shards = sorted((shard for shard in self.files.shards if shard.rows), key=lambda shard: shard.name)
-        shards = shards[:: max(1, -(-len(shards) // PILOT_SHARDS))]
+        numbered = enumerate(self.files.shards)
+        chosen = sorted((shard.name, i) for i, shard in numbered if shard.rows and i not in self.left_out)
+        chosen = chosen[:: max(1, -(-len(chosen) // PILOT_SHARDS))]
         parts = []
-        for shard in shards:
-            wanted = min(shard.rows, -(-rows // len(shards)))
-            if shard.random_access:
-                lo = (shard.rows - wanted) // 2
-                parts.append(shard.read(lo, lo + wanted, np.empty(wanted * self.d * shard.dtype.itemsize, np.uint8)))
-            else:
-                parts.append(next(shard.chunks(wanted)).copy())
+        for _, i in chosen:
+            shard = self.files.shards[i]
+            wanted = min(shard.rows, -(-rows // len(chosen)))
+            with self.naming(i):
+                if shard.random_access:
+                    lo, memory = (shard.rows - wanted) // 2, np.empty(wanted * self.d * shard.dtype.itemsize, np.uint8)
+                    parts.append(shard.read(lo, lo + wanted, memory))
+                else:
+                    parts.append(next(shard.chunks(wanted)).copy())
             shard.close()
         return _together(parts)
 
@@ -240,7 +263,7 @@ def _together(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts, dtype=max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize))
 
 
-def open_rows(spec: Any, side: str, column: str | None = None) -> RowSource:
+def open_rows(spec: Any, side: str, column: str | None = None, bad_shards: str = "error") -> RowSource:
     """A RowSource from files (path, glob, folder, list of paths), an array, a tensor, or an iterable of chunks.
 
     side: "source" or "target", for messages and for folders that hold both. Raises InputError for anything else.
@@ -250,7 +273,7 @@ def open_rows(spec: Any, side: str, column: str | None = None) -> RowSource:
     if isinstance(spec, io.Source):
         return FileSource(spec)
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
-        return FileSource(io.open_source(spec, side=side, column=column))
+        return FileSource(io.open_source(spec, side=side, column=column, bad_shards=bad_shards))
     spec = ops.native(spec)
     if ops.is_tensor(spec) or hasattr(spec, "__array_interface__") or isinstance(spec, np.ndarray):
         return ArraySource(spec, side)

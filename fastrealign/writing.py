@@ -16,6 +16,7 @@ from heapq import nsmallest
 import numpy as np
 
 from fastrealign import io, ops
+from fastrealign.errors import BadShardError
 from fastrealign.exact import ExactSum
 from fastrealign.io.manifest import FileMark, ShardRecord
 from fastrealign.ops import Counts, RowMap
@@ -65,12 +66,14 @@ class Unwritten(FileSource):
         shard = self.files.shards[piece.shard]
         if self._at_any_place(shard):
             if piece.hi > piece.lo:
-                yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
+                with self.naming(piece.shard):
+                    yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
             return
         lo = 0
-        for chunk in shard.chunks(self._rows(shard)):
-            yield lo, chunk
-            lo += len(chunk)
+        with self.naming(piece.shard):
+            for chunk in shard.chunks(self._rows(shard)):
+                yield lo, chunk
+                lo += len(chunk)
 
     def _at_any_place(self, shard: io.Shard) -> bool:
         return shard.random_access and not self._in_order
@@ -86,7 +89,7 @@ class _Twin:
     def __init__(self, shard: io.Shard, pieces: int, d: int) -> None:
         self.shard = shard
         self.pieces_left = pieces
-        self.spoiled = False  # it has a bad row, and bad rows are an error
+        self.spoiled = False  # it has a bad row, and bad rows are an error; or it cannot be read
         self.sums = ExactSum(d)
         self.good = 0
         self.bad = 0
@@ -127,6 +130,8 @@ class Writing:
     When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
     left; shards that were complete by then are in place and noted.
 
+    bad_shards "skip": a shard that cannot be read is not written and goes into `left_out`, by name with the reason
+
     note(record, sums)   called from any thread: what is known of the shard, and the exact sums of its columns
     """
 
@@ -140,8 +145,11 @@ class Writing:
         *,
         dtype: np.dtype | None,
         bad_rows: str,
+        bad_shards: str,
         fsync: bool,
     ) -> None:
+        self.left_out: dict[str, str] = {}
+        self._bad_shards = bad_shards
         self.source = Unwritten(files, left, dtype, in_order=bad_rows == "skip")
         self._output = output
         self._note = note
@@ -155,7 +163,13 @@ class Writing:
 
     def run(self, threads: int | None, progress: Progress) -> None:
         this = Pass(
-            self.source, "aligning", bad_rows=self._bad_rows, threads=threads, progress=progress, finish_shards=True
+            self.source,
+            "aligning",
+            bad_rows=self._bad_rows,
+            threads=threads,
+            progress=progress,
+            finish_shards=True,
+            on_bad_shard=self._leave_out if self._bad_shards == "skip" else None,
         )
         self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
         try:
@@ -179,8 +193,8 @@ class Writing:
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
             sums = ExactSum(self.source.d)
             counts = ops.apply(rows, self._row_map, out, into=sums, flags=flags, threads=threads)
-            if strict and (counts.bad or twin.spoiled):
-                twin.spoiled = True
+            twin.spoiled |= strict and counts.bad > 0
+            if twin.spoiled:
                 return counts
             writer = twin.writer(lambda: self._writer(piece.shard))
             if self._bad_rows == "skip":
@@ -201,9 +215,20 @@ class Writing:
         if self._failure is not None:
             raise self._failure
         twin = self._twin(piece.shard)
-        if twin.piece_done() and not twin.spoiled:
+        if not twin.piece_done():
+            return
+        if not twin.spoiled:
             self._room.acquire()
             self._pool.submit(self._commit, piece.shard, twin)
+        elif self._output.names[piece.shard] in self.left_out:
+            twin.abort()
+            with self._lock:
+                del self._twins[piece.shard]
+
+    def _leave_out(self, error: BadShardError) -> None:
+        self._twin(error.shard).spoiled = True
+        with self._lock:
+            self.left_out.setdefault(self._output.names[error.shard], str(error))
 
     def _commit(self, at: int, twin: _Twin) -> None:
         """Put a shard in place, in a thread of the pool."""

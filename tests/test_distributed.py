@@ -320,7 +320,15 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
         from fastrealign import run as running
 
         one = running._Run(
-            "align", sides[0], out, None, "error", None, {"centroid": "paper", "one_pass": None, "tol": None}, None
+            "align",
+            sides[0],
+            out,
+            None,
+            "error",
+            "error",
+            None,
+            {"centroid": "paper", "one_pass": None, "tol": None},
+            None,
         )
         one.world = world
         there = open_rows(sides[1], "target")

@@ -151,13 +151,17 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete run did."""
+    """What a complete run did.
+
+    left_out   shards that could not be read, by side ("source", "target") and name, and why
+    """
 
     order: Order
     alignment: str
     gap_before: float
     gap_left: float | None
     shards: list[ShardRecord]
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     version: str = __version__
 
     def save(self, path: Path, fsync: bool = True) -> None:
@@ -176,6 +180,7 @@ class Manifest:
             "bad_rows": sum(shard.bad_rows for shard in self.shards),
             "bytes": sum(shard.bytes for shard in self.shards),
             "shards": [asdict(shard) for shard in self.shards],
+            "left_out": self.left_out,
             "asked": {**order, **marks},
         }
         with AtomicFile(path, fsync) as file:
@@ -201,6 +206,7 @@ class Manifest:
                 value["gap_before"],
                 value["gap_left"],
                 [ShardRecord(**shard) for shard in value["shards"]],
+                value.get("left_out", {}),
                 value["fastrealign"],
             )
         except InputError:

@@ -6,9 +6,10 @@ import bisect
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
 
@@ -33,6 +34,7 @@ class Source:
     shards: list[Shard]
     rows: int
     dim: int
+    left_out: dict[str, str] = field(default_factory=dict)  # shards that could not be opened, by name, and why
 
     @property
     def skipped(self) -> int:
@@ -54,7 +56,11 @@ class Source:
 
 
 def open_source(
-    spec: str | os.PathLike | Sequence[str | os.PathLike], *, side: str, column: str | None = None
+    spec: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    side: str,
+    column: str | None = None,
+    bad_shards: str = "error",
 ) -> Source:
     """Find the shards that `spec` names, open every header and check that they fit together.
 
@@ -63,6 +69,8 @@ def open_source(
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
     column  the parquet column or pickle key of the embeddings, where it is not the usual one.
+    bad_shards  "error": a shard that cannot be opened, or is of another width than most, is an error; "skip": it goes into
+            `left_out`, if there are others.
 
     Raises InputError, on one line with the file's name, for anything missing, unreadable, damaged or of mixed width.
     """
@@ -78,19 +86,26 @@ def open_source(
         files += found
     if len(specs) > 1:
         root = _common_folder(files)
-    shards = _open_all(files, [_relative(path, root) for path in files], column)
+    left_out: dict[str, str] | None = {} if bad_shards == "skip" else None
+    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out)
     widths = [shard for shard in shards if shard.dim]
+    usual = Counter(shard.dim for shard in widths).most_common(1)[0][0] if widths and left_out is not None else None
+    like = next((shard for shard in widths if shard.dim == usual), widths[0] if widths else None)
     for shard in widths:
-        if shard.dim != widths[0].dim:
-            raise InputError(
-                f"{shard.path}: rows have {shard.dim} values, those of {widths[0].path} have {widths[0].dim}; "
+        if shard.dim != like.dim:
+            why = (
+                f"{shard.path}: rows have {shard.dim} values, those of {like.path} have {like.dim}; "
                 "all shards must have one width"
             )
+            if left_out is None:
+                raise InputError(why)
+            left_out[shard.name] = why
+            shards.remove(shard)
     if not widths:
         raise InputError(f"{name}: holds no embeddings at all")
     if side == "source":
         attach_metadata(shards)
-    return Source(name, shards, sum(shard.rows for shard in shards), widths[0].dim)
+    return Source(name, shards, sum(shard.rows for shard in shards), like.dim, left_out or {})
 
 
 def numeric_order(path: str | PurePath) -> tuple:
@@ -173,18 +188,33 @@ def _relative(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _open_all(files: list[Path], names: list[str], column: str | None) -> list[Shard]:
-    """Open in order; headers of many files by several threads, since a network file system answers slowly."""
+def _open_all(files: list[Path], names: list[str], column: str | None, left_out: dict[str, str] | None) -> list[Shard]:
+    """Open in order; headers of many files by several threads, since a network file system answers slowly.
 
-    def open_one(path: Path, name: str) -> Shard:
-        return format_of(path)(path, name, column)
+    left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
+    """
+
+    def open_one(path: Path, name: str) -> Shard | InputError:
+        try:
+            return format_of(path)(path, name, column)
+        except InputError as error:
+            if left_out is None:
+                raise
+            return error
 
     if any(format_of(path).opens_whole for path in files):
-        return [open_one(path, name) for path, name in zip(files, names, strict=True)]
-    with ThreadPoolExecutor(max_workers=min(_OPENERS, len(files))) as pool:
-        opening = [pool.submit(open_one, path, name) for path, name in zip(files, names, strict=True)]
-        try:
-            return [future.result() for future in opening]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        opened = [open_one(path, name) for path, name in zip(files, names, strict=True)]
+    else:
+        with ThreadPoolExecutor(max_workers=min(_OPENERS, len(files))) as pool:
+            opening = [pool.submit(open_one, path, name) for path, name in zip(files, names, strict=True)]
+            try:
+                opened = [future.result() for future in opening]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    failed = {name: one for name, one in zip(names, opened, strict=True) if isinstance(one, InputError)}
+    if len(failed) == len(files):
+        raise next(iter(failed.values()))
+    if left_out is not None:
+        left_out.update((name, str(error)) for name, error in failed.items())
+    return [one for one in opened if not isinstance(one, InputError)]
