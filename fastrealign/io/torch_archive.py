@@ -56,15 +56,20 @@ def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int
 
     stream = _Stream(file, hole, reached)
     torch.save(value, stream)
+    if stream.failure is not None:
+        raise stream.failure
     if stream.left_out != hole.nbytes:
         raise FastRealignError(f"{file.path}: torch {torch.__version__} is too old to write it; pip install -U torch")
     file.truncate(stream.at)
 
 
 class _Stream(io.RawIOBase):
+    """Where torch writes to. It notes a failure and goes on, for torch would put an error of its own in its place."""
+
     def __init__(self, file: AtomicFile, hole: Hole, reached: Callable[[int], None]) -> None:
         self.at = 0
         self.left_out = 0
+        self.failure: BaseException | None = None
         self._file = file
         self._hole = hole
         self._reached = reached
@@ -74,14 +79,21 @@ class _Stream(io.RawIOBase):
 
     def write(self, data) -> int:
         view = np.frombuffer(data, dtype=np.uint8)
+        if self.failure is None:
+            try:
+                self._take(view)
+            except BaseException as failure:
+                self.failure = failure
+        self.at += view.size
+        return view.size
+
+    def _take(self, view: np.ndarray) -> None:
         if 0 <= view.ctypes.data - self._hole.address < self._hole.nbytes:
             if not self.left_out:
                 self._reached(self.at)
             self.left_out += view.size
         else:
             self._file.pwrite(view, self.at)
-        self.at += view.size
-        return view.size
 
 
 def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
