@@ -162,8 +162,9 @@ class Alignment:
         index   an index of the alignment's width, wrapped and not copied; None for a new, empty IndexFlatIP. Rows given to
                 `add` and `search` both pass the chain, so add only text to what is returned; images go to `images.add`.
 
-        float32, within 1e-6 of this alignment. Rows without a direction are not found out. Needs the extra [faiss]; raises
-        InputError without it, for an index of another width, and for s <= 0.
+        In float32 throughout: some 1e-7 from this alignment, more for a row that a translation all but cancels. Rows without
+        a direction are not found out. Needs the extra [faiss]; raises InputError without it, for an index of another
+        width, and for s <= 0.
         """
         from fastrealign.faiss_export import to_faiss
 

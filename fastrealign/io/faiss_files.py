@@ -136,17 +136,17 @@ def _read_head(text: bytes, path: str) -> _Head:
     """The header of the flat index that a file begins with; InputError if it is none."""
     code, dim, rows, end = _read_index(text, 0, path)
     counts, has_ids = [8], code in _ID_MAPS
+    outer_rows = rows
     if has_ids:
         counts.append(end + 8)
-        outer_rows = rows
         code, dim, rows, end = _read_index(text, end, path)
-        if outer_rows != rows:
-            raise InputError(f"{path}: damaged: {outer_rows} ids for an index of {rows} rows; write it again")
     if code not in _FLAT:
         raise InputError(
             f"{path}: is an {_OTHERS.get(code, f'index of type {code}')}, which does not hold the rows themselves, expected "
             "a flat one; give its rows as .npy: numpy.save(file, index.reconstruct_n(0, index.ntotal))"
         )
+    if outer_rows != rows:
+        raise InputError(f"{path}: damaged: {outer_rows} ids for an index of {rows} rows; write it again")
     if len(text) < end + _COUNT.size:
         raise _cut(text, path)
     values = _COUNT.unpack_from(text, end)[0]
@@ -158,6 +158,8 @@ def _read_head(text: bytes, path: str) -> _Head:
 def _read_index(text: bytes, at: int, path: str) -> tuple[str, int, int, int]:
     """(code, width, rows, where its header ends) of the index at byte `at`."""
     code = text[at : at + 4].decode("latin1")
+    if at and len(code) < 4:
+        raise _cut(text, path)
     if code not in (*_FLAT, *_ID_MAPS):
         if len(code) < 4 or not (code.isascii() and code.isalnum() and code.startswith("I")):
             raise InputError(f"{path}: is not a FAISS index: it begins with {text[at : at + 4]!r}")

@@ -296,7 +296,10 @@ def test_no_header(tmp_path, refused, content, pieces):
             {**entry(), "y": {"dtype": "U8", "shape": [9], "data_offsets": [16, 25]}},
             ["'y' begins at byte 16, expected 24: it overlaps the one before"],
         ),
-        ({**entry(), "y": {"dtype": "U8", "shape": [1], "data_offsets": [24, 25]}}, ["truncated", "25 bytes", "has 24"]),
+        (
+            {**entry(), "y": {"dtype": "U8", "shape": [1], "data_offsets": [24, 25]}},
+            ["truncated", "25 bytes", "has 24"],
+        ),
         ({"x": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}, ["take 16 bytes, the file has 24"]),
         (json.dumps(entry())[:-1].encode() + b', "x": 1}', ["damaged", "a name appears twice"]),
         (json.dumps(entry()).replace('"x"', '"\\ud800"').encode(), ["damaged"]),
