@@ -19,7 +19,7 @@ def choose_name(
     names, fits  what there is, and whether it could be embeddings; a usual name is taken whether it fits or not
     kind, wanted for messages: what a name is of ("column"), and what would fit ("lists of floats")
     """
-    listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    listed = _listed(names)
     if column is not None:
         if column not in names:
             raise InputError(f"{path}: has no {kind} {column!r}; its {kind}s are {listed or 'none'}")
@@ -31,6 +31,10 @@ def choose_name(
             f"its {kind}s are {listed or 'none'}"
         )
     if len(found) > 1:
-        several = ", ".join(found[:_LISTED])
-        raise InputError(f"{path}: has several {kind}s of embeddings, {several}; name the one to take")
+        raise InputError(f"{path}: has several {kind}s of embeddings, {_listed(found)}; name the one to take")
     return found[0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    text = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+    return " ".join(text.split())  # a name may hold a line break

@@ -219,6 +219,8 @@ def _load(path: str, mapped: bool) -> Any:
 def _told(error: Exception) -> str:
     """What an error of torch.load comes to; its own text tells at length how to run code from the file."""
     text = str(error)
+    if "mmap" in text and "Cannot allocate memory" in text:
+        return "is larger than memory and swap, where the system maps no file; split it, or save it as .npy or .safetensors"
     asked = re.search(r"GLOBAL (\S+)", text)
     if asked:
         return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only"

@@ -129,6 +129,8 @@ def test_which_tensor_is_taken(tmp_path, rows_of, refused):
     refused(lambda: opened(path), path, "several tensors of embeddings, a, b; name the one")
     saved(path, {"emb": a, "embeds": b})
     refused(lambda: opened(path), path, "several tensors of embeddings, emb, embeds")
+    saved(path, {f"{i:03}\n": np.ones(1) for i in range(50)})
+    refused(lambda: opened(path), "no tensor of embeddings", "its tensors are 000 , 001 ,", "019 , ...")
     saved(path, {"ids": np.arange(4)})
     refused(lambda: opened(path), path, "no tensor of embeddings", "its tensors are ids")
     saved(path, {})

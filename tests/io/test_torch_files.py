@@ -237,6 +237,15 @@ def test_wrong_contents(tmp_path, refused, value, pieces):
     refused(lambda: opened(saved(tmp_path / "x.pt", value)), tmp_path / "x.pt", *pieces)
 
 
+def test_a_file_that_cannot_be_mapped(tmp_path, refused, monkeypatch):
+    def load(path, **options):
+        raise RuntimeError(f"unable to mmap 122880001629 bytes from file <{path}>: Cannot allocate memory (12)")
+
+    path = saved(tmp_path / "x.pt", matrix())
+    monkeypatch.setattr(torch, "load", load)
+    refused(lambda: opened(path), f"{path}: is larger than memory and swap", "split it")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_sparse_tensor(tmp_path, refused):
     refused(lambda: opened(saved(tmp_path / "x.pt", matrix().to_sparse())), "is sparse", "to_dense()")
