@@ -11,6 +11,8 @@ import numpy as np
 from fastrealign.errors import InputError
 
 FORMAT = 1
+# The key of the JSON record in the metadata, by which a file of ours is known.
+RECORD = "fastrealign"
 
 
 def save_tensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -20,7 +22,7 @@ def save_tensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[st
     from fastrealign.io.atomic import AtomicFile
 
     record = json.dumps({"format": FORMAT, **meta})
-    data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"fastrealign": record})
+    data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {RECORD: record})
     with AtomicFile(path) as file:
         file.append(data)
         file.commit()
@@ -32,7 +34,7 @@ def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[d
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            record = (file.metadata() or {}).get("fastrealign")
+            record = (file.metadata() or {}).get(RECORD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None

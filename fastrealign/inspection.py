@@ -18,6 +18,7 @@ from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
+from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST, rank_journals
 from fastrealign.sources import rows_in
@@ -38,7 +39,7 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
             return _unfinished(path)
         if path.name.endswith(MANIFEST) and path.is_file():
             return _manifest(path.parent, path)
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and own_kind(path):
             return _saved(path)
         if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
             sides = [_embeddings(io.open_source(path, side=side, column=column)) for side in ("source", "target")]

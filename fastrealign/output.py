@@ -56,6 +56,9 @@ class Output:
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""
         self.names = [path.name] if self.single else [shard.name for shard in files.shards]
+        if not self.single and ALIGNMENT in self.names:
+            path = files.shards[self.names.index(ALIGNMENT)].path
+            raise InputError(f"{path}: its aligned twin would have the name of the run's own {ALIGNMENT}; rename it")
         self.metadata = [
             shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
         ]

@@ -45,6 +45,58 @@ def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embeddi
     return path
 
 
+def safetensors_file(path: Path, embeddings: np.ndarray, ids: np.ndarray) -> Path:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"embeddings": embeddings, "ids": ids}, path, {"encoder": "a test's"})
+    return path
+
+
+def torch_file(path: Path, embeddings: np.ndarray, ids: np.ndarray) -> Path:
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"embeddings": torch.from_numpy(embeddings), "ids": ids.tolist(), "encoder": "a test's"}, path)
+    return path
+
+
+def faiss_file(path: Path, embeddings: np.ndarray, ids: np.ndarray) -> Path:
+    import faiss
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index = faiss.IndexIDMap(faiss.IndexFlatIP(embeddings.shape[1]))
+    index.add_with_ids(embeddings, ids)
+    faiss.write_index(index, str(path))
+    return path
+
+
+def embeddings_and_ids(path: Path) -> tuple[np.ndarray, list[int]]:
+    """What one of the three holds, as the library of its format reads it."""
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        return tensors["embeddings"], tensors["ids"].tolist()
+    if path.suffix == ".pt":
+        import torch
+
+        value = torch.load(path, weights_only=True)
+        assert value["encoder"] == "a test's"
+        return value["embeddings"].numpy(), value["ids"]
+    import faiss
+
+    index = faiss.read_index(str(path))
+    return faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal), faiss.vector_to_array(
+        index.id_map
+    ).tolist()
+
+
+# A file of embeddings and ids, by suffix; what they need besides fastrealign.
+TENSOR_FILES = {".safetensors": safetensors_file, ".pt": torch_file, ".faiss": faiss_file}
+NEEDED = {".safetensors": "safetensors", ".pt": "torch", ".faiss": "faiss"}
+
+
 def loaded(folder: Path) -> np.ndarray:
     """All rows of a folder of .npy shards, in numeric order."""
     files = sorted(folder.glob("*.npy"), key=lambda path: int(path.stem.rpartition("_")[2]))

@@ -184,6 +184,53 @@ class TestParquet:
         refuses(path.parent, sides[1], "parquet has no bfloat16", options=["--dtype", "bfloat16"])
 
 
+@pytest.mark.parametrize("suffix", corpus.TENSOR_FILES)
+class TestTensorFiles:
+    @pytest.fixture
+    def path(self, tmp_path, suffix):
+        """The second of three shards."""
+        pytest.importorskip(corpus.NEEDED[suffix])
+        for i in range(3):
+            corpus.TENSOR_FILES[suffix](tmp_path / "p" / f"part_{i}{suffix}", corpus.rows(20, i), np.arange(20))
+        return tmp_path / "p" / f"part_1{suffix}"
+
+    @pytest.mark.parametrize("share", [0.05, 0.5, 0.999])
+    def test_cut_off(self, path, sides, refuses, share):
+        os.truncate(path, int(path.stat().st_size * share))
+        message = refuses(path.parent, sides[1], path)
+        assert any(word in message for word in ("truncated", "cut short", "not a FAISS index", "not a readable"))
+
+    def test_no_bytes(self, path, sides, refuses):
+        path.write_bytes(b"")
+        refuses(path.parent, sides[1], path, "empty (0 bytes)")
+
+    def test_something_else(self, path, sides, refuses):
+        path.write_bytes(b"\x93NUMPY" + bytes(200))
+        refuses(path.parent, sides[1], path)
+
+    def test_other_width(self, path, suffix, sides, refuses):
+        corpus.TENSOR_FILES[suffix](path, corpus.rows(20, 1, dim=8), np.arange(20))
+        refuses(path.parent, sides[1], path, "8", "16", "one width")
+
+    @pytest.mark.parametrize("value, why", [(np.nan, "has a NaN or Inf"), (0, "is all zeros")])
+    def test_a_row_without_a_direction(self, path, suffix, sides, refuses, value, why):
+        rows = corpus.rows(20, 1)
+        rows[17] = value
+        corpus.TENSOR_FILES[suffix](path, rows, np.arange(20))
+        refuses(path.parent, sides[1], f"{path}: row 17 {why}", "--bad-rows")
+
+
+def test_a_faiss_index_cannot_hold_float16(tmp_path, sides, refuses):
+    pytest.importorskip("faiss")
+    path = corpus.faiss_file(tmp_path / "p" / "a.faiss", corpus.rows(20, 1), np.arange(20))
+    refuses(path, sides[1], "a flat FAISS index holds float32, not float16", options=["--dtype", "float16"])
+
+
+def test_a_shard_that_has_the_name_of_the_alignment(tmp_path, sides, refuses):
+    path = corpus.safetensors_file(tmp_path / "p" / "alignment.safetensors", corpus.rows(20, 1), np.arange(20))
+    refuses(path.parent, sides[1], path, "the run's own alignment.safetensors", "rename it")
+
+
 class _Runs:
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -153,9 +153,11 @@ def test_inspect_an_alignment_moments_and_other_tensors(tmp_path, sides, run):
     assert "moments of 0 rows" in run("inspect", tmp_path / "none.safetensors")[1]
     from safetensors.numpy import save_file
 
+    save_file({"x": np.ones((3, 5))}, tmp_path / "x.safetensors")
+    assert "3 rows of 5, float64" in run("inspect", tmp_path / "x.safetensors")[1]
     save_file({"x": np.ones(3)}, tmp_path / "x.safetensors")
     code, _, err = run("inspect", tmp_path / "x.safetensors")
-    assert code == 2 and "not one that fastrealign saved" in err
+    assert code == 2 and "no tensor of embeddings" in err
 
 
 def test_inspect_an_output(tmp_path, sides, run):

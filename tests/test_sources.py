@@ -65,9 +65,35 @@ def save_parquet(folder, i, part):
     pq.write_table(pa.table({"embedding": values}), folder / f"part_{i}.parquet")
 
 
-@pytest.fixture(
-    params=["array", "tensor", "chunks", "re-iterable", "npy", "pickle", "parquet", "list of paths", "glob"]
-)
+def save_safetensors(folder, i, part):
+    from safetensors.numpy import save_file
+
+    save_file({"ids": np.arange(len(part)), "embeddings": part}, folder / f"part_{i}.safetensors")
+
+
+def save_torch(folder, i, part):
+    torch = pytest.importorskip("torch")
+    torch.save({"ids": list(range(len(part))), "embeddings": torch.from_numpy(part)}, folder / f"part_{i}.pt")
+
+
+def save_faiss(folder, i, part):
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexFlatL2(part.shape[1])
+    index.add(part)
+    faiss.write_index(index, str(folder / f"part_{i}.index"))
+
+
+SAVE = {
+    "npy": save_npy,
+    "pickle": save_pickle,
+    "parquet": save_parquet,
+    "safetensors": save_safetensors,
+    "torch": save_torch,
+    "faiss": save_faiss,
+}
+
+
+@pytest.fixture(params=["array", "tensor", "chunks", "re-iterable", *SAVE, "list of paths", "glob"])
 def spec_of(request, tmp_path):
     """spec_of(rows): the float32 rows as one of the kinds of source."""
 
@@ -82,17 +108,13 @@ def spec_of(request, tmp_path):
                 return parts
             case "re-iterable":
                 return Again(parts)
-            case "npy":
-                return save_shards(tmp_path / "npy", parts, save_npy)
-            case "pickle":
-                return save_shards(tmp_path / "pickle", parts, save_pickle)
-            case "parquet":
-                return save_shards(tmp_path / "parquet", parts, save_parquet)
             case "list of paths":
                 folder = save_shards(tmp_path / "list", parts, save_npy)
                 return [str(folder / "shard_0.npy"), folder / "shard_1.npy", folder / "shard_2.npy"]
             case "glob":
                 return str(save_shards(tmp_path / "glob", parts, save_npy) / "shard_*.npy")
+            case name:
+                return save_shards(tmp_path / name, parts, SAVE[name])
 
     return spec_of
 

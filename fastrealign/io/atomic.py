@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fastrealign.errors import FastRealignError
-from fastrealign.io.files import Descriptor, one_line
+from fastrealign.io.files import Descriptor, one_line, read_into
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,6 +57,18 @@ class AtomicFile:
             while view:
                 count = os.pwrite(descriptor.fd, view, offset)
                 view, offset = view[count:], offset + count
+
+    def pread(self, buffer: np.ndarray, offset: int) -> None:
+        """Fill the contiguous uint8 array `buffer` with what was written from byte `offset` on."""
+        descriptor = self._open()
+        with self._removing():
+            read_into(descriptor, buffer, offset, self.temporary)
+
+    def truncate(self, size: int) -> None:
+        """Cut off what was written beyond `size` bytes."""
+        descriptor = self._open()
+        with self._removing():
+            os.ftruncate(descriptor.fd, size)
 
     def append(self, data) -> int:
         """Write `data` after what was appended before (one thread at a time); returns its size in bytes."""

@@ -25,11 +25,16 @@ def native_float(dtype: np.dtype, where: str) -> np.dtype:
     """`dtype` in native byte order if it is an accepted element type; else an InputError that starts with `where`."""
     native = dtype.newbyteorder("=")
     if native not in FLOAT_DTYPES:
-        raise InputError(
-            f"{where}: holds {dtype} values, expected float16, bfloat16, float32 or float64; "
-            "convert it first, for example with .astype('float32')"
-        )
+        raise no_float(dtype, where)
     return native
+
+
+def no_float(kind: object, where: str) -> InputError:
+    """The error, starting with `where`, about elements of a `kind` that is not accepted."""
+    return InputError(
+        f"{where}: holds {kind} values, expected float16, bfloat16, float32 or float64; "
+        "convert it first, for example with .astype('float32')"
+    )
 
 
 class Shard(ABC):

@@ -7,15 +7,23 @@ from pathlib import Path
 
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
+from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.npy import NpyShard
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
+from fastrealign.io.tensor_files import SafetensorsShard
+from fastrealign.io.torch_files import TorchShard
 
 FORMATS: dict[str, type[Shard]] = {
+    ".faiss": FaissShard,
+    ".index": FaissShard,
     ".npy": NpyShard,
     ".parquet": ParquetShard,
     ".pickle": PickleShard,
     ".pkl": PickleShard,
+    ".pt": TorchShard,
+    ".pth": TorchShard,
+    ".safetensors": SafetensorsShard,
 }
 
 

@@ -1,14 +1,13 @@
 """NumPy .npy shards: any header version, C or Fortran order, either byte order; read and written by position.
 
-Rows come through preadv into memory of the caller's, not through a memory map, so that resident memory stays
-bounded however large the file. bfloat16 is stored as ml_dtypes stores it: two opaque bytes an element, `<V2`.
+bfloat16 is stored as ml_dtypes stores it: two opaque bytes an element, `<V2`.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fastrealign.errors import InputError
-from fastrealign.io.base import BFLOAT16, Shard, ShardWriter, native_float
-from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
+from fastrealign.io.base import BFLOAT16, native_float
+from fastrealign.io.files import Descriptor, file_size, one_line, reading
+from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
 _HEADER_LIMIT = 10_000 + 12
@@ -27,35 +27,28 @@ _PARSERS = {
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
-# Columns of a Fortran-ordered file gathered at a time: what bounds the memory beyond the caller's scratch.
-_COLUMNS = 64
 
 
-class NpyShard(Shard):
+class NpyShard(MatrixShard):
     """One two-dimensional .npy array. Fortran order costs a small read for every column of every block."""
 
     format = "npy"
-    random_access = True
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)
-        self._descriptor: Descriptor | None = None
         size = file_size(path)
         with reading(path):
             descriptor = Descriptor(path)
             head = os.pread(descriptor.fd, _HEADER_LIMIT, 0)
             descriptor.close()
-        shape, self._fortran, dtype, self._offset = _parse_header(head, self.path)
+        shape, fortran, dtype, self._offset = _parse_header(head, self.path)
         # NumPy reads '>V2' as plain '|V2', so the byte order of a bfloat16 file has to come from the text.
         self._swapped = not dtype.isnative or b"'>V2'" in head[: self._offset]
         if dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None and dtype.subdtype is None:
             dtype = BFLOAT16
         self.dtype = native_float(dtype, self.path)
-        if len(shape) != 2 or min(shape) < 0 or shape[1] == 0:
-            raise InputError(
-                f"{path}: has shape {shape}, expected (rows, width): one embedding a row, every row at least 1 wide"
-            )
-        self.rows, self.dim = map(int, shape)
+        self.rows, self.dim = check_shape(shape, self.path)
+        self._strides = (1, self.rows) if fortran else (self.dim, 1)
         expected = self._offset + prod(shape) * self.dtype.itemsize
         if size < expected:
             raise InputError(
@@ -68,74 +61,16 @@ class NpyShard(Shard):
                 f"{size}; if several arrays were saved into one file, save each into its own"
             )
 
-    def chunks(self, rows: int) -> Iterator[np.ndarray]:
-        scratch = np.empty(min(rows, self.rows) * self.dim * self.dtype.itemsize, dtype=np.uint8)
-        for lo in range(0, self.rows, rows):
-            yield self.read(lo, min(lo + rows, self.rows), scratch)
-
-    def read(self, lo: int, hi: int, scratch: np.ndarray) -> np.ndarray:
-        if not 0 <= lo <= hi <= self.rows:
-            raise ValueError(f"{self.path}: rows {lo} to {hi} of {self.rows}")
-        size = (hi - lo) * self.dim * self.dtype.itemsize
-        if scratch.nbytes < size:
-            raise ValueError(f"{self.path}: scratch has {scratch.nbytes} bytes, rows {lo} to {hi} take {size}")
-        block = scratch[:size].view(self.dtype).reshape(hi - lo, self.dim)
-        descriptor = self._opened()
-        if self._fortran:
-            self._gather(descriptor, lo, hi, block)
-        else:
-            read_into(descriptor, scratch[:size], self._offset + lo * self.dim * self.dtype.itemsize, self.path)
-        if self._swapped:
-            words = block.view(f"u{self.dtype.itemsize}")
-            words.byteswap(inplace=True)
-        return block
-
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
         return NpyWriter(out_path, dtype, self.dim, rows, fsync)
 
-    def close(self) -> None:
-        self._descriptor = None
 
-    def _opened(self) -> Descriptor:
-        # Two threads may both open the file here; each holds its own reference, and the spare one closes itself.
-        descriptor = self._descriptor
-        if descriptor is None:
-            with reading(self.path):
-                descriptor = self._descriptor = Descriptor(self.path)
-        return descriptor
-
-    def _gather(self, descriptor: Descriptor, lo: int, hi: int, block: np.ndarray) -> None:
-        columns = np.empty((min(_COLUMNS, self.dim), hi - lo), dtype=self.dtype)
-        for first in range(0, self.dim, _COLUMNS):
-            part = columns[: self.dim - first]
-            for at, column in enumerate(part, start=first):
-                offset = self._offset + (at * self.rows + lo) * self.dtype.itemsize
-                read_into(descriptor, column.view(np.uint8), offset, self.path)
-            block[:, first : first + len(part)] = part.T
-
-
-class NpyWriter(ShardWriter):
+class NpyWriter(MatrixWriter):
     """Writes C order. The header is of one size for any number of rows, so the count goes in on commit."""
 
     def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
         self._offset = len(self._header(0))
-        self._kept = 0
-
-    def write_at(self, lo: int, rows: np.ndarray) -> None:
-        rows = self._matrix(rows)
-        if self._expected is None or not 0 <= lo <= lo + len(rows) <= self._expected:
-            raise ValueError(f"{self.path}: rows {lo} to {lo + len(rows)} of {self._expected}")
-        self._put(lo, rows)
-        self._count(len(rows))
-
-    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
-        self._put(self._kept, rows)
-
-    def _put(self, lo: int, rows: np.ndarray) -> None:
-        self._file.pwrite(rows.reshape(-1).view(np.uint8), self._offset + lo * self.dim * self.dtype.itemsize)
-        with self._lock:
-            self._kept += len(rows)
 
     def _finish(self) -> None:
         self._file.pwrite(self._header(self._kept), 0)

@@ -17,18 +17,18 @@ import numpy as np
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
 from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.io.names import choose_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_NAMES = ("embedding", "embeddings", "emb")
 # Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
 _BUFFER = 1 << 20
 
 
 class ParquetShard(Shard):
-    """One parquet file, the column given, else embedding, embeddings or emb, else the only float list."""
+    """One parquet file, the column given, else the one with a usual name, else the only float list."""
 
     format = "parquet"
 
@@ -137,23 +137,12 @@ def batches(file: pq.ParquetFile, path: str | Path, rows: int, columns: list[str
 
 def _choose(schema: pa.Schema, column: str | None, path: str) -> str:
     """The name of the embedding column."""
-    listed = ", ".join(schema.names)
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
-    if column is None:
-        named = [name for name in _NAMES if name in schema.names]
-        found = named or [field.name for field in schema if is_float_list(field.type)]
-        if not found:
-            raise InputError(
-                f"{path}: has no column of embeddings ({', '.join(_NAMES)} or lists of floats); "
-                f"its columns are {listed}"
-            )
-        if len(found) > 1:
-            raise InputError(f"{path}: has several columns of embeddings, {', '.join(found)}; name the one to take")
-        column = found[0]
-    if column not in schema.names:
-        raise InputError(f"{path}: has no column {column!r}; its columns are {listed}")
+    column = choose_name(
+        path, schema.names, lambda name: is_float_list(schema.field(name).type), column, "column", "lists of floats"
+    )
     kind = schema.field(column).type
     if not is_float_list(kind):
         raise InputError(f"{path}: column {column!r} holds {kind}, expected lists of float16, float32 or float64")

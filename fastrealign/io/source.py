@@ -17,9 +17,11 @@ import numpy as np
 
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
+from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.tensor_files import own_kind
 
 # What a chunk of a source takes when nobody says otherwise.
 CHUNK_BYTES = 8 << 20
@@ -136,7 +138,8 @@ def _folder(folder: Path, side: str) -> list[Path]:
     wanted = folder / SIDE_FOLDERS[side]
     files = _shards_in(folder)
     if os.path.isdir(wanted):
-        if files:
+        # clip-retrieval keeps an index of the embeddings, image.index, beside their folders.
+        if any(format_of(path) is not FaissShard for path in files):
             raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
         folder, files = wanted, _shards_in(wanted)
     elif not files:
@@ -160,9 +163,10 @@ def _shards_in(folder: Path) -> list[Path]:
 
 
 def _one_format(paths: list[Path], where: str | Path) -> list[Path]:
-    """Those of `paths` that are shards by their suffix; metadata files and hidden ones are not."""
+    """Those of `paths` that are shards by their suffix; metadata files, saved alignments and hidden files are not."""
     files = [path for path in paths if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
     files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
+    files = [path for path in files if not (path.suffix.lower() == ".safetensors" and own_kind(path))] or files
     examples = sorted({format_of(path).format: path for path in files}.items())
     if len(examples) > 1:
         (one, a), (two, b) = examples[:2]

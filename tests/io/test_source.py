@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import fastrealign.io
 from fastrealign.io import FORMATS, Shard, open_source
+from fastrealign.io.formats import accepted
 from fastrealign.io.source import numeric_order
 
 
@@ -29,6 +30,18 @@ def save(path, rows=3, dim=4, dtype=np.float32, fill=None):
         import pyarrow.parquet as pq
 
         pq.write_table(pa.table({"emb": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), dim)}), path)
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({"emb": x}, path)
+    elif path.suffix in (".pt", ".pth"):
+        torch = pytest.importorskip("torch")
+        torch.save({"emb": torch.from_numpy(x)}, path)
+    elif path.suffix in (".faiss", ".index"):
+        faiss = pytest.importorskip("faiss")
+        index = faiss.IndexFlatIP(dim)
+        index.add(x)
+        faiss.write_index(index, str(path))
     else:
         path.write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(x)]))
     return path
@@ -195,6 +208,14 @@ def test_clip_retrieval_root_with_one_side(tmp_path, refused):
     refused(lambda: source_of(tmp_path, "target"), tmp_path, "shards of its own and img_emb/")
 
 
+def test_clip_retrieval_root_with_indexes_of_its_own(tmp_path, refused):
+    root = clip_root(tmp_path / "root")
+    for name in ("image.index", "text.index"):
+        (root / name).write_bytes(b"whatever index: the folders are what is meant")
+    assert names(source_of(root)) == ["text_emb/text_emb_0.npy", "text_emb/text_emb_1.npy"]
+    assert names(source_of(root, "target")) == ["img_emb/img_emb_0.npy", "img_emb/img_emb_1.npy"]
+
+
 def test_side_is_checked(tmp_path):
     with pytest.raises(ValueError, match="'image'"):
         source_of(save(tmp_path / "x.npy"), "image")
@@ -208,16 +229,16 @@ def test_column_is_passed_on(tmp_path, refused):
 
 def test_missing(tmp_path, refused, monkeypatch):
     refused(lambda: source_of(tmp_path / "no.npy"), tmp_path / "no.npy", "no such file")
-    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "suffix ''", ".npy, .parquet, .pickle or .pkl")
+    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "suffix ''", accepted())
     refused(lambda: source_of(tmp_path / "*.npy"), tmp_path / "*.npy", "matches no shard", ".pkl")
     (tmp_path / "x.npz").write_bytes(b"PK")
-    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", ".npy, .parquet, .pickle or .pkl")
+    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", accepted())
     refused(lambda: source_of(tmp_path / "*"), "matches no shard")
 
 
 def test_folder_without_shards(tmp_path, refused):
     (tmp_path / "readme.txt").write_text("")
-    refused(lambda: source_of(tmp_path), tmp_path, "holds no shards", ".npy, .parquet, .pickle or .pkl", "text_emb/")
+    refused(lambda: source_of(tmp_path), tmp_path, "holds no shards", accepted(), "text_emb/")
     (tmp_path / "text_emb").mkdir()
     refused(lambda: source_of(tmp_path), tmp_path / "text_emb", "holds no shards")
 

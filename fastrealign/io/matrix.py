@@ -1,0 +1,175 @@
+"""A matrix at a known place in a file: rows read and written by position, whatever the container around them.
+
+Rows come through preadv into memory of the caller's, not through a memory map, so that resident memory stays
+bounded however large the file, and a file that is cut while it is read is an error and not a signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import Shard, ShardWriter
+from fastrealign.io.files import Descriptor, read_into, reading
+
+# Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
+# apart: what bounds the memory beyond the caller's scratch.
+_COLUMNS = 64
+_SPAN_BYTES = 1 << 20
+# Moved at a time within an output file.
+_MOVE_BYTES = 8 << 20
+
+
+def check_shape(shape: Sequence[int], where: str) -> tuple[int, int]:
+    """(rows, width) if that is the shape of a matrix of embeddings; else an InputError that starts with `where`."""
+    if len(shape) != 2 or min(shape) < 0 or shape[1] == 0:
+        raise InputError(
+            f"{where}: has shape {tuple(shape)}, expected (rows, width): one embedding a row, every row at least 1 wide"
+        )
+    return int(shape[0]), int(shape[1])
+
+
+class MatrixShard(Shard):
+    """One matrix. A subclass sets rows, dim, dtype and the attributes below when it is made.
+
+    _offset   the byte at which the first element lies
+    _strides  elements from a row to the next, and from a column to the next. What is not stored row after row costs
+              a small read for every column of every block, or reads what lies between the rows.
+    _swapped  whether elements are in the other byte order
+    """
+
+    random_access = True
+    _offset: int
+    _strides: tuple[int, int]
+    _swapped = False
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        super().__init__(path, name, column)
+        self._descriptor: Descriptor | None = None
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        scratch = np.empty(min(rows, self.rows) * self.dim * self.dtype.itemsize, dtype=np.uint8)
+        for lo in range(0, self.rows, rows):
+            yield self.read(lo, min(lo + rows, self.rows), scratch)
+
+    def read(self, lo: int, hi: int, scratch: np.ndarray) -> np.ndarray:
+        if not 0 <= lo <= hi <= self.rows:
+            raise ValueError(f"{self.path}: rows {lo} to {hi} of {self.rows}")
+        size = (hi - lo) * self.dim * self.dtype.itemsize
+        if scratch.nbytes < size:
+            raise ValueError(f"{self.path}: scratch has {scratch.nbytes} bytes, rows {lo} to {hi} take {size}")
+        block = scratch[:size].view(self.dtype).reshape(hi - lo, self.dim)
+        if hi > lo:
+            self._fill(lo, block)
+        return block
+
+    def close(self) -> None:
+        self._descriptor = None
+
+    def _fill(self, lo: int, block: np.ndarray) -> None:
+        """Read rows lo to lo + len(block), at least one, into the C-contiguous `block`."""
+        row, column = self._strides
+        descriptor = self._opened()
+        if (row, column) == (self.dim, 1):
+            self._read(descriptor, block.reshape(-1), lo * row)
+        elif column > row:
+            self._gather_columns(descriptor, lo, block)
+        else:
+            self._gather_rows(descriptor, lo, block)
+        if self._swapped:
+            words = block.view(f"u{self.dtype.itemsize}")
+            words.byteswap(inplace=True)
+
+    def _read(self, descriptor: Descriptor, values: np.ndarray, first: int) -> None:
+        """Elements from number `first` on, counted from the first of the matrix."""
+        read_into(descriptor, values.view(np.uint8), self._offset + first * self.dtype.itemsize, self.path)
+
+    def _opened(self) -> Descriptor:
+        # Two threads may both open the file here; each holds its own reference, and the spare one closes itself.
+        descriptor = self._descriptor
+        if descriptor is None:
+            with reading(self.path):
+                descriptor = self._descriptor = Descriptor(self.path)
+        return descriptor
+
+    def _gather_columns(self, descriptor: Descriptor, lo: int, block: np.ndarray) -> None:
+        row, column = self._strides
+        columns = np.empty((min(_COLUMNS, self.dim), (len(block) - 1) * row + 1), dtype=self.dtype)
+        for first in range(0, self.dim, _COLUMNS):
+            part = columns[: self.dim - first]
+            for at, values in enumerate(part, start=first):
+                self._read(descriptor, values, lo * row + at * column)
+            block[:, first : first + len(part)] = part[:, :: max(row, 1)].T
+
+    def _gather_rows(self, descriptor: Descriptor, lo: int, block: np.ndarray) -> None:
+        row, column = self._strides
+        itemsize = self.dtype.itemsize
+        width = (self.dim - 1) * column + 1
+        step = max(1, (_SPAN_BYTES // itemsize - width) // max(row, 1) + 1)
+        span = np.empty((min(step, len(block)) - 1) * row + width, dtype=self.dtype)
+        for first in range(0, len(block), step):
+            count = min(step, len(block) - first)
+            part = span[: (count - 1) * row + width]
+            self._read(descriptor, part, (lo + first) * row)
+            rows = np.ndarray((count, self.dim), self.dtype, part, strides=(row * itemsize, column * itemsize))
+            block[first : first + count] = rows
+
+
+class MatrixWriter(ShardWriter):
+    """Writes rows one after another from byte `_offset` on, which a subclass sets."""
+
+    _offset: int
+
+    def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
+        super().__init__(path, dtype, dim, rows, fsync)
+        self._kept = 0
+
+    def write_at(self, lo: int, rows: np.ndarray) -> None:
+        rows = self._matrix(rows)
+        if self._expected is None or not 0 <= lo <= lo + len(rows) <= self._expected:
+            raise ValueError(f"{self.path}: rows {lo} to {lo + len(rows)} of {self._expected}")
+        self._put(lo, rows)
+        self._count(len(rows))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.dim * self.dtype.itemsize
+
+    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
+        self._put(self._kept, rows)
+
+    def _put(self, lo: int, rows: np.ndarray) -> None:
+        self._file.pwrite(rows.reshape(-1).view(np.uint8), self._offset + lo * self._row_bytes)
+        with self._lock:
+            self._kept += len(rows)
+
+
+class CarryingWriter(MatrixWriter):
+    """A MatrixWriter of a container that holds other things for each row, which are dropped with their rows."""
+
+    def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int, fsync: bool = True) -> None:
+        super().__init__(path, dtype, dim, rows, fsync)
+        self._masks: list[np.ndarray] = []
+
+    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
+        super()._append(rows, keep)
+        self._masks.append(np.ones(len(rows), dtype=bool) if keep is None else keep.copy())
+
+    def _mask(self) -> np.ndarray | None:
+        """Which rows of the source were kept, once all have been written; None if all were."""
+        return np.concatenate(self._masks) if self._kept < self._seen else None
+
+    def _move(self, offset: int) -> None:
+        """Rows that were dropped made room for the others, which move to `offset`, before where they were."""
+        if offset > self._offset:
+            raise ValueError(f"{self.path}: rows cannot move from byte {self._offset} to {offset}")
+        size = self._kept * self._row_bytes
+        buffer = np.empty(min(size, _MOVE_BYTES), dtype=np.uint8)
+        for at in range(0, size if offset < self._offset else 0, _MOVE_BYTES):
+            part = buffer[: size - at]
+            self._file.pread(part, self._offset + at)
+            self._file.pwrite(part, offset + at)
+        self._offset = offset

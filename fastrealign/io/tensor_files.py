@@ -1,0 +1,249 @@
+"""safetensors shards: one two-dimensional tensor of floats, every other tensor and the metadata carried through.
+
+A file is the length of its header (8 bytes), the header (JSON: for each tensor the element type, the shape and the place
+of its bytes) and the bytes of the tensors, one after another without a gap. The header is read here and not by the
+library, which maps the file into memory and does not tell where in it a tensor lies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.files import RECORD
+from fastrealign.io.base import BFLOAT16, no_float
+from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
+from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
+from fastrealign.io.names import choose_name
+
+_FLOATS = {
+    "F16": np.dtype(np.float16),
+    "BF16": BFLOAT16,
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+_FLOAT_NAMES = {dtype: name for name, dtype in _FLOATS.items()}
+_BITS = {
+    **dict.fromkeys(["F4"], 4),
+    **dict.fromkeys(["F6_E2M3", "F6_E3M2"], 6),
+    **dict.fromkeys(["BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"], 8),
+    **dict.fromkeys(["U16", "I16", "F16", "BF16"], 16),
+    **dict.fromkeys(["U32", "I32", "F32"], 32),
+    **dict.fromkeys(["U64", "I64", "F64", "C64"], 64),
+}
+# What the library accepts.
+_HEADER_LIMIT = 100_000_000
+# Our own files have short headers: an alignment's takes about a kilobyte.
+_OWN_HEADER_LIMIT = 1 << 16
+_COPY_BYTES = 1 << 20
+
+
+class _Tensor(NamedTuple):
+    """One entry of a header; begin and end count from the end of the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def of_rows(self, rows: int) -> bool:
+        """Whether it has something for each of `rows` rows."""
+        return len(self.shape) > 0 and self.shape[0] == rows and (self.end - self.begin) % max(rows, 1) == 0
+
+
+class _Header(NamedTuple):
+    tensors: dict[str, _Tensor]  # in the order of their bytes
+    metadata: dict[str, str] | None
+    size: int  # of the file before the bytes of the tensors
+
+
+class SafetensorsShard(MatrixShard):
+    """One safetensors file, the tensor given, else the one with a usual name, else the only matrix of floats."""
+
+    format = "safetensors"
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        super().__init__(path, name, column)
+        self.header = _read_header(self.path, file_size(path))
+        own = _own_kind(self.header.metadata)
+        if own is not None:
+            raise InputError(f"{path}: holds {own}, not embeddings")
+        tensors = self.header.tensors
+        self.column = choose_name(
+            self.path, list(tensors), lambda one: _is_matrix(tensors[one]), column, "tensor", "a matrix of floats"
+        )
+        chosen = tensors[self.column]
+        where = f"{path}: tensor {self.column!r}"
+        if chosen.dtype not in _FLOATS:
+            raise no_float(chosen.dtype, where)
+        self.dtype = _FLOATS[chosen.dtype]
+        self.rows, self.dim = check_shape(chosen.shape, where)
+        self._offset = self.header.size + chosen.begin
+        self._strides = (self.dim, 1)
+
+    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> SafetensorsWriter:
+        return SafetensorsWriter(out_path, dtype, self, fsync)
+
+    def read_bytes(self, buffer: np.ndarray, offset: int) -> None:
+        """Fill the uint8 array `buffer` from byte `offset` of the tensors' bytes on."""
+        read_into(self._opened(), buffer, self.header.size + offset, self.path)
+
+
+class SafetensorsWriter(CarryingWriter):
+    """Writes the shard's tensors in their order, but the wider elements first, which keeps all of them aligned."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shard: SafetensorsShard, fsync: bool = True) -> None:
+        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        self._shard = shard
+        self._header, places = self._lay_out(shard.rows)
+        self._offset = len(self._header) + places[shard.column].begin
+
+    def _lay_out(self, rows: int) -> tuple[bytes, dict[str, _Tensor]]:
+        """The header for `rows` rows, and the places of all tensors."""
+        shard = self._shard
+        planned = []
+        for old in shard.header.tensors.values():
+            dtype, shape, size = old.dtype, old.shape, old.end - old.begin
+            if old.name == shard.column:
+                dtype, shape, size = _FLOAT_NAMES[self.dtype], (rows, self.dim), rows * self._row_bytes
+            elif rows != shard.rows and old.of_rows(shard.rows):
+                shape, size = (rows, *shape[1:]), size // shard.rows * rows
+            planned.append(_Tensor(old.name, dtype, shape, 0, size))
+        planned.sort(key=lambda one: -_BITS[one.dtype])
+        places, end = {}, 0
+        for one in planned:
+            places[one.name] = one._replace(begin=end, end=end + one.end)
+            end += one.end
+        return _header_bytes(places.values(), shard.header.metadata), places
+
+    def _finish(self) -> None:
+        mask = self._mask()
+        header, places = self._lay_out(self._kept)
+        self._move(len(header) + places[self._shard.column].begin)
+        self._file.pwrite(header, 0)
+        for old in self._shard.header.tensors.values():
+            if old.name != self._shard.column:
+                dropping = mask if mask is not None and old.of_rows(len(mask)) else None
+                self._copy(old, len(header) + places[old.name].begin, dropping)
+        self._file.truncate(len(header) + max(place.end for place in places.values()))
+        self._shard.close()
+
+    def _copy(self, old: _Tensor, offset: int, mask: np.ndarray | None) -> None:
+        """Bytes of a tensor to byte `offset` of the output, where there is a mask those of the rows it keeps."""
+        size = old.end - old.begin
+        row = 1 if mask is None else size // len(mask)
+        step = max(_COPY_BYTES // max(row, 1), 1) * row
+        buffer = np.empty(min(step, size), dtype=np.uint8)
+        for at in range(0, size, max(step, 1)):
+            part = buffer[: size - at]
+            self._shard.read_bytes(part, old.begin + at)
+            if mask is not None:
+                part = part.reshape(-1, row)[mask[at // row : at // row + len(part) // row]].reshape(-1)
+            self._file.pwrite(part, offset)
+            offset += len(part)
+
+
+def own_kind(path: str | Path) -> str | None:
+    """What of ours a safetensors file holds ("a saved alignment"); None for anything else, also what cannot be read."""
+    try:
+        size = file_size(path)
+        return _own_kind(_read_header(str(path), size, _OWN_HEADER_LIMIT).metadata)
+    except InputError:
+        return None
+
+
+def _own_kind(metadata: dict[str, str] | None) -> str | None:
+    if not metadata or RECORD not in metadata:
+        return None
+    try:
+        kind = json.loads(metadata[RECORD])["kind"]
+    except (ValueError, TypeError, KeyError):
+        return "something that fastrealign saved"
+    return {"alignment": "a saved alignment", "moments": "saved moments"}.get(kind, f"a saved {kind}")
+
+
+def _is_matrix(tensor: _Tensor) -> bool:
+    return tensor.dtype in _FLOATS and len(tensor.shape) == 2
+
+
+def _read_header(path: str, size: int, limit: int = _HEADER_LIMIT) -> _Header:
+    """The checked header of a file of `size` bytes."""
+    with reading(path):
+        descriptor = Descriptor(path)
+        length = int.from_bytes(os.pread(descriptor.fd, 8, 0), "little")
+    if size < 8 or 8 + length > size:
+        raise InputError(
+            f"{path}: its header would be {length} bytes long, the file has {size}; "
+            "it was cut short or is not a safetensors file"
+        )
+    if length > limit:
+        raise InputError(f"{path}: has a header of {length} bytes, at most {limit} are accepted; make it again")
+    text = np.empty(length, dtype=np.uint8)
+    read_into(descriptor, text, 8, path)
+    try:
+        fields = json.loads(text.tobytes().decode(), object_pairs_hook=_no_name_twice)
+        json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair could not be written back
+        metadata = fields.pop("__metadata__", None)
+        if metadata is not None and not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its __metadata__ holds more than text")
+        tensors = sorted((_entry(name, entry) for name, entry in fields.items()), key=lambda one: (one.begin, one.end))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: has a damaged safetensors header ({one_line(error)}); make it again") from error
+    _check_places(tensors, size - 8 - length, path)
+    return _Header({tensor.name: tensor for tensor in tensors}, metadata, 8 + length)
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _entry(name: str, entry: dict[str, Any]) -> _Tensor:
+    dtype, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
+    numbers = [*shape, *places]
+    if len(places) != 2 or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError(f"tensor {name!r} has shape {shape} and offsets {places}")
+    if dtype not in _BITS:
+        raise ValueError(f"tensor {name!r} has the unknown element type {dtype!r}")
+    begin, end = places
+    if prod(shape) * _BITS[dtype] != (end - begin) * 8:
+        raise ValueError(f"tensor {name!r} of shape {shape} and type {dtype} has {end - begin} bytes")
+    return _Tensor(name, dtype, tuple(shape), begin, end)
+
+
+def _check_places(tensors: list[_Tensor], size: int, path: str) -> None:
+    """The tensors follow each other without a gap and fill the `size` bytes behind the header."""
+    end = 0
+    for tensor in tensors:
+        if tensor.begin != end:
+            what = "overlaps the one before" if tensor.begin < end else "leaves a gap"
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} begins at byte {tensor.begin}, expected {end}: it {what}; make it again"
+            )
+        end = tensor.end
+    if end > size:
+        raise InputError(
+            f"{path}: truncated: its tensors take {end} bytes, the file has {size} behind the header; "
+            "copy or make it again"
+        )
+    if end < size:
+        raise InputError(f"{path}: its tensors take {end} bytes, the file has {size} behind the header; make it again")
+
+
+def _header_bytes(tensors: Iterable[_Tensor], metadata: dict[str, str] | None) -> bytes:
+    fields: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    for one in tensors:
+        fields[one.name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": (one.begin, one.end)}
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8, as the library has it
+    return len(text).to_bytes(8, "little") + text

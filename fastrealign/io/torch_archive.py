@@ -1,0 +1,144 @@
+"""torch.save of a value whose one large matrix is not in memory: its bytes are left out and written by others.
+
+torch writes a zip archive with each tensor's bytes uncompressed in an entry of their own. Here it saves a stand-in of the
+matrix's size, memory that nobody ever wrote to and that therefore takes none; the stream knows its bytes by their
+address, leaves them out and notes where they belong. Only their checksum has to be put right in the end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import mmap
+import struct
+import zipfile
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.errors import FastRealignError
+from fastrealign.io.atomic import AtomicFile
+
+if TYPE_CHECKING:
+    import torch
+
+_DATA_DESCRIPTOR = 0x8  # flag of an entry whose checksum stands behind its bytes and not before
+_CRC_POLYNOMIAL = 0xEDB88320
+
+
+class Hole:
+    """A tensor of any size that takes no memory. It reads as zeros and cannot be written to."""
+
+    def __init__(self, rows: int, dim: int, dtype: np.dtype) -> None:
+        import torch
+
+        self.nbytes = rows * dim * dtype.itemsize
+        self.address = 0
+        kind = getattr(torch, dtype.name)
+        if not self.nbytes:
+            self.tensor = torch.empty((rows, dim), dtype=kind)
+            return
+        # Memory that cannot be written to is not reserved: it may be larger than what the machine has.
+        self._memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+        self.address = np.frombuffer(self._memory, dtype=np.uint8).ctypes.data
+        buffer = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
+        self.tensor: torch.Tensor = torch.frombuffer(buffer, dtype=kind).reshape(rows, dim)
+
+
+def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int], None]) -> None:
+    """torch.save `value`, in which the tensor of `hole` is, to `file`; that tensor's bytes are not written.
+
+    reached  is called with the byte at which they belong when all before it has been written, and nothing behind it
+    """
+    import torch
+
+    stream = _Stream(file, hole, reached)
+    torch.save(value, stream)
+    if stream.failure is not None:
+        raise stream.failure
+    if stream.left_out != hole.nbytes:
+        raise FastRealignError(f"{file.path}: torch {torch.__version__} is too old to write it; pip install -U torch")
+    file.truncate(stream.at)
+
+
+class _Stream(io.RawIOBase):
+    """Where torch writes to. It notes a failure and goes on, for torch would put an error of its own in its place."""
+
+    def __init__(self, file: AtomicFile, hole: Hole, reached: Callable[[int], None]) -> None:
+        self.at = 0
+        self.left_out = 0
+        self.failure: BaseException | None = None
+        self._file = file
+        self._hole = hole
+        self._reached = reached
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        view = np.frombuffer(data, dtype=np.uint8)
+        if self.failure is None:
+            try:
+                self._take(view)
+            except BaseException as failure:
+                self.failure = failure
+        self.at += view.size
+        return view.size
+
+    def _take(self, view: np.ndarray) -> None:
+        if 0 <= view.ctypes.data - self._hole.address < self._hole.nbytes:
+            if not self.left_out:
+                self._reached(self.at)
+            self.left_out += view.size
+        else:
+            self._file.pwrite(view, self.at)
+
+
+def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
+    """Note the checksum of the entry whose `size` bytes begin at `offset`, in both places where a zip archive has it."""
+    with zipfile.ZipFile(file.temporary) as archive:
+        entries, at = archive.infolist(), archive.start_dir
+    crc_bytes = struct.pack("<I", crc)
+    chosen = max((entry for entry in entries if entry.header_offset < offset), key=lambda entry: entry.header_offset)
+    if chosen.flag_bits & _DATA_DESCRIPTOR:
+        file.pwrite(crc_bytes, offset + size + 4)
+    else:
+        file.pwrite(crc_bytes, chosen.header_offset + 14)
+    for entry in entries:
+        head = np.empty(46, dtype=np.uint8)
+        file.pread(head, at)
+        if entry is chosen:
+            file.pwrite(crc_bytes, at + 16)
+        at += len(head) + sum(struct.unpack_from("<HHH", head, 28))  # name, extra field, comment
+
+
+def crc_of_parts(parts: Iterable[tuple[int, int]]) -> int:
+    """The CRC-32 of bytes from (length, CRC-32) of their parts in order."""
+    total = 0
+    for length, crc in parts:
+        total = _times(_zeros(length), total) ^ crc
+    return total
+
+
+def _times(a: int, b: int) -> int:
+    """The product of two polynomials modulo that of CRC-32; the highest bit is the coefficient of x^0."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_CRC_POLYNOMIAL if b & 1 else 0)
+    return product
+
+
+@cache
+def _zeros(length: int) -> int:
+    """x^(8 length): what `length` more bytes multiply a checksum by."""
+    power, square = 1 << 31, 1 << 23  # x^0 and x^8
+    while length:
+        if length & 1:
+            power = _times(power, square)
+        square = _times(square, square)
+        length >>= 1
+    return power

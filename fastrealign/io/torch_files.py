@@ -1,0 +1,243 @@
+"""PyTorch shards: what torch.save wrote of a matrix, or of a dict with a matrix among its values. Needs torch.
+
+torch loads the file with weights_only, which runs no code, and maps it into memory, which tells where in the file the
+matrix lies; its rows are then read by position. Whatever else a dict holds is carried through; of the lists and tensors
+that have one entry for each row, the entries of dropped rows are dropped.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import threading
+import zipfile
+import zlib
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import BFLOAT16, no_float
+from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
+from fastrealign.io.names import choose_name
+from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
+
+if TYPE_CHECKING:
+    import torch
+
+_FLOATS = {
+    "float16": np.dtype(np.float16),
+    "bfloat16": BFLOAT16,
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+# Files of before torch 1.6 cannot be mapped and are loaded whole, up to this size.
+WHOLE_BYTES = 512 << 20
+_SAVE_AGAIN = "load it with torch and save it again with torch.save"
+
+
+class TorchShard(MatrixShard):
+    """One .pt file; of a dict the key given, else the one with a usual name, else the only matrix of floats."""
+
+    format = "torch"
+    opens_whole = True
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        super().__init__(path, name, column)
+        self._column = column
+        self._whole: np.ndarray | None = None
+        self._loading = threading.Lock()
+        size = file_size(path)
+        self._mapped = _is_archive(self.path, size)
+        self.key, tensor = self._choose(_load(self.path, self._mapped))
+        self.rows, self.dim, self.dtype = self._facts(tensor)
+        self._strides = tensor.stride()
+        self._offset = _place(tensor) if self._mapped else None
+
+    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
+        return TorchWriter(out_path, dtype, self, fsync)
+
+    def close(self) -> None:
+        super().close()
+        self._whole = None
+
+    def value(self) -> Any:
+        """What the file holds, loaded anew; tensors in it are of the mapped file."""
+        value = _load(self.path, self._mapped)
+        key, tensor = self._choose(value)
+        if key != self.key or self._facts(tensor) != (self.rows, self.dim, self.dtype):
+            raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
+        return value
+
+    def _choose(self, value: Any) -> tuple[str | None, torch.Tensor]:
+        """The matrix in what was loaded, and its key if that is a dict."""
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            return None, value
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{self.path}: holds a {type(value).__name__}, expected a matrix or a dict with a matrix among its values"
+            )
+        tensors = {name: one for name, one in value.items() if isinstance(name, str) and isinstance(one, torch.Tensor)}
+        matrices = {name for name, one in tensors.items() if one.ndim == 2 and one.dtype.is_floating_point}
+        key = choose_name(self.path, list(tensors), matrices.__contains__, self._column, "tensor", "a matrix of floats")
+        return key, tensors[key]
+
+    def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
+        where = self.path if self.key is None else f"{self.path}: tensor {self.key!r}"
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if kind not in _FLOATS:
+            raise no_float(kind, where)
+        if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.device.type != "cpu":
+            raise InputError(
+                f"{where}: is sparse, nested or without values, expected a plain tensor; save tensor.to_dense()"
+            )
+        return *check_shape(tensor.shape, where), _FLOATS[kind]
+
+    def _fill(self, lo: int, block: np.ndarray) -> None:
+        if self._offset is not None:
+            super()._fill(lo, block)
+        else:
+            block[:] = self._loaded()[lo : lo + len(block)]
+
+    def _loaded(self) -> np.ndarray:
+        """The matrix of a file that is not mapped, held until `close`."""
+        with self._loading:
+            whole = self._whole
+            if whole is None:
+                import torch
+
+                value = self.value()
+                tensor = value if self.key is None else value[self.key]
+                whole = self._whole = tensor.detach().contiguous().view(torch.uint8).numpy().view(self.dtype)
+            return whole
+
+
+class TorchWriter(CarryingWriter):
+    """Has torch.save write everything but the rows, and the rows at the place it left for them."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
+        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        self._key = shard.key
+        self._parts: list[tuple[int, int, int]] = []  # first row, bytes and checksum of what was written
+        try:
+            self._value = shard.value()
+            self._save(shard.rows, None)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _save(self, rows: int, mask: np.ndarray | None) -> None:
+        """Write everything around `rows` rows, without what belongs to those that the mask leaves out."""
+        hole = Hole(rows, self.dim, self.dtype)
+        value = hole.tensor
+        if self._key is not None:
+            value = copy.copy(self._value)
+            for key, old in self._value.items():
+                if key == self._key:
+                    value[key] = hole.tensor
+                elif mask is not None:
+                    value[key] = _kept(old, mask)
+        save_around(value, hole, self._file, self._start_at if mask is None else self._move)
+
+    def _start_at(self, offset: int) -> None:
+        self._offset = offset
+
+    def _put(self, lo: int, rows: np.ndarray) -> None:
+        super()._put(lo, rows)
+        data = rows.reshape(-1).view(np.uint8)
+        part = (lo, data.size, zlib.crc32(data))
+        with self._lock:
+            self._parts.append(part)
+
+    def _finish(self) -> None:
+        mask = self._mask()
+        if mask is not None:
+            self._save(self._kept, mask)
+        self._value = None
+        if self._kept:
+            crc = crc_of_parts((size, crc) for _, size, crc in sorted(self._parts))
+            put_crc(self._file, self._offset, self._kept * self._row_bytes, crc)
+
+
+def _kept(value: Any, mask: np.ndarray) -> Any:
+    """A value of the dict without the entries of dropped rows, if it has one for each row."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        plain = str(value.layout) == "torch.strided" and value.ndim > 0 and value.shape[0] == len(mask)
+        return value.detach()[torch.from_numpy(mask)] if plain else value
+    if type(value) in (list, tuple) and len(value) == len(mask):
+        return type(value)(compress(value, mask))
+    return value
+
+
+def _is_archive(path: str, size: int) -> bool:
+    """Whether the file is a zip archive that can be mapped; InputError if it is one that torch would misread."""
+    with reading(path), open(path, "rb", opener=os.open) as file:
+        if file.read(4) != b"PK\x03\x04":
+            if size > WHOLE_BYTES:
+                raise InputError(
+                    f"{path}: is not in the format of torch 1.6 and later, and too large to be loaded whole; {_SAVE_AGAIN}"
+                )
+            return False
+        try:
+            with zipfile.ZipFile(file) as archive:
+                entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+                order = archive.read(entries["byteorder"]).decode() if "byteorder" in entries else "little"
+        except OSError:
+            raise
+        except Exception as error:  # from what a damaged archive can raise, zipfile has no common class
+            raise InputError(f"{path}: is truncated or damaged ({one_line(error)}); copy or make it again") from error
+    if "constants.pkl" in entries:
+        raise InputError(f"{path}: is a TorchScript program, expected tensors; save those with torch.save")
+    if order != "little" or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise InputError(f"{path}: is compressed or of the other byte order; {_SAVE_AGAIN}")
+    return True
+
+
+def _load(path: str, mapped: bool) -> Any:
+    """What torch.load gives, without running code. InputError if it refuses, or the file is damaged."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError(f"{path}: .pt files need torch: pip install torch") from None
+    with reading(path):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can raise almost anything
+            raise InputError(f"{path}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """What an error of torch.load comes to; its own text tells at length how to run code from the file."""
+    text = str(error)
+    if "mmap" in text and "Cannot allocate memory" in text:
+        return "is larger than memory and swap, where the system maps no file; split it, or save it as .npy or .safetensors"
+    asked = re.search(r"GLOBAL (\S+)", text)
+    if asked:
+        return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only"
+    reason = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0]
+    return f"is not a readable torch file ({one_line(ValueError(reason))}); make it again"
+
+
+def _place(tensor: torch.Tensor) -> int | None:
+    """The byte of the mapped file at which the tensor begins; None where the system does not tell, or it has no values."""
+    address = tensor.data_ptr()
+    try:
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                span, _, offset, _, inode = line.split()[:5]
+                first, end = (int(text, 16) for text in span.split("-"))
+                if first <= address < end and inode != "0":
+                    return address - first + int(offset, 16)
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,237 @@
+"""faiss_files.py: flat indexes that faiss wrote are read by position; what is written faiss loads and searches."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io import faiss_files
+from fastrealign.io.faiss_files import FaissShard
+
+faiss = pytest.importorskip("faiss")
+
+FLAT = {
+    "L2": lambda d: faiss.IndexFlatL2(d),
+    "IP": lambda d: faiss.IndexFlatIP(d),
+    "plain IP": lambda d: faiss.IndexFlat(d, faiss.METRIC_INNER_PRODUCT),
+    "L1": lambda d: faiss.IndexFlat(d, faiss.METRIC_L1),
+}
+MAPS = {"bare": None, "map": faiss.IndexIDMap, "map2": faiss.IndexIDMap2}
+
+
+def matrix(rows=23, dim=5, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+
+
+def ids_of(rows=23):
+    return np.random.default_rng(9).permutation(10 * rows)[:rows] + 2**40
+
+
+def saved(path, x, flat="IP", ids="bare"):
+    index = FLAT[flat](x.shape[1])
+    if MAPS[ids] is None:
+        index.add(x)
+    else:
+        index = MAPS[ids](index)
+        index.add_with_ids(x, ids_of(len(x)))
+    faiss.write_index(index, str(path))
+    return path
+
+
+def opened(path):
+    return FaissShard(path, path.name)
+
+
+def copied(shard, out, keep=None, chunk=4, scale=1):
+    with shard.writer(out, shard.dtype, shard.rows) as writer:
+        lo = 0
+        for part in shard.chunks(chunk):
+            mask = None if keep is None else keep[lo : lo + len(part)]
+            writer.write((part if keep is None else part[mask]) * np.float32(scale), mask)
+            lo += len(part)
+        writer.commit()
+    return faiss.read_index(str(out))
+
+
+def rows_in(index):
+    """(rows, ids or None) of an index that faiss loaded."""
+    if not isinstance(index, (faiss.IndexIDMap, faiss.IndexIDMap2)):
+        return index.reconstruct_n(0, index.ntotal), None
+    return faiss.downcast_index(index.index).reconstruct_n(0, index.ntotal), faiss.vector_to_array(index.id_map)
+
+
+@pytest.mark.parametrize("flat", FLAT)
+@pytest.mark.parametrize("ids", MAPS)
+@pytest.mark.parametrize("rows", [0, 1, 23])
+def test_there_and_back(tmp_path, rows_of, tree, flat, ids, rows):
+    x = matrix(rows)
+    path = saved(tmp_path / "x.faiss", x, flat, ids)
+    shard = opened(path)
+    assert (shard.rows, shard.dim, shard.dtype, shard.random_access) == (rows, 5, np.float32, True)
+    assert np.array_equal(rows_of(shard), x)
+    copied(shard, tmp_path / "y.index")
+    assert (tmp_path / "y.index").read_bytes() == path.read_bytes()
+    assert tree(tmp_path) == ["x.faiss", "y.index"]
+
+
+@pytest.mark.parametrize("flat", FLAT)
+@pytest.mark.parametrize("ids", MAPS)
+def test_what_is_written_searches_right(tmp_path, flat, ids):
+    x = matrix(200, 8)
+    written = copied(opened(saved(tmp_path / "x.faiss", x, flat, ids)), tmp_path / "y.faiss", scale=2)
+    assert type(written) is type(faiss.read_index(str(tmp_path / "x.faiss")))
+    queries = matrix(7, 8, seed=3)
+    if "IP" in flat:
+        order = np.argsort(-(queries @ (2 * x).T), axis=1)[:, :5]
+    else:
+        order = np.argsort(np.linalg.norm(queries[:, None] - 2 * x, 2 if flat == "L2" else 1, axis=2), axis=1)[:, :5]
+    found = written.search(queries, 5)[1]
+    assert np.array_equal(found, order if ids == "bare" else ids_of(200)[order])
+
+
+@pytest.mark.parametrize("ids", MAPS)
+@pytest.mark.parametrize("dropped", [[0], [22], range(23), range(1, 23, 2)])
+def test_dropped_rows_take_their_ids_along(tmp_path, monkeypatch, ids, dropped):
+    monkeypatch.setattr(faiss_files, "_COPY_IDS", 6)
+    x = matrix()
+    keep = np.ones(23, bool)
+    keep[list(dropped)] = False
+    written = copied(opened(saved(tmp_path / "x.faiss", x, "L2", ids)), tmp_path / "y.faiss", keep)
+    assert written.ntotal == keep.sum()
+    rows, numbers = rows_in(written)
+    assert np.array_equal(rows, x[keep])
+    assert ids == "bare" or np.array_equal(numbers, ids_of()[keep])
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("IVF2,Flat", "IndexIVFFlat"),
+        ("IVF2,PQ2x4", "IndexIVFPQ"),
+        ("IVF2,SQ8", "IndexIVFScalarQuantizer"),
+        ("IVF2,PQ4x4fs", "IndexIVFPQFastScan"),
+        ("PQ2x4", "IndexPQ"),
+        ("PQ4x4fs", "IndexPQFastScan"),
+        ("SQ8", "IndexScalarQuantizer"),
+        ("HNSW8", "IndexHNSWFlat"),
+        ("HNSW8,PQ2x4", "IndexHNSWPQ"),
+        ("HNSW8,SQ8", "IndexHNSWSQ"),
+        ("NSG8", "IndexNSGFlat"),
+        ("LSH", "IndexLSH"),
+        ("PCA4,Flat", "IndexPreTransform"),
+        ("SQ8,RFlat", "IndexRefineFlat"),
+        ("RQ2x4", "IndexResidualQuantizer"),
+        ("IDMap,HNSW8", "IndexHNSWFlat"),
+        ("IDMap,PQ2x4", "IndexPQ"),
+    ],
+)
+def test_other_indexes_are_named(tmp_path, refused, kind, name):
+    x = matrix(300, 8)
+    index = faiss.index_factory(8, kind)
+    index.train(x)
+    if "IDMap" in kind:
+        index.add_with_ids(x, ids_of(300))
+    else:
+        index.add(x)
+    faiss.write_index(index, str(tmp_path / "x.index"))
+    message = refused(lambda: opened(tmp_path / "x.index"), tmp_path / "x.index", "is an ", "reconstruct_n")
+    with open(tmp_path / "x.index", "rb") as file:
+        code = file.read(4).decode()
+    assert f" {name}, " in message or f"index of type {code}, " in message
+    assert name in message or name == "IndexResidualQuantizer"
+
+
+def test_other_element_types_are_refused_before_anything_is_written(tmp_path, refused, tree, dtype):
+    shard = opened(saved(tmp_path / "x.faiss", matrix()))
+    if dtype == np.float32:
+        shard.writer(tmp_path / "y.faiss", dtype).abort()
+    else:
+        refused(lambda: shard.writer(tmp_path / "y.faiss", dtype), tmp_path / "y.faiss", "float32", dtype.name)
+    assert tree(tmp_path) == ["x.faiss"]
+
+
+def changed(at, value):
+    return lambda data: data[:at] + value.to_bytes(8, "little", signed=True) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("ids", "change", "pieces"),
+    [
+        ("bare", lambda data: b"", ["empty (0 bytes)"]),
+        ("bare", lambda data: data[:3], ["not a FAISS index", "b'IxF'"]),
+        ("bare", lambda data: b"\x93NUM" + data[4:], ["not a FAISS index"]),
+        ("bare", lambda data: b"IxQ?" + data[4:], ["not a FAISS index"]),
+        ("bare", lambda data: data[:4], ["truncated", "after 4 bytes"]),
+        ("bare", lambda data: data[:40], ["truncated", "after 40 bytes"]),
+        ("map", lambda data: data[:39], ["truncated", "after 39 bytes"]),
+        ("map", lambda data: data[:60], ["truncated", "after 60 bytes"]),
+        ("bare", lambda data: data[:-1], ["truncated: an index of 23 x 5 float32 takes 505 bytes, the file has 504"]),
+        ("map", lambda data: data[:-1], ["truncated", "takes 734 bytes, the file has 733"]),
+        ("map", lambda data: data + b"x", ["damaged", "takes 734 bytes, the file has 735"]),
+        ("bare", changed(8, 24), ["damaged: 115 values in an index of 24 x 5"]),
+        ("bare", changed(8, -23), ["damaged"]),
+        ("bare", changed(37, 99), ["damaged: 99 values in an index of 23 x 5"]),
+        ("map2", changed(8, 24), ["damaged: 24 ids for an index of 23 rows"]),
+        ("map2", changed(82 + 460, 22), ["damaged: 23 rows, 22 ids"]),
+    ],
+)
+def test_damaged_file(tmp_path, refused, ids, change, pieces):
+    path = saved(tmp_path / "x.faiss", matrix(), "IP", ids)
+    path.write_bytes(change(path.read_bytes()))
+    refused(lambda: opened(path), path, *pieces)
+
+
+def test_any_damage_raises_nothing_but_input_errors(tmp_path):
+    path = saved(tmp_path / "x.faiss", matrix(), "L1", "map")
+    data = path.read_bytes()
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for at in rng.integers(0, 100, 2):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, len(data) + 1)])
+        try:
+            for _ in opened(path).chunks(5):
+                pass
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_threads_read_and_write_at_random(tmp_path):
+    x = matrix(4000, 16)
+    shard = opened(saved(tmp_path / "x.faiss", x, ids="map"))
+    writer = shard.writer(tmp_path / "y.faiss", shard.dtype, shard.rows)
+
+    def work(start):
+        scratch = np.empty(100 * 16 * 4, np.uint8)
+        for lo in range(start, 4000, 400):
+            writer.write_at(lo, shard.read(lo, lo + 100, scratch))
+
+    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.commit()
+    assert (tmp_path / "y.faiss").read_bytes() == (tmp_path / "x.faiss").read_bytes()
+
+
+def test_file_cut_after_it_was_opened(tmp_path, refused, tree):
+    path = saved(tmp_path / "x.faiss", matrix(), ids="map")
+    shard = opened(path)
+    os.truncate(path, path.stat().st_size - 1)
+    refused(lambda: copied(shard, tmp_path / "y.faiss"), path, "do not write to the input")
+    assert tree(tmp_path) == ["x.faiss"]
+
+
+@pytest.mark.parametrize("room", [0, 100, 460, 500])
+def test_disk_full(tmp_path, tree, refused, disk_full, room):
+    shard = opened(saved(tmp_path / "x.faiss", matrix(), ids="map"))
+    disk_full(room)
+    out = tmp_path / "y.faiss"
+    refused(lambda: copied(shard, out), out, "No space left on device", error=FastRealignError)
+    assert tree(tmp_path) == ["x.faiss"]
