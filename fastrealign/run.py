@@ -56,6 +56,7 @@ def align(
     column: str | None = None,
     fsync: bool = True,
     group: Any = None,
+    writing: Callable[..., Any] = Writing,
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
@@ -77,6 +78,7 @@ def align(
     fsync     False: do not wait until the disk has everything; for output that a power cut may cost
     group     a torch.distributed process group ("world": the default one) whose ranks call this together and share the files
               out; the output is the same
+    writing   who writes the shards: threads of this process, or what takes the arguments of Writing (ray.py)
 
     Raises InputError for bad input or an output that cannot be used, FastRealignError when writing fails. What was
     complete by then is kept for `resume`; if nothing was, nothing is left behind.
@@ -85,7 +87,7 @@ def align(
     options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
     if tol is not None:
         options |= {"confidence": confidence, "seed": seed}
-    run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group)
+    run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing)
     there = run.open(target, "target")
     marks = _marks(there.files, [shard.name for shard in there.files.shards]) if isinstance(there, FileSource) else {}
 
@@ -135,6 +137,7 @@ def apply_files(
     column: str | None = None,
     fsync: bool = True,
     group: Any = None,
+    writing: Callable[..., Any] = Writing,
 ) -> Report:
     """Write `source` aligned by an alignment that was fitted before, shard for shard.
 
@@ -143,7 +146,7 @@ def apply_files(
     """
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
-    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group)
+    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing)
     if run.rows.d != alignment.dim:
         raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
     run.output.check_apart(_specs(source), [run.rows.files])
@@ -172,11 +175,13 @@ class _Run:
         column: str | None,
         options: dict[str, Any],
         group: Any,
+        writing: Callable[..., Any],
     ) -> None:
         check_bad_rows(bad_rows)
         if bad_shards not in BAD_SHARDS:
             raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
         self.world = world_of(group)
+        self.writing = writing
         self.bad_shards = bad_shards
         self.column = column
         self.sides: dict[str, FileSource] = {}
@@ -243,7 +248,7 @@ class _Run:
             self._check_dtype()
             alignment = self._fitted(make, hold.claim)
             world.first(lambda: hold.claim.begin(alignment))
-            writing = Writing(
+            writing = self.writing(
                 self.rows.files,
                 self.output,
                 self._mine({shard.name for shard in before}),

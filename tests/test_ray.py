@@ -1,0 +1,143 @@
+"""fastrealign on Ray: a cluster of one machine, real actors; the bytes of one process."""
+
+from __future__ import annotations
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.errors import BadRowsError, InputError
+
+ray = pytest.importorskip("ray")
+pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pandas")
+
+import fastrealign.ray as fray  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(
+        num_cpus=2,
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(fray.__file__).removesuffix("/fastrealign/ray.py")}},
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(100 + 30 * i, i, dim=16) for i in range(6)])
+    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(200, 50, dim=16)])
+    return text, image
+
+
+def test_actors_write_what_one_process_writes(cluster, folders, tmp_path):
+    text, image = folders
+    spoiled = np.load(text / "part_3.npy")
+    spoiled[7] = 0
+    np.save(text / "part_3.npy", spoiled)
+    options = {"bad_rows": "skip", "dtype": "float16"}
+    report = fray.align(text, image, tmp_path / "out", actors=2, **options)
+    expected = fr.align(text, image, tmp_path / "alone", **options)
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
+    assert report.first_bad == expected.first_bad and report.bad_rows == 1
+    assert report.rows_now == report.rows_in
+    assert fray.align(text, image, tmp_path / "out", resume=True, **options).nothing_to_do
+
+
+def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
+    text, image = folders
+    alignment = fr.fit(text, image)
+    rows = np.load(text / "part_4.npy")
+    rows[3] = np.nan
+    np.save(text / "part_4.npy", rows)
+    with pytest.raises(BadRowsError, match=r"part_4\.npy: row 3 has a NaN or Inf") as told:
+        fray.apply_files(alignment, text, tmp_path / "out", actors=1)
+    # What was complete is kept, and one process goes on from there.
+    np.save(text / "part_4.npy", np.where(np.isfinite(rows), rows, 1.0).astype(np.float32))
+    report = fr.apply_files(alignment, text, tmp_path / "out", resume="shards are complete" in str(told.value))
+    fr.apply_files(alignment, text, tmp_path / "alone")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
+    assert report.shards == 6
+
+
+def test_shards_with_metadata_and_other_columns(cluster, tmp_path):
+    rows = corpus.rows(50, 1, dim=16)
+    (tmp_path / "in" / "text_emb").mkdir(parents=True)
+    (tmp_path / "in" / "metadata").mkdir()
+    np.save(tmp_path / "in" / "text_emb" / "text_emb_0.npy", rows)
+    pa.parquet = pytest.importorskip("pyarrow.parquet")
+    pa.parquet.write_table(pa.table({"id": np.arange(50)}), tmp_path / "in" / "metadata" / "metadata_0.parquet")
+    alignment = fr.fit(rows, corpus.rows(80, 2, dim=16))
+    fray.apply_files(alignment, tmp_path / "in", tmp_path / "out", actors=1)
+    fr.apply_files(alignment, tmp_path / "in", tmp_path / "alone")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
+    assert any("metadata" in name for name in corpus.tree(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("batch_format", ["numpy", "pandas", "pyarrow"])
+def test_embeddings_in_a_dataset(cluster, folders, batch_format):
+    text, image = folders
+    alignment = fr.fit(text, image)
+    rows = corpus.rows(120, 3, dim=16)
+    ds = ray.data.from_items([{"id": i, "embedding": row} for i, row in enumerate(rows)], override_num_blocks=3)
+    mapped = ds.map_batches(
+        fray.AlignBatch, fn_constructor_args=[alignment], concurrency=1, batch_format=batch_format, batch_size=50
+    )
+    out = sorted(mapped.take_all(), key=lambda row: row["id"])
+    assert [row["id"] for row in out] == list(range(120))
+    np.testing.assert_array_equal(np.stack([row["embedding"] for row in out]), alignment(rows))
+
+
+def test_a_batch_alone(folders, tmp_path):
+    """Without a cluster: what AlignBatch does with the kinds of batches, and what it refuses."""
+    import pandas as pd
+
+    text, image = folders
+    alignment = fr.fit(text, image)
+    alignment.save(tmp_path / "a.safetensors")
+    rows = corpus.rows(9, 3, dim=16)
+    align = fray.AlignBatch(tmp_path / "a.safetensors", out="aligned", dtype="float16")
+    expected = alignment(rows, dtype="float16")
+    table = pa.table({"id": range(9), "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 16)})
+    lists = table.set_column(1, "embedding", table["embedding"].cast(pa.list_(pa.float32())))
+    for batch in (
+        {"id": np.arange(9), "embedding": rows},
+        pd.DataFrame({"id": range(9), "embedding": list(rows)}),
+        table,
+        lists,
+    ):
+        out = align(batch)
+        assert type(out) is type(batch)
+        column = out["aligned"]
+        column = (
+            column.combine_chunks().flatten().to_numpy().reshape(9, 16) if hasattr(column, "combine_chunks") else column
+        )
+        np.testing.assert_array_equal(np.stack(column), expected)
+        np.testing.assert_array_equal(list(out["id"]), range(9))
+    on_cpu = fray.AlignBatch(alignment, device="cpu")({"embedding": rows})["embedding"]
+    np.testing.assert_array_equal(on_cpu, alignment(rows))
+    spoiled = rows.copy()
+    spoiled[4] = 0
+    uneven = np.empty(2, object)
+    uneven[:] = [rows[0], rows[1, :5]]
+    for call, says in (
+        (lambda: align({"vector": rows}), "the batch has no column 'embedding', it has vector; pass column="),
+        (lambda: align({"embedding": rows[0]}), r"column 'embedding': shape \(16,\), expected one vector a row"),
+        (lambda: align({"embedding": uneven}), "vectors of different widths"),
+        (lambda: align({"embedding": spoiled}), "column 'embedding' of a batch: row 4 is all zeros"),
+        (lambda: align(pa.table({"embedding": [[1.0], None]})), "expected 16 values in every row"),
+        (lambda: fray.AlignBatch(alignment, bad_rows="skip"), "a batch keeps its rows"),
+        (lambda: fray.align(text, image, tmp_path / "o", actors=0), "actors=0, cpus_per_actor=1: expected at least 1"),
+        (lambda: fray.align(text, image, tmp_path / "o", group="world"), "choose one"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()
+    kept = fray.AlignBatch(alignment, bad_rows="keep")({"embedding": spoiled})["embedding"]
+    np.testing.assert_array_equal(kept[4], spoiled[4])
