@@ -120,7 +120,7 @@ def test_a_batch_alone(folders, tmp_path):
             column.combine_chunks().flatten().to_numpy().reshape(9, 16) if hasattr(column, "combine_chunks") else column
         )
         np.testing.assert_array_equal(np.stack(column), expected)
-        np.testing.assert_array_equal(list(out["id"]), range(9))
+        np.testing.assert_array_equal(np.asarray(out["id"]), range(9))
     on_cpu = fray.AlignBatch(alignment, device="cpu")({"embedding": rows})["embedding"]
     np.testing.assert_array_equal(on_cpu, alignment(rows))
     spoiled = rows.copy()
