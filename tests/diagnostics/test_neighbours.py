@@ -220,7 +220,7 @@ def test_overlap_of_a_sample(cloud, rng):
 
 def test_overlap_needs_pairs(spherical):
     rows = spherical(60, 5)
-    with pytest.raises(InputError, match="neighbourhood overlap needs pairs.*60 rows, source 59"):
+    with pytest.raises(InputError, match=r"neighbourhood overlap needs pairs.*60 rows, source 59"):
         D.overlap(rows, rows[1:])
     with pytest.raises(InputError, match="expected more for k=10 neighbours"):
         D.overlap(rows[:10], rows[:10])

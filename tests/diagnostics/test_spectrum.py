@@ -112,7 +112,7 @@ def test_of_differences(cloud):
     found = D.difference_covariance(x, [y[:100], y[100:]], precision="float64")
     np.testing.assert_allclose(found.matrix, np.cov(difference.T, bias=True), atol=1e-14)
     np.testing.assert_allclose(found.mean, difference.mean(axis=0), atol=1e-14)
-    with pytest.raises(InputError, match="needs pairs.*900 rows, source 899"):
+    with pytest.raises(InputError, match=r"needs pairs.*900 rows, source 899"):
         D.difference_covariance(x, y[:-1])
 
 
