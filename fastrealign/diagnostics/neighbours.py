@@ -175,7 +175,9 @@ class _Best:
             least = np.partition(of, -self.k, axis=1)[:, -self.k, None]
             better[empty], ties = of > least, of == least
             missing = self.k - better[empty].sum(axis=1, keepdims=True)
-            better[empty] |= ties & (ties.cumsum(axis=1, dtype=np.int32) <= missing)
+            if np.count_nonzero(ties) > missing.sum():  # more tie for the last places than there are
+                ties &= ties.cumsum(axis=1, dtype=np.int32) <= missing
+            better[empty] |= ties
         query, column = np.nonzero(better)
         self._merge(query, cosines[query, column], column + first)
 
