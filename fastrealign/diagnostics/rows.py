@@ -23,7 +23,7 @@ class Estimate:
     """A value measured on a sample, and how far sampling may have moved it.
 
     error  standard error of `value` against the same metric over all rows given; 0 where none was left out
-    n      rows sampled (of each side, where there are two)
+    n      rows sampled, of each side where there are two; `Mixing.rate` counts both sides together
     seed   of the sample; None where no row was left out
     """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -94,3 +97,27 @@ def test_counting_runs_through_once(rows_of):
     source = open_rows([rows[:20], rows[20:]], "source")
     assert source.rows is None and count_rows(source) == 50 and source.rows == 50
     assert count_rows(open_rows(rows, "source")) == 50
+
+
+def test_no_optional_library_is_needed():
+    """scipy, scikit-learn, faiss and torch absent: the metrics are NumPy's."""
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("scipy", "sklearn", "faiss", "torch", "matplotlib"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import subprocess
+import sys
+
+import numpy as np
+from fastrealign import baselines, diagnostics as D
+x, y = np.random.default_rng(0).standard_normal((2, 300, 16)).astype("f4") + 0.5
+D.mixing(x, y), D.overlap(x, y), D.angular_topology(x, y), D.pairwise_correlation(x, y)
+frame = D.fixed_frame(D.covariance(x), D.covariance(y))
+D.coupling(frame, D.difference_covariance(x, y)), D.principal_angles(frame.U, frame.U)
+for name in baselines.METHODS:
+    D.gap(x, baselines.fit_baseline(name, y, x)(y))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
