@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fastrealign import ops
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.calling import call
+from fastrealign.errors import InputError
 from fastrealign.files import load_tensors, save_tensors
-from fastrealign.ops import RowMap
+from fastrealign.ops import Counts, RowMap
 from fastrealign.version import __version__
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
@@ -122,36 +123,11 @@ class Alignment:
         backend   "cuda", "triton", "cpu" or "reference"; the best that can run by default (backend.py)
         Raises InputError for a width other than `dim` or an element type other than the four.
         """
-        from fastrealign.pipeline import check_bad_rows
 
-        check_bad_rows(bad_rows)
-        if ops.is_tensor(x) and x.requires_grad:
-            raise InputError("this call does not record gradients; use fastrealign.nn.ReAlign, or pass x.detach()")
-        given, x = x, ops.native(x)
-        rows = ops.rows_anywhere(x)
-        if rows.shape[1] != self.dim:
-            raise InputError(f"rows are {rows.shape[1]} wide, the alignment was fitted on {self.dim}")
-        tensor = ops.is_tensor(x)
-        if out is not None:
-            result = ops.native(out) if ops.on_device(rows) else ops.as_output(out)
-            if dtype is not None and ops.as_dtype(dtype) != ops.as_dtype(result.dtype):
-                raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
-            if bad_rows == "skip":
-                raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
-        else:
-            wanted = ops.as_dtype(rows.dtype if dtype is None else dtype)
-            result = _empty_like(x, rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
-        view = result if ops.on_device(rows) else ops.as_output(result)
-        flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
-        found = ops.apply(rows, self.row_map, view, flags=flags, threads=threads, backend=backend)
-        if found.bad and bad_rows == "error":
-            raise BadRowsError(f"row {found.first_bad} {found.why}; mend it, or pass bad_rows='skip' or 'keep'")
-        if out is not None:
-            return out
-        if found.bad and flags is not None:
-            good = flags == ops.GOOD
-            result = result[_tensor_of(good).to(result.device)] if tensor else result[good]
-        return ops.as_caller_has_it(result, given)
+        def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
+            return ops.apply(rows, self.row_map, view, flags=flags, threads=threads, backend=backend)
+
+        return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file with the scalars as JSON metadata; replaced in one step."""
@@ -203,15 +179,3 @@ class Alignment:
             f"Alignment(dim={self.dim}, s={self.s:.6g}, centroid={self.centroid!r}, "
             f"gap {self.gap_before:.4g} -> {self.gap_left:.4g}, rows {self.count_source:,} -> {self.count_target:,})"
         )
-
-
-def _tensor_of(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
-
-
-def _empty_like(x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
-    import torch
-
-    return torch.empty(tuple(shape), dtype=getattr(torch, dtype.name), device=x.device)

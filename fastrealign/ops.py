@@ -265,18 +265,9 @@ def apply(
 
         return torch_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
     x = as_rows(x)
-    together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
-    if out.shape != x.shape or out.dtype not in _CODES or not together:
-        raise InputError(
-            f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together"
-        )
-    if not out.flags.writeable:
-        raise InputError("out is read-only")
+    check_output(x, out)
     if into is not None and into.d != x.shape[1]:
         raise InputError(f"rows are {x.shape[1]} wide, the sums {into.d}")
-    in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
-    if not in_place and np.shares_memory(x, out):
-        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
     if _host_backend(backend) == "reference":
         return _by_reference(x, row_map, out, into, flags)
     vectors = _Vectors(row_map, x.shape[1])
@@ -293,6 +284,20 @@ def apply(
     if into is not None:
         into.count += counts.good
     return counts
+
+
+def check_output(x: np.ndarray, out: np.ndarray) -> None:
+    """Raises InputError where the results of the rows `x` cannot be stored in `out`."""
+    together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
+    if out.shape != x.shape or out.dtype not in _CODES or not together:
+        raise InputError(
+            f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together"
+        )
+    if not out.flags.writeable:
+        raise InputError("out is read-only")
+    in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
+    if not in_place and np.shares_memory(x, out):
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
 
 
 def vjp(
@@ -319,7 +324,7 @@ def vjp(
         good = state == GOOD
         out[~good] = 0
         out[good] = reference.vjp(x[good], gradient[good], row_map.s, row_map.b, row_map.c)
-        return _counted(state)
+        return counted(state)
     vectors = _Vectors(row_map, x.shape[1])
     matrices = (_matrix(v) for v in (x, gradient, out))
     return Counts(*_core.vjp(*matrices, vectors.addresses, threads or default_threads(), _isa(isa)))
@@ -348,10 +353,11 @@ def _by_reference(
         into.count += len(rows)
     if flags is not None:
         flags[:] = state
-    return _counted(state)
+    return counted(state)
 
 
-def _counted(state: np.ndarray) -> Counts:
+def counted(state: np.ndarray) -> Counts:
+    """The counts of rows in these states (uint8)."""
     bad = np.flatnonzero(state)
     if not len(bad):
         return Counts(len(state))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrealign.demo.readings import Reading, unit
+from fastrealign.demo.readings import Reading
+from fastrealign.reference import project
 
 TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: told apart with every common colour vision
 INK, PAPER = "#24292f", "#ffffff"  # an opaque card of its own, so that it reads on a light and on a dark page
@@ -19,7 +20,7 @@ def draw(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    text, aligned, image = map(unit, (text, aligned, image))
+    text, aligned, image = map(project, (text, aligned, image))
     both = np.concatenate([text, image])
     centre = both.mean(0)
     _, singular, axes = np.linalg.svd(both - centre, full_matrices=False)

@@ -1,10 +1,13 @@
-"""What the demo reads off two sets of paired embeddings: gap, retrieval, mixing. NumPy, brute force, for small sets."""
+"""What the demo reads off two sets of paired embeddings: gap, retrieval, mixing. For small sets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from fastrealign.diagnostics import gap, mixing
+from fastrealign.reference import project
 
 RECALL_AT = (1, 5, 10)
 NEIGHBOURS = 20
@@ -24,30 +27,15 @@ class Reading:
 
 def read(text: np.ndarray, image: np.ndarray) -> Reading:
     """Readings of two (n, d) arrays, any float type; row i of one belongs to row i of the other. In float64."""
-    text, image = unit(text), unit(image)
-    return Reading(gap=gap(text, image), recall=recall(text, image), mixing=mixing(text, image))
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    rows = rows.astype(np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def gap(text: np.ndarray, image: np.ndarray) -> float:
-    return float(np.linalg.norm(text.mean(0) - image.mean(0)))
+    return Reading(
+        gap=gap(image, text),
+        recall=recall(text, image),
+        mixing=mixing(image, text, k=NEIGHBOURS, rows=None).rate.value,
+    )
 
 
 def recall(text: np.ndarray, image: np.ndarray) -> dict[int, float]:
     """A tie counts against the true picture."""
-    similarity = text @ image.T
+    similarity = project(text) @ project(image).T
     rank = (similarity >= np.diag(similarity)[:, None]).sum(1)
     return {k: float(np.mean(rank <= k)) for k in RECALL_AT}
-
-
-def mixing(text: np.ndarray, image: np.ndarray) -> float:
-    rows = np.concatenate([text, image])
-    is_image = np.arange(len(rows)) >= len(text)
-    similarity = rows @ rows.T
-    np.fill_diagonal(similarity, -np.inf)  # a row is not its own neighbour
-    nearest = np.argpartition(-similarity, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    return float(np.mean(is_image[nearest] != is_image[:, None]))

@@ -20,8 +20,9 @@ import numpy as np
 
 from fastrealign.demo import encoder, samples
 from fastrealign.demo.captions import holds
-from fastrealign.demo.readings import RECALL_AT, read, recall, unit
+from fastrealign.demo.readings import RECALL_AT, read, recall
 from fastrealign.demo.scenes import render
+from fastrealign.reference import project
 
 if TYPE_CHECKING:
     import open_clip
@@ -82,19 +83,19 @@ def embed(model: open_clip.CLIP) -> dict[str, np.ndarray]:
             rows = encoder.encode_images(model, [render(s) for s in scenes])
         else:
             rows = encoder.encode_texts(model, [samples.sample_caption(s).text for s in scenes])
-        sets[name] = unit(rows).astype(np.float16)
+        sets[name] = project(rows).astype(np.float16)
     return sets
 
 
 def measure(model: open_clip.CLIP, sets: dict[str, np.ndarray]) -> dict[str, Any]:
     """Gap and text-to-image retrieval on the held-out pairs: for the captions as they are and by their length."""
     scenes = [samples.sample_scene(s) for s in samples.SEEDS["pairs_text"]]
-    images = unit(sets["pairs_image"])
+    images = sets["pairs_image"]
     reading = read(sets["pairs_text"], sets["pairs_image"])
     by_length = {}
     for length in samples.LENGTH_SHARES:
         captions = [samples.sample_caption(s, length) for s in scenes]
-        texts = unit(encoder.encode_texts(model, [c.text for c in captions]))
+        texts = encoder.encode_texts(model, [c.text for c in captions])
         # A caption that is true of m pictures finds its own among the first k in min(1, k/m) of the cases at best.
         true_of = np.array([sum(all(holds(claim, s) for claim in c.claims) for s in scenes) for c in captions])
         ceiling = {k: float(np.minimum(1, k / true_of).mean()) for k in RECALL_AT}

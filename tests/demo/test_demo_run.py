@@ -9,8 +9,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.demo import samples
-from fastrealign.demo.readings import gap, unit
 from fastrealign.demo.run import run
+from fastrealign.reference import gap, project
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_exact_leaves_less():
 def test_the_fitted_gap_is_that_of_the_files(result):
     text, image = samples.load("text"), samples.load("image")
     aligned = fr.fit(text, image)(text, dtype="float64")
-    assert result.fitted_gap_left == pytest.approx(gap(unit(aligned), unit(image)), abs=1e-6)
+    assert result.fitted_gap_left == pytest.approx(gap(project(aligned), project(image)), abs=1e-6)
     assert (result.texts, result.images, result.dim) == (len(text), len(image), text.shape[1])
 
 

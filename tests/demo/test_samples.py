@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastrealign.demo import samples
-from fastrealign.demo.readings import gap, recall, unit
+from fastrealign.demo.readings import recall
+from fastrealign.diagnostics import gap
 
 
 def test_all_of_it_is_three_megabytes_at_most():
@@ -34,12 +35,12 @@ def test_unpaired_means_unpaired():
 
 
 def test_the_gap_is_of_the_size_that_real_encoders_have():
-    assert 0.2 <= gap(unit(samples.load("text")), unit(samples.load("image"))) <= 0.5
-    assert 0.2 <= gap(unit(samples.load("pairs_text")), unit(samples.load("pairs_image"))) <= 0.5
+    assert 0.2 <= gap(samples.load("text"), samples.load("image")) <= 0.5
+    assert 0.2 <= gap(samples.load("pairs_text"), samples.load("pairs_image")) <= 0.5
 
 
 def test_held_out_captions_find_their_pictures():
-    found = recall(unit(samples.load("pairs_text")), unit(samples.load("pairs_image")))
+    found = recall(samples.load("pairs_text"), samples.load("pairs_image"))
     assert found[1] > 0.2 and found[5] > 0.5  # by chance 0.001 and 0.005
     assert found == pytest.approx({int(k): v for k, v in samples.record()["recall"].items()}, abs=0.003)
 

@@ -1,0 +1,84 @@
+"""What the gap between two sets of embeddings is made of, and what a map does to it.
+
+Every metric is a function of rows (arrays, tensors, files, folders, or chunks that can be read again) or of statistics
+of them; rows are made unit rows first, and everything is float64 unless it says otherwise.
+
+    rows        unit rows in blocks, samples, `Estimate`
+    gap         gap, phantom drift
+    spectrum    covariances and their eigenvalues
+    frame       the fixed frame: biases and residuals in U and V, leakage, coupling
+    topology    densities of angles, what a map keeps of them
+    neighbours  exact nearest neighbours: mixing, support balance, overlap
+
+A metric over all rows is a number. One that samples rows takes `rows` and `seed` and gives an `Estimate` with its error.
+"""
+
+from fastrealign.diagnostics.frame import (
+    Coupling,
+    Decomposition,
+    Frame,
+    coupling,
+    decompose,
+    fixed_frame,
+    leakage,
+    principal_angles,
+)
+from fastrealign.diagnostics.gap import Drift, gap, phantom_drift, predicted_drift
+from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
+from fastrealign.diagnostics.rows import Estimate
+from fastrealign.diagnostics.spectrum import (
+    Condition,
+    Covariance,
+    Overlap,
+    PowerLaw,
+    anisotropy,
+    condition_number,
+    covariance,
+    difference_covariance,
+    effective_dimension,
+    effective_rank,
+    power_law,
+    sigma_gap,
+    spectral_correlation,
+    subspace_overlap,
+)
+from fastrealign.diagnostics.topology import Topology, angular_topology, instance_cosine, pairwise_correlation
+
+__all__ = [
+    "Condition",
+    "Coupling",
+    "Covariance",
+    "Decomposition",
+    "Drift",
+    "Estimate",
+    "Frame",
+    "Mixing",
+    "Nearest",
+    "Overlap",
+    "PowerLaw",
+    "Topology",
+    "angular_topology",
+    "anisotropy",
+    "condition_number",
+    "coupling",
+    "covariance",
+    "decompose",
+    "difference_covariance",
+    "effective_dimension",
+    "effective_rank",
+    "fixed_frame",
+    "gap",
+    "instance_cosine",
+    "leakage",
+    "mixing",
+    "nearest",
+    "overlap",
+    "pairwise_correlation",
+    "phantom_drift",
+    "power_law",
+    "predicted_drift",
+    "principal_angles",
+    "sigma_gap",
+    "spectral_correlation",
+    "subspace_overlap",
+]

@@ -1,0 +1,150 @@
+"""Unit rows for the metrics: streamed in blocks, sampled, in pairs; and `Estimate`, a sampled value with its error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign import ops
+from fastrealign.errors import BadRowsError, InputError
+from fastrealign.ops import UNIT, RowMap
+from fastrealign.sources import PIECE_BYTES, Piece, RowSource, open_rows
+
+# Rows of a block. Sums of products within one are in float32 where speed is asked for (spectrum.py), and few enough rows
+# keep their rounding below 1e-6.
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value measured on a sample, and how far sampling may have moved it.
+
+    error  standard error of `value` against the same metric over all rows given; 0 where none was left out
+    n      rows sampled, of each side where there are two; `Mixing.rate` counts both sides together
+    seed   of the sample; None where no row was left out
+    """
+
+    value: float
+    error: float
+    n: int
+    seed: int | None
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def mean_estimate(values: np.ndarray, of: int, seed: int) -> Estimate:
+    """The mean of `values` (n,), sampled without replacement from `of` rows, each counting alone."""
+    n = len(values)
+    spread = values.std(ddof=1) if n > 1 else 0.0
+    return Estimate(float(values.mean()), float(spread * left_out(n, of) / np.sqrt(n)), n, seed if n < of else None)
+
+
+def left_out(n: int, of: int) -> float:
+    """sqrt(1 - n/of): what sampling n of `of` rows without replacement takes off a standard error."""
+    return float(np.sqrt(1.0 - n / of))
+
+
+def unit_blocks(
+    source: RowSource, *, row_map: RowMap = UNIT, size: int = BLOCK_ROWS, dtype: type = np.float64
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of a source in order, mapped (by default only to unit length), in blocks of `size` rows.
+
+    Yields (number of the first row, (size, d) array that is valid until the next step); the last block may be shorter.
+    Blocks do not depend on how the source is cut into chunks, so neither do sums over them. Raises BadRowsError naming the
+    first row that has no direction.
+    """
+    block = np.empty((size, source.d), dtype)
+    first = filled = 0
+    for piece, lo, rows in chunks(source):
+        at = 0
+        while at < len(rows):
+            take = min(size - filled, len(rows) - at)
+            found = ops.apply(rows[at : at + take], row_map, block[filled : filled + take])
+            if found.bad:
+                _refuse(source, piece, lo + at + found.first_bad, found.why)
+            at, filled = at + take, filled + take
+            if filled == size:
+                yield first, block
+                first, filled = first + size, 0
+    if filled:
+        yield first, block[:filled]
+
+
+def paired_blocks(x: RowSource, y: RowSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of float64 unit rows of both sides, row i of one beside row i of the other; of `open_sides` with `what`."""
+    for (_, one), (_, other) in zip(unit_blocks(x), unit_blocks(y), strict=True):
+        yield one, other
+
+
+def open_sides(x: Any, y: Any, pairs_for: str | None = None) -> tuple[RowSource, RowSource]:
+    """Both sides as sources of one width. With `pairs_for` (the metric) as many rows on both: row i belongs to row i.
+
+    Raises InputError where widths or, for pairs, counts differ.
+    """
+    target, source = open_rows(x, "target"), open_rows(y, "source")
+    if target.d != source.d:
+        raise InputError(
+            f"{source.name}: rows are {source.d} wide, those of {target.name} {target.d}; both must come from one encoder pair"
+        )
+    if pairs_for is not None and count_rows(target) != count_rows(source):
+        raise InputError(
+            f"{pairs_for} needs pairs, row i of one side belonging to row i of the other: {target.name} has {target.rows} "
+            f"rows, {source.name} {source.rows}"
+        )
+    return target, source
+
+
+def count_rows(source: RowSource) -> int:
+    """How many rows a source has; one that does not know is run through once."""
+    if source.rows is None:
+        for _ in chunks(source):
+            pass
+    return source.rows
+
+
+def draw(of: int, rows: int | None, seed: int) -> np.ndarray:
+    """Numbers of `rows` of `of` rows (all for None), drawn without replacement, ascending: int64. Raises InputError below 2."""
+    if min(of, 2 if rows is None else rows) < 2:
+        raise InputError(f"a sample of {rows if of >= 2 else of} rows: expected at least 2")
+    if rows is None or rows >= of:
+        return np.arange(of)
+    return np.sort(np.random.default_rng(seed).choice(of, rows, replace=False, shuffle=False))
+
+
+def pick(source: RowSource, numbers: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The unit rows with these ascending numbers, float64, a part at a time: (which of `numbers`, (n, d) array)."""
+    for piece, lo, rows in chunks(source):
+        first = piece.first - piece.lo + lo
+        here = slice(*np.searchsorted(numbers, [first, first + len(rows)]))
+        if here.stop > here.start:
+            taken = rows[numbers[here] - first]
+            out = np.empty(taken.shape)
+            found = ops.apply(taken, UNIT, out)
+            if found.bad:
+                _refuse(source, piece, lo + int(numbers[here][found.first_bad]) - first, found.why)
+            yield here, out
+
+
+def sample(source: RowSource, rows: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers, (n, d) float64 unit rows) of a sample without replacement."""
+    numbers = draw(count_rows(source), rows, seed)
+    out = np.empty((len(numbers), source.d))
+    for here, taken in pick(source, numbers):
+        out[here] = taken
+    return numbers, out
+
+
+def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
+    """The rows of a source in order, as they are: (piece, first row within its shard, (n, d) array valid until the next)."""
+    scratch = np.empty(PIECE_BYTES + source.d * 8, np.uint8)
+    for piece in source.pieces():
+        for lo, rows in source.chunks(piece, scratch):
+            yield piece, lo, ops.as_rows(rows.cpu() if ops.on_device(rows) else rows)
+
+
+def _refuse(source: RowSource, piece: Piece, row: int, why: str) -> None:
+    raise BadRowsError(f"{source.where(piece.shard, row)} {why}; leave such rows out before measuring")

@@ -1,0 +1,158 @@
+"""Angles between rows of one side: their density, its divergence between sides, and what a map keeps of them.
+
+Sampled metrics take all pairs of `rows` rows. Pairs share rows, so errors come of leaving out groups of rows (jackknife).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.diagnostics.rows import Estimate, left_out, open_sides, paired_blocks, sample
+from fastrealign.errors import InputError
+
+# Groups of rows that the jackknife leaves out one at a time.
+GROUPS = 20
+# Points of the grid that densities are given on, and how many bandwidths it reaches beyond the outermost cosine.
+POINTS, REACH = 4096, 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """divergence: Jensen-Shannon, in nats, 0 to ln 2; grid float64 (POINTS,) of cosines; densities x, y on it, per unit."""
+
+    divergence: Estimate
+    grid: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+def angular_topology(x: Any, y: Any, *, rows: int | None = 2000, seed: int = 0) -> Topology:
+    """Densities of the pairwise cosines within each side, and their Jensen-Shannon divergence (arXiv 2602.07026, angular
+    topology: ReAlign 0.0066, C3 0.192).
+
+    x, y   (n, d) and (m, d) rows, not paired
+    rows   how many of each side to sample; rows (rows - 1) / 2 cosines each, some 100 bytes a cosine. None: all
+    Densities are Gaussian kernel estimates with Scott's bandwidth, std * pairs^(-1/5), as scipy.stats.gaussian_kde has it.
+    """
+    sides = []
+    for source in open_sides(x, y):
+        numbers, taken = sample(source, rows, seed)
+        if len(numbers) < 3:
+            raise InputError(
+                f"{source.name}: {len(numbers)} rows, expected at least 3 to have a density of their angles"
+            )
+        sides.append(_Cosines(taken, source.name, left_out(len(numbers), source.rows)))
+    lowest = min(side.lowest - REACH * side.bandwidth for side in sides)
+    highest = max(side.highest + REACH * side.bandwidth for side in sides)
+    grid = np.linspace(lowest, highest, POINTS)
+    (whole_x, without_x), (whole_y, without_y) = (side.densities(grid) for side in sides)
+    step = grid[1] - grid[0]
+    spread_x = np.array([jensen_shannon(p, whole_y, step) for p in without_x])
+    spread_y = np.array([jensen_shannon(whole_x, p, step) for p in without_y])
+    error = np.hypot(*(_jackknife(s) * side.left_out for s, side in zip((spread_x, spread_y), sides, strict=True)))
+    whole = all(side.left_out == 0.0 for side in sides)
+    value = jensen_shannon(whole_x, whole_y, step)
+    n = max(side.n for side in sides)
+    return Topology(Estimate(value, float(error), n, None if whole else seed), grid, whole_x, whole_y)
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray, step: float) -> float:
+    """Jensen-Shannon divergence in nats of two densities (n,) on one grid with this step."""
+    p, q = p / (p.sum() * step), q / (q.sum() * step)
+    middle = (p + q) / 2
+
+    def relative(a: np.ndarray) -> float:
+        there = a > 0
+        return float(np.sum(a[there] * np.log(a[there] / middle[there])) * step)
+
+    return max(0.0, (relative(p) + relative(q)) / 2)
+
+
+def kernel_density(counts: np.ndarray, step: float, bandwidth: float) -> np.ndarray:
+    """Gaussian kernel density (..., n) of counts (..., n) at the points of a grid, by FFT; the grid must reach far enough."""
+    n = counts.shape[-1]
+    frequency = np.fft.rfftfreq(2 * n, step)  # twice as long: what leaves one end must not enter at the other
+    kernel = np.exp(-0.5 * (2 * np.pi * frequency * bandwidth) ** 2)
+    smooth = np.fft.irfft(np.fft.rfft(counts, 2 * n) * kernel, 2 * n)[..., :n]
+    return np.maximum(smooth, 0.0) / (counts.sum(axis=-1, keepdims=True) * step)
+
+
+class _Cosines:
+    """The cosines of all pairs of the rows (n, d) of one side, and which groups of rows each pair is of."""
+
+    def __init__(self, rows: np.ndarray, name: str, left_out: float) -> None:
+        self.n, self.left_out = len(rows), left_out
+        i, j = np.triu_indices(self.n, 1)
+        self._values = (rows @ rows.T)[i, j]
+        self._groups = min(GROUPS, self.n)
+        self._pair = i % self._groups * self._groups + j % self._groups
+        self.lowest, self.highest = self._values.min(), self._values.max()
+        self.bandwidth = self._values.std(ddof=1) * len(self._values) ** -0.2
+        if self.bandwidth < 1e-12:
+            raise InputError(
+                f"{name}: all rows sampled are at one angle to each other, so there is no density of angles"
+            )
+
+    def densities(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The density (points,) of all pairs, and (groups, points) of those without a row of each group."""
+        step, points, groups = grid[1] - grid[0], len(grid), self._groups
+        at = (self._values - grid[0]) / step
+        below = at.astype(np.int64)
+        # Each cosine is shared between the two points beside it.
+        upper = at - below
+        start = self._pair * points + below
+        counts = np.bincount(start, 1 - upper, groups * groups * points + 1)
+        counts += np.bincount(start + 1, upper, groups * groups * points + 1)
+        counts = counts[:-1].reshape(groups, groups, points)
+        whole = counts.sum(axis=(0, 1))
+        touching = counts.sum(axis=0) + counts.sum(axis=1) - counts[np.arange(groups), np.arange(groups)]
+        return tuple(kernel_density(c, step, self.bandwidth) for c in (whole, whole - touching))
+
+
+def instance_cosine(before: Any, after: Any) -> float:
+    """Phi: mean cosine of each row of `before` (n, d) with its image in `after` (n, d), -1 to 1, over all rows (AnisoAlign,
+    arXiv 2605.07825: ReAlign 0.923). Raises InputError where the counts differ.
+    """
+    target, source = open_sides(before, after, "instance cosine")
+    return sum(float(np.sum(a * b)) for a, b in paired_blocks(target, source)) / target.rows
+
+
+def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, seed: int = 0) -> Estimate:
+    """Psi: Pearson correlation of the pairwise cosines among rows before and after a map, -1 to 1 (AnisoAlign,
+    arXiv 2605.07825: ReAlign 0.836).
+
+    before, after   (n, d): row i of one is the image of row i of the other. Raises InputError where the counts differ.
+    rows            how many to sample; None: all
+    """
+    sides = open_sides(before, after, "the correlation of pairwise cosines")
+    taken = [sample(side, rows, seed)[1] for side in sides]  # of as many rows, the same are drawn
+    n, of = len(taken[0]), sides[0].rows
+    i, j = np.triu_indices(n, 1)
+    a, b = (c - c.mean() for c in ((rows @ rows.T)[i, j] for rows in taken))
+    groups = min(GROUPS, n)
+    pair = i % groups * groups + j % groups
+    sums = np.stack(
+        [np.bincount(pair, w, groups * groups).reshape(groups, groups) for w in (None, a, b, a * a, b * b, a * b)]
+    )
+    whole = sums.sum(axis=(1, 2))
+    if min(whole[3], whole[4]) < 1e-24 * whole[0]:
+        raise InputError("all pairwise cosines of one side are equal, so there is nothing to correlate")
+    diagonal = sums[:, np.arange(groups), np.arange(groups)]
+    without = whole[:, None] - (sums.sum(axis=1) + sums.sum(axis=2) - diagonal)
+    error = _jackknife(_pearson(without)) * left_out(n, of) if n < of else 0.0
+    return Estimate(float(_pearson(whole)), float(error), n, seed if n < of else None)
+
+
+def _pearson(sums: np.ndarray) -> np.ndarray:
+    """The correlation from sums of 1, a, b, aa, bb, ab (6, ...)."""
+    n, a, b, aa, bb, ab = sums
+    return (n * ab - a * b) / np.sqrt((n * aa - a * a) * (n * bb - b * b))
+
+
+def _jackknife(values: np.ndarray) -> float:
+    """The standard error of a statistic from its values (groups,) with each group of rows left out."""
+    groups = len(values)
+    return float(np.sqrt((groups - 1) / groups * np.sum((values - values.mean()) ** 2)))
