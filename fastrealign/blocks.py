@@ -15,13 +15,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from fastrealign import ops
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
 from fastrealign.ops import Counts, RowMap
 from fastrealign.pipeline import Pass, Work
 from fastrealign.progress import Progress
-from fastrealign.sources import ArraySource, FileSource, Piece, RowSource, rows_in
+from fastrealign.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
+from fastrealign.workers import Device, Host, Workers
 
 # What is read at one place: little enough that rows of many places are seen, enough for a disk to be quick.
 BLOCK_BYTES = 256 << 10
@@ -103,7 +103,7 @@ class BlockSource:
         """Its part of the rows of the source."""
         return self.rows / max(1, self.of)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         return iter(self._blocks)
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -173,7 +173,7 @@ def measure_spread(
     along: np.ndarray,
     phase: str,
     bad_rows: str,
-    threads: int | None,
+    threads: int | Workers | None,
     progress: Progress,
 ) -> Spread:
     """One pass over blocks. They are added in their order, so that threads do not change the last digits."""
@@ -183,13 +183,13 @@ def measure_spread(
     expected = next(order, None)
     lock = threading.Lock()
 
-    def make_work() -> Work:
+    def make_work(place: Host | Device) -> Work:
         held: dict[Piece, ExactSum] = {}
 
         def work(piece: Piece, lo: int, rows: np.ndarray, kernel_threads: int) -> Counts:
             nonlocal expected
             sums = held.setdefault(piece, ExactSum(source.d))
-            counts = ops.reduce(rows, row_map, sums, threads=kernel_threads)
+            counts = place.reduce(rows, [row_map], [sums], kernel_threads)
             if lo + len(rows) == piece.hi:
                 del held[piece]
                 with lock:

@@ -15,6 +15,7 @@ from fastrealign.ops import RowMap
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
+from fastrealign.workers import Workers
 
 # |F(c)| at which the exact centroid is found, and how many passes it may take. Converging slower means that the sums'
 # own rounding has been reached.
@@ -30,7 +31,7 @@ def exact_centroid(
     mean_target: np.ndarray,
     sample: np.ndarray,
     bad_rows: str,
-    threads: int | None,
+    threads: int | Workers | None,
     progress: Progress,
 ) -> np.ndarray:
     """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0.

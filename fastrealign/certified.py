@@ -29,6 +29,7 @@ from fastrealign.passes import fit_sides
 from fastrealign.pipeline import lenient
 from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
+from fastrealign.workers import Workers
 
 # Blocks of a side to begin with: fewer say too little about the spread between them.
 FEWEST_BLOCKS = 64
@@ -86,7 +87,7 @@ def fit_certified(
     seed: int,
     centroid: str,
     bad_rows: str,
-    threads: int | None,
+    threads: int | Workers | None,
     progress: Progress,
 ) -> Alignment:
     """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""

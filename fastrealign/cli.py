@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -137,7 +138,15 @@ def _fit(args: argparse.Namespace) -> None:
     elif args.target is None:
         raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
     else:
-        alignment = fr.fit(_paths(args.source), _paths(args.target), group=args.group, **_fit_options(args), **reading)
+        alignment = fr.fit(
+            _paths(args.source),
+            _paths(args.target),
+            group=args.group,
+            devices=args.devices,
+            max_memory=args.max_memory,
+            **_fit_options(args),
+            **reading,
+        )
     world.first(lambda: alignment.save(out))
     _show(args, *describe(alignment, str(out)))
 
@@ -211,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
     )
     _add_reading_options(fit)
+    _add_device_options(fit)
     fit.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
     _add_output_options(fit)
 
@@ -338,6 +348,18 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, metavar="N", help="default: all processors")
 
 
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--devices", type=_names, metavar="0,1,...", help="numbers of the GPUs to compute on (default: the processor)"
+    )
+    parser.add_argument(
+        "--max-memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="that the buffers may take together, for example 200MB; what a format needs to decode comes on top",
+    )
+
+
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
@@ -346,6 +368,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "script writes them)",
     )
     _add_reading_options(parser)
+    _add_device_options(parser)
     parser.add_argument(
         "--bad-shards",
         choices=BAD_SHARDS,
@@ -379,7 +402,7 @@ def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "bad_shards", "resume", "overwrite", "fsync")
+    names = ("dtype", "bad_shards", "resume", "overwrite", "fsync", "devices", "max_memory")
     return {**{name: getattr(args, name) for name in names}, **_reading_options(args), "group": args.group}
 
 
@@ -406,6 +429,20 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _bytes(text: str) -> int:
+    """ "200MB", "2 GiB", "1000000"."""
+    found = re.fullmatch(r"([0-9.]+) *([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    try:
+        number = float(found[1])
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200MB or 2GiB") from None
+    return int(number * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
 def _say(text: str) -> None:

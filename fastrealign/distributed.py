@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.exact import ExactSum
-from fastrealign.sources import FileSource, Piece, RowSource
+from fastrealign.sources import PIECE_BYTES, FileSource, Piece, RowSource
 
 T = TypeVar("T")
 
@@ -169,13 +169,13 @@ class Shared:
         self.rows = base.rows if base.rows is None else base.rows // parts
         self.nbytes = base.nbytes if base.nbytes is None else base.nbytes // parts
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         if not self._divided:
-            for piece in self._base.pieces():
+            for piece in self._base.pieces(nbytes):
                 yield Piece(piece.shard, piece.lo, piece.hi, piece.first + self.world.rank * _OWN_ROWS)
             return
         at = 0
-        for piece in self._base.pieces():
+        for piece in self._base.pieces(nbytes):
             if owner(at, self._base.rows, self.world.size) == self.world.rank:
                 yield piece
             at += piece.hi - piece.lo

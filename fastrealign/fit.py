@@ -7,6 +7,7 @@ a sample (certified.py)             as large as the precision that is asked for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import check_widths
 from fastrealign.sources import FileSource, RowSource, open_rows
+from fastrealign.workers import Workers
 
 
 def fit(
@@ -34,6 +36,8 @@ def fit(
     confidence: float = 0.95,
     seed: int = 0,
     threads: int | None = None,
+    devices: Sequence[int | str] | None = None,
+    max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
     group: Any = None,
@@ -52,6 +56,8 @@ def fit(
     tol, confidence  fit on a sample that is just large enough: with this probability the centroid of all aligned rows lies
                      within gap_left + tol of the target's; for files and arrays, which `seed` draws the sample from
     column           the parquet column that holds the embeddings, where it cannot be told
+    threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers;
+                     with buffers of at most so many bytes together
     group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
                      which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
                      every rank, to the last bit that of one process
@@ -66,7 +72,8 @@ def fit(
         )
     if tol is None:
         rows, there = shared(rows, world), shared(there, world)
-    options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
+    workers = Workers.of(threads, devices, max_memory)
+    options = {"bad_rows": bad_rows, "threads": workers, "progress": progress}
     alignment = fit_rows(
         rows, there, centroid=centroid, one_pass=one_pass, tol=tol, confidence=confidence, seed=seed, **options
     )
@@ -88,7 +95,7 @@ def fit_rows(
     tol: float | None,
     confidence: float,
     seed: int,
-    threads: int | None,
+    threads: int | Workers | None,
     progress: Progress,
 ) -> Alignment:
     """`fit` on opened sources; gap_left is NaN where measuring it takes a pass of its own."""

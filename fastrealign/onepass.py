@@ -25,6 +25,7 @@ from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import SMALLEST_TRACE, Side, check_projected, check_side
 from fastrealign.sources import ArraySource, RowSource
+from fastrealign.workers import Workers
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512
@@ -47,7 +48,7 @@ class OnePass:
 
 
 def fit_one_pass(
-    source: RowSource, target: Side, centroid: str, bad_rows: str, threads: int | None, progress: Progress
+    source: RowSource, target: Side, centroid: str, bad_rows: str, threads: int | Workers | None, progress: Progress
 ) -> OnePass:
     """s, b and c of a source that is read once; s and b follow from `side`. Raises InputError as `fit` does."""
     pilot, sample = _pilot_map(source, target, centroid), Reservoir.of_width(source.d)

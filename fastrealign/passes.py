@@ -27,6 +27,7 @@ from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import Side, check_projected, check_side, check_target, check_widths, read_side
 from fastrealign.sources import RowSource
+from fastrealign.workers import Workers
 
 CENTROIDS = ("paper", "exact")
 
@@ -38,7 +39,7 @@ def fit_sides(
     centroid: str = "paper",
     bad_rows: str = "error",
     one_pass: bool | None = None,
-    threads: int | None = None,
+    threads: int | Workers | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Alignment, tuple[Side, Side]]:
     """`fit` on opened sources, without the last pass: the alignment's gap_left is NaN. Also the statistics of both sides."""

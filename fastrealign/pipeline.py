@@ -14,19 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign import ops
 from fastrealign.distributed import ALONE
 from fastrealign.errors import BadRowsError, BadShardError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.ops import Counts, RowMap
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sources import PIECE_BYTES, Piece, RowSource
+from fastrealign.sources import Piece, RowSource
+from fastrealign.workers import Device, Host, Workers
 
 BAD_ROWS = ("error", "skip", "keep")
 
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
+MakeWork = Callable[[Host | Device], Work]
 
 
 class Terminated(KeyboardInterrupt):
@@ -66,7 +67,7 @@ class Pass:
         phase: str,
         *,
         bad_rows: str = "error",
-        threads: int | None = None,
+        threads: int | Workers | None = None,
         progress: Progress = SILENT,
         finish_shards: bool = False,
         on_bad_shard: Callable[[BadShardError], None] | None = None,
@@ -77,7 +78,7 @@ class Pass:
         self.source = source
         self.phase = phase
         self.bad_rows = bad_rows
-        self.threads = threads or ops.default_threads()
+        self.workers = threads if isinstance(threads, Workers) else Workers.of(threads)
         self.progress = progress
         self.good = 0
         self.bad = 0
@@ -87,14 +88,15 @@ class Pass:
         self._abandoned = threading.Event()
         self._failure: BaseException | None = None
 
-    def run(self, make_work: Callable[[], Work], done: Callable[[Piece], None] | None = None) -> None:
+    def run(self, make_work: MakeWork, done: Callable[[Piece], None] | None = None) -> None:
         """Call the `Work` of each thread (made by `make_work`, once a thread) on all rows; `done` after each piece."""
         self.progress.start(self.phase, self.source.rows, self.source.nbytes)
         try:
             if self.source.side_by_side:
                 self._side_by_side(make_work, done)
             else:
-                self._in_turn(self.source.pieces(), make_work(), done, self.threads, np.empty(0, np.uint8))
+                place = self.workers.place(0)
+                self._in_turn(self.source.pieces(), make_work(place), done, self.workers.threads, np.empty(0, np.uint8))
         finally:
             self.progress.finish()
         if self._failure is not None:
@@ -106,22 +108,22 @@ class Pass:
                 " with --bad-rows / bad_rows="
             )
 
-    def _side_by_side(self, make_work: Callable[[], Work], done: Callable[[Piece], None] | None) -> None:
-        pieces = self.source.pieces()
-        ahead = [piece for _, piece in zip(range(self.threads), pieces, strict=False)]
+    def _side_by_side(self, make_work: MakeWork, done: Callable[[Piece], None] | None) -> None:
+        pieces = self.source.pieces(self.workers.piece_bytes)
+        ahead = [piece for _, piece in zip(range(self.workers.threads), pieces, strict=False)]
         # Fewer pieces than threads: the kernel shares each piece out instead.
-        workers = max(1, len(ahead))
-        inner = max(1, self.threads // workers)
+        crew = list(range(max(1, len(ahead))))
+        inner = max(1, self.workers.threads // len(crew))
         supply = _Supply(ahead, pieces)
-        needed = PIECE_BYTES + self.source.d * 8
+        needed = max(self.workers.piece_bytes, self.source.d * 8)
 
         # Not Thread.join: interrupted while it waits, it takes the thread for ended (Python 3.10 to 3.12).
-        crew = [f"fastrealign-{i}" for i in range(workers)]
         ended = threading.Event()
 
-        def work_off() -> None:
+        def work_off(thread: int) -> None:
             try:
-                self._in_turn(supply, make_work(), done, inner, np.empty(needed, np.uint8))
+                place = self.workers.place(thread)
+                self._in_turn(supply, make_work(place), done, inner, place.memory(needed))
             except BaseException as error:
                 self._fail(error)
             finally:
@@ -131,8 +133,8 @@ class Pass:
                         ended.set()
 
         # This thread only waits: an interrupt (Ctrl-C) arrives here and never in the middle of a piece.
-        for name in tuple(crew):
-            threading.Thread(target=work_off, name=name, daemon=True).start()
+        for i in tuple(crew):
+            threading.Thread(target=work_off, args=(i,), name=f"fastrealign-{i}", daemon=True).start()
         try:
             try:
                 ended.wait()
@@ -232,7 +234,7 @@ def reduce_source(
     phase: str,
     *,
     bad_rows: str = "error",
-    threads: int | None = None,
+    threads: int | Workers | None = None,
     progress: Progress = SILENT,
     sample: Reservoir | None = None,
 ) -> tuple[ExactSum | list[ExactSum], Pass]:
@@ -245,16 +247,14 @@ def reduce_source(
     totals = [ExactSum(source.d) for _ in maps]
     parts: list[list[ExactSum]] = []
 
-    def make_work() -> Work:
+    def make_work(place: Host | Device) -> Work:
         part = [ExactSum(source.d) for _ in maps]
         parts.append(part)
 
         def work(piece: Piece, lo: int, rows: np.ndarray, kernel_threads: int) -> Counts:
             if sample is not None:
                 sample.look(piece.first - piece.lo + lo, rows)
-            # What the first map leaves in the cache, the others find there.
-            counts = [ops.reduce(rows, m, sums, threads=kernel_threads) for m, sums in zip(maps, part, strict=True)]
-            return counts[0]
+            return place.reduce(rows, maps, part, kernel_threads)
 
         return work
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from fastrealign.ops import RowMap
 from fastrealign.output import Output
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import Report
+from fastrealign.workers import Workers
 from fastrealign.writing import Unwritten, Writing
 
 try:
@@ -100,6 +101,7 @@ class RayWriting:
         bad_rows: str,
         bad_shards: str,
         fsync: bool,
+        threads: Workers,
         actors: int | None,
         cpus: int,
         column: str | None,
@@ -116,10 +118,10 @@ class RayWriting:
             "bad_rows": bad_rows,
             "bad_shards": bad_shards,
             "fsync": fsync,
-            "threads": cpus,
+            "threads": replace(threads, threads=cpus),
         }
 
-    def run(self, threads: int | None, progress: Progress) -> None:
+    def run(self, progress: Progress) -> None:
         if not self._tasks:
             return
         if not ray.is_initialized():
@@ -158,8 +160,8 @@ class RayWriting:
 class ShardWriter:
     """An actor: a shard in, its aligned twin committed, what is known of it returned."""
 
-    def __init__(self, root: str, row_map: RowMap, threads: int, **how: Any) -> None:
-        self._root, self._map, self._threads, self._how = Path(root), row_map, threads, how
+    def __init__(self, root: str, row_map: RowMap, **how: Any) -> None:
+        self._root, self._map, self._how = Path(root), row_map, how
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         noted: list[tuple[ShardRecord, ExactSum]] = []
@@ -178,7 +180,7 @@ class ShardWriter:
             files = io.Source(shard.path, [shard], shard.rows, shard.dim or len(self._map.b))
             place = _Place(self._root, [task["name"]], [task["metadata_name"]])
             writing = Writing(files, place, [0], self._map, lambda *shard: noted.append(shard), **self._how)
-            writing.run(self._threads, SILENT)
+            writing.run(SILENT)
         except FastRealignError as error:
             return {**said, "kind": type(error).__name__, "why": str(error)}
         for name, why in writing.left_out.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -27,6 +27,7 @@ from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.summary import Report
+from fastrealign.workers import Workers
 from fastrealign.writing import LISTED_ROWS, Writing
 
 BAD_SHARDS = ("error", "skip")
@@ -52,6 +53,8 @@ def align(
     overwrite: bool = False,
     resume: bool = False,
     threads: int | None = None,
+    devices: Sequence[int | str] | None = None,
+    max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
     fsync: bool = True,
@@ -74,6 +77,8 @@ def align(
     bad_shards  shards that cannot be read: "error" stops, "skip" leaves them out, and the report and the manifest list them
     overwrite replace an earlier run in `out`; files that are not its are never removed
     resume    go on with an unfinished run in `out`: the result is the same bytes
+    threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers,
+              where the processor would compute otherwise; with buffers of at most so many bytes together
     column    the parquet column or pickle key that holds the embeddings, where it cannot be told
     fsync     False: do not wait until the disk has everything; for output that a power cut may cost
     group     a torch.distributed process group ("world": the default one) whose ranks call this together and share the files
@@ -84,6 +89,7 @@ def align(
     complete by then is kept for `resume`; if nothing was, nothing is left behind.
     """
     check_options(centroid, bad_rows)
+    workers = Workers.of(threads, devices, max_memory)
     options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
     if tol is not None:
         options |= {"confidence": confidence, "seed": seed}
@@ -106,7 +112,7 @@ def align(
             tol=tol,
             confidence=confidence,
             seed=seed,
-            threads=threads,
+            threads=workers,
             progress=progress,
         )
 
@@ -116,7 +122,7 @@ def align(
         make,
         overwrite=overwrite,
         resume=resume,
-        threads=threads,
+        threads=workers,
         progress=progress,
         fsync=fsync,
     )
@@ -133,6 +139,8 @@ def apply_files(
     overwrite: bool = False,
     resume: bool = False,
     threads: int | None = None,
+    devices: Sequence[int | str] | None = None,
+    max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
     fsync: bool = True,
@@ -146,6 +154,7 @@ def apply_files(
     """
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
+    workers = Workers.of(threads, devices, max_memory)
     run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing)
     if run.rows.d != alignment.dim:
         raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
@@ -155,7 +164,7 @@ def apply_files(
         lambda _: alignment,
         overwrite=overwrite,
         resume=resume,
-        threads=threads,
+        threads=workers,
         progress=progress,
         fsync=fsync,
     )
@@ -230,7 +239,7 @@ class _Run:
         *,
         overwrite: bool,
         resume: bool,
-        threads: int | None,
+        threads: Workers,
         progress: Progress,
         fsync: bool,
     ) -> Report:
@@ -258,8 +267,9 @@ class _Run:
                 bad_rows=self.bad_rows,
                 bad_shards=self.bad_shards,
                 fsync=fsync,
+                threads=threads,
             )
-            writing.run(threads, progress)
+            writing.run(progress)
             hold.journal.flush()
             for left_out in world.gather(writing.left_out):
                 if left_out:

@@ -12,6 +12,7 @@ from fastrealign.ops import UNIT
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
+from fastrealign.workers import Workers
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9
@@ -33,7 +34,7 @@ class Side:
         return cls(mean, max(0.0, 1.0 - float((mean * mean).sum())), sums.count, bad)
 
 
-def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | None, progress: Progress) -> Side:
+def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | Workers | None, progress: Progress) -> Side:
     """One pass over a source for its mean and trace."""
     sums, this = reduce_source(source, UNIT, phase, bad_rows=bad_rows, threads=threads, progress=progress)
     return Side.of(sums, this.bad)

@@ -49,7 +49,8 @@ class RowSource(Protocol):
     side_by_side: bool  # pieces may be read by several threads at once
     again: bool  # can be read as often as asked
 
-    def pieces(self) -> Iterator[Piece]: ...
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
+        """All rows, in pieces of at most so many bytes where it can be read at any place."""
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step)."""
@@ -76,11 +77,11 @@ class FileSource:
         self.left_out: set[int] = set()
         self._firsts = _firsts(files.shards)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):
             if i in self.left_out:
                 continue
-            step = rows_in(PIECE_BYTES, self.d, shard.dtype) if shard.random_access else max(shard.rows, 1)
+            step = rows_in(nbytes, self.d, shard.dtype) if shard.random_access else max(shard.rows, 1)
             for lo in range(0, shard.rows, step):
                 yield self.piece(i, lo, min(lo + step, shard.rows))
 
@@ -94,7 +95,7 @@ class FileSource:
                 yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
             else:
                 lo = 0
-                for chunk in shard.chunks(rows_in(PIECE_BYTES, self.d, shard.dtype)):
+                for chunk in shard.chunks(rows_in(scratch.nbytes, self.d, shard.dtype)):
                     yield lo, chunk
                     lo += len(chunk)
         if piece.hi == shard.rows:
@@ -158,7 +159,7 @@ class ArraySource:
         self.rows, self.d = self.array.shape
         self.nbytes = self.array.nbytes
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         # Large enough for all threads to have work, small enough to show progress and to be interrupted.
         step = rows_in(64 << 20, self.d, self.array.dtype)
         for lo in range(0, self.rows, step):
@@ -199,7 +200,7 @@ class ChunkSource:
         if not self.again:
             self._taken.append(first)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         yield Piece(0, 0, None, 0)
 
     def pilot(self, rows: int) -> np.ndarray:

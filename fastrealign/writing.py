@@ -24,6 +24,7 @@ from fastrealign.output import Output
 from fastrealign.pipeline import Pass, Work
 from fastrealign.progress import Progress
 from fastrealign.sources import PIECE_BYTES, FileSource, Piece, rows_in
+from fastrealign.workers import Device, Host, Workers
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20
@@ -32,14 +33,22 @@ _COMMITS = 4
 
 
 class Unwritten(FileSource):
-    """The shards of `files` at the places `left`, in pieces whose rows take at most PIECE_BYTES read and written.
+    """The shards of `files` at the places `left`, in pieces whose rows take at most `piece_bytes` read and written.
 
     dtype     element type of the output, None for that of each shard
     in_order  every shard is one piece, read from head to tail
     """
 
-    def __init__(self, files: io.Source, left: Sequence[int], dtype: np.dtype | None, in_order: bool) -> None:
+    def __init__(
+        self,
+        files: io.Source,
+        left: Sequence[int],
+        dtype: np.dtype | None,
+        in_order: bool,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
         super().__init__(files)
+        self._piece_bytes = piece_bytes
         self._left = left
         self._dtype = dtype
         self._in_order = in_order
@@ -50,7 +59,7 @@ class Unwritten(FileSource):
     def dtype_of(self, shard: io.Shard) -> np.dtype:
         return self._dtype or shard.out_dtype
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         first = 0
         for i in self._left:
             shard = self.files.shards[i]
@@ -80,7 +89,7 @@ class Unwritten(FileSource):
 
     def _rows(self, shard: io.Shard) -> int:
         wider = max(shard.dtype, self.dtype_of(shard), key=lambda dtype: dtype.itemsize)
-        return rows_in(PIECE_BYTES, self.d, wider)
+        return rows_in(self._piece_bytes, self.d, wider)
 
 
 class _Twin:
@@ -147,10 +156,12 @@ class Writing:
         bad_rows: str,
         bad_shards: str,
         fsync: bool,
+        threads: int | Workers | None,
     ) -> None:
+        self._workers = threads if isinstance(threads, Workers) else Workers.of(threads)
         self.left_out: dict[str, str] = {}
         self._bad_shards = bad_shards
-        self.source = Unwritten(files, left, dtype, in_order=bad_rows == "skip")
+        self.source = Unwritten(files, left, dtype, bad_rows == "skip", self._workers.piece_bytes)
         self._output = output
         self._note = note
         self._row_map = row_map
@@ -161,12 +172,12 @@ class Writing:
         self._room = threading.BoundedSemaphore(2 * _COMMITS)
         self._failure: BaseException | None = None
 
-    def run(self, threads: int | None, progress: Progress) -> None:
+    def run(self, progress: Progress) -> None:
         this = Pass(
             self.source,
             "aligning",
             bad_rows=self._bad_rows,
-            threads=threads,
+            threads=self._workers,
             progress=progress,
             finish_shards=True,
             on_bad_shard=self._leave_out if self._bad_shards == "skip" else None,
@@ -182,8 +193,8 @@ class Writing:
         if self._failure is not None:
             raise self._failure
 
-    def _make_work(self) -> Work:
-        memory = ops.empty_rows(1, PIECE_BYTES + self.source.d * 8, np.dtype(np.uint8))[0]
+    def _make_work(self, place: Host | Device) -> Work:
+        memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
         strict = self._bad_rows == "error"
 
         def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
@@ -192,7 +203,7 @@ class Writing:
             out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
             sums = ExactSum(self.source.d)
-            counts = ops.apply(rows, self._row_map, out, into=sums, flags=flags, threads=threads)
+            counts = place.apply(rows, self._row_map, out, sums, flags, threads)
             twin.spoiled |= strict and counts.bad > 0
             if twin.spoiled:
                 return counts

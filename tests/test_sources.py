@@ -352,7 +352,7 @@ def test_what_work_raises_comes_out_and_ends_the_pass(rows_of, tmp_path, threads
             raise ZeroDivisionError("no disk")
 
         with pytest.raises(ZeroDivisionError, match="no disk"):
-            this.run(lambda work=work: work)
+            this.run(lambda place, work=work: work)
         assert watching.told[-1] == ("finish",)
 
 

@@ -1,0 +1,161 @@
+"""Who does the work of a pass: threads on the processor, or threads that each feed a GPU.
+
+A thread on the processor reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
+A thread that feeds a GPU has pinned buffers and a stream of its own: it reads, copies up, launches the kernel, copies down and
+writes. With some threads to a device, one's copy up runs beside the kernel of another and a third one's copy down, and beside
+the reads and writes of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign import ops
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+from fastrealign.ops import Counts, RowMap
+from fastrealign.sources import PIECE_BYTES
+
+# For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
+DEVICE_PIECE_BYTES = 32 << 20
+# Threads that feed one GPU: one reads, one copies up, one copies down, one writes.
+THREADS_A_DEVICE = 4
+# Smaller pieces cost more to hand out than to work on.
+_SMALLEST_PIECE = 64 << 10
+
+
+class Host:
+    """Where a thread computes: on the processor."""
+
+    def memory(self, nbytes: int) -> np.ndarray:
+        """A buffer to read to or to write from, uint8 (nbytes,)."""
+        return ops.empty_rows(1, nbytes, np.dtype(np.uint8))[0]
+
+    def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
+        """Add f(rows) to the sums, for each map; what the first one counted."""
+        # What the first map leaves in the cache, the others find there.
+        counts = [ops.reduce(rows, m, into, threads=threads) for m, into in zip(maps, sums, strict=True)]
+        return counts[0]
+
+    def apply(
+        self,
+        rows: np.ndarray,
+        row_map: RowMap,
+        out: np.ndarray,
+        sums: ExactSum,
+        flags: np.ndarray | None,
+        threads: int,
+    ) -> Counts:
+        """Store f(rows) in `out` and add it to the sums."""
+        return ops.apply(rows, row_map, out, into=sums, flags=flags, threads=threads)
+
+
+class Device:
+    """Where a thread computes: on a device of torch's, over a stream of its own."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        self._torch, self._device = torch, torch.device(name)
+        self._cuda = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if self._cuda else None
+
+    def memory(self, nbytes: int) -> np.ndarray:
+        return self._torch.empty(nbytes, dtype=self._torch.uint8, pin_memory=self._cuda).numpy()
+
+    def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
+        from fastrealign.torch_ops import reduce_rows
+
+        with self._current():
+            here = self._up(rows)
+            counts = [reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
+        return counts[0]
+
+    def apply(
+        self,
+        rows: np.ndarray,
+        row_map: RowMap,
+        out: np.ndarray,
+        sums: ExactSum,
+        flags: np.ndarray | None,
+        threads: int,
+    ) -> Counts:
+        from fastrealign.torch_ops import apply_rows
+
+        with self._current():
+            here = self._up(rows)
+            result = self._torch.empty(rows.shape, dtype=getattr(self._torch, out.dtype.name), device=self._device)
+            counts = apply_rows(here, row_map, result, into=sums, flags=flags)
+            self._tensor(out).copy_(result, non_blocking=True)
+            if self._stream is not None:
+                self._stream.synchronize()  # `out` is about to be written
+        return counts
+
+    def _current(self) -> AbstractContextManager:
+        return self._torch.cuda.stream(self._stream) if self._cuda else nullcontext()
+
+    def _up(self, rows: Any) -> Any:
+        return (rows if ops.is_tensor(rows) else self._tensor(rows)).to(self._device, non_blocking=True)
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        if not array.flags.writeable:
+            array = array.copy()  # torch knows no arrays that are only read
+        if array.dtype == ops.BFLOAT16:
+            return self._torch.from_numpy(array.view(np.int16)).view(self._torch.bfloat16)
+        return self._torch.from_numpy(array)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many threads, where each computes, and how large the pieces are that they take.
+
+    threads      in all
+    devices      torch names of devices that the threads feed in turn; none: they compute on the processor
+    piece_bytes  of a thread's buffer for reading; it has another one for writing
+    """
+
+    threads: int
+    devices: tuple[str, ...] = ()
+    piece_bytes: int = PIECE_BYTES
+
+    @classmethod
+    def of(
+        cls, threads: int | None = None, devices: Sequence[int | str] | None = None, max_memory: int | None = None
+    ) -> Workers:
+        """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
+
+        threads      None: all processors, or some for each device
+        devices      numbers of GPUs or names of devices of torch's; None: the processor
+        max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
+        """
+        names = tuple(_usable(device) for device in devices or ())
+        threads = threads or (THREADS_A_DEVICE * len(names) if names else ops.default_threads())
+        piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES
+        if max_memory is not None:
+            if max_memory < 2 * _SMALLEST_PIECE:
+                raise InputError(f"max_memory={max_memory}: expected at least {2 * _SMALLEST_PIECE} bytes")
+            threads = min(threads, max_memory // (2 * _SMALLEST_PIECE))
+            piece = min(piece, max_memory // (2 * threads))
+        return cls(threads, names, piece)
+
+    def place(self, thread: int) -> Host | Device:
+        """Where the thread with this number computes."""
+        return Device(self.devices[thread % len(self.devices)]) if self.devices else Host()
+
+
+def _usable(device: int | str) -> str:
+    name = f"cuda:{device}" if str(device).isdecimal() else str(device)
+    try:
+        import torch
+    except ImportError:
+        raise InputError(f"device {device}: needs torch; pip install 'fastrealign[torch]'") from None
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device}: cannot be used here: {str(error).strip().splitlines()[0]}") from None
+    return name

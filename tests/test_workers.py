@@ -1,0 +1,110 @@
+"""Who does the work: threads, memory, devices. The processor as torch sees it stands for a GPU: same copies, no streams."""
+
+from __future__ import annotations
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign import ops
+from fastrealign.cli import main
+from fastrealign.errors import InputError
+from fastrealign.exact import ExactSum
+from fastrealign.sources import PIECE_BYTES
+from fastrealign.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers
+
+MiB = 1 << 20
+
+
+def test_threads_and_pieces():
+    assert Workers.of() == Workers(ops.default_threads(), (), PIECE_BYTES)
+    assert Workers.of(3).threads == 3
+    assert Workers.of(4, None, 8 * MiB) == Workers(4, (), MiB)
+    assert Workers.of(4, None, 100 * MiB).piece_bytes == PIECE_BYTES
+    tight = Workers.of(64, None, MiB)
+    assert 2 * tight.threads * tight.piece_bytes <= MiB and tight.threads == 8
+    assert isinstance(Workers.of(2).place(1), Host)
+    with pytest.raises(InputError, match="max_memory=1000: expected at least 131072 bytes"):
+        Workers.of(1, None, 1000)
+
+
+def test_devices():
+    pytest.importorskip("torch")
+    workers = Workers.of(None, ["cpu", "cpu"])
+    assert (workers.threads, workers.piece_bytes) == (2 * THREADS_A_DEVICE, DEVICE_PIECE_BYTES)
+    assert isinstance(workers.place(3), Device)
+    for name, says in (("99", "device 99: cannot be used here: "), ("gpu", "device gpu: cannot be used here: ")):
+        with pytest.raises(InputError, match=says) as told:
+            Workers.of(None, [name])
+        assert "\n" not in str(told.value)
+
+
+@pytest.fixture(params=ops._CODES, ids=str)
+def any_dtype(request):
+    return request.param
+
+
+def test_a_device_computes_what_the_processor_does(rows_of, any_dtype):
+    pytest.importorskip("torch")
+    rows = rows_of(50, 9, any_dtype)
+    rows[7] = 0
+    maps = [ops.UNIT, ops.RowMap(0.9, np.linspace(-0.1, 0.1, 9), np.linspace(0.1, 0.0, 9))]
+    sums = [[ExactSum(9) for _ in maps] for _ in range(2)]
+    outs, flags = [], np.empty((2, 50), np.uint8)
+    for i, place in enumerate((Host(), Device("cpu"))):
+        counts = place.reduce(rows, maps, sums[i], 1)
+        assert (counts.good, counts.bad, counts.first_bad) == (49, 1, 7)
+        memory = place.memory(rows.nbytes)
+        outs.append(memory.view(rows.dtype).reshape(rows.shape))
+        counts = place.apply(rows, maps[1], outs[i], sums[i][1], flags[i], 1)
+        assert (counts.bad, counts.why) == (1, "is all zeros")
+    assert sums[0] == sums[1]
+    np.testing.assert_array_equal(outs[0].view(np.uint8), outs[1].view(np.uint8))
+    np.testing.assert_array_equal(flags[0], flags[1])
+    read_only = rows.copy()
+    read_only.setflags(write=False)
+    Device("cpu").reduce(read_only, maps, sums[1], 1)
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+@pytest.mark.parametrize(
+    "how",
+    [{"devices": ["cpu"]}, {"devices": ["cpu", "cpu"], "threads": 3}, {"max_memory": 2 * MiB}, {"max_memory": 200_000}],
+    ids=str,
+)
+def test_the_same_bytes_whoever_does_the_work(tmp_path, kind, how):
+    pytest.importorskip("torch")
+    parts = [corpus.rows(n, n, dim=130) for n in (3000, 1, 700)]
+    if kind == "npy":
+        text = corpus.npy_folder(tmp_path / "text", parts)
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        text = tmp_path / "text"
+        text.mkdir()
+        for i, part in enumerate(parts):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 130)
+            pq.write_table(pa.table({"embedding": column, "id": range(len(part))}), text / f"part_{i}.parquet")
+    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(500, 2, dim=130)])
+    for bad_rows in ("error", "skip"):
+        fr.align(text, image, tmp_path / bad_rows / "out", centroid="exact", bad_rows=bad_rows, **how)
+        fr.align(text, image, tmp_path / bad_rows / "plain", centroid="exact", bad_rows=bad_rows, threads=1)
+        assert corpus.tree(tmp_path / bad_rows / "out") == corpus.tree(tmp_path / bad_rows / "plain")
+    assert fr.fit(text, image, **how).fingerprint == fr.fit(text, image, threads=1).fingerprint
+    found = fr.fit([parts[0], parts[2]], parts[0], **how)
+    assert found.fingerprint == fr.fit([parts[0], parts[2]], parts[0]).fingerprint
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    pytest.importorskip("torch")
+    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(300, 1, dim=16)])
+    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(300, 2, dim=16)])
+    words = ["align", str(text), "--target", str(image), "--quiet", "--out"]
+    assert main([*words, str(tmp_path / "a"), "--devices", "cpu", "--max-memory", "4 MiB"]) == 0
+    assert main([*words, str(tmp_path / "b")]) == 0
+    assert corpus.tree(tmp_path / "a") == corpus.tree(tmp_path / "b")
+    assert main([*words, str(tmp_path / "c"), "--devices", "0,77"]) == 2
+    assert "cannot be used here" in capsys.readouterr().err
+    for text_of_size, says in (("much", "'much' is not a size such as 200MB or 2GiB"), ("1kB", "expected at least")):
+        assert main([*words, str(tmp_path / "c"), "--max-memory", text_of_size]) == 2
+        assert says in capsys.readouterr().err
