@@ -18,6 +18,7 @@ from fastrealign.alignment import Alignment
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.fit import fit_rows
 from fastrealign.io.manifest import FileMark, Manifest, Order
+from fastrealign.io.places import check_output, each, is_url
 from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
@@ -52,7 +53,7 @@ def align(
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
-    source    path, glob, folder or list of paths of .npy, .parquet or pickle shards
+    source    path, glob, folder or list of paths of .npy, .parquet or pickle shards; a path may be a URL (s3://, https://, ...)
     target    the same, or an array, a tensor, or an iterable of chunks
     out       a folder that is empty or does not exist, or for a single shard a file name of the same format. It gets a
               shard for every shard of the source (same name, format, order, ids and other columns),
@@ -159,6 +160,7 @@ class _Run:
         options: dict[str, Any],
     ) -> None:
         check_bad_rows(bad_rows)
+        check_output(out)
         self.started = time.perf_counter()
         self.bad_rows = bad_rows
         self.dtype = None if dtype is None else ops.as_dtype(dtype)
@@ -260,7 +262,9 @@ class _Run:
 
 
 def _marks(files: io.Source, names: list[str]) -> dict[str, FileMark]:
-    return {name: FileMark.of(shard.path, modified=True) for name, shard in zip(names, files.shards, strict=True)}
+    paths = [shard.path for shard in files.shards]
+    marks = each(lambda path: FileMark.of(path, modified=True), paths, remote=any(map(is_url, paths)))
+    return dict(zip(names, marks, strict=True))
 
 
 def _specs(spec: Any) -> list[Any]:

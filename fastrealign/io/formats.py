@@ -10,6 +10,7 @@ from fastrealign.io.base import Shard
 from fastrealign.io.npy import NpyShard
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
+from fastrealign.io.places import is_url, place
 
 FORMATS: dict[str, type[Shard]] = {
     ".npy": NpyShard,
@@ -27,7 +28,7 @@ def accepted() -> str:
 
 def format_of(path: str | Path) -> type[Shard]:
     """The Shard class for a file by its suffix, in any case; InputError if there is none."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = os.path.splitext(place(path).name if is_url(path) else path)[1].lower()
     if suffix not in FORMATS:
         raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; expected {accepted()}")
     return FORMATS[suffix]

@@ -7,7 +7,6 @@ bounded however large the file. bfloat16 is stored as ml_dtypes stores it: two o
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -43,7 +42,7 @@ class NpyShard(Shard):
         size = file_size(path)
         with reading(path):
             descriptor = Descriptor(path)
-            head = os.pread(descriptor.fd, _HEADER_LIMIT, 0)
+            head = descriptor.pread(_HEADER_LIMIT, 0)
             descriptor.close()
         shape, self._fortran, dtype, self._offset = _parse_header(head, self.path)
         # NumPy reads '>V2' as plain '|V2', so the byte order of a bfloat16 file has to come from the text.
