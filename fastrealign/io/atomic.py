@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.errors import FastRealignError
-from fastrealign.io.files import Descriptor, one_line
+from fastrealign.io.files import Descriptor, look_anew, one_line
 from fastrealign.io.places import Place, check_output, place
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class AtomicFile:
         with self._removing():
             if self._url is not None:
                 self._url.upload(str(self.temporary), descriptor.state()[0])
+                look_anew(self._url)
                 descriptor.close()
             else:
                 if self._fsync:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -171,6 +172,9 @@ class RemoteLines:
                 self.cut(0)
         finally:
             self._lease.release()
+        if not self.lost:
+            with suppress(OSError):  # where there are folders
+                self.path.rmdir()
 
     def _at(self, number: int) -> Url:
         return self.path / f"{number:08d}"

@@ -15,16 +15,27 @@ from fastrealign.io.retry import run
 
 @dataclass(frozen=True)
 class Answer:
-    """data: the bytes; size: of the whole file, None if it was not told; headers: those that tell contents apart."""
+    """data: the bytes, None where the server sends whole files only; size: of the whole file, None if it was not told;
+    headers: those that tell contents apart."""
 
-    data: bytes
+    data: bytes | None
     size: int | None
     headers: dict[str, str]
 
 
+def look(fs: Any, url: str, seconds: float) -> Answer:
+    """What the server says of a file. Raises what aiohttp does, FileNotFoundError for 404."""
+    return run(fs, _get, fs, url, 0, 1, seconds=seconds)
+
+
 def get(fs: Any, url: str, start: int, end: int, seconds: float) -> Answer:
-    """Bytes start to end, or fewer where the file ends. Raises what aiohttp does, FileNotFoundError for 404."""
-    return run(fs, _get, fs, url, start, end, seconds=seconds)
+    """Bytes start to end, or fewer where the file ends. Raises InputError if the server sends whole files only."""
+    answer = run(fs, _get, fs, url, start, end, seconds=seconds)
+    if answer.data is None:
+        raise InputError(
+            f"{url}: the server sends whole files only (it does not know range requests); download it first"
+        )
+    return answer
 
 
 async def _get(fs: Any, url: str, start: int, end: int) -> Answer:
@@ -41,11 +52,9 @@ async def _get(fs: Any, url: str, start: int, end: int) -> Answer:
         response.raise_for_status()
         if response.status == 200:
             whole = response.headers.get("Content-Length", "")
-            if not whole.isdecimal() or start or int(whole) > end:
-                raise InputError(
-                    f"{url}: the server sends whole files only (it does not know range requests); download it first"
-                )
-            return Answer(await response.read(), int(whole), tags)
+            size = int(whole) if whole.isdecimal() else None
+            if start or size is None or size > end:
+                return Answer(None, size, tags)
         return Answer(await response.read(), size, tags)
 
 

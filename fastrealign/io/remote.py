@@ -195,7 +195,8 @@ def spool_failure(url: Url | str, error: OSError) -> str:
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A local file with the bytes of `url`, for libraries that take nothing else; gone when the context ends."""
+    """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
+    forget(url)
     file = RemoteFile(url)
     descriptor, path = spool(url)
     try:

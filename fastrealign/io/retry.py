@@ -200,16 +200,17 @@ def status_of(error: BaseException) -> int | None:
             response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
             response = getattr(response, "status_code", None)
-        for value in (getattr(one, "status", None), getattr(one, "code", None), response):
+        for value in (getattr(one, "status", None) or getattr(one, "code", None), response):
             if isinstance(value, (int, str)) and str(value).isdecimal() and 400 <= int(value) < 600:
                 return int(value)
     return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it stands for: s3fs raises an OSError from botocore's. Other causes are inner matters."""
     while error is not None:
         yield error
-        error = error.__cause__
+        error = error.__cause__ if isinstance(error, OSError) else None
 
 
 def _reason(error: BaseException, seconds: float) -> str:

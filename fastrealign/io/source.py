@@ -134,7 +134,7 @@ def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, list[Place]]:
         return root, sorted(files, key=numeric_order)
     if url.suffix.lower() in FORMATS and not spec.endswith("/"):
         return url.parent, [url]
-    if url.is_file() and not url.is_http:
+    if not url.is_http and url.is_file():
         format_of(url)
     return url, _folder(url, side)
 

@@ -147,7 +147,7 @@ class Url:
         """What the server says. Raises Missing if there is nothing of that name."""
         fs, path = filesystem(str(self))
         if self.is_http:
-            answer = persist(str(self), "read", lambda: ranged_http.get(fs, path, 0, 1, request_seconds()))
+            answer = persist(str(self), "read", lambda: ranged_http.look(fs, path, request_seconds()))
             return Facts.of({**answer.headers, "size": answer.size, "type": "file"})
 
         def info() -> Facts:
