@@ -166,9 +166,10 @@ class Journal:
                 self._flush()
 
     def flush(self) -> None:
-        """Note now what is complete."""
+        """Note now what is complete. Raises FastRealignError if the output is not this process's any more."""
         with self._lock:
             self._flush()
+        self._lines.check()
 
     def close(self) -> None:
         """Note what is complete and give the lock back. The journal stays, for a later run to go on from."""

@@ -33,6 +33,9 @@ class Lines(Protocol):
     def text(self) -> bytes:
         """All lines, each with its end; the last one may have been cut off."""
 
+    def check(self) -> None:
+        """FastRealignError if another process has taken them over."""
+
     def append(self, line: bytes) -> None: ...
 
     def cut(self, size: int) -> None:
@@ -87,6 +90,9 @@ class FileLines:
                 parts.append(part)
                 at += len(part)
             return b"".join(parts)
+
+    def check(self) -> None:
+        """A lock on a file is not lost."""
 
     def append(self, line: bytes) -> None:
         size = os.fstat(self._file.fd).st_size
@@ -147,8 +153,11 @@ class RemoteLines:
         self._unlink(stray)
         return b"".join(lines)
 
-    def append(self, line: bytes) -> None:
+    def check(self) -> None:
         self._lease.check()
+
+    def append(self, line: bytes) -> None:
+        self.check()
         try:
             self._at(len(self._sizes) + 1).write_bytes(line, new=True)
         except FileExistsError:
@@ -156,7 +165,7 @@ class RemoteLines:
         self._sizes.append(len(line))
 
     def cut(self, size: int) -> None:
-        self._lease.check()
+        self.check()
         kept = 0
         while kept < len(self._sizes) and sum(self._sizes[: kept + 1]) <= size:
             kept += 1

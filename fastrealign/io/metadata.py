@@ -136,3 +136,7 @@ def _names(folder: Place) -> list[str]:
         return [name for name, _ in folder.entries()]
     except (Missing, Denied):
         return []
+    except InputError:  # a web server may have any answer to the question for a folder
+        if folder.is_http:
+            return []
+        raise

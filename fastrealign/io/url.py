@@ -157,29 +157,31 @@ class Url:
         return persist(str(self), "read", info)
 
     def exists(self) -> bool:
-        try:
-            self.facts()
-        except Missing:
-            return False
-        return True
+        return self._kind() is not None
 
     def is_file(self) -> bool:
-        try:
-            return self.facts().kind == "file"
-        except Missing:
-            return False
+        return self._kind() == "file"
 
     def is_dir(self) -> bool:
         """For http: whether there is a page with links to what lies below."""
-        if self.is_http:
-            try:
-                return any(True for _ in self.entries())
-            except (Missing, Denied):
-                return False
+        if not self.is_http:
+            return self._kind() == "directory"
         try:
-            return self.facts().kind == "directory"
-        except Missing:
+            return any(True for _ in self.entries())
+        except (Missing, Denied):
             return False
+
+    def _kind(self) -> str | None:
+        """ "file" or "directory"; None if there is nothing of that name."""
+        try:
+            return self.facts().kind
+        except Missing:
+            return None
+        except Denied:
+            # Stores behind http that do not list say this of what they do not have; elsewhere it leaves open what is there.
+            if self.is_http:
+                return None
+            raise
 
     def entries(self) -> Iterator[tuple[str, Facts]]:
         """The names in a folder. Raises Missing if it is not there."""

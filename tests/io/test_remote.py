@@ -308,6 +308,18 @@ def test_what_will_not_pass_is_not_asked_for_again(server, rows, refused, status
     assert server.asked.count("a.npy") == 1
 
 
+@pytest.mark.parametrize("status", [403, 400, 404])
+def test_a_store_that_lists_nothing_gives_its_files(server, rows, status):
+    """What lies beside a file is looked for, and not needed."""
+    from fastrealign.inspection import inspect
+
+    server.files = {"data/a.npy": server.files["a.npy"]}
+    for name in ("data/", "data/metadata/", "data/a.npy/manifest.json", "data/a.npy/.fastrealign-run.jsonl"):
+        server.faults[name] = [403 if name.endswith(("json", "jsonl")) else status] * 9
+    assert np.array_equal(rows_at(f"{server.url}/data/a.npy"), rows)
+    assert inspect(f"{server.url}/data/a.npy")[0]["rows"] == len(rows)
+
+
 def test_a_server_that_is_not_there(monkeypatch, refused):
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("FASTREALIGN_REMOTE_TRIES", "2")
