@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io.retry import Missing
+from fastrealign.io.retry import Missing, ask, filesystem
 from fastrealign.io.url import Url
 
 # Seconds between two changes; how long a lease must stand still to be taken over; and how long a write may take to be seen
@@ -26,6 +26,7 @@ BEAT_SECONDS = 4.0
 WATCH_SECONDS = 20.0
 SETTLE_SECONDS = 1.0
 _LOOK_SECONDS = 0.5
+_RELEASE_SECONDS = 10.0
 
 
 class Lease:
@@ -61,10 +62,12 @@ class Lease:
 
     def release(self) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_RELEASE_SECONDS)
         if not self._lost:
-            with suppress(FastRealignError):  # then it stands still, and is taken over
-                self._url.unlink(missing_ok=True)
+            fs, path = filesystem(str(self._url))
+            # What fails here, on a network that fails, does no harm: the lease stands still and is taken over.
+            with suppress(Exception):
+                ask(fs, "rm_file", path, seconds=_RELEASE_SECONDS)
 
     def _acquire(self) -> None:
         there = self._read()

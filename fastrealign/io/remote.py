@@ -20,7 +20,7 @@ from pathlib import Path
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import ranged_http
 from fastrealign.io.files import Descriptor, one_line
-from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist, request_seconds
+from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist
 from fastrealign.io.url import Facts, Url, known_size
 
 # Seconds after which a file that is being read is looked at again.
@@ -108,14 +108,14 @@ class RemoteFile:
         return done
 
     def _part(self, start: int, end: int) -> bytes:
-        def get() -> bytes:
+        def get(seconds: float) -> bytes:
             if self._http:
-                answer = ranged_http.get(self._fs, self._path, start, end, request_seconds())
+                answer = ranged_http.get(self._fs, self._path, start, end, seconds)
                 now = Facts.of({**answer.headers, "size": answer.size, "type": "file"})
                 self._compare(self._seen.facts if answer.size is None else now)
                 data = answer.data
             else:
-                data = ask(self.url, self._fs, "cat_file", self._path, start=start, end=end)
+                data = ask(self._fs, "cat_file", self._path, start=start, end=end, seconds=seconds)
             if len(data) != end - start:
                 self._check(always=True)
                 raise ShortAnswer(f"the answer has {len(data)} bytes of {end - start} from byte {start} on")

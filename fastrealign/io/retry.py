@@ -29,6 +29,9 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 20.0
 _TRIES = 6
 _SECONDS = 60.0
+# For so long after a last try failed, that server is asked once only: a run that ends for it shall end soon.
+_GRACE_SECONDS = 60.0
+_given_up: dict[str, float] = {}
 
 # 409: a store that is at the same name already.
 _PASSING_STATUS = {408, 409, 425, 429}
@@ -53,6 +56,7 @@ _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError
 # Errors of the connection itself, by class and package; their other errors are about how they were called.
 _PASSING_CLASSES = {
     "ClientError": "aiohttp",
+    "ConnectionError": "botocore",
     "HTTPClientError": "botocore",
     "ResponseParserError": "botocore",
     "ResponseStreamingError": "botocore",
@@ -101,9 +105,8 @@ def request_seconds() -> float:
     return _number("FASTREALIGN_REMOTE_TIMEOUT", _SECONDS)
 
 
-def ask(url: str, fs: AbstractFileSystem, method: str, *args: Any, seconds: float | None = None, **options: Any) -> Any:
+def ask(fs: AbstractFileSystem, method: str, *args: Any, seconds: float, **options: Any) -> Any:
     """One call of a method of a file system, which may take so many seconds; TimeoutError after that."""
-    seconds = seconds or request_seconds()
     coroutine = getattr(fs, f"_{method}", None)
     if fs.async_impl and asyncio.iscoroutinefunction(coroutine):
         return run(fs, coroutine, *args, seconds=seconds, **options)
@@ -117,32 +120,38 @@ def run(fs: AbstractFileSystem, coroutine: Callable[..., Any], *args: Any, secon
     return sync(fs.loop, coroutine, *args, timeout=seconds, **options)
 
 
-def persist(url: str, doing: str, call: Callable[[], T], seconds: float | None = None) -> T:
+def persist(url: str, doing: str, call: Callable[[float], T], seconds: float | None = None) -> T:
     """What `call` returns, called again while it fails in ways that pass.
 
     doing    "read", "listed", "written" or "removed", for the message
-    seconds  that `call` lets a request take, for the message
+    seconds  that a request may take, which `call` is told; by default `request_seconds()`
 
     Raises Missing, Denied or InputError for what does not pass while reading; FastRealignError after the last try, and for
     all that goes wrong while writing.
     """
     tries = max(1, int(_number("FASTREALIGN_REMOTE_TRIES", _TRIES)))
+    seconds = seconds or request_seconds()
     begun, wait = time.monotonic(), FIRST_WAIT
+    server = "/".join(url.split("/", 3)[:3])
+    if begun - _given_up.get(server, float("-inf")) < _GRACE_SECONDS:
+        tries = 1
     for done in range(1, tries + 1):
         try:
-            return call()
+            result = call(seconds)
+            _given_up.pop(server, None)
+            return result
         except FastRealignError:
             raise
         except Exception as caught:  # file systems raise what their libraries do
             error = _told(caught)
-            reason = _reason(error, seconds or request_seconds())
+            reason = _reason(error, seconds)
             if not _passes(error):
                 raise _final(error, url, doing, reason) from error
             if done == tries:
-                took = time.monotonic() - begun
+                _given_up[server] = time.monotonic()
+                tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
                 raise FastRealignError(
-                    f"{url}: could not be {doing}: {reason}, at the last of {tries} tries in {took:.0f} s; run again when "
-                    "the server and the network are well"
+                    f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
                 ) from error
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2.0 * wait, LONGEST_WAIT)

@@ -10,11 +10,12 @@ import errno
 import inspect
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import ranged_http
 from fastrealign.io.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
 
@@ -139,20 +140,20 @@ class Url:
     @property
     def canonical(self) -> str:
         """The same for two URLs that name the same place in different words (gs:// and gcs://)."""
-        fs, path = filesystem(str(self))
-        scheme = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-        return f"{scheme}://{path.strip('/')}" if not self.is_http else str(self._at(self._rest))
+        fs, _ = filesystem(str(self))
+        scheme = self.scheme if isinstance(fs.protocol, str) else fs.protocol[0]
+        return f"{scheme}://{self._rest}"
 
     def facts(self) -> Facts:
         """What the server says. Raises Missing if there is nothing of that name."""
         fs, path = filesystem(str(self))
         if self.is_http:
-            answer = persist(str(self), "read", lambda: ranged_http.look(fs, path, request_seconds()))
+            answer = persist(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
             return Facts.of({**answer.headers, "size": answer.size, "type": "file"})
 
-        def info() -> Facts:
+        def info(seconds: float) -> Facts:
             fs.invalidate_cache(path)
-            return Facts.of(ask(str(self), fs, "info", path))
+            return Facts.of(ask(fs, "info", path, seconds=seconds))
 
         return persist(str(self), "read", info)
 
@@ -207,9 +208,9 @@ class Url:
         fs, path = filesystem(str(self._at(self._rest)))
         above = filesystem(str(root))[1]
 
-        def matches() -> list[str]:
+        def matches(seconds: float) -> list[str]:
             fs.invalidate_cache(above)
-            return ask(str(self), fs, "glob", path, seconds=_LISTING * request_seconds())
+            return ask(fs, "glob", path, seconds=seconds)
 
         try:
             found = persist(str(self), "listed", matches, _LISTING * request_seconds())
@@ -221,10 +222,10 @@ class Url:
         """All of a small file, in one request, so that it is of one piece also where others write to it."""
         fs, path = filesystem(str(self))
 
-        def get() -> bytes:
+        def get(seconds: float) -> bytes:
             if not self.is_http:
-                return ask(str(self), fs, "cat_file", path, start=0, end=_SMALL_BYTES)
-            answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, request_seconds())
+                return ask(fs, "cat_file", path, start=0, end=_SMALL_BYTES, seconds=seconds)
+            answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
             if answer.size is not None and len(answer.data) != answer.size:
                 raise ShortAnswer(f"the answer has {len(answer.data)} bytes of {answer.size}")
             return answer.data
@@ -240,16 +241,15 @@ class Url:
         conditional = new and _can_create(fs)
         if new and not conditional and self.exists():
             raise FileExistsError(str(self))
-        options = {"mode": "create"} if conditional else {}
         if not self.is_object_store:
             self.parent.mkdir()
-        if not new:
-            persist(str(self), "written", lambda: ask(str(self), fs, "pipe_file", path, data))
+        if not conditional:
+            self._write("pipe_file", path, data)
             return
 
-        def put() -> bool:
+        def put(seconds: float) -> bool:
             try:
-                ask(str(self), fs, "pipe_file", path, data, **options)
+                ask(fs, "pipe_file", path, data, mode="create", seconds=seconds)
             except Exception as error:
                 if isinstance(error, FileExistsError) or status_of(error) == _PRECONDITION_FAILED:
                     return False
@@ -264,36 +264,26 @@ class Url:
         """Put the local file in place. Whoever looks sees what was there before, or all of the new file."""
         fs, path = filesystem(str(self))
         seconds = request_seconds() + size / _UPLOAD_RATE
-        options = _S3_UPLOAD if fs.protocol == ("s3", "s3a") else {}
         if self.is_object_store:
-            persist(
-                str(self),
-                "written",
-                lambda: ask(str(self), fs, "put_file", local, path, seconds=seconds, **options),
-                seconds,
-            )
+            self._write("put_file", local, path, seconds=seconds, **(_S3_UPLOAD if "s3" in fs.protocol else {}))
             return
         hidden = self.with_name(f".{self.name}.{os.getpid()}.tmp")
         hidden_path = filesystem(str(hidden))[1]
         self.parent.mkdir()
         try:
-            persist(
-                str(self),
-                "written",
-                lambda: ask(str(self), fs, "put_file", local, hidden_path, seconds=seconds),
-                seconds,
-            )
-            persist(str(self), "written", lambda: ask(str(self), fs, "mv", hidden_path, path, seconds=seconds), seconds)
+            self._write("put_file", local, hidden_path, seconds=seconds)
+            self._write("mv", hidden_path, path, seconds=seconds)
         except BaseException:
-            hidden.unlink(missing_ok=True)
+            with suppress(FastRealignError):
+                hidden.unlink(missing_ok=True)
             raise
 
     def unlink(self, missing_ok: bool = False) -> None:
         fs, path = filesystem(str(self))
 
-        def remove() -> None:
+        def remove(seconds: float) -> None:
             try:
-                ask(str(self), fs, "rm_file", path)
+                ask(fs, "rm_file", path, seconds=seconds)
             except FileNotFoundError:
                 if not missing_ok:
                     raise
@@ -303,27 +293,30 @@ class Url:
     def mkdir(self, exist_ok: bool = True) -> None:
         """With the folders above it."""
         if not self.is_object_store:
-            fs, path = filesystem(str(self))
-            persist(str(self), "written", lambda: ask(str(self), fs, "makedirs", path, exist_ok=exist_ok))
+            self._write("makedirs", filesystem(str(self))[1], exist_ok=exist_ok)
 
     def rmdir(self) -> None:
         """OSError if it is not empty."""
         if not self.is_object_store:
             fs, path = filesystem(str(self))
             try:
-                ask(str(self), fs, "rmdir", path)
+                ask(fs, "rmdir", path, seconds=request_seconds())
             except Exception as error:  # file systems raise what their libraries do
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self)) from error
 
     def _at(self, rest: str) -> Url:
         return Url(f"{self.scheme}://{rest}")
 
+    def _write(self, method: str, *args: Any, seconds: float | None = None, **options: Any) -> None:
+        fs, _ = filesystem(str(self))
+        persist(str(self), "written", lambda limit: ask(fs, method, *args, seconds=limit, **options), seconds)
+
     def _list(self, method: str, **options: Any) -> list[tuple[str, Facts]]:
         fs, path = filesystem(f"{self}/" if self.is_http else str(self))
 
-        def ask_for_it() -> Any:
+        def ask_for_it(seconds: float) -> Any:
             fs.invalidate_cache(path)
-            return ask(str(self), fs, method, path, seconds=_LISTING * request_seconds(), **options)
+            return ask(fs, method, path, seconds=seconds, **options)
 
         found = persist(str(self), "listed", ask_for_it, _LISTING * request_seconds())
         infos = found.values() if isinstance(found, dict) else found

@@ -383,8 +383,9 @@ def test_a_file_system_that_waits_by_itself_is_given_up(monkeypatch, refused, me
 def test_waits_grow_and_are_not_all_alike(monkeypatch, refused):
     waits = []
     monkeypatch.setattr(retry.time, "sleep", waits.append)
+    monkeypatch.setattr(retry, "_given_up", {})
 
-    def call():
+    def call(seconds):
         raise ConnectionResetError("reset")
 
     refused(lambda: retry.persist("s3://b/x", "read", call), "ConnectionResetError: reset", error=FastRealignError)

@@ -40,11 +40,13 @@ def s3_error(code: str, status: int) -> OSError:
 def tried(monkeypatch):
     """tried(error, doing): the error told, and how often it was tried."""
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
+    monkeypatch.setattr(retry, "_given_up", {})
 
     def tried(error: BaseException, doing: str = "read"):
+        retry._given_up.clear()
         calls = []
 
-        def call():
+        def call(seconds):
             calls.append(1)
             raise error
 
@@ -126,8 +128,29 @@ def test_missing_credentials_are_not_waited_for(tried):
     assert count == 6
 
 
+def test_a_server_that_was_given_up_is_asked_once(monkeypatch):
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
+    monkeypatch.setattr(retry, "_given_up", {})
+    calls = []
+
+    def fail(seconds):
+        calls.append(1)
+        raise ConnectionResetError("reset")
+
+    for url, tries in [("s3://b/x", 6), ("s3://b/y", 1), ("s3://c/x", 6)]:
+        calls.clear()
+        with pytest.raises(FastRealignError):
+            persist(url, "read", fail)
+        assert len(calls) == tries
+    assert persist("s3://b/x", "read", lambda seconds: seconds) == 60.0
+    calls.clear()
+    with pytest.raises(FastRealignError):
+        persist("s3://b/x", "read", fail)
+    assert len(calls) == 6
+
+
 def test_an_interrupt_is_not_an_error(monkeypatch):
-    def call():
+    def call(seconds):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
