@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import zlib
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STALL, DROP, SHORT = "stall", "drop", "short"
@@ -25,6 +27,8 @@ class FaultyServer:
         self.asked: list[str] = []
         self.ranges = True
         self.tags = True
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
         self._lock = threading.Lock()
         server = self
@@ -32,6 +36,11 @@ class FaultyServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                server._connections.append(self.request)
+                server._threads.append(threading.current_thread())
+                super().setup()
 
             def do_GET(self) -> None:
                 server._answer(self)
@@ -48,12 +57,19 @@ class FaultyServer:
 
         self._http = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        self._threads.append(threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True))
+        self._threads[0].start()
 
     def close(self) -> None:
+        """Ends with all its threads, also those whose connection a client keeps for later."""
         self._ended.set()
         self._http.shutdown()
         self._http.server_close()
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
 
     def _answer(self, to: BaseHTTPRequestHandler) -> None:
         path = to.path.lstrip("/").partition("?")[0]
