@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from fastrealign.errors import InputError
 from fastrealign.files import load_tensors, save_tensors
 from fastrealign.ops import Counts, RowMap
 from fastrealign.version import __version__
+
+if TYPE_CHECKING:
+    from fastrealign.io.places import Place
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
 
@@ -129,8 +131,8 @@ class Alignment:
 
         return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file with the scalars as JSON metadata; replaced in one step."""
+    def save(self, path: str | Place) -> None:
+        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
         if np.isnan(self.gap_left):
             scalars["gap_left"] = None
@@ -138,7 +140,7 @@ class Alignment:
         save_tensors(path, {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars})
 
     @classmethod
-    def load(cls, path: str | Path) -> Alignment:
+    def load(cls, path: str | Place) -> Alignment:
         """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "alignment", _VECTORS)
         known = {f.name for f in fields(cls)}

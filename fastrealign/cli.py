@@ -16,12 +16,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import fastrealign as fr
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.places import check_output, place
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS, Terminated
 from fastrealign.progress import SILENT, Progress
@@ -42,7 +42,9 @@ examples:
 
 `fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, and pickles of [{"id": ..., "embed": array}, ...]."""
 
-_SOURCE = "text embeddings: a folder of shards, a file, a quoted glob, or several files"
+_SOURCE = (
+    "text embeddings: a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"
+)
 _TARGET = "image embeddings of the same encoder pair, in the same forms"
 
 
@@ -117,7 +119,8 @@ def _apply(args: argparse.Namespace) -> int:
 def _fit(args: argparse.Namespace) -> None:
     from fastrealign.inspection import describe
 
-    out = Path(args.out)
+    check_output(args.out)
+    out = place(args.out)
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file to save the alignment to")
     if out.exists():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.errors import InputError
+
+if TYPE_CHECKING:
+    from fastrealign.io.places import Place
 
 FORMAT = 1
 # The key of the JSON record in the metadata, by which a file of ours is known.
 RECORD = "fastrealign"
 
 
-def save_tensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
     from safetensors.numpy import save
 
@@ -28,12 +32,12 @@ def save_tensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[st
         file.commit()
 
 
-def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="numpy") as file:
+        with _local(path) as local, safe_open(str(local), framework="numpy") as file:
             record = (file.metadata() or {}).get(RECORD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
@@ -54,3 +58,14 @@ def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[d
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
     return tensors, meta
+
+
+def _local(path: str | Place) -> AbstractContextManager[Path]:
+    """The file itself, or a copy of what lies at a URL."""
+    from fastrealign.io.places import is_url, place
+
+    if is_url(path):
+        from fastrealign.io.remote import local_copy
+
+        return local_copy(str(path))
+    return nullcontext(place(path))

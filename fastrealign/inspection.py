@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
+from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST, rank_journals
@@ -32,10 +32,10 @@ _SAMPLE_BYTES = 32 << 20
 def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> tuple[dict[str, Any], str]:
     """Plain values for JSON, and text for people. Raises InputError if there is nothing that fastrealign knows."""
     if isinstance(spec, (str, os.PathLike)):
-        path = Path(spec)
+        path = place(spec)
         if (path / MANIFEST).is_file():
             return _manifest(path)
-        if (path / JOURNAL).is_file():
+        if (path / JOURNAL).exists():
             return _unfinished(path)
         if path.name.endswith(MANIFEST) and path.is_file():
             return _manifest(path.parent, path)
@@ -99,7 +99,7 @@ def _named(encoder: str | None) -> str:
     return f", {encoder}" if encoder else ""
 
 
-def _saved(path: Path) -> tuple[dict[str, Any], str]:
+def _saved(path: Place) -> tuple[dict[str, Any], str]:
     try:
         return describe(Alignment.load(path), str(path))
     except InputError as not_an_alignment:
@@ -124,7 +124,7 @@ def _saved(path: Path) -> tuple[dict[str, Any], str]:
     return value, text
 
 
-def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], str]:
+def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any], str]:
     manifest = Manifest.load(path or folder / MANIFEST)
     shards = manifest.shards
     changed = [shard.name for shard in shards if not shard.is_at(folder / shard.name)]
@@ -167,7 +167,7 @@ def _manifest(folder: Path, path: Path | None = None) -> tuple[dict[str, Any], s
     return value, "\n".join(lines)
 
 
-def _unfinished(folder: Path) -> tuple[dict[str, Any], str]:
+def _unfinished(folder: Place) -> tuple[dict[str, Any], str]:
     noted = Journal.peek(folder / JOURNAL)
     of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
     done, all_shards = len(noted.shards) + of_ranks, len(noted.order.source) if noted.order else 0

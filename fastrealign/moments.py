@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.errors import BadRowsError, InputError
 from fastrealign.exact import ExactSum
+
+if TYPE_CHECKING:
+    from fastrealign.io.places import Place
 
 
 class Moments:
@@ -118,7 +120,7 @@ class Moments:
     def __repr__(self) -> str:
         return f"Moments(d={self.d}, count={self.count}, trace={self.trace:.6g})"
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Place) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
         from fastrealign.files import save_tensors
 
@@ -126,7 +128,7 @@ class Moments:
         save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
 
     @classmethod
-    def load(cls, path: str | Path) -> Moments:
+    def load(cls, path: str | Place) -> Moments:
         """Read what `save` wrote. Raises InputError naming the file if it is something else."""
         from fastrealign.files import load_tensors
 

@@ -1,4 +1,4 @@
-"""Where a run writes: a folder (or one file and what lies beside it) that is empty, unfinished or complete.
+"""Where a run writes: a folder, here or on a server, or one file and what lies beside it: empty, unfinished or complete.
 
 empty         nothing there; a run may begin
 unfinished    a journal: `resume` goes on, `overwrite` begins anew
@@ -19,8 +19,9 @@ from typing import Any
 from fastrealign import io
 from fastrealign.alignment import Alignment
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io.journal import Group, Journal
-from fastrealign.io.manifest import Manifest, Order
+from fastrealign.io.journal import Journal
+from fastrealign.io.manifest import Manifest, Order, ShardRecord
+from fastrealign.io.places import Place, each, is_url, place
 
 MANIFEST = "manifest.json"
 ALIGNMENT = "alignment.safetensors"
@@ -32,7 +33,8 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
 class Output:
     """The names that a run over `files` writes to. Nothing on disk is touched until `claim`.
 
-    out      a folder; or, for a source of one shard, a file of the same format, beside which the small files then lie
+    out      a folder, or a URL that stands for one; or, for a source of one shard, a file of the same format, beside which
+             the small files then lie
     root     the folder of all that is written
     names    of the shards, in the order of the source, relative to root
     metadata names of their metadata files, None for a shard that has none
@@ -40,7 +42,7 @@ class Output:
 
     def __init__(self, out: str | os.PathLike, files: io.Source) -> None:
         self.out = os.fspath(out)
-        path = Path(out)
+        path = place(out)
         kind = io.FORMATS.get(path.suffix.lower())
         self.single = kind is not None and not path.is_dir()
         if self.single:
@@ -51,7 +53,7 @@ class Output:
             if not isinstance(files.shards[0], kind):
                 raise InputError(
                     f"{out}: the output keeps the format of the input, {files.shards[0].format}; "
-                    f"name a {Path(files.shards[0].path).suffix} file or a folder"
+                    f"name a {place(files.shards[0].path).suffix} file or a folder"
                 )
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""
@@ -66,25 +68,25 @@ class Output:
         self.alignment = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
 
-    def journal_of(self, rank: int) -> Path:
+    def journal_of(self, rank: int) -> Place:
         """The journal of one of several processes that write here; the first one's is that of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
     def check_apart(self, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output."""
-        root = os.path.realpath(self.root)
-        for folder in (spec for spec in specs if isinstance(spec, (str, os.PathLike)) and os.path.isdir(spec)):
-            if _inside(root, os.path.realpath(folder)):
+        root = _real(self.root)
+        for folder in (spec for spec in specs if isinstance(spec, (str, os.PathLike)) and _is_folder(spec)):
+            if _inside(root, _real(folder)):
                 raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
-        written = {os.path.realpath(self.root / name) for name in self.names} if self.single else set()
+        written = {_real(self.root / name) for name in self.names} if self.single else set()
         for source in sources:
-            for folder in dict.fromkeys(os.path.dirname(shard.path) for shard in source.shards):
-                if not self.single and _inside(os.path.realpath(folder or "."), root):
+            for folder in dict.fromkeys(_folder_of(shard.path) for shard in source.shards):
+                if not self.single and _inside(_real(folder or "."), root):
                     raise InputError(
                         f"{self.out}: the input {folder or '.'} lies inside the output; choose a folder apart from it"
                     )
             for shard in source.shards if self.single else ():
-                if os.path.realpath(shard.path) in written:
+                if _real(shard.path) in written:
                     raise InputError(f"{self.out}: is the input itself; choose another name")
 
     def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool) -> Claim:
@@ -147,10 +149,12 @@ class Output:
         if self.single:
             small = [self._here(path) for path in (self.manifest, self.alignment, self.journal)]
             names = [*self.names, *filter(None, self.metadata), *small]
-            return [name for name in names if os.path.lexists(self.root / name)]
-        return sorted(_walk(self.root))
+            return [name for name in names if _is_there(self.root / name)]
+        # On a server the journal is a folder.
+        journal = self._here(self.journal)
+        return sorted({journal if name.startswith(f"{journal}/") else name for name in _walk(self.root)})
 
-    def _here(self, path: Path) -> str:
+    def _here(self, path: Place) -> str:
         return path.relative_to(self.root).as_posix()
 
 
@@ -161,7 +165,7 @@ class Claim:
     """
 
     def __init__(
-        self, output: Output, order: Order, journal: Journal, complete: Manifest | None, made: list[Path], fsync: bool
+        self, output: Output, order: Order, journal: Journal, complete: Manifest | None, made: list[Place], fsync: bool
     ) -> None:
         self.output = output
         self.order = order
@@ -187,10 +191,10 @@ class Claim:
                 )
             self._began = True
             self._remove_temporaries(_planned(noted.order))
-            self.journal.keep([group for group in noted.groups if self._is_whole(group)])
+            self.journal.keep([group for group in noted.groups if self._changed(group.shards) is None])
             for path in rank_journals(self.output.journal):
                 other = Journal(path, self._fsync)
-                self.journal.take_in([group for group in other.noted.groups if self._is_whole(group)])
+                self.journal.take_in([group for group in other.noted.groups if self._changed(group.shards) is None])
                 other.remove()
 
     def begin_anew(self) -> None:
@@ -209,7 +213,7 @@ class Claim:
                 raise InputError(
                     f"{self.output.out}: holds {name}, which fastrealign did not write and does not remove; move it"
                 )
-        changed = next((s for s in shards if self._path(s.name).exists() and not s.is_at(self._path(s.name))), None)
+        changed = self._changed(shards, gone=False)
         if changed is not None:
             raise InputError(f"{self.output.out}: {changed.name} was changed since it was written; move it away")
         if noted.order is not None:
@@ -265,27 +269,39 @@ class Claim:
 
     def leave(self, alone: bool = True) -> None:
         """End the run where it is. alone: no other process may have completed shards of it."""
-        if self.journal.shards or (self._began and not alone):
+        if self.journal.shards or self.journal.lost or (self._began and not alone):
             self.journal.close()
             return
-        if self._began:
-            # Among them what a commit that failed halfway may have put in place.
-            self._remove(_planned(self.order))
-            self.output.alignment.unlink(missing_ok=True)
-        self.journal.remove()
+        with suppress(FastRealignError):  # a server that fails now, as it may have before
+            if self._began:
+                # Among them what a commit that failed halfway may have put in place.
+                self._remove(_planned(self.order))
+                self.output.alignment.unlink(missing_ok=True)
+            self.journal.remove()
         _remove_folders(self._made)
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> Place:
         return self.output.root / name
 
     def _remove(self, names: set[str]) -> None:
         """Files of a run, and the folders within the output that they leave empty."""
-        for name in names:
-            self._path(name).unlink(missing_ok=True)
+        remote = not isinstance(self.output.root, Path)
+        for _ in each(lambda name: self._path(name).unlink(missing_ok=True), sorted(names), remote=remote):
+            pass
         _remove_folders({self._path(name).parent for name in names} - {self.output.root})
 
-    def _is_whole(self, group: Group) -> bool:
-        return all(shard.is_at(self._path(shard.name)) for shard in group.shards)
+    def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
+        """The first that is not as it was written, or is gone, if that counts."""
+
+        def is_as_written(shard: ShardRecord) -> bool:
+            path = self._path(shard.name)
+            return (not gone and not path.exists()) or shard.is_at(path)
+
+        remote = not isinstance(self.output.root, Path)
+        for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):
+            if not fine:
+                return shard
+        return None
 
     def _check_complete(self, manifest: Manifest) -> None:
         change = self.order.change(manifest.order)
@@ -293,12 +309,12 @@ class Claim:
             raise InputError(
                 f"{self.output.out}: the complete run there is another one: {change}; replace it with --overwrite"
             )
-        for shard in manifest.shards:
-            if not shard.is_at(self._path(shard.name)):
-                raise InputError(
-                    f"{self.output.out}: {shard.name} is gone or was changed since the run was complete; "
-                    "make all anew with --overwrite"
-                )
+        changed = self._changed(manifest.shards)
+        if changed is not None:
+            raise InputError(
+                f"{self.output.out}: {changed.name} is gone or was changed since the run was complete; "
+                "make all anew with --overwrite"
+            )
         self.finished = manifest
 
     def _remove_temporaries(self, planned: set[str]) -> None:
@@ -310,9 +326,9 @@ class Claim:
                     (folder / name).unlink(missing_ok=True)
 
 
-def rank_journals(journal: Path) -> list[Path]:
-    """Beside the journal of a run, those that other ranks have left."""
-    return sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}"))
+def rank_journals(journal: Place) -> list[Path]:
+    """Beside the journal of a run, those that other ranks have left; on a server there are none."""
+    return [] if is_url(journal) else sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}"))
 
 
 def _planned(order: Order) -> set[str]:
@@ -326,8 +342,11 @@ def _final_name(name: str) -> str:
     return path.with_name(temporary[1]).as_posix() if temporary else name
 
 
-def _walk(folder: Path, deep: bool = True) -> Iterator[str]:
+def _walk(folder: Place, deep: bool = True) -> Iterator[str]:
     """Everything below a folder but folders, relative to it."""
+    if not isinstance(folder, Path):
+        yield from folder.walk(deep)
+        return
     for at, folders, files in os.walk(folder):
         for name in files:
             yield Path(at, name).relative_to(folder).as_posix()
@@ -335,13 +354,32 @@ def _walk(folder: Path, deep: bool = True) -> Iterator[str]:
             folders.clear()
 
 
+def _real(path: str | os.PathLike) -> str:
+    """The same for all names of a place."""
+    return place(path).canonical if is_url(path) else os.path.realpath(path)
+
+
+def _folder_of(path: str) -> str:
+    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
+
+
+def _is_folder(path: str | os.PathLike) -> bool:
+    return place(path).is_dir() if is_url(path) else os.path.isdir(path)
+
+
+def _is_there(path: Place) -> bool:
+    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
+
+
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _make_folders(folder: Path) -> list[Path]:
+def _make_folders(folder: Place) -> list[Place]:
     """Make a folder and those above it; returns those made, deepest first."""
-    missing = []
+    missing: list[Place] = []
+    if not isinstance(folder, Path) and folder.is_object_store:  # it has none
+        return missing
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
@@ -356,7 +394,7 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _remove_folders(folders: Iterable[Path]) -> None:
+def _remove_folders(folders: Iterable[Place]) -> None:
     """Those that are empty."""
     for folder in folders:
         with suppress(OSError):

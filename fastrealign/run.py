@@ -21,6 +21,7 @@ from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.fit import fit_rows
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.io.places import check_output, each, is_url
 from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
@@ -63,7 +64,7 @@ def align(
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
-    source    path, glob, folder or list of paths of .npy, .parquet or pickle shards
+    source    path, glob, folder or list of paths of .npy, .parquet or pickle shards; a path may be a URL (s3://, https://, ...)
     target    the same, or an array, a tensor, or an iterable of chunks
     out       a folder that is empty or does not exist, or for a single shard a file name of the same format. It gets a
               shard for every shard of the source (same name, format, order, ids and other columns),
@@ -189,7 +190,13 @@ class _Run:
         check_bad_rows(bad_rows)
         if bad_shards not in BAD_SHARDS:
             raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
+        check_output(out)
         self.world = world_of(group)
+        if self.world.size > 1 and is_url(out):
+            raise InputError(
+                f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
+                "of them see, or use fastrealign.ray, where one process keeps it"
+            )
         self.writing = writing
         self.bad_shards = bad_shards
         self.column = column
@@ -373,7 +380,9 @@ class _Hold:
 
 
 def _marks(files: io.Source, names: list[str]) -> dict[str, FileMark]:
-    return {name: FileMark.of(shard.path, modified=True) for name, shard in zip(names, files.shards, strict=True)}
+    paths = [shard.path for shard in files.shards]
+    marks = each(lambda path: FileMark.of(path, modified=True), paths, remote=any(map(is_url, paths)))
+    return dict(zip(names, marks, strict=True))
 
 
 def _specs(spec: Any) -> list[Any]:

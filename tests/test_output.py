@@ -227,7 +227,7 @@ def test_an_interrupt_tells_what_is_complete(tmp_path, sides):
 
 
 def test_a_run_killed_between_the_manifest_and_the_end_is_complete(tmp_path, sides, monkeypatch):
-    monkeypatch.setattr(Journal, "remove", lambda self: self._file.close())
+    monkeypatch.setattr(Journal, "remove", lambda self: self.close())
     fr.align(*sides, tmp_path / "out")
     monkeypatch.undo()
     assert (tmp_path / "out" / JOURNAL).exists()

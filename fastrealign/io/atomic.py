@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.errors import FastRealignError
-from fastrealign.io.files import Descriptor, one_line, read_into
+from fastrealign.io.files import Descriptor, look_anew, one_line, read_into
+from fastrealign.io.places import Place, check_output, place
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from fastrealign.io.url import Url
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
@@ -33,18 +36,27 @@ class AtomicFile:
     """Writes to a hidden temporary beside `path`; `commit` gives it its name, `abort` removes it.
 
     The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system. Missing
-    parent folders are made. Any failure to write removes the temporary and raises FastRealignError, which says
-    which file, why and what to do. As a context manager it aborts unless `commit` was called.
+    parent folders are made. Where `path` is a URL the temporary is a local spool file (remote.py), which `commit`
+    uploads. Any failure to write removes the temporary and raises FastRealignError, which says which file, why and
+    what to do. As a context manager it aborts unless `commit` was called.
     """
 
-    def __init__(self, path: str | Path, fsync: bool = True) -> None:
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+    def __init__(self, path: str | Place, fsync: bool = True) -> None:
+        self.path = place(path)
         self.committed = False
         self._fsync = fsync
         self._end = 0
         self._descriptor: Descriptor | None = None
         self._failure = f"{path}: writing was stopped by an earlier failure, nothing was kept"
+        self._url: Url | None = None
+        if not isinstance(self.path, Path):
+            from fastrealign.io.remote import spool
+
+            check_output(self.path)
+            self._url = self.path
+            self._descriptor, self.temporary = spool(self.path)
+            return
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with self._removing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -82,7 +94,7 @@ class AtomicFile:
         return _Stream(self)
 
     def commit(self) -> None:
-        """Flush to the disk and rename to the final name; a second call does nothing.
+        """Flush to the disk and rename to the final name, or upload; a second call does nothing.
 
         Every write must have returned. The folder is synced too, so that the name survives a power cut.
         """
@@ -90,13 +102,18 @@ class AtomicFile:
             return
         descriptor = self._open()
         with self._removing():
-            if self._fsync:
-                os.fsync(descriptor.fd)
-            descriptor.close()
-            os.replace(self.temporary, self.path)
+            if self._url is not None:
+                self._url.upload(str(self.temporary), descriptor.state()[0])
+                look_anew(self._url)
+                descriptor.close()
+            else:
+                if self._fsync:
+                    os.fsync(descriptor.fd)
+                descriptor.close()
+                os.replace(self.temporary, self.path)
         self.committed = True
         self._descriptor = None
-        if self._fsync:
+        if self._fsync and self._url is None:
             with self._removing():
                 _sync_folder(self.path.parent)
 
@@ -105,7 +122,8 @@ class AtomicFile:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with suppress(OSError):
-                self.temporary.unlink()
+                if self._url is None:
+                    self.temporary.unlink()
                 # A thread or a traceback may hold the descriptor for a while yet; the space is to be free now.
                 os.ftruncate(descriptor.fd, 0)
 
@@ -132,6 +150,10 @@ class AtomicFile:
             reason = error.strerror or one_line(error)
             # Other threads that write to the file give the cause too, whichever of them is heard first.
             self._failure = f"{self.path}: could not be written: {reason}; {advice}"
+            if self._url is not None:
+                from fastrealign.io.remote import spool_failure
+
+                self._failure = spool_failure(self._url, error)
             self.abort()
             raise FastRealignError(self._failure) from error
         except BaseException:

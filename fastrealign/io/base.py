@@ -13,6 +13,7 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.places import Place, place
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,7 +60,7 @@ class Shard(ABC):
     dim: int
     dtype: np.dtype
     skipped: int = 0
-    metadata: Path | None = None
+    metadata: Place | None = None
     metadata_name: str | None = None
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
@@ -78,7 +79,7 @@ class Shard(ABC):
         raise TypeError(f"{self.path}: {self.format} is read in order; use chunks()")
 
     @abstractmethod
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> ShardWriter:
+    def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> ShardWriter:
         """A writer of the same container at `out_path`, elements of `dtype`; ids and other columns come from here.
 
         rows: how many source rows will pass through, checked on commit; None leaves that to the container.
@@ -104,7 +105,7 @@ class ShardWriter(ABC):
     """
 
     def __init__(self, path: str | Path, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self.dtype = native_float(np.dtype(dtype), str(path))
         self.dim = dim
         self._expected = rows

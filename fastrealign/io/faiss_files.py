@@ -9,7 +9,6 @@ All little-endian. The header is read here and not by faiss, which takes whole i
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +67,7 @@ class FaissShard(MatrixShard):
         size = file_size(path)
         with reading(path):
             descriptor = Descriptor(path)
-            text = os.pread(descriptor.fd, _HEAD_LIMIT, 0)
+            text = descriptor.pread(_HEAD_LIMIT, 0)
         self.head = _read_head(text, self.path)
         self.rows, self.dim = check_shape((self.head.rows, self.head.dim), self.path)
         self.dtype = _FLOAT32

@@ -1,16 +1,30 @@
-"""Files as the operating system sees them: descriptors that threads share, whole reads, errors in one line."""
+"""Files as the operating system sees them: descriptors that threads share, whole reads, errors in one line.
+
+A URL goes wherever a path does: what has to be asked of a server is asked in remote.py, which is imported for URLs alone.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.errors import InputError
+from fastrealign.io.places import is_url
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from fastrealign.io.remote import RemoteFile
+
+# Read ahead where a file on a server is read in order.
+_STREAM_BYTES = 4 << 20
 
 
 class Descriptor:
@@ -18,13 +32,32 @@ class Descriptor:
 
     A thread that is still reading or writing when another one drops the file keeps its own reference, so its
     descriptor number can never have been handed to some other file in between.
+
+    For a URL there is no descriptor: `fd` is -1, and what reads goes through `pread` and `read_into`.
     """
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "remote")
 
     def __init__(self, path: str | Path, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
-        self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        self.remote: RemoteFile | None = None
+        if is_url(path):
+            from fastrealign.io.remote import RemoteFile
+
+            self.remote = RemoteFile(os.fspath(path))
+        else:
+            self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """Up to `count` bytes from byte `offset` on, fewer only where the file ends."""
+        return self.remote.read(offset, count) if self.remote is not None else os.pread(self.fd, count, offset)
+
+    def state(self) -> tuple[int, int | str | None]:
+        """The size in bytes, and when it was last changed: in ns, or what the server says that stands for it."""
+        if self.remote is not None:
+            return self.remote.size, self.remote.modified
+        status = os.fstat(self.fd)
+        return status.st_size, status.st_mtime_ns
 
     def close(self) -> None:
         """Close now. Raises OSError where closing is what reports a failed write (network file systems)."""
@@ -57,6 +90,10 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def file_size(path: str | Path) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
+    if is_url(path):
+        from fastrealign.io import remote
+
+        return remote.file_size(os.fspath(path))
     with reading(path):
         status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
@@ -68,6 +105,14 @@ def file_size(path: str | Path) -> int:
     return status.st_size
 
 
+def look_anew(path: str | Path) -> None:
+    """The file may have been written to since it was read: what is there now counts."""
+    if is_url(path):
+        from fastrealign.io import remote
+
+        remote.forget(os.fspath(path))
+
+
 def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str | Path) -> None:
     """Fill the contiguous uint8 array `buffer` from byte `offset` on; safe to call from several threads.
 
@@ -76,10 +121,22 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str
     view, done = memoryview(buffer), 0
     with reading(path):
         while done < len(view):
-            count = os.preadv(descriptor.fd, [view[done:]], offset + done)
+            if descriptor.remote is not None:
+                count = descriptor.remote.fill(view[done:], offset + done)
+            else:
+                count = os.preadv(descriptor.fd, [view[done:]], offset + done)
             if count == 0:
                 raise InputError(
                     f"{path}: ended at byte {offset + done} while being read, expected {len(view) - done} bytes more; "
                     "it was cut short after it was opened: do not write to the input during a run"
                 )
             done += count
+
+
+def open_binary(path: str | Path) -> BinaryIO:
+    """The file opened to be read in order, with some of it read ahead."""
+    if is_url(path):
+        from fastrealign.io.remote import RemoteStream
+
+        return io.BufferedReader(RemoteStream(os.fspath(path)), _STREAM_BYTES)
+    return open(path, "rb", opener=os.open)

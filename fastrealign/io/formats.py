@@ -11,6 +11,7 @@ from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.npy import NpyShard
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
+from fastrealign.io.places import is_url, place
 from fastrealign.io.tensor_files import SafetensorsShard
 from fastrealign.io.torch_files import TorchShard
 
@@ -35,7 +36,7 @@ def accepted() -> str:
 
 def format_of(path: str | Path) -> type[Shard]:
     """The Shard class for a file by its suffix, in any case; InputError if there is none."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = os.path.splitext(place(path).name if is_url(path) else path)[1].lower()
     if suffix not in FORMATS:
         raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; expected {accepted()}")
     return FORMATS[suffix]

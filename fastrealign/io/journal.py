@@ -9,26 +9,21 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
-import os
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.exact import ExactSum
-from fastrealign.io.files import Descriptor, one_line, reading
+from fastrealign.io.lines import open_lines, read_lines
 from fastrealign.io.manifest import FORMAT, Order, ShardRecord
+from fastrealign.io.places import Place
 from fastrealign.version import __version__
-
-# Sums take 16 bytes a column in a line; lines this far apart keep the journal small beside the shards.
-_SECONDS_A_LINE = 1.0
 
 
 @dataclass
@@ -51,7 +46,7 @@ class Noted:
     def shards(self) -> list[ShardRecord]:
         return [shard for group in self.groups for shard in group.shards]
 
-    def read(self, text: bytes, path: Path) -> int:
+    def read(self, text: bytes, path: Place) -> int:
         """Take in lines; returns how many bytes of them are whole. The rest was cut off when the run was killed."""
         whole = 0
         for line in text.splitlines(keepends=True):
@@ -90,32 +85,33 @@ class Noted:
 class Journal:
     """An open journal. Open means locked: one process writes to an output at a time."""
 
-    def __init__(self, path: Path, fsync: bool = True) -> None:
-        """Opens or makes the file. Raises InputError if another process has it open."""
+    def __init__(self, path: Place, fsync: bool = True) -> None:
+        """Opens or makes it. Raises InputError if another process has it open."""
         self.path = path
         self.noted = Noted()
-        self._fsync = fsync
         self._lock = threading.Lock()
         self._pending: Group | None = None
         self._written = time.monotonic()
-        self._file = _open(path)
+        self._lines = open_lines(path, fsync)
         try:
-            self._take_lock()
-            text = _read(self._file, path)
+            text = self._lines.text()
             whole = self.noted.read(text, path)
             if whole < len(text):
-                os.ftruncate(self._file.fd, whole)
+                self._lines.cut(whole)
         except BaseException:
-            self._file.close()
+            self._lines.close()
             raise
 
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the output over: nothing there is this one's any more."""
+        return self._lines.lost
+
     @classmethod
-    def peek(cls, path: Path) -> Noted:
+    def peek(cls, path: Place) -> Noted:
         """What the journal tells, without opening it for a run."""
-        with reading(path):
-            text = path.read_bytes()
         noted = Noted()
-        noted.read(text, path)
+        noted.read(read_lines(path), path)
         return noted
 
     @property
@@ -134,7 +130,7 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything noted before."""
-        os.ftruncate(self._file.fd, 0)
+        self._lines.cut(0)
         self.noted = Noted()
 
     def begin(self, order: Order) -> None:
@@ -159,14 +155,14 @@ class Journal:
     def add(self, shard: ShardRecord, sums: ExactSum) -> None:
         """A shard is complete; called from any thread.
 
-        It is noted together with others of the same second; a run that is killed before makes those once more.
+        It is noted together with others of the same second or so; a run that is killed before makes those once more.
         """
         with self._lock:
             if self._pending is None:
                 self._pending = Group([], ExactSum(sums.d))
             self._pending.shards.append(shard)
             self._pending.sums.add(sums)
-            if time.monotonic() - self._written >= _SECONDS_A_LINE:
+            if time.monotonic() - self._written >= self._lines.seconds_a_line:
                 self._flush()
 
     def take_in(self, groups: list[Group]) -> None:
@@ -178,20 +174,20 @@ class Journal:
                 self.noted.groups.append(group)
 
     def flush(self) -> None:
-        """Note now what is complete."""
+        """Note now what is complete. Raises FastRealignError if the output is not this process's any more."""
         with self._lock:
             self._flush()
+        self._lines.check()
 
     def close(self) -> None:
         """Note what is complete and give the lock back. The journal stays, for a later run to go on from."""
         with suppress(FastRealignError):  # on a full disk the shards of the last second are made once more
             self.flush()
-        self._file.close()
+        self._lines.close()
 
     def remove(self) -> None:
         """The run is complete, or has left nothing behind."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        self._lines.remove()
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -201,47 +197,7 @@ class Journal:
             self._written = time.monotonic()
 
     def _append(self, value: dict[str, Any]) -> None:
-        size = os.fstat(self._file.fd).st_size
-        try:
-            line = memoryview(json.dumps(value).encode() + b"\n")
-            while line:
-                line = line[os.write(self._file.fd, line) :]
-            if self._fsync:
-                os.fsync(self._file.fd)
-        except OSError as error:
-            os.ftruncate(self._file.fd, size)
-            raise FastRealignError(
-                f"{self.path}: could not be written: {error.strerror or one_line(error)}; mend this and run again"
-            ) from error
-
-    def _take_lock(self) -> None:
-        folder = self.path.parent
-        try:
-            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another fastrealign is writing there; wait for it or stop it") from None
-        except OSError:
-            pass  # a file system without locks
-        if os.fstat(self._file.fd).st_nlink == 0:
-            raise InputError(f"{folder}: another fastrealign has just finished there; look at what it wrote")
-
-
-def _open(path: Path) -> Descriptor:
-    try:
-        return Descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    except OSError as error:
-        raise FastRealignError(
-            f"{path}: could not be written: {error.strerror or one_line(error)}; choose another output folder"
-        ) from error
-
-
-def _read(file: Descriptor, path: Path) -> bytes:
-    with reading(path):
-        size, parts, at = os.fstat(file.fd).st_size, [], 0
-        while at < size and (part := os.pread(file.fd, size - at, at)):
-            parts.append(part)
-            at += len(part)
-        return b"".join(parts)
+        self._lines.append(json.dumps(value).encode() + b"\n")
 
 
 def _line(group: Group) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
-from fastrealign.io.files import Descriptor, one_line, read_into, reading
+from fastrealign.io.files import Descriptor, look_anew, one_line, read_into, reading
+from fastrealign.io.places import Place
 from fastrealign.version import __version__
 
 FORMAT = 1
@@ -28,25 +29,27 @@ _END_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class FileMark:
-    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns."""
+    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns (of a URL: its ETag)."""
 
     bytes: int
     ends: str
-    modified: int | None = None
+    modified: int | str | None = None
 
     @classmethod
-    def of(cls, path: str | Path, *, modified: bool = False) -> FileMark:
+    def of(cls, path: str | Place, *, modified: bool = False) -> FileMark:
         """Raises InputError if the file cannot be read."""
+        if not modified:
+            look_anew(path)  # at an output: what was there before does not count
         with reading(path):
             descriptor = Descriptor(path)
-            status = os.fstat(descriptor.fd)
+            size, changed = descriptor.state()
         digest = hashlib.sha256()
-        for start in sorted({0, max(0, status.st_size - _END_BYTES)}):
-            end = np.empty(min(_END_BYTES, status.st_size), dtype=np.uint8)
+        for start in sorted({0, max(0, size - _END_BYTES)}):
+            end = np.empty(min(_END_BYTES, size), dtype=np.uint8)
             read_into(descriptor, end, start, path)
             digest.update(end)
         descriptor.close()
-        return cls(status.st_size, digest.hexdigest(), status.st_mtime_ns if modified else None)
+        return cls(size, digest.hexdigest(), changed if modified else None)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FileMark:
@@ -141,7 +144,7 @@ class ShardRecord:
     def mark(self) -> FileMark:
         return FileMark(self.bytes, self.ends)
 
-    def is_at(self, path: Path) -> bool:
+    def is_at(self, path: Place) -> bool:
         """Whether the file at `path` still is what was written."""
         try:
             return FileMark.of(path) == self.mark
@@ -164,7 +167,7 @@ class Manifest:
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     version: str = __version__
 
-    def save(self, path: Path, fsync: bool = True) -> None:
+    def save(self, path: Place, fsync: bool = True) -> None:
         order = asdict(self.order)
         marks = {side: order.pop(side) for side in ("source", "target")}
         value = {
@@ -188,7 +191,7 @@ class Manifest:
             file.commit()
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
+    def load(cls, path: Place) -> Manifest:
         """Raises InputError if the file is missing, damaged, of a newer version or not a manifest of fastrealign."""
         with reading(path):
             text = path.read_bytes()

@@ -13,7 +13,8 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
-from fastrealign.io.files import reading
+from fastrealign.io.files import open_binary, reading
+from fastrealign.io.places import Place, is_url, place
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
@@ -29,12 +30,12 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
     """
     beside = cache(_beside)
     for shard in shards:
-        described = beside(os.path.dirname(shard.path), os.path.dirname(shard.name))
+        described = beside(_folder_of(shard.path), os.path.dirname(shard.name))
         if not described:
             continue
-        numbers = re.findall("[0-9]+", Path(shard.path).stem)
+        numbers = re.findall("[0-9]+", place(shard.path).stem)
         path, name = described.get(int(numbers[-1]) if numbers else None, (None, None))
-        if path is not None and str(path) != os.path.normpath(shard.path):
+        if path is not None and path != _joined(shard.path, "."):
             rows = _rows(path)
             if rows != shard.rows:
                 raise InputError(
@@ -44,8 +45,8 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
 
 
 def write_metadata(
-    shard: Shard, out_root: str | Path, keep: np.ndarray | None = None, fsync: bool = True
-) -> Path | None:
+    shard: Shard, out_root: str | Place, keep: np.ndarray | None = None, fsync: bool = True
+) -> Place | None:
     """Write the shard's metadata below `out_root`, and return where; None if the shard has none.
 
     keep: (shard.rows,) boolean, true for the rows that were kept; with None, or nothing dropped, the file is copied
@@ -53,7 +54,7 @@ def write_metadata(
     """
     if shard.metadata is None:
         return None
-    out = Path(out_root) / shard.metadata_name
+    out = place(out_root) / shard.metadata_name
     if keep is not None and keep.shape != (shard.rows,):
         raise ValueError(f"{out}: keep must be a mask of shape ({shard.rows},), got {keep.shape}")
     with AtomicFile(out, fsync) as file:
@@ -65,13 +66,13 @@ def write_metadata(
     return out
 
 
-def _copy(path: Path, file: AtomicFile) -> None:
-    with reading(path), open(path, "rb", buffering=0) as source:
+def _copy(path: Place, file: AtomicFile) -> None:
+    with reading(path), open_binary(path) as source:
         while piece := source.read(_COPY_BYTES):
             file.append(piece)
 
 
-def _filter(path: Path, file: AtomicFile, keep: np.ndarray) -> None:
+def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
     from fastrealign.io.parquet_copy import ParquetCopy
 
     copy = ParquetCopy(path, file.stream(), len(keep))
@@ -83,36 +84,59 @@ def _filter(path: Path, file: AtomicFile, keep: np.ndarray) -> None:
         raise
 
 
-def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Path, str]]:
+def _folder_of(path: str) -> str:
+    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
+
+
+def _joined(folder: str, to: str) -> Place:
+    return place(folder) / to if is_url(folder) else Path(os.path.normpath(os.path.join(folder, to)))
+
+
+def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Place, str]]:
     """By number, the metadata files for the shards of a folder, each with the name its twin takes."""
     places = [("metadata", "metadata"), (".", ".")]
-    if os.path.basename(os.path.abspath(folder)) in SIDE_FOLDERS.values():
+    if (folder if is_url(folder) else os.path.abspath(folder)).rpartition("/")[2] in SIDE_FOLDERS.values():
         # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
         places.append(("../metadata", "../metadata" if out_folder else "metadata"))
-    found: dict[int | None, tuple[Path, str]] = {}
-    for place, out_place in places:
-        for number, path in _numbered(Path(os.path.normpath(os.path.join(folder, place)))).items():
+    found: dict[int | None, tuple[Place, str]] = {}
+    for there, out_place in places:
+        for number, path in _numbered(_joined(folder, there)).items():
             name = os.path.normpath(os.path.join(out_folder, out_place, path.name))
             found.setdefault(number, (path, Path(name).as_posix()))
     return found
 
 
-def _rows(path: Path) -> int:
+def _rows(path: Place) -> int:
     from fastrealign.io.parquet import open_parquet
 
     with open_parquet(path) as file:
         return file.metadata.num_rows
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
+def _numbered(folder: Place) -> dict[int, Place]:
     """The metadata files of a folder by their number."""
-    found: dict[int, Path] = {}
-    with reading(folder):
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    for name in names:
+    found: dict[int, Place] = {}
+    for name in sorted(_names(folder)):
         match = METADATA_FILE.fullmatch(name)
         if match:
             other = found.setdefault(int(match[1]), folder / name)
             if other.name != name:
                 raise InputError(f"{folder}: {other.name} and {name} both carry the number {int(match[1])}; remove one")
     return found
+
+
+def _names(folder: Place) -> list[str]:
+    """What lies in a folder; nothing where there is none, or where a server lists none."""
+    if isinstance(folder, Path):
+        with reading(folder):
+            return os.listdir(folder) if os.path.isdir(folder) else []
+    from fastrealign.io.retry import Denied, Missing
+
+    try:
+        return [name for name, _ in folder.entries()]
+    except (Missing, Denied):
+        return []
+    except InputError:  # a web server may have any answer to the question for a folder
+        if folder.is_http:
+            return []
+        raise

@@ -6,7 +6,6 @@ bfloat16 is stored as ml_dtypes stores it: two opaque bytes an element, `<V2`.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -39,7 +38,7 @@ class NpyShard(MatrixShard):
         size = file_size(path)
         with reading(path):
             descriptor = Descriptor(path)
-            head = os.pread(descriptor.fd, _HEADER_LIMIT, 0)
+            head = descriptor.pread(_HEADER_LIMIT, 0)
             descriptor.close()
         shape, fortran, dtype, self._offset = _parse_header(head, self.path)
         # NumPy reads '>V2' as plain '|V2', so the byte order of a bfloat16 file has to come from the text.

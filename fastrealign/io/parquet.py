@@ -18,6 +18,7 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.names import choose_name
+from fastrealign.io.places import is_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
 _BUFFER = 1 << 20
+# The same of a file on a server, where every read is a request.
+_REMOTE_BUFFER = 4 << 20
 
 
 class ParquetShard(Shard):
@@ -98,6 +101,10 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
         raise InputError(f"{path}: parquet needs pyarrow: pip install 'fastrealign[parquet]'") from None
     file_size(path)
     with decoding(path):
+        if is_url(path):
+            from fastrealign.io.remote import RemoteStream
+
+            return pq.ParquetFile(RemoteStream(str(path)), pre_buffer=False, buffer_size=_REMOTE_BUFFER)
         # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
         place = os.path.abspath(path)
         return pq.ParquetFile(place, filesystem=LocalFileSystem(), pre_buffer=False, buffer_size=_BUFFER)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +22,11 @@ from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
+
+if TYPE_CHECKING:
+    from fastrealign.io.url import Url
 
 # What a chunk of a source takes when nobody says otherwise.
 CHUNK_BYTES = 8 << 20
@@ -67,7 +72,7 @@ def open_source(
     """Find the shards that `spec` names, open every header and check that they fit together.
 
     spec    a file, a glob, a folder of shards, a clip-retrieval root (img_emb/, text_emb/, metadata/), or a list of
-            these. Folders and globs come in numeric order (2 before 10), lists in their own.
+            these, each a path or a URL. Folders and globs come in numeric order (2 before 10), lists in their own.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
     column  the parquet column or pickle key of the embeddings, where it is not the usual one.
@@ -82,7 +87,7 @@ def open_source(
     if not specs:
         raise InputError(f"the {side} is an empty list of files")
     name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
-    files: list[Path] = []
+    files: list[Place] = []
     for one in specs:
         root, found = _resolve(os.fspath(one), side)
         files += found
@@ -118,9 +123,11 @@ def numeric_order(path: str | PurePath) -> tuple:
     ), parts
 
 
-def _resolve(spec: str, side: str) -> tuple[Path, list[Path]]:
+def _resolve(spec: str, side: str) -> tuple[Place, list[Place]]:
     """(root that names are relative to, files in order) of one path, glob or folder."""
-    path = Path(spec)
+    path = place(spec)
+    if not isinstance(path, Path):
+        return _resolve_url(path, spec, side)
     if os.path.isdir(path):
         return path, _folder(path, side)
     if os.path.exists(path) or not glob.has_magic(spec):
@@ -134,17 +141,32 @@ def _resolve(spec: str, side: str) -> tuple[Path, list[Path]]:
     return Path(*fixed), sorted(files, key=numeric_order)
 
 
-def _folder(folder: Path, side: str) -> list[Path]:
+def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, list[Place]]:
+    """The same of a URL. What has the suffix of a format is a file, which spares a request."""
+    if url.has_magic and not url.exists():
+        root, matches = url.glob()
+        files = _one_format(matches, spec)
+        if not files:
+            raise InputError(f"{spec}: the pattern matches no shard; expected {accepted()} files")
+        return root, sorted(files, key=numeric_order)
+    if url.suffix.lower() in FORMATS and not spec.endswith("/"):
+        return url.parent, [url]
+    if not url.is_http and url.is_file():
+        format_of(url)
+    return url, _folder(url, side)
+
+
+def _folder(folder: Place, side: str) -> list[Place]:
     wanted = folder / SIDE_FOLDERS[side]
     files = _shards_in(folder)
-    if os.path.isdir(wanted):
+    if _is_folder(wanted):
         # clip-retrieval keeps an index of the embeddings, image.index, beside their folders.
         if any(format_of(path) is not FaissShard for path in files):
             raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
         folder, files = wanted, _shards_in(wanted)
     elif not files:
         for other in SIDE_FOLDERS.values():
-            if os.path.isdir(folder / other):
+            if _is_folder(folder / other):
                 raise InputError(
                     f"{folder}: has {other}/ but no {wanted.name}/, which the {side} is taken from; "
                     f"give {folder / other} if that is the {side}"
@@ -156,13 +178,34 @@ def _folder(folder: Path, side: str) -> list[Path]:
     return files
 
 
-def _shards_in(folder: Path) -> list[Path]:
-    with reading(folder):
-        entries = [folder / entry.name for entry in os.scandir(folder)]
+def _is_folder(path: Place) -> bool:
+    return os.path.isdir(path) if isinstance(path, Path) else path.is_dir()
+
+
+def _shards_in(folder: Place) -> list[Place]:
+    if isinstance(folder, Path):
+        with reading(folder):
+            entries = [folder / entry.name for entry in os.scandir(folder)]
+    else:
+        entries = _listed(folder)
     return sorted(_one_format(entries, folder), key=numeric_order)
 
 
-def _one_format(paths: list[Path], where: str | Path) -> list[Path]:
+def _listed(folder: Url) -> list[Place]:
+    from fastrealign.io.remote import note_listing
+    from fastrealign.io.retry import Missing
+
+    entries = []
+    try:
+        for name, facts in folder.entries():
+            entries.append(folder / name)
+            note_listing(entries[-1], facts)
+    except Missing:
+        raise InputError(f"{folder}: no such file or folder") from None
+    return entries
+
+
+def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
     """Those of `paths` that are shards by their suffix; metadata files, saved alignments and hidden files are not."""
     files = [path for path in paths if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
     files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
@@ -177,28 +220,38 @@ def _one_format(paths: list[Path], where: str | Path) -> list[Path]:
     return files
 
 
-def _common_folder(files: list[Path]) -> Path:
+def _common_folder(files: list[Place]) -> Place:
     """The deepest folder that holds all files of a list, none of which may be named twice."""
-    paths = [os.path.abspath(path) for path in files]
+    paths = [os.path.abspath(path) if isinstance(path, Path) else str(path) for path in files]
     seen: set[str] = set()
     for path in paths:
         if path in seen:
             raise InputError(f"{path}: is named twice; name each file once")
         seen.add(path)
-    return Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    urls = [path for path in files if not isinstance(path, Path)]
+    if not urls:
+        return Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    schemes = {url.scheme for url in urls}
+    if len(schemes) > 1 or len(urls) < len(files):
+        raise InputError(f"{urls[0]}: lies in another place than others of the list; name files of one place at a time")
+    parents = [str(url.parent).partition("://")[2].split("/") for url in urls]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+    return place(f"{urls[0].scheme}://{'/'.join(parts[0] for parts in same)}")
 
 
-def _relative(path: Path, root: Path) -> str:
+def _relative(path: Place, root: Place) -> str:
+    if not isinstance(path, Path):
+        return path.relative_to(root).as_posix()
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _open_all(files: list[Path], names: list[str], column: str | None, left_out: dict[str, str] | None) -> list[Shard]:
+def _open_all(files: list[Place], names: list[str], column: str | None, left_out: dict[str, str] | None) -> list[Shard]:
     """Open in order; headers of many files by several threads, since a network file system answers slowly.
 
     left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
     """
 
-    def open_one(path: Path, name: str) -> Shard | InputError:
+    def open_one(path: Place, name: str) -> Shard | InputError:
         try:
             return format_of(path)(path, name, column)
         except InputError as error:

@@ -8,7 +8,6 @@ library, which maps the file into memory and does not tell where in it a tensor 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -178,7 +177,7 @@ def _read_header(path: str, size: int, limit: int = _HEADER_LIMIT) -> _Header:
     """The checked header of a file of `size` bytes."""
     with reading(path):
         descriptor = Descriptor(path)
-        length = int.from_bytes(os.pread(descriptor.fd, 8, 0), "little")
+        length = int.from_bytes(descriptor.pread(8, 0), "little")
     if size < 8 or 8 + length > size:
         raise InputError(
             f"{path}: its header would be {length} bytes long, the file has {size}; "

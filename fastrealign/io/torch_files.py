@@ -24,6 +24,7 @@ from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
 from fastrealign.io.names import choose_name
+from fastrealign.io.places import is_url
 from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class TorchShard(MatrixShard):
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)
+        if is_url(path):
+            raise InputError(
+                f"{path}: a file of torch is mapped into memory, which a URL cannot be; copy it to a disk first, or save it "
+                "as .safetensors"
+            )
         self._column = column
         self._whole: np.ndarray | None = None
         self._loading = threading.Lock()

@@ -8,7 +8,6 @@ memory of any size, and change the second, which is shared by the whole process,
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from math import prod
@@ -16,9 +15,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.base import BFLOAT16
-from fastrealign.io.files import one_line, reading
+from fastrealign.io.files import one_line, open_binary, reading
 
 _CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"
 
@@ -33,12 +32,12 @@ def load(path: str) -> object:
     Raises InputError, naming the file and what was asked for, if the pickle wants any name but those that NumPy
     arrays need, is damaged, or is followed by further data. Nothing the pickle names is ever imported or called.
     """
-    with reading(path), open(path, "rb", opener=os.open) as file:
+    with reading(path), open_binary(path) as file:
         try:
             value = _Unpickler(file).load()
         except Refused as refused:
             raise InputError(f"{path}: refused to load: the pickle asks for {refused}; {_CONVERT}") from None
-        except OSError:
+        except (OSError, FastRealignError):
             raise
         except Exception as error:  # a damaged pickle can raise almost anything
             raise InputError(f"{path}: is not a readable pickle ({one_line(error)}); make it again") from error

@@ -75,3 +75,39 @@ def disk_full(monkeypatch):
         monkeypatch.setattr(os, "pwrite", pwrite)
 
     return disk_full
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server whose faults are waited for a moment only."""
+    from faulty_server import FaultyServer
+
+    from fastrealign.io import retry
+
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+    server = FaultyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def memory():
+    """fsspec's file system in memory, empty."""
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    from fastrealign.io import retry
+
+    retry._given_up.clear()
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+
+
+@pytest.fixture
+def quick_lease(monkeypatch):
+    """A lease that is taken, and given up for dead, in a moment."""
+    from fastrealign.io import lease
+
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.02)

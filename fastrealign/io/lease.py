@@ -1,0 +1,159 @@
+"""A lock on a server that has no locks: a small file that its holder goes on changing.
+
+Whoever finds one watches whether it changes, and so needs no clock that agrees with another machine's. One that stands
+still is taken over: write, wait, and see whose name it bears. A holder that was put to sleep meanwhile finds another's name
+in it and stops. On the same machine a process that has ended is known at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.retry import Missing, ask, filesystem
+from fastrealign.io.url import Url
+
+# Seconds between two changes; how long a lease must stand still to be taken over; and how long a write may take to be seen
+# by others who wrote at the same time.
+BEAT_SECONDS = 4.0
+WATCH_SECONDS = 20.0
+SETTLE_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+_RELEASE_SECONDS = 10.0
+
+
+class Lease:
+    """Held from when it is made until `release`.
+
+    url     of the file
+    what    that it stands for, to be named in messages
+    Raises InputError if another process holds it. It takes a second, and more where a holder has to be watched.
+    """
+
+    def __init__(self, url: Url, what: str) -> None:
+        self._url = url
+        self._what = what
+        self._token = uuid.uuid4().hex
+        self._beats = 0
+        self._lost = False
+        self._acquire()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="fastrealign-lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken it over: this one must not write any more."""
+        return self._lost
+
+    def check(self) -> None:
+        """FastRealignError if it is lost."""
+        if self._lost:
+            raise FastRealignError(
+                f"{self._what}: another fastrealign has taken over there while this one stood still; leave it to that one"
+            )
+
+    def release(self) -> None:
+        self._stop.set()
+        self._thread.join(_RELEASE_SECONDS)
+        if not self._lost:
+            fs, path = filesystem(str(self._url))
+            # What fails here, on a network that fails, does no harm: the lease stands still and is taken over.
+            with suppress(Exception):
+                ask(fs, "rm_file", path, seconds=_RELEASE_SECONDS)
+
+    def _acquire(self) -> None:
+        there = self._read()
+        if there is not None:
+            self._wait_for_its_end(there)
+        try:
+            self._write(new=there is None)
+        except FileExistsError:
+            raise self._held(self._read()) from None
+        time.sleep(SETTLE_SECONDS)
+        there = self._read()
+        if there is None or _parsed(there).get("token") != self._token:
+            raise self._held(there)
+
+    def _wait_for_its_end(self, there: bytes) -> None:
+        """Returns when the lease may be taken over; InputError if its holder lives."""
+        if _has_ended(_parsed(there)):
+            return
+        end = time.monotonic() + WATCH_SECONDS
+        while time.monotonic() < end:
+            time.sleep(min(_LOOK_SECONDS, WATCH_SECONDS))
+            now = self._read()
+            if now is None:
+                raise InputError(f"{self._what}: another fastrealign has just finished there; look at what it wrote")
+            if now != there:
+                raise self._held(now)
+
+    def _held(self, there: bytes | None) -> InputError:
+        holder = _parsed(there)
+        who = f" (process {holder['pid']} on {holder['host']})" if {"pid", "host"} <= holder.keys() else ""
+        return InputError(f"{self._what}: another fastrealign is writing there{who}; wait for it or stop it")
+
+    def _renew(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            with suppress(FastRealignError):  # the next beat tries again
+                there = self._read()
+                if _parsed(there).get("token") != self._token:
+                    self._lost = True
+                    return
+                self._beats += 1
+                self._write(new=False)
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._url.read_bytes()
+        except Missing:
+            return None
+
+    def _write(self, *, new: bool) -> None:
+        value = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "machine": _machine(),
+            "token": self._token,
+            "beat": self._beats,
+        }
+        self._url.write_bytes(json.dumps(value).encode(), new=new)
+
+
+def _parsed(text: bytes | None) -> dict[str, Any]:
+    """Nothing for a lease that is gone, or half written where the server writes in place."""
+    try:
+        value = json.loads(text or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine and is no more."""
+    machine = _machine()
+    if machine is None or holder.get("machine") != machine or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _machine() -> str | None:
+    """What tells this machine since it was started, and the process numbers of this container, from all others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

@@ -1,0 +1,205 @@
+"""Lines that are only ever added to, and that one process holds at a time: what a journal is kept in.
+
+On a disk they are a file that is locked. A server has neither: there each line is a small file with a number, put in one
+piece, and the lock is a lease (lease.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.files import Descriptor, one_line, reading
+from fastrealign.io.places import Place, each
+
+if TYPE_CHECKING:
+    from fastrealign.io.url import Url
+
+_LEASE = "lease"
+_NUMBER = re.compile("[0-9]{8}")
+
+
+class Lines(Protocol):
+    """Open lines. All methods but `close` raise FastRealignError where the disk or the server fails."""
+
+    seconds_a_line: float  # how far apart a journal's lines are, at least: what keeps it small beside the shards
+    lost: bool  # whether another process has taken them over
+
+    def text(self) -> bytes:
+        """All lines, each with its end; the last one may have been cut off."""
+
+    def check(self) -> None:
+        """FastRealignError if another process has taken them over."""
+
+    def append(self, line: bytes) -> None: ...
+
+    def cut(self, size: int) -> None:
+        """Keep the first `size` bytes, which end with a line."""
+
+    def close(self) -> None:
+        """Give the lock back; the lines stay."""
+
+    def remove(self) -> None:
+        """Give the lock back; nothing stays."""
+
+
+def open_lines(path: Place, fsync: bool) -> Lines:
+    """Raises InputError if another process has them open."""
+    return FileLines(path, fsync) if isinstance(path, Path) else RemoteLines(path)
+
+
+def read_lines(path: Place) -> bytes:
+    """All lines, without opening them to write."""
+    if not isinstance(path, Path):
+        return b"".join(_numbered(path)[1])
+    with reading(path):
+        return path.read_bytes()
+
+
+class FileLines:
+    """Lines in a file."""
+
+    # Sums take 16 bytes a column in a line.
+    seconds_a_line = 1.0
+    lost = False
+
+    def __init__(self, path: Path, fsync: bool) -> None:
+        self.path = path
+        self._fsync = fsync
+        try:
+            self._file = Descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        except OSError as error:
+            raise FastRealignError(
+                f"{path}: could not be written: {error.strerror or one_line(error)}; choose another output folder"
+            ) from error
+        try:
+            self._take_lock()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def text(self) -> bytes:
+        with reading(self.path):
+            size, parts, at = os.fstat(self._file.fd).st_size, [], 0
+            while at < size and (part := os.pread(self._file.fd, size - at, at)):
+                parts.append(part)
+                at += len(part)
+            return b"".join(parts)
+
+    def check(self) -> None:
+        """A lock on a file is not lost."""
+
+    def append(self, line: bytes) -> None:
+        size = os.fstat(self._file.fd).st_size
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[os.write(self._file.fd, left) :]
+            if self._fsync:
+                os.fsync(self._file.fd)
+        except OSError as error:
+            os.ftruncate(self._file.fd, size)
+            raise FastRealignError(
+                f"{self.path}: could not be written: {error.strerror or one_line(error)}; mend this and run again"
+            ) from error
+
+    def cut(self, size: int) -> None:
+        os.ftruncate(self._file.fd, size)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _take_lock(self) -> None:
+        folder = self.path.parent
+        try:
+            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another fastrealign is writing there; wait for it or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+        if os.fstat(self._file.fd).st_nlink == 0:
+            raise InputError(f"{folder}: another fastrealign has just finished there; look at what it wrote")
+
+
+class RemoteLines:
+    """Lines on a server, numbered from 1: path/00000001 and so on, with the lease beside them."""
+
+    # Each costs a request when it is written and when a run goes on.
+    seconds_a_line = 5.0
+
+    def __init__(self, path: Url) -> None:
+        from fastrealign.io.lease import Lease
+
+        self.path = path
+        self._sizes: list[int] = []
+        self._lease = Lease(path / _LEASE, str(path.parent))
+
+    @property
+    def lost(self) -> bool:
+        return self._lease.lost
+
+    def text(self) -> bytes:
+        stray, lines = _numbered(self.path)
+        self._sizes = [len(line) for line in lines]
+        self._unlink(stray)
+        return b"".join(lines)
+
+    def check(self) -> None:
+        self._lease.check()
+
+    def append(self, line: bytes) -> None:
+        self.check()
+        try:
+            self._at(len(self._sizes) + 1).write_bytes(line, new=True)
+        except FileExistsError:
+            raise FastRealignError(f"{self.path.parent}: another fastrealign is writing there, too; stop one") from None
+        self._sizes.append(len(line))
+
+    def cut(self, size: int) -> None:
+        self.check()
+        kept = 0
+        while kept < len(self._sizes) and sum(self._sizes[: kept + 1]) <= size:
+            kept += 1
+        self._unlink([self._at(number) for number in range(kept + 1, len(self._sizes) + 1)])
+        del self._sizes[kept:]
+
+    def close(self) -> None:
+        self._lease.release()
+
+    def remove(self) -> None:
+        try:
+            if not self.lost:
+                self.cut(0)
+        finally:
+            self._lease.release()
+        if not self.lost:
+            with suppress(OSError):  # where there are folders
+                self.path.rmdir()
+
+    def _at(self, number: int) -> Url:
+        return self.path / f"{number:08d}"
+
+    def _unlink(self, urls: list[Url]) -> None:
+        """The first one first: lines that follow on none do not count, should we be stopped halfway."""
+        for part in (urls[:1], urls[1:]):
+            for _ in each(lambda url: url.unlink(missing_ok=True), part, remote=True):
+                pass
+
+
+def _numbered(path: Url) -> tuple[list[Url], list[bytes]]:
+    """(files beyond a gap in the numbers, the lines before it)."""
+    names = sorted(name for name in path.walk() if _NUMBER.fullmatch(name))
+    whole = 0
+    while whole < len(names) and int(names[whole]) == whole + 1:
+        whole += 1
+    lines = each(lambda name: (path / name).read_bytes(), names[:whole], remote=True)
+    return [path / name for name in names[whole:]], list(lines)

@@ -1,0 +1,213 @@
+"""Files on a server, read by position or in order, and spool files for what is written there.
+
+A file must not change while it is read. What the server said of it (size, ETag, time) when its header was read is kept, and
+compared with what it says later: with every answer over HTTP, elsewhere when the file is opened once more and now and then
+while it is read.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io import ranged_http
+from fastrealign.io.files import Descriptor, one_line
+from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist
+from fastrealign.io.url import Facts, Url, known_size
+
+# Seconds after which a file that is being read is looked at again.
+CHECK_SECONDS = 2.0
+# Asked for at a time, at most: what a request has its time for.
+_REQUEST_BYTES = 8 << 20
+
+
+@dataclass
+class _Seen:
+    facts: Facts
+    at: float
+
+
+# By URL, what the file was when its header was read.
+_seen: dict[str, _Seen] = {}
+
+
+def file_size(url: str) -> int:
+    """The size in bytes of a non-empty file; InputError for anything else. From here on, it must not change."""
+    seen = _seen.get(url)
+    if seen is None or seen.at != _LISTED:
+        seen = _Seen(Url(url).facts(), 0.0)
+    seen.at = time.monotonic()
+    _seen[url] = seen
+    size = known_size(seen.facts, url)
+    if size == 0:
+        raise InputError(f"{url}: is empty (0 bytes); write it again or remove it")
+    return size
+
+
+# Time of what a listing told: good for opening the file once.
+_LISTED = float("-inf")
+
+
+def note_listing(url: Url, facts: Facts) -> None:
+    """Spares `file_size` a request, where a listing is as good as asking for the file."""
+    if facts.certain and facts.size:
+        _seen[str(url)] = _Seen(facts, _LISTED)
+
+
+def forget(url: Url | str) -> None:
+    """The file may be another one from now on."""
+    _seen.pop(str(url), None)
+
+
+class RemoteFile:
+    """A file that any number of threads read by position.
+
+    size       in bytes
+    modified   its ETag, or when it was changed; None where the server tells neither
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._path = filesystem(url)
+        self._http = Url(url).is_http
+        seen = _seen.get(url)
+        if seen is None:
+            seen = _seen[url] = _Seen(Url(url).facts(), time.monotonic())
+        self._seen = seen
+        self._check()
+        self.size = known_size(seen.facts, url)
+
+    @property
+    def modified(self) -> str | None:
+        return self._seen.facts.tag and self._seen.facts.tag[1]
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset` on, fewer only where the file ends."""
+        end = min(offset + count, self.size)
+        parts = []
+        while offset < end:
+            parts.append(self._part(offset, min(offset + _REQUEST_BYTES, end)))
+            offset += len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def fill(self, view: memoryview, offset: int) -> int:
+        """Read into `view`; returns how many bytes there were."""
+        done, end = 0, min(len(view), self.size - offset)
+        while done < end:
+            part = self._part(offset + done, offset + min(done + _REQUEST_BYTES, end))
+            view[done : done + len(part)] = part
+            done += len(part)
+        return done
+
+    def _part(self, start: int, end: int) -> bytes:
+        def get(seconds: float) -> bytes:
+            if self._http:
+                answer = ranged_http.get(self._fs, self._path, start, end, seconds)
+                now = Facts.of({**answer.headers, "size": answer.size, "type": "file"})
+                self._compare(self._seen.facts if answer.size is None else now)
+                data = answer.data
+            else:
+                data = ask(self._fs, "cat_file", self._path, start=start, end=end, seconds=seconds)
+            if len(data) != end - start:
+                self._check(always=True)
+                raise ShortAnswer(f"the answer has {len(data)} bytes of {end - start} from byte {start} on")
+            return data
+
+        data = persist(self.url, "read", get)
+        self._check()
+        return data
+
+    def _check(self, always: bool = False) -> None:
+        now = time.monotonic()
+        if self._http and not always:
+            return
+        if always or now - self._seen.at > CHECK_SECONDS:
+            before, self._seen.at = self._seen.at, now  # one thread is enough
+            try:
+                self._compare(Url(self.url).facts())
+            except BaseException:
+                self._seen.at = before
+                raise
+
+    def _compare(self, now: Facts) -> None:
+        if not now.same(self._seen.facts):
+            raise InputError(f"{self.url}: changed during the run: do not write to the input, run again")
+
+
+class RemoteStream(io.RawIOBase):
+    """A remote file as a file object, for libraries that want one. It asks for as much as they do: put a buffer around it."""
+
+    def __init__(self, url: str) -> None:
+        self._file = RemoteFile(url)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        count = self._file.fill(memoryview(buffer).cast("B"), self._at)
+        self._at += count
+        return count
+
+
+def spool(url: Url | str) -> tuple[Descriptor, Path]:
+    """A new local file for what belongs to `url`, and a path by which it can be opened.
+
+    It has no name: when nobody holds it any more, its space is free, also after a kill.
+    """
+    folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
+    named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = Descriptor(named, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        named.unlink()
+    except OSError as error:
+        raise FastRealignError(spool_failure(url, error)) from error
+    return descriptor, Path(f"/proc/self/fd/{descriptor.fd}")
+
+
+def spool_failure(url: Url | str, error: OSError) -> str:
+    """What to say of a spool file that cannot be written."""
+    folder = os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir()
+    return (
+        f"{url}: its spool file in {folder} could not be written: {error.strerror or one_line(error)}; set "
+        "FASTREALIGN_SPOOL to a folder with room for some shards"
+    )
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
+    forget(url)
+    file = RemoteFile(url)
+    descriptor, path = spool(url)
+    try:
+        for at in range(0, file.size, _REQUEST_BYTES):
+            part = memoryview(file.read(at, _REQUEST_BYTES))
+            try:
+                while part:
+                    count = os.pwrite(descriptor.fd, part, at)
+                    part, at = part[count:], at + count
+            except OSError as error:
+                raise FastRealignError(spool_failure(url, error)) from error
+        yield path
+    finally:
+        descriptor.close()

@@ -1,0 +1,266 @@
+"""Requests to a server: with a time limit, made again where that helps, and told in one line where it does not.
+
+What passes is asked for again, after a wait that doubles: time-outs, lost connections, answers cut short, HTTP 408, 409,
+425, 429 and 5xx. What does not pass is told at once: 403, 404, a missing package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.files import one_line
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+T = TypeVar("T")
+
+# The first wait, in seconds, before a request is made again; each that follows is twice as long, up to the last.
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 20.0
+_TRIES = 6
+_SECONDS = 60.0
+# For so long after a last try failed, that server is asked once only: a run that ends for it shall end soon.
+_GRACE_SECONDS = 60.0
+_given_up: dict[str, float] = {}
+
+# 409: a store that is at the same name already.
+_PASSING_STATUS = {408, 409, 425, 429}
+# EBUSY and EREMOTEIO are what s3fs makes of 503 and 500.
+_PASSING_ERRNO = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.EPIPE,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+}
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+# Errors of the connection itself, by class and package; their other errors are about how they were called.
+_PASSING_CLASSES = {
+    "ClientError": "aiohttp",
+    "ConnectionError": "botocore",
+    "HTTPClientError": "botocore",
+    "ResponseParserError": "botocore",
+    "ResponseStreamingError": "botocore",
+    "TransportError": "httpx",
+    "HTTPError": "urllib3",
+    "SSHException": "paramiko",
+}
+_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "DefaultCredentialsError")
+
+
+class Missing(InputError):
+    """There is no such file."""
+
+
+class Denied(InputError):
+    """The server does not let us."""
+
+
+class ShortAnswer(Exception):
+    """Fewer bytes came than were asked for."""
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """fsspec's file system for a URL, and the name of the file there. InputError says which package is missing."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise InputError(f"{url}: URLs need fsspec: pip install 'fastrealign[remote]'") from None
+    scheme = url.partition("://")[0]
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        package = getattr(error.__cause__, "name", None) or getattr(error, "name", None)
+        mend = f"pip install {package.partition('.')[0]}" if package else one_line(error)
+        raise InputError(f"{url}: {scheme}:// needs a package that is not installed: {mend}") from None
+    except ValueError as error:
+        if "Protocol not known" in str(error):
+            raise InputError(f"{url}: {scheme}:// is not a protocol that fsspec knows") from None
+        raise InputError(f"{url}: cannot be opened: {one_line(error)}") from error
+    except Exception as error:  # whatever a file system asks for when it is made: credentials, hosts, settings
+        raise InputError(f"{url}: cannot be opened: {_reason(error, 0.0)}; {_advice(error)}") from error
+
+
+def request_seconds() -> float:
+    """How long one request may take."""
+    return _number("FASTREALIGN_REMOTE_TIMEOUT", _SECONDS)
+
+
+def ask(fs: AbstractFileSystem, method: str, *args: Any, seconds: float, **options: Any) -> Any:
+    """One call of a method of a file system, which may take so many seconds; TimeoutError after that."""
+    coroutine = getattr(fs, f"_{method}", None)
+    if fs.async_impl and asyncio.iscoroutinefunction(coroutine):
+        return run(fs, coroutine, *args, seconds=seconds, **options)
+    return _in_time(lambda: getattr(fs, method)(*args, **options), seconds)
+
+
+def run(fs: AbstractFileSystem, coroutine: Callable[..., Any], *args: Any, seconds: float, **options: Any) -> Any:
+    """The coroutine's result, on the file system's loop."""
+    from fsspec.asyn import sync
+
+    return sync(fs.loop, coroutine, *args, timeout=seconds, **options)
+
+
+def persist(url: str, doing: str, call: Callable[[float], T], seconds: float | None = None) -> T:
+    """What `call` returns, called again while it fails in ways that pass.
+
+    doing    "read", "listed", "written" or "removed", for the message
+    seconds  that a request may take, which `call` is told; by default `request_seconds()`
+
+    Raises Missing, Denied or InputError for what does not pass while reading; FastRealignError after the last try, and for
+    all that goes wrong while writing.
+    """
+    tries = max(1, int(_number("FASTREALIGN_REMOTE_TRIES", _TRIES)))
+    seconds = seconds or request_seconds()
+    begun, wait = time.monotonic(), FIRST_WAIT
+    server = "/".join(url.split("/", 3)[:3])
+    if begun - _given_up.get(server, float("-inf")) < _GRACE_SECONDS:
+        tries = 1
+    for done in range(1, tries + 1):
+        try:
+            result = call(seconds)
+            _given_up.pop(server, None)
+            return result
+        except FastRealignError:
+            raise
+        except Exception as caught:  # file systems raise what their libraries do
+            error = _told(caught)
+            reason = _reason(error, seconds)
+            if not _passes(error):
+                raise _final(error, url, doing, reason) from error
+            if done == tries:
+                _given_up[server] = time.monotonic()
+                tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
+                raise FastRealignError(
+                    f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
+                ) from error
+        time.sleep(wait * random.uniform(0.5, 1.0))
+        wait = min(2.0 * wait, LONGEST_WAIT)
+    raise AssertionError("unreachable")
+
+
+def _final(error: BaseException, url: str, doing: str, reason: str) -> FastRealignError:
+    if doing != "written" and doing != "removed":
+        if isinstance(error, FileNotFoundError) or status_of(error) in (404, 410):
+            return Missing(f"{url}: no such file")
+        kind = Denied if isinstance(error, PermissionError) or status_of(error) in (401, 403) else InputError
+        return kind(f"{url}: cannot be {doing}: {reason}; {_advice(error)}")
+    return FastRealignError(f"{url}: could not be {doing}: {reason}; {_advice(error)}")
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, PermissionError) or status_of(error) in (401, 403) or type(error).__name__ in _CREDENTIALS:
+        return "check the credentials and what they allow"
+    if isinstance(error, NotImplementedError):
+        return "this protocol cannot do that, choose another place"
+    return "check the URL"
+
+
+def _told(error: BaseException) -> BaseException:
+    """The error that tells the cause: fsspec's http calls everything that fails a file that is not there."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, (OSError, KeyError)):
+        return cause if status_of(cause) not in (404, 410) else error
+    return error
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, (*_FINAL, NotImplementedError)):
+        return False
+    status = status_of(error)
+    if status is not None:
+        return status in _PASSING_STATUS or (status >= 500 and status != 501)
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError, ShortAnswer)):
+        return True
+    if isinstance(error, ValueError):
+        return False
+    for kind in type(error).__mro__:
+        if _PASSING_CLASSES.get(kind.__name__) == kind.__module__.partition(".")[0]:
+            return True
+    return isinstance(error, OSError) and (
+        error.errno in _PASSING_ERRNO or type(error).__module__.startswith("requests.")
+    )
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error of aiohttp, requests, httpx, gcsfs or botocore stands for."""
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            response = getattr(response, "status_code", None)
+        for value in (getattr(one, "status", None) or getattr(one, "code", None), response):
+            if isinstance(value, (int, str)) and str(value).isdecimal() and 400 <= int(value) < 600:
+                return int(value)
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it stands for: s3fs raises an OSError from botocore's. Other causes are inner matters."""
+    while error is not None:
+        yield error
+        error = error.__cause__ if isinstance(error, OSError) else None
+
+
+def _reason(error: BaseException, seconds: float) -> str:
+    status = status_of(error)
+    if status is not None:
+        name = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "an error"
+        return f"HTTP {status} ({name})"
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)) and not str(error):
+        return f"no answer within {seconds:g} s"
+    if isinstance(error, ShortAnswer):
+        return str(error)
+    return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+
+
+def _in_time(call: Callable[[], T], seconds: float) -> T:
+    """For file systems that wait themselves: a thread that is given up when the time is over."""
+    result: list[tuple[T | None, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            result.append((call(), None))
+        except BaseException as error:
+            result.append((None, error))
+
+    thread = threading.Thread(target=work, name="fastrealign-request", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        raise TimeoutError
+    value, error = result[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise InputError(f"{name}={text}: expected a number above 0")
+    return value

@@ -1,0 +1,340 @@
+"""A place on a server, with as much of pathlib's ways as a run to files needs. Every answer is asked for anew.
+
+Object stores have no folders, only names with slashes in them: there, making a folder does nothing, and one is there as
+long as something lies below it.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io import ranged_http
+from fastrealign.io.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
+
+# An object appears there complete or not at all, and there are no folders. (Within a process, that is true of memory.)
+_OBJECT_STORES = {
+    "abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "memory", "oci", "ocilake", "oss", "r2", "s3", "s3a", "tos",
+}  # fmt: skip
+# What tells one content of a file from another; the times may differ between a listing and a look at the file.
+_CONTENT_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "blob_id")
+_TIME_TAGS = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created")
+# Listings of large folders take many requests.
+_LISTING = 10
+# More than any file that is read whole.
+_SMALL_BYTES = 1 << 30
+# An upload may take this much longer for each byte: a quarter of a megabyte a second.
+_UPLOAD_RATE = 1 << 18
+# Parts of an upload that s3fs holds in memory; left to itself it takes ten of 50 MB.
+_S3_UPLOAD = {"chunksize": 8 << 20, "max_concurrency": 4}
+_PRECONDITION_FAILED = 412
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of a name: its kind is "file" or "directory"; size and tag are None where it does not say.
+
+    tag   (which of its fields, the value): an ETag or the like, else when the file was changed
+    """
+
+    kind: str
+    size: int | None
+    tag: tuple[str, str] | None
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Facts:
+        for name in (*_CONTENT_TAGS, *_TIME_TAGS):
+            if info.get(name):
+                return cls(info["type"], info.get("size"), (name, str(info[name])))
+        return cls(info["type"], info.get("size"), None)
+
+    @property
+    def certain(self) -> bool:
+        """Whether the tag stands for the content, and not just for a time."""
+        return self.tag is not None and self.tag[0] in _CONTENT_TAGS
+
+    def same(self, other: Facts) -> bool:
+        """Whether both can be of one content."""
+        if self.tag is None or other.tag is None or self.tag[0] != other.tag[0]:
+            return self.size == other.size
+        return self.size == other.size and self.tag == other.tag
+
+
+class Url:
+    """scheme://a/b/c; what follows a ? belongs to the name only where it is not http."""
+
+    __slots__ = ("_query", "_rest", "scheme")
+
+    def __init__(self, url: str) -> None:
+        self.scheme, _, rest = url.partition("://")
+        self._query = ""
+        if self.is_http:
+            rest, mark, query = rest.partition("?")
+            self._query = mark + query
+        self._rest = rest.strip("/") if self.scheme == "memory" else rest.rstrip("/")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self._rest}{self._query}"
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Url) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def is_http(self) -> bool:
+        return self.scheme in ("http", "https")
+
+    @property
+    def is_object_store(self) -> bool:
+        return self.scheme.rpartition(":")[2] in _OBJECT_STORES
+
+    @property
+    def name(self) -> str:
+        return self._rest.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> Url:
+        return self._at(self._rest.rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> Url:
+        at = self._rest
+        for part in str(name).split("/"):
+            if part == "..":
+                at = at.rpartition("/")[0]
+            elif part not in ("", "."):
+                at = f"{at}/{part}" if at else part
+        return self._at(at)
+
+    def with_name(self, name: str) -> Url:
+        return self.parent / name
+
+    def relative_to(self, root: Url) -> PurePosixPath:
+        above = f"{root._rest}/" if root._rest else ""
+        if self.scheme != root.scheme or not self._rest.startswith(above):
+            raise ValueError(f"{self} does not lie within {root}")
+        return PurePosixPath(self._rest[len(above) :])
+
+    @property
+    def canonical(self) -> str:
+        """The same for two URLs that name the same place in different words (gs:// and gcs://)."""
+        fs, _ = filesystem(str(self))
+        scheme = self.scheme if isinstance(fs.protocol, str) else fs.protocol[0]
+        return f"{scheme}://{self._rest}"
+
+    def facts(self) -> Facts:
+        """What the server says. Raises Missing if there is nothing of that name."""
+        fs, path = filesystem(str(self))
+        if self.is_http:
+            answer = persist(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
+            return Facts.of({**answer.headers, "size": answer.size, "type": "file"})
+
+        def info(seconds: float) -> Facts:
+            fs.invalidate_cache(path)
+            return Facts.of(ask(fs, "info", path, seconds=seconds))
+
+        return persist(str(self), "read", info)
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        """For http: whether there is a page with links to what lies below."""
+        if not self.is_http:
+            return self._kind() == "directory"
+        try:
+            return any(True for _ in self.entries())
+        except (Missing, Denied):
+            return False
+
+    def _kind(self) -> str | None:
+        """ "file" or "directory"; None if there is nothing of that name."""
+        try:
+            return self.facts().kind
+        except Missing:
+            return None
+        except Denied:
+            # Stores behind http that do not list say this of what they do not have; elsewhere it leaves open what is there.
+            if self.is_http:
+                return None
+            raise
+
+    def entries(self) -> Iterator[tuple[str, Facts]]:
+        """The names in a folder. Raises Missing if it is not there."""
+        found = self._list("ls", detail=True)
+        return ((name, facts) for name, facts in found if "/" not in name)
+
+    def walk(self, deep: bool = True) -> Iterator[str]:
+        """The names of all files below a folder, or right in it, relative to it; none if it is not there."""
+        try:
+            return (name for name, facts in self._list("find" if deep else "ls", detail=True) if facts.kind == "file")
+        except Missing:
+            return iter(())
+
+    @property
+    def has_magic(self) -> bool:
+        return any(sign in self._rest for sign in "*?[")
+
+    def glob(self) -> tuple[Url, list[Url]]:
+        """This URL as a pattern: the folder before its first wildcard, and the files that match, in no order."""
+        root = self
+        while root.has_magic:
+            root = root.parent
+        fs, path = filesystem(str(self._at(self._rest)))
+        above = filesystem(str(root))[1]
+
+        def matches(seconds: float) -> list[str]:
+            fs.invalidate_cache(above)
+            return ask(fs, "glob", path, seconds=seconds)
+
+        try:
+            found = persist(str(self), "listed", matches, _LISTING * request_seconds())
+        except Missing:
+            found = []
+        return root, [root / name[len(above) :] for name in found if not name.endswith("/")]
+
+    def read_bytes(self) -> bytes:
+        """All of a small file, in one request, so that it is of one piece also where others write to it."""
+        fs, path = filesystem(str(self))
+
+        def get(seconds: float) -> bytes:
+            if not self.is_http:
+                return ask(fs, "cat_file", path, start=0, end=_SMALL_BYTES, seconds=seconds)
+            answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
+            if answer.size is not None and len(answer.data) != answer.size:
+                raise ShortAnswer(f"the answer has {len(answer.data)} bytes of {answer.size}")
+            return answer.data
+
+        return persist(str(self), "read", get)
+
+    def write_bytes(self, data: bytes, *, new: bool = False) -> None:
+        """Put a small file in place of what is there. new: raise FileExistsError if there is something already.
+
+        Where the store cannot put under a condition (If-None-Match), `new` looks first.
+        """
+        fs, path = filesystem(str(self))
+        conditional = new and _can_create(fs)
+        if new and not conditional and self.exists():
+            raise FileExistsError(str(self))
+        if not self.is_object_store:
+            self.parent.mkdir()
+        if not conditional:
+            self._write("pipe_file", path, data)
+            return
+
+        def put(seconds: float) -> bool:
+            try:
+                ask(fs, "pipe_file", path, data, mode="create", seconds=seconds)
+            except Exception as error:
+                if isinstance(error, FileExistsError) or status_of(error) == _PRECONDITION_FAILED:
+                    return False
+                raise
+            return True
+
+        # An answer may get lost after the server has stored the file: then it is there and it is ours.
+        if not persist(str(self), "written", put) and self.read_bytes() != data:
+            raise FileExistsError(str(self))
+
+    def upload(self, local: str, size: int) -> None:
+        """Put the local file in place. Whoever looks sees what was there before, or all of the new file."""
+        fs, path = filesystem(str(self))
+        seconds = request_seconds() + size / _UPLOAD_RATE
+        if self.is_object_store:
+            self._write("put_file", local, path, seconds=seconds, **(_S3_UPLOAD if "s3" in fs.protocol else {}))
+            return
+        hidden = self.with_name(f".{self.name}.{os.getpid()}.tmp")
+        hidden_path = filesystem(str(hidden))[1]
+        self.parent.mkdir()
+        try:
+            self._write("put_file", local, hidden_path, seconds=seconds)
+            self._write("mv", hidden_path, path, seconds=seconds)
+        except BaseException:
+            with suppress(FastRealignError):
+                hidden.unlink(missing_ok=True)
+            raise
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        fs, path = filesystem(str(self))
+
+        def remove(seconds: float) -> None:
+            try:
+                ask(fs, "rm_file", path, seconds=seconds)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+        persist(str(self), "removed", remove)
+
+    def mkdir(self, exist_ok: bool = True) -> None:
+        """With the folders above it."""
+        if not self.is_object_store:
+            self._write("makedirs", filesystem(str(self))[1], exist_ok=exist_ok)
+
+    def rmdir(self) -> None:
+        """OSError if it is not empty."""
+        if not self.is_object_store:
+            fs, path = filesystem(str(self))
+            try:
+                ask(fs, "rmdir", path, seconds=request_seconds())
+            except Exception as error:  # file systems raise what their libraries do
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self)) from error
+
+    def _at(self, rest: str) -> Url:
+        return Url(f"{self.scheme}://{rest}")
+
+    def _write(self, method: str, *args: Any, seconds: float | None = None, **options: Any) -> None:
+        fs, _ = filesystem(str(self))
+        persist(str(self), "written", lambda limit: ask(fs, method, *args, seconds=limit, **options), seconds)
+
+    def _list(self, method: str, **options: Any) -> list[tuple[str, Facts]]:
+        fs, path = filesystem(f"{self}/" if self.is_http else str(self))
+
+        def ask_for_it(seconds: float) -> Any:
+            fs.invalidate_cache(path)
+            return ask(fs, method, path, seconds=seconds, **options)
+
+        found = persist(str(self), "listed", ask_for_it, _LISTING * request_seconds())
+        infos = found.values() if isinstance(found, dict) else found
+        below = f"{path.rstrip('/')}/"
+        named = ((info["name"].rstrip("/"), info) for info in infos)
+        return [(name[len(below) :], Facts.of(info)) for name, info in named if name.startswith(below)]
+
+
+def _can_create(fs: Any) -> bool:
+    """Whether the file system puts a file on the condition that there is none of that name."""
+    coroutine = getattr(fs, "_pipe_file", None) if fs.async_impl else None
+    return "mode" in inspect.signature(coroutine or fs.pipe_file).parameters
+
+
+def known_size(facts: Facts, url: str) -> int:
+    """The size of a file; InputError for a folder, or where the server does not tell it."""
+    if facts.kind == "directory":
+        raise InputError(f"{url}: is a folder, expected a file")
+    if facts.size is None:
+        raise InputError(f"{url}: the server does not tell the size of the file; download it first")
+    return facts.size
