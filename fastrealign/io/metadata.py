@@ -14,6 +14,8 @@ from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.files import reading
+from fastrealign.io.parquet import ParquetTable
+from fastrealign.io.tables import TableCopy
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
@@ -72,9 +74,7 @@ def _copy(path: Path, file: AtomicFile) -> None:
 
 
 def _filter(path: Path, file: AtomicFile, keep: np.ndarray) -> None:
-    from fastrealign.io.parquet_copy import ParquetCopy
-
-    copy = ParquetCopy(path, file.stream(), len(keep))
+    copy = TableCopy(ParquetTable(path), file, len(keep))
     try:
         copy.step(len(keep), keep)
         copy.finish()
@@ -98,10 +98,8 @@ def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Path, str]]:
 
 
 def _rows(path: Path) -> int:
-    from fastrealign.io.parquet import open_parquet
-
-    with open_parquet(path) as file:
-        return file.metadata.num_rows
+    with ParquetTable(path) as table:
+        return sum(table.sizes)
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
