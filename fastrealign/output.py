@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,14 @@ class Output:
     root     the folder of all that is written
     names    of the shards, in the order of the source, relative to root
     metadata names of their metadata files, None for a shard that has none
+    beside   names of the files that describe shards together (Hugging Face datasets)
     """
 
     def __init__(self, out: str | os.PathLike, files: io.Source) -> None:
         self.out = os.fspath(out)
         path = Path(out)
         kind = io.FORMATS.get(path.suffix.lower())
-        self.single = kind is not None and not path.is_dir()
+        self.single = kind is not None and (kind.folder or not path.is_dir())
         if self.single:
             if len(files.shards) != 1:
                 raise InputError(
@@ -59,14 +61,17 @@ class Output:
         self.metadata = [
             shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
         ]
+        self.beside = [] if self.single else [name for dataset in files.datasets for name in dataset.names]
         self.manifest = self.root / f"{prefix}{MANIFEST}"
         self.alignment = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
 
-    def check_apart(self, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
+    def check_apart(self, specs: Iterable[Any], sources: Sequence[io.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output."""
         root = os.path.realpath(self.root)
-        for folder in (spec for spec in specs if isinstance(spec, (str, os.PathLike)) and os.path.isdir(spec)):
+        folders = [shard.path for source in sources for shard in source.shards if shard.folder]
+        folders += [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and os.path.isdir(spec)]
+        for folder in dict.fromkeys(folders):
             if _inside(root, os.path.realpath(folder)):
                 raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
         written = {os.path.realpath(self.root / name) for name in self.names} if self.single else set()
@@ -264,7 +269,7 @@ class Claim:
     def _remove(self, names: set[str]) -> None:
         """Files of a run, and the folders within the output that they leave empty."""
         for name in names:
-            self._path(name).unlink(missing_ok=True)
+            _remove(self._path(name))
         _remove_folders({self._path(name).parent for name in names} - {self.output.root})
 
     def _is_whole(self, group: Group) -> bool:
@@ -290,7 +295,7 @@ class Claim:
             for name in _walk(folder, deep=False):
                 here = self.output._here(folder / name)
                 if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
-                    (folder / name).unlink(missing_ok=True)
+                    _remove(folder / name)
 
 
 def _planned(order: Order) -> set[str]:
@@ -305,12 +310,25 @@ def _final_name(name: str) -> str:
 
 
 def _walk(folder: Path, deep: bool = True) -> Iterator[str]:
-    """Everything below a folder but folders, relative to it."""
+    """Everything below a folder but folders, relative to it; a folder that is a shard counts as one thing."""
     for at, folders, files in os.walk(folder):
-        for name in files:
+        shards = [name for name in folders if _is_shard_folder(name)]
+        for name in (*files, *shards):
             yield Path(at, name).relative_to(folder).as_posix()
-        if not deep:
-            folders.clear()
+        folders[:] = [name for name in folders if deep and name not in shards]
+
+
+def _is_shard_folder(name: str) -> bool:
+    kind = io.FORMATS.get(Path(_final_name(name)).suffix.lower())
+    return kind is not None and kind.folder
+
+
+def _remove(path: Path) -> None:
+    """A shard of the run, or another file of it, if it is there."""
+    if _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _inside(path: str, folder: str) -> bool:

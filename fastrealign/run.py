@@ -153,7 +153,7 @@ class _Run:
             kind=kind,
             options={**options, "dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
             source=_marks(rows.files, self.output.names),
-            metadata=[name for name in self.output.metadata if name is not None],
+            metadata=[*(name for name in self.output.metadata if name is not None), *self.output.beside],
         )
 
     def go(
@@ -187,6 +187,7 @@ class _Run:
                 fsync=fsync,
             )
             writing.run(threads, progress)
+            self._write_beside(claim, alignment, fsync)
             gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
             if order.kind == "align":
                 alignment = replace(alignment, gap_left=gap_left)
@@ -199,6 +200,11 @@ class _Run:
                 raise
             raise told from error
         return self._report(manifest, alignment, before, writing.source.rows, writing.source.nbytes)
+
+    def _write_beside(self, claim: Claim, alignment: Alignment, fsync: bool) -> None:
+        records = {record.name: record for record in claim.journal.shards}
+        for dataset in self.rows.files.datasets if self.output.beside else ():
+            dataset.write(self.output.root, records, alignment.fingerprint, fsync)
 
     def _check_dtype(self) -> None:
         """Refuse a type that the format cannot hold now, not after the fit."""

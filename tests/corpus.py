@@ -45,6 +45,32 @@ def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embeddi
     return path
 
 
+def _table(embeddings: np.ndarray, name: str, columns: dict):
+    import pyarrow as pa
+
+    values = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
+    return pa.table({**columns, name: values})
+
+
+def arrow_file(path: Path, embeddings: np.ndarray, name: str = "embedding", batch: int = 1000, **columns: list) -> Path:
+    """An Arrow stream, as Hugging Face datasets write it."""
+    import pyarrow as pa
+
+    table = _table(embeddings, name, columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=batch)
+    return path
+
+
+def lance_folder(path: Path, embeddings: np.ndarray, name: str = "embedding", **columns: list) -> Path:
+    import lance
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lance.write_dataset(_table(embeddings, name, columns), path, mode="create", max_rows_per_file=1000)
+    return path
+
+
 def loaded(folder: Path) -> np.ndarray:
     """All rows of a folder of .npy shards, in numeric order."""
     files = sorted(folder.glob("*.npy"), key=lambda path: int(path.stem.rpartition("_")[2]))

@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 
 from fastrealign.errors import InputError
+from fastrealign.io.arrow import ArrowShard
 from fastrealign.io.base import Shard
+from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.npy import NpyShard
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
 
 FORMATS: dict[str, type[Shard]] = {
+    ".arrow": ArrowShard,
+    ".lance": LanceShard,
     ".npy": NpyShard,
     ".parquet": ParquetShard,
     ".pickle": PickleShard,

@@ -28,7 +28,10 @@ _END_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class FileMark:
-    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns."""
+    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns.
+
+    Of a folder: the size of its files together, the SHA-256 of their names and marks, and the latest modification.
+    """
 
     bytes: int
     ends: str
@@ -36,7 +39,9 @@ class FileMark:
 
     @classmethod
     def of(cls, path: str | Path, *, modified: bool = False) -> FileMark:
-        """Raises InputError if the file cannot be read."""
+        """Raises InputError if the file, or one in the folder, cannot be read."""
+        if os.path.isdir(path):
+            return cls._of_folder(path, modified)
         with reading(path):
             descriptor = Descriptor(path)
             status = os.fstat(descriptor.fd)
@@ -47,6 +52,16 @@ class FileMark:
             digest.update(end)
         descriptor.close()
         return cls(status.st_size, digest.hexdigest(), status.st_mtime_ns if modified else None)
+
+    @classmethod
+    def _of_folder(cls, path: str | Path, modified: bool) -> FileMark:
+        names = sorted(os.path.relpath(Path(at, name), path) for at, _, files in os.walk(path) for name in files)
+        marks = [cls.of(Path(path, name), modified=modified) for name in names]
+        digest = hashlib.sha256()
+        for name, mark in zip(names, marks, strict=True):
+            digest.update(json.dumps([name, mark.bytes, mark.ends]).encode())
+        latest = max((mark.modified for mark in marks), default=0) if modified else None
+        return cls(sum(mark.bytes for mark in marks), digest.hexdigest(), latest)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FileMark:

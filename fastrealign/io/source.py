@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
 
@@ -18,6 +18,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of
+from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
 
 # What a chunk of a source takes when nobody says otherwise.
@@ -27,12 +28,16 @@ _OPENERS = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Shards of one width, in order. Iterating yields their rows in chunks, as often as asked."""
+    """Shards of one width, in order. Iterating yields their rows in chunks, as often as asked.
+
+    datasets   folders of Hugging Face datasets among them, whose description is written beside their shards
+    """
 
     name: str
     shards: list[Shard]
     rows: int
     dim: int
+    datasets: list[DatasetFolder] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
@@ -58,8 +63,9 @@ def open_source(
 ) -> Source:
     """Find the shards that `spec` names, open every header and check that they fit together.
 
-    spec    a file, a glob, a folder of shards, a clip-retrieval root (img_emb/, text_emb/, metadata/), or a list of
-            these. Folders and globs come in numeric order (2 before 10), lists in their own.
+    spec    a file, a glob, a folder of shards, a Hugging Face dataset (save_to_disk), a clip-retrieval root (img_emb/,
+            text_emb/, metadata/), or a list of these. Folders and globs come in numeric order (2 before 10), datasets
+            and lists in their own.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
     column  the parquet column or pickle key of the embeddings, where it is not the usual one.
@@ -73,8 +79,11 @@ def open_source(
         raise InputError(f"the {side} is an empty list of files")
     name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
     files: list[Path] = []
+    folders: dict[Path, slice] = {}
     for one in specs:
         root, found = _resolve(os.fspath(one), side)
+        if _is_dataset(Path(one)):
+            folders[Path(one)] = slice(len(files), len(files) + len(found))
         files += found
     if len(specs) > 1:
         root = _common_folder(files)
@@ -90,7 +99,8 @@ def open_source(
         raise InputError(f"{name}: holds no embeddings at all")
     if side == "source":
         attach_metadata(shards)
-    return Source(name, shards, sum(shard.rows for shard in shards), widths[0].dim)
+    datasets = [DatasetFolder(folder, shards[which]) for folder, which in folders.items()]
+    return Source(name, shards, sum(shard.rows for shard in shards), widths[0].dim, datasets)
 
 
 def numeric_order(path: str | PurePath) -> tuple:
@@ -104,8 +114,8 @@ def numeric_order(path: str | PurePath) -> tuple:
 def _resolve(spec: str, side: str) -> tuple[Path, list[Path]]:
     """(root that names are relative to, files in order) of one path, glob or folder."""
     path = Path(spec)
-    if os.path.isdir(path):
-        return path, _folder(path, side)
+    if os.path.isdir(path) and not _is_one_shard(path):
+        return path, shards_of(path) if _is_dataset(path) else _folder(path, side)
     if os.path.exists(path) or not glob.has_magic(spec):
         format_of(path)
         return path.parent, [path]
@@ -115,6 +125,15 @@ def _resolve(spec: str, side: str) -> tuple[Path, list[Path]]:
     if not files:
         raise InputError(f"{spec}: the pattern matches no shard; expected {accepted()} files")
     return Path(*fixed), sorted(files, key=numeric_order)
+
+
+def _is_one_shard(folder: Path) -> bool:
+    kind = FORMATS.get(folder.suffix.lower())
+    return kind is not None and kind.folder
+
+
+def _is_dataset(path: Path) -> bool:
+    return os.path.isdir(path) and not _is_one_shard(path) and is_dataset(path)
 
 
 def _folder(folder: Path, side: str) -> list[Path]:

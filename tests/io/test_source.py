@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import corpus
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import fastrealign.io
 from fastrealign.io import FORMATS, Shard, open_source
+from fastrealign.io.formats import accepted
 from fastrealign.io.source import numeric_order
 
 
@@ -29,6 +31,11 @@ def save(path, rows=3, dim=4, dtype=np.float32, fill=None):
         import pyarrow.parquet as pq
 
         pq.write_table(pa.table({"emb": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), dim)}), path)
+    elif path.suffix == ".arrow":
+        corpus.arrow_file(path, x, "emb")
+    elif path.suffix == ".lance":
+        pytest.importorskip("lance")
+        corpus.lance_folder(path, x, "emb")
     else:
         path.write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(x)]))
     return path
@@ -208,16 +215,16 @@ def test_column_is_passed_on(tmp_path, refused):
 
 def test_missing(tmp_path, refused, monkeypatch):
     refused(lambda: source_of(tmp_path / "no.npy"), tmp_path / "no.npy", "no such file")
-    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "suffix ''", ".npy, .parquet, .pickle or .pkl")
+    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "suffix ''", accepted())
     refused(lambda: source_of(tmp_path / "*.npy"), tmp_path / "*.npy", "matches no shard", ".pkl")
     (tmp_path / "x.npz").write_bytes(b"PK")
-    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", ".npy, .parquet, .pickle or .pkl")
+    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", accepted())
     refused(lambda: source_of(tmp_path / "*"), "matches no shard")
 
 
 def test_folder_without_shards(tmp_path, refused):
     (tmp_path / "readme.txt").write_text("")
-    refused(lambda: source_of(tmp_path), tmp_path, "holds no shards", ".npy, .parquet, .pickle or .pkl", "text_emb/")
+    refused(lambda: source_of(tmp_path), tmp_path, "holds no shards", accepted(), "text_emb/")
     (tmp_path / "text_emb").mkdir()
     refused(lambda: source_of(tmp_path), tmp_path / "text_emb", "holds no shards")
 
@@ -249,14 +256,17 @@ def test_shards_without_rows(tmp_path, refused):
     assert (source.rows, source.dim, list(source)) == (0, 4, [])
 
 
-@pytest.mark.parametrize("suffix", sorted(FORMATS))
+FILES = sorted(suffix for suffix, kind in FORMATS.items() if not kind.folder)
+
+
+@pytest.mark.parametrize("suffix", FILES)
 def test_folder_with_the_name_of_a_shard(tmp_path, refused, suffix):
     (tmp_path / f"x{suffix}").mkdir()
     save(tmp_path / f"w{suffix}")
     refused(lambda: source_of(tmp_path), tmp_path / f"x{suffix}", "is a folder, expected a file")
 
 
-@pytest.mark.parametrize("suffix", sorted(FORMATS))
+@pytest.mark.parametrize("suffix", FILES)
 def test_things_that_are_not_regular_files(tmp_path, refused, suffix):
     os.mkfifo(tmp_path / f"x{suffix}")
     refused(lambda: source_of(tmp_path), tmp_path / f"x{suffix}", "not a regular file")
