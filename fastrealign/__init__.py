@@ -17,6 +17,7 @@ if find_spec("fastrealign._core") is None:
     )
 
 from fastrealign.alignment import Alignment
+from fastrealign.convert import convert
 from fastrealign.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.fit import FitWarning, fit
 from fastrealign.moments import Moments
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "align",
     "apply_files",
+    "convert",
     "fit",
     "load",
 ]

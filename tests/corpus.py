@@ -35,39 +35,38 @@ def pickle_file(path: Path, items: list[dict]) -> Path:
     return path
 
 
-def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+def table(embeddings: np.ndarray | list, name: str = "embedding", **columns: list):
+    """An Arrow table with lists of float32 of any length."""
     import pyarrow as pa
+
+    values = list(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
+    return pa.table({**columns, name: pa.array(values, pa.list_(pa.float32()))})
+
+
+def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = list(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
-    pq.write_table(pa.table({**columns, name: pa.array(values, pa.list_(pa.float32()))}), path)
+    pq.write_table(table(embeddings, name, **columns), path)
     return path
 
 
-def _table(embeddings: np.ndarray, name: str, columns: dict):
+def arrow_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+    """A stream of batches of 1,000 rows, as Hugging Face datasets write it."""
     import pyarrow as pa
 
-    values = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
-    return pa.table({**columns, name: values})
-
-
-def arrow_file(path: Path, embeddings: np.ndarray, name: str = "embedding", batch: int = 1000, **columns: list) -> Path:
-    """An Arrow stream, as Hugging Face datasets write it."""
-    import pyarrow as pa
-
-    table = _table(embeddings, name, columns)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=batch)
+    whole = table(embeddings, name, **columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=1000)
     return path
 
 
-def lance_folder(path: Path, embeddings: np.ndarray, name: str = "embedding", **columns: list) -> Path:
+def lance_folder(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
     import lance
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lance.write_dataset(_table(embeddings, name, columns), path, mode="create", max_rows_per_file=1000)
+    lance.write_dataset(table(embeddings, name, **columns), path, max_rows_per_file=1000)
     return path
 
 

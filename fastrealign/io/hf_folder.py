@@ -39,7 +39,9 @@ def is_dataset(folder: Path) -> bool:
     if not isinstance(splits, list) or not splits:
         raise InputError(f"{folder}: {_SPLITS} names no splits; save the dataset again")
     listed = ", ".join(map(str, splits))
-    raise InputError(f"{folder}: is a DatasetDict with the splits {listed}; name one, for example {folder / str(splits[0])}")
+    raise InputError(
+        f"{folder}: is a DatasetDict with the splits {listed}; name one, for example {folder / str(splits[0])}"
+    )
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -52,7 +54,9 @@ def shards_of(folder: Path) -> list[Path]:
     files = state.get(_FILES)
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in files or []]
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"{folder / _STATE}: does not list the dataset's files under {_FILES!r}; save the dataset again")
+        raise InputError(
+            f"{folder / _STATE}: does not list the dataset's files under {_FILES!r}; save the dataset again"
+        )
     return [folder / name for name in names]
 
 

@@ -27,7 +27,7 @@ _KIND = "Lance dataset"
 _READ_AHEAD_BYTES = 32 << 20
 _BATCHES_READ_AHEAD = 2
 # Rows a data file where the input does not tell: Lance's own default.
-_FILE_ROWS = 1 << 20
+FILE_ROWS = 1 << 20
 # The first format of Lance can be read, and is not written any more.
 _UNWRITTEN = ("0.1", "legacy")
 
@@ -75,7 +75,7 @@ class LanceTable(Table):
 
     def sink(self, file: AtomicFolder, schema: pa.Schema, column: str | None = None) -> LanceSink:
         version = None if self.version in _UNWRITTEN else self.version
-        return LanceSink(file, schema, max(self.sizes, default=0) or _FILE_ROWS, version)
+        return LanceSink(file, schema, max(self.sizes, default=0) or FILE_ROWS, version)
 
     def close(self) -> None:
         self._dataset = None
@@ -89,7 +89,9 @@ class LanceTable(Table):
             size = path.stat().st_size if path.is_file() else None
             if size is None or file.file_size_bytes not in (None, size):
                 found = "it is gone" if size is None else f"it has {size} bytes, not {file.file_size_bytes}"
-                raise InputError(f"{self.path}: damaged: of the data file data/{file.path} {found}; copy or make it again")
+                raise InputError(
+                    f"{self.path}: damaged: of the data file data/{file.path} {found}; copy or make it again"
+                )
 
 
 class LanceSink(Sink):

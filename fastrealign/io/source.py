@@ -20,6 +20,7 @@ from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.pickles import PickleShard
 
 # What a chunk of a source takes when nobody says otherwise.
 CHUNK_BYTES = 8 << 20
@@ -59,7 +60,11 @@ class Source:
 
 
 def open_source(
-    spec: str | os.PathLike | Sequence[str | os.PathLike], *, side: str, column: str | None = None
+    spec: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    side: str,
+    column: str | None = None,
+    pickles: type[PickleShard] = PickleShard,
 ) -> Source:
     """Find the shards that `spec` names, open every header and check that they fit together.
 
@@ -68,7 +73,8 @@ def open_source(
             and lists in their own.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
-    column  the parquet column or pickle key of the embeddings, where it is not the usual one.
+    column  the parquet column or pickle key of the embeddings, where it is not the usual one
+    pickles what reads pickles: one that takes more layouts than can be written back, where that is not asked for
 
     Raises InputError, on one line with the file's name, for anything missing, unreadable, damaged or of mixed width.
     """
@@ -87,7 +93,7 @@ def open_source(
         files += found
     if len(specs) > 1:
         root = _common_folder(files)
-    shards = _open_all(files, [_relative(path, root) for path in files], column)
+    shards = _open_all(files, [_relative(path, root) for path in files], column, pickles)
     widths = [shard for shard in shards if shard.dim]
     for shard in widths:
         if shard.dim != widths[0].dim:
@@ -192,11 +198,12 @@ def _relative(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _open_all(files: list[Path], names: list[str], column: str | None) -> list[Shard]:
+def _open_all(files: list[Path], names: list[str], column: str | None, pickles: type[PickleShard]) -> list[Shard]:
     """Open in order; headers of many files by several threads, since a network file system answers slowly."""
 
     def open_one(path: Path, name: str) -> Shard:
-        return format_of(path)(path, name, column)
+        kind = format_of(path)
+        return (pickles if kind is PickleShard else kind)(path, name, column)
 
     if any(format_of(path).opens_whole for path in files):
         return [open_one(path, name) for path, name in zip(files, names, strict=True)]
