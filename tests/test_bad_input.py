@@ -346,6 +346,20 @@ def test_a_full_disk_in_the_first_shard(tmp_path, small_disk, capfd):
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["arrow", "lance"])
+def test_a_full_disk_in_a_table(tmp_path, small_disk, capfd, kind):
+    pytest.importorskip("pyarrow" if kind == "arrow" else "lance")
+    make = {"arrow": corpus.arrow_file, "lance": corpus.lance_folder}[kind]
+    text = make(tmp_path / f"text.{kind}", corpus.rows(80_000, 1))
+    np.save(tmp_path / "image.npy", corpus.rows(100, 2))
+    out = small_disk / "out"
+    assert main(["align", *map(str, (text, "--target", tmp_path / "image.npy", "--out", out))]) == 1
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"fastrealign: error: {out}/text.{kind}: could not be written:"), printed
+    assert "No space left on device" in printed and "free some space" in printed and printed.count("\n") == 1
+    assert list(small_disk.iterdir()) == []
+
+
 def test_a_full_disk_in_a_later_shard_and_more_room(tmp_path, small_disk, capfd):
     text, image = corpus.two_sides(tmp_path, shards=6, each=16_000)
     out = small_disk / "out"

@@ -149,7 +149,7 @@ def test_resume_ends_in_the_same(tmp_path, case):
 
 
 def test_killed_it_goes_on(tmp_path, case):
-    kind, source, text, _ = case
+    kind, source, _, _ = case
     np.save(tmp_path / "image.npy", corpus.rows(100, 2))
     code = (
         "import sys, os, signal, fastrealign as fr\n"
@@ -179,7 +179,7 @@ def test_overwrite_replaces_a_run(tmp_path, case):
 
 
 def test_a_changed_input_is_named(tmp_path, case):
-    kind, source, text, image = case
+    kind, source, _, image = case
     with pytest.raises(fr.FastRealignError, match="2 of 5"):
         fr.align(source, image, tmp_path / "out", threads=1, progress=StopAfter(2 * EACH))
     time.sleep(0.01)

@@ -78,17 +78,14 @@ class AnyPickleShard(PickleShard):
         if found[0] not in matrices:
             raise InputError(f"{self.path}: has no 2-D float array {found[0]!r}; its keys are {_listed(value)}")
         self.key = found[0]
-        rows = value[self.key]
-        beside = {
-            name: part
-            for name, part in value.items()
-            if isinstance(part, (list, tuple, np.ndarray))
-            and np.ndim(part if isinstance(part, np.ndarray) else 0) < 3
-            and (not isinstance(part, np.ndarray) or part.ndim)
-            and len(part) == len(rows)
-        }
+        rows = len(value[self.key])
+        beside = {name: part for name, part in value.items() if _is_sequence(part) and len(part) == rows}
         self.left_out = [str(name) for name in value if name not in beside]
         return [dict(zip(beside, item, strict=True)) for item in zip(*beside.values(), strict=True)]
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def _is_matrix(value: Any) -> bool:
