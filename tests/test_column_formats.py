@@ -1,4 +1,4 @@
-"""Every format that a run writes, from end to end: rows, ids, what is left out, and runs that stop and go on."""
+"""Whole runs over formats that hold more than rows: ids, what is left out, and runs that stop and go on."""
 
 from __future__ import annotations
 
@@ -10,29 +10,12 @@ import time
 import corpus
 import numpy as np
 import pytest
+from test_output import StopAfter
 
 import fastrealign as fr
-from fastrealign.progress import Progress
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "pickle"]
 SHARDS, EACH = 5, 40
-
-
-class StopAfter(Progress):
-    """Fails a run once so many rows are aligned."""
-
-    def __init__(self, rows):
-        self.left = rows
-        self.aligning = False
-
-    def start(self, phase, rows, nbytes):
-        self.aligning = phase == "aligning"
-
-    def advance(self, rows, nbytes):
-        if self.aligning:
-            self.left -= rows
-            if self.left < 0:
-                raise fr.FastRealignError("the disk is full")
 
 
 def write(folder, kind, parts):
