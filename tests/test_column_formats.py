@@ -140,7 +140,7 @@ def test_killed_it_goes_on(tmp_path, case):
         "add = Journal.add\n"
         "def killed(self, shard, sums):\n"
         "    add(self, shard, sums); self.flush()\n"
-        "    if len(self.shards) >= 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if len(self.noted.shards) >= 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Journal.add = killed\n"
         "fr.align(*sys.argv[1:4], resume=True, threads=2)"
     )
