@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from fastrealign.io.atomic import AtomicFile
 
-_KIND = "Arrow file"
 _FILE_MAGIC = b"ARROW1"
 # How every message of a stream begins since Arrow 0.15, and how such a stream ends.
 _CONTINUED = b"\xff\xff\xff\xff"
@@ -34,6 +33,8 @@ _RESIDENT_BYTES = 32 << 20
 
 class ArrowTable(Table):
     """One IPC stream or file."""
+
+    kind = "Arrow file"
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -46,7 +47,7 @@ class ArrowTable(Table):
             self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
         self._buffer = pa.py_buffer(self._map)
         self.streamed = self._map[: len(_FILE_MAGIC)] != _FILE_MAGIC
-        with decoding(path, _KIND):
+        with decoding(path, self.kind):
             self.schema = self._reader()[0].schema
             # One column is enough to count rows, and where batches are compressed the others need not be decoded.
             self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
@@ -56,7 +57,7 @@ class ArrowTable(Table):
         done = passed = 0
         stream = self._batches(places)
         while True:
-            with decoding(self.path, _KIND, done):
+            with decoding(self.path, self.kind, done):
                 if os.path.getsize(self.path) != self._size:
                     raise changed(self.path)
                 batch = next(stream, None)

@@ -22,7 +22,6 @@ from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_KIND = "Lance dataset"
 # What Lance reads ahead; its own default is 2 GB.
 _READ_AHEAD_BYTES = 32 << 20
 _BATCHES_READ_AHEAD = 2
@@ -35,6 +34,8 @@ _UNWRITTEN = ("0.1", "legacy")
 class LanceTable(Table):
     """The latest version of one dataset."""
 
+    kind = "Lance dataset"
+
     def __init__(self, path: str | Path) -> None:
         lance = _lance(path)
         self.path = path
@@ -43,7 +44,7 @@ class LanceTable(Table):
         if not os.path.isdir(folder):
             what = "is a file, expected the folder of a Lance dataset" if os.path.exists(folder) else "no such folder"
             raise InputError(f"{path}: {what}")
-        with decoding(path, _KIND):
+        with decoding(path, self.kind):
             os.listdir(folder)  # what may not be read is told as such
             self._dataset = lance.dataset(folder)
             self.schema = self._dataset.schema
@@ -54,7 +55,7 @@ class LanceTable(Table):
                 self._check_files(fragment, folder)
 
     def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with decoding(self.path, _KIND):
+        with decoding(self.path, self.kind):
             stream = self._dataset.to_batches(
                 columns,
                 batch_size=rows,
@@ -66,7 +67,7 @@ class LanceTable(Table):
             )
         done = 0
         while True:
-            with decoding(self.path, _KIND, done):
+            with decoding(self.path, self.kind, done):
                 batch = next(stream, None)
             if batch is None:
                 return

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 # Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
 _BUFFER = 1 << 20
-_KIND = "parquet file"
 
 
 class ParquetTable(Table):
     """One parquet file."""
+
+    kind = "parquet file"
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -39,7 +40,7 @@ class ParquetTable(Table):
             raise InputError(f"{path}: parquet needs pyarrow: pip install 'fastrealign[parquet]'") from None
         self.path = path
         file_size(path)
-        with decoding(path, _KIND):
+        with decoding(path, self.kind):
             # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
             place = os.path.abspath(path)
             self._file = pq.ParquetFile(place, filesystem=LocalFileSystem(), pre_buffer=False, buffer_size=_BUFFER)
@@ -55,11 +56,11 @@ class ParquetTable(Table):
     def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         if not self.sizes:  # some versions of Arrow fail to read such a file
             return
-        with decoding(self.path, _KIND):
+        with decoding(self.path, self.kind):
             stream = self._file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
         done = 0
         while True:
-            with decoding(self.path, _KIND, done):
+            with decoding(self.path, self.kind, done):
                 batch = next(stream, None)
             if batch is None:
                 return
@@ -67,7 +68,7 @@ class ParquetTable(Table):
             done += batch.num_rows
 
     def sink(self, file: AtomicFile, schema: pa.Schema, column: str | None = None) -> ParquetSink:
-        with decoding(self.path, _KIND):
+        with decoding(self.path, self.kind):
             options = _encoding(self._metadata, schema, column)
         return ParquetSink(file, schema, **options)
 

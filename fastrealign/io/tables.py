@@ -14,7 +14,7 @@ import numpy as np
 
 from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
-from fastrealign.io.columns import choose, is_float_list, lists, matrix, retyped
+from fastrealign.io.columns import choose, decoding, is_float_list, lists, matrix, retyped
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,10 +48,12 @@ class Sink(ABC):
 class Table(ABC):
     """An open file with columns, to be used as a context manager. Raises InputError for whatever is wrong with it.
 
+    kind     how a message names one
     schema   of all columns
     sizes    how many rows each group (row group, record batch, fragment) has
     """
 
+    kind: ClassVar[str]
     path: str | Path
     schema: pa.Schema
     sizes: list[int]
@@ -85,7 +87,7 @@ class TableShard(Shard):
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)
-        with self.table(self.path) as table:
+        with self.table(self.path) as table, decoding(path, table.kind):
             self.rows = sum(table.sizes)
             self.column = choose(table.schema, column, self.path)
             kind = table.schema.field(self.column).type
@@ -159,13 +161,14 @@ class TableCopy:
         self._table = table
         self._column = column
         try:
-            schema = table.schema
-            if sum(table.sizes) != rows:
-                raise changed(table.path)
-            if column is not None:
-                if column not in schema.names or not is_float_list(schema.field(column).type):
+            with decoding(table.path, table.kind):
+                schema = table.schema
+                if sum(table.sizes) != rows:
                     raise changed(table.path)
-                schema = retyped(schema, column, dtype)
+                if column is not None:
+                    if column not in schema.names or not is_float_list(schema.field(column).type):
+                        raise changed(table.path)
+                    schema = retyped(schema, column, dtype)
             self._schema = schema
             self._ends = iter(np.cumsum([size for size in table.sizes if size]).tolist())
             self._end = next(self._ends, 0)
