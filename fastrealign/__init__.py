@@ -17,6 +17,7 @@ if find_spec("fastrealign._core") is None:
     )
 
 from fastrealign.alignment import Alignment
+from fastrealign.convert import convert
 from fastrealign.errors import BadRowsError, FastRealignError, FitWarning, InputError
 from fastrealign.fit import fit
 from fastrealign.moments import Moments
@@ -55,6 +56,7 @@ __all__ = [
     "align",
     "apply_files",
     "check",
+    "convert",
     "fit",
     "load",
     "update",

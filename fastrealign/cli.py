@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import fastrealign as fr
+from fastrealign.convert import SIDES, TARGETS
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.places import check_output, place
@@ -168,6 +169,12 @@ def _check(args: argparse.Namespace) -> int:
     return 0 if found.holds else 3
 
 
+def _convert(args: argparse.Namespace) -> None:
+    options = {name: getattr(args, name) for name in ("to", "dtype", "column", "side", "overwrite", "fsync")}
+    done = fr.convert(_paths(args.source), args.out, progress=_progress(args), **options)
+    _show(args, done.to_json(), str(done))
+
+
 def _inspect(args: argparse.Namespace) -> None:
     from fastrealign.inspection import inspect
 
@@ -254,6 +261,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling_options(check)
     _add_reading_options(check)
     _add_output_options(check)
+    convert = command(
+        "convert", _convert, "embeddings from one format to another, the numbers as they are", _CONVERT_MORE
+    )
+    convert.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
+    convert.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
+    convert.add_argument("--to", choices=sorted(TARGETS), help="default: what OUT's suffix says, else parquet")
+    convert.add_argument("--dtype", choices=_DTYPES, help="element type (default: that of each file)")
+    convert.add_argument("--column", metavar="NAME", help=_COLUMN)
+    convert.add_argument(
+        "--side",
+        choices=sorted(SIDES),
+        help="of a clip-retrieval folder, which side to read; of npy, write such a folder: text_emb/ or img_emb/, metadata/",
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    _add_fsync(convert)
+    _add_output_options(convert)
 
     inspect = command(
         "inspect", _inspect, "show what a file or folder holds: embeddings, an alignment, moments, an output"
@@ -297,6 +320,15 @@ _APPLY_MORE = """\
 example:
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/"""
 
+_CONVERT_MORE = """\
+Pickles may hold a list of {"id": ..., "embed": array}, a dict of such items by id, or a dict of one array of embeddings and
+lists of the same length. What is not an embedding becomes columns: of the same file, or of a parquet file beside .npy.
+
+examples:
+  fastrealign convert text.pkl --out text.parquet
+  fastrealign convert pickles/ --out emb/ --to npy --side text"""
+
+_DTYPES = ("float32", "float16", "bfloat16", "float64")
 _COLUMN = "parquet column or pickle key of the embeddings, where it cannot be told"
 _JSON = "print one JSON object instead of text"
 
@@ -366,7 +398,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16", "float64"),
+        choices=_DTYPES,
         help="element type of the output (default: that of each shard; pickles at least float32, as the reference "
         "script writes them)",
     )
@@ -383,10 +415,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
     )
+    _add_fsync(parser)
+    _add_output_options(parser)
+
+
+def _add_fsync(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-fsync", dest="fsync", action="store_false", help="do not wait for the disk: quicker, for scratch output"
     )
-    _add_output_options(parser)
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ class Output:
     root     the folder of all that is written
     names    of the shards, in the order of the source, relative to root
     metadata names of their metadata files, None for a shard that has none
+    beside   names of the files that describe shards together (Hugging Face datasets)
     """
 
     def __init__(self, out: str | os.PathLike, files: io.Source) -> None:
         self.out = os.fspath(out)
         path = place(out)
         kind = io.FORMATS.get(path.suffix.lower())
-        self.single = kind is not None and not path.is_dir()
+        self.single = kind is not None and (kind.folder or not path.is_dir())
         if self.single:
             if len(files.shards) != 1:
                 raise InputError(
@@ -64,6 +66,7 @@ class Output:
         self.metadata = [
             shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
         ]
+        self.beside = [] if self.single else [name for dataset in files.datasets for name in dataset.names]
         self.manifest = self.root / f"{prefix}{MANIFEST}"
         self.alignment = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
@@ -72,10 +75,12 @@ class Output:
         """The journal of one of several processes that write here; the first one's is that of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
-    def check_apart(self, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
+    def check_apart(self, specs: Iterable[Any], sources: Sequence[io.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output."""
         root = _real(self.root)
-        for folder in (spec for spec in specs if isinstance(spec, (str, os.PathLike)) and _is_folder(spec)):
+        folders = [shard.path for source in sources for shard in source.shards if shard.folder]
+        folders += [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and _is_folder(spec)]
+        for folder in dict.fromkeys(folders):
             if _inside(root, _real(folder)):
                 raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
         written = {_real(self.root / name) for name in self.names} if self.single else set()
@@ -286,7 +291,7 @@ class Claim:
     def _remove(self, names: set[str]) -> None:
         """Files of a run, and the folders within the output that they leave empty."""
         remote = not isinstance(self.output.root, Path)
-        for _ in each(lambda name: self._path(name).unlink(missing_ok=True), sorted(names), remote=remote):
+        for _ in each(lambda name: _remove(self._path(name)), sorted(names), remote=remote):
             pass
         _remove_folders({self._path(name).parent for name in names} - {self.output.root})
 
@@ -323,7 +328,7 @@ class Claim:
             for name in _walk(folder, deep=False):
                 here = self.output._here(folder / name)
                 if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
-                    (folder / name).unlink(missing_ok=True)
+                    _remove(folder / name)
 
 
 def rank_journals(journal: Place) -> list[Path]:
@@ -343,15 +348,28 @@ def _final_name(name: str) -> str:
 
 
 def _walk(folder: Place, deep: bool = True) -> Iterator[str]:
-    """Everything below a folder but folders, relative to it."""
+    """Everything below a folder but folders, relative to it; a folder that is a shard counts as one thing."""
     if not isinstance(folder, Path):
         yield from folder.walk(deep)
         return
     for at, folders, files in os.walk(folder):
-        for name in files:
+        shards = [name for name in folders if _is_shard_folder(name)]
+        for name in (*files, *shards):
             yield Path(at, name).relative_to(folder).as_posix()
-        if not deep:
-            folders.clear()
+        folders[:] = [name for name in folders if deep and name not in shards]
+
+
+def _is_shard_folder(name: str) -> bool:
+    kind = io.FORMATS.get(Path(_final_name(name)).suffix.lower())
+    return kind is not None and kind.folder
+
+
+def _remove(path: Path) -> None:
+    """A shard of the run, or another file of it, if it is there."""
+    if _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _real(path: str | os.PathLike) -> str:

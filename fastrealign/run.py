@@ -214,7 +214,7 @@ class _Run:
             kind=kind,
             options={**options, "dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
             source=_marks(rows.files, self.output.names),
-            metadata=[name for name in self.output.metadata if name is not None],
+            metadata=[*(name for name in self.output.metadata if name is not None), *self.output.beside],
         )
 
     def open(self, spec: Any, side: str) -> RowSource:
@@ -282,7 +282,7 @@ class _Run:
                 if left_out:
                     self.left_out.setdefault("source", {}).update(left_out)
             others = world.gather(hold.own.noted.groups if hold.own is not None else [])
-            manifest = world.tell(world.first(lambda: self._finish(hold.claim, alignment, others)))
+            manifest = world.tell(world.first(lambda: self._finish(hold.claim, alignment, others, fsync)))
             if hold.own is not None:
                 hold.own.remove()
         except BaseException as error:
@@ -306,14 +306,20 @@ class _Run:
             i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.world.size) == self.world.rank
         ]
 
-    def _finish(self, claim: Claim, alignment: Alignment, others: list[list[Group]]) -> Manifest:
+    def _finish(self, claim: Claim, alignment: Alignment, others: list[list[Group]], fsync: bool) -> Manifest:
         """On rank 0, when all shards are complete: those of the other ranks join its journal, and the manifest is written."""
         for groups in others:
             claim.journal.take_in(groups)
+        self._write_beside(claim, alignment, fsync)
         gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
         if claim.order.kind == "align":
             alignment = replace(alignment, gap_left=gap_left)
         return claim.finish(alignment, gap_left, self.left_out)
+
+    def _write_beside(self, claim: Claim, alignment: Alignment, fsync: bool) -> None:
+        records = {record.name: record for record in claim.journal.shards}
+        for dataset in self.rows.files.datasets if self.output.beside else ():
+            dataset.write(self.output.root, records, alignment.fingerprint, fsync)
 
     def _check_dtype(self) -> None:
         """Refuse a type that the format cannot hold now, not after the fit."""

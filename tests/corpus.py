@@ -35,13 +35,38 @@ def pickle_file(path: Path, items: list[dict]) -> Path:
     return path
 
 
-def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+def table(embeddings: np.ndarray | list, name: str = "embedding", **columns: list):
+    """An Arrow table with lists of float32 of any length."""
     import pyarrow as pa
+
+    values = list(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
+    return pa.table({**columns, name: pa.array(values, pa.list_(pa.float32()))})
+
+
+def parquet_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = list(embeddings) if isinstance(embeddings, np.ndarray) else embeddings
-    pq.write_table(pa.table({**columns, name: pa.array(values, pa.list_(pa.float32()))}), path)
+    pq.write_table(table(embeddings, name, **columns), path)
+    return path
+
+
+def arrow_file(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+    """A stream of batches of 1,000 rows, as Hugging Face datasets write it."""
+    import pyarrow as pa
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = table(embeddings, name, **columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, whole.schema) as writer:
+        writer.write_table(whole, max_chunksize=1000)
+    return path
+
+
+def lance_folder(path: Path, embeddings: np.ndarray | list, name: str = "embedding", **columns: list) -> Path:
+    import lance
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lance.write_dataset(table(embeddings, name, **columns), path, max_rows_per_file=1000)
     return path
 
 

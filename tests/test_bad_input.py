@@ -149,39 +149,62 @@ def test_all_rows_alike(tmp_path, sides, refuses):
     refuses(same, sides[1], same, "point the same way")
 
 
-class TestParquet:
-    @pytest.fixture(autouse=True)
-    def pyarrow(self):
+class TestTables:
+    @pytest.fixture(params=["parquet", "arrow", "lance"])
+    def write(self, request):
+        """write(folder, embeddings, ...): a shard with columns in each of the formats that have them."""
         pytest.importorskip("pyarrow")
+        if request.param == "lance":
+            pytest.importorskip("lance")
+        make = {"parquet": corpus.parquet_file, "arrow": corpus.arrow_file, "lance": corpus.lance_folder}[request.param]
+        return lambda folder, *args, **columns: make(folder / f"a.{request.param}", *args, **columns)
 
-    def test_without_the_column(self, tmp_path, sides, refuses):
-        path = corpus.parquet_file(tmp_path / "p" / "a.parquet", corpus.rows(20, 1), name="vector", id=list(range(20)))
+    def test_without_the_column(self, tmp_path, sides, refuses, write):
+        path = write(tmp_path / "p", corpus.rows(20, 1), name="vector", id=list(range(20)))
         refuses(path.parent, sides[1], path, "no column 'embedding'", "id, vector", options=["--column", "embedding"])
 
-    def test_ragged(self, tmp_path, sides, refuses):
+    def test_ragged(self, tmp_path, sides, refuses, write):
         lists = [list(row) for row in corpus.rows(20, 1)]
         lists[13] = lists[13][:-1]
-        path = corpus.parquet_file(tmp_path / "p" / "a.parquet", lists)
+        path = write(tmp_path / "p", lists)
         refuses(path.parent, sides[1], path, "row 13 has 15 values, row 0 has 16")
 
     @pytest.mark.parametrize("of", ["row", "value"])
-    def test_null(self, tmp_path, sides, refuses, of):
+    def test_null(self, tmp_path, sides, refuses, of, write):
         lists = [list(row) for row in corpus.rows(20, 1)]
         if of == "row":
             lists[13] = None
         else:
             lists[13][4] = None
-        path = corpus.parquet_file(tmp_path / "p" / "a.parquet", lists)
+        path = write(tmp_path / "p", lists)
         refuses(path.parent, sides[1], path, "row 13", "null")
 
-    def test_cut_off(self, tmp_path, sides, refuses):
-        path = corpus.parquet_file(tmp_path / "p" / "a.parquet", corpus.rows(20, 1))
-        os.truncate(path, path.stat().st_size // 2)
-        refuses(path.parent, sides[1], path, "not a readable parquet file")
+    @pytest.mark.parametrize("value, why", [(np.nan, "has a NaN or Inf"), (0, "is all zeros")])
+    def test_a_row_without_a_direction(self, tmp_path, sides, refuses, write, value, why):
+        rows = corpus.rows(20, 1)
+        rows[17] = value
+        path = write(tmp_path / "p", rows)
+        refuses(path.parent, sides[1], f"{path}: row 17 {why}", "--bad-rows")
 
-    def test_cannot_hold_bfloat16(self, tmp_path, sides, refuses):
-        path = corpus.parquet_file(tmp_path / "p" / "a.parquet", corpus.rows(20, 1))
-        refuses(path.parent, sides[1], "parquet has no bfloat16", options=["--dtype", "bfloat16"])
+    def test_of_another_width(self, tmp_path, sides, refuses, write):
+        path = write(tmp_path / "p", corpus.rows(20, 1, dim=8))
+        refuses(path.parent, sides[1], path.parent, sides[1], "8 wide", "16")
+
+    def test_cut_off(self, tmp_path, sides, refuses, write):
+        path = write(tmp_path / "p", corpus.rows(20, 1))
+        file = next((path / "data").iterdir()) if path.is_dir() else path
+        os.truncate(file, file.stat().st_size // 2)
+        refuses(path.parent, sides[1], path, "make it again")
+
+    def test_of_no_bytes(self, tmp_path, sides, refuses, write):
+        path = write(tmp_path / "p", corpus.rows(20, 1))
+        file = next((path / "_versions").glob("*.manifest")) if path.is_dir() else path
+        file.write_bytes(b"")
+        refuses(path.parent, sides[1], path)
+
+    def test_cannot_hold_bfloat16(self, tmp_path, sides, refuses, write):
+        path = write(tmp_path / "p", corpus.rows(20, 1))
+        refuses(path.parent, sides[1], f"{path.suffix[1:]} has no bfloat16", options=["--dtype", "bfloat16"])
 
 
 @pytest.mark.parametrize("suffix", corpus.TENSOR_FILES)
@@ -367,6 +390,20 @@ def test_a_full_disk_in_the_first_shard(tmp_path, small_disk, capfd):
     printed = capfd.readouterr().err
     assert printed.startswith(f"fastrealign: error: {out}/text.npy: could not be written: No space left on device;")
     assert printed.count("\n") == 1
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["arrow", "lance"])
+def test_a_full_disk_in_a_table(tmp_path, small_disk, capfd, kind):
+    pytest.importorskip("pyarrow" if kind == "arrow" else "lance")
+    make = {"arrow": corpus.arrow_file, "lance": corpus.lance_folder}[kind]
+    text = make(tmp_path / f"text.{kind}", corpus.rows(80_000, 1))
+    np.save(tmp_path / "image.npy", corpus.rows(100, 2))
+    out = small_disk / "out"
+    assert main(["align", *map(str, (text, "--target", tmp_path / "image.npy", "--out", out))]) == 1
+    printed = capfd.readouterr().err
+    assert printed.startswith(f"fastrealign: error: {out}/text.{kind}: could not be written:"), printed
+    assert "No space left on device" in printed and "free some space" in printed and printed.count("\n") == 1
     assert list(small_disk.iterdir()) == []
 
 

@@ -132,6 +132,17 @@ def test_bad_rows_left_out_as_well(folders, tmp_path, failing):
     assert report.bad_rows == 1 and report.rows_out == 5 * 300 - 1
 
 
+def test_a_dataset_of_hugging_face_loads_without_it(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = corpus.rows(90, 1, dim=16)
+    whole = datasets.Dataset.from_dict({"id": list(range(90)), "embedding": rows.tolist()})
+    whole.save_to_disk(tmp_path / "text", num_shards=3)
+    cut(tmp_path / "text" / "data-00001-of-00003.arrow")
+    report = fr.align(tmp_path / "text", corpus.rows(50, 2, dim=16), tmp_path / "out", bad_shards="skip")
+    assert report.shards == 2
+    assert datasets.load_from_disk(tmp_path / "out")["id"][:] == [*range(30), *range(60, 90)]
+
+
 def test_nothing_left_is_an_error(folders, tmp_path):
     text, image = folders
     for path in text.iterdir():

@@ -1,10 +1,11 @@
-"""Output files that appear under their name complete or not at all."""
+"""Output files, and folders that are one thing, that appear under their name complete or not at all."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ class AtomicFile:
             self._url = self.path
             self._descriptor, self.temporary = spool(self.path)
             return
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.temporary = _temporary(self.path)
         with self._removing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -146,14 +147,74 @@ class AtomicFile:
         try:
             yield
         except OSError as error:
-            advice = _ADVICE.get(error.errno, "nothing was kept; mend this and run again")
-            reason = error.strerror or one_line(error)
             # Other threads that write to the file give the cause too, whichever of them is heard first.
-            self._failure = f"{self.path}: could not be written: {reason}; {advice}"
+            self._failure = _told(self.path, error)
             if self._url is not None:
                 from fastrealign.io.remote import spool_failure
 
                 self._failure = spool_failure(self._url, error)
+            self.abort()
+            raise FastRealignError(self._failure) from error
+        except BaseException:
+            self.abort()
+            raise
+
+
+class AtomicFolder:
+    """A hidden temporary folder beside `path`, for a library to write to; `commit` gives it its name, `abort` removes it.
+
+    As AtomicFile, but for the folder's files, which others open: `writing` turns what they raise into a
+    FastRealignError. A folder that has the name already is removed first, so that name is without one for a moment.
+    """
+
+    def __init__(self, path: str | Path, fsync: bool = True) -> None:
+        self.path = Path(path)
+        self.temporary = _temporary(self.path)
+        self.committed = False
+        self._fsync = fsync
+        self._failure: str | None = None
+        with self.writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir()
+
+    def commit(self) -> None:
+        """Flush every file to the disk and rename the folder; a second call does nothing. Writing must have ended."""
+        if self.committed:
+            return
+        with self.writing():
+            if self._fsync:
+                for at, _, names in os.walk(self.temporary):
+                    for name in names:
+                        descriptor = Descriptor(Path(at, name))
+                        os.fsync(descriptor.fd)
+                        descriptor.close()
+                    _sync_folder(Path(at))
+            if self.path.is_dir():
+                shutil.rmtree(self.path)
+            os.replace(self.temporary, self.path)
+            self.committed = True
+            if self._fsync:
+                _sync_folder(self.path.parent)
+
+    def abort(self) -> None:
+        """Remove the temporary. Safe to call at any time and more than once; does nothing after `commit`."""
+        if not self.committed:
+            self._failure = self._failure or f"{self.path}: writing was stopped, nothing was kept"
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around all that writes to the folder: a failure removes it and says which folder, why and what to do."""
+        if self._failure is not None:
+            raise FastRealignError(self._failure)
+        try:
+            yield
+        except FastRealignError:
+            self.abort()
+            raise
+        except Exception as error:
+            self._failure = _told(self.path, error)
             self.abort()
             raise FastRealignError(self._failure) from error
         except BaseException:
@@ -173,6 +234,19 @@ class _Stream(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file._end
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _told(path: Path, error: Exception) -> str:
+    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    reason = reason or one_line(error)
+    if number is None and os.strerror(errno.ENOSPC) in reason:  # as libraries of other languages tell it
+        number = errno.ENOSPC
+    advice = _ADVICE.get(number, "nothing was kept; mend this and run again")
+    return f"{path}: could not be written: {reason}; {advice}"
 
 
 def _sync_folder(folder: Path) -> None:

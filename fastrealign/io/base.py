@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.places import Place, place
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Shard(ABC):
     format: ClassVar[str]
     random_access: ClassVar[bool] = False
     opens_whole: ClassVar[bool] = False  # opening has to decode the whole file, so few are opened at once
+    folder: ClassVar[bool] = False  # a shard is a folder that holds nothing else, not a file
 
     path: str
     name: str
@@ -104,6 +105,8 @@ class ShardWriter(ABC):
     As a context manager it aborts unless `commit` was called.
     """
 
+    container: ClassVar[type[AtomicFile | AtomicFolder]] = AtomicFile
+
     def __init__(self, path: str | Path, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
         self.path = place(path)
         self.dtype = native_float(np.dtype(dtype), str(path))
@@ -111,7 +114,7 @@ class ShardWriter(ABC):
         self._expected = rows
         self._seen = 0
         self._lock = threading.Lock()
-        self._file = AtomicFile(path, fsync)
+        self._file = self.container(path, fsync)
 
     def write(self, rows: np.ndarray, keep: np.ndarray | None = None) -> None:
         """Append the (n, dim) array `rows`; one thread at a time.

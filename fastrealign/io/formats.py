@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 from fastrealign.errors import InputError
+from fastrealign.io.arrow import ArrowShard
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
+from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.npy import NpyShard
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
@@ -16,8 +18,10 @@ from fastrealign.io.tensor_files import SafetensorsShard
 from fastrealign.io.torch_files import TorchShard
 
 FORMATS: dict[str, type[Shard]] = {
+    ".arrow": ArrowShard,
     ".faiss": FaissShard,
     ".index": FaissShard,
+    ".lance": LanceShard,
     ".npy": NpyShard,
     ".parquet": ParquetShard,
     ".pickle": PickleShard,

@@ -18,7 +18,7 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import Descriptor, look_anew, one_line, read_into, reading
-from fastrealign.io.places import Place
+from fastrealign.io.places import Place, is_url
 from fastrealign.version import __version__
 
 FORMAT = 1
@@ -29,7 +29,10 @@ _END_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class FileMark:
-    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns (of a URL: its ETag)."""
+    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns (of a URL: its ETag).
+
+    Of a folder: the size of its files together, the SHA-256 of their names and marks, and the latest modification.
+    """
 
     bytes: int
     ends: str
@@ -37,7 +40,9 @@ class FileMark:
 
     @classmethod
     def of(cls, path: str | Place, *, modified: bool = False) -> FileMark:
-        """Raises InputError if the file cannot be read."""
+        """Raises InputError if the file, or one in the folder, cannot be read."""
+        if not is_url(path) and os.path.isdir(path):
+            return cls._of_folder(path, modified)
         if not modified:
             look_anew(path)  # at an output: what was there before does not count
         with reading(path):
@@ -50,6 +55,16 @@ class FileMark:
             digest.update(end)
         descriptor.close()
         return cls(size, digest.hexdigest(), changed if modified else None)
+
+    @classmethod
+    def _of_folder(cls, path: str | Path, modified: bool) -> FileMark:
+        names = sorted(os.path.relpath(Path(at, name), path) for at, _, files in os.walk(path) for name in files)
+        marks = [cls.of(Path(path, name), modified=modified) for name in names]
+        digest = hashlib.sha256()
+        for name, mark in zip(names, marks, strict=True):
+            digest.update(json.dumps([name, mark.bytes, mark.ends]).encode())
+        latest = max((mark.modified for mark in marks), default=0) if modified else None
+        return cls(sum(mark.bytes for mark in marks), digest.hexdigest(), latest)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FileMark:

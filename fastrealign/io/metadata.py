@@ -14,7 +14,9 @@ from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.files import open_binary, reading
+from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import Place, is_url, place
+from fastrealign.io.tables import TableCopy
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
@@ -73,9 +75,7 @@ def _copy(path: Place, file: AtomicFile) -> None:
 
 
 def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
-    from fastrealign.io.parquet_copy import ParquetCopy
-
-    copy = ParquetCopy(path, file.stream(), len(keep))
+    copy = TableCopy(ParquetTable(path), file, len(keep))
     try:
         copy.step(len(keep), keep)
         copy.finish()
@@ -107,10 +107,8 @@ def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Place, str]]
 
 
 def _rows(path: Place) -> int:
-    from fastrealign.io.parquet import open_parquet
-
-    with open_parquet(path) as file:
-        return file.metadata.num_rows
+    with ParquetTable(path) as table:
+        return sum(table.sizes)
 
 
 def _numbered(folder: Place) -> dict[int, Place]:

@@ -79,16 +79,14 @@ class PickleShard(Shard):
 
     def _decode(self) -> tuple[list[dict], tuple[int, np.dtype, list[int]]]:
         """The checked items, and their width, common dtype and the positions of those without an embedding."""
-        items = load(self.path)
-        if not isinstance(items, list):
-            raise InputError(f"{self.path}: holds a {_kind(items)}, expected a list of items")
+        items = self._load()
         skipped = []
         widths: dict[int, int] = {}
         dtypes = set()
         for at, item in enumerate(items):
             if not isinstance(item, dict):
                 raise InputError(
-                    f"{self.path}: item {at} is a {_kind(item)}, expected a dict with 'id' and {self.key!r}"
+                    f"{self.path}: item {at} is a {kind_of(item)}, expected a dict with 'id' and {self.key!r}"
                 )
             embed = item.get(self.key)
             if embed is None:
@@ -107,9 +105,20 @@ class PickleShard(Shard):
             )
         return items, (next(iter(widths), 0), _common(dtypes), skipped)
 
+    def _load(self) -> list:
+        items = load(self.path)
+        if not isinstance(items, list):
+            raise InputError(
+                f"{self.path}: holds a {kind_of(items)}, expected a list of items; of some other pickles "
+                "`fastrealign convert` makes a format that is read here"
+            )
+        return items
+
     def _width(self, embed: object, at: int) -> int:
         if not isinstance(embed, np.ndarray):
-            raise InputError(f"{self.path}: item {at}: {self.key!r} is a {_kind(embed)}, expected a NumPy float array")
+            raise InputError(
+                f"{self.path}: item {at}: {self.key!r} is a {kind_of(embed)}, expected a NumPy float array"
+            )
         if embed.size == 0 or embed.ndim not in (1, 2) or embed.shape[:-1] not in ((), (1,)):
             raise InputError(
                 f"{self.path}: item {at}: {self.key!r} has shape {embed.shape}, expected (width,) or (1, width)"
@@ -148,7 +157,7 @@ class PickleWriter(ShardWriter):
                 raise InputError(f"{self.path}: an item of the input holds {refused}, which is not written") from None
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     return "ndarray" if isinstance(value, np.ndarray) else type(value).__name__
 
 

@@ -21,7 +21,9 @@ from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of
+from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
 
@@ -35,13 +37,17 @@ _OPENERS = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Shards of one width, in order. Iterating yields their rows in chunks, as often as asked."""
+    """Shards of one width, in order. Iterating yields their rows in chunks, as often as asked.
+
+    datasets   folders of Hugging Face datasets among them, whose description is written beside their shards
+    """
 
     name: str
     shards: list[Shard]
     rows: int
     dim: int
     left_out: dict[str, str] = field(default_factory=dict)  # shards that could not be opened, by name, and why
+    datasets: list[DatasetFolder] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
@@ -68,16 +74,19 @@ def open_source(
     side: str,
     column: str | None = None,
     bad_shards: str = "error",
+    pickles: type[PickleShard] = PickleShard,
 ) -> Source:
     """Find the shards that `spec` names, open every header and check that they fit together.
 
-    spec    a file, a glob, a folder of shards, a clip-retrieval root (img_emb/, text_emb/, metadata/), or a list of
-            these, each a path or a URL. Folders and globs come in numeric order (2 before 10), lists in their own.
+    spec    a file, a glob, a folder of shards, a Hugging Face dataset (save_to_disk), a clip-retrieval root (img_emb/,
+            text_emb/, metadata/), or a list of these, each a path or a URL. Folders and globs come in numeric order (2
+            before 10), datasets and lists in their own.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
     column  the parquet column or pickle key of the embeddings, where it is not the usual one.
     bad_shards  "error": a shard that cannot be opened, or is of another width than most, is an error; "skip": it goes into
             `left_out`, if there are others.
+    pickles what reads pickles: one that takes more layouts than can be written back, where that is not asked for
 
     Raises InputError, on one line with the file's name, for anything missing, unreadable, damaged or of mixed width.
     """
@@ -88,13 +97,16 @@ def open_source(
         raise InputError(f"the {side} is an empty list of files")
     name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
     files: list[Place] = []
+    folders: dict[Path, slice] = {}
     for one in specs:
         root, found = _resolve(os.fspath(one), side)
+        if _is_dataset(Path(one)):
+            folders[Path(one)] = slice(len(files), len(files) + len(found))
         files += found
     if len(specs) > 1:
         root = _common_folder(files)
     left_out: dict[str, str] | None = {} if bad_shards == "skip" else None
-    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out)
+    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out, pickles)
     widths = [shard for shard in shards if shard.dim]
     usual = Counter(shard.dim for shard in widths).most_common(1)[0][0] if widths and left_out is not None else None
     like = next((shard for shard in widths if shard.dim == usual), widths[0] if widths else None)
@@ -112,7 +124,11 @@ def open_source(
         raise InputError(f"{name}: holds no embeddings at all")
     if side == "source":
         attach_metadata(shards)
-    return Source(name, shards, sum(shard.rows for shard in shards), like.dim, left_out or {})
+    datasets = []
+    for folder, which in folders.items():
+        of_it = set(map(str, files[which]))
+        datasets.append(DatasetFolder(folder, [shard for shard in shards if shard.path in of_it]))
+    return Source(name, shards, sum(shard.rows for shard in shards), like.dim, left_out or {}, datasets)
 
 
 def numeric_order(path: str | PurePath) -> tuple:
@@ -128,8 +144,8 @@ def _resolve(spec: str, side: str) -> tuple[Place, list[Place]]:
     path = place(spec)
     if not isinstance(path, Path):
         return _resolve_url(path, spec, side)
-    if os.path.isdir(path):
-        return path, _folder(path, side)
+    if os.path.isdir(path) and not _is_one_shard(path):
+        return path, shards_of(path) if _is_dataset(path) else _folder(path, side)
     if os.path.exists(path) or not glob.has_magic(spec):
         format_of(path)
         return path.parent, [path]
@@ -154,6 +170,15 @@ def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, list[Place]]:
     if not url.is_http and url.is_file():
         format_of(url)
     return url, _folder(url, side)
+
+
+def _is_one_shard(folder: Path) -> bool:
+    kind = FORMATS.get(folder.suffix.lower())
+    return kind is not None and kind.folder
+
+
+def _is_dataset(path: Path) -> bool:
+    return os.path.isdir(path) and not _is_one_shard(path) and is_dataset(path)
 
 
 def _folder(folder: Place, side: str) -> list[Place]:
@@ -245,7 +270,13 @@ def _relative(path: Place, root: Place) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def _open_all(files: list[Place], names: list[str], column: str | None, left_out: dict[str, str] | None) -> list[Shard]:
+def _open_all(
+    files: list[Place],
+    names: list[str],
+    column: str | None,
+    left_out: dict[str, str] | None,
+    pickles: type[PickleShard],
+) -> list[Shard]:
     """Open in order; headers of many files by several threads, since a network file system answers slowly.
 
     left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
@@ -253,7 +284,8 @@ def _open_all(files: list[Place], names: list[str], column: str | None, left_out
 
     def open_one(path: Place, name: str) -> Shard | InputError:
         try:
-            return format_of(path)(path, name, column)
+            kind = format_of(path)
+            return (pickles if kind is PickleShard else kind)(path, name, column)
         except InputError as error:
             if left_out is None:
                 raise

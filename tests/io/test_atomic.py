@@ -1,4 +1,4 @@
-"""atomic.py: a file appears whole or not at all, whatever fails."""
+"""atomic.py: a file, or a folder that is one thing, appears whole or not at all, whatever fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from fastrealign.errors import FastRealignError
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.atomic import AtomicFile, AtomicFolder
 
 
 def fail(code):
@@ -194,3 +194,66 @@ def test_a_disk_that_is_really_full(small_disk, tree, refused):
     with AtomicFile(small_disk / "x") as again:  # the room is there again
         again.append(b"\1" * 700_000)
         again.commit()
+
+
+def test_a_folder_appears_on_commit_alone(tmp_path, tree):
+    path = tmp_path / "a" / "x"
+    folder = AtomicFolder(path)
+    (folder.temporary / "deep").mkdir()
+    (folder.temporary / "deep" / "y").write_bytes(b"1")
+    assert tree(tmp_path) == [f"a/.x.{os.getpid()}.tmp/deep/y"]
+    folder.commit()
+    folder.commit()
+    folder.abort()
+    assert tree(tmp_path) == ["a/x/deep/y"]
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path, tree):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "old").write_bytes(b"1")
+    (tmp_path / f".x.{os.getpid()}.tmp").mkdir()
+    (tmp_path / f".x.{os.getpid()}.tmp" / "left by a killed run").write_bytes(b"1")
+    folder = AtomicFolder(tmp_path / "x", fsync=False)
+    (folder.temporary / "new").write_bytes(b"2")
+    assert (tmp_path / "x" / "old").exists()
+    folder.commit()
+    assert tree(tmp_path) == ["x/new"]
+
+
+def test_a_folder_that_is_left(tmp_path, tree, refused):
+    folder = AtomicFolder(tmp_path / "x")
+    (folder.temporary / "half").write_bytes(b"1")
+    folder.abort()
+    folder.abort()
+    assert tree(tmp_path) == [] and not folder.temporary.exists()
+    refused(folder.commit, tmp_path / "x", "nothing was kept", error=FastRealignError)
+
+
+@pytest.mark.parametrize(
+    ("error", "pieces"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ["Disk quota exceeded", "free some space"]),
+        (RuntimeError("LanceError(IO): No space left on device (os error 28)"), ["free some space"]),
+        (ValueError("what a library\nsays"), ["what a library says; nothing was kept"]),
+    ],
+)
+def test_what_fails_within_a_folder(tmp_path, tree, refused, error, pieces):
+    folder = AtomicFolder(tmp_path / "x")
+    (folder.temporary / "half").write_bytes(b"1")
+
+    def run():
+        with folder.writing():
+            raise error
+
+    refused(run, f"{tmp_path / 'x'}: could not be written", *pieces, error=FastRealignError)
+    refused(folder.commit, *pieces, error=FastRealignError)
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_folder_whose_commit_fails(tmp_path, tree, refused, monkeypatch, function):
+    folder = AtomicFolder(tmp_path / "x")
+    (folder.temporary / "y").write_bytes(b"1")
+    monkeypatch.setattr(os, function, fail(errno.EIO))
+    refused(folder.commit, tmp_path / "x", "Input/output error", error=FastRealignError)
+    assert tree(tmp_path) == []

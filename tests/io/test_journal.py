@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +70,28 @@ def test_marks_of_small_files(tmp_path, size):
 def test_a_missing_file_has_no_mark(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         FileMark.of(tmp_path / "none")
+
+
+def test_marks_of_folders(tmp_path):
+    for name, data in (("a/b", b"1" * 99_999), ("a/c", b"2"), ("d", b"")):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(data)
+    mark = FileMark.of(tmp_path / "x")
+    assert mark.bytes == 100_000 and mark.modified is None
+    shutil.copytree(tmp_path / "x", tmp_path / "copy")
+    assert FileMark.of(tmp_path / "copy") == mark
+    os.utime(tmp_path / "copy" / "d", ns=(1, 2**62))
+    assert FileMark.of(tmp_path / "copy", modified=True).modified == 2**62
+    changes = [
+        lambda folder: (folder / "a" / "c").write_bytes(b"3"),
+        lambda folder: (folder / "d").rename(folder / "e"),
+        lambda folder: (folder / "f").write_bytes(b""),
+        lambda folder: (folder / "d").unlink(),
+    ]
+    for i, change in enumerate(changes):
+        shutil.copytree(tmp_path / "x", tmp_path / f"changed {i}")
+        change(tmp_path / f"changed {i}")
+        assert FileMark.of(tmp_path / f"changed {i}") != mark
 
 
 def test_a_journal_tells_what_was_noted(tmp_path):

@@ -1,4 +1,4 @@
-"""parquet.py and parquet_copy.py: the embedding column is read and replaced, everything else stays as it was."""
+"""parquet.py, tables.py and columns.py: the embedding column is read and replaced, everything else stays as it was."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io import parquet_copy
-from fastrealign.io.parquet import ParquetShard
+from fastrealign.io import tables
+from fastrealign.io.parquet import ParquetShard, ParquetTable
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -145,8 +145,8 @@ def test_codec_of_a_list_that_names_its_leaf_otherwise(tmp_path):
 
 
 def test_large_row_groups_are_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_copy, "GROUP_BYTES", 100_000)
-    monkeypatch.setattr(parquet_copy, "_STEP_ROWS", 64)
+    monkeypatch.setattr(tables, "GROUP_BYTES", 100_000)
+    monkeypatch.setattr(tables, "STEP_ROWS", 64)
     table = table_of(matrix(3000, 32))
     out = copy(opened(saved(tmp_path / "in.parquet", table)), tmp_path / "out.parquet", chunk=500)
     assert out.equals(table)
@@ -341,7 +341,7 @@ def test_changed_after_it_was_opened(tmp_path, refused, tree, rows):
 
 def test_other_columns_that_end_early(tmp_path, refused, tree, monkeypatch):
     shard = opened(saved(tmp_path / "x.parquet", table_of(matrix())))
-    monkeypatch.setattr(parquet_copy, "batches", lambda *_: iter(()))
+    monkeypatch.setattr(ParquetTable, "batches", lambda *_: iter(()))
     writer = shard.writer(tmp_path / "y.parquet", shard.dtype)
     refused(lambda: writer.write(matrix()), tmp_path / "x.parquet", "changed during the run")
     assert tree(tmp_path) == ["x.parquet"]

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import corpus
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +43,11 @@ def save(path, rows=3, dim=4, dtype=np.float32, fill=None):
         index = faiss.IndexFlatIP(dim)
         index.add(x)
         faiss.write_index(index, str(path))
+    elif path.suffix == ".arrow":
+        corpus.arrow_file(path, x, "emb")
+    elif path.suffix == ".lance":
+        pytest.importorskip("lance")
+        corpus.lance_folder(path, x, "emb")
     else:
         path.write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(x)]))
     return path
@@ -270,14 +276,17 @@ def test_shards_without_rows(tmp_path, refused):
     assert (source.rows, source.dim, list(source)) == (0, 4, [])
 
 
-@pytest.mark.parametrize("suffix", sorted(FORMATS))
+FILES = sorted(suffix for suffix, kind in FORMATS.items() if not kind.folder)
+
+
+@pytest.mark.parametrize("suffix", FILES)
 def test_folder_with_the_name_of_a_shard(tmp_path, refused, suffix):
     (tmp_path / f"x{suffix}").mkdir()
     save(tmp_path / f"w{suffix}")
     refused(lambda: source_of(tmp_path), tmp_path / f"x{suffix}", "is a folder, expected a file")
 
 
-@pytest.mark.parametrize("suffix", sorted(FORMATS))
+@pytest.mark.parametrize("suffix", FILES)
 def test_things_that_are_not_regular_files(tmp_path, refused, suffix):
     os.mkfifo(tmp_path / f"x{suffix}")
     refused(lambda: source_of(tmp_path), tmp_path / f"x{suffix}", "not a regular file")

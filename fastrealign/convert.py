@@ -1,0 +1,411 @@
+"""Embeddings from one format to another, every number as it is: for what a script has left, before it is aligned.
+
+source -> rows and what belongs to them, so many at a time -> a table (parquet, Arrow, Lance), or .npy and its metadata
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign import io, ops
+from fastrealign.errors import InputError
+from fastrealign.io.arrow import ArrowSink
+from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.io.columns import lists, retyped
+from fastrealign.io.files import one_line
+from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
+from fastrealign.io.manifest import FileMark
+from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata
+from fastrealign.io.npy import NpyWriter
+from fastrealign.io.parquet import ParquetSink, ParquetTable
+from fastrealign.io.pickle_layouts import AnyPickleShard
+from fastrealign.io.pickles import PickleShard
+from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
+from fastrealign.output import METADATA
+from fastrealign.progress import SILENT, Progress
+from fastrealign.summary import count, size
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TARGETS = {"npy": ".npy", "parquet": ".parquet", "arrow": ".arrow", "lance": ".lance"}
+SIDES = {"text": "source", "image": "target"}
+_COLUMN = "embedding"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did.
+
+    source, out  as they were named
+    to           the format written
+    rows, dim    embeddings written and their width
+    skipped      items of the source without an embedding
+    columns      written beside the embeddings
+    left_out     what the source holds that does not belong to rows and was not written, as "FILE: NAME"
+    files        that were written, relative to `out` where that is a folder
+    bytes        they take together
+    """
+
+    source: str
+    out: str
+    to: str
+    rows: int
+    dim: int
+    skipped: int
+    columns: list[str]
+    left_out: list[str]
+    files: list[str]
+    bytes: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        lines = [f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"]
+        if self.columns:
+            lines.append(f"  columns    {', '.join(self.columns)}")
+        if self.skipped:
+            lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
+        if self.left_out:
+            lines.append(f"  left out   {', '.join(self.left_out)}: not of as many values as there are rows")
+        lines.append(f"  written    {self.out}: {count(len(self.files), 'file')}, {size(self.bytes)}")
+        return "\n".join(lines)
+
+
+def convert(
+    source: Any,
+    out: str | os.PathLike,
+    *,
+    to: str | None = None,
+    dtype: Any = None,
+    column: str | None = None,
+    side: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+    fsync: bool = True,
+) -> Conversion:
+    """Write the embeddings of `source` in another format, with what belongs to them.
+
+    source    path, glob, folder or list of paths of shards; of pickles, also the layouts of io/pickle_layouts.py
+    out       a folder, which gets a file for every shard of the source; or for a single shard a file name
+    to        "npy", "parquet", "arrow" or "lance"; by default what the suffix of `out` says, else "parquet". Other
+              columns, and what else pickled items hold, become columns: for "npy" those of a parquet file beside it
+    dtype     element type ("float32", "float16", "bfloat16", "float64"), by default that of each shard
+    column    the column or pickle key that holds the embeddings, where it cannot be told; or of a pickle with several
+              sets of items the one to take
+    side      "text" or "image": of a clip-retrieval folder, which side to read; with "npy", also write such a folder
+    overwrite replace files that are there
+
+    Items without an embedding are counted and left out. Raises InputError for bad input, a value that `dtype` cannot
+    hold, or files that are there; FastRealignError when writing fails. A conversion that fails leaves nothing new behind.
+    """
+    started = time.perf_counter()
+    dtype = None if dtype is None else ops.as_dtype(dtype)
+    if side is not None and side not in SIDES:
+        raise InputError(f"side={side!r}: expected text or image")
+    files = io.open_source(source, side=SIDES.get(side, "source"), column=column, pickles=AnyPickleShard)
+    if side == "image":
+        attach_metadata(files.shards)
+    target = _Target(out, to, side, files)
+    target.check(overwrite)
+    columns: dict[str, None] = {}
+    progress.start("converting", files.rows, sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards))
+    try:
+        with target.cleaned_up() as written:
+            for at, shard in enumerate(files.shards):
+                with ExitStack() as stack:
+                    rest = _Rest(shard, stack)
+                    columns.update(dict.fromkeys(rest.names))
+                    writers = target.writers(at, shard, rest, dtype or shard.dtype, stack, fsync)
+                    for rows in _rows(shard, dtype or shard.dtype):
+                        beside = rest.take(len(rows))
+                        for writer in writers:
+                            writer.write(rows, beside)
+                        progress.advance(len(rows), rows.size * shard.dtype.itemsize)
+                    for writer in writers:
+                        writer.commit()
+                        written.append(writer.path)
+                shard.close()
+    finally:
+        progress.finish()
+    return Conversion(
+        source=files.name,
+        out=os.fspath(out),
+        to=target.to,
+        rows=files.rows,
+        dim=files.dim,
+        skipped=files.skipped,
+        columns=list(columns),
+        left_out=[f"{shard.name}: {name}" for shard in files.shards for name in getattr(shard, "left_out", ())],
+        files=[path.relative_to(target.root).as_posix() for path in written],
+        bytes=sum(FileMark.of(path).bytes for path in written),
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Target:
+    """The files that a conversion writes.
+
+    root   the folder of all of them
+    paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
+    """
+
+    def __init__(self, out: str | os.PathLike, to: str | None, side: str | None, files: io.Source) -> None:
+        path = Path(out)
+        suffix = path.suffix.lower()
+        named = next((name for name, known in TARGETS.items() if known == suffix), None)
+        if to is not None and to not in TARGETS:
+            raise InputError(f"to={to!r}: expected one of {', '.join(TARGETS)}")
+        if named is not None and (named == "lance" or not path.is_dir()):
+            if to not in (None, named):
+                raise InputError(f"{out}: is the name of a {named} file, but {to} was asked for; choose one of them")
+            if len(files.shards) != 1:
+                raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
+            self.to = named
+            self.root = path.parent
+            names, metadata = [path.name], [f"{path.name}.{METADATA}"]
+        else:
+            if suffix in io.FORMATS and not path.is_dir():
+                raise InputError(
+                    f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
+                )
+            self.to = to or "parquet"
+            self.root = path
+            names, metadata = _names(files.shards, self.to, side)
+        self.paths = [self.root / name for name in names]
+        self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
+        self._dim = files.dim
+        self._inputs = {
+            os.path.realpath(path) for s in files.shards for path in (s.path, s.metadata) if path is not None
+        }
+        self._overwrite = False
+
+    def check(self, overwrite: bool) -> None:
+        """InputError if what is there may not be replaced."""
+        self._overwrite = overwrite
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        seen: dict[Path, int] = {}
+        for at, path in enumerate(self.paths):
+            if seen.setdefault(path, at) != at:
+                raise InputError(f"{path}: two files of the source would become this one; convert them to two folders")
+            self._check(path)
+
+    def _check(self, path: Path) -> None:
+        if os.path.realpath(path) in self._inputs:
+            raise InputError(f"{path}: is the input itself; choose another name")
+        if os.path.lexists(path) and not self._overwrite:
+            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+        if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
+            raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
+
+    @contextmanager
+    def cleaned_up(self) -> Iterator[list[Path]]:
+        """Around the writing: a failure removes the files in the list yielded that are new, and folders made for them."""
+        every = [*self.paths, *self.metadata]
+        there = {path for path in every if path.exists()}
+        missing = {folder for path in every for folder in path.parents if not folder.exists()}
+        written: list[Path] = []
+        try:
+            yield written
+        except BaseException:
+            for path in written:
+                if path not in there:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for folder in sorted(missing, key=lambda folder: -len(folder.parts)):
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
+
+    def writers(
+        self, at: int, shard: io.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack, fsync: bool
+    ) -> list[_NpyOut | _TableOut]:
+        """What writes a shard; aborted when the stack is left, unless committed."""
+        path = self.paths[at]
+        if self.to == "npy":
+            made = [_NpyOut(path, dtype, self._dim, stack, fsync)]
+            if rest.names:
+                self._check(self.metadata[at])
+                made.append(_TableOut(self.metadata[at], "parquet", rest.schema(), None, stack, fsync))
+            return made
+        no_bfloat16(path, dtype, self.to)
+        schema, column = rest.schema_with(shard, self._dim, dtype)
+        return [_TableOut(path, self.to, schema, column, stack, fsync)]
+
+
+class _Rest:
+    """What belongs to the rows of a shard beside their embeddings: its other columns, items' other values, metadata."""
+
+    def __init__(self, shard: io.Shard, stack: ExitStack) -> None:
+        self._parts: list[tuple[pa.Schema, InStep]] = []
+        if isinstance(shard, TableShard):
+            table = stack.enter_context(shard.table(shard.path))
+            self._add(table.schema.remove(table.schema.get_field_index(shard.column)), table.batches, shard.path)
+        if isinstance(shard, PickleShard):
+            columns = _columns(shard)
+            if columns is not None:
+                self._add(columns.schema, lambda rows, _: iter(columns.to_batches(rows)), shard.path)
+        if shard.metadata is not None:
+            table = stack.enter_context(ParquetTable(shard.metadata))
+            self._add(table.schema, table.batches, shard.metadata)
+        self.names = [name for schema, _ in self._parts for name in schema.names]
+        twice = next((name for name in self.names if self.names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{shard.path}: has the column {twice!r}, and so has {shard.metadata}; rename one of them")
+
+    def _add(self, schema: pa.Schema, batches: Callable, path: str | Path) -> None:
+        if schema.names:
+            self._parts.append((schema, InStep(batches(STEP_ROWS, schema.names), path)))
+
+    def schema(self) -> pa.Schema:
+        import pyarrow as pa
+
+        return pa.schema([field for schema, _ in self._parts for field in schema])
+
+    def schema_with(self, shard: io.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str]:
+        """The schema of a table that holds the embeddings too, and the name of their column."""
+        pa = _pyarrow(shard.path)
+        schema = self.schema()
+        if isinstance(shard, TableShard):  # where it was, as the list it was
+            with shard.table(shard.path) as table:
+                whole = retyped(table.schema, shard.column, dtype)
+            others = [field for field in schema if field.name not in whole.names]
+            return pa.schema([*whole, *others], metadata=whole.metadata), shard.column
+        if _COLUMN in schema.names:
+            raise InputError(f"{shard.path}: holds {_COLUMN!r} beside the embeddings, whose column that is; rename it")
+        return schema.append(pa.field(_COLUMN, pa.list_(pa.from_numpy_dtype(dtype), dim))), _COLUMN
+
+    def take(self, rows: int) -> dict[str, Any]:
+        """The columns of the next rows."""
+        taken = [step.take(rows) for _, step in self._parts]
+        return {name: table.column(name) for table in taken for name in table.column_names}
+
+
+class _NpyOut:
+    def __init__(self, path: Path, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
+        self.path = path
+        self._writer = stack.enter_context(NpyWriter(path, dtype, dim, None, fsync))
+
+    def write(self, rows: np.ndarray, beside: dict[str, Any]) -> None:
+        self._writer.write(rows)
+
+    def commit(self) -> None:
+        self._writer.commit()
+
+
+class _TableOut:
+    """A table being written, with the embeddings in `column` if there is one. A parquet row group is held in memory."""
+
+    def __init__(
+        self, path: Path, to: str, schema: pa.Schema, column: str | None, stack: ExitStack, fsync: bool
+    ) -> None:
+        self.path = path
+        self._file = (AtomicFolder if to == "lance" else AtomicFile)(path, fsync)
+        stack.callback(self._file.abort)
+        self._schema = schema
+        self._column = column
+        self._sink = self._open(to)
+        stack.callback(self._sink.abandon)
+        self._group = GROUP_BYTES if to == "parquet" else 0
+        self._pending: list[pa.Table] = []
+
+    def write(self, rows: np.ndarray, beside: dict[str, Any]) -> None:
+        import pyarrow as pa
+
+        columns = dict(beside)
+        if self._column is not None:
+            columns[self._column] = lists(rows, self._schema.field(self._column).type)
+        self._pending.append(pa.table([columns[name] for name in self._schema.names], schema=self._schema))
+        if sum(table.nbytes for table in self._pending) >= self._group:
+            self._flush()
+
+    def commit(self) -> None:
+        self._flush()
+        self._sink.finish()
+        self._file.commit()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._pending:
+            self._sink.write(pa.concat_tables(self._pending))
+            self._pending.clear()
+
+    def _open(self, to: str) -> Sink:
+        if to == "lance":
+            return LanceSink(self._file, self._schema, FILE_ROWS)
+        return (ParquetSink if to == "parquet" else ArrowSink)(self._file, self._schema)
+
+
+def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The shard's rows as elements of `dtype`; InputError for the first with a number that becomes infinite."""
+    at = 0
+    for rows in shard.chunks(STEP_ROWS):
+        if dtype != shard.dtype:
+            with np.errstate(over="ignore"):
+                converted = rows.astype(dtype)
+            lost = np.flatnonzero((np.isinf(converted) & np.isfinite(rows)).any(axis=1))
+            if len(lost):
+                raise InputError(
+                    f"{shard.where(at + int(lost[0]))} has a number that {dtype} cannot hold; choose a wider dtype"
+                )
+            rows = converted
+        yield rows
+        at += len(rows)
+
+
+def _columns(shard: PickleShard) -> pa.Table | None:
+    """What items hold beside their embeddings, as columns; None where they hold nothing else."""
+    items = shard.items()
+    names = dict.fromkeys(name for item in items for name in item if name != shard.key)
+    if not names:
+        return None
+    pa = _pyarrow(shard.path)
+    columns = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{shard.path}: {name!r} is no name of a column; pickle items whose keys are text")
+        try:
+            columns[name] = pa.array([item.get(name) for item in items])
+        except Exception as error:  # Arrow's own errors, OverflowError, UnicodeEncodeError, ...
+            raise InputError(
+                f"{shard.path}: the values of {name!r} do not make a column ({one_line(error)}); give them one type, or "
+                "leave them out of the pickle"
+            ) from error
+    return pa.table(columns)
+
+
+def _names(shards: list[io.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
+    """Of the files in a folder, and of their metadata: numbered alike, which is how one is found beside the other."""
+    if to == "npy" and side is not None:
+        folder = SIDE_FOLDERS[SIDES[side]]
+        numbers = range(len(shards))
+        return [f"{folder}/{folder}_{i}.npy" for i in numbers], [f"metadata/metadata_{i}.parquet" for i in numbers]
+    names = [PurePosixPath(shard.name).with_suffix(TARGETS[to]) for shard in shards]
+    found = [re.findall("[0-9]+", name.stem)[-1:] for name in names]
+    numbers = [(name.parent, int(number[0])) for name, number in zip(names, found, strict=True) if number]
+    if to == "npy" and len(set(numbers)) < len(names):
+        names = [name.with_stem(f"{name.stem}_{i}") for i, name in enumerate(names)]
+        numbers = [(name.parent, i) for i, name in enumerate(names)]
+    return [str(name) for name in names], [str(parent / f"metadata_{number}.parquet") for parent, number in numbers]
+
+
+def _pyarrow(path: str | Path):
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError(f"{path}: columns need pyarrow: pip install 'fastrealign[parquet]'") from None
+    return pyarrow

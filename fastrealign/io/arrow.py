@@ -1,0 +1,142 @@
+"""Arrow IPC shards, as streams (what Hugging Face datasets save) or as files, told by their magic. Needs pyarrow.
+
+The file is mapped, so that neither opening it nor taking one column of it reads the others, and what was passed on is given
+back to the system: resident memory stays bounded however large a record batch is. Compressed batches are decoded
+whole, one at a time. Written back as what it was, stream or file, without compression, with the record batches it had.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastrealign.errors import InputError
+from fastrealign.io.columns import decoding
+from fastrealign.io.files import file_size, reading
+from fastrealign.io.places import is_url
+from fastrealign.io.tables import Sink, Table, TableShard, TableWriter, changed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fastrealign.io.atomic import AtomicFile
+
+_FILE_MAGIC = b"ARROW1"
+# How every message of a stream begins since Arrow 0.15, and how such a stream ends.
+_CONTINUED = b"\xff\xff\xff\xff"
+_END = _CONTINUED + bytes(4)
+# Passed on before the mapped pages are given back.
+_RESIDENT_BYTES = 32 << 20
+
+
+class ArrowTable(Table):
+    """One IPC stream or file."""
+
+    kind = "Arrow file"
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            import pyarrow as pa
+        except ImportError:
+            raise InputError(f"{path}: Arrow files need pyarrow: pip install 'fastrealign[parquet]'") from None
+        self.path = path
+        self._size = file_size(path)
+        self._remote = is_url(path)
+        with self._local() as local, reading(path), open(local, "rb", opener=os.open) as file:
+            self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
+        self._buffer = pa.py_buffer(self._map)
+        self.streamed = self._map[: len(_FILE_MAGIC)] != _FILE_MAGIC
+        with decoding(path, self.kind):
+            self.schema = self._reader()[0].schema
+            # One column is enough to count rows, and where batches are compressed the others need not be decoded.
+            self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
+
+    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        places = sorted(self.schema.get_field_index(name) for name in columns)
+        done = passed = 0
+        stream = self._batches(places)
+        while True:
+            with decoding(self.path, self.kind, done):
+                if not self._remote and os.path.getsize(self.path) != self._size:
+                    raise changed(self.path)
+                batch = next(stream, None)
+                if batch is None:
+                    return
+                batch = batch.select(columns)
+                batch.validate(full=True)
+            for lo in range(0, batch.num_rows, rows):
+                part = batch.slice(lo, rows)
+                yield part
+                passed += part.nbytes
+                if passed >= _RESIDENT_BYTES:
+                    # Views of these pages stay valid: what is looked at again is read again.
+                    self._map.madvise(mmap.MADV_DONTNEED)
+                    passed = 0
+            done += batch.num_rows
+
+    def sink(self, file: AtomicFile, schema: pa.Schema, column: str | None = None) -> ArrowSink:
+        return ArrowSink(file, schema, self.streamed)
+
+    def close(self) -> None:
+        """Nothing: the map goes with the last view of it."""
+
+    def _local(self) -> AbstractContextManager[str | Path]:
+        """The file; of a URL a copy on the disk, which the map keeps when its name is gone."""
+        if not self._remote:
+            return nullcontext(self.path)
+        from fastrealign.io.remote import local_copy
+
+        return local_copy(str(self.path))
+
+    def _reader(self, places: list[int] | None = None) -> tuple[Any, pa.BufferReader]:
+        """A reader from the beginning on, and what it reads from."""
+        import pyarrow as pa
+
+        options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=False)
+        source = pa.BufferReader(self._buffer)
+        open_one = pa.ipc.open_stream if self.streamed else pa.ipc.open_file
+        return open_one(source, options=options), source
+
+    def _batches(self, places: list[int]) -> Iterator[pa.RecordBatch]:
+        """All record batches, with the columns at these places; InputError if the stream is cut off."""
+        reader, source = self._reader(places)
+        if not self.streamed:
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
+            return
+        yield from reader
+        end = source.tell()
+        if self._map[: len(_CONTINUED)] == _CONTINUED and self._map[max(0, end - len(_END)) : end] != _END:
+            raise InputError(f"{self.path}: truncated: the stream has no end; copy or make it again")
+        if end != self._size:
+            raise InputError(f"{self.path}: goes on for {self._size - end} bytes after its end; make it again")
+
+
+class ArrowSink(Sink):
+    """Writes each table as one record batch."""
+
+    def __init__(self, file: AtomicFile, schema: pa.Schema, streamed: bool = True) -> None:
+        import pyarrow as pa
+
+        self._writer = (pa.ipc.new_stream if streamed else pa.ipc.new_file)(file.stream(), schema)
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.combine_chunks())
+
+    def finish(self) -> None:
+        self._writer.close()
+
+    def abandon(self) -> None:
+        self._writer = None
+
+
+class ArrowShard(TableShard):
+    """One Arrow file of embeddings."""
+
+    format = "arrow"
+    table = ArrowTable
+    writes = TableWriter

@@ -1,0 +1,131 @@
+"""Folders that Hugging Face `Dataset.save_to_disk` leaves: Arrow shards, and two small files that describe them together.
+
+state.json names the shards in order; dataset_info.json says what type each column has. Both are written once all shards
+are, so that `datasets.load_from_disk` takes the output for the dataset it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.base import Shard
+from fastrealign.io.columns import retyped_feature
+from fastrealign.io.files import one_line, reading
+from fastrealign.io.manifest import ShardRecord
+from fastrealign.io.tables import TableShard
+
+_STATE = "state.json"
+_INFO = "dataset_info.json"
+_SPLITS = "dataset_dict.json"
+_FILES = "_data_files"
+_INDICES = ("_indices_data_files", "_indices_files")
+_FINGERPRINT = "_fingerprint"
+# What dataset_info.json tells of the bytes and rows of the files that a dataset was made of.
+_SIZES = ("num_bytes", "shard_lengths")
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a dataset was saved there; InputError if it is a dictionary of splits, one of which has to be named."""
+    if not os.path.isfile(folder / _SPLITS):
+        return os.path.isfile(folder / _STATE)
+    splits = _loaded(folder / _SPLITS).get("splits")
+    if not isinstance(splits, list) or not splits:
+        raise InputError(f"{folder}: {_SPLITS} names no splits; save the dataset again")
+    listed = ", ".join(map(str, splits))
+    raise InputError(
+        f"{folder}: is a DatasetDict with the splits {listed}; name one, for example {folder / str(splits[0])}"
+    )
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The Arrow files of a dataset, in order. Raises InputError if state.json is damaged or rows are picked by indices."""
+    state = _loaded(folder / _STATE)
+    if any(state.get(key) for key in _INDICES):
+        raise InputError(
+            f"{folder}: picks its rows through an indices mapping; call flatten_indices() on the dataset and save it again"
+        )
+    files = state.get(_FILES)
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in files or []]
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise InputError(
+            f"{folder / _STATE}: does not list the dataset's files under {_FILES!r}; save the dataset again"
+        )
+    return [folder / name for name in names]
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A dataset among the shards of a source: what has to be written beside its shards, once these are complete."""
+
+    path: Path
+    shards: list[Shard]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files that `write` makes, relative to the root of the output."""
+        return [(self._beside / name).as_posix() for name in (_STATE, _INFO) if (self.path / name).is_file()]
+
+    def write(self, root: Path, records: dict[str, ShardRecord], alignment: str, fsync: bool = True) -> None:
+        """Write both files below `root`, for shards written as `records` tell, mapped by the alignment of this fingerprint.
+
+        The dataset gets a fingerprint of its own: `datasets` takes what has the same one for the same rows.
+        """
+        written = [records[shard.name] for shard in self.shards if shard.name in records]  # others were left out
+        for name in self.names:
+            path = root / name
+            value = _loaded(self.path / path.name)
+            if path.name == _STATE:
+                there = {Path(record.name).name for record in written}
+                value[_FILES] = [file for file in value[_FILES] if file["filename"] in there]
+                value[_FINGERPRINT] = _fingerprint(str(value.get(_FINGERPRINT)), alignment, written)
+            else:
+                self._describe(value, root, written)
+            with AtomicFile(path, fsync) as file:
+                file.append(json.dumps(value, indent=2, ensure_ascii=False).encode())
+                file.commit()
+
+    @property
+    def _beside(self) -> PurePosixPath:
+        return PurePosixPath(self.shards[0].name).parent
+
+    def _describe(self, info: dict[str, Any], root: Path, written: list[ShardRecord]) -> None:
+        """Bring dataset_info.json up to what was written: the element type, and the number of rows."""
+        first = self.shards[0]
+        assert isinstance(first, TableShard)
+        features = info.get("features")
+        if isinstance(features, dict) and first.column in features:
+            dtype = type(first)(root / first.name, first.name, first.column).dtype
+            features[first.column] = retyped_feature(features[first.column], dtype)
+        split = _loaded(self.path / _STATE).get("_split")
+        noted = (info.get("splits") or {}).get(split)
+        if isinstance(noted, dict) and "num_examples" in noted:
+            rows = sum(record.rows_out for record in written)
+            if rows != noted["num_examples"]:
+                noted["num_examples"] = rows
+                for key in _SIZES:
+                    noted.pop(key, None)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    with reading(path):
+        text = path.read_bytes()
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
+    except ValueError as error:
+        raise InputError(f"{path}: is not readable JSON ({one_line(error)}); save the dataset again") from None
+    return value
+
+
+def _fingerprint(before: str, alignment: str, written: list[ShardRecord]) -> str:
+    """Sixteen hexadecimal digits, as `datasets` makes them, that follow from what went in and what came out."""
+    text = " ".join([before, alignment, *(record.ends for record in written)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

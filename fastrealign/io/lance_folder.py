@@ -1,0 +1,187 @@
+"""Lance datasets: a folder `x.lance` is one shard. Needs pylance.
+
+The latest version of the dataset is read, without the rows that were deleted from it, in batches. Written back as a new
+dataset of one version, by a thread of Lance's that takes the batches as they come; indices are not carried along. Lance
+gives files random names, so that two runs write the same rows and not the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.atomic import AtomicFolder
+from fastrealign.io.columns import decoding
+from fastrealign.io.places import is_url
+from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# What Lance reads ahead; its own default is 2 GB.
+_READ_AHEAD_BYTES = 32 << 20
+_BATCHES_READ_AHEAD = 2
+# Rows a data file where the input does not tell: Lance's own default.
+FILE_ROWS = 1 << 20
+# The first format of Lance can be read, and is not written any more.
+_UNWRITTEN = ("0.1", "legacy")
+
+
+class LanceTable(Table):
+    """The latest version of one dataset."""
+
+    kind = "Lance dataset"
+
+    def __init__(self, path: str | Path) -> None:
+        lance = _lance(path)
+        if is_url(path):
+            raise InputError(f"{path}: Lance datasets are read from a disk; copy it to one first, or use parquet")
+        self.path = path
+        # Absolute, so that a name with a colon is not taken for a URL.
+        folder = os.path.abspath(path)
+        if not os.path.isdir(folder):
+            what = "is a file, expected the folder of a Lance dataset" if os.path.exists(folder) else "no such folder"
+            raise InputError(f"{path}: {what}")
+        with decoding(path, self.kind):
+            os.listdir(folder)  # what may not be read is told as such
+            self._dataset = lance.dataset(folder)
+            self.schema = self._dataset.schema
+            self.version = self._dataset.data_storage_version
+            fragments = self._dataset.get_fragments()
+            self.sizes = [fragment.count_rows() for fragment in fragments]
+            for fragment in fragments:
+                self._check_files(fragment, folder)
+
+    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with decoding(self.path, self.kind):
+            stream = self._dataset.to_batches(
+                columns,
+                batch_size=rows,
+                batch_readahead=_BATCHES_READ_AHEAD,
+                fragment_readahead=1,
+                io_buffer_size=_READ_AHEAD_BYTES,
+                scan_in_order=True,
+                blob_handling="all_binary",
+            )
+        done = 0
+        while True:
+            with decoding(self.path, self.kind, done):
+                batch = next(stream, None)
+            if batch is None:
+                return
+            yield batch
+            done += batch.num_rows
+
+    def sink(self, file: AtomicFolder, schema: pa.Schema, column: str | None = None) -> LanceSink:
+        version = None if self.version in _UNWRITTEN else self.version
+        return LanceSink(file, schema, max(self.sizes, default=0) or FILE_ROWS, version)
+
+    def close(self) -> None:
+        self._dataset = None
+
+    def _check_files(self, fragment, folder: str) -> None:
+        """InputError for a data file that is gone or cut off. One that lies in another dataset is Lance's to find."""
+        for file in fragment.data_files():
+            if getattr(file, "base_id", None) is not None:
+                continue
+            path = Path(folder, "data", file.path)
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or file.file_size_bytes not in (None, size):
+                found = "it is gone" if size is None else f"it has {size} bytes, not {file.file_size_bytes}"
+                raise InputError(
+                    f"{self.path}: damaged: of the data file data/{file.path} {found}; copy or make it again"
+                )
+
+
+class LanceSink(Sink):
+    """Hands tables to a thread in which Lance writes a dataset from them."""
+
+    def __init__(self, folder: AtomicFolder, schema: pa.Schema, file_rows: int, version: str | None = None) -> None:
+        self._lance = _lance(folder.path)
+        self._folder = folder
+        self._schema = schema
+        self._options = {"max_rows_per_file": file_rows}
+        if version is not None:
+            self._options["data_storage_version"] = version
+        self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(2)
+        self._thread: threading.Thread | None = None
+        self._abandoned = False
+        self._failure: BaseException | None = None
+
+    def write(self, table: pa.Table) -> None:
+        for batch in table.combine_chunks().to_batches():
+            self._put(batch)
+
+    def finish(self) -> None:
+        self._put(None)
+        self._thread.join()
+        self._check()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def _put(self, batch: pa.RecordBatch | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="fastrealign-lance", daemon=True)
+            self._thread.start()
+        while True:
+            self._check()
+            try:
+                return self._queue.put(batch, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            with self._folder.writing():
+                raise self._failure
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._taken())
+        try:
+            self._lance.write_dataset(reader, str(self._folder.temporary.absolute()), mode="create", **self._options)
+        except BaseException as error:
+            self._failure = error
+
+    def _taken(self) -> Iterator[pa.RecordBatch]:
+        while not self._abandoned:
+            try:
+                batch = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if batch is None:
+                return
+            yield batch
+        raise FastRealignError("writing was stopped")
+
+
+class LanceWriter(TableWriter):
+    """Writes the shard's columns to a new dataset."""
+
+    container = AtomicFolder
+
+
+class LanceShard(TableShard):
+    """One Lance dataset of embeddings."""
+
+    format = "lance"
+    folder = True
+    table = LanceTable
+    writes = LanceWriter
+
+
+def _lance(path: str | Path):
+    try:
+        import lance
+    except ImportError:
+        raise InputError(f"{path}: Lance needs pylance: pip install 'fastrealign[lance]'") from None
+    return lance

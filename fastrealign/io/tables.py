@@ -1,0 +1,273 @@
+"""Formats with columns (parquet, Arrow, Lance): one column of float lists, every other column carried through.
+
+A format says how its file is opened, read in batches and written (Table, Sink); what it takes to be a shard is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
+from fastrealign.io.columns import choose, decoding, is_float_list, lists, matrix, retyped
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from typing_extensions import Self
+
+    from fastrealign.io.atomic import AtomicFile, AtomicFolder
+
+# Rows of the other columns in memory at a time: these may be wide (an image a row).
+STEP_ROWS = 1024
+# Groups of rows (row groups, record batches) end where those of the input do, or at this size: one is held in memory
+# until it is written.
+GROUP_BYTES = 64 << 20
+
+
+class Sink(ABC):
+    """A file with columns being written, one group of rows after the other."""
+
+    @abstractmethod
+    def write(self, table: pa.Table) -> None:
+        """Append a table that has rows as one group."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what is left; the file is complete."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Let go without writing: the file is about to go away."""
+
+
+class Table(ABC):
+    """An open file with columns, to be used as a context manager. Raises InputError for whatever is wrong with it.
+
+    kind     how a message names one
+    schema   of all columns
+    sizes    how many rows each group (row group, record batch, fragment) has
+    """
+
+    kind: ClassVar[str]
+    path: str | Path
+    schema: pa.Schema
+    sizes: list[int]
+
+    @abstractmethod
+    def __init__(self, path: str | Path) -> None: ...
+
+    @abstractmethod
+    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The named columns in batches of at most `rows` rows, in order."""
+
+    @abstractmethod
+    def sink(self, file: AtomicFile | AtomicFolder, schema: pa.Schema, column: str | None = None) -> Sink:
+        """A writer of the same container, encoded alike. column: the one whose values are new."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class TableShard(Shard):
+    """One file; the column given, else embedding, embeddings or emb, else the only float list."""
+
+    table: ClassVar[type[Table]]
+    writes: ClassVar[type[TableWriter]]
+
+    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+        super().__init__(path, name, column)
+        with self.table(self.path) as table, decoding(path, table.kind):
+            self.rows = sum(table.sizes)
+            self.column = choose(table.schema, column, self.path)
+            kind = table.schema.field(self.column).type
+            self.dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")
+            self.dim = getattr(kind, "list_size", 0)
+            if self.rows and not self.dim:
+                first = next(table.batches(1, [self.column]))
+                self.dim = matrix(first.column(self.column), None, 0, self.path).shape[1]
+        if self.rows and not self.dim:
+            raise InputError(f"{path}: row 0 of column {self.column!r} has no values, expected one embedding a row")
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        with self.table(self.path) as table:
+            at = 0
+            for batch in table.batches(rows, [self.column]):
+                block = matrix(batch.column(self.column), self.dim, at, self.path)
+                at += len(block)
+                yield block
+            if at != self.rows:
+                raise changed(self.path)
+
+    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TableWriter:
+        return self.writes(out_path, dtype, self, fsync)
+
+
+class TableWriter(ShardWriter):
+    """Writes the shard's columns in their order, the embedding in the same kind of list."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shard: TableShard, fsync: bool = True) -> None:
+        no_bfloat16(path, dtype, shard.format)
+        self._copy: TableCopy | None = None
+        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        try:
+            self._copy = TableCopy(shard.table(shard.path), self._file, shard.rows, shard.column, self.dtype)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        if self._copy is not None:
+            self._copy.abandon()
+        super().abort()
+
+    def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
+        self._copy.step(len(rows) if keep is None else len(keep), keep, rows)
+
+    def _finish(self) -> None:
+        self._copy.finish()
+
+
+class TableCopy:
+    """Copies a table row by row, in step with its caller, who may drop rows and replace one column.
+
+    The column order, the schema with its metadata, the encoding and the groups of rows stay (the largest are split).
+
+    table     the input, which is the copy's to close
+    file      what the output is written to
+    rows      how many rows the input had when it was checked; InputError if that has changed
+    column    the column that `step` is given new values for, or None
+    dtype     the element type of that column in the output
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        file: AtomicFile | AtomicFolder,
+        rows: int,
+        column: str | None = None,
+        dtype: np.dtype | None = None,
+    ) -> None:
+        self._table = table
+        self._column = column
+        try:
+            with decoding(table.path, table.kind):
+                schema = table.schema
+                if sum(table.sizes) != rows:
+                    raise changed(table.path)
+                if column is not None:
+                    if column not in schema.names or not is_float_list(schema.field(column).type):
+                        raise changed(table.path)
+                    schema = retyped(schema, column, dtype)
+            self._schema = schema
+            self._ends = iter(np.cumsum([size for size in table.sizes if size]).tolist())
+            self._end = next(self._ends, 0)
+            self._others = [name for name in schema.names if name != column]
+            self._rest = InStep(table.batches(STEP_ROWS, self._others) if self._others else iter(()), table.path)
+            self._sink = table.sink(file, schema, column)
+        except BaseException:
+            table.close()
+            raise
+        self._row = 0
+        self._pending: list[pa.Table] = []
+        self._pending_bytes = 0
+
+    def step(self, rows: int, keep: np.ndarray | None = None, values: np.ndarray | None = None) -> None:
+        """Pass on the next `rows` rows of the input, those where `keep` is true, with `values` in the column.
+
+        keep: (rows,) boolean or None for all; values: (rows kept, width) of the element type, or None.
+        """
+        done = used = 0
+        while done < rows:
+            count = min(rows - done, self._end - self._row, STEP_ROWS)
+            mask = None if keep is None else keep[done : done + count]
+            kept = count if mask is None else int(np.count_nonzero(mask))
+            self._pend(count, mask, None if values is None else values[used : used + kept])
+            done, used = done + count, used + kept
+            self._row += count
+            if self._row == self._end:
+                self._flush()
+                self._end = next(self._ends, self._end)
+            elif self._pending_bytes >= GROUP_BYTES:
+                self._flush()
+
+    def finish(self) -> None:
+        """Write what is pending, and what ends the file."""
+        self._flush()
+        self._sink.finish()
+        self._table.close()
+
+    def abandon(self) -> None:
+        """Let go without writing: the file is about to go away."""
+        self._sink.abandon()
+        self._pending.clear()
+        self._table.close()
+
+    def _pend(self, rows: int, mask: np.ndarray | None, values: np.ndarray | None) -> None:
+        import pyarrow as pa
+
+        columns = {}
+        if self._others:
+            others = self._rest.take(rows).select(self._others)
+            if mask is not None:
+                others = others.filter(pa.array(mask))
+            columns = dict(zip(others.schema.names, others.columns, strict=True))
+        if self._column is not None:
+            columns[self._column] = lists(values, self._schema.field(self._column).type)
+        table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
+        self._pending.append(table)
+        self._pending_bytes += table.nbytes
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        table = pa.concat_tables(self._pending) if self._pending else None
+        if table is not None and table.num_rows:
+            self._sink.write(table)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+
+class InStep:
+    """A stream of batches of any size, taken so many rows at a time."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], path: str | Path) -> None:
+        self._batches = batches
+        self._path = path
+        self._batch: pa.RecordBatch | None = None
+
+    def take(self, rows: int) -> pa.Table:
+        """The next `rows` rows, at least one; InputError if the stream ends first: the file was changed."""
+        import pyarrow as pa
+
+        parts = []
+        while rows:
+            if self._batch is None or not self._batch.num_rows:
+                self._batch = next(self._batches, None)
+                if self._batch is None:
+                    raise changed(self._path)
+            part = self._batch.slice(0, rows)
+            self._batch = self._batch.slice(part.num_rows)
+            parts.append(part)
+            rows -= part.num_rows
+        return pa.Table.from_batches(parts)
+
+
+def changed(path: str | Path) -> InputError:
+    return InputError(f"{path}: changed during the run: do not write to the input, run again")
+
+
+def no_bfloat16(path: str | Path, dtype: np.dtype, kind: str) -> None:
+    """InputError if that is what a table is to hold."""
+    if dtype == BFLOAT16:
+        raise InputError(f"{path}: {kind} has no bfloat16; choose float32 or float16, or give the input as .npy")
