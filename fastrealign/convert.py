@@ -122,6 +122,7 @@ def convert(
     target = _Target(out, to, side, files)
     target.check(overwrite)
     columns: dict[str, None] = {}
+    left_out: list[str] = []
     progress.start("converting", files.rows, sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards))
     try:
         with target.cleaned_up() as written:
@@ -129,6 +130,7 @@ def convert(
                 with ExitStack() as stack:
                     rest = _Rest(shard, stack)
                     columns.update(dict.fromkeys(rest.names))
+                    left_out += rest.left_out
                     writers = target.writers(at, shard, rest, dtype or shard.dtype, stack, fsync)
                     for rows in _rows(shard, dtype or shard.dtype):
                         beside = rest.take(len(rows))
@@ -149,7 +151,7 @@ def convert(
         dim=files.dim,
         skipped=files.skipped,
         columns=list(columns),
-        left_out=[f"{shard.name}: {name}" for shard in files.shards for name in getattr(shard, "left_out", ())],
+        left_out=left_out,
         files=[path.relative_to(target.root).as_posix() for path in written],
         bytes=sum(FileMark.of(path).bytes for path in written),
         seconds=time.perf_counter() - started,
@@ -255,9 +257,13 @@ class _Rest:
             table = stack.enter_context(shard.table(shard.path))
             self._add(table.schema.remove(table.schema.get_field_index(shard.column)), table.batches, shard.path)
         if isinstance(shard, PickleShard):
-            columns = _columns(shard)
-            if columns is not None:
-                self._add(columns.schema, lambda rows, _: iter(columns.to_batches(rows)), shard.path)
+            items = _columns(shard)
+            if items is not None:
+                self._add_table(items, shard.path)
+        values, others = shard.of_rows()
+        self.left_out = [f"{shard.name}: {name}" for name in (*getattr(shard, "left_out", ()), *others)]
+        if values:
+            self._add_table(_table(values, shard.path), shard.path)
         if shard.metadata is not None:
             table = stack.enter_context(ParquetTable(shard.metadata))
             self._add(table.schema, table.batches, shard.metadata)
@@ -265,6 +271,9 @@ class _Rest:
         twice = next((name for name in self.names if self.names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{shard.path}: has the column {twice!r}, and so has {shard.metadata}; rename one of them")
+
+    def _add_table(self, table: pa.Table, path: str | Path) -> None:
+        self._add(table.schema, lambda rows, _: iter(table.to_batches(rows)), path)
 
     def _add(self, schema: pa.Schema, batches: Callable, path: str | Path) -> None:
         if schema.names:
@@ -373,17 +382,22 @@ def _columns(shard: PickleShard) -> pa.Table | None:
     names = dict.fromkeys(name for item in items for name in item if name != shard.key)
     if not names:
         return None
-    pa = _pyarrow(shard.path)
-    columns = {}
     for name in names:
         if not isinstance(name, str):
             raise InputError(f"{shard.path}: {name!r} is no name of a column; pickle items whose keys are text")
+    return _table({name: [item.get(name) for item in items] for name in names}, shard.path)
+
+
+def _table(values: dict[str, Any], path: str) -> pa.Table:
+    """Values by name as columns."""
+    pa = _pyarrow(path)
+    columns = {}
+    for name, of_rows in values.items():
         try:
-            columns[name] = pa.array([item.get(name) for item in items])
+            columns[name] = pa.array(of_rows)
         except Exception as error:  # Arrow's own errors, OverflowError, UnicodeEncodeError, ...
             raise InputError(
-                f"{shard.path}: the values of {name!r} do not make a column ({one_line(error)}); give them one type, or "
-                "leave them out of the pickle"
+                f"{path}: the values of {name!r} do not make a column ({one_line(error)}); give them one type or drop them"
             ) from error
     return pa.table(columns)
 

@@ -412,3 +412,27 @@ def test_an_aligned_pickle_converted_is_a_converted_pickle_aligned(tmp_path, pic
     fr.align(tmp_path / "b.parquet", image, tmp_path / "b")
     assert table(tmp_path / "a.parquet").equals(table(tmp_path / "b" / "b.parquet"))
     assert pickle.loads((tmp_path / "a" / pickled.name).read_bytes())[7]["id"] == 7
+
+
+def test_what_tensor_files_and_indexes_hold_for_each_row(tmp_path):
+    from safetensors.numpy import save_file
+
+    ids, scores, other = np.arange(40) + 7, np.linspace(0, 1, 40), np.ones((40, 2), np.float32)
+    save_file({"embedding": X, "id": ids, "score": scores, "other": other}, tmp_path / "a.safetensors")
+    done = fr.convert(tmp_path / "a.safetensors", tmp_path / "a.parquet")
+    found = table(tmp_path / "a.parquet")
+    assert found["id"].to_pylist() == ids.tolist() and found["score"].to_pylist() == scores.tolist()
+    np.testing.assert_array_equal(np.stack(found["embedding"].to_numpy()), X)
+    assert done.left_out == ["a.safetensors: other"]
+    torch = pytest.importorskip("torch")
+    torch.save({"embedding": torch.from_numpy(X), "id": ids.tolist(), "text": CAPTIONS, "epoch": 3}, tmp_path / "b.pt")
+    done = fr.convert(tmp_path / "b.pt", tmp_path / "b.parquet")
+    found = table(tmp_path / "b.parquet")
+    assert found["id"].to_pylist() == ids.tolist() and found["text"].to_pylist() == CAPTIONS
+    assert done.left_out == ["b.pt: epoch"]
+    faiss = pytest.importorskip("faiss")
+    index = faiss.IndexIDMap2(faiss.IndexFlatIP(6))
+    index.add_with_ids(X, ids)
+    faiss.write_index(index, str(tmp_path / "c.faiss"))
+    fr.convert(tmp_path / "c.faiss", tmp_path / "c.parquet")
+    assert table(tmp_path / "c.parquet")["id"].to_pylist() == ids.tolist()

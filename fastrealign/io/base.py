@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -85,6 +85,12 @@ class Shard(ABC):
 
         rows: how many source rows will pass through, checked on commit; None leaves that to the container.
         """
+
+    def of_rows(self) -> tuple[dict[str, Any], list[str]]:
+        """What the file holds beside the embeddings, where that is no table: by name, values with one for each row, and the
+        names of what does not belong to rows. For `convert`; a writer of the same format takes it from the file itself.
+        """
+        return {}, []
 
     @property
     def out_dtype(self) -> np.dtype:

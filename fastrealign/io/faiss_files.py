@@ -90,6 +90,9 @@ class FaissShard(MatrixShard):
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> FaissWriter:
         return FaissWriter(out_path, dtype, self, fsync)
 
+    def of_rows(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        return ({"id": self.ids(0, self.rows)} if self.head.has_ids else {}), []
+
     def ids(self, lo: int, hi: int) -> np.ndarray:
         """The ids of rows lo to hi (int64), of an index that has ids."""
         ids = np.empty(hi - lo, dtype=np.int64)

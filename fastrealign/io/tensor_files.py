@@ -28,6 +28,12 @@ _FLOATS = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
 }
+# What a column of a table can hold.
+_OF_ROWS = {
+    **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
+    "BOOL": np.dtype(bool),
+}
 _FLOAT_NAMES = {dtype: name for name, dtype in _FLOATS.items()}
 _BITS = {
     **dict.fromkeys(["F4"], 4),
@@ -90,6 +96,19 @@ class SafetensorsShard(MatrixShard):
 
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> SafetensorsWriter:
         return SafetensorsWriter(out_path, dtype, self, fsync)
+
+    def of_rows(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        found: dict[str, np.ndarray] = {}
+        others = []
+        for name, tensor in self.header.tensors.items():
+            if name == self.column:
+                continue
+            if tensor.shape == (self.rows,) and tensor.dtype in _OF_ROWS:
+                found[name] = np.empty(self.rows, _OF_ROWS[tensor.dtype])
+                self.read_bytes(found[name].view(np.uint8), tensor.begin)
+            else:
+                others.append(name)
+        return found, others
 
     def read_bytes(self, buffer: np.ndarray, offset: int) -> None:
         """Fill the uint8 array `buffer` from byte `offset` of the tensors' bytes on."""

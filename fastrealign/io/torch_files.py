@@ -79,6 +79,23 @@ class TorchShard(MatrixShard):
             raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
         return value
 
+    def of_rows(self) -> tuple[dict[str, Any], list[str]]:
+        import torch
+
+        value = self.value()
+        found: dict[str, Any] = {}
+        others = []
+        for name, one in value.items() if isinstance(value, dict) else ():
+            if name == self.key:
+                continue
+            if isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
+                found[str(name)] = one.detach().clone().numpy()
+            elif isinstance(one, (list, tuple)) and len(one) == self.rows:
+                found[str(name)] = list(one)
+            else:
+                others.append(str(name))
+        return found, others
+
     def _choose(self, value: Any) -> tuple[str | None, torch.Tensor]:
         """The matrix in what was loaded, and its key if that is a dict."""
         import torch
