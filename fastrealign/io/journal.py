@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class Journal:
         """Note what is asked for; finished shards that were noted before stay."""
         if order != self.noted.order:
             self.noted.order = order
-            self._append({"fastrealign": __version__, "format": FORMAT, "order": asdict(order)})
+            self._append({"fastrealign": __version__, "format": FORMAT, "order": order.to_json()})
 
     def keep(self, groups: list[Group]) -> None:
         """Forget all groups of shards but these."""
@@ -238,7 +238,7 @@ def _read(file: Descriptor, path: Path) -> bytes:
 
 def _line(group: Group) -> dict[str, Any]:
     return {
-        "shards": [asdict(shard) for shard in group.shards],
+        "shards": [vars(shard) for shard in group.shards],
         "count": group.sums.count,
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),
