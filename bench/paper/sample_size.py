@@ -33,8 +33,10 @@ SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 20
 TRIALS = 5
 CLOUD_ROWS = 1_000_000
 SHARD_ROWS = 50_000
-TOLERANCES = (0.03, 0.01, 0.003, 0.001)
+TOLERANCES = (0.01, 0.005, 0.003)
 CONFIDENCE = 0.95
+# What the same mean differs by, added up in floating point or exactly.
+ROUNDING = 1e-9
 
 Say = Callable[[str], None]
 
@@ -244,7 +246,7 @@ def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -
         first = trials[0]
         if first["stated_bound"] is not None:
             most = [t["stated_gap"] + t["stated_bound"] for t in trials]
-            held = sum(t["gap"] <= limit for t, limit in zip(trials, most, strict=True))
+            held = sum(t["gap"] <= limit + ROUNDING for t, limit in zip(trials, most, strict=True))
             stated = f"gap at most {_middle(most)}; held {held} of {len(trials)}"
         elif first["stated_error"] is not None:
             stated = f"standard error {first['stated_error']:.1e}"
@@ -314,6 +316,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         )
         panel.set_xscale("log")
         panel.set_yscale("log")
+        panel.set_ylim(top=1.0)
         panel.set_xlabel("rows of each side that were fitted on", color=INK)
         panel.grid(color="#d0d7de", linewidth=0.6)
         panel.tick_params(colors=INK)
@@ -321,7 +324,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower left")
     figure.axes[0].set_ylabel("gap left |mean of aligned text - mean of images|", color=INK)
     figure.suptitle(
-        f"Lines: median of {results['settings']['trials']} trials; bands: least to largest", color=INK, fontsize=10
+        f"Lines: median of {results['settings']['trials']} trials, bands: least to largest. "
+        "Fitted on all rows the exact centroid leaves some 1e-14, below the picture.",
+        color=INK,
+        fontsize=10,
     )
     figure.savefig(path, format="png", facecolor=PAPER)
 
