@@ -1,4 +1,4 @@
-"""python -m bench.scale [--quick] [--threads N] [--in DIR] [--out FILE.json] [--plot FILE.png]: time and memory per row.
+"""python -m bench.scale [--quick] [--threads N] [--tries N] [--in DIR] [--out FILE.json] [--plot FILE.png]: cost of a row.
 
 Fits, and files to files, of 10^6 to 10^9 rows (`--quick`: to 10^7), each point in a process of its own (bench/scale_point.py).
 A time is flat when it is the same per row at every size. Small points carry what a run costs however few its rows are: it is
@@ -26,8 +26,6 @@ QUICK = DECADES[:2]
 # Rows of which the time is all of it what a run costs once.
 FEW = 10**4
 ROUNDS = 5
-# A point that others disturbed is measured again so often; the quietest is kept.
-TRIES = 4
 # What the issue of memory is measured against, and what a time per row may differ by.
 MEMORY_MB = 400
 FLAT = 1.05
@@ -49,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         sizes, rounds = (QUICK, 1) if given.quick else (DECADES, ROUNDS)
-        results = run(sizes, rounds, given.threads, given.where, lambda line: print(line, flush=True))
+        results = run(sizes, rounds, given.threads, given.tries, given.where, lambda line: print(line, flush=True))
     except CannotBenchmark as error:
         print(f"bench.scale: {error}", file=sys.stderr)
         return 1
@@ -59,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(sizes: Sequence[int], rounds: int, threads: int, where: str | None, say: Say) -> dict[str, Any]:
+def run(sizes: Sequence[int], rounds: int, threads: int, tries: int, where: str | None, say: Say) -> dict[str, Any]:
     """One entry a kind of work. The largest size is measured once, the one below it at most twice."""
     results: dict[str, Any] = {
         "kind": "scale",
@@ -72,7 +70,7 @@ def run(sizes: Sequence[int], rounds: int, threads: int, where: str | None, say:
         for i in range(rounds):
             for rows in found:
                 if i < _rounds(rows, sizes, rounds):
-                    found[rows].append(quiet_point(kind, rows, threads, where))
+                    found[rows].append(quiet_point(kind, rows, threads, tries, where))
         series = {"kind": kind, "points": [_point(rows, points) for rows, points in found.items()]}
         series |= flatness(series["points"])
         results["series"].append(series)
@@ -89,10 +87,10 @@ def _rounds(rows: int, sizes: Sequence[int], rounds: int) -> int:
     return 1 if rows == sizes[-1] else 2
 
 
-def quiet_point(kind: str, rows: int, threads: int, where: str | None) -> dict[str, Any]:
-    """A point measured while others were quiet, or the quietest of some."""
+def quiet_point(kind: str, rows: int, threads: int, tries: int, where: str | None) -> dict[str, Any]:
+    """A point measured while others were quiet, or the quietest of so many tries."""
     tried = []
-    for _ in range(TRIES):
+    for _ in range(tries):
         others = Others()
         tried.append(one_point(kind, rows, threads, where))
         tried[-1]["others_cores"] = others.cores() or 0.0

@@ -69,7 +69,7 @@ def test_a_point_is_measured_again_while_others_are_busy(monkeypatch):
     monkeypatch.setattr(scale, "one_point", lambda *of: {"seconds": [1.0]})
     monkeypatch.setattr(scale.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(scale.Others, "cores", lambda self: next(busy))
-    assert scale.quiet_point("fit", 10, 1, None)["others_cores"] == 0.02
+    assert scale.quiet_point("fit", 10, 1, 4, None)["others_cores"] == 0.02
 
 
 def test_a_run_is_told_drawn_and_kept(tmp_path, monkeypatch):
