@@ -40,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--threads", type=int, default=ops.default_threads(), metavar="N", help="default: all processors"
     )
     parser.add_argument(
+        "--tries",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of a point while others are busy, the quietest is kept (default: 4)",
+    )
+    parser.add_argument(
         "--in", dest="where", metavar="DIR", help="where files are written (default: the temporary folder)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
