@@ -5,29 +5,19 @@ How fast anything is, is never tested.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import itertools
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+import benchmarks
 import numpy as np
 import pytest
 
 from fastrealign import ops
 
-# bench/ is not installed, and the root is not put on the path: the package in it would hide the installed one.
-FOLDER = Path(__file__).parents[1] / "bench"
-if "bench" not in sys.modules:
-    spec = importlib.util.spec_from_file_location(
-        "bench", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-    )
-    sys.modules["bench"] = importlib.util.module_from_spec(spec)
-ceilings, common, cpu, files, peers, problem, small, table = (
-    importlib.import_module(f"bench.{name}")
-    for name in ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")
+ceilings, common, cpu, files, peers, problem, small, table = map(
+    benchmarks.module, ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")
 )
 
 # (op, variant): apply with and without sums, and the reductions
@@ -309,7 +299,7 @@ def test_a_readme_without_markers_is_left_alone(results, tmp_path, capsys):
 
 
 def test_the_last_line_is_json_and_so_is_the_file(monkeypatch, tmp_path, capsys):
-    command = importlib.import_module("bench.__main__")
+    command = benchmarks.module("__main__")
     monkeypatch.setattr(cpu, "quick", lambda threads: replace(TINY, widths=(24,), peers=(), threads=threads))
     out = tmp_path / "results" / "x.json"
     assert command.main(["--quick", "--only", "reduce", "--threads", "1", "--out", str(out)]) == 0
@@ -322,7 +312,7 @@ def test_the_last_line_is_json_and_so_is_the_file(monkeypatch, tmp_path, capsys)
 @pytest.mark.parametrize("given", [["--threads", "0"], ["--files-in", "/no/such/folder"], ["--only", "everything"]])
 def test_bad_usage_is_refused(given, capsys):
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module("bench.__main__").main(given)
+        benchmarks.module("__main__").main(given)
     assert stop.value.code == 2
     assert given[0] in capsys.readouterr().err
 

@@ -59,8 +59,11 @@ class AtomicFile:
             return
         self.temporary = _temporary(self.path)
         with self._removing():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            try:
+                self._descriptor = self._made()
+            except FileNotFoundError:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = self._made()
 
     def pwrite(self, data, offset: int) -> None:
         """Write all of `data` (contiguous bytes) at byte `offset`; safe to call from several threads."""
@@ -133,6 +136,9 @@ class AtomicFile:
 
     def __exit__(self, *_) -> None:
         self.abort()
+
+    def _made(self) -> Descriptor:
+        return Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def _open(self) -> Descriptor:
         descriptor = self._descriptor

@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ class Journal:
         """Note what is asked for; finished shards that were noted before stay."""
         if order != self.noted.order:
             self.noted.order = order
-            self._append({"fastrealign": __version__, "format": FORMAT, "order": asdict(order)})
+            self._append({"fastrealign": __version__, "format": FORMAT, "order": order.to_json()})
 
     def keep(self, groups: list[Group]) -> None:
         """Forget all groups of shards but these."""
@@ -202,7 +202,7 @@ class Journal:
 
 def _line(group: Group) -> dict[str, Any]:
     return {
-        "shards": [asdict(shard) for shard in group.shards],
+        "shards": [vars(shard) for shard in group.shards],
         "count": group.sums.count,
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),

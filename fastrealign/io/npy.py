@@ -6,7 +6,9 @@ bfloat16 is stored as ml_dtypes stores it: two opaque bytes an element, `<V2`.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -26,6 +28,16 @@ _PARSERS = {
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
+# What NumPy itself writes for a matrix of numbers, read at a sixth of the cost of parsing it as Python: shards can be many.
+_SIZE = rb"(0|[1-9][0-9]{0,17})"
+_USUAL = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>][fV][248])', 'fortran_order': (True|False), 'shape': \("
+    + _SIZE
+    + rb", "
+    + _SIZE
+    + rb"\), \} *\n",
+    re.DOTALL,
+)
 
 
 class NpyShard(MatrixShard):
@@ -69,20 +81,24 @@ class NpyWriter(MatrixWriter):
 
     def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
-        self._offset = len(self._header(0))
+        self._offset = len(_header(self.dtype.str, rows or 0, dim))
 
     def _finish(self) -> None:
-        self._file.pwrite(self._header(self._kept), 0)
+        self._file.pwrite(_header(self.dtype.str, self._kept, self.dim), 0)
 
-    def _header(self, rows: int) -> bytes:
-        text = io.BytesIO()
-        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (rows, self.dim)}
-        npy_format.write_array_header_1_0(text, described)
-        return text.getvalue()
+
+@lru_cache(64)
+def _header(descr: str, rows: int, dim: int) -> bytes:
+    text = io.BytesIO()
+    npy_format.write_array_header_1_0(text, {"descr": descr, "fortran_order": False, "shape": (rows, dim)})
+    return text.getvalue()
 
 
 def _parse_header(head: bytes, path: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """(shape, fortran_order, dtype, offset of the data) from the first bytes of a file."""
+    usual = _USUAL.match(head)
+    if usual and usual.end() == 10 + int.from_bytes(usual[1], "little"):
+        return (int(usual[4]), int(usual[5])), usual[3] == b"True", np.dtype(usual[2].decode()), usual.end()
     if head[:6] != npy_format.MAGIC_PREFIX:
         raise InputError(f"{path}: is not a .npy file: it does not start with {npy_format.MAGIC_PREFIX!r}")
     text = io.BytesIO(head)

@@ -230,6 +230,9 @@ def test_a_manifest_comes_back(tmp_path, gap):
     assert (tmp_path / "m.json").read_bytes() == first
     value = json.loads(first)
     assert (value["rows_in"], value["rows_out"], value["skipped"], value["bad_rows"]) == (20, 18, 4, 2)
+    assert (
+        sum(line.startswith(b'{"name": "s') for line in first.splitlines()) == 2
+    )  # a shard a line, for whoever looks in
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,34 @@ def test_headers_agree_with_numpy_load(tmp_path, rows_of, description):
     assert np.array_equal(rows_of(opened(path), chunk), np.load(path))
 
 
+numbers = st.sampled_from(["0", "7", "07", "-1", "1_0", "123456789012345678", "9" * 5000, "", "2.0"])
+near_the_usual = st.tuples(
+    st.sampled_from(["<f4", ">f8", "<V2", ">V2", "<f16", "|f4", "<i4", "<f4'", "<U2"]),
+    st.sampled_from(["True", "False", "None", "true"]),
+    st.tuples(numbers, numbers),
+    st.sampled_from([", }", "}", ", 'x': 1}", ", }}"]),
+    st.sampled_from(["\n", "   \n", "", "x\n", "\n\n"]),
+    st.sampled_from([0, 0, 0, -1, 1]),
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(near_the_usual)
+def test_headers_near_the_usual_one_are_read_as_numpy_reads_them(description):
+    descr, fortran, (rows, dim), end, space, off = description
+    text = f"{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': ({rows}, {dim}){end}{space}".encode()
+    head = npy_format.magic(1, 0) + (len(text) + off).to_bytes(2, "little") + text
+    file = io.BytesIO(head)
+    npy_format.read_magic(file)
+    try:
+        expected = (*npy_format.read_array_header_1_0(file), file.tell())
+    except Exception:
+        with pytest.raises(InputError, match=r"x\.npy: has a damaged"):
+            npy._parse_header(head, "x.npy")
+    else:
+        assert npy._parse_header(head, "x.npy") == expected
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300))
 def test_damaged_headers_raise_nothing_but_input_errors(tmp_path, damage, size):
@@ -213,9 +241,10 @@ def test_header_beyond_numpys_limit(tmp_path, refused):
 
 
 def test_parser_that_python_fails_now_and_then(tmp_path, refused, monkeypatch):
-    np.save(tmp_path / "x.npy", matrix())
+    with open(tmp_path / "x.npy", "wb") as file:
+        npy_format.write_array(file, matrix(), version=(2, 0))
     fails = [0]
-    real = npy._PARSERS[1, 0]
+    real = npy._PARSERS[2, 0]
 
     def parse(text):
         shape = real(text)
@@ -224,7 +253,7 @@ def test_parser_that_python_fails_now_and_then(tmp_path, refused, monkeypatch):
             raise SystemError("AST constructor recursion depth mismatch")
         return shape
 
-    monkeypatch.setitem(npy._PARSERS, (1, 0), parse)
+    monkeypatch.setitem(npy._PARSERS, (2, 0), parse)
     for fails[0] in range(5):
         assert opened(tmp_path / "x.npy").rows == 23
     fails[0] = 99
