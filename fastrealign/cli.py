@@ -415,6 +415,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="note checksums of every byte, and with --resume compare them (default: of head and tail, size, time)",
+    )
     _add_fsync(parser)
     _add_output_options(parser)
 
@@ -441,7 +446,7 @@ def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "bad_shards", "resume", "overwrite", "fsync", "devices", "max_memory")
+    names = ("dtype", "bad_shards", "resume", "overwrite", "verify", "fsync", "devices", "max_memory")
     return {**{name: getattr(args, name) for name in names}, **_reading_options(args), "group": args.group}
 
 

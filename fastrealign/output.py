@@ -94,8 +94,11 @@ class Output:
                 if _real(shard.path) in written:
                     raise InputError(f"{self.out}: is the input itself; choose another name")
 
-    def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool) -> Claim:
-        """Take the output for a run. Raises InputError where that would mix with, or remove, what is there."""
+    def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool, verify: bool = False) -> Claim:
+        """Take the output for a run. Raises InputError where that would mix with, or remove, what is there.
+
+        verify: look at every byte of the shards that are there
+        """
         if resume and overwrite:
             raise InputError("--resume goes on with what is there and --overwrite begins anew: choose one")
         if self.root.exists() and not self.root.is_dir():
@@ -116,7 +119,7 @@ class Output:
             raise
         if not (resume or overwrite):
             self._check_still_empty(journal)
-        claim = Claim(self, order, journal, complete, made, fsync)
+        claim = Claim(self, order, journal, complete, made, fsync, verify)
         try:
             if overwrite:
                 claim.begin_anew()
@@ -170,7 +173,14 @@ class Claim:
     """
 
     def __init__(
-        self, output: Output, order: Order, journal: Journal, complete: Manifest | None, made: list[Place], fsync: bool
+        self,
+        output: Output,
+        order: Order,
+        journal: Journal,
+        complete: Manifest | None,
+        made: list[Place],
+        fsync: bool,
+        verify: bool,
     ) -> None:
         self.output = output
         self.order = order
@@ -180,6 +190,7 @@ class Claim:
         self._began = False  # from here on what has the names of the run is the run's
         self._made = made
         self._fsync = fsync
+        self._verify = verify
 
     def go_on(self) -> None:
         """Take up the run that is there; InputError that names what is different about the one asked for."""
@@ -300,7 +311,7 @@ class Claim:
 
         def is_as_written(shard: ShardRecord) -> bool:
             path = self._path(shard.name)
-            return (not gone and not path.exists()) or shard.is_at(path)
+            return (not gone and not path.exists()) or shard.is_at(path, self._verify)
 
         remote = not isinstance(self.output.root, Path)
         for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):

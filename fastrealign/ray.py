@@ -102,6 +102,8 @@ class RayWriting:
         bad_shards: str,
         fsync: bool,
         threads: Workers,
+        verify: bool,
+        unchanged: Callable[[int], None] | None,
         actors: int | None,
         cpus: int,
         column: str | None,
@@ -119,6 +121,7 @@ class RayWriting:
             "bad_shards": bad_shards,
             "fsync": fsync,
             "threads": replace(threads, threads=cpus),
+            "verify": verify,
         }
 
     def run(self, progress: Progress) -> None:

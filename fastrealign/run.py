@@ -53,6 +53,7 @@ def align(
     bad_shards: str = "error",
     overwrite: bool = False,
     resume: bool = False,
+    verify: bool = False,
     threads: int | None = None,
     devices: Sequence[int | str] | None = None,
     max_memory: int | None = None,
@@ -78,6 +79,8 @@ def align(
     bad_shards  shards that cannot be read: "error" stops, "skip" leaves them out, and the report and the manifest list them
     overwrite replace an earlier run in `out`; files that are not its are never removed
     resume    go on with an unfinished run in `out`: the result is the same bytes
+    verify    note a checksum of every byte read and written, and with `resume` look at every byte of both; without it, at size,
+              time of change, head and tail
     threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers,
               where the processor would compute otherwise; with buffers of at most so many bytes together
     column    the parquet column or pickle key that holds the embeddings, where it cannot be told
@@ -94,9 +97,13 @@ def align(
     options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
     if tol is not None:
         options |= {"confidence": confidence, "seed": seed}
-    run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing)
+    run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
     there = run.open(target, "target")
-    marks = _marks(there.files, [shard.name for shard in there.files.shards]) if isinstance(there, FileSource) else {}
+    marks = (
+        _marks(there.files, [shard.name for shard in there.files.shards], verify)
+        if isinstance(there, FileSource)
+        else {}
+    )
 
     def make(claim: Claim | None) -> Alignment:
         # What a target in memory holds is not in the order, so it is fitted again and compared.
@@ -139,6 +146,7 @@ def apply_files(
     bad_shards: str = "error",
     overwrite: bool = False,
     resume: bool = False,
+    verify: bool = False,
     threads: int | None = None,
     devices: Sequence[int | str] | None = None,
     max_memory: int | None = None,
@@ -156,7 +164,7 @@ def apply_files(
     if not isinstance(alignment, Alignment):
         alignment = Alignment.load(alignment)
     workers = Workers.of(threads, devices, max_memory)
-    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing)
+    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing, verify)
     if run.rows.d != alignment.dim:
         raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
     run.output.check_apart(_specs(source), [run.rows.files])
@@ -186,6 +194,7 @@ class _Run:
         options: dict[str, Any],
         group: Any,
         writing: Callable[..., Any],
+        verify: bool = False,
     ) -> None:
         check_bad_rows(bad_rows)
         if bad_shards not in BAD_SHARDS:
@@ -198,6 +207,7 @@ class _Run:
                 "of them see, or use fastrealign.ray, where one process keeps it"
             )
         self.writing = writing
+        self.verify = verify
         self.bad_shards = bad_shards
         self.column = column
         self.sides: dict[str, FileSource] = {}
@@ -213,7 +223,7 @@ class _Run:
         self.order = Order(
             kind=kind,
             options={**options, "dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
-            source=_marks(rows.files, self.output.names),
+            source=_marks(rows.files, self.output.names, verify),
             metadata=[*(name for name in self.output.metadata if name is not None), *self.output.beside],
         )
 
@@ -251,8 +261,9 @@ class _Run:
         fsync: bool,
     ) -> Report:
         world, hold = self.world, _Hold()
+        how = {"resume": resume, "overwrite": overwrite, "fsync": fsync}
         try:
-            hold.claim = world.first(lambda: self.output.claim(order, resume=resume, overwrite=overwrite, fsync=fsync))
+            hold.claim = world.first(lambda: self.output.claim(order, verify=self.verify, **how))
             finished = world.tell(hold.claim and hold.claim.finished)
             if finished is not None:
                 alignment = world.tell(world.first(lambda: Alignment.load(self.output.alignment)))
@@ -275,6 +286,8 @@ class _Run:
                 bad_shards=self.bad_shards,
                 fsync=fsync,
                 threads=threads,
+                verify=self.verify,
+                unchanged=lambda at: self._check_unchanged(order, at),
             )
             writing.run(progress)
             hold.journal.flush()
@@ -296,6 +309,13 @@ class _Run:
             alignment = replace(alignment, gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left)
         rows, nbytes = np.sum(world.gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
         return self._report(manifest, alignment, len(before), rows, nbytes)
+
+    def _check_unchanged(self, order: Order, at: int) -> None:
+        shard, name = self.rows.files.shards[at], self.output.names[at]
+        if not order.source[name].holds(shard.path):
+            raise InputError(
+                f"{shard.path}: changed while it was read: do not write to the input during a run, run again"
+            )
 
     def _mine(self, done: set[str]) -> list[int]:
         """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
@@ -385,9 +405,9 @@ class _Hold:
             self.own.close()
 
 
-def _marks(files: io.Source, names: list[str]) -> dict[str, FileMark]:
+def _marks(files: io.Source, names: list[str], whole: bool = False) -> dict[str, FileMark]:
     paths = [shard.path for shard in files.shards]
-    marks = each(lambda path: FileMark.of(path, modified=True), paths, remote=any(map(is_url, paths)))
+    marks = each(lambda path: FileMark.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths)))
     return dict(zip(names, marks, strict=True))
 
 

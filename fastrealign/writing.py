@@ -139,6 +139,8 @@ class Writing:
     When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
     left; shards that were complete by then are in place and noted.
 
+    verify: note the checksum of every byte of each shard written
+    unchanged: called before a shard is put in place; raises if its source is not what it was when the run began
     bad_shards "skip": a shard that cannot be read is not written and goes into `left_out`, by name with the reason
 
     note(record, sums)   called from any thread: what is known of the shard, and the exact sums of its columns
@@ -157,7 +159,11 @@ class Writing:
         bad_shards: str,
         fsync: bool,
         threads: int | Workers | None,
+        verify: bool = False,
+        unchanged: Callable[[int], None] | None = None,
     ) -> None:
+        self._verify = verify
+        self._unchanged = unchanged
         self._workers = threads if isinstance(threads, Workers) else Workers.of(threads)
         self.left_out: dict[str, str] = {}
         self._bad_shards = bad_shards
@@ -246,13 +252,15 @@ class Writing:
         try:
             shard, name, metadata = twin.shard, self._output.names[at], self._output.metadata[at]
             writer = twin.writer(lambda: self._writer(at))  # an empty shard has none yet
+            if self._unchanged is not None:
+                self._unchanged(at)
             writer.commit()
             if metadata is not None:
                 named = copy.copy(shard)
                 named.metadata_name = metadata
                 keep = np.concatenate(twin.kept) if twin.kept else None
                 io.write_metadata(named, self._output.root, keep, self._fsync)
-            mark = FileMark.of(writer.path)
+            mark = FileMark.of(writer.path, whole=self._verify)
             written = twin.good if self._bad_rows == "skip" else twin.good + twin.bad
             record = ShardRecord(
                 name=name,
@@ -264,6 +272,7 @@ class Writing:
                 bytes=mark.bytes,
                 ends=mark.ends,
                 metadata=metadata,
+                whole=mark.whole,
             )
             self._note(record, twin.sums)
             shard.close()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.errors import InputError
 from fastrealign.io.journal import Journal
 from fastrealign.output import JOURNAL
 from fastrealign.progress import Progress
@@ -414,3 +415,79 @@ def test_an_output_folder_that_cannot_be_made(tmp_path, sides):
     (tmp_path / "file").write_text("")
     with pytest.raises(fr.FastRealignError, match=re.escape(f"{tmp_path}/file/out")):
         fr.align(*sides, tmp_path / "file" / "out")
+
+
+# --- every byte ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big(tmp_path):
+    """Two shards and a target, so long that head and tail leave out the middle."""
+    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(2000, i, dim=32) for i in range(2)])
+    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(2000, 9, dim=32)])
+    return text, image
+
+
+def change_the_middle(path):
+    """One bit of one value, with size, ends and time of change as they were."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_verify_sees_what_head_and_tail_do_not_show(tmp_path, big):
+    text, image = big
+    out = tmp_path / "out"
+    fr.align(text, image, out, verify=True)
+    assert fr.align(text, image, out, verify=True, resume=True).nothing_to_do
+    change_the_middle(text / "part_1.npy")
+    assert fr.align(text, image, out, resume=True).nothing_to_do
+    with pytest.raises(InputError, match=r"the source part_1\.npy was changed"):
+        fr.align(text, image, out, verify=True, resume=True)
+    change_the_middle(text / "part_1.npy")
+    change_the_middle(image / "part_0.npy")
+    with pytest.raises(InputError, match=r"the target part_0\.npy was changed"):
+        fr.align(text, image, out, verify=True, resume=True)
+    change_the_middle(image / "part_0.npy")
+    change_the_middle(out / "part_0.npy")
+    assert fr.align(text, image, out, resume=True).nothing_to_do
+    with pytest.raises(InputError, match=r"part_0\.npy is gone or was changed"):
+        fr.align(text, image, out, verify=True, resume=True)
+
+
+def test_verified_inputs_may_have_been_copied(tmp_path, big):
+    """The same bytes with another time of change are the same input."""
+    text, image = big
+    fr.align(text, image, tmp_path / "out", verify=True)
+    os.utime(text / "part_0.npy", ns=(1, 1))  # as after a clock that went backwards
+    with pytest.raises(InputError, match=r"the source part_0\.npy was changed"):
+        fr.align(text, image, tmp_path / "out", resume=True)
+    assert fr.align(text, image, tmp_path / "out", resume=True, verify=True).nothing_to_do
+
+
+def test_verify_needs_what_the_first_run_noted(tmp_path, big):
+    fr.align(*big, tmp_path / "out")
+    with pytest.raises(InputError, match=r"noted no checksum of every byte of the source part_0\.npy"):
+        fr.align(*big, tmp_path / "out", resume=True, verify=True)
+
+
+@pytest.mark.parametrize("how", ["grows", "is touched", "goes"])
+def test_a_shard_that_changes_while_it_is_read(tmp_path, big, how):
+    text, image = big
+    path = text / "part_1.npy"
+
+    class Change(Progress):
+        def start(self, phase, rows, nbytes):
+            if phase == "aligning":
+                if how == "grows":
+                    with path.open("ab") as file:
+                        file.write(b"more")
+                elif how == "is touched":
+                    os.utime(path, ns=(5, 5))
+                else:
+                    path.unlink()
+
+    with pytest.raises(InputError, match=r"part_1\.npy: (changed while it was read|no such file)"):
+        fr.align(text, image, tmp_path / "out", progress=Change(), threads=1)
+    assert not (tmp_path / "out" / "part_1.npy").exists()

@@ -202,7 +202,7 @@ class Journal:
 
 def _line(group: Group) -> dict[str, Any]:
     return {
-        "shards": [vars(shard) for shard in group.shards],
+        "shards": [shard.to_json() for shard in group.shards],
         "count": group.sums.count,
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),

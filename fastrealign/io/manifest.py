@@ -34,17 +34,19 @@ class FileMark:
     """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns (of a URL: its ETag).
 
     Of a folder: the size of its files together, the SHA-256 of their names and marks, and the latest modification.
+    whole: where it was asked for, the SHA-256 of every byte
     """
 
     bytes: int
     ends: str
     modified: int | str | None = None
+    whole: str | None = None
 
     @classmethod
-    def of(cls, path: str | Place, *, modified: bool = False) -> FileMark:
+    def of(cls, path: str | Place, *, modified: bool = False, whole: bool = False) -> FileMark:
         """Raises InputError if the file, or one in the folder, cannot be read."""
         if not is_url(path) and os.path.isdir(path):
-            return cls._of_folder(path, modified)
+            return cls._of_folder(path, modified, whole)
         if not modified:
             look_anew(path)  # at an output: what was there before does not count
         with reading(path):
@@ -55,22 +57,50 @@ class FileMark:
             end = np.empty(min(_END_BYTES, size), dtype=np.uint8)
             read_into(descriptor, end, start, path)
             digest.update(end)
+        every = _digest(descriptor, size, path) if whole else None
         descriptor.close()
-        return cls(size, digest.hexdigest(), changed if modified else None)
+        return cls(size, digest.hexdigest(), changed if modified else None, every)
+
+    def same(self, other: FileMark) -> bool:
+        """Whether both are of one content: by every byte where both have that, else by ends, size and modification."""
+        if self.whole is not None and other.whole is not None:
+            return (self.bytes, self.whole) == (other.bytes, other.whole)
+        return (self.bytes, self.ends, self.modified) == (other.bytes, other.ends, other.modified)
+
+    def holds(self, path: str | Place) -> bool:
+        """Whether size and time of change at `path` still are these: what a look at a file's state tells."""
+        try:
+            if not is_url(path) and os.path.isdir(path):
+                now = FileMark.of(path, modified=True)
+                return (now.bytes, now.modified) == (self.bytes, self.modified)
+            with reading(path):
+                if not is_url(path):
+                    status = os.stat(path)
+                    return (status.st_size, status.st_mtime_ns) == (self.bytes, self.modified)
+                descriptor = Descriptor(path)
+                return descriptor.state() == (self.bytes, self.modified)
+        except InputError:
+            return False
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
 
     @classmethod
-    def _of_folder(cls, path: str | Path, modified: bool) -> FileMark:
+    def _of_folder(cls, path: str | Path, modified: bool, whole: bool) -> FileMark:
         names = sorted(os.path.relpath(Path(at, name), path) for at, _, files in os.walk(path) for name in files)
-        marks = [cls.of(Path(path, name), modified=modified) for name in names]
+        marks = [cls.of(Path(path, name), modified=modified, whole=whole) for name in names]
         digest = hashlib.sha256()
         for name, mark in zip(names, marks, strict=True):
             digest.update(json.dumps([name, mark.bytes, mark.ends]).encode())
         latest = max((mark.modified for mark in marks), default=0) if modified else None
-        return cls(sum(mark.bytes for mark in marks), digest.hexdigest(), latest)
+        every = (
+            hashlib.sha256(json.dumps([names, [mark.whole for mark in marks]]).encode()).hexdigest() if whole else None
+        )
+        return cls(sum(mark.bytes for mark in marks), digest.hexdigest(), latest, every)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FileMark:
-        return cls(value["bytes"], value["ends"], value.get("modified"))
+        return cls(value["bytes"], value["ends"], value.get("modified"), value.get("whole"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,7 @@ class Order:
 
     def to_json(self) -> dict[str, Any]:
         sides = {
-            side: {name: vars(mark) for name, mark in getattr(self, side).items()} for side in ("source", "target")
+            side: {name: mark.to_json() for name, mark in getattr(self, side).items()} for side in ("source", "target")
         }
         return {**vars(self), **sides}
 
@@ -134,7 +164,9 @@ class Order:
                     continue
                 if name not in now:
                     return f"the {side} {name} is gone"
-                if now[name] != mark:
+                if now[name].whole is not None and mark.whole is None:
+                    return f"it noted no checksum of every byte of the {side} {name} to verify"
+                if not now[name].same(mark):
                     return f"the {side} {name} was changed"
             added = None if free else next((name for name in now if name not in before), None)
             if added is not None:
@@ -149,7 +181,7 @@ class ShardRecord:
     rows_in, rows_out   embeddings read and written
     skipped             items of the source without an embedding
     bad_rows, first_bad rows without a direction, and the first of them as [row, why]
-    bytes, ends         the mark of the file
+    bytes, ends, whole  the mark of the file
     metadata            name of the metadata file written with it
     """
 
@@ -162,15 +194,19 @@ class ShardRecord:
     bytes: int
     ends: str
     metadata: str | None = None
+    whole: str | None = None
 
     @property
     def mark(self) -> FileMark:
-        return FileMark(self.bytes, self.ends)
+        return FileMark(self.bytes, self.ends, None, self.whole)
 
-    def is_at(self, path: Place) -> bool:
-        """Whether the file at `path` still is what was written."""
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
+
+    def is_at(self, path: Place, every_byte: bool = False) -> bool:
+        """Whether the file at `path` still is what was written; every byte of it, if that was noted."""
         try:
-            return FileMark.of(path) == self.mark
+            return FileMark.of(path, whole=every_byte and self.whole is not None).same(self.mark)
         except InputError:
             return False
 
@@ -205,7 +241,7 @@ class Manifest:
             "skipped": sum(shard.skipped for shard in self.shards),
             "bad_rows": sum(shard.bad_rows for shard in self.shards),
             "bytes": sum(shard.bytes for shard in self.shards),
-            "shards": [vars(shard) for shard in self.shards],
+            "shards": [shard.to_json() for shard in self.shards],
             "left_out": self.left_out,
             "asked": {**order, **marks},
         }
@@ -240,6 +276,16 @@ class Manifest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: is not a manifest that fastrealign wrote ({one_line(error)})") from None
+
+
+def _digest(descriptor: Descriptor, size: int, path: str | Place) -> str:
+    """SHA-256 of every byte."""
+    digest, buffer = hashlib.sha256(), np.empty(1 << 20, np.uint8)
+    for start in range(0, size, len(buffer)):
+        part = buffer[: size - start]
+        read_into(descriptor, part, start, path)
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _text(value: Any, levels: int) -> str:
