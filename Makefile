@@ -1,4 +1,4 @@
-.PHONY: build test slow bench lint format picture
+.PHONY: build test slow bench lint format picture fuzz
 
 build:          ## compile in place and install with everything that tests and benchmarks need
 	pip install -e '.[test,bench,dev]'
@@ -26,3 +26,6 @@ format:         ## mend what lint finds, where a tool can
 
 picture:        ## docs/gap.png, the README's picture
 	fastrealign demo --centroid exact --picture docs/gap.png
+
+fuzz:           ## damaged files of every format, for about an hour; the suite has a minute of it
+	FASTREALIGN_FUZZ_EXAMPLES=40000 pytest tests/io/test_fuzz.py

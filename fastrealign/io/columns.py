@@ -29,8 +29,9 @@ def decoding(path: str | Path, kind: str, rows_read: int = 0) -> Iterator[None]:
             yield
         except FastRealignError:
             raise
-        except Exception as error:  # damage shows as anything, from Arrow's own errors to text that is not UTF-8
-            if isinstance(error, OSError) and error.errno is not None:
+        except BaseException as error:  # damage shows as anything, from Arrow's own errors to text that is not UTF-8
+            panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
+            if (isinstance(error, OSError) and error.errno is not None) or not (isinstance(error, Exception) or panic):
                 raise
             where = f" from row {rows_read} on" if rows_read else ""
             raise InputError(f"{path}: is not a readable {kind}{where} ({one_line(error)}); make it again") from error

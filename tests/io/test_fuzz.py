@@ -1,0 +1,186 @@
+"""Damaged files of every format: whatever is done to the bytes, reading ends in rows or in one line that names the file.
+
+`make fuzz` tries for about an hour what takes a minute here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastrealign.errors import InputError
+from fastrealign.io import open_source
+
+EXAMPLES = int(os.environ.get("FASTREALIGN_FUZZ_EXAMPLES", "120"))
+ROWS, IDS = corpus.rows(40, 1, dim=6), np.arange(40)
+
+
+def npy(path):
+    np.save(path, ROWS)
+
+
+def bfloat16_npy(path):
+    import ml_dtypes
+
+    np.save(path, ROWS.astype(ml_dtypes.bfloat16))
+
+
+def fortran_npy(path):
+    np.save(path, np.asfortranarray(ROWS))
+
+
+def parquet(path):
+    corpus.parquet_file(path, ROWS, id=IDS.tolist(), text=[f"caption {i}" for i in IDS])
+
+
+def arrow(path):
+    corpus.arrow_file(path, ROWS, id=IDS.tolist())
+
+
+def pickled(path):
+    corpus.pickle_file(path, [{"id": int(i), "caption": "a", "embed": row} for i, row in zip(IDS, ROWS, strict=True)])
+
+
+def safetensors(path):
+    corpus.safetensors_file(path, ROWS, IDS)
+
+
+def torch_file(path):
+    pytest.importorskip("torch")
+    corpus.torch_file(path, ROWS, IDS)
+
+
+def faiss_file(path):
+    pytest.importorskip("faiss")
+    corpus.faiss_file(path, ROWS, IDS)
+
+
+WHOLE = {
+    "a.npy": npy,
+    "b.npy": bfloat16_npy,
+    "c.npy": fortran_npy,
+    "d.parquet": parquet,
+    "e.arrow": arrow,
+    "f.pkl": pickled,
+    "g.safetensors": safetensors,
+    "h.pt": torch_file,
+    "i.faiss": faiss_file,
+}
+
+# Where (as a share of the file, so that what is found can be made smaller), what is done there, and with what.
+PLACE = st.floats(0, 1, exclude_max=True) | st.floats(0, 0.05) | st.floats(0.9, 1, exclude_max=True)
+DAMAGE = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "set", "cut", "drop", "insert", "copy", "number"]),
+        PLACE,
+        st.binary(min_size=1, max_size=16),
+    ),
+    min_size=1,
+    max_size=4,
+)
+# Numbers that a header may hold: sizes, counts and offsets beyond reason.
+NUMBERS = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+def damaged(data: bytes, damage) -> bytes:
+    out = bytearray(data)
+    for what, share, value in damage:
+        at = int(share * len(out))
+        if not out:
+            break
+        if what == "flip":
+            out[at] ^= 1 << (value[0] % 8)
+        elif what == "set":
+            out[at : at + len(value)] = value[: len(out) - at]
+        elif what == "cut":
+            del out[at:]
+        elif what == "drop":
+            del out[at : at + value[0]]
+        elif what == "insert":
+            out[at:at] = value
+        elif what == "copy":
+            out[at:at] = out[at : at + 8 * value[0]]
+        else:
+            number = NUMBERS[value[0] % len(NUMBERS)].to_bytes(8, "little")[: 4 if value[-1] % 2 else 8]
+            out[at : at + len(number)] = number[: len(out) - at]
+    return bytes(out)
+
+
+def read(path: Path) -> None:
+    """As a run would read it. What may come of damage: rows of the right shape, or one line that names the file."""
+    try:
+        source = open_source(path, side="source")
+        for chunk in source:
+            assert chunk.ndim == 2 and chunk.shape[1] == source.dim
+    except InputError as error:
+        assert path.name in str(error), error
+        assert "\n" not in str(error), error
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_damaged_file_is_read_or_told(tmp_path, name):
+    if name.endswith((".parquet", ".arrow")):
+        pytest.importorskip("pyarrow")
+    WHOLE[name](tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    path = tmp_path / f"damaged_{name}"
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(DAMAGE)
+    def try_it(damage):
+        path.write_bytes(damaged(whole, damage))
+        read(path)
+
+    try_it()
+
+
+def test_a_damaged_dataset_of_lance_is_read_or_told(tmp_path):
+    pytest.importorskip("lance")
+    corpus.lance_folder(tmp_path / "whole.lance", ROWS, id=IDS.tolist())
+    files = sorted(path.relative_to(tmp_path / "whole.lance") for path in (tmp_path / "whole.lance").rglob("*.*"))
+    files = [name for name in files if (tmp_path / "whole.lance" / name).is_file()]
+
+    @settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.sampled_from(files), DAMAGE)
+    def try_it(name, damage):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            path = Path(shutil.copytree(tmp_path / "whole.lance", Path(folder, "damaged.lance")))
+            (path / name).write_bytes(damaged((path / name).read_bytes(), damage))
+            read(path)
+
+    try_it()
+
+
+def test_a_damaged_dataset_of_hugging_face_is_read_or_told(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "whole").mkdir()
+    corpus.arrow_file(tmp_path / "whole" / "data-00000-of-00001.arrow", ROWS, id=IDS.tolist())
+    state = {
+        "_data_files": [{"filename": "data-00000-of-00001.arrow"}],
+        "_fingerprint": "0123456789abcdef",
+        "_split": None,
+    }
+    (tmp_path / "whole" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "whole" / "dataset_info.json").write_text("{}")
+
+    @settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(st.sampled_from(["state.json", "data-00000-of-00001.arrow"]), DAMAGE)
+    def try_it(name, damage):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            path = Path(shutil.copytree(tmp_path / "whole", Path(folder, "damaged")))
+            (path / name).write_bytes(damaged((path / name).read_bytes(), damage))
+            try:
+                list(open_source(path, side="source"))
+            except InputError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+
+    try_it()
