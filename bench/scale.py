@@ -1,8 +1,9 @@
-"""python -m bench.scale [--quick] [--threads N] [--tries N] [--in DIR] [--out FILE.json] [--plot FILE.png]: cost of a row.
+"""python -m bench.scale [--quick] [--threads N] [--patience S] [--in DIR] [--out FILE] [--plot FILE]: cost of a row.
 
 Fits, and files to files, of 10^6 to 10^9 rows (`--quick`: to 10^7), each point in a process of its own (bench/scale_point.py).
 A time is flat when it is the same per row at every size. Small points carry what a run costs however few its rows are: it is
-measured with 10^4 rows, stated, and taken off. Wants a quiet machine; a point during which others were busy is measured again.
+measured with 10^5 rows, stated, and taken off (the dotted lines have it). Wants a quiet machine; a point during which others
+were busy is measured again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from fastrealign import __version__, ops
 
 DECADES = (10**6, 10**7, 10**8, 10**9)
 QUICK = DECADES[:2]
-# Rows of which the time is all of it what a run costs once.
-FEW = 10**4
+# Rows from which on a time per row is taken: enough to meet all that a run does once.
+FEW = 10**5
 ROUNDS = 5
+# A point that others disturbed is measured again so often; the quietest is kept.
+TRIES = 3
+QUIET_SECONDS = 3.0
 # What the issue of memory is measured against, and what a time per row may differ by.
 MEMORY_MB = 400
 FLAT = 1.05
@@ -40,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--threads", type=int, default=ops.default_threads(), metavar="N", help="default: all processors"
     )
     parser.add_argument(
-        "--tries",
-        type=int,
-        default=4,
-        metavar="N",
-        help="of a point while others are busy, the quietest is kept (default: 4)",
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="to wait for a quiet machine before a point (default: 0)",
     )
     parser.add_argument(
         "--in", dest="where", metavar="DIR", help="where files are written (default: the temporary folder)"
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         sizes, rounds = (QUICK, 1) if given.quick else (DECADES, ROUNDS)
-        results = run(sizes, rounds, given.threads, given.tries, given.where, lambda line: print(line, flush=True))
+        results = run(sizes, rounds, given.threads, given.patience, given.where, lambda line: print(line, flush=True))
     except CannotBenchmark as error:
         print(f"bench.scale: {error}", file=sys.stderr)
         return 1
@@ -64,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(sizes: Sequence[int], rounds: int, threads: int, tries: int, where: str | None, say: Say) -> dict[str, Any]:
+def run(
+    sizes: Sequence[int], rounds: int, threads: int, patience: float, where: str | None, say: Say
+) -> dict[str, Any]:
     """One entry a kind of work. The largest size is measured once, the one below it at most twice."""
     results: dict[str, Any] = {
         "kind": "scale",
@@ -77,7 +83,7 @@ def run(sizes: Sequence[int], rounds: int, threads: int, tries: int, where: str 
         for i in range(rounds):
             for rows in found:
                 if i < _rounds(rows, sizes, rounds):
-                    found[rows].append(quiet_point(kind, rows, threads, tries, where))
+                    found[rows].append(quiet_point(kind, rows, threads, patience, where))
         series = {"kind": kind, "points": [_point(rows, points) for rows, points in found.items()]}
         series |= flatness(series["points"])
         results["series"].append(series)
@@ -94,17 +100,27 @@ def _rounds(rows: int, sizes: Sequence[int], rounds: int) -> int:
     return 1 if rows == sizes[-1] else 2
 
 
-def quiet_point(kind: str, rows: int, threads: int, tries: int, where: str | None) -> dict[str, Any]:
-    """A point measured while others were quiet, or the quietest of so many tries."""
+def quiet_point(kind: str, rows: int, threads: int, patience: float, where: str | None) -> dict[str, Any]:
+    """A point measured while others were quiet, or the quietest of TRIES."""
     tried = []
-    for _ in range(tries):
+    for _ in range(TRIES):
+        wait_for_quiet(patience)
         others = Others()
         tried.append(one_point(kind, rows, threads, where))
         tried[-1]["others_cores"] = others.cores() or 0.0
         if tried[-1]["others_cores"] <= BUSY:
             break
-        time.sleep(1.0)
     return min(tried, key=lambda point: point["others_cores"])
+
+
+def wait_for_quiet(patience: float) -> None:
+    """Until others left the processors alone for some seconds, or patience (seconds) is at an end."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        others = Others()
+        time.sleep(QUIET_SECONDS)
+        if (others.cores() or 0.0) <= BUSY:
+            return
 
 
 def one_point(kind: str, rows: int, threads: int, where: str | None) -> dict[str, Any]:
@@ -129,13 +145,13 @@ def _point(rows: int, points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def flatness(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Nanoseconds a row at each size, without what a run costs once, and the largest over the smallest of them."""
+    """What a run costs once, nanoseconds a row at each size without that, and the largest over the smallest of them."""
     few, *rest = points
     found: dict[str, Any] = {}
     for name, short in (("seconds", "wall"), ("processor_seconds", "processor")):
-        # A least: the rows among the few take some of that time.
-        once = few[name]["median"]
-        ns = [1e9 * (point[name]["median"] - once) / (point["rows"] - few["rows"]) for point in rest]
+        first, last = few[name]["median"], rest[-1][name]["median"]
+        once = first - few["rows"] * (last - first) / (rest[-1]["rows"] - few["rows"])
+        ns = [1e9 * (point[name]["median"] - once) / point["rows"] for point in rest]
         found[short] = {"once_seconds": once, "ns_a_row": ns, "largest_over_smallest": max(ns) / min(ns)}
     return found
 
@@ -174,6 +190,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         above.plot(rows, series["wall"]["ns_a_row"], **style)
         once = series["wall"]["once_seconds"]
         low, high = ([1e9 * (p["seconds"][end] - once) / p["rows"] for p in points] for end in ("p10", "p90"))
+        above.plot(rows, [1e9 * p["seconds"]["median"] / p["rows"] for p in points], ":", color=colour, linewidth=1.2)
         above.fill_between(rows, low, high, color=colour, alpha=0.15, linewidth=0)
         below.plot(rows, [point["peak_bytes"] / 1e6 for point in points], **style)
     above.set_ylabel("time per row, ns", color=INK)
@@ -192,7 +209,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     above.legend(frameon=False, labelcolor=INK)
     figure.suptitle(
         f"{rows[0]:,} to {rows[-1]:,} rows of {settings['width']} {settings['dtype']}, {settings['threads']} threads\n"
-        f"{m['cpu']}, {m['date'][:10]}; bands: tenth to ninetieth percentile",
+        f"{m['cpu']}, {m['date'][:10]}; bands: tenth to ninetieth percentile\ndotted: with what a run costs once",
         color=INK,
         fontsize=11,
     )

@@ -31,7 +31,8 @@ TARGET_ROWS = 10_000
 # A point is measured again and again until it took so long, so that small ones are as certain as large ones.
 SECONDS = 2.0
 MOST_TIMES = 25
-SECONDS_BETWEEN_REMOVALS = 0.1
+# A shard is moved on so long after it was there: by then the run has looked at it for its manifest.
+SECONDS_UNTIL_MOVED = 2.0
 
 
 class MadeShard(io.Shard):
@@ -98,13 +99,15 @@ def sides() -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def moving_on(out: Path) -> Iterator[None]:
-    """Removes the shards in `out` as they appear, until the end."""
+    """Removes the shards in `out` some time after they appear, until the end."""
     over = threading.Event()
 
     def remove() -> None:
-        while not over.wait(SECONDS_BETWEEN_REMOVALS):
-            for path in out.glob("part_*.npy"):
+        seen: set[Path] = set()
+        while not over.wait(SECONDS_UNTIL_MOVED):
+            for path in seen:
                 path.unlink()
+            seen = set(out.glob("part_*.npy"))
 
     thread = threading.Thread(target=remove)
     thread.start()
