@@ -65,7 +65,7 @@ def align(
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
-    source    path, glob, folder or list of paths of .npy, .parquet or pickle shards; a path may be a URL (s3://, https://, ...)
+    source    path, glob, folder or list of paths of shards of any format (README); a path may be a URL (s3://, https://, ...)
     target    the same, or an array, a tensor, or an iterable of chunks
     out       a folder that is empty or does not exist, or for a single shard a file name of the same format. It gets a
               shard for every shard of the source (same name, format, order, ids and other columns),
