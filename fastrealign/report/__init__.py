@@ -1,10 +1,10 @@
 """One page about a modality gap: what it is made of, and what each method does to it.
 
-    measure   which figures are taken, from the diagnostics and the compared methods
-    result    GapReport: the figures, as text, JSON and HTML
-    words     names, numbers and findings: the verdict, the titles
-    figures   how each is drawn; svg: a drawing inside a page that is light or dark
-    page      how it becomes one HTML file
+measure   which figures are taken, from the diagnostics and the compared methods
+result    GapReport: the figures, as text, JSON and HTML
+words     names, numbers and findings: the verdict, the titles
+figures   how each is drawn; svg: a drawing inside a page that is light or dark
+page      how it becomes one HTML file
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Inches of 72 px: as wide as a phone's screen less its margins, so that text there keeps its size.
-WIDE, SMALL = (5.6, 3.7), (3.9, 3.6)
+WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
 DASHES = {"none": (0, (4, 2)), "c3": (0, (5, 1.5, 1, 1.5)), "bca": (0, (2, 1)), "mean-shift": (0, (1, 1))}
 
 
@@ -120,6 +120,7 @@ def _spectra(report: GapReport) -> Drawing:
     fitted = report.target_spectrum.power
     if fitted:
         axes.axvspan(fitted.first, fitted.last, color=FAINT, alpha=0.25, lw=0)
+    axes.set_ylim(0.5 * lowest, 2.0)
     axes.set_xlabel("rank k of the eigenvalue")
     axes.set_ylabel("eigenvalue / trace (no unit)")
     axes.grid(True)
@@ -129,11 +130,17 @@ def _spectra(report: GapReport) -> Drawing:
     return Drawing(
         "spectra",
         words.spectra_title(report),
-        "Eigenvalues of each side's covariance over its trace, with the power laws k^−α fitted in the shaded range as thin "
-        "lines: a steeper line puts more of the variance into few directions.",
-        _rows(report),
+        "Eigenvalues of each side's covariance over its trace, with the power laws of slope −α fitted in the shaded range as "
+        "thin lines: a steeper line puts more of the variance into few directions.",
+        f"{_rows(report)}; {_fit(report)}",
         (("spectra", figure),),
     )
+
+
+def _fit(report: GapReport) -> str:
+    """How well power laws describe these spectra."""
+    r2 = [of.power.r2 for of in (report.target_spectrum, *(m.spectrum for m in report.methods.values())) if of.power]
+    return f"R² of the fits {min(r2):.2f} to {max(r2):.2f}" if r2 else "no slope could be fitted"
 
 
 def _angles(report: GapReport) -> Drawing:
@@ -183,15 +190,16 @@ def _plane(report: GapReport) -> Drawing:
             axes.plot(*cloud.T, "o", ms=2.6, mew=0, color=colour, alpha=0.55)
             axes.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=PAPER, color=colour, label=label, zorder=3)
         rate = of.mixing.rate
-        plus = f" ± {100 * rate.error:.1f}" if rate.error else ""
+        plus = f" ± {100 * rate.error:.1g}" if rate.error else ""
         axes.set_title(f"{name_of(name)}: mixing {percent(rate.value)}{plus}", loc="left", fontsize=10.5, weight="bold")
         axes.set_xlim(low[0] - pad, high[0] + pad)
         axes.set_ylim(low[1] - pad, high[1] + pad)
-        axes.set_aspect("equal", "datalim")
+        axes.set_aspect("equal")
+        axes.locator_params(nbins=5)
         axes.set_xlabel(f"1st axis ({percent(report.plane.share[0])} of the variance)")
         axes.set_ylabel(f"2nd axis ({percent(report.plane.share[1])})")
         axes.grid(True)
-        axes.legend(loc="best", markerscale=0.7)
+        figure.legend(loc="outside lower center", ncols=2, markerscale=0.7, handletextpad=0.2)
         panels.append((name, figure))
     mixing = next(iter(report.methods.values())).mixing.rate
     return Drawing(
@@ -221,11 +229,11 @@ def _parts(report: GapReport) -> Drawing:
         axes.barh(at, values, left=left, height=0.62, color=PARTS[key], label=label)
         left += values
     for y, total in zip(at, left, strict=True):
-        axes.text(total, y, f" {number(total)}", va="center", fontsize=9)
+        axes.annotate(number(total), (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(at, [name_of(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("mean squared distance of pairs (squared length of unit rows)")
-    axes.set_xlim(0, 1.12 * left.max())
+    axes.set_xlim(0, 1.15 * left.max())
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
     rank, energy = report.frame
     return Drawing(
@@ -301,10 +309,11 @@ def _domains(report: GapReport) -> Drawing:
     n = len(names)
     figure, axes = _axes((WIDE[0], 1.2 + 0.55 * (n + 1)))
     shown = np.vstack([gaps, report.domains.before])
-    dark = shown / max(shown.max(), 1e-300)
+    orders = np.log(np.maximum(shown, 1e-16))
+    dark = 0.1 + 0.5 * (orders - orders.min()) / max(np.ptp(orders), 1e-9)
     for i in range(n + 1):
         for j in range(n):
-            axes.axvspan(j - 0.5, j + 0.5, 1 - (i + 1) / (n + 1), 1 - i / (n + 1), color=TARGET, alpha=0.6 * dark[i, j])
+            axes.axvspan(j - 0.5, j + 0.5, 1 - (i + 1) / (n + 1), 1 - i / (n + 1), color=TARGET, alpha=dark[i, j], lw=0)
             axes.text(j, i, number(shown[i, j]), ha="center", va="center", weight="bold" if i == j else "normal")
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n + 0.5, -0.5)

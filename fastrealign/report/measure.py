@@ -1,7 +1,8 @@
 """Which figures a report takes. Rows are held in memory once; each method maps them once; searches are shared.
 
-Sample sizes: 1,000 rows a side to look around from (among all rows) tell a mixing rate to about 0.003 and kept neighbours to
-about 0.006; 1,500 rows are 1.1 million angles. Each Estimate states its own error.
+Sample sizes: 500 rows a side to look around from (among all rows) tell a mixing rate to about 0.004 and the share of
+neighbours kept to about 0.008; 1,500 rows are 1.1 million angles; 20,000 pairs tell their distance to 0.001. Each Estimate
+states its own error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from fastrealign.alignment import Alignment
 from fastrealign.baselines import Baseline, check_method, fit_baseline
 from fastrealign.diagnostics import (
     Covariance,
+    Estimate,
     Frame,
+    Mixing,
     Nearest,
     angular_topology,
     anisotropy,
@@ -37,7 +40,16 @@ from fastrealign.diagnostics import (
     spectral_correlation,
 )
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share, mixing_of
-from fastrealign.diagnostics.rows import count_rows, draw, mean_estimate, open_sides, pick, sample, unit_blocks
+from fastrealign.diagnostics.rows import (
+    count_rows,
+    draw,
+    mean_estimate,
+    open_sides,
+    paired_blocks,
+    pick,
+    sample,
+    unit_blocks,
+)
 from fastrealign.errors import FitWarning, InputError
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
@@ -55,11 +67,11 @@ from fastrealign.sources import ArraySource, RowSource, open_rows
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10
-QUERIES, ANGLES, POINTS = 1000, 1500, 300
+QUERIES, ANGLES, PAIRS, POINTS = 500, 1500, 20_000, 300
 SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000)
 TRIALS = 5
-# What is done for each method (map and spectrum, angles, two searches, pairs), and once.
-METHOD_STEPS, OTHER_STEPS = 5, 5
+# What is done for each method (map and spectrum, angles, neighbours, pairs), and once.
+METHOD_STEPS, OTHER_STEPS = 4, 5
 
 T = TypeVar("T")
 
@@ -91,10 +103,12 @@ def measure(
                 f"{side.name}: {side.rows} rows, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
             )
     x, y = (_hold(side, rows, seed, progress) for side in given)
-    paired = None if not pairs else (x, y)
+    paired, pairs_of = None, (of_pairs or given)[0].rows
     if of_pairs is not None:
-        paired = tuple(_hold(side, rows, seed, progress) for side in of_pairs)
-    work = _Work(x, y, paired, seed, progress)
+        paired = tuple(_hold(side, PAIRS, seed, progress) for side in of_pairs)
+    elif pairs:
+        paired = tuple(ArraySource(side.array[draw(side.rows, PAIRS, seed)], side.name) for side in (x, y))
+    work = _Work(x, y, paired, pairs_of, seed, progress)
     with work.steps(METHOD_STEPS * len(names) + OTHER_STEPS):
         figures = {name: work.method(name) for name in names}
         realign = work.fit("realign")
@@ -134,10 +148,12 @@ class _Work:
         x: ArraySource,
         y: ArraySource,
         pairs: tuple[ArraySource, ArraySource] | None,
+        pairs_of: int,
         seed: int,
         progress: Progress,
     ) -> None:
-        self.x, self.y, self.pairs, self.seed, self.progress = x, y, pairs, seed, progress
+        self.x, self.y, self.seed, self.progress = x, y, seed, progress
+        self.pairs, self.pairs_of = pairs, pairs_of
         self.notes: dict[str, None] = {}  # in order, each once
         self._fitted: dict[str, Alignment | Baseline] = {}
 
@@ -157,10 +173,9 @@ class _Work:
             self.done()
             self._plane()
             self.queries = [sample(side, QUERIES, self.seed) for side in (self.x, self.y)]
-            self.among_x, self.among_y = (
-                nearest(rows, side, MIXING_K, own=numbers)
-                for (numbers, rows), side in zip(self.queries, (self.x, self.y), strict=True)
-            )
+            (of_x, from_x), (of_y, from_y) = self.queries
+            self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
+            self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
             self.frame: Frame | None = None
             if self.pairs is not None:
                 self.frame = self.or_note("U and V", lambda: fixed_frame(self.of_x, self.of_y))
@@ -200,12 +215,11 @@ class _Work:
         of = self.of_y if name == "none" else covariance(after)
         self.done()
         topology = angular_topology(self.x, after, rows=ANGLES, seed=self.seed)
-        alike = self.or_note(
-            "cosines kept", lambda: pairwise_correlation(self.y, after, rows=ANGLES, seed=self.seed)
-        )
+        alike = self.or_note("cosines kept", lambda: pairwise_correlation(self.y, after, rows=ANGLES, seed=self.seed))
         self.done()
         mixing, kept = self._neighbours(after)
-        pairs = None if self.frame is None else self._pairs(fitted, name, after)
+        self.done()
+        pairs = None if self.frame is None else self._pairs(fitted, name)
         self.done()
         return MethodFigures(
             gap=gap(self.x, after),
@@ -232,27 +246,32 @@ class _Work:
         """Some of its rows in the plane."""
         return (sample(side, POINTS, self.seed)[1] - self._centre) @ self._axes
 
-    def _neighbours(self, after: ArraySource) -> tuple[Any, Any]:
-        (_, from_x), (numbers, from_y) = self.queries[0], self.queries[1]
-        among_after = self.among_y
+    def _neighbours(self, after: ArraySource) -> tuple[Mixing, Estimate]:
+        among, x_to_y, y_to_x = self.among_y, self.x_to_y, self.y_to_x
         if after is not self.y:
-            from_y = sample(after, QUERIES, self.seed)[1]
-            among_after = nearest(from_y, after, MIXING_K, own=numbers)
-        self.done()
-        of_x = foreign_share(self.among_x, nearest(from_x, after, MIXING_K), MIXING_K)
-        of_y = foreign_share(among_after, nearest(from_y, self.x, MIXING_K), MIXING_K)
-        self.done()
-        kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among_after)))
-        mixing = mixing_of(of_x, of_y, self.x.rows, self.y.rows, k=MIXING_K, seed=self.seed)
+            (_, from_x), (numbers, _) = self.queries
+            mapped = sample(after, QUERIES, self.seed)[1]  # of as many rows, the same are drawn
+            among, x_to_y = _search(after, numbers, mapped, from_x)
+            y_to_x = nearest(mapped, self.x, MIXING_K)
+        mixing = mixing_of(
+            foreign_share(self.among_x, x_to_y, MIXING_K),
+            foreign_share(among, y_to_x, MIXING_K),
+            self.x.rows,
+            self.y.rows,
+            k=MIXING_K,
+            seed=self.seed,
+        )
+        kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among)))
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 
-    def _pairs(self, fitted: Alignment | Baseline, name: str, after: ArraySource) -> Pairs:
+    def _pairs(self, fitted: Alignment | Baseline, name: str) -> Pairs:
         x, y = self.pairs
-        if y is not self.y:
-            after = y if name == "none" else _mapped(fitted, y, name)
+        after = y if name == "none" else _mapped(fitted, y, name)
         difference = difference_covariance(x, after)
+        apart = [np.sum((a - b) ** 2, axis=1) for a, b in paired_blocks(x, after)]
         return Pairs(
             decompose(self.frame, difference),
+            mean_estimate(np.concatenate(apart), self.pairs_of, self.seed),
             self.or_note(f"{name}, residual of pairs", lambda: anisotropy(difference)),
             self.or_note(f"{name}, residual of pairs", lambda: effective_dimension(difference)),
         )
@@ -297,13 +316,13 @@ def _open_domain(name: str, sides: tuple[Any, Any], d: int, column: str | None) 
 
 
 def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArraySource:
-    """At most `rows` of its rows in memory: an array of floats as it is where it is short enough, otherwise float32 unit rows."""
+    """At most `rows` of its rows in memory: an array of floats as it is where it is short enough, else float32 unit rows."""
     numbers = draw(count_rows(source), rows, seed)
-    if isinstance(source, ArraySource) and isinstance(source.array, np.ndarray) and len(numbers) == source.rows:
-        if source.array.dtype in (np.float32, np.float64):
-            for _ in unit_blocks(source):  # names a row without a direction
-                pass
-            return source
+    whole = isinstance(source, ArraySource) and isinstance(source.array, np.ndarray) and len(numbers) == source.rows
+    if whole and source.array.dtype in (np.float32, np.float64):
+        for _ in unit_blocks(source):  # names a row without a direction
+            pass
+        return source
     held = np.empty((len(numbers), source.d), np.float32)
     progress.start(f"reading {source.name}", len(numbers), held.nbytes)
     try:
@@ -318,6 +337,14 @@ def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArrayS
 def _mapped(fitted: Alignment | Baseline, rows: ArraySource, name: str) -> ArraySource:
     dtype = np.float64 if rows.array.dtype == np.float64 else np.float32
     return ArraySource(fitted(rows.array, dtype=dtype), f"{rows.name} mapped by {name}")
+
+
+def _search(pool: RowSource, numbers: np.ndarray, own: np.ndarray, others: np.ndarray) -> tuple[Nearest, Nearest]:
+    """The nearest of its own rows with these numbers, and of rows of the other side, in one search."""
+    queries = np.concatenate([own, others])
+    found = nearest(queries, pool, MIXING_K, own=np.concatenate([numbers, np.full(len(others), -1)]))
+    n = len(own)
+    return Nearest(found.numbers[:n], found.cosines[:n]), Nearest(found.numbers[n:], found.cosines[n:])
 
 
 def _first(found: Nearest, k: int) -> Nearest:

@@ -81,7 +81,8 @@ def _table(report: GapReport) -> str:
             read = metric.read(report.methods[name])
             shown = "–" if read is None else metric.shown(float(read))
             plus = margin(metric, read).strip()
-            mark = ' class="best"' if name in best else ""
+            idle = metric.keeps and name == "none"
+            mark = ' class="best"' if name in best else ' class="idle"' if idle else ""
             star = '<span class="mark" title="best">●</span>' if name in best else ""
             small = f"<small>{plus}</small>" if plus else ""
             cells.append(f"<td{mark}>{star}{shown}{small}</td>")

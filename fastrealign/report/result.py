@@ -40,9 +40,12 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What the differences of pairs are made of: `parts` in U and V; A_r and d_eff/d of the residual, None without a spread."""
+    """What the differences of pairs are made of: `parts` in U and V, of the pairs drawn; A_r and d_eff/d of the residual, None
+    without a spread. distance: the mean squared one, `parts.total`, with its error.
+    """
 
     parts: Decomposition
+    distance: Estimate
     anisotropy: float | None
     effective_dimension: float | None
 
@@ -234,8 +237,13 @@ def _method(of: MethodFigures, kept_k: int) -> dict[str, Any]:
 
 
 def _pairs(of: Pairs) -> dict[str, Any]:
-    parts = {name: getattr(of.parts, name) for name in ("bias_u", "bias_v", "residual_u", "residual_v", "total")}
-    return {**parts, "anisotropy": of.anisotropy, "effective_dimension": of.effective_dimension}
+    parts = {name: getattr(of.parts, name) for name in ("bias_u", "bias_v", "residual_u", "residual_v")}
+    return {
+        **parts,
+        "distance": asdict(of.distance),
+        "anisotropy": of.anisotropy,
+        "effective_dimension": of.effective_dimension,
+    }
 
 
 def _drift(of: Drift) -> dict[str, Any]:

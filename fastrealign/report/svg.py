@@ -74,9 +74,9 @@ def inline(figure: Figure, name: str, says: str) -> str:
     head, body = text.split(">", 1)
     box = re.search(r'viewBox="[^"]+"', head)[0]
     width = float(box.split()[2])
-    # Namespaces are HTML's own affair; a size in points would not shrink with the screen.
+    # Namespaces are HTML's own affair, and a size in points would not shrink with the screen.
     return (
-        f'<svg class="drawing" style="max-width:{width:.0f}px" {box} role="img" aria-label="{says}">'
+        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{says}">'
         + re.sub(r"\n\s*", "\n", body).strip()
     )
 

@@ -96,7 +96,7 @@ def metrics(report: GapReport) -> list[Metric]:
         distance = Metric(
             "Pairs apart",
             "mean squared distance, 0 to 4",
-            lambda m: m.pairs and m.pairs.parts.total,
+            lambda m: m.pairs and m.pairs.distance,
             number,
             LEAST,
         )
@@ -106,8 +106,10 @@ def metrics(report: GapReport) -> list[Metric]:
 
 def number(value: float) -> str:
     """ "0.517", "9.2e-4"."""
-    if value == 0.0 or abs(value) >= 0.001:
+    if value == 0.0 or abs(value) >= 0.01:
         return f"{value:.3g}"
+    if abs(value) >= 0.001:
+        return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")
     return f"{digits}e{int(power)}"
 
@@ -125,7 +127,7 @@ def margin(metric: Metric, read: float | Estimate | None) -> str:
     """ " ± 0.004", or nothing for a value over all rows."""
     if not isinstance(read, Estimate) or read.error == 0.0:
         return ""
-    return f" ± {100 * read.error:.1f}" if metric.shown is percent else f" ± {read.error:.1g}"
+    return f" ± {100 * read.error if metric.shown is percent else read.error:.1g}"
 
 
 def name_of(method: str) -> str:
@@ -167,7 +169,7 @@ def verdict(report: GapReport) -> str:
             f"{percent(only.mixing.rate.value)} and keeps {percent(only.kept.value)} of the source's neighbourhoods."
         )
     by_method = {name: listed([said for who, said in claims if who == name]) for name, _ in claims}
-    return f"{before} {listed([f'{name_of(name)} {said}' for name, said in by_method.items()])}."
+    return f"{before} {'; '.join(f'{name_of(name)} {said}' for name, said in by_method.items())}."
 
 
 def mixed(report: GapReport) -> float:
@@ -220,18 +222,17 @@ def spectra_title(report: GapReport) -> str:
     near, far = by_change[0], by_change[-1]
     if len(by_change) == 1:
         return f"{name_of(near)}: slope of the spectrum {own:.2f} before, {others[near]:.2f} after"
-    return f"{name_of(near)} keeps the source's slope ({own:.2f}, {others[near]:.2f} after); {name_of(far)} moves it to {others[far]:.2f}"
+    kept = f"{name_of(near)} keeps the source's slope ({own:.2f}, {others[near]:.2f} after)"
+    return f"{kept}; {name_of(far)} moves it to {others[far]:.2f}"
 
 
 def angles_title(report: GapReport) -> str:
     js = {name: of.topology.divergence.value for name, of in report.methods.items()}
-    near, far = min(js, key=js.get), max(js, key=js.get)
-    if near == far:
-        return f"Angles: {number(js[near])} nats from the target's"
-    return (
-        f"Angles come nearest to the target's by {name_of(near)} ({number(js[near])} nats); "
-        f"{name_of(far)} is farthest ({number(js[far])})"
-    )
+    near = min(moved(report), key=js.get)
+    if near == "none":
+        return f"The angles are {number(js[near])} nats from the target's"
+    before = f", from {number(js['none'])} before" if "none" in js else ""
+    return f"{name_of(near)} brings the angles nearest to the target's: {number(js[near])} nats{before}"
 
 
 def plane_title(report: GapReport) -> str:
