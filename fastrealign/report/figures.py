@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,6 @@ class Drawing:
     basis: str
     panels: tuple[tuple[str, Figure], ...]
 
-    def svgs(self) -> list[str]:
-        return [inline(figure, f"{self.name}-{panel}", f"{self.title} ({panel})") for panel, figure in self.panels]
-
 
 def need_matplotlib() -> None:
     """InputError, one line, where it is not installed."""
@@ -45,37 +43,45 @@ def need_matplotlib() -> None:
         raise InputError("a report is drawn with matplotlib; pip install 'fastrealign[report]'") from None
 
 
-def drawings(report: GapReport) -> list[Drawing]:
-    """All figures that these rows have, in the order of the page."""
+def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
+    """All figures that these rows have, in the order of the page, each with the <svg> of every panel."""
+    with _style():
+        return [
+            (drawing, [inline(figure, f"{drawing.name}-{panel}", drawing.title) for panel, figure in drawing.panels])
+            for drawing in _drawings(report)
+        ]
+
+
+def pngs(report: GapReport) -> list[tuple[str, bytes]]:
+    """(file name, bytes) of every panel."""
+    with _style():
+        return [
+            (f"{drawing.name}.png" if len(drawing.panels) == 1 else f"{drawing.name}-{panel}.png", png(figure))
+            for drawing in _drawings(report)
+            for panel, figure in drawing.panels
+        ]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Ticks are made when a figure is drawn, so drawing needs it as much as setting up does."""
     need_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        found = [_plane(report), _spectra(report), _angles(report)]
-        if report.frame is not None:
-            found.append(_parts(report))
-        found.append(_sizes(report))
-        if report.drift is not None:
-            found.append(_drift(report))
-        if report.domains is not None:
-            found.append(_domains(report))
+        yield
+
+
+def _drawings(report: GapReport) -> list[Drawing]:
+    found = [_plane(report), _spectra(report), _angles(report)]
+    if report.frame is not None:
+        found.append(_parts(report))
+    found.append(_sizes(report))
+    if report.drift is not None:
+        found.append(_drift(report))
+    if report.domains is not None:
+        found.append(_domains(report))
     return found
-
-
-def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
-    import matplotlib
-
-    found = drawings(report)
-    with matplotlib.rc_context(STYLE):
-        return [(drawing, drawing.svgs()) for drawing in found]
-
-
-def pngs(report: GapReport) -> Iterator[tuple[str, bytes]]:
-    """(file name, bytes) of every panel."""
-    for drawing in drawings(report):
-        for panel, figure in drawing.panels:
-            name = drawing.name if len(drawing.panels) == 1 else f"{drawing.name}-{panel}"
-            yield f"{name}.png", png(figure)
 
 
 def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:

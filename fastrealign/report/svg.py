@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
     width = float(box.split()[2])
     # Namespaces are HTML's own affair, and a size in points would not shrink with the screen.
     return (
-        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{says}">'
+        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(says)}">'
         + re.sub(r"\n\s*", "\n", body).strip()
     )
 
