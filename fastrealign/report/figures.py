@@ -17,6 +17,7 @@ from fastrealign.report.words import name_of, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Inches of 72 px: as wide as a phone's screen less its margins, so that text there keeps its size.
@@ -91,15 +92,20 @@ def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _log(axis: object) -> None:
-    """Powers of ten as plain text: a page's font has the raised digits."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _log(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 where there are few powers of ten, as plain text: a page's font has the raised digits."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
     def label(value: float, _: object) -> str:
-        return f"{value:,.0f}" if 1 <= value < 1e6 else f"10{str(round(np.log10(value))).translate(raised)}"
+        if 0.0009 < value < 1e6:
+            return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+        digit, power = f"{value:.0e}".split("e")
+        return f"{'' if digit == '1' else digit + '·'}10{str(int(power)).translate(raised)}"
 
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
     axis.set_major_formatter(FuncFormatter(label))
     axis.set_minor_formatter(NullFormatter())
 
@@ -168,9 +174,8 @@ def _angles(report: GapReport) -> Drawing:
     axes.set_xlabel("cosine between two rows of one side")
     axes.set_ylabel("density (per unit of cosine)")
     axes.set_ylim(bottom=0)
-    axes.set_ylim(top=1.35 * axes.get_ylim()[1])
     axes.grid(True)
-    axes.legend(loc="upper right", ncols=1)
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
     return Drawing(
         "angles",
         words.angles_title(report),

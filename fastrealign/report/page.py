@@ -101,7 +101,7 @@ def _table(report: GapReport) -> str:
 </tbody>
 </table>
 </section>
-<p class="basis">● best, or within two standard errors of it; what a map keeps is compared among those that move something.
+<p class="basis">Shaded (●): best, or within two standard errors of it; what a map keeps is compared among those that move something.
 ± standard error of a sampled figure; the others are over all rows.{sampled}</p>"""
 
 

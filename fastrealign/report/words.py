@@ -105,11 +105,11 @@ def metrics(report: GapReport) -> list[Metric]:
 
 
 def number(value: float) -> str:
-    """ "0.517", "9.2e-4"."""
-    if value == 0.0 or abs(value) >= 0.01:
-        return f"{value:.3g}"
+    """ "0.460", "0.0091", "9.2e-4"."""
+    if value == 0.0:
+        return "0"
     if abs(value) >= 0.001:
-        return f"{value:.2g}"
+        return f"{value:#.{3 if abs(value) >= 0.01 else 2}g}".rstrip(".")
     digits, power = f"{value:.1e}".split("e")
     return f"{digits}e{int(power)}"
 
@@ -270,7 +270,7 @@ def sizes_title(report: GapReport) -> str:
         return f"Fitted on all rows, ReAlign leaves {number(last.gaps[0])}"
     return (
         f"Fitted on {first.rows:,} rows ReAlign leaves {number(np.median(first.gaps))}, "
-        f"on all {last.rows:,} {number(last.gaps[0])}"
+        f"on all {last.rows:,} rows {number(last.gaps[0])}"
     )
 
 

@@ -14,6 +14,7 @@ import fastrealign as fr
 from fastrealign.baselines import METHODS
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.report.svg import METHOD, VARIABLES
+from fastrealign.report.words import number, percent
 
 pytest.importorskip("matplotlib")
 VOID = {"meta", "link", "br", "img"}
@@ -121,6 +122,12 @@ def test_saved_files(tmp_path, demo_report, html):
     assert len(files) == 2 + 10 and {path.suffix for path in files[2:]} == {".png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files[2:])
     assert sorted(tmp_path.rglob("*.*")) == sorted(files), "nothing else is left"
+
+
+def test_numbers_as_people_write_them():
+    values = (0, 0.46, 0.00911, 0.00040123, 1.5, 123.4)
+    assert [number(value) for value in values] == ["0", "0.460", "0.0091", "4.0e-4", "1.50", "123"]
+    assert [percent(value) for value in (0.2071, 0.0032, 0, 1)] == ["20.7 %", "0.32 %", "0.0 %", "100.0 %"]
 
 
 def test_names_from_outside_are_escaped(few):
