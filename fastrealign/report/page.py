@@ -101,8 +101,8 @@ def _table(report: GapReport) -> str:
 </tbody>
 </table>
 </section>
-<p class="basis">Shaded (●): best, or within two standard errors of it; what a map keeps is compared among those that move something.
-± standard error of a sampled figure; the others are over all rows.{sampled}</p>"""
+<p class="basis">Shaded (●): best, or within two standard errors of it; what a map keeps is compared among those
+that move something. ± standard error of a sampled figure; the others are over all rows.{sampled}</p>"""
 
 
 def _notes(report: GapReport) -> str:

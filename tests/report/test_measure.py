@@ -212,7 +212,7 @@ def test_bad_rows_and_sides_are_told_in_one_line(few, side):
     for given in (spoiled, spoiled.astype(np.float16), [spoiled[:10], spoiled[10:]]):
         with refused(BadRowsError, side, "row 17", "NaN"):
             report(given)
-    with refused(InputError, "pairs", "39 rows"):
+    with refused(InputError, "gap between pairs", rf"{side}( has)? 39"):
         report(rows[:-1], pairs=True)
     with refused(InputError, "wide", "one encoder pair"):
         report(rows[:, :-1])
