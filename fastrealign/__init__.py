@@ -4,6 +4,7 @@ import fastrealign as fr
 a = fr.fit(text, images)              # arrays, tensors, files or folders
 aligned = a(text)                     # unit rows that lie where the images lie
 fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
+fr.report(text, images).save("report.html")     # what the gap is made of, and what each method does to it
 """
 
 import sys
@@ -22,6 +23,7 @@ from fastrealign.errors import BadRowsError, FastRealignError, FitWarning, Input
 from fastrealign.fit import fit
 from fastrealign.moments import Moments
 from fastrealign.recalibrate import check, update
+from fastrealign.report import report
 from fastrealign.run import align, apply_files
 from fastrealign.version import __version__
 
@@ -59,5 +61,6 @@ __all__ = [
     "convert",
     "fit",
     "load",
+    "report",
     "update",
 ]

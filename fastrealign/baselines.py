@@ -186,16 +186,21 @@ def fit_baseline(name: str, source: Any, target: Any, **options: Any) -> Alignme
               realign, realign-exact: those of `fastrealign.fit` but for the centroid
     Raises InputError for another name or option, and as `fit` does.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1, 0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
+    check_method(name)
     make = METHODS[name]
     known = [p.name for p in list(inspect.signature(make).parameters.values())[2:]]
     unknown = sorted(set(options) - set(known))
     if unknown and name not in ("realign", "realign-exact"):
         raise InputError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
     return make(source, target, **options)
+
+
+def check_method(name: str) -> None:
+    """InputError for a name that is not in METHODS, with the nearest that is."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
 
 
 def load(path: str | Path) -> Alignment | Baseline:

@@ -52,7 +52,7 @@ def nearest(
     """The k rows of the pool (n, d) nearest to each query.
 
     queries  float64 (q, d) unit rows
-    own      int64 (q,): the row of the pool that each query is itself, which is not its neighbour
+    own      int64 (q,): the row of the pool that each query is itself, which is not its neighbour; -1: none is
     engine   "faiss" or "numpy" for the search in float32; the result is the same
     Raises InputError where the pool has too few rows.
     """

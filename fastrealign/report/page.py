@@ -1,0 +1,122 @@
+"""One HTML file of a report: no script, nothing loaded, light or dark as the reader's system is."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.resources import files
+
+from fastrealign.report.figures import Drawing, svgs
+from fastrealign.report.result import GapReport
+from fastrealign.report.svg import METHOD
+from fastrealign.report.words import basis, margin, metrics, moved, name_of, number
+from fastrealign.version import __version__
+
+
+def page(report: GapReport) -> str:
+    """The whole file."""
+    style = files("fastrealign.report").joinpath("page.css").read_text("utf-8")
+    body = "\n".join(
+        [
+            _head(report),
+            _table(report),
+            _notes(report),
+            '<section class="figures" aria-label="Figures">',
+            *(_figure(drawing, panels) for drawing, panels in svgs(report)),
+            "</section>",
+            f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}. Methods and metrics: "
+            "arXiv 2602.07026, arXiv 2605.07825.</footer>",
+        ]
+    )
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="generator" content="fastrealign {__version__}">
+<title>{escape(_title(report))}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _title(report: GapReport) -> str:
+    names = moved(report)
+    if names == ["none"]:
+        return f"A gap of {number(report.gap_before)}"
+    least = min(names, key=lambda name: report.methods[name].gap)
+    return f"A gap of {number(report.gap_before)}; {name_of(least)} leaves {number(report.methods[least].gap)}"
+
+
+def _head(report: GapReport) -> str:
+    sides = " → ".join(f"<span>{escape(side.name)}</span>" for side in (report.source, report.target))
+    return f"""<header>
+<p class="sides">Modality gap, {sides}</p>
+<h1>{escape(_title(report))}</h1>
+<p class="verdict">{escape(report.verdict)}</p>
+<p class="basis">{escape(basis(report))}</p>
+</header>"""
+
+
+def _table(report: GapReport) -> str:
+    names = list(report.methods)
+    swatches = "".join(
+        f'<th scope="col"><span class="swatch" style="background:var(--{name})"></span>{escape(name_of(name))}</th>'
+        for name in names
+        if name in METHOD
+    )
+    rows = []
+    for metric in metrics(report):
+        best = metric.best(report)
+        cells = []
+        for name in names:
+            read = metric.read(report.methods[name])
+            shown = "–" if read is None else metric.shown(float(read))
+            plus = margin(metric, read).strip()
+            idle = metric.keeps and name == "none"
+            mark = ' class="best"' if name in best else ' class="idle"' if idle else ""
+            star = '<span class="mark" title="best">●</span>' if name in best else ""
+            small = f"<small>{plus}</small>" if plus else ""
+            cells.append(f"<td{mark}>{star}{shown}{small}</td>")
+        better = f"; <em>{metric.better}</em>" if metric.better else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(metric.label)}<small>{escape(metric.says)}{better}</small></th>{"".join(cells)}</tr>'
+        )
+    sampled = (
+        f" Sides were sampled, which may have moved a gap by {number(report.gap_error)}." if report.gap_error else ""
+    )
+    return f"""<section class="scroll" aria-label="Methods and metrics" tabindex="0">
+<table>
+<thead><tr><th scope="col">The source, aligned by</th>{swatches}</tr></thead>
+<tbody>
+{chr(10).join(rows)}
+</tbody>
+</table>
+</section>
+<p class="basis">Shaded (●): best, or within two standard errors of it; what a map keeps is compared among those
+that move something. ± standard error of a sampled figure; the others are over all rows.{sampled}</p>"""
+
+
+def _notes(report: GapReport) -> str:
+    if not report.notes:
+        return ""
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in report.notes)}</ul>'
+
+
+def _figure(drawing: Drawing, panels: list[str]) -> str:
+    several = " several" if len(panels) > 1 else ""
+    return f"""<figure id="{drawing.name}" class="card{several}">
+<h2>{escape(drawing.title)}</h2>
+<div class="panels">
+{chr(10).join(panels)}
+</div>
+<figcaption>{escape(drawing.reading)}<span class="basis">{escape(drawing.basis)}</span></figcaption>
+</figure>"""

@@ -1,0 +1,89 @@
+"""A drawing as part of a page: its colours are the page's, light or dark, and no name in it is that of another's.
+
+Drawings are made in the colours below. In an SVG each becomes a CSS variable of the page (page.css), ink becomes the text's
+own colour; a PNG keeps them, on white paper.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, FAINT, PAPER = "#24292f", "#d5d9de", "#ffffff"
+TARGET = "#2f6db5"
+METHOD = {
+    "none": "#7d8590",
+    "mean-shift": "#8a6d00",
+    "c3": "#b03a83",
+    "bca": "#2c8a57",
+    "anchor": "#7a62c9",
+    "anchor-trace": "#0b8494",
+    "realign": "#d9661f",
+    "realign-exact": "#a3341a",
+}
+PARTS = {"bias-u": "#c44e12", "bias-v": "#f0a878", "residual-u": "#31639c", "residual-v": "#9dbfe3"}
+VARIABLES = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    PAPER: "var(--paper)",
+    TARGET: "var(--target)",
+    **{colour: f"var(--{name})" for name, colour in (METHOD | PARTS).items()},
+}
+
+# Text stays text: it is searchable, takes the page's font, and needs no glyphs in the file. Names come from a fixed salt, so
+# that the same figures give the same bytes.
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fastrealign",
+    "font.size": 10.0,
+    "font.family": "sans-serif",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9.0,
+    "ytick.labelsize": 9.0,
+}
+
+
+def inline(figure: Figure, name: str, says: str) -> str:
+    """The drawing as an <svg> element. name: unlike any other on the page; says: what it shows, for those who do not see it."""
+    stream = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{name}-", text)
+    text = re.sub(r"font: ([\d. a-z]*?[\d.]+px) [^;\"]+", r"font: \1 var(--font)", text)
+    text = re.sub(r"#[0-9a-f]{6}", lambda found: VARIABLES.get(found[0], found[0]), text)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]+"', head)[0]
+    width = float(box.split()[2])
+    # Namespaces are HTML's own affair, and a size in points would not shrink with the screen.
+    return (
+        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(says)}">'
+        + re.sub(r"\n\s*", "\n", body).strip()
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """The same on white paper, for slides and papers."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=200, facecolor=PAPER, metadata={"Software": None})
+    return stream.getvalue()

@@ -1,0 +1,36 @@
+"""Reports to look at: one of the shipped embeddings, with all that a report can have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.demo import samples
+
+
+@pytest.fixture(scope="session")
+def demo_report():
+    """Of all shipped embeddings, with held-out pairs and a second domain."""
+    pytest.importorskip("matplotlib")
+    text, image, pairs_text, pairs_image = map(samples.load, ("text", "image", "pairs_text", "pairs_image"))
+    domains = {"held out": (pairs_text, pairs_image)}
+    return fr.report(text, image, pairs=(pairs_text, pairs_image), domains=domains)
+
+
+@pytest.fixture(scope="session")
+def sides():
+    """(source, target): 300 paired rows each, float32, 128 wide."""
+    return tuple(samples.load(name)[:300].astype(np.float32) for name in ("pairs_text", "pairs_image"))
+
+
+@pytest.fixture
+def few(rng):
+    """few(n, d): (source, target) of n paired rows, apart and of different spread."""
+
+    def few(n, d, dtype=np.float32):
+        x = rng.standard_normal((n, d)) / np.sqrt(d) + 2 * np.eye(d)[0]
+        y = 0.5 * rng.standard_normal((n, d)) / np.sqrt(d) + 2 * np.eye(d)[-1]
+        return y.astype(dtype), x.astype(dtype)
+
+    return few

@@ -1,0 +1,73 @@
+"""The page in a real browser, where there is one: nothing fails in it, nothing is fetched, it fits a phone and prints."""
+
+from __future__ import annotations
+
+import pytest
+from browser import CHROMIUM, Browser
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, demo_report):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    demo_report.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_opens_without_a_fault_and_fits(browser, saved, width, dark):
+    browser.said.clear()
+    browser.asked.clear()
+    browser.open(saved, width, dark=dark)
+    assert browser.said == [] and set(browser.asked) <= {saved.as_uri(), "data:,"}
+    assert browser.value("document.compatMode") == "CSS1Compat"
+    assert browser.value("document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.value("window.innerWidth") == width
+    wide = (
+        "[...document.querySelectorAll('figure, svg, h1, p')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+    )
+    assert browser.value(f"{wide}.length") == 0
+    drawn = "[...document.querySelectorAll('svg.drawing')].map(e => e.getBBox()).filter(b => b.width > 100 && b.height > 100)"
+    assert browser.value(f"{drawn}.length") == browser.value("document.querySelectorAll('svg.drawing').length") == 10
+
+
+def test_text_is_large_enough_to_read_on_a_phone(browser, saved):
+    browser.open(saved, 400)
+    smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(e => e.getBoundingClientRect().height))"
+    assert browser.value(smallest) >= 7
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_and_lines_stand_out_from_the_card(browser, saved, dark):
+    browser.open(saved, 1200, dark=dark)
+    luminance = (
+        "(c => { const [r, g, b] = c.match(/\\d+/g).slice(0, 3)"
+        ".map(v => (v /= 255, v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));"
+        " return 0.2126 * r + 0.7152 * g + 0.0722 * b })"
+    )
+
+    def of(selector, style):
+        return browser.value(f"{luminance}(getComputedStyle(document.querySelector(`{selector}`)).{style})")
+
+    def contrast(a, b):
+        return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+    card = of(".card", "backgroundColor")
+    assert contrast(of("figure svg text", "fill"), card) > 7
+    assert contrast(of("figcaption .basis", "color"), card) > 4.5
+    for name in ("target", "none", "c3", "bca", "realign"):
+        assert contrast(of(f'#angles path[style*="stroke: var(--{name})"]', "stroke"), card) > 3
+
+
+def test_prints(browser, saved):
+    browser.open(saved, 1200, dark=True)
+    assert browser.pdf().startswith(b"%PDF")

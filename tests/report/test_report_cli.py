@@ -1,0 +1,88 @@
+"""`fastrealign report`: what it writes, prints and exits with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fastrealign.cli import main
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def run(capfd):
+    def run(*argv):
+        code = main(["report", *(str(word) for word in argv)])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def given(tmp_path, few):
+    """The options that name both sides, on files."""
+    paths = []
+    for name, rows in zip(("text", "image"), few(50, 8), strict=True):
+        paths += [f"--{name.replace('text', 'source').replace('image', 'target')}", tmp_path / f"{name}.npy"]
+        np.save(paths[-1], rows)
+    return paths
+
+
+def test_report_writes_the_page_and_prints_the_verdict(tmp_path, given, run):
+    code, out, err = run(*given, "--pairs", "--methods", "none,realign", "--out", tmp_path / "r.html", "--seed", 5)
+    assert (code, err) == (0, "")
+    assert (
+        out.startswith("As they come, source and target lie")
+        and "50 source rows, 50 target rows, 8 wide, seed 5" in out
+    )
+    assert "Pairs apart" in out and f"written: {tmp_path / 'r.html'}, {tmp_path / 'r.json'}" in out
+    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+    assert list(json.loads((tmp_path / "r.json").read_text())["methods"]) == ["none", "realign"]
+
+
+def test_json_pairs_of_their_own_domains_and_pngs(tmp_path, given, run):
+    _, source, _, target = given
+    code, out, err = run(
+        *given, "--pairs", source, target, "--domain", "again", source, target, "--rows", 30, "--methods", "realign",
+        "--png", tmp_path / "png", "--out", tmp_path / "r.html", "--json",
+    )  # fmt: skip
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    value = json.loads(out)
+    assert (value["source"]["rows"], value["source"]["of"], value["pairs"]) == (30, 50, 50)
+    assert value["domains"]["names"] == ["these rows", "again"]
+    assert str(tmp_path / "png" / "domains.png") in value["files"] and (tmp_path / "png" / "parts.png").exists()
+
+
+def test_a_report_is_replaced_only_when_told(tmp_path, given, run):
+    arguments = (*given, "--methods", "realign", "--quiet", "--out", tmp_path / "r.html")
+    assert run(*arguments) == (0, "", "")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and "r.html: exists" in err and "--overwrite" in err
+    assert run(*arguments, "--overwrite") == (0, "", "")
+
+
+def test_errors_are_one_line(tmp_path, given, run):
+    spoiled = np.load(given[1])
+    spoiled[7] = np.nan
+    np.save(tmp_path / "spoiled.npy", spoiled)
+    np.save(tmp_path / "short.npy", spoiled[10:])
+    out = ("--out", tmp_path / "r.html")
+    (tmp_path / "file").write_text("")
+    for code, words, arguments in [
+        (2, "did you mean 'realign'?", (*given, *out, "--methods", "none,realing")),
+        (2, "spoiled.npy: row 7 has a NaN", ("--source", tmp_path / "spoiled.npy", *given[2:], *out)),
+        (2, "short.npy 40", ("--source", tmp_path / "short.npy", *given[2:], *out, "--pairs")),
+        (2, "--pairs takes two paths", (*given, *out, "--pairs", given[1])),
+        (2, "two --domain of one name", (*given, *out, *("--domain", "a", given[1], given[3]) * 2)),
+        (2, "is a folder", (*given, "--out", tmp_path)),
+        (1, "could not be written", (*given, "--out", tmp_path / "file" / "r.html")),
+        (2, "'0' is not a whole number", (*given, *out, "--rows", "0")),
+    ]:
+        found, printed, err = run(*arguments)
+        assert (found, printed) == (code, "") and words in err
+        assert err.startswith("fastrealign: error: ") and err.count("\n") == 1
+    assert not (tmp_path / "r.html").exists()
