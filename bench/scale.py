@@ -207,9 +207,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.tick_params(colors=INK)
         panel.spines[["top", "right"]].set_visible(False)
     above.legend(frameon=False, labelcolor=INK)
+    others = m["others_cores"]
+    busy = f"; not to be kept: others took {others:.1f} processors" if others > BUSY else ""
     figure.suptitle(
         f"{rows[0]:,} to {rows[-1]:,} rows of {settings['width']} {settings['dtype']}, {settings['threads']} threads\n"
-        f"{m['cpu']}, {m['date'][:10]}; bands: tenth to ninetieth percentile\ndotted: with what a run costs once",
+        f"{m['cpu']}, {m['date'][:10]}; bands: tenth to ninetieth percentile\ndotted: with what a run costs once{busy}",
         color=INK,
         fontsize=11,
     )

@@ -316,12 +316,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
         )
         panel.set_xscale("log")
         panel.set_yscale("log")
-        panel.set_ylim(top=1.0)
         panel.set_xlabel("rows of each side that were fitted on", color=INK)
         panel.grid(color="#d0d7de", linewidth=0.6)
         panel.tick_params(colors=INK)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower left")
+    figure.axes[0].set_ylim(top=1.0)
     figure.axes[0].set_ylabel("gap left |mean of aligned text - mean of images|", color=INK)
     figure.suptitle(
         f"Lines: median of {results['settings']['trials']} trials, bands: least to largest. "
