@@ -34,6 +34,15 @@ QUIET_SECONDS = 3.0
 MEMORY_MB = 400
 FLAT = 1.05
 
+# Runs bench/scale_point.py with this folder as `bench`, wherever the process was started from.
+POINT = """
+import importlib.util, runpy, sys
+here = sys.argv.pop(1)
+spec = importlib.util.spec_from_file_location("bench", here + "/__init__.py", submodule_search_locations=[here])
+sys.modules["bench"] = importlib.util.module_from_spec(spec)
+runpy.run_module("bench.scale_point", run_name="__main__")
+"""
+
 Say = Callable[[str], None]
 
 
@@ -125,7 +134,8 @@ def wait_for_quiet(patience: float) -> None:
 
 def one_point(kind: str, rows: int, threads: int, where: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fastrealign-scale-", dir=where) as folder:
-        words = [sys.executable, "-m", "bench.scale_point", kind, str(rows), str(threads), folder]
+        here = str(Path(__file__).parent)
+        words = [sys.executable, "-c", POINT, here, kind, str(rows), str(threads), folder]
         done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         raise CannotBenchmark(f"{kind}, {rows} rows: exit {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
