@@ -224,7 +224,7 @@ class _Sides:
     @classmethod
     def of(cls, source: Any, target: Any) -> _Sides:
         y, x = open_rows(source, "source"), open_rows(target, "target")
-        return cls(y, x, fit_sides(y, x)[0])
+        return cls(y, x, fit_sides(y, x))
 
     @property
     def anchor(self) -> np.ndarray:

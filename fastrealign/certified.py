@@ -97,7 +97,7 @@ def fit_certified(
     looks = Looks([source, target], confidence, seed)
     while True:
         y, x = looks.samples
-        alignment, _ = fit_sides(y, x, centroid=centroid, bad_rows=bad_rows, **options)
+        alignment = fit_sides(y, x, centroid=centroid, bad_rows=bad_rows, **options)
         spreads = [
             measure_spread(sample, row_map, along, phase, lenient(bad_rows), **options)
             for sample, row_map, along, phase in (

@@ -103,7 +103,7 @@ def fit_rows(
     check_widths(source, target)
     if tol is None:
         options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
-        return fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)[0]
+        return fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)
     if one_pass:
         raise InputError("tol samples the source, one_pass reads all of it: choose one")
     return fit_certified(source, target, tol, confidence, seed, centroid, bad_rows, threads, progress)

@@ -48,9 +48,8 @@ class Moments:
 
     @property
     def trace(self) -> float:
-        """E|e - mean|^2 = tr(covariance) = 1 - |mean|^2, exactly so for unit rows. NaN while there are none."""
-        mean = self.mean
-        return max(0.0, 1.0 - float((mean * mean).sum())) if self.count else float("nan")
+        """E|e - mean|^2 = tr(covariance) of the unit rows. NaN while there are none."""
+        return trace_of_unit_rows(self.mean) if self.count else float("nan")
 
     def update(self, x: Any, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
         """Add the rows of `x` (n, d). Returns self.
@@ -139,3 +138,8 @@ class Moments:
         moments.sums.count = int(meta["count"])
         moments.bad_rows = int(meta["bad_rows"])
         return moments
+
+
+def trace_of_unit_rows(mean: np.ndarray) -> float:
+    """E|e - mean|^2 = 1 - |mean|^2, exactly so for unit rows. mean: float64 (d,)."""
+    return max(0.0, 1.0 - float((mean * mean).sum()))

@@ -23,7 +23,7 @@ from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sides import SMALLEST_TRACE, Side, check_projected, check_side
+from fastrealign.sides import SMALLEST_TRACE, Side, anchored, check_projected, check_side
 from fastrealign.sources import ArraySource, RowSource
 from fastrealign.workers import Workers
 
@@ -82,8 +82,7 @@ def _pilot_map(source: RowSource, target: Side, centroid: str) -> RowMap:
 
 
 def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir) -> OnePass:
-    s = float(np.sqrt(target.trace / side.trace))
-    final = RowMap(s, target.mean - s * side.mean)
+    final = anchored(side, target)
     rows = _good(_good(sample.rows(), pilot), final)
     if not len(rows):
         raise InputError(

@@ -21,11 +21,19 @@ from fastrealign.alignment import Alignment, Sampling
 from fastrealign.centroid import exact_centroid
 from fastrealign.errors import InputError
 from fastrealign.onepass import fit_one_pass
-from fastrealign.ops import RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sides import Side, check_projected, check_side, check_target, check_widths, read_side
+from fastrealign.sides import (
+    Side,
+    alignment_of,
+    anchored,
+    check_projected,
+    check_side,
+    check_target,
+    check_widths,
+    read_side,
+)
 from fastrealign.sources import RowSource
 from fastrealign.workers import Workers
 
@@ -41,8 +49,8 @@ def fit_sides(
     one_pass: bool | None = None,
     threads: int | Workers | None = None,
     progress: Progress = SILENT,
-) -> tuple[Alignment, tuple[Side, Side]]:
-    """`fit` on opened sources, without the last pass: the alignment's gap_left is NaN. Also the statistics of both sides."""
+) -> Alignment:
+    """`fit` on opened sources, without the last pass: the alignment's gap_left is NaN."""
     check_options(centroid, bad_rows)
     check_widths(source, target)
     options = {"threads": threads, "progress": progress}
@@ -52,22 +60,7 @@ def fit_sides(
         y, c, sampling = _in_one_pass(source, x, centroid, bad_rows, **options)
     else:
         y, c, sampling = *_in_passes(source, x, centroid, bad_rows, **options), None
-    s = float(np.sqrt(x.trace / y.trace))
-    alignment = Alignment(
-        s=s,
-        b=x.mean - s * y.mean,
-        c=c,
-        mean_source=y.mean,
-        mean_target=x.mean,
-        trace_source=y.trace,
-        trace_target=x.trace,
-        count_source=y.count,
-        count_target=x.count,
-        gap_before=float(np.linalg.norm(x.mean - y.mean)),
-        centroid=centroid,
-        sampling=sampling,
-    )
-    return alignment, (y, x)
+    return alignment_of(y, x, c, centroid, sampling=sampling)
 
 
 def check_options(centroid: str, bad_rows: str) -> None:
@@ -80,8 +73,7 @@ def _in_passes(source: RowSource, x: Side, centroid: str, bad_rows: str, **optio
     """Statistics of the source and the centroid correction, both of every row."""
     y = read_side(source, "reading the source", bad_rows, **options)
     check_side(source.name, y)
-    s = float(np.sqrt(x.trace / y.trace))
-    start = RowMap(s, x.mean - s * y.mean)
+    start = anchored(y, x)
     sample = Reservoir.of_width(source.d) if centroid == "exact" else None
     projected, _ = reduce_source(source, start, "centring", bad_rows=lenient(bad_rows), sample=sample, **options)
     check_projected(source.name, y.count, projected.count)

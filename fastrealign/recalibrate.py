@@ -22,7 +22,7 @@ from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sides import Side, check_projected, check_side, check_target, read_side
+from fastrealign.sides import Side, alignment_of, anchored, check_projected, check_side, check_target, read_side
 from fastrealign.sources import RowSource, open_rows
 
 # Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
@@ -223,22 +223,13 @@ def update(
         all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
         check_target(there.name, all_x)
         x_rows = x.count
-    s = float(np.sqrt(all_x.trace / all_y.trace))
-    b = all_x.mean - s * all_y.mean
     share = kept / (kept + y.count)
-    c = _centroid(alignment, rows, RowMap(s, b), all_x.mean, share, bad_rows, **options)
-    return Alignment(
-        s=s,
-        b=b,
-        c=c,
-        mean_source=all_y.mean,
-        mean_target=all_x.mean,
-        trace_source=all_y.trace,
-        trace_target=all_x.trace,
-        count_source=all_y.count,
-        count_target=all_x.count,
-        gap_before=float(np.linalg.norm(all_x.mean - all_y.mean)),
-        centroid=alignment.centroid,
+    c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, bad_rows, **options)
+    return alignment_of(
+        all_y,
+        all_x,
+        c,
+        alignment.centroid,
         encoder_source=alignment.encoder_source,
         encoder_target=alignment.encoder_target,
         sampling=Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None),
@@ -249,7 +240,7 @@ def _merged(mean: np.ndarray, weight: float, new: Side) -> Side:
     """The old rows, of this mean and weight, and the new ones together."""
     total = weight + new.count
     together = (weight * mean + new.count * new.mean) / total
-    return Side(together, max(0.0, 1.0 - float((together * together).sum())), round(total), new.bad)
+    return Side.around(together, round(total), new.bad)
 
 
 def _centroid(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError, warn
 from fastrealign.exact import ExactSum
-from fastrealign.ops import UNIT
+from fastrealign.moments import trace_of_unit_rows
+from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
@@ -28,10 +31,39 @@ class Side:
     bad: int
 
     @classmethod
+    def around(cls, mean: np.ndarray, count: int, bad: int) -> Side:
+        """Of unit rows with this mean."""
+        return cls(mean, trace_of_unit_rows(mean), count, bad)
+
+    @classmethod
     def of(cls, sums: ExactSum, bad: int) -> Side:
-        """From the sums of unit rows, for which E|e - mean|^2 = 1 - |mean|^2, exactly."""
-        mean = sums.mean
-        return cls(mean, max(0.0, 1.0 - float((mean * mean).sum())), sums.count, bad)
+        """From the sums of unit rows."""
+        return cls.around(sums.mean, sums.count, bad)
+
+
+def anchored(source: Side, target: Side) -> RowMap:
+    """s and b of the row map: the trace scaled, the mean shifted (arXiv 2602.07026, anchor and trace)."""
+    s = float(np.sqrt(target.trace / source.trace))
+    return RowMap(s, target.mean - s * source.mean)
+
+
+def alignment_of(source: Side, target: Side, c: np.ndarray, centroid: str, **more: Any) -> Alignment:
+    """The alignment that these statistics and this centroid correction make; gap_left is NaN."""
+    row_map = anchored(source, target)
+    return Alignment(
+        s=row_map.s,
+        b=row_map.b,
+        c=c,
+        mean_source=source.mean,
+        mean_target=target.mean,
+        trace_source=source.trace,
+        trace_target=target.trace,
+        count_source=source.count,
+        count_target=target.count,
+        gap_before=float(np.linalg.norm(target.mean - source.mean)),
+        centroid=centroid,
+        **more,
+    )
 
 
 def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | Workers | None, progress: Progress) -> Side:
