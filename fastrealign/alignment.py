@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,16 @@ class Alignment:
             return cls(**tensors, **scalars)
         except (TypeError, InputError) as error:
             raise InputError(f"{path}: a damaged alignment: {error}") from None
+
+    @classmethod
+    def of(cls, given: Alignment | str | os.PathLike) -> Alignment:
+        """An alignment as it is; the path or URL of a saved one, loaded."""
+        return given if isinstance(given, Alignment) else cls.load(given)
+
+    def check_width(self, d: int, name: str) -> None:
+        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
+        if d != self.dim:
+            raise InputError(f"{name}: rows are {d} wide, the alignment was fitted on {self.dim}")
 
     def to_faiss(self, index: Any = None) -> Any:
         """A FAISS index that takes source rows (text) as they come: an IndexPreTransform that aligns them in front of `index`.

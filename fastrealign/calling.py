@@ -44,14 +44,8 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
         return out
     if found.bad and flags is not None:
         good = flags == ops.GOOD
-        result = result[_tensor_of(good).to(result.device)] if tensor else result[good]
+        result = result[ops.as_tensor(good).to(result.device)] if tensor else result[good]
     return ops.as_caller_has_it(result, given)
-
-
-def _tensor_of(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def _empty_like(x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:

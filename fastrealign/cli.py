@@ -92,12 +92,12 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
     """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not getattr(args, "shares", False):
-        yield
-        return
     from fastrealign import distributed, ops
 
-    world = distributed.from_torchrun()
+    world = distributed.from_torchrun() if args.shares else distributed.ALONE
+    if world.size == 1:
+        yield
+        return
     args.group = "world"
     args.threads = args.threads or max(1, ops.default_threads() // distributed.processes_here())
     if world.rank > 0:

@@ -123,7 +123,7 @@ def convert(
     target.check(overwrite)
     columns: dict[str, None] = {}
     left_out: list[str] = []
-    progress.start("converting", files.rows, sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards))
+    progress.start("converting", files.rows, sum(shard.nbytes for shard in files.shards))
     try:
         with target.cleaned_up() as written:
             for at, shard in enumerate(files.shards):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -106,24 +106,31 @@ class Group(World):
             yield
         except Exception as error:
             failure = error
-        told = self.gather(None if failure is None else (type(failure), str(failure)))
-        bad_shards = self.gather(
-            (str(failure), failure.shard, failure.source) if isinstance(failure, BadShardError) else None
-        )
-        bad_shard = next((bad for bad in bad_shards if bad is not None), None)
-        if bad_shard is not None and all(
-            error is None or bad is not None for error, bad in zip(told, bad_shards, strict=True)
-        ):
-            raise BadShardError(*bad_shard)  # the same one on every rank, so that all can leave it out
+        told = self.gather(None if failure is None else _Told.of(failure))
+        failed = [one for one in told if one is not None]
+        if failed and all(one.bad_shard is not None for one in failed):
+            raise BadShardError(failed[0].message, *failed[0].bad_shard)  # the same on every rank: all can leave it out
         if failure is not None:
             raise failure
         for rank, other in enumerate(told):
             if other is not None:
-                kind, message = other
-                known = kind if issubclass(kind, FastRealignError) else FastRealignError
-                error = known(f"rank {rank}: {message}")
+                known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
+                error = known(f"rank {rank}: {other.message}")
                 error.told_by_another = True
                 raise error
+
+
+class _Told(NamedTuple):
+    """What a rank says of its failure."""
+
+    kind: type[Exception]
+    message: str
+    bad_shard: tuple[int, str] | None  # place and source of a shard that it could not read
+
+    @classmethod
+    def of(cls, failure: Exception) -> _Told:
+        bad = (failure.shard, failure.source) if isinstance(failure, BadShardError) else None
+        return cls(type(failure), str(failure), bad)
 
 
 def world_of(group: Any) -> World:

@@ -180,7 +180,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
     dtypes: dict[str, int] = {}
     for shard in shards:
         dtypes[shard.dtype.name] = dtypes.get(shard.dtype.name, 0) + 1
-    nbytes = sum(shard.rows * shard.dim * shard.dtype.itemsize for shard in shards)
+    nbytes = sum(shard.nbytes for shard in shards)
     norms, bad, first_bad = _sample(files)
     value = {
         "kind": "embeddings",

@@ -160,6 +160,15 @@ def as_output(out: Any) -> np.ndarray:
     return view
 
 
+def as_tensor(x: np.ndarray) -> Any:
+    """A CPU torch tensor on the memory of `x`; a copy of an array that is only read, of which torch knows none."""
+    import torch
+
+    if not x.flags.writeable:
+        x = x.copy()
+    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == BFLOAT16 else torch.from_numpy(x)
+
+
 def _tensor_view(x: Any, name: str) -> np.ndarray:
     import torch
 

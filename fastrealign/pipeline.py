@@ -78,7 +78,7 @@ class Pass:
         self.source = source
         self.phase = phase
         self.bad_rows = bad_rows
-        self.workers = threads if isinstance(threads, Workers) else Workers.of(threads)
+        self.workers = Workers.of(threads)
         self.progress = progress
         self.good = 0
         self.bad = 0

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrealign import errors, io, run
+from fastrealign import errors, io, ops, run
 from fastrealign.alignment import Alignment
 from fastrealign.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.exact import ExactSum
@@ -195,7 +195,7 @@ class ShardWriter:
             "low": sums.low.tobytes(),
             "high": sums.high.tobytes(),
             "count": sums.count,
-            "nbytes": shard.rows * shard.dim * shard.dtype.itemsize,
+            "nbytes": shard.nbytes,
         }
 
 
@@ -249,7 +249,7 @@ class AlignBatch:
     ) -> None:
         if bad_rows not in ("error", "keep"):
             raise InputError(f"bad_rows={bad_rows!r}: a batch keeps its rows, expected 'error' or 'keep'")
-        self.alignment = alignment if isinstance(alignment, Alignment) else Alignment.load(alignment)
+        self.alignment = Alignment.of(alignment)
         self.column, self.out = column, out or column
         self.dtype, self.device, self.bad_rows = dtype, device, bad_rows
 
@@ -277,9 +277,7 @@ class AlignBatch:
         try:
             if self.device is None:
                 return self.alignment(rows, dtype=self.dtype, bad_rows=self.bad_rows)
-            import torch
-
-            on_device = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+            on_device = ops.as_tensor(np.ascontiguousarray(rows)).to(self.device)
             return self.alignment(on_device, dtype=self.dtype, bad_rows=self.bad_rows).cpu().numpy()
         except BadRowsError as error:
             raise BadRowsError(f"column {self.column!r} of a batch: {error}") from None

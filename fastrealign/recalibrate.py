@@ -113,8 +113,7 @@ def check(
     confidence    that the answer, and each bound, is right
     Raises InputError for widths that differ, fewer than 2 rows, and sources that cannot be sampled.
     """
-    if not isinstance(alignment, Alignment):
-        alignment = Alignment.load(alignment)
+    alignment = Alignment.of(alignment)
     check_bad_rows(bad_rows)
     tol = float(TOLERATED * alignment.gap_before if tol is None else tol)
     if not tol > 0.0:
@@ -204,8 +203,7 @@ def update(
     and b, and they are gone: they are taken to move, from the old map to the new one, as the new rows do. gap_left is NaN.
     Raises InputError as `fit` does.
     """
-    if not isinstance(alignment, Alignment):
-        alignment = Alignment.load(alignment)
+    alignment = Alignment.of(alignment)
     if not 0.0 <= forget <= 1.0:
         raise InputError(f"forget={forget}: expected 0 (merge) to 1 (keep nothing of the old rows)")
     check_bad_rows(bad_rows)
@@ -271,6 +269,5 @@ def _centroid(
 
 def _opened(spec: Any, side: str, column: str | None, alignment: Alignment) -> RowSource:
     rows = open_rows(spec, side, column)
-    if rows.d != alignment.dim:
-        raise InputError(f"{rows.name}: rows are {rows.d} wide, the alignment was fitted on {alignment.dim}")
+    alignment.check_width(rows.d, rows.name)
     return rows

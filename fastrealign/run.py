@@ -161,12 +161,10 @@ def apply_files(
     alignment  an Alignment, or the path of a saved one
     Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written.
     """
-    if not isinstance(alignment, Alignment):
-        alignment = Alignment.load(alignment)
+    alignment = Alignment.of(alignment)
     workers = Workers.of(threads, devices, max_memory)
     run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing, verify)
-    if run.rows.d != alignment.dim:
-        raise InputError(f"{run.rows.name}: rows are {run.rows.d} wide, the alignment was fitted on {alignment.dim}")
+    alignment.check_width(run.rows.d, run.rows.name)
     run.output.check_apart(_specs(source), [run.rows.files])
     return run.go(
         replace(run.order, alignment=alignment.fingerprint),

@@ -73,7 +73,7 @@ class FileSource:
         self.name = files.name
         self.d = files.dim
         self.rows = files.rows
-        self.nbytes = sum(s.rows * s.dim * s.dtype.itemsize for s in files.shards)
+        self.nbytes = sum(shard.nbytes for shard in files.shards)
         self.left_out: set[int] = set()
         self._firsts = _firsts(files.shards)
 
@@ -115,7 +115,7 @@ class FileSource:
         self.left_out.add(shard)
         left = [s for i, s in enumerate(self.files.shards) if i not in self.left_out]
         self.rows = sum(s.rows for s in left)
-        self.nbytes = sum(s.rows * s.dim * s.dtype.itemsize for s in left)
+        self.nbytes = sum(shard.nbytes for shard in left)
 
     def where(self, shard: int, row: int) -> str:
         return self.files.shards[shard].where(row)

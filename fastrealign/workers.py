@@ -91,7 +91,7 @@ class Device:
             here = self._up(rows)
             result = self._torch.empty(rows.shape, dtype=getattr(self._torch, out.dtype.name), device=self._device)
             counts = apply_rows(here, row_map, result, into=sums, flags=flags)
-            self._tensor(out).copy_(result, non_blocking=True)
+            ops.as_tensor(out).copy_(result, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # `out` is about to be written
         return counts
@@ -100,14 +100,7 @@ class Device:
         return self._torch.cuda.stream(self._stream) if self._cuda else nullcontext()
 
     def _up(self, rows: Any) -> Any:
-        return (rows if ops.is_tensor(rows) else self._tensor(rows)).to(self._device, non_blocking=True)
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        if not array.flags.writeable:
-            array = array.copy()  # torch knows no arrays that are only read
-        if array.dtype == ops.BFLOAT16:
-            return self._torch.from_numpy(array.view(np.int16)).view(self._torch.bfloat16)
-        return self._torch.from_numpy(array)
+        return (rows if ops.is_tensor(rows) else ops.as_tensor(rows)).to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -125,14 +118,19 @@ class Workers:
 
     @classmethod
     def of(
-        cls, threads: int | None = None, devices: Sequence[int | str] | None = None, max_memory: int | None = None
+        cls,
+        threads: int | Workers | None = None,
+        devices: Sequence[int | str] | None = None,
+        max_memory: int | None = None,
     ) -> Workers:
         """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
 
-        threads      None: all processors, or some for each device
+        threads      None: all processors, or some for each device; Workers stay what they are
         devices      numbers of GPUs or names of devices of torch's; None: the processor
         max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
         """
+        if isinstance(threads, Workers):
+            return threads
         names = tuple(_usable(device) for device in devices or ())
         threads = threads or (THREADS_A_DEVICE * len(names) if names else ops.default_threads())
         piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES

@@ -54,7 +54,7 @@ class Unwritten(FileSource):
         self._in_order = in_order
         shards = [files.shards[i] for i in left]
         self.rows = sum(shard.rows for shard in shards)
-        self.nbytes = sum(shard.rows * shard.dim * shard.dtype.itemsize for shard in shards)
+        self.nbytes = sum(shard.nbytes for shard in shards)
 
     def dtype_of(self, shard: io.Shard) -> np.dtype:
         return self._dtype or shard.out_dtype
@@ -164,7 +164,7 @@ class Writing:
     ) -> None:
         self._verify = verify
         self._unchanged = unchanged
-        self._workers = threads if isinstance(threads, Workers) else Workers.of(threads)
+        self._workers = Workers.of(threads)
         self.left_out: dict[str, str] = {}
         self._bad_shards = bad_shards
         self.source = Unwritten(files, left, dtype, bad_rows == "skip", self._workers.piece_bytes)

@@ -93,6 +93,11 @@ class Shard(ABC):
         return {}, []
 
     @property
+    def nbytes(self) -> int:
+        """Size of the embeddings as they are read."""
+        return self.rows * self.dim * self.dtype.itemsize
+
+    @property
     def out_dtype(self) -> np.dtype:
         """Element type of the aligned twin where none is asked for."""
         return self.dtype
