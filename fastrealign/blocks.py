@@ -11,7 +11,6 @@ import itertools
 import math
 import threading
 from collections.abc import Iterator
-from statistics import NormalDist
 
 import numpy as np
 
@@ -207,6 +206,8 @@ def measure_spread(
 
 def quantile(confidence: float, freedom: int) -> float:
     """Student's t: |t| stays below it with this probability. Cornish-Fisher, good to 1e-5 from 30 degrees of freedom on."""
+    from statistics import NormalDist
+
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
     n = float(freedom)
     return (

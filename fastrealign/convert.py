@@ -29,7 +29,6 @@ from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata
 from fastrealign.io.npy import NpyWriter
 from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
-from fastrealign.io.pickles import PickleShard
 from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
 from fastrealign.output import METADATA
 from fastrealign.progress import SILENT, Progress
@@ -256,12 +255,8 @@ class _Rest:
         if isinstance(shard, TableShard):
             table = stack.enter_context(shard.table(shard.path))
             self._add(table.schema.remove(table.schema.get_field_index(shard.column)), table.batches, shard.path)
-        if isinstance(shard, PickleShard):
-            items = _columns(shard)
-            if items is not None:
-                self._add_table(items, shard.path)
         values, others = shard.of_rows()
-        self.left_out = [f"{shard.name}: {name}" for name in (*getattr(shard, "left_out", ()), *others)]
+        self.left_out = [f"{shard.name}: {name}" for name in others]
         if values:
             self._add_table(_table(values, shard.path), shard.path)
         if shard.metadata is not None:
@@ -376,23 +371,13 @@ def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[np.ndarray]:
         at += len(rows)
 
 
-def _columns(shard: PickleShard) -> pa.Table | None:
-    """What items hold beside their embeddings, as columns; None where they hold nothing else."""
-    items = shard.items()
-    names = dict.fromkeys(name for item in items for name in item if name != shard.key)
-    if not names:
-        return None
-    for name in names:
-        if not isinstance(name, str):
-            raise InputError(f"{shard.path}: {name!r} is no name of a column; pickle items whose keys are text")
-    return _table({name: [item.get(name) for item in items] for name in names}, shard.path)
-
-
 def _table(values: dict[str, Any], path: str) -> pa.Table:
     """Values by name as columns."""
     pa = _pyarrow(path)
     columns = {}
     for name, of_rows in values.items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: {name!r} is no name of a column; pickle items whose keys are text")
         try:
             columns[name] = pa.array(of_rows)
         except Exception as error:  # Arrow's own errors, OverflowError, UnicodeEncodeError, ...

@@ -98,30 +98,28 @@ class RayWriting:
         note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,
-        bad_rows: str,
-        bad_shards: str,
-        fsync: bool,
         threads: Workers,
-        verify: bool,
         unchanged: Callable[[int], None] | None,
         actors: int | None,
         cpus: int,
         column: str | None,
+        **how: Any,
     ) -> None:
+        """The arguments of Writing; `how` are those that actors hand on to theirs.
+
+        Actors commit, so `unchanged` is not called: a shard that changes while it is read is not found out here.
+        """
         self.source = Unwritten(files, left, dtype, in_order=True)
         self.left_out: dict[str, str] = {}
         self._note = note
         self._actors, self._cpus = actors, cpus
         self._tasks = [_task(files.shards[i], output.names[i], output.metadata[i], column) for i in left]
         self._how = {
+            **how,
             "root": os.path.abspath(output.root),
             "row_map": row_map,
             "dtype": dtype,
-            "bad_rows": bad_rows,
-            "bad_shards": bad_shards,
-            "fsync": fsync,
             "threads": replace(threads, threads=cpus),
-            "verify": verify,
         }
 
     def run(self, progress: Progress) -> None:
@@ -147,7 +145,7 @@ class RayWriting:
     def _take_in(self, row: dict[str, Any], progress: Progress) -> None:
         if row["why"]:
             kind = getattr(errors, row["kind"], FastRealignError)
-            if kind is BadShardError:
+            if kind is BadShardError and self._how["bad_shards"] == "skip":
                 self.left_out[row["name"]] = row["why"]
                 return
             raise kind(row["why"])
@@ -172,7 +170,7 @@ class ShardWriter:
             "name": task["name"],
             "kind": "",
             "why": "",
-            "record": {},
+            "record": "",
             "low": b"",
             "high": b"",
             "count": 0,
@@ -218,7 +216,10 @@ def _task(shard: io.Shard, name: str, metadata_name: str | None, column: str | N
 
 
 def _shard(task: dict[str, Any]) -> io.Shard:
-    shard = format_of(task["path"])(task["path"], task["name"], task["column"])
+    try:
+        shard = format_of(task["path"])(task["path"], task["name"], task["column"])
+    except InputError as error:  # it could be opened when the run began
+        raise BadShardError(str(error)) from error
     shard.metadata = None if task["metadata"] is None else Path(task["metadata"])
     return shard
 

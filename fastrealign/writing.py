@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from heapq import nsmallest
 
 import numpy as np
@@ -188,6 +187,8 @@ class Writing:
             finish_shards=True,
             on_bad_shard=self._leave_out if self._bad_shards == "skip" else None,
         )
+        from concurrent.futures import ThreadPoolExecutor
+
         self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
         try:
             this.run(self._make_work, self._piece_done)

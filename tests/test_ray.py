@@ -141,3 +141,16 @@ def test_a_batch_alone(folders, tmp_path):
             call()
     kept = fray.AlignBatch(alignment, bad_rows="keep")({"embedding": spoiled})["embedding"]
     np.testing.assert_array_equal(kept[4], spoiled[4])
+
+
+def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, monkeypatch):
+    """In one block with those that can: what actors say of either has one schema."""
+    text, image = folders
+    alignment = fr.fit(text, image)
+    monkeypatch.setattr(fray, "_BLOCKS", 1)
+    files = fr.io.open_source(text, side="source")
+    (text / "part_2.npy").write_bytes(b"gone since it was opened")
+    with pytest.raises(InputError, match=r"part_2\.npy: is not a \.npy file"):
+        fray.apply_files(alignment, files, tmp_path / "stopped", actors=1)
+    report = fray.apply_files(alignment, files, tmp_path / "out", actors=1, bad_shards="skip")
+    assert report.shards == 5 and "part_2.npy" in report.left_out[0]

@@ -37,6 +37,18 @@ def decoding(path: str | Path, kind: str, rows_read: int = 0) -> Iterator[None]:
             raise InputError(f"{path}: is not a readable {kind}{where} ({one_line(error)}); make it again") from error
 
 
+def decoded(stream: Iterator[pa.RecordBatch], path: str | Path, kind: str) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream, whose damage is told with the row from which on nothing can be read."""
+    done = 0
+    while True:
+        with decoding(path, kind, done):
+            batch = next(stream, None)
+        if batch is None:
+            return
+        yield batch
+        done += batch.num_rows
+
+
 def choose(schema: pa.Schema, column: str | None, path: str) -> str:
     """The name of the embedding column."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})

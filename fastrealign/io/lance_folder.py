@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFolder
-from fastrealign.io.columns import decoding
+from fastrealign.io.columns import decoded, decoding
 from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
 
@@ -68,14 +68,7 @@ class LanceTable(Table):
                 scan_in_order=True,
                 blob_handling="all_binary",
             )
-        done = 0
-        while True:
-            with decoding(self.path, self.kind, done):
-                batch = next(stream, None)
-            if batch is None:
-                return
-            yield batch
-            done += batch.num_rows
+        yield from decoded(stream, self.path, self.kind)
 
     def sink(self, file: AtomicFolder, schema: pa.Schema, column: str | None = None) -> LanceSink:
         version = None if self.version in _UNWRITTEN else self.version

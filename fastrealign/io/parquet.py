@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.errors import InputError
-from fastrealign.io.columns import decoding
+from fastrealign.io.columns import decoded, decoding
 from fastrealign.io.files import file_size
 from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
@@ -66,14 +66,7 @@ class ParquetTable(Table):
             return
         with decoding(self.path, self.kind):
             stream = self._file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
-        done = 0
-        while True:
-            with decoding(self.path, self.kind, done):
-                batch = next(stream, None)
-            if batch is None:
-                return
-            yield batch
-            done += batch.num_rows
+        yield from decoded(stream, self.path, self.kind)
 
     def sink(self, file: AtomicFile, schema: pa.Schema, column: str | None = None) -> ParquetSink:
         with decoding(self.path, self.kind):

@@ -32,6 +32,10 @@ class AnyPickleShard(PickleShard):
         self._column = column
         super().__init__(path, name, column)
 
+    def of_rows(self) -> tuple[dict[str, list[Any]], list[str]]:
+        values, _ = super().of_rows()
+        return values, self.left_out
+
     def writer(self, *_, **__):
         raise TypeError(f"{self.path}: pickles of other layouts are not written back")
 

@@ -12,6 +12,7 @@ import pickle
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,11 @@ class PickleShard(Shard):
         for skipped in self._skipped:
             item += skipped <= item
         return f"{self.path}: row {row} (item {item})"
+
+    def of_rows(self) -> tuple[dict[str, list[Any]], list[str]]:
+        items = self.items()
+        names = dict.fromkeys(name for item in items for name in item if name != self.key)
+        return {name: [item.get(name) for item in items] for name in names}, []
 
     def items(self) -> _Items:
         """The items that carry an embedding, decoded once for all who use them at the same time."""

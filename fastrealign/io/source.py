@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
@@ -294,6 +293,8 @@ def _open_all(
     if any(format_of(path).opens_whole for path in files):
         opened = [open_one(path, name) for path, name in zip(files, names, strict=True)]
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(max_workers=min(_OPENERS, len(files))) as pool:
             opening = [pool.submit(open_one, path, name) for path, name in zip(files, names, strict=True)]
             try:
