@@ -171,7 +171,7 @@ def test_inspect_an_output(tmp_path, sides, run):
 
 
 def test_inspect_an_unfinished_output(tmp_path, sides, run):
-    from test_output import StopAfter
+    from stops import StopAfter
 
     with pytest.raises(fr.FastRealignError):
         fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(60))

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 
 import numpy as np
 import pytest
+from processes import run_on_processes
 
 import fastrealign as fr
 from fastrealign import distributed, reservoir
@@ -69,8 +69,11 @@ class Thread(distributed.Group):
         sums.low, sums.high, sums.count = total.low, total.high, total.count
 
 
-def on_ranks(size, work):
-    """What work(world) returns or raises, on each rank."""
+def on_ranks(size, work, may_break=False):
+    """What work(world) returns or raises, on each rank.
+
+    may_break: a rank that fails breaks the barrier, as a process that is gone closes its connections
+    """
     board = {"barrier": threading.Barrier(size)}
     results = [None] * size
 
@@ -79,6 +82,8 @@ def on_ranks(size, work):
             results[rank] = work(Thread(rank, board))
         except BaseException as error:
             results[rank] = error
+            if may_break:
+                board["barrier"].abort()
 
     crew = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in crew:
@@ -216,18 +221,9 @@ def aligned_with_gloo(rank, size, folder):
     assert again.nothing_to_do
 
 
-def on_a_rank(rank, size, folder, errors):
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    try:
-        for check in (reduced_with_gloo, fitted_with_gloo, aligned_with_gloo):
-            check(rank, size, folder)
-    except BaseException:
-        errors.put(f"rank {rank}: {traceback.format_exc()}")
-        raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
+def with_gloo(rank, size, folder):
+    for check in (reduced_with_gloo, fitted_with_gloo, aligned_with_gloo):
+        check(rank, size, folder)
 
 
 def same_files(a, b):
@@ -238,19 +234,7 @@ def same_files(a, b):
 
 
 def test_messages_between_processes(sides, tmp_path):
-    import torch.multiprocessing as mp
-
-    context = mp.get_context("spawn")
-    errors = context.SimpleQueue()
-    ranks = [context.Process(target=on_a_rank, args=(rank, 3, tmp_path, errors)) for rank in range(3)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    said = [] if errors.empty() else [errors.get()]
-    assert not said and [process.exitcode for process in ranks] == [0] * 3, "\n".join(said)
+    run_on_processes(with_gloo, 3, tmp_path)
     fr.align(*sides, tmp_path / "alone", dtype="float16")
     same_files(tmp_path / "out", tmp_path / "alone")
 
@@ -339,7 +323,7 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
             if self.phase == "aligning" and self.rank == 1 and self.rows > 1000:
                 raise RuntimeError("killed")
 
-    results = on_ranks_that_may_break(3, until_rank_1_fails)
+    results = on_ranks(3, until_rank_1_fails, may_break=True)
     assert [type(result) for result in results].count(RuntimeError) == 1, results
     left = sorted(path.name for path in out.glob(".fastrealign-run*"))
     assert left == [".fastrealign-run.1.jsonl", ".fastrealign-run.2.jsonl", ".fastrealign-run.jsonl"]
@@ -355,23 +339,3 @@ def test_beginning_anew_removes_the_journals_of_other_ranks(sides, tmp_path):
         (test_out / name).write_bytes(b"")
     fr.align(*sides, test_out, overwrite=True)
     same_files(test_out, tmp_path / "whole")
-
-
-def on_ranks_that_may_break(size, work):
-    """Like on_ranks; a rank that fails breaks the barrier, as a process that is gone closes its connections."""
-    board = {"barrier": threading.Barrier(size)}
-    results = [None] * size
-
-    def run(rank):
-        try:
-            results[rank] = work(Thread(rank, board))
-        except BaseException as error:
-            results[rank] = error
-            board["barrier"].abort()
-
-    crew = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in crew:
-        thread.start()
-    for thread in crew:
-        thread.join(120)
-    return results

@@ -9,7 +9,7 @@ import time
 import corpus
 import numpy as np
 import pytest
-from test_output import StopAfter
+from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.output import JOURNAL

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-
 import numpy as np
 import pytest
+from processes import run_on_processes
 
 torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this torch has no torch.distributed", allow_module_level=True)
 
 import torch.distributed as dist  # noqa: E402
-import torch.multiprocessing as mp  # noqa: E402
 from torch import nn  # noqa: E402
 
 import fastrealign as fr  # noqa: E402
@@ -90,28 +88,11 @@ def online(rank):
     assert together.weight == alone.weight
 
 
-def on_a_rank(rank, where, errors):
-    dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=WORLD)
-    try:
-        for check in (under_ddp, under_fsdp, online):
-            check(rank)
-            dist.barrier()
-    except BaseException:
-        errors.put(f"rank {rank}: {traceback.format_exc()}")
-        raise SystemExit(1) from None
-    finally:
-        dist.destroy_process_group()
+def checks(rank, size, folder):
+    for check in (under_ddp, under_fsdp, online):
+        check(rank)
+        dist.barrier()
 
 
 def test_ddp_fsdp_and_online_updates_of_all_ranks(tmp_path):
-    context = mp.get_context("spawn")
-    errors = context.SimpleQueue()
-    ranks = [context.Process(target=on_a_rank, args=(rank, tmp_path / "rendezvous", errors)) for rank in range(WORLD)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-    said = [] if errors.empty() else [errors.get()]
-    assert not said and [process.exitcode for process in ranks] == [0] * WORLD, "\n".join(said)
+    run_on_processes(checks, WORLD, tmp_path)

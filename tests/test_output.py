@@ -8,30 +8,13 @@ import re
 import corpus
 import numpy as np
 import pytest
+from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.errors import InputError
 from fastrealign.io.journal import Journal
 from fastrealign.output import JOURNAL
 from fastrealign.progress import Progress
-
-
-class StopAfter(Progress):
-    """Fails a run once so many rows are aligned, as a disk or a person might."""
-
-    def __init__(self, rows: int, error: BaseException | None = None) -> None:
-        self.left = rows
-        self.error = error or fr.FastRealignError("the disk is full")
-        self.aligning = False
-
-    def start(self, phase, rows, nbytes):
-        self.aligning = phase == "aligning"
-
-    def advance(self, rows, nbytes):
-        if self.aligning:
-            self.left -= rows
-            if self.left < 0:
-                raise self.error
 
 
 def refused(call, *pieces: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 
 import numpy as np
 import pytest
+from shards import rewrite_at_random
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import faiss_files
@@ -204,19 +204,7 @@ def test_any_damage_raises_nothing_but_input_errors(tmp_path):
 def test_threads_read_and_write_at_random(tmp_path):
     x = matrix(4000, 16)
     shard = opened(saved(tmp_path / "x.faiss", x, ids="map"))
-    writer = shard.writer(tmp_path / "y.faiss", shard.dtype, shard.rows)
-
-    def work(start):
-        scratch = np.empty(100 * 16 * 4, np.uint8)
-        for lo in range(start, 4000, 400):
-            writer.write_at(lo, shard.read(lo, lo + 100, scratch))
-
-    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    writer.commit()
+    rewrite_at_random(shard, tmp_path / "y.faiss")
     assert (tmp_path / "y.faiss").read_bytes() == (tmp_path / "x.faiss").read_bytes()
 
 

@@ -11,7 +11,7 @@ import corpus
 import ml_dtypes
 import numpy as np
 import pytest
-from test_output import StopAfter
+from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.errors import FastRealignError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy_format
+from shards import rewrite_at_random
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import npy
@@ -311,21 +311,7 @@ def test_threads_read_and_write_at_random(tmp_path, order):
     x = np.array(matrix(4000, 16), order=order)
     np.save(tmp_path / "x.npy", x)
     shard = opened(tmp_path / "x.npy")
-    writer = shard.writer(tmp_path / "y.npy", np.dtype(np.float64), shard.rows)
-
-    def work(start):
-        scratch = np.empty(100 * 16 * 4, np.uint8)
-        for lo in range(start, 4000, 400):
-            writer.write_at(lo, shard.read(lo, lo + 100, scratch))
-            if lo % 1000 == 0:
-                shard.close()  # another thread may be reading just now
-
-    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    writer.commit()
+    rewrite_at_random(shard, tmp_path / "y.npy", np.float64, closing=True)
     assert np.array_equal(np.load(tmp_path / "y.npy"), x.astype(np.float64))
 
 

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import corpus
 import numpy as np
 import pytest
+from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign import cli
@@ -23,7 +25,6 @@ from fastrealign.io.journal import Journal
 from fastrealign.io.lines import RemoteLines
 from fastrealign.io.url import Url
 from fastrealign.output import JOURNAL
-from fastrealign.progress import Progress
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -39,21 +40,7 @@ def spool(tmp_path, monkeypatch):
     assert not folder.exists() or not list(folder.iterdir())
 
 
-class StopAfter(Progress):
-    """Fails a run once so many rows are aligned."""
-
-    def __init__(self, rows: int) -> None:
-        self.left = rows
-        self.aligning = False
-
-    def start(self, phase, rows, nbytes):
-        self.aligning = phase == "aligning"
-
-    def advance(self, rows, nbytes):
-        if self.aligning:
-            self.left -= rows
-            if self.left < 0:
-                raise FastRealignError("stopped")
+stop_after = partial(StopAfter, error=FastRealignError("stopped"))
 
 
 class Store:
@@ -268,7 +255,7 @@ def test_what_is_somebody_elses(store, sides, refused):
 def test_an_unfinished_run(tmp_path, sides, store):
     out = f"{store.url}/out"
     with pytest.raises(FastRealignError, match="stopped; 2 of 5 shards are complete"):
-        fr.align(*sides, out, threads=1, progress=StopAfter(120))
+        fr.align(*sides, out, threads=1, progress=stop_after(120))
     names = set((store / "out").tree())
     assert f"{JOURNAL}/lease" not in names and {"part_0.npy", "part_1.npy", f"{JOURNAL}/00000001"} <= names
     with pytest.raises(fr.InputError, match=r"holds an unfinished run \(2 shards complete\)"):
@@ -287,7 +274,7 @@ def test_an_unfinished_run(tmp_path, sides, store):
 
 def test_a_run_that_wrote_nothing_leaves_nothing(store, sides):
     with pytest.raises(FastRealignError, match="stopped"):
-        fr.align(*sides, f"{store.url}/a/out", progress=StopAfter(0))
+        fr.align(*sides, f"{store.url}/a/out", progress=stop_after(0))
     assert store.tree() == {}
     if store.url.startswith("folders"):
         assert not os.path.exists(f"{store.path}/a")
@@ -295,7 +282,7 @@ def test_a_run_that_wrote_nothing_leaves_nothing(store, sides):
 
 def test_a_journal_that_lost_a_line(memory, sides, tmp_path):
     with pytest.raises(FastRealignError):
-        fr.align(*sides, "memory://out", threads=1, progress=StopAfter(120))
+        fr.align(*sides, "memory://out", threads=1, progress=stop_after(120))
     lines = sorted(name for name in memory.store if JOURNAL in name)
     assert len(lines) == 3  # the order, the alignment, two shards
     memory.rm_file(lines[1])
@@ -306,7 +293,7 @@ def test_a_journal_that_lost_a_line(memory, sides, tmp_path):
 
 def test_a_line_cut_off(memory, sides, tmp_path):
     with pytest.raises(FastRealignError):
-        fr.align(*sides, "memory://out", threads=1, progress=StopAfter(120))
+        fr.align(*sides, "memory://out", threads=1, progress=stop_after(120))
     last = max(name for name in memory.store if JOURNAL in name)
     memory.pipe_file(last, memory.cat_file(last)[:-10])
     assert fr.align(*sides, "memory://out", resume=True).shards_before == 0
@@ -418,7 +405,7 @@ def test_a_temporary_on_the_server_goes_away(folders, sides, monkeypatch):
 
 def test_temporaries_of_a_killed_run_go_away(folders, sides):
     with pytest.raises(FastRealignError):
-        fr.align(*sides, folders.url, threads=1, progress=StopAfter(120))
+        fr.align(*sides, folders.url, threads=1, progress=stop_after(120))
     folders.fs.pipe_file(f"{folders.path}/.part_3.npy.123.tmp", b"half")
     folders.fs.pipe_file(f"{folders.path}/.mine.123.tmp", b"mine")
     fr.align(*sides, folders.url, resume=True)

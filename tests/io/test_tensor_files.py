@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
+from shards import rewrite, rewrite_at_random
 
 import fastrealign as fr
 from fastrealign.errors import FastRealignError, InputError
@@ -54,13 +54,7 @@ def metadata_of(path):
 
 
 def copied(shard, out, dtype=None, keep=None, chunk=4):
-    with shard.writer(out, np.dtype(dtype or shard.dtype), shard.rows) as writer:
-        lo = 0
-        for part in shard.chunks(chunk):
-            mask = None if keep is None else keep[lo : lo + len(part)]
-            writer.write(part if keep is None else part[mask], mask)
-            lo += len(part)
-        writer.commit()
+    rewrite(shard, out, dtype, keep, chunk)
     return load_file(out)
 
 
@@ -193,19 +187,7 @@ def test_elements_of_less_than_a_byte(tmp_path):
 def test_threads_read_and_write_at_random(tmp_path):
     x = matrix(4000, 16)
     shard = opened(saved(tmp_path / "x.safetensors", {"embeddings": x, **others(4000)}))
-    writer = shard.writer(tmp_path / "y.safetensors", np.dtype(np.float64), shard.rows)
-
-    def work(start):
-        scratch = np.empty(100 * 16 * 4, np.uint8)
-        for lo in range(start, 4000, 400):
-            writer.write_at(lo, shard.read(lo, lo + 100, scratch))
-
-    threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    writer.commit()
+    rewrite_at_random(shard, tmp_path / "y.safetensors", np.float64)
     out = load_file(tmp_path / "y.safetensors")
     assert np.array_equal(out["embeddings"], x.astype(np.float64)) and np.array_equal(out["ids"], others(4000)["ids"])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shards import rewrite, rewrite_at_random
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import torch_files
@@ -76,13 +76,7 @@ def numbers(tensor):
 
 def copied(shard, out, dtype=None, keep=None, chunk=4):
     """Written through a ShardWriter; loaded by torch, and found a sound archive by zipfile, checksums included."""
-    with shard.writer(out, np.dtype(dtype or shard.dtype), shard.rows) as writer:
-        lo = 0
-        for part in shard.chunks(chunk):
-            mask = None if keep is None else keep[lo : lo + len(part)]
-            writer.write(part if keep is None else part[mask], mask)
-            lo += len(part)
-        writer.commit()
+    rewrite(shard, out, dtype, keep, chunk)
     with zipfile.ZipFile(out) as archive:
         assert archive.testzip() is None
     mapped = torch.load(out, weights_only=True, mmap=True)
@@ -315,21 +309,7 @@ def test_threads_read_and_write_at_random(tmp_path):
     x = matrix(4000, 16)
     for new in (True, False):
         shard = opened(saved(tmp_path / "x.pt", x, _use_new_zipfile_serialization=new))
-        writer = shard.writer(tmp_path / "y.pt", np.dtype(np.float64), shard.rows)
-
-        def work(start, shard=shard, writer=writer):
-            scratch = np.empty(100 * 16 * 4, np.uint8)
-            for lo in range(start, 4000, 400):
-                writer.write_at(lo, shard.read(lo, lo + 100, scratch))
-                if lo % 1000 == 0:
-                    shard.close()  # another thread may be reading just now
-
-        threads = [threading.Thread(target=work, args=(100 * i,)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        writer.commit()
+        rewrite_at_random(shard, tmp_path / "y.pt", np.float64, closing=True)
         assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True), x.double())
 
 
