@@ -117,7 +117,7 @@ class Pass:
         supply = _Supply(ahead, pieces)
         needed = max(self.workers.piece_bytes, self.source.d * 8)
 
-        # Not Thread.join: interrupted while it waits, it takes the thread for ended (Python 3.10 to 3.12).
+        # Not Thread.join: interrupted while it waits, it may take the thread for ended (seen on Python 3.11).
         ended = threading.Event()
 
         def work_off(thread: int) -> None:

@@ -88,7 +88,7 @@ def test_the_sample_of_the_exact_centroid_may_be_a_part(sides_of, monkeypatch):
 
 
 def test_an_exact_centroid_far_from_the_papers(rng):
-    """Few dimensions and a target that has little spread: Newton's method alone runs away, in some 2 % of such data."""
+    """Few dimensions and a target that has little spread: Newton's method alone runs away in some of such data."""
     for _ in range(60):
         sides = []
         for count, spread in ((600, 1.0), (500, 0.8)):
