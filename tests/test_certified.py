@@ -78,18 +78,25 @@ def test_the_bound_covers_at_least_as_often_as_stated_over_500_seeds(rng, small_
 
 
 def share_covered(rng, monkeypatch, confidence, seeds):
-    """Sorted by topic, a topic many blocks long, and one direction in which topics differ most: the hardest for a bound."""
+    """Sorted by topic, a topic many blocks long, and one direction in which topics differ most: the hardest for a bound.
+
+    How many blocks a bound takes is chance too: a draw that ends in reading everything certifies nothing, and is not judged.
+    """
     d = 8
     y, x = by_topic(rng, 25, 640, d), by_topic(rng, 25, 640, d)
     y[:8000] += np.float32(0.5) * np.eye(d, dtype=np.float32)[0]
     unit_mean = reference.project(x).mean(axis=0)
-    covered, tol = 0, 0.12 if confidence < 0.99 else 0.2
+    covered = sampled = 0
+    tol = 0.12 if confidence < 0.95 else 0.2
     for seed in range(seeds):
         found = fr.fit(y, x, tol=tol, confidence=confidence, seed=seed)
-        assert 0 < found.sampling.rows_source < len(y)
+        if found.sampling.rows_source == len(y):
+            continue
+        sampled += 1
         left = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - unit_mean)
         covered += left <= found.gap_left + found.sampling.bound
-    return covered / seeds
+    assert sampled > 0.8 * seeds
+    return covered / sampled
 
 
 def test_the_sample_is_the_same_for_threads_and_any_order_of_shards(rng, small_blocks, tmp_path):

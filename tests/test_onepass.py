@@ -44,16 +44,20 @@ def test_a_source_that_fits_in_the_sample_is_fitted_as_in_passes(sides, centroid
 @pytest.mark.parametrize("centroid", ["paper", "exact"])
 def test_the_error_is_as_stated_and_small_beside_sampling(sides, monkeypatch, centroid):
     monkeypatch.setattr(reservoir, "ROWS", 1000)
-    y, x = sides(40_000, 32)
-    found, expected = fr.fit(stream(y), x, centroid=centroid), reference.fit(y, x, centroid)
-    assert found.s == pytest.approx(expected.s, abs=1e-12)
-    unit_mean = reference.project(x).mean(axis=0)
-    aim = unit_mean if centroid == "exact" else reference.row_map(y, expected.s, expected.b, expected.c).mean(axis=0)
-    error = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - aim)
-    stated = found.sampling.error
-    assert 0.05 * stated < error < 4 * stated
+    beside = []
+    for _ in range(8):
+        y, x = sides(40_000, 32)
+        found, expected = fr.fit(stream(y), x, centroid=centroid), reference.fit(y, x, centroid)
+        assert found.s == pytest.approx(expected.s, abs=1e-12)
+        unit_mean = reference.project(x).mean(axis=0)
+        aim = (
+            unit_mean if centroid == "exact" else reference.row_map(y, expected.s, expected.b, expected.c).mean(axis=0)
+        )
+        error = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - aim)
+        assert 0.05 * found.sampling.error < error < 4 * found.sampling.error
+        beside.append(error / np.sqrt(expected.trace_source / len(y)))
     # The pilot is the first rows, which differ much from the rest; still below the error of the mean itself.
-    assert error < 0.7 * np.sqrt(expected.trace_source / len(y))
+    assert np.sqrt(np.mean(np.square(beside))) < 1
 
 
 def test_the_stated_error_is_honest_over_many_samples(sides, monkeypatch):
