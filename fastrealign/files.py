@@ -1,4 +1,4 @@
-"""Small result files (moments, alignments): safetensors with JSON metadata, never pickle, replaced in one step."""
+"""Small result files, replaced in one step: moments and alignments are safetensors with JSON metadata, never pickle."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[s
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
     from safetensors.numpy import save
 
+    record = json.dumps({"format": FORMAT, **meta})
+    save_bytes(path, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {RECORD: record}))
+
+
+def save_bytes(path: str | Place, data: bytes) -> None:
+    """Write a whole file: to a temporary name, fsynced, renamed."""
     from fastrealign.io.atomic import AtomicFile
 
-    record = json.dumps({"format": FORMAT, **meta})
-    data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {RECORD: record})
     with AtomicFile(path) as file:
         file.append(data)
         file.commit()

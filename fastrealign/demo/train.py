@@ -21,7 +21,7 @@ import numpy as np
 from fastrealign.demo import encoder, samples
 from fastrealign.demo.captions import holds
 from fastrealign.demo.readings import RECALL_AT, read, recall
-from fastrealign.demo.scenes import render
+from fastrealign.demo.scenes import Scene, render
 from fastrealign.reference import project
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ TEMPERATURE_RATE = 2 * PEAK_RATE
 WEIGHT_DECAY = 0.1
 
 
-def train(steps: int = STEPS, seed: int = 0, log: Callable[[str], None] = print) -> open_clip.CLIP:
-    """A trained encoder, after `steps` batches of new scenes."""
+def train(
+    steps: int = STEPS,
+    seed: int = 0,
+    log: Callable[[str], None] = print,
+    scene_of: Callable[[int], Scene] = samples.sample_scene,
+) -> open_clip.CLIP:
+    """A trained encoder, after `steps` batches of new scenes: those of `scene_of`, by seed."""
     import torch
 
     model = encoder.build(seed).to(memory_format=torch.channels_last)
@@ -51,7 +56,7 @@ def train(steps: int = STEPS, seed: int = 0, log: Callable[[str], None] = print)
         for group in optimizer.param_groups:
             group["lr"] = warm * group["peak"]
         first = samples.FIRST_TRAINING_SEED + done * BATCH
-        scenes = [samples.sample_scene(s) for s in range(first, first + BATCH)]
+        scenes = [scene_of(s) for s in range(first, first + BATCH)]
         images = encoder.pixels([render(s) for s in scenes])
         texts = encoder.tokenize([samples.sample_caption(s).text for s in scenes])
         losses.append(encoder.step(model, optimizer, images, texts))

@@ -1,0 +1,133 @@
+"""Questions about a scene whose answers are known: of a picture all that is asked, of a caption only what it tells.
+
+    existence   "is there a red circle ?"                         yes, no
+    colour      "what colour is the circle ?"                     a colour; the scene has one circle
+    count       "how many things are there ?"                     a number
+    relation    "is the red circle left of the blue square ?"     yes, no
+
+Probes are yes/no questions in the form of POPE (arXiv 2305.10355): for every thing that is there, one that is not. What
+is not there is drawn at random; from the things that are most often seen ("popular"); or shares its noun or its colour
+with things that are there ("adversarial"). The demo's scenes draw nouns and colours independently, so no two things
+occur together more often than others, which is how POPE chooses.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fastrealign.demo.captions import NUMBERS, Caption, Count, Exists, Related, Thing, holds
+from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, Object, Scene, related
+
+KINDS = ("existence", "colour", "count", "relation")
+PROBES = ("random", "popular", "adversarial")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+WORDS = ("yes", "no", "?", "what", "colour", "how", "many", "are", "describe", "is")
+
+
+@dataclass(frozen=True)
+class Question:
+    """kind: one of KINDS or PROBES; text and answer are lower case, words separated by spaces."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[Question]:
+    """At most one of each kind about the scene, in an order of their own; of what a caption tells alone, if one is given."""
+    rng = random.Random(f"questions {scene.family} {scene.seed} {seed}")
+    things, relations, number = _known(scene, told, rng)
+    asked = []
+    things = [t for t in things if t.colour]
+    if things:
+        yes = rng.random() < 0.5
+        asked.append(exists("existence", rng.choice(things) if yes else _absent(scene, rng), yes))
+    lone = [t for t in things if _one(scene, Thing(t.noun))]
+    if lone:
+        thing = rng.choice(lone)
+        asked.append(Question("colour", f"what colour is the {thing.noun} ?", thing.colour))
+    if number:
+        asked.append(Question("count", "how many things are there ?", NUMBERS[number]))
+    # Nothing but the two things and the relation may be in doubt, and the opposite has to be false.
+    sure = [r for r in relations if _one(scene, r.a) and _one(scene, r.b) and r.a != r.b]
+    if sure:
+        claim, yes = rng.choice(sure), rng.random() < 0.5
+        relation = claim.relation if yes else OPPOSITE[claim.relation]
+        text = f"is the {claim.a.words()} {relation} the {claim.b.words()} ?"
+        asked.append(Question("relation", text, _yes(yes)))
+    rng.shuffle(asked)
+    return asked
+
+
+def exists(kind: str, thing: Thing, yes: bool) -> Question:
+    """ "is there a red circle ?" """
+    words = thing.words()
+    return Question(kind, f"is there {'an' if words[0] in 'aeiou' else 'a'} {words} ?", _yes(yes))
+
+
+def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Question]:
+    """For each of PROBES a thing that is there and one that is not; `popular` is what `most_seen` gives."""
+    rng = random.Random(f"probes {scene.family} {scene.seed} {seed}")
+    asked = []
+    for kind in PROBES:
+        there = rng.choice(scene.objects)
+        asked.append(exists(kind, Thing(there.noun, there.colour), True))
+        if kind == "random":
+            missing = _absent(scene, rng)
+        elif kind == "popular":
+            missing = rng.choice([t for t in popular if not holds(Exists(t), scene)])
+        else:
+            missing = _near(scene, rng)
+        asked.append(exists(kind, missing, False))
+    return asked
+
+
+def most_seen(scenes: Iterable[Scene], number: int = 10) -> list[Thing]:
+    """The coloured things that most of the scenes have."""
+    seen = Counter(thing for s in scenes for thing in {Thing(o.noun, o.colour) for o in s.objects})
+    return [thing for thing, _ in seen.most_common(number)]
+
+
+def _known(scene: Scene, told: Caption | None, rng: random.Random) -> tuple[list[Thing], list[Related], int | None]:
+    """Things, relations and the number of things that a question may be about."""
+    if told is None:
+        things = [Thing(o.noun, o.colour) for o in scene.objects]
+        pairs = [rng.sample(scene.objects, 2) for _ in range(4)]
+        return things, [_relation(a, b, rng) for a, b in pairs], len(scene.objects)
+    relations = [c for c in told.claims if isinstance(c, Related)]
+    named = [c.thing for c in told.claims if isinstance(c, Exists)] + [t for c in relations for t in (c.a, c.b)]
+    number = next((c.number for c in told.claims if isinstance(c, Count) and c.thing is None), None)
+    return [Thing(t.noun, t.colour) for t in named], relations, number
+
+
+def _relation(a: Object, b: Object, rng: random.Random) -> Related:
+    relation = rng.choice([r for r in RELATIONS if related(a, r, b)])
+    return Related(Thing(a.noun, a.colour), relation, Thing(b.noun, b.colour))
+
+
+def _one(scene: Scene, thing: Thing) -> bool:
+    return sum(map(thing.fits, scene.objects)) == 1
+
+
+def _absent(scene: Scene, rng: random.Random) -> Thing:
+    while True:
+        thing = Thing(rng.choice(list(FAMILIES[scene.family].nouns)), rng.choice(list(COLOURS)))
+        if not holds(Exists(thing), scene):
+            return thing
+
+
+def _near(scene: Scene, rng: random.Random) -> Thing:
+    """A thing that is not there, with the noun of one that is and the colour of another; where there is none, with a noun."""
+    nouns, colours = [o.noun for o in scene.objects], [o.colour for o in scene.objects]
+    crossed = [t for n in nouns for c in colours if not holds(Exists(t := Thing(n, c)), scene)]
+    if crossed:
+        return rng.choice(crossed)
+    noun = rng.choice(nouns)
+    return rng.choice([t for c in COLOURS if not holds(Exists(t := Thing(noun, c)), scene)])
+
+
+def _yes(yes: bool) -> str:
+    return "yes" if yes else "no"

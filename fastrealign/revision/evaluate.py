@@ -1,0 +1,197 @@
+"""What a trained model says of pictures it has never seen, and how much of it is true.
+
+    caption   attribute F1: what the model's description names (objects, colours, sizes, relations) against what is there
+    vqa       accuracy by type of question
+    probe     yes/no questions about what is and is not there, in POPE's form (arXiv 2305.10355): accuracy, precision,
+              recall and F1 of "yes", and how often the model says it
+
+Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token: what language alone
+gives. Answers are kept, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.demo import statements
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+
+if TYPE_CHECKING:
+    from fastrealign.revision.index import Embeddings
+    from fastrealign.revision.model import RevisionModel
+
+TASKS = ("caption", "vqa", "probe")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ask. id: of the picture's embedding; task: one of TASKS; kind: within it, "" for captions.
+
+    answer   what is right: one word, or for a caption nothing
+    facts    for a caption: what is there, as `statements.said` gives it, lists for sets
+    """
+
+    id: str
+    task: str
+    kind: str
+    prompt: str
+    answer: str = ""
+    facts: dict[str, list[list[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said to an item; blind: without the picture."""
+
+    item: Item
+    given: str
+    blind: bool
+
+
+def write_items(path: str | Path, items: Iterable[Item]) -> None:
+    """One JSON object a line."""
+    _write_lines(path, (asdict(item) for item in items))
+
+
+def read_items(path: str | Path) -> list[Item]:
+    """What `write_items` wrote. Raises InputError naming the line of anything else."""
+    items = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            items.append(Item(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: not an item to ask: {error}") from None
+        if items[-1].task not in TASKS:
+            raise InputError(f"{path}, line {number}: task {items[-1].task!r}, expected one of {', '.join(TASKS)}")
+    if not items:
+        raise InputError(f"{path}: has no items to ask")
+    return items
+
+
+def ask(
+    model: RevisionModel,
+    tokenizer: Any,
+    items: Sequence[Item],
+    embeddings: Embeddings,
+    *,
+    blind: bool = False,
+    batch: int = 128,
+    max_new_tokens: int = 48,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Answer]:
+    """Greedy answers in the order of the items; embeddings are those of real images, as they are (method.md, section 5)."""
+    import torch
+
+    from fastrealign.revision.data import PromptCollator
+
+    prompts = PromptCollator(tokenizer, tokens=0 if blind else model.tokens)
+    model.eval()
+    device = next(model.parameters()).device
+    # Those of one length together: fewer places are padding, and a batch of one-word answers ends early.
+    order = sorted(range(len(items)), key=lambda i: (items[i].task == "caption", len(items[i].prompt)))
+    answers: list[Answer | None] = [None] * len(items)
+    for lo in range(0, len(order), batch):
+        chosen = order[lo : lo + batch]
+        inputs = prompts([_prompt(items[i], blind) for i in chosen])
+        if not blind:
+            rows = embeddings.rows([items[i].id for i in chosen])
+            inputs["embeddings"] = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+        with torch.inference_mode():
+            ids = model.generate(
+                **{name: value.to(device) for name, value in inputs.items()},
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+            )
+        for i, text in zip(chosen, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            answers[i] = Answer(items[i], text.strip(), blind)
+        progress(lo + len(chosen))
+    return [answer for answer in answers if answer is not None]
+
+
+def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
+    """One JSON object a line: the item's id, task, kind, prompt and answer; what was given; blind."""
+    keys = ("id", "task", "kind", "prompt", "answer")
+    _write_lines(path, ({**{k: getattr(a.item, k) for k in keys}, "given": a.given, "blind": a.blind} for a in answers))
+
+
+Scores = dict[str, float]
+
+
+def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = statements.said) -> Scores:
+    """Named figures, each 0 to 1: "vqa/colour", "vqa", "probe/random/f1", "probe", "caption/colours/precision", "caption".
+
+    "vqa" and "probe" are accuracies over all questions, "caption" the mean of the attributes' F1. Counts are added up over
+    all items before a ratio is taken. A blind answer's figure begins with "blind/".
+    said   reads a caption; the default reads the demo's English
+    """
+    right: dict[str, list[bool]] = defaultdict(list)
+    yes: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    named: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(3, dtype=np.int64))
+    for a in answers:
+        front = "blind/" if a.blind else ""
+        if a.item.task == "caption":
+            truth = {name: {tuple(fact) for fact in facts} for name, facts in a.item.facts.items()}
+            for name, counts in statements.matched(said(a.given), truth).items():
+                named[f"{front}caption/{name}"] += counts
+            continue
+        ok = _word(a.given) == a.item.answer
+        for name in (f"{front}{a.item.task}", f"{front}{a.item.task}/{a.item.kind}"):
+            right[name].append(ok)
+        if a.item.task == "probe":
+            yes[f"{front}probe/{a.item.kind}"].append((_word(a.given) == "yes", a.item.answer == "yes"))
+    scores = {name: float(np.mean(values)) for name, values in right.items()}
+    for name, pairs in yes.items():
+        said_yes, is_yes = np.array(pairs).T
+        scores |= _ratios(name, np.sum(said_yes), np.sum(said_yes & is_yes), np.sum(is_yes))
+        scores[f"{name}/yes"] = float(np.mean(said_yes))
+    for name, (found, true, there) in named.items():
+        scores |= _ratios(name, found, true, there)
+    for front in ("", "blind/"):
+        of_attributes = [scores[name + "/f1"] for name in named if name.startswith(f"{front}caption/")]
+        if of_attributes:
+            scores[f"{front}caption"] = float(np.mean(of_attributes))
+    return scores
+
+
+def over_seeds(runs: Sequence[Scores]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation (n - 1; NaN for one run) of every figure that all runs have."""
+    common = [name for name in runs[0] if all(name in run for run in runs)]
+    values = {name: np.array([run[name] for run in runs]) for name in common}
+    return {n: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else float("nan")) for n, v in values.items()}
+
+
+def _ratios(name: str, found: int, true: int, there: int) -> Scores:
+    precision, recall = true / max(found, 1), true / max(there, 1)
+    f1 = 2 * true / max(found + there, 1)
+    return {f"{name}/precision": float(precision), f"{name}/recall": float(recall), f"{name}/f1": float(f1)}
+
+
+def _prompt(item: Item, blind: bool) -> str:
+    from fastrealign.revision.data import IMAGE
+
+    return item.prompt if blind else f"{IMAGE}\n{item.prompt}"
+
+
+def _word(text: str) -> str:
+    """The first word, which is what a short answer is judged by."""
+    words = text.lower().replace(".", " ").replace(",", " ").split()
+    return words[0] if words else ""
+
+
+def _write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    with AtomicFile(path) as file:
+        for record in records:
+            file.append((json.dumps(record) + "\n").encode())
+        file.commit()
