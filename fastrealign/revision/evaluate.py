@@ -23,9 +23,14 @@ import numpy as np
 from fastrealign.demo import statements
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
+from fastrealign.progress import SILENT, Progress
+from fastrealign.revision.data import IMAGE, Template, left_padded
+from fastrealign.revision.templates import pad_token
 
 if TYPE_CHECKING:
-    from fastrealign.revision.index import Embeddings
+    from transformers import PreTrainedTokenizerBase
+
+    from fastrealign.revision.data import Embeddings
     from fastrealign.revision.model import RevisionModel
 
 TASKS = ("caption", "vqa", "probe")
@@ -82,42 +87,53 @@ def read_items(path: str | Path) -> list[Item]:
 
 def ask(
     model: RevisionModel,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     embeddings: Embeddings,
     *,
+    stage: str = "stage2",
     blind: bool = False,
     batch: int = 128,
     max_new_tokens: int = 48,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> list[Answer]:
-    """Greedy answers in the order of the items; embeddings are those of real images, as they are (method.md, section 5)."""
+    """Greedy answers in the order of the items; embeddings are those of real images, as they are (method.md, section 5).
+
+    stage   "stage1": the model knows no questions yet, so it is given captions alone, and no prompt
+    blind   without the visual tokens
+    """
     import torch
 
-    from fastrealign.revision.data import PromptCollator
-
-    prompts = PromptCollator(tokenizer, tokens=0 if blind else model.tokens)
+    if stage == "stage1":
+        items = [item for item in items if item.task == "caption"]
+    template = Template(tokenizer, stage, tokens=0 if blind else model.tokens)
     model.eval()
     device = next(model.parameters()).device
     # Those of one length together: fewer places are padding, and a batch of one-word answers ends early.
     order = sorted(range(len(items)), key=lambda i: (items[i].task == "caption", len(items[i].prompt)))
-    answers: list[Answer | None] = [None] * len(items)
-    for lo in range(0, len(order), batch):
-        chosen = order[lo : lo + batch]
-        inputs = prompts([_prompt(items[i], blind) for i in chosen])
-        if not blind:
-            rows = embeddings.rows([items[i].id for i in chosen])
-            inputs["embeddings"] = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
-        with torch.inference_mode():
-            ids = model.generate(
-                **{name: value.to(device) for name, value in inputs.items()},
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-            )
-        for i, text in zip(chosen, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-            answers[i] = Answer(items[i], text.strip(), blind)
-        progress(lo + len(chosen))
-    return [answer for answer in answers if answer is not None]
+    given: dict[int, str] = {}
+    progress.start("asking blindly" if blind else "asking", len(items), None)
+    try:
+        for lo in range(0, len(order), batch):
+            chosen = order[lo : lo + batch]
+            prompts = template.prompts([[(f"{IMAGE}\n{items[i].prompt}", None)] for i in chosen])
+            inputs = left_padded(tokenizer, prompts)
+            if not blind:
+                inputs["embeddings"] = torch.from_numpy(embeddings.rows([items[i].id for i in chosen]))
+            with torch.inference_mode():
+                ids = model.generate(
+                    **{name: value.to(device) for name, value in inputs.items()},
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    eos_token_id=template.end,
+                    pad_token_id=pad_token(tokenizer),
+                )
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            given |= {i: text.strip() for i, text in zip(chosen, texts, strict=True)}
+            progress.advance(len(chosen), 0)
+    finally:
+        progress.finish()
+    return [Answer(item, given[i], blind) for i, item in enumerate(items)]
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
@@ -176,12 +192,6 @@ def _ratios(name: str, found: int, true: int, there: int) -> Scores:
     precision, recall = true / max(found, 1), true / max(there, 1)
     f1 = 2 * true / max(found + there, 1)
     return {f"{name}/precision": float(precision), f"{name}/recall": float(recall), f"{name}/f1": float(f1)}
-
-
-def _prompt(item: Item, blind: bool) -> str:
-    from fastrealign.revision.data import IMAGE
-
-    return item.prompt if blind else f"{IMAGE}\n{item.prompt}"
 
 
 def _word(text: str) -> str:
