@@ -1,7 +1,7 @@
 """The adapter (`mlp2x_gelu`): Linear, GELU, Linear; an embedding in, visual tokens out. Its weights in the field's layouts.
 
     reference   model.mm_projector.{0,2}.{weight,bias}                  a torch file, mm_projector.bin (LLaVA, ReVision)
-    hf-llava    multi_modal_projector.linear_{1,2}.{weight,bias}        safetensors (transformers' LlavaForConditionalGeneration)
+    hf-llava    multi_modal_projector.linear_{1,2}.{weight,bias}        safetensors (transformers' LLaVA)
 
 Both name the same four tensors. A file of a whole model, which has others too, is read for these alone.
 """

@@ -54,7 +54,7 @@ class TrainConfig:
     tokens          visual tokens an embedding
     max_length      tokens of an example; longer ones are cut. None: as many as the language model takes
     batch_size      examples a device and forward pass; times gradient_accumulation (times devices) for one step
-    learning_rate   highest, after a warm-up of 0.03 of the steps and before a cosine to 0. None: 5e-4 in stage 1, 1e-5 in stage 2
+    learning_rate   highest, after a warm-up over 0.03 of the steps, before a cosine to 0. None: 5e-4 in stage 1, 1e-5 in 2
     precision       "auto": bf16 on a GPU that has it, otherwise fp32; "bf16" and "fp16" are mixed, with float32 updates
     seed            of the adapter's first weights and the order of the examples
     save_steps      steps between two checkpoints

@@ -29,6 +29,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
+from fastrealign.revision.config import STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from fastrealign.revision.config import Lora
 
 IMAGE_TOKEN = -200
-STAGES = ("stage1", "stage2")
 RECORD = "revision.json"
 _FORMAT = 1
 # Entries of each weight that a fingerprint is of: fine-tuning moves nearly all of them.
@@ -240,11 +240,8 @@ class RevisionModel(torch.nn.Module):
             model.lm_source, model._lm_trained = str(folder / "lm"), True
         else:
             given = lm if lm is not None else record["lm"]
-            model = cls(
-                load_lm(given) if isinstance(given, (str, os.PathLike)) else given,
-                record["dim"],
-                tokens=record["tokens"],
-            )
+            given = load_lm(given) if isinstance(given, (str, os.PathLike)) else given
+            model = cls(given, record["dim"], tokens=record["tokens"])
             _check_fingerprint(folder, record, model)
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
