@@ -5,74 +5,14 @@ from __future__ import annotations
 HIDDEN = 32
 CONTEXT = 64
 WORDS = (
-    "a an the of in on to is there no yes and or picture i see what which how many colour shape size kind answer".split(" ")
-    + "describe image user assistant human gpt one two three four five left right above below red green blue yellow".split(" ")
+    "a an the of in on to is there no yes and or picture i see what which how many colour shape size kind answer".split(
+        " "
+    )
+    + "describe image user assistant human gpt one two three four five left right above below red green blue yellow".split(
+        " "
+    )
     + "black white small large circle square star triangle cross background . , ? : ! ' < > -".split(" ")
 )
-    "a",
-    "an",
-    "the",
-    "of",
-    "in",
-    "on",
-    "to",
-    "is",
-    "there",
-    "no",
-    "yes",
-    "and",
-    "or",
-    "picture",
-    "i",
-    "see",
-    "what",
-    "which",
-    "how",
-    "many",
-    "colour",
-    "shape",
-    "size",
-    "kind",
-    "answer",
-    "describe",
-    "image",
-    "user",
-    "assistant",
-    "human",
-    "gpt",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "left",
-    "right",
-    "above",
-    "below",
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "black",
-    "white",
-    "small",
-    "large",
-    "circle",
-    "square",
-    "star",
-    "triangle",
-    "cross",
-    "background",
-    ".",
-    ",",
-    "?",
-    ":",
-    "!",
-    "'",
-    "<",
-    ">",
-    "-",
-]
 
 
 def build_tokenizer():
