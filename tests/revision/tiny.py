@@ -4,15 +4,11 @@ from __future__ import annotations
 
 HIDDEN = 32
 CONTEXT = 64
-WORDS = (
-    "a an the of in on to is there no yes and or picture i see what which how many colour shape size kind answer".split(
-        " "
-    )
-    + "describe image user assistant human gpt one two three four five left right above below red green blue yellow".split(
-        " "
-    )
-    + "black white small large circle square star triangle cross background . , ? : ! ' < > -".split(" ")
-)
+WORDS = """
+a an the of in on to is there no yes and or picture i see what which how many colour shape size kind answer describe image
+user assistant human gpt one two three four five left right above below red green blue yellow black white small large
+circle square star triangle cross background . , ? : ! ' < > -
+"""
 
 
 def build_tokenizer():
@@ -21,7 +17,7 @@ def build_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>", "<pad>"]
-    vocabulary = {word: at for at, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    vocabulary = {word: at for at, word in enumerate([*special, *dict.fromkeys(WORDS.split())])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
