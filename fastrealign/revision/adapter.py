@@ -1,0 +1,145 @@
+"""The adapter (`mlp2x_gelu`): Linear, GELU, Linear; an embedding in, visual tokens out. Its weights in the field's layouts.
+
+    reference   model.mm_projector.{0,2}.{weight,bias}                  a torch file, mm_projector.bin (LLaVA, ReVision)
+    hf-llava    multi_modal_projector.linear_{1,2}.{weight,bias}        safetensors (transformers' LLaVA)
+
+Both name the same four tensors. A file of a whole model, which has others too, is read for these alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+
+LAYOUTS = {
+    "reference": {"0": "model.mm_projector.0", "2": "model.mm_projector.2"},
+    "hf-llava": {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"},
+}
+# What `find` looks for in a folder: our own, the reference code's, LLaVA's.
+FILES = ("adapter.safetensors", "mm_projector.bin", "mm_projector.safetensors")
+_TENSORS = ("0.weight", "0.bias", "2.weight", "2.bias")
+
+
+class Adapter(torch.nn.Sequential):
+    """Linear(dim, width) - GELU - Linear(width, width * tokens): (..., dim) in, (..., tokens, width) out.
+
+    width   hidden size of the language model; with tokens=1 this is LLaVA's projector, weight for weight
+    """
+
+    def __init__(self, dim: int, width: int, tokens: int = 1) -> None:
+        if min(dim, width, tokens) < 1:
+            raise InputError(f"an adapter of dim={dim}, width={width}, tokens={tokens}: expected at least 1 of each")
+        super().__init__(torch.nn.Linear(dim, width), torch.nn.GELU(), torch.nn.Linear(width, width * tokens))
+        self.dim, self.width, self.tokens = dim, width, tokens
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        weight = self[0].weight
+        rows = super().forward(embeddings.to(weight.device, weight.dtype))
+        return rows.unflatten(-1, (self.tokens, self.width))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor], name: str) -> Adapter:
+        """The adapter whose weights `read` found in `name`; how many tokens it makes follows from its shapes."""
+        first, last = tensors["0.weight"], tensors["2.weight"]
+        width = first.shape[0] if first.ndim == 2 else 0
+        if width == 0 or last.ndim != 2 or last.shape[1] != width or last.shape[0] % width or not last.shape[0]:
+            shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+            raise InputError(f"{name}: weights of {shapes} are not those of Linear(d, h), GELU, Linear(h, h * tokens)")
+        adapter = cls(first.shape[1], width, last.shape[0] // width)
+        for key, parameter in adapter.state_dict().items():
+            if tensors[key].shape != parameter.shape:
+                raise InputError(
+                    f"{name}: {key} is {tuple(tensors[key].shape)}, expected {tuple(parameter.shape)} beside the weights"
+                )
+        adapter.load_state_dict(tensors)
+        return adapter
+
+    def export(self, path: str | os.PathLike, layout: str = "reference") -> None:
+        """Write the weights under a layout's names: safetensors, or a torch file where `path` ends in .bin, .pt or .pth."""
+        if layout not in LAYOUTS:
+            raise InputError(f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}")
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        named = {f"{LAYOUTS[layout][key[0]]}{key[1:]}": value for key, value in state.items()}
+        with AtomicFile(os.fspath(path)) as file:
+            if _is_torch_file(path):
+                torch.save(named, file.stream())
+            else:
+                from safetensors.torch import save
+
+                file.append(save(named, {"format": "pt"}))
+            file.commit()
+
+
+def load(path: str | os.PathLike) -> Adapter:
+    """The adapter in a file of any layout, or in a folder that has one of FILES; float32, on the CPU.
+
+    Raises InputError naming the file: not there, not readable, without an adapter, or of shapes that are none.
+    """
+    file = find(path)
+    return Adapter.from_tensors(read(file), str(file))
+
+
+def find(path: str | os.PathLike) -> Path:
+    """The file itself, or the first of FILES in a folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"{path}: has no adapter; expected one of {', '.join(FILES)} in it (a run that did not finish?)")
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The four tensors "0.weight", "0.bias", "2.weight", "2.bias" of a file, whatever prefix its layout gives them."""
+    try:
+        names = _read_torch(path) if _is_torch_file(path) else _read_safetensors(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected the weights of an adapter") from None
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: cannot be read as the weights of an adapter: {said[0]}") from None
+    missing = [key for key in _TENSORS if key not in names]
+    if missing:
+        raise InputError(
+            f"{path}: has no adapter: lacks {', '.join(missing)} of mm_projector.{{0,2}} or "
+            "multi_modal_projector.linear_{1,2}; an adapter is Linear, GELU, Linear"
+        )
+    return {key: names[key].float() for key in _TENSORS}
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        keys = {_key(name): name for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {key: file.get_tensor(name) for key, name in keys.items() if key is not None}
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(held, dict):
+        raise InputError(f"{path}: holds a {type(held).__name__}, expected a dict of tensors")
+    named = {_key(str(name)): value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    return {key: value for key, value in named.items() if key is not None}
+
+
+def _key(name: str) -> str | None:
+    """ "0.weight" of "model.mm_projector.0.weight" and the like; None of a tensor that is no part of an adapter."""
+    parts = name.split(".")
+    if len(parts) < 3 or parts[-3] not in ("mm_projector", "multi_modal_projector"):
+        return None
+    layer = {"linear_1": "0", "linear_2": "2"}.get(parts[-2], parts[-2])
+    return f"{layer}.{parts[-1]}"
+
+
+def _is_torch_file(path: str | os.PathLike) -> bool:
+    return Path(path).suffix in (".bin", ".pt", ".pth")

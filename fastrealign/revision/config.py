@@ -1,0 +1,224 @@
+"""What a training run takes: a few keys of a YAML file, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fastrealign.errors import InputError
+
+STAGES = ("stage1", "stage2")
+# Of the paper (arXiv 2602.07026, section 5), by stage.
+LEARNING_RATES = {"stage1": 5e-4, "stage2": 1e-5}
+WARM_UP = 0.03
+_CHOICES = {
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "device": ("auto", "cpu", "cuda"),
+    "missing": ("error", "skip"),
+}
+# What may differ between a run and the one that goes on with it: nothing here decides a weight.
+FREE = ("save_steps", "report_to", "device")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank updates in place of the language model's own weights (peft): rank, scale, names of the linear layers."""
+
+    r: int = 16
+    alpha: float = 32.0
+    targets: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or not self.alpha > 0:
+            raise InputError(f"lora.r={self.r}, lora.alpha={self.alpha}: expected r of at least 1 and alpha above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. Paths are relative to where the command is called.
+
+    model           the language model: a folder as transformers saves it, or a name
+    data            conversations or captions: a file or several (data.read_examples)
+    embeddings      where they are looked up by id: files or folders of fastrealign's formats (data.open_embeddings)
+    out             a new folder for the trained model
+    stage           "stage1": the adapter alone learns, on text; "stage2": the language model too, on responses
+    alignment       an alignment or baseline that maps the embeddings on their way into a batch; None: as they are
+    adapter         weights to begin with: the output of stage 1, or an adapter file of LLaVA's; None: random ones
+    tokens          visual tokens an embedding
+    max_length      tokens of an example; longer ones are cut. None: as many as the language model takes
+    batch_size      examples a device and forward pass; times gradient_accumulation (times devices) for one step
+    learning_rate   highest, after a warm-up over 0.03 of the steps, before a cosine to 0. None: 5e-4 in stage 1, 1e-5 in 2
+    precision       "auto": bf16 on a GPU that has it, otherwise fp32; "bf16" and "fp16" are mixed, with float32 updates
+    seed            of the adapter's first weights and the order of the examples
+    save_steps      steps between two checkpoints
+    report_to       a tracker of transformers: "none", "tensorboard", "wandb", ...; or several
+    lora            stage 2: train LoRA's updates in place of the language model
+    missing         ids without an embedding: "error", or "skip" and count them
+    device          "auto", "cpu", "cuda"
+    """
+
+    model: str
+    data: str | list[str]
+    embeddings: str | list[str]
+    out: str
+    stage: str
+    alignment: str | None = None
+    adapter: str | None = None
+    tokens: int = 1
+    max_length: int | None = None
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    learning_rate: float | None = None
+    epochs: float = 1.0
+    precision: str = "auto"
+    seed: int = 0
+    save_steps: int = 500
+    report_to: str | list[str] = "none"
+    lora: Lora | None = None
+    missing: str = "error"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in {"stage": STAGES, **_CHOICES}.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{name}: {value!r}, expected one of {', '.join(choices)}")
+        for name in ("tokens", "batch_size", "gradient_accumulation", "save_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)}, expected at least 1")
+        if self.max_length is not None and self.max_length < self.tokens + 2:
+            raise InputError(f"max_length: {self.max_length}, expected room for {self.tokens} visual tokens and text")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.stage])
+        for name in ("learning_rate", "epochs"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name}: {value}, expected a number above 0")
+        if self.stage == "stage1" and self.lora is not None:
+            raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def differing(self, other: Mapping[str, Any]) -> list[str]:
+        """Keys in which a run that is to be resumed was another one."""
+        mine = self.to_json()
+        return [key for key in mine if key not in FREE and mine[key] != other.get(key)]
+
+
+def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration of a stage from a YAML file; `overrides` are "key=value" (or "lora.r=8"), values in YAML too.
+
+    Raises InputError naming the file and the key: unknown (with the nearest that is known), missing, of the wrong type. In
+    stage 2 the file must say `adapter`, null for random weights: to forget stage 1 would not be seen otherwise.
+    """
+    given = _yaml(path)
+    for override in overrides:
+        _set(given, override)
+    if "stage" in given:
+        raise InputError(f"{path}: stage is said by the command (fastrealign train {stage}), not by the file")
+    if stage == "stage2" and "adapter" not in given:
+        raise InputError(
+            f"{path}: adapter is missing: stage 2 begins with the output of stage 1 (null: random weights)"
+        )
+    values = _checked(TrainConfig, {**given, "stage": stage}, str(path))
+    try:
+        return TrainConfig(**values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _yaml(path: str | os.PathLike) -> dict[str, Any]:
+    import yaml
+
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected a YAML file with the keys of a training run") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark is not None else ""
+        raise InputError(f"{path}:{where} not YAML: {getattr(error, 'problem', None) or 'malformed'}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: holds {type(given).__name__}, expected keys and values: model: ..., data: ...")
+    return given
+
+
+def _set(given: dict[str, Any], override: str) -> None:
+    import yaml
+
+    key, is_set, text = override.partition("=")
+    if not is_set or not key:
+        raise InputError(f"--set {override}: expected key=value, for example --set learning_rate=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    outer, is_nested, inner = key.partition(".")
+    if is_nested:
+        held = given.get(outer)
+        given[outer] = {**(held if isinstance(held, dict) else {}), inner: value}
+    else:
+        given[key] = value
+
+
+def _checked(kind: type, given: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    """The values of a dataclass's fields, of their types; `name` says where they were given."""
+    known = {field.name: field for field in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise InputError(
+                f"{name}: unknown key {key!r}; did you mean {near[0]}? (known: {', '.join(_public(known))})"
+            )
+    missing = [key for key, field in known.items() if field.default is MISSING and given.get(key) is None]
+    if missing:
+        raise InputError(f"{name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    return {key: _typed(value, hints[key], key, name) for key, value in given.items()}
+
+
+def _public(known: Mapping[str, Field]) -> list[str]:
+    return [key for key in known if key != "stage"]
+
+
+def _typed(value: Any, hint: Any, key: str, name: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if is_dataclass(option) and isinstance(value, Mapping):
+            try:
+                return option(**_checked(option, value, f"{name}: {key}"))
+            except InputError as error:
+                raise error if str(error).startswith(name) else InputError(f"{name}: {error}") from None
+        if typing.get_origin(option) is list and isinstance(value, list) and value:
+            return [_typed(item, typing.get_args(option)[0], key, name) for item in value]
+        if option is float:
+            number = _number(value)
+            if number is not None:
+                return number
+        if option in (str, int) and type(value) is option:
+            return value
+    words = {type(None): "null", str: "text", int: "a whole number", float: "a number"}
+    expected = [words.get(o) or ("keys and values" if is_dataclass(o) else "a list of text") for o in options]
+    raise InputError(f"{name}: {key}: {value!r}, expected {' or '.join(expected)}")
+
+
+def _number(value: Any) -> float | None:
+    """YAML takes 5e-4 for text, as it has no point; here it is what it looks like."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None

@@ -1,0 +1,312 @@
+"""ReVision's model: an embedding becomes visual tokens, which stand among the words of any causal language model.
+
+`<image>` is IMAGE_TOKEN in `input_ids` (LLaVA's number for it); the adapter's output takes its places in `inputs_embeds`,
+so the language model is used as it is, by way of transformers' own forward and generate (arXiv 2602.07026, section 5).
+
+A saved model is a folder:
+
+    adapter.safetensors   the adapter, under the reference code's names
+    lm/                   the language model as transformers saves it, if it was trained (stage 2) or came from no folder
+    lora/                 what peft trained, if it was LoRA
+    revision.json         widths, and the language model: "lm", or the path or name that it was loaded from
+
+A frozen language model is kept by reference: copying it would take gigabytes for every run of stage 1, and it is the same
+in all of them. A fingerprint of its weights tells whether what lies at the reference is still what the adapter was made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.revision import adapter as adapters
+from fastrealign.revision.adapter import Adapter
+from fastrealign.revision.config import STAGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from fastrealign.revision.config import Lora
+
+IMAGE_TOKEN = -200
+RECORD = "revision.json"
+_FORMAT = 1
+# Entries of each weight that a fingerprint is of: fine-tuning moves nearly all of them.
+_SAMPLED = 64
+
+
+class RevisionModel(torch.nn.Module):
+    """An adapter in front of a causal language model of transformers.
+
+    lm      the language model, loaded (`load_lm`)
+    dim     width of the embeddings
+    tokens  visual tokens that an embedding becomes
+
+    The adapter is float32 whatever the language model is. Both train until `set_stage` decides.
+    """
+
+    def __init__(self, lm: PreTrainedModel, dim: int, *, tokens: int = 1) -> None:
+        super().__init__()
+        self.lm = lm
+        self.adapter = Adapter(dim, lm.get_input_embeddings().embedding_dim, tokens)
+        self.stage: str | None = None
+        self.lm_source: str | None = lm.config._name_or_path or None
+        self.lm_fingerprint = fingerprint(lm)
+        self._lm_trained = self._lora = False
+        # What transformers.Trainer asks of a model: does its loss take `num_items_in_batch`, does it shift the labels.
+        kinds = {p.kind for p in inspect.signature(lm.forward).parameters.values()}
+        self.accepts_loss_kwargs = inspect.Parameter.VAR_KEYWORD in kinds
+        self.loss_type = getattr(lm, "loss_type", None)
+
+    @property
+    def dim(self) -> int:
+        return self.adapter.dim
+
+    @property
+    def tokens(self) -> int:
+        return self.adapter.tokens
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """The language model's output (`.loss` where there are labels) for words and images.
+
+        input_ids       (batch, length) int64, IMAGE_TOKEN at `tokens` places of a row that has an image, nowhere in others
+        attention_mask  (batch, length), 1 where there is something
+        labels          (batch, length) int64, -100 where nothing is to be learned, as at every IMAGE_TOKEN
+        embeddings      (batch, dim), of any floating type; the row of one without an image is not looked at
+        Raises InputError for another number of IMAGE_TOKENs, or embeddings that are missing or of another shape.
+        """
+        if labels is not None:
+            options = {"labels": labels, "use_cache": False, **options}
+        words = self._words(input_ids, embeddings)
+        return self.lm(inputs_embeds=words, attention_mask=attention_mask, **options)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """What the language model says next: (batch, new tokens), without the prompt; arguments as `forward`.
+
+        Padding may be on either side: rows are moved to the right, where generation goes on. `options` are those of
+        transformers' `generate` (max_new_tokens, do_sample, ...).
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        order = torch.argsort(attention_mask, dim=1, stable=True)
+        input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        settings = self.lm.generation_config
+        if settings.pad_token_id is None and "pad_token_id" not in options:
+            ends = settings.eos_token_id
+            options["pad_token_id"] = ends[0] if isinstance(ends, list) else ends
+        words = self._words(input_ids, embeddings)
+        return self.lm.generate(inputs_embeds=words, attention_mask=attention_mask, **options)
+
+    def _words(self, input_ids: torch.Tensor, embeddings: torch.Tensor | None) -> torch.Tensor:
+        """(batch, length, width): the language model's embeddings of words, the adapter's output at IMAGE_TOKEN."""
+        places = input_ids == IMAGE_TOKEN
+        counts = places.sum(1)
+        if embeddings is None:
+            if counts.any():
+                raise InputError(f"input_ids have {IMAGE_TOKEN} for an image, but there are no embeddings")
+            return self.lm.get_input_embeddings()(input_ids)
+        if embeddings.shape != (len(input_ids), self.dim):
+            raise InputError(
+                f"embeddings are {tuple(embeddings.shape)}, expected ({len(input_ids)}, {self.dim}): "
+                "one a row of input_ids, as wide as the adapter takes them"
+            )
+        seen = counts > 0
+        wrong = seen & (counts != self.tokens)
+        if wrong.any():
+            row = int(wrong.nonzero()[0, 0])
+            raise InputError(
+                f"row {row} of input_ids has {int(counts[row])} image tokens ({IMAGE_TOKEN}), "
+                f"expected {self.tokens}: as many as the adapter makes of an embedding"
+            )
+        words = self.lm.get_input_embeddings()(input_ids.masked_fill(places, 0))
+        visual = self.adapter(embeddings)[seen.to(embeddings.device)]
+        return words.masked_scatter(places.unsqueeze(-1), visual.to(words.device, words.dtype))
+
+    def set_stage(self, stage: str, lora: Lora | None = None) -> RevisionModel:
+        """Decide what trains: "stage1" the adapter alone, the language model frozen and in eval mode; "stage2" both.
+
+        lora    in stage 2, peft's low-rank updates in place of the language model's own weights (needs the extra [lora])
+        """
+        if stage not in STAGES:
+            raise InputError(f"stage={stage!r}: expected one of {', '.join(STAGES)}")
+        self.stage = stage
+        self.adapter.requires_grad_(True)
+        if stage == "stage1" or lora is None:
+            self.lm.requires_grad_(stage == "stage2")
+            self._lm_trained |= stage == "stage2"
+        else:
+            self._add_lora(lora)
+        return self.train(self.training)
+
+    def _add_lora(self, lora: Lora) -> None:
+        peft = _peft()
+        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        try:
+            config = peft.LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
+            self.lm = peft.get_peft_model(self.lm, config)
+        except ValueError as error:
+            raise InputError(f"lora.targets: {_first_line(error)}") from None
+        self._lora = True
+
+    def train(self, mode: bool = True) -> RevisionModel:
+        super().train(mode)
+        if self.stage == "stage1":
+            self.lm.eval()
+        return self
+
+    def load_adapter(self, path: str | os.PathLike) -> None:
+        """Take the weights of an adapter that was saved by `save_pretrained` or `export_adapter`, or by LLaVA.
+
+        path    a file, or a folder with one (adapter.py). Raises InputError where its widths are not this model's, and where
+                it comes from a run in front of another language model.
+        """
+        found = adapters.load(path)
+        if found.width != self.adapter.width:
+            raise InputError(
+                f"{path}: its adapter makes tokens of width {found.width}, the language model "
+                f"{self.lm_source or ''} takes {self.adapter.width}; use the one that it was trained with"
+            )
+        for name, has, needs in (("dim", found.dim, self.dim), ("tokens", found.tokens, self.tokens)):
+            if has != needs:
+                raise InputError(f"{path}: its adapter has {name}={has}, expected {name}={needs}")
+        if (Path(path) / RECORD).is_file():
+            record = _read_record(Path(path))
+            if record["lm"] != "lm":
+                _check_fingerprint(path, record, self)
+        self.adapter.load_state_dict(found.state_dict())
+
+    def export_adapter(self, path: str | os.PathLike, layout: str = "reference") -> None:
+        """Write the adapter under the names of "reference" (mm_projector.bin) or "hf-llava" (adapter.py)."""
+        self.adapter.export(path, layout)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the model to a folder, as this module describes; revision.json last, each file in one step."""
+        folder = Path(folder)
+        whole = not self._lora and (self._lm_trained or self.lm_source is None)
+        self.adapter.export(folder / "adapter.safetensors")
+        for name, there in (("lm", whole), ("lora", self._lora)):
+            if there:
+                with_weights = AtomicFolder(folder / name)
+                with with_weights.writing():
+                    self.lm.save_pretrained(with_weights.temporary)
+                with_weights.commit()
+        source = self.lm_source
+        record = {
+            "format": _FORMAT,
+            "dim": self.dim,
+            "tokens": self.tokens,
+            "width": self.adapter.width,
+            "lm": "lm" if whole else str(Path(source).resolve()) if Path(source).exists() else source,
+            "lm_fingerprint": fingerprint(self.lm) if whole else self.lm_fingerprint,
+            "lora": self._lora,
+        }
+        with AtomicFile(folder / RECORD) as file:
+            file.append(json.dumps(record, indent=2).encode())
+            file.commit()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, *, lm: PreTrainedModel | str | None = None) -> RevisionModel:
+        """The model that `save_pretrained` wrote, on the CPU and in eval mode.
+
+        lm      the language model, where it is kept by reference and no longer lies there: loaded, or its path or name
+        Raises InputError naming the folder: no such model, a part missing, or another language model at the reference.
+        """
+        folder = Path(folder)
+        record = _read_record(folder)
+        if record["lm"] == "lm":
+            model = cls(load_lm(folder / "lm"), record["dim"], tokens=record["tokens"])
+            model.lm_source, model._lm_trained = str(folder / "lm"), True
+        else:
+            given = lm if lm is not None else record["lm"]
+            given = load_lm(given) if isinstance(given, (str, os.PathLike)) else given
+            model = cls(given, record["dim"], tokens=record["tokens"])
+            _check_fingerprint(folder, record, model)
+        model.load_adapter(adapters.find(folder))
+        if record["lora"]:
+            model.lm = _peft().PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
+            model._lora = True
+        return model.eval()
+
+
+def load_lm(source: str | os.PathLike) -> PreTrainedModel:
+    """A causal language model of transformers by path or name, in the element type that it is stored in."""
+    import transformers
+    from packaging.version import Version
+
+    # Renamed on the way from transformers 4 to 5.
+    dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(source, **{dtype: "auto"})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from None
+
+
+def fingerprint(lm: torch.nn.Module) -> str:
+    """SHA-256 (hex) of names, shapes and a sample of the weights, the same in float32 and bfloat16."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(lm.named_parameters()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        flat = weight.detach().reshape(-1)
+        at = torch.arange(_SAMPLED, device=flat.device) * (len(flat) - 1) // (_SAMPLED - 1)
+        digest.update(flat[at].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_fingerprint(path: str | os.PathLike, record: dict[str, Any], model: RevisionModel) -> None:
+    if model.lm_fingerprint != record["lm_fingerprint"]:
+        raise InputError(
+            f"{path}: was trained in front of another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
+            f"than {model.lm_source or 'the one given'} ({model.lm_fingerprint[:12]}); use the one that it was trained with"
+        )
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    file = folder / RECORD
+    try:
+        record = json.loads(file.read_bytes())
+        missing = {"dim", "tokens", "lm", "lm_fingerprint", "lora"} - set(record)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder}: has no {RECORD}; expected a folder that training or save_pretrained wrote"
+        ) from None
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: not readable as JSON; the file is damaged") from None
+    if record.get("format", 0) > _FORMAT:
+        raise InputError(f"{file}: written by a newer fastrealign (format {record['format']}); upgrade to read it")
+    if missing:
+        raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
+    return record
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise InputError("LoRA needs peft; install it with pip install 'fastrealign[lora]'") from None
+    return peft
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
