@@ -45,8 +45,8 @@ FIRST = {
     "statistics": 20_000_000,
     "tuning": 30_000_000,
     "text_tuning": 40_000_000,
-    "held_out": 50_000_000,
-    "corpus": 60_000_000,
+    "corpus": 50_000_000,
+    "held_out": 60_000_000,
 }
 LENGTHS = ("mixed", "short", "long")  # of the captions to pretrain on; mixed: as samples.LENGTH_SHARES says
 _STRIDE = 1_000_000  # a world's seed moves all its scenes by so much

@@ -1,0 +1,122 @@
+"""Scores of answers whose worth is known, and answers of models that can be foreseen."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from fastrealign import InputError
+from fastrealign.revision.evaluate import (
+    Answer,
+    Item,
+    over_seeds,
+    read_items,
+    score,
+    write_answers,
+    write_items,
+)
+
+FACTS = {
+    "objects": [["circle"], ["star"]],
+    "colours": [["red", "circle"], ["blue", "star"]],
+    "sizes": [["small", "circle"], ["large", "star"]],
+    "relations": [["red", "circle", "left of", "blue", "star"], ["blue", "star", "right of", "red", "circle"]],
+}
+CAPTION = Item("7", "caption", "", "describe the picture .", facts=FACTS)
+
+
+def vqa(kind, answer, given, blind=False):
+    return Answer(Item("7", "vqa", kind, "?", answer), given, blind)
+
+
+def probe(kind, answer, given):
+    return Answer(Item("7", "probe", kind, "?", answer), given, False)
+
+
+def test_a_caption_is_right_where_it_names_what_is_there():
+    scores = score([Answer(CAPTION, "a red circle above a red star . a small star", False)])
+    assert scores["caption/objects/f1"] == 1.0
+    assert scores["caption/colours/precision"] == 0.5 and scores["caption/colours/recall"] == 0.5
+    assert scores["caption/sizes/f1"] == 0.0 and scores["caption/relations/f1"] == 0.0
+    assert scores["caption"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    perfect = score([Answer(CAPTION, "a small red circle left of a large blue star", False)])
+    assert perfect["caption/relations/precision"] == 1.0 and perfect["caption/relations/recall"] == 0.5
+    silent = score([Answer(CAPTION, "", False)])
+    assert silent["caption"] == 0.0 and not any(map(math.isnan, silent.values()))
+
+
+def test_counts_are_added_up_before_a_ratio_is_taken():
+    wordy = Answer(CAPTION, "a circle a star a heart a ring a cross a diamond", False)
+    scores = score([wordy, Answer(CAPTION, "a circle", False)])
+    assert scores["caption/objects/precision"] == pytest.approx(3 / 7)
+    assert scores["caption/objects/recall"] == pytest.approx(3 / 4)
+
+
+def test_accuracy_by_kind_and_of_all_questions_and_blind_ones_apart():
+    answers = [
+        vqa("colour", "red", "Red."),
+        vqa("colour", "red", "blue"),
+        vqa("count", "two", "two things"),
+        vqa("count", "two", ""),
+        vqa("count", "two", "three"),
+        vqa("colour", "red", "red", blind=True),
+    ]
+    scores = score(answers)
+    assert scores["vqa"] == pytest.approx(2 / 5)
+    assert scores["vqa/colour"] == 0.5 and scores["vqa/count"] == pytest.approx(1 / 3)
+    assert scores["blind/vqa"] == scores["blind/vqa/colour"] == 1.0
+    assert "blind/vqa/count" not in scores
+
+
+def test_probes_are_read_as_pope_does():
+    said = ["yes", "yes", "yes", "no", "perhaps"]
+    scores = score([probe("random", a, g) for a, g in zip(["yes", "no", "no", "yes", "yes"], said, strict=True)])
+    assert scores["probe"] == scores["probe/random"] == pytest.approx(1 / 5)
+    assert scores["probe/random/precision"] == pytest.approx(1 / 3)
+    assert scores["probe/random/recall"] == pytest.approx(1 / 3)
+    assert scores["probe/random/yes"] == pytest.approx(3 / 5)
+
+
+def test_seeds_have_a_mean_and_a_spread():
+    found = over_seeds([{"vqa": 0.1, "odd": 1.0}, {"vqa": 0.3}])
+    assert found == {"vqa": (pytest.approx(0.2), pytest.approx(np.std([0.1, 0.3], ddof=1)))}
+    assert math.isnan(over_seeds([{"vqa": 0.1}])["vqa"][1])
+
+
+def test_items_and_answers_are_kept_a_line_each(tmp_path):
+    items = [CAPTION, Item("8", "vqa", "colour", "what colour is it ?", "red")]
+    write_items(tmp_path / "items.jsonl", items)
+    assert read_items(tmp_path / "items.jsonl") == items
+    write_answers(tmp_path / "answers.jsonl", [Answer(items[1], "blue", True)])
+    assert json.loads((tmp_path / "answers.jsonl").read_text()) == {
+        "id": "8",
+        "task": "vqa",
+        "kind": "colour",
+        "prompt": "what colour is it ?",
+        "answer": "red",
+        "given": "blue",
+        "blind": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no items"),
+        ("{", "line 1: not an item"),
+        ('{"id": "1"}', "line 1: not an item"),
+        ('{"id": "1", "task": "vqa", "kind": "", "prompt": "?"}\n7', "line 2: not an item"),
+        ('{"id": "1", "task": "sing", "kind": "", "prompt": "?"}', "line 1: task 'sing', expected one of caption"),
+    ],
+)
+def test_items_that_cannot_be_read_name_the_line(tmp_path, text, said):
+    path = tmp_path / "items.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as error:
+        read_items(path)
+    assert str(path) in str(error.value)
+    with pytest.raises(InputError, match="No such file"):
+        read_items(tmp_path / "none.jsonl")

@@ -1,0 +1,113 @@
+"""The demo's world: its sets are of different scenes, its files what training reads, and a recipe runs through all of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("open_clip")
+
+from fastrealign import InputError
+from fastrealign.demo.captions import WORDS
+from fastrealign.demo.questions import WORDS as ASKING
+from fastrealign.revision import backbone, demo
+from fastrealign.revision.data import available, open_embeddings, read_examples
+from fastrealign.revision.demo import Recipe, train_recipe
+from fastrealign.revision.evaluate import read_items
+from fastrealign.revision.world import FIRST, LENGTHS, Sizes, World, make
+
+SIZES = Sizes(24, 40, 12, 12, 6, encoder_steps=1, backbone_steps=2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("worlds") / "0", SIZES)
+    make(world, log=lambda text: None)
+    return world
+
+
+def ids(world, name):
+    path = world.path(name)
+    if path.suffix == ".jsonl":
+        return {item.id for item in read_items(path)}
+    if path.suffix == ".json":
+        return {example.id for example in read_examples(str(path), shared_ids=True)}
+    import pyarrow.parquet as pq
+
+    return set(pq.read_table(path)["id"].to_pylist())
+
+
+def test_unpaired_means_unpaired(world):
+    text = [f"pretrain_{length}" for length in LENGTHS] + ["text_tuning"]
+    pictures = ["statistics", "tuning", "held_out"]
+    of = {name: ids(world, f"{name}.parquet") for name in (*text, *pictures)}
+    assert {len(of[n]) for n in text[:3]} == {24} and len(of["statistics"]) == 40 and len(of["held_out"]) == 6
+    for a in text:
+        for b in pictures:
+            assert not of[a] & of[b], (a, b)
+    for i, a in enumerate(pictures):
+        assert all(not of[a] & of[b] for b in pictures[i + 1 :])
+    assert not of["pretrain_mixed"] & of["text_tuning"]
+    assert ids(world, "pretrain_images.parquet") == of["pretrain_mixed"], "the one set that is paired, and says so"
+
+
+def test_sets_stay_apart_at_any_size_that_is_allowed_for():
+    largest = sorted(FIRST.values())
+    assert min(b - a for a, b in zip(largest, largest[1:], strict=False)) >= 10 * 1_000_000
+
+
+def test_every_example_has_its_embedding(world):
+    for name, rows in (
+        *((f"pretrain_{length}", f"pretrain_{length}") for length in LENGTHS),
+        ("pretrain_mixed", "pretrain_images"),
+        ("tuning", "tuning"),
+        ("text_tuning", "text_tuning"),
+    ):
+        examples = read_examples(str(world.path(f"{name}.json")))
+        embeddings = open_embeddings(str(world.path(f"{rows}.parquet")))
+        assert len(available(examples, embeddings)) == len(examples) > 0
+    held_out = open_embeddings(str(world.path("held_out.parquet")))
+    items = read_items(world.path("held_out.jsonl"))
+    assert all(item.id in held_out for item in items) and {item.task for item in items} == {"caption", "vqa", "probe"}
+
+
+def test_the_tokenizer_knows_every_word():
+    words = backbone.tokenizer()
+    text = " ".join((*WORDS, *ASKING, "USER: ASSISTANT:", backbone.DESCRIBE))
+    found = words(text, add_special_tokens=False).input_ids
+    assert words.unk_token_id not in found
+    assert words.decode(found) == text.replace(":", " :")
+
+
+def test_what_is_there_is_not_made_again_and_another_world_is_refused(world):
+    before = {path: path.stat().st_mtime_ns for path in world.folder.iterdir()}
+    said = []
+    make(world, log=said.append)
+    assert said == [f"{world.folder}: is there already"]
+    assert before == {path: path.stat().st_mtime_ns for path in world.folder.iterdir()}
+    with pytest.raises(InputError, match="holds a world of other sizes"):
+        make(World(world.folder, SIZES, seed=1), log=said.append)
+    with pytest.raises(InputError, match="no family of scenes 'moon'"):
+        make(World(world.folder / "new", SIZES, family="moon"), log=said.append)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("realign", "text"), Recipe("c3", "image", captions=0.5), Recipe("none", None)])
+def test_a_recipe_from_captions_to_scores(world, tmp_path, monkeypatch, recipe):
+    for stage in (demo.STAGE_1, demo.STAGE_2):
+        monkeypatch.setitem(stage, "epochs", 1.0)
+    found = train_recipe(world, recipe, tmp_path)
+    kept = [json.loads(line) for line in open(f"{found.out}/answers.jsonl")]
+    tasks = {"caption"} if recipe.tuning is None else {"caption", "vqa", "probe"}
+    assert {(a["task"], a["blind"]) for a in kept} == {(task, blind) for task in tasks for blind in (False, True)}
+    assert {"caption", "blind/caption"} <= set(found.scores) and all(0 <= v <= 1 for v in found.scores.values())
+    again = train_recipe(world, recipe, tmp_path)
+    assert again.scores == found.scores and again.seconds["stage1"] < found.seconds["stage1"]
+
+
+def test_recipes_that_cannot_be():
+    with pytest.raises(InputError, match="did you mean 'realign'"):
+        Recipe("relign")
+    with pytest.raises(InputError, match="tuning='sound'"):
+        Recipe(tuning="sound")
