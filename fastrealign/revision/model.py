@@ -60,6 +60,7 @@ class RevisionModel(torch.nn.Module):
         self.stage: str | None = None
         self.lm_source: str | None = lm.config._name_or_path or None
         self.lm_fingerprint = fingerprint(lm)
+        self.lm_dtype = lm.dtype
         self._lm_trained = self._lora = False
         # What transformers.Trainer asks of a model: does its loss take `num_items_in_batch`, does it shift the labels.
         kinds = {p.kind for p in inspect.signature(lm.forward).parameters.values()}
