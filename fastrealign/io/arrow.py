@@ -7,6 +7,7 @@ whole, one at a time. Written back as what it was, stream or file, without compr
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class ArrowTable(Table):
             self.schema = self._reader()[0].schema
             # One column is enough to count rows, and where batches are compressed the others need not be decoded.
             self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
+        self._columns: dict[str, list[pa.Array]] = {}
 
     def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         places = sorted(self.schema.get_field_index(name) for name in columns)
@@ -77,6 +79,24 @@ class ArrowTable(Table):
                     self._map.madvise(mmap.MADV_DONTNEED)
                     passed = 0
             done += batch.num_rows
+
+    def part(self, at: int, column: str) -> pa.Array:
+        place = self.schema.get_field_index(column)
+        with decoding(self.path, self.kind):
+            if not self.streamed:
+                return self._reader([place])[0].get_batch(at).column(0)
+            if column not in self._columns:
+                # A stream is gone through from its beginning; views of the map cost nothing to keep, decoded batches do.
+                batches = self._batches([place])
+                first = next(batches).column(0)
+                self._columns[column] = [first, *(b.column(0) for b in batches)] if self._is_mapped(first) else []
+            if kept := self._columns[column]:
+                return kept[at]
+            return next(itertools.islice(self._batches([place]), at, None)).column(0)
+
+    def _is_mapped(self, column: pa.Array) -> bool:
+        inside = range(self._buffer.address, self._buffer.address + self._size)
+        return all(buffer.address in inside for buffer in column.buffers() if buffer is not None and buffer.size)
 
     def sink(self, file: AtomicFile, schema: pa.Schema, column: str | None = None) -> ArrowSink:
         return ArrowSink(file, schema, self.streamed)

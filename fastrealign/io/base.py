@@ -79,6 +79,14 @@ class Shard(ABC):
         """
         raise TypeError(f"{self.path}: {self.format} is read in order; use chunks()")
 
+    def groups(self) -> list[int]:
+        """How many rows each part has that is decoded by itself: where not `random_access`, what a row at random costs."""
+        return [self.rows]
+
+    def group(self, at: int) -> np.ndarray:
+        """The rows of one of `groups`, (n, dim) of `dtype`, in memory of their own or of a mapped file."""
+        return next((rows for rows in self.chunks(self.rows)), np.empty((0, self.dim), self.dtype))
+
     @abstractmethod
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> ShardWriter:
         """A writer of the same container at `out_path`, elements of `dtype`; ids and other columns come from here.

@@ -28,6 +28,8 @@ _READ_AHEAD_BYTES = 32 << 20
 _BATCHES_READ_AHEAD = 2
 # Rows a data file where the input does not tell: Lance's own default.
 FILE_ROWS = 1 << 20
+# Read where rows are taken at random.
+PART_ROWS = 256
 # The first format of Lance can be read, and is not written any more.
 _UNWRITTEN = ("0.1", "legacy")
 
@@ -69,6 +71,14 @@ class LanceTable(Table):
                 blob_handling="all_binary",
             )
         yield from decoded(stream, self.path, self.kind)
+
+    def parts(self) -> list[int]:
+        rows = sum(self.sizes)
+        return [min(PART_ROWS, rows - lo) for lo in range(0, rows, PART_ROWS)]
+
+    def part(self, at: int, column: str) -> pa.ChunkedArray:
+        with decoding(self.path, self.kind):
+            return self._dataset.to_table([column], offset=at * PART_ROWS, limit=PART_ROWS).column(0)
 
     def sink(self, file: AtomicFolder, schema: pa.Schema, column: str | None = None) -> LanceSink:
         version = None if self.version in _UNWRITTEN else self.version

@@ -68,6 +68,10 @@ class ParquetTable(Table):
             stream = self._file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
         yield from decoded(stream, self.path, self.kind)
 
+    def part(self, at: int, column: str) -> pa.ChunkedArray:
+        with decoding(self.path, self.kind):
+            return self._file.read_row_group(at, columns=[column], use_threads=False).column(0)
+
     def sink(self, file: AtomicFile, schema: pa.Schema, column: str | None = None) -> ParquetSink:
         with decoding(self.path, self.kind):
             options = _encoding(self._metadata, schema, column)

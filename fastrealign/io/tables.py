@@ -65,6 +65,14 @@ class Table(ABC):
     def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The named columns in batches of at most `rows` rows, in order."""
 
+    def parts(self) -> list[int]:
+        """How many rows each part has that can be read by itself."""
+        return self.sizes
+
+    @abstractmethod
+    def part(self, at: int, column: str) -> pa.Array | pa.ChunkedArray:
+        """A column of one of `parts`."""
+
     @abstractmethod
     def sink(self, file: AtomicFile | AtomicFolder, schema: pa.Schema, column: str | None = None) -> Sink:
         """A writer of the same container, encoded alike. column: the one whose values are new."""
@@ -87,6 +95,7 @@ class TableShard(Shard):
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)
+        self._opened: Table | None = None
         with self.table(self.path) as table, decoding(path, table.kind):
             self.rows = sum(table.sizes)
             self.column = choose(table.schema, column, self.path)
@@ -109,8 +118,38 @@ class TableShard(Shard):
             if at != self.rows:
                 raise changed(self.path)
 
+    def groups(self) -> list[int]:
+        parts = self._table().parts()
+        if sum(parts) != self.rows:
+            raise changed(self.path)
+        return parts
+
+    def group(self, at: int) -> np.ndarray:
+        table = self._table()
+        first = sum(table.parts()[:at])
+        with decoding(self.path, table.kind, first):
+            values = table.part(at, self.column)
+            values.validate(full=True)
+        chunks = getattr(values, "chunks", [values])
+        blocks = [np.empty((0, self.dim), self.dtype)]
+        for chunk in chunks:
+            blocks.append(matrix(chunk, self.dim, first, self.path))
+            first += len(chunk)
+        return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
+
+    def close(self) -> None:
+        table, self._opened = self._opened, None
+        if table is not None:
+            table.close()
+
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TableWriter:
         return self.writes(out_path, dtype, self, fsync)
+
+    def _table(self) -> Table:
+        """The file, opened until `close`; one thread at a time."""
+        if self._opened is None:
+            self._opened = self.table(self.path)
+        return self._opened
 
 
 class TableWriter(ShardWriter):

@@ -1,0 +1,289 @@
+"""Examples to train on: conversations about one image and captions, read from files without holding them in memory.
+
+.json     a list of {"id": ..., "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": ...},
+          ...]}, the form of LLaVA and of the ReVision reference; other keys ("image", ...) are ignored
+.jsonl    such a record a line, or {"id": ..., "caption": ...} (or "text")
+.txt      a caption a line; its id is the number of the line, from 0
+.parquet  columns id (or key) and caption (or text)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import operator
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.files import Descriptor, file_size, one_line, open_binary, reading
+from fastrealign.io.parquet import ParquetTable
+from fastrealign.io.places import place
+from fastrealign.progress import SILENT, Progress
+from fastrealign.revision.index import id_text, lookup_hashes, twice
+from fastrealign.revision.json_list import records_of
+from fastrealign.revision.spool import Spool
+
+# Stands in a prompt where the visual tokens come.
+IMAGE = "<image>"
+_SUFFIXES = (".json", ".jsonl", ".txt", ".parquet")
+_ID_KEYS = ("id", "key")
+_TEXT_KEYS = ("caption", "text")
+_ROLES = ("human", "gpt")
+# Records between two calls of `Progress.advance`, and rows of a table at a time.
+_STEP = 4096
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is said about one image.
+
+    id      of its embedding
+    turns   (prompt, response) in order; the first prompt holds IMAGE once, nothing else does. A caption is one turn
+            whose prompt is IMAGE alone.
+
+    Raises InputError, which names the id, for turns of another form or an empty response.
+    """
+
+    id: str
+    turns: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise self._fault("has no turns, expected a prompt and a response")
+        for number, (prompt, response) in enumerate(self.turns):
+            found = prompt.count(IMAGE) + response.count(IMAGE)
+            if number == 0 and IMAGE not in prompt:
+                raise self._fault(f"its first prompt has no {IMAGE}, which says where the visual tokens go")
+            if found != (number == 0):
+                raise self._fault(f"{IMAGE} stands more than once in it; it belongs once into the first prompt")
+            if not response.strip():
+                raise self._fault(f"response {number} is empty, so there is nothing to learn; remove it")
+
+    def _fault(self, what: str) -> InputError:
+        return InputError(f"example {self.id!r}: {what}")
+
+
+class Examples(Sequence[Example]):
+    """The examples of one file. In memory are 16 bytes an example; its text is read when it is asked for.
+
+    Several processes may read the same one, forked or spawned. Raises InputError where the file was changed meanwhile.
+    """
+
+    def __init__(
+        self, path: str, data: str | Spool, starts: array, ends: array, parse: Callable[[bytes, int], Example]
+    ) -> None:
+        self.path = path
+        self._data = data
+        self._starts, self._ends = np.asarray(starts), np.asarray(ends)
+        self._parse = parse
+        self._file: Descriptor | None = None
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        i = operator.index(at)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"{self.path}: example {i} of {len(self)}")
+        i %= len(self)
+        start, end = int(self._starts[i]), int(self._ends[i])
+        with reading(self.path):
+            if self._file is None:
+                self._file = Descriptor(self._data.path if isinstance(self._data, Spool) else self._data)
+            raw = self._file.pread(end - start, start)
+        try:
+            return self._parse(raw, i)
+        except (InputError, ValueError):
+            raise InputError(f"{self.path}: changed since it was opened: do not write to it, run again") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+
+def read_examples(
+    path: str | os.PathLike, *, shared_ids: bool = False, progress: Progress = SILENT
+) -> Sequence[Example]:
+    """The examples of a file, by its suffix: .json, .jsonl, .txt, .parquet, as above.
+
+    path        a path or a URL; of parquet, the two columns are written to a temporary file on the disk
+    shared_ids  several examples may have one id, that of an image they are all about
+
+    As LLaVA does, IMAGE comes to the front of the first prompt wherever it stood there; white space around a prompt or a
+    response is dropped. The whole file is read and checked here, once (some microseconds an example), so that nothing
+    comes up in the middle of a training. Raises InputError naming the file and the record, line or row.
+    """
+    suffix = os.path.splitext(place(path).name)[1].lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_SUFFIXES)}")
+    file_size(path)
+    where = os.fspath(path)
+    scan, parse = {
+        ".json": (_json_spans, _parse_record),
+        ".jsonl": (_jsonl_spans, _parse_record),
+        ".txt": (_text_spans, _parse_caption),
+        ".parquet": (_table_spans, _parse_record),
+    }[suffix]
+    data = Spool("examples") if suffix == ".parquet" else where
+    starts, ends, numbers, hashes = array("Q"), array("Q"), array("Q"), []
+    ids: list[str] = []
+    progress.start(f"reading {where}", None, None)
+    try:
+        for number, start, end, value in scan(where, data):
+            kind = {".json": "record", ".parquet": "row"}.get(suffix, "line")
+            if suffix == ".txt":
+                _checked(where, kind, number, Example, str(len(starts)), ((IMAGE, value),))
+            else:
+                ids.append(_checked(where, kind, number, _example, value).id)
+            starts.append(start)
+            ends.append(end)
+            numbers.append(number)
+            if len(starts) % _STEP == 0:
+                hashes.append(lookup_hashes(ids))
+                ids.clear()
+                progress.advance(_STEP, 0)
+        progress.advance(len(starts) % _STEP, 0)
+    finally:
+        progress.finish()
+    if not starts:
+        raise InputError(f"{path}: holds no examples")
+    examples = Examples(where, data, starts, ends, parse)
+    if not shared_ids and suffix != ".txt":
+        pair = twice(np.concatenate([*hashes, lookup_hashes(ids)]))
+        if pair is not None:
+            first, second = (numbers[i] for i in pair)
+            raise InputError(
+                f"{path}: {kind} {second}: the id {examples[pair[1]].id!r} is that of {kind} {first}, too; make ids unique, or "
+                "pass shared_ids=True if several examples share one embedding"
+            )
+    return examples
+
+
+def _checked(path: str, kind: str, number: int, make: Callable[..., Example], *arguments: Any) -> Example:
+    try:
+        return make(*arguments)
+    except InputError as error:
+        raise InputError(f"{path}: {kind} {number}: {error}") from None
+
+
+def _parse_record(raw: bytes, at: int) -> Example:
+    return _example(json.loads(raw))
+
+
+def _parse_caption(raw: bytes, at: int) -> Example:
+    return Example(str(at), ((IMAGE, raw.decode().strip()),))
+
+
+def _example(record: Any) -> Example:
+    """The example of one record."""
+    if not isinstance(record, dict):
+        raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
+    id = next((record[key] for key in _ID_KEYS if record.get(key) is not None), None)
+    if id is None:
+        raise InputError(f"has no 'id'; its keys are {', '.join(map(repr, record)) or 'none'}")
+    id = id_text(id)
+    if record.get("conversations") is not None:
+        return Example(id, _turns(id, record["conversations"]))
+    caption = next((record[key] for key in _TEXT_KEYS if record.get(key) is not None), None)
+    if not isinstance(caption, str):
+        what = "has neither conversations nor a caption" if caption is None else "has a caption that is no text"
+        raise InputError(f"example {id!r}: {what}; its keys are {', '.join(map(repr, record))}")
+    return Example(id, ((IMAGE, caption.strip()),))
+
+
+def _turns(id: str, messages: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(messages, list) or not messages:
+        raise InputError(f"example {id!r}: its conversations are no list of messages, or an empty one")
+    texts = []
+    for at, message in enumerate(messages):
+        said = message if isinstance(message, dict) else {}
+        role, text, expected = said.get("from"), said.get("value"), _ROLES[at % 2]
+        if not isinstance(role, str) or not isinstance(text, str):
+            raise InputError(f"example {id!r}: message {at} is not of the form {{'from': ..., 'value': text}}")
+        if role != expected:
+            raise InputError(
+                f"example {id!r}: message {at} is from {role!r}, expected {expected!r}: human and gpt take turns"
+            )
+        texts.append(text.strip())
+    if len(texts) % 2:
+        raise InputError(f"example {id!r}: ends with a prompt, message {len(texts) - 1}, that nobody answers")
+    first = texts[0]
+    if first.count(IMAGE) == 1:
+        texts[0] = f"{IMAGE}\n{first.replace(IMAGE, '').strip()}".strip()
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+# What follows goes through a file and yields (number for messages, first byte, end, value) of each example in it.
+_Spans = Iterator[tuple[int, int, int, Any]]
+
+
+def _json_spans(path: str, _: Any) -> _Spans:
+    for number, (start, end, record) in enumerate(records_of(path)):
+        yield number, start, end, record
+
+
+def _lines(path: str) -> Iterator[tuple[int, int, int, str]]:
+    """(number from 1, first byte, end, text) of each line that is not blank."""
+    at = 0
+    with reading(path), open_binary(path) as file:
+        for number in itertools.count(1):
+            line = file.readline()
+            if not line:
+                return
+            start, at = at, at + len(line)
+            if number == 1 and line.startswith(b"\xef\xbb\xbf"):  # a byte order mark
+                start, line = start + 3, line[3:]
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}: line {number}: is not UTF-8 ({one_line(error)})") from None
+            if text:
+                yield number, start, at, text
+
+
+def _jsonl_spans(path: str, _: Any) -> _Spans:
+    for number, start, end, text in _lines(path):
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: is no JSON ({one_line(error)})") from None
+        yield number, start, end, record
+
+
+def _text_spans(path: str, _: Any) -> _Spans:
+    for at, (number, start, end, text) in enumerate(_lines(path), 1):
+        if number != at:  # what is blank at the end of the file does no harm; elsewhere it has a number, but no caption
+            raise InputError(f"{path}: line {at}: is empty, expected a caption a line")
+        yield number, start, end, text
+
+
+def _table_spans(path: str, spool: Spool) -> _Spans:
+    at = row = 0
+    with ParquetTable(place(path)) as table:
+        names = table.schema.names
+        kept = [name for name in (*_ID_KEYS, *_TEXT_KEYS, "conversations") if name in names]
+        if not set(kept) & set(_ID_KEYS) or not set(kept) - set(_ID_KEYS):
+            raise InputError(
+                f"{path}: expected columns id (or key) and caption (or text); its columns are {', '.join(names) or 'none'}"
+            )
+        with spool.writing() as file:
+            for batch in table.batches(_STEP, kept):
+                for record in batch.to_pylist():
+                    try:
+                        raw = json.dumps(record, ensure_ascii=False).encode()
+                    except (TypeError, ValueError) as error:
+                        raise InputError(f"{path}: row {row}: holds no text ({one_line(error)})") from None
+                    file.write(raw)
+                    yield row, at, at + len(raw), record
+                    at, row = at + len(raw), row + 1

@@ -1,0 +1,237 @@
+"""From ids to row numbers: a sorted array of hashes, in memory or in files that are mapped.
+
+An id is known by 96 bits of its BLAKE2b hash; of 10^8 ids two share one with a probability of 6e-14. Per id that is 16 bytes
+(20 from 2^32 rows on): in memory, or beyond 4 million ids in files, 1.6 GB for 10^8, whose mapped pages processes share and the
+system takes back. Making it takes 12 bytes an id more, in a file, and some 200 MB of memory.
+Ids are compared code point by code point: "é" written in two ways is two ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFolder
+from fastrealign.revision.spool import Spool
+
+_HASH = np.dtype([("high", "<u8"), ("low", "<u4")])
+# Ids that are sorted at a time, and up to which the index stays in memory.
+PART = 1 << 22
+_SCAN = 1 << 20
+_MADE_OF = "made_of.json"
+
+
+def id_text(value: Any) -> str:
+    """An id as text; InputError for what is none: a fraction, a list."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"has the id {value!r}, which is not UTF-8") from None
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    raise InputError(f"has the id {value!r}, expected text or a whole number")
+
+
+def lookup_hashes(ids: Sequence[str]) -> np.ndarray:
+    """(n,) of (high, low): what ids are looked up by."""
+    digests = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=_HASH.itemsize).digest() for id in ids]
+    return np.frombuffer(b"".join(digests), _HASH)
+
+
+def twice(hashes: np.ndarray) -> tuple[int, int] | None:
+    """Two places (first, second) of one id, where there is one that comes twice."""
+    return _Part(hashes["high"], hashes["low"], np.arange(len(hashes))).twice
+
+
+class RowNumbers:
+    """Where embeddings have no ids: the id of a row is its number, as text."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """int64 (n,): the row of each id, -1 where there is none."""
+        found = np.full(len(ids), -1)
+        for i, id in enumerate(ids):
+            if id.isascii() and id.isdecimal() and len(id) < 19 and str(int(id)) == id and int(id) < self.rows:
+                found[i] = int(id)
+        return found
+
+
+class IdIndex:
+    """Where embeddings have ids.
+
+    high, low, row   (n,) sorted by high: the two parts of an id's hash, and the row that has it
+    """
+
+    def __init__(self, high: np.ndarray, low: np.ndarray, row: np.ndarray, kept: Spool | Path | None = None) -> None:
+        self._high, self._low, self._row = high, low, row
+        self._kept = kept
+
+    def __reduce__(self) -> tuple:
+        if self._kept is None:
+            return IdIndex, (self._high, self._low, self._row)
+        return IdIndex._mapped, (self._kept,)
+
+    def find(self, ids: Sequence[str]) -> np.ndarray:
+        """int64 (n,): the row of each id, -1 where there is none."""
+        wanted = lookup_hashes(ids)
+        high, low = np.ascontiguousarray(wanted["high"]), wanted["low"]
+        found = np.full(len(ids), -1)
+        if not len(self._high):
+            return found
+        at = np.searchsorted(self._high, high)
+        left = np.arange(len(ids))
+        while len(left):  # goes round again only where the first 64 bits of two hashes are the same
+            left = left[at[left] < len(self._high)]
+            left = left[self._high[at[left]] == high[left]]
+            hit = self._low[at[left]] == low[left]
+            found[left[hit]] = self._row[at[left[hit]]]
+            left = left[~hit]
+            at[left] += 1
+        return found
+
+    @classmethod
+    def make(cls, batches: Iterable[list[str]], rows: int, keep: Path | None, made_of: dict[str, Any]) -> IdIndex:
+        """The index of `rows` ids, which come in batches in the order of the rows.
+
+        keep      a folder to keep it in, to be used again where `made_of` is the same; None: in memory, or in
+                  temporary files
+        Raises Twice where an id comes twice.
+        """
+        if keep is None and rows <= PART:
+            hashes = np.concatenate([np.empty(0, _HASH), *map(lookup_hashes, batches)])
+            part = _Part(hashes["high"], hashes["low"], np.arange(rows, dtype=_row_type(rows)))
+            part.check()
+            return cls(part.high, part.low, part.row)
+        if keep is None:
+            spool = Spool("ids")
+            with spool.guarded():
+                _write(Path(spool.folder), batches, rows)
+            return cls._mapped(spool)
+        folder = AtomicFolder(keep)
+        try:
+            with folder.writing():
+                _write(folder.temporary, batches, rows)
+                (folder.temporary / _MADE_OF).write_text(json.dumps(made_of))
+                made = cls(*_arrays(folder.temporary), keep)  # stays mapped, whoever replaces it
+            folder.commit()
+        except BaseException:
+            folder.abort()
+            raise
+        return made
+
+    @classmethod
+    def kept(cls, folder: Path, made_of: dict[str, Any]) -> IdIndex | None:
+        """What was kept there, if it was made of the same; InputError where something else lies there."""
+        if not os.path.lexists(folder):
+            return None
+        try:
+            if json.loads((folder / _MADE_OF).read_text()) == json.loads(json.dumps(made_of)):
+                return cls._mapped(folder)
+        except (OSError, ValueError):
+            if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MADE_OF).exists()):
+                raise InputError(f"{folder}: is there and no index of ids; choose another place for it") from None
+        return None
+
+    @classmethod
+    def _mapped(cls, kept: Spool | Path) -> IdIndex:
+        return cls(*_arrays(Path(kept.folder) if isinstance(kept, Spool) else kept), kept)
+
+
+class Twice(InputError):
+    """An id comes twice: in which rows."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"rows {first} and {second} have one id")
+        self.first, self.second = first, second
+
+
+class _Part:
+    """Some ids, sorted."""
+
+    def __init__(self, high: np.ndarray, low: np.ndarray, row: np.ndarray) -> None:
+        order = np.argsort(high, kind="stable")
+        if (high[order][1:] == high[order][:-1]).any():
+            order = np.lexsort((low, high))
+        self.high, self.low, self.row = high[order], low[order], row[order]
+
+    @property
+    def twice(self) -> tuple[int, int] | None:
+        same = (self.high[1:] == self.high[:-1]) & (self.low[1:] == self.low[:-1])
+        if not same.any():
+            return None
+        first, second = self.row[:-1][same], self.row[1:][same]
+        earliest = int(np.argmin(second))
+        return int(first[earliest]), int(second[earliest])
+
+    def check(self) -> None:
+        if (pair := self.twice) is not None:
+            raise Twice(*pair)
+
+
+def _row_type(rows: int) -> np.dtype:
+    return np.dtype(np.uint32 if rows < 2**32 else np.uint64)
+
+
+_COLUMNS = ("high", "low", "row")
+
+
+def _arrays(folder: Path) -> list[np.ndarray]:
+    return [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _COLUMNS]
+
+
+def _write(folder: Path, batches: Iterable[list[str]], rows: int) -> None:
+    """Hashes in the order of the rows first, then so many of them at a time, those of the next range, sorted."""
+    unsorted = folder / "unsorted"
+    with open(unsorted, "wb") as file:
+        for ids in batches:
+            file.write(lookup_hashes(ids).tobytes())
+    parts = -(-rows // (PART // 2)) or 1  # hashes are spread evenly: a part has about half of what may be sorted
+    bounds = [2**64 * part // parts for part in range(1, parts)]
+    with ExitStack() as stack:
+        types = (_HASH["high"], _HASH["low"], _row_type(rows))
+        files = [stack.enter_context(_npy(folder / f"{n}.npy", t, rows)) for n, t in zip(_COLUMNS, types, strict=True)]
+        for low, high in zip([0, *bounds], [*bounds, 2**64], strict=True):
+            part = _between(unsorted, low, high - 1, _row_type(rows))
+            part.check()
+            for name, file in zip(_COLUMNS, files, strict=True):
+                file.write(getattr(part, name).tobytes())
+    unsorted.unlink()
+
+
+def _npy(path: Path, dtype: np.dtype, rows: int) -> BinaryIO:
+    file = open(path, "wb")  # noqa: SIM115 - the caller closes it
+    npy_format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": (rows,)})
+    return file
+
+
+def _between(path: Path, low: int, high: int, row_type: np.dtype) -> _Part:
+    """The hashes of a file from `low` to `high`, both included, with their places."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for first, hashes in _scanned(path):
+        here = np.flatnonzero((hashes["high"] >= np.uint64(low)) & (hashes["high"] <= np.uint64(high)))
+        found.append((hashes[here], (first + here).astype(row_type)))
+    hashes = np.concatenate([hashes for hashes, _ in found]) if found else np.empty(0, _HASH)
+    rows = np.concatenate([rows for _, rows in found]) if found else np.empty(0, row_type)
+    return _Part(hashes["high"], hashes["low"], rows)
+
+
+def _scanned(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    first = 0
+    with open(path, "rb") as file:
+        while len(hashes := np.fromfile(file, _HASH, _SCAN)):
+            yield first, hashes
+            first += len(hashes)

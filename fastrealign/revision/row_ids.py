@@ -1,0 +1,187 @@
+"""The ids that rows of shards have: their own columns, metadata beside them, or a file that the user names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.base import Shard
+from fastrealign.io.files import Descriptor, one_line, open_binary, reading
+from fastrealign.io.parquet import ParquetTable
+from fastrealign.io.places import is_url, place
+from fastrealign.io.tables import Table, TableShard
+from fastrealign.progress import Progress
+from fastrealign.revision.index import id_text
+
+ID_NAMES = ("id", "ids", "key", "image_path")
+_FILES = (".txt", ".json", ".npy", ".parquet")
+_STEP = 1 << 16
+
+
+class IdsOf:
+    """The ids of all rows of some shards, in order.
+
+    shards, given, column   as `open_embeddings` takes them; given: `ids` there
+    named     where they come from, for messages
+    numbered  there are none: rows have their numbers
+    """
+
+    def __init__(self, shards: list[Shard], given: Any, column: str | None) -> None:
+        self._shards = [shard for shard in shards if shard.rows]
+        self._column = column
+        self._rows = sum(shard.rows for shard in shards)
+        self._file = given if isinstance(given, (str, os.PathLike)) else None
+        self._list = given if self._file is None else None
+        self.numbered = False
+        if self._file is not None:
+            suffix = os.path.splitext(place(given).name)[1].lower()
+            if suffix not in _FILES:
+                raise InputError(f"{given}: the suffix {suffix!r} is not of ids; expected {', '.join(_FILES)}")
+            self.named = os.fspath(given)
+        elif self._list is not None:
+            self.named = "the list that was given"
+        else:
+            name = self._name(self._shards[0]) if self._shards else None
+            self.numbered = name is None
+            beside = not self.numbered and self._shards[0].metadata is not None
+            self.named = f"{name!r} of {'the metadata beside the shards' if beside else 'the shards'}"
+            if self.numbered:
+                self.named = f"the numbers of the rows, 0 to {self._rows - 1}, since the files hold none"
+
+    def batches(self, progress: Progress) -> Iterator[list[str]]:
+        """Lists of ids; InputError for an id that is none, and for more or fewer of them than rows."""
+        progress.start("reading ids", self._rows, None)
+        done = 0
+        try:
+            for values in self._values():
+                batch: list[str] = []
+                for value in values:
+                    try:
+                        batch.append(value if type(value) is str else id_text(value))
+                    except InputError as error:
+                        raise InputError(f"{self._where(done + len(batch))} {error}") from None
+                done += len(batch)
+                if done > self._rows:
+                    break
+                yield batch
+                progress.advance(len(batch), 0)
+        finally:
+            progress.finish()
+        if done != self._rows:
+            found = f"more than {self._rows}" if done > self._rows else done
+            raise InputError(
+                f"{self.named}: has {found} ids, expected one for each of {self._rows} rows, in their order"
+            )
+
+    def of_row(self, row: int) -> str:
+        """One id, found by reading those before it."""
+        for values in self._values():
+            if row < len(values):
+                return id_text(values[row])
+            row -= len(values)
+        raise IndexError(row)
+
+    def made_of(self) -> dict[str, Any]:
+        """What the ids are read from: while this stays the same, so do they."""
+        if self._list is not None:
+            raise InputError("an index of a list of ids is not kept; leave index out, or name a file of them")
+        files = [(self._file, self._rows)] if self._file is not None else []
+        states = []
+        for path, rows in files or [(shard.metadata or shard.path, shard.rows) for shard in self._shards]:
+            # A Lance dataset is a folder, in which each version of it is a file.
+            folder = not is_url(path) and os.path.isdir(path)
+            with reading(path):
+                states.append(
+                    [str(path), rows, *Descriptor(os.path.join(path, "_versions") if folder else path).state()]
+                )
+        return {"column": self._column, "ids": states}
+
+    def _where(self, row: int) -> str:
+        if self._file is not None or self._list is not None:
+            return f"{self.named}: number {row}"
+        for shard in self._shards:
+            if row < shard.rows:
+                return shard.where(row)
+            row -= shard.rows
+        return self.named
+
+    def _name(self, shard: Shard) -> str | None:
+        """Under which name a shard has its ids; None where it has none."""
+        names = _names_in(shard)
+        if self._column is None:
+            return next((name for name in ID_NAMES if name in names), None)
+        if self._column not in names:
+            listed = ", ".join(map(repr, names)) or "nothing"
+            raise InputError(f"{shard.path}: has no ids {self._column!r}; beside the embeddings it holds {listed}")
+        return self._column
+
+    def _values(self) -> Iterator[Sequence[Any]]:
+        if self._file is not None:
+            yield from _read(self._file, self._column)
+        elif self._list is not None:
+            yield from _cut(self._list)
+        else:
+            for shard in self._shards:
+                name = self._name(shard)
+                if name is None:
+                    raise InputError(f"{shard.path}: holds no ids, but shards before it do ({self.named})")
+                if shard.metadata is not None:
+                    yield from _column(ParquetTable(shard.metadata), name)
+                elif isinstance(shard, TableShard):
+                    yield from _column(shard.table(shard.path), name)
+                else:
+                    yield from _cut(shard.of_rows()[0][name])
+                shard.close()
+
+
+def _names_in(shard: Shard) -> list[str]:
+    if shard.metadata is not None:
+        with ParquetTable(shard.metadata) as table:
+            return table.schema.names
+    if isinstance(shard, TableShard):
+        with shard.table(shard.path) as table:
+            return [name for name in table.schema.names if name != shard.column]
+    return list(shard.of_rows()[0])
+
+
+def _column(table: Table, name: str) -> Iterator[list[Any]]:
+    with table:
+        for batch in table.batches(_STEP, [name]):
+            yield batch.column(0).to_pylist()
+
+
+def _cut(values: Any) -> Iterator[Sequence[Any]]:
+    for lo in range(0, len(values), _STEP):
+        yield values[lo : lo + _STEP]
+
+
+def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]]:
+    """The ids in a file of their own."""
+    suffix = os.path.splitext(place(path).name)[1].lower()
+    if suffix == ".parquet":
+        table = ParquetTable(place(path))
+        names = table.schema.names
+        name = column or next((name for name in ID_NAMES if name in names), names[0] if len(names) == 1 else None)
+        if name not in names:
+            table.close()
+            raise InputError(f"{path}: has no column {name or 'id'!r}; its columns are {', '.join(names) or 'none'}")
+        yield from _column(table, name)
+        return
+    try:
+        with reading(path), open_binary(path) as file:
+            if suffix == ".txt":
+                values = [line.rstrip("\r") for line in file.read().decode().rstrip("\n").split("\n")]
+            else:
+                values = json.load(file) if suffix == ".json" else np.load(file, allow_pickle=False)
+    except InputError:
+        raise
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: is not readable as ids ({one_line(error)})") from None
+    if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.ndim == 1):
+        raise InputError(f"{path}: holds no list of ids")
+    yield from _cut(values)

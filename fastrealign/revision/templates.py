@@ -1,0 +1,225 @@
+"""How turns become token ids: the same for training and for generation, so that a model is asked as it was taught.
+
+    stage 1   [begin] V...V text [end]; loss on the text and its end
+    stage 2   [begin] "USER: " V...V "\\nquestion ASSISTANT:" " answer" [end] "USER: next ASSISTANT:" " answer" [end] ...
+              as LLaVA 1.5 has it (arXiv 2310.03744; its system prompt left out, as in its Hugging Face form), or what the
+              tokenizer's own chat template makes of the turns, where it has one; loss on the answers and their ends
+
+V are the places of the visual tokens, IMAGE_TOKEN. [begin] is there where the tokenizer puts one, [end] is its eos_token, or
+with a chat template what that puts after an answer. An answer is tokenized together with the prompt before it, wherever this
+leaves the tokens of the prompt as they are without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastrealign.errors import InputError
+from fastrealign.revision.examples import IMAGE
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+# LLaVA's placeholder among token ids.
+IMAGE_TOKEN = -200
+# What a loss of transformers leaves out.
+NO_LOSS = -100
+STAGES = ("stage1", "stage2")
+FORMS = ("llava", "chat")
+
+Turns = Sequence[tuple[str, "str | None"]]
+
+
+class _Piece(NamedTuple):
+    """A prompt, from the end of the answer before it on, and the answer: None where it is to be generated."""
+
+    prompt: str
+    between: str  # white space from one to the other
+    answer: str | None
+
+
+class Template:
+    """Turns to token ids.
+
+    tokenizer   of transformers; it needs an eos_token
+    stage       "stage1" or "stage2"
+    tokens      visual tokens an image takes; 0 leaves the image out, for a blind baseline
+    form        of stage 2: "llava" or "chat"; by default "chat" where the tokenizer has a chat template
+    end         the token id after a text or an answer, at which generation stops
+
+    Raises InputError for a tokenizer without an end, and for a chat template under which what is trained on would not go on
+    where the prompt of generation stops.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stage: str, tokens: int = 1, form: str | None = None
+    ) -> None:
+        if stage not in STAGES:
+            raise InputError(f"stage={stage!r}: expected {' or '.join(STAGES)}")
+        if form not in (None, *FORMS):
+            raise InputError(f"form={form!r}: expected {' or '.join(FORMS)}")
+        if tokens < 0:
+            raise InputError(f"tokens={tokens}: expected the number of visual tokens")
+        chat_template = getattr(tokenizer, "chat_template", None)
+        if form == "chat" and not chat_template:
+            raise InputError(f"{_name(tokenizer)} has no chat template; leave form='chat' out, or set one")
+        self.tokenizer, self.stage, self.tokens = tokenizer, stage, tokens
+        self._chat = stage == "stage2" and bool(chat_template) and form != "llava"
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"{_name(tokenizer)} has no end token, which every text ends with; set its eos_token to one the model knows"
+            )
+        self.end: int = tokenizer.eos_token_id
+        begin = tokenizer.bos_token_id
+        # A chat template writes it out.
+        begins = not self._chat and begin is not None and self._tokenized(["a"], special=True)["a"][:1] == [begin]
+        self._begin = [begin] if begins else []
+        self._end_text = ""
+        if self._chat:
+            self.end, self._end_text = self._chat_end()
+
+    def prompts(self, turns: Iterable[Turns]) -> list[list[int]]:
+        """The token ids after which the last response of each is to come, which is None and not looked at."""
+        if self.stage == "stage1":
+            return [self._begin + [IMAGE_TOKEN] * self.tokens for _ in turns]
+        return [ids for ids, _ in self._encoded([[*these[:-1], (these[-1][0], None)] for these in turns])]
+
+    def examples(self, turns: Iterable[Turns]) -> list[tuple[list[int], list[int]]]:
+        """(token ids, labels) of each, of one length; labels are NO_LOSS where there is none."""
+        if self.stage == "stage2":
+            return self._encoded(turns)
+        texts = [_only_text(these) for these in turns]
+        tokenized = self._tokenized(texts)
+        head = self._begin + [IMAGE_TOKEN] * self.tokens
+        said = [[*tokenized[text], self.end] for text in texts]
+        return [(head + ids, [NO_LOSS] * len(head) + ids) for ids in said]
+
+    def _encoded(self, turns: Iterable[Turns]) -> list[tuple[list[int], list[int]]]:
+        pieces = [list(self._chat_pieces(these) if self._chat else _llava_pieces(these)) for these in turns]
+        texts: dict[str, None] = {}
+        for piece in (piece for these in pieces for piece in these):
+            *before, last = piece.prompt.split(IMAGE)
+            texts.update(dict.fromkeys([*before, last]))
+            if piece.answer is not None:
+                texts[last + piece.between + piece.answer] = None
+                texts[piece.answer] = None
+        tokenized = self._tokenized(list(texts))
+        return [self._joined(these, tokenized) for these in pieces]
+
+    def _joined(self, pieces: list[_Piece], tokenized: dict[str, list[int]]) -> tuple[list[int], list[int]]:
+        ids = list(self._begin)
+        labels = [NO_LOSS] * len(ids)
+        for prompt, between, answer in pieces:
+            *before, last = prompt.split(IMAGE)
+            for part in before:
+                ids += tokenized[part] + [IMAGE_TOKEN] * self.tokens
+            ids += tokenized[last]
+            labels += [NO_LOSS] * (len(ids) - len(labels))
+            if answer is not None:
+                before_it, both = tokenized[last], tokenized[last + between + answer]
+                goes_on = both[: len(before_it)] == before_it and len(both) > len(before_it)
+                said = both[len(before_it) :] if goes_on else tokenized[answer]
+                ids += [*said, self.end]
+                labels += [*said, self.end]
+        return ids, labels
+
+    def _tokenized(self, texts: list[str], special: bool = False) -> dict[str, list[int]]:
+        if not texts:
+            return {}
+        found = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
+        return dict(zip(texts, found["input_ids"], strict=True))
+
+    def _chat_pieces(self, turns: Turns) -> Iterator[_Piece]:
+        messages: list[dict[str, str]] = []
+        done = ""
+        for prompt, answer in turns:
+            messages.append({"role": "user", "content": prompt})
+            asked = self._rendered(messages, True)
+            if not asked.startswith(done):
+                raise self._unsteady("it writes earlier turns in another way once later ones follow")
+            if answer is None:
+                yield _Piece(asked[len(done) :], "", None)
+                return
+            messages.append({"role": "assistant", "content": answer})
+            whole = self._rendered(messages, False)
+            between, said, rest = whole[len(asked) :].partition(answer)
+            if not whole.startswith(asked) or not said or between.strip():
+                raise self._unsteady("an answer does not stand where its prompt for generation ends")
+            if not rest.startswith(self._end_text):
+                raise self._unsteady(f"it ends some answers with {self._end_text!r} and some without")
+            yield _Piece(asked[len(done) :], between, answer)
+            done = asked + between + said + self._end_text
+
+    def _chat_end(self) -> tuple[int, str]:
+        """What the chat template puts after an answer: the token and its text, or eos_token where it puts nothing."""
+        asked = [{"role": "user", "content": "a question"}]
+        whole = self._rendered([*asked, {"role": "assistant", "content": "an answer"}], False)
+        rest = whole.rpartition("an answer")[2]
+        if not rest.strip():
+            return self.end, ""
+        first = self._tokenized([rest])[rest][0]
+        text = self.tokenizer.convert_ids_to_tokens(first)
+        special = {*self.tokenizer.all_special_ids, *getattr(self.tokenizer, "added_tokens_decoder", {})}
+        if first not in special or not rest.startswith(text):
+            raise self._unsteady(f"an answer ends with {rest!r}, which begins with no special token")
+        return first, text
+
+    def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
+        # Templates of models that reason in front of an answer are asked not to; others do not look at this.
+        options: dict[str, Any] = {"add_generation_prompt": generation, "enable_thinking": False}
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except Exception as error:  # a template raises what it likes
+            raise self._unsteady(f"it fails: {' '.join(str(error).split())}") from error
+
+    def _unsteady(self, why: str) -> InputError:
+        return InputError(f"the chat template of {_name(self.tokenizer)} is of no use here: {why}; pass form='llava'")
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Turns,
+    tokens: int = 1,
+    *,
+    stage: str = "stage2",
+    form: str | None = None,
+) -> list[int]:
+    """The token ids to generate from: `turns` so far, whose last response is None (or not looked at).
+
+    They are, token for token, what stage 2 trains on up to that response; stage 1: the visual tokens alone. tokens=0 leaves
+    out the image. Many prompts are faster through `Template.prompts`.
+    """
+    return Template(tokenizer, stage, tokens, form).prompts([turns])[0]
+
+
+def left_padded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Prompts as a batch for generation: "input_ids" and "attention_mask", int64 (B, L), padded on the left."""
+    import torch
+
+    length = max(map(len, prompts))
+    pad = pad_token(tokenizer)
+    ids = torch.tensor([[pad] * (length - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token id to pad with: pad_token, else eos_token, which attention masks and labels keep from having a meaning."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _llava_pieces(turns: Turns) -> Iterator[_Piece]:
+    for prompt, answer in turns:
+        yield _Piece(f"USER: {prompt} ASSISTANT:", " ", answer)
+
+
+def _only_text(turns: Turns) -> str:
+    if len(turns) != 1:
+        raise InputError(f"stage 1 takes one text an image, got {len(turns)} turns; give captions, or train stage 2")
+    return turns[0][1]
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}"
