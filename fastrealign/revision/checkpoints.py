@@ -43,8 +43,7 @@ class Trainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                _sync(hidden)
-                os.replace(hidden / name, out / name)
+                publish(hidden / name, out / name)
         except Exception as error:
             shutil.rmtree(hidden, ignore_errors=True)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
@@ -89,12 +88,13 @@ def remove_checkpoints(out: Path, but: str | None = None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    """Onto the disk with every file and folder in it, so that a name given afterwards never has less."""
-    for at, _, names in os.walk(folder):
+def publish(hidden: Path, final: Path) -> None:
+    """Give a folder its name once it is on the disk with every file in it."""
+    for at, _, names in os.walk(hidden):
         for path in (at, *(os.path.join(at, name) for name in names)):
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+    os.replace(hidden, final)

@@ -29,14 +29,13 @@ from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
-from fastrealign.revision.config import STAGES
+from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from fastrealign.revision.config import Lora
 
-IMAGE_TOKEN = -200
 RECORD = "revision.json"
 _FORMAT = 1
 # Entries of each weight that a fingerprint is of: fine-tuning moves nearly all of them.

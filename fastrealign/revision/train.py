@@ -15,23 +15,26 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch.utils.data import ConcatDataset
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from fastrealign import baselines
+from fastrealign.alignment import Alignment
+from fastrealign.baselines import Baseline
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import one_line
 from fastrealign.revision.checkpoints import Trainer, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
-from fastrealign.revision.data import Collator, open_embeddings, read_examples
+from fastrealign.revision.data import Collator, available, open_embeddings, read_examples
 from fastrealign.revision.model import RevisionModel, load_lm
 
 RUN = "run.json"
@@ -50,7 +53,8 @@ class TrainResult:
     losses           of every step
     seconds          that training took, of this call (one that resumed: since then)
     align_share      part of `seconds` spent aligning embeddings; 0 where nothing is aligned
-    skipped          ids that had no embedding, where those are skipped
+    skipped          examples without an embedding, left out
+    truncated        examples of which max_length cut something off (of this process and call)
     resumed_from     the step that it went on from; 0: from the start
     """
 
@@ -64,6 +68,7 @@ class TrainResult:
     seconds: float
     align_share: float
     skipped: int
+    truncated: int
     resumed_from: int
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +77,8 @@ class TrainResult:
 
     def __str__(self) -> str:
         aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
-        left_out = f"; {self.skipped:,} without an embedding left out" if self.skipped else ""
+        left_out = f"\n{self.skipped:,} examples without an embedding left out" if self.skipped else ""
+        left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
         return (
             f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
             f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{self.out}: the model"
@@ -97,18 +103,19 @@ def train(
     precision = _precision(config)
     set_seed(config.seed)
     tokenizer = _tokenizer(config.model)
-    examples = read_examples(config.data)
-    embeddings = open_embeddings(config.embeddings)
-    clock = None if config.alignment is None else _Clock(_alignment(config.alignment, embeddings.dim))
+    embeddings = open_embeddings(config.embeddings, side="text" if config.stage == "stage1" else "image")
+    files = [config.data] if isinstance(config.data, str) else config.data
+    read = [read_examples(file, shared_ids=True) for file in files]
+    chosen = [available(part, embeddings, config.missing) for part in read]
+    examples = ConcatDataset(chosen)
     model = _model(config, embeddings.dim, precision)
     collator = Collator(
         tokenizer,
         embeddings,
         stage=config.stage,
         tokens=config.tokens,
-        max_length=_context(config, model.lm),
-        alignment=clock,
-        missing=config.missing,
+        max_length=_context(config, model.lm, tokenizer),
+        alignment=None if config.alignment is None else _alignment(config.alignment, embeddings.dim),
     )
     trainer = Trainer(
         model=model,
@@ -130,13 +137,14 @@ def train(
         stage=config.stage,
         out=str(out),
         steps=trainer.state.global_step,
-        samples=len(examples) * math.ceil(config.epochs),
+        samples=round(len(examples) * config.epochs),
         loss_first=losses[0],
         loss=sum(tail) / len(tail),
         losses=tuple(losses),
         seconds=seconds,
-        align_share=clock.seconds / seconds if clock is not None else 0.0,
-        skipped=0,
+        align_share=collator.align_seconds / seconds,
+        skipped=sum(part.left_out for part in chosen),
+        truncated=collator.truncated,
         resumed_from=int(last.rpartition("-")[2]) if last else 0,
     )
     if trainer.args.should_save:
@@ -148,20 +156,6 @@ def train(
         remove_checkpoints(out)
     trainer.accelerator.wait_for_everyone()
     return result
-
-
-class _Clock:
-    """An alignment that adds up the time it takes."""
-
-    def __init__(self, alignment: Callable[..., Any]) -> None:
-        self.alignment = alignment
-        self.seconds = 0.0
-
-    def __call__(self, rows: Any, **options: Any) -> Any:
-        started = time.perf_counter()
-        aligned = self.alignment(rows, **options)
-        self.seconds += time.perf_counter() - started
-        return aligned
 
 
 def _arguments(config: TrainConfig, precision: str, examples: int) -> transformers.TrainingArguments:
@@ -222,15 +216,15 @@ def _model(config: TrainConfig, dim: int, precision: str) -> RevisionModel:
     return model.set_stage(config.stage, config.lora)
 
 
-def _context(config: TrainConfig, lm: Any) -> int | None:
-    """Tokens an example may have: as configured, or as many as the language model takes."""
-    takes = getattr(lm.config.get_text_config(), "max_position_embeddings", None)
-    if takes is not None and config.max_length is not None and config.max_length > takes:
+def _context(config: TrainConfig, lm: Any, tokenizer: Any) -> int:
+    """Tokens an example may have: as configured, or as many as the language model and its tokenizer take."""
+    takes = min(getattr(lm.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
+    if config.max_length is not None and config.max_length > takes:
         raise InputError(f"max_length: {config.max_length}, the language model takes {takes}")
     return config.max_length or takes
 
 
-def _alignment(path: str, dim: int) -> Callable[..., Any]:
+def _alignment(path: str, dim: int) -> Alignment | Baseline:
     """An alignment or a baseline (baselines.py) from a file, for rows of this width."""
     found = baselines.load(path)
     if found.dim != dim:

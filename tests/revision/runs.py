@@ -60,7 +60,7 @@ def killed_and_resumed(folder: Path, options: dict, steps: list[int], in_a_save:
         pid = os.fork()
         if pid == 0:
             if saving:
-                checkpoints.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                checkpoints.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             train(TrainConfig(out=str(folder / out), **options), resume=resume, callbacks=[Kill(step)])
             os._exit(0)
         status = os.waitpid(pid, 0)[1]
