@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.errors import InputError
+from fastrealign.revision.templates import STAGES
 
-STAGES = ("stage1", "stage2")
 # Of the paper (arXiv 2602.07026, section 5), by stage.
 LEARNING_RATES = {"stage1": 5e-4, "stage2": 1e-5}
 WARM_UP = 0.03

@@ -29,14 +29,13 @@ from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
-from fastrealign.revision.config import STAGES
+from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from fastrealign.revision.config import Lora
 
-IMAGE_TOKEN = -200
 RECORD = "revision.json"
 _FORMAT = 1
 # Entries of each weight that a fingerprint is of: fine-tuning moves nearly all of them.
@@ -60,6 +59,7 @@ class RevisionModel(torch.nn.Module):
         self.stage: str | None = None
         self.lm_source: str | None = lm.config._name_or_path or None
         self.lm_fingerprint = fingerprint(lm)
+        self.lm_dtype = lm.dtype
         self._lm_trained = self._lora = False
         # What transformers.Trainer asks of a model: does its loss take `num_items_in_batch`, does it shift the labels.
         kinds = {p.kind for p in inspect.signature(lm.forward).parameters.values()}

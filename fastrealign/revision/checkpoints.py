@@ -1,0 +1,100 @@
+"""The Trainer of transformers with checkpoints that hold what trains alone, each there as a whole or not at all.
+
+The Trainer's own would hold a frozen language model once more for every checkpoint, and lie about under their final name
+while they are written: one that was cut short by a full disk or a kill would be taken for the last one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.trainer_utils import get_last_checkpoint
+
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.files import one_line
+
+_TRAINED = "trained.safetensors"
+_HIDDEN = ".saving"
+
+
+class Trainer(transformers.Trainer):
+    """transformers.Trainer for a model of which a part trains."""
+
+    _saving: Path | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving or self.args.output_dir)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        """As the Trainer does, but in a hidden folder, of which the checkpoint is moved out when it is all on the disk."""
+        out = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        hidden = out / _HIDDEN
+        if self.args.should_save:
+            shutil.rmtree(hidden, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._saving = hidden
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(hidden / name, out / name)
+        except Exception as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+            last = get_last_checkpoint(out)
+            stays = f"{last} stays" if last else "there is none before it"
+            raise FastRealignError(
+                f"{out / name}: could not be written: {reason}; {stays}; free some space, then go on with --resume"
+            ) from error
+        finally:
+            self._saving = None
+        if self.args.should_save:
+            shutil.rmtree(hidden, ignore_errors=True)
+            remove_checkpoints(out, but=name)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        from safetensors.torch import save_file
+
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        training = {name: p.detach().cpu().contiguous() for name, p in self._training()}
+        save_file(training, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
+
+        file = Path(resume_from_checkpoint) / _TRAINED
+        held, training = load_file(file), dict(self._training())
+        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in training.items()}:
+            raise InputError(f"{file}: a checkpoint of another model: its weights have other names or shapes")
+        with torch.no_grad():
+            for name, weight in training.items():
+                weight.copy_(held[name])
+
+    def _training(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+
+def remove_checkpoints(out: Path, but: str | None = None) -> None:
+    """Remove the checkpoints in a folder; `but` is the name of one that stays."""
+    for folder in out.glob("checkpoint-*"):
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(hidden: Path, final: Path) -> None:
+    """Give a folder its name once it is on the disk with every file in it."""
+    for at, _, names in os.walk(hidden):
+        for path in (at, *(os.path.join(at, name) for name in names)):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    os.replace(hidden, final)

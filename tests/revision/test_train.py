@@ -1,0 +1,267 @@
+"""Training runs: what they learn and leave, killed and resumed, a full disk, alignment on the way, bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import runs  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tiny import build_lm  # noqa: E402
+
+import fastrealign as fr  # noqa: E402
+from fastrealign import FastRealignError, InputError, baselines  # noqa: E402
+from fastrealign.revision import checkpoints  # noqa: E402
+from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
+from fastrealign.revision.model import RevisionModel, load_lm  # noqa: E402
+from fastrealign.revision.train import train  # noqa: E402
+
+
+@pytest.fixture
+def world(tmp_path, rng):
+    runs.write_world(tmp_path, rng)
+    return tmp_path
+
+
+@pytest.fixture
+def config(world, tiny_lm):
+    def config(stage="stage1", out="run", **options):
+        given = {
+            "model": str(tiny_lm),
+            "data": str(world / ("captions.jsonl" if stage == "stage1" else "chats.json")),
+            "embeddings": str(world / ("text.npy" if stage == "stage1" else "image.npy")),
+            "out": str(world / out),
+            "stage": stage,
+            "batch_size": 4,
+            "device": "cpu",
+        }
+        return TrainConfig(**{**given, **options})
+
+    return config
+
+
+def weights(module):
+    return {name: p.detach().clone() for name, p in module.state_dict().items()}
+
+
+def same(one, two):
+    return set(one) == set(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_stage_1_learns_and_leaves_the_language_model_as_it_was(config, tiny_lm):
+    before = weights(load_lm(tiny_lm))
+    done = train(config(epochs=6, learning_rate=5e-2))
+    assert (done.steps, done.samples, len(done.losses)) == (36, 144, 36)
+    assert done.loss < done.loss_first - 0.02 and done.loss_first == done.losses[0]
+    out = Path(done.out)
+    assert {p.name for p in out.iterdir()} >= {"adapter.safetensors", "revision.json", "run.json", "tokenizer.json"}
+    assert not list(out.glob("checkpoint-*")) and not (out / "lm").exists()
+    assert same(before, weights(RevisionModel.from_pretrained(out).lm)) and same(before, weights(load_lm(tiny_lm)))
+
+
+def test_the_first_loss_is_the_language_models_own_and_the_schedule_is_the_papers(config, world):
+    from transformers import TrainerCallback
+
+    rates = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    done = train(config(epochs=10, learning_rate=1e-2, batch_size=24), callbacks=[Rates()])
+    steps = np.arange(10)
+    cosine = 1e-2 * 0.5 * (1 + np.cos(np.pi * (steps - 1) / 9))
+    np.testing.assert_allclose(rates, np.where(steps < 1, 0, cosine), atol=1e-9)
+    assert done.losses[0] == pytest.approx(done.losses[1], rel=1e-5)  # the first step has a rate of 0
+
+
+def test_stage_2_goes_on_from_stage_1_and_trains_both(config, tiny_lm):
+    one = train(config())
+    two = train(config("stage2", "two", adapter=one.out, epochs=4, learning_rate=1e-2))
+    assert two.loss < two.loss_first - 0.5
+    model = RevisionModel.from_pretrained(two.out)
+    assert not same(weights(model.lm), weights(load_lm(tiny_lm)))
+    assert not same(weights(model.adapter), weights(RevisionModel.from_pretrained(one.out).adapter))
+    assert (Path(two.out) / "lm" / "model.safetensors").is_file()
+
+
+def test_stage_2_begins_with_the_weights_of_stage_1(config):
+    one = train(config())
+    two = train(config("stage2", "two", adapter=one.out, learning_rate=1e-30))
+    assert same(
+        weights(RevisionModel.from_pretrained(two.out).adapter), weights(RevisionModel.from_pretrained(one.out).adapter)
+    )
+
+
+def test_lora_in_stage_2(config, tiny_lm):
+    pytest.importorskip("peft")
+    two = train(config("stage2", lora=Lora(r=2), epochs=4, learning_rate=2e-2))
+    assert two.loss < two.loss_first and not (Path(two.out) / "lm").exists()
+    base = RevisionModel.from_pretrained(two.out).lm.get_base_model()
+    assert torch.equal(base.lm_head.weight, load_lm(tiny_lm).lm_head.weight)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(config):
+    one = train(config(out="one", batch_size=8, learning_rate=1e-3, precision="fp32"))
+    two = train(config(out="two", batch_size=2, gradient_accumulation=4, learning_rate=1e-3, precision="fp32"))
+    assert one.steps == two.steps == 3
+    np.testing.assert_allclose(one.losses, two.losses, rtol=1e-4)
+
+
+def test_bf16_keeps_float32_weights_of_what_trains(config, tiny_lm):
+    two = train(config("stage2", precision="bf16", epochs=3, learning_rate=1e-2))
+    assert two.loss < two.loss_first
+    assert RevisionModel.from_pretrained(two.out).lm.dtype == load_lm(tiny_lm).dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["realign", "c3"])
+def test_alignment_on_the_way_is_alignment_beforehand(config, world, method):
+    """The same rows reach the adapter, so it ends in the same weights; C3's noise depends on the call, so it is left out."""
+    options = {"sigma": 0.0} if method == "c3" else {}
+    fitted = baselines.fit_baseline(method, world / "text.npy", world / "image.npy", **options)
+    fitted.save(world / "fitted.safetensors")
+    np.save(world / "aligned.npy", fitted(np.load(world / "text.npy")))
+    on_the_way = train(config(out="one", alignment=str(world / "fitted.safetensors"), precision="fp32"))
+    beforehand = train(config(out="two", embeddings=str(world / "aligned.npy"), precision="fp32"))
+    np.testing.assert_allclose(on_the_way.losses, beforehand.losses, rtol=1e-5)
+    assert 0 < on_the_way.align_share < 1 and beforehand.align_share == 0
+    assert "of it aligning" in str(on_the_way) and "aligning" not in str(beforehand)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_killed_and_resumed_ends_in_the_same_bits(config, world, tmp_path_factory, rng, stage):
+    """Dropout in stage 2, two epochs, batches accumulated: the order of examples and every random state come back."""
+    lm = tmp_path_factory.mktemp("dropout")
+    given = config(stage, batch_size=4, epochs=2, save_steps=2, learning_rate=1e-3, gradient_accumulation=2).to_json()
+    if stage == "stage2":
+        from transformers import AutoTokenizer
+
+        model = build_lm(80)
+        model.config.attention_dropout = 0.2
+        model.save_pretrained(lm)
+        AutoTokenizer.from_pretrained(given["model"]).save_pretrained(lm)
+        given["model"] = str(lm)
+    del given["out"]
+    at = sorted(int(step) for step in rng.choice(np.arange(1, 7), size=2, replace=False))  # of 6 steps
+    if at[0] == 6:
+        at = at[:1]
+    told = json.dumps([given, at, at[-1] < 6])
+    script = Path(runs.__file__)
+    package = Path(fr.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{package}:{script.parent}", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, script, world, told], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    one, two = (json.loads((world / out / "run.json").read_text())["result"] for out in ("whole", "killed"))
+    assert two["resumed_from"] == 0 or two["resumed_from"] % 2 == 0
+    assert one["losses"] == two["losses"] and one["steps"] == two["steps"] == 6
+    files = sorted(p.relative_to(world / "whole") for p in (world / "whole").rglob("*.safetensors"))
+    assert len(files) == (1 if stage == "stage1" else 2)
+    for file in files:
+        assert same(load_file(world / "whole" / file), load_file(world / "killed" / file)), file
+    assert {p.name for p in (world / "killed").iterdir()} == {p.name for p in (world / "whole").iterdir()}
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(config, world, monkeypatch):
+    whole = train(config(out="whole", save_steps=2))
+    write, left = torch.save, [4]
+
+    def full(*arguments, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FastRealignError) as caught:
+        train(config(save_steps=2))
+    said = str(caught.value)
+    assert "checkpoint-4: could not be written: No space left on device" in said
+    assert "checkpoint-2 stays; free some space, then go on with --resume" in said and "\n" not in said
+    assert [p.name for p in (world / "run").glob("*check*")] == ["checkpoint-2"] and not (
+        world / "run" / ".saving"
+    ).exists()
+    monkeypatch.undo()
+    done = train(config(save_steps=3), resume=True)
+    assert done.resumed_from == 2 and done.losses == whole.losses
+
+
+def test_a_checkpoint_holds_what_trains_and_one_is_kept(config, world, monkeypatch):
+    held = []
+    publish = checkpoints.publish
+
+    def watched(hidden, final):
+        held.append((sorted(load_file(hidden / "trained.safetensors")), len(list(final.parent.glob("check*")))))
+        publish(hidden, final)
+
+    monkeypatch.setattr(checkpoints, "publish", watched)
+    train(config(save_steps=2))
+    adapter = ["adapter.0.bias", "adapter.0.weight", "adapter.2.bias", "adapter.2.weight"]
+    assert held == [(adapter, 0), (adapter, 1), (adapter, 1)]
+
+
+def test_a_run_that_ended_is_not_run_again(config):
+    done = train(config())
+    assert train(config(save_steps=7), resume=True) == done
+    with pytest.raises(
+        InputError, match=r"run: is not empty; go on with the run that is in it with --resume, or choose"
+    ):
+        train(config())
+    with pytest.raises(InputError, match=r"run: the run in it is another one \(seed 0, now 5\)"):
+        train(config(seed=5), resume=True)
+
+
+def test_resume_of_nothing_begins(config, world):
+    assert train(config(), resume=True).resumed_from == 0
+    (world / "notes").mkdir()
+    (world / "notes" / "a.txt").touch()
+    with pytest.raises(InputError, match=r"notes: has no run.json, so there is no run to go on with"):
+        train(config(out="notes"), resume=True)
+    with pytest.raises(InputError, match="notes: is not empty; choose another out"):
+        train(config(out="notes"))
+    with pytest.raises(InputError, match=r"a.txt: is a file, expected a new folder"):
+        train(config(out="notes/a.txt"))
+
+
+def test_a_checkpoint_of_another_model_is_not_loaded(config, world, monkeypatch):
+    monkeypatch.setattr(RevisionModel, "save_pretrained", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config())
+    monkeypatch.undo()
+    file = world / "run" / "checkpoint-6" / "trained.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"adapter.0.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(InputError, match=r"trained.safetensors: a checkpoint of another model"):
+        train(config(), resume=True)
+
+
+def test_what_cannot_run_is_told_before_anything_is_written(config, world, tmp_path, tiny_lm):
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="device: cuda is asked for, but torch sees no GPU here"):
+            train(config(device="cuda"))
+    with pytest.raises(InputError, match="precision: fp16 needs a GPU"):
+        train(config(precision="fp16"))
+    with pytest.raises(InputError, match="nothing: has no tokenizer that can be loaded"):
+        train(config(model=str(tmp_path / "nothing")))
+    wide = fr.fit(np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32)[::-1] + 0.5)
+    wide.save(world / "wide.safetensors")
+    with pytest.raises(
+        InputError, match=rf"wide.safetensors: was fitted on rows 5 wide, the embeddings are {runs.DIM} wide"
+    ):
+        train(config(alignment=str(world / "wide.safetensors")))
+    RevisionModel(load_lm(tiny_lm), 5).export_adapter(world / "mm_projector.bin")
+    with pytest.raises(InputError, match=rf"its adapter has dim=5, expected dim={runs.DIM}"):
+        train(config("stage2", adapter=str(world / "mm_projector.bin")))
+    with pytest.raises(InputError, match="max_length: 65, the language model takes 64"):
+        train(config(max_length=65))
+    assert not (world / "run").exists()
