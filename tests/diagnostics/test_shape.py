@@ -47,7 +47,7 @@ def test_known_shapes(rng):
 
 @pytest.mark.parametrize("draw", ["beta", "normal"])
 def test_errors_are_the_scatter_over_draws(rng, draw):
-    """300 draws of 800 rows: their spread is known to 4 %, so 25 % is six sigma."""
+    """300 draws of 800 rows tell their spread to 4 %: 30 % are seven of that."""
     found = []
     for _ in range(300):
         first = rng.beta(1.0, 3.0, 800) if draw == "beta" else 0.1 * rng.standard_normal(800)
