@@ -184,7 +184,7 @@ def draw(results: Results) -> Figure:
     left.legend(loc="lower left")
     right.set_xlabel("cosine between two rows of one side")
     right.set_ylabel("density")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 2.75)
     right.grid(True)
     right.legend(loc="upper right")
     return figure
