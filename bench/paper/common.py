@@ -198,9 +198,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def plus_minus(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """mean ± standard deviation over seeds; of one value no more than that."""
+    """mean ± standard deviation over seeds; of one, or of equal values, no more than that."""
     of = spread(values)
-    if len(values) == 1:
+    if len(values) == 1 or of["std"] < 1e-12 * abs(of["mean"]):
         return shown(of["mean"])
     scale = 100 if shown is percent else 1
     return f"{shown(of['mean'])} ± {scale * of['std']:.1g}"
