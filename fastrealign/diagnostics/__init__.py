@@ -8,6 +8,7 @@ of them; rows are made unit rows first, and everything is float64 unless it says
     spectrum    covariances and their eigenvalues
     frame       the fixed frame: biases and residuals in U and V, leakage, coupling
     topology    densities of angles, what a map keeps of them
+    shape       third and fourth moments along directions
     neighbours  exact nearest neighbours: mixing, support balance, overlap
 
 A metric over all rows is a number. One that samples rows takes `rows` and `seed` and gives an `Estimate` with its error.
@@ -26,6 +27,7 @@ from fastrealign.diagnostics.frame import (
 from fastrealign.diagnostics.gap import Drift, gap, phantom_drift, predicted_drift
 from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
 from fastrealign.diagnostics.rows import Estimate
+from fastrealign.diagnostics.shape import Shape, shape
 from fastrealign.diagnostics.spectrum import (
     Condition,
     Covariance,
@@ -56,6 +58,7 @@ __all__ = [
     "Nearest",
     "Overlap",
     "PowerLaw",
+    "Shape",
     "Topology",
     "angular_topology",
     "anisotropy",
@@ -78,6 +81,7 @@ __all__ = [
     "power_law",
     "predicted_drift",
     "principal_angles",
+    "shape",
     "sigma_gap",
     "spectral_correlation",
     "subspace_overlap",

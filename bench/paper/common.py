@@ -1,0 +1,223 @@
+"""What the reproductions share: where their figures go, the embeddings, and the methods.
+
+A reproduction is measured (JSON, `bench/results/paper/NAME.json`), drawn (`docs/paper/NAME.png`) and told (between its markers
+of `docs/paper.md`). What is drawn and told comes of the JSON alone, so that `--redraw` needs no new measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fastrealign as fr
+from bench.common import machine
+from bench.table import fill
+from fastrealign.alignment import Alignment
+from fastrealign.baselines import Baseline, fit_baseline
+from fastrealign.demo.samples import load
+from fastrealign.errors import FitWarning, InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[2]
+PAGE = "docs/paper.md"
+PICTURE, RESULTS = "docs/paper/{}.png", "bench/results/paper/{}.json"
+# Of fastrealign.baselines.METHODS, in the order of the tables.
+METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
+NAMES = {
+    "none": "none",
+    "mean-shift": "mean shift",
+    "c3": "C3",
+    "bca": "blockwise",
+    "anchor": "anchor",
+    "anchor-trace": "anchor + trace",
+    "realign": "ReAlign",
+    "realign-exact": "ReAlign, exact",
+}
+
+Say = Callable[[str], None]
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to measure.
+
+    quick     few rows, few seeds: whether it runs. Nothing is kept
+    encoders  folder with trained encoders (bench/paper/encoders.py); None: only the embeddings that come along
+    """
+
+    quick: bool
+    encoders: Path | None
+    say: Say
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """name: of its files and markers; says: one line for the list of `python -m bench.paper`."""
+
+    name: str
+    says: str
+    measure: Callable[[Setting], Results]
+    tell: Callable[[Results], str]
+    draw: Callable[[Results], Figure]
+
+
+def main(reproduction: Reproduction, arguments: Sequence[str] | None = None) -> int:
+    """`python -m bench.paper.NAME`."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.paper.{reproduction.name}", description=reproduction.says)
+    add_options(parser)
+    return carry_out([reproduction], parser.parse_args(arguments))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="few rows: whether it runs; nothing is written")
+    parser.add_argument("--redraw", action="store_true", help="picture and text from the figures that are there")
+    parser.add_argument("--encoders", type=Path, metavar="DIR", help="trained encoders: see bench/paper/encoders.py")
+    parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help=f"the folder that {PAGE} is in")
+
+
+def carry_out(reproductions: Iterable[Reproduction], given: argparse.Namespace) -> int:
+    setting = Setting(given.quick, given.encoders, lambda line: print(line, flush=True))
+    for reproduction in reproductions:
+        try:
+            _one(reproduction, setting, given)
+        except (InputError, FileNotFoundError) as error:
+            print(f"bench.paper.{reproduction.name}: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _one(reproduction: Reproduction, setting: Setting, given: argparse.Namespace) -> None:
+    kept = given.into / RESULTS.format(reproduction.name)
+    if given.redraw:
+        results = json.loads(kept.read_text())
+    else:
+        measured = reproduction.measure(setting)
+        measured["machine"] = machine(("numpy", "scipy"), fastrealign=fr.__version__) | measured.get("machine", {})
+        results = json.loads(json.dumps({"kind": reproduction.name, **measured}))
+    text = reproduction.tell(results)
+    if given.quick:
+        setting.say(text)
+        return
+    write(given.into, reproduction, results, text)
+    setting.say(f"wrote {kept}, {PICTURE.format(reproduction.name)} and {PAGE}")
+
+
+def write(into: Path, reproduction: Reproduction, results: Results, text: str) -> None:
+    """The JSON, the picture, and the text between the markers of the page."""
+    name = reproduction.name
+    kept, picture, page = (into / where for where in (RESULTS.format(name), PICTURE.format(name), PAGE))
+    for path in (kept, picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    body = (
+        f"{text}\n\n<sub>`python -m bench.paper.{name}`, {results['machine']['date'][:10]}: "
+        f"[`{RESULTS.format(name)}`](../{RESULTS.format(name)})</sub>"
+    )
+    page.write_text(fill(page.read_text(), name, body))
+    kept.write_text(json.dumps(results, indent=1) + "\n")
+    save(lambda: reproduction.draw(results), picture)
+
+
+def save(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw and write a PNG, in the colours of the reports, on white paper."""
+    import matplotlib
+
+    from fastrealign.report.svg import PAPER, STYLE
+
+    with matplotlib.rc_context(STYLE):
+        draw().savefig(path, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+# --- embeddings and methods ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Embeddings to fit on, text (n, d) and image (m, d), not paired; and held-out pairs of both."""
+
+    text: np.ndarray
+    image: np.ndarray
+    pairs_text: np.ndarray
+    pairs_image: np.ndarray
+
+
+def shipped(rows: int | None = None) -> Sides:
+    """The embeddings that come along, or the first `rows` of each side."""
+    return Sides(*(load(name)[:rows] for name in ("text", "image", "pairs_text", "pairs_image")))
+
+
+def half(sides: Sides, seed: int) -> Sides:
+    """A random half of the rows of each side; the pairs stay."""
+    rng = np.random.default_rng(seed)
+    drawn = (rows[np.sort(rng.permutation(len(rows))[: len(rows) // 2])] for rows in (sides.text, sides.image))
+    return Sides(*drawn, sides.pairs_text, sides.pairs_image)
+
+
+def fitted(name: str, sides: Sides, seed: int = 0, **options: Any) -> Alignment | Baseline:
+    """The method of this name on both sides; `seed` is that of C3's noise."""
+    if name == "c3":
+        options = {"seed": seed} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # the demo's encoder leaves some directions nearly empty
+        return fit_baseline(name, sides.text, sides.image, **options)
+
+
+def mapped(method: Alignment | Baseline, rows: np.ndarray) -> np.ndarray:
+    """float64 (n, d)."""
+    return method(rows, dtype=np.float64)
+
+
+# --- numbers and tables ----------------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """mean, standard deviation, least and largest of values over seeds."""
+    array = np.asarray(values, dtype=np.float64)
+    std = array.std(ddof=1) if len(array) > 1 else 0.0
+    return {"mean": float(array.mean()), "std": float(std), "least": float(array.min()), "largest": float(array.max())}
+
+
+def plus_minus(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    """mean ± standard deviation over seeds; of one, or of equal values, no more than that."""
+    of = spread(values)
+    if len(values) == 1 or of["std"] < 1e-12 * abs(of["mean"]):
+        return shown(of["mean"])
+    scale = 100 if shown is percent else 1
+    return f"{shown(of['mean'])} ± {scale * of['std']:.1g}"
+
+
+def small(value: float) -> str:
+    """Three digits; powers of ten where it is tiny."""
+    if value == 0.0:
+        return "0"
+    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:#.3g}".rstrip(".")
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f} %" if abs(value) < 0.1 else f"{100 * value:.1f} %"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are words, the others numbers."""
+    marks = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, marks, *rows))

@@ -1,0 +1,113 @@
+"""python -m bench.paper.encoders --out DIR [--seeds 5]: encoders that have seen both families of scenes, one a seed.
+
+Some figures need rows that do not come along: of another family of scenes, of captions of a given length, of another encoder
+seed. They are embedded on demand with DIR/SEED/encoder.safetensors and kept beside it. An encoder takes some ten minutes on two
+cores; the figures need the extra `encoder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastrealign.demo.captions import caption
+from fastrealign.demo.samples import sample_caption
+from fastrealign.demo.scenes import render, scene
+from fastrealign.errors import InputError
+
+if TYPE_CHECKING:
+    import open_clip
+
+FILE = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """side: "image" or "text"; scenes: their seeds; length: of captions, None as samples.LENGTH_SHARES says."""
+
+    side: str
+    family: str
+    scenes: range
+    length: str | None = None
+
+    @property
+    def file(self) -> str:
+        words = (self.side, self.family, self.length or "mixed", self.scenes.start, self.scenes.stop)
+        return "-".join(map(str, words)) + ".npy"
+
+
+def seeds(folder: Path) -> list[int]:
+    """Of the encoders there. Raises InputError where there is none."""
+    found = sorted(int(path.parent.name) for path in folder.glob(f"*/{FILE}") if path.parent.name.isdigit())
+    if not found:
+        raise InputError(f"{folder}: no SEED/{FILE}; python -m bench.paper.encoders --out {folder}")
+    return found
+
+
+def embedded(seed: int, wanted: Mapping[str, Rows], folder: Path) -> dict[str, np.ndarray]:
+    """Embeddings of each set, float32 (n, d), as the encoder of this seed gives them; kept in the folder."""
+    kept = folder / str(seed) / "rows"
+    missing = [rows for rows in wanted.values() if not (kept / rows.file).exists()]
+    if missing:
+        kept.mkdir(exist_ok=True)
+        model = load(folder / str(seed) / FILE)
+        for rows in missing:
+            np.save(kept / rows.file, embed(model, rows))
+    return {name: np.load(kept / rows.file) for name, rows in wanted.items()}
+
+
+def load(path: Path) -> open_clip.CLIP:
+    """The encoder in a file. Raises InputError where it is not one of demo.encoder's."""
+    from safetensors.torch import load_file
+
+    from fastrealign.demo import encoder
+
+    model = encoder.build()
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise InputError(f"{path}: not an encoder of demo.encoder.CONFIG: {str(error).splitlines()[0]}") from None
+    return model
+
+
+def embed(model: open_clip.CLIP, rows: Rows) -> np.ndarray:
+    from fastrealign.demo import encoder
+
+    scenes = [scene(s, rows.family) for s in rows.scenes]
+    if rows.side == "image":
+        return encoder.encode_images(model, [render(s) for s in scenes])
+    captions = [sample_caption(s) if rows.length is None else caption(s, rows.length) for s in scenes]
+    return encoder.encode_texts(model, [c.text for c in captions])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.paper.encoders", description="Train encoders, one a seed.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="DIR/SEED/encoder.safetensors")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
+    parser.add_argument("--steps", type=int, default=None, help="of training (default: the demo's)")
+    given = parser.parse_args(arguments)
+    from safetensors.torch import save
+
+    from fastrealign.demo import train
+    from fastrealign.files import save_bytes
+    from fastrealign.revision.world import both_families
+
+    for seed in range(given.seeds):
+        path = given.out / str(seed) / FILE
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model = train.train(given.steps or train.STEPS, seed, scene_of=both_families)
+        save_bytes(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+        print(f"wrote {path}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""python -m bench.paper.exact_sums: float32 and float64 accumulators against exact sums (arXiv 2602.07026, figure 7).
+
+The mean of unit rows, 768 wide, made up chunk by chunk, added up in float32 and float64 and by `fastrealign.Moments`, against
+sums in extended precision; and whether the order of the rows shows. Time and memory of fits are those that bench.scale measured
+(bench/results/scale.json).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fastrealign as fr
+from bench.common import BUSY
+from bench.paper.common import ROOT, Reproduction, Results, Setting, canvas, main, small, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+D = 768
+SIZES = (1_000, 10_000, 50_000, 100_000, 500_000)
+CHUNK = 1_000
+# Rows that are added up in two orders.
+REORDERED = 50_000
+PAPER = {"float32": 9.6e-8, "float64": 1e-15}
+PAPER_ROWS = 500_000
+SCALE = ROOT / "bench/results/scale.json"
+NAMES = {
+    "rows": "float32, row by row",
+    "float32": "float32, batches of 1,000",
+    "float64": "float64, row by row",
+    "exact": "fastrealign, exact",
+}
+
+
+class Sums:
+    """Sums of the same unit rows, and the truth. rows, float64: one row after the other, along an axis NumPy does not do it
+    otherwise; float32: a batch added up pairwise, its sum to the total, as a script on tensors does it."""
+
+    def __init__(self, d: int) -> None:
+        self.n = 0
+        self.running = {"rows": np.zeros((1, d), np.float32), "float64": np.zeros((1, d))}
+        self.batches = np.zeros(d, np.float32)
+        self.exact = fr.Moments(d)
+        self.truth = np.zeros(d, np.longdouble)
+
+    def add(self, rows: np.ndarray) -> None:
+        """float32 (n, d), of any length."""
+        unit = rows.astype(np.float64)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        for total in self.running.values():
+            total[0] = np.add.reduce(np.concatenate([total, unit.astype(total.dtype)]), axis=0)
+        self.batches += np.add.reduce(np.ascontiguousarray(unit.T.astype(np.float32)), axis=1)
+        self.exact.update(rows)
+        self.truth += np.add.reduce(unit.astype(np.longdouble), axis=0)
+        self.n += len(rows)
+
+    def means(self) -> dict[str, np.ndarray]:
+        sums = {name: total[0] for name, total in self.running.items()} | {"float32": self.batches}
+        means = {name: (total / total.dtype.type(self.n)).astype(np.float64) for name, total in sums.items()}
+        return means | {"exact": self.exact.mean}
+
+    def errors(self) -> dict[str, float]:
+        """|mean - truth|_2 of each."""
+        truth = self.truth / self.n
+        return {name: float(np.linalg.norm((mean - truth).astype(np.float64))) for name, mean in self.means().items()}
+
+
+def chunk(number: int, rows: int, d: int) -> np.ndarray:
+    """Made-up rows, float32 (rows, d), around a mean of some 0.7 of their length."""
+    rng = np.random.default_rng([1, number])
+    found = rng.standard_normal((rows, d), np.float32)
+    found += np.linspace(0.2, 2.0, d, dtype=np.float32)
+    return found
+
+
+def measure(setting: Setting) -> Results:
+    d, sizes, reordered = (16, (1000, 2000), 2000) if setting.quick else (D, SIZES, REORDERED)
+    sums, by_rows = Sums(d), []
+    for number in range(sizes[-1] // CHUNK):
+        sums.add(chunk(number, CHUNK, d))
+        if sums.n in sizes:
+            by_rows.append({"count": sums.n} | sums.errors())
+            setting.say(f"{sums.n:,} rows: " + ", ".join(f"{name} {by_rows[-1][name]:.1e}" for name in NAMES))
+    numbers = range(reordered // CHUNK)
+    forwards, backwards = _means(numbers, d), _means(reversed(numbers), d)
+    moved = {name: float(np.linalg.norm(forwards[name] - backwards[name])) for name in NAMES}
+    return {
+        "d": d,
+        "by rows": by_rows,
+        "reordered": {"count": reordered, **moved},
+        "scale": _scale(),
+    }
+
+
+def _means(numbers: Iterable[int], d: int) -> dict[str, np.ndarray]:
+    sums = Sums(d)
+    for number in numbers:
+        sums.add(chunk(number, CHUNK, d))
+    return sums.means()
+
+
+def _scale() -> dict[str, Any]:
+    """What is told here of bench.scale's figures."""
+    scale = json.loads(SCALE.read_text())
+    kept = ("rows", "seconds", "processor_seconds", "peak_bytes")
+    series = {of["kind"]: [{key: point[key] for key in kept} for point in of["points"][1:]] for of in scale["series"]}
+    return {"settings": scale["settings"], "machine": scale["machine"], "series": series}
+
+
+def tell(results: Results) -> str:
+    rows = []
+    for of in results["by rows"]:
+        theirs = [f"{PAPER[name]:.1e}" if of["count"] == PAPER_ROWS else "" for name in PAPER]
+        ours = [f"{of[name]:.1e}" for name in NAMES]
+        rows.append([f"{of['count']:,}", ours[0], theirs[0], ours[1], theirs[1], *ours[2:]])
+    again, scale = results["reordered"], results["scale"]
+    machine, settings = scale["machine"], scale["settings"]
+    busy = (
+        f" **Others took {machine['others_cores']:.1f} of its {machine['cores']} processors meanwhile: take the spread for "
+        "what it is.**"
+        if machine["others_cores"] > BUSY
+        else ""
+    )
+
+    def seconds(of: dict[str, Any]) -> str:
+        return f"{of['median']:.3g}" + (f" ({of['p10']:.3g} to {of['p90']:.3g}, {of['n']})" if of["n"] > 1 else "")
+
+    times = [
+        [
+            kind,
+            f"{point['rows']:,}",
+            seconds(point["seconds"]),
+            f"{point['processor_seconds']['median']:.3g}",
+            f"{1e9 * point['seconds']['median'] / point['rows']:.0f}",
+            f"{point['peak_bytes'] / 1e6:.0f}",
+        ]
+        for kind, points in scale["series"].items()
+        for point in points
+    ]
+    return "\n\n".join(
+        [
+            f"Distance of the mean of N made-up unit rows, {results['d']} wide, from that in extended precision:",
+            table(["rows", NAMES["rows"], "paper", NAMES["float32"], "paper", NAMES["float64"], NAMES["exact"]], rows),
+            f"The same {again['count']:,} rows with their batches in the opposite order: the mean moves by "
+            f"{small(again['rows'])} in float32 row by row, {small(again['float32'])} in batches, "
+            f"{small(again['float64'])} in float64, {small(again['exact'])} in exact sums, which are the same bits.",
+            f"Time and memory, rows {settings['width']} wide, {settings['dtype']}, {settings['threads']} threads, "
+            f"{machine['cpu']} "
+            f"(`python -m bench.scale`).{busy}",
+            table(
+                [
+                    "what",
+                    "rows",
+                    "seconds, median (10 to 90 %, runs)",
+                    "processor seconds",
+                    "ns a row",
+                    "peak memory, MB",
+                ],
+                times,
+            ),
+        ]
+    )
+
+
+def draw(results: Results) -> Figure:
+    figure = canvas(13, 4)
+    left, middle, right = figure.subplots(1, 3)
+    n = [of["count"] for of in results["by rows"]]
+    for name, colour, style in (
+        ("rows", "#7d8590", "o-"),
+        ("float32", "#b03a83", "o-"),
+        ("float64", "#2f6db5", "s--"),
+        ("exact", "#d9661f", "o-"),
+    ):
+        left.loglog(n, [max(of[name], 1e-18) for of in results["by rows"]], style, color=colour, label=NAMES[name])
+        if name in PAPER:
+            left.plot(PAPER_ROWS, PAPER[name], "D", mfc="none", mec=colour, ms=8, label=f"{name}, paper")
+    left.set_ylim(1e-16, 1e-3)
+    left.set_xlabel("rows N")
+    left.set_ylabel("error of the mean, ‖·‖₂")
+    left.grid(True)
+    left.legend(loc="upper center", fontsize=8.5, ncols=2, columnspacing=0.8, bbox_to_anchor=(0.45, 1.02))
+    for (kind, points), colour, mark in zip(
+        results["scale"]["series"].items(), ("#2f6db5", "#d9661f", "#2c8a57"), "os^", strict=True
+    ):
+        rows = [point["rows"] for point in points]
+        middle.loglog(rows, [point["seconds"]["median"] for point in points], f"{mark}-", color=colour, label=kind)
+        middle.fill_between(
+            rows,
+            *([point["seconds"][end] for point in points] for end in ("p10", "p90")),
+            color=colour,
+            alpha=0.2,
+            lw=0,
+        )
+        right.semilogx(rows, [point["peak_bytes"] / 1e6 for point in points], f"{mark}-", color=colour, label=kind)
+    middle.set_xlabel("rows N")
+    middle.set_ylabel("seconds, median (band: 10 to 90 %)")
+    middle.grid(True)
+    middle.legend(loc="upper left")
+    right.set_xlabel("rows N")
+    right.set_ylabel("peak resident memory, MB")
+    right.set_ylim(bottom=0)
+    right.grid(True)
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    "exact_sums", "figure 7: float32, float64 and exact sums; time and memory", measure, tell, draw
+)
+
+if __name__ == "__main__":
+    sys.exit(main(REPRODUCTION))

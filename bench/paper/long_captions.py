@@ -1,0 +1,162 @@
+"""python -m bench.paper.long_captions [--encoders DIR]: what long captions lack (arXiv 2602.07026, figure 10).
+
+The effective rank of captions by their length, of the same number of rows each, and what ReAlign makes of each length alone. On
+the captions that come along, whose length follows from their scenes' seeds; with --encoders also on captions of the same scenes
+at every length, by each encoder.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.paper import encoders
+from bench.paper.common import (
+    Reproduction,
+    Results,
+    Setting,
+    Sides,
+    canvas,
+    fitted,
+    main,
+    mapped,
+    percent,
+    plus_minus,
+    shipped,
+    small,
+    table,
+)
+from fastrealign.demo.captions import LENGTHS, caption
+from fastrealign.demo.samples import SEEDS, sample_caption, sample_scene
+from fastrealign.diagnostics import covariance, effective_rank, gap, mixing, subspace_overlap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPER = {"image": 57.5, "long": 52.9, "short": 41.0}
+DRAWS = 5
+ENCODER_ROWS = 2000
+Q = 12
+FIGURES = ("effective rank", "radius", "gap before", "shared", "left by ReAlign", "mixing")
+
+
+def measure(setting: Setting) -> Results:
+    sides = shipped(600 if setting.quick else None)
+    by_length = {name: sides.text[lengths(len(sides.text)) == name] for name in LENGTHS}
+    rows = min(len(of) for of in by_length.values())
+    draws = []
+    for seed in range(2 if setting.quick else DRAWS):
+        rng = np.random.default_rng(seed)
+        draws.append(
+            _read(sides.image, {name: of[rng.permutation(len(of))[:rows]] for name, of in by_length.items()}, rng)
+        )
+    results: Results = {"rows": rows, "shipped": draws}
+    if setting.encoders:
+        results["encoders"] = {}
+        for seed in encoders.seeds(setting.encoders):
+            of = encoders.embedded(seed, _wanted(setting.quick), setting.encoders)
+            results["encoders"][seed] = _read(of.pop("image"), of, np.random.default_rng(seed))
+            setting.say(f"encoder {seed} is done")
+    return results
+
+
+def _wanted(quick: bool) -> dict[str, encoders.Rows]:
+    n = 60 if quick else ENCODER_ROWS
+    wanted = {"image": encoders.Rows("image", "shapes", range(n))}
+    return wanted | {name: encoders.Rows("text", "shapes", range(100_000, 100_000 + n), name) for name in LENGTHS}
+
+
+def lengths(rows: int) -> np.ndarray:
+    """The length of each of the first captions that come along: str (rows,)."""
+    found = []
+    for seed in SEEDS["text"][:rows]:
+        of = sample_scene(seed)
+        text = sample_caption(of).text
+        found.append(next(name for name in LENGTHS if caption(of, name).text == text))
+    return np.array(found)
+
+
+def _read(image: np.ndarray, captions: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, Any]:
+    """Figures of the images and of captions of each length, of as many rows."""
+    n = len(next(iter(captions.values())))
+    image = image[rng.permutation(len(image))[:n]]
+    x = covariance(image, precision="float64")
+    read = {"image": {"effective rank": effective_rank(x.eigenvalues), "radius": float(np.linalg.norm(x.mean))}}
+    for name, text in captions.items():
+        y = covariance(text, precision="float64")
+        aligned = mapped(fitted("realign", Sides(text, image, text, image)), text)
+        read[name] = {
+            "effective rank": effective_rank(y.eigenvalues),
+            "radius": float(np.linalg.norm(y.mean)),
+            "gap before": gap(image, text),
+            "shared": subspace_overlap(x, y, Q).value,
+            "left by ReAlign": gap(image, aligned),
+            "mixing": mixing(image, aligned, k=20, rows=None).rate.value,
+        }
+    return read
+
+
+def tell(results: Results) -> str:
+    head = [
+        "rows",
+        "effective rank, paper",
+        "effective rank",
+        "length of the mean",
+        "gap before",
+        f"shared by the leading {Q}",
+        "left by ReAlign",
+        "mixing after ReAlign",
+    ]
+    parts = [
+        f"The captions that come along, {results['rows']:,} of each length; {len(results['shipped'])} draws, mean ± standard "
+        "deviation.",
+        table(head, _lines(results["shipped"])),
+    ]
+    if "encoders" in results:
+        parts += [
+            f"{len(results['encoders'])} encoder seed(s), captions of the same {ENCODER_ROWS:,} scenes at each length:",
+            table(head, _lines(list(results["encoders"].values()))),
+        ]
+    return "\n\n".join(parts)
+
+
+def _lines(reads: list[dict[str, Any]]) -> list[list[str]]:
+    shown = {"effective rank": lambda v: f"{v:.1f}", "shared": percent, "mixing": percent}
+    lines = []
+    for name in ("image", *LENGTHS):
+        cells = [
+            plus_minus([r[name][f] for r in reads], shown.get(f, small)) if f in reads[0][name] else "" for f in FIGURES
+        ]
+        lines.append([name, f"{PAPER[name]:.1f}" if name in PAPER else "", *cells])
+    return lines
+
+
+def draw(results: Results) -> Figure:
+    from fastrealign.report.svg import INK, METHOD, TARGET
+
+    colours = {"image": TARGET, "complete": "#a3341a", "long": METHOD["realign"], "short": "#f0a878"}
+    figure = canvas(9.5, 3.8)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    names = [name for name in ("image", "complete", "long", "short") if name in PAPER]
+    left.bar(names, [PAPER[name] for name in names], 0.6, color=[colours[name] for name in names])
+    left.set_title("paper", loc="left", fontsize=10.5)
+    left.set_ylabel("effective rank")
+    reads = list(results["encoders"].values()) if "encoders" in results else results["shipped"]
+    names = ["image", "complete", "long", "short"]
+    values = [[read[name]["effective rank"] for read in reads] for name in names]
+    right.bar(names, [np.mean(of) for of in values], 0.6, color=[colours[name] for name in names])
+    for at, of in enumerate(values):
+        right.plot([at] * len(of), of, "_", color=INK, ms=10)
+    what = "encoder seeds" if "encoders" in results else f"draws of {results['rows']:,} rows"
+    right.set_title(f"demo: {len(reads)} {what}, lines are single ones", loc="left", fontsize=10.5)
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    "long_captions", "figure 10: the effective rank of long and short captions", measure, tell, draw
+)
+
+if __name__ == "__main__":
+    sys.exit(main(REPRODUCTION))
