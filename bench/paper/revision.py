@@ -71,7 +71,10 @@ COMPARISONS = (
             *of("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", PAIRED),
             Recipe("none", length=None),
         ),
-        (*(LABELS[m] for m in ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", PAIRED)), "no stage 1"),
+        (
+            *(LABELS[m] for m in ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", PAIRED)),
+            "no stage 1",
+        ),
     ),
     Comparison(
         "pairs",
@@ -130,9 +133,9 @@ def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: 
 def tell(results: dict[str, Any]) -> str:
     """Markdown: a table a comparison, each with the differences to its last or best-known row, seed by seed."""
     parts = [
-        f"Mean ± standard deviation over {results['seeds']} seeds, in per cent: attribute F1 of captions; accuracy of answers and "
-        "of yes/no probes, in brackets how far above the same model without the picture. Chance, as the blind model has it, is "
-        "no zero."
+        f"Mean ± standard deviation over {results['seeds']} seeds, in per cent: attribute F1 of captions; accuracy of answers "
+        "and "
+        "of yes/no probes; in brackets, how far above the same model without the picture."
     ]
     for c in COMPARISONS:
         if c.name not in results["runs"]:
@@ -195,7 +198,9 @@ def draw(results: dict[str, Any]) -> Figure:
     return figure
 
 
-REPRODUCTION = Reproduction("revision", "ReVision in miniature: methods by seeds on real images", lambda _: {}, tell, draw)
+REPRODUCTION = Reproduction(
+    "revision", "ReVision in miniature: methods by seeds on real images", lambda _: {}, tell, draw
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -212,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FastRealignError as error:
         print(f"bench.paper.revision: {error}", file=sys.stderr)
         return 2
-    results = {"kind": "revision", "machine": machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__), **results}
+    about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
+    results = {"kind": "revision", "machine": about, **results}
     write(given.into, REPRODUCTION, results, tell(results))
     return 0
 

@@ -41,15 +41,11 @@ if TYPE_CHECKING:
     import open_clip
 
 FIRST = {
-    "pretrain": 10_000_000,
-    "statistics": 20_000_000,
-    "tuning": 30_000_000,
-    "text_tuning": 40_000_000,
-    "corpus": 50_000_000,
-    "held_out": 60_000_000,
+    name: 100_000_000 * (i + 1)
+    for i, name in enumerate(("pretrain", "statistics", "tuning", "text_tuning", "held_out", "corpus"))
 }
 LENGTHS = ("mixed", "short", "long")  # of the captions to pretrain on; mixed: as samples.LENGTH_SHARES says
-_STRIDE = 1_000_000  # a world's seed moves all its scenes by so much
+_STRIDE = 1_000_000  # a world's seed moves all its scenes by so much, so no set can be larger
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,8 @@ def make(world: World, *, log: Callable[[str], None] = print, parts: World | Non
     """
     if world.family not in FAMILIES:
         raise InputError(f"there is no family of scenes {world.family!r}: choose one of {', '.join(FAMILIES)}")
+    if not 0 <= world.seed < 100:
+        raise InputError(f"seed={world.seed}: expected 0 to 99, which have scenes of their own")
     if world.done:
         log(f"{world.folder}: is there already")
         return

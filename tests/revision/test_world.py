@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -53,9 +55,13 @@ def test_unpaired_means_unpaired(world):
     assert ids(world, "pretrain_images.parquet") == of["pretrain_mixed"], "the one set that is paired, and says so"
 
 
-def test_sets_stay_apart_at_any_size_that_is_allowed_for():
-    largest = sorted(FIRST.values())
-    assert min(b - a for a, b in zip(largest, largest[1:], strict=False)) >= 10 * 1_000_000
+def test_no_set_of_any_seed_reaches_into_another(tmp_path):
+    numbers = [s.seed for seed in (0, 1, 99) for name in FIRST for s in World(tmp_path, SIZES, seed).scenes(name, 30)]
+    assert len(set(numbers)) == len(numbers)
+    spans = [(first + seed * 1_000_000) for first in FIRST.values() for seed in range(100)]
+    assert min(b - a for a, b in itertools.pairwise(sorted(spans))) == 1_000_000
+    with pytest.raises(InputError, match="seed=100: expected 0 to 99"):
+        make(World(tmp_path, SIZES, seed=100))
 
 
 def test_every_example_has_its_embedding(world):
@@ -93,12 +99,14 @@ def test_what_is_there_is_not_made_again_and_another_world_is_refused(world):
         make(World(world.folder / "new", SIZES, family="moon"), log=said.append)
 
 
-@pytest.mark.parametrize("recipe", [Recipe("realign", "text"), Recipe("c3", "image", captions=0.5), Recipe("none", None)])
+@pytest.mark.parametrize(
+    "recipe", [Recipe("realign", "text"), Recipe("c3", "image", captions=0.5), Recipe("none", None)]
+)
 def test_a_recipe_from_captions_to_scores(world, tmp_path, monkeypatch, recipe):
     for stage in (demo.STAGE_1, demo.STAGE_2):
         monkeypatch.setitem(stage, "epochs", 1.0)
     found = train_recipe(world, recipe, tmp_path)
-    kept = [json.loads(line) for line in open(f"{found.out}/answers.jsonl")]
+    kept = [json.loads(line) for line in Path(found.out, "answers.jsonl").read_text().splitlines()]
     tasks = {"caption"} if recipe.tuning is None else {"caption", "vqa", "probe"}
     assert {(a["task"], a["blind"]) for a in kept} == {(task, blind) for task in tasks for blind in (False, True)}
     assert {"caption", "blind/caption"} <= set(found.scores) and all(0 <= v <= 1 for v in found.scores.values())
