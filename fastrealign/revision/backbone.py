@@ -24,6 +24,7 @@ CONTEXT = 192
 WIDTH = 128
 LAYERS = 3
 RATE = 3e-3
+REPEATED = 12_000  # texts at first that say a thing twice
 ROWS, LENGTH = 20, 128  # a batch: texts one after the other, cut into rows
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
@@ -50,17 +51,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def texts(scenes: Iterable[Scene], seed: int) -> Iterator[str]:
-    """A caption or a dialogue about a caption for each scene, as the tokenizer takes them; the end mark is written out."""
+    """A text a scene, as the tokenizer takes them; the end mark is written out.
+
+    Two captions of one scene, or a dialogue about a caption: so the model learns to go on from what it is told of a scene,
+    without which no visual token could tell it anything.
+    """
     rng = random.Random(f"corpus {seed}")
-    for scene in scenes:
-        caption = captions.caption(scene, rng.choice(captions.LENGTHS), seed)
-        if rng.random() < 0.4:
-            yield f"{caption.text} </s>"
+    for number, scene in enumerate(scenes):
+        told, other = (captions.caption(scene, rng.choice(captions.LENGTHS), 2 * seed + i) for i in range(2))
+        if number < REPEATED or rng.random() < 0.3:
+            other = told  # to repeat is learned first, and the rest from there
+        if rng.random() < 0.5:
+            yield f"{told.text} {other.text} </s>"
             continue
-        turns = [(q.text, q.answer) for q in questions.questions(scene, caption, seed)]
-        turns.insert(rng.randint(0, len(turns)), (DESCRIBE, caption.text))
+        turns = [(q.text, q.answer) for q in questions.questions(scene, told, seed)]
+        turns.insert(rng.randint(0, len(turns)), (DESCRIBE, other.text))
         asked = [f"USER: {prompt} ASSISTANT: {answer} </s>" for prompt, answer in turns]
-        yield f"USER: {caption.text} {asked[0].removeprefix('USER: ')} {' '.join(asked[1:])}"
+        yield f"USER: {told.text} {asked[0].removeprefix('USER: ')} {' '.join(asked[1:])}"
 
 
 def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], None] = print) -> LlamaForCausalLM:
@@ -78,6 +85,7 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
             num_hidden_layers=LAYERS,
             num_attention_heads=4,
             max_position_embeddings=CONTEXT,
+            initializer_range=WIDTH**-0.5,  # transformers' 0.02 is for wide models: attention would begin all but uniform
             tie_word_embeddings=True,
             pad_token_id=words.pad_token_id,
             bos_token_id=words.bos_token_id,
