@@ -81,6 +81,7 @@ class Examples(Sequence[Example]):
         self._data = data
         self._starts, self._ends = np.asarray(starts), np.asarray(ends)
         self._file: Descriptor | None = None
+        self._captions = place(path).suffix.lower() == ".txt"
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -103,7 +104,7 @@ class Examples(Sequence[Example]):
             raw = self._file.pread(end - start, start)
         try:
             text = raw.decode()
-            return _caption(text, i) if place(self.path).suffix.lower() == ".txt" else _example(json.loads(text), i)
+            return _caption(text, i) if self._captions else _example(json.loads(text), i)
         except (InputError, ValueError):
             raise InputError(f"{self.path}: changed since it was opened: do not write to it, run again") from None
 

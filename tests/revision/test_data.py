@@ -289,7 +289,7 @@ def test_the_module_aligns_as_the_alignment_does(store, rng):
     assert by_call.equal(by_module) and not by_module.requires_grad
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers(dialogues, store, rng, context):
     """The same batches from other processes, and their counts known here."""
     from torch.utils.data import DataLoader
@@ -303,6 +303,8 @@ def test_workers(dialogues, store, rng, context):
         assert all(batch[name].equal(expected[name]) for name in expected)
     assert there.skipped == here.skipped == {"missing": 2, "unanswered": 0}
     assert there.align_seconds > 0
+    again, expected = pickle.loads(pickle.dumps(here))(examples), here(examples)
+    assert all(again[name].equal(expected[name]) for name in expected)
 
 
 def test_truncation_says_so_once_and_counts(dialogues, store, rng):
