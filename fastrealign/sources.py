@@ -63,19 +63,19 @@ class RowSource(Protocol):
 
 
 class FileSource:
-    """Shards on disk."""
+    """Shards on disk. first: the number of their first row, where they are a part of more."""
 
     side_by_side = True
     again = True
 
-    def __init__(self, files: io.Source) -> None:
+    def __init__(self, files: io.Source, first: int = 0) -> None:
         self.files = files
         self.name = files.name
         self.d = files.dim
         self.rows = files.rows
         self.nbytes = sum(shard.nbytes for shard in files.shards)
         self.left_out: set[int] = set()
-        self._firsts = _firsts(files.shards)
+        self._firsts = _firsts(files.shards, first)
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):
@@ -138,10 +138,10 @@ class FileSource:
         return _together(parts)
 
 
-def _firsts(shards: list[io.Shard]) -> list[int]:
-    """The number of each shard's first row when shards follow on each other by name."""
+def _firsts(shards: list[io.Shard], first: int) -> list[int]:
+    """The number of each shard's first row when shards follow on each other by name, the first one's given."""
     by_name = sorted(range(len(shards)), key=lambda i: shards[i].name)
-    firsts = [0] * len(shards)
+    firsts = [first] * len(shards)
     for before, i in itertools.pairwise(by_name):
         firsts[i] = firsts[before] + shards[before].rows
     return firsts
