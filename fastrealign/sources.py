@@ -94,8 +94,9 @@ class FileSource:
             if shard.random_access:
                 yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
             else:
-                lo = 0
-                for chunk in shard.chunks(rows_in(scratch.nbytes, self.d, shard.dtype)):
+                lo, rows = piece.lo, rows_in(scratch.nbytes, self.d, shard.dtype)
+                whole = piece.hi - piece.lo == shard.rows
+                for chunk in shard.chunks(rows) if whole else shard.part(piece.lo, piece.hi, rows):
                     yield lo, chunk
                     lo += len(chunk)
         if piece.hi == shard.rows:

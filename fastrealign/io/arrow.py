@@ -55,7 +55,7 @@ class ArrowTable(Table):
             # One column is enough to count rows, and where batches are compressed the others need not be decoded.
             self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
 
-    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         places = sorted(self.schema.get_field_index(name) for name in columns)
         done = passed = 0
         stream = self._batches(places)
