@@ -18,6 +18,7 @@ if find_spec("fastrealign._core") is None:
     )
 
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import load
 from fastrealign.convert import convert
 from fastrealign.errors import BadRowsError, FastRealignError, FitWarning, InputError
 from fastrealign.fit import fit
@@ -26,9 +27,6 @@ from fastrealign.recalibrate import check, update
 from fastrealign.report import report
 from fastrealign.run import align, apply_files
 from fastrealign.version import __version__
-
-load = Alignment.load
-
 
 if "torch" in sys.modules:
     import_module(

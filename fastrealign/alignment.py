@@ -94,8 +94,18 @@ class Alignment:
         return len(self.b)
 
     @property
+    def name(self) -> str:
+        """What the method is called among those of baselines.METHODS."""
+        return "realign" if self.centroid == "paper" else "realign-exact"
+
+    @property
     def row_map(self) -> RowMap:
         return RowMap(self.s, self.b, self.c)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether what becomes of a row depends on its number: never."""
+        return False
 
     @property
     def fingerprint(self) -> str:

@@ -11,157 +11,34 @@
     realign        ReAlign as published: an Alignment                                   arXiv 2602.07026
     realign-exact  the same with the centroid that leaves no gap
 
-All but the last two are one `Baseline`: f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c), with steps left out.
+All but the last two are one `Baseline` (baseline.py): f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c), with steps left
+out. They need the mean and trace of both sides, bca their covariances too.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastrealign import ops
 from fastrealign.alignment import Alignment
-from fastrealign.calling import call
+from fastrealign.baseline import Baseline
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import chunks, unit_blocks
 from fastrealign.diagnostics.spectrum import covariance
+from fastrealign.distributed import shared, world_of
 from fastrealign.errors import InputError
-from fastrealign.files import load_tensors, save_tensors
-from fastrealign.fit import fit, fit_sides
-from fastrealign.ops import Counts, RowMap
+from fastrealign.fit import check_alone, fit
+from fastrealign.ops import RowMap
+from fastrealign.pipeline import check_bad_rows
+from fastrealign.progress import SILENT, Progress
+from fastrealign.sides import Side, anchored, check_side, check_target, check_widths, read_side
 from fastrealign.sources import ChunkSource, RowSource, open_rows
-
-# Rows that pass through the steps at a time.
-STEP_ROWS = 1024
-_VECTORS = ("b", "shift", "c", "mean_target")
-
-
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c); what is None is left out.
-
-    name         in METHODS
-    mean_target  float64 (d,), of the unit rows that it was fitted on; gap_before is |mean_target - mean_source|
-    s, b         as in an Alignment; b float64 (d,)
-    matrix       M, float64 (d, d)
-    shift, c     float64 (d,)
-    sigma, seed  noise of N(0, sigma^2 I), of which row i of a call gets the one numbered first + i (`noise`)
-    projected    False: with neither of the last two projections
-    """
-
-    name: str
-    mean_target: np.ndarray
-    gap_before: float
-    s: float = 1.0
-    b: np.ndarray | None = None
-    matrix: np.ndarray | None = None
-    shift: np.ndarray | None = None
-    sigma: float = 0.0
-    seed: int = 0
-    c: np.ndarray | None = None
-    projected: bool = True
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows it maps."""
-        return len(self.mean_target)
-
-    def __call__(
-        self,
-        x: Any,
-        *,
-        dtype: Any = None,
-        out: Any = None,
-        bad_rows: str = "error",
-        threads: int | None = None,
-        backend: str | None = None,
-        first: int = 0,
-    ) -> Any:
-        """Map rows: (n, d) in, (n, d) out, in the caller's kind of array and element type; arguments as `Alignment.__call__`.
-
-        first  the number of x's first row, where x is a part of more rows: it decides their noise
-        Tensors on a device are for the methods that are one row map: none, anchor and anchor-trace.
-        """
-
-        def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
-            options = {"threads": threads, "backend": backend}
-            if self.matrix is None and self.shift is None:
-                return ops.apply(rows, RowMap(self.s, self.b), view, flags=flags, **options)
-            if ops.on_device(rows):
-                raise InputError(f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu()")
-            return self._in_steps(rows, view, flags, first, options)
-
-        return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
-
-    def _in_steps(
-        self, rows: np.ndarray, out: np.ndarray, flags: np.ndarray | None, first: int, options: dict[str, Any]
-    ) -> Counts:
-        ops.check_output(rows, out)
-        state = np.empty(len(rows), np.uint8) if flags is None else flags
-        narrow = self.matrix is not None and np.float64 not in (rows.dtype, out.dtype)
-        matrix = None if self.matrix is None else self.matrix.T.astype(np.float32 if narrow else np.float64)
-        for lo in range(0, len(rows), STEP_ROWS):
-            part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
-            here, into = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
-            e = np.empty(part.shape, np.float32 if narrow else np.float64)
-            ops.apply(part, RowMap(self.s, self.b), e, flags=here, **options)
-            bad = here != ops.GOOD
-            reason = here[bad]
-            if matrix is not None:
-                e = e @ matrix
-            e += self.shift.astype(e.dtype)
-            if self.sigma:
-                e += self.sigma * noise(self.seed, first + lo, *part.shape)
-            if self.projected:
-                ops.apply(e, RowMap(1.0, None, self.c), into, flags=here, **options)
-                here[bad] = reason
-            else:
-                into[:] = e
-            spoiled = here != ops.GOOD
-            into[spoiled] = part[spoiled]
-        return ops.counted(state)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file with the scalars as JSON metadata; replaced in one step."""
-        tensors = {name: getattr(self, name) for name in (*_VECTORS, "matrix") if getattr(self, name) is not None}
-        scalars = {name: getattr(self, name) for name in ("name", "gap_before", "s", "sigma", "seed", "projected")}
-        save_tensors(path, tensors, {"kind": "baseline", **scalars})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Baseline:
-        """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
-        tensors, meta = load_tensors(path, "baseline", ("mean_target",))
-        shapes = {name: value.shape for name, value in tensors.items()}
-        d = shapes["mean_target"]
-        wanted = dict.fromkeys(_VECTORS, d) | {"matrix": d * 2}
-        wrong = [name for name, shape in shapes.items() if len(d) != 1 or shape != wanted.get(name)]
-        try:
-            loaded = cls(**tensors, **{k: v for k, v in meta.items() if k not in ("kind", "format")})
-        except TypeError as error:
-            raise InputError(f"{path}: a damaged baseline: {error}") from None
-        if wrong:
-            raise InputError(f"{path}: a damaged baseline: {wrong[0]} has shape {shapes[wrong[0]]}")
-        return loaded
-
-
-def noise(seed: int, first: int, rows: int, d: int) -> np.ndarray:
-    """Standard normal float64 (rows, d); row i is that of number first + i, whatever is asked for with it.
-
-    Philox (Salmon et al., 2011) is a function of key and counter: the seed is the key, and each row has its own stretch of
-    the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
-    of 24 bits: four times as fast, and rows are no finer.
-    """
-    half = -(-d // 4) * 2  # Philox gives four numbers a count
-    bits = np.random.Philox(key=seed, counter=first * (half // 2)).random_raw(rows * 2 * half).reshape(rows, 2 * half)
-    radius = np.sqrt(-2.0 * np.log(((bits[:, :half] >> np.uint64(11)) + 1.0) * 2.0**-53))
-    angle = (bits[:, half:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-24)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :d]
+from fastrealign.workers import Workers
 
 
 class Mapped(ChunkSource):
@@ -178,21 +55,65 @@ class Mapped(ChunkSource):
             yield self._method(rows, **numbered)
 
 
-def fit_baseline(name: str, source: Any, target: Any, **options: Any) -> Alignment | Baseline:
-    """Fit the method `name` of METHODS that moves `source` (text) to `target` (images); both as `fastrealign.fit` takes them.
+def fit_baseline(
+    name: str,
+    source: Any,
+    target: Any,
+    *,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    devices: Sequence[int | str] | None = None,
+    max_memory: int | None = None,
+    progress: Progress = SILENT,
+    column: str | None = None,
+    group: Any = None,
+    **options: Any,
+) -> Alignment | Baseline:
+    """Fit the method `name` of METHODS that moves `source` (text) to `target` (images).
 
     options   c3: sigma (standard deviation; by default 0.5/sqrt(d), noise half as long as a row), seed (0)
               bca: energy (share of the trace in U, 0.95), floor (1e-6; see `_blockwise`)
               realign, realign-exact: those of `fastrealign.fit` but for the centroid
-    Raises InputError for another name or option, and as `fit` does.
+    Everything else is as for `fastrealign.fit`. Raises InputError for another name or option, for a group with bca, whose
+    covariances are of one process, and as `fit` does.
     """
     check_method(name)
-    make = METHODS[name]
-    known = [p.name for p in list(inspect.signature(make).parameters.values())[2:]]
+    reading = {"bad_rows": bad_rows, "progress": progress}
+    if name in _CENTROIDS:
+        more = {"devices": devices, "max_memory": max_memory, "column": column, "group": group, "threads": threads}
+        return fit(source, target, centroid=_CENTROIDS[name], **reading, **more, **options)
+    world = world_of(group)
+    check_alone(name, world)
+    sides = [shared(open_rows(spec, side, column), world) for spec, side in ((source, "source"), (target, "target"))]
+    return fit_opened(name, *sides, threads=Workers.of(threads, devices, max_memory), **reading, **options)
+
+
+def fit_opened(
+    name: str,
+    source: RowSource,
+    target: RowSource,
+    *,
+    bad_rows: str,
+    threads: int | Workers | None,
+    progress: Progress,
+    **options: Any,
+) -> Baseline:
+    """`fit_baseline` on opened sources, of a method that is no Alignment."""
+    make = _BASELINES[name]
+    known = [p.name for p in list(inspect.signature(make).parameters.values())[1:]]
     unknown = sorted(set(options) - set(known))
-    if unknown and name not in ("realign", "realign-exact"):
+    if unknown:
         raise InputError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
-    return make(source, target, **options)
+    check_bad_rows(bad_rows)
+    check_widths(source, target)
+    if name == "bca" and bad_rows != "error":
+        raise InputError(f"bca is fitted on rows that all have a direction; leave out bad_rows={bad_rows!r}")
+    reading = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
+    x = read_side(target, "reading the target", **reading)
+    check_target(target.name, x)
+    y = read_side(source, "reading the source", **reading)
+    check_side(source.name, y)
+    return make(_Sides(name, source, target, y, x), **options)
 
 
 def check_method(name: str) -> None:
@@ -203,67 +124,51 @@ def check_method(name: str) -> None:
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
 
 
-def load(path: str | Path) -> Alignment | Baseline:
-    """Read what a method of METHODS saved. Raises InputError naming the file if it is something else."""
-    try:
-        return Baseline.load(path)
-    except InputError as error:
-        if "holds alignment" not in str(error):
-            raise
-    return Alignment.load(path)
-
-
 @dataclass(frozen=True)
 class _Sides:
-    """Both sides opened, and what `fit_sides` found of them."""
+    """Both sides opened, and their statistics: y of the source, x of the target."""
 
+    name: str
     source: RowSource
     target: RowSource
-    alignment: Alignment
-
-    @classmethod
-    def of(cls, source: Any, target: Any) -> _Sides:
-        y, x = open_rows(source, "source"), open_rows(target, "target")
-        return cls(y, x, fit_sides(y, x))
+    y: Side
+    x: Side
 
     @property
     def anchor(self) -> np.ndarray:
-        return self.alignment.mean_target - self.alignment.mean_source
+        return self.x.mean - self.y.mean
 
-    def baseline(self, name: str, **steps: Any) -> Baseline:
-        return Baseline(name, self.alignment.mean_target, self.alignment.gap_before, **steps)
-
-
-def _none(source: Any, target: Any) -> Baseline:
-    return _Sides.of(source, target).baseline("none")
+    def baseline(self, **steps: Any) -> Baseline:
+        return Baseline(self.name, self.x.mean, float(np.linalg.norm(self.anchor)), **steps)
 
 
-def _mean_shift(source: Any, target: Any) -> Baseline:
-    sides = _Sides.of(source, target)
-    return sides.baseline("mean-shift", shift=-sides.alignment.mean_source, projected=False)
+def _none(sides: _Sides) -> Baseline:
+    return sides.baseline()
 
 
-def _c3(source: Any, target: Any, *, sigma: float | None = None, seed: int = 0) -> Baseline:
-    sides = _Sides.of(source, target)
+def _mean_shift(sides: _Sides) -> Baseline:
+    return sides.baseline(shift=-sides.y.mean, projected=False)
+
+
+def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline:
     sigma = 0.5 / np.sqrt(sides.target.d) if sigma is None else sigma
     if not 0.0 <= sigma < np.inf:
         raise InputError(f"sigma={sigma}: expected a standard deviation of 0 or more")
     if int(seed) != seed or not 0 <= seed < 2**64:
         raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
-    return sides.baseline("c3", shift=sides.anchor, sigma=float(sigma), seed=int(seed))
+    return sides.baseline(shift=sides.anchor, sigma=float(sigma), seed=int(seed))
 
 
-def _anchor(source: Any, target: Any) -> Baseline:
-    sides = _Sides.of(source, target)
-    return sides.baseline("anchor", b=sides.anchor)
+def _anchor(sides: _Sides) -> Baseline:
+    return sides.baseline(b=sides.anchor)
 
 
-def _anchor_trace(source: Any, target: Any) -> Baseline:
-    sides = _Sides.of(source, target)
-    return sides.baseline("anchor-trace", s=sides.alignment.s, b=sides.alignment.b)
+def _anchor_trace(sides: _Sides) -> Baseline:
+    row_map = anchored(sides.y, sides.x)
+    return sides.baseline(s=row_map.s, b=row_map.b)
 
 
-def _blockwise(source: Any, target: Any, *, energy: float = 0.95, floor: float = 1e-6) -> Baseline:
+def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6) -> Baseline:
     """M = S_x^(1/2) S_e^(-1/2) in U and in V apart, of e = pi(pi(y) - mu_y + mu_x); shift and c set the means to mu_x.
 
     U holds `energy` of the trace of S_x + S_y (`frame.fixed_frame`). Eigenvalues of S_e below `floor` times the largest
@@ -271,7 +176,6 @@ def _blockwise(source: Any, target: Any, *, energy: float = 0.95, floor: float =
     """
     if not 0.0 < floor <= 1.0:
         raise InputError(f"floor={floor}: expected a part of the largest eigenvalue, above 0 and at most 1")
-    sides = _Sides.of(source, target)
     x, y = covariance(sides.target, precision="float64"), covariance(sides.source, precision="float64")
     frame = fixed_frame(x, y, energy=energy)
     anchored = RowMap(1.0, sides.anchor)
@@ -285,7 +189,7 @@ def _blockwise(source: Any, target: Any, *, energy: float = 0.95, floor: float =
     for _, block in unit_blocks(sides.source, row_map=anchored):
         moved = block @ matrix.T + shift
         total += (moved / np.linalg.norm(moved, axis=1, keepdims=True)).sum(axis=0)
-    return sides.baseline("bca", b=sides.anchor, matrix=matrix, shift=shift, c=x.mean - total / e.count)
+    return sides.baseline(b=sides.anchor, matrix=matrix, shift=shift, c=x.mean - total / e.count)
 
 
 def _power(matrix: np.ndarray, exponent: float, floor: float) -> np.ndarray:
@@ -296,21 +200,13 @@ def _power(matrix: np.ndarray, exponent: float, floor: float) -> np.ndarray:
     return (vectors * np.maximum(values, floor * values[-1]) ** exponent) @ vectors.T
 
 
-def _realign(source: Any, target: Any, **options: Any) -> Alignment:
-    return fit(source, target, centroid="paper", **options)
-
-
-def _realign_exact(source: Any, target: Any, **options: Any) -> Alignment:
-    return fit(source, target, centroid="exact", **options)
-
-
-METHODS: dict[str, Callable[..., Alignment | Baseline]] = {
+_BASELINES: dict[str, Callable[..., Baseline]] = {
     "none": _none,
     "mean-shift": _mean_shift,
     "c3": _c3,
     "bca": _blockwise,
     "anchor": _anchor,
     "anchor-trace": _anchor_trace,
-    "realign": _realign,
-    "realign-exact": _realign_exact,
 }
+_CENTROIDS = {"realign": "paper", "realign-exact": "exact"}
+METHODS = (*_BASELINES, *_CENTROIDS)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,8 +38,8 @@ class Blocks:
         self.source = source
         self._rng = np.random.default_rng(seed)
         # Shards by name, so that the sample does not depend on how they were listed.
-        self._shards = [(shard, rows, step) for shard, rows, step in _shards(source) if rows]
-        self._ends = list(itertools.accumulate(-(-rows // step) for _, rows, step in self._shards))
+        self._cuts = [cut for cut in _cuts(source) if cut.rows]
+        self._ends = list(itertools.accumulate(cut.count for cut in self._cuts))
         self.count = self._ends[-1] if self._ends else 0
         self._drawn: list[int] = []
         self._seen: set[int] = set()
@@ -56,22 +57,55 @@ class Blocks:
 
     def _piece(self, block: int) -> Piece:
         at = np.searchsorted(self._ends, block, side="right")
-        shard, rows, step = self._shards[at]
-        lo = (block - (self._ends[at - 1] if at else 0)) * step
-        hi = min(lo + step, rows)
-        return self.source.piece(shard, lo, hi) if isinstance(self.source, FileSource) else Piece(0, lo, hi, lo)
+        cut = self._cuts[at]
+        lo, hi = cut.block(block - (self._ends[at - 1] if at else 0))
+        return self.source.piece(cut.shard, lo, hi) if isinstance(self.source, FileSource) else Piece(0, lo, hi, lo)
 
 
-def _shards(source: FileSource | ArraySource) -> list[tuple[int, int, int]]:
-    """(number, rows, rows in a block) of each shard, by name."""
+@dataclass(frozen=True)
+class _Cut:
+    """How one shard, of this number, is cut into blocks: of `step` rows each, or, of unequal size, at `ends`."""
+
+    shard: int
+    rows: int
+    step: int
+    ends: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.ends) or -(-self.rows // self.step)
+
+    def block(self, i: int) -> tuple[int, int]:
+        """The rows of the block with this number, from the first to after the last."""
+        if self.ends:
+            return self.ends[i - 1] if i else 0, self.ends[i]
+        return i * self.step, min((i + 1) * self.step, self.rows)
+
+
+def _cuts(source: FileSource | ArraySource) -> Iterator[_Cut]:
+    """Of each shard, by name. What is read in order is cut where its parts end, if it has any: a block is some parts."""
     if isinstance(source, ArraySource):
-        return [(0, source.rows, rows_in(BLOCK_BYTES, source.d, source.array.dtype))]
-    by_name = sorted(enumerate(source.files.shards), key=lambda numbered: numbered[1].name)
-    return [
-        (i, shard.rows, rows_in(BLOCK_BYTES, source.d, shard.dtype) if shard.random_access else max(1, shard.rows))
-        for i, shard in by_name
-        if i not in source.left_out
-    ]
+        yield _Cut(0, source.rows, rows_in(BLOCK_BYTES, source.d, source.array.dtype))
+        return
+    for i, shard in sorted(enumerate(source.files.shards), key=lambda numbered: numbered[1].name):
+        if i in source.left_out:
+            continue
+        step = rows_in(BLOCK_BYTES, source.d, shard.dtype)
+        if shard.random_access:
+            yield _Cut(i, shard.rows, step)
+        else:
+            yield _Cut(i, shard.rows, max(1, shard.rows), _ends(shard.parts, step))
+
+
+def _ends(parts: Sequence[int], step: int) -> tuple[int, ...]:
+    """Where blocks of at least `step` rows end, the last one aside, if parts are not to be divided."""
+    ends, lo = [], 0
+    for end in itertools.accumulate(parts):
+        if end - lo >= step:
+            ends.append(end)
+            lo = end
+    rows = sum(parts)
+    return (*ends, rows) if lo < rows else tuple(ends)
 
 
 class BlockSource:

@@ -111,9 +111,9 @@ def _fit(args: argparse.Namespace) -> None:
     if args.old is not None:
         if world.size > 1:
             raise InputError("--from runs in one process; leave out torchrun")
-        if args.centroid is not None or args.one_pass or args.tol is not None:
+        if args.method is not None or args.centroid is not None or args.one_pass or args.tol is not None:
             raise InputError(
-                "--from keeps the way the old alignment was fitted; leave out --centroid, --one-pass and --tol"
+                "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
             )
         target = args.target and _paths(args.target)
         alignment = fr.update(args.old, _paths(args.source), target, forget=args.forget, **reading)
@@ -208,7 +208,10 @@ _COMMANDS = {
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("one_pass", "tol", "confidence", "seed")
-    return {"centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
+    method = args.method or "realign"
+    if method != "realign" and args.centroid is not None:
+        raise InputError(f"--centroid is of --method realign, not of {method}; leave one out")
+    return {"method": method, "centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
 
 
 def _reading_options(args: argparse.Namespace) -> dict[str, Any]:

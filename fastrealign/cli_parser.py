@@ -82,7 +82,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     fit.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
     _add_output_options(fit)
 
-    apply = command("apply", "apply a saved alignment to embeddings, shard for shard", _APPLY_MORE)
+    apply = command("apply", "apply a saved alignment (or another method) to embeddings, shard for shard", _APPLY_MORE)
     apply.add_argument(
         "alignment", metavar="ALIGNMENT", help="what fit saved, or alignment.safetensors in align's output"
     )
@@ -233,6 +233,12 @@ def _add_centroid(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="realign (default), realign-exact, or one to compare it with: none, mean-shift, c3 "
+        "(--seed: of its noise), bca, anchor, anchor-trace",
+    )
     _add_centroid(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

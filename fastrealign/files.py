@@ -19,6 +19,14 @@ FORMAT = 1
 RECORD = "fastrealign"
 
 
+class OtherKind(InputError):
+    """A file of ours, of another kind than was expected; `kind` is what it holds."""
+
+    def __init__(self, message: str, kind: str | None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
     from safetensors.numpy import save
@@ -57,7 +65,7 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     if meta.get("format", 0) > FORMAT:
         raise InputError(f"{path}: written by a newer fastrealign (file format {meta['format']}); upgrade to read it")
     if meta.get("kind") != kind:
-        raise InputError(f"{path}: holds {meta.get('kind')}, expected {kind}")
+        raise OtherKind(f"{path}: holds {meta.get('kind')}, expected {kind}", meta.get("kind"))
     missing = [name for name in names if name not in tensors]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline
 from fastrealign.certified import fit_certified
-from fastrealign.distributed import shared, world_of
+from fastrealign.distributed import ALONE, World, shared, world_of
 from fastrealign.errors import InputError
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
@@ -29,6 +30,7 @@ def fit(
     source: Any,
     target: Any,
     *,
+    method: str = "realign",
     centroid: str = "paper",
     bad_rows: str = "error",
     one_pass: bool | None = None,
@@ -43,11 +45,14 @@ def fit(
     group: Any = None,
     encoder_source: str | None = None,
     encoder_target: str | None = None,
-) -> Alignment:
+) -> Alignment | Baseline:
     """Find the alignment that moves `source` (text) to `target` (images), ReAlign of arXiv 2602.07026.
 
     source, target   (rows, width) arrays or tensors of float16, bfloat16, float32 or float64; paths, globs, folders or lists
                      of paths of shards; or iterables of chunks
+    method           "realign", or another one of baselines.METHODS to compare it with: then the result is a Baseline, its gap
+                     left not measured, and centroid, one_pass, tol and encoder names are refused; c3 takes `seed` for its
+                     noise. `baselines.fit_baseline` takes the other options that a method has
     centroid         "paper" translates once, as published; "exact" solves for the translation that leaves no gap
     bad_rows         rows with NaN, Inf or only zeros: "error" raises BadRowsError naming the first, "skip" and "keep" leave
                      them out of the statistics
@@ -61,10 +66,15 @@ def fit(
     group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
                      which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
                      every rank, to the last bit that of one process
-    Raises InputError for widths that differ, fewer than 2 rows, or a side whose rows are all one direction. Warns (FitWarning)
-    of fewer rows than the width, stating the expected error of the centroid, and of a target without a centroid.
+    Raises InputError for an unknown method, widths that differ, fewer than 2 rows, or a side whose rows are all one direction.
+    Warns (FitWarning) of fewer rows than the width, stating the expected error of the centroid, and of a target without a
+    centroid.
     """
+    method, centroid = check_method(method, centroid, one_pass, tol)
+    if method != "realign" and (encoder_source or encoder_target):
+        raise InputError(f"{method} keeps no names of encoders; leave out encoder_source and encoder_target")
     world = world_of(group)
+    check_alone(method, world)
     rows, there = open_rows(source, "source", column), open_rows(target, "target", column)
     if tol is not None and world.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
         raise InputError(
@@ -75,8 +85,18 @@ def fit(
     workers = Workers.of(threads, devices, max_memory)
     options = {"bad_rows": bad_rows, "threads": workers, "progress": progress}
     alignment = fit_rows(
-        rows, there, centroid=centroid, one_pass=one_pass, tol=tol, confidence=confidence, seed=seed, **options
+        rows,
+        there,
+        method=method,
+        centroid=centroid,
+        one_pass=one_pass,
+        tol=tol,
+        confidence=confidence,
+        seed=seed,
+        **options,
     )
+    if isinstance(alignment, Baseline):
+        return alignment
     if alignment.sampling is None:
         left, _ = reduce_source(
             rows, alignment.row_map, "measuring the gap left", **{**options, "bad_rows": lenient(bad_rows)}
@@ -89,6 +109,7 @@ def fit_rows(
     source: RowSource,
     target: RowSource,
     *,
+    method: str,
     centroid: str,
     bad_rows: str,
     one_pass: bool | None,
@@ -97,13 +118,53 @@ def fit_rows(
     seed: int,
     threads: int | Workers | None,
     progress: Progress,
-) -> Alignment:
+) -> Alignment | Baseline:
     """`fit` on opened sources; gap_left is NaN where measuring it takes a pass of its own."""
     check_options(centroid, bad_rows)
     check_widths(source, target)
+    if method != "realign":
+        from fastrealign.baselines import fit_opened
+
+        with getattr(source, "world", ALONE).together():
+            return fit_opened(
+                method,
+                source,
+                target,
+                bad_rows=bad_rows,
+                threads=threads,
+                progress=progress,
+                **own_options(method, seed),
+            )
     if tol is None:
         options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
         return fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)
     if one_pass:
         raise InputError("tol samples the source, one_pass reads all of it: choose one")
     return fit_certified(source, target, tol, confidence, seed, centroid, bad_rows, threads, progress)
+
+
+def check_method(method: str, centroid: str, one_pass: bool | None, tol: float | None) -> tuple[str, str]:
+    """The method and the centroid that are meant. Raises InputError for a method that there is not, and options it has not."""
+    if method == "realign":
+        return method, centroid
+    from fastrealign import baselines
+
+    baselines.check_method(method)
+    if method == "realign-exact":
+        return "realign", "exact"
+    refused = {"centroid": centroid != "paper", "one_pass": one_pass, "tol": tol is not None}
+    for name, given in refused.items():
+        if given:
+            raise InputError(f"{name} is of ReAlign, {method} has none; leave it out")
+    return method, centroid
+
+
+def check_alone(method: str, world: World) -> None:
+    """InputError where ranks are to fit together what one process alone can: covariances are not added up between them."""
+    if method == "bca" and world.size > 1:
+        raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
+
+
+def own_options(method: str, seed: int) -> dict[str, int]:
+    """What of the options of a fit is one of the method's."""
+    return {"seed": seed} if method == "c3" else {}

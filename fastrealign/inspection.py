@@ -12,6 +12,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment, Sampling
+from fastrealign.baseline import Baseline, load
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
@@ -47,9 +48,11 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
     return _embeddings(io.open_source(spec, side="source", column=column))
 
 
-def describe(alignment: Alignment, name: str) -> tuple[dict[str, Any], str]:
-    """The numbers of an alignment."""
-    a = alignment
+def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], str]:
+    """The numbers of an alignment, or of another method."""
+    if isinstance(method, Baseline):
+        return _baseline(method, name)
+    a = method
     value = {
         "kind": "alignment",
         "path": name,
@@ -80,6 +83,28 @@ def describe(alignment: Alignment, name: str) -> tuple[dict[str, Any], str]:
     return value, "\n".join(lines)
 
 
+def _baseline(b: Baseline, name: str) -> tuple[dict[str, Any], str]:
+    value = {
+        "kind": "baseline",
+        "path": name,
+        "method": b.name,
+        "dim": b.dim,
+        "gap_before": b.gap_before,
+        "gap_left": None if math.isnan(b.gap_left) else b.gap_left,
+        "s": b.s,
+        "sigma": b.sigma,
+        "seed": b.seed,
+        "fingerprint": b.fingerprint,
+    }
+    lines = [f"{name}: the method {b.name} for {b.dim} wide rows", *gap_lines(b.gap_before, b.gap_left)]
+    if b.s != 1.0:
+        lines.append(f"  scale          s = {b.s:.6g}")
+    if b.numbered:
+        lines.append(f"  noise          sigma = {b.sigma:.6g}, seed {b.seed}")
+    lines.append(f"  fingerprint    {b.fingerprint[:16]}")
+    return value, "\n".join(lines)
+
+
 def _sampling_lines(sampling: Sampling | None) -> list[str]:
     if sampling is None:
         return []
@@ -101,7 +126,7 @@ def _named(encoder: str | None) -> str:
 
 def _saved(path: Place) -> tuple[dict[str, Any], str]:
     try:
-        return describe(Alignment.load(path), str(path))
+        return describe(load(path), str(path))
     except InputError as not_an_alignment:
         try:
             moments = Moments.load(path)

@@ -1,7 +1,8 @@
-"""ReAlign as a torch module, for training loops: a fixed alignment, or one that follows encoders that move."""
+"""Fitted methods as torch modules, for training loops: ReAlign, fixed or following encoders that move, and the baselines."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,26 @@ import torch
 
 from fastrealign import torch_ops
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline, as_method
 from fastrealign.errors import InputError
 from fastrealign.ops import RowMap
 
 
-class ReAlign(torch.nn.Module):
+class _Fitted(torch.nn.Module):
+    """State that is float64 buffers alone."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Fitted:
+        """Moves between devices, never to another element type: float16 would cost the map its digits."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            moved = self._buffers[name]
+            if kept is not None and moved.dtype != kept.dtype:
+                self._buffers[name] = kept.to(moved.device)
+        return self
+
+
+class ReAlign(_Fitted):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
 
     alignment   what `fastrealign.fit` found; None: the rows are only made unit rows until a state_dict is loaded
@@ -109,15 +125,50 @@ class ReAlign(torch.nn.Module):
         solved = torch_ops.packed(s, b, c)
         self.map.copy_(torch.where(now & torch.isfinite(solved).all(), solved, self.map))
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ReAlign:
-        """Moves between devices, never to another element type: float16 would cost the map its digits."""
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, kept in before.items():
-            moved = self._buffers[name]
-            if moved.dtype != kept.dtype:
-                self._buffers[name] = kept.to(moved.device)
-        return self
-
     def extra_repr(self) -> str:
         return f"dim={self.dim}, s={self.map[0].item():.4g}"
+
+
+class Steps(_Fitted):
+    """A baseline in its last dimension: (..., dim) in, (..., dim) out, in the same element type, on the rows' device.
+
+    What is said of ReAlign holds here: nothing to train, gradients flow to the rows, the buffers stay float64, rows without a
+    direction pass as they came. C3's noise is drawn anew at every call, from torch's generator, as C3 trains
+    (arXiv 2401.08567); a Baseline itself gives each row its own noise by its number.
+    """
+
+    def __init__(self, baseline: Baseline) -> None:
+        super().__init__()
+        self.name, self.dim = baseline.name, baseline.dim
+        self.sigma, self.projected = baseline.sigma, baseline.projected
+        self.register_buffer("map", torch_ops.pack(RowMap(baseline.s, baseline.b), self.dim)[0])
+        self.register_buffer("last", torch_ops.pack(RowMap(1.0, None, baseline.c), self.dim)[0])
+        for name in ("matrix", "shift"):
+            value = getattr(baseline, name)
+            self.register_buffer(name, None if value is None else torch.tensor(value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != self.dim:
+            raise InputError(f"rows are {x.shape[-1]} wide, {self.name} was fitted on {self.dim}")
+        rows = x.reshape(-1, self.dim)
+        if self.matrix is None and self.shift is None:
+            return torch.ops.fastrealign.apply(rows, self.map, 1).reshape(x.shape)
+        e = torch.ops.fastrealign.apply(rows, self.map, 1, torch.float64)
+        if self.matrix is not None:
+            e = e @ self.matrix.T
+        e = e + self.shift
+        if self.sigma:
+            e = e + self.sigma * torch.randn_like(e)
+        if self.projected:
+            e = torch.ops.fastrealign.apply(e, self.last, 2)
+        has_direction = (rows.isfinite().all(-1) & rows.any(-1))[:, None]
+        return torch.where(has_direction, e.to(rows.dtype), rows).reshape(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, dim={self.dim}"
+
+
+def as_module(method: Alignment | Baseline | str | os.PathLike) -> ReAlign | Steps:
+    """The module of any fitted method, or of a saved one by its path: what training code calls whichever method it is given."""
+    method = as_method(method)
+    return Steps(method) if isinstance(method, Baseline) else ReAlign(method)

@@ -19,6 +19,7 @@ from typing import Any
 
 from fastrealign import io
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline, load
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import Manifest, Order, ShardRecord
@@ -241,7 +242,7 @@ class Claim:
             Journal(path, self._fsync).remove()
         self.journal.clear()
 
-    def begin(self, alignment: Alignment) -> None:
+    def begin(self, alignment: Alignment | Baseline) -> None:
         """The alignment is known and shards are about to be written: note it, and clear away a run that is replaced."""
         if self.journal.noted.alignment not in (None, alignment.fingerprint):
             raise InputError(
@@ -256,17 +257,17 @@ class Claim:
         alignment.save(self.output.alignment)
         self.journal.note_alignment(alignment.fingerprint)
 
-    def alignment_noted(self) -> Alignment | None:
+    def alignment_noted(self) -> Alignment | Baseline | None:
         """The alignment that the unfinished run was using, if it is still there."""
         if self.journal.noted.alignment is None:
             return None
         try:
-            alignment = Alignment.load(self.output.alignment)
+            alignment = load(self.output.alignment)
         except InputError:
             return None
         return alignment if alignment.fingerprint == self.journal.noted.alignment else None
 
-    def finish(self, alignment: Alignment, gap_left: float, left_out: dict[str, dict[str, str]]) -> Manifest:
+    def finish(self, alignment: Alignment | Baseline, gap_left: float, left_out: dict[str, dict[str, str]]) -> Manifest:
         """All shards but those left out are complete: write the alignment and the manifest, do away with the journal."""
         self.journal.flush()
         alignment.save(self.output.alignment)

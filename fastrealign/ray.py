@@ -21,16 +21,16 @@ import numpy as np
 
 from fastrealign import errors, io, ops, run
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline, as_method
 from fastrealign.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.formats import format_of
-from fastrealign.io.manifest import ShardRecord
-from fastrealign.ops import RowMap
+from fastrealign.io.manifest import FileMark, ShardRecord
 from fastrealign.output import Output
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import Report
 from fastrealign.workers import Workers
-from fastrealign.writing import Unwritten, Writing
+from fastrealign.writing import Unwritten, Writing, check_devices
 
 try:
     import ray
@@ -43,7 +43,7 @@ _BLOCKS = 1000
 
 
 def apply_files(
-    alignment: Alignment | str | os.PathLike,
+    alignment: Alignment | Baseline | str | os.PathLike,
     source: Any,
     out: str | os.PathLike,
     *,
@@ -94,30 +94,35 @@ class RayWriting:
         files: io.Source,
         output: Output,
         left: Sequence[int],
-        row_map: RowMap,
+        method: Alignment | Baseline,
         note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,
         threads: Workers,
-        unchanged: Callable[[int], None] | None,
+        marks: Sequence[FileMark],
         actors: int | None,
         cpus: int,
         column: str | None,
         **how: Any,
     ) -> None:
-        """The arguments of Writing; `how` are those that actors hand on to theirs.
-
-        Actors commit, so `unchanged` is not called: a shard that changes while it is read is not found out here.
-        """
+        """The arguments of Writing; `how` are those that actors hand on to theirs."""
         self.source = Unwritten(files, left, dtype, in_order=True)
         self.left_out: dict[str, str] = {}
         self._note = note
         self._actors, self._cpus = actors, cpus
-        self._tasks = [_task(files.shards[i], output.names[i], output.metadata[i], column) for i in left]
+        check_devices(method.name, threads)
+        self._tasks = [
+            {
+                **_task(files.shards[i], output.names[i], output.metadata[i], column),
+                "first": self.source.piece(i, 0, 0).first,
+                "mark": json.dumps(marks[i].to_json()),
+            }
+            for i in left
+        ]
         self._how = {
             **how,
             "root": os.path.abspath(output.root),
-            "row_map": row_map,
+            "method": method,
             "dtype": dtype,
             "threads": replace(threads, threads=cpus),
         }
@@ -161,8 +166,8 @@ class RayWriting:
 class ShardWriter:
     """An actor: a shard in, its aligned twin committed, what is known of it returned."""
 
-    def __init__(self, root: str, row_map: RowMap, **how: Any) -> None:
-        self._root, self._map, self._how = Path(root), row_map, how
+    def __init__(self, root: str, method: Alignment | Baseline, **how: Any) -> None:
+        self._root, self._method, self._how = Path(root), method, how
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         noted: list[tuple[ShardRecord, ExactSum]] = []
@@ -178,9 +183,18 @@ class ShardWriter:
         }
         try:
             shard = _shard(task)
-            files = io.Source(shard.path, [shard], shard.rows, shard.dim or len(self._map.b))
+            files = io.Source(shard.path, [shard], shard.rows, shard.dim or self._method.dim)
             place = _Place(self._root, [task["name"]], [task["metadata_name"]])
-            writing = Writing(files, place, [0], self._map, lambda *shard: noted.append(shard), **self._how)
+            writing = Writing(
+                files,
+                place,
+                [0],
+                self._method,
+                lambda *shard: noted.append(shard),
+                first=task["first"],
+                marks=[FileMark.from_json(json.loads(task["mark"]))],
+                **self._how,
+            )
             writing.run(SILENT)
         except FastRealignError as error:
             return {**said, "kind": type(error).__name__, "why": str(error)}
@@ -229,7 +243,7 @@ class AlignBatch:
 
     >>> ds.map_batches(AlignBatch, fn_constructor_args=["text2image.safetensors"], concurrency=4)
 
-    alignment   an Alignment, or the path of a saved one
+    alignment   an Alignment, or the path of a saved one; a Baseline too, unless it numbers rows (c3)
     column      that holds the embeddings: vectors of one width
     out         column for the result; None: the same one
     dtype       element type of the result; None: that of the column
@@ -240,7 +254,7 @@ class AlignBatch:
 
     def __init__(
         self,
-        alignment: Alignment | str | os.PathLike,
+        alignment: Alignment | Baseline | str | os.PathLike,
         column: str = "embedding",
         *,
         out: str | None = None,
@@ -250,7 +264,12 @@ class AlignBatch:
     ) -> None:
         if bad_rows not in ("error", "keep"):
             raise InputError(f"bad_rows={bad_rows!r}: a batch keeps its rows, expected 'error' or 'keep'")
-        self.alignment = Alignment.of(alignment)
+        self.alignment = as_method(alignment)
+        if isinstance(self.alignment, Baseline) and self.alignment.numbered:
+            raise InputError(
+                f"{self.alignment.name} numbers rows, and a batch does not say where its rows stand; write the dataset to "
+                "files and use fastrealign.ray.apply_files"
+            )
         self.column, self.out = column, out or column
         self.dtype, self.device, self.bad_rows = dtype, device, bad_rows
 

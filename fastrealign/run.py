@@ -5,6 +5,8 @@ open the inputs -> claim the output -> fit, or take the alignment given -> write
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +18,10 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline, as_method, load
 from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import BadShardError, FastRealignError, InputError
-from fastrealign.fit import fit_rows
+from fastrealign.fit import check_alone, check_method, fit_rows, own_options
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
@@ -29,7 +32,7 @@ from fastrealign.progress import SILENT, Progress
 from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.summary import Report
 from fastrealign.workers import Workers
-from fastrealign.writing import LISTED_ROWS, Writing
+from fastrealign.writing import LISTED_ROWS, Writing, check_devices
 
 BAD_SHARDS = ("error", "skip")
 
@@ -43,6 +46,7 @@ def align(
     target: Any,
     out: str | os.PathLike,
     *,
+    method: str = "realign",
     centroid: str = "paper",
     one_pass: bool | None = None,
     tol: float | None = None,
@@ -70,6 +74,8 @@ def align(
     out       a folder that is empty or does not exist, or for a single shard a file name of the same format. It gets a
               shard for every shard of the source (same name, format, order, ids and other columns),
               alignment.safetensors and, last, manifest.json
+    method    "realign", or another one of baselines.METHODS to compare it with, as for `fit`; those that take steps (c3, bca,
+              mean-shift) are computed on the processor
     centroid  "paper", or "exact" for the translation that leaves no gap
     one_pass, tol, confidence, seed   as for `fit`: read the source once before it is written, or a sample of it
     dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard;
@@ -94,10 +100,16 @@ def align(
     """
     check_options(centroid, bad_rows)
     workers = Workers.of(threads, devices, max_memory)
-    options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
-    if tol is not None:
-        options |= {"confidence": confidence, "seed": seed}
+    method, centroid = check_method(method, centroid, one_pass, tol)
+    check_devices(method, workers)
+    if method == "realign":
+        options = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
+        if tol is not None:
+            options |= {"confidence": confidence, "seed": seed}
+    else:
+        options = {"method": method, **own_options(method, seed)}
     run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
+    check_alone(method, run.world)
     there = run.open(target, "target")
     marks = (
         _marks(there.files, [shard.name for shard in there.files.shards], verify)
@@ -105,7 +117,7 @@ def align(
         else {}
     )
 
-    def make(claim: Claim | None) -> Alignment:
+    def make(claim: Claim | None) -> Alignment | Baseline:
         # What a target in memory holds is not in the order, so it is fitted again and compared.
         noted = run.world.tell(claim.alignment_noted() if claim is not None and marks else None)
         if noted is not None:
@@ -114,6 +126,7 @@ def align(
         return fit_rows(
             shared(run.rows, run.world) if divide else run.rows,
             shared(there, run.world) if divide and marks else there,
+            method=method,
             centroid=centroid,
             bad_rows=bad_rows,
             one_pass=one_pass,
@@ -137,7 +150,7 @@ def align(
 
 
 def apply_files(
-    alignment: Alignment | str | os.PathLike,
+    alignment: Alignment | Baseline | str | os.PathLike,
     source: Any,
     out: str | os.PathLike,
     *,
@@ -158,16 +171,20 @@ def apply_files(
 ) -> Report:
     """Write `source` aligned by an alignment that was fitted before, shard for shard.
 
-    alignment  an Alignment, or the path of a saved one
+    alignment  an Alignment or a Baseline, or the path of a saved one. Where rows are numbered (C3's noise) their numbers go
+               over all shards in the order of their names, so the output is that of one call on all rows
     Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written.
     """
-    alignment = Alignment.of(alignment)
+    alignment = as_method(alignment)
     workers = Workers.of(threads, devices, max_memory)
-    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, {}, group, writing, verify)
+    check_devices(alignment.name, workers)
+    options = {"method": alignment.name} if isinstance(alignment, Baseline) else {}
+    run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
     alignment.check_width(run.rows.d, run.rows.name)
     run.output.check_apart(_specs(source), [run.rows.files])
+    numbers = _numbers(run.rows.files) if alignment.numbered else None
     return run.go(
-        replace(run.order, alignment=alignment.fingerprint),
+        replace(run.order, alignment=alignment.fingerprint, numbers=numbers),
         lambda _: alignment,
         overwrite=overwrite,
         resume=resume,
@@ -234,7 +251,9 @@ class _Run:
                 self.left_out[side] = dict(rows.files.left_out)
         return rows
 
-    def _fitted(self, make: Callable[[Claim | None], Alignment], claim: Claim | None) -> Alignment:
+    def _fitted(
+        self, make: Callable[[Claim | None], Alignment | Baseline], claim: Claim | None
+    ) -> Alignment | Baseline:
         """What `make` finds; begun anew without a shard that turns out to be unreadable, if that may be left out."""
         while True:
             try:
@@ -250,7 +269,7 @@ class _Run:
     def go(
         self,
         order: Order,
-        make: Callable[[Claim | None], Alignment],
+        make: Callable[[Claim | None], Alignment | Baseline],
         *,
         overwrite: bool,
         resume: bool,
@@ -264,7 +283,7 @@ class _Run:
             hold.claim = world.first(lambda: self.output.claim(order, verify=self.verify, **how))
             finished = world.tell(hold.claim and hold.claim.finished)
             if finished is not None:
-                alignment = world.tell(world.first(lambda: Alignment.load(self.output.alignment)))
+                alignment = world.tell(world.first(lambda: load(self.output.alignment)))
                 hold.leave(alone=True)
                 return self._report(finished, alignment, len(finished.shards), 0, 0)
             if world.rank > 0:
@@ -277,7 +296,7 @@ class _Run:
                 self.rows.files,
                 self.output,
                 self._mine({shard.name for shard in before}),
-                alignment.row_map,
+                alignment,
                 hold.journal.add,
                 dtype=self.dtype,
                 bad_rows=self.bad_rows,
@@ -285,7 +304,7 @@ class _Run:
                 fsync=fsync,
                 threads=threads,
                 verify=self.verify,
-                unchanged=lambda at: self._check_unchanged(order, at),
+                marks=[order.source[name] for name in self.output.names],
             )
             writing.run(progress)
             hold.journal.flush()
@@ -308,13 +327,6 @@ class _Run:
         rows, nbytes = np.sum(world.gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
         return self._report(manifest, alignment, len(before), rows, nbytes)
 
-    def _check_unchanged(self, order: Order, at: int) -> None:
-        shard, name = self.rows.files.shards[at], self.output.names[at]
-        if not order.source[name].holds(shard.path):
-            raise InputError(
-                f"{shard.path}: changed while it was read: do not write to the input during a run, run again"
-            )
-
     def _mine(self, done: set[str]) -> list[int]:
         """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
         left = [i for i, name in enumerate(self.output.names) if name not in done and i not in self.rows.left_out]
@@ -324,7 +336,9 @@ class _Run:
             i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.world.size) == self.world.rank
         ]
 
-    def _finish(self, claim: Claim, alignment: Alignment, others: list[list[Group]], fsync: bool) -> Manifest:
+    def _finish(
+        self, claim: Claim, alignment: Alignment | Baseline, others: list[list[Group]], fsync: bool
+    ) -> Manifest:
         """On rank 0, when all shards are complete: those of the other ranks join its journal, and the manifest is written."""
         for groups in others:
             claim.journal.take_in(groups)
@@ -334,7 +348,7 @@ class _Run:
             alignment = replace(alignment, gap_left=gap_left)
         return claim.finish(alignment, gap_left, self.left_out)
 
-    def _write_beside(self, claim: Claim, alignment: Alignment, fsync: bool) -> None:
+    def _write_beside(self, claim: Claim, alignment: Alignment | Baseline, fsync: bool) -> None:
         records = {record.name: record for record in claim.journal.shards}
         for dataset in self.rows.files.datasets if self.output.beside else ():
             dataset.write(self.output.root, records, alignment.fingerprint, fsync)
@@ -354,7 +368,9 @@ class _Run:
             return type(error)(f"{error}; {state}")
         return error
 
-    def _report(self, manifest: Manifest, alignment: Alignment, before: int, rows: int, nbytes: int) -> Report:
+    def _report(
+        self, manifest: Manifest, alignment: Alignment | Baseline, before: int, rows: int, nbytes: int
+    ) -> Report:
         shards = dict(zip(self.output.names, self.rows.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
         return Report(
@@ -407,6 +423,11 @@ def _marks(files: io.Source, names: list[str], whole: bool = False) -> dict[str,
     paths = [shard.path for shard in files.shards]
     marks = each(lambda path: FileMark.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths)))
     return dict(zip(names, marks, strict=True))
+
+
+def _numbers(files: io.Source) -> str:
+    """A SHA-256 of what the numbers of the rows follow from."""
+    return hashlib.sha256(json.dumps(sorted((shard.name, shard.rows) for shard in files.shards)).encode()).hexdigest()
 
 
 def _specs(spec: Any) -> list[Any]:

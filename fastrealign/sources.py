@@ -63,19 +63,19 @@ class RowSource(Protocol):
 
 
 class FileSource:
-    """Shards on disk."""
+    """Shards on disk. first: the number of their first row, where they are a part of more."""
 
     side_by_side = True
     again = True
 
-    def __init__(self, files: io.Source) -> None:
+    def __init__(self, files: io.Source, first: int = 0) -> None:
         self.files = files
         self.name = files.name
         self.d = files.dim
         self.rows = files.rows
         self.nbytes = sum(shard.nbytes for shard in files.shards)
         self.left_out: set[int] = set()
-        self._firsts = _firsts(files.shards)
+        self._firsts = _firsts(files.shards, first)
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):
@@ -94,8 +94,9 @@ class FileSource:
             if shard.random_access:
                 yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
             else:
-                lo = 0
-                for chunk in shard.chunks(rows_in(scratch.nbytes, self.d, shard.dtype)):
+                lo, rows = piece.lo, rows_in(scratch.nbytes, self.d, shard.dtype)
+                whole = piece.hi - piece.lo == shard.rows
+                for chunk in shard.chunks(rows) if whole else shard.part(piece.lo, piece.hi, rows):
                     yield lo, chunk
                     lo += len(chunk)
         if piece.hi == shard.rows:
@@ -138,10 +139,10 @@ class FileSource:
         return _together(parts)
 
 
-def _firsts(shards: list[io.Shard]) -> list[int]:
-    """The number of each shard's first row when shards follow on each other by name."""
+def _firsts(shards: list[io.Shard], first: int) -> list[int]:
+    """The number of each shard's first row when shards follow on each other by name, the first one's given."""
     by_name = sorted(range(len(shards)), key=lambda i: shards[i].name)
-    firsts = [0] * len(shards)
+    firsts = [first] * len(shards)
     for before, i in itertools.pairwise(by_name):
         firsts[i] = firsts[before] + shards[before].rows
     return firsts

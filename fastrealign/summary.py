@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline
 
 _BAR = 40
 
@@ -17,7 +18,7 @@ class Report:
 
     kind          "align" or "apply"
     source, out   as they were named
-    alignment     the map that was applied; it is saved beside the output
+    alignment     what was applied, an Alignment or a Baseline; it is saved beside the output
     gap_before    |mean_source - mean_target| of the rows that the alignment was fitted on
     gap_left      |mean of the rows written - mean_target|; NaN if none was
     rows_in, rows_out    embeddings read and written, over all shards of the output
@@ -35,7 +36,7 @@ class Report:
     kind: str
     source: str
     out: str
-    alignment: Alignment = field(repr=False)
+    alignment: Alignment | Baseline = field(repr=False)
     gap_before: float
     gap_left: float
     rows_in: int
@@ -71,13 +72,14 @@ class Report:
         """Plain values for json.dumps; a gap that was not measured is None."""
         value = {name: part for name, part in vars(self).items() if name != "alignment"}
         a = self.alignment
+        centroid = {"centroid": a.centroid} if isinstance(a, Alignment) else {}
         return {
             **value,
             "gap_left": None if math.isnan(self.gap_left) else self.gap_left,
             "nothing_to_do": self.nothing_to_do,
             "rows_per_second": self.rows_per_second,
             "gb_per_second": self.gb_per_second,
-            "alignment": {"dim": a.dim, "s": a.s, "centroid": a.centroid, "fingerprint": a.fingerprint},
+            "alignment": {"method": a.name, "dim": a.dim, "s": a.s, **centroid, "fingerprint": a.fingerprint},
         }
 
     def __str__(self) -> str:
@@ -86,7 +88,8 @@ class Report:
                 f"nothing to do: {self.out} is complete, {count(self.shards, 'shard')} of {count(self.rows_out, 'row')}"
             )
         else:
-            head = f"aligned {count(self.rows_now, 'row')} of {self.source}, {self.alignment.dim} wide"
+            by = f" by {self.alignment.name}" if isinstance(self.alignment, Baseline) else ""
+            head = f"aligned {count(self.rows_now, 'row')} of {self.source}{by}, {self.alignment.dim} wide"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]

@@ -15,10 +15,12 @@ from heapq import nsmallest
 import numpy as np
 
 from fastrealign import io, ops
-from fastrealign.errors import BadShardError
+from fastrealign.alignment import Alignment
+from fastrealign.baseline import IN_STEPS, Baseline
+from fastrealign.errors import BadShardError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.manifest import FileMark, ShardRecord
-from fastrealign.ops import Counts, RowMap
+from fastrealign.ops import Counts
 from fastrealign.output import Output
 from fastrealign.pipeline import Pass, Work
 from fastrealign.progress import Progress
@@ -36,6 +38,7 @@ class Unwritten(FileSource):
 
     dtype     element type of the output, None for that of each shard
     in_order  every shard is one piece, read from head to tail
+    first     the number of the first of all rows, of which `files` are a part; pieces have numbers over all
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Unwritten(FileSource):
         dtype: np.dtype | None,
         in_order: bool,
         piece_bytes: int = PIECE_BYTES,
+        first: int = 0,
     ) -> None:
-        super().__init__(files)
+        super().__init__(files, first)
         self._piece_bytes = piece_bytes
         self._left = left
         self._dtype = dtype
@@ -59,13 +63,11 @@ class Unwritten(FileSource):
         return self._dtype or shard.out_dtype
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        first = 0
         for i in self._left:
             shard = self.files.shards[i]
             step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
             for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
-                yield Piece(i, lo, min(lo + step, shard.rows), first + lo)
-            first += shard.rows
+                yield self.piece(i, lo, min(lo + step, shard.rows))
 
     def count_pieces(self, shard: io.Shard) -> int:
         return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1
@@ -133,13 +135,14 @@ class _Twin:
 
 
 class Writing:
-    """Writes the shards of `output` at the places `left`, and hands each to `note` once it is in place.
+    """Writes the shards of `output` at the places `left`, mapped by `method`, and hands each to `note` once it is in place.
 
     When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
     left; shards that were complete by then are in place and noted.
 
     verify: note the checksum of every byte of each shard written
-    unchanged: called before a shard is put in place; raises if its source is not what it was when the run began
+    marks: of the source shards when the run began, by their places; one that has another now is an error, not put in place
+    first: the number of the first row of `files`, where these are a part of what the run was given
     bad_shards "skip": a shard that cannot be read is not written and goes into `left_out`, by name with the reason
 
     note(record, sums)   called from any thread: what is known of the shard, and the exact sums of its columns
@@ -150,7 +153,7 @@ class Writing:
         files: io.Source,
         output: Output,
         left: Sequence[int],
-        row_map: RowMap,
+        method: Alignment | Baseline,
         note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,
@@ -159,17 +162,19 @@ class Writing:
         fsync: bool,
         threads: int | Workers | None,
         verify: bool = False,
-        unchanged: Callable[[int], None] | None = None,
+        marks: Sequence[FileMark] | None = None,
+        first: int = 0,
     ) -> None:
         self._verify = verify
-        self._unchanged = unchanged
+        self._marks = marks
         self._workers = Workers.of(threads)
         self.left_out: dict[str, str] = {}
         self._bad_shards = bad_shards
-        self.source = Unwritten(files, left, dtype, bad_rows == "skip", self._workers.piece_bytes)
+        check_devices(method.name, self._workers)
+        self.source = Unwritten(files, left, dtype, bad_rows == "skip", self._workers.piece_bytes, first)
         self._output = output
         self._note = note
-        self._row_map = row_map
+        self._method = method
         self._bad_rows = bad_rows
         self._fsync = fsync
         self._twins: dict[int, _Twin] = {}
@@ -202,7 +207,7 @@ class Writing:
 
     def _make_work(self, place: Host | Device) -> Work:
         memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
-        strict = self._bad_rows == "error"
+        strict, row_map = self._bad_rows == "error", self._method.row_map
 
         def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
             twin = self._twin(piece.shard)
@@ -210,7 +215,11 @@ class Writing:
             out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
             sums = ExactSum(self.source.d)
-            counts = place.apply(rows, self._row_map, out, sums, flags, threads)
+            if row_map is None:
+                first = piece.first - piece.lo + lo
+                counts = self._method.apply(rows, out, into=sums, flags=flags, first=first, threads=threads)
+            else:
+                counts = place.apply(rows, row_map, out, sums, flags, threads)
             twin.spoiled |= strict and counts.bad > 0
             if twin.spoiled:
                 return counts
@@ -253,8 +262,10 @@ class Writing:
         try:
             shard, name, metadata = twin.shard, self._output.names[at], self._output.metadata[at]
             writer = twin.writer(lambda: self._writer(at))  # an empty shard has none yet
-            if self._unchanged is not None:
-                self._unchanged(at)
+            if self._marks is not None and not self._marks[at].holds(shard.path):
+                raise InputError(
+                    f"{shard.path}: changed while it was read: do not write to the input during a run, run again"
+                )
             writer.commit()
             if metadata is not None:
                 named = copy.copy(shard)
@@ -295,6 +306,12 @@ class Writing:
         shard = self.source.files.shards[at]
         path = self._output.root / self._output.names[at]
         return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._fsync)
+
+
+def check_devices(method: str, workers: Workers) -> None:
+    """InputError for devices and a method that takes steps, which are computed on the processor."""
+    if workers.devices and method in IN_STEPS:
+        raise InputError(f"{method} is computed on the processor; leave out devices")
 
 
 def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import baselines, diagnostics
-from fastrealign.baselines import METHODS, Baseline, Mapped, fit_baseline, noise
+from fastrealign import diagnostics
+from fastrealign.baseline import Baseline, Product, noise
+from fastrealign.baselines import METHODS, Mapped, fit_baseline
 from fastrealign.demo import samples
 from fastrealign.errors import BadRowsError, InputError
 
@@ -215,7 +216,7 @@ def test_saved_and_loaded_it_maps_the_same(sides, name, tmp_path):
     method = fit_baseline(name, y, x)
     path = tmp_path / "folder" / "method.safetensors"
     method.save(path)
-    loaded = baselines.load(path)
+    loaded = fr.load(path)
     assert type(loaded) is type(method)
     np.testing.assert_array_equal(loaded(y), method(y))
     assert loaded.gap_before == method.gap_before
@@ -226,13 +227,13 @@ def test_load_refuses_other_files(sides, tmp_path):
 
     path = tmp_path / "m.safetensors"
     with pytest.raises(InputError, match="no such file"):
-        baselines.load(path)
+        fr.load(path)
     path.write_bytes(b"noise")
     with pytest.raises(InputError, match="cannot be read"):
-        baselines.load(path)
+        fr.load(path)
     fr.Moments(4).update(np.eye(4)).save(path)
-    with pytest.raises(InputError, match="holds moments, expected baseline"):
-        baselines.load(path)
+    with pytest.raises(InputError, match="holds moments, expected alignment"):
+        fr.load(path)
     record = {"kind": "baseline", "name": "c3", "gap_before": 0.5}
     for says, tensors, meta in (
         ("lacks mean_target", {"b": np.ones(3)}, record),
@@ -243,7 +244,7 @@ def test_load_refuses_other_files(sides, tmp_path):
     ):
         save_tensors(path, tensors, meta)
         with pytest.raises(InputError, match=says) as caught:
-            baselines.load(path)
+            fr.load(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -290,3 +291,38 @@ def test_orderings_on_the_shipped_embeddings():
     gap = {name: diagnostics.gap(image, rows) for name, rows in mapped.items()}
     assert gap["none"] > gap["anchor"] > gap["realign"] > gap["realign-exact"]
     assert gap["none"] > gap["c3"] > gap["realign"]
+
+
+@pytest.mark.parametrize("d", [1, 5, 20, 129])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_products_do_not_depend_on_what_they_are_computed_with(rng, d, narrow):
+    """Any split of the rows and any order of the columns give the same bits, where BLAS alone gives others."""
+    e, matrix = pi(rng.standard_normal((500, d))), rng.standard_normal((d, d)) * 10.0 ** rng.integers(-3, 4)
+    product = Product(matrix, narrow)
+    whole = product(e)
+    for step in (1, 7, 128):
+        np.testing.assert_array_equal(np.concatenate([product(e[i : i + step]) for i in range(0, 500, step)]), whole)
+    turned = rng.permutation(d)
+    np.testing.assert_array_equal(Product(matrix[:, turned], narrow)(e[:, turned]), whole)
+    exact = e.astype(np.longdouble) @ matrix.T.astype(np.longdouble)
+    largest = np.abs(matrix).max() * np.sqrt(d)
+    assert np.abs(whole - exact).max() <= (2.0**-24 if narrow else 1e-11) * largest
+
+
+def test_fingerprints_tell_methods_apart(sides):
+    from dataclasses import replace
+
+    method = fit_baseline("c3", *sides)
+    others = [replace(method, **change) for change in ({"seed": 1}, {"sigma": 0.1}, {"c": method.shift}, {"name": "x"})]
+    assert len({m.fingerprint for m in (method, *others)}) == 5
+    assert replace(method, gap_left=0.1).fingerprint == method.fingerprint
+
+
+def test_tensors_in_a_collator(sides):
+    torch = pytest.importorskip("torch")
+    for name in BASELINES:
+        method = fit_baseline(name, *sides)
+        batch = torch.from_numpy(sides[0][:32]).float()
+        mapped = method(batch)
+        assert isinstance(mapped, torch.Tensor) and mapped.dtype == torch.float32
+        np.testing.assert_array_equal(mapped.numpy(), method(sides[0][:32].astype(np.float32)))

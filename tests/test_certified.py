@@ -225,3 +225,94 @@ def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     results = [blocks.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)]
     assert len({spread.variance(0.3) for spread in results}) == 1
     assert len({spread.mean.tobytes() for spread in results}) == 1
+
+
+def parquet(path, rows, group):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    values = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    pq.write_table(pa.table({"embedding": values}), path, row_group_size=group)
+    return path
+
+
+def test_row_groups_of_a_parquet_file_are_drawn_singly(rng, small_blocks, tmp_path):
+    y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
+    whole = parquet(tmp_path / "text.parquet", y, 100)
+    found = fr.fit(whole, x, tol=0.3, threads=1)
+    told = found.sampling
+    assert 64 * 100 <= told.rows_source < told.of_source == len(y) and told.rows_source % 100 == 0
+    assert left_by(found, y, x) <= found.gap_left + told.bound
+    assert fr.fit(whole, x, tol=0.3, threads=3).c.tobytes() == found.c.tobytes()
+    # The rows that were read are those of whole groups.
+    drawn = blocks.Blocks(open_rows(whole, "source"), 0)
+    assert drawn.count == 200
+    for piece in drawn.draw(70).pieces():
+        assert piece.lo % 100 == 0 and piece.hi - piece.lo == 100
+        (lo, read), *more = drawn.source.chunks(piece, np.empty(1 << 20, np.uint8))
+        assert lo == piece.lo and not more
+        np.testing.assert_array_equal(read, y[piece.lo : piece.hi])
+        parts = list(drawn.source.chunks(piece, np.empty(30 * 16 * 4, np.uint8)))
+        assert [lo for lo, _ in parts] == list(range(piece.lo, piece.hi, 30))
+        np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), y[piece.lo : piece.hi])
+
+
+def test_parquet_in_any_order_of_shards(rng, small_blocks, tmp_path):
+    y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
+    paths = [
+        parquet(tmp_path / f"part_{i}.parquet", part, group)
+        for i, (part, group) in enumerate(zip(np.split(y, [300, 301, 15_000]), (70, 5, 40, 33), strict=True))
+    ]
+    expected = fr.fit(paths, x, tol=0.3, threads=1)
+    assert expected.sampling.rows_source < len(y)
+    for source in (paths[::-1], tmp_path):
+        found = fr.fit(source, x, tol=0.3, threads=3)
+        assert found.c.tobytes() == expected.c.tobytes() and found.sampling == expected.sampling
+
+
+def test_small_row_groups_are_drawn_together(rng, small_blocks, tmp_path):
+    """A block has at least BLOCK_BYTES, here 16 rows, and ends where a group does."""
+    y = by_topic(rng, 1, 1007, 16)
+    drawn = blocks.Blocks(open_rows(parquet(tmp_path / "y.parquet", y, 5), "source"), 0)
+    pieces = list(drawn.draw(drawn.count).pieces())
+    assert [piece.hi - piece.lo for piece in pieces] == [20] * 50 + [7]
+    assert [piece.lo for piece in pieces] == list(range(0, 1007, 20))
+    read = [np.concatenate([r for _, r in drawn.source.chunks(p, np.empty(1 << 20, np.uint8))]) for p in pieces]
+    np.testing.assert_array_equal(np.concatenate(read), y)
+
+
+def test_row_groups_of_a_block_give_what_the_blocks_of_an_array_give(rng, small_blocks, tmp_path):
+    """So that what is tested of arrays, how often the bound covers above all, is tested of row groups."""
+    y, x = by_topic(rng, 25, 640, 8), by_topic(rng, 25, 640, 8)
+    path = parquet(tmp_path / "y.parquet", y, 32)
+    for seed in range(2):
+        found, expected = (fr.fit(source, x, tol=0.3, confidence=0.8, seed=seed, threads=1) for source in (path, y))
+        assert found.sampling == expected.sampling and found.sampling.rows_source < len(y)
+        assert found.c.tobytes() == expected.c.tobytes() and found.gap_left == expected.gap_left
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_bound_covers_for_row_groups_of_unequal_size(rng, small_blocks, tmp_path, confidence):
+    """As for arrays: topics in a row, each many groups long."""
+    y, x = by_topic(rng, 25, 640, 8), by_topic(rng, 25, 640, 8)
+    y[:8000] += np.float32(0.5) * np.eye(8, dtype=np.float32)[0]
+    parts = [(y[:7000], 40), (y[7000:9000], 70), (y[9000:], 51)]
+    source = [parquet(tmp_path / f"{i}.parquet", *part) for i, part in enumerate(parts)]
+    unit_mean = reference.project(x).mean(axis=0)
+    covered = sampled = 0
+    for seed in range(200):
+        found = fr.fit(source, x, tol=0.2 if confidence < 0.95 else 0.3, confidence=confidence, seed=seed)
+        if found.sampling.rows_source < len(y):
+            sampled += 1
+            left = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - unit_mean)
+            covered += left <= found.gap_left + found.sampling.bound
+    assert sampled > 150 and covered / sampled >= confidence
+
+
+def test_a_row_without_a_direction_in_a_row_group(rng, small_blocks, tmp_path):
+    y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
+    y[::100] = 0
+    path = parquet(tmp_path / "y.parquet", y, 100)
+    with pytest.raises(BadRowsError, match=r"y\.parquet: row (0|\d+00) is all zeros"):
+        fr.fit(path, x, tol=0.3)

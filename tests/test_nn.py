@@ -130,3 +130,56 @@ def test_sums_of_few_rows_keep_their_digits(rng):
     expected = reference.project(rows).sum(axis=0)
     assert (expected < 0).any()
     np.testing.assert_allclose(layer.sum_unit.numpy(), expected, rtol=0, atol=3 * 2.0**-41 + 1e-15)
+
+
+@pytest.mark.parametrize("name", ["none", "mean-shift", "bca", "anchor-trace"])
+def test_any_method_as_a_module(sides, name, tmp_path):
+    method = fr.fit(*sides, method=name)
+    layer = fr.nn.as_module(method)
+    text = torch.from_numpy(sides[0])
+    assert not list(layer.parameters())
+    torch.testing.assert_close(layer(text), method(text), rtol=0, atol=1e-9)
+    single = text.float().view(4, 100, 24)
+    torch.testing.assert_close(layer(single).view(400, 24), method(text.float()), rtol=0, atol=3e-6)
+    assert layer(text.half()).dtype == torch.float16
+    method.save(tmp_path / "m.safetensors")
+    again = fr.nn.as_module(tmp_path / "m.safetensors").half()
+    torch.testing.assert_close(again(text), layer(text), rtol=0, atol=0)
+    spoiled = text.clone()
+    spoiled[3], spoiled[5, 1] = 0, torch.nan
+    kept = layer(spoiled)
+    torch.testing.assert_close(kept[[3, 5]], spoiled[[3, 5]], equal_nan=True)
+    torch.testing.assert_close(kept[6:], layer(text)[6:], rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match=f"rows are 12 wide, {name} was fitted on 24"):
+        layer(text[:, :12])
+    rows = text[:6].clone().requires_grad_()
+    assert torch.autograd.gradcheck(layer, (rows,), atol=1e-6)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(text), layer(text), rtol=0, atol=1e-12)
+
+
+def test_noise_of_a_module_is_new_at_every_call(sides):
+    method = fr.fit(*sides, method="c3")
+    layer, text = fr.nn.as_module(method), torch.from_numpy(sides[0])
+    torch.manual_seed(7)
+    one, other = layer(text), layer(text)
+    assert not torch.isclose(one, other).all(-1).any()
+    torch.manual_seed(7)
+    torch.testing.assert_close(layer(text), one, rtol=0, atol=0)
+    # One direction of the rows before they are projected: the noise across it has the spread that C3 gives it.
+    clean = torch.from_numpy(sides[0] / np.linalg.norm(sides[0], axis=1, keepdims=True)) + torch.from_numpy(
+        method.shift
+    )
+    across = torch.linalg.qr(torch.stack([clean[0], *torch.eye(24, dtype=torch.float64)[:23]]).T)[0][:, 1]
+    drawn = torch.stack([layer(text[:1])[0] for _ in range(2000)])
+    ahead = clean[0] / clean[0].norm()
+    slope = (drawn @ across) / (drawn @ ahead) * clean[0].norm()  # sigma n / (1 + sigma n' / |clean|)
+    assert slope.median().abs() < 0.2 * method.sigma
+    assert 0.8 * method.sigma < 1.4826 * slope.abs().median() < 1.25 * method.sigma
+
+
+def test_realign_as_a_module(sides, alignment):
+    layer = fr.nn.as_module(alignment)
+    assert isinstance(layer, fr.nn.ReAlign)
+    text = torch.from_numpy(sides[0])
+    torch.testing.assert_close(layer(text), alignment(text), rtol=0, atol=0)

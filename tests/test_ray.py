@@ -134,11 +134,18 @@ def test_a_batch_alone(folders, tmp_path):
         (lambda: align({"embedding": spoiled}), "column 'embedding' of a batch: row 4 is all zeros"),
         (lambda: align(pa.table({"embedding": [[1.0], None]})), "expected 16 values in every row"),
         (lambda: fray.AlignBatch(alignment, bad_rows="skip"), "a batch keeps its rows"),
+        (lambda: fray.AlignBatch(fr.fit(text, image, method="c3")), "c3 numbers rows, and a batch does not say where"),
+        (
+            lambda: fray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]),
+            "c3 is computed on the processor",
+        ),
         (lambda: fray.align(text, image, tmp_path / "o", actors=0), "actors=0, cpus_per_actor=1: expected at least 1"),
         (lambda: fray.align(text, image, tmp_path / "o", group="world"), "choose one"),
     ):
         with pytest.raises(InputError, match=says):
             call()
+    anchor = fr.fit(text, image, method="anchor")
+    np.testing.assert_array_equal(fray.AlignBatch(anchor)({"embedding": rows})["embedding"], anchor(rows))
     kept = fray.AlignBatch(alignment, bad_rows="keep")({"embedding": spoiled})["embedding"]
     np.testing.assert_array_equal(kept[4], spoiled[4])
 
@@ -154,3 +161,29 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
         fray.apply_files(alignment, files, tmp_path / "stopped", actors=1)
     report = fray.apply_files(alignment, files, tmp_path / "out", actors=1, bad_shards="skip")
     assert report.shards == 5 and "part_2.npy" in report.left_out[0]
+
+
+@pytest.mark.parametrize("name", ["c3", "bca"])
+def test_compared_methods(cluster, folders, tmp_path, name):
+    """Rows have their numbers over all shards, whichever actor writes them."""
+    text, image = folders
+    method = fr.fit(text, image, method=name)
+    fray.apply_files(method, text, tmp_path / "out", actors=1)
+    fr.apply_files(method, text, tmp_path / "alone")
+    assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
+
+
+def test_a_shard_that_changes_during_the_run(cluster, folders, tmp_path, monkeypatch):
+    text, image = folders
+    alignment = fr.fit(text, image)
+    run = fray.RayWriting.run
+
+    def change_and_run(self, progress):
+        rows = np.load(text / "part_2.npy")
+        np.save(text / "part_2.npy", rows[::-1])
+        run(self, progress)
+
+    monkeypatch.setattr(fray.RayWriting, "run", change_and_run)
+    with pytest.raises(InputError, match=r"part_2\.npy: changed while it was read: do not write to the input"):
+        fray.apply_files(alignment, text, tmp_path / "out", actors=1)
+    assert not (tmp_path / "out" / "part_2.npy").exists()

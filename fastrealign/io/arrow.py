@@ -57,7 +57,7 @@ class ArrowTable(Table):
             self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
         self._columns: dict[str, list[pa.Array]] = {}
 
-    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         places = sorted(self.schema.get_field_index(name) for name in columns)
         done = passed = 0
         stream = self._batches(places)

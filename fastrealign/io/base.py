@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,7 @@ class Shard(ABC):
     rows, dim, dtype   what `chunks` yields: dtype is native float16, bfloat16, float32 or float64. A container
               that has no rows and does not say how wide they would be has dim 0.
     skipped   items of the container that carry no embedding
+    parts     how many rows lie in each part that `part` reads alone, where that is known and there are several
     metadata  the parquet file that describes the same rows (clip-retrieval layout), or None
     metadata_name      where its twin goes, relative to the output's root
     """
@@ -61,6 +62,7 @@ class Shard(ABC):
     dim: int
     dtype: np.dtype
     skipped: int = 0
+    parts: Sequence[int] = ()
     metadata: Place | None = None
     metadata_name: str | None = None
 
@@ -71,6 +73,10 @@ class Shard(ABC):
     @abstractmethod
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
         """The rows in order as C-contiguous (n <= rows, dim) arrays of `dtype`, each valid until the next step."""
+
+    def part(self, lo: int, hi: int, rows: int) -> Iterator[np.ndarray]:
+        """The same of rows lo to hi alone. Only where there are `parts`, of which some begin at lo and end at hi."""
+        raise TypeError(f"{self.path}: {self.format} has no parts; use chunks()")
 
     def read(self, lo: int, hi: int, scratch: np.ndarray) -> np.ndarray:
         """Rows lo to hi as a (hi - lo, dim) view of `scratch`, a uint8 array of at least that many bytes.

@@ -59,7 +59,7 @@ class LanceTable(Table):
             for fragment in fragments:
                 self._check_files(fragment, folder)
 
-    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         with decoding(self.path, self.kind):
             stream = self._dataset.to_batches(
                 columns,

@@ -108,11 +108,12 @@ class Order:
     """What a run was asked for: everything that decides the bytes it writes.
 
     kind       "align" or "apply"
-    options    centroid, dtype, bad_rows, column
+    options    centroid or method, dtype, bad_rows, column
     source     the mark of each source shard, by the name that its output takes
     target     the same of the target by input name; empty where there is none or it is no file
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
+    numbers    where that maps a row by its number: SHA-256 of the names of the source shards and how many rows each has
     """
 
     kind: str
@@ -121,12 +122,16 @@ class Order:
     target: dict[str, FileMark] = field(default_factory=dict)
     metadata: list[str] = field(default_factory=list)
     alignment: str | None = None
+    numbers: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         sides = {
             side: {name: mark.to_json() for name, mark in getattr(self, side).items()} for side in ("source", "target")
         }
-        return {**vars(self), **sides}
+        value = {**vars(self), **sides}
+        if self.numbers is None:
+            del value["numbers"]
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Order:
@@ -137,9 +142,8 @@ class Order:
         for name in (*sides["source"], *value["metadata"]):
             if os.path.isabs(name) or ".." in Path(name).parts:  # what a run replaces lies within its output
                 raise ValueError(f"{name!r} is no name within a folder")
-        return cls(
-            value["kind"], value["options"], sides["source"], sides["target"], value["metadata"], value["alignment"]
-        )
+        others = ("kind", "options", "metadata", "alignment")
+        return cls(**sides, **{name: value[name] for name in others}, numbers=value.get("numbers"))
 
     def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
         """What is different from `earlier`, in words; None if this order is the same.
@@ -156,6 +160,10 @@ class Order:
                 return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
         if self.alignment != earlier.alignment:
             return "the alignment is another one"
+        if self.numbers != earlier.numbers:
+            return (
+                "the rows of the source have other numbers (a shard was added, left out or has another number of rows)"
+            )
         free = done is not None and self.kind == "apply"
         for side in ("source", "target"):
             before, now = getattr(earlier, side), getattr(self, side)

@@ -34,6 +34,7 @@ class ParquetTable(Table):
     """One parquet file."""
 
     kind = "parquet file"
+    grouped = True
 
     def __init__(self, path: str | Path) -> None:
         try:
@@ -61,11 +62,11 @@ class ParquetTable(Table):
                 self.close()
                 raise
 
-    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         if not self.sizes:  # some versions of Arrow fail to read such a file
             return
         with decoding(self.path, self.kind):
-            stream = self._file.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+            stream = self._file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
         yield from decoded(stream, self.path, self.kind)
 
     def part(self, at: int, column: str) -> pa.ChunkedArray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -49,11 +50,13 @@ class Table(ABC):
     """An open file with columns, to be used as a context manager. Raises InputError for whatever is wrong with it.
 
     kind     how a message names one
+    grouped  whether `batches` reads groups of rows alone
     schema   of all columns
     sizes    how many rows each group (row group, record batch, fragment) has
     """
 
     kind: ClassVar[str]
+    grouped: ClassVar[bool] = False
     path: str | Path
     schema: pa.Schema
     sizes: list[int]
@@ -62,8 +65,8 @@ class Table(ABC):
     def __init__(self, path: str | Path) -> None: ...
 
     @abstractmethod
-    def batches(self, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The named columns in batches of at most `rows` rows, in order."""
+    def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """The named columns in batches of at most `rows` rows, in order; of these groups alone, where it is `grouped`."""
 
     def parts(self) -> list[int]:
         """How many rows each part has that can be read by itself."""
@@ -98,6 +101,8 @@ class TableShard(Shard):
         self._opened: Table | None = None
         with self.table(self.path) as table, decoding(path, table.kind):
             self.rows = sum(table.sizes)
+            groups = [size for size in table.sizes if size] if table.grouped else []
+            self.parts = groups if len(groups) > 1 else ()
             self.column = choose(table.schema, column, self.path)
             kind = table.schema.field(self.column).type
             self.dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")
@@ -110,13 +115,22 @@ class TableShard(Shard):
 
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
         with self.table(self.path) as table:
-            at = 0
-            for batch in table.batches(rows, [self.column]):
-                block = matrix(batch.column(self.column), self.dim, at, self.path)
-                at += len(block)
-                yield block
-            if at != self.rows:
-                raise changed(self.path)
+            yield from self._blocks(table.batches(rows, [self.column]), 0, self.rows)
+
+    def part(self, lo: int, hi: int, rows: int) -> Iterator[np.ndarray]:
+        with self.table(self.path) as table:
+            starts = [0, *accumulate(table.sizes)]
+            groups = [i for i, size in enumerate(table.sizes) if size and lo <= starts[i] < hi]
+            yield from self._blocks(table.batches(rows, [self.column], groups), lo, hi)
+
+    def _blocks(self, batches: Iterator[pa.RecordBatch], lo: int, hi: int) -> Iterator[np.ndarray]:
+        at = lo
+        for batch in batches:
+            block = matrix(batch.column(self.column), self.dim, at, self.path)
+            at += len(block)
+            yield block
+        if at != hi:
+            raise changed(self.path)
 
     def groups(self) -> list[int]:
         parts = self._table().parts()

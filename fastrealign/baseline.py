@@ -1,0 +1,262 @@
+"""Baseline: a fitted method that ReAlign is compared with, called, saved and loaded as an Alignment is.
+
+baselines.py has the methods and fits them; here is what they are once fitted. `load` and `as_method` take either kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign import ops
+from fastrealign.alignment import Alignment
+from fastrealign.calling import call
+from fastrealign.errors import InputError
+from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.files import OtherKind, load_tensors, save_tensors
+from fastrealign.ops import Counts, RowMap
+
+if TYPE_CHECKING:
+    from fastrealign.io.places import Place
+
+# Methods that are more than one row map; kernels for devices have none of them.
+IN_STEPS = ("mean-shift", "c3", "bca")
+# Rows that pass through the steps at a time.
+STEP_ROWS = 1024
+_VECTORS = ("b", "shift", "c", "mean_target")
+_SCALARS = ("name", "gap_before", "s", "sigma", "seed", "projected")
+# Bits of a float64 number: whole numbers below 2^53 add up without rounding.
+_BITS = 53
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c); what is None is left out.
+
+    name         in baselines.METHODS
+    mean_target  float64 (d,), of the unit rows that it was fitted on; gap_before is |mean_target - mean_source|
+    s, b         as in an Alignment; b float64 (d,)
+    matrix       M, float64 (d, d)
+    shift, c     float64 (d,)
+    sigma, seed  noise of N(0, sigma^2 I), of which row i of a call gets the one numbered first + i (`noise`)
+    projected    False: with neither of the last two projections
+    gap_left     |mean of the rows written - mean_target|; NaN if it was not measured
+    """
+
+    name: str
+    mean_target: np.ndarray
+    gap_before: float
+    s: float = 1.0
+    b: np.ndarray | None = None
+    matrix: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    sigma: float = 0.0
+    seed: int = 0
+    c: np.ndarray | None = None
+    projected: bool = True
+    gap_left: float = float("nan")
+
+    @property
+    def dim(self) -> int:
+        """Width of the rows it maps."""
+        return len(self.mean_target)
+
+    @property
+    def row_map(self) -> RowMap | None:
+        """All of it as the one map that the kernels take; None if it takes steps."""
+        return RowMap(self.s, self.b) if self.matrix is None and self.shift is None else None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether what becomes of a row depends on its number."""
+        return self.sigma > 0.0
+
+    @cached_property
+    def _products(self) -> tuple[Product, Product]:
+        """With M, for float64 and for narrower rows."""
+        return Product(self.matrix, False), Product(self.matrix, True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the name and of all that decides the output."""
+        digest = hashlib.sha256(repr((self.name, self.s, self.sigma, self.seed, self.projected)).encode())
+        for name in ("b", "matrix", "shift", "c"):
+            value = getattr(self, name)
+            digest.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
+        return digest.hexdigest()
+
+    def __call__(
+        self,
+        x: Any,
+        *,
+        dtype: Any = None,
+        out: Any = None,
+        bad_rows: str = "error",
+        threads: int | None = None,
+        backend: str | None = None,
+        first: int = 0,
+    ) -> Any:
+        """Map rows: (n, d) in, (n, d) out, in the caller's kind of array and element type; arguments as `Alignment.__call__`.
+
+        first  the number of x's first row, where x is a part of more rows: it decides their noise
+        Tensors on a device are for the methods that are one row map (none, anchor, anchor-trace); nn.as_module has the others.
+        """
+
+        def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
+            if ops.on_device(rows) and self.row_map is None:
+                raise InputError(
+                    f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
+                    "fastrealign.nn.as_module"
+                )
+            return self.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
+
+        return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
+
+    def apply(
+        self,
+        rows: Any,
+        out: Any,
+        *,
+        into: ExactSum | None = None,
+        flags: np.ndarray | None = None,
+        first: int = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> Counts:
+        """What `ops.apply` does for a row map: store f(rows) in `out`, and add up what was stored in `into`.
+
+        The same bits for any split of the rows, as long as `first` numbers them alike, and for any number of threads.
+        """
+        options = {"threads": threads, "backend": backend}
+        if self.row_map is not None:
+            return ops.apply(rows, self.row_map, out, into=into, flags=flags, **options)
+        ops.check_output(rows, out)
+        state = np.empty(len(rows), np.uint8) if flags is None else flags
+        product = None if self.matrix is None else self._products[np.float64 not in (rows.dtype, out.dtype)]
+        for lo in range(0, len(rows), STEP_ROWS):
+            part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
+            here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
+            e = np.empty(part.shape)
+            ops.apply(part, RowMap(self.s, self.b), e, flags=here, **options)
+            bad = here != ops.GOOD
+            reason = here[bad]
+            e[bad] = 0.0
+            if product is not None:
+                e = product(e)
+            e += self.shift
+            if self.sigma:
+                e += self.sigma * noise(self.seed, first + lo, *part.shape)
+            if self.projected:
+                e[bad] = 0.0  # has no direction: not added up
+                ops.apply(e, RowMap(1.0, None, self.c), to, into=into, flags=here, **options)
+                here[bad] = reason
+            else:
+                to[:] = e
+                if into is not None:
+                    _add_stored(to[~bad], into)
+            spoiled = here != ops.GOOD
+            to[spoiled] = part[spoiled]
+        return ops.counted(state)
+
+    def save(self, path: str | Place) -> None:
+        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
+        tensors = {name: getattr(self, name) for name in (*_VECTORS, "matrix") if getattr(self, name) is not None}
+        left = None if np.isnan(self.gap_left) else self.gap_left
+        scalars = {name: getattr(self, name) for name in _SCALARS}
+        save_tensors(path, tensors, {"kind": "baseline", **scalars, "gap_left": left})
+
+    @classmethod
+    def load(cls, path: str | Place) -> Baseline:
+        """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
+        tensors, meta = load_tensors(path, "baseline", ("mean_target",))
+        shapes = {name: value.shape for name, value in tensors.items()}
+        d = shapes["mean_target"]
+        wanted = dict.fromkeys(_VECTORS, d) | {"matrix": d * 2}
+        wrong = [name for name, shape in shapes.items() if len(d) != 1 or shape != wanted.get(name)]
+        scalars = {name: value for name, value in meta.items() if name not in ("kind", "format")}
+        if scalars.get("gap_left") is None:
+            scalars["gap_left"] = float("nan")
+        try:
+            loaded = cls(**tensors, **scalars)
+        except TypeError as error:
+            raise InputError(f"{path}: a damaged baseline: {error}") from None
+        if wrong:
+            raise InputError(f"{path}: a damaged baseline: {wrong[0]} has shape {shapes[wrong[0]]}")
+        return loaded
+
+    def check_width(self, d: int, name: str) -> None:
+        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
+        if d != self.dim:
+            raise InputError(f"{name}: rows are {d} wide, {self.name} was fitted on {self.dim}")
+
+
+def load(path: str | Place) -> Alignment | Baseline:
+    """Read a saved alignment or baseline. Raises InputError naming the file if it is missing, damaged or something else."""
+    try:
+        return Alignment.load(path)
+    except OtherKind as error:
+        if error.kind != "baseline":
+            raise
+    return Baseline.load(path)
+
+
+def as_method(given: Alignment | Baseline | str | os.PathLike) -> Alignment | Baseline:
+    """A fitted method as it is; the path or URL of a saved one, loaded."""
+    return given if isinstance(given, (Alignment, Baseline)) else load(given)
+
+
+def noise(seed: int, first: int, rows: int, d: int) -> np.ndarray:
+    """Standard normal float64 (rows, d); row i is that of number first + i, whatever is asked for with it.
+
+    Philox (Salmon et al., 2011) is a function of key and counter: the seed is the key, and each row has its own stretch of
+    the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
+    of 24 bits: four times as fast, and rows are no finer.
+    """
+    half = -(-d // 4) * 2  # Philox gives four numbers a count
+    bits = np.random.Philox(key=seed, counter=first * (half // 2)).random_raw(rows * 2 * half).reshape(rows, 2 * half)
+    radius = np.sqrt(-2.0 * np.log(((bits[:, :half] >> np.uint64(11)) + 1.0) * 2.0**-53))
+    angle = (bits[:, half:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-24)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :d]
+
+
+class Product:
+    """e -> M e for unit rows e, the same bits for any split of the rows and whatever BLAS and its threads do.
+
+    Both factors are rounded to sums of whole multiples of a power of two, of so few bits that a sum of d products stays below
+    2^53 and is exact in float64: then its order does not matter (Ozaki et al., 2012). M is split in two.
+
+    narrow   one part of e, of 24 bits, for rows of float32 or less: as near as a float32 product; else two, to about 1e-12
+    """
+
+    def __init__(self, matrix: np.ndarray, narrow: bool) -> None:
+        room = _BITS - (len(matrix) - 1).bit_length()
+        self._of_e = 24 if narrow else room // 2
+        self._narrow = narrow
+        of_m = room - self._of_e
+        self._unit = 2.0 ** (int(np.frexp(np.abs(matrix).max())[1]) - of_m)
+        self._fine = self._unit * 2.0**-of_m
+        high = np.rint(matrix.T / self._unit)
+        self._high, self._low = high, np.rint((matrix.T - high * self._unit) / self._fine)
+
+    def __call__(self, e: np.ndarray) -> np.ndarray:
+        """float64 (n, d) in and out."""
+        step = 2.0**-self._of_e
+        first = np.rint(e / step)
+        low = (first @ self._low) * (self._fine * step)
+        if not self._narrow:
+            second = np.rint((e - first * step) / step**2)
+            low += (second @ self._high) * (self._unit * step**2)
+        return (first @ self._high) * (self._unit * step) + low
+
+
+def _add_stored(rows: np.ndarray, into: ExactSum) -> None:
+    """Entries up to 2 in size, few rows: whole steps of the sums, added as such."""
+    steps = np.rint(np.ldexp(rows.astype(np.float64), FRACTION_BITS)).astype(np.int64).sum(axis=0)
+    part = ExactSum(into.d)
+    part.low, part.high, part.count = steps.view(np.uint64), steps >> 63, len(rows)
+    into.add(part)
