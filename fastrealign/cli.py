@@ -194,6 +194,12 @@ def _demo(args: argparse.Namespace) -> None:
     _show(args, result.to_json(), result.summary())
 
 
+def _train(args: argparse.Namespace) -> None:
+    from fastrealign.cli_train import run
+
+    _show(args, *run(args))
+
+
 _COMMANDS = {
     "align": _align,
     "fit": _fit,
@@ -203,6 +209,7 @@ _COMMANDS = {
     "report": _report,
     "inspect": _inspect,
     "demo": _demo,
+    "train": _train,
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import fastrealign as fr
+from fastrealign import cli_train
 from fastrealign.convert import SIDES, TARGETS
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
@@ -168,6 +169,8 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     _add_centroid(demo)
     demo.add_argument("--picture", metavar="FILE.png", help="also draw both sides before and after (needs matplotlib)")
     demo.add_argument("--json", action="store_true", help=_JSON)
+
+    cli_train.add_arguments(command("train", "train a vision-language model on text, then on images", cli_train.MORE))
     return parser
 
 

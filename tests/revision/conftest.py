@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from tiny import build_lm, build_tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_objects_are_left_alone():
+    """Each training collects garbage, which takes a second where it goes through all that torch has imported."""
+    pytest.importorskip("transformers")
+    import transformers.trainer  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
-"""Small training runs: captions, conversations and embeddings for them, and one that is killed and resumed."""
+"""Small training runs: captions, conversations and embeddings for them; runs that are killed, and on two ranks."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -39,42 +42,74 @@ def write_world(folder: Path, rng: np.random.Generator, count: int = 24) -> None
     (folder / "chats.json").write_text(json.dumps(chats))
 
 
-def killed_and_resumed(folder: Path, options: dict, steps: list[int], in_a_save: bool) -> None:
-    """In a process of its own each: a run to its end in folder/whole; one in folder/killed, killed after each of `steps`
-    (and once in the middle of writing a checkpoint), gone on with, to its end."""
-    from transformers import TrainerCallback
+class Runs:
+    """Training runs in processes of their own, forked so that torch and transformers are imported once."""
 
-    import fastrealign.revision.checkpoints as checkpoints
-    from fastrealign.revision.config import TrainConfig
-    from fastrealign.revision.train import train
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    class Kill(TrainerCallback):
-        def __init__(self, step):
-            self.step = step
+    def killed_and_resumed(self, name: str, options: dict, steps: list[int]) -> None:
+        """One run to its end in NAME-whole; one in NAME-killed, killed after each of `steps` and gone on with; then killed
+        while it writes a checkpoint (where one is left to write); then gone on with to its end."""
+        self._run(f"{name}-whole", options)
+        killed = self.folder / f"{name}-killed"
+        for number, step in enumerate(steps):
+            self._run(killed.name, options, resume=number > 0, kill_at=step)
+        self._run(killed.name, options, resume=True, kill_in_a_save=True)
+        assert list((killed / ".saving").rglob("trained.safetensors"))
+        self._run(killed.name, options, resume=True)
 
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == self.step:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def on_two(self, name: str, options: dict) -> None:
+        """On two ranks, as torchrun starts them."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        ranks = [
+            self._start(name, options, environment={**where, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in (0, 1)
+        ]
+        for rank in ranks:
+            self._ended(name, rank, 0)
 
-    def run(out, resume, step=None, saving=False):
+    def _run(self, name: str, options: dict, **how) -> None:
+        killed = how.get("kill_at") is not None or how.get("kill_in_a_save")
+        self._ended(name, self._start(name, options, **how), signal.SIGKILL if killed else 0)
+
+    def _start(self, name, options, resume=False, kill_at=None, kill_in_a_save=False, environment=None) -> int:
+        from transformers import TrainerCallback
+
+        import fastrealign.revision.checkpoints as checkpoints
+        from fastrealign.revision.config import TrainConfig
+        from fastrealign.revision.train import train
+
+        class Kill(TrainerCallback):
+            def on_step_end(self, args, state, control, **_):
+                if state.global_step == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
         pid = os.fork()
-        if pid == 0:
-            if saving:
+        if pid:
+            return pid
+        try:
+            os.environ.update(environment or {})
+            if kill_in_a_save:
                 checkpoints.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-            train(TrainConfig(out=str(folder / out), **options), resume=resume, callbacks=[Kill(step)])
+            train(TrainConfig(out=str(self.folder / name), **options), resume=resume, callbacks=[Kill()])
             os._exit(0)
-        status = os.waitpid(pid, 0)[1]
-        wanted = 0 if step is None and not saving else signal.SIGKILL
-        assert status == wanted, f"{out}: ended with {status}, expected {wanted}"
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
 
-    run("whole", False)
-    for number, step in enumerate(steps):
-        run("killed", number > 0, step)
-    if in_a_save:
-        run("killed", True, saving=True)
-        assert list((folder / "killed" / ".saving").rglob("trained.safetensors"))
-    run("killed", True)
+    def _ended(self, name: str, pid: int, wanted: int) -> None:
+        status = os.waitpid(pid, 0)[1]
+        assert status == wanted, f"{name}: ended with {status}, expected {wanted}"
 
 
 if __name__ == "__main__":
-    killed_and_resumed(Path(sys.argv[1]), *json.loads(sys.argv[2]))
+    import fastrealign.revision.train  # noqa: F401
+
+    gc.freeze()  # or each run would go through all that was imported
+    runs = Runs(Path(sys.argv[1]))
+    for what, *arguments in json.loads(sys.argv[2]):
+        getattr(runs, what)(*arguments)

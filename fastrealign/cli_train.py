@@ -1,0 +1,107 @@
+"""`fastrealign train`: stage 1 and stage 2 from a YAML file. torch and transformers are imported when training starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+_STAGES = {
+    "stage1": "train the adapter alone on text, whose embeddings stand in for images",
+    "stage2": "train the language model too, on instructions about images",
+}
+MORE = """\
+CONFIG.yaml says what to train and on what: model, data, embeddings, out; then alignment, adapter, tokens, learning_rate,
+batch_size and a few more (fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run that was stopped
+goes on with --resume. Needs the extra [revision]. `torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
+
+examples:
+  fastrealign train stage1 stage1.yaml
+  fastrealign train stage2 stage2.yaml --set learning_rate=2e-5 --set out=runs/two
+  fastrealign train stage2 stage2.yaml --resume"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands of `fastrealign train`."""
+    whats = parser.add_subparsers(title="what to train", dest="what", metavar="STAGE", required=True)
+    for name, help in _STAGES.items():
+        stage = whats.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        stage.add_argument("config", metavar="CONFIG.yaml", help="what to train, and on what")
+        stage.add_argument("--resume", action="store_true", help="go on with the run in `out` from its last checkpoint")
+        stage.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="in place of what the file says; may be repeated",
+        )
+        stage.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+        stage.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Train as `args` say; what came out as JSON and as text. Under torchrun all but the first process are quiet."""
+    from fastrealign.errors import InputError
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        args.quiet, args.json = True, False
+    try:
+        from fastrealign.revision.config import read_config
+
+        config = read_config(args.config, args.what, args.set)
+        import transformers
+
+        from fastrealign.revision.train import train
+    except ImportError as error:
+        raise InputError(
+            f"train needs {error.name or 'torch and transformers'}; install it with pip install 'fastrealign[revision]'"
+        ) from None
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    watch = _watcher(sys.stderr, args.what)
+    try:
+        result = train(config, resume=args.resume, callbacks=[watch] if not args.quiet else [])
+    except KeyboardInterrupt as stop:
+        again = "" if args.resume else " --resume"
+        raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None
+    return result.to_json(), str(result)
+
+
+def _watcher(stream: Any, phase: str) -> TrainerCallback:
+    """A bar on a terminal, elsewhere a line every ten seconds; both with the loss."""
+    from tqdm import tqdm
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=phase,
+                unit=" steps",
+                file=stream,
+                leave=False,
+                dynamic_ncols=True,
+                disable=not stream.isatty(),
+            )
+            self.next = time.monotonic() + 10
+
+        def on_log(self, args, state, control, logs=None, **_):
+            if "loss" not in (logs or {}):
+                return
+            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+            self.bar.update(state.global_step - self.bar.n)
+            if self.bar.disable and time.monotonic() >= self.next:
+                self.next = time.monotonic() + 10
+                share = 100 * state.global_step // state.max_steps
+                print(f"{phase}: {share} %, step {state.global_step}, loss {logs['loss']:.3f}", file=stream, flush=True)
+
+        def on_train_end(self, args, state, control, **_):
+            self.bar.close()
+
+    return Watcher()
