@@ -299,7 +299,7 @@ class _Run:
         except BaseException as error:
             done = len(hold.shards)
             hold.leave(alone=world.size == 1)
-            told = self._with_state(error, done)
+            told = with_state(error, done, len(self.output.names))
             if told is error:
                 raise
             raise told from error
@@ -345,15 +345,6 @@ class _Run:
         if self.dtype is not None and not first.opens_whole:
             first.writer(self.output.root / self.output.names[0], self.dtype, first.rows, fsync=False).abort()
 
-    def _with_state(self, error: BaseException, done: int) -> BaseException:
-        """The error, saying what is complete and how to go on."""
-        state = f"{done} of {len(self.output.names)} shards are complete, go on with --resume / resume=True"
-        if isinstance(error, KeyboardInterrupt):
-            return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
-        if isinstance(error, FastRealignError) and done:
-            return type(error)(f"{error}; {state}")
-        return error
-
     def _report(self, manifest: Manifest, alignment: Alignment, before: int, rows: int, nbytes: int) -> Report:
         shards = dict(zip(self.output.names, self.rows.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
@@ -379,6 +370,16 @@ class _Run:
             seconds=time.perf_counter() - self.started,
             files={"alignment": str(self.output.alignment), "manifest": str(self.output.manifest)},
         )
+
+
+def with_state(error: BaseException, done: int, of: int) -> BaseException:
+    """The error of a run of `of` shards, saying how many are complete and how to go on."""
+    state = f"{done} of {of} shards are complete, go on with --resume / resume=True"
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
+    if isinstance(error, FastRealignError) and done:
+        return type(error)(f"{error}; {state}")
+    return error
 
 
 class _Hold:

@@ -107,9 +107,10 @@ class FileMark:
 class Order:
     """What a run was asked for: everything that decides the bytes it writes.
 
-    kind       "align" or "apply"
-    options    centroid, dtype, bad_rows, column
-    source     the mark of each source shard, by the name that its output takes
+    kind       "align", "apply" or "embed"
+    options    centroid, dtype, bad_rows, column; of an embed what makes its encoder, too
+    source     the mark of each source shard, by the name that its output takes; of an embed, that of a shard's pictures or
+               captions together
     target     the same of the target by input name; empty where there is none or it is no file
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
@@ -144,33 +145,34 @@ class Order:
     def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
         """What is different from `earlier`, in words; None if this order is the same.
 
-        done: names of the shards that are finished; a change of others does not matter to an apply, whose alignment
-        is given. None: every difference counts.
+        done: names of the shards that are finished; a change of others does not matter to an apply or an embed, whose
+        alignment or encoder is given. None: every difference counts.
         """
         if self.kind != earlier.kind:
             return f"it was made by {earlier.kind}, not by {self.kind}"
         for name in sorted(self.options.keys() | earlier.options.keys()):
             before, now = earlier.options.get(name), self.options.get(name)
             # What "error" let pass has no bad rows, so the other ways would have written the same.
-            if before != now and not (name == "bad_rows" and before == "error"):
+            if before != now and not (name in ("bad_rows", "bad_items") and before == "error"):
                 return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
         if self.alignment != earlier.alignment:
             return "the alignment is another one"
-        free = done is not None and self.kind == "apply"
+        free = done is not None and self.kind != "align"
+        of = "input of" if self.kind == "embed" else None
         for side in ("source", "target"):
             before, now = getattr(earlier, side), getattr(self, side)
             for name, mark in before.items():
                 if free and name not in done:
                     continue
                 if name not in now:
-                    return f"the {side} {name} is gone"
+                    return f"the {of or side} {name} is gone"
                 if now[name].whole is not None and mark.whole is None:
-                    return f"it noted no checksum of every byte of the {side} {name} to verify"
+                    return f"it noted no checksum of every byte of the {of or side} {name} to verify"
                 if not now[name].same(mark):
-                    return f"the {side} {name} was changed"
+                    return f"the {of or side} {name} was changed"
             added = None if free else next((name for name in now if name not in before), None)
             if added is not None:
-                return f"the {side} {added} was not there"
+                return f"the {of or side} {added} was not there"
         return None
 
 
@@ -180,7 +182,7 @@ class ShardRecord:
 
     rows_in, rows_out   embeddings read and written
     skipped             items of the source without an embedding
-    bad_rows, first_bad rows without a direction, and the first of them as [row, why]
+    bad_rows, first_bad rows without a direction, and the first of them as [row, why]; of an embed, all items left out
     bytes, ends, whole  the mark of the file
     metadata            name of the metadata file written with it
     """
@@ -215,12 +217,13 @@ class ShardRecord:
 class Manifest:
     """What a complete run did.
 
+    alignment, gap_before   None of an embed
     left_out   shards that could not be read, by side ("source", "target") and name, and why
     """
 
     order: Order
-    alignment: str
-    gap_before: float
+    alignment: str | None
+    gap_before: float | None
     gap_left: float | None
     shards: list[ShardRecord]
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
