@@ -142,7 +142,7 @@ class Output:
         return claim
 
     def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
-        """What `claim` can refuse before it takes anything: InputError. Returns the manifest of a complete run that is there."""
+        """What `claim` can refuse before it takes anything, as InputError; the manifest of a complete run that is there."""
         if resume and overwrite:
             raise InputError("--resume goes on with what is there and --overwrite begins anew: choose one")
         if self.root.exists() and not self.root.is_dir():
@@ -370,6 +370,19 @@ class Claim:
                 here = self.output._here(folder / name)
                 if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
                     _remove(folder / name)
+
+
+def encoder_of(files: io.Source) -> str | None:
+    """The name of the encoder that made these embeddings, where a run of `embed` that lies here wrote them."""
+    folders = {os.path.dirname(shard.path) for shard in files.shards}
+    path = Path(*folders, MANIFEST) if len(folders) == 1 and not is_url(files.shards[0].path) else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        order = Manifest.load(path).order
+    except InputError:  # somebody else's
+        return None
+    return order.options.get("encoder") if order.kind == "embed" else None
 
 
 def rank_journals(journal: Place) -> list[Path]:

@@ -22,7 +22,7 @@ from fastrealign.fit import fit_rows
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
-from fastrealign.output import Claim, Output
+from fastrealign.output import Claim, Output, encoder_of
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
@@ -111,7 +111,7 @@ def align(
         if noted is not None:
             return noted
         divide = tol is None  # a sample is small: every rank reads the same one
-        return fit_rows(
+        found = fit_rows(
             shared(run.rows, run.world) if divide else run.rows,
             shared(there, run.world) if divide and marks else there,
             centroid=centroid,
@@ -123,6 +123,8 @@ def align(
             threads=workers,
             progress=progress,
         )
+        names = [encoder_of(side.files) if isinstance(side, FileSource) else None for side in (run.rows, there)]
+        return replace(found, encoder_source=names[0], encoder_target=names[1])
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])
     return run.go(
