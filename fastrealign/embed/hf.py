@@ -74,17 +74,17 @@ class Transformers:
         options = {"side": side, "precision": self.precision}
         if side == "images":
             if not hasattr(model, "get_image_features"):
-                raise self._no_tower(model, "an image tower (get_image_features)")
+                raise self._no_tower(model, "image tower (get_image_features)")
             return self._images(model, device, options)
         if self.text_model is not None:
             if not hasattr(model, "get_text_features"):
-                raise self._no_tower(model, "what takes the states of --text-model (get_text_features)")
+                raise self._no_tower(model, "get_text_features, which takes the states of --text-model")
             language = self._model(self.text_model, "--text-model", device)
             return self._language(language, self.text_model, device, options, model)
         if hasattr(model, "get_text_features"):
             return self._tower(model, device, options)
         if not hasattr(model, "get_input_embeddings") or getattr(model, "main_input_name", "input_ids") != "input_ids":
-            raise self._no_tower(model, "a text tower")
+            raise self._no_tower(model, "text tower")
         return self._language(model, self.name, device, options)
 
     def _images(self, model: Any, device: torch.device, options: dict[str, str]) -> Encoder:
@@ -185,9 +185,7 @@ class Transformers:
             return AutoTokenizer.from_pretrained(source, trust_remote_code=self.trust_remote_code)
 
     def _no_tower(self, model: Any, what: str) -> InputError:
-        return InputError(
-            f"--model {self.name}: {type(model).__name__} has no {what.removeprefix('a ')}; choose another model"
-        )
+        return InputError(f"--model {self.name}: {type(model).__name__} has no {what}; choose another model")
 
 
 def _pooled(states: torch.Tensor, mask: torch.Tensor, own: list[int], pooling: str) -> torch.Tensor:

@@ -80,5 +80,8 @@ def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
                 elif side == "text" and suffix == ".txt":
                     text, problem = text_of(tar.extractfile(member).read())
                     yield Caption(key, f"{path}: {member.name}", text, problem)
+            # What is cut between two members looks like an end to tarfile, but for the block of zeros that marks one.
+            if tar.offset + tarfile.BLOCKSIZE > os.path.getsize(path):
+                raise InputError(f"{path}: was cut short, it lacks the end of a tar; copy or make it again")
     except tarfile.TarError as error:
         raise InputError(f"{path}: is not a readable tar ({one_line(error)}); copy or make it again") from None
