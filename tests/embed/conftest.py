@@ -188,7 +188,7 @@ def run(capfd):
 
     def run(*argv):
         capfd.readouterr()  # what others printed before
-        code = main(["embed", *map(str, argv), "--device", "cpu"])
+        code = main(["embed", "--device", "cpu", *map(str, argv)])
         printed = capfd.readouterr()
         return code, printed.out, printed.err
 

@@ -17,8 +17,10 @@ import fastrealign as fr
 
 torch = pytest.importorskip("torch")
 
+from fastrealign.cli import main  # noqa: E402
 from fastrealign.embed import OpenClip, embed_files  # noqa: E402
 from fastrealign.embed.encoders import Encoder  # noqa: E402
+from fastrealign.io import open_source  # noqa: E402
 from fastrealign.progress import Progress  # noqa: E402
 
 SMALL = ("--batch-size", 2, "--shard-rows", 4)
@@ -76,7 +78,7 @@ def test_images_and_captions_to_folders_that_align_reads(tmp_path, run, photos, 
 def test_inspect_tells_of_the_run(tmp_path, captions, capsys):
     (tmp_path / "a.txt").write_text("\n".join(captions))
     small(tmp_path / "a.txt", tmp_path / "out")
-    assert fr.cli.main(["inspect", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "output of fastrealign embed (encoder fake" in said and "6, 23 rows" in said and "gap" not in said
 
@@ -240,7 +242,7 @@ def test_a_shard_of_nothing_but_bad_items(tmp_path):
     done = small(tmp_path / "a.txt", tmp_path / "out", bad_items="skip")
     assert (done.rows, done.shards, len(done.left_out)) == (1, 2, 4)
     assert rows_of(tmp_path / "out", "id") == ["5"]
-    assert fr.io.open_source(tmp_path / "out", side="source").rows == 1
+    assert open_source(tmp_path / "out", side="source").rows == 1
 
 
 def test_an_encoder_that_gives_nan(tmp_path, jsonl, monkeypatch):
