@@ -17,7 +17,6 @@ from fastrealign.alignment import Alignment
 from fastrealign.certified import fit_certified
 from fastrealign.distributed import shared, world_of
 from fastrealign.errors import InputError
-from fastrealign.output import encoder_of
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
@@ -73,7 +72,7 @@ def fit(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
     encoder_source, encoder_target = (
-        given or (encoder_of(side.files) if isinstance(side, FileSource) else None)
+        given or (side.encoder if isinstance(side, FileSource) else None)
         for given, side in ((encoder_source, rows), (encoder_target, there))
     )
     if tol is None:

@@ -21,10 +21,9 @@ from fastrealign import io
 from fastrealign.alignment import Alignment
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.journal import Journal
-from fastrealign.io.manifest import Manifest, Order, ShardRecord
+from fastrealign.io.manifest import MANIFEST, Manifest, Order, ShardRecord
 from fastrealign.io.places import Place, each, is_url, place
 
-MANIFEST = "manifest.json"
 ALIGNMENT = "alignment.safetensors"
 JOURNAL = ".fastrealign-run.jsonl"
 METADATA = "metadata.parquet"
@@ -370,19 +369,6 @@ class Claim:
                 here = self.output._here(folder / name)
                 if _TEMPORARY.fullmatch(name) and _final_name(here) in planned | small:
                     _remove(folder / name)
-
-
-def encoder_of(files: io.Source) -> str | None:
-    """The name of the encoder that made these embeddings, where a run of `embed` that lies here wrote them."""
-    folders = {os.path.dirname(shard.path) for shard in files.shards}
-    path = Path(*folders, MANIFEST) if len(folders) == 1 and not is_url(files.shards[0].path) else None
-    if path is None or not path.is_file():
-        return None
-    try:
-        order = Manifest.load(path).order
-    except InputError:  # somebody else's
-        return None
-    return order.options.get("encoder") if order.kind == "embed" else None
 
 
 def rank_journals(journal: Place) -> list[Path]:

@@ -22,7 +22,7 @@ from fastrealign.fit import fit_rows
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
-from fastrealign.output import Claim, Output, encoder_of
+from fastrealign.output import Claim, Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
@@ -123,7 +123,7 @@ def align(
             threads=workers,
             progress=progress,
         )
-        names = [encoder_of(side.files) if isinstance(side, FileSource) else None for side in (run.rows, there)]
+        names = [side.encoder if isinstance(side, FileSource) else None for side in (run.rows, there)]
         return replace(found, encoder_source=names[0], encoder_target=names[1])
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])

@@ -22,6 +22,7 @@ from fastrealign.io.places import Place, is_url
 from fastrealign.version import __version__
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 # Taken from the head and from the tail of a file. Marks tell files apart at a cost that does not grow with their size;
 # a checksum of every byte would take about as long as copying the file (CRC-32: 1.6 GB/s a core).
 _END_BYTES = 16 << 10
@@ -279,6 +280,19 @@ class Manifest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: is not a manifest that fastrealign wrote ({one_line(error)})") from None
+
+
+def encoder_of(shards: list[str]) -> str | None:
+    """The name of the encoder that made the embeddings at these paths, where a run of `embed` that lies there wrote them."""
+    folders = {os.path.dirname(path) for path in shards}
+    path = Path(*folders, MANIFEST) if len(folders) == 1 and not is_url(shards[0]) else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        order = Manifest.load(path).order
+    except InputError:  # somebody else's
+        return None
+    return order.options.get("encoder") if order.kind == "embed" else None
 
 
 def _digest(descriptor: Descriptor, size: int, path: str | Place) -> str:
