@@ -187,6 +187,12 @@ def _inspect(args: argparse.Namespace) -> None:
     _show(args, *inspect(_paths(args.path), args.column))
 
 
+def _embed(args: argparse.Namespace) -> int:
+    from fastrealign import cli_embed
+
+    return cli_embed.run(args)
+
+
 def _demo(args: argparse.Namespace) -> None:
     from fastrealign.demo.run import run
 
@@ -208,6 +214,7 @@ _COMMANDS = {
     "convert": _convert,
     "report": _report,
     "inspect": _inspect,
+    "embed": _embed,
     "demo": _demo,
     "train": _train,
 }

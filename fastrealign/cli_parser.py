@@ -40,6 +40,8 @@ _TARGET = "image embeddings of the same encoder pair, in the same forms"
 
 def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> argparse.ArgumentParser:
     """The parser of the whole command; `run` has the function of each subcommand, by name."""
+    from fastrealign import cli_embed  # which takes from here the options that others have, too
+
     parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"fastrealign {fr.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -164,6 +166,8 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     inspect.add_argument("path", nargs="+", metavar="PATH", help="what to look at")
     inspect.add_argument("--column", metavar="NAME", help=_COLUMN)
     inspect.add_argument("--json", action="store_true", help=_JSON)
+
+    cli_embed.add(command)
 
     demo = command("demo", "align the embeddings that come along, and show the gap and the retrieval before and after")
     _add_centroid(demo)

@@ -35,7 +35,8 @@ class _Pass(Progress):
         self.nbytes += nbytes
 
     def speed(self, seconds: float) -> str:
-        return f"{short(self.rows / seconds)} rows/s, {self.nbytes / seconds / 1e9:.2f} GB/s"
+        rows = f"{short(self.rows / seconds)} rows/s"
+        return f"{rows}, {self.nbytes / seconds / 1e9:.2f} GB/s" if self.nbytes else rows
 
 
 class Lines(_Pass):
@@ -83,7 +84,7 @@ class Bar(_Pass):
     def advance(self, rows: int, nbytes: int) -> None:
         super().advance(rows, nbytes)
         seconds = time.monotonic() - self.started
-        if seconds > 0:
+        if seconds > 0 and self.nbytes:
             self._bar.set_postfix_str(f"{self.nbytes / seconds / 1e9:.2f} GB/s", refresh=False)
         self._bar.update(rows)
 

@@ -63,6 +63,7 @@ def fit(
     column           the parquet column that holds the embeddings, where it cannot be told
     threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers;
                      with buffers of at most so many bytes together
+    encoder_source, encoder_target   names of the encoders; by default those that `fastrealign embed` left beside the shards
     group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
                      which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
                      every rank, to the last bit that of one process
@@ -80,6 +81,10 @@ def fit(
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
+    encoder_source, encoder_target = (
+        given or (side.encoder if isinstance(side, FileSource) else None)
+        for given, side in ((encoder_source, rows), (encoder_target, there))
+    )
     if tol is None:
         rows, there = shared(rows, world), shared(there, world)
     workers = Workers.of(threads, devices, max_memory)

@@ -177,9 +177,12 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
     }
     options = ", ".join(f"{name} {option}" for name, option in manifest.order.options.items() if option is not None)
     left = float("nan") if manifest.gap_left is None else manifest.gap_left
+    gaps = []
+    if manifest.gap_before is not None:
+        gaps = gap_lines(manifest.gap_before, left, "before" if manifest.order.kind == "align" else "at the fit")
     lines = [
         f"{path or folder}: output of fastrealign {manifest.order.kind} ({options}), by fastrealign {manifest.version}",
-        *gap_lines(manifest.gap_before, left, "before" if manifest.order.kind == "align" else "at the fit"),
+        *gaps,
         f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",
     ]
     if skipped or bad:

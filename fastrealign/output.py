@@ -22,10 +22,9 @@ from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.journal import Journal
-from fastrealign.io.manifest import Manifest, Order, ShardRecord
+from fastrealign.io.manifest import MANIFEST, Manifest, Order, ShardRecord
 from fastrealign.io.places import Place, each, is_url, place
 
-MANIFEST = "manifest.json"
 ALIGNMENT = "alignment.safetensors"
 JOURNAL = ".fastrealign-run.jsonl"
 METADATA = "metadata.parquet"
@@ -39,6 +38,7 @@ class Output:
              the small files then lie
     root     the folder of all that is written
     names    of the shards, in the order of the source, relative to root
+    alignment  where that of the run goes; None for a run that has none
     metadata names of their metadata files, None for a shard that has none
     beside   names of the files that describe shards together (Hugging Face datasets)
     """
@@ -69,8 +69,27 @@ class Output:
         ]
         self.beside = [] if self.single else [name for dataset in files.datasets for name in dataset.names]
         self.manifest = self.root / f"{prefix}{MANIFEST}"
-        self.alignment = self.root / f"{prefix}{ALIGNMENT}"
+        self.alignment: Place | None = self.root / f"{prefix}{ALIGNMENT}"
         self.journal = self.root / (f".{path.name}{JOURNAL}" if self.single else JOURNAL)
+
+    @classmethod
+    def of_new_shards(cls, out: str | os.PathLike, names: Sequence[str] = ()) -> Output:
+        """A folder of shards that are no twins of others, without an alignment (embed)."""
+        output = cls.__new__(cls)
+        output.out = os.fspath(out)
+        output.root = place(out)
+        if output.root.suffix.lower() in io.FORMATS and not output.root.is_dir():
+            raise InputError(f"{out}: names one file, and shards go to a folder; name one")
+        output.single = False
+        output.names = list(names)
+        output.metadata, output.beside = [None] * len(output.names), []
+        output.manifest, output.alignment, output.journal = output.root / MANIFEST, None, output.root / JOURNAL
+        return output
+
+    @property
+    def small(self) -> list[Place]:
+        """The run's own files beside the shards, without the journals."""
+        return [self.manifest] if self.alignment is None else [self.manifest, self.alignment]
 
     def journal_of(self, rank: int) -> Place:
         """The journal of one of several processes that write here; the first one's is that of the run."""
@@ -100,18 +119,7 @@ class Output:
 
         verify: look at every byte of the shards that are there
         """
-        if resume and overwrite:
-            raise InputError("--resume goes on with what is there and --overwrite begins anew: choose one")
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file, expected a folder to write to")
-        there = self._files()
-        complete = (
-            Manifest.load(self.manifest) if self._here(self.manifest) in there and (resume or overwrite) else None
-        )
-        if there and not (resume or overwrite):
-            raise InputError(f"{self.out}: {self._what_is_there(there)}")
-        if resume and there and complete is None and not self.journal.exists():
-            raise InputError(f"{self.out}: holds {there[0]}, but no run to go on with; choose an empty folder")
+        complete = self.look(resume=resume, overwrite=overwrite)
         made = _make_folders(self.root)
         try:
             journal = Journal(self.journal, fsync)
@@ -132,6 +140,22 @@ class Output:
             claim.leave()
             raise
         return claim
+
+    def look(self, *, resume: bool, overwrite: bool) -> Manifest | None:
+        """What `claim` can refuse before it takes anything, as InputError; the manifest of a complete run that is there."""
+        if resume and overwrite:
+            raise InputError("--resume goes on with what is there and --overwrite begins anew: choose one")
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        there = self._files()
+        complete = (
+            Manifest.load(self.manifest) if self._here(self.manifest) in there and (resume or overwrite) else None
+        )
+        if there and not (resume or overwrite):
+            raise InputError(f"{self.out}: {self._what_is_there(there)}")
+        if resume and there and complete is None and not self.journal.exists():
+            raise InputError(f"{self.out}: holds {there[0]}, but no run to go on with; choose an empty folder")
+        return complete
 
     def _check_still_empty(self, journal: Journal) -> None:
         """Another process may have begun, or even ended, between the look at the folder and the lock."""
@@ -156,7 +180,7 @@ class Output:
     def _files(self) -> list[str]:
         """Files that lie where the run would write, relative to root: all in a folder, the few names beside a file."""
         if self.single:
-            small = [self._here(path) for path in (self.manifest, self.alignment, self.journal)]
+            small = [self._here(path) for path in (*self.small, self.journal)]
             names = [*self.names, *filter(None, self.metadata), *small]
             return [name for name in names if _is_there(self.root / name)]
         # On a server the journal is a folder.
@@ -223,7 +247,7 @@ class Claim:
         planned = set().union(
             *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
         )
-        own = (self.output.manifest, self.output.alignment, self.output.journal, *others)
+        own = (*self.output.small, self.output.journal, *others)
         small = {self.output._here(path) for path in own}
         for name in self.output._files():
             if _final_name(name) not in planned | small:
@@ -236,15 +260,15 @@ class Claim:
         if noted.order is not None:
             self._remove_temporaries(_planned(noted.order))
             self._remove(_planned(noted.order) - (_planned(self._replaced.order) if self._replaced else set()))
-        if self._replaced is None:
+        if self._replaced is None and self.output.alignment is not None:
             self.output.alignment.unlink(missing_ok=True)
         for path in others:
             Journal(path, self._fsync).remove()
         self.journal.clear()
 
-    def begin(self, alignment: Alignment | Baseline) -> None:
+    def begin(self, alignment: Alignment | Baseline | None) -> None:
         """The alignment is known and shards are about to be written: note it, and clear away a run that is replaced."""
-        if self.journal.noted.alignment not in (None, alignment.fingerprint):
+        if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
             raise InputError(
                 f"{self.output.out}: the run there used another alignment (another target, machine or version?); "
                 "begin anew with --overwrite"
@@ -254,8 +278,9 @@ class Claim:
             self.output.manifest.unlink(missing_ok=True)
             self._replaced = None
         self._began = True
-        alignment.save(self.output.alignment)
-        self.journal.note_alignment(alignment.fingerprint)
+        if alignment is not None:
+            alignment.save(self.output.alignment)
+            self.journal.note_alignment(alignment.fingerprint)
 
     def alignment_noted(self) -> Alignment | Baseline | None:
         """The alignment that the unfinished run was using, if it is still there."""
@@ -267,18 +292,24 @@ class Claim:
             return None
         return alignment if alignment.fingerprint == self.journal.noted.alignment else None
 
-    def finish(self, alignment: Alignment | Baseline, gap_left: float, left_out: dict[str, dict[str, str]]) -> Manifest:
+    def finish(
+        self,
+        alignment: Alignment | Baseline | None,
+        gap_left: float = math.nan,
+        left_out: dict[str, dict[str, str]] | None = None,
+    ) -> Manifest:
         """All shards but those left out are complete: write the alignment and the manifest, do away with the journal."""
         self.journal.flush()
-        alignment.save(self.output.alignment)
+        if alignment is not None:
+            alignment.save(self.output.alignment)
         at = {name: i for i, name in enumerate(self.output.names)}
         manifest = Manifest(
             self.order,
-            alignment.fingerprint,
-            alignment.gap_before,
+            alignment and alignment.fingerprint,
+            alignment and alignment.gap_before,
             None if math.isnan(gap_left) else gap_left,
             sorted(self.journal.shards, key=lambda shard: at[shard.name]),
-            left_out,
+            left_out or {},
         )
         manifest.save(self.output.manifest, self._fsync)
         self.journal.remove()
@@ -293,7 +324,8 @@ class Claim:
             if self._began:
                 # Among them what a commit that failed halfway may have put in place.
                 self._remove(_planned(self.order))
-                self.output.alignment.unlink(missing_ok=True)
+                if self.output.alignment is not None:
+                    self.output.alignment.unlink(missing_ok=True)
             self.journal.remove()
         _remove_folders(self._made)
 
@@ -335,7 +367,7 @@ class Claim:
         self.finished = manifest
 
     def _remove_temporaries(self, planned: set[str]) -> None:
-        small = {self.output._here(path) for path in (self.output.manifest, self.output.alignment)}
+        small = {self.output._here(path) for path in self.output.small}
         for folder in {self._path(name).parent for name in planned | small}:
             for name in _walk(folder, deep=False):
                 here = self.output._here(folder / name)

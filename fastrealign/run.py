@@ -123,7 +123,7 @@ def align(
         if noted is not None:
             return noted
         divide = tol is None  # a sample is small: every rank reads the same one
-        return fit_rows(
+        found = fit_rows(
             shared(run.rows, run.world) if divide else run.rows,
             shared(there, run.world) if divide and marks else there,
             method=method,
@@ -136,6 +136,10 @@ def align(
             threads=workers,
             progress=progress,
         )
+        if isinstance(found, Baseline):
+            return found
+        names = [side.encoder if isinstance(side, FileSource) else None for side in (run.rows, there)]
+        return replace(found, encoder_source=names[0], encoder_target=names[1])
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])
     return run.go(
@@ -318,7 +322,7 @@ class _Run:
         except BaseException as error:
             done = len(hold.shards)
             hold.leave(alone=world.size == 1)
-            told = self._with_state(error, done)
+            told = with_state(error, done, len(self.output.names))
             if told is error:
                 raise
             raise told from error
@@ -359,15 +363,6 @@ class _Run:
         if self.dtype is not None and not first.opens_whole:
             first.writer(self.output.root / self.output.names[0], self.dtype, first.rows, fsync=False).abort()
 
-    def _with_state(self, error: BaseException, done: int) -> BaseException:
-        """The error, saying what is complete and how to go on."""
-        state = f"{done} of {len(self.output.names)} shards are complete, go on with --resume / resume=True"
-        if isinstance(error, KeyboardInterrupt):
-            return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
-        if isinstance(error, FastRealignError) and done:
-            return type(error)(f"{error}; {state}")
-        return error
-
     def _report(
         self, manifest: Manifest, alignment: Alignment | Baseline, before: int, rows: int, nbytes: int
     ) -> Report:
@@ -395,6 +390,16 @@ class _Run:
             seconds=time.perf_counter() - self.started,
             files={"alignment": str(self.output.alignment), "manifest": str(self.output.manifest)},
         )
+
+
+def with_state(error: BaseException, done: int, of: int) -> BaseException:
+    """The error of a run of `of` shards, saying how many are complete and how to go on."""
+    state = f"{done} of {of} shards are complete, go on with --resume / resume=True"
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
+    if isinstance(error, FastRealignError) and done:
+        return type(error)(f"{error}; {state}")
+    return error
 
 
 class _Hold:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.errors import BadShardError, InputError
+from fastrealign.io.manifest import encoder_of
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
 # cache, and taking a piece costs nothing beside it.
@@ -76,6 +77,11 @@ class FileSource:
         self.nbytes = sum(shard.nbytes for shard in files.shards)
         self.left_out: set[int] = set()
         self._firsts = _firsts(files.shards, first)
+
+    @property
+    def encoder(self) -> str | None:
+        """The name of the encoder, where `fastrealign embed` wrote these shards."""
+        return encoder_of([shard.path for shard in self.files.shards])
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):

@@ -1,1 +1,17 @@
-"""`fastrealign embed`: images and captions to embeddings, with encoders of open_clip and transformers."""
+"""`fastrealign embed`: images and captions to embeddings, with encoders of open_clip and transformers.
+
+    inputs      pictures in folders and tars, captions in text, JSONL and parquet; pictures, captions: one of these
+    encoders    one tower, ready to run; openclip, hf: those of open_clip and transformers
+    batches     read and decoded ahead of the encoder
+    run         embed_files: shards, journal, manifest; shards, report: what it writes and says
+
+Needs the extra `embed` (open_clip, transformers, torch, Pillow, pyarrow).
+"""
+
+from fastrealign.embed.encoders import Encoder
+from fastrealign.embed.hf import Transformers
+from fastrealign.embed.openclip import OpenClip
+from fastrealign.embed.report import Embedded
+from fastrealign.embed.run import embed_files
+
+__all__ = ["Embedded", "Encoder", "OpenClip", "Transformers", "embed_files"]

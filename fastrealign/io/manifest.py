@@ -22,6 +22,7 @@ from fastrealign.io.places import Place, is_url
 from fastrealign.version import __version__
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 # Taken from the head and from the tail of a file. Marks tell files apart at a cost that does not grow with their size;
 # a checksum of every byte would take about as long as copying the file (CRC-32: 1.6 GB/s a core).
 _END_BYTES = 16 << 10
@@ -107,9 +108,10 @@ class FileMark:
 class Order:
     """What a run was asked for: everything that decides the bytes it writes.
 
-    kind       "align" or "apply"
-    options    centroid or method, dtype, bad_rows, column
-    source     the mark of each source shard, by the name that its output takes
+    kind       "align", "apply" or "embed"
+    options    centroid or method, dtype, bad_rows, column; of an embed what makes its encoder, too
+    source     the mark of each source shard, by the name that its output takes; of an embed, that of a shard's pictures or
+               captions together
     target     the same of the target by input name; empty where there is none or it is no file
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
@@ -148,15 +150,15 @@ class Order:
     def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
         """What is different from `earlier`, in words; None if this order is the same.
 
-        done: names of the shards that are finished; a change of others does not matter to an apply, whose alignment
-        is given. None: every difference counts.
+        done: names of the shards that are finished; a change of others does not matter to an apply or an embed, whose
+        alignment or encoder is given. None: every difference counts.
         """
         if self.kind != earlier.kind:
             return f"it was made by {earlier.kind}, not by {self.kind}"
         for name in sorted(self.options.keys() | earlier.options.keys()):
             before, now = earlier.options.get(name), self.options.get(name)
             # What "error" let pass has no bad rows, so the other ways would have written the same.
-            if before != now and not (name == "bad_rows" and before == "error"):
+            if before != now and not (name in ("bad_rows", "bad_items") and before == "error"):
                 return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
         if self.alignment != earlier.alignment:
             return "the alignment is another one"
@@ -164,21 +166,22 @@ class Order:
             return (
                 "the rows of the source have other numbers (a shard was added, left out or has another number of rows)"
             )
-        free = done is not None and self.kind == "apply"
+        free = done is not None and self.kind != "align"
+        of = "input of" if self.kind == "embed" else None
         for side in ("source", "target"):
             before, now = getattr(earlier, side), getattr(self, side)
             for name, mark in before.items():
                 if free and name not in done:
                     continue
                 if name not in now:
-                    return f"the {side} {name} is gone"
+                    return f"the {of or side} {name} is gone"
                 if now[name].whole is not None and mark.whole is None:
-                    return f"it noted no checksum of every byte of the {side} {name} to verify"
+                    return f"it noted no checksum of every byte of the {of or side} {name} to verify"
                 if not now[name].same(mark):
-                    return f"the {side} {name} was changed"
+                    return f"the {of or side} {name} was changed"
             added = None if free else next((name for name in now if name not in before), None)
             if added is not None:
-                return f"the {side} {added} was not there"
+                return f"the {of or side} {added} was not there"
         return None
 
 
@@ -188,7 +191,7 @@ class ShardRecord:
 
     rows_in, rows_out   embeddings read and written
     skipped             items of the source without an embedding
-    bad_rows, first_bad rows without a direction, and the first of them as [row, why]
+    bad_rows, first_bad rows without a direction, and the first of them as [row, why]; of an embed, all items left out
     bytes, ends, whole  the mark of the file
     metadata            name of the metadata file written with it
     """
@@ -223,12 +226,13 @@ class ShardRecord:
 class Manifest:
     """What a complete run did.
 
+    alignment, gap_before   None of an embed
     left_out   shards that could not be read, by side ("source", "target") and name, and why
     """
 
     order: Order
-    alignment: str
-    gap_before: float
+    alignment: str | None
+    gap_before: float | None
     gap_left: float | None
     shards: list[ShardRecord]
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -284,6 +288,19 @@ class Manifest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}: is not a manifest that fastrealign wrote ({one_line(error)})") from None
+
+
+def encoder_of(shards: list[str]) -> str | None:
+    """The name of the encoder that made the embeddings at these paths, where a run of `embed` that lies there wrote them."""
+    folders = {os.path.dirname(path) for path in shards}
+    path = Path(*folders, MANIFEST) if len(folders) == 1 and not is_url(shards[0]) else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        order = Manifest.load(path).order
+    except InputError:  # somebody else's
+        return None
+    return order.options.get("encoder") if order.kind == "embed" else None
 
 
 def _digest(descriptor: Descriptor, size: int, path: str | Place) -> str:

@@ -85,7 +85,8 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
             num_hidden_layers=LAYERS,
             num_attention_heads=4,
             max_position_embeddings=CONTEXT,
-            initializer_range=WIDTH**-0.5,  # transformers' 0.02 is for wide models: attention would begin all but uniform
+            initializer_range=WIDTH
+            ** -0.5,  # transformers' 0.02 is for wide models: attention would begin all but uniform
             tie_word_embeddings=True,
             pad_token_id=words.pad_token_id,
             bos_token_id=words.bos_token_id,

@@ -1,0 +1,170 @@
+"""`fastrealign embed`: what it takes, and the call to the package. Nothing heavy is imported until it runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fastrealign.cli_parser import _add_fsync, _add_output_options, _positive
+from fastrealign.errors import InputError
+
+if TYPE_CHECKING:
+    from fastrealign.embed.encoders import Choice
+
+_MORE = """\
+OUT gets parquet shards with the columns id, caption (of text) and embedding, whose rows have length 1, and manifest.json,
+written last. The id is the image's path within the folder, its name within a tar, or the record's own id, else the number of
+its line. A run that was stopped goes on with --resume.
+
+examples:
+  fastrealign embed photos/ --clip ViT-L-14 --pretrained weights.safetensors --out img_emb/
+  fastrealign embed captions.jsonl --clip ViT-L-14 --pretrained weights.safetensors --out text_emb/
+  fastrealign embed photos/ --model google/siglip-base-patch16-224 --device cuda --precision bf16 --out img_emb/
+  fastrealign embed captions.jsonl --model LLM2CLIP/ --text-model LLM/ --trust-remote-code --out text_emb/
+  fastrealign align text_emb/ --target img_emb/ --out aligned/"""
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    embed = command("embed", "images and captions to embeddings, with an encoder of open_clip or transformers", _MORE)
+    embed.add_argument(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help="a folder of images (searched through), a .tar of them (WebDataset); or captions: .txt (one a line), .jsonl, "
+        ".parquet",
+    )
+    embed.add_argument("--out", required=True, metavar="OUT", help="an empty or new folder")
+    side = embed.add_mutually_exclusive_group()
+    for name in ("images", "text"):
+        side.add_argument(
+            f"--{name}",
+            dest="side",
+            action="store_const",
+            const=name,
+            help=f"take the {'captions' if name == 'text' else name} of INPUT, where it holds both",
+        )
+    embed.add_argument(
+        "--column", metavar="NAME", help="of .jsonl and .parquet: the captions (default: caption, text, ...)"
+    )
+    embed.add_argument(
+        "--ids", metavar="NAME", help="of .jsonl and .parquet: their ids (default: id, key, uid, else numbers)"
+    )
+    embed.add_argument(
+        "--bad-items",
+        choices=("error", "skip"),
+        default="error",
+        help="images that cannot be read, captions that are empty or no text: stop at the first, or leave them out, list them "
+        "in the manifest and exit 1 (default: error)",
+    )
+    _add_encoder(embed)
+    embed.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
+    embed.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="of the encoder (default: fp32)",
+    )
+    embed.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
+    embed.add_argument("--threads", type=_positive, metavar="N", help="that decode images (default: all processors)")
+    embed.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the embeddings written (default: float16)",
+    )
+    embed.add_argument(
+        "--shard-rows",
+        type=_positive,
+        default=10_000,
+        metavar="N",
+        help="items of a shard: what a run that is killed may lose (default: %(default)s)",
+    )
+    again = embed.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an unfinished run in OUT")
+    again.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
+    )
+    _add_fsync(embed)
+    _add_output_options(embed)
+
+
+def _add_encoder(embed: argparse.ArgumentParser) -> None:
+    which = embed.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--clip",
+        metavar="NAME",
+        help="of open_clip: an architecture (ViT-L-14), a JSON file that describes one, a folder that open_clip saved, or "
+        "hf-hub:ORG/NAME",
+    )
+    which.add_argument(
+        "--model",
+        metavar="NAME",
+        help="of transformers: CLIP, SigLIP and the like, or for text a language model (LLM2Vec); a folder or a hub's name",
+    )
+    embed.add_argument(
+        "--pretrained", metavar="WEIGHTS", help="with --clip: a file of weights or one of open_clip's tags"
+    )
+    embed.add_argument(
+        "--text-model", metavar="NAME", help="with --model: the language model whose pooled states it takes (LLM2CLIP)"
+    )
+    embed.add_argument(
+        "--processor", metavar="NAME", help="with --model: where the tokenizer or image processor is, if not there"
+    )
+    embed.add_argument(
+        "--pooling",
+        choices=("mean", "last", "eos"),
+        default="mean",
+        help="of a language model's states: the mean over the caption's tokens, the last one's, or that of an end token put "
+        "after it (default: mean)",
+    )
+    embed.add_argument(
+        "--template",
+        default="{}",
+        metavar="TEXT",
+        help="what a language model reads, with {} for the caption (default: {})",
+    )
+    embed.add_argument(
+        "--trust-remote-code", action="store_true", help="with --model: run code that comes with the model"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed as the command line asks; exit code 1 where items were left out."""
+    from fastrealign.cli import _progress, _show
+    from fastrealign.embed import embed_files
+
+    names = ("side", "column", "ids", "bad_items", "dtype", "batch_size", "shard_rows", "threads")
+    names += ("resume", "overwrite", "fsync")
+    options = {name: getattr(args, name) for name in names}
+    done = embed_files(args.input, args.out, _encoder(args), progress=_progress(args), **options)
+    _show(args, done.to_json(), str(done))
+    return 1 if done.left_out else 0
+
+
+def _encoder(args: argparse.Namespace) -> Choice:
+    from fastrealign.embed import OpenClip, Transformers
+
+    how = {"device": args.device, "precision": args.precision}
+    with_model = {
+        "--text-model": args.text_model,
+        "--processor": args.processor,
+        "--trust-remote-code": args.trust_remote_code or None,
+    }
+    if args.clip is not None:
+        given = next((option for option, value in with_model.items() if value is not None), None)
+        if given:
+            raise InputError(f"{given} goes with --model (transformers), not with --clip (open_clip)")
+        return OpenClip(args.clip, args.pretrained, **how)
+    if args.pretrained is not None:
+        raise InputError("--pretrained goes with --clip (open_clip); --model names a model with its weights")
+    return Transformers(
+        args.model,
+        text_model=args.text_model,
+        processor=args.processor,
+        pooling=args.pooling,
+        template=args.template,
+        trust_remote_code=args.trust_remote_code,
+        **how,
+    )

@@ -1,0 +1,79 @@
+"""Batches prepared ahead of the encoder: images are read and decoded by threads while it works."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from fastrealign.embed.inputs import Item
+from fastrealign.errors import InputError
+
+# Batches in memory beyond the one in hand: decoded images are large.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The items of a shard at the places `at`; `last` of the shard."""
+
+    shard: int
+    items: list[Item]
+    at: Sequence[int]
+    last: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the encoder gets of a batch: `inputs` at the places `at` of the shard, and [place, why] of what cannot be had."""
+
+    batch: Batch
+    at: list[int]
+    inputs: list[Any]
+    bad: list[tuple[int, str]]
+
+
+@contextmanager
+def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: int) -> Iterator[Iterator[Loaded]]:
+    """The batches in order, with a few being loaded by `threads` threads, which have ended when the block is left."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastrealign-load")
+
+    def begun(batch: Batch) -> tuple[Batch, list[Future]]:
+        return batch, [pool.submit(_loaded, batch.items[i], prepare) for i in batch.at]
+
+    def in_order() -> Iterator[Loaded]:
+        ahead = deque(map(begun, islice(batches, _AHEAD)))
+        while ahead:
+            ahead.extend(map(begun, islice(batches, 1)))
+            yield _together(*ahead.popleft())
+
+    try:
+        yield in_order()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _loaded(item: Item, prepare: Callable[[Any], Any]) -> Any:
+    """The item as the encoder takes it; an InputError, returned, if that cannot be."""
+    if item.problem is not None:
+        return InputError(f"{item.where}: {item.problem}")
+    try:
+        return prepare(item.load())
+    except InputError as error:
+        return error
+
+
+def _together(batch: Batch, futures: list[Future]) -> Loaded:
+    at, inputs, bad = [], [], []
+    for i, future in zip(batch.at, futures, strict=True):
+        found = future.result()
+        if isinstance(found, InputError):
+            bad.append((i, str(found)))
+        else:
+            at.append(i)
+            inputs.append(found)
+    return Loaded(batch, at, inputs, bad)

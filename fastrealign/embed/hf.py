@@ -1,0 +1,210 @@
+"""Encoders of transformers: CLIP, SigLIP and their like, language models as text encoders (LLM2Vec), and both (LLM2CLIP).
+
+LLM2Vec (arXiv 2404.05961) pools the last hidden states over the caption's own tokens, padding on the left; LLM2CLIP (arXiv
+2411.04997) hands these vectors to `get_text_features` of its CLIP part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.embed.encoders import (
+    Encoder,
+    check_precision,
+    device_of,
+    digest,
+    fingerprint,
+    loading,
+    needed,
+    unit_rows,
+)
+from fastrealign.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+POOLINGS = ("mean", "last", "eos")
+# Tokens of a caption at most, for language models; those with towers have a limit of their own. LLM2Vec's.
+_MAX_TOKENS = 512
+# A tokenizer without a limit says 1e30 or so.
+_NO_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """An encoder of transformers.
+
+    name        of a model with `get_image_features` and `get_text_features` (CLIP, SigLIP, ...), or, for text alone, of a
+                language model whose hidden states are pooled; a folder or a name of the hub
+    text_model  a language model whose pooled states `get_text_features` takes (LLM2CLIP), in place of tokens
+    processor   where the tokenizer and the image processor come from, if not from the model
+    pooling     of a language model: "mean" over the caption's tokens, "last" token, or "eos": an end token put after it
+    template    of a language model: what it reads, with {} for the caption; what stands before {} is not pooled
+    trust_remote_code   run code that comes with the model
+    device      "auto", "cpu", "cuda" or "cuda:N"
+    precision   "fp32", "fp16" or "bf16"
+    """
+
+    name: str
+    text_model: str | None = None
+    processor: str | None = None
+    pooling: str = "mean"
+    template: str = "{}"
+    trust_remote_code: bool = False
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def load(self, side: str) -> Encoder:
+        """Its tower for "images" or "text". Raises InputError for models that are not here, or without that tower."""
+        device = device_of(self.device)
+        check_precision(self.precision)
+        if self.pooling not in POOLINGS:
+            raise InputError(f"pooling={self.pooling!r}: expected one of {', '.join(POOLINGS)}")
+        if self.template.count("{}") != 1:
+            raise InputError(f"--template {self.template!r}: expected one {{}}, where the caption goes")
+        needed("transformers", "--model")
+        model = self._model(self.name, "--model", device)
+        options = {"side": side, "precision": self.precision}
+        if side == "images":
+            if not hasattr(model, "get_image_features"):
+                raise self._no_tower(model, "image tower (get_image_features)")
+            return self._images(model, device, options)
+        if self.text_model is not None:
+            if not hasattr(model, "get_text_features"):
+                raise self._no_tower(model, "get_text_features, which takes the states of --text-model")
+            language = self._model(self.text_model, "--text-model", device)
+            return self._language(language, self.text_model, device, options, model)
+        if hasattr(model, "get_text_features"):
+            return self._tower(model, device, options)
+        if not hasattr(model, "get_input_embeddings") or getattr(model, "main_input_name", "input_ids") != "input_ids":
+            raise self._no_tower(model, "text tower")
+        return self._language(model, self.name, device, options)
+
+    def _images(self, model: Any, device: torch.device, options: dict[str, str]) -> Encoder:
+        import torch
+        from transformers import AutoImageProcessor
+
+        source = self.processor or self.name
+        with loading(f"--{'processor' if self.processor else 'model'} {source}, its image processor"):
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=self.trust_remote_code)
+
+        def prepare(picture: Image.Image) -> dict[str, torch.Tensor]:
+            return dict(processor(images=picture, return_tensors="pt"))
+
+        def encode(pictures: Sequence[dict[str, torch.Tensor]]) -> np.ndarray:
+            batch = {name: torch.cat([one[name] for one in pictures]).to(device) for name in pictures[0]}
+            batch = {name: x.to(model.dtype) if x.is_floating_point() else x for name, x in batch.items()}
+            return unit_rows(lambda: _features(model.get_image_features(**batch)))
+
+        options = {**options, "preparation": digest(processor.to_dict())}
+        return Encoder(_shown(self.name), fingerprint(model), options, prepare, encode)
+
+    def _tower(self, model: Any, device: torch.device, options: dict[str, str]) -> Encoder:
+        """The text tower of a model with two."""
+        tokenizer = self._tokenizer(self.name)
+        text = getattr(model.config, "text_config", model.config)
+        limit = min(tokenizer.model_max_length, getattr(text, "max_position_embeddings", _NO_LIMIT))
+        # SigLIP was trained on captions padded to its limit and reads its last position, whatever stands there.
+        padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        options = {**options, "preparation": digest([type(tokenizer).__name__, limit, padding])}
+
+        def encode(captions: Sequence[str]) -> np.ndarray:
+            batch = tokenizer(list(captions), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
+            return unit_rows(lambda: _features(model.get_text_features(**batch.to(device))))
+
+        by_length = padding == "longest"
+        return Encoder(_shown(self.name), fingerprint(model), options, str, encode, by_length=by_length)
+
+    def _language(
+        self, model: Any, name: str, device: torch.device, options: dict[str, str], clip: Any = None
+    ) -> Encoder:
+        """A language model as a text encoder; `clip`: the part that takes its pooled states."""
+        tokenizer = self._tokenizer(name)
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if self.pooling == "eos" and tokenizer.eos_token is None:
+            raise InputError(f"{name}: its tokenizer has no end token; choose --pooling last or mean")
+        before, after = self.template.split("{}")
+        after += tokenizer.eos_token if self.pooling == "eos" else ""
+        limit = min(_MAX_TOKENS, tokenizer.model_max_length)
+
+        def encode(captions: Sequence[str]) -> np.ndarray:
+            texts = [caption + after for caption in captions]
+            batch = tokenizer(
+                [before + text for text in texts], padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            ).to(device)
+            own = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=limit)["input_ids"]
+
+            def features() -> torch.Tensor:
+                states = model(**batch).last_hidden_state
+                pooled = _pooled(states, batch["attention_mask"], [len(ids) for ids in own], self.pooling)
+                return pooled if clip is None else _features(clip.get_text_features(pooled.to(clip.dtype)))
+
+            return unit_rows(features)
+
+        described = [type(tokenizer).__name__, limit]
+        options = {**options, "preparation": digest(described), "pooling": self.pooling, "template": self.template}
+        models, shown = [model], _shown(self.name)
+        if clip is not None:
+            models, shown = [clip, model], f"{shown} with {_shown(name)}"
+        return Encoder(shown, fingerprint(*models), options, str, encode, by_length=True)
+
+    def _model(self, name: str, option: str, device: torch.device) -> Any:
+        import torch
+        import transformers
+
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
+        # `dtype` came with 4.56, and took the place of torch_dtype in 5.
+        key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
+        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+            raise InputError(
+                f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
+            )
+        with loading(f"{option} {name}"):
+            model, report = transformers.AutoModel.from_pretrained(
+                name, trust_remote_code=self.trust_remote_code, output_loading_info=True, **{key: dtype}
+            )
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise InputError(f"{option} {name}: its file of weights lacks {len(missing)} of them, such as {missing[0]}")
+        return model.to(device).eval()
+
+    def _tokenizer(self, name: str) -> Any:
+        from transformers import AutoTokenizer
+
+        source = self.processor or name
+        with loading(f"--{'processor' if self.processor else 'model'} {source}, its tokenizer"):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=self.trust_remote_code)
+
+    def _no_tower(self, model: Any, what: str) -> InputError:
+        return InputError(f"--model {self.name}: {type(model).__name__} has no {what}; choose another model")
+
+
+def _pooled(states: torch.Tensor, mask: torch.Tensor, own: list[int], pooling: str) -> torch.Tensor:
+    """One vector a caption, out of (n, tokens, width) states padded on the left; `own`: tokens that are its own, at the end."""
+    import torch
+
+    if pooling != "mean":
+        return states[:, -1]
+    tokens = states.shape[1]
+    own = torch.tensor(own, device=states.device).clamp(max=tokens)
+    wanted = mask.bool() & (torch.arange(tokens, device=states.device) >= tokens - own[:, None])
+    weights = wanted.float() / wanted.sum(1, keepdim=True)
+    return torch.einsum("ntd,nt->nd", states.float(), weights)
+
+
+def _features(found: Any) -> torch.Tensor:
+    """A tensor, which transformers 5 wraps in an output object."""
+    return getattr(found, "pooler_output", found)
+
+
+def _shown(name: str) -> str:
+    return f"transformers {Path(name).resolve().name if os.path.exists(name) else name}"

@@ -1,0 +1,141 @@
+"""What is embedded: pictures in folders, files and tars; captions in .txt, .jsonl and .parquet, streamed. In a fixed order.
+
+Each item has an id, which its embedding keeps:
+
+pictures   path within the folder that was named, or the file's name; of a tar, the member's name without its suffix, which
+           pairs pictures with captions (WebDataset)
+captions   the record's own id, where it has one, else the number of the line (from 1) or row (from 0); of several files,
+           "FILE:NUMBER"
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
+from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
+from fastrealign.errors import InputError
+from fastrealign.io.files import reading
+from fastrealign.io.source import numeric_order
+
+SIDES = ("images", "text")
+Item = Picture | Caption
+
+_TAR = ".tar"
+_KINDS = {"images": "images (.jpg, .png, .webp, ...)", "text": "captions (.txt, .jsonl, .parquet)"}
+_EXPECTED = f"expected {_KINDS['images']}, {_KINDS['text']} or .tar files of one of them"
+
+
+@dataclass(frozen=True)
+class Input:
+    """Pictures or captions in a fixed order; iterated over as often as asked.
+
+    name      as the user named it
+    side      "images" or "text"
+    files     (path, name relative to the root) of every file, in numeric order
+    ignored   how many files of a folder were neither, by suffix
+    column, ids   of .jsonl and .parquet captions: the columns of the captions and of their ids, where they were named
+    """
+
+    name: str
+    side: str
+    files: list[tuple[str, str]]
+    ignored: Counter[str]
+    column: str | None = None
+    ids: str | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        several = len(self.files) > 1
+        for path, name in self.files:
+            suffix = Path(path).suffix.lower()
+            if suffix == _TAR:
+                yield from members_of(path, self.side)
+            elif self.side == "images":
+                yield Picture(name, path)
+            else:
+                yield from captions_in(path, f"{name}:" if several else "", self.column, self.ids)
+
+
+def open_input(
+    spec: str | os.PathLike | Sequence[str | os.PathLike],
+    side: str | None = None,
+    *,
+    column: str | None = None,
+    ids: str | None = None,
+) -> Input:
+    """Find the pictures or captions that `spec` names: a folder (searched through), a file, or a list of these.
+
+    side   "images" or "text", where files of both are there
+    Raises InputError if nothing is there, or both kinds are and `side` does not say which to take.
+    """
+    if side is not None and side not in SIDES:
+        raise InputError(f"side={side!r}: expected images or text")
+    specs = [Path(one) for one in ([spec] if isinstance(spec, (str, os.PathLike)) else spec)]
+    if not specs:
+        raise InputError("an empty list of files, expected images or captions")
+    name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
+    by_side: dict[str, list[tuple[str, str]]] = {one: [] for one in SIDES}
+    ignored: Counter[str] = Counter()
+    for path, relative, named in _found(specs):
+        suffix = os.path.splitext(path)[1].lower()
+        sides = _sides_of(path, suffix)
+        if not sides and named:
+            raise InputError(f"{path}: neither an image nor captions: {_EXPECTED}")
+        for one in sides:
+            by_side[one].append((path, relative))
+        if not sides:
+            ignored[suffix or "no suffix"] += 1
+    if not any(by_side.values()):
+        seen = f"; it holds {_listed(ignored)}" if ignored else ""
+        raise InputError(f"{name}: holds no images and no captions{seen}; {_EXPECTED}")
+    if side is None:
+        if all(by_side.values()):
+            counts = " and ".join(f"{len(by_side[one]):,} files with {_KINDS[one]}" for one in SIDES)
+            raise InputError(f"{name}: holds {counts}; choose with --images or --text")
+        side = next(one for one in SIDES if by_side[one])
+    if not by_side[side]:
+        raise InputError(f"{name}: holds no {_KINDS[side]}; leave out --{side}")
+    if side == "images" and (column or ids):
+        raise InputError(f"{name}: holds images; --column and --ids are for captions in .jsonl and .parquet files")
+    return Input(name, side, by_side[side], ignored, column, ids)
+
+
+def _found(specs: list[Path]) -> Iterator[tuple[str, str, bool]]:
+    """(path, name relative to the root, whether it was named itself) of all files, in order; hidden ones are left out."""
+    several = len(specs) > 1
+    for spec in specs:
+        if spec.is_dir():
+            names = []
+            with reading(spec):
+                for at, folders, files in os.walk(spec, onerror=_raise):
+                    folders[:] = [folder for folder in folders if not folder.startswith(".")]
+                    names += [os.path.relpath(os.path.join(at, file), spec) for file in files if file[0] != "."]
+            for name in sorted(names, key=numeric_order):
+                relative = PurePosixPath(spec.name, name) if several else PurePosixPath(name)
+                yield os.path.join(spec, name), str(relative), False
+        else:
+            with reading(spec):
+                os.stat(spec)
+            yield str(spec), spec.name, True
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _sides_of(path: str, suffix: str) -> set[str]:
+    if suffix in PICTURE_FILES:
+        return {"images"}
+    if suffix in CAPTION_FILES:
+        return {"text"}
+    if suffix == _TAR:
+        return {side for side in SIDES if next(iter(members_of(path, side)), None) is not None}
+    return set()
+
+
+def _listed(ignored: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {suffix}" for suffix, number in ignored.most_common(3))

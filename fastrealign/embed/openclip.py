@@ -1,0 +1,133 @@
+"""Encoders of open_clip: by the name of an architecture and its weights, or from a folder that open_clip saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.embed.encoders import (
+    Encoder,
+    check_precision,
+    device_of,
+    digest,
+    fingerprint,
+    loading,
+    needed,
+    unit_rows,
+)
+from fastrealign.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = (".safetensors", ".bin", ".pth")
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """An encoder of open_clip.
+
+    name        an architecture ("ViT-B-32"), a JSON file that describes one, a folder with open_clip_config.json and the
+                weights, "local-dir:FOLDER" or "hf-hub:ORG/NAME"
+    pretrained  one of open_clip's tags, or a file of weights; None for a folder or hf-hub:, which bring theirs
+    device      "auto", "cpu", "cuda" or "cuda:N"
+    precision   "fp32", "fp16" or "bf16"
+    """
+
+    name: str
+    pretrained: str | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def load(self, side: str) -> Encoder:
+        """Its tower for "images" or "text". Raises InputError for a name that is not known and weights that are not here."""
+        device = device_of(self.device)
+        check_precision(self.precision)
+        open_clip = needed("open_clip", "--clip")
+        name, complete = self._model_name(open_clip)
+        self._check_pretrained(open_clip, name, complete)
+        with loading(f"--clip {self.name}", self.pretrained and f"--pretrained {self.pretrained}"):
+            model = open_clip.create_model(
+                name, pretrained=self.pretrained, precision=self.precision, device=device, require_pretrained=True
+            ).eval()
+        weights, options = fingerprint(model), {"side": side, "precision": self.precision}
+        if side == "images":
+            return self._images(open_clip, model, device, weights, options)
+        with loading(f"--clip {self.name}, its tokenizer"):
+            tokenizer = open_clip.get_tokenizer(name)
+        options["preparation"] = digest([type(tokenizer).__name__, tokenizer.context_length])
+
+        def encode(captions: Sequence[str]) -> np.ndarray:
+            return unit_rows(lambda: model.encode_text(tokenizer(list(captions)).to(device)))
+
+        return Encoder(self._shown(), weights, options, str, encode)
+
+    def _images(
+        self, open_clip: Any, model: Any, device: torch.device, weights: str, options: dict[str, str]
+    ) -> Encoder:
+        import torch
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        described = open_clip.get_model_preprocess_cfg(model)
+        transform = image_transform_v2(PreprocessCfg(**described), is_train=False)
+        dtype = open_clip.get_input_dtype(self.precision)
+
+        def encode(pictures: Sequence[torch.Tensor]) -> np.ndarray:
+            return unit_rows(lambda: model.encode_image(torch.stack(list(pictures)).to(device, dtype)))
+
+        return Encoder(self._shown(), weights, {**options, "preparation": digest(described)}, transform, encode)
+
+    def _shown(self) -> str:
+        name = Path(self.name).stem if os.path.exists(self.name) else self.name
+        return f"open_clip {name}" + (f" {os.path.basename(self.pretrained)}" if self.pretrained else "")
+
+    def _model_name(self, open_clip: Any) -> tuple[str, bool]:
+        """As open_clip takes it, and whether weights come with it."""
+        if self.name.startswith("hf-hub:"):
+            return self.name, True
+        folder = Path(self.name.removeprefix("local-dir:"))
+        if folder.is_dir() or self.name.startswith("local-dir:"):
+            if not (folder / _CONFIG).is_file():
+                raise InputError(
+                    f"{folder}: has no {_CONFIG}; name a folder that open_clip saved, or one of transformers with --model"
+                )
+            if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
+                raise InputError(f"{folder}: has no weights ({', '.join(_WEIGHTS)}) beside {_CONFIG}")
+            return f"local-dir:{folder}", True
+        if self.name.endswith(".json"):
+            path = Path(self.name)
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: no such file; expected a JSON file that describes an architecture of open_clip"
+                )
+            with loading(f"--clip {self.name}"):
+                open_clip.add_model_config(path)
+            if path.stem not in open_clip.list_models():
+                raise InputError(f"{path}: describes no architecture of open_clip (embed_dim, vision_cfg, text_cfg)")
+            return path.stem, False
+        if self.name.replace("/", "-") not in open_clip.list_models():
+            near = get_close_matches(self.name, open_clip.list_models(), 3, 0.5)
+            raise InputError(
+                f"--clip {self.name}: no such file or folder, and open_clip has no such architecture"
+                + (f"; it has {', '.join(near)}" if near else "")
+            )
+        return self.name.replace("/", "-"), False
+
+    def _check_pretrained(self, open_clip: Any, name: str, complete: bool) -> None:
+        if complete:
+            if self.pretrained is not None:
+                raise InputError(f"--clip {self.name} brings its own weights; leave out --pretrained")
+            return
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        known = f" or a tag of {name} ({', '.join(tags)})" if tags else ""
+        if self.pretrained is None:
+            raise InputError(f"--clip {self.name} is without weights: name a file{known} with --pretrained")
+        if not os.path.isfile(self.pretrained) and self.pretrained not in tags:
+            raise InputError(f"--pretrained {self.pretrained}: no such file; expected a file{known}")

@@ -1,0 +1,87 @@
+"""A shard of embeddings as parquet, and the mark of the items that it is made of.
+
+Parquet, since ids and captions then lie in the file of their embeddings and are carried along by whatever reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastrealign.embed.captions import Caption
+from fastrealign.embed.inputs import Item
+from fastrealign.errors import InputError
+from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.columns import lists
+from fastrealign.io.manifest import FileMark
+from fastrealign.io.parquet import ParquetSink
+from fastrealign.io.tables import GROUP_BYTES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fastrealign.io.places import Place
+
+
+def mark_of(items: list[Item], bad_items: str) -> FileMark:
+    """Tells whether a shard's items are what they were: captions by their text, images by name, size and time of change.
+
+    bad_items "skip": an image that cannot even be looked at counts as one that is not there
+    """
+    found, total = hashlib.sha256(), 0
+    for item in items:
+        try:
+            size, state = item.state()
+        except InputError as error:
+            if bad_items == "error":
+                raise
+            size, state = 0, [item.id, str(error)]
+        total += size
+        found.update(json.dumps(state).encode() + b"\n")
+    return FileMark(total, found.hexdigest())
+
+
+def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[int], fsync: bool) -> FileMark:
+    """Write ids, captions and the (n, d) rows of the items but those `left_out`; returns the mark of the file."""
+    import pyarrow as pa
+
+    keep = [i for i in range(len(items)) if i not in left_out]
+    columns = {"id": pa.string()}
+    if items and isinstance(items[0], Caption):
+        columns["caption"] = pa.string()
+    kind = pa.list_(pa.from_numpy_dtype(rows.dtype), rows.shape[1])
+    schema = pa.schema({**columns, "embedding": kind})
+    step = max(1, GROUP_BYTES // (rows.shape[1] * rows.itemsize))
+    with AtomicFile(path, fsync) as file:
+        # Embeddings are noise to a compressor, and no value comes twice.
+        leaf = _leaf(schema)
+        sink = ParquetSink(
+            file, schema, compression={**dict.fromkeys(columns, "ZSTD"), leaf: "NONE"}, use_dictionary=False
+        )
+        try:
+            for lo in range(0, len(keep), step):
+                part = keep[lo : lo + step]
+                texts = {"id": [items[i].id for i in part]}
+                if "caption" in columns:
+                    texts["caption"] = [items[i].text for i in part]
+                sink.write(pa.table({**texts, "embedding": lists(rows[part], kind)}, schema=schema))
+            sink.finish()
+        except BaseException:
+            sink.abandon()
+            raise
+        file.commit()
+    return FileMark.of(path)
+
+
+def _leaf(schema: pa.Schema) -> str:
+    """The name that parquet gives the values of the embedding."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    empty = io.BytesIO()
+    pq.write_table(schema.empty_table(), empty)
+    return pq.ParquetFile(empty).schema.column(len(schema) - 1).path
