@@ -20,7 +20,9 @@ def pairs(basis, beta, gamma):
     """(text, image) of unit rows with m = beta + gamma exactly: half of it, plus and minus residuals at right angles to it."""
     half = (beta + gamma) / 2
     length = np.sqrt(1 - half @ half)
-    residual = np.concatenate([sign * np.tile(basis[:, k], (n, 1)) for k, n in ROWS.items() for sign in (1, -1)]) * length
+    residual = (
+        np.concatenate([sign * np.tile(basis[:, k], (n, 1)) for k, n in ROWS.items() for sign in (1, -1)]) * length
+    )
     return -half - residual, half + residual
 
 
@@ -252,9 +254,9 @@ def test_trainers_callback(basis):
 def test_probes_it_refuses(basis, spherical):
     text, image = pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4])
     monitor = GapMonitor()
-    with pytest.raises(InputError, match="the monitor needs pairs.*probe images has 120 rows, probe texts 119"):
+    with pytest.raises(InputError, match=r"the monitor needs pairs.*probe images has 120 rows, probe texts 119"):
         monitor.measure(0, text[1:], image)
-    with pytest.raises(InputError, match="a probe of 8 pairs 8 wide .* 9 at least"):
+    with pytest.raises(InputError, match=r"a probe of 8 pairs 8 wide .* 9 at least"):
         monitor.measure(0, text[:8], image[:8])
     with pytest.raises(InputError, match="probe texts: rows are 7 wide, those of probe images 8"):
         monitor.measure(0, text[:, 1:], image)
@@ -279,7 +281,7 @@ def test_probes_it_refuses(basis, spherical):
 def test_settings_it_refuses(basis):
     with pytest.raises(InputError, match="every=0"):
         GapMonitor(every=0)
-    with pytest.raises(InputError, match="energy=1.0"):
+    with pytest.raises(InputError, match=r"energy=1.0"):
         GapMonitor(energy=1.0)
     with pytest.raises(InputError, match="8 of 8 directions"):
         GapMonitor(frame=Frame(basis, 8, 1.0))
@@ -315,7 +317,7 @@ def test_logs_it_refuses(stream, tmp_path):
     log = tmp_path / "gap.jsonl"
     GapMonitor(log=log).measure(0, *stream(0))
     (tmp_path / "gap.frame.safetensors").unlink()
-    with pytest.raises(InputError, match="gap.frame.safetensors: no such file"):
+    with pytest.raises(InputError, match=r"gap.frame.safetensors: no such file"):
         GapMonitor(log=log)
     with pytest.raises(FastRealignError, match="could not be written"):
         GapMonitor(log=tmp_path / "nowhere" / "gap.jsonl")
