@@ -284,7 +284,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for panel in (c, d):
         panel.set_yscale("log")
     a.set_ylim(0, 1.05)
-    b.set_ylim(-0.2, 2.2)
+    b.set_ylim(-0.55, 1.95)
     c2.set_ylim(-0.05, 1.05)
     d2.set_ylim(0, 95)
     for panel in (c2, d2):
