@@ -217,6 +217,8 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("share of the trace in U, at the end", _last("energy")),
     ("(a) leakage of the gradients into V", _spread("gradient.leakage")),
     ("(a) sin θ(U_t, U)", _spread("sin_theta")),
+    ("root-mean-square of all their sines", _spread("rms_sin")),
+    ("share of the gradients outside U_t (RMS)", _spread("gradient.outside")),
     ("sin θ of the gradients' own leading directions", _spread("gradient.sin_theta")),
     (f"(b) {GAMMA}: length", _spread("gamma")),
     (f"(b) {GAMMA}: cosine to the record before", _stability("gamma_stability")),
@@ -255,6 +257,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         name = NAMES[loss]
         _line(a, records, "gradient.leakage", colour, "-", f"{name}: leakage")
         _line(a, records, "sin_theta", colour, "--", f"{name}: sin θ(U_t, U)")
+        _line(a, records, "rms_sin", colour, ":", f"{name}: root-mean-square of all sines")
         _line(b, records, "gamma_stability", colour, "-", f"{name}: {GAMMA}, cosine to the record before")
         _line(b, records, "gamma_drift", colour, "--", f"{name}: {GAMMA}, drift since fixed")
         _line(b, records, "beta_stability", colour, ":", f"{name}: β, cosine to the record before")

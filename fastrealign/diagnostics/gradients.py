@@ -31,6 +31,7 @@ class GradientReading:
     """How the gradients lie in a frame, beside the residual D - m of the pairs.
 
     leakage               root-mean-square of the gradients in V over that of the whole, 0 to 1
+    outside               the same out of U_t, the leading directions of this step: what no turn of U_t away from U explains
     sin_theta             of the largest angle between U and the leading directions of the gradients, as many as U has
     eigen_correlation     rho_eig: Pearson correlation of the eigenvalues of S_U and of the gradients' covariance in U, both
                           descending. Any two spectra that fall correlate so: it says nothing about directions
@@ -41,6 +42,7 @@ class GradientReading:
     """
 
     leakage: float
+    outside: float
     sin_theta: float
     eigen_correlation: float | None
     spectral_correlation: float | None
@@ -96,8 +98,8 @@ def gradient_covariance(gradients: np.ndarray) -> Covariance:
     return Covariance(mean, centred.T @ centred / len(gradients), len(gradients))
 
 
-def read_gradients(frame: Frame, gradients: np.ndarray, difference: Covariance) -> GradientReading:
-    """Of gradients (n, d) in a frame, beside `spectrum.difference_covariance` of the pairs.
+def read_gradients(frame: Frame, now: Frame, gradients: np.ndarray, difference: Covariance) -> GradientReading:
+    """Of gradients (n, d) in a frame, beside `spectrum.difference_covariance` of the pairs; now: the frame of this step.
 
     If all gradients lie in a subspace of U's dimension, leakage <= sin_theta; what they have outside of it adds to that.
     """
@@ -108,6 +110,7 @@ def read_gradients(frame: Frame, gradients: np.ndarray, difference: Covariance) 
     residual, residual_values = frame.restrict(difference)[0], frame.spectra(difference)[0]
     return GradientReading(
         leakage=share,
+        outside=leakage(now, gradients),
         sin_theta=float(np.sin(theta)),
         eigen_correlation=_correlation(residual_values, pushed_values),
         spectral_correlation=_of_logarithms(residual_values, pushed_values),

@@ -50,6 +50,8 @@ class GapRecord:
     angle       between gamma and the leading direction v1 of S_V, as lines: radians, 0 to pi/2; None without a gamma
     coupling    L, of the residual in V on that in U
     sin_theta   of the largest angle between U and U_t, the leading directions of S_x + S_y now, as many as U has
+    rms_sin     root-mean-square of the sines of all their principal angles: what vectors spread evenly over U_t have in V. The
+                largest angle alone is a right one as soon as a single direction is exchanged
     gradient    where the loss pushes; None for a monitor without a loss
     mean        m, of which beta and gamma are the parts: `frame.split(mean)`
     """
@@ -73,6 +75,7 @@ class GapRecord:
     angle: float | None
     coupling: Coupling
     sin_theta: float
+    rms_sin: float
     gradient: GradientReading | None
     mean: tuple[float, ...] = field(repr=False)
 
@@ -172,7 +175,9 @@ class GapMonitor:
         record = self._record(step, now, x.matrix + y.matrix, difference)
         if self.loss is not None:
             gradients = embedding_gradients(image, text, self.loss, batch=self.batch)
-            record = replace(record, gradient=read_gradients(self.frame or now, gradients, difference))
+            frame = self.frame or now
+            reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
+            record = replace(record, gradient=reading)
         if self._log is not None:
             lines = open_lines(self._log, fsync=True)
             try:
@@ -215,6 +220,7 @@ class GapMonitor:
             first = mean
         drifts = [None, None] if first is None else [_drift(*pair) for pair in _paired(frame, mean, first)]
         cosines = [None, None] if before is None else [_cosine(*pair) for pair in _paired(frame, mean, before)]
+        sines = np.sin(principal_angles(now.basis[:, : frame.rank], frame.U))
         v1 = frame.V @ np.linalg.eigh(frame.restrict(difference)[1])[1][:, -1]
         aligned = _cosine(parts.gamma, v1)
         return GapRecord(
@@ -236,7 +242,8 @@ class GapMonitor:
             kappa_v=condition_number(spectrum_v),
             angle=None if aligned is None else float(np.arccos(min(abs(aligned), 1.0))),
             coupling=coupling(frame, difference),
-            sin_theta=float(np.sin(principal_angles(now.basis[:, : frame.rank], frame.U)[-1])),
+            sin_theta=float(sines[-1]),
+            rms_sin=float(np.sqrt(np.mean(sines**2))),
             gradient=None,
             mean=tuple(mean.tolist()),
         )

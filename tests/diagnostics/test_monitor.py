@@ -100,6 +100,7 @@ def test_the_frame_is_kept_while_the_rows_turn(basis, angle):
     turn = rotation(basis[:, 3], basis[:, 4], angle)  # U's second axis towards gamma and gamma towards U
     record = monitor.measure(5, text @ turn.T, image @ turn.T)
     assert record.sin_theta == pytest.approx(np.sin(angle), abs=1e-12)
+    assert record.rms_sin == pytest.approx(np.sin(angle) / np.sqrt(2), abs=1e-12)  # one of two directions turned
     assert (record.beta, record.gamma) == pytest.approx((0.6 * np.sin(angle), 0.6 * np.cos(angle)), abs=1e-12)
     assert record.gamma_drift == pytest.approx(1 - np.cos(angle), abs=1e-12)
     assert record.energy == pytest.approx((40 + 10 * np.cos(angle) ** 2) / 60)
@@ -139,6 +140,17 @@ def test_gradients_in_a_turned_subspace_leak_no_more_than_its_angle(basis, rng, 
     assert along.gradient.leakage == pytest.approx(np.sin(angle), abs=1e-9)
     nowhere = GapMonitor(frame=frame, loss=linear(a @ inside @ basis[:, [6, 7]].T, 0 * b)).measure(0, text, image)
     assert nowhere.gradient.leakage == pytest.approx(1)
+    # U_t is that of the rows, axes 2 and 3, whatever the gradients do.
+    assert along.gradient.outside == pytest.approx(along.gradient.leakage, abs=1e-12)
+
+
+def test_what_lies_outside_of_the_present_subspace_is_told_apart_from_its_turn(basis, rng):
+    text, image = pairs(basis, 0.3 * basis[:, 0], 0.4 * basis[:, 4])
+    turn = rotation(basis[:, 3], basis[:, 7], 0.5)
+    gradients = rng.standard_normal((len(text), 1)) * (turn @ basis[:, 3])  # along what axis 3 has become
+    frame = Frame(basis[:, [2, 3, 0, 1, 4, 5, 6, 7]], 2, 0.9)
+    found = GapMonitor(frame=frame, loss=linear(gradients, 0 * gradients)).measure(0, text @ turn.T, image @ turn.T)
+    assert found.gradient.leakage == pytest.approx(np.sin(0.5)) and found.gradient.outside < 1e-9
 
 
 def test_correlations_with_the_gradients(basis, rng):
