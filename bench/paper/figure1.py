@@ -257,10 +257,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         name = NAMES[loss]
         _line(a, records, "gradient.leakage", colour, "-", f"{name}: leakage")
         _line(a, records, "sin_theta", colour, "--", f"{name}: sin θ(U_t, U)")
-        _line(a, records, "rms_sin", colour, ":", f"{name}: root-mean-square of all sines")
-        _line(b, records, "gamma_stability", colour, "-", f"{name}: {GAMMA}, cosine to the record before")
+        _line(a, records, "rms_sin", colour, ":", f"{name}: all sines (RMS)")
+        _line(b, records, "gamma_stability", colour, "-", f"{name}: {GAMMA}, cosine to the one before")
         _line(b, records, "gamma_drift", colour, "--", f"{name}: {GAMMA}, drift since fixed")
-        _line(b, records, "beta_stability", colour, ":", f"{name}: β, cosine to the record before")
+        _line(b, records, "beta_stability", colour, ":", f"{name}: β, cosine to the one before")
         _line(c, records, "kappa_u.value", colour, "-", name)
         _line(c2, records, "gradient.eigen_correlation", colour, "-", f"{name}: eigenvalues")
         _line(c2, records, "gradient.diagonal_correlation", colour, "--", f"{name}: along U's axes")
@@ -283,11 +283,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.grid(color="#d0d7de", linewidth=0.6)
         panel.tick_params(colors=INK, labelbottom=True)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, labelcolor=INK, fontsize=8)
+        crowded = panel in (a, b)
+        panel.legend(
+            frameon=False,
+            labelcolor=INK,
+            fontsize=7.5,
+            ncols=2 if crowded else 1,
+            loc="upper center" if crowded else "best",
+        )
     for panel in (c, d):
         panel.set_yscale("log")
-    a.set_ylim(0, 1.05)
-    b.set_ylim(-0.55, 1.95)
+    a.set_ylim(0, 1.5)
+    b.set_ylim(-0.55, 2.1)
     c2.set_ylim(-0.05, 1.05)
     d2.set_ylim(0, 95)
     for panel in (c2, d2):
