@@ -113,7 +113,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         "training": training,
         # m has as many numbers as a row, at every step: it stays in the monitor's own log.
         "frames": {
-            name: [{k: v for k, v in record.items() if k != "mean"} for record in monitor.to_json()]
+            name: [_short({k: v for k, v in record.items() if k != "mean"}) for record in monitor.to_json()]
             for name, monitor in monitors.items()
         },
     }
@@ -121,6 +121,13 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(run) + "\n")
     return run
+
+
+def _short(value: Any) -> Any:
+    """Numbers to six digits."""
+    if isinstance(value, dict):
+        return {key: _short(of) for key, of in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def isotropic_kappa(rows: int, d: int) -> float:

@@ -49,8 +49,10 @@ class GradientReading:
     diagonal_correlation: float | None
 
 
-def embedding_gradients(image: Any, text: Any, loss: Loss, *, batch: int | None = None) -> np.ndarray:
-    """Gradients of loss(image, text) with respect to unit rows: float64 (2m, d), those of the images first.
+def embedding_gradients(
+    image: Any, text: Any, loss: Loss, *, batch: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of loss(image, text) with respect to unit rows: float64 (m, d) for the images, and for the texts.
 
     image, text  arrays or tensors (n, d), row i of one belonging to row i of the other; made unit rows in float32 (float64
                  if given so), on the device they are on
@@ -78,7 +80,8 @@ def embedding_gradients(image: Any, text: Any, loss: Loss, *, batch: int | None 
             raise InputError("loss(image, text) must give a tensor of one number that depends on both")
         for parts, g in zip(found, gradients, strict=True):
             parts.append(g)
-    return torch.cat([torch.cat(parts) for parts in found]).double().cpu().numpy()
+    of_image, of_text = (torch.cat(parts).double().cpu().numpy() for parts in found)
+    return of_image, of_text
 
 
 def _unit(rows: Any) -> torch.Tensor:
@@ -90,27 +93,35 @@ def _unit(rows: Any) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def gradient_covariance(gradients: np.ndarray) -> Covariance:
-    """Mean and covariance of gradients (n, d), not made unit rows: G of arXiv 2602.07026, section 3.3."""
-    gradients = np.asarray(gradients, np.float64)
-    mean = gradients.mean(axis=0)
-    centred = gradients - mean
-    return Covariance(mean, centred.T @ centred / len(gradients), len(gradients))
+def gradient_covariance(of_image: np.ndarray, of_text: np.ndarray) -> Covariance:
+    """G of arXiv 2602.07026, section 3.3: Cov of the images' gradients (n, d) plus Cov of the texts', not made unit rows.
+
+    Each side is centred by its own mean, as the residual is that it is compared with: early in SigLIP's training half of the
+    gradients' energy is one common push.
+    """
+    matrix = np.zeros((of_image.shape[1],) * 2)
+    for rows in (of_image, of_text):
+        centred = rows - rows.mean(axis=0)
+        matrix += centred.T @ centred / len(rows)
+    return Covariance(of_image.mean(axis=0) + of_text.mean(axis=0), matrix, len(of_image) + len(of_text))
 
 
-def read_gradients(frame: Frame, now: Frame, gradients: np.ndarray, difference: Covariance) -> GradientReading:
-    """Of gradients (n, d) in a frame, beside `spectrum.difference_covariance` of the pairs; now: the frame of this step.
+def read_gradients(
+    frame: Frame, now: Frame, gradients: tuple[np.ndarray, np.ndarray], difference: Covariance
+) -> GradientReading:
+    """Of both sides' gradients (n, d) in a frame, beside `spectrum.difference_covariance`; now: the frame of this step.
 
     If all gradients lie in a subspace of U's dimension, leakage <= sin_theta; what they have outside of it adds to that.
     """
-    share = leakage(frame, gradients)
-    covariance = gradient_covariance(gradients)
+    both = np.concatenate(gradients)
+    share, outside = leakage(frame, both), leakage(now, both)
+    covariance = gradient_covariance(*gradients)
     theta = principal_angles(covariance.eigenvectors[:, : frame.rank], frame.U)[-1]
     pushed, pushed_values = frame.restrict(covariance)[0], frame.spectra(covariance)[0]
     residual, residual_values = frame.restrict(difference)[0], frame.spectra(difference)[0]
     return GradientReading(
         leakage=share,
-        outside=leakage(now, gradients),
+        outside=outside,
         sin_theta=float(np.sin(theta)),
         eigen_correlation=_correlation(residual_values, pushed_values),
         spectral_correlation=_of_logarithms(residual_values, pushed_values),

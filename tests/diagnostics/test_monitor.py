@@ -169,6 +169,13 @@ def test_correlations_with_the_gradients(basis, rng):
     assert found.spectral_correlation is None  # two directions with a spread
 
 
+def test_a_common_push_is_no_part_of_the_covariance(rng):
+    a, b = rng.standard_normal((40, 3)), rng.standard_normal((40, 3))
+    found = D.gradient_covariance(a + np.array([5, 0, 0]), b - np.array([0, 7, 0]))
+    expected = np.cov(a, rowvar=False, bias=True) + np.cov(b, rowvar=False, bias=True)
+    np.testing.assert_allclose(found.matrix, expected, atol=1e-12)
+
+
 def test_infonce_pushes_as_its_formula_says(spherical, rng):
     torch = pytest.importorskip("torch")
     n, batch, scale = 26, 8, torch.tensor(5.0, requires_grad=True)
@@ -179,14 +186,14 @@ def test_infonce_pushes_as_its_formula_says(spherical, rng):
         return torch.nn.functional.cross_entropy(logits, torch.arange(len(image)))
 
     with torch.no_grad():  # as in an evaluation loop
-        found = D.embedding_gradients(3 * image, torch.tensor(text), loss, batch=batch)
-    assert found.shape == (2 * 24, 5) and scale.grad is None
+        of_image, of_text = D.embedding_gradients(3 * image, torch.tensor(text), loss, batch=batch)
+    assert of_image.shape == of_text.shape == (24, 5) and scale.grad is None
     for k in range(3):  # the last two pairs are left over
         here = slice(batch * k, batch * (k + 1))
         p = np.exp(5 * image[here] @ text[here].T)
         p /= p.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(found[:24][here], 5 * (p - np.eye(batch)) @ text[here] / batch, atol=1e-12)
-        np.testing.assert_allclose(found[24:][here], 5 * (p - np.eye(batch)).T @ image[here] / batch, atol=1e-12)
+        np.testing.assert_allclose(of_image[here], 5 * (p - np.eye(batch)) @ text[here] / batch, atol=1e-12)
+        np.testing.assert_allclose(of_text[here], 5 * (p - np.eye(batch)).T @ image[here] / batch, atol=1e-12)
 
 
 def test_it_measures_when_it_is_due(basis):
