@@ -1,14 +1,15 @@
-"""The demo's dual encoder: open_clip's own model and loss, in a size that two CPU cores train in minutes.
+"""The demo's dual encoder: open_clip's own model and losses, in a size that two CPU cores train in minutes.
 
 An open_clip custom configuration (`CONFIG`): a ModifiedResNet with one block a stage for 64 x 64 pictures and a
-two-layer text transformer over the captions' own words. Temperature starts at CLIP's 0.07 and is learned, held at or
-above CLIP's floor of 0.01. Needs the extra `encoder` (torch, open_clip_torch).
+two-layer text transformer over the captions' own words. Temperature (and SigLIP's bias) start where the loss's paper has
+them and are learned; the temperature is held at or above CLIP's floor of 0.01. Needs the extra `encoder` (torch,
+open_clip_torch).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,15 +32,34 @@ CONFIG = {
     "text_cfg": {"context_length": CONTEXT, "vocab_size": len(WORDS) + 3, "width": 128, "heads": 4, "layers": 2},
 }
 MAX_LOGIT_SCALE = 100.0
+# What each loss starts from: CLIP's (arXiv 2103.00020) and SigLIP's (arXiv 2303.15343) own values.
+LOSSES: dict[str, dict[str, float]] = {
+    "infonce": {"init_logit_scale": math.log(1 / 0.07)},
+    "siglip": {"init_logit_scale": math.log(10), "init_logit_bias": -10.0},
+}
 
 
-def build(seed: int = 0) -> open_clip.CLIP:
-    """A fresh encoder; the same weights for the same seed."""
+def build(seed: int = 0, loss: str = "infonce") -> open_clip.CLIP:
+    """A fresh encoder for a loss of LOSSES; the same weights for the same seed. Raises InputError for an unknown loss."""
     import open_clip
     import torch
 
+    if loss not in LOSSES:
+        raise InputError(f"there is no loss {loss!r}: choose one of {', '.join(LOSSES)}")
     torch.manual_seed(seed)
-    return open_clip.CLIP(**CONFIG, init_logit_scale=math.log(1 / 0.07))
+    return open_clip.CLIP(**CONFIG, **LOSSES[loss])
+
+
+def loss_of(model: open_clip.CLIP) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """loss(image, text) of unit rows (n, DIM) each, with the model's temperature as it is when called.
+
+    open_clip's ClipLoss (InfoNCE both ways), or its SigLipLoss for a model that was built with a bias, as that loss needs.
+    """
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    if model.logit_bias is None:
+        return lambda image, text: ClipLoss()(image, text, model.logit_scale.exp())
+    return lambda image, text: SigLipLoss()(image, text, model.logit_scale.exp(), model.logit_bias)
 
 
 def tokenize(texts: Sequence[str]) -> torch.Tensor:
@@ -70,13 +90,12 @@ def step(
     images: torch.Tensor,
     texts: torch.Tensor,
 ) -> float:
-    """One contrastive step on pairs of `pixels` and `tokenize`d captions; returns the loss before it."""
-    import open_clip
+    """One step down the model's loss on pairs of `pixels` and `tokenize`d captions; returns the loss before it."""
     import torch
 
     image = model.encode_image(images, normalize=True)
     text = model.encode_text(texts, normalize=True)
-    loss = open_clip.ClipLoss()(image, text, model.logit_scale.exp())
+    loss = loss_of(model)(image, text)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

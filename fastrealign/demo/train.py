@@ -42,16 +42,26 @@ def train(
     seed: int = 0,
     log: Callable[[str], None] = print,
     scene_of: Callable[[int], Scene] = samples.sample_scene,
+    *,
+    loss: str = "infonce",
+    on_step: Callable[[int, open_clip.CLIP], None] | None = None,
 ) -> open_clip.CLIP:
-    """A trained encoder, after `steps` batches of new scenes: those of `scene_of`, by seed."""
+    """A trained encoder, after `steps` batches of new scenes.
+
+    scene_of  the scene of a seed: of which kind, that is
+    loss      one of encoder.LOSSES
+    on_step   called with the number of steps done, 0 first, and the model; it may leave the model in evaluation mode
+    """
     import torch
 
-    model = encoder.build(seed).to(memory_format=torch.channels_last)
+    model = encoder.build(seed, loss).to(memory_format=torch.channels_last)
     groups = _parameter_groups(model)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    model.train()
     start, losses = time.perf_counter(), []
     for done in range(steps):
+        if on_step:
+            on_step(done, model)
+        model.train()
         warm = min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done / steps))
         for group in optimizer.param_groups:
             group["lr"] = warm * group["peak"]
@@ -66,16 +76,19 @@ def train(
                 f"step {done + 1:>5} of {steps}  loss {np.mean(losses[-100:]):.3f}  logit scale {scale:.1f}  "
                 f"{time.perf_counter() - start:.0f} s"
             )
+    if on_step:
+        on_step(steps, model)
     return model
 
 
 def _parameter_groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
-    """Weight matrices decay; gains, biases and the temperature do not."""
-    rest = [p for p in model.parameters() if p is not model.logit_scale]
+    """Weight matrices decay; gains, biases and the temperature (with SigLIP's bias of all logits) do not."""
+    logits = [p for name, p in model.named_parameters() if name in ("logit_scale", "logit_bias")]
+    rest = [p for name, p in model.named_parameters() if name not in ("logit_scale", "logit_bias")]
     return [
         {"params": [p for p in rest if p.ndim >= 2], "peak": PEAK_RATE, "weight_decay": WEIGHT_DECAY},
         {"params": [p for p in rest if p.ndim < 2], "peak": PEAK_RATE, "weight_decay": 0.0},
-        {"params": [model.logit_scale], "peak": TEMPERATURE_RATE, "weight_decay": 0.0},
+        {"params": logits, "peak": TEMPERATURE_RATE, "weight_decay": 0.0},
     ]
 
 
@@ -123,6 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for *.npy, training.json, encoder.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {BATCH} pairs (default {STEPS})")
     parser.add_argument("--seed", type=int, default=0, help="of the encoder's first weights (default 0)")
+    parser.add_argument("--loss", choices=list(encoder.LOSSES), default="infonce", help="CLIP's (default) or SigLIP's")
     options = parser.parse_args(arguments)
     try:
         import open_clip
@@ -134,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    model = train(options.steps, options.seed)
+    model = train(options.steps, options.seed, loss=options.loss)
     seconds = time.perf_counter() - start
     sets = embed(model)
     for name, rows in sets.items():
@@ -146,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
         "steps": options.steps,
         "batch": BATCH,
         "seed": options.seed,
+        "loss": options.loss,
         "seconds": round(seconds),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

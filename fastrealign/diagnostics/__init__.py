@@ -7,6 +7,8 @@ of them; rows are made unit rows first, and everything is float64 unless it says
     gap         gap, phantom drift
     spectrum    covariances and their eigenvalues
     frame       the fixed frame: biases and residuals in U and V, leakage, coupling
+    gradients   where a contrastive loss pushes the embeddings, in that frame
+    monitor     all of it while an encoder trains, every k steps
     topology    densities of angles, what a map keeps of them
     shape       third and fourth moments along directions
     neighbours  exact nearest neighbours: mixing, support balance, overlap
@@ -25,6 +27,13 @@ from fastrealign.diagnostics.frame import (
     principal_angles,
 )
 from fastrealign.diagnostics.gap import Drift, gap, phantom_drift, predicted_drift
+from fastrealign.diagnostics.gradients import (
+    GradientReading,
+    embedding_gradients,
+    gradient_covariance,
+    read_gradients,
+)
+from fastrealign.diagnostics.monitor import GapMonitor, GapRecord, read_log, trainer_callback
 from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
 from fastrealign.diagnostics.rows import Estimate
 from fastrealign.diagnostics.shape import Shape, shape
@@ -54,6 +63,9 @@ __all__ = [
     "Drift",
     "Estimate",
     "Frame",
+    "GapMonitor",
+    "GapRecord",
+    "GradientReading",
     "Mixing",
     "Nearest",
     "Overlap",
@@ -69,8 +81,10 @@ __all__ = [
     "difference_covariance",
     "effective_dimension",
     "effective_rank",
+    "embedding_gradients",
     "fixed_frame",
     "gap",
+    "gradient_covariance",
     "instance_cosine",
     "leakage",
     "mixing",
@@ -81,8 +95,11 @@ __all__ = [
     "power_law",
     "predicted_drift",
     "principal_angles",
+    "read_gradients",
+    "read_log",
     "shape",
     "sigma_gap",
     "spectral_correlation",
     "subspace_overlap",
+    "trainer_callback",
 ]

@@ -52,6 +52,55 @@ def test_the_temperature_stays_at_clips_floor(batch):
     assert model.logit_scale.exp().item() == pytest.approx(100)
 
 
+def test_siglips_loss_is_its_formula_with_a_bias_that_learns(batch, rng):
+    model = encoder.build(0, "siglip")
+    assert model.logit_scale.exp().item() == pytest.approx(10) and model.logit_bias.item() == -10
+    image, text = (rng.standard_normal((6, 4)) for _ in range(2))
+    with torch.no_grad():
+        model.logit_scale.fill_(np.log(3.0))
+        model.logit_bias.fill_(-2.0)
+        found = encoder.loss_of(model)(torch.tensor(image), torch.tensor(text)).item()
+    logits = 3 * image @ text.T - 2
+    agrees = 2 * np.eye(6) - 1
+    assert found == pytest.approx(np.log1p(np.exp(-agrees * logits)).sum() / 6, rel=1e-6)
+    before = model.logit_bias.item()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    losses = [encoder.step(model.train(), optimizer, *batch) for _ in range(3)]
+    assert losses[2] < losses[0] and model.logit_bias.item() != before
+
+
+def test_infonces_loss_is_its_formula(rng):
+    model = encoder.build(0)
+    assert model.logit_bias is None
+    image, text = (rng.standard_normal((6, 4)) for _ in range(2))
+    found = encoder.loss_of(model)(torch.tensor(image), torch.tensor(text)).item()
+    p = np.exp(image @ text.T / 0.07)
+    own = np.diag(p)
+    assert found == pytest.approx(-np.mean(np.log(own / p.sum(0)) + np.log(own / p.sum(1))) / 2, rel=1e-5)
+
+
+def test_an_unknown_loss_is_named():
+    with pytest.raises(InputError, match="no loss 'triplet': choose one of infonce, siglip"):
+        encoder.build(0, "triplet")
+
+
+@pytest.mark.parametrize("loss", list(encoder.LOSSES))
+def test_watching_does_not_change_the_training(loss, monkeypatch):
+    monkeypatch.setattr(train, "BATCH", 4)
+    pictures = [render(samples.sample_scene(0))]
+    steps = []
+
+    def on_step(step, model):
+        steps.append(step)
+        encoder.encode_images(model, pictures)  # in evaluation mode, which it leaves the model in
+
+    watched, alone = (train.train(2, 0, loss=loss, on_step=watch) for watch in (on_step, None))
+    assert steps == [0, 1, 2]
+    for (name, one), other in zip(watched.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    assert (watched.logit_bias is not None) == (loss == "siglip")
+
+
 def test_embeddings_do_not_depend_on_the_batch():
     model = encoder.build(0)
     scenes = [samples.sample_scene(s) for s in range(10)]
@@ -96,5 +145,9 @@ def test_the_command_remakes_the_files(tmp_path, monkeypatch):
         assert one.shape == (40, encoder.DIM) and one.dtype == np.float16
         np.testing.assert_array_equal(one, two)
     report = json.loads((tmp_path / "one" / "training.json").read_text())
-    assert report["steps"] == 2 and set(report["by length"]) == {"short", "long", "complete"}
+    assert (report["steps"], report["loss"]) == (2, "infonce") and set(report["by length"]) == {
+        "short",
+        "long",
+        "complete",
+    }
     encoder.build(1).load_state_dict(load_file(tmp_path / "one" / "encoder.safetensors"))

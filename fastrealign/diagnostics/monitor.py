@@ -1,0 +1,330 @@
+"""Watch the modality gap while a contrastive encoder trains, in a fixed frame (arXiv 2602.07026, sections 3.1 to 3.3).
+
+    monitor = GapMonitor(lambda: (encode_texts(), encode_images()), loss=loss, batch=128, every=20, log="gap.jsonl")
+    monitor.step(0)
+    for step in range(1, steps + 1):
+        ...
+        monitor.step(step)
+
+`embed` gives held-out pairs as the encoder sees them now, in evaluation mode; the monitor changes nothing of the model, and
+leaves its mode and its gradients to `embed`. For Hugging Face's Trainer there is `trainer_callback`; in Lightning a callback
+with `def on_train_batch_end(self, trainer, *_): monitor.step(trainer.global_step)` does it.
+
+The frame is fixed once and kept: at the first measurement, at a later step (the paper trains 800 steps first), or handed in.
+Until it is fixed, each record is in a frame of its own step, as in the paper.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, fixed_frame, principal_angles
+from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
+from fastrealign.diagnostics.rows import open_sides
+from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
+from fastrealign.errors import InputError
+from fastrealign.files import load_tensors, save_tensors
+from fastrealign.io.lines import open_lines, read_lines
+from fastrealign.sources import open_rows
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+
+@dataclass(frozen=True)
+class GapRecord:
+    """The gap between `rows` pairs at one step, D = e_image - e_text of unit rows, m = E[D], in a frame of `rank` directions.
+
+    fixed       whether the frame is the fixed one; before that it is this step's own
+    energy      share of the trace of S_x + S_y, as they are now, that lies in U
+    gap         |m|;  beta = |P_U m|, gamma = |P_V m|
+    *_drift     |P(m - m_0)| / |P m_0|, m_0 of the first record in the fixed frame; None before
+    *_stability cosine between P m and P m' of the record before, both in this record's frame; None at first
+    residual_*  traces of S_U = Cov(P_U D) and S_V = Cov(P_V D); kappa_* their condition numbers
+    angle       between gamma and the leading direction v1 of S_V, as lines: radians, 0 to pi/2; None without a gamma
+    coupling    L, of the residual in V on that in U
+    sin_theta   of the largest angle between U and U_t, the leading directions of S_x + S_y now, as many as U has
+    rms_sin     root-mean-square of the sines of all their principal angles: what vectors spread evenly over U_t have in V. The
+                largest angle alone is a right one as soon as a single direction is exchanged
+    gradient    where the loss pushes; None for a monitor without a loss
+    mean        m, of which beta and gamma are the parts: `frame.split(mean)`
+    """
+
+    step: int
+    rows: int
+    rank: int
+    fixed: bool
+    energy: float
+    gap: float
+    beta: float
+    gamma: float
+    beta_drift: float | None
+    gamma_drift: float | None
+    beta_stability: float | None
+    gamma_stability: float | None
+    residual_u: float
+    residual_v: float
+    kappa_u: Condition
+    kappa_v: Condition
+    angle: float | None
+    coupling: Coupling
+    sin_theta: float
+    rms_sin: float
+    gradient: GradientReading | None
+    mean: tuple[float, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GapRecord:
+        return cls(
+            **{
+                **value,
+                "kappa_u": Condition(**value["kappa_u"]),
+                "kappa_v": Condition(**value["kappa_v"]),
+                "coupling": Coupling(**value["coupling"]),
+                "gradient": value["gradient"] and GradientReading(**value["gradient"]),
+                "mean": tuple(value["mean"]),
+            }
+        )
+
+
+class GapMonitor:
+    """Measures the gap every so many steps; `records` has what it found, `frame` the fixed frame (None before it is).
+
+    embed     gives (text rows, image rows), arrays or tensors (n, d) of held-out pairs, row i of one belonging to row i of the
+              other, n > d; not needed where `measure` is called with rows
+    every     steps between measurements
+    loss      loss(image, text) of unit rows, a number: then the gradients are measured too (see `embedding_gradients`)
+    batch     pairs that are contrasted with each other in it, as many as in a training step; None: the whole probe
+    frame     a frame to measure in from the beginning
+    frame_at  fix the frame at the first measurement from this step on
+    energy    share of the trace that U is to hold when the monitor fixes the frame
+    log       a file to which each record is added as one JSON line. One that exists already is gone on with, also after a
+              kill: a run that begins again at an earlier step replaces the records from there on. The fixed frame is kept
+              beside it, in *.frame.safetensors
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[], tuple[Any, Any]] | None = None,
+        *,
+        every: int = 20,
+        loss: Loss | None = None,
+        batch: int | None = None,
+        frame: Frame | None = None,
+        frame_at: int = 0,
+        energy: float = 0.95,
+        log: str | Path | None = None,
+    ) -> None:
+        if every < 1:
+            raise InputError(f"every={every}: expected at least one step between measurements")
+        if not 0.0 < energy < 1.0:
+            raise InputError(f"energy={energy}: expected a share between 0 and 1")
+        if frame is not None and not 1 <= frame.rank < len(frame.basis):
+            raise InputError(
+                f"a frame with {frame.rank} of {len(frame.basis)} directions in U: U and V need at least one"
+            )
+        self.embed, self.every, self.loss, self.batch = embed, every, loss, batch
+        self.frame_at, self.energy, self.frame = frame_at, energy, frame
+        self.records: list[GapRecord] = []
+        self._handed_in = frame is not None
+        self._log = None if log is None else Path(log)
+        if self._log is not None:
+            self._go_on()
+
+    def due(self, step: int) -> bool:
+        """Whether `step` will measure."""
+        return step % self.every == 0
+
+    def step(self, step: int) -> GapRecord | None:
+        """To be called with the number of optimizer steps done, after each; measures if it is due."""
+        if not self.due(step):
+            return None
+        if self.embed is None:
+            raise InputError("a monitor without embed=: call measure(step, text, image) with the rows of the probe set")
+        rows = self.embed()
+        if not isinstance(rows, (tuple, list)) or len(rows) != 2:
+            raise InputError("embed() of a monitor must give two arrays, (text rows, image rows)")
+        return self.measure(step, *rows)
+
+    def measure(self, step: int, text: Any, image: Any) -> GapRecord:
+        """The record of this step, added to `records` and to the log. Records of this and later steps are replaced.
+
+        Raises InputError for sides of unequal length or width, rows of another width than before, no more pairs than the
+        width, no spread; BadRowsError for a row with a NaN or Inf or of zeros.
+        """
+        x, y, difference = self._statistics(text, image)
+        self._forget_from(step)
+        now = fixed_frame(x, y, energy=self.energy)
+        if self.frame is None and step >= self.frame_at:
+            self.frame = now
+            if self._log is not None:
+                save_tensors(
+                    _frame_file(self._log),
+                    {"basis": now.basis},
+                    {"kind": "frame", "rank": now.rank, "energy": now.energy},
+                )
+        record = self._record(step, now, x.matrix + y.matrix, difference)
+        if self.loss is not None:
+            gradients = embedding_gradients(image, text, self.loss, batch=self.batch)
+            frame = self.frame or now
+            reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
+            record = replace(record, gradient=reading)
+        if self._log is not None:
+            lines = open_lines(self._log, fsync=True)
+            try:
+                lines.append(json.dumps(record.to_json(), allow_nan=False).encode() + b"\n")
+            finally:
+                lines.close()
+        self.records.append(record)
+        return record
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """All records as plain values."""
+        return [record.to_json() for record in self.records]
+
+    def _statistics(self, text: Any, image: Any) -> tuple[Covariance, Covariance, Covariance]:
+        sides = [
+            open_rows(rows.detach() if hasattr(rows, "detach") else rows, name)
+            for rows, name in ((image, "probe images"), (text, "probe texts"))
+        ]
+        target, source = open_sides(*sides, "the monitor")
+        n, d = target.rows, target.d
+        if n <= d:
+            raise InputError(
+                f"a probe of {n} pairs {d} wide has directions without a spread: expected more pairs than the width, "
+                f"{d + 1} at least, better ten times as many"
+            )
+        before = len(self.frame.basis) if self.frame else len(self.records[-1].mean) if self.records else d
+        if before != d:
+            what = "the frame is" if self.frame else f"those at step {self.records[-1].step} were"
+            raise InputError(f"the probe's rows are {d} wide, {what} {before}: one monitor watches one encoder")
+        x, y = (covariance(side, precision="float64") for side in (target, source))
+        return x, y, difference_covariance(target, source, precision="float64")
+
+    def _record(self, step: int, now: Frame, both: np.ndarray, difference: Covariance) -> GapRecord:
+        """now: the frame of this step; both: S_x + S_y, of which it is."""
+        frame, mean = self.frame or now, difference.mean
+        parts = decompose(frame, difference)
+        spectrum_u, spectrum_v = frame.spectra(difference)
+        first, before = self._first(), self._before()
+        if first is None and self.frame is not None:
+            first = mean
+        drifts = [None, None] if first is None else [_drift(*pair) for pair in _paired(frame, mean, first)]
+        cosines = [None, None] if before is None else [_cosine(*pair) for pair in _paired(frame, mean, before)]
+        sines = np.sin(principal_angles(now.basis[:, : frame.rank], frame.U))
+        v1 = frame.V @ np.linalg.eigh(frame.restrict(difference)[1])[1][:, -1]
+        aligned = _cosine(parts.gamma, v1)
+        return GapRecord(
+            step=step,
+            rows=difference.count,
+            rank=frame.rank,
+            fixed=self.frame is not None,
+            energy=float(np.sum((both @ frame.U) * frame.U) / np.trace(both)),
+            gap=float(np.linalg.norm(mean)),
+            beta=float(np.linalg.norm(parts.beta)),
+            gamma=float(np.linalg.norm(parts.gamma)),
+            beta_drift=drifts[0],
+            gamma_drift=drifts[1],
+            beta_stability=cosines[0],
+            gamma_stability=cosines[1],
+            residual_u=parts.residual_u,
+            residual_v=parts.residual_v,
+            kappa_u=condition_number(spectrum_u),
+            kappa_v=condition_number(spectrum_v),
+            angle=None if aligned is None else float(np.arccos(min(abs(aligned), 1.0))),
+            coupling=coupling(frame, difference),
+            sin_theta=float(sines[-1]),
+            rms_sin=float(np.sqrt(np.mean(sines**2))),
+            gradient=None,
+            mean=tuple(mean.tolist()),
+        )
+
+    def _forget_from(self, step: int) -> None:
+        """A run that went back to a checkpoint measures again what came after it, in the frame that was fixed before it."""
+        self.records = [record for record in self.records if record.step < step]
+        if not self._handed_in and self._first() is None:
+            self.frame = None
+
+    def _first(self) -> np.ndarray | None:
+        return next((np.array(record.mean) for record in self.records if record.fixed), None)
+
+    def _before(self) -> np.ndarray | None:
+        return np.array(self.records[-1].mean) if self.records else None
+
+    def _go_on(self) -> None:
+        lines = open_lines(self._log, fsync=True)
+        try:
+            self.records, whole = _parse(lines.text(), self._log)
+            lines.cut(whole)
+        finally:
+            lines.close()
+        if not self._handed_in and self._first() is not None:
+            tensors, meta = load_tensors(_frame_file(self._log), "frame", ("basis",))
+            self.frame = Frame(tensors["basis"], meta["rank"], meta["energy"])
+
+
+def read_log(path: str | Path) -> list[GapRecord]:
+    """The records of a monitor's log; a last line that a kill cut off is left out. Raises InputError for any other file."""
+    return _parse(read_lines(Path(path)), Path(path))[0]
+
+
+def trainer_callback(monitor: GapMonitor) -> TrainerCallback:
+    """For `transformers.Trainer(callbacks=[trainer_callback(monitor)])`: measures before training and after steps that are due.
+
+    Only on the first process, so `embed` must not need the others (an unwrapped model under DDP).
+    """
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **_):
+            self.on_step_end(args, state, control)
+
+        def on_step_end(self, args, state, control, **_):
+            if state.is_world_process_zero:
+                monitor.step(state.global_step)
+
+    return Watch()
+
+
+def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> zip:
+    """((P_U a, P_U b), (P_V a, P_V b))"""
+    return zip(frame.split(a), frame.split(b), strict=True)
+
+
+def _drift(now: np.ndarray, then: np.ndarray) -> float | None:
+    length = np.linalg.norm(then)
+    return float(np.linalg.norm(now - then) / length) if length else None
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / lengths) if lengths else None
+
+
+def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
+    """(records, bytes of whole lines). A record replaces those of its step and later ones that stand before it."""
+    records: list[GapRecord] = []
+    whole = 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            record = GapRecord.from_json(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{path}, line {number}: no record of a gap monitor; choose another log") from None
+        records = [*(r for r in records if r.step < record.step), record]
+        whole += len(line)
+    return records, whole
+
+
+def _frame_file(log: Path) -> Path:
+    return log.with_suffix(".frame.safetensors")
