@@ -43,7 +43,7 @@ DRAWN = ("none", "c3", "bca", "realign")
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     whole = _read(sides, 0)
     setting.say("all captions are done")
     of = lengths(len(sides.text))
@@ -116,8 +116,8 @@ def tell(results: Results) -> str:
     return "\n\n".join(
         [
             f"Root mean square, over the images' leading {results['directions']} directions, of the difference between "
-            f"captions and images ({results['rows']:,} rows a side; mean ± standard deviation over halves); by chance: its standard "
-            "error.",
+            f"captions and images ({results['rows']:,} rows a side; mean ± standard deviation over halves); by chance: its "
+            "standard error.",
             table(head, rows),
             "Captions of one length alone, each aligned to all images:",
             table(lengths_head, by_length),

@@ -1,11 +1,12 @@
 """python -m bench.paper.orderings [--encoders DIR]: the paper's orderings of the methods, over seeds.
 
 A seed is a random half of the embeddings that come along and a seed of C3's noise; with --encoders, an encoder trained from its
-own first weights, all of whose embeddings are used. An ordering is counted seed by seed: it holds where every inequality does.
+own first weights. An ordering is counted seed by seed: it holds where every inequality does.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Ordering:
 
 
 def _rising(figure: str, *methods: str) -> Callable[[Read], bool]:
-    return lambda of: all(of[a][figure] < of[b][figure] for a, b in zip(methods, methods[1:], strict=False))
+    return lambda of: all(of[a][figure] < of[b][figure] for a, b in itertools.pairwise(methods))
 
 
 def _slope_kept(of: Read) -> bool:
@@ -102,13 +103,13 @@ ORDERINGS = (
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     results: Results = {"halves": {}}
     for seed in range(2 if setting.quick else SEED_COUNT):
         results["halves"][seed] = _read(half(sides, seed), seed)
         setting.say(f"half {seed} is done")
     if setting.encoders:
-        results["encoders"] = {}
+        results["encoders"], results["about"] = {}, encoders.about(setting.encoders)
         for seed in encoders.seeds(setting.encoders):
             results["encoders"][seed] = _read(_embedded(seed, setting), seed)
             setting.say(f"encoder {seed} is done")
@@ -116,7 +117,7 @@ def measure(setting: Setting) -> Results:
 
 
 def _embedded(seed: int, setting: Setting) -> Sides:
-    n = 60 if setting.quick else len(SEEDS["text"])
+    n = encoders.QUICK_ROWS if setting.quick else encoders.ROWS
     wanted = {
         side: encoders.Rows(side, "shapes", range(SEEDS[side].start, SEEDS[side].start + n))
         for side in ("text", "image")
@@ -141,19 +142,17 @@ def _read(sides: Sides, seed: int) -> Read:
 
 def tell(results: Results) -> str:
     parts = []
-    for key, what in (
-        ("encoders", "encoder seeds, all rows"),
-        ("halves", "random halves of the embeddings that come along"),
-    ):
+    for key in ("encoders", "halves"):
         if key not in results:
             continue
         reads = list(results[key].values())
         held = [sum(map(ordering.holds, reads)) for ordering in ORDERINGS]
-        parts += [f"{len(reads)} {what}, mean ± standard deviation:", _table(reads, held)]
+        halves = f"{len(reads)} random halves of the embeddings that come along"
+        what = f"{results['about']}, {encoders.ROWS:,} rows a side" if key == "encoders" else halves
+        parts += [f"{what}; mean ± standard deviation:", _table(reads, held)]
         failed = [of.says for of, count in zip(ORDERINGS, held, strict=True) if count < len(reads)]
-        parts.append(
-            f"Does not hold in every seed: {'; '.join(failed)}." if failed else "Every ordering holds in every seed."
-        )
+        parts.append(f"Not in every seed: {'; '.join(failed)}." if failed else "Every ordering holds in every seed.")
+    parts.append("≫ and ≪ are counted as > and <; how far apart the two are is in the columns.")
     return "\n\n".join(parts)
 
 
