@@ -150,15 +150,11 @@ def test_what_each_way_to_fit_says(measured):
         assert trial["stated_bound"] <= 0.2 and trial["gap"] <= trial["stated_gap"] + trial["stated_bound"]
 
 
-def test_the_page_is_written_between_its_markers(measured, tmp_path, monkeypatch):
+def test_the_sample_sizes_are_told_and_drawn(measured):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(sample_size, "run", lambda rows, say: measured)
-    (tmp_path / "sample_size.md").write_text("a\n<!-- results:sample_size -->\nold\n<!-- /results:sample_size -->\nb\n")
-    assert sample_size.main(["--out", str(tmp_path / "r.json"), "--docs", str(tmp_path)]) == 0
-    page = (tmp_path / "sample_size.md").read_text()
-    assert page.startswith("a\n") and page.endswith("b\n") and "old" not in page
-    assert "| none: before |" in page and "`tol=0.2`" in page and "| 4,000 |" in page
-    assert (tmp_path / "sample_size.png").read_bytes().startswith(b"\x89PNG")
-    for block in page.split("\n\n"):
+    text = sample_size.tell(measured)
+    assert "| none: before |" in text and "`tol=0.2`" in text and "| 4,000 |" in text
+    for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
+    assert len(sample_size.draw(measured).axes) == 2

@@ -56,7 +56,7 @@ QUERIES = 500
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     methods: dict[str, Any] = {}
     for name in SHOWN:
         of = _read(sides, name, 0)
@@ -70,7 +70,7 @@ def measure(setting: Setting) -> Results:
     by_energy = [{"energy": energy} | _read(sides, "bca", 0, energy=energy) for energy in energies]
     turned = []
     for turn in TURNS[::7] if setting.quick else TURNS:
-        turned.append(_turned(turn, 400 if setting.quick else SYNTHETIC["rows"]))
+        turned.append(_turned(turn, 200 if setting.quick else SYNTHETIC["rows"]))
         setting.say(f"made-up rows, turned by {turn}: {percent(turned[-1]['bca'])}")
     return {
         "rows": len(sides.text),

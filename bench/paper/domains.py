@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWS = 5
-ENCODER_ROWS = 2000
 BACKGROUNDS = tuple(FAMILIES["shapes"].backgrounds)
 METHOD = "realign"
 
@@ -43,7 +42,7 @@ Domains = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(1000 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     by_background = {
         name: tuple(
             rows[[sample_scene(seed).background == name for seed in SEEDS[side][: len(rows)]]]
@@ -54,7 +53,7 @@ def measure(setting: Setting) -> Results:
     draws = 2 if setting.quick else DRAWS
     results: Results = {"backgrounds": [_read(by_background, seed) for seed in range(draws)]}
     if setting.encoders:
-        results["families"] = {}
+        results["families"], results["about"] = {}, encoders.about(setting.encoders)
         for seed in encoders.seeds(setting.encoders):
             of = encoders.embedded(seed, _wanted(setting.quick), setting.encoders)
             families = {family: (of[f"text {family}"], of[f"image {family}"]) for family in FAMILIES}
@@ -64,7 +63,7 @@ def measure(setting: Setting) -> Results:
 
 
 def _wanted(quick: bool) -> dict[str, encoders.Rows]:
-    n = 60 if quick else ENCODER_ROWS
+    n = encoders.QUICK_ROWS if quick else encoders.ROWS
     return {
         f"{side} {family}": encoders.Rows(side, family, range(first, first + n))
         for family in FAMILIES
@@ -103,8 +102,8 @@ def tell(results: Results) -> str:
     if "families" in results:
         reads = list(results["families"].values())
         parts += [
-            f"Gap left by ReAlign, two families of scenes, {ENCODER_ROWS // 2:,} rows a side to fit on and as many to measure "
-            f"on, {len(reads)} encoder seed(s), mean ± standard deviation. {_means(reads)}",
+            f"Gap left by ReAlign, two families of scenes, {encoders.ROWS // 2:,} rows a side to fit on and as many to measure "
+            f"on, {results['about']}, mean ± standard deviation. {_means(reads)}",
             _matrix(reads),
         ]
     reads = results["backgrounds"]

@@ -8,6 +8,7 @@ cores; the figures need the extra `encoder`.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from fastrealign.errors import InputError
 if TYPE_CHECKING:
     import open_clip
 
-FILE = "encoder.safetensors"
+# Rows of a set that is embedded.
+ROWS, QUICK_ROWS = 2000, 60
+FILE, ABOUT = "encoder.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ def seeds(folder: Path) -> list[int]:
     if not found:
         raise InputError(f"{folder}: no SEED/{FILE}; python -m bench.paper.encoders --out {folder}")
     return found
+
+
+def about(folder: Path) -> str:
+    """How many encoders, and how long they were trained: "5 encoder seeds, 1,000 steps each"."""
+    found = seeds(folder)
+    steps = sorted({json.loads((folder / str(seed) / ABOUT).read_text())["steps"] for seed in found})
+    trained = f"{steps[0]:,}" + (f" to {steps[-1]:,} steps" if len(steps) > 1 else " steps each")
+    return f"{len(found)} encoder seeds, {trained}" if len(found) > 1 else f"1 encoder seed, {steps[0]:,} steps"
 
 
 def embedded(seed: int, wanted: Mapping[str, Rows], folder: Path) -> dict[str, np.ndarray]:
@@ -103,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        model = train.train(given.steps or train.STEPS, seed, scene_of=both_families)
+        steps = given.steps or train.STEPS
+        model = train.train(steps, seed, scene_of=both_families)
+        save_bytes(path.with_name(ABOUT), (json.dumps({"steps": steps, "seed": seed}) + "\n").encode())
         save_bytes(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
         print(f"wrote {path}", flush=True)
     return 0

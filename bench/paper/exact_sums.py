@@ -117,7 +117,7 @@ def tell(results: Results) -> str:
     for of in results["by rows"]:
         theirs = [f"{PAPER[name]:.1e}" if of["count"] == PAPER_ROWS else "" for name in PAPER]
         ours = [f"{of[name]:.1e}" for name in NAMES]
-        rows.append([f"{of['count']:,}", ours[0], theirs[0], ours[1], theirs[1], *ours[2:]])
+        rows.append([f"{of['count']:,}", ours[0], ours[1], theirs[0], ours[2], theirs[1], *ours[3:]])
     again, scale = results["reordered"], results["scale"]
     machine, settings = scale["machine"], scale["settings"]
     busy = (
@@ -145,7 +145,18 @@ def tell(results: Results) -> str:
     return "\n\n".join(
         [
             f"Distance of the mean of N made-up unit rows, {results['d']} wide, from that in extended precision:",
-            table(["rows", NAMES["rows"], "paper", NAMES["float32"], "paper", NAMES["float64"], NAMES["exact"]], rows),
+            table(
+                [
+                    "rows",
+                    NAMES["rows"],
+                    NAMES["float32"],
+                    "float32, paper",
+                    NAMES["float64"],
+                    "float64, paper",
+                    NAMES["exact"],
+                ],
+                rows,
+            ),
             f"The same {again['count']:,} rows with their batches in the opposite order: the mean moves by "
             f"{small(again['rows'])} in float32 row by row, {small(again['float32'])} in batches, "
             f"{small(again['float64'])} in float64, {small(again['exact'])} in exact sums, which are the same bits.",

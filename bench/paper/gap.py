@@ -41,7 +41,7 @@ NOISE_ROWS = (500, 1000, 2000, 4000)
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     methods = {}
     for name in METHODS:
         fit = fitted(name, sides)

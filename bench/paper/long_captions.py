@@ -37,13 +37,12 @@ if TYPE_CHECKING:
 
 PAPER = {"image": 57.5, "long": 52.9, "short": 41.0}
 DRAWS = 5
-ENCODER_ROWS = 2000
 Q = 12
 FIGURES = ("effective rank", "radius", "gap before", "shared", "left by ReAlign", "mixing")
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     by_length = {name: sides.text[lengths(len(sides.text)) == name] for name in LENGTHS}
     rows = min(len(of) for of in by_length.values())
     draws = []
@@ -52,9 +51,13 @@ def measure(setting: Setting) -> Results:
         draws.append(
             _read(sides.image, {name: of[rng.permutation(len(of))[:rows]] for name, of in by_length.items()}, rng)
         )
-    results: Results = {"rows": rows, "shipped": draws}
+    results: Results = {
+        "rows": rows,
+        "shipped": draws,
+        "scenes": encoders.QUICK_ROWS if setting.quick else encoders.ROWS,
+    }
     if setting.encoders:
-        results["encoders"] = {}
+        results["encoders"], results["about"] = {}, encoders.about(setting.encoders)
         for seed in encoders.seeds(setting.encoders):
             of = encoders.embedded(seed, _wanted(setting.quick), setting.encoders)
             results["encoders"][seed] = _read(of.pop("image"), of, np.random.default_rng(seed))
@@ -63,7 +66,7 @@ def measure(setting: Setting) -> Results:
 
 
 def _wanted(quick: bool) -> dict[str, encoders.Rows]:
-    n = 60 if quick else ENCODER_ROWS
+    n = encoders.QUICK_ROWS if quick else encoders.ROWS
     wanted = {"image": encoders.Rows("image", "shapes", range(n))}
     return wanted | {name: encoders.Rows("text", "shapes", range(100_000, 100_000 + n), name) for name in LENGTHS}
 
@@ -116,7 +119,7 @@ def tell(results: Results) -> str:
     ]
     if "encoders" in results:
         parts += [
-            f"{len(results['encoders'])} encoder seed(s), captions of the same {ENCODER_ROWS:,} scenes at each length:",
+            f"With {results['about']}, captions of the same {results['scenes']:,} scenes at each length:",
             table(head, _lines(list(results["encoders"].values()))),
         ]
     return "\n\n".join(parts)

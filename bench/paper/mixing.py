@@ -45,7 +45,7 @@ POINTS = 500
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     moved = {name: mapped(fitted(name, sides), sides.text) for name in METHODS}
     methods = {}
     for name, rows in moved.items():

@@ -1,33 +1,34 @@
-"""python -m bench.paper.sample_size [--quick] [--out FILE.json] [--docs DIR]: how many rows a fit needs (paper, figure 6).
+"""python -m bench.paper.sample_size: how many rows a fit needs (arXiv 2602.07026, figure 6).
 
 Statistics from N rows of each side, drawn without replacement, five trials each; the gap that they leave over all rows, and
 over rows that were held out. On the embeddings that come along, and on a million rows a side drawn with the mean and the
 covariance of these. Beside it what `fit` does to need fewer rows, or one reading: what it cost, stated, and what was true.
-`--docs` writes DIR/sample_size.png and the tables between the markers of DIR/sample_size.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import fastrealign as fr
-from bench.common import BUSY, Others, Spread, machine, plain, publish
-from bench.table import fill
+from bench.common import BUSY, Others, Spread, machine, plain
+from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
 from fastrealign.demo.samples import load
 from fastrealign.errors import FitWarning
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.sources import open_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZES = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000)
 TRIALS = 5
@@ -37,8 +38,6 @@ TOLERANCES = (0.01, 0.005, 0.003)
 CONFIDENCE = 0.95
 # What the same mean differs by, added up in floating point or exactly.
 ROUNDING = 1e-9
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -51,25 +50,13 @@ class Sides:
     held_out: tuple[np.ndarray, np.ndarray] | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.paper.sample_size", description="Gap against sample size.")
-    parser.add_argument("--quick", action="store_true", help="a cloud of 50,000 rows")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
-    parser.add_argument("--docs", type=Path, metavar="DIR", help="where sample_size.md and sample_size.png are")
-    given = parser.parse_args(arguments)
-    results = run(50_000 if given.quick else CLOUD_ROWS, lambda line: print(line, flush=True))
-    publish(results, given.out)
-    if given.docs:
-        page = given.docs / "sample_size.md"
-        page.write_text(fill(page.read_text(), results["kind"], render(results, given.out and given.out.as_posix())))
-        draw(results, given.docs / "sample_size.png")
-    return 0
+def measure(setting: Setting) -> Results:
+    return run(50_000 if setting.quick else CLOUD_ROWS, setting.say)
 
 
-def run(cloud_rows: int, say: Say) -> dict[str, Any]:
+def run(cloud_rows: int, say: Say) -> Results:
     others = Others()
-    results: dict[str, Any] = {
-        "kind": "sample_size",
+    results: Results = {
         "machine": machine(("numpy",), fastrealign=fr.__version__),
         "settings": {"trials": TRIALS, "cloud_rows": cloud_rows, "confidence": CONFIDENCE},
     }
@@ -189,19 +176,16 @@ def _files(rows: np.ndarray, folder: Path) -> Path:
     return folder
 
 
-def render(results: dict[str, Any], name: str | None) -> str:
+def tell(results: Results) -> str:
     """Both tables, and what they were measured on."""
     m = results["machine"]
-    source = f" ([`{name}`](../{name}))" if name else ""
     parts = [
-        f"{m['cpu']}, {m['cores']} cores, {m['date'][:10]}; fastrealign {m['fastrealign']}{source}.",
         _size_table(results["by_size"]),
         _method_table(results["by_method"], results["settings"]),
+        f"Seconds on {m['cpu']}, {m['cores']} cores.",
     ]
     if (m["others_cores"] or 0.0) > BUSY:
-        parts[0] += (
-            f" **The machine was busy, others took {m['others_cores']:.2f} processors: the seconds are not to be kept.**"
-        )
+        parts[-1] += f" **Others took {m['others_cores']:.2f} processors meanwhile: the seconds are not to be kept.**"
     return "\n\n".join(parts)
 
 
@@ -214,8 +198,7 @@ def _size_table(entries: Sequence[dict[str, Any]]) -> str:
         if centroid == "paper" or where == "all rows"
     ]
     head = ["rows of each side", *(f"{entry['name']}, {where}, {centroid}" for entry, centroid, where in columns)]
-    lines = [head, ["---"] + ["---:"] * len(columns)]
-    lines.append(["none: before", *(f"{entry['before'][where]:.3f}" for entry, _, where in columns)])
+    lines = [["none: before", *(f"{entry['before'][where]:.3f}" for entry, _, where in columns)]]
     for n in sorted({size["n"] for entry in entries for size in entry["sizes"]}):
         cells = []
         for entry, centroid, where in columns:
@@ -227,7 +210,7 @@ def _size_table(entries: Sequence[dict[str, Any]]) -> str:
         f"Gap left, median (least to largest) of {TRIALS} trials. demo: {demo['rows']:,} rows a side, {demo['d']} wide, and "
         f"1,000 pairs held out; cloud: {cloud['rows']:,} rows a side. The last size of each is all of its rows."
     )
-    return f"{title}\n\n{_lines(lines)}"
+    return f"{title}\n\n{table(head, lines)}"
 
 
 def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
@@ -240,7 +223,7 @@ def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -
         "gap over all rows",
         "centroid from that of every row",
     ]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines = []
     for entry in entries:
         trials = entry["trials"]
         first = trials[0]
@@ -267,7 +250,7 @@ def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -
         f"{settings['confidence']:.0%}. In passes the images are read once and the text three times (statistics, centring, the "
         "gap left)."
     )
-    return f"{title}\n\n{_lines(lines)}"
+    return f"{title}\n\n{table(head, lines)}"
 
 
 def _middle(values: Sequence[float]) -> str:
@@ -276,19 +259,11 @@ def _middle(values: Sequence[float]) -> str:
     return middle if low == high else f"{middle} ({low}-{high})"
 
 
-def _lines(cells: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def draw(results: dict[str, Any], path: Path) -> None:
+def draw(results: Results) -> Figure:
     """Gap left against rows, both on logarithmic axes: a panel for each of demo and cloud."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from fastrealign.demo.picture import IMAGE, INK, TEXT
 
-    from fastrealign.demo.picture import IMAGE, INK, PAPER, TEXT
-
-    figure = Figure(figsize=(10.5, 4.8), dpi=150, facecolor=PAPER, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(10.5, 4.8)
     for panel, entry in zip(figure.subplots(1, 2, sharey=True), results["by_size"], strict=True):
         panel.set_title(
             f"{entry['name']}: {entry['rows']:,} rows a side, {entry['d']} wide", color=INK, fontsize=11, loc="left"
@@ -329,8 +304,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         color=INK,
         fontsize=10,
     )
-    figure.savefig(path, format="png", facecolor=PAPER)
+    return figure
 
+
+REPRODUCTION = Reproduction("sample_size", "figure 6: how many rows a fit needs", measure, tell, draw)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(REPRODUCTION))

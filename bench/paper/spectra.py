@@ -44,7 +44,7 @@ SYNTHETIC = {"rows": 3000, "d": 512, "alpha": 1.33, "turn": 0.5, "noise": 0.73}
 
 
 def measure(setting: Setting) -> Results:
-    sides = shipped(600 if setting.quick else None)
+    sides = shipped(250 if setting.quick else None)
     whole = _read(sides, 0)
     halves = [_read(half(sides, seed), seed) for seed in range(2 if setting.quick else HALVES)]
     setting.say("spectra and angles of the demo are done")
@@ -59,7 +59,7 @@ def measure(setting: Setting) -> Results:
         "whole": whole,
         "halves": [{name: {"alpha": of["alpha"], "js": of["js"]} for name, of in read.items()} for read in halves],
         "by noise": sweep,
-        "synthetic": _synthetic(400 if setting.quick else SYNTHETIC["rows"]),
+        "synthetic": _synthetic(200 if setting.quick else SYNTHETIC["rows"]),
     }
 
 

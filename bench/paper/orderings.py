@@ -1,0 +1,194 @@
+"""python -m bench.paper.orderings [--encoders DIR]: the paper's orderings of the methods, over seeds.
+
+A seed is a random half of the embeddings that come along and a seed of C3's noise; with --encoders, an encoder trained from its
+own first weights. An ordering is counted seed by seed: it holds where every inequality does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.paper import encoders
+from bench.paper.common import (
+    NAMES,
+    Reproduction,
+    Results,
+    Setting,
+    Sides,
+    canvas,
+    fitted,
+    half,
+    main,
+    mapped,
+    percent,
+    plus_minus,
+    shipped,
+    small,
+    table,
+)
+from fastrealign.demo.samples import SEEDS
+from fastrealign.diagnostics import angular_topology, covariance, gap, mixing, overlap, power_law
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = ("none", "c3", "bca", "realign", "realign-exact")
+SEED_COUNT = 5
+ANGLE_ROWS = 1500
+# A slope that stays within this part of itself is kept.
+KEPT = 0.05
+
+# Figures of one seed: [method][figure].
+Read = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """says: what is claimed; figure: of which of FIGURES; methods: whose are shown; holds: for one seed; paper: its figures."""
+
+    says: str
+    figure: str
+    methods: tuple[str, ...]
+    holds: Callable[[Read], bool]
+    paper: str
+
+
+def _rising(figure: str, *methods: str) -> Callable[[Read], bool]:
+    return lambda of: all(of[a][figure] < of[b][figure] for a, b in itertools.pairwise(methods))
+
+
+def _slope_kept(of: Read) -> bool:
+    none, c3, realign = (of[name]["alpha"] for name in ("none", "c3", "realign"))
+    return abs(realign - none) <= KEPT * none and c3 < (1 - KEPT) * none
+
+
+FIGURES: dict[str, Callable[[float], str]] = {
+    "gap": small,
+    "js": small,
+    "mixing": percent,
+    "kept": percent,
+    "alpha": lambda v: f"{v:.2f}",
+}
+ORDERINGS = (
+    Ordering(
+        "gap: none > C3 > ReAlign > exact",
+        "gap",
+        ("none", "c3", "realign", "realign-exact"),
+        _rising("gap", "realign-exact", "realign", "c3", "none"),
+        "0.392, 0.0023, 2.6e-04, –",
+    ),
+    Ordering("angles, JS: C3 ≫ ReAlign", "js", ("c3", "realign"), _rising("js", "realign", "c3"), "0.192, 0.0066"),
+    Ordering(
+        "mixing: none < C3 < ReAlign",
+        "mixing",
+        ("none", "c3", "realign"),
+        _rising("mixing", "none", "c3", "realign"),
+        "0.32 %, 1.31 %, 4.35 %",
+    ),
+    Ordering(
+        "neighbours kept: blockwise ≪ ReAlign",
+        "kept",
+        ("bca", "realign"),
+        _rising("kept", "bca", "realign"),
+        "10.1 %, 87.3 %",
+    ),
+    Ordering("α: kept by ReAlign, lowered by C3", "alpha", ("none", "c3", "realign"), _slope_kept, "1.33, 1.06, 1.33"),
+)
+
+
+def measure(setting: Setting) -> Results:
+    sides = shipped(250 if setting.quick else None)
+    results: Results = {"halves": {}}
+    for seed in range(2 if setting.quick else SEED_COUNT):
+        results["halves"][seed] = _read(half(sides, seed), seed)
+        setting.say(f"half {seed} is done")
+    if setting.encoders:
+        results["encoders"], results["about"] = {}, encoders.about(setting.encoders)
+        for seed in encoders.seeds(setting.encoders):
+            results["encoders"][seed] = _read(_embedded(seed, setting), seed)
+            setting.say(f"encoder {seed} is done")
+    return results
+
+
+def _embedded(seed: int, setting: Setting) -> Sides:
+    n = encoders.QUICK_ROWS if setting.quick else encoders.ROWS
+    wanted = {
+        side: encoders.Rows(side, "shapes", range(SEEDS[side].start, SEEDS[side].start + n))
+        for side in ("text", "image")
+    }
+    of = encoders.embedded(seed, wanted, setting.encoders)
+    return Sides(of["text"], of["image"], of["text"], of["image"])
+
+
+def _read(sides: Sides, seed: int) -> Read:
+    found = {}
+    for name in SHOWN:
+        moved = mapped(fitted(name, sides, seed), sides.text)
+        found[name] = {
+            "gap": gap(sides.image, moved),
+            "js": angular_topology(sides.image, moved, rows=ANGLE_ROWS, seed=seed).divergence.value,
+            "mixing": mixing(sides.image, moved, k=20, rows=None).rate.value,
+            "kept": overlap(sides.text, moved, k=10, rows=None).value,
+            "alpha": power_law(covariance(moved, precision="float64").eigenvalues).alpha,
+        }
+    return found
+
+
+def tell(results: Results) -> str:
+    parts = []
+    for key in ("encoders", "halves"):
+        if key not in results:
+            continue
+        reads = list(results[key].values())
+        held = [sum(map(ordering.holds, reads)) for ordering in ORDERINGS]
+        halves = f"{len(reads)} random halves of the embeddings that come along"
+        what = f"{results['about']}, {encoders.ROWS:,} rows a side" if key == "encoders" else halves
+        parts += [f"{what}; mean ± standard deviation:", _table(reads, held)]
+        failed = [of.says for of, count in zip(ORDERINGS, held, strict=True) if count < len(reads)]
+        parts.append(f"Not in every seed: {'; '.join(failed)}." if failed else "Every ordering holds in every seed.")
+    parts.append("≫ and ≪ are counted as > and <; how far apart the two are is in the columns.")
+    return "\n\n".join(parts)
+
+
+def _table(reads: Sequence[Read], held: Sequence[int]) -> str:
+    rows = []
+    for ordering, count in zip(ORDERINGS, held, strict=True):
+        shown = FIGURES[ordering.figure]
+        values = [plus_minus([of[name][ordering.figure] for of in reads], shown) for name in ordering.methods]
+        rows.append([ordering.says, ordering.paper, ", ".join(values), f"{count} of {len(reads)}"])
+    return table(["ordering", "paper, in that order", "measured", "holds in"], rows, left=3)
+
+
+def draw(results: Results) -> Figure:
+    from fastrealign.report.svg import METHOD
+
+    kinds = [key for key in ("encoders", "halves") if key in results]
+    figure = canvas(13, 3.4)
+    labels = {"gap": "gap left", "js": "JS of angles", "mixing": "mixing", "kept": "neighbours kept", "alpha": "α"}
+    for axes, (name, label) in zip(figure.subplots(1, len(FIGURES)), labels.items(), strict=True):
+        for i, key in enumerate(kinds):
+            for at, method in enumerate(SHOWN):
+                values = [of[method][name] for of in results[key].values()]
+                shift = 0.0 if len(kinds) == 1 else 0.3 * (i - 0.5)
+                offsets = at + shift + np.linspace(-0.1, 0.1, len(values))
+                axes.plot(offsets, values, "o" if key == "encoders" else "D", color=METHOD[method], ms=4.5)
+        if name in ("gap", "js"):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_xticks(range(len(SHOWN)), [NAMES[m] for m in SHOWN], rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_title(label, loc="left", fontsize=10.5)
+        axes.grid(True, axis="y")
+    return figure
+
+
+REPRODUCTION = Reproduction("orderings", "the paper's orderings of the methods, over seeds", measure, tell, draw)
+
+if __name__ == "__main__":
+    sys.exit(main(REPRODUCTION))

@@ -1,0 +1,198 @@
+"""bench.paper: the reproductions on few rows, and what they are made of. What they find is on docs/paper.md, not here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import benchmarks
+import numpy as np
+import pytest
+
+from fastrealign import diagnostics
+from fastrealign.demo.captions import caption
+from fastrealign.demo.samples import SEEDS, load, sample_scene
+from fastrealign.demo.scenes import scene
+from fastrealign.errors import InputError
+
+common, listing = (benchmarks.module(f"paper.{name}") for name in ("common", "__main__"))
+encoders, exact_sums, long_captions, domains, orderings, synthetic = (
+    benchmarks.module(f"paper.{name}")
+    for name in ("encoders", "exact_sums", "long_captions", "domains", "orderings", "synthetic")
+)
+REPRODUCTIONS = listing.reproductions()
+# sample_size has tests of its own (test_bench_runs.py).
+QUICK = [name for name in REPRODUCTIONS if name != "sample_size"]
+
+
+def page(folder):
+    """A folder with a page that has everyone's markers."""
+    (folder / "docs").mkdir()
+    marks = "".join(f"<!-- results:{name} -->\nREPLACE ME\n<!-- /results:{name} -->\n" for name in REPRODUCTIONS)
+    (folder / "docs" / "paper.md").write_text("before\n" + marks + "after\n")
+    return folder / "docs" / "paper.md"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_each_is_measured_told_and_drawn(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    said = []
+    of = REPRODUCTIONS[name]
+    measured = of.measure(common.Setting(True, None, said.append))
+    results = json.loads(json.dumps({"machine": {"date": "2026-01-01T00:00:00"}, **measured}))
+    text = of.tell(results)
+    where = page(tmp_path)
+    common.write(tmp_path, of, results, text)
+    written = where.read_text()
+    assert written.startswith("before") and written.endswith("after\n")
+    assert written.count("REPLACE ME") == len(REPRODUCTIONS) - 1 and text in written
+    assert (tmp_path / f"docs/paper/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / f"bench/results/paper/{name}.json").read_text()) == results
+    assert "nan" not in text
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
+
+
+def test_the_page_of_the_project_has_all_of_them():
+    text = (common.ROOT / common.PAGE).read_text()
+    for name in REPRODUCTIONS:
+        block = re.search(f"<!-- results:{name} -->(.*)<!-- /results:{name} -->", text, re.DOTALL)
+        assert "| --- |" in block[1] and f"bench/results/paper/{name}.json" in block[1]
+        assert (common.ROOT / common.PICTURE.format(name)).exists()
+    for link in re.findall(r"\]\(#([^)]+)\)", text):
+        titles = [
+            re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        ]
+        assert link in titles
+
+
+def test_the_list_and_a_name_that_is_none_of_it(capsys):
+    assert listing.main([]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(REPRODUCTIONS)
+    with pytest.raises(SystemExit) as stop:
+        listing.main(["gaps"])
+    assert stop.value.code == 2 and "'gaps'" in capsys.readouterr().err
+
+
+def test_a_folder_without_encoders_is_refused_in_one_line(tmp_path, capsys):
+    assert listing.main(["long_captions", "--quick", "--encoders", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_numbers():
+    assert common.plus_minus([1.0, 3.0], common.small) == "2.00 ± 1"
+    assert common.plus_minus([0.5], common.percent) == "50.0 %"
+    assert common.plus_minus([0.31, 0.33], common.percent) == "32.0 % ± 1"
+    assert common.small(0.0) == "0" and common.small(2.64e-4) == "2.6e-04"
+    assert common.table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_halves_are_of_the_rows(rng):
+    rows = rng.standard_normal((10, 3))
+    sides = common.Sides(rows, rows + 10, rows, rows)
+    part = common.half(sides, 3)
+    assert len(part.text) == len(part.image) == 5 and part.pairs_text is rows
+    assert all((rows == row).all(axis=1).any() for row in part.text)
+    assert not np.array_equal(part.text, common.half(sides, 4).text)
+
+
+def test_made_up_sides_have_the_spectra_and_axes_asked_for():
+    same, apart = (synthetic.power_law_sides(6000, 12, 1.0, 2.0, turn, 0) for turn in (0.0, math.inf))
+    for alpha, rows in ((1.0, same.text), (2.0, same.image)):
+        expected = np.arange(1, 13.0) ** -alpha
+        found = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
+        np.testing.assert_allclose(found, expected / expected.sum() * 0.64, rtol=0.15)
+        assert np.linalg.norm(rows.mean(axis=0)) == pytest.approx(0.6, abs=0.05)
+    shared = []
+    for of in (same, apart):
+        leading = [np.linalg.eigh(np.cov(rows.T))[1][:, -3:] for rows in (of.text, of.image)]
+        shared.append(np.sum((leading[0].T @ leading[1]) ** 2) / 3)
+    assert shared[0] > 0.9 and shared[1] < 0.6
+
+
+def test_running_sums(rng):
+    rows = [rng.standard_normal((n, 6)).astype(np.float32) + 1 for n in (40, 1, 300)]
+    sums = exact_sums.Sums(6)
+    for part in rows:
+        sums.add(part)
+    unit = np.concatenate(rows).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    truth = [math.fsum(column) / len(unit) for column in unit.T]
+    for name, tolerance in (("rows", 1e-5), ("float32", 1e-6), ("float64", 1e-14), ("exact", 1e-11)):
+        np.testing.assert_allclose(sums.means()[name], truth, atol=tolerance)
+    errors = sums.errors()
+    assert errors["float64"] < 1e-14 < errors["float32"] < 1e-6
+
+
+def test_the_length_of_a_caption_follows_from_its_seed():
+    found = long_captions.lengths(60)
+    assert set(found) == {"short", "long", "complete"}
+    words = [
+        len(caption(sample_scene(seed), name).text.split()) for seed, name in zip(SEEDS["text"], found, strict=False)
+    ]
+    assert max(np.array(words)[found == "short"]) < max(np.array(words)[found == "complete"])
+
+
+def test_what_a_domain_leaves_of_another(rng):
+    """Two domains whose gaps point different ways: own statistics close them, the other's do not."""
+
+    def domain(shift):
+        text, image = (0.2 * rng.standard_normal((400, 5)) for _ in range(2))
+        return text + np.eye(5)[0], image + np.eye(5)[0] + np.eye(5)[shift]
+
+    read = domains._read({"a": domain(1), "b": domain(2)}, 0)
+    gaps = np.array(read["gaps"])
+    assert np.diag(gaps).max() < 0.1 < 0.4 < min(gaps[0, 1], gaps[1, 0])
+    assert min(read["before"]) > 0.5 and 0.005 < read["floor"][0] < 0.1
+
+
+def test_an_ordering_is_counted_by_every_inequality():
+    def read(**of):
+        return {name: {"gap": g, "alpha": a} for name, (g, a) in of.items()}
+
+    good = read(**{"none": (0.4, 2.0), "c3": (0.1, 1.0), "realign": (0.01, 1.98), "realign-exact": (0.0, 1.98)})
+    tied = read(**{"none": (0.4, 2.0), "c3": (0.01, 1.0), "realign": (0.01, 1.5), "realign-exact": (0.0, 1.5)})
+    by_figure = {of.figure: of for of in orderings.ORDERINGS}
+    assert by_figure["gap"].holds(good) and not by_figure["gap"].holds(tied)
+    assert by_figure["alpha"].holds(good) and not by_figure["alpha"].holds(tied)
+
+
+def test_what_is_told_of_the_gap_is_so():
+    results = json.loads((common.ROOT / common.RESULTS.format("gap")).read_text())
+    found = diagnostics.gap(load("image"), load("text"))
+    assert results["methods"]["none"]["all rows"] == pytest.approx(found, rel=1e-9)
+    assert results["methods"]["realign-exact"]["all rows"] <= 1e-9
+
+
+def test_rows_of_an_encoder_are_embedded_once_and_kept(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("open_clip")
+    pytest.importorskip("matplotlib")
+    from safetensors.torch import save_file
+
+    from fastrealign.demo import encoder
+
+    folder = tmp_path / "0"
+    folder.mkdir()
+    save_file(dict(encoder.build(3).state_dict()), folder / encoders.FILE)
+    (folder / encoders.ABOUT).write_text('{"steps": 0}')
+    wanted = {
+        "image": encoders.Rows("image", "garden", range(4)),
+        "text": encoders.Rows("text", "garden", range(4), "long"),
+    }
+    found = encoders.embedded(0, wanted, tmp_path)
+    texts = [caption(scene(s, "garden"), "long").text for s in range(4)]
+    np.testing.assert_allclose(found["text"], encoder.encode_texts(encoder.build(3), texts), atol=1e-6)
+    assert found["image"].shape == (4, encoder.DIM)
+    monkeypatch.setattr(encoders, "load", None)
+    assert np.array_equal(encoders.embedded(0, wanted, tmp_path)["text"], found["text"])
+    monkeypatch.undo()
+    assert encoders.about(tmp_path) == "1 encoder seed, 0 steps"
+    for name in ("long_captions", "domains", "orderings"):
+        assert listing.main([name, "--quick", "--encoders", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("1 encoder seed, 0 steps") == 3
+    save_file({"x": torch.zeros(1)}, folder / encoders.FILE)
+    with pytest.raises(InputError, match=r"not an encoder of demo\.encoder"):
+        encoders.load(folder / encoders.FILE)
