@@ -1,4 +1,4 @@
-"""`fastrealign train`: stage 1 and stage 2 from a YAML file. torch and transformers are imported when training starts."""
+"""`fastrealign train`: stage 1 and stage 2 from a YAML file, and the demo. torch is imported when training starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ CONFIG.yaml says what to train and on what: model, data, embeddings, out; then a
 batch_size and a few more (fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run that was stopped
 goes on with --resume. Needs the extra [revision]. `torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
 
+`fastrealign train demo` needs no data and downloads nothing: it draws scenes, trains a small encoder and a small language model
+on them, then both stages, and asks about pictures never seen. Needs the extras [revision,encoder,parquet].
+
 examples:
+  fastrealign train demo --out world/
   fastrealign train stage1 stage1.yaml
   fastrealign train stage2 stage2.yaml --set learning_rate=2e-5 --set out=runs/two
   fastrealign train stage2 stage2.yaml --resume"""
@@ -40,8 +44,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="KEY=VALUE",
             help="in place of what the file says; may be repeated",
         )
-        stage.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-        stage.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        _add_output_options(stage)
+    help = "make a small world of pictures and captions, train in it, and look at what was learned"
+    demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")
+    demo.add_argument("--out", required=True, metavar="FOLDER", help="for all of it; what is there is not made again")
+    demo.add_argument(
+        "--method", default="realign", metavar="NAME", help="by which text stands in for images: as for align"
+    )
+    demo.add_argument(
+        "--tuning", choices=("image", "text"), default="image", help="what stage 2 is trained on (default: real images)"
+    )
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of scenes and first weights, 0 to 99 (default: 0)"
+    )
+    demo.add_argument(
+        "--picture", metavar="FILE.png", help="also draw what was said of some pictures (needs matplotlib)"
+    )
+    _add_output_options(demo)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -51,6 +75,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if int(os.environ.get("RANK", "0")) > 0:
         args.quiet, args.json = True, False
     try:
+        if args.what == "demo":
+            return _demo(args)
         from fastrealign.revision.config import read_config
 
         config = read_config(args.config, args.what, args.set)
@@ -70,6 +96,31 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         again = "" if args.resume else " --resume"
         raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None
     return result.to_json(), str(result)
+
+
+def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    import transformers
+
+    from fastrealign.console import console
+    from fastrealign.progress import SILENT
+    from fastrealign.revision.demo import run_demo
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        result = run_demo(
+            args.out,
+            method=args.method,
+            tuning=args.tuning,
+            seed=args.seed,
+            picture=args.picture,
+            log=(lambda text: None) if args.quiet else lambda text: print(text, file=sys.stderr, flush=True),
+            progress=SILENT if args.quiet else console(),
+            watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
+        )
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"stopped; the same command goes on with what {args.out} has") from None
+    return result.to_json(), result.summary()
 
 
 def _watcher(stream: Any, phase: str) -> TrainerCallback:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastrealign.alignment import Alignment
-from fastrealign.baselines import Baseline
+from fastrealign.baseline import Baseline
 from fastrealign.errors import InputError
 from fastrealign.nn import ReAlign
 from fastrealign.progress import SILENT, Progress

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastrealign.baselines import check_method, fit_baseline
+from fastrealign.demo import questions, statements
 from fastrealign.errors import InputError
 from fastrealign.files import save_bytes
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.config import TrainConfig
-from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_items, score, write_answers
-from fastrealign.revision.world import World
+from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_answers, read_items, score, write_answers
+from fastrealign.revision.world import Sizes, World, make
 
 TUNINGS = ("image", "text")
 PAIRED = "paired"  # not a method of alignment: pretraining on the images of the captions' own scenes
@@ -61,20 +63,80 @@ class Recipe:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """scores: see evaluate.score; seconds by part; answers: of the model, then blind ones."""
+    """scores: see evaluate.score; seconds by part; out: the model's folder; picture: where it was drawn, if asked for."""
 
     recipe: Recipe
     scores: Scores
     seconds: dict[str, float]
     out: str
+    picture: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps."""
         recipe = {k: v for k, v in asdict(self.recipe).items() if k != "statistics"}
         return {"recipe": recipe, "scores": self.scores, "seconds": self.seconds, "out": self.out}
 
+    def summary(self) -> str:
+        """What a person wants to read, some twenty lines."""
+        kinds = {
+            **{f"caption/{name}/f1": f"captions, {name}: F1" for name in statements.ATTRIBUTES},
+            **{f"vqa/{kind}": f"questions, {kind}: accuracy" for kind in questions.KINDS},
+            **{f"probe/{kind}": f"yes or no, {kind} absence: accuracy" for kind in questions.PROBES},
+        }
+        shown = {name: text for name, text in kinds.items() if name in self.scores}
+        rows = [
+            f"{text:44}{self.scores[name]:>9.3f}{self.scores[f'blind/{name}']:>9.3f}" for name, text in shown.items()
+        ]
+        means = "real images" if self.recipe.tuning == "image" else "text alone"
+        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return "\n".join(
+            [
+                f"Pretrained on text by {self.recipe.method}, tuned on {means} ({took}).",
+                "",
+                f"{'On pictures never seen':44}{'':>9}{'blind':>9}",
+                *rows,
+                "",
+                f"{self.out}: the model, and its answers in answers.jsonl",
+                *([f"{self.picture}: what it said of some pictures"] if self.picture else []),
+            ]
+        )
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    method: str = "realign",
+    tuning: str = "image",
+    seed: int = 0,
+    sizes: Sizes | None = None,
+    picture: str | Path | None = None,
+    log: Callable[[str], None] = print,
+    progress: Progress = SILENT,
+    watch: Callable[[str], Any] | None = None,
+) -> DemoResult:
+    """Make a world in `folder`, train in it and judge; what is there is not done again.
+
+    watch   gives a stage a callback of transformers, which shows how it goes
+    """
+    recipe = Recipe(method, tuning, seed=seed)
+    world = World(Path(folder) / "world", sizes or Sizes(), seed)
+    make(world, log=log)
+    found = train_recipe(world, recipe, Path(folder) / "trained", progress=progress, watch=watch)
+    if picture is None:
+        return found
+    from fastrealign.revision.picture import draw
+
+    draw(picture, read_answers(Path(found.out) / "answers.jsonl"), world.family)
+    return replace(found, picture=str(picture))
+
 
 def train_recipe(
-    world: World, recipe: Recipe, folder: Path, *, progress: Progress = SILENT, callbacks: tuple[Any, ...] = ()
+    world: World,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    progress: Progress = SILENT,
+    watch: Callable[[str], Any] | None = None,
 ) -> DemoResult:
     """Align, train and judge one recipe in `folder`, which recipes share: what one has done another does not do again.
 
@@ -94,7 +156,8 @@ def train_recipe(
     alignment = timed("fit", lambda: _alignment(world, recipe, folder))
     stages = _stages(world, recipe, folder, alignment)
     for config in stages:
-        timed(config.stage, lambda config=config: train(config, resume=Path(config.out).exists(), callbacks=callbacks))
+        callbacks = [watch(config.stage)] if watch else []
+        timed(config.stage, partial(train, config, resume=Path(config.out).exists(), callbacks=callbacks))
     answers = timed("evaluate", lambda: judge(world, Path(stages[-1].out), stages[-1].stage, progress))
     write_answers(Path(stages[-1].out) / "answers.jsonl", answers)
     return DemoResult(recipe, score(answers), seconds, stages[-1].out)

@@ -142,6 +142,12 @@ def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
     _write_lines(path, ({**{k: getattr(a.item, k) for k in keys}, "given": a.given, "blind": a.blind} for a in answers))
 
 
+def read_answers(path: str | Path) -> list[Answer]:
+    """What `write_answers` wrote; a caption's facts are not among it."""
+    records = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
+    return [Answer(given=r.pop("given"), blind=r.pop("blind"), item=Item(**r)) for r in records]
+
+
 Scores = dict[str, float]
 
 

@@ -26,9 +26,9 @@ from torch.utils.data import ConcatDataset
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
-from fastrealign import baselines
+from fastrealign import baseline
 from fastrealign.alignment import Alignment
-from fastrealign.baselines import Baseline
+from fastrealign.baseline import Baseline
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import one_line
@@ -226,7 +226,7 @@ def _context(config: TrainConfig, lm: Any, tokenizer: Any) -> int:
 
 def _alignment(path: str, dim: int) -> Alignment | Baseline:
     """An alignment or a baseline (baselines.py) from a file, for rows of this width."""
-    found = baselines.load(path)
+    found = baseline.load(path)
     if found.dim != dim:
         raise InputError(f"{path}: was fitted on rows {found.dim} wide, the embeddings are {dim} wide")
     return found

@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
 from fastrealign import InputError
+from fastrealign.cli import main
 from fastrealign.demo.captions import WORDS
 from fastrealign.demo.questions import WORDS as ASKING
 from fastrealign.revision import backbone, demo
@@ -119,3 +120,22 @@ def test_recipes_that_cannot_be():
         Recipe("relign")
     with pytest.raises(InputError, match="tuning='sound'"):
         Recipe(tuning="sound")
+
+
+def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch, capsys):
+    for stage in (demo.STAGE_1, demo.STAGE_2):
+        monkeypatch.setitem(stage, "epochs", 1.0)
+    monkeypatch.setattr("fastrealign.revision.demo.Sizes", lambda: SIZES)
+    (tmp_path / "world").symlink_to(world.folder)
+    picture = tmp_path / "seen.png"
+    command = ["train", "demo", "--out", str(tmp_path), "--picture", str(picture)]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "On pictures never seen" in told.out and "captions, colours: F1" in told.out and str(picture) in told.out
+    assert "is there already" in told.err and "Traceback" not in told.err
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert main([*command[:-2], "--json", "--quiet"]) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out)["recipe"]["method"] == "realign" and again.err == ""
+    assert main([*command[:4], "--method", "relign"]) == 2
+    assert "did you mean 'realign'" in capsys.readouterr().err
