@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STEPS = 400
 EVERY = 10
 PROBE = range(300_000, 301_024)  # seeds of scenes that are neither shipped nor trained on
-# The paper's figure shows more than 4,000 steps, its frame is fixed at 800. A second one for a late window, which its theory is of.
+# The paper's figure shows more than 4,000 steps, its frame is fixed at 800. The second is for a late window, as its theory is.
 FRAMES = {"a sixth": 1 / 6, "late": 3 / 4}
 # Written out, since a linter takes them for y and p.
 GAMMA, RHO = "\N{GREEK SMALL LETTER GAMMA}", "\N{GREEK SMALL LETTER RHO}"
@@ -172,8 +172,10 @@ def render_numbers(results: dict[str, Any]) -> str:
         f" (U of {w[0]['rank']})"
         for w in {w[0]["rank"]: w for w in windows}.values()
     )
-    untrained = " and ".join(
-        f"{run['frames']['late'][0]['gradient']['eigen_correlation']:.2f} ({NAMES[loss]})"
+    untrained = ", ".join(
+        "{eigen_correlation:.2f} and {diagonal_correlation:.2f} ({loss})".format(
+            **run["frames"]["late"][0]["gradient"], loss=NAMES[loss]
+        )
         for loss, run in results["runs"].items()
     )
     return "\n\n".join(
@@ -186,7 +188,7 @@ def render_numbers(results: dict[str, Any]) -> str:
             f"condition numbers of as many isotropic rows {chance}; angle of a random line to v1 "
             f"{random_angle(s['d'] - first['rank']):.0f}°, leakage of gradients without a direction "
             f"{random_leakage(first['rank'], s['d']):.2f} (U of {first['rank']}). "
-            f"Before the first step {RHO}_eig is {untrained}.",
+            f"Before the first step the correlations of eigenvalues and along U's axes are {untrained}.",
         ]
     )
 
