@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STEPS = 400
 EVERY = 10
 PROBE = range(300_000, 301_024)  # seeds of scenes that are neither shipped nor trained on
-# The paper trains some 4,900 steps and fixes its frame at 800; the second frame shows a late window, which its theory is of.
+# The paper's figure shows more than 4,000 steps, its frame is fixed at 800. The second is for a late window, as its theory is.
 FRAMES = {"a sixth": 1 / 6, "late": 3 / 4}
 # Written out, since a linter takes them for y and p.
 GAMMA, RHO = "\N{GREEK SMALL LETTER GAMMA}", "\N{GREEK SMALL LETTER RHO}"
@@ -172,6 +172,12 @@ def render_numbers(results: dict[str, Any]) -> str:
         f" (U of {w[0]['rank']})"
         for w in {w[0]["rank"]: w for w in windows}.values()
     )
+    untrained = ", ".join(
+        "{eigen_correlation:.2f} and {diagonal_correlation:.2f} ({loss})".format(
+            **run["frames"]["late"][0]["gradient"], loss=NAMES[loss]
+        )
+        for loss, run in results["runs"].items()
+    )
     return "\n\n".join(
         [
             f"{m['cpu']}, {m['date'][:10]}; fastrealign {m['fastrealign']}, seed {s['seed']}, {s['steps']} steps of "
@@ -181,7 +187,8 @@ def render_numbers(results: dict[str, Any]) -> str:
             f"Median over the records since the frame was fixed, in brackets least and greatest; drifts at the end. By chance: "
             f"condition numbers of as many isotropic rows {chance}; angle of a random line to v1 "
             f"{random_angle(s['d'] - first['rank']):.0f}°, leakage of gradients without a direction "
-            f"{random_leakage(first['rank'], s['d']):.2f} (U of {first['rank']}).",
+            f"{random_leakage(first['rank'], s['d']):.2f} (U of {first['rank']}). "
+            f"Before the first step the correlations of eigenvalues and along U's axes are {untrained}.",
         ]
     )
 
@@ -219,6 +226,11 @@ def _stability(name: str) -> Callable[[Sequence[dict[str, Any]]], str]:
     return lambda window: _spread(name, ".3f")(window[1:])
 
 
+def _steadier(window: Sequence[dict[str, Any]]) -> str:
+    later = window[1:]
+    return f"{sum(r['gamma_stability'] > r['beta_stability'] for r in later)} of {len(later)}"
+
+
 _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("directions in U", lambda window: str(window[0]["rank"])),
     ("share of the trace in U, at the end", _last("energy")),
@@ -233,6 +245,7 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("β: length", _spread("beta")),
     ("β: cosine to the record before", _stability("beta_stability")),
     ("β: drift", _last("beta_drift")),
+    (f"records in which {GAMMA} is steadier than β", _steadier),
     ("(c) κ(Σ_U)", _spread("kappa_u.value", ".0f")),
     (f"(c) {RHO}_eig with the gradients", _spread("gradient.eigen_correlation")),
     ("the same of logarithms", _spread("gradient.spectral_correlation")),
