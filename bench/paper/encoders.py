@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import open_clip
 
 # Rows of a set that is embedded.
-ROWS, QUICK_ROWS = 2000, 60
+ROWS, QUICK_ROWS = 2000, 30
 FILE, ABOUT = "encoder.safetensors", "about.json"
 
 

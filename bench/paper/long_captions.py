@@ -152,8 +152,8 @@ def draw(results: Results) -> Figure:
     right.bar(names, [np.mean(of) for of in values], 0.6, color=[colours[name] for name in names])
     for at, of in enumerate(values):
         right.plot([at] * len(of), of, "_", color=INK, ms=10)
-    what = "encoder seeds" if "encoders" in results else f"draws of {results['rows']:,} rows"
-    right.set_title(f"demo: {len(reads)} {what}, lines are single ones", loc="left", fontsize=10.5)
+    what = results["about"] if "encoders" in results else f"{len(reads)} draws of {results['rows']:,} rows"
+    right.set_title(f"demo: {what}; bars: mean, lines: each", loc="left", fontsize=10.5)
     return figure
 
 

@@ -166,7 +166,7 @@ def _table(reads: Sequence[Read], held: Sequence[int]) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import METHOD
+    from fastrealign.report.svg import INK, METHOD
 
     kinds = [key for key in ("encoders", "halves") if key in results]
     figure = canvas(13, 3.4)
@@ -185,6 +185,12 @@ def draw(results: Results) -> Figure:
         axes.set_xticks(range(len(SHOWN)), [NAMES[m] for m in SHOWN], rotation=55, ha="right", rotation_mode="anchor")
         axes.set_title(label, loc="left", fontsize=10.5)
         axes.grid(True, axis="y")
+    for key, mark in (("encoders", "o"), ("halves", "D")):
+        if key in kinds:
+            figure.axes[0].plot(
+                [], [], mark, color=INK, ms=4.5, label="encoders" if key == "encoders" else "random halves"
+            )
+    figure.axes[0].legend(loc="lower left", handletextpad=0.1)
     return figure
 
 
