@@ -154,8 +154,8 @@ def tell(results: Results) -> str:
             f"{percent(frame['chance'])}). In a large encoder the leading 128 share {percent(PAPER_SUBSPACES)} (arXiv "
             f"2605.07825). On made-up rows ({SYNTHETIC['rows']:,} a side, {SYNTHETIC['d']} wide, eigenvalues "
             f"k^-{SYNTHETIC['alpha text']} and k^-{SYNTHETIC['alpha image']}, the slopes of the paper's text and images), "
-            "with the images' axes turned further and further away, blockwise comes to the paper's figure, and so does "
-            "ReAlign's mixing rate (4.35 % there), which explains figure 5 as well:",
+            "with the images' axes turned further and further away, blockwise comes down to figures like the paper's, and so "
+            "does ReAlign's mixing rate (4.35 % there), which would explain figure 5 as well:",
             table(
                 [
                     f"shared by the leading {SYNTHETIC['q']}",
