@@ -27,7 +27,7 @@ from bench.paper.common import (
     small,
     table,
 )
-from fastrealign.baselines import noise
+from fastrealign.baseline import noise
 from fastrealign.diagnostics import gap
 from fastrealign.reference import project
 
