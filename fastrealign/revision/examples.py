@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
 import operator
@@ -16,7 +17,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -31,7 +32,6 @@ from fastrealign.revision.spool import Spool
 
 # Stands in a prompt where the visual tokens come.
 IMAGE = "<image>"
-_SUFFIXES = (".json", ".jsonl", ".txt", ".parquet")
 _ID_KEYS = ("id", "key")
 _TEXT_KEYS = ("caption", "text")
 _ROLES = ("human", "gpt")
@@ -75,14 +75,13 @@ class Examples(Sequence[Example]):
     Several processes may read the same one, forked or spawned. Raises InputError where the file was changed meanwhile.
     """
 
-    def __init__(
-        self, path: str, data: str | Spool, starts: array, ends: array, parse: Callable[[bytes, int], Example]
-    ) -> None:
+    def __init__(self, path: str, data: str | Spool, starts: array, ends: array) -> None:
+        """starts, ends: the bytes of `data` at which each example begins and ends."""
         self.path = path
         self._data = data
         self._starts, self._ends = np.asarray(starts), np.asarray(ends)
-        self._parse = parse
         self._file: Descriptor | None = None
+        self._captions = place(path).suffix.lower() == ".txt"
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -104,7 +103,8 @@ class Examples(Sequence[Example]):
                 self._file = Descriptor(self._data.path if isinstance(self._data, Spool) else self._data)
             raw = self._file.pread(end - start, start)
         try:
-            return self._parse(raw, i)
+            text = raw.decode()
+            return _caption(text, i) if self._captions else _example(json.loads(text), i)
         except (InputError, ValueError):
             raise InputError(f"{self.path}: changed since it was opened: do not write to it, run again") from None
 
@@ -112,80 +112,100 @@ class Examples(Sequence[Example]):
         return {**self.__dict__, "_file": None}
 
 
-def read_examples(
-    path: str | os.PathLike, *, shared_ids: bool = False, progress: Progress = SILENT
-) -> Sequence[Example]:
-    """The examples of a file, by its suffix: .json, .jsonl, .txt, .parquet, as above.
+class Joined(Sequence[Example]):
+    """Several sequences of examples, one after another."""
 
-    path        a path or a URL; of parquet, the two columns are written to a temporary file on the disk
+    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        i = range(len(self))[at]
+        part = bisect.bisect_right(self._ends, i)
+        return self._parts[part][i - self._ends[part]]
+
+
+def read_examples(
+    path: str | os.PathLike | Sequence[str | os.PathLike], *, shared_ids: bool = False, progress: Progress = SILENT
+) -> Sequence[Example]:
+    """The examples of a file or of several, by their suffix: .json, .jsonl, .txt, .parquet, as above.
+
+    path        paths or URLs; of parquet, the columns are written to a temporary file on the disk
     shared_ids  several examples may have one id, that of an image they are all about
 
     As LLaVA does, IMAGE comes to the front of the first prompt wherever it stood there; white space around a prompt or a
-    response is dropped. The whole file is read and checked here, once (some microseconds an example), so that nothing
-    comes up in the middle of a training. Raises InputError naming the file and the record, line or row.
+    response is dropped. Files are read and checked here, once (some microseconds an example), so that nothing comes up in the
+    middle of a training. Raises InputError naming the file and the record, line or row.
     """
+    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    if not paths:
+        raise InputError("an empty list of files, expected some with examples")
+    read = [_read(one, progress) for one in paths]
+    examples = read[0].examples if len(read) == 1 else Joined([one.examples for one in read])
+    pair = None if shared_ids else twice(np.concatenate([one.hashes for one in read]))
+    if pair is not None:
+        named = (f"{one.examples.path}: {one.kind} {number}" for one in read for number in one.numbers)
+        first, second = (place for at, place in enumerate(named) if at in pair)
+        raise InputError(
+            f"{second}: the id {examples[pair[1]].id!r} is that of {first}, too; make ids unique, or pass shared_ids=True if "
+            "several examples share one embedding"
+        )
+    return examples
+
+
+class _Read(NamedTuple):
+    """What reading a file through has found: its examples, the hashes of their ids, and what messages call them."""
+
+    examples: Examples
+    hashes: np.ndarray
+    kind: str
+    numbers: array
+
+
+def _read(path: str | os.PathLike, progress: Progress) -> _Read:
     suffix = os.path.splitext(place(path).name)[1].lower()
-    if suffix not in _SUFFIXES:
-        raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_SUFFIXES)}")
+    if suffix not in _FORMS:
+        raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_FORMS)}")
     file_size(path)
+    kind, spans, parse = _FORMS[suffix]
     where = os.fspath(path)
-    scan, parse = {
-        ".json": (_json_spans, _parse_record),
-        ".jsonl": (_jsonl_spans, _parse_record),
-        ".txt": (_text_spans, _parse_caption),
-        ".parquet": (_table_spans, _parse_record),
-    }[suffix]
     data = Spool("examples") if suffix == ".parquet" else where
-    starts, ends, numbers, hashes = array("Q"), array("Q"), array("Q"), []
+    starts, ends, numbers = array("Q"), array("Q"), array("Q")
+    hashes: list[np.ndarray] = []
     ids: list[str] = []
     progress.start(f"reading {where}", None, None)
     try:
-        for number, start, end, value in scan(where, data):
-            kind = {".json": "record", ".parquet": "row"}.get(suffix, "line")
-            if suffix == ".txt":
-                _checked(where, kind, number, Example, str(len(starts)), ((IMAGE, value),))
-            else:
-                ids.append(_checked(where, kind, number, _example, value).id)
+        for number, start, end, value in spans(where, data):
+            try:
+                ids.append(parse(value, len(starts)).id)
+            except InputError as error:
+                raise InputError(f"{path}: {kind} {number}: {error}") from None
             starts.append(start)
             ends.append(end)
             numbers.append(number)
-            if len(starts) % _STEP == 0:
+            if len(ids) == _STEP:
                 hashes.append(lookup_hashes(ids))
                 ids.clear()
                 progress.advance(_STEP, 0)
-        progress.advance(len(starts) % _STEP, 0)
+        progress.advance(len(ids), 0)
     finally:
         progress.finish()
     if not starts:
         raise InputError(f"{path}: holds no examples")
-    examples = Examples(where, data, starts, ends, parse)
-    if not shared_ids and suffix != ".txt":
-        pair = twice(np.concatenate([*hashes, lookup_hashes(ids)]))
-        if pair is not None:
-            first, second = (numbers[i] for i in pair)
-            raise InputError(
-                f"{path}: {kind} {second}: the id {examples[pair[1]].id!r} is that of {kind} {first}, too; make ids unique, or "
-                "pass shared_ids=True if several examples share one embedding"
-            )
-    return examples
+    hashes.append(lookup_hashes(ids))
+    return _Read(Examples(where, data, starts, ends), np.concatenate(hashes), kind, numbers)
 
 
-def _checked(path: str, kind: str, number: int, make: Callable[..., Example], *arguments: Any) -> Example:
-    try:
-        return make(*arguments)
-    except InputError as error:
-        raise InputError(f"{path}: {kind} {number}: {error}") from None
+def _caption(text: str, at: int) -> Example:
+    return Example(str(at), ((IMAGE, text.strip()),))
 
 
-def _parse_record(raw: bytes, at: int) -> Example:
-    return _example(json.loads(raw))
-
-
-def _parse_caption(raw: bytes, at: int) -> Example:
-    return Example(str(at), ((IMAGE, raw.decode().strip()),))
-
-
-def _example(record: Any) -> Example:
+def _example(record: Any, at: int) -> Example:
     """The example of one record."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
@@ -287,3 +307,12 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
                     file.write(raw)
                     yield row, at, at + len(raw), record
                     at, row = at + len(raw), row + 1
+
+
+# By suffix: what messages call an example, what goes through the file, and what makes an example of what it yields.
+_FORMS: dict[str, tuple[str, Callable[[str, Any], _Spans], Callable[[Any, int], Example]]] = {
+    ".json": ("record", _json_spans, _example),
+    ".jsonl": ("line", _jsonl_spans, _example),
+    ".txt": ("line", _text_spans, _caption),
+    ".parquet": ("row", _table_spans, _example),
+}

@@ -104,7 +104,7 @@ class Template:
             texts.update(dict.fromkeys([*before, last]))
             if piece.answer is not None:
                 texts[last + piece.between + piece.answer] = None
-                texts[piece.answer] = None
+                texts[piece.between + piece.answer] = None
         tokenized = self._tokenized(list(texts))
         return [self._joined(these, tokenized) for these in pieces]
 
@@ -120,7 +120,7 @@ class Template:
             if answer is not None:
                 before_it, both = tokenized[last], tokenized[last + between + answer]
                 goes_on = both[: len(before_it)] == before_it and len(both) > len(before_it)
-                said = both[len(before_it) :] if goes_on else tokenized[answer]
+                said = both[len(before_it) :] if goes_on else tokenized[between + answer]
                 ids += [*said, self.end]
                 labels += [*said, self.end]
         return ids, labels

@@ -1,144 +1,245 @@
-"""The examples, run on tiny random models: each learns what it says and leaves what others can read."""
+"""Examples read from files: every form, checked when they are opened, read when they are asked for."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
+import pickle
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+from fastrealign.errors import InputError
+from fastrealign.revision import json_list
+from fastrealign.revision.data import IMAGE, Example, read_examples
 
-import runs  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from tiny import HIDDEN, build_lm  # noqa: E402
-
-import fastrealign as fr  # noqa: E402
-from fastrealign.cli import main  # noqa: E402
-from fastrealign.revision.model import IMAGE_TOKEN, RevisionModel, load_lm  # noqa: E402
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+WORDS = ["猫", "naïve", "a", "[", "]", "{", "}", ",", '"', "\\", "b\u2028c", "é\x85x", "🙂", "end."]
 
 
 @pytest.fixture
-def world(tmp_path, rng):
-    runs.write_world(tmp_path, rng)
-    return tmp_path
+def said(rng):
+    """said(n): some text, which may hold line breaks."""
+
+    def said():
+        words = [WORDS[i] for i in rng.integers(0, len(WORDS), rng.integers(1, 6))]
+        return str(rng.choice([" ", "\n"])).join(words).strip()
+
+    return said
 
 
 @pytest.fixture
-def arguments(world):
-    def arguments(**more):
-        given = {"captions": "captions.jsonl", "text": "text.npy", "images": "image.npy", **more}
-        return [part for name, file in given.items() for part in (f"--{name}", str(world / file))]
+def dialogues(rng, said):
+    """dialogues(n): records in the reference's form, and the examples that they are."""
 
-    return arguments
+    def dialogues(n):
+        records, examples = [], []
+        for i in range(n):
+            turns = [(said(), said()) for _ in range(rng.integers(1, 4))]
+            first = [f"{IMAGE}\n{turns[0][0]}", f"{turns[0][0]}\n{IMAGE}", f" {IMAGE}{turns[0][0]} "][rng.integers(3)]
+            messages = []
+            for k, (prompt, response) in enumerate(turns):
+                messages.append({"from": "human", "value": first if k == 0 else prompt})
+                messages.append({"from": "gpt", "value": f"{response}\n"})
+            records.append({"id": i if i % 2 else f"id {i}", "image": "x.jpg", "conversations": messages})
+            turns[0] = (f"{IMAGE}\n{turns[0][0]}", turns[0][1])
+            examples.append(Example(str(records[-1]["id"]), tuple(turns)))
+        return records, examples
 
-
-def test_the_plain_loop_trains_an_adapter(world, tiny_lm, arguments, capsys):
-    loop = example("plain_loop")
-    assert len((EXAMPLES / "plain_loop.py").read_text().splitlines()) <= 60
-    given = [*arguments(out="mm_projector.bin"), "--lm", str(tiny_lm), "--batch-size", "4", "--learning-rate", "0.05"]
-    losses = loop.main(given)
-    assert len(losses) == 6 and losses[-1] < losses[0] and "6 steps" in capsys.readouterr().out
-    model = RevisionModel(load_lm(tiny_lm), runs.DIM)
-    model.load_adapter(world / "mm_projector.bin")
-
-
-def test_a_llava_script_takes_aligned_text_for_images(world, tiny_tokenizer, arguments):
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    vision = {
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-        "image_size": 16,
-        "patch_size": 8,
-    }
-    text = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": len(tiny_tokenizer)}
-    llava = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(hidden_size=16, **vision),
-            text_config=LlamaConfig(hidden_size=HIDDEN, **text),
-        )
-    )
-    llava.save_pretrained(world / "llava")
-    tiny_tokenizer.save_pretrained(world / "llava")
-    dropin = example("llava_dropin")
-    losses = dropin.main([*arguments(llava="llava", out="projector.safetensors"), "--batch-size", "4"])
-    assert len(losses) == 6 and np.isfinite(losses).all()
-
-    # What it trained is LLaVA's projector, and RevisionModel's adapter: both make the same of a real image.
-    model = RevisionModel(build_lm(len(tiny_tokenizer)), runs.DIM)
-    model.load_adapter(world / "projector.safetensors")
-    projector = dropin.projector_of(llava, runs.DIM)
-    trained = load_file(world / "projector.safetensors")
-    projector.load_state_dict({name.removeprefix("multi_modal_projector."): value for name, value in trained.items()})
-    image = torch.from_numpy(np.load(world / "image.npy")[:1])
-    words = dropin.words_and_images(llava, torch.tensor([[1, 5, IMAGE_TOKEN, 9]]), image)
-    torch.testing.assert_close(words[:, 2], model.adapter(image)[:, 0])
-    assert torch.equal(words[0, 1], llava.get_input_embeddings().weight[5])
+    return dialogues
 
 
-def test_the_configurations_train_both_stages(world, tiny_lm, monkeypatch, capsys):
-    monkeypatch.chdir(world)
-    (world / "lm").symlink_to(tiny_lm)
-    (world / "chats.json").rename("conversations.json")
-    for name, file in (("text_emb", "text.npy"), ("img_emb", "image.npy")):
-        (world / name).mkdir()
-        (world / file).rename(world / name / file)
-    fr.fit("text_emb", "img_emb").save("text2image.safetensors")
-    assert main(["train", "stage1", str(EXAMPLES / "stage1.yaml"), "--set", "batch_size=4", "--set", "device=cpu"]) == 0
-    said = capsys.readouterr()
-    assert (
-        "24 examples in 6 steps" in said.out and "of it aligning" in said.out and "runs/stage1: the model" in said.out
-    )
-    two = ["train", "stage2", str(EXAMPLES / "stage2.yaml"), "--set", "batch_size=4", "--set", "device=cpu", "--json"]
-    assert main(two) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert done["steps"] == 3 and done["stage"] == "stage2"
-    model = RevisionModel.from_pretrained("runs/stage2")
-    ids = torch.tensor([[1, IMAGE_TOKEN, 9]])
-    image = torch.from_numpy(np.load("img_emb/image.npy")[:1])
-    assert model.generate(ids, embeddings=image, max_new_tokens=3, min_new_tokens=3).shape == (1, 3)
+@pytest.mark.parametrize("ascii", [True, False])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_reference_json(dialogues, tmp_path, rng, monkeypatch, ascii, indent):
+    monkeypatch.setattr(json_list, "_BLOCK", int(rng.integers(1, 200)))
+    records, examples = dialogues(40)
+    (tmp_path / "x.json").write_text("\ufeff" * ascii + json.dumps(records, ensure_ascii=ascii, indent=indent), "utf-8")
+    found = read_examples(tmp_path / "x.json")
+    assert list(found) == examples and len(found) == 40
+    for i in rng.integers(-40, 40, 20):
+        assert found[i] == examples[i]
+    assert found[5:30:7] == examples[5:30:7]
+    with pytest.raises(IndexError):
+        found[40]
 
 
-def test_the_command_tells_mistakes_in_one_line(world, capsys, monkeypatch):
-    (world / "run.yaml").write_text("model: lm\ndata: a.json\nembeddings: e\nout: o\n")
-    assert main(["train", "stage1", str(world / "run.yaml"), "--set", "sed=1"]) == 2
-    assert "unknown key 'sed'; did you mean seed?" in capsys.readouterr().err
-    assert main(["train", "stage2", str(world / "run.yaml")]) == 2
-    assert "adapter is missing" in capsys.readouterr().err
-    assert main(["train", "stage3", str(world / "run.yaml")]) == 2
-    assert "stage3" in capsys.readouterr().err
-    assert main(["train"]) == 2
-    assert "fastrealign train --help" in capsys.readouterr().err
+def test_a_record_a_line(dialogues, tmp_path):
+    records, examples = dialogues(20)
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    lines.insert(7, "  ")  # blank lines have no meaning here
+    lines.append(json.dumps({"id": "c", "caption": "a caption"}))
+    lines.append(json.dumps({"key": "t", "text": " a text\n"}))
+    (tmp_path / "x.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
+    expected = [*examples, Example("c", ((IMAGE, "a caption"),)), Example("t", ((IMAGE, "a text"),))]
+    found = read_examples(tmp_path / "x.jsonl")
+    assert list(found) == expected
+    assert list(pickle.loads(pickle.dumps(found))) == expected
 
 
-def test_an_interrupted_command_says_how_to_go_on(world, tiny_lm, capsys, monkeypatch):
-    from fastrealign.revision import train as module
+def test_a_caption_a_line(tmp_path):
+    captions = ["a cat", "une étoile", "猫\u2028猫", "last"]
+    (tmp_path / "x.txt").write_text("\ufeff" + "\r\n".join(captions) + "\n\n", "utf-8", newline="")
+    found = read_examples(tmp_path / "x.txt")
+    assert list(found) == [Example(str(i), ((IMAGE, caption),)) for i, caption in enumerate(captions)]
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Trainer, "train", interrupted)
-    values = {"model": tiny_lm, "data": "captions.jsonl", "embeddings": "text.npy", "out": "run", "device": "cpu"}
-    (world / "run.yaml").write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
-    monkeypatch.chdir(world)
-    assert main(["train", "stage1", "run.yaml", "--quiet"]) == 130
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "fastrealign: stopped; the same command --resume goes on from the last checkpoint in run"
-    monkeypatch.undo()
-    monkeypatch.chdir(world)
-    assert main(["train", "stage1", "run.yaml", "--quiet", "--resume"]) == 0
-    assert capsys.readouterr().out == "" and (world / "run" / "adapter.safetensors").is_file()
+@pytest.mark.parametrize("names", [("id", "caption"), ("key", "text")])
+def test_parquet(tmp_path, said, rng, names, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    captions = [said() for _ in range(50)]
+    table = pa.table({names[0]: list(range(50)), names[1]: captions, "other": [b"\xff"] * 50})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=7)
+    found = read_examples(tmp_path / "x.parquet")
+    expected = [Example(str(i), ((IMAGE, caption),)) for i, caption in enumerate(captions)]
+    assert list(found) == expected and list(pickle.loads(pickle.dumps(found))) == expected
+    del found
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_several_files(dialogues, tmp_path, rng):
+    records, examples = dialogues(30)
+    paths = [tmp_path / f"{i}.json" for i in range(3)]
+    for path, lo in zip(paths, (0, 4, 25), strict=True):
+        path.write_text(json.dumps(records[lo : {0: 4, 4: 25, 25: 30}[lo]]))
+    found = read_examples(paths)
+    assert list(found) == examples and found[3:6] == examples[3:6] and found[-1] == examples[-1]
+    with pytest.raises(IndexError):
+        found[30]
+    paths[2].write_text(json.dumps(records[24:]))
+    with pytest.raises(InputError, match=r"2\.json: record 0: the id 'id 24' is that of .*1\.json: record 20, too"):
+        read_examples(paths)
+    assert len(read_examples(paths, shared_ids=True)) == 31
+
+
+def test_a_file_that_changes(dialogues, tmp_path):
+    records, _ = dialogues(5)
+    (tmp_path / "x.json").write_text(json.dumps(records))
+    found = read_examples(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps(records[::-1], indent=3))
+    with pytest.raises(InputError, match=r"x\.json: changed"):
+        list(found)
+
+
+GOOD = {
+    "id": "a",
+    "conversations": [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}],
+}
+
+
+def record(*messages, **other):
+    said = [{"from": role, "value": text} for role, text in messages]
+    return {**GOOD, **other, **({"conversations": said} if messages else {})}
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (record(("human", "what?"), ("gpt", "a cat")), "example 'a': its first prompt has no <image>"),
+        (record(("human", "<image> <image>"), ("gpt", "a cat")), "<image> stands more than once"),
+        (record(("human", "<image>"), ("gpt", "a <image>")), "<image> stands more than once"),
+        (
+            record(("human", "<image>"), ("gpt", "x"), ("human", "<image>"), ("gpt", "x")),
+            "<image> stands more than once",
+        ),
+        (record(("gpt", "a cat"), ("human", "<image>")), "message 0 is from 'gpt', expected 'human'"),
+        (record(("human", "<image>"), ("human", "x")), "message 1 is from 'human', expected 'gpt'"),
+        (record(("human", "<image>"), ("gpt", "x"), ("human", "y")), "ends with a prompt, message 2"),
+        (record(("human", "<image>"), ("gpt", " \n")), "response 0 is empty"),
+        (record(("human", "<image>"), ("gpt", None)), "message 1 is not of the form"),
+        (record(conversations=[]), "no list of messages"),
+        (record(conversations=["x"]), "message 0 is not of the form"),
+        (record(id=None), "has no 'id'; its keys are 'id', 'conversations'"),
+        (record(id=[1]), r"has the id \[1\], expected text or a whole number"),
+        (record(id=1.5), r"has the id 1\.5, expected"),
+        ({"id": 1, "picture": 2}, "example '1': has neither conversations nor a caption; its keys are 'id', 'picture'"),
+        ({"id": 1, "caption": 2}, "has a caption that is no text"),
+        ({"id": 1, "caption": ""}, "response 0 is empty"),
+        (["a"], "is a list, expected an object"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
+    records = [record(id="x"), record(id="y"), bad, record(id="z")]
+    path = tmp_path / f"x{suffix}"
+    path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
+    number = "record 2" if suffix == ".json" else "line 3"
+    with pytest.raises(InputError, match=rf"x{suffix}: {number}: .*{told}") as caught:
+        read_examples(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("x.json", b"", "is empty"),
+        ("x.json", b"[]", "holds no examples"),
+        ("x.json", b" \n", "line 2: expected a list"),
+        ("x.json", b'{"id": 1}\n{"id": 2}', r"line 1: expected a list of records, '\['; .*jsonl"),
+        ("x.json", b'[\n{"id": "a", "caption": "b"},\n{"id": "b" "caption"}\n]' + b" " * 99, "line 3: is no JSON"),
+        ("x.json", b'[\n{"id": "a", "caption": "b"},\n\n{"id": "b', "line 4: is no JSON .Unterminated string"),
+        ("x.json", b'[{"id": "a", "caption": "b"}\n', "line 2: expected ',' or ']'"),
+        ("x.json", b'[{"id": "a", "caption": "b"},]', "line 1: is no JSON"),
+        ("x.json", b'[{"id": "a", "caption": "b"}]\n[]', "line 2: something follows"),
+        ("x.json", b'[{"id": "a",\n "caption": "\xff"}]', "is not UTF-8"),
+        ("x.json", b"[" * 100_000, "line 1: is nested too deeply"),
+        ("x.jsonl", b'{"id": "a", "caption": "b"}\n\n{"id": "b"\n', "line 3: is no JSON"),
+        ("x.jsonl", b'{"id": "a", "caption": "b"}\n"\xff"', "line 2: is not UTF-8"),
+        ("x.jsonl", b"\n\n", "holds no examples"),
+        ("x.txt", b"one\n\nthree\n", "line 2: is empty"),
+        ("x.txt", b"one\n\xe9\n", "line 2: is not UTF-8"),
+        ("x.txt", b"one\nan <image> in it\n", "line 2: example '1': <image> stands more than once"),
+        ("x.parquet", b"PAR1", "is not a readable parquet"),
+        ("x.csv", b"a,b", r"the suffix '\.csv' is not of examples; expected \.json"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, text, told):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(InputError, match=rf"{name}: .*{told}") as caught:
+        read_examples(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_bad_input(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for table, told in (
+        (
+            {"id": ["a"], "label": ["b"]},
+            "expected columns id .or key. and caption .or text.; its columns are id, label",
+        ),
+        ({"caption": ["b"]}, "expected columns id"),
+        ({"id": ["a", None], "caption": ["x", "y"]}, "row 1: has no 'id'"),
+        ({"id": ["a", "b"], "caption": ["x", None]}, "row 1: example 'b': has neither"),
+        ({"id": ["a", "a"], "caption": ["x", "y"]}, "row 1: the id 'a' is that of .*row 0"),
+        ({"id": [b"\xff"], "caption": ["x"]}, "row 0: holds no text"),
+    ):
+        pq.write_table(pa.table(table), tmp_path / "x.parquet")
+        with pytest.raises(InputError, match=rf"x\.parquet: {told}"):
+            read_examples(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        read_examples(tmp_path / "none.json")
+    with pytest.raises(InputError, match="is a folder"):
+        (tmp_path / "folder.json").mkdir()
+        read_examples(tmp_path / "folder.json")
+    with pytest.raises(InputError, match="empty list"):
+        read_examples([])
+    with pytest.raises(InputError, match="has no turns"):
+        Example("a", ())
+
+
+def test_memory_follows_the_longest_record(tmp_path, monkeypatch):
+    """A JSON of 3 MB is gone through without being held: what Python allocates stays far below."""
+    import tracemalloc
+
+    one = json.dumps({"id": "%d", "caption": "x" * 10_000})
+    with open(tmp_path / "x.json", "w") as file:
+        file.write("[" + ",".join(one.replace("%d", str(i)) for i in range(300)) + "]")
+    monkeypatch.setattr(json_list, "_BLOCK", 1 << 15)
+    tracemalloc.start()
+    try:
+        found = read_examples(tmp_path / "x.json")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 300 and peak < 1e6
+    assert np.array_equal([len(found[i].turns[0][1]) for i in (0, 299)], [10_000, 10_000])
