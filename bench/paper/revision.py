@@ -31,7 +31,7 @@ from fastrealign.revision.world import Sizes, World, make
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZES = Sizes(encoder_steps=1_000, backbone_steps=700)
+SIZES = Sizes(encoder_steps=1_000, backbone_steps=2_200)
 SEEDS = 5
 LABELS = NAMES | {PAIRED: "paired images"}
 FIGURES = ("caption", "vqa", "probe")
