@@ -4,12 +4,7 @@ Where LLaVA has `projector(vision_tower(images))` at its image tokens, this has 
 trains, and `projector(image_embeddings)` when it looks at real images: one embedding, one image token. The vision tower is
 not called. A projector made for patch features of another width gets a first layer that takes embeddings.
 
-<<<<<<< HEAD
-python examples/llava_dropin.py --llava llava/ --captions captions.jsonl --text text_emb/ --images img_emb/ \
-    --out projector.safetensors
-=======
 python examples/llava_dropin.py --llava llava/ --captions c.jsonl --text text_emb/ --images img_emb/ --out proj.safetensors
->>>>>>> w/model
 """
 
 from __future__ import annotations
