@@ -102,15 +102,14 @@ COMPARISONS = (
 
 def run(recipe: Recipe, seed: int, worlds: Path, sizes: Sizes) -> dict[str, Any]:
     """One recipe in the world of a seed; what was done already is read."""
-    first = World(worlds / "0", sizes)
-    world = World(worlds / str(seed), sizes, seed)
+    world = World(worlds / str(seed), sizes, seed, parts=worlds / "0")
     folder = worlds / f"{seed}-trained"
     recipe = replace(recipe, seed=seed)
     kept = folder / f"scores-{recipe.tuning}-{recipe.conversations:g}-{recipe.name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     if not world.done:
-        make(world, parts=first)
+        make(world)
     found = train_recipe(world, recipe, folder).to_json()
     save_bytes(kept, json.dumps(found, indent=1).encode())
     return found

@@ -164,7 +164,7 @@ def train_recipe(
 
 
 def _stages(world: World, recipe: Recipe, folder: Path, alignment: str | None) -> list[TrainConfig]:
-    common = {"model": str(world.path("backbone")), "tokens": TOKENS, "seed": recipe.seed, "save_steps": NEVER}
+    common = {"model": str(world.backbone), "tokens": TOKENS, "seed": recipe.seed, "save_steps": NEVER}
     name = recipe.name
     stages = []
     if recipe.length is not None:

@@ -63,12 +63,28 @@ class Sizes:
 
 @dataclass(frozen=True)
 class World:
-    """A world's folder. seed: of its scenes, its encoder and its language model; family: what its sets show."""
+    """A world's folder.
+
+    seed    of its scenes, 0 to 99, its encoder and its language model
+    family  what its sets show
+    parts   the folder of another world, whose encoder and language model it shares; None: it has its own
+    """
 
     folder: Path
     sizes: Sizes
     seed: int = 0
     family: str = "shapes"
+    parts: Path | None = None
+
+    @property
+    def encoder(self) -> Path:
+        """File of the dual encoder's weights."""
+        return (self.parts or self.folder) / "encoder.safetensors"
+
+    @property
+    def backbone(self) -> Path:
+        """Folder of the language model and its tokenizer."""
+        return (self.parts or self.folder) / "backbone"
 
     def path(self, name: str) -> Path:
         """Of a file or folder of the world."""
@@ -96,11 +112,8 @@ def both_families(seed: int) -> Scene:
     return scene(seed, "garden" if seed % 10 < 3 else "shapes")
 
 
-def make(world: World, *, log: Callable[[str], None] = print, parts: World | None = None) -> None:
-    """Make all of it, or what is not there yet of it.
-
-    parts   take encoder and backbone from this world instead of training them
-    """
+def make(world: World, *, log: Callable[[str], None] = print) -> None:
+    """Make all of it, or what is not there yet of it."""
     if world.family not in FAMILIES:
         raise InputError(f"there is no family of scenes {world.family!r}: choose one of {', '.join(FAMILIES)}")
     if not 0 <= world.seed < 100:
@@ -111,8 +124,8 @@ def make(world: World, *, log: Callable[[str], None] = print, parts: World | Non
     if world.path("world.json").exists():
         raise InputError(f"{world.folder}: holds a world of other sizes, another seed or family; choose another folder")
     world.folder.mkdir(parents=True, exist_ok=True)
-    model = _encoder(world, log, (parts or world).path("encoder.safetensors"))
-    _backbone(world, log, (parts or world).path("backbone"))
+    model = _encoder(world, log)
+    _backbone(world, log)
     for length in LENGTHS:
         _pretrain(world, model, length)
     _write_images(world, model, "pretrain", "pretrain_images")
@@ -124,26 +137,26 @@ def make(world: World, *, log: Callable[[str], None] = print, parts: World | Non
     log(f"{world.folder}: made")
 
 
-def _encoder(world: World, log: Callable[[str], None], path: Path) -> open_clip.CLIP:
+def _encoder(world: World, log: Callable[[str], None]) -> open_clip.CLIP:
     from safetensors.torch import load_file, save
 
     from fastrealign.demo import train
 
-    if path.exists():
+    if world.encoder.exists():
         model = encoder.build(world.seed)
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(load_file(world.encoder))
         return model
     model = train.train(world.sizes.encoder_steps, world.seed, lambda text: log(f"encoder, {text}"), both_families)
-    save_bytes(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+    save_bytes(world.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))
     return model
 
 
-def _backbone(world: World, log: Callable[[str], None], folder: Path) -> None:
-    if folder.exists():
+def _backbone(world: World, log: Callable[[str], None]) -> None:
+    if world.backbone.exists():
         return
     first = FIRST["corpus"] + world.seed * _STRIDE
     model = backbone.train(map(both_families, itertools.count(first)), world.sizes.backbone_steps, world.seed, log)
-    backbone.save(model, folder)
+    backbone.save(model, world.backbone)
 
 
 def caption_of(scene: Scene, length: str) -> Caption:
