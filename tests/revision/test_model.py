@@ -192,7 +192,7 @@ def test_an_adapter_is_found_in_the_weights_of_a_whole_llava(tiny_lm, tmp_path, 
     llava = LlavaForConditionalGeneration(config)
     llava.save_pretrained(tmp_path)
     model.load_adapter(tmp_path / "model.safetensors")
-    projector = llava.get_submodule("model.multi_modal_projector")
+    projector = next(m for name, m in llava.named_modules() if name.endswith("multi_modal_projector"))
     assert torch.equal(model.adapter[0].weight, projector.linear_1.weight)
     assert torch.equal(model.adapter[2].bias, projector.linear_2.bias)
 
