@@ -1,0 +1,118 @@
+"""A trained model as a model of lmms-eval, found by its name there once both are installed:
+
+    lmms-eval --model fastrealign --model_args model=runs/stage2,clip=ViT-L-14,pretrained=openai --tasks pope
+
+`clip` (and `pretrained`) or `encoder` (of transformers) name the encoder whose image embeddings the model was trained on. One
+image a question, as in training. Imported by lmms-eval alone; fastrealign does not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+try:
+    from lmms_eval.api.model import lmms
+except ImportError as missing:
+    raise ImportError(f"fastrealign.revision.lmms is for lmms-eval, which is not installed: {missing}") from missing
+
+from fastrealign.errors import InputError
+from fastrealign.revision.data import IMAGE, Template, left_padded
+from fastrealign.revision.templates import pad_token
+
+if TYPE_CHECKING:
+    from lmms_eval.api.instance import Instance
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+
+def manifest() -> ModelManifest:
+    """What lmms-eval looks for under the entry point "lmms_eval.models"."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest(model_id="fastrealign", simple_class_path="fastrealign.revision.lmms.Revision")
+
+
+class Revision(lmms):
+    """model: the folder of a trained model; clip, pretrained, encoder: its encoder; batch_size: questions at a time."""
+
+    is_simple = True
+
+    def __init__(
+        self,
+        model: str,
+        clip: str | None = None,
+        pretrained: str | None = None,
+        encoder: str | None = None,
+        batch_size: int | str = 16,
+        device: str = "auto",
+        **_: Any,  # lmms-eval hands every model its own settings, too
+    ) -> None:
+        super().__init__()
+        from transformers import AutoTokenizer
+
+        from fastrealign.embed.encoders import device_of
+        from fastrealign.embed.hf import Transformers
+        from fastrealign.embed.openclip import OpenClip
+        from fastrealign.revision.model import RevisionModel
+
+        if (clip is None) == (encoder is None):
+            raise InputError(
+                "model_args: expected clip=... or encoder=..., the encoder that the model was trained with"
+            )
+        choice = OpenClip(clip, pretrained, device) if clip else Transformers(encoder, device=device)
+        self.encoder = choice.load("images")
+        self.model = RevisionModel.from_pretrained(model).to(device_of(device)).eval()
+        if self.encoder.dim != self.model.dim:
+            raise InputError(f"{self.encoder.name} gives rows {self.encoder.dim} wide, {model} takes {self.model.dim}")
+        self.words = AutoTokenizer.from_pretrained(model)
+        self.template = Template(self.words, "stage2", self.model.tokens)
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One text a request, of the tasks' (question, settings, its images, document, task, split)."""
+        given: list[str] = []
+        for lo in range(0, len(requests), self.batch_size):
+            asked = [request.args for request in requests[lo : lo + self.batch_size]]
+            pictures = [self._picture(*args[2:6]) for args in asked]
+            longest = max(int(args[1].get("max_new_tokens", 128)) for args in asked)
+            texts = self._say([args[0] for args in asked], pictures, longest)
+            for text, args in zip(texts, asked, strict=True):
+                for stop in _listed(args[1].get("until")):
+                    text = text.split(stop)[0] if stop else text
+                given.append(text.strip())
+        return given
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("fastrealign generates answers; take the generating form of the task")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        raise NotImplementedError("fastrealign answers one question an image")
+
+    def _picture(self, doc_to_visual: Any, number: int, task: str, split: str) -> Any:
+        pictures = doc_to_visual(self.task_dict[task][split][number])
+        if len(pictures) != 1:
+            raise InputError(
+                f"{task}, {split} {number}: has {len(pictures)} images, the model was trained on one a question"
+            )
+        return pictures[0].convert("RGB")
+
+    def _say(self, questions: Sequence[str], pictures: Sequence[Any], longest: int) -> list[str]:
+        import torch
+
+        turns = [[(f"{IMAGE}\n{question.replace(IMAGE, '').strip()}", None)] for question in questions]
+        inputs = left_padded(self.words, self.template.prompts(turns))
+        rows = self.encoder.encode([self.encoder.prepare(picture) for picture in pictures])
+        inputs["embeddings"] = torch.from_numpy(rows)
+        device = next(self.model.parameters()).device
+        ids = self.model.generate(
+            **{name: value.to(device) for name, value in inputs.items()},
+            max_new_tokens=longest,
+            do_sample=False,
+            eos_token_id=self.template.end,
+            pad_token_id=pad_token(self.words),
+        )
+        return self.words.batch_decode(ids, skip_special_tokens=True)
+
+
+def _listed(until: Any) -> list[str]:
+    return [until] if isinstance(until, str) else list(until or [])
