@@ -196,3 +196,39 @@ def test_rows_of_an_encoder_are_embedded_once_and_kept(tmp_path, monkeypatch, ca
     save_file({"x": torch.zeros(1)}, folder / encoders.FILE)
     with pytest.raises(InputError, match=r"not an encoder of demo\.encoder"):
         encoders.load(folder / encoders.FILE)
+
+
+def test_revision_tells_seeds_apart_and_compares_within_them(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("transformers")
+    revision = benchmarks.module("paper.revision")
+
+    def run(value):
+        scores = {name: value for name in revision.FIGURES} | {f"blind/{name}": 0.3 for name in revision.FIGURES}
+        return {"scores": scores}
+
+    given = {("realign", 0): 0.6, ("realign", 1): 0.8, ("none", 0): 0.5, ("none", 1): 0.75, ("c3", 1): 0.9}
+    for (method, seed), value in given.items():
+        path = revision.kept(revision.Recipe(method, "text"), seed, tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(run(value)))
+    results = revision.collect(tmp_path)
+    assert {label: list(by_seed) for label, by_seed in results["runs"]["text"].items()} == {
+        "none": ["0", "1"],
+        "C3": ["1"],
+        "ReAlign": ["0", "1"],
+    }
+    text = revision.tell(results)
+    assert "| ReAlign | 2 | 70.0 ± 14.1 | 70.0 ± 14.1 (+40.0) | 70.0 ± 14.1 (+40.0) |" in text
+    assert "| C3 | 1 | 90.0 | 90.0 (+60.0) | 90.0 (+60.0) |" in text
+    assert "- ReAlign less none: caption +7.5 ± 2.5, above in 2 of 2" in text and "less C3" not in text
+    common.save(lambda: revision.draw(results), tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_revision_compares_recipes_that_differ():
+    pytest.importorskip("transformers")
+    revision = benchmarks.module("paper.revision")
+    for c in revision.COMPARISONS:
+        labels = [c.label(i) for i in range(len(c.recipes))]
+        assert len(set(labels)) == len(labels) == len(set(c.recipes))

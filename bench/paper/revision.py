@@ -3,7 +3,7 @@
     python -m bench.paper.revision --worlds DIR            all comparisons, five seeds: hours on two cores
     python -m bench.paper.revision --worlds DIR --only text --seeds 2
 
-A seed has its own scenes for every set, first weights and order of examples; encoder and language model are shared. What is
+A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0. What is
 in DIR is not done again, so that it can be stopped and go on.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 SIZES = Sizes(encoder_steps=1_000, backbone_steps=2_200)
 SEEDS = 5
 LABELS = NAMES | {PAIRED: "paired images"}
-FIGURES = ("caption", "vqa", "probe")
+WHAT = {"caption": "captions, F1", "vqa": "answers", "probe": "probes"}
+FIGURES = tuple(WHAT)
 
 
 @dataclass(frozen=True)
@@ -100,55 +102,68 @@ COMPARISONS = (
 )
 
 
+def kept(recipe: Recipe, seed: int, worlds: Path) -> Path:
+    """Where the scores of a recipe in the world of a seed are."""
+    recipe = replace(recipe, seed=seed)
+    return worlds / f"{seed}-trained" / f"scores-{recipe.tuning}-{recipe.conversations:g}-{recipe.name}.json"
+
+
 def run(recipe: Recipe, seed: int, worlds: Path, sizes: Sizes) -> dict[str, Any]:
     """One recipe in the world of a seed; what was done already is read."""
-    world = World(worlds / str(seed), sizes, seed, parts=worlds / "0")
-    folder = worlds / f"{seed}-trained"
-    recipe = replace(recipe, seed=seed)
-    kept = folder / f"scores-{recipe.tuning}-{recipe.conversations:g}-{recipe.name}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    if not world.done:
-        make(world)
-    found = train_recipe(world, recipe, folder).to_json()
-    save_bytes(kept, json.dumps(found, indent=1).encode())
-    return found
+    path = kept(recipe, seed, worlds)
+    if not path.exists():
+        world = World(worlds / str(seed), sizes, seed, parts=worlds / "0" if seed else None)
+        if not world.done:
+            make(world)
+        found = train_recipe(world, replace(recipe, seed=seed), path.parent).to_json()
+        save_bytes(path, json.dumps(found, indent=1).encode())
+    return json.loads(path.read_text())
 
 
-def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: Sizes) -> dict[str, Any]:
-    """{"runs": {comparison: [[run of each seed] of each recipe]}}; seeds outermost, so that what is there can be told."""
-    comparisons = tuple(comparisons)
-    runs: dict[str, list[list[Any]]] = {c.name: [[] for _ in c.recipes] for c in comparisons}
+def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: Sizes) -> None:
+    """Train what is not there yet; the seeds outermost, so that what there is can be compared at any time."""
     for seed in range(seeds):
         for c in comparisons:
             for i, recipe in enumerate(c.recipes):
                 found = run(recipe, seed, worlds, sizes)
-                runs[c.name][i].append(found)
                 figures = ", ".join(f"{name} {found['scores'][name]:.3f}" for name in FIGURES)
                 print(f"seed {seed}, {c.name}, {c.label(i)}: {figures}", flush=True)
-    return {"runs": runs, "sizes": vars(sizes) if hasattr(sizes, "__dict__") else {}, "seeds": seeds}
+
+
+def collect(worlds: Path) -> dict[str, Any]:
+    """{"runs": {comparison: {label: {seed: run}}}} of all that is there."""
+    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    for c in COMPARISONS:
+        for i, recipe in enumerate(c.recipes):
+            there = {str(seed): kept(recipe, seed, worlds) for seed in range(100)}
+            found = {seed: json.loads(path.read_text()) for seed, path in there.items() if path.exists()}
+            if found:
+                runs.setdefault(c.name, {})[c.label(i)] = found
+    return {"runs": runs}
+
+
+Runs = dict[str, dict[str, dict[str, Any]]]
 
 
 def tell(results: dict[str, Any]) -> str:
-    """Markdown: a table a comparison, each with the differences to its last or best-known row, seed by seed."""
+    """Markdown: a table a comparison, and its differences within seeds."""
     parts = [
-        f"Mean ± standard deviation over {results['seeds']} seeds, in per cent: attribute F1 of captions; accuracy of answers "
-        "and "
-        "of yes/no probes; in brackets, how far above the same model without the picture."
+        "In per cent, mean ± standard deviation over seeds: attribute F1 of captions; accuracy of answers and of yes/no probes; "
+        "in brackets, how far above the same model without the picture."
     ]
     for c in COMPARISONS:
-        if c.name not in results["runs"]:
+        runs: Runs = results["runs"].get(c.name, {})
+        if not runs:
             continue
-        by_recipe = [[found["scores"] for found in runs] for runs in results["runs"][c.name]]
-        rows = [[c.label(i), *_cells(scores)] for i, scores in enumerate(by_recipe)]
-        head = ("", "captions, F1", "answers", "probes")
-        parts.append(f"**{c.title}.** The paper: {c.paper}.\n\n{table(head, rows)}\n\n{_differences(c, by_recipe)}")
-    return "\n\n".join(parts)
+        rows = [[label, *_cells([found["scores"] for found in by_seed.values()])] for label, by_seed in runs.items()]
+        head = ("", "seeds", "captions, F1", "answers", "probes")
+        parts += [f"**{c.title}.** The paper: {c.paper}.", table(head, rows), _differences(c, runs)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cells(scores: Sequence[dict[str, float]]) -> list[str]:
     found = over_seeds(scores)
-    cells = [_percent(found["caption"])]
+    cells = [str(len(scores)), _percent(found["caption"])]
     for name in ("vqa", "probe"):
         above = 100 * (found[name][0] - found[f"blind/{name}"][0])
         cells.append(f"{_percent(found[name])} ({above:+.1f})")
@@ -156,44 +171,49 @@ def _cells(scores: Sequence[dict[str, float]]) -> list[str]:
 
 
 def _percent(value: tuple[float, float]) -> str:
-    return f"{100 * value[0]:.1f} ± {100 * value[1]:.1f}"
+    mean, spread = value
+    return f"{100 * mean:.1f}" if math.isnan(spread) else f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
-def _differences(c: Comparison, by_recipe: Sequence[Sequence[dict[str, float]]]) -> str:
-    """Row against the row that it is to be compared with, within each seed."""
-    at = next((i for i, r in enumerate(c.recipes) if c.label(i) == LABELS["realign"]), len(c.recipes) - 1)
+def _differences(c: Comparison, runs: Runs) -> str:
+    """ReAlign, or the last row, less each of the others, seed by seed."""
+    labels = list(runs)
+    against = LABELS["realign"] if LABELS["realign"] in runs else labels[-1]
     lines = []
-    for i, scores in enumerate(by_recipe):
-        if i == at:
+    for label in labels:
+        shared = [seed for seed in runs[against] if seed in runs[label]]
+        if label == against or len(shared) < 2:
             continue
         told = []
         for name in FIGURES:
-            apart = 100 * np.array([a[name] - b[name] for a, b in zip(by_recipe[at], scores, strict=True)])
-            spread = apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else float("nan")
-            told.append(f"{name} {apart.mean():+.1f} ± {spread:.1f} (above in {np.sum(apart > 0)} of {len(apart)})")
-        lines.append(f"- {c.label(at)} over {c.label(i)}: {', '.join(told)}")
-    return "\n".join(["Differences within seeds, ± the error of their mean:", "", *lines])
+            pairs = [(runs[against][seed]["scores"][name], runs[label][seed]["scores"][name]) for seed in shared]
+            apart = 100 * np.array([a - b for a, b in pairs])
+            error = apart.std(ddof=1) / math.sqrt(len(apart))
+            told.append(f"{name} {apart.mean():+.1f} ± {error:.1f}, above in {np.sum(apart > 0)} of {len(apart)}")
+        lines.append(f"- {against} less {label}: {'; '.join(told)}")
+    return "\n".join(["Differences within seeds, ± the standard error of their mean:", "", *lines]) if lines else ""
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """A panel a comparison: each seed a dot, the mean a bar."""
-    shown = [c for c in COMPARISONS if c.name in results["runs"]]
-    figure = canvas(11, 2.6 * len(shown))
-    axes = figure.subplots(len(shown), len(FIGURES), squeeze=False)
-    for row, c in zip(axes, shown, strict=True):
+    """A row a comparison: each seed a dot, the mean a bar, the blind model a line."""
+    from fastrealign.demo.picture import IMAGE, TEXT
+
+    shown = [(c, results["runs"][c.name]) for c in COMPARISONS if c.name in results["runs"]]
+    figure = canvas(11, 0.8 + sum(0.7 + 0.24 * len(runs) for _, runs in shown))
+    heights = [1 + 0.35 * len(runs) for _, runs in shown]
+    axes = figure.subplots(len(shown), len(FIGURES), squeeze=False, height_ratios=heights)
+    for row, (c, runs) in zip(axes, shown, strict=True):
         for axis, name in zip(row, FIGURES, strict=True):
-            for i, runs in enumerate(results["runs"][c.name]):
-                values = 100 * np.array([found["scores"][name] for found in runs])
-                axis.barh(i, values.mean(), color="#2f6db5", alpha=0.35)
-                axis.plot(values, np.full(len(values), i), "o", color="#2f6db5", markersize=3)
-                blind = np.mean([100 * found["scores"].get(f"blind/{name}", np.nan) for found in runs])
-                axis.plot([blind, blind], [i - 0.4, i + 0.4], color="#d9661f", linewidth=1.5)
-            axis.set_yticks(range(len(c.recipes)), [c.label(i) for i in range(len(c.recipes))])
+            for i, by_seed in enumerate(runs.values()):
+                values = 100 * np.array([found["scores"][name] for found in by_seed.values()])
+                blind = 100 * np.mean([found["scores"][f"blind/{name}"] for found in by_seed.values()])
+                axis.barh(i, values.mean(), color=IMAGE, alpha=0.35)
+                axis.plot(values, np.full(len(values), i), "o", color=IMAGE, markersize=3)
+                axis.plot([blind, blind], [i - 0.4, i + 0.4], color=TEXT, linewidth=1.5)
+            axis.set_yticks(range(len(runs)), list(runs) if axis is row[0] else [""] * len(runs))
             axis.invert_yaxis()
-            if axis is not row[0]:
-                axis.set_yticklabels([])
-            axis.set_title(f"{c.name}: {name}", fontsize=9)
-            axis.set_xlabel("per cent; orange: without the picture", fontsize=8)
+            axis.set_title(f"{c.name}: {WHAT[name]}, %", fontsize=9, loc="left")
+    figure.suptitle("A dot a seed, the bar their mean; the line: the same model without the picture", fontsize=10)
     return figure
 
 
@@ -206,18 +226,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.revision", description=REPRODUCTION.says)
     parser.add_argument("--worlds", type=Path, required=True, metavar="DIR", help="for worlds and trained models")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--only", action="append", choices=[c.name for c in COMPARISONS])
+    parser.add_argument("--only", action="append", choices=[c.name for c in COMPARISONS], help="train for these alone")
+    parser.add_argument("--redraw", action="store_true", help="train nothing: page and picture from what is there")
     parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help="the folder that docs/paper.md is in")
     given = parser.parse_args(arguments)
     chosen = [c for c in COMPARISONS if not given.only or c.name in given.only]
     try:
-        make(World(given.worlds / "0", SIZES))
-        results = measure(chosen, given.seeds, given.worlds, SIZES)
+        if not given.redraw:
+            measure(chosen, given.seeds, given.worlds, SIZES)
     except FastRealignError as error:
         print(f"bench.paper.revision: {error}", file=sys.stderr)
         return 2
     about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
-    results = {"kind": "revision", "machine": about, **results}
+    results = {"kind": "revision", "machine": about, "sizes": asdict(SIZES), **collect(given.worlds)}
     write(given.into, REPRODUCTION, results, tell(results))
     return 0
 
