@@ -3,8 +3,8 @@
     python -m bench.paper.revision --worlds DIR            all comparisons, five seeds: hours on two cores
     python -m bench.paper.revision --worlds DIR --only text --seeds 2
 
-A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0. What is
-in DIR is not done again, so that it can be stopped and go on.
+A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0. What
+is in DIR is not done again, so that it can be stopped and go on.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ Runs = dict[str, dict[str, dict[str, Any]]]
 def tell(results: dict[str, Any]) -> str:
     """Markdown: a table a comparison, and its differences within seeds."""
     parts = [
-        "In per cent, mean ± standard deviation over seeds: attribute F1 of captions; accuracy of answers and of yes/no probes; "
-        "in brackets, how far above the same model without the picture."
+        "In per cent, mean ± standard deviation over seeds: attribute F1 of captions; accuracy of answers and of yes/no "
+        "probes; in brackets, how far above the same model without the picture."
     ]
     for c in COMPARISONS:
         runs: Runs = results["runs"].get(c.name, {})
