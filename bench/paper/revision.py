@@ -3,8 +3,8 @@
     python -m bench.paper.revision --worlds DIR            all comparisons, five seeds: hours on two cores
     python -m bench.paper.revision --worlds DIR --only text --seeds 2
 
-A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0. What
-is in DIR is not done again, so that it can be stopped and go on.
+A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0.
+What is in DIR is not done again, so that it can be stopped and go on.
 """
 
 from __future__ import annotations
