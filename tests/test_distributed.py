@@ -94,7 +94,15 @@ def on_ranks(size, work, may_break=False):
 
 
 def fitted(world, sides, **options):
-    options = {"centroid": "paper", "bad_rows": "error", "one_pass": None, "tol": None, "confidence": 0.9, **options}
+    options = {
+        "method": "realign",
+        "centroid": "paper",
+        "bad_rows": "error",
+        "one_pass": None,
+        "tol": None,
+        "confidence": 0.9,
+        **options,
+    }
     source, target = (
         shared(open_rows(side, name), world) for side, name in zip(sides, ("source", "target"), strict=True)
     )

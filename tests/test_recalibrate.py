@@ -99,7 +99,7 @@ def test_merging_is_fitting_all_rows_together(world, centroid):
     assert merged.trace_source == pytest.approx(together.trace_source, abs=1e-12)
     assert merged.s == pytest.approx(together.s, abs=1e-12)
     # The old rows moved as the new ones did, but for what the domains differ.
-    assert np.linalg.norm(merged.c - together.c) < 4e-3
+    assert np.linalg.norm(merged.c - together.c) < 0.012
     assert merged.sampling.how == "updated" and merged.sampling.rows_source == 2000
     assert np.isnan(merged.gap_left) and merged.centroid == centroid
 
