@@ -45,7 +45,7 @@ def test_a_source_that_fits_in_the_sample_is_fitted_as_in_passes(sides, centroid
 def test_the_error_is_as_stated_and_small_beside_sampling(sides, monkeypatch, centroid):
     monkeypatch.setattr(reservoir, "ROWS", 1000)
     beside = []
-    for _ in range(8):
+    for _ in range(4):
         y, x = sides(40_000, 32)
         found, expected = fr.fit(stream(y), x, centroid=centroid), reference.fit(y, x, centroid)
         assert found.s == pytest.approx(expected.s, abs=1e-12)

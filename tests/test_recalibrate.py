@@ -46,7 +46,7 @@ def test_rows_of_the_same_kind_hold(world, fitted):
 
 def test_rows_of_another_domain_do_not(world, fitted):
     new = world(0, 60_000, shift=0.5)
-    found = fr.check(fitted, new)
+    found = fr.check(fitted, new, confidence=0.9999)  # 0.95 would be wrong about one of three figures now and then
     assert not found.holds
     assert found.source.rows < 60_000
     unit = reference.project(new)
@@ -60,7 +60,7 @@ def test_rows_of_another_domain_do_not(world, fitted):
 def test_a_target_that_moved_too(world, fitted):
     same, moved = world(1, 60_000), world(1, 60_000, shift=0.5)
     assert fr.check(fitted, world(0, 60_000), same).holds
-    found = fr.check(fitted, world(0, 60_000), moved)
+    found = fr.check(fitted, world(0, 60_000), moved, confidence=0.9999)
     assert not found.holds
     assert found.target.shift > 0.1 > found.source.shift
     truth = np.linalg.norm(reference.moments(moved)[0] - fitted.mean_target)

@@ -139,7 +139,7 @@ def collect(worlds: Path) -> dict[str, Any]:
             found = {seed: json.loads(path.read_text()) for seed, path in there.items() if path.exists()}
             if found:
                 runs.setdefault(c.name, {})[c.label(i)] = found
-    return {"runs": runs}
+    return {"runs": {name: by_label for name, by_label in runs.items() if len(by_label) > 1}}
 
 
 Runs = dict[str, dict[str, dict[str, Any]]]
