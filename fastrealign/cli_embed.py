@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MORE = """\
 OUT gets parquet shards with the columns id, caption (of text) and embedding, whose rows have length 1, and manifest.json,
 written last. The id is the image's path within the folder, its name within a tar, or the record's own id, else the number of
-its line. A run that was stopped goes on with --resume.
+its line, from 0. A run that was stopped goes on with --resume.
 
 examples:
   fastrealign embed photos/ --clip ViT-L-14 --pretrained weights.safetensors --out img_emb/

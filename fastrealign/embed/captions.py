@@ -43,7 +43,7 @@ class Caption:
 def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
     """The captions of one file; a line or row that holds none comes with its `problem`.
 
-    prefix        goes before numbers that stand for ids
+    prefix        goes before numbers that stand for ids: of the line or row, from 0, as `revision.examples` counts them
     column, ids   keys or columns of the captions and of their ids; by default the usual ones
     Raises InputError, with the file's name, for what makes all of it unusable.
     """
@@ -80,15 +80,15 @@ def text_of(value: Any) -> tuple[str, str | None]:
 
 def _lines(path: str, prefix: str) -> Iterator[Caption]:
     with reading(path), open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(file):
             text, problem = text_of(line)
-            yield Caption(f"{prefix}{number}", f"{path}: line {number}", text, problem)
+            yield Caption(f"{prefix}{number}", f"{path}: line {number + 1}", text, problem)
 
 
 def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
     with reading(path), open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where, id = f"{path}: line {number}", f"{prefix}{number}"
+        for number, line in enumerate(file):
+            where, id = f"{path}: line {number + 1}", f"{prefix}{number}"
             if not line.strip():
                 continue
             try:

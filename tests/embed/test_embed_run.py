@@ -241,7 +241,7 @@ def test_a_shard_of_nothing_but_bad_items(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n\n\nred\n")
     done = small(tmp_path / "a.txt", tmp_path / "out", bad_items="skip")
     assert (done.rows, done.shards, len(done.left_out)) == (1, 2, 4)
-    assert rows_of(tmp_path / "out", "id") == ["5"]
+    assert rows_of(tmp_path / "out", "id") == ["4"]
     assert open_source(tmp_path / "out", side="source").rows == 1
 
 

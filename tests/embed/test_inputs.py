@@ -54,9 +54,9 @@ def test_a_picture_is_upright_and_rgb(tmp_path, rng):
 def test_text_is_a_caption_a_line(tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeffred cat\r\n  blauer Hund, groß \nlast".encode())
     wanted = ["red cat", "blauer Hund, groß", "last"]
-    assert read(tmp_path / "a.txt") == [(str(i), text) for i, text in enumerate(wanted, 1)]
+    assert read(tmp_path / "a.txt") == [(str(i), text) for i, text in enumerate(wanted)]
     (tmp_path / "b.txt").write_text("one")
-    assert [id for id, _ in read(tmp_path)] == ["a.txt:1", "a.txt:2", "a.txt:3", "b.txt:1"]
+    assert [id for id, _ in read(tmp_path)] == ["a.txt:0", "a.txt:1", "a.txt:2", "b.txt:0"]
 
 
 @pytest.mark.parametrize("name", ["caption", "text", "own"])
@@ -64,7 +64,7 @@ def test_jsonl_with_and_without_ids(tmp_path, name):
     path = tmp_path / "a.jsonl"
     column = {"column": "own"} if name == "own" else {}
     path.write_text(f'{{"{name}": "red"}}\n\n{{"{name}": "blue", "more": 1}}\n')
-    assert read(path, **column) == [("1", "red"), ("3", "blue")]
+    assert read(path, **column) == [("0", "red"), ("2", "blue")]
     path.write_text(f'{{"id": 7, "{name}": "red"}}\n{{"id": "x", "{name}": "blue"}}\n')
     assert read(path, **column) == [("7", "red"), ("x", "blue")]
     path.write_text(f'{{"id": 7, "which": "q", "{name}": "red"}}\n')
@@ -199,3 +199,11 @@ def test_pictures_that_cannot_be_read(tmp_path, photos, data, problem):
     path = photos / "1.jpg"
     path.write_bytes(path.read_bytes()[:-400] if data == "half" else data)
     refused(f"1.jpg: {problem}", path)
+
+
+def test_lines_have_the_ids_that_training_looks_them_up_by(tmp_path):
+    from fastrealign.revision.examples import read_examples
+
+    path = tmp_path / "a.txt"
+    path.write_text("red\nblue\ngreen\n")
+    assert read(path) == [(example.id, example.turns[0][1]) for example in read_examples(str(path))]
