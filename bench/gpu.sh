@@ -40,7 +40,7 @@ fi
 
 step "tests on the device"
 if has pytest; then
-    limited 150 tests.log python3 -m pytest -q -p no:cacheprovider -x tests/gpu && tail -n 1 "$out/tests.log"
+    limited 150 tests.log python3 -m pytest -q -o addopts= -p no:cacheprovider -x tests/gpu && tail -n 1 "$out/tests.log"
 else
     echo "skipped: pytest is not installed"
 fi

@@ -15,15 +15,17 @@ import pytest
 from fastrealign import ops
 
 SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
+# The processes that share the tests, and those that tests start, draw the same.
+os.environ["FASTREALIGN_TEST_SEED"] = str(SEED)
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
 
 
-def pytest_configure(config):
+def pytest_collection_finish(session):
     """Leave the source tree: a child process would import fastrealign from there, where it may not have been compiled."""
     folder = tempfile.TemporaryDirectory(prefix="fastrealign-tests-")
-    config.add_cleanup(folder.cleanup)
-    config.add_cleanup(partial(os.chdir, os.getcwd()))
+    session.config.add_cleanup(folder.cleanup)
+    session.config.add_cleanup(partial(os.chdir, os.getcwd()))
     os.chdir(folder.name)
 
 

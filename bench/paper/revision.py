@@ -32,7 +32,16 @@ from fastrealign.revision.world import Sizes, World, make
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZES = Sizes(encoder_steps=1_000, backbone_steps=2_200)
+SIZES = Sizes(
+    pretrain=10_000,
+    statistics=6_000,
+    tuning=5_000,
+    text_tuning=5_000,
+    held_out=400,
+    encoder_steps=1_000,
+    sibling_steps=1_500,
+    backbone_steps=4_000,
+)
 SEEDS = 5
 LABELS = NAMES | {PAIRED: "paired images"}
 WHAT = {"caption": "captions, F1", "vqa": "answers", "probe": "probes"}

@@ -111,7 +111,8 @@ def _describe(o: Object, rng: random.Random, colour: float, size: float) -> Thin
     return Thing(o.noun, o.colour if rng.random() < colour else None, o.size if rng.random() < size else None)
 
 
-def _a(thing: Thing) -> str:
+def with_article(thing: Thing) -> str:
+    """ "a red circle", "an orange star" """
     words = thing.words()
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
@@ -127,18 +128,18 @@ def _short(scene: Scene, rng: random.Random) -> Caption:
     style = rng.random()
     if style < 0.4:
         claim = _relate(scene, first, second, rng, 0.9, 0.35)
-        body, claims = f"{_a(claim.a)} {claim.relation} {_a(claim.b)}", [claim]
+        body, claims = f"{with_article(claim.a)} {claim.relation} {with_article(claim.b)}", [claim]
     elif style < 0.65:
         thing = _describe(first, rng, 0.9, 0.5)
-        body = f"{_a(thing)} {BACKGROUND_PHRASES[scene.family].format(scene.background)}"
+        body = f"{with_article(thing)} {BACKGROUND_PHRASES[scene.family].format(scene.background)}"
         claims = [Exists(thing), Background(scene.background)]
     elif style < 0.85:
         things = _describe(first, rng, 0.9, 0.35), _describe(second, rng, 0.9, 0.35)
-        body, claims = " and ".join(map(_a, things)), [Exists(t) for t in things]
+        body, claims = " and ".join(map(with_article, things)), [Exists(t) for t in things]
     else:
         kind, other = Thing(first.noun), _describe(second, rng, 0.9, 0.35)
         number = sum(map(kind.fits, scene.objects))
-        body = f"{NUMBERS[number]} {kind.words(plural=number > 1)} and {_a(other)}"
+        body = f"{NUMBERS[number]} {kind.words(plural=number > 1)} and {with_article(other)}"
         claims = [Count(number, kind), Exists(other)]
     return Caption(rng.choice(OPENINGS) + body, tuple(claims))
 
@@ -150,10 +151,10 @@ def _long(scene: Scene, rng: random.Random) -> Caption:
         first = told.pop()
         if told and rng.random() < 0.6:
             claim = _relate(scene, first, told.pop(), rng, 0.95, 0.5)
-            sentences.append((f"{_a(claim.a)} {claim.relation} {_a(claim.b)}", [claim]))
+            sentences.append((f"{with_article(claim.a)} {claim.relation} {with_article(claim.b)}", [claim]))
         else:
             thing = _describe(first, rng, 0.95, 0.5)
-            sentences.append((_a(thing), [Exists(thing)]))
+            sentences.append((with_article(thing), [Exists(thing)]))
     if rng.random() < 0.6:
         sentences.append((f"{scene.background} background", [Background(scene.background)]))
     if rng.random() < 0.3:

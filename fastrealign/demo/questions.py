@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastrealign.demo.captions import NUMBERS, Caption, Count, Exists, Related, Thing, holds
+from fastrealign.demo.captions import NUMBERS, Caption, Count, Exists, Related, Thing, holds, with_article
 from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, Object, Scene, related
 
 KINDS = ("existence", "colour", "count", "relation")
@@ -41,31 +41,53 @@ def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[
     rng = random.Random(f"questions {scene.family} {scene.seed} {seed}")
     things, relations, number = _known(scene, told, rng)
     asked = []
-    things = [t for t in things if t.colour]
+    things, lone = _coloured(scene, things)
     if things:
         yes = rng.random() < 0.5
         asked.append(exists("existence", rng.choice(things) if yes else _absent(scene, rng), yes))
-    lone = [t for t in things if _one(scene, Thing(t.noun))]
     if lone:
-        thing = rng.choice(lone)
-        asked.append(Question("colour", f"what colour is the {thing.noun} ?", thing.colour))
+        asked.append(_colour(rng.choice(lone)))
     if number:
-        asked.append(Question("count", "how many things are there ?", NUMBERS[number]))
-    # Nothing but the two things and the relation may be in doubt, and the opposite has to be false.
-    sure = [r for r in relations if _one(scene, r.a) and _one(scene, r.b) and r.a != r.b]
-    if sure:
-        claim, yes = rng.choice(sure), rng.random() < 0.5
-        relation = claim.relation if yes else OPPOSITE[claim.relation]
-        text = f"is the {claim.a.words()} {relation} the {claim.b.words()} ?"
-        asked.append(Question("relation", text, _yes(yes)))
+        asked.append(_count(number))
+    asked += _relation_asked(scene, relations, rng)
     rng.shuffle(asked)
     return asked
 
 
+def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
+    """At most so many questions about what a caption tells, most of them of existence and colour; some come twice."""
+    rng = random.Random(f"many {scene.family} {scene.seed} {seed}")
+    things, relations, count = _known(scene, told, rng)
+    things, lone = _coloured(scene, things)
+    asked = []
+    for kind in rng.choices(KINDS, (4, 4, 1, 1), k=number):
+        if kind == "existence" and things:
+            yes = rng.random() < 0.5
+            asked.append(exists(kind, rng.choice(things) if yes else _missing(scene, rng), yes))
+        elif kind == "colour" and lone:
+            asked.append(_colour(rng.choice(lone)))
+        elif kind == "count" and count:
+            asked.append(_count(count))
+        elif kind == "relation":
+            asked += _relation_asked(scene, relations, rng)
+    return asked
+
+
+def notes(scene: Scene, told: Caption, seed: int) -> list[tuple[str, str]]:
+    """All that a caption tells of things and colours, each as words and the word that follows from the caption:
+    ("the circle is", "red"), ("a red circle ?", "yes"); and as many things that are not there."""
+    rng = random.Random(f"notes {scene.family} {scene.seed} {seed}")
+    things, lone = _coloured(scene, _known(scene, told, rng)[0])
+    found = [(f"the {t.noun} is", t.colour) for t in dict.fromkeys(lone)]
+    for thing in things:
+        found += [(f"{with_article(thing)} ?", "yes"), (f"{with_article(_missing(scene, rng))} ?", "no")]
+    rng.shuffle(found)
+    return found
+
+
 def exists(kind: str, thing: Thing, yes: bool) -> Question:
     """ "is there a red circle ?" """
-    words = thing.words()
-    return Question(kind, f"is there {'an' if words[0] in 'aeiou' else 'a'} {words} ?", _yes(yes))
+    return Question(kind, f"is there {with_article(thing)} ?", _yes(yes))
 
 
 def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Question]:
@@ -89,6 +111,35 @@ def most_seen(scenes: Iterable[Scene], number: int = 10) -> list[Thing]:
     """The coloured things that most of the scenes have."""
     seen = Counter(thing for s in scenes for thing in {Thing(o.noun, o.colour) for o in s.objects})
     return [thing for thing, _ in seen.most_common(number)]
+
+
+def _coloured(scene: Scene, things: list[Thing]) -> tuple[list[Thing], list[Thing]]:
+    """Those whose colour is named; and of these, those whose noun is the only one of its kind in the scene."""
+    things = [t for t in things if t.colour]
+    return things, [t for t in things if _one(scene, Thing(t.noun))]
+
+
+def _missing(scene: Scene, rng: random.Random) -> Thing:
+    """Half of the time near to what is there: then neither its noun nor its colour alone tells that it is not."""
+    return (_absent if rng.random() < 0.5 else _near)(scene, rng)
+
+
+def _colour(thing: Thing) -> Question:
+    return Question("colour", f"what colour is the {thing.noun} ?", thing.colour)
+
+
+def _count(number: int) -> Question:
+    return Question("count", "how many things are there ?", NUMBERS[number])
+
+
+def _relation_asked(scene: Scene, relations: Sequence[Related], rng: random.Random) -> list[Question]:
+    """One question, or none: nothing but the two things and the relation may be in doubt, and the opposite has to be false."""
+    sure = [r for r in relations if _one(scene, r.a) and _one(scene, r.b) and r.a != r.b]
+    if not sure:
+        return []
+    claim, yes = rng.choice(sure), rng.random() < 0.5
+    relation = claim.relation if yes else OPPOSITE[claim.relation]
+    return [Question("relation", f"is the {claim.a.words()} {relation} the {claim.b.words()} ?", _yes(yes))]
 
 
 def _known(scene: Scene, told: Caption | None, rng: random.Random) -> tuple[list[Thing], list[Related], int | None]:

@@ -44,20 +44,22 @@ def train(
     scene_of: Callable[[int], Scene] = samples.sample_scene,
     *,
     loss: str = "infonce",
+    start: open_clip.CLIP | None = None,
     on_step: Callable[[int, open_clip.CLIP], None] | None = None,
 ) -> open_clip.CLIP:
     """A trained encoder, after `steps` batches of new scenes.
 
     scene_of  the scene of a seed: of which kind, that is
     loss      one of encoder.LOSSES
+    start     an encoder to go on from, with a schedule of its own; None: a fresh one of `seed` and `loss`
     on_step   called with the number of steps done, 0 first, and the model; it may leave the model in evaluation mode
     """
     import torch
 
-    model = encoder.build(seed, loss).to(memory_format=torch.channels_last)
+    model = (start or encoder.build(seed, loss)).to(memory_format=torch.channels_last)
     groups = _parameter_groups(model)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    start, losses = time.perf_counter(), []
+    started, losses = time.perf_counter(), []
     for done in range(steps):
         if on_step:
             on_step(done, model)
@@ -74,7 +76,7 @@ def train(
             scale = model.logit_scale.exp().item()
             log(
                 f"step {done + 1:>5} of {steps}  loss {np.mean(losses[-100:]):.3f}  logit scale {scale:.1f}  "
-                f"{time.perf_counter() - start:.0f} s"
+                f"{time.perf_counter() - started:.0f} s"
             )
     if on_step:
         on_step(steps, model)

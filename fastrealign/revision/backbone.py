@@ -1,4 +1,4 @@
-"""The demo's language model: a small Llama that has read the world's captions and dialogues, never a picture.
+"""The demo's language model: a small LFM2 that has read captions, notes and dialogues of the world, and seen no picture.
 
 It plays the part of the pretrained language model in ReVision (arXiv 2602.07026, section 5): it speaks the captions'
 English, and answers questions about a scene that is described to it in words.
@@ -13,20 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.demo import captions, questions
+from fastrealign.demo.captions import Caption
 from fastrealign.demo.scenes import Scene
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import Lfm2ForCausalLM, PreTrainedTokenizerFast
 
 DESCRIBE = "describe the picture ."
 CONTEXT = 192
-WIDTH = 128
-LAYERS = 3
-RATE = 3e-3
-REPEATED = 12_000  # texts at first that say a thing twice
-ROWS, LENGTH = 20, 128  # a batch: texts one after the other, cut into rows
-_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+WIDTH = 64
+# A convolution shows each noun the words before it, its colour among them; attention alone had not learned to look that up
+# after as many steps.
+LAYERS = ("conv", "full_attention", "conv", "full_attention")
+RATE = 4e-3
+QUESTIONS = 6  # a dialogue
+ROWS, LENGTH = 20, 128  # of a batch, in tokens
+_IGNORED = -100  # no loss where this is the label
+_END = "</s>"
+_SPECIAL = ("<pad>", "<s>", _END, "<unk>")
+Parts = list[tuple[str, bool]]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -50,44 +56,68 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def texts(scenes: Iterable[Scene], seed: int) -> Iterator[str]:
-    """A text a scene, as the tokenizer takes them; the end mark is written out.
+def texts(scenes: Iterable[Scene], seed: int) -> Iterator[Parts]:
+    """A text a scene, in parts: what they say, and whether it is to be learned; the end mark is written out.
 
-    Two captions of one scene, or a dialogue about a caption: so the model learns to go on from what it is told of a scene,
-    without which no visual token could tell it anything.
+    A caption said twice, notes on a caption, or a dialogue about one: so the model learns to go on from what it is told of a
+    scene, without which no visual token could tell it anything. The caption itself comes from nowhere, so nothing of it is
+    to be learned. Notes are the dialogues' questions in fewer words: to look up a thing's colour takes some hundred thousand
+    examples to learn.
     """
     rng = random.Random(f"corpus {seed}")
-    for number, scene in enumerate(scenes):
-        told, other = (captions.caption(scene, rng.choice(captions.LENGTHS), 2 * seed + i) for i in range(2))
-        if number < REPEATED or rng.random() < 0.3:
-            other = told  # to repeat is learned first, and the rest from there
-        if rng.random() < 0.5:
-            yield f"{told.text} {other.text} </s>"
-            continue
-        turns = [(q.text, q.answer) for q in questions.questions(scene, told, seed)]
-        turns.insert(rng.randint(0, len(turns)), (DESCRIBE, other.text))
-        asked = [f"USER: {prompt} ASSISTANT: {answer} </s>" for prompt, answer in turns]
-        yield f"USER: {told.text} {asked[0].removeprefix('USER: ')} {' '.join(asked[1:])}"
+    for scene in scenes:
+        told = captions.caption(scene, rng.choices(captions.LENGTHS, (1, 2, 3))[0], 2 * seed)
+        kind = rng.choices((_twice, _notes, _dialogue), (0.15, 0.5, 0.35))[0]
+        parts = kind(scene, told, seed, rng)
+        if any(learned for _, learned in parts):
+            yield parts
 
 
-def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], None] = print) -> LlamaForCausalLM:
+def _twice(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
+    return [(told.text, False), (f"{told.text} {_END}", True)]
+
+
+def _notes(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
+    noted = [
+        part
+        for words, end in questions.notes(scene, told, seed)
+        for part in ((words, False), (end, True), (".", False))
+    ]
+    return [(f"{told.text} .", False), *noted, (_END, False)]
+
+
+def _dialogue(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
+    turns = [(q.text, q.answer) for q in questions.many(scene, told, QUESTIONS, seed)]
+    if rng.random() < 0.3:
+        turns.insert(rng.randint(0, 2), (DESCRIBE, told.text))
+    parts = [(f"USER: {told.text}", False)]
+    for prompt, answer in turns:
+        before = "USER: " if len(parts) > 1 else ""
+        parts += [(f"{before}{prompt} ASSISTANT:", False), (f"{answer} {_END}", True)]
+    return parts
+
+
+def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], None] = print) -> Lfm2ForCausalLM:
     """A model trained on `steps` batches of texts about the scenes. The same for the same scenes and seed."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import Lfm2Config, Lfm2ForCausalLM
 
     words = tokenizer()
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
+    model = Lfm2ForCausalLM(
+        Lfm2Config(
             vocab_size=len(words),
             hidden_size=WIDTH,
             intermediate_size=2 * WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
+            block_auto_adjust_ff_dim=False,
+            num_hidden_layers=len(LAYERS),
+            layer_types=list(LAYERS),
+            conv_L_cache=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
-            initializer_range=WIDTH
-            ** -0.5,  # transformers' 0.02 is for wide models: attention would begin all but uniform
-            tie_word_embeddings=True,
+            # transformers' 0.02 is for wide models: attention would begin all but uniform.
+            initializer_range=WIDTH**-0.5,
             pad_token_id=words.pad_token_id,
             bos_token_id=words.bos_token_id,
             eos_token_id=words.eos_token_id,
@@ -101,8 +131,8 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
     total = 0.0
     batches = _batches(words, texts(scenes, seed))
     for step in range(steps):
-        rows = next(batches)
-        loss = model(rows, labels=rows).loss
+        rows, labels = next(batches)
+        loss = model(rows, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -115,19 +145,31 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
     return model.eval()
 
 
-def _batches(words: PreTrainedTokenizerFast, lines: Iterator[str]) -> Iterator[torch.Tensor]:
-    """int64 (ROWS, LENGTH): no token is padding, so none is computed in vain."""
+def _batches(words: PreTrainedTokenizerFast, lines: Iterator[Parts]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Tokens and labels, int64 (ROWS, LENGTH) each. A row holds as many whole texts as fit: an answer cut off from what it is
+    about teaches to guess. A text that is longer than a row loses its end."""
     import torch
 
-    ids: list[int] = []
-    for line in lines:
-        ids += words(line).input_ids
-        if len(ids) >= ROWS * LENGTH:
-            yield torch.tensor(ids[: ROWS * LENGTH]).reshape(ROWS, LENGTH)
-            ids = ids[ROWS * LENGTH :]
+    rows: list[tuple[list[int], list[int]]] = []
+    row: list[int] = []
+    labels: list[int] = []
+    for parts in lines:
+        ids, wanted = [words.bos_token_id], [_IGNORED]
+        for text, learned in parts:
+            added = words(text, add_special_tokens=False).input_ids
+            ids += added
+            wanted += added if learned else [_IGNORED] * len(added)
+        if len(row) + min(len(ids), LENGTH) > LENGTH:
+            rest = LENGTH - len(row)
+            rows.append((row + [words.pad_token_id] * rest, labels + [_IGNORED] * rest))
+            row, labels = [], []
+        row, labels = row + ids[:LENGTH], labels + wanted[:LENGTH]
+        if len(rows) == ROWS:
+            yield torch.tensor([r for r, _ in rows]), torch.tensor([w for _, w in rows])
+            rows = []
 
 
-def save(model: LlamaForCausalLM, folder: Path) -> None:
+def save(model: Lfm2ForCausalLM, folder: Path) -> None:
     """As transformers saves them: the model and its tokenizer in one folder."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

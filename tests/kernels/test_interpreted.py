@@ -22,6 +22,8 @@ def test_the_kernels_through_the_interpreter():
         "-q",
         "-p",
         "no:cacheprovider",
+        "-n",
+        "0",
         "-c",
         str(cases.parents[2] / "pyproject.toml"),
         str(cases),
