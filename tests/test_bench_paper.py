@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 
 import benchmarks
 import numpy as np
@@ -209,7 +210,7 @@ def test_revision_tells_seeds_apart_and_compares_within_them(tmp_path):
 
     given = {("realign", 0): 0.6, ("realign", 1): 0.8, ("none", 0): 0.5, ("none", 1): 0.75, ("c3", 1): 0.9}
     for (method, seed), value in given.items():
-        path = revision.kept(revision.Recipe(method, "text"), seed, tmp_path)
+        path = revision.kept(revision.Recipe(method, "text", seed=seed), tmp_path)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(run(value)))
     results = revision.collect(tmp_path)
@@ -231,4 +232,5 @@ def test_revision_compares_recipes_that_differ():
     revision = benchmarks.module("paper.revision")
     for c in revision.COMPARISONS:
         labels = [c.label(i) for i in range(len(c.recipes))]
-        assert len(set(labels)) == len(labels) == len(set(c.recipes))
+        recipes = {c.recipe(i, 3, Path("worlds"), revision.SIZES) for i in range(len(labels))}
+        assert len(set(labels)) == len(labels) == len(recipes) and {recipe.seed for recipe in recipes} == {3}

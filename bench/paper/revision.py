@@ -43,6 +43,7 @@ SIZES = Sizes(
     backbone_steps=4_000,
 )
 SEEDS = 5
+FAMILY = "shapes"
 LABELS = NAMES | {PAIRED: "paired images"}
 WHAT = {"caption": "captions, F1", "vqa": "answers", "probe": "probes"}
 FIGURES = tuple(WHAT)
@@ -50,16 +51,24 @@ FIGURES = tuple(WHAT)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Recipes side by side. paper: what it says of the like; labels: of the rows, where the method is not what differs."""
+    """Recipes side by side. paper: what it says of the like; labels: of the rows, where the method is not what differs;
+    statistics: the family of scenes that each is aligned to, where that differs."""
 
     name: str
     title: str
     paper: str
     recipes: tuple[Recipe, ...]
     labels: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
 
     def label(self, i: int) -> str:
         return self.labels[i] if self.labels else LABELS[self.recipes[i].method]
+
+    def recipe(self, i: int, seed: int, worlds: Path, sizes: Sizes) -> Recipe:
+        """The recipe as it is trained with a seed."""
+        other = self.statistics and self.statistics[i] != FAMILY
+        statistics = world_of(seed, worlds, sizes, self.statistics[i]) if other else None
+        return replace(self.recipes[i], seed=seed, statistics=statistics)
 
 
 def of(*methods: str, **options: Any) -> tuple[Recipe, ...]:
@@ -108,23 +117,37 @@ COMPARISONS = (
         (Recipe(length="short"), Recipe(length="long")),
         ("short", "long"),
     ),
+    Comparison(
+        "domain",
+        "Text alone, aligned by the statistics of its own scenes or of other ones",
+        "statistics of another domain leave a far larger gap (figure 8)",
+        of("none", "realign", "realign", tuning="text"),
+        ("none", "the other family's", "own"),
+        (FAMILY, "garden", FAMILY),
+    ),
 )
 
 
-def kept(recipe: Recipe, seed: int, worlds: Path) -> Path:
-    """Where the scores of a recipe in the world of a seed are."""
-    recipe = replace(recipe, seed=seed)
-    return worlds / f"{seed}-trained" / f"scores-{recipe.tuning}-{recipe.conversations:g}-{recipe.name}.json"
+def world_of(seed: int, worlds: Path, sizes: Sizes, family: str = FAMILY) -> World:
+    """The world of a seed and a family of scenes; encoder and language model are those of the first."""
+    folder = worlds / (str(seed) if family == FAMILY else f"{seed}-{family}")
+    return World(folder, sizes, seed, family, parts=None if folder == worlds / "0" else worlds / "0")
 
 
-def run(recipe: Recipe, seed: int, worlds: Path, sizes: Sizes) -> dict[str, Any]:
-    """One recipe in the world of a seed; what was done already is read."""
-    path = kept(recipe, seed, worlds)
+def kept(recipe: Recipe, worlds: Path) -> Path:
+    """Where the scores of a recipe are."""
+    return worlds / f"{recipe.seed}-trained" / f"scores-{recipe.tuning}-{recipe.conversations:g}-{recipe.name}.json"
+
+
+def run(recipe: Recipe, worlds: Path, sizes: Sizes) -> dict[str, Any]:
+    """One recipe in the world of its seed; what was done already is read."""
+    path = kept(recipe, worlds)
     if not path.exists():
-        world = World(worlds / str(seed), sizes, seed, parts=worlds / "0" if seed else None)
-        if not world.done:
-            make(world)
-        found = train_recipe(world, replace(recipe, seed=seed), path.parent).to_json()
+        world = world_of(recipe.seed, worlds, sizes)
+        for needed in (world, recipe.statistics):
+            if needed is not None and not needed.done:
+                make(needed)
+        found = train_recipe(world, recipe, path.parent).to_json()
         save_bytes(path, json.dumps(found, indent=1).encode())
     return json.loads(path.read_text())
 
@@ -133,8 +156,8 @@ def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: 
     """Train what is not there yet; the seeds outermost, so that what there is can be compared at any time."""
     for seed in range(seeds):
         for c in comparisons:
-            for i, recipe in enumerate(c.recipes):
-                found = run(recipe, seed, worlds, sizes)
+            for i in range(len(c.recipes)):
+                found = run(c.recipe(i, seed, worlds, sizes), worlds, sizes)
                 figures = ", ".join(f"{name} {found['scores'][name]:.3f}" for name in FIGURES)
                 print(f"seed {seed}, {c.name}, {c.label(i)}: {figures}", flush=True)
 
@@ -143,8 +166,8 @@ def collect(worlds: Path) -> dict[str, Any]:
     """{"runs": {comparison: {label: {seed: run}}}} of all that is there."""
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for c in COMPARISONS:
-        for i, recipe in enumerate(c.recipes):
-            there = {str(seed): kept(recipe, seed, worlds) for seed in range(100)}
+        for i in range(len(c.recipes)):
+            there = {str(seed): kept(c.recipe(i, seed, worlds, SIZES), worlds) for seed in range(100)}
             found = {seed: json.loads(path.read_text()) for seed, path in there.items() if path.exists()}
             if found:
                 runs.setdefault(c.name, {})[c.label(i)] = found
