@@ -23,6 +23,7 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
+from fastrealign import baseline
 from fastrealign.errors import FastRealignError
 from fastrealign.files import save_bytes
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
@@ -163,7 +164,8 @@ def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: 
 
 
 def collect(worlds: Path) -> dict[str, Any]:
-    """{"runs": {comparison: {label: {seed: run}}}} of all that is there."""
+    """{"runs": {comparison: {label: {seed: run}}}, "align share": {method: its least and largest part of a stage's time}} of
+    all that is there."""
     runs: dict[str, dict[str, dict[str, Any]]] = {}
     for c in COMPARISONS:
         for i in range(len(c.recipes)):
@@ -171,7 +173,16 @@ def collect(worlds: Path) -> dict[str, Any]:
             found = {seed: json.loads(path.read_text()) for seed, path in there.items() if path.exists()}
             if found:
                 runs.setdefault(c.name, {})[c.label(i)] = found
-    return {"runs": {name: by_label for name, by_label in runs.items() if len(by_label) > 1}}
+    shares: dict[str, list[float]] = {}
+    for path in sorted(worlds.glob("*-trained/stage*/run.json")):
+        made = json.loads(path.read_text())
+        if "result" in made and made["config"]["alignment"]:
+            method = baseline.load(made["config"]["alignment"]).name
+            shares.setdefault(method, []).append(made["result"]["align_share"])
+    return {
+        "runs": {name: by_label for name, by_label in runs.items() if len(by_label) > 1},
+        "align share": {method: [min(of), max(of)] for method, of in shares.items()},
+    }
 
 
 Runs = dict[str, dict[str, dict[str, Any]]]
@@ -190,6 +201,11 @@ def tell(results: dict[str, Any]) -> str:
         rows = [[label, *_cells([found["scores"] for found in by_seed.values()])] for label, by_seed in runs.items()]
         head = ("", "seeds", "captions, F1", "answers", "probes")
         parts += [f"**{c.title}.** The paper: {c.paper}.", table(head, rows), _differences(c, runs)]
+    shares = [
+        f"{LABELS[method]} {100 * low:.2g} to {100 * high:.2g} %"
+        for method, (low, high) in results["align share"].items()
+    ]
+    parts.append(f"What aligning took of the time of a stage that aligns: {', '.join(shares)}." if shares else "")
     return "\n\n".join(part for part in parts if part)
 
 
