@@ -54,14 +54,14 @@ _SIBLINGS = 4  # scenes that differ in their nouns alone
 class Sizes:
     """Scenes a set, and steps of training."""
 
-    pretrain: int = 6_000
-    statistics: int = 3_000
-    tuning: int = 2_000
-    text_tuning: int = 2_000
+    pretrain: int = 8_000
+    statistics: int = 4_000
+    tuning: int = 4_000
+    text_tuning: int = 4_000
     held_out: int = 300
     encoder_steps: int = 400
     sibling_steps: int = 0
-    backbone_steps: int = 600
+    backbone_steps: int = 1_500
 
 
 @dataclass(frozen=True)
