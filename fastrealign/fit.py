@@ -81,10 +81,7 @@ def fit(
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
-    encoder_source, encoder_target = (
-        given or (side.encoder if isinstance(side, FileSource) else None)
-        for given, side in ((encoder_source, rows), (encoder_target, there))
-    )
+    encoder_source, encoder_target = encoder_source or rows.encoder, encoder_target or there.encoder
     if tol is None:
         rows, there = shared(rows, world), shared(there, world)
     workers = Workers.of(threads, devices, max_memory)

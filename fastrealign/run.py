@@ -138,8 +138,7 @@ def align(
         )
         if isinstance(found, Baseline):
             return found
-        names = [side.encoder if isinstance(side, FileSource) else None for side in (run.rows, there)]
-        return replace(found, encoder_source=names[0], encoder_target=names[1])
+        return replace(found, encoder_source=run.rows.encoder, encoder_target=there.encoder)
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])
     return run.go(

@@ -49,6 +49,7 @@ class RowSource(Protocol):
     nbytes: int | None
     side_by_side: bool  # pieces may be read by several threads at once
     again: bool  # can be read as often as asked
+    encoder: str | None  # the name of what made the rows, where that is known
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         """All rows, in pieces of at most so many bytes where it can be read at any place."""
@@ -159,6 +160,7 @@ class ArraySource:
 
     side_by_side = False
     again = True
+    encoder = None
 
     def __init__(self, x: Any, name: str) -> None:
         self.array = ops.rows_anywhere(x, name)
@@ -191,6 +193,7 @@ class ChunkSource:
 
     side_by_side = False
     nbytes = None
+    encoder = None
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
         self.again = not isinstance(chunks, Iterator)
