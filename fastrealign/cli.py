@@ -32,13 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt = _Interrupt()
     try:
         with interrupt.handled(), _warnings_on_stderr():
-            args = parser_of(_COMMANDS).parse_args(argv)
-            with _ranks(args):
-                code = args.command(args) or 0
+            try:
+                args = parser_of(_COMMANDS).parse_args(argv)
+                with _ranks(args):
+                    code = args.command(args) or 0
+            except SystemExit as stop:  # argparse, after --help or a usage error
+                code = int(stop.code or 0)
             sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse, after --help or a usage error
-        return int(stop.code or 0)
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python must not fail once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

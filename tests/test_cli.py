@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -246,6 +247,21 @@ def test_a_reader_who_leaves_is_no_error(sides):
     command = f"{sys.executable} -m fastrealign align --help | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("argv", [["align", "--help"], ["--version"]])
+def test_a_reader_who_leaves_before_the_last_line(tmp_path, monkeypatch, argv):
+    """What is still in the buffer is not left to the end of the process, where it could no longer be handled."""
+
+    class Left(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError
+
+    with (tmp_path / "stdout").open("wb") as file:
+        stdout = Left()
+        stdout.fileno = file.fileno
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(argv) == 1 and stdout.getvalue()
 
 
 def test_python_m_and_progress_on_a_terminal(tmp_path, sides):
