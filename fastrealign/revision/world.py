@@ -168,6 +168,7 @@ def _encoder(world: World, log: Callable[[str], None]) -> open_clip.CLIP:
         model = encoder.build(world.seed)
         model.load_state_dict(load_file(world.encoder))
         return model
+
     def said(text: str) -> None:
         log(f"encoder, {text}")
 
