@@ -44,7 +44,7 @@ SIZES = Sizes(
     backbone_steps=4_000,
 )
 SEEDS = 5
-FAMILY = "shapes"
+FAMILY = World.family  # of the scenes that are asked about
 LABELS = NAMES | {PAIRED: "paired images"}
 WHAT = {"caption": "captions, F1", "vqa": "answers", "probe": "probes"}
 FIGURES = tuple(WHAT)

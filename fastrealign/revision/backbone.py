@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 DESCRIBE = "describe the picture ."
 CONTEXT = 192
 WIDTH = 64
-# A convolution shows each noun the words before it, its colour among them; attention alone had not learned to look that up
-# after as many steps.
+# A convolution shows each noun the words before it, its colour among them; attention alone was slower to learn to look it up.
 LAYERS = ("conv", "full_attention", "conv", "full_attention")
 RATE = 4e-3
 QUESTIONS = 6  # a dialogue

@@ -173,8 +173,7 @@ def _encoder(world: World, log: Callable[[str], None]) -> open_clip.CLIP:
         log(f"encoder, {text}")
 
     model = train.train(world.sizes.encoder_steps, world.seed, said, both_families)
-    if world.sizes.sibling_steps:
-        model = train.train(world.sizes.sibling_steps, world.seed, said, siblings, start=model)
+    model = train.train(world.sizes.sibling_steps, world.seed, said, siblings, start=model)
     save_bytes(world.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))
     return model
 
