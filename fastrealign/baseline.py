@@ -43,7 +43,7 @@ class Baseline:
     s, b         as in an Alignment; b float64 (d,)
     matrix       M, float64 (d, d)
     shift, c     float64 (d,)
-    sigma, seed  noise of N(0, sigma^2 I), of which row i of a call gets the one numbered first + i (`noise`)
+    sigma, seed  noise of N(0, sigma^2 I), of which each row gets that of its number (`noise`)
     projected    False: with neither of the last two projections
     gap_left     |mean of the rows written - mean_target|; NaN if it was not measured
     """
@@ -99,11 +99,11 @@ class Baseline:
         bad_rows: str = "error",
         threads: int | None = None,
         backend: str | None = None,
-        first: int = 0,
+        first: int | np.ndarray = 0,
     ) -> Any:
         """Map rows: (n, d) in, (n, d) out, in the caller's kind of array and element type; arguments as `Alignment.__call__`.
 
-        first  the number of x's first row, where x is a part of more rows: it decides their noise
+        first  where x is a part of more rows, the number of its first one, or (n,) those of all: they decide the noise
         Tensors on a device are for the methods that are one row map (none, anchor, anchor-trace); nn.as_module has the others.
         """
 
@@ -124,7 +124,7 @@ class Baseline:
         *,
         into: ExactSum | None = None,
         flags: np.ndarray | None = None,
-        first: int = 0,
+        first: int | np.ndarray = 0,
         threads: int | None = None,
         backend: str | None = None,
     ) -> Counts:
@@ -138,6 +138,9 @@ class Baseline:
         ops.check_output(rows, out)
         state = np.empty(len(rows), np.uint8) if flags is None else flags
         product = None if self.matrix is None else self._products[np.float64 not in (rows.dtype, out.dtype)]
+        numbers = first + np.arange(len(rows)) if np.ndim(first) == 0 else first
+        if np.shape(numbers) != (len(rows),):
+            raise InputError(f"first has shape {np.shape(numbers)} for {len(rows)} rows; give a number, or one a row")
         for lo in range(0, len(rows), STEP_ROWS):
             part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
             here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
@@ -150,7 +153,7 @@ class Baseline:
                 e = product(e)
             e += self.shift
             if self.sigma:
-                e += self.sigma * noise(self.seed, first + lo, *part.shape)
+                e += self.sigma * noise(self.seed, numbers[lo : lo + STEP_ROWS], self.dim)
             if self.projected:
                 e[bad] = 0.0  # has no direction: not added up
                 ops.apply(e, RowMap(1.0, None, self.c), to, into=into, flags=here, **options)
@@ -210,15 +213,22 @@ def as_method(given: Alignment | Baseline | str | os.PathLike) -> Alignment | Ba
     return given if isinstance(given, (Alignment, Baseline)) else load(given)
 
 
-def noise(seed: int, first: int, rows: int, d: int) -> np.ndarray:
-    """Standard normal float64 (rows, d); row i is that of number first + i, whatever is asked for with it.
+def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
+    """Standard normal float64 (n, d): the rows of these numbers, each the same whatever is asked for with it.
 
     Philox (Salmon et al., 2011) is a function of key and counter: the seed is the key, and each row has its own stretch of
     the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
     of 24 bits: four times as fast, and rows are no finer.
     """
     half = -(-d // 4) * 2  # Philox gives four numbers a count
-    bits = np.random.Philox(key=seed, counter=first * (half // 2)).random_raw(rows * 2 * half).reshape(rows, 2 * half)
+    counts = half // 2
+    bits = np.empty((len(numbers), 2 * half), np.uint64)
+    source, at = np.random.Philox(key=seed), 0
+    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+    for lo, hi in zip([0, *cuts], [*cuts, len(numbers)], strict=True):
+        source.advance((int(numbers[lo]) - at) * counts)
+        bits[lo:hi] = source.random_raw((hi - lo) * 2 * half).reshape(-1, 2 * half)
+        at = int(numbers[hi - 1]) + 1
     radius = np.sqrt(-2.0 * np.log(((bits[:, :half] >> np.uint64(11)) + 1.0) * 2.0**-53))
     angle = (bits[:, half:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-24)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :d]

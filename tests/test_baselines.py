@@ -44,7 +44,7 @@ def mean_shift(y, x, **_):
 
 
 def c3(y, x, sigma, seed):
-    return pi(pi(y) - pi(y).mean(0) + pi(x).mean(0) + sigma * noise(seed, 0, *y.shape))
+    return pi(pi(y) - pi(y).mean(0) + pi(x).mean(0) + sigma * noise(seed, np.arange(len(y)), y.shape[1]))
 
 
 def anchor(y, x, **_):
@@ -132,20 +132,22 @@ def test_bca_with_fewer_rows_than_the_width(rng):
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 129, 768])
-def test_a_row_has_its_own_noise_whatever_it_is_asked_for_with(d):
-    whole = noise(5, 0, 70, d)
+def test_a_row_has_its_own_noise_whatever_it_is_asked_for_with(d, rng):
+    whole = noise(5, np.arange(70), d)
     assert whole.shape == (70, d)
-    for first, rows in ((0, 1), (13, 1), (13, 40), (69, 1)):
-        np.testing.assert_array_equal(noise(5, first, rows, d), whole[first : first + rows])
+    for numbers in ([0], [13], range(13, 53), [69], [69, 68, 3, 4, 5, 5, 0], rng.permutation(70)):
+        np.testing.assert_array_equal(noise(5, np.array(numbers), d), whole[numbers])
     assert len(np.unique(whole)) == whole.size
-    assert not np.isin(noise(6, 0, 70, d), whole).any()
-    far = noise(5, 10**12, 3, d)
+    assert not np.isin(noise(6, np.arange(70), d), whole).any()
+    far = noise(5, np.array([10**12, 10**12 + 1, 2**62, 10**12]), d)
     assert not np.isin(far, whole).any()
+    np.testing.assert_array_equal(far[0], far[3])
+    assert not np.isin(far[1:3], far[0]).any()
 
 
 def test_noise_is_standard_normal():
     stats = pytest.importorskip("scipy.stats")
-    drawn = noise(0, 0, 4000, 50)
+    drawn = noise(0, np.arange(4000), 50)
     assert stats.kstest(drawn.ravel(), "norm").pvalue > 1e-4
     np.testing.assert_allclose(np.cov(drawn.T), np.eye(50), atol=0.1)
 
@@ -158,6 +160,10 @@ def test_c3_does_not_depend_on_chunks(sides, dtype):
     whole = method(y)
     parts = [method(y[lo : lo + 217], first=lo) for lo in range(0, len(y), 217)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+    order = np.random.default_rng(1).permutation(len(y))
+    np.testing.assert_array_equal(method(y[order], first=order), whole[order])
+    with pytest.raises(fr.InputError, match=f"shape .3,. for {len(y)} rows"):
+        method(y, first=order[:3])
     assert not np.allclose(fit_baseline("c3", y, x, seed=4)(y), whole, atol=0.05)
     chunked = Mapped(method, [y[:5], y[5:1100], y[1100:]])
     np.testing.assert_array_equal(np.concatenate(list(chunked)), whole)

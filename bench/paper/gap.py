@@ -74,7 +74,7 @@ def _noise(sides) -> Results:
         trials: dict[str, list[float]] = {"before projection": [], "after": []}
         for seed in range(HALVES):
             rows = text[np.sort(np.random.default_rng(seed).permutation(len(text))[:n])]
-            moved = rows - rows.mean(axis=0) + target + sigma * noise(seed, 0, n, d)
+            moved = rows - rows.mean(axis=0) + target + sigma * noise(seed, np.arange(n), d)
             for when, of in (("before projection", moved), ("after", project(moved))):
                 trials[when].append(float(np.linalg.norm(of.mean(axis=0) - target)))
         entries.append({"n": n, "noise averages to": float(sigma * np.sqrt(d / n)), **trials})

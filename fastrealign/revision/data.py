@@ -209,10 +209,8 @@ class Collator:
         if isinstance(self.alignment, ReAlign):
             with torch.no_grad():
                 aligned = self.alignment(rows.to(self.alignment.map.device)).cpu()
-        elif isinstance(self.alignment, Baseline) and self.alignment.sigma:
-            firsts = self.embeddings.pass_numbers(numbers)
-            one_by_one = zip(rows.split(1), firsts.tolist(), strict=True)
-            aligned = torch.cat([self.alignment(row, threads=1, first=first) for row, first in one_by_one])
+        elif isinstance(self.alignment, Baseline):
+            aligned = self.alignment(rows, threads=1, first=self.embeddings.pass_numbers(numbers))
         else:
             aligned = self.alignment(rows, threads=1)
         self._add("seconds", time.perf_counter() - started)
