@@ -15,13 +15,13 @@ from fastrealign.alignment import Alignment, Sampling
 from fastrealign.baseline import Baseline, load
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
-from fastrealign.io.journal import Journal
+from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
 from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
-from fastrealign.output import JOURNAL, MANIFEST, rank_journals
+from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
 from fastrealign.summary import count, gap_lines, size
 

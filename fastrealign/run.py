@@ -19,13 +19,14 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method, load
+from fastrealign.claim import Claim
 from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
-from fastrealign.output import Claim, Output
+from fastrealign.output import Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.claim import Claim
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
@@ -28,7 +29,7 @@ from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output
 from fastrealign.ops import default_threads
-from fastrealign.output import Claim, Output
+from fastrealign.output import Output
 from fastrealign.progress import SILENT, Progress
 from fastrealign.run import with_state
 

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.lines import open_lines, read_lines
 from fastrealign.io.manifest import FORMAT, Order, ShardRecord
-from fastrealign.io.places import Place
+from fastrealign.io.places import Place, is_url
 from fastrealign.version import __version__
 
 
@@ -207,3 +208,8 @@ def _line(group: Group) -> dict[str, Any]:
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),
     }
+
+
+def rank_journals(journal: Place) -> list[Path]:
+    """Beside the journal of a run, those that other ranks have left; on a server there are none."""
+    return [] if is_url(journal) else sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}"))

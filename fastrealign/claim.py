@@ -1,0 +1,207 @@
+"""An output while a run holds it: what is there is gone on with or cleared away, and at the end it is complete or as it was."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrealign.alignment import Alignment
+from fastrealign.baseline import Baseline, load
+from fastrealign.errors import FastRealignError, InputError
+from fastrealign.folders import TEMPORARY, final_name, remove, remove_folders, walk
+from fastrealign.io.journal import Journal, rank_journals
+from fastrealign.io.manifest import Manifest, Order, ShardRecord
+from fastrealign.io.places import Place, each
+
+if TYPE_CHECKING:
+    from fastrealign.output import Output
+
+
+class Claim:
+    """An output that one run holds until it calls `finish`, or `leave`, which keeps what is complete and nothing else.
+
+    finished   the manifest, if the run that was asked for is already complete
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        order: Order,
+        journal: Journal,
+        complete: Manifest | None,
+        made: list[Place],
+        fsync: bool,
+        verify: bool,
+    ) -> None:
+        self.output = output
+        self.order = order
+        self.journal = journal
+        self.finished: Manifest | None = None
+        self._replaced = complete
+        self._began = False  # from here on what has the names of the run is the run's
+        self._made = made
+        self._fsync = fsync
+        self._verify = verify
+
+    def go_on(self) -> None:
+        """Take up the run that is there; InputError that names what is different about the one asked for."""
+        noted = self.journal.noted
+        # Shards are written only once a run that is replaced is cleared away: beside a manifest they are its own.
+        if self._replaced is not None and (noted.order is None or noted.groups):
+            self._check_complete(self._replaced)
+            self.journal.clear()
+        elif noted.order is not None:
+            change = self.order.change(noted.order, {shard.name for shard in noted.shards})
+            if change:
+                raise InputError(
+                    f"{self.output.out}: the run there cannot be gone on with: {change}; begin anew with --overwrite"
+                )
+            self._began = True
+            self._remove_temporaries(_planned(noted.order))
+            self.journal.keep([group for group in noted.groups if self._changed(group.shards) is None])
+            for path in rank_journals(self.output.journal):
+                other = Journal(path, self._fsync)
+                self.journal.take_in([group for group in other.noted.groups if self._changed(group.shards) is None])
+                other.remove()
+
+    def begin_anew(self) -> None:
+        """Clear away the run that is there, if nothing else is. A complete one stays until `begin`."""
+        noted, others = self.journal.noted, rank_journals(self.output.journal)
+        shards = noted.shards + (self._replaced.shards if self._replaced else [])
+        for path in others:
+            shards += Journal.peek(path).shards
+        planned = set().union(
+            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
+        )
+        own = (*self.output.small, self.output.journal, *others)
+        small = {self.output.here(path) for path in own}
+        for name in self.output.files():
+            if final_name(name) not in planned | small:
+                raise InputError(
+                    f"{self.output.out}: holds {name}, which fastrealign did not write and does not remove; move it"
+                )
+        changed = self._changed(shards, gone=False)
+        if changed is not None:
+            raise InputError(f"{self.output.out}: {changed.name} was changed since it was written; move it away")
+        if noted.order is not None:
+            self._remove_temporaries(_planned(noted.order))
+            self._remove(_planned(noted.order) - (_planned(self._replaced.order) if self._replaced else set()))
+        if self._replaced is None and self.output.alignment is not None:
+            self.output.alignment.unlink(missing_ok=True)
+        for path in others:
+            Journal(path, self._fsync).remove()
+        self.journal.clear()
+
+    def begin(self, alignment: Alignment | Baseline | None) -> None:
+        """The alignment is known and shards are about to be written: note it, and clear away a run that is replaced."""
+        if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
+            raise InputError(
+                f"{self.output.out}: the run there used another alignment (another target, machine or version?); "
+                "begin anew with --overwrite"
+            )
+        if self._replaced is not None:
+            self._remove(_planned(self._replaced.order))
+            self.output.manifest.unlink(missing_ok=True)
+            self._replaced = None
+        self._began = True
+        if alignment is not None:
+            alignment.save(self.output.alignment)
+            self.journal.note_alignment(alignment.fingerprint)
+
+    def alignment_noted(self) -> Alignment | Baseline | None:
+        """The alignment that the unfinished run was using, if it is still there."""
+        if self.journal.noted.alignment is None:
+            return None
+        try:
+            alignment = load(self.output.alignment)
+        except InputError:
+            return None
+        return alignment if alignment.fingerprint == self.journal.noted.alignment else None
+
+    def finish(
+        self,
+        alignment: Alignment | Baseline | None,
+        gap_left: float = math.nan,
+        left_out: dict[str, dict[str, str]] | None = None,
+    ) -> Manifest:
+        """All shards but those left out are complete: write the alignment and the manifest, do away with the journal."""
+        self.journal.flush()
+        if alignment is not None:
+            alignment.save(self.output.alignment)
+        at = {name: i for i, name in enumerate(self.output.names)}
+        manifest = Manifest(
+            self.order,
+            alignment and alignment.fingerprint,
+            alignment and alignment.gap_before,
+            None if math.isnan(gap_left) else gap_left,
+            sorted(self.journal.shards, key=lambda shard: at[shard.name]),
+            left_out or {},
+        )
+        manifest.save(self.output.manifest, self._fsync)
+        self.journal.remove()
+        return manifest
+
+    def leave(self, alone: bool = True) -> None:
+        """End the run where it is. alone: no other process may have completed shards of it."""
+        if self.journal.shards or self.journal.lost or (self._began and not alone):
+            self.journal.close()
+            return
+        with suppress(FastRealignError):  # a server that fails now, as it may have before
+            if self._began:
+                # Among them what a commit that failed halfway may have put in place.
+                self._remove(_planned(self.order))
+                if self.output.alignment is not None:
+                    self.output.alignment.unlink(missing_ok=True)
+            self.journal.remove()
+        remove_folders(self._made)
+
+    def _path(self, name: str) -> Place:
+        return self.output.root / name
+
+    def _remove(self, names: set[str]) -> None:
+        """Files of a run, and the folders within the output that they leave empty."""
+        remote = not isinstance(self.output.root, Path)
+        for _ in each(lambda name: remove(self._path(name)), sorted(names), remote=remote):
+            pass
+        remove_folders({self._path(name).parent for name in names} - {self.output.root})
+
+    def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
+        """The first that is not as it was written, or is gone, if that counts."""
+
+        def is_as_written(shard: ShardRecord) -> bool:
+            path = self._path(shard.name)
+            return (not gone and not path.exists()) or shard.is_at(path, self._verify)
+
+        remote = not isinstance(self.output.root, Path)
+        for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):
+            if not fine:
+                return shard
+        return None
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        change = self.order.change(manifest.order)
+        if change:
+            raise InputError(
+                f"{self.output.out}: the complete run there is another one: {change}; replace it with --overwrite"
+            )
+        changed = self._changed(manifest.shards)
+        if changed is not None:
+            raise InputError(
+                f"{self.output.out}: {changed.name} is gone or was changed since the run was complete; "
+                "make all anew with --overwrite"
+            )
+        self.finished = manifest
+
+    def _remove_temporaries(self, planned: set[str]) -> None:
+        small = {self.output.here(path) for path in self.output.small}
+        for folder in {self._path(name).parent for name in planned | small}:
+            for name in walk(folder, deep=False):
+                here = self.output.here(folder / name)
+                if TEMPORARY.fullmatch(name) and final_name(here) in planned | small:
+                    remove(folder / name)
+
+
+def _planned(order: Order) -> set[str]:
+    return {*order.source, *order.metadata}
