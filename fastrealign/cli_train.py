@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     try:
         if args.what == "demo":
             return _demo(args)
+        from fastrealign.console import console
+        from fastrealign.progress import SILENT
         from fastrealign.revision.config import read_config
 
         config = read_config(args.config, args.what, args.set)
@@ -89,9 +91,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         ) from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    watch = _watcher(sys.stderr, args.what)
+    watch = [] if args.quiet else [_watcher(sys.stderr, args.what)]
     try:
-        result = train(config, resume=args.resume, callbacks=[watch] if not args.quiet else [])
+        result = train(config, resume=args.resume, callbacks=watch, progress=SILENT if args.quiet else console())
     except KeyboardInterrupt as stop:
         again = "" if args.resume else " --resume"
         raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,25 @@ def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> 
         yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids)
 
 
+def shown(path: str) -> str:
+    """A path for messages, which are UTF-8, as the names of files need not be: bytes that are not come as \\xff."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def name_problem(id: str) -> str | None:
+    """What is wrong with an id that is the name of a file, or begins with one."""
+    return None if is_utf8(id) else "the name is not UTF-8, as an id must be"
+
+
 def text_of(value: Any) -> tuple[str, str | None]:
     """A caption and None, or "" and what is wrong with it."""
     if isinstance(value, bytes):
@@ -71,9 +91,7 @@ def text_of(value: Any) -> tuple[str, str | None]:
     if not isinstance(value, str):
         return "", f"the caption is {type(value).__name__}, expected text"
     value = value.strip()
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not is_utf8(value):
         return "", "the caption holds half of a surrogate pair, which is no text"
     return (value, None) if value else ("", "the caption is empty")
 
@@ -81,14 +99,13 @@ def text_of(value: Any) -> tuple[str, str | None]:
 def _lines(path: str, prefix: str) -> Iterator[Caption]:
     with reading(path), open(path, "rb") as file:
         for number, line in enumerate(file):
-            text, problem = text_of(line)
-            yield Caption(f"{prefix}{number}", f"{path}: line {number + 1}", text, problem)
+            yield _caption(f"{prefix}{number}", f"{shown(path)}: line {number + 1}", *text_of(line), None, False)
 
 
 def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
     with reading(path), open(path, "rb") as file:
         for number, line in enumerate(file):
-            where, id = f"{path}: line {number + 1}", f"{prefix}{number}"
+            where, id = f"{shown(path)}: line {number + 1}", f"{prefix}{number}"
             if not line.strip():
                 continue
             try:
@@ -99,14 +116,23 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Ite
             if not isinstance(record, dict):
                 yield Caption(id, where, "", f'is {type(record).__name__}, expected {{"caption": ...}}')
                 continue
+            names = list(record)
+            # The first record with a caption tells the keys of all: a file has ids throughout or numbers throughout.
+            column = column or _caption_name(names)
             if column is None:
-                column = _usual(CAPTION_NAMES, list(record), where, "key")
-            if ids is None:
-                ids = next((name for name in ID_NAMES if name in record), "")
-            if column not in record:
-                yield Caption(id, where, "", f"has no {column!r}; its keys are {_listed(list(record))}")
+                yield Caption(id, where, "", _no_captions(names, "key"))
                 continue
-            yield _caption(id, where, record[column], record.get(ids), bool(ids))
+            if column not in record:
+                yield Caption(id, where, "", f"has no {column!r}; its keys are {_listed(names)}")
+                continue
+            if ids is None:
+                ids = _id_name(names, column)
+            text, problem = text_of(record[column])
+            if ids and ids not in record:
+                problem = problem or f"has no {ids!r}; its keys are {_listed(names)}"
+            elif not ids and (named := _id_name(names, column)):
+                problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
+            yield _caption(id, where, text, problem, record.get(ids), bool(ids))
 
 
 def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
@@ -114,8 +140,10 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterat
 
     with ParquetTable(path) as table:
         names = table.schema.names
-        column = column or _usual(CAPTION_NAMES, names, path, "column")
-        ids = ids or next((name for name in ID_NAMES if name in names and name != column), "")
+        column = column or _caption_name(names)
+        if column is None:
+            raise InputError(f"{path}: {_no_captions(names, 'column')}")
+        ids = ids or _id_name(names, column)
         for name in filter(None, (column, ids)):
             if name not in names:
                 raise InputError(f"{path}: has no column {name!r}; its columns are {_listed(names)}")
@@ -124,27 +152,35 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterat
             texts = batch.column(column).to_pylist()
             own = batch.column(ids).to_pylist() if ids else [None] * len(texts)
             for text, id in zip(texts, own, strict=True):
-                yield _caption(f"{prefix}{row}", f"{path}: row {row}", text, id, bool(ids))
+                yield _caption(f"{prefix}{row}", f"{shown(path)}: row {row}", *text_of(text), id, bool(ids))
                 row += 1
 
 
-def _caption(number: str, where: str, value: Any, id: Any, has_ids: bool) -> Caption:
-    text, problem = text_of(value)
+def _caption(number: str, where: str, text: str, problem: str | None, id: Any, has_ids: bool) -> Caption:
     if has_ids and (isinstance(id, bool) or not isinstance(id, (str, int))):
         problem = problem or f"the id is {json.dumps(id, default=repr)}, expected text or a whole number"
+    elif has_ids and not is_utf8(str(id)):
+        problem = problem or f"the id {json.dumps(id)} holds half of a surrogate pair, which is no text"
+    elif not has_ids:
+        problem = problem or name_problem(number)
     return Caption(str(id) if has_ids and problem is None else number, where, text, problem)
 
 
-def _usual(usual: Sequence[str], names: list[str], where: str, kind: str) -> str:
-    found = next((name for name in usual if name in names), None)
-    if found is None:
-        raise InputError(
-            f"{where}: has no {kind} of captions ({', '.join(usual)}); its {kind}s are {_listed(names)}; "
-            "name the one to take with --column"
-        )
-    return found
+def _caption_name(names: list[str]) -> str | None:
+    return next((name for name in CAPTION_NAMES if name in names), None)
+
+
+def _id_name(names: list[str], column: str) -> str:
+    return next((name for name in ID_NAMES if name in names and name != column), "")
+
+
+def _no_captions(names: list[str], kind: str) -> str:
+    return (
+        f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {_listed(names)}; "
+        "name the one to take with --column"
+    )
 
 
 def _listed(names: list[str]) -> str:
     text = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    return " ".join(text.split()) or "none"
+    return " ".join(text.split()).encode(errors="backslashreplace").decode() or "none"

@@ -4,8 +4,7 @@ Each item has an id, which its embedding keeps:
 
 pictures   path within the folder that was named, or the file's name; of a tar, the member's name without its suffix, which
            pairs pictures with captions (WebDataset)
-captions   the record's own id, where it has one, else the number of the line (from 1) or row (from 0); of several files,
-           "FILE:NUMBER"
+captions   the record's own id, where it has one, else the number of the line or row, from 0; of several files, "FILE:NUMBER"
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
+from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in, shown
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
 from fastrealign.errors import InputError
 from fastrealign.io.files import reading
@@ -28,6 +27,7 @@ Item = Picture | Caption
 _TAR = ".tar"
 _KINDS = {"images": "images (.jpg, .png, .webp, ...)", "text": "captions (.txt, .jsonl, .parquet)"}
 _EXPECTED = f"expected {_KINDS['images']}, {_KINDS['text']} or .tar files of one of them"
+_LINKS = "linked folders (not followed)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Input:
     name      as the user named it
     side      "images" or "text"
     files     (path, name relative to the root) of every file, in numeric order
-    ignored   how many files of a folder were neither, by suffix
+    ignored   how many files of a folder were neither, by suffix, and how many links to folders were not followed
     column, ids   of .jsonl and .parquet captions: the columns of the captions and of their ids, where they were named
     """
 
@@ -77,10 +77,10 @@ def open_input(
     specs = [Path(one) for one in ([spec] if isinstance(spec, (str, os.PathLike)) else spec)]
     if not specs:
         raise InputError("an empty list of files, expected images or captions")
-    name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
+    name = shown(str(specs[0])) + (f" and {len(specs) - 1} more" if len(specs) > 1 else "")
     by_side: dict[str, list[tuple[str, str]]] = {one: [] for one in SIDES}
     ignored: Counter[str] = Counter()
-    for path, relative, named in _found(specs):
+    for path, relative, named in _found(specs, ignored):
         suffix = os.path.splitext(path)[1].lower()
         sides = _sides_of(path, suffix)
         if not sides and named:
@@ -88,7 +88,7 @@ def open_input(
         for one in sides:
             by_side[one].append((path, relative))
         if not sides:
-            ignored[suffix or "no suffix"] += 1
+            ignored[shown(suffix) or "no suffix"] += 1
     if not any(by_side.values()):
         seen = f"; it holds {_listed(ignored)}" if ignored else ""
         raise InputError(f"{name}: holds no images and no captions{seen}; {_EXPECTED}")
@@ -104,7 +104,7 @@ def open_input(
     return Input(name, side, by_side[side], ignored, column, ids)
 
 
-def _found(specs: list[Path]) -> Iterator[tuple[str, str, bool]]:
+def _found(specs: list[Path], ignored: Counter[str]) -> Iterator[tuple[str, str, bool]]:
     """(path, name relative to the root, whether it was named itself) of all files, in order; hidden ones are left out."""
     several = len(specs) > 1
     for spec in specs:
@@ -113,6 +113,8 @@ def _found(specs: list[Path]) -> Iterator[tuple[str, str, bool]]:
             with reading(spec):
                 for at, folders, files in os.walk(spec, onerror=_raise):
                     folders[:] = [folder for folder in folders if not folder.startswith(".")]
+                    # Links may lead round in circles: os.walk does not follow them, and the report says so.
+                    ignored.update(_LINKS for folder in folders if os.path.islink(os.path.join(at, folder)))
                     names += [os.path.relpath(os.path.join(at, file), spec) for file in files if file[0] != "."]
             for name in sorted(names, key=numeric_order):
                 relative = PurePosixPath(spec.name, name) if several else PurePosixPath(name)

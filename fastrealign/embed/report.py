@@ -18,7 +18,7 @@ class Embedded:
     encoder       its name; its rows are `dim` wide and were written as `dtype`
     rows          embeddings written, over all shards
     left_out      images and captions that could not be used, one line each
-    ignored       files of the source that are neither images nor captions: how many, by suffix
+    ignored       files of the source that are neither images nor captions, and links to folders: how many, by suffix
     shards        in the output; `shards_before` of them were complete before this run (resume)
     bytes         they take together
     rows_now      embeddings that this run made, in `seconds`, with loading the encoder

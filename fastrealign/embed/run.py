@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +32,7 @@ from fastrealign.io.places import check_output
 from fastrealign.ops import default_threads
 from fastrealign.output import Output
 from fastrealign.progress import SILENT, Progress
+from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.run import with_state
 
 BAD_ITEMS = ("error", "skip")
@@ -99,13 +101,14 @@ def _looked_at(
     found: Input, shard_rows: int, bad_items: str, progress: Progress
 ) -> tuple[dict[str, FileMark], list[int]]:
     """The mark of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
-    marks, rows = {}, []
+    marks, rows, hashes = {}, [], []
     progress.start(f"looking at the {found.side}", None, None)
     try:
         for items in _in_shards(found, shard_rows):
             for item in items:
                 if item.problem is not None and bad_items == "error":
                     raise InputError(f"{item.where}: {item.problem}; mend it, or leave such out with --bad-items skip")
+            hashes.append(lookup_hashes([item.id for item in items if item.problem is None]))
             marks[f"embeddings_{len(rows):05}.parquet"] = mark_of(items, bad_items)
             rows.append(len(items))
             progress.advance(len(items), 0)
@@ -113,7 +116,25 @@ def _looked_at(
         progress.finish()
     if not rows:
         raise InputError(f"{found.name}: holds no captions, the file is empty")
+    # All ids are known only now, after the last of the stream; until then 12 bytes stand for each.
+    _warn_of_twice(found, np.concatenate(hashes))
     return marks, rows
+
+
+def _warn_of_twice(found: Input, hashes: np.ndarray) -> None:
+    """Name an id that comes twice, as where several captions have that of one image: a fit does not mind, training does.
+
+    hashes   of the ids of all items but those with a problem
+    """
+    pair = twice(hashes)
+    if pair is None:
+        return
+    sound = islice((item for item in found if item.problem is None), pair[1] + 1)
+    first, second = (item for at, item in enumerate(sound) if at in pair)
+    warnings.warn(
+        f"{second.where}: the id {second.id!r} is that of {first.where}, too; `train` looks rows up by id and will refuse them",
+        stacklevel=2,
+    )
 
 
 def _in_shards(found: Input, shard_rows: int) -> Iterator[list[Item]]:
@@ -207,9 +228,15 @@ class _Run:
         if not loaded.at:
             return
         rows = self.encoder.encode(loaded.inputs)
-        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        finite = np.isfinite(rows).all(axis=1)
+        broken = np.flatnonzero(~(finite & rows.any(axis=1)))
         if len(broken):
             where = loaded.batch.items[loaded.at[int(broken[0])]].where
+            if finite[broken[0]]:
+                raise FastRealignError(
+                    f"{where}: {self.encoder.name} gives zeros alone for it, a row without a direction; "
+                    "look whether its weights are whole"
+                )
             raise FastRealignError(
                 f"{where}: {self.encoder.name} gives NaN or Inf for it in {self.encoder.options['precision']}; "
                 "choose --precision bf16 or fp32"

@@ -57,6 +57,8 @@ class Adapter(torch.nn.Sequential):
                 raise InputError(
                     f"{name}: {key} is {tuple(tensors[key].shape)}, expected {tuple(parameter.shape)} beside the weights"
                 )
+            if not tensors[key].isfinite().all():
+                raise InputError(f"{name}: {key} holds NaN or Inf; the training that it comes from has diverged")
         adapter.load_state_dict(tensors)
         return adapter
 
@@ -108,10 +110,15 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: cannot be read as the weights of an adapter: {said[0]}") from None
     missing = [key for key in _TENSORS if key not in names]
+    other = sorted(set(names) - set(_TENSORS))
     if missing:
         raise InputError(
             f"{path}: has no adapter: lacks {', '.join(missing)} of mm_projector.{{0,2}} or "
             "multi_modal_projector.linear_{1,2}; an adapter is Linear, GELU, Linear"
+        )
+    if other:
+        raise InputError(
+            f"{path}: its projector has {', '.join(other)}, too; an adapter is Linear, GELU, Linear (mlp2x_gelu)"
         )
     return {key: names[key].float() for key in _TENSORS}
 

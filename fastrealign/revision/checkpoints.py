@@ -6,13 +6,18 @@ while they are written: one that was cut short by a full disk or a kill would be
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.errors import FastRealignError, InputError
@@ -27,11 +32,27 @@ class Trainer(transformers.Trainer):
 
     _saving: Path | None = None
 
+    def log(self, logs: dict[str, float], *rest: Any) -> None:
+        """As the Trainer does; FastRealignError at the first loss that is no number."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise self._diverged(f"the loss is {logs['loss']}")
+        super().log(logs, *rest)
+
+    def _diverged(self, what: str) -> FastRealignError:
+        last = get_last_checkpoint(self.args.output_dir)
+        stays = f"; {last} stays" if last else ""
+        return FastRealignError(
+            f"step {self.state.global_step}: {what}{stays}; lower learning_rate, or look for NaN in the language model"
+        )
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._saving or self.args.output_dir)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """As the Trainer does, but in a hidden folder, of which the checkpoint is moved out when it is all on the disk."""
+        bad = next((name for name, weight in self._training() if not weight.isfinite().all()), None)
+        if bad is not None:
+            raise self._diverged(f"{bad} holds NaN or Inf")
         out = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         hidden = out / _HIDDEN
@@ -70,15 +91,48 @@ class Trainer(transformers.Trainer):
         from safetensors.torch import load_file
 
         file = Path(resume_from_checkpoint) / _TRAINED
-        held, training = load_file(file), dict(self._training())
+        with _readable(file):
+            held = load_file(file)
+        training = dict(self._training())
         if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in training.items()}:
             raise InputError(f"{file}: a checkpoint of another model: its weights have other names or shapes")
         with torch.no_grad():
             for name, weight in training.items():
                 weight.copy_(held[name])
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _training(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """Of the run in a folder; None where it has none yet. Raises InputError for one that is damaged."""
+    last = get_last_checkpoint(out) if out.is_dir() else None
+    if last is not None:
+        with _readable(last):
+            json.loads((Path(last) / TRAINER_STATE_NAME).read_bytes())
+    return last
+
+
+@contextmanager
+def _readable(what: str | Path | None) -> Iterator[None]:
+    """Around what loads a part of a checkpoint: the file or the folder."""
+    try:
+        yield
+    except FastRealignError:
+        raise
+    except Exception as error:
+        folder = Path(what) if Path(what).is_dir() else Path(what).parent
+        raise InputError(
+            f"{what}: cannot be read, the checkpoint is damaged ({one_line(error)}); remove {folder} to begin anew"
+        ) from None
 
 
 def remove_checkpoints(out: Path, but: str | None = None) -> None:

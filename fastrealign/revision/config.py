@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.errors import InputError
-from fastrealign.revision.templates import STAGES
+from fastrealign.revision.templates import FORMS, STAGES
 
 # Of the paper (arXiv 2602.07026, section 5), by stage.
 LEARNING_RATES = {"stage1": 5e-4, "stage2": 1e-5}
@@ -22,7 +22,12 @@ _CHOICES = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
     "missing": ("error", "skip"),
+    "unanswered": ("error", "skip"),
+    "form": (None, *FORMS),
 }
+# No count is as large as this; seeds of NumPy and torch are not either.
+_TOO_MANY = 1 << 31
+_COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
 # What may differ between a run and the one that goes on with it: nothing here decides a weight.
 FREE = ("save_steps", "report_to", "device")
 
@@ -36,7 +41,7 @@ class Lora:
     targets: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        if self.r < 1 or not self.alpha > 0:
+        if not (1 <= self.r < _TOO_MANY and 0 < self.alpha < math.inf):
             raise InputError(f"lora.r={self.r}, lora.alpha={self.alpha}: expected r of at least 1 and alpha above 0")
 
 
@@ -61,6 +66,8 @@ class TrainConfig:
     report_to       a tracker of transformers: "none", "tensorboard", "wandb", ...; or several
     lora            stage 2: train LoRA's updates in place of the language model
     missing         ids without an embedding: "error", or "skip" and count them
+    unanswered      examples of whose responses max_length leaves nothing: "error", or "skip" and count them
+    form            of prompts in stage 2: "chat", the tokenizer's chat template; "llava". None: "chat" where there is one
     device          "auto", "cpu", "cuda"
     """
 
@@ -83,16 +90,19 @@ class TrainConfig:
     report_to: str | list[str] = "none"
     lora: Lora | None = None
     missing: str = "error"
+    unanswered: str = "error"
+    form: str | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
         for name, choices in {"stage": STAGES, **_CHOICES}.items():
             value = getattr(self, name)
             if value not in choices:
-                raise InputError(f"{name}: {value!r}, expected one of {', '.join(choices)}")
-        for name in ("tokens", "batch_size", "gradient_accumulation", "save_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)}, expected at least 1")
+                named = ", ".join(choice or "null" for choice in choices)
+                raise InputError(f"{name}: {value!r}, expected one of {named}")
+        for name, least in (*((name, 1) for name in _COUNTS), ("seed", 0)):
+            if not least <= getattr(self, name) < _TOO_MANY:
+                raise InputError(f"{name}: {getattr(self, name)}, expected at least {least} and less than 2^31")
         if self.max_length is not None and self.max_length < self.tokens + 2:
             raise InputError(f"max_length: {self.max_length}, expected room for {self.tokens} visual tokens and text")
         if self.learning_rate is None:
@@ -110,7 +120,8 @@ class TrainConfig:
     def differing(self, other: Mapping[str, Any]) -> list[str]:
         """Keys in which a run that is to be resumed was another one."""
         mine = self.to_json()
-        return [key for key in mine if key not in FREE and mine[key] != other.get(key)]
+        before = {field.name: field.default for field in fields(self)} | dict(other)  # it may lack keys that came later
+        return [key for key in mine if key not in FREE and mine[key] != before[key]]
 
 
 def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -139,7 +150,7 @@ def _yaml(path: str | os.PathLike) -> dict[str, Any]:
     import yaml
 
     try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        given = yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML file with the keys of a training run") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -151,6 +162,22 @@ def _yaml(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise InputError(f"{path}: holds {type(given).__name__}, expected keys and values: model: ..., data: ...")
     return given
+
+
+def _loader() -> type:
+    """YAML's safe loader, but of a key that comes twice, of which it would take the last, it makes an error."""
+    import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value} comes twice", problem_mark=key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return super().construct_mapping(node, deep)
+
+    return Once
 
 
 def _set(given: dict[str, Any], override: str) -> None:

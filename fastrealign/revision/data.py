@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ __all__ = [
     "IMAGE",
     "IMAGE_TOKEN",
     "NO_LOSS",
+    "Checked",
     "Collator",
     "Embeddings",
     "Example",
@@ -50,11 +51,20 @@ __all__ = [
 ]
 
 _STEP = 1 << 16
+# Examples that are checked at a time.
+_CHECKED = 1024
 # Workers whose counts are kept apart; more share.
 _SLOTS = 64
 _COUNTS = ("seconds", "truncated", "missing", "unanswered")
 # Tokenizers that know no limit say some 1e30.
 _NO_LIMIT = 1 << 30
+
+
+class Checked(NamedTuple):
+    """What `Collator.check` found: how many examples max_length cuts, and which keep some of a response, bool (n,)."""
+
+    truncated: int
+    answered: np.ndarray
 
 
 class Collator:
@@ -102,6 +112,7 @@ class Collator:
         self.embeddings, self.alignment, self.max_length = embeddings, alignment, max_length
         self._skip_missing, self._skip_unanswered = missing == "skip", unanswered == "skip"
         self._pad = pad_token(tokenizer)
+        self._told_cut = False
         self._limit = max_length or min(getattr(tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT)
         # Shared, so that the process that started the workers knows what they did.
         self._counts = torch.zeros(_SLOTS, len(_COUNTS), dtype=torch.float64).share_memory_()
@@ -130,6 +141,34 @@ class Collator:
             mask[row, : len(tokens)] = 1
         rows = self._aligned([examples[i].id for i in kept], numbers[kept])
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "embeddings": rows}
+
+    def check(self, examples: Sequence[Example], vocabulary: int, progress: Progress = SILENT) -> Checked:
+        """Go through all that batches will be made of, so that nothing comes up in the middle of a training.
+
+        vocabulary  token ids that the language model knows
+        Raises InputError for what a batch would, and for a token that is none of the language model's. Counts nothing.
+        """
+        answered = np.ones(len(examples), dtype=bool)
+        progress.start("checking examples", len(examples), None)
+        try:
+            for lo in range(0, len(examples), _CHECKED):
+                part = examples[lo : lo + _CHECKED]
+                self.embeddings.rows([example.id for example in part])
+                for i, one in enumerate(self._encoded(part)):
+                    answered[lo + i] = one is not None
+                    highest = max([self._pad, *(one[0] if one else ())])
+                    if highest >= vocabulary:
+                        raise InputError(
+                            f"example {part[i].id!r}: its token ids go up to {highest}, the language model knows {vocabulary}; "
+                            "take the tokenizer it was trained with"
+                        )
+                progress.advance(len(part), 0)
+        finally:
+            progress.finish()
+        found = Checked(self.truncated, answered)
+        self._told_cut = found.truncated > 0
+        self._counts.zero_()
+        return found
 
     @property
     def align_seconds(self) -> float:
@@ -188,11 +227,11 @@ class Collator:
             if not self._skip_unanswered:
                 raise InputError(
                     f"example {example.id!r}: its first response begins beyond max_length, {self._limit} tokens; shorten its "
-                    "prompt, or pass unanswered='skip'"
+                    "prompt, or set unanswered to skip"
                 )
             self._add("unanswered", 1)
             return None
-        if not self.truncated:
+        if not (self.truncated or self._told_cut):
             warnings.warn(
                 f"example {example.id!r} is cut to max_length: {len(ids)} tokens to {self._limit}; others may follow, all of "
                 "which are counted (`truncated`)",

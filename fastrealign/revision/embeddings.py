@@ -74,6 +74,11 @@ class Embeddings:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    @property
+    def paths(self) -> list[str]:
+        """Of its shards."""
+        return [shard.path for shard in self._shards]
+
     def __contains__(self, id: str) -> bool:
         return bool(self.find([id])[0] >= 0)
 

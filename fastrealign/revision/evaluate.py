@@ -12,6 +12,7 @@ gives. Answers are kept, one JSON object a line.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ import numpy as np
 from fastrealign.demo import statements
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
+from fastrealign.io.files import one_line, reading
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
@@ -42,6 +44,8 @@ class Item:
 
     answer   what is right: one word, or for a caption nothing
     facts    for a caption: what is there, as `statements.said` gives it, lists for sets
+
+    Raises InputError for another task, and for what is no text.
     """
 
     id: str
@@ -50,6 +54,13 @@ class Item:
     prompt: str
     answer: str = ""
     facts: dict[str, list[list[str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("id", "task", "kind", "prompt", "answer"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} {getattr(self, name)!r}, expected text")
+        if self.task not in TASKS:
+            raise InputError(f"task {self.task!r}, expected one of {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True)
@@ -68,18 +79,7 @@ def write_items(path: str | Path, items: Iterable[Item]) -> None:
 
 def read_items(path: str | Path) -> list[Item]:
     """What `write_items` wrote. Raises InputError naming the line of anything else."""
-    items = []
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            items.append(Item(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: not an item to ask: {error}") from None
-        if items[-1].task not in TASKS:
-            raise InputError(f"{path}, line {number}: task {items[-1].task!r}, expected one of {', '.join(TASKS)}")
+    items = _read_lines(path, lambda record: Item(**record), "an item to ask")
     if not items:
         raise InputError(f"{path}: has no items to ask")
     return items
@@ -101,6 +101,8 @@ def ask(
 
     stage   "stage1": the model knows no questions yet, so it is given captions alone, and no prompt
     blind   without the visual tokens
+
+    Raises InputError for an id without an embedding, and for a prompt as long as the language model's context.
     """
     import torch
 
@@ -108,7 +110,12 @@ def ask(
         items = [item for item in items if item.task == "caption"]
     template = Template(tokenizer, stage, tokens=0 if blind else model.tokens)
     model.eval()
+    context = getattr(model.lm.config, "max_position_embeddings", math.inf)
     device = next(model.parameters()).device
+    prompts = template.prompts([[(f"{IMAGE}\n{item.prompt}", None)] for item in items])
+    for item, prompt in zip(items, prompts, strict=True):
+        if len(prompt) >= context:
+            raise InputError(f"item {item.id!r}: its prompt takes {len(prompt)} tokens, the context is {context}")
     # Those of one length together: fewer places are padding, and a batch of one-word answers ends early.
     order = sorted(range(len(items)), key=lambda i: (items[i].task == "caption", len(items[i].prompt)))
     given: dict[int, str] = {}
@@ -116,8 +123,7 @@ def ask(
     try:
         for lo in range(0, len(order), batch):
             chosen = order[lo : lo + batch]
-            prompts = template.prompts([[(f"{IMAGE}\n{items[i].prompt}", None)] for i in chosen])
-            inputs = left_padded(tokenizer, prompts)
+            inputs = left_padded(tokenizer, [prompts[i] for i in chosen])
             if not blind:
                 inputs["embeddings"] = torch.from_numpy(embeddings.rows([items[i].id for i in chosen]))
             with torch.inference_mode():
@@ -137,15 +143,23 @@ def ask(
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
-    """One JSON object a line: the item's id, task, kind, prompt and answer; what was given; blind."""
-    keys = ("id", "task", "kind", "prompt", "answer")
-    _write_lines(path, ({**{k: getattr(a.item, k) for k in keys}, "given": a.given, "blind": a.blind} for a in answers))
+    """One JSON object a line: the item's fields (facts, where it has some); what was given; blind."""
+
+    def record(a: Answer) -> dict[str, Any]:
+        item = {name: value for name, value in asdict(a.item).items() if name != "facts" or value}
+        return {**item, "given": a.given, "blind": a.blind}
+
+    _write_lines(path, map(record, answers))
 
 
 def read_answers(path: str | Path) -> list[Answer]:
-    """What `write_answers` wrote; a caption's facts are not among it."""
-    records = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
-    return [Answer(given=r.pop("given"), blind=r.pop("blind"), item=Item(**r)) for r in records]
+    """What `write_answers` wrote. Raises InputError naming the line of anything else."""
+
+    def answer(record: dict[str, Any]) -> Answer:
+        given, blind = record.pop("given"), record.pop("blind")
+        return Answer(Item(**record), given, blind)
+
+    return _read_lines(path, answer, "an answer")
 
 
 Scores = dict[str, float]
@@ -157,6 +171,7 @@ def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = s
     "vqa" and "probe" are accuracies over all questions, "caption" the mean of the attributes' F1. Counts are added up over
     all items before a ratio is taken. A blind answer's figure begins with "blind/".
     said   reads a caption; the default reads the demo's English
+    Raises InputError for a caption without facts.
     """
     right: dict[str, list[bool]] = defaultdict(list)
     yes: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
@@ -164,6 +179,8 @@ def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = s
     for a in answers:
         front = "blind/" if a.blind else ""
         if a.item.task == "caption":
+            if not a.item.facts:
+                raise InputError(f"item {a.item.id!r}: a caption without facts, by which it would be scored")
             truth = {name: {tuple(fact) for fact in facts} for name, facts in a.item.facts.items()}
             for name, counts in statements.matched(said(a.given), truth).items():
                 named[f"{front}caption/{name}"] += counts
@@ -204,6 +221,18 @@ def _word(text: str) -> str:
     """The first word, which is what a short answer is judged by."""
     words = text.lower().replace(".", " ").replace(",", " ").split()
     return words[0] if words else ""
+
+
+def _read_lines(path: str | Path, make: Callable[[dict[str, Any]], Any], what: str) -> list[Any]:
+    made = []
+    with reading(path):
+        lines = Path(path).read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            made.append(make(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
+            raise InputError(f"{path}, line {number}: not {what}: {one_line(error)}") from None
+    return made
 
 
 def _write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 .json     a list of {"id": ..., "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": ...},
           ...]}, the form of LLaVA and of the ReVision reference; other keys ("image", ...) are ignored
 .jsonl    such a record a line, or {"id": ..., "caption": ...} (or "text")
-.txt      a caption a line; its id is the number of the line, from 0
+.txt      a caption a line; its id is the number of the line, from 0; with several files, NAME:NUMBER, as `embed` has it
 .parquet  columns id (or key) and caption (or text)
 """
 
@@ -47,7 +47,7 @@ class Example:
     turns   (prompt, response) in order; the first prompt holds IMAGE once, nothing else does. A caption is one turn
             whose prompt is IMAGE alone.
 
-    Raises InputError, which names the id, for turns of another form or an empty response.
+    Raises InputError, which names the id, for turns of another form, an empty response, or what is no text.
     """
 
     id: str
@@ -64,6 +64,10 @@ class Example:
                 raise self._fault(f"{IMAGE} stands more than once in it; it belongs once into the first prompt")
             if not response.strip():
                 raise self._fault(f"response {number} is empty, so there is nothing to learn; remove it")
+        try:
+            "".join(itertools.chain([self.id], *self.turns)).encode()
+        except UnicodeEncodeError:
+            raise self._fault("holds half of a surrogate pair, which is no text") from None
 
     def _fault(self, what: str) -> InputError:
         return InputError(f"example {self.id!r}: {what}")
@@ -75,9 +79,10 @@ class Examples(Sequence[Example]):
     Several processes may read the same one, forked or spawned. Raises InputError where the file was changed meanwhile.
     """
 
-    def __init__(self, path: str, data: str | Spool, starts: array, ends: array) -> None:
-        """starts, ends: the bytes of `data` at which each example begins and ends."""
+    def __init__(self, path: str, data: str | Spool, starts: array, ends: array, prefix: str = "") -> None:
+        """starts, ends: the bytes of `data` at which each example begins and ends; prefix: goes before numbers as ids."""
         self.path = path
+        self._prefix = prefix
         self._data = data
         self._starts, self._ends = np.asarray(starts), np.asarray(ends)
         self._file: Descriptor | None = None
@@ -104,7 +109,8 @@ class Examples(Sequence[Example]):
             raw = self._file.pread(end - start, start)
         try:
             text = raw.decode()
-            return _caption(text, i) if self._captions else _example(json.loads(text), i)
+            number = f"{self._prefix}{i}"
+            return _caption(text, number) if self._captions else _example(json.loads(text), number)
         except (InputError, ValueError):
             raise InputError(f"{self.path}: changed since it was opened: do not write to it, run again") from None
 
@@ -145,7 +151,11 @@ def read_examples(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise InputError("an empty list of files, expected some with examples")
-    read = [_read(one, progress) for one in paths]
+    plain = [place(one).name for one in paths if _suffix(one) == ".txt"]
+    same = next((name for name in plain if plain.count(name) > 1), None)
+    if same is not None:
+        raise InputError(f"two files have the name {same}, which is part of their captions' ids; rename one")
+    read = [_read(one, f"{place(one).name}:" if len(paths) > 1 else "", progress) for one in paths]
     examples = read[0].examples if len(read) == 1 else Joined([one.examples for one in read])
     pair = None if shared_ids else twice(np.concatenate([one.hashes for one in read]))
     if pair is not None:
@@ -167,8 +177,12 @@ class _Read(NamedTuple):
     numbers: array
 
 
-def _read(path: str | os.PathLike, progress: Progress) -> _Read:
-    suffix = os.path.splitext(place(path).name)[1].lower()
+def _suffix(path: str | os.PathLike) -> str:
+    return os.path.splitext(place(path).name)[1].lower()
+
+
+def _read(path: str | os.PathLike, prefix: str, progress: Progress) -> _Read:
+    suffix = _suffix(path)
     if suffix not in _FORMS:
         raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_FORMS)}")
     file_size(path)
@@ -182,7 +196,7 @@ def _read(path: str | os.PathLike, progress: Progress) -> _Read:
     try:
         for number, start, end, value in spans(where, data):
             try:
-                ids.append(parse(value, len(starts)).id)
+                ids.append(parse(value, f"{prefix}{len(starts)}").id)
             except InputError as error:
                 raise InputError(f"{path}: {kind} {number}: {error}") from None
             starts.append(start)
@@ -198,15 +212,15 @@ def _read(path: str | os.PathLike, progress: Progress) -> _Read:
     if not starts:
         raise InputError(f"{path}: holds no examples")
     hashes.append(lookup_hashes(ids))
-    return _Read(Examples(where, data, starts, ends), np.concatenate(hashes), kind, numbers)
+    return _Read(Examples(where, data, starts, ends, prefix), np.concatenate(hashes), kind, numbers)
 
 
-def _caption(text: str, at: int) -> Example:
-    return Example(str(at), ((IMAGE, text.strip()),))
+def _caption(text: str, number: str) -> Example:
+    return Example(number, ((IMAGE, text.strip()),))
 
 
-def _example(record: Any, at: int) -> Example:
-    """The example of one record."""
+def _example(record: Any, _: str) -> Example:
+    """The example of one record, which has an id of its own."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
     id = next((record[key] for key in _ID_KEYS if record.get(key) is not None), None)
@@ -292,7 +306,11 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
     at = row = 0
     with ParquetTable(place(path)) as table:
         names = table.schema.names
-        kept = [name for name in (*_ID_KEYS, *_TEXT_KEYS, "conversations") if name in names]
+        known = (*_ID_KEYS, *_TEXT_KEYS, "conversations")
+        double = next((name for name in known if names.count(name) > 1), None)
+        if double is not None:
+            raise InputError(f"{path}: has two columns {double!r}; rename one")
+        kept = [name for name in known if name in names]
         if not set(kept) & set(_ID_KEYS) or not set(kept) - set(_ID_KEYS):
             raise InputError(
                 f"{path}: expected columns id (or key) and caption (or text); its columns are {', '.join(names) or 'none'}"
@@ -310,7 +328,7 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
 
 
 # By suffix: what messages call an example, what goes through the file, and what makes an example of what it yields.
-_FORMS: dict[str, tuple[str, Callable[[str, Any], _Spans], Callable[[Any, int], Example]]] = {
+_FORMS: dict[str, tuple[str, Callable[[str, Any], _Spans], Callable[[Any, str], Example]]] = {
     ".json": ("record", _json_spans, _example),
     ".jsonl": ("line", _jsonl_spans, _example),
     ".txt": ("line", _text_spans, _caption),

@@ -16,6 +16,7 @@ try:
 except ImportError as missing:
     raise ImportError(f"fastrealign.revision.lmms is for lmms-eval, which is not installed: {missing}") from missing
 
+from fastrealign.embed.pictures import upright_rgb
 from fastrealign.errors import InputError
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
@@ -94,7 +95,10 @@ class Revision(lmms):
             raise InputError(
                 f"{task}, {split} {number}: has {len(pictures)} images, the model was trained on one a question"
             )
-        return pictures[0].convert("RGB")
+        try:
+            return upright_rgb(pictures[0])
+        except InputError as error:
+            raise InputError(f"{task}, {split} {number}: the image {error}") from None
 
     def _say(self, questions: Sequence[str], pictures: Sequence[Any], longest: int) -> list[str]:
         import torch

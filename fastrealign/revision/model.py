@@ -258,9 +258,15 @@ def load_lm(source: str | os.PathLike) -> PreTrainedModel:
     # Renamed on the way from transformers 4 to 5.
     dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(source, **{dtype: "auto"})
-    except (OSError, ValueError) as error:
+        lm, report = transformers.AutoModelForCausalLM.from_pretrained(
+            source, output_loading_info=True, **{dtype: "auto"}
+        )
+    except Exception as error:  # from OSError to what a damaged file of weights meets
         raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from None
+    lacking = sorted(report["missing_keys"])
+    if lacking:  # transformers would go on with random ones
+        raise InputError(f"{source}: its file of weights lacks {len(lacking)} of them, such as {lacking[0]}")
+    return lm
 
 
 def fingerprint(lm: torch.nn.Module) -> str:

@@ -157,14 +157,16 @@ class Template:
         asked = [{"role": "user", "content": "a question"}]
         whole = self._rendered([*asked, {"role": "assistant", "content": "an answer"}], False)
         rest = whole.rpartition("an answer")[2]
-        if not rest.strip():
+        after = rest.lstrip()
+        if not after:
             return self.end, ""
-        first = self._tokenized([rest])[rest][0]
+        first = self._tokenized([after])[after][0]
         text = self.tokenizer.convert_ids_to_tokens(first)
         special = {*self.tokenizer.all_special_ids, *getattr(self.tokenizer, "added_tokens_decoder", {})}
-        if first not in special or not rest.startswith(text):
+        if first not in special or not after.startswith(text):
             raise self._unsteady(f"an answer ends with {rest!r}, which begins with no special token")
-        return first, text
+        # White space before the end, as Llama 2 has it, is not learned: generation stops at the end with or without it.
+        return first, rest[: len(rest) - len(after)] + text
 
     def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
         # Templates of models that reason in front of an answer are asked not to; others do not look at this.
@@ -175,7 +177,7 @@ class Template:
             raise self._unsteady(f"it fails: {' '.join(str(error).split())}") from error
 
     def _unsteady(self, why: str) -> InputError:
-        return InputError(f"the chat template of {_name(self.tokenizer)} is of no use here: {why}; pass form='llava'")
+        return InputError(f"the chat template of {_name(self.tokenizer)} is of no use here: {why}; set form to llava")
 
 
 def prompt_ids(

@@ -5,109 +5,70 @@ added: a checkpoint holds only what trains, appears under its name complete or n
 from the last one with the same losses and, on a CPU, the same bits; the time that alignment takes is measured.
 
     out/checkpoint-N/   while it trains: what trains, optimizer, schedule, random states
-    out/run.json        the configuration; in the end also the losses and what the run took
+    out/run.json        the configuration and what was read; in the end also the losses and what the run took (record.py)
     out/                in the end: the model (model.py) and its tokenizer
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from torch.utils.data import ConcatDataset
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from fastrealign import baseline
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
-from fastrealign.errors import InputError
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line
-from fastrealign.revision.checkpoints import Trainer, remove_checkpoints
+from fastrealign.progress import SILENT, Progress
+from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
-from fastrealign.revision.data import Collator, available, open_embeddings, read_examples
+from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
 from fastrealign.revision.model import RevisionModel, load_lm
+from fastrealign.revision.record import TrainResult, held, inputs_of, look, note
 
-RUN = "run.json"
 # What a mixed precision keeps the frozen language model in.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run did.
-
-    stage, out       as configured; out has the trained model
-    steps, samples   optimizer steps, and examples they were of
-    loss_first       mean loss a token of the first step
-    loss             the same over the last tenth of the steps
-    losses           of every step
-    seconds          that training took, of this call (one that resumed: since then)
-    align_share      part of `seconds` spent aligning embeddings; 0 where nothing is aligned
-    skipped          examples without an embedding, left out
-    truncated        examples of which max_length cut something off (of this process and call)
-    resumed_from     the step that it went on from; 0: from the start
-    """
-
-    stage: str
-    out: str
-    steps: int
-    samples: int
-    loss_first: float
-    loss: float
-    losses: tuple[float, ...]
-    seconds: float
-    align_share: float
-    skipped: int
-    truncated: int
-    resumed_from: int
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the losses of every step."""
-        return {key: value for key, value in asdict(self).items() if key != "losses"}
-
-    def __str__(self) -> str:
-        aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
-        left_out = f"\n{self.skipped:,} examples without an embedding left out" if self.skipped else ""
-        left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
-        return (
-            f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
-            f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{self.out}: the model"
-        )
-
-
 def train(
-    config: TrainConfig, *, resume: bool = False, callbacks: Sequence[transformers.TrainerCallback] = ()
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[transformers.TrainerCallback] = (),
+    progress: Progress = SILENT,
 ) -> TrainResult:
     """Train as configured and save the model to `config.out`; under torchrun, on all its processes together.
 
     resume      go on with the run in `config.out` from its last complete checkpoint, if it has one; one that had ended already
                 is not run again
     callbacks   transformers' own, to watch it
-    Raises InputError for a configuration that cannot run, and FastRealignError where a checkpoint cannot be written: then
-    the one before it stays.
+    progress    of what comes before the first step: all examples are looked up, and gone through once
+
+    Raises InputError for a configuration that cannot run, and FastRealignError where a checkpoint cannot be written, or the
+    loss is no number any more: then the checkpoint before it stays.
     """
-    out = Path(config.out)
-    done = _check_out(config, resume)
+    done = look(config, resume)
     if done is not None:
         return done
     precision = _precision(config)
     set_seed(config.seed)
-    tokenizer = _tokenizer(config.model)
-    embeddings = open_embeddings(config.embeddings, side="text" if config.stage == "stage1" else "image")
-    files = [config.data] if isinstance(config.data, str) else config.data
-    read = [read_examples(file, shared_ids=True) for file in files]
-    chosen = [available(part, embeddings, config.missing) for part in read]
-    examples = ConcatDataset(chosen)
+    tokenizer = _tokenizer(config)
+    side = "text" if config.stage == "stage1" else "image"
+    embeddings = open_embeddings(config.embeddings, side=side, progress=progress)
+    found = available(
+        read_examples(config.data, shared_ids=True, progress=progress), embeddings, config.missing, progress
+    )
     model = _model(config, embeddings.dim, precision)
     collator = Collator(
         tokenizer,
@@ -116,53 +77,67 @@ def train(
         tokens=config.tokens,
         max_length=_context(config, model.lm, tokenizer),
         alignment=None if config.alignment is None else _alignment(config.alignment, embeddings.dim),
+        unanswered=config.unanswered,
+        form=config.form,
     )
-    trainer = Trainer(
-        model=model,
-        args=_arguments(config, precision, len(examples)),
-        train_dataset=examples,
-        data_collator=collator,
-        callbacks=list(callbacks),
-    )
-    trainer.remove_callback(PrinterCallback)
-    if trainer.args.should_save:
-        _write_run(out, {"config": config.to_json(), "examples": len(examples)})
-    last = get_last_checkpoint(out) if resume and out.is_dir() else None
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=last)
-    seconds = time.perf_counter() - started
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tail = losses[-math.ceil(len(losses) / 10) :]
-    result = TrainResult(
-        stage=config.stage,
-        out=str(out),
-        steps=trainer.state.global_step,
-        samples=round(len(examples) * config.epochs),
-        loss_first=losses[0],
-        loss=sum(tail) / len(tail),
-        losses=tuple(losses),
-        seconds=seconds,
-        align_share=collator.align_seconds / seconds,
-        skipped=sum(part.left_out for part in chosen),
-        truncated=collator.truncated,
-        resumed_from=int(last.rpartition("-")[2]) if last else 0,
-    )
-    if trainer.args.should_save:
-        if config.stage == "stage2" and config.lora is None:
-            model.lm.to(model.lm_dtype)
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        _write_run(out, {"config": config.to_json(), "examples": len(examples), "result": asdict(result)})
-        remove_checkpoints(out)
-    trainer.accelerator.wait_for_everyone()
+    checked = collator.check(found, model.lm.get_input_embeddings().num_embeddings, progress)
+    examples = Selected(found, np.flatnonzero(checked.answered))
+    inputs = inputs_of(config, embeddings, model.lm_fingerprint)
+    arguments = _arguments(config, precision, len(examples))
+    with held(config, inputs, resume, arguments.should_save):
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            data_collator=collator,
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        last = last_checkpoint(Path(config.out)) if resume else None
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=last)
+        seconds = time.perf_counter() - started
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        tail = losses[-math.ceil(len(losses) / 10) :]
+        result = TrainResult(
+            stage=config.stage,
+            out=str(Path(config.out)),
+            steps=trainer.state.global_step,
+            samples=_samples(config, len(examples), trainer.state.global_step),
+            loss_first=losses[0],
+            loss=sum(tail) / len(tail),
+            losses=tuple(losses),
+            seconds=seconds,
+            align_share=collator.align_seconds / seconds,
+            skipped=found.left_out,
+            truncated=checked.truncated,
+            resumed_from=int(last.rpartition("-")[2]) if last else 0,
+            unanswered=examples.left_out,
+        )
+        if arguments.should_save:
+            _save(config, model, tokenizer)
+            note(config, inputs, result)
+            remove_checkpoints(Path(config.out))
+        trainer.accelerator.wait_for_everyone()
     return result
 
 
+def _save(config: TrainConfig, model: RevisionModel, tokenizer: Any) -> None:
+    if config.stage == "stage2" and config.lora is None:
+        model.lm.to(model.lm_dtype)
+    try:
+        model.save_pretrained(config.out)
+        tokenizer.save_pretrained(config.out)
+    except (OSError, FastRealignError) as error:
+        raise FastRealignError(
+            f"{config.out}: the model could not be written: {one_line(error)}; the last checkpoint stays: go on with --resume"
+        ) from error
+
+
 def _arguments(config: TrainConfig, precision: str, examples: int) -> transformers.TrainingArguments:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    batches = math.ceil(examples / (config.batch_size * processes))
-    steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
+    steps = math.ceil(_steps_an_epoch(config, examples) * config.epochs)
     on_cpu = config.device == "cpu"
+    _check_trackers(config.report_to)
     arguments = transformers.TrainingArguments(
         output_dir=config.out,
         per_device_train_batch_size=config.batch_size,
@@ -178,6 +153,7 @@ def _arguments(config: TrainConfig, precision: str, examples: int) -> transforme
         use_cpu=on_cpu,
         # Every step: a mean over several would begin anew where a run resumes, and the losses would differ.
         logging_steps=1,
+        logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.save_steps,
         report_to=config.report_to,
@@ -190,6 +166,33 @@ def _arguments(config: TrainConfig, precision: str, examples: int) -> transforme
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+def _check_trackers(names: str | list[str]) -> None:
+    """InputError for a tracker that transformers does not know, or that is not installed."""
+    listed = [names] if isinstance(names, str) else names
+    if listed[0] in ("none", "all"):
+        return
+    try:
+        for tracker in get_reporting_integration_callbacks(listed):
+            tracker()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"report_to: {one_line(error)}") from None
+
+
+def _samples(config: TrainConfig, examples: int, steps: int) -> int:
+    """Examples that so many steps were of."""
+    epochs, rest = divmod(steps, _steps_an_epoch(config, examples))
+    return epochs * examples + min(rest * _a_batch(config) * config.gradient_accumulation, examples)
+
+
+def _steps_an_epoch(config: TrainConfig, examples: int) -> int:
+    return math.ceil(math.ceil(examples / _a_batch(config)) / config.gradient_accumulation)
+
+
+def _a_batch(config: TrainConfig) -> int:
+    """Examples of a forward pass, of all processes together."""
+    return config.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _precision(config: TrainConfig) -> str:
@@ -232,44 +235,11 @@ def _alignment(path: str, dim: int) -> Alignment | Baseline:
     return found
 
 
-def _tokenizer(source: str) -> Any:
+def _tokenizer(config: TrainConfig) -> Any:
     try:
-        return transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: has no tokenizer that can be loaded: {one_line(error)}") from None
-
-
-def _check_out(config: TrainConfig, resume: bool) -> TrainResult | None:
-    """Whether `config.out` can be trained into; the result, where the run that is to be resumed had ended."""
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, expected a new folder for the trained model")
-    file = out / RUN
-    if not resume:
-        if out.is_dir() and any(out.iterdir()):
-            held = "go on with the run that is in it with --resume, or " if file.is_file() else ""
-            raise InputError(f"{out}: is not empty; {held}choose another out")
-        return None
-    if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
-            raise InputError(f"{out}: has no {RUN}, so there is no run to go on with; choose another out")
-        return None
-    try:
-        run = json.loads(file.read_bytes())
-        differing = config.differing(run["config"])
-        result = run.get("result")
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file}: not readable; the file is damaged") from None
-    if differing:
-        now = config.to_json()
-        told = ", ".join(f"{key} {run['config'].get(key)!r}, now {now[key]!r}" for key in differing)
-        raise InputError(
-            f"{out}: the run in it is another one ({told}); go on with its own configuration or choose another out"
-        )
-    return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
-
-
-def _write_run(out: Path, run: dict[str, Any]) -> None:
-    with AtomicFile(out / RUN) as file:
-        file.append(json.dumps(run, indent=1).encode())
-        file.commit()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model)
+    except Exception as error:  # from OSError to what a damaged file meets
+        raise InputError(f"{config.model}: has no tokenizer that can be loaded: {one_line(error)}") from None
+    if config.form == "llava":
+        tokenizer.chat_template = None  # so that the one saved with the model asks in the same form
+    return tokenizer

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
+import tarfile
 
 import corpus
 import numpy as np
@@ -243,6 +245,62 @@ def test_a_shard_of_nothing_but_bad_items(tmp_path):
     assert (done.rows, done.shards, len(done.left_out)) == (1, 2, 4)
     assert rows_of(tmp_path / "out", "id") == ["4"]
     assert open_source(tmp_path / "out", side="source").rows == 1
+
+
+def test_what_cannot_be_an_id_is_left_out_and_listed(tmp_path, run, photos, clip):
+    os.rename(photos / "1.jpg", os.fsencode(photos) + b"/\xff.jpg")
+    code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert rf"{photos}/\xff.jpg: the name is not UTF-8, as an id must be; mend it, or leave such out" in err
+    code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL, "--bad-items", "skip")
+    assert (code, err) == (1, "") and rf"{photos}/\xff.jpg: the name is not UTF-8" in out
+    assert len(rows_of(tmp_path / "out", "id")) == 10
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "caption": "red"}\n{"id": "\\ud800", "caption": "blue"}\n')
+    code, out, _ = run(path, "--out", tmp_path / "text", *clip, "--bad-items", "skip")
+    assert code == 1 and f'{path}: line 2: the id "\\ud800" holds half of a surrogate pair' in out
+    assert rows_of(tmp_path / "text", "id") == ["a"]
+
+
+@pytest.mark.parametrize("bad_items", ["error", "skip"])
+def test_an_id_that_comes_twice(tmp_path, jsonl, photos, bad_items):
+    def warned(what, source):
+        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+        with pytest.warns(UserWarning, match=f"{what}; `train` looks rows up by id") as told:
+            small(source, out, bad_items=bad_items)
+        assert "\n" not in str(told[0].message) and len(set(rows_of(out, "id"))) < len(rows_of(out, "id"))
+
+    path = tmp_path / "twice.jsonl"
+    lines = jsonl.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[2], lines[20]]))  # in another shard
+    warned(r"twice\.jsonl: line 24: the id 'c2' is that of .*twice\.jsonl: line 3, too", path)
+    path.write_text(lines[5])
+    warned(r"twice\.jsonl: line 1: the id 'c5' is that of .*captions\.jsonl: line 6, too", [jsonl, path])
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(photos / "1.jpg", "0.jpg")
+        file.add(photos / "more" / "0.png", "0.png")
+    warned(r"a\.tar: 0\.png: the id '0' is that of .*a\.tar: 0\.jpg, too", tmp_path / "a.tar")
+    (tmp_path / "more").mkdir()
+    shutil.copy(photos / "1.jpg", tmp_path / "more")
+    warned(r"photos/1\.jpg: the id '1\.jpg' is that of .*more/1\.jpg, too", [tmp_path / "more/1.jpg", photos / "1.jpg"])
+
+
+def test_a_caption_that_is_left_out_takes_no_id_away(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "caption": ""}\n{"id": 0, "caption": "red"}\n')
+    small(tmp_path / "a.jsonl", tmp_path / "out", bad_items="skip")
+    assert rows_of(tmp_path / "out", "id") == ["0"]
+
+
+def test_an_encoder_that_gives_zeros(tmp_path, jsonl):
+    class Broken(Fake):
+        def load(self, side):
+            made = super().load(side)
+            whole = made.encode
+            object.__setattr__(made, "encode", lambda items: whole(items) * (np.arange(len(items)) != 1)[:, None])
+            return made
+
+    with pytest.raises(fr.FastRealignError, match=r"jsonl: line 2: fake gives zeros alone for it, .*; look whether"):
+        embed_files(jsonl, tmp_path / "out", Broken(), batch_size=2, fsync=False)
 
 
 def test_an_encoder_that_gives_nan(tmp_path, jsonl, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import tarfile
 
 import numpy as np
@@ -12,6 +14,7 @@ from embed_output import in_order
 
 from fastrealign import InputError
 from fastrealign.embed.inputs import open_input
+from fastrealign.embed.pictures import upright_rgb
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -49,6 +52,41 @@ def test_a_picture_is_upright_and_rgb(tmp_path, rng):
     assert np.array_equal(read(tmp_path / "turned.png")[0][1], np.rot90(pixels, -1))
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     assert np.array_equal(read(tmp_path / "grey.png")[0][1], np.repeat(pixels[..., :1], 3, 2))
+
+
+@pytest.fixture
+def wide(rng):
+    """16-bit grey, and what it is in 8 bits."""
+    pixels = rng.integers(0, 65536, (8, 5), dtype=np.uint16)
+    pixels[0, :4] = [0, 128, 129, 65535]
+    return pixels, np.repeat(np.rint(pixels / 257).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "ppm"])
+def test_grey_of_16_bits_comes_down_to_8(tmp_path, wide, kind):
+    pixels, wanted = wide
+    path = tmp_path / f"grey.{kind}"
+    if kind == "ppm":
+        path.write_bytes(b"P5 5 8 65535\n" + pixels.astype(">u2").tobytes())
+    else:
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        Image.fromarray(pixels).save(path, exif=turned)
+        wanted = np.rot90(wanted, -1)
+    assert np.array_equal(read(path)[0][1], wanted)
+
+
+def test_grey_of_16_bits_as_older_versions_of_pillow_read_a_png(wide):
+    pixels, wanted = wide
+    picture = Image.fromarray(pixels.astype(np.int32))
+    picture.format = "PNG"
+    assert np.array_equal(upright_rgb(picture), wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_numbers_of_no_known_range_are_no_picture(tmp_path, rng, dtype):
+    Image.fromarray(rng.integers(0, 256, (8, 5)).astype(dtype)).save(tmp_path / "a.tif")
+    refused(r"a\.tif: holds numbers of no known range \(Pillow's mode [FI]\), expected", tmp_path / "a.tif")
 
 
 def test_text_is_a_caption_a_line(tmp_path):
@@ -125,6 +163,26 @@ def test_a_damaged_tar(tar):
     refused("shard.tar: is not a readable tar", path, "images")
 
 
+@pytest.mark.parametrize("name", ["pipe.jpg", "pipe.tar", "pipe.txt"])
+def test_a_pipe_is_not_waited_for(tmp_path, run, name):
+    os.mkfifo(tmp_path / name)
+    code, out, err = run(tmp_path, "--out", tmp_path.parent / "out", "--clip", "never loaded")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / name}: is not a regular file" in err
+    if name == "pipe.jpg":  # nor by the threads that load what was looked at
+        refused("pipe.jpg: is not a regular file", tmp_path)
+
+
+def test_links_to_folders_are_not_followed_and_counted(tmp_path, photos):
+    wanted = {*in_order(photos), "link.jpg"}
+    (photos / "round").symlink_to(".")
+    (photos / "more" / "other").symlink_to(tmp_path)
+    (photos / "link.jpg").symlink_to("1.jpg")
+    found = open_input(photos)
+    assert found.ignored == {".csv": 1, "linked folders (not followed)": 2}
+    assert {item.id for item in found} == wanted
+
+
 def test_what_is_not_there_or_neither(tmp_path, photos, jsonl):
     refused("nowhere: no such file", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -160,6 +218,9 @@ def test_a_folder_that_may_not_be_read(tmp_path, photos, monkeypatch):
         ('{"caption": "\\ud800"}', "half of a surrogate pair"),
         ('{"id": null, "caption": "red"}', "the id is null, expected"),
         ('{"id": 1.5, "caption": "red"}', "the id is 1.5, expected"),
+        ('{"id": "\\ud800", "caption": "red"}', 'the id "\\\\ud800" holds half of a surrogate pair'),
+        ('{"key": "x", "caption": "red"}', "has no 'id'; its keys are key, caption"),
+        ('{"\\ud800": "red"}', r"has no 'caption'; its keys are \\ud800"),
         (b'{"caption": "\xff"}', "is not JSON .*utf-8"),
     ],
 )
@@ -170,8 +231,6 @@ def test_lines_that_hold_no_caption(tmp_path, line, problem, run):
     good, bad, last = open_input(path)
     assert (good.id, good.problem, last.id, last.problem) == ("a", None, "b", None)
     assert bad.where == f"{path}: line 2"
-    import re
-
     assert re.search(problem, bad.problem)
     code, out, err = run(path, "--out", tmp_path / "out", "--clip", "never loaded")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -182,9 +241,71 @@ def test_lines_that_hold_no_caption(tmp_path, line, problem, run):
 def test_a_file_without_captions(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"url": "x", "label": 3}) + "\n")
-    refused(r"a\.jsonl: line 1: has no key of captions \(caption, text.*its keys are url, label; .*--column", path)
+    (item,) = open_input(path)
+    assert item.where == f"{path}: line 1"
+    assert re.search(r"has no key of captions \(caption, text.*its keys are url, label; .*--column$", item.problem)
     path.write_text("")
     refused("is empty", path)
+
+
+def problems(*args, **kwargs):
+    return [(item.id, item.problem) for item in open_input(*args, **kwargs)]
+
+
+def test_the_first_caption_tells_the_keys_of_all(tmp_path):
+    path = tmp_path / "a.jsonl"
+    none, own = '{"caption": "red"}\n', '{"id": "x", "caption": "blue"}\n'
+    path.write_text(none + own)
+    (first, why), (second, found) = problems(path)
+    assert (first, why, second) == ("0", None, "1") and found.startswith("has 'id', and those before it have no id")
+    path.write_text(own + none)
+    assert problems(path) == [("x", None), ("1", "has no 'id'; its keys are caption")]
+    for before in ('{"url": "y"}\n', "[]\n", '{"key": "y"}\n'):
+        path.write_text(before + own)
+        (_, why), after = problems(path)
+        assert why is not None and after == ("x", None)
+
+
+def test_a_key_of_ids_that_is_not_there(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "x", "caption": "red", "url": 1}\n')
+    assert problems(path, ids="nope") == [("0", "has no 'nope'; its keys are id, caption, url")]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/of\xe9"
+    os.mkdir(folder)
+    for name in (b"a.png", b"\xff.png"):
+        with open(folder + b"/" + name, "wb") as file:
+            Image.new("RGB", (3, 3)).save(file, "png")
+    found = open_input(os.fsdecode(folder))
+    good, bad = found
+    assert found.name == rf"{tmp_path}/of\xe9"
+    assert (good.id, good.where, good.problem) == ("a.png", rf"{tmp_path}/of\xe9/a.png", None)
+    assert (bad.where, bad.problem) == (rf"{tmp_path}/of\xe9/\xff.png", "the name is not UTF-8, as an id must be")
+    for name in (b"a.txt", b"\xff.txt"):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(b"red\n")
+    good, bad = open_input(os.fsdecode(folder), "text")
+    assert (good.id, good.problem) == ("a.txt:0", None)
+    assert (bad.where, bad.problem) == (
+        rf"{tmp_path}/of\xe9/\xff.txt: line 1",
+        "the name is not UTF-8, as an id must be",
+    )
+    (alone,) = open_input(os.fsdecode(folder + b"/\xff.txt"))
+    assert (alone.id, alone.problem) == ("0", None)
+
+
+@pytest.mark.parametrize("side", ["images", "text"])
+def test_members_whose_names_are_not_utf8(tmp_path, side):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for suffix in ("png", "txt"):
+            member = tarfile.TarInfo(f"\udcff.{suffix}")
+            member.size = 3
+            file.addfile(member, io.BytesIO(b"red"))
+    (bad,) = open_input(tmp_path / "a.tar", side)
+    assert bad.where == rf"{tmp_path}/a.tar: \xff." + {"images": "png", "text": "txt"}[side]
+    assert bad.problem == "the name is not UTF-8, as an id must be"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import types
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,6 +108,18 @@ def test_what_it_says_is_what_the_model_says(lmms, trained, clip_folder, picture
         said = model.generate(ids, None, row, max_new_tokens=6, do_sample=False, eos_token_id=template.end)
         assert text == words.decode(said[0], skip_special_tokens=True).split("\n")[0].strip()
     assert any(found), "a random model says something"
+
+
+def test_it_is_shown_grey_of_16_bits_as_embed_reads_it(lmms, trained, clip_folder):
+    from PIL import Image
+
+    model = lmms.Revision(str(trained), encoder=str(clip_folder), device="cpu")
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    model.task_dict = {"pope": {"test": [Image.fromarray(wide), Image.fromarray(wide.astype(np.float32))]}}
+    found = model._picture(lambda doc: [doc], 0, "pope", "test")
+    assert np.array_equal(found, np.repeat(np.rint(wide / 257).astype(np.uint8)[..., None], 3, 2))
+    with pytest.raises(InputError, match="pope, test 1: the image holds numbers of no known range"):
+        model._picture(lambda doc: [doc], 1, "pope", "test")
 
 
 def test_it_is_found_by_its_name(lmms):

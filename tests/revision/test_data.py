@@ -44,6 +44,8 @@ INSTRUCT = (
     "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
     "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
 )
+# As Llama 2's: a space on either side of the answer.
+SPACED = INSTRUCT.replace("{{ m.content }}</s>", "{{ m.content }} </s>")
 # As Qwen 3's: what could hold a train of thought is written in front of an answer, and without one left empty.
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -51,7 +53,7 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-CHATS = {"chatml": CHATML, "headers": HEADERS, "instruct": INSTRUCT, "thinking": THINKING}
+CHATS = {"chatml": CHATML, "headers": HEADERS, "instruct": INSTRUCT, "spaced": SPACED, "thinking": THINKING}
 
 
 def build_bytes(template=None, begins=True):
@@ -161,7 +163,9 @@ def test_stage_2_learns_the_responses_and_their_ends(tokenizer, dialogues, store
     embeddings, rows = store(12)
     batch = Collator(tokenizer, embeddings, stage="stage2", tokens=tokens)(examples)
     end = "<|im_end|>" if form in ("chatml", "headers", "thinking") else "</s>"
-    gap = " " if (form in ("llava", "instruct") and tokenizer.unk_token is None) else ""  # bytes keep the space
+    gap = (
+        " " if (form in ("llava", "instruct", "spaced") and tokenizer.unk_token is None) else ""
+    )  # bytes keep the space
     for i, example in enumerate(examples):
         said = learned(tokenizer, batch["labels"][i])
         answers = [answer for _, answer in example.turns]
@@ -351,6 +355,29 @@ def test_responses_that_are_cut_off_entirely(store):
     )
 
 
+def test_all_is_checked_before_a_training(store):
+    """What a batch would find is found at once, whichever examples it is in; nothing is counted for it."""
+    tokenizer, (embeddings, _) = build_bytes(), store(40)
+    long, short = Example("7", ((f"{IMAGE}\n{'what ' * 30}", "y"),)), Example("8", ((f"{IMAGE}\nx", "y" * 200),))
+    examples = [Example(str(i % 40), ((f"{IMAGE}\nx", "y"),)) for i in range(1500)]
+    examples[1200], examples[1300] = long, short
+    options = {"stage": "stage2", "max_length": 60}
+    refused(
+        "example '7': its first response begins beyond", Collator(tokenizer, embeddings, **options).check, examples, 999
+    )
+    collator = Collator(tokenizer, embeddings, **options, unanswered="skip")
+    with pytest.warns(UserWarning, match="example '8' is cut to max_length"):
+        found = collator.check(examples, len(tokenizer))
+    assert found.truncated == 1 and np.flatnonzero(~found.answered).tolist() == [1200]
+    assert collator.truncated == 0 and collator.skipped == {"missing": 0, "unanswered": 0}
+    collator([short])  # said already
+    assert collator.truncated == 1
+    known = tokenizer.eos_token_id
+    refused(
+        f"example '0': its token ids go up to .*, the language model knows {known}", collator.check, examples[:9], known
+    )
+
+
 def test_ids_without_an_embedding(store, dialogues):
     tokenizer, (embeddings, rows) = build_bytes(), store(6)
     examples = dialogues(9)
@@ -447,6 +474,7 @@ def test_bad_input(store, rng):
 def test_chat_templates_of_no_use(template, told):
     turns = [(f"{IMAGE}\nx", "y"), ("x", "y")]
     refused(
-        f"chat template .*{told}.*form='llava'", lambda: Template(build_bytes(template), "stage2").examples([turns])
+        f"chat template .*{told}.*set form to llava",
+        lambda: Template(build_bytes(template), "stage2").examples([turns]),
     )
     assert Template(build_bytes(template), "stage2", form="llava").examples([turns])

@@ -12,7 +12,9 @@ from fastrealign import InputError
 from fastrealign.revision.evaluate import (
     Answer,
     Item,
+    ask,
     over_seeds,
+    read_answers,
     read_items,
     score,
     write_answers,
@@ -100,6 +102,10 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
         "given": "blue",
         "blind": True,
     }
+    answers = [Answer(items[0], "a red circle .", False), Answer(items[1], "blue", True)]
+    write_answers(tmp_path / "answers.jsonl", answers)
+    again = read_answers(tmp_path / "answers.jsonl")
+    assert again == answers and score(again) == score(answers)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +115,35 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
         ("{", "line 1: not an item"),
         ('{"id": "1"}', "line 1: not an item"),
         ('{"id": "1", "task": "vqa", "kind": "", "prompt": "?"}\n7', "line 2: not an item"),
-        ('{"id": "1", "task": "sing", "kind": "", "prompt": "?"}', "line 1: task 'sing', expected one of caption"),
+        ('{"id": "1", "task": "sing", "kind": "", "prompt": "?"}', "line 1: .*task 'sing', expected one of caption"),
+        ('{"id": 1, "task": "vqa", "kind": "", "prompt": "?"}', "line 1: .*id 1, expected text"),
+        ("\ud800", "line 1: not an item"),
     ],
 )
 def test_items_that_cannot_be_read_name_the_line(tmp_path, text, said):
     path = tmp_path / "items.jsonl"
-    path.write_text(text)
+    path.write_text(text, errors="surrogatepass")
     with pytest.raises(InputError, match=said) as error:
         read_items(path)
     assert str(path) in str(error.value)
-    with pytest.raises(InputError, match="No such file"):
-        read_items(tmp_path / "none.jsonl")
+    for read in (read_items, read_answers):
+        with pytest.raises(InputError, match=r"none.jsonl: no such file"):
+            read(tmp_path / "none.jsonl")
+    path.write_text('{"id": "1", "task": "vqa", "kind": "", "prompt": "?"}')
+    with pytest.raises(InputError, match=r"items.jsonl, line 1: not an answer: 'given'"):
+        read_answers(path)
+
+
+def test_captions_without_facts_are_not_scored():
+    with pytest.raises(InputError, match="item '7': a caption without facts"):
+        score([Answer(Item("7", "caption", "", "?"), "a red circle .", False)])
+
+
+def test_a_prompt_as_long_as_the_context_is_named(tiny_lm, tiny_tokenizer):
+    from fastrealign.revision.model import RevisionModel, load_lm
+
+    model = RevisionModel(load_lm(tiny_lm), 4)
+    items = [Item("7", "vqa", "colour", "what " * words) for words in (3, 64)]
+    assert len(ask(model, tiny_tokenizer, items[:1], None, blind=True, max_new_tokens=2)) == 1
+    with pytest.raises(InputError, match=r"item '7': its prompt takes 69 tokens, the context is 64"):
+        ask(model, tiny_tokenizer, items, None, blind=True)

@@ -112,6 +112,22 @@ def test_several_files(dialogues, tmp_path, rng):
     assert len(read_examples(paths, shared_ids=True)) == 31
 
 
+def test_captions_of_several_files_have_the_ids_that_embed_gives_them(tmp_path):
+    from fastrealign.embed.inputs import open_input
+
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    for path in paths:
+        path.write_text(f"one of {path.stem}\ntwo of {path.stem}\n")
+    found = read_examples(paths)
+    assert [one.id for one in found] == ["a.txt:0", "a.txt:1", "b.txt:0", "b.txt:1"]
+    assert [one.id for one in found] == [item.id for item in open_input(paths)]
+    assert [one.id for one in read_examples(paths[1])] == ["0", "1"]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.txt").write_text("three\n")
+    with pytest.raises(InputError, match=r"two files have the name a\.txt, which is part of .* ids; rename one"):
+        read_examples([*paths, tmp_path / "more" / "a.txt"], shared_ids=True)
+
+
 def test_a_file_that_changes(dialogues, tmp_path):
     records, _ = dialogues(5)
     (tmp_path / "x.json").write_text(json.dumps(records))
@@ -155,6 +171,8 @@ def record(*messages, **other):
         ({"id": 1, "picture": 2}, "example '1': has neither conversations nor a caption; its keys are 'id', 'picture'"),
         ({"id": 1, "caption": 2}, "has a caption that is no text"),
         ({"id": 1, "caption": ""}, "response 0 is empty"),
+        ({"id": 1, "caption": "\ud800"}, "example '1': holds half of a surrogate pair"),
+        ({"id": "\ud800", "caption": "a"}, "half of a surrogate pair"),
         (["a"], "is a list, expected an object"),
     ],
 )
@@ -216,6 +234,10 @@ def test_other_bad_input(tmp_path):
         pq.write_table(pa.table(table), tmp_path / "x.parquet")
         with pytest.raises(InputError, match=rf"x\.parquet: {told}"):
             read_examples(tmp_path / "x.parquet")
+    double = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], names=["id", "caption", "caption"])
+    pq.write_table(double, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet: has two columns 'caption'; rename one"):
+        read_examples(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"none\.json: no such file"):
         read_examples(tmp_path / "none.json")
     with pytest.raises(InputError, match="is a folder"):

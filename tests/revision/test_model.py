@@ -334,6 +334,36 @@ def test_files_that_are_no_adapter(tmp_path, model):
     )
     with pytest.raises(InputError, match=r"odd.safetensors: weights of .* are not those of Linear\(d, h\), GELU"):
         adapters.load(tmp_path / "odd.safetensors")
+    named = {f"mm_projector.{k}": v for k, v in good.items()}
+    save_file({**named, "mm_projector.4.weight": torch.zeros(2, 2)}, tmp_path / "deep.safetensors")
+    with pytest.raises(
+        InputError, match=r"deep.safetensors: its projector has 4.weight, too; an adapter is Linear, GELU"
+    ):
+        adapters.load(tmp_path / "deep.safetensors")
+    named["mm_projector.2.bias"] = torch.full_like(good["2.bias"], torch.nan)
+    save_file(named, tmp_path / "nan.safetensors")
+    with pytest.raises(InputError, match=r"nan.safetensors: 2.bias holds NaN or Inf; the training .* diverged"):
+        adapters.load(tmp_path / "nan.safetensors")
+
+
+def test_a_language_model_that_is_not_all_there(tiny_lm, tmp_path):
+    folder = tmp_path / "lm"
+    shutil.copytree(tiny_lm, folder)
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    cut = file.read_bytes()[:2000]
+    save_file({name: w for name, w in whole.items() if "layers.1." not in name}, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lm: its file of weights lacks \d+ of them, such as model.layers.1"):
+        load_lm(folder)
+    for damaged in (cut, b""):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"lm: cannot be loaded as a causal language model") as caught:
+            load_lm(folder)
+        assert "\n" not in str(caught.value)
+    wrong = {name: w[:-1].clone() if name.endswith("norm.weight") else w for name, w in whole.items()}
+    save_file(wrong, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"lm: cannot be loaded as a causal language model"):
+        load_lm(folder)
 
 
 def test_folders_that_are_no_model(tmp_path, model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,144 @@ def test_what_cannot_run_is_told_before_anything_is_written(config, world, tmp_p
     with pytest.raises(InputError, match="max_length: 65, the language model takes 64"):
         train(config(max_length=65))
     assert not (world / "run").exists()
+
+
+def refused(match, *arguments, kind=InputError, **options):
+    with pytest.raises(kind, match=match) as caught:
+        train(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_diverges_ends_with_the_last_good_checkpoint(config, world):
+    refused(
+        r"step 3: the loss is nan; .*checkpoint-2 stays; lower learning_rate, or look for NaN",
+        config(learning_rate=1e30, save_steps=1),
+        kind=FastRealignError,
+    )
+    refused(
+        r"step \d: adapter.0.weight holds NaN or Inf",
+        config(out="two", learning_rate=1e39, save_steps=1),
+        kind=FastRealignError,
+    )
+    assert not list(world.glob("*/adapter.safetensors"))
+
+
+@pytest.fixture
+def unfinished(config):
+    """A run in `run` that was cut off in its fifth step of six, one after a checkpoint."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 5:
+                raise ZeroDivisionError
+
+    def unfinished(**options):
+        with pytest.raises(ZeroDivisionError):
+            train(config(save_steps=4, **options), callbacks=[Stop()])
+
+    return unfinished
+
+
+def test_a_run_goes_on_with_what_it_began_with_alone(config, world, unfinished, tiny_lm):
+    shutil.copytree(tiny_lm, world / "lm")
+    options = {"model": str(world / "lm")}
+    unfinished(**options)
+    said = (world / "captions.jsonl").read_text()
+    (world / "captions.jsonl").write_text(said.replace("left", "right"))
+    refused(
+        r"run: the run in it cannot be gone on with: .*captions.jsonl is another one", config(**options), resume=True
+    )
+    (world / "captions.jsonl").write_text(said)
+    os.utime(world / "captions.jsonl", ns=(0, 0))
+    refused("captions.jsonl is another one", config(**options), resume=True)
+
+
+def test_a_run_goes_on_with_its_own_language_model(config, world, unfinished, tiny_lm, tiny_tokenizer):
+    shutil.copytree(tiny_lm, world / "lm")
+    unfinished(model=str(world / "lm"))
+    build_lm(len(tiny_tokenizer)).save_pretrained(world / "lm")
+    refused("the language model is another one than when it began", config(model=str(world / "lm")), resume=True)
+
+
+def test_one_run_at_a_time(config, world, unfinished):
+    from fastrealign.io.lines import open_lines
+
+    unfinished()
+    lock = open_lines(world / "run" / ".fastrealign-train", fsync=False)
+    refused("run: another fastrealign is writing there", config(), resume=True)
+    lock.close()
+    assert train(config(), resume=True).resumed_from == 4
+    assert ".fastrealign-train" not in os.listdir(world / "run")
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named(config, world, unfinished, name):
+    unfinished()
+    file = world / "run" / "checkpoint-4" / name
+    file.write_bytes(file.read_bytes()[:100])
+    refused(
+        r"checkpoint-4.*: cannot be read, the checkpoint is damaged .*; remove .*checkpoint-4 to", config(), resume=True
+    )
+
+
+def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RevisionModel, "save_pretrained", full)
+        refused(
+            r"run: the model could not be written: .*No space left.*: go on with --resume",
+            config(),
+            kind=FastRealignError,
+        )
+    assert train(config(), resume=True).resumed_from == 6
+
+
+def test_faults_at_the_end_of_the_data_are_told_at_the_beginning(config, world, tiny_tokenizer):
+    with (world / "captions.jsonl").open("a") as file:
+        file.write((json.dumps({"id": "0", **json.loads((world / "chats.json").read_text())[0]})) + "\n")
+    refused("example '0': stage 1 takes one text an image, got 2 turns", config())
+    rows = np.load(world / "image.npy")
+    rows[-1] = np.nan
+    np.save(world / "image.npy", rows)
+    refused(r"image.npy: row 23 \(id '23'\) holds NaN", config("stage2"))
+    tiny_tokenizer.save_pretrained(world / "lm")
+    build_lm(9).save_pretrained(world / "lm")
+    refused(
+        "the language model knows 9; take the tokenizer",
+        config("stage2", model=str(world / "lm"), embeddings=str(world / "text.npy")),
+    )
+    assert not (world / "run").exists()
+
+
+def test_trackers_and_folders_that_are_none(config, world):
+    refused("report_to: .*wandbb is not supported", config(report_to="wandbb"))
+    refused("captions.jsonl/x: cannot be made: Not a directory", config(out="captions.jsonl/x"), kind=FastRealignError)
+
+
+def test_examples_without_a_response_within_max_length_are_left_out(config, world):
+    chats = json.loads((world / "chats.json").read_text())
+    chats[3]["conversations"][0]["value"] += " what" * 40
+    chats[5]["conversations"][3]["value"] += " blue" * 40
+    (world / "chats.json").write_text(json.dumps(chats))
+    refused("example '3': its first response begins beyond max_length", config("stage2", max_length=40))
+    with pytest.warns(UserWarning, match="example '5' is cut to max_length"):
+        done = train(config("stage2", max_length=40, unanswered="skip", epochs=2.5))
+    assert (done.unanswered, done.truncated, done.skipped) == (1, 1, 0)
+    assert done.steps == 15 and done.samples == 2 * 23 + 12
+    assert "1 examples with no response within max_length left out\n1 examples cut" in str(done)
+
+
+def test_a_model_trained_in_llavas_form_is_asked_in_it(config, world, tiny_lm):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(tiny_lm, world / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} . {% endfor %}"
+    tokenizer.save_pretrained(world / "lm")
+    refused("chat template .* set form to llava", config("stage2", model=str(world / "lm")))
+    done = train(config("stage2", model=str(world / "lm"), form="llava"))
+    assert AutoTokenizer.from_pretrained(done.out).chat_template is None
+    assert AutoTokenizer.from_pretrained(world / "lm").chat_template is not None

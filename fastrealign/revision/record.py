@@ -1,0 +1,161 @@
+"""What a training run notes in its folder, run.json: what was asked for and read, in the end what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastrealign.errors import InputError
+from fastrealign.files import save_bytes
+from fastrealign.folders import make_folders, remove_folders
+from fastrealign.io.lines import open_lines
+from fastrealign.io.manifest import FileMark
+from fastrealign.io.places import each, is_url
+from fastrealign.revision import adapter
+from fastrealign.revision.config import TrainConfig
+from fastrealign.revision.embeddings import Embeddings
+
+RUN = "run.json"
+# There while a run goes on, and left where it was killed.
+_LOCK = ".fastrealign-train"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did.
+
+    stage, out       as configured; out has the trained model
+    steps, samples   optimizer steps, and examples they were of
+    loss_first       mean loss a token of the first step
+    loss             the same over the last tenth of the steps
+    losses           of every step
+    seconds          that training took, of this call (one that resumed: since then)
+    align_share      part of `seconds` spent aligning embeddings; 0 where nothing is aligned
+    skipped          examples without an embedding, left out
+    truncated        examples of which max_length cuts something off
+    resumed_from     the step that it went on from; 0: from the start
+    unanswered       examples of whose responses max_length leaves nothing, left out
+    """
+
+    stage: str
+    out: str
+    steps: int
+    samples: int
+    loss_first: float
+    loss: float
+    losses: tuple[float, ...]
+    seconds: float
+    align_share: float
+    skipped: int
+    truncated: int
+    resumed_from: int
+    unanswered: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the losses of every step."""
+        return {key: value for key, value in asdict(self).items() if key != "losses"}
+
+    def __str__(self) -> str:
+        aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
+        left_out = f"\n{self.skipped:,} examples without an embedding left out" if self.skipped else ""
+        left_out += (
+            f"\n{self.unanswered:,} examples with no response within max_length left out" if self.unanswered else ""
+        )
+        left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
+        return (
+            f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
+            f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{self.out}: the model"
+        )
+
+
+def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:
+    """What decides a weight beside the configuration: {"lm": fingerprint, "files": {path: mark}}."""
+    paths = [config.data] if isinstance(config.data, str) else list(config.data)
+    paths += embeddings.paths
+    paths += [] if config.alignment is None else [config.alignment]
+    paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
+    marks = each(lambda path: asdict(FileMark.of(path, modified=True)), paths, remote=any(map(is_url, paths)))
+    return {"lm": lm_fingerprint, "files": dict(zip(paths, marks, strict=True))}
+
+
+def look(config: TrainConfig, resume: bool) -> TrainResult | None:
+    """Whether `config.out` can be trained into; the result, where the run that is to be resumed had ended."""
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, expected a new folder for the trained model")
+    held = out.is_dir() and any(one.name != _LOCK for one in out.iterdir())
+    there = held and (out / RUN).is_file()
+    if held and not resume:
+        go_on = "go on with the run that is in it with --resume, or " if there else ""
+        raise InputError(f"{out}: is not empty; {go_on}choose another out")
+    if held and not there:
+        raise InputError(f"{out}: has no {RUN}, so there is no run to go on with; choose another out")
+    if not there:
+        return None
+    run = _read(out)
+    differing = config.differing(run["config"])
+    if differing:
+        now = config.to_json()
+        told = ", ".join(f"{key} {run['config'].get(key)!r}, now {now[key]!r}" for key in differing)
+        raise InputError(
+            f"{out}: the run in it is another one ({told}); go on with its own configuration or choose another out"
+        )
+    result = run.get("result")
+    return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
+
+
+@contextmanager
+def held(config: TrainConfig, inputs: dict[str, Any], resume: bool, first: bool) -> Iterator[None]:
+    """Make the run's folder and hold it, so that no other run writes there; `first` of the processes of a run does so.
+
+    Raises InputError if another one holds it, or if the run that is to be resumed was of other inputs.
+    """
+    if not first:
+        yield
+        return
+    out = Path(config.out)
+    made = make_folders(out)
+    lock = open_lines(out / _LOCK, fsync=False)
+    try:
+        if look(config, resume) is not None:
+            raise InputError(f"{out}: another fastrealign has just finished there; look at what it wrote")
+        if (out / RUN).is_file():
+            _check_same(out, _read(out)["inputs"], inputs)
+        else:
+            note(config, inputs)
+        yield
+    finally:
+        lock.remove()
+        remove_folders(made)
+
+
+def note(config: TrainConfig, inputs: dict[str, Any], result: TrainResult | None = None) -> None:
+    """Write run.json, in one step."""
+    run = {"config": config.to_json(), "inputs": inputs} | ({} if result is None else {"result": asdict(result)})
+    save_bytes(Path(config.out) / RUN, json.dumps(run, indent=1).encode())
+
+
+def _read(out: Path) -> dict[str, Any]:
+    file = out / RUN
+    try:
+        run = json.loads(file.read_bytes())
+        if not isinstance(run["config"], dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: not readable; the file is damaged") from None
+    return run
+
+
+def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = [path for path, mark in now["files"].items() if _changed(before["files"].get(path), mark)]
+    what = f"{changed[0]} is another one" if changed else "the language model is another one"
+    if changed or before["lm"] != now["lm"]:
+        raise InputError(f"{out}: the run in it cannot be gone on with: {what} than when it began; choose another out")
+
+
+def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:
+    return before is None or not FileMark(**before).same(FileMark(**now))
