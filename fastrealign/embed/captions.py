@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.errors import InputError
 from fastrealign.io.files import file_size, one_line, reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CAPTION_FILES = {".txt", ".jsonl", ".parquet"}
 # Names of columns and keys that are taken where none is given, the first that is there.
@@ -147,13 +150,22 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterat
         for name in filter(None, (column, ids)):
             if name not in names:
                 raise InputError(f"{path}: has no column {name!r}; its columns are {_listed(names)}")
+            if names.count(name) > 1:
+                raise InputError(f"{path}: has two columns {name!r}; rename one")
         row = 0
         for batch in table.batches(_BATCH_ROWS, [name for name in (column, ids) if name]):
-            texts = batch.column(column).to_pylist()
-            own = batch.column(ids).to_pylist() if ids else [None] * len(texts)
+            texts = _values(batch.column(column))
+            own = _values(batch.column(ids)) if ids else [None] * len(texts)
             for text, id in zip(texts, own, strict=True):
                 yield _caption(f"{prefix}{row}", f"{shown(path)}: row {row}", *text_of(text), id, bool(ids))
                 row += 1
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:  # a file may say that it is text without being so: look at each
+        return column.cast("binary").to_pylist()
 
 
 def _caption(number: str, where: str, text: str, problem: str | None, id: Any, has_ids: bool) -> Caption:

@@ -97,7 +97,7 @@ def ask(
     max_new_tokens: int = 48,
     progress: Progress = SILENT,
 ) -> list[Answer]:
-    """Greedy answers in the order of the items; embeddings are those of real images, as they are (method.md, section 5).
+    """Greedy answers in the order of the items; embeddings are those of real images, as they are.
 
     stage   "stage1": the model knows no questions yet, so it is given captions alone, and no prompt
     blind   without the visual tokens

@@ -317,7 +317,11 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
             )
         with spool.writing() as file:
             for batch in table.batches(_STEP, kept):
-                for record in batch.to_pylist():
+                try:
+                    records = batch.to_pylist()
+                except UnicodeDecodeError:
+                    raise InputError(f"{path}: one of rows {row} to {row + len(batch) - 1} is not UTF-8") from None
+                for record in records:
                     try:
                         raw = json.dumps(record, ensure_ascii=False).encode()
                     except (TypeError, ValueError) as error:

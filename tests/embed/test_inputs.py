@@ -109,6 +109,19 @@ def test_jsonl_with_and_without_ids(tmp_path, name):
     assert read(path, ids="which", **column) == [("q", "red")]
 
 
+def test_parquet_with_text_that_is_none(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    binary = pa.array([b"one", b"\xff", b"three"], pa.binary())
+    said_text = pa.StringArray.from_buffers(3, binary.buffers()[1], binary.buffers()[2])
+    pq.write_table(pa.table({"caption": said_text}), path)
+    found = list(open_input(path))
+    assert [item.text for item in found] == ["one", "", "three"]
+    assert "is not UTF-8 text" in found[1].problem and found[0].problem is found[2].problem is None
+    pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["caption", "caption"]), path)
+    refused(r"a\.parquet: has two columns 'caption'; rename one", path)
+
+
 def test_parquet_streams_its_columns(tmp_path, captions):
     import pyarrow as pa
     import pyarrow.parquet as pq

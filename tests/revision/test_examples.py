@@ -234,6 +234,11 @@ def test_other_bad_input(tmp_path):
         pq.write_table(pa.table(table), tmp_path / "x.parquet")
         with pytest.raises(InputError, match=rf"x\.parquet: {told}"):
             read_examples(tmp_path / "x.parquet")
+    binary = pa.array([b"x", b"\xff"], pa.binary())
+    said_text = pa.StringArray.from_buffers(2, binary.buffers()[1], binary.buffers()[2])
+    pq.write_table(pa.table({"id": ["a", "b"], "caption": said_text}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet: one of rows 0 to 1 is not UTF-8"):
+        read_examples(tmp_path / "x.parquet")
     double = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], names=["id", "caption", "caption"])
     pq.write_table(double, tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"x\.parquet: has two columns 'caption'; rename one"):
