@@ -25,6 +25,7 @@ from fastrealign import FastRealignError, InputError, baselines  # noqa: E402
 from fastrealign.revision import checkpoints  # noqa: E402
 from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
 from fastrealign.revision.model import RevisionModel, load_lm  # noqa: E402
+from fastrealign.revision.record import held  # noqa: E402
 from fastrealign.revision.train import train  # noqa: E402
 
 
@@ -343,6 +344,19 @@ def test_one_run_at_a_time(config, world, unfinished):
     lock.close()
     assert train(config(), resume=True).resumed_from == 4
     assert ".fastrealign-train" not in os.listdir(world / "run")
+
+
+def test_a_run_that_another_one_finished_meanwhile(config, world):
+    done = train(config())
+    kept = (world / "run" / "run.json").read_bytes()
+    with (
+        pytest.raises(InputError, match="run: another fastrealign has just finished there"),
+        held(config(), {}, resume=True, first=True),
+    ):
+        raise AssertionError("not to be reached")
+    assert (world / "run" / "run.json").read_bytes() == kept and train(config(), resume=True) == done
+    (world / "run" / "run.json").write_bytes(kept[:50])
+    refused(r"run.json: not readable; the file is damaged", config(), resume=True)
 
 
 @pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
