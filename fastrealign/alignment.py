@@ -12,7 +12,19 @@ import numpy as np
 from fastrealign import ops
 from fastrealign.calling import call
 from fastrealign.errors import InputError
-from fastrealign.files import load_tensors, save_tensors
+from fastrealign.files import (
+    COUNT,
+    MAPPING,
+    NOT_NEGATIVE,
+    NUMBER,
+    TEXT,
+    check_record,
+    check_tensors,
+    load_tensors,
+    one_of,
+    or_none,
+    save_tensors,
+)
 from fastrealign.ops import Counts, RowMap
 from fastrealign.version import __version__
 
@@ -20,6 +32,32 @@ if TYPE_CHECKING:
     from fastrealign.io.places import Place
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
+# What the record of a saved one must hold, and that of its sampling.
+_RECORD = {
+    "s": NUMBER,
+    "trace_source": NOT_NEGATIVE,
+    "trace_target": NOT_NEGATIVE,
+    "count_source": COUNT,
+    "count_target": COUNT,
+    "gap_before": NOT_NEGATIVE,
+    "gap_left": or_none(NOT_NEGATIVE),
+    "centroid": one_of("paper", "exact"),
+    "encoder_source": or_none(TEXT),
+    "encoder_target": or_none(TEXT),
+    "sampling": or_none(MAPPING),
+    "version": TEXT,
+}
+_SAMPLING = {
+    "how": TEXT,
+    "rows_source": COUNT,
+    "rows_target": COUNT,
+    "of_source": or_none(COUNT),
+    "of_target": or_none(COUNT),
+    "error": or_none(NOT_NEGATIVE),
+    "bound": or_none(NOT_NEGATIVE),
+    "confidence": or_none(NOT_NEGATIVE),
+    "seed": or_none(NOT_NEGATIVE),
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +126,10 @@ class Alignment:
         if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
             raise InputError(f"vectors of an alignment must have one width, got {shapes}")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()  # what copy and pickle make of a read-only array can be written to
+
     @property
     def dim(self) -> int:
         """Width of the rows it maps."""
@@ -154,6 +196,10 @@ class Alignment:
     def load(cls, path: str | Place) -> Alignment:
         """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "alignment", _VECTORS)
+        check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
+        check_record(path, "alignment", meta, _RECORD)
+        if meta.get("sampling") is not None:
+            check_record(path, "alignment", meta["sampling"], _SAMPLING)
         known = {f.name for f in fields(cls)}
         scalars = {k: v for k, v in meta.items() if k in known}
         if scalars.get("gap_left") is None:
@@ -162,7 +208,7 @@ class Alignment:
             if scalars.get("sampling") is not None:
                 scalars["sampling"] = Sampling(**scalars["sampling"])
             return cls(**tensors, **scalars)
-        except (TypeError, InputError) as error:
+        except TypeError as error:
             raise InputError(f"{path}: a damaged alignment: {error}") from None
 
     @classmethod

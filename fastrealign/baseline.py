@@ -18,7 +18,19 @@ from fastrealign.alignment import Alignment
 from fastrealign.calling import call
 from fastrealign.errors import InputError
 from fastrealign.exact import FRACTION_BITS, ExactSum
-from fastrealign.files import OtherKind, load_tensors, save_tensors
+from fastrealign.files import (
+    FLAG,
+    NOT_NEGATIVE,
+    NUMBER,
+    SEED,
+    TEXT,
+    OtherKind,
+    check_record,
+    check_tensors,
+    load_tensors,
+    or_none,
+    save_tensors,
+)
 from fastrealign.ops import Counts, RowMap
 
 if TYPE_CHECKING:
@@ -28,8 +40,17 @@ if TYPE_CHECKING:
 IN_STEPS = ("mean-shift", "c3", "bca")
 # Rows that pass through the steps at a time.
 STEP_ROWS = 1024
-_VECTORS = ("b", "shift", "c", "mean_target")
-_SCALARS = ("name", "gap_before", "s", "sigma", "seed", "projected")
+# Axes of the tensors that a saved one may hold, and what its record must hold.
+_AXES = {"mean_target": 1, "b": 1, "shift": 1, "c": 1, "matrix": 2}
+_RECORD = {
+    "name": TEXT,
+    "gap_before": NOT_NEGATIVE,
+    "s": NUMBER,
+    "sigma": NOT_NEGATIVE,
+    "seed": SEED,
+    "projected": FLAG,
+    "gap_left": or_none(NOT_NEGATIVE),
+}
 # Bits of a float64 number: whole numbers below 2^53 add up without rounding.
 _BITS = 53
 
@@ -138,9 +159,7 @@ class Baseline:
         ops.check_output(rows, out)
         state = np.empty(len(rows), np.uint8) if flags is None else flags
         product = None if self.matrix is None else self._products[np.float64 not in (rows.dtype, out.dtype)]
-        numbers = first + np.arange(len(rows)) if np.ndim(first) == 0 else first
-        if np.shape(numbers) != (len(rows),):
-            raise InputError(f"first has shape {np.shape(numbers)} for {len(rows)} rows; give a number, or one a row")
+        numbers = _numbers(first, len(rows))
         for lo in range(0, len(rows), STEP_ROWS):
             part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
             here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
@@ -168,29 +187,27 @@ class Baseline:
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
-        tensors = {name: getattr(self, name) for name in (*_VECTORS, "matrix") if getattr(self, name) is not None}
-        left = None if np.isnan(self.gap_left) else self.gap_left
-        scalars = {name: getattr(self, name) for name in _SCALARS}
-        save_tensors(path, tensors, {"kind": "baseline", **scalars, "gap_left": left})
+        tensors = {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
+        scalars = {name: getattr(self, name) for name in _RECORD}
+        if np.isnan(self.gap_left):
+            scalars["gap_left"] = None
+        save_tensors(path, tensors, {"kind": "baseline", **scalars})
 
     @classmethod
     def load(cls, path: str | Place) -> Baseline:
         """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "baseline", ("mean_target",))
-        shapes = {name: value.shape for name, value in tensors.items()}
-        d = shapes["mean_target"]
-        wanted = dict.fromkeys(_VECTORS, d) | {"matrix": d * 2}
-        wrong = [name for name, shape in shapes.items() if len(d) != 1 or shape != wanted.get(name)]
+        check_tensors(path, "baseline", tensors, _AXES)
+        check_record(path, "baseline", meta, _RECORD)
+        if "shift" not in tensors and (meta["name"] in IN_STEPS or "matrix" in tensors):
+            raise InputError(f"{path}: lacks shift, a step of {meta['name']}; the file is damaged")
         scalars = {name: value for name, value in meta.items() if name not in ("kind", "format")}
         if scalars.get("gap_left") is None:
             scalars["gap_left"] = float("nan")
         try:
-            loaded = cls(**tensors, **scalars)
+            return cls(**tensors, **scalars)
         except TypeError as error:
             raise InputError(f"{path}: a damaged baseline: {error}") from None
-        if wrong:
-            raise InputError(f"{path}: a damaged baseline: {wrong[0]} has shape {shapes[wrong[0]]}")
-        return loaded
 
     def check_width(self, d: int, name: str) -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
@@ -232,6 +249,20 @@ def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
     radius = np.sqrt(-2.0 * np.log(((bits[:, :half] >> np.uint64(11)) + 1.0) * 2.0**-53))
     angle = (bits[:, half:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-24)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :d]
+
+
+def _numbers(first: int | np.ndarray, rows: int) -> np.ndarray:
+    """int64 (rows,): the numbers of rows, from that of the first one or from those of all."""
+    given = np.asarray(first)
+    if given.shape not in ((), (rows,)):
+        raise InputError(f"first has shape {given.shape} for {rows} rows; give a number, or one a row")
+    if given.size and given.dtype.kind not in "iu":
+        raise InputError(f"first holds {given.dtype}, expected the numbers of rows: whole, from 0 to 2^63 - 1")
+    if given.size and (given.min() < 0 or int(given.max()) + rows > 2**63):
+        raise InputError(
+            f"first is from {given.min()} to {given.max()}, expected the numbers of rows: from 0 to 2^63 - 1"
+        )
+    return given.astype(np.int64) + (np.arange(rows) if given.ndim == 0 else 0)
 
 
 class Product:

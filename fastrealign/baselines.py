@@ -176,10 +176,10 @@ def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6) -> B
     """
     if not 0.0 < floor <= 1.0:
         raise InputError(f"floor={floor}: expected a part of the largest eigenvalue, above 0 and at most 1")
-    x, y = covariance(sides.target, precision="float64"), covariance(sides.source, precision="float64")
+    x, y = covariance(sides.target), covariance(sides.source)
     frame = fixed_frame(x, y, energy=energy)
     anchored = RowMap(1.0, sides.anchor)
-    e = covariance(sides.source, row_map=anchored, precision="float64")
+    e = covariance(sides.source, row_map=anchored)
     matrix = np.zeros((x.d, x.d))
     blocks = zip((frame.U, frame.V), frame.restrict(e), frame.restrict(x), strict=True)
     for basis, of_e, of_x in blocks:

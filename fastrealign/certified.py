@@ -43,6 +43,8 @@ class Looks:
     def __init__(self, sources: list[RowSource], confidence: float, seed: int) -> None:
         if not 0.5 <= confidence < 1.0:
             raise InputError(f"confidence={confidence}: expected 0.5 to below 1")
+        if seed < 0:
+            raise InputError(f"seed={seed}: expected at least 0")
         self.samples: list[BlockSource] = []
         self._blocks = [Blocks(source, seed + i) for i, source in enumerate(sources)]
         self._wanted = float(FEWEST_BLOCKS)
@@ -91,8 +93,8 @@ def fit_certified(
     progress: Progress,
 ) -> Alignment:
     """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""
-    if not tol > 0.0:
-        raise InputError(f"tol={tol}: expected more than 0")
+    if not 0.0 < tol < math.inf:
+        raise InputError(f"tol={tol}: expected more than 0, and finite")
     options = {"threads": threads, "progress": progress}
     looks = Looks([source, target], confidence, seed)
     while True:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.folders import TEMPORARY, final_name, remove, remove_folders, walk
+from fastrealign.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import Manifest, Order, ShardRecord
 from fastrealign.io.places import Place, each
@@ -195,12 +195,7 @@ class Claim:
         self.finished = manifest
 
     def _remove_temporaries(self, planned: set[str]) -> None:
-        small = {self.output.here(path) for path in self.output.small}
-        for folder in {self._path(name).parent for name in planned | small}:
-            for name in walk(folder, deep=False):
-                here = self.output.here(folder / name)
-                if TEMPORARY.fullmatch(name) and final_name(here) in planned | small:
-                    remove(folder / name)
+        remove_temporaries({*map(self._path, planned), *self.output.small})
 
 
 def _planned(order: Order) -> set[str]:

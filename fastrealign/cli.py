@@ -22,6 +22,7 @@ import fastrealign as fr
 from fastrealign.cli_parser import parser_of
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.files import shown
 from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
 from fastrealign.progress import SILENT, Progress
@@ -29,6 +30,7 @@ from fastrealign.progress import SILENT, Progress
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
+    _open_closed_streams()
     interrupt = _Interrupt()
     try:
         with interrupt.handled(), _warnings_on_stderr():
@@ -51,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
             traceback.print_exception(error)
         return code
+
+
+def _open_closed_streams() -> None:
+    """A stream that the shell closed (>&-) goes nowhere: its number must not be given to the next file that is opened."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
 
 
 def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
@@ -155,14 +164,17 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from fastrealign.report.figures import png_names
     from fastrealign.report.result import check_output
 
-    out = Path(args.out)
+    out, pairs = Path(args.out), args.pairs is not None
+    methods = [name.strip() for name in args.methods.split(",") if name.strip()]
     check_output(out, args.png)
-    for path in (out, out.with_suffix(".json")):
+    names = png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
+    for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
         if path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
-    if args.pairs is not None and len(args.pairs) not in (0, 2):
+    if pairs and len(args.pairs) not in (0, 2):
         raise InputError(f"--pairs takes two paths, SOURCE and TARGET, or none, got {len(args.pairs)}")
     domains = {name: (source, target) for name, source, target in args.domain}
     if len(domains) < len(args.domain):
@@ -170,15 +182,15 @@ def _report(args: argparse.Namespace) -> None:
     found = fr.report(
         _paths(args.source),
         _paths(args.target),
-        pairs=tuple(args.pairs) if args.pairs else args.pairs is not None,
-        methods=[name.strip() for name in args.methods.split(",") if name.strip()],
+        pairs=tuple(args.pairs) if args.pairs else pairs,
+        methods=methods,
         domains=domains,
         rows=args.rows,
         seed=args.seed,
         column=args.column,
         progress=_progress(args),
     )
-    files = [str(path) for path in found.save(out, png=args.png)]
+    files = [shown(str(path)) for path in found.save(out, png=args.png)]
     _show(args, {**found.to_json(), "files": files}, f"{found}\n\nwritten: {', '.join(files)}")
 
 
@@ -197,6 +209,10 @@ def _embed(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> None:
     from fastrealign.demo.run import run
 
+    if args.picture is not None:
+        from fastrealign.report.figures import need_matplotlib
+
+        need_matplotlib("a picture", "demo")
     result = run(centroid=args.centroid or "paper", picture=args.picture)
     _show(args, result.to_json(), result.summary())
 

@@ -156,7 +156,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
         metavar="N",
         help="draw so many of a side that has more (default: %(default)s)",
     )
-    report.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and noise (default: 0)")
+    report.add_argument("--seed", type=_seed, default=0, metavar="N", help="of samples and noise (default: 0)")
     report.add_argument("--column", metavar="NAME", help=_COLUMN)
     report.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
@@ -266,7 +266,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence", type=float, default=0.95, metavar="P", help="of a sampled answer (default: 0.95)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="that samples are drawn from (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="that samples are drawn from (default: 0)")
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -334,8 +334,14 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not text.isdecimal() or not 1 <= int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, or far too large")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 

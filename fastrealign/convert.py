@@ -19,18 +19,20 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.errors import InputError
+from fastrealign.folders import make_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import lists, retyped
 from fastrealign.io.files import one_line
 from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
+from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
 from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata
 from fastrealign.io.npy import NpyWriter
 from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
 from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
-from fastrealign.output import METADATA
+from fastrealign.output import JOURNAL, METADATA
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import count, size
 
@@ -124,7 +126,7 @@ def convert(
     left_out: list[str] = []
     progress.start("converting", files.rows, sum(shard.nbytes for shard in files.shards))
     try:
-        with target.cleaned_up() as written:
+        with target.claimed(fsync) as written:
             for at, shard in enumerate(files.shards):
                 with ExitStack() as stack:
                     rest = _Rest(shard, stack)
@@ -137,8 +139,8 @@ def convert(
                             writer.write(rows, beside)
                         progress.advance(len(rows), rows.size * shard.dtype.itemsize)
                     for writer in writers:
+                        written.append(writer.path)  # before it is there: an interrupt may come right after
                         writer.commit()
-                        written.append(writer.path)
                 shard.close()
     finally:
         progress.finish()
@@ -177,6 +179,7 @@ class _Target:
                 raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
             self.to = named
             self.root = path.parent
+            self._lock = self.root / f".{path.name}{JOURNAL}"
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
             if suffix in io.FORMATS and not path.is_dir():
@@ -185,6 +188,7 @@ class _Target:
                 )
             self.to = to or "parquet"
             self.root = path
+            self._lock = self.root / JOURNAL
             names, metadata = _names(files.shards, self.to, side)
         self.paths = [self.root / name for name in names]
         self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
@@ -214,22 +218,37 @@ class _Target:
             raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
 
     @contextmanager
-    def cleaned_up(self) -> Iterator[list[Path]]:
-        """Around the writing: a failure removes the files in the list yielded that are new, and folders made for them."""
-        every = [*self.paths, *self.metadata]
-        there = {path for path in every if path.exists()}
+    def claimed(self, fsync: bool) -> Iterator[list[Path]]:
+        """Around the writing, by one process at a time: a failure removes what is new of the list yielded, and folders made."""
+        every = {*self.paths, *self.metadata}
         missing = {folder for path in every for folder in path.parents if not folder.exists()}
-        written: list[Path] = []
+        make_folders(self.root)
         try:
-            yield written
+            with self._locked(fsync):
+                self.check(self._overwrite)  # another process may have written since
+                there = {path for path in every if path.exists()}
+                remove_temporaries(every)
+                written: list[Path] = []
+                try:
+                    yield written
+                except BaseException:
+                    for path in set(written) - there:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                    raise
         except BaseException:
-            for path in written:
-                if path not in there:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             for folder in sorted(missing, key=lambda folder: -len(folder.parts)):
                 with suppress(OSError):
                     folder.rmdir()
             raise
+
+    @contextmanager
+    def _locked(self, fsync: bool) -> Iterator[None]:
+        """While the output is this process's: what a run that writes there holds. InputError if another has it."""
+        lines = open_lines(self._lock, fsync)
+        try:
+            yield
+        finally:
+            lines.close() if lines.text() else lines.remove()  # the journal of a run that has not ended stays
 
     def writers(
         self, at: int, shard: io.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack, fsync: bool

@@ -75,10 +75,12 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._check_parameters()
         X = validate_data(self, X, dtype=_DTYPES, ensure_min_samples=2)
         if self.target is None:
-            if getattr(y, "ndim", 0) == 2 and y.shape[1] == X.shape[1]:
-                raise InputError(f"y has shape {y.shape}, like a target; pass that as ReAlign(target=...)")
+            shape = np.shape(y) if isinstance(y, list) else getattr(y, "shape", ())
+            if len(shape) == 2 and shape[1] == X.shape[1]:
+                raise InputError(f"y has shape {shape}, like a target; pass that as ReAlign(target=...)")
             self.alignment_ = self._in_place(X)
             return self
+        self._check_target_names()
         target = self.target.to_numpy() if hasattr(self.target, "to_numpy") else self.target
         self.alignment_ = fit(X, target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
         return self
@@ -98,13 +100,27 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"bad_rows={self.bad_rows!r}: expected 'error' or 'keep'; transform returns as many rows as it is given"
             )
 
+    def _check_target_names(self) -> None:
+        """Columns of X and of the target, where both have names, are to be the same, in one order."""
+        names = getattr(self.target, "columns", None)
+        mine = getattr(self, "feature_names_in_", None)
+        if names is None or mine is None or not all(isinstance(name, str) for name in names):
+            return
+        if list(names) != list(mine):
+            at = next(
+                (i for i, (a, b) in enumerate(zip(names, mine, strict=False)) if a != b), min(len(names), len(mine))
+            )
+            raise InputError(
+                f"the columns of the target are not those of X: they differ from column {at} on; put them in one order"
+            )
+
     def _in_place(self, X: np.ndarray) -> Alignment:
         """The alignment of X to itself. Its s = sqrt(T/T) is 1 even where T is zero, as for rows of one direction."""
         moments = Moments(X.shape[1])
         moments.update(X, bad_rows="skip" if self.bad_rows == "keep" else "error", threads=self.threads)
         if moments.count == 0:
             raise InputError(f"all {len(X)} rows are zeros; are these embeddings?")
-        nothing = np.zeros(moments.d)
+        nothing = np.zeros(moments.dim)
         return Alignment(
             s=1.0,
             b=nothing,

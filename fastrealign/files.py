@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,36 @@ if TYPE_CHECKING:
 FORMAT = 1
 # The key of the JSON record in the metadata, by which a file of ours is known.
 RECORD = "fastrealign"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value of a record must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def or_none(rule: Rule) -> Rule:
+    """The same, for a value that may be left out."""
+    return Rule(f"{rule.words} or null", lambda value: value is None or rule.holds(value))
+
+
+def one_of(*values: Any) -> Rule:
+    return Rule(" or ".join(map(repr, values)), lambda value: value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+NUMBER = Rule("a finite number", _is_number)
+NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda value: _is_number(value) and value >= 0)
+COUNT = Rule("a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < 2**63)
+SEED = Rule("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
+TEXT = Rule("text", lambda value: isinstance(value, str))
+MAPPING = Rule("a record", lambda value: isinstance(value, dict))
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 
 
 class OtherKind(InputError):
@@ -54,7 +87,7 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: element types NumPy has not
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected a saved {kind}")
@@ -62,6 +95,8 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
         meta = dict(json.loads(record))
     except (TypeError, ValueError):
         raise InputError(f"{path}: its record is not readable; the file is damaged") from None
+    if not isinstance(meta.get("format", 0), int):
+        raise InputError(f"{path}: its file format is {meta['format']!r}, expected a whole number; the file is damaged")
     if meta.get("format", 0) > FORMAT:
         raise InputError(f"{path}: written by a newer fastrealign (file format {meta['format']}); upgrade to read it")
     if meta.get("kind") != kind:
@@ -70,6 +105,35 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
     return tensors, meta
+
+
+def check_tensors(
+    path: str | Place, kind: str, tensors: dict[str, np.ndarray], axes: dict[str, int], dtype: Any = np.float64
+) -> None:
+    """InputError for a tensor of another shape or element type than `save` writes, or with a NaN or Inf.
+
+    axes   how many each tensor has that may be there, all as long as that of the first one, which is
+    """
+    width = max((1, *tensors[next(iter(axes))].shape[:1]))
+    for name in filter(tensors.__contains__, axes):
+        value, shape = tensors[name], (width,) * axes[name]
+        if value.shape != shape:
+            raise _damaged(path, kind, f"{name} has shape {value.shape}, expected {shape}")
+        if value.dtype != dtype:
+            raise _damaged(path, kind, f"{name} holds {value.dtype}, expected {np.dtype(dtype)}")
+        if not np.isfinite(value).all():
+            raise _damaged(path, kind, f"{name} holds a NaN or an Inf")
+
+
+def check_record(path: str | Place, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:
+    """InputError for a value that is not what its rule says."""
+    for name, rule in rules.items():
+        if not rule.holds(record.get(name)):
+            raise _damaged(path, kind, f"{name!r} is {record.get(name)!r}, expected {rule.words}")
+
+
+def _damaged(path: str | Place, kind: str, how: str) -> InputError:
+    return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it anew")
 
 
 def _local(path: str | Place) -> AbstractContextManager[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +47,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_temporaries(paths: Collection[Place]) -> None:
+    """What killed processes left of these files, half-written beside them."""
+    for folder in {path.parent for path in paths}:
+        for name in walk(folder, deep=False):
+            if TEMPORARY.fullmatch(name) and folder / final_name(name) in paths:
+                remove(folder / name)
 
 
 def real(path: str | os.PathLike) -> str:

@@ -135,13 +135,13 @@ def _saved(path: Place) -> tuple[dict[str, Any], str]:
     value = {
         "kind": "moments",
         "path": str(path),
-        "dim": moments.d,
+        "dim": moments.dim,
         "count": moments.count,
         "bad_rows": moments.bad_rows,
         "trace": moments.trace if moments.count else None,
         "norm_of_mean": float(np.linalg.norm(moments.mean)) if moments.count else None,
     }
-    text = f"{path}: moments of {count(moments.count, 'row')}, {moments.d} wide"
+    text = f"{path}: moments of {count(moments.count, 'row')}, {moments.dim} wide"
     if moments.bad_rows:
         text += f", {count(moments.bad_rows, 'bad row')} left out"
     if moments.count:

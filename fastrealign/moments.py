@@ -25,14 +25,14 @@ class Moments:
     >>> m.mean, m.trace, m.count
     """
 
-    def __init__(self, d: int) -> None:
-        if int(d) != d or d < 1:
-            raise InputError(f"a width of {d}: expected a whole number of at least 1")
-        self.sums = ExactSum(int(d))
+    def __init__(self, dim: int) -> None:
+        if int(dim) != dim or dim < 1:
+            raise InputError(f"a width of {dim}: expected a whole number of at least 1")
+        self.sums = ExactSum(int(dim))
         self.bad_rows = 0
 
     @property
-    def d(self) -> int:
+    def dim(self) -> int:
         """Width of the rows."""
         return self.sums.d
 
@@ -62,7 +62,7 @@ class Moments:
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
         rows = ops.as_rows(x)
-        part = ExactSum(self.d)
+        part = ExactSum(self.dim)
         found = ops.reduce(rows, ops.UNIT, part, threads=threads)
         if found.bad and bad_rows == "error":
             raise BadRowsError(
@@ -81,7 +81,7 @@ class Moments:
         from fastrealign.distributed import Group
 
         world = Group(group)
-        widths = world.gather(self.d)
+        widths = world.gather(self.dim)
         if len(set(widths)) > 1:
             raise InputError(
                 f"moments of widths {widths} on the ranks cannot be added: they come from different encoders"
@@ -93,9 +93,9 @@ class Moments:
     def __iadd__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
-        if other.d != self.d:
+        if other.dim != self.dim:
             raise InputError(
-                f"moments of width {self.d} and {other.d} cannot be added: they come from different encoders"
+                f"moments of width {self.dim} and {other.dim} cannot be added: they come from different encoders"
             )
         self.sums.add(other.sums)
         self.bad_rows += other.bad_rows
@@ -104,10 +104,13 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
-        total = Moments(self.d)
+        total = Moments(self.dim)
         total += self
         total += other
         return total
+
+    def __copy__(self) -> Moments:
+        return self + Moments(self.dim)  # sums of its own
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Moments):
@@ -117,7 +120,7 @@ class Moments:
     __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
-        return f"Moments(d={self.d}, count={self.count}, trace={self.trace:.6g})"
+        return f"Moments(dim={self.dim}, count={self.count}, trace={self.trace:.6g})"
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
@@ -129,14 +132,16 @@ class Moments:
     @classmethod
     def load(cls, path: str | Place) -> Moments:
         """Read what `save` wrote. Raises InputError naming the file if it is something else."""
-        from fastrealign.files import load_tensors
+        from fastrealign.files import COUNT, check_record, check_tensors, load_tensors
 
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
+        check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)
+        check_record(path, "moments", meta, {"count": COUNT, "bad_rows": COUNT})
         moments = cls(len(tensors["low"]))
         moments.sums.low = tensors["low"].view(np.uint64)
         moments.sums.high = tensors["high"]
-        moments.sums.count = int(meta["count"])
-        moments.bad_rows = int(meta["bad_rows"])
+        moments.sums.count = meta["count"]
+        moments.bad_rows = meta["bad_rows"]
         return moments
 
 

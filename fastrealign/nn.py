@@ -14,10 +14,29 @@ from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method
 from fastrealign.errors import InputError
 from fastrealign.ops import RowMap
+from fastrealign.sides import SMALLEST_TRACE
 
 
 class _Fitted(torch.nn.Module):
     """State that is float64 buffers alone."""
+
+    dim: int
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """x as rows (n, dim); InputError for another width, and for forward-mode differentiation, which operators drop."""
+        if x.layout != torch.strided:
+            raise InputError(f"a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
+        width = x.shape[-1] if x.ndim else 0
+        if width != self.dim:
+            raise InputError(f"rows are {width} wide, {self._name()} was fitted on {self.dim}")
+        if not torch.compiler.is_compiling() and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+            raise InputError(
+                f"{self._name()} has no forward-mode derivative; take torch.autograd.grad, or x without tangent"
+            )
+        return x.reshape(-1, self.dim)
+
+    def _name(self) -> str:
+        return "the alignment"
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Fitted:
         """Moves between devices, never to another element type: float16 would cost the map its digits."""
@@ -37,7 +56,8 @@ class ReAlign(_Fitted):
     dim         width of the rows, where there is no alignment
 
     Its state is buffers alone: it has nothing to train, DDP and FSDP leave it as it is, `state_dict` holds all of it. Gradients
-    flow through to the rows (exactly, in closed form). The map stays float64 whatever `.half()` or `.to(dtype)` ask for.
+    flow through to the rows (exactly, in closed form; by `backward` and torch.autograd.grad, once: torch.func's transforms and
+    gradients of gradients are refused). The map stays float64 whatever `.half()` or `.to(dtype)` ask for.
     Rows without a direction (NaN, Inf, zero) pass as they came. torch.compile(fullgraph=True) and CUDA graphs take it.
 
     Online, for encoders that move: see `update`.
@@ -63,8 +83,9 @@ class ReAlign(_Fitted):
         self.decay, self.every = decay, every
         zeros = np.zeros(self.dim)
         row_map = RowMap(1.0, zeros, zeros) if alignment is None else alignment.row_map
-        self.register_buffer("map", torch_ops.pack(row_map, self.dim)[0])
-        mean, trace = (zeros, 1.0) if alignment is None else (alignment.mean_target, alignment.trace_target)
+        self.register_buffer("map", _packed(row_map, self.dim))
+        # Without a target, no trace: nothing can be solved for.
+        mean, trace = (zeros, float("nan")) if alignment is None else (alignment.mean_target, alignment.trace_target)
         self.register_buffer("mean_target", torch.tensor(mean))
         self.register_buffer("trace_target", torch.tensor(trace, dtype=torch.float64))
         # Sums over the rows of `update`, earlier ones weighted down: of rows, of unit rows, of projected rows e'.
@@ -78,9 +99,7 @@ class ReAlign(_Fitted):
         return cls(alignment, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-1] != self.dim:
-            raise InputError(f"rows are {x.shape[-1]} wide, the alignment was fitted on {self.dim}")
-        return torch.ops.fastrealign.apply(x.reshape(-1, self.dim), self.map, 2).reshape(x.shape)
+        return torch.ops.fastrealign.apply(self._rows(x), self.map, 2).reshape(x.shape)
 
     @torch.no_grad()
     def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -91,9 +110,10 @@ class ReAlign(_Fitted):
 
         The target stays as it was fitted. Earlier rows count less, by `decay` an update. A new alignment is that of the
         weighted rows (arXiv 2602.07026, method as in `fit`), but for the centroid, whose mean of projected rows was
-        taken with the maps of the meantime: it lags by about one solution. Nothing waits for the device.
+        taken with the maps of the meantime: it lags by about one solution. Where the rows have no spread (all of one
+        direction), or there is no target, the map stays as it is. Nothing waits for the device.
         """
-        rows = text.detach().reshape(-1, self.dim)
+        rows = self._rows(text.detach())
         sums, good = self._sums(rows, self._unit_map(), 0)
         projected, _ = self._sums(rows, self.map, 1)
         if group is not None:
@@ -123,7 +143,8 @@ class ReAlign(_Fitted):
         s = torch.sqrt(self.trace_target / trace)
         b, c = self.mean_target - s * mean, self.mean_target - projected
         solved = torch_ops.packed(s, b, c)
-        self.map.copy_(torch.where(now & torch.isfinite(solved).all(), solved, self.map))
+        can = (trace > SMALLEST_TRACE) & torch.isfinite(solved).all()
+        self.map.copy_(torch.where(now & can, solved, self.map))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, s={self.map[0].item():.4g}"
@@ -141,16 +162,14 @@ class Steps(_Fitted):
         super().__init__()
         self.name, self.dim = baseline.name, baseline.dim
         self.sigma, self.projected = baseline.sigma, baseline.projected
-        self.register_buffer("map", torch_ops.pack(RowMap(baseline.s, baseline.b), self.dim)[0])
-        self.register_buffer("last", torch_ops.pack(RowMap(1.0, None, baseline.c), self.dim)[0])
+        self.register_buffer("map", _packed(RowMap(baseline.s, baseline.b), self.dim))
+        self.register_buffer("last", _packed(RowMap(1.0, None, baseline.c), self.dim))
         for name in ("matrix", "shift"):
             value = getattr(baseline, name)
             self.register_buffer(name, None if value is None else torch.tensor(value))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-1] != self.dim:
-            raise InputError(f"rows are {x.shape[-1]} wide, {self.name} was fitted on {self.dim}")
-        rows = x.reshape(-1, self.dim)
+        rows = self._rows(x)
         if self.matrix is None and self.shift is None:
             return torch.ops.fastrealign.apply(rows, self.map, 1).reshape(x.shape)
         e = torch.ops.fastrealign.apply(rows, self.map, 1, torch.float64)
@@ -162,10 +181,18 @@ class Steps(_Fitted):
         if self.projected:
             e = torch.ops.fastrealign.apply(e, self.last, 2)
         has_direction = (rows.isfinite().all(-1) & rows.any(-1))[:, None]
-        return torch.where(has_direction, e.to(rows.dtype), rows).reshape(x.shape)
+        return torch.where(has_direction, e.to(rows.dtype), rows.detach()).reshape(x.shape)
+
+    def _name(self) -> str:
+        return self.name
 
     def extra_repr(self) -> str:
         return f"{self.name}, dim={self.dim}"
+
+
+def _packed(row_map: RowMap, dim: int) -> torch.Tensor:
+    """On the default device, where a module's buffers belong."""
+    return torch_ops.pack(row_map, dim, torch.empty(0).device)[0]
 
 
 def as_module(method: Alignment | Baseline | str | os.PathLike) -> ReAlign | Steps:

@@ -7,7 +7,9 @@ copy is made. Nothing else of size rows x width is allocated.
 
 from __future__ import annotations
 
+import numbers
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +85,23 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_count(threads: int | None) -> int:
+    """`threads`, or as many as there are processors for None. Raises InputError for what is no number of threads."""
+    if threads is None:
+        return default_threads()
+    if not isinstance(threads, numbers.Integral) or not 1 <= threads < 1 << 31:
+        raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
+    return int(threads)
+
+
+def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """The narrowest element type that holds each of these."""
+    kinds = set(dtypes)
+    widest = max(kinds, key=lambda dtype: dtype.itemsize)
+    # Neither float16 nor bfloat16 holds the other.
+    return np.dtype(np.float32) if widest.itemsize == 2 and len(kinds) > 1 else widest
+
+
 def is_tensor(x: Any) -> bool:
     """Whether x is a torch tensor; torch is not imported to find out."""
     return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "data_ptr")
@@ -136,6 +155,11 @@ def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
     x = native(x)
     if is_tensor(x):
         x = _tensor_view(x, name)
+    if np.ma.is_masked(x):
+        raise InputError(
+            f"{name}: {np.ma.count_masked(x)} numbers are masked, and a mask is not looked at; leave such rows out, or fill "
+            "them with .filled()"
+        )
     x = np.asarray(x)
     if x.dtype not in _CODES and x.dtype.newbyteorder("=") in _CODES:
         x = x.astype(x.dtype.newbyteorder("="))
@@ -174,10 +198,21 @@ def _tensor_view(x: Any, name: str) -> np.ndarray:
 
     if x.device.type != "cpu":
         raise InputError(f"{name}: a tensor on {x.device}, expected one on the CPU; move it with .cpu()")
+    if x.layout != torch.strided:
+        raise InputError(f"{name}: a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
     x = x.detach()
+    if x.is_neg():
+        if name == "out":
+            raise InputError("out is a negated view of other memory; pass that memory")
+        x = x.resolve_neg()
     if x.dtype == torch.bfloat16:
         return x.view(torch.int16).numpy().view(BFLOAT16)
-    return x.numpy()
+    try:
+        return x.numpy()
+    except TypeError:  # NumPy has no such type
+        raise InputError(
+            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64; convert with .float()"
+        ) from None
 
 
 def _matrix(x: np.ndarray) -> tuple[int, int, int, int, int]:
@@ -245,7 +280,7 @@ def reduce(
         vectors.addresses,
         into.addresses,
         _flags_address(flags, len(x)),
-        threads or default_threads(),
+        thread_count(threads),
         _isa(isa),
     )
     counts = Counts(*answer)
@@ -286,7 +321,7 @@ def apply(
         vectors.addresses,
         into.addresses if into is not None else (0, 0),
         _flags_address(flags, len(x)),
-        threads or default_threads(),
+        thread_count(threads),
         _isa(isa),
     )
     counts = Counts(*answer)
@@ -304,6 +339,8 @@ def check_output(x: np.ndarray, out: np.ndarray) -> None:
         )
     if not out.flags.writeable:
         raise InputError("out is read-only")
+    if len(out) > 1 and abs(out.strides[0]) < out.shape[1] * out.itemsize:
+        raise InputError("the rows of out overlap each other in memory; pass memory of its own for each")
     in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
     if not in_place and np.shares_memory(x, out):
         raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
@@ -336,7 +373,7 @@ def vjp(
         return counted(state)
     vectors = _Vectors(row_map, x.shape[1])
     matrices = (_matrix(v) for v in (x, gradient, out))
-    return Counts(*_core.vjp(*matrices, vectors.addresses, threads or default_threads(), _isa(isa)))
+    return Counts(*_core.vjp(*matrices, vectors.addresses, thread_count(threads), _isa(isa)))
 
 
 def _host_backend(asked: str | None) -> str:

@@ -61,6 +61,13 @@ class Output:
         self.metadata = [
             shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
         ]
+        taken = dict(zip(self.names, files.shards, strict=True))
+        for shard, name in zip(files.shards, self.metadata, strict=True):
+            if name is not None and (other := taken.setdefault(name, shard)) is not shard:
+                raise InputError(
+                    f"{shard.path}: its metadata would be written to {name}, which {other.path} takes too; "
+                    "rename one of the two, or run them apart"
+                )
         self.beside = [] if self.single else [name for dataset in files.datasets for name in dataset.names]
         self.manifest = self.root / f"{prefix}{MANIFEST}"
         self.alignment: Place | None = self.root / f"{prefix}{ALIGNMENT}"

@@ -115,9 +115,11 @@ def check(
     """
     alignment = Alignment.of(alignment)
     check_bad_rows(bad_rows)
+    if min(alignment.trace_source, alignment.trace_target) <= 0.0:
+        raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
     tol = float(TOLERATED * alignment.gap_before if tol is None else tol)
-    if not tol > 0.0:
-        raise InputError(f"tol={tol}: expected more than 0")
+    if not 0.0 < tol < math.inf:
+        raise InputError(f"tol={tol}: expected more than 0, and finite")
     sources = [_opened(source, "source", column, alignment)]
     if target is not None:
         sources.append(_opened(target, "target", column, alignment))

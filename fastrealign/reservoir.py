@@ -88,7 +88,8 @@ class Reservoir:
     def rows(self) -> np.ndarray:
         """(n, d), in the order of the source: what is computed from them must not depend on who came first."""
         order = np.argsort(self._numbers)
-        return np.array([self._rows[i] for i in order])
+        dtype = ops.common_dtype(row.dtype for row in self._rows) if self._rows else None
+        return np.array([self._rows[i] for i in order], dtype=dtype)
 
     def _drawn(self, lo: int, hi: int, level: int) -> np.ndarray:
         """The numbers drawn among lo to hi, at the present level."""

@@ -270,8 +270,9 @@ def _in_memory(rows: Any) -> np.ndarray:
 
 
 def _together(parts: list[np.ndarray]) -> np.ndarray:
-    """One array of all rows, of the widest element type among them."""
-    return np.concatenate(parts, dtype=max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize))
+    """One array of all rows."""
+    dtype = ops.common_dtype(part.dtype for part in parts)
+    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
 
 
 def open_rows(spec: Any, side: str, column: str | None = None, bad_shards: str = "error") -> RowSource:
@@ -286,7 +287,7 @@ def open_rows(spec: Any, side: str, column: str | None = None, bad_shards: str =
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
         return FileSource(io.open_source(spec, side=side, column=column, bad_shards=bad_shards))
     spec = ops.native(spec)
-    if ops.is_tensor(spec) or hasattr(spec, "__array_interface__") or isinstance(spec, np.ndarray):
+    if ops.is_tensor(spec) or hasattr(spec, "__array__"):  # a data frame has it, too
         return ArraySource(spec, side)
     if isinstance(spec, Iterable):
         return ChunkSource(spec, side)

@@ -34,7 +34,8 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
     if b.shape != (d,) or c.shape != (d,):
         raise InputError(f"rows are {d} wide, but the map's b and c have shapes {b.shape} and {c.shape}")
     terms = 2 if row_map.c is not None else int(row_map.b is not None or row_map.s != 1.0)
-    return packed(torch.tensor(row_map.s, dtype=torch.float64), torch.tensor(b), torch.tensor(c)).to(device), terms
+    # On the CPU by name, whatever the default device is: "meta" would forget the values.
+    return packed(*(torch.tensor(v, dtype=torch.float64, device="cpu") for v in (row_map.s, b, c))).to(device), terms
 
 
 def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,7 @@ def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("fastrealign::apply", mutates_args=())
 def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    rows = _checked(rows, map)
+    rows = _checked(rows, map, terms)
     out = torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
     _apply(rows, out, map, terms, None, None, None)
     return out
@@ -54,13 +55,13 @@ def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype 
 
 @apply.register_fake
 def _(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    _checked(rows, map)
+    _checked(rows, map, terms)
     return torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
 
 
 @torch.library.custom_op("fastrealign::reduce", mutates_args=())
 def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    rows = _checked(rows, map)
+    rows = _checked(rows, map, terms)
     low, high = _zero_sums(rows)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
     name = _reduce(rows, map, terms, (low, high), found, None)
@@ -72,7 +73,7 @@ def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Ten
 
 @reduce.register_fake
 def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _checked(rows, map)
+    _checked(rows, map, terms)
     sums = torch.empty(rows.shape[1], dtype=torch.int64, device=rows.device)
     return sums, torch.empty_like(sums), torch.empty(3, dtype=torch.int64, device=rows.device)
 
@@ -80,7 +81,7 @@ def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, 
 @torch.library.custom_op("fastrealign::vjp", mutates_args=())
 def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
     kind = torch.promote_types(rows.dtype, gradient.dtype)
-    y, g = (_checked(x.to(kind), map) for x in (rows, gradient))
+    y, g = (_checked(x.to(kind), map, terms) for x in (rows, gradient))
     out = torch.empty(y.shape, dtype=kind, device=y.device)
     chosen = _backend(y)
     if len(y) == 0:
@@ -107,7 +108,7 @@ def _remember(ctx, inputs, output) -> None:
     rows, map, ctx.terms, _ = inputs
     if ctx.needs_input_grad[1]:
         raise InputError("the map is fitted, not trained: no gradient flows to it; pass map.detach()")
-    ctx.save_for_backward(rows, map)
+    ctx.save_for_backward(rows, map.clone())  # a module's own may follow its encoder before the gradient comes
 
 
 def _backward(ctx, gradient: torch.Tensor):
@@ -119,12 +120,17 @@ def _refuse(ctx, inputs, output) -> None:
     raise InputError("exact sums are whole numbers, through which no gradient flows; pass rows.detach()")
 
 
+def _refuse_second(ctx, inputs, output) -> None:
+    raise InputError("no gradient flows through a gradient of the row map; leave out create_graph")
+
+
 def _never(ctx, *gradients):
     raise AssertionError("reached only if _refuse was not")
 
 
 apply.register_autograd(_backward, setup_context=_remember)
 reduce.register_autograd(_never, setup_context=_refuse)
+vjp.register_autograd(_never, setup_context=_refuse_second)
 
 
 def apply_rows(
@@ -155,7 +161,7 @@ def reduce_rows(
 def _counted(rows, row_map, out, into, flags, backend) -> Counts:
     """`reduce` where there is no out, else `apply`; then what they counted, brought to the host."""
     map, terms = pack(row_map, rows.shape[1], rows.device)
-    rows = _checked(rows, map)
+    rows = _checked(rows, map, terms)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
     sums = None if into is None else _zero_sums(rows)
     states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
@@ -222,12 +228,16 @@ def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
     return name
 
 
-def _checked(rows: torch.Tensor, map: torch.Tensor) -> torch.Tensor:
+def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
     """Rows with the columns of each together. Raises InputError for what no kernel takes."""
     _float(rows.dtype)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InputError(f"rows have shape {tuple(rows.shape)}, expected (rows, width)")
-    if map.dtype != torch.float64 or map.shape != (HEADER + 2 * rows.shape[1],):
+    if map.dtype != torch.float64:
+        raise InputError(f"the map is {map.dtype}, expected float64; make it with torch_ops.pack")
+    if terms not in (0, 1, 2):
+        raise InputError(f"terms={terms}: expected 0 (neither b nor c), 1 (b) or 2 (both)")
+    if map.shape != (HEADER + 2 * rows.shape[1],):
         wide = (map.numel() - HEADER) // 2
         raise InputError(f"rows are {rows.shape[1]} wide, the map is of {wide} wide rows; make it with torch_ops.pack")
     if map.device != rows.device:

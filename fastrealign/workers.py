@@ -8,6 +8,7 @@ the reads and writes of the rest.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -132,11 +133,13 @@ class Workers:
         if isinstance(threads, Workers):
             return threads
         names = tuple(_usable(device) for device in devices or ())
-        threads = threads or (THREADS_A_DEVICE * len(names) if names else ops.default_threads())
+        if threads is None and names:
+            threads = THREADS_A_DEVICE * len(names)
+        threads = ops.thread_count(threads)
         piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES
         if max_memory is not None:
-            if max_memory < 2 * _SMALLEST_PIECE:
-                raise InputError(f"max_memory={max_memory}: expected at least {2 * _SMALLEST_PIECE} bytes")
+            if not isinstance(max_memory, numbers.Integral) or max_memory < 2 * _SMALLEST_PIECE:
+                raise InputError(f"max_memory={max_memory!r}: expected bytes, at least {2 * _SMALLEST_PIECE}")
             threads = min(threads, max_memory // (2 * _SMALLEST_PIECE))
             piece = min(piece, max_memory // (2 * threads))
         return cls(threads, names, piece)

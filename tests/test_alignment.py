@@ -235,9 +235,10 @@ def test_repr_tells_the_gap_and_fits_on_a_line(alignment):
 
 
 def test_pickle_and_copy_keep_the_bits(alignment):
-    for twin in (pickle.loads(pickle.dumps(alignment)), copy.deepcopy(alignment)):
+    for twin in (pickle.loads(pickle.dumps(alignment)), copy.deepcopy(alignment), copy.copy(alignment)):
         assert twin.fingerprint == alignment.fingerprint
         assert repr(twin) == repr(alignment)
+        same(alignment, twin)
 
 
 # --- saved and loaded ------------------------------------------------------------------------------------------------
@@ -330,4 +331,54 @@ def test_load_refuses_damaged_records(alignment, tmp_path):
     _save(path, alignment, record, {"b": np.ones(3), "c": np.ones(3)})
     load_refuses("lacks mean_source, mean_target; the file is damaged", path)
     _save(path, alignment, record, dict.fromkeys(("b", "c", "mean_source"), np.ones(3)) | {"mean_target": np.ones(4)})
-    load_refuses("one width", path)
+    load_refuses(r"a damaged alignment: mean_target has shape \(4,\), expected \(3,\)", path)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"b": np.full(24, np.nan)}, "b holds a NaN or an Inf"),
+        ({"c": np.full(24, np.inf)}, "c holds a NaN or an Inf"),
+        ({"mean_target": np.full(24, np.nan)}, "mean_target holds a NaN or an Inf"),
+        ({"c": np.ones((24, 1))}, r"c has shape \(24, 1\), expected \(24,\)"),
+        ({"b": np.ones(24, np.float32)}, "b holds float32, expected float64"),
+        (dict.fromkeys(("b", "c", "mean_source", "mean_target"), np.ones(0)), "b has shape"),
+        ({"s": float("nan")}, "'s' is nan, expected a finite number"),
+        ({"s": "x"}, "'s' is 'x', expected a finite number"),
+        ({"s": 10**400}, "expected a finite number"),
+        ({"gap_before": None}, "'gap_before' is None, expected a finite number of 0 or more"),
+        ({"count_source": None}, "'count_source' is None, expected a whole number"),
+        ({"count_target": -5}, "'count_target' is -5, expected a whole number"),
+        ({"trace_source": "1"}, "'trace_source' is '1', expected a finite number"),
+        ({"centroid": "foo"}, "'centroid' is 'foo', expected 'paper' or 'exact'"),
+        ({"version": None}, "'version' is None, expected text"),
+        ({"encoder_source": 5}, "'encoder_source' is 5, expected text or null"),
+        ({"sampling": [1]}, r"'sampling' is \[1\], expected a record or null"),
+        ({"sampling": {"how": "updated", "rows_source": "x"}}, "'rows_source' is 'x', expected a whole number"),
+        ({"format": "2"}, "its file format is '2', expected a whole number; the file is damaged"),
+        ({"format": None}, "its file format is None, expected a whole number; the file is damaged"),
+    ],
+)
+def test_load_names_what_is_damaged(alignment, tmp_path, change, says):
+    scalars = {f.name: getattr(alignment, f.name) for f in dataclasses.fields(alignment)} | change
+    record = {"format": 1, "kind": "alignment"} | {k: v for k, v in scalars.items() if not isinstance(v, np.ndarray)}
+    path = tmp_path / "a.safetensors"
+    _save(path, alignment, record, {k: np.array(v) for k, v in scalars.items() if isinstance(v, np.ndarray)})
+    load_refuses(says, path)
+
+
+def test_load_refuses_an_element_type_that_numpy_has_not(alignment, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"b": torch.ones(3).to(torch.float8_e4m3fn)}, path, {"fastrealign": "{}"})
+    load_refuses("cannot be read as a saved alignment .*float8_e4m3fn", path)
+
+
+def test_rows_without_a_spread_are_saved_and_not_checked(alignment, rows, tmp_path):
+    path = tmp_path / "a.safetensors"
+    dataclasses.replace(alignment, trace_source=0.0).save(path)
+    assert fr.load(path).trace_source == 0.0
+    with pytest.raises(InputError, match="rows that all point the same way"):
+        fr.check(path, rows)

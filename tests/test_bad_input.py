@@ -15,6 +15,7 @@ import corpus
 import numpy as np
 import pytest
 
+import fastrealign as fr
 from fastrealign.cli import main
 
 
@@ -289,6 +290,23 @@ def test_a_damaged_pickle(tmp_path, sides, refuses):
     path = corpus.pickle_file(tmp_path / "p" / "a.pkl", [{"id": 0, "embed": np.ones(16, np.float32)}])
     os.truncate(path, path.stat().st_size - 5)
     refuses(path.parent, sides[1], path, "not a readable pickle")
+
+
+@pytest.mark.parametrize("policy", ["error", "keep"])
+@pytest.mark.parametrize("name", ["b", "c", "mean_target"])
+def test_a_damaged_alignment(tmp_path, sides, capfd, name, policy):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "a.safetensors"
+    fr.fit(*sides).save(path)
+    with safe_open(path, framework="numpy") as file:
+        tensors, record = {one: file.get_tensor(one) for one in file.keys()}, file.metadata()  # noqa: SIM118 (not a dict)
+    tensors[name][0] = np.nan
+    save_file(tensors, path, record)
+    assert main(["apply", str(path), str(sides[0]), "--out", str(tmp_path / "out"), "--bad-rows", policy]) == 2
+    assert f"{path}: a damaged alignment: {name} holds a NaN or an Inf" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_formats_in_one_folder(sides, refuses):

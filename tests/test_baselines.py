@@ -240,18 +240,62 @@ def test_load_refuses_other_files(sides, tmp_path):
     fr.Moments(4).update(np.eye(4)).save(path)
     with pytest.raises(InputError, match="holds moments, expected alignment"):
         fr.load(path)
-    record = {"kind": "baseline", "name": "c3", "gap_before": 0.5}
+    record = {"kind": "baseline", "name": "c3", "gap_before": 0.5, "s": 1.0, "sigma": 0.1, "seed": 0, "projected": True}
+    whole = {"mean_target": np.ones(3), "shift": np.ones(3)}
+    save_tensors(path, whole, record)
+    assert fr.load(path)(np.eye(3)).shape == (3, 3)
     for says, tensors, meta in (
+        ("shift holds a NaN or an Inf", whole | {"shift": np.full(3, np.nan)}, record),
+        ("matrix holds a NaN or an Inf", whole | {"matrix": np.full((3, 3), np.inf)}, record),
+        ("shift holds float32, expected float64", whole | {"shift": np.ones(3, np.float32)}, record),
+        ("'sigma' is '0.1', expected a finite number of 0 or more", whole, record | {"sigma": "0.1"}),
+        ("'sigma' is nan, expected", whole, record | {"sigma": float("nan")}),
+        ("'seed' is -1, expected a whole number", whole, record | {"seed": -1}),
+        ("'seed' is 1.5, expected a whole number", whole, record | {"seed": 1.5}),
+        ("'s' is 'x', expected", whole, record | {"s": "x"}),
+        ("'projected' is 'no', expected true or false", whole, record | {"projected": "no"}),
+        ("lacks shift, a step of c3", {"mean_target": np.ones(3)}, record),
+        ("lacks shift, a step of other", {"mean_target": np.ones(3), "matrix": np.eye(3)}, record | {"name": "other"}),
         ("lacks mean_target", {"b": np.ones(3)}, record),
         ("b has shape", {"mean_target": np.ones(3), "b": np.ones(4)}, record),
         ("matrix has shape", {"mean_target": np.ones(3), "matrix": np.ones((3, 4))}, record),
-        ("a damaged baseline", {"mean_target": np.ones(3), "what": np.ones(3)}, record),
+        ("a damaged baseline", whole | {"what": np.ones(3)}, record),
         ("a damaged baseline", {"mean_target": np.ones(3)}, {"kind": "baseline", "name": "c3"}),
     ):
         save_tensors(path, tensors, meta)
         with pytest.raises(InputError, match=says) as caught:
             fr.load(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "first, says",
+    [
+        (1.5, "first holds float64, expected the numbers of rows"),
+        (-5, "first is from -5 to -5, expected the numbers of rows"),
+        (2**63 - 1, "first is from 9223372036854775807"),
+        (2**70, "first holds object"),
+        (True, "first holds bool"),
+        (np.arange(-1, 29), "first is from -1 to 28"),
+        (np.linspace(0, 1, 30), "first holds float64"),
+        (np.arange(29), r"first has shape \(29,\) for 30 rows"),
+    ],
+)
+def test_numbers_of_rows_are_whole(sides, first, says):
+    y, x = sides
+    method = fit_baseline("c3", y, x)
+    with pytest.raises(InputError, match=says):
+        method(y[:30], first=first)
+
+
+def test_numbers_of_rows_of_any_whole_type(sides):
+    y, x = sides
+    method = fit_baseline("c3", y, x)
+    expected = method(y[:30], first=7)
+    for dtype in (np.int8, np.uint8, np.int64, np.uint64):
+        np.testing.assert_array_equal(method(y[:30], first=dtype(7)), expected)
+        np.testing.assert_array_equal(method(y[:30], first=np.arange(7, 37, dtype=dtype)), expected)
+    assert method(y[:0], first=[]).shape == (0, D)
 
 
 def test_unknown_names_and_options(sides):

@@ -213,6 +213,8 @@ def test_version(run):
         (["align", "x"], "--target"),
         (["align", "x", "--target", "y", "--out", "z", "--centroid", "best"], "best"),
         (["align", "x", "--target", "y", "--out", "z", "--threads", "0"], "'0' is not a whole number of at least 1"),
+        (["fit", "x", "--target", "y", "--out", "z", "--threads", "9" * 20], "or far too large"),
+        (["fit", "x", "--target", "y", "--out", "z", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["align", "x", "--target", "y", "--out", "z", "--resume", "--overwrite"], "not allowed with"),
     ],
 )
@@ -247,6 +249,14 @@ def test_a_reader_who_leaves_is_no_error(sides):
     command = f"{sys.executable} -m fastrealign align --help | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_streams_that_the_shell_closed(sides, tmp_path):
+    """Nothing is said, all is done: the numbers of the streams are not given to files that are written."""
+    text, images = sides
+    command = f"{sys.executable} -m fastrealign align {text} --target {images} --out {tmp_path / 'out'} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
+    assert subprocess.run(["bash", "-c", f"{sys.executable} -m fastrealign inspect {tmp_path / 'out'}"]).returncode == 0
 
 
 @pytest.mark.parametrize("argv", [["align", "--help"], ["--version"]])

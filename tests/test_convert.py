@@ -345,6 +345,65 @@ def test_a_failure_leaves_nothing_new(tmp_path, name):
     assert os.listdir(tmp_path / "there") == []
 
 
+@pytest.mark.parametrize("name", ["npy", "parquet"])
+def test_an_interrupt_right_after_a_file_has_its_name(tmp_path, monkeypatch, name):
+    for i in range(3):
+        corpus.pickle_file(tmp_path / "in" / f"x_{i}.pkl", items())
+    real, renamed = os.replace, []
+
+    def replace(old, new):
+        real(old, new)
+        renamed.append(new)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        fr.convert(tmp_path / "in", tmp_path / "out", to=name)
+    assert len(renamed) == 2
+    assert os.listdir(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("name", ["npy", "parquet", "lance"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_killed_conversion_left_is_taken_away_and_nothing_else(tmp_path, pickled, name, overwrite):
+    out = tmp_path / "out"
+    out.mkdir()
+    left = out / f".text_3.{to(name)}.123.tmp"
+    if name == "lance":
+        (left / "data").mkdir(parents=True)
+    else:
+        left.write_bytes(b"half")
+    (out / ".metadata_3.parquet.123.tmp").write_bytes(b"half")
+    (out / ".mine.txt.123.tmp").write_bytes(b"mine")
+    (out / ".fastrealign-run.jsonl").touch()
+    fr.convert(pickled, out, to=name, overwrite=overwrite)
+    hidden = sorted(path.name for path in out.iterdir() if path.name.startswith("."))
+    # Beside .npy the metadata is one of the names that are written.
+    assert hidden == [".metadata_3.parquet.123.tmp"] * (name != "npy") + [".mine.txt.123.tmp"]
+
+
+@pytest.mark.parametrize("out", ["out", "out/x.npy"])
+def test_two_conversions_into_one_place(tmp_path, pickled, out):
+    class Second(Progress):
+        def advance(self, rows, nbytes):
+            with pytest.raises(fr.InputError, match="out: another fastrealign is writing there") as caught:
+                fr.convert(pickled, tmp_path / out, to="npy", overwrite=True)
+            told.append(str(caught.value))
+
+    told: list[str] = []
+    fr.convert(pickled, tmp_path / out, to="npy", progress=Second())
+    assert told
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+def test_the_journal_of_an_unfinished_run_stays(tmp_path, pickled):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".fastrealign-run.jsonl").write_bytes(b"a line\n")
+    fr.convert(pickled, tmp_path / "out", to="npy")
+    assert (tmp_path / "out" / ".fastrealign-run.jsonl").read_bytes() == b"a line\n"
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     class Runs:
         def __reduce__(self):

@@ -101,6 +101,21 @@ def test_a_target_given_as_y(sides):
         fr.ReAlign(images).transform(text)
 
 
+def test_columns_of_a_target_in_another_order(sides):
+    pd = pytest.importorskip("pandas")
+    names = [f"column {i}" for i in range(sides[0].shape[1])]
+    text, images = (pd.DataFrame(side, columns=names) for side in sides)
+    plain = fr.ReAlign(sides[1]).fit(sides[0]).alignment_
+    np.testing.assert_array_equal(fr.ReAlign(images).fit(text).alignment_.b, plain.b)
+    np.testing.assert_array_equal(fr.ReAlign(images.to_numpy()).fit(text).alignment_.b, plain.b)
+    with pytest.raises(ValueError, match="columns of the target are not those of X: they differ from column 0 on"):
+        fr.ReAlign(images[names[::-1]]).fit(text)
+    with pytest.raises(ValueError, match="they differ from column 2 on"):
+        fr.ReAlign(images.rename(columns={names[2]: "other"})).fit(text)
+    with pytest.raises(ValueError, match="like a target"):
+        fr.ReAlign().fit(sides[0], sides[1][:3].tolist())
+
+
 def test_without_scikit_learn():
     program = "import sys; sys.modules['sklearn'] = None; import fastrealign; fastrealign.ReAlign"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -155,7 +155,7 @@ def test_what_is_refused(rows_of):
 
 def test_repr_tells_width_count_and_trace(rows_of):
     found = moments_of(rows_of(6, 4))
-    assert repr(found) == f"Moments(d=4, count=6, trace={found.trace:.6g})"
+    assert repr(found) == f"Moments(dim=4, count=6, trace={found.trace:.6g})"
 
 
 # --- saved and sent --------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_save_and_load_keep_the_bits(rows_of, tmp_path):
 
 def test_pickle_and_copy_keep_the_bits(rows_of):
     found = moments_of(rows_of(30, 7))
-    for twin in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+    for twin in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found), copy.copy(found)):
         assert twin == found
         twin.update(rows_of(2, 7))
         assert twin != found
@@ -206,6 +206,32 @@ def test_load_refuses_other_files(rows_of, tmp_path):
     fr.fit(rows_of(50, 4), rows_of(50, 4)).save(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match=r"a\.safetensors: holds alignment, expected moments"):
         fr.Moments.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"high": np.zeros(8, np.int64)}, r"high has shape \(8,\), expected \(4,\)"),
+        ({"low": np.zeros((4, 2), np.int64)}, r"low has shape \(4, 2\), expected \(4,\)"),
+        ({"low": np.zeros(0, np.int64), "high": np.zeros(0, np.int64)}, "low has shape"),
+        ({"low": np.zeros(4, np.float64)}, "low holds float64, expected int64"),
+        ({"high": np.zeros(4, np.float32)}, "high holds float32, expected int64"),
+        ({"count": "x"}, "'count' is 'x', expected a whole number"),
+        ({"count": -3}, "'count' is -3, expected a whole number"),
+        ({"bad_rows": None}, "'bad_rows' is None, expected a whole number"),
+    ],
+)
+def test_load_names_what_is_damaged(rows_of, tmp_path, change, says):
+    from fastrealign.files import save_tensors
+
+    sums = moments_of(rows_of(9, 4)).sums
+    saved = {"low": sums.low.view(np.int64), "high": sums.high, "count": 9, "bad_rows": 0} | change
+    path = tmp_path / "m.safetensors"
+    tensors = {name: value for name, value in saved.items() if isinstance(value, np.ndarray)}
+    save_tensors(path, tensors, {"kind": "moments"} | {k: v for k, v in saved.items() if k not in tensors})
+    with pytest.raises(InputError, match=rf"m\.safetensors: a damaged moments: {says}") as caught:
+        fr.Moments.load(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_sums_come_from_the_kernel_that_was_chosen(rows_of, monkeypatch):

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
 import fastrealign.nn  # noqa: E402
-from fastrealign import reference  # noqa: E402
+from fastrealign import baselines, reference  # noqa: E402
 from fastrealign.errors import InputError  # noqa: E402
 
 
@@ -183,3 +183,71 @@ def test_realign_as_a_module(sides, alignment):
     assert isinstance(layer, fr.nn.ReAlign)
     text = torch.from_numpy(sides[0])
     torch.testing.assert_close(layer(text), alignment(text), rtol=0, atol=0)
+
+
+def test_updates_of_what_cannot_be_solved_leave_the_map(sides, alignment):
+    with pytest.raises(InputError, match="rows are 12 wide, the alignment was fitted on 24"):
+        fr.nn.ReAlign(alignment).update(torch.randn(4, 12))
+    one_way = torch.from_numpy(sides[0][:1]).repeat(64, 1) * torch.rand(64, 1)
+    for layer in (fr.nn.ReAlign(alignment, every=1), fr.nn.ReAlign(dim=24, every=1)):
+        before = layer.map.clone()
+        layer.update(one_way)
+        torch.testing.assert_close(layer.map, before, rtol=0, atol=0)
+    layer.update(torch.from_numpy(sides[0]))  # there is spread, but no target
+    torch.testing.assert_close(layer.map, before, rtol=0, atol=0)
+    layer.load_state_dict(fr.nn.ReAlign(alignment, every=1).state_dict())
+    layer.update(torch.from_numpy(sides[0]) + 1)
+    assert not torch.equal(layer.map, fr.nn.ReAlign(alignment).map)
+
+
+def test_an_update_before_the_gradient_comes_does_not_change_it(sides, alignment):
+    text = torch.from_numpy(sides[0][:50]).requires_grad_()
+    layer = fr.nn.ReAlign(alignment, every=1)
+    weights = torch.randn(50, 24, dtype=torch.float64)
+    expected = torch.autograd.grad((layer(text) * weights).sum(), text)[0]
+    out = layer(text)
+    layer.update(text + 1)
+    assert not torch.equal(layer.map, fr.nn.ReAlign(alignment).map)
+    torch.testing.assert_close(torch.autograd.grad((out * weights).sum(), text)[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["realign", "c3", "bca", "mean-shift", "anchor"])
+def test_derivatives_that_are_not_there_are_refused(sides, name):
+    layer = fr.nn.as_module(baselines.fit_baseline(name, *sides))
+    text = torch.from_numpy(sides[0][:5])
+    with pytest.raises(InputError, match="has no forward-mode derivative"):
+        torch.func.jvp(layer, (text,), (torch.ones_like(text),))
+    text.requires_grad_()
+    with pytest.raises(InputError, match="no gradient flows through a gradient"):
+        torch.autograd.grad(layer(text).sum(), text, create_graph=True)
+
+
+@pytest.mark.parametrize("name", ["realign", "none", "mean-shift", "c3", "bca"])
+def test_rows_without_a_direction_have_no_gradient(sides, name):
+    layer = fr.nn.as_module(baselines.fit_baseline(name, *sides))
+    text = torch.from_numpy(sides[0][:4].copy())
+    text[1], text[2, 3] = 0, torch.nan
+    text.requires_grad_()
+    layer(text).sum(-1)[[0, 1, 3]].sum().backward()
+    assert text.grad[[0, 3]].abs().min() > 0 and not text.grad[1:3].any()
+
+
+@pytest.mark.parametrize("name", ["realign", "bca"])
+def test_made_without_memory_and_filled(sides, alignment, name):
+    method = baselines.fit_baseline(name, *sides)
+    made = fr.nn.as_module(method)
+    with torch.device("meta"):
+        empty = fr.nn.as_module(method)
+    assert all(value.device.type == "meta" for value in empty.buffers())
+    filled = empty.to_empty(device="cpu")
+    filled.load_state_dict(made.state_dict())
+    text = torch.from_numpy(sides[0])
+    torch.testing.assert_close(filled(text), made(text), rtol=0, atol=0)
+
+
+def test_tensors_that_are_no_rows(alignment):
+    layer = fr.nn.ReAlign(alignment)
+    with pytest.raises(InputError, match="rows are 0 wide"):
+        layer(torch.tensor(1.0))
+    with pytest.raises(InputError, match=r"layout torch.sparse_coo, expected a dense one"):
+        layer(torch.eye(24).to_sparse())

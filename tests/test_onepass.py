@@ -143,3 +143,18 @@ def test_saved_and_loaded_with_its_error(sides, tmp_path):
     found = fr.fit(stream(y), x)
     found.save(tmp_path / "a.safetensors")
     assert fr.load(tmp_path / "a.safetensors").sampling == found.sampling
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_both_kinds_of_16_bits(sides, order):
+    """Neither holds the other: together they are float32."""
+    import ml_dtypes
+
+    text, images = sides(400, 24)
+    halves = np.array_split(text, 2)
+    parts = [halves[0].astype(np.float16), halves[1].astype(ml_dtypes.bfloat16)]
+    parts = [parts[i] for i in order]
+    found = fr.fit(parts, images, one_pass=True)
+    whole = fr.fit(np.concatenate([part.astype(np.float32) for part in parts]), images, one_pass=True)
+    np.testing.assert_allclose(found.b, whole.b, atol=1e-12)
+    np.testing.assert_allclose(found.c, whole.c, atol=1e-12)

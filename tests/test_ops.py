@@ -164,6 +164,52 @@ def test_out_of_the_wrong_kind_is_refused(rows_of, out, says):
         ops.apply(rows_of(3, 4), ops.UNIT, out)
 
 
+def test_an_out_whose_rows_overlap_is_refused(rows_of):
+    x = rows_of(4, 6)
+    step = np.empty(40, np.float32)
+    for rows, stride in ((x, 0), (x, 4), (x, 20), (x[:, :1], 0)):
+        out = np.lib.stride_tricks.as_strided(step, rows.shape, (stride, 4))
+        with pytest.raises(InputError, match="the rows of out overlap each other"):
+            ops.apply(rows, ops.UNIT, out)
+    for out in (np.empty((4, 6), np.float32)[::-1], np.empty((4, 9), np.float32)[:, 1:7]):
+        ops.apply(x, ops.UNIT, out)
+        np.testing.assert_allclose(np.linalg.norm(out, axis=1), 1, atol=1e-6)
+    one = np.lib.stride_tricks.as_strided(step, (1, 6), (0, 4))
+    ops.apply(x[:1], ops.UNIT, one)
+
+
+def test_masks_are_not_ignored(rows_of):
+    x = rows_of(4, 6)
+    mask = np.zeros(x.shape, bool)
+    np.testing.assert_array_equal(ops.as_rows(np.ma.masked_array(x, mask)), x)
+    mask[1] = True
+    with pytest.raises(InputError, match="text: 6 numbers are masked, and a mask is not looked at"):
+        ops.as_rows(np.ma.masked_array(x, mask), "text")
+
+
+def test_tensors_of_other_kinds(rows_of):
+    torch = pytest.importorskip("torch")
+    t = torch.from_numpy(rows_of(4, 6))
+    negated = torch.conj(torch.complex(t, -t)).imag
+    assert negated.is_neg()
+    np.testing.assert_array_equal(ops.as_rows(negated), t.numpy())
+    with pytest.raises(InputError, match="out is a negated view"):
+        ops.as_output(negated)
+    for odd, says in (
+        (t.to_sparse(), "a tensor of layout torch.sparse_coo, expected a dense one"),
+        (t.to(torch.float8_e4m3fn), "element type torch.float8_e4m3fn, expected float16"),
+    ):
+        with pytest.raises(InputError, match=f"text: {says}"):
+            ops.as_rows(odd, "text")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", 10**20])
+def test_threads_that_are_no_number_are_refused(rows_of, threads):
+    x = rows_of(4, 6)
+    with pytest.raises(InputError, match=r"threads=.*: expected a whole number of at least 1"):
+        ops.apply(x, ops.UNIT, np.empty_like(x), threads=threads)
+
+
 def test_a_read_only_out_is_refused(rows_of):
     out = np.empty((3, 4), np.float32)
     out.setflags(write=False)

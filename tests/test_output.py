@@ -349,6 +349,43 @@ def test_two_runs_on_one_output_are_told_apart(tmp_path, sides, unfinished):
     fr.align(*sides, unfinished, resume=True)
 
 
+def test_two_shards_of_one_metadata_file(tmp_path, sides):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    _, image = sides
+    alignment = fr.fit(corpus.rows(60, 1), image)
+    flat, root = tmp_path / "flat", tmp_path / "root"
+    for path in (
+        flat / "a_0.npy",
+        flat / "b_0.npy",
+        root / "text_emb" / "text_emb_0.npy",
+        root / "img_emb" / "img_emb_0.npy",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, corpus.rows(60, 1))
+    (root / "metadata").mkdir()
+    for folder in (flat, root / "metadata"):
+        pq.write_table(pa.table({"id": range(60)}), folder / "metadata_0.parquet")
+    for source, first, second, name in (
+        (flat, "a_0.npy", "b_0.npy", "metadata_0.parquet"),
+        ([root / "text_emb", root / "img_emb"], "text_emb_0.npy", "img_emb_0.npy", "metadata/metadata_0.parquet"),
+        ([flat / "a_0.npy", flat / "metadata_0.parquet"], "a_0.npy", "metadata_0.parquet", "metadata_0.parquet"),
+    ):
+        if name in second:
+            corpus.parquet_file(flat / name, corpus.rows(60, 3))
+        refused(
+            lambda source=source: fr.apply_files(alignment, source, tmp_path / "out"),
+            f"its metadata would be written to {name}, which",
+            first,
+            second,
+            "rename one of the two, or run them apart",
+        )
+        assert not (tmp_path / "out").exists()
+    fr.apply_files(alignment, root / "text_emb", tmp_path / "out")
+    assert sorted(corpus.tree(tmp_path / "out"))[-2:] == ["metadata/metadata_0.parquet", "text_emb_0.npy"]
+
+
 @pytest.mark.parametrize("inside", ["", "aligned", "deep/aligned", "../link/aligned"])
 def test_an_output_inside_an_input_is_refused(tmp_path, sides, inside):
     text, image = sides

@@ -146,6 +146,8 @@ def test_refused(world, fitted, rng):
         (lambda: fr.check(fitted, y[:, :5]), "source: rows are 5 wide, the alignment was fitted on 24"),
         (lambda: fr.check(fitted, y, y[:, :5]), "target: rows are 5 wide, the alignment was fitted on 24"),
         (lambda: fr.check(fitted, y, tol=0.0), "tol=0.0: expected more than 0"),
+        (lambda: fr.check(fitted, y, tol=float("inf")), "tol=inf: expected more than 0, and finite"),
+        (lambda: fr.check(fitted, y, seed=-1), "seed=-1: expected at least 0"),
         (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected 0.5 to below 1"),
         (lambda: fr.check(fitted, iter([y])), "source: chunks come in their own order"),
         (lambda: fr.check(fitted, y[:1]), "source: 1 rows, expected at least 2"),

@@ -124,6 +124,9 @@ def test_odd_inputs_are_named(tensors):
         ((rows, packed, number, torch.int8), "element type torch.int8, expected float16"),
         ((rows[None], packed, number), "expected \\(rows, width\\)"),
         ((rows, packed.to("meta"), number), "the map on meta"),
+        ((rows, packed.float(), number), "the map is torch.float32, expected float64"),
+        ((rows, packed, 3), "terms=3: expected 0"),
+        ((rows, packed, -1), "terms=-1: expected 0"),
     ]:
         with pytest.raises(InputError, match=message):
             APPLY(*arguments)

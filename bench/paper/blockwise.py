@@ -93,7 +93,7 @@ def _kept(before: np.ndarray, after: np.ndarray, rows: int | None = None) -> flo
 
 def _frame(sides: Sides) -> Results:
     """How U and V of the paper's appendix F are here: the conditions that are whitened, and whether the axes agree."""
-    x, y = covariance(sides.image, precision="float64"), covariance(sides.text, precision="float64")
+    x, y = covariance(sides.image), covariance(sides.text)
     frame = fixed_frame(x, y)
     in_u, in_v = (condition_number(values).value for values in frame.spectra(y))
     shared = subspace_overlap(x, y, frame.rank)

@@ -85,10 +85,10 @@ def _read(image: np.ndarray, captions: dict[str, np.ndarray], rng: np.random.Gen
     """Figures of the images and of captions of each length, of as many rows."""
     n = len(next(iter(captions.values())))
     image = image[rng.permutation(len(image))[:n]]
-    x = covariance(image, precision="float64")
+    x = covariance(image)
     read = {"image": {"effective rank": effective_rank(x.eigenvalues), "radius": float(np.linalg.norm(x.mean))}}
     for name, text in captions.items():
-        y = covariance(text, precision="float64")
+        y = covariance(text)
         aligned = mapped(fitted("realign", Sides(text, image, text, image)), text)
         read[name] = {
             "effective rank": effective_rank(y.eigenvalues),

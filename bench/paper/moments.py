@@ -64,7 +64,7 @@ def measure(setting: Setting) -> Results:
 
 def _read(sides: Sides, seed: int) -> dict[str, Any]:
     """Skewness and kurtosis, with errors, of the images and of each method's captions along the images' directions."""
-    directions = covariance(sides.image, precision="float64").eigenvectors[:, :DIRECTIONS]
+    directions = covariance(sides.image).eigenvectors[:, :DIRECTIONS]
     shapes = {"image": shape(sides.image, directions)}
     for name in METHODS:
         shapes[name] = shape(mapped(fitted(name, sides, seed), sides.text), directions)

@@ -135,7 +135,7 @@ def _read(sides: Sides, seed: int) -> Read:
             "js": angular_topology(sides.image, moved, rows=ANGLE_ROWS, seed=seed).divergence.value,
             "mixing": mixing(sides.image, moved, k=20, rows=None).rate.value,
             "kept": overlap(sides.text, moved, k=10, rows=None).value,
-            "alpha": power_law(covariance(moved, precision="float64").eigenvalues).alpha,
+            "alpha": power_law(covariance(moved).eigenvalues).alpha,
         }
     return found
 

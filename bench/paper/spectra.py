@@ -80,7 +80,7 @@ def _read(sides: Sides, seed: int) -> Results:
 
 
 def _spectrum(rows: np.ndarray) -> Results:
-    values = covariance(rows, precision="float64").eigenvalues
+    values = covariance(rows).eigenvalues
     fits = {last: power_law(values, last=last) for last in LASTS}
     return {
         "shares": (values / values.sum()).tolist(),
@@ -92,7 +92,7 @@ def _spectrum(rows: np.ndarray) -> Results:
 
 
 def _slope(rows: np.ndarray):
-    return power_law(covariance(rows, precision="float64").eigenvalues)
+    return power_law(covariance(rows).eigenvalues)
 
 
 def _js(image: np.ndarray, rows: np.ndarray) -> float:

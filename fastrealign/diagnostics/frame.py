@@ -117,6 +117,10 @@ def leakage(frame: Frame, gradients: np.ndarray) -> float:
     Gradients within U_t have at most sin(theta_max), theta_max = principal_angles(U_t, frame.U)[-1].
     """
     gradients = np.asarray(gradients, dtype=np.float64)
+    if gradients.ndim != 2 or gradients.shape[1] != len(frame.basis):
+        raise InputError(
+            f"gradients of shape {gradients.shape}: expected (n, {len(frame.basis)}), the width of the frame"
+        )
     total = np.sum(gradients**2)
     if not np.isfinite(total) or total == 0.0:
         raise InputError("the gradients are all zero, or have a NaN or Inf: there is no energy to share out")

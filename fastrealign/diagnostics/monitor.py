@@ -109,7 +109,7 @@ class GapMonitor:
     energy    share of the trace that U is to hold when the monitor fixes the frame
     log       a file to which each record is added as one JSON line. One that exists already is gone on with, also after a
               kill: a run that begins again at an earlier step replaces the records from there on. The fixed frame is kept
-              beside it, in *.frame.safetensors
+              beside it, in LOG.frame.safetensors
     """
 
     def __init__(
@@ -161,6 +161,7 @@ class GapMonitor:
         Raises InputError for sides of unequal length or width, rows of another width than before, no more pairs than the
         width, no spread; BadRowsError for a row with a NaN or Inf or of zeros.
         """
+        step = int(step)  # NumPy's integers are no JSON
         x, y, difference = self._statistics(text, image)
         self._forget_from(step)
         now = fixed_frame(x, y, energy=self.energy)
@@ -207,8 +208,8 @@ class GapMonitor:
         if before != d:
             what = "the frame is" if self.frame else f"those at step {self.records[-1].step} were"
             raise InputError(f"the probe's rows are {d} wide, {what} {before}: one monitor watches one encoder")
-        x, y = (covariance(side, precision="float64") for side in (target, source))
-        return x, y, difference_covariance(target, source, precision="float64")
+        x, y = (covariance(side) for side in (target, source))
+        return x, y, difference_covariance(target, source)
 
     def _record(self, step: int, now: Frame, both: np.ndarray, difference: Covariance) -> GapRecord:
         """now: the frame of this step; both: S_x + S_y, of which it is."""
@@ -267,9 +268,16 @@ class GapMonitor:
             lines.cut(whole)
         finally:
             lines.close()
-        if not self._handed_in and self._first() is not None:
-            tensors, meta = load_tensors(_frame_file(self._log), "frame", ("basis",))
+        fixed = next((record for record in self.records if record.fixed), None)
+        if not self._handed_in and fixed is not None:
+            path = _frame_file(self._log)
+            tensors, meta = load_tensors(path, "frame", ("basis",))
             self.frame = Frame(tensors["basis"], meta["rank"], meta["energy"])
+            if (self.frame.rank, len(self.frame.basis)) != (fixed.rank, len(fixed.mean)):
+                raise InputError(
+                    f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {self._log} "
+                    f"are in one of {fixed.rank} of {len(fixed.mean)}; choose another log"
+                )
 
 
 def read_log(path: str | Path) -> list[GapRecord]:
@@ -327,4 +335,4 @@ def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
 
 
 def _frame_file(log: Path) -> Path:
-    return log.with_suffix(".frame.safetensors")
+    return log.with_name(f"{log.name}.frame.safetensors")

@@ -10,7 +10,7 @@ to rounding are rows whose cosines differ by some 2^-40 and are not equal: one i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from fastrealign.diagnostics.rows import (
     unit_blocks,
 )
 from fastrealign.errors import InputError
+from fastrealign.io.files import one_line
 from fastrealign.sources import RowSource
 
 ENGINES = ("faiss", "numpy")
@@ -208,24 +209,31 @@ def _candidates(queries: np.ndarray, pool: RowSource, k: int, own: np.ndarray | 
     """The k nearest in float32."""
     if engine is not None and engine not in ENGINES:
         raise InputError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
-    if engine is None:
-        engine = "faiss" if len(queries) * pool.rows > FEW and find_spec("faiss") else "numpy"
+    many = engine is None and len(queries) * pool.rows > FEW
+    faiss = _faiss(engine) if many or engine == "faiss" else None
     best = _Best(len(queries), k, np.float32)
     single = queries.astype(np.float32)
     blocks = unit_blocks(pool, size=min(POOL_ROWS, pool.rows), dtype=np.float32)
-    if engine == "numpy":
+    if faiss is None:
         for first, block in blocks:
             best.add(first, single @ block.T, own)
         return best
-    try:
-        import faiss
-    except ImportError:
-        raise InputError("engine='faiss' needs faiss; pip install faiss-cpu") from None
     for first, block in blocks:
         among = min(k + (own is not None), len(block))
         cosines, columns = faiss.knn(single, block, among, metric=faiss.METRIC_INNER_PRODUCT)
         best.add_found(first, cosines, columns, own)
     return best
+
+
+def _faiss(engine: str | None) -> ModuleType | None:
+    """The library; where it cannot be imported None, or InputError if it was asked for."""
+    try:
+        import faiss
+    except Exception as error:  # a wheel that does not fit NumPy or the system fails in any way
+        if engine is None:
+            return None
+        raise InputError(f"engine='faiss': cannot be imported ({one_line(error)}); pip install faiss-cpu") from None
+    return faiss
 
 
 def _in_order(queries: np.ndarray, pool: RowSource, candidates: np.ndarray, k: int) -> Nearest:

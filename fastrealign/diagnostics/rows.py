@@ -13,8 +13,7 @@ from fastrealign.errors import BadRowsError, InputError
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.sources import PIECE_BYTES, Piece, RowSource, open_rows
 
-# Rows of a block. Sums of products within one are in float32 where speed is asked for (spectrum.py), and few enough rows
-# keep their rounding below 1e-6.
+# Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024
 
 

@@ -125,11 +125,14 @@ def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, se
     arXiv 2605.07825: ReAlign 0.836).
 
     before, after   (n, d): row i of one is the image of row i of the other. Raises InputError where the counts differ.
-    rows            how many to sample; None: all
+    rows            how many to sample; None: all. Also raised where a sample has fewer than 4 rows, or so few that differ
+                    from each other that its error cannot be told
     """
     sides = open_sides(before, after, "the correlation of pairwise cosines")
     taken = [sample(side, rows, seed)[1] for side in sides]  # of as many rows, the same are drawn
     n, of = len(taken[0]), sides[0].rows
+    if n < min(4, of):
+        raise InputError(f"{sides[0].name}: {n} rows sampled of {of}, expected at least 4 to correlate their cosines")
     i, j = np.triu_indices(n, 1)
     a, b = (c - c.mean() for c in ((rows @ rows.T)[i, j] for rows in taken))
     groups = min(GROUPS, n)
@@ -138,12 +141,24 @@ def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, se
         [np.bincount(pair, w, groups * groups).reshape(groups, groups) for w in (None, a, b, a * a, b * b, a * b)]
     )
     whole = sums.sum(axis=(1, 2))
-    if min(whole[3], whole[4]) < 1e-24 * whole[0]:
+    if _flat(whole):
         raise InputError("all pairwise cosines of one side are equal, so there is nothing to correlate")
+    if n == of:
+        return Estimate(float(_pearson(whole)), 0.0, n, None)
     diagonal = sums[:, np.arange(groups), np.arange(groups)]
     without = whole[:, None] - (sums.sum(axis=1) + sums.sum(axis=2) - diagonal)
-    error = _jackknife(_pearson(without)) * left_out(n, of) if n < of else 0.0
-    return Estimate(float(_pearson(whole)), float(error), n, seed if n < of else None)
+    if _flat(without):
+        raise InputError(
+            "only a few of the rows sampled differ from each other, so the error of their correlation cannot be told; "
+            "sample more rows"
+        )
+    return Estimate(float(_pearson(whole)), _jackknife(_pearson(without)) * left_out(n, of), n, seed)
+
+
+def _flat(sums: np.ndarray) -> bool:
+    """Whether a variance in sums of 1, a, b, aa, bb, ab (6, ...) is rounding: of cosines, or of what sums leave of squares."""
+    n, a, b, aa, bb, _ = sums
+    return any(np.any(s2 - s * s / n < 1e-24 * n + 1e-12 * s2) for s, s2 in ((a, aa), (b, bb)))
 
 
 def _pearson(sums: np.ndarray) -> np.ndarray:

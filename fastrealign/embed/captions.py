@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.io.files import file_size, one_line, reading, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,11 +60,6 @@ def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> 
         yield from _lines(path, prefix)
     else:
         yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids)
-
-
-def shown(path: str) -> str:
-    """A path for messages, which are UTF-8, as the names of files need not be: bytes that are not come as \\xff."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def is_utf8(text: str) -> bool:

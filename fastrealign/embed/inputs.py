@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in, shown
+from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
 from fastrealign.errors import InputError
-from fastrealign.io.files import reading
+from fastrealign.io.files import reading, shown
 from fastrealign.io.source import numeric_order
 
 SIDES = ("images", "text")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.embed.captions import Caption, name_problem, shown, text_of
+from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.io.files import file_size, one_line, reading, shown
 
 if TYPE_CHECKING:
     from PIL import Image

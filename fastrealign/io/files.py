@@ -75,6 +75,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+def shown(path: str) -> str:
+    """A path for messages, which are UTF-8, as the names of files need not be: bytes that are not come as \\xff."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turns an OSError met while reading `path` into an InputError that names it."""

@@ -62,7 +62,8 @@ class TorchShard(MatrixShard):
         self.key, tensor = self._choose(_load(self.path, self._mapped))
         self.rows, self.dim, self.dtype = self._facts(tensor)
         self._strides = tensor.stride()
-        self._offset = _place(tensor) if self._mapped else None
+        # What torch negates only when it is looked at has the other sign in the file.
+        self._offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
 
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
         return TorchWriter(out_path, dtype, self, fsync)
@@ -129,7 +130,7 @@ class TorchShard(MatrixShard):
             block[:] = self._loaded()[lo : lo + len(block)]
 
     def _loaded(self) -> np.ndarray:
-        """The matrix of a file that is not mapped, held until `close`."""
+        """The matrix of a file whose rows are not read by position, held until `close`."""
         with self._loading:
             whole = self._whole
             if whole is None:
@@ -137,7 +138,9 @@ class TorchShard(MatrixShard):
 
                 value = self.value()
                 tensor = value if self.key is None else value[self.key]
-                whole = self._whole = tensor.detach().contiguous().view(torch.uint8).numpy().view(self.dtype)
+                whole = self._whole = (
+                    tensor.detach().resolve_neg().contiguous().view(torch.uint8).numpy().view(self.dtype)
+                )
             return whole
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Inches of 72 px: as wide as a phone's screen less its margins, so that text there keeps its size.
 WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
+# Letters of a name that have room beside the figure of the domains, and those of all names under it together.
+BESIDE, UNDER = 16, 40
 DASHES = {"none": (0, (4, 2)), "c3": (0, (5, 1.5, 1, 1.5)), "bca": (0, (2, 1)), "mean-shift": (0, (1, 1))}
 
 
@@ -36,12 +38,12 @@ class Drawing:
     panels: tuple[tuple[str, Figure], ...]
 
 
-def need_matplotlib() -> None:
+def need_matplotlib(what: str = "a report", extra: str = "report") -> None:
     """InputError, one line, where it is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("a report is drawn with matplotlib; pip install 'fastrealign[report]'") from None
+        raise InputError(f"{what} is drawn with matplotlib; pip install 'fastrealign[{extra}]'") from None
 
 
 def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
@@ -57,10 +59,21 @@ def pngs(report: GapReport) -> list[tuple[str, bytes]]:
     """(file name, bytes) of every panel."""
     with _style():
         return [
-            (f"{drawing.name}.png" if len(drawing.panels) == 1 else f"{drawing.name}-{panel}.png", png(figure))
+            (_file_name(drawing.name, panel, len(drawing.panels)), png(figure))
             for drawing in _drawings(report)
             for panel, figure in drawing.panels
         ]
+
+
+def png_names(methods: Iterable[str], *, pairs: bool, domains: bool) -> list[str]:
+    """The file names that `pngs` may give for a report of these methods, with and without pairs and other domains."""
+    panels = list(dict.fromkeys(methods))
+    names = ["spectra", "angles", "sizes", "drift", *(["parts"] if pairs else []), *(["domains"] if domains else [])]
+    return [_file_name("plane", panel, len(panels)) for panel in panels] + [f"{name}.png" for name in names]
+
+
+def _file_name(drawing: str, panel: str, panels: int) -> str:
+    return f"{drawing}.png" if panels == 1 else f"{drawing}-{panel}.png"
 
 
 @contextmanager
@@ -74,7 +87,9 @@ def _style() -> Iterator[None]:
 
 
 def _drawings(report: GapReport) -> list[Drawing]:
-    found = [_plane(report), _spectra(report), _angles(report)]
+    found = [_plane(report), _spectra(report)]
+    if any(of.topology for of in report.methods.values()):
+        found.append(_angles(report))
     if report.frame is not None:
         found.append(_parts(report))
     found.append(_sizes(report))
@@ -157,15 +172,16 @@ def _fit(report: GapReport) -> str:
 
 def _angles(report: GapReport) -> Drawing:
     figure, axes = _axes(WIDE)
-    first = next(iter(report.methods.values())).topology
+    topologies = {name: of.topology for name, of in report.methods.items() if of.topology}
+    first = next(iter(topologies.values()))
     axes.fill_between(first.grid, first.x, color=TARGET, alpha=0.25, lw=0, label="target")
     axes.plot(first.grid, first.x, color=TARGET, lw=1.2)
-    for name, of in report.methods.items():
-        js = of.topology.divergence
+    for name, of in topologies.items():
+        js = of.divergence
         plus = f" ± {js.error:.1g}" if js.error else ""
         axes.plot(
-            of.topology.grid,
-            of.topology.y,
+            of.grid,
+            of.y,
             color=METHOD[name],
             ls=DASHES.get(name, "-"),
             lw=1.5,
@@ -328,8 +344,8 @@ def _domains(report: GapReport) -> Drawing:
             axes.text(j, i, number(shown[i, j]), ha="center", va="center", weight="bold" if i == j else "normal")
     axes.set_xlim(-0.5, n - 0.5)
     axes.set_ylim(n + 0.5, -0.5)
-    axes.set_xticks(range(n), names)
-    axes.set_yticks(range(n + 1), [*names, "not aligned"])
+    axes.set_xticks(range(n), [_short(name, UNDER // n) for name in names])
+    axes.set_yticks(range(n + 1), [*(_short(name, BESIDE) for name in names), "not aligned"])
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("measured on (gap, 0 to 2)")
@@ -342,3 +358,9 @@ def _domains(report: GapReport) -> Drawing:
         f"all rows of {n} domains, seed {report.seed}",
         (("domains", figure),),
     )
+
+
+def _short(name: str, most: int) -> str:
+    """A name in about so many letters, and never fewer than 5: of a longer one both ends, as names often share one."""
+    name, half = " ".join(name.split()), max(most // 2, 2)
+    return name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"

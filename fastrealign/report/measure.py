@@ -51,6 +51,7 @@ from fastrealign.diagnostics.rows import (
     unit_blocks,
 )
 from fastrealign.errors import FitWarning, InputError
+from fastrealign.io.files import shown
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
 from fastrealign.report.result import (
@@ -70,6 +71,8 @@ MIXING_K, KEPT_K = 20, 10
 QUERIES, ANGLES, PAIRS, POINTS = 500, 1500, 20_000, 300
 SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000)
 TRIALS = 5
+# The domain that source and target are.
+OWN = "these rows"
 # What is done for each method (map and spectrum, angles, neighbours, pairs), and once.
 METHOD_STEPS, OTHER_STEPS = 4, 5
 
@@ -91,6 +94,8 @@ def measure(
     names = _names(methods)
     if rows <= MIXING_K:
         raise InputError(f"rows={rows}: expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row")
+    if OWN in (domains or {}):
+        raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
     if not 0 <= seed < 2**64:
         raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
     given = open_rows(target, "target", column), open_rows(source, "source", column)
@@ -116,9 +121,9 @@ def measure(
         work.done()
         sizes = _sizes(work)
         work.done()
-        between = _domains({"these rows": (x, y), **others}, realign) if others else None
+        between = _domains({OWN: (x, y), **others}, realign) if others else None
         work.done()
-    sides = [Side(side.name, held.rows, side.rows) for side, held in zip(given, (x, y), strict=True)]
+    sides = [Side(shown(side.name), held.rows, side.rows) for side, held in zip(given, (x, y), strict=True)]
     lost = [of.trace * (1 / side.rows - 1 / side.of) for of, side in zip((work.of_x, work.of_y), sides, strict=True)]
     return GapReport(
         source=sides[1],
@@ -136,7 +141,7 @@ def measure(
         drift=drift,
         sizes=sizes,
         domains=between,
-        notes=tuple(work.notes),
+        notes=tuple(shown(note) for note in work.notes),
     )
 
 
@@ -214,7 +219,7 @@ class _Work:
         after = self.y if name == "none" else _mapped(fitted, self.y, name)
         of = self.of_y if name == "none" else covariance(after)
         self.done()
-        topology = angular_topology(self.x, after, rows=ANGLES, seed=self.seed)
+        topology = self.or_note(f"{name}, angles", lambda: angular_topology(self.x, after, rows=ANGLES, seed=self.seed))
         alike = self.or_note("cosines kept", lambda: pairwise_correlation(self.y, after, rows=ANGLES, seed=self.seed))
         self.done()
         mixing, kept = self._neighbours(after)
@@ -388,4 +393,5 @@ def _domains(sides: dict[str, tuple[RowSource, RowSource]], first: Alignment) ->
     """Of all rows of every domain."""
     fits = [first, *(_statistics(y, x) for x, y in list(sides.values())[1:])]
     columns = [_gaps(y, fits, fitted.mean_target) for (_, y), fitted in zip(sides.values(), fits, strict=True)]
-    return Domains(tuple(sides), np.array(columns).T, np.array([fitted.gap_before for fitted in fits]))
+    names = tuple(shown(str(name)) for name in sides)
+    return Domains(names, np.array(columns).T, np.array([fitted.gap_before for fitted in fits]))

@@ -55,7 +55,7 @@ class MethodFigures:
     """The source as one method maps it, against the target and against itself before; units as in fastrealign.diagnostics.
 
     kept         share of the nearest neighbours that a row keeps
-    correlation  Psi; cosine: Phi
+    topology     None where all angles of a side are equal; correlation: Psi, None where they do not tell it; cosine: Phi
     points       float64 (p, 2): some mapped rows in the report's plane
     """
 
@@ -63,7 +63,7 @@ class MethodFigures:
     sigma_gap: float
     spectrum: Spectrum
     spectral_correlation: float | None
-    topology: Topology
+    topology: Topology | None
     mixing: Mixing
     kept: Estimate
     correlation: Estimate | None
@@ -173,7 +173,10 @@ class GapReport:
         check_output(path, png)
         from fastrealign.report.figures import pngs
 
-        texts = {path: self.to_html(), path.with_suffix(".json"): json.dumps(self.to_json(), indent=1) + "\n"}
+        texts = {
+            path: self.to_html(),
+            path.with_suffix(".json"): json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n",
+        }
         files = {name: text.encode() for name, text in texts.items()}
         if png is not None:
             files |= {Path(png) / name: data for name, data in pngs(self)}
@@ -226,7 +229,7 @@ def _method(of: MethodFigures, kept_k: int) -> dict[str, Any]:
         "gap": of.gap,
         "sigma_gap": of.sigma_gap,
         "spectral_correlation": of.spectral_correlation,
-        "jensen_shannon": asdict(of.topology.divergence),
+        "jensen_shannon": of.topology and asdict(of.topology.divergence),
         "mixing": asdict(of.mixing),
         "kept": {**asdict(of.kept), "k": kept_k},
         "pairwise_correlation": of.correlation and asdict(of.correlation),

@@ -42,6 +42,7 @@ STYLE = {
     "svg.hashsalt": "fastrealign",
     "font.size": 10.0,
     "font.family": "sans-serif",
+    "text.parse_math": False,  # a name may have dollar signs
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
@@ -69,9 +70,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'\b(id="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{name}-", text)
-    text = re.sub(r"font: ([\d. a-z]*?[\d.]+px) [^;\"]+", r"font: \1 var(--font)", text)
-    text = re.sub(r"#[0-9a-f]{6}", lambda found: VARIABLES.get(found[0], found[0]), text)
+    text = re.sub(r"<[^>]+>", lambda found: _of_page(found[0], name), text)
     head, body = text.split(">", 1)
     box = re.search(r'viewBox="[^"]+"', head)[0]
     width = float(box.split()[2])
@@ -80,6 +79,14 @@ def inline(figure: Figure, name: str, says: str) -> str:
         f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(says)}">'
         + re.sub(r"\n\s*", "\n", body).strip()
     )
+
+
+def _of_page(tag: str, name: str) -> str:
+    """A tag with the ids of this drawing, and the font and the colours of the page. What stands between tags is a reader's."""
+    tag = re.sub(r'\b(id="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{name}-", tag)
+    tag = re.sub(r"font-family: [^;\"]+", "font-family: var(--font)", tag)
+    tag = re.sub(r"font: ([\d. a-z]*?[\d.]+px) [^;\"]+", r"font: \1 var(--font)", tag)
+    return re.sub(r"#[0-9a-f]{6}", lambda found: VARIABLES.get(found[0], found[0]), tag)
 
 
 def png(figure: Figure) -> bytes:

@@ -72,7 +72,13 @@ def metrics(report: GapReport) -> list[Metric]:
     rows = [
         Metric("Gap", "distance of the two means, 0 to 2", lambda m: m.gap, number, LEAST),
         Metric("Covariance gap", "‖Σx − Σy‖ / ‖Σx‖", lambda m: m.sigma_gap, number, LEAST),
-        Metric("Angles", "Jensen-Shannon from the target's, nats", lambda m: m.topology.divergence, number, LEAST),
+        Metric(
+            "Angles",
+            "Jensen-Shannon from the target's, nats",
+            lambda m: m.topology and m.topology.divergence,
+            number,
+            LEAST,
+        ),
         Metric("Mixing", "of 20 neighbours, of the other side", lambda m: m.mixing.rate, percent, MOST),
         Metric("Neighbours kept", f"of {report.kept_k} before", lambda m: m.kept, percent, MOST, True),
         Metric("Cosines kept", "correlation with before", lambda m: m.correlation, number, MOST, True),
@@ -227,8 +233,8 @@ def spectra_title(report: GapReport) -> str:
 
 
 def angles_title(report: GapReport) -> str:
-    js = {name: of.topology.divergence.value for name, of in report.methods.items()}
-    near = min(moved(report), key=js.get)
+    js = {name: of.topology.divergence.value for name, of in report.methods.items() if of.topology}
+    near = min([name for name in moved(report) if name in js] or js, key=js.get)
     if near == "none":
         return f"The angles are {number(js[near])} nats from the target's"
     before = f", from {number(js['none'])} before" if "none" in js else ""

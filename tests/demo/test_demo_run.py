@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli import main
 from fastrealign.demo import samples
 from fastrealign.demo.run import run
 from fastrealign.reference import gap, project
@@ -59,3 +61,10 @@ def test_picture(tmp_path):
 
     pixels = imread(path)
     assert pixels.shape[1] == 1504 and np.ptp(pixels[..., :3]) > 0.9
+
+
+def test_without_matplotlib_a_picture_is_refused_before_the_run(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(samples, "load", None)
+    assert main(["demo", "--picture", str(tmp_path / "demo.png")]) == 2
+    assert "a picture is drawn with matplotlib; pip install 'fastrealign[demo]'" in capfd.readouterr().err

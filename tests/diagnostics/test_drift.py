@@ -51,7 +51,7 @@ def test_isotropic_spread_draws_the_mean_inward():
 def test_the_drift_of_realign(spherical):
     y, x = spherical(3000, 24, alpha=0.5, offset=2.0), spherical(2500, 24, alpha=0.7, offset=2.5)
     alignment = fr.fit(y, x)
-    drift = D.phantom_drift(y, alignment.s, alignment.b, D.covariance(y, precision="float64"))
+    drift = D.phantom_drift(y, alignment.s, alignment.b, D.covariance(y))
     mean_x = x.mean(axis=0)
     moved = alignment.s * (y - y.mean(axis=0)) + mean_x
     projected = unit(moved).mean(axis=0)

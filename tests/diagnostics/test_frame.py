@@ -64,7 +64,7 @@ def test_the_parts_of_the_gap_are_those_of_the_rows(pairs):
     difference = x - y
     m = difference.mean(axis=0)
     delta, zeta = (difference - m) @ in_u, (difference - m) @ (np.eye(12) - in_u)
-    parts = D.decompose(frame, D.difference_covariance(x, y, precision="float64"))
+    parts = D.decompose(frame, D.difference_covariance(x, y))
     np.testing.assert_allclose(parts.beta, in_u @ m, atol=1e-13)
     np.testing.assert_allclose(parts.gamma, m - in_u @ m, atol=1e-13)
     assert parts.bias_u == pytest.approx(np.sum((in_u @ m) ** 2))
@@ -107,6 +107,9 @@ def test_leakage_of_gradients_in_a_turned_subspace(orthonormal, rng):
     for nothing in (np.zeros((4, 8)), np.full((4, 8), np.nan)):
         with pytest.raises(InputError, match="no energy"):
             D.leakage(frame, nothing)
+    for other in (np.ones((4, 7)), np.ones(8)):
+        with pytest.raises(InputError, match=r"gradients of shape .*: expected \(n, 8\), the width of the frame"):
+            D.leakage(frame, other)
 
 
 def test_coupling_finds_the_map_that_was_put_in(orthonormal, rng):
@@ -133,7 +136,7 @@ def test_coupling_is_sklearns_ridge(pairs):
     for ridge in (1e-3, 0.5):
         weight = ridge * np.sum(delta**2) / frame.rank
         model = Ridge(weight, fit_intercept=False).fit(delta, zeta)
-        found = D.coupling(frame, D.difference_covariance(x, y, precision="float64"), ridge=ridge)
+        found = D.coupling(frame, D.difference_covariance(x, y), ridge=ridge)
         assert found.norm == pytest.approx(np.linalg.norm(model.coef_, 2), rel=1e-8)
         left = np.sum((zeta - model.predict(delta)) ** 2)
         assert found.explained == pytest.approx(1 - left / np.sum(zeta**2), rel=1e-8)

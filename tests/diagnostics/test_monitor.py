@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -256,6 +257,23 @@ def test_a_run_that_went_back_replaces_what_came_after(stream, tmp_path):
     assert [r.step for r in D.read_log(log)] == [0]
 
 
+def test_logs_whose_names_have_a_dot_keep_their_own_frames(stream, tmp_path):
+    logs = [tmp_path / name for name in ("gap-lr0.1", "gap-lr0.2", "gap-lr0")]
+    monitors = [GapMonitor(energy=0.8, log=log) for log in logs]
+    for i, monitor in enumerate(monitors):
+        monitor.measure(0, *stream(20 * i))
+    for log, monitor in zip(logs, monitors, strict=True):
+        assert (tmp_path / f"{log.name}.frame.safetensors").exists()
+        np.testing.assert_array_equal(GapMonitor(log=log).frame.basis, monitor.frame.basis)
+
+
+def test_steps_counted_by_numpy(stream, tmp_path):
+    log = tmp_path / "gap.jsonl"
+    monitor = GapMonitor(lambda: stream(0), log=log, energy=0.8)
+    monitor.step(np.int64(0))
+    assert D.read_log(log) == monitor.records and type(monitor.records[0].step) is int
+
+
 def test_trainers_callback(basis):
     pytest.importorskip("transformers")
     monitor = GapMonitor(lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]), every=3)
@@ -335,8 +353,15 @@ def test_logs_it_refuses(stream, tmp_path):
     assert other.read_text() == '{"step": 3}\n'
     log = tmp_path / "gap.jsonl"
     GapMonitor(log=log).measure(0, *stream(0))
-    (tmp_path / "gap.frame.safetensors").unlink()
-    with pytest.raises(InputError, match=r"gap.frame.safetensors: no such file"):
+    frame = tmp_path / "gap.jsonl.frame.safetensors"
+    GapMonitor(energy=0.6, log=tmp_path / "other.jsonl").measure(0, *stream(0))
+    shutil.copy(tmp_path / "other.jsonl.frame.safetensors", frame)
+    with pytest.raises(
+        InputError, match=r"gap.jsonl.frame.safetensors: a frame of 1 of 8 directions, .* one of 3 of 8"
+    ):
+        GapMonitor(log=log)
+    frame.unlink()
+    with pytest.raises(InputError, match=r"gap.jsonl.frame.safetensors: no such file"):
         GapMonitor(log=log)
     with pytest.raises(FastRealignError, match="could not be written"):
         GapMonitor(log=tmp_path / "nowhere" / "gap.jsonl")

@@ -132,6 +132,18 @@ def test_what_nearest_refuses(monkeypatch):
         search(pool, pool, 2, engine="faiss")
 
 
+def test_a_faiss_that_cannot_be_imported(spherical, monkeypatch, tmp_path):
+    """NumPy searches instead, unless faiss was asked for."""
+    (tmp_path / "faiss.py").write_text("raise AttributeError('built for another NumPy')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(neighbours, "FEW", 0)
+    x, y = spherical(50, 6), spherical(60, 6)
+    assert D.mixing(x, y, k=5) == D.mixing(x, y, k=5, engine="numpy")
+    with pytest.raises(InputError, match=r"engine='faiss': .*built for another NumPy.*pip install faiss-cpu"):
+        D.mixing(x, y, k=5, engine="faiss")
+
+
 # --- mixing and support balance --------------------------------------------------------------------------------------
 
 

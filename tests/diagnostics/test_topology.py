@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
+from fastrealign.diagnostics.rows import draw
 from fastrealign.diagnostics.topology import jensen_shannon, kernel_density
 from fastrealign.errors import InputError
 
@@ -151,3 +152,17 @@ def test_what_pairwise_correlation_refuses(rng):
         D.pairwise_correlation(rows, rows[:-1])
     with pytest.raises(InputError, match="nothing to correlate"):
         D.pairwise_correlation(rows, np.repeat(rows[:1], 40, 0))
+    with pytest.raises(InputError, match="3 rows sampled of 40, expected at least 4"):
+        D.pairwise_correlation(rows, 2 * rows, rows=3)
+    assert D.pairwise_correlation(rows[:3], rows[:3], rows=3).value == pytest.approx(1)
+    assert np.isfinite(D.pairwise_correlation(rows, rows + 0.1, rows=4).error)
+
+
+def test_a_correlation_that_hangs_on_one_row_has_no_error(rng):
+    """Without it all cosines are equal, and what is left of their variance is rounding."""
+    rows = np.repeat(rng.standard_normal((1, 8)), 300, 0)
+    rows[5] = rng.standard_normal(8)
+    assert D.pairwise_correlation(rows, rows + 0.3, rows=None).value == pytest.approx(1, abs=0.5)
+    seed = next(seed for seed in range(50) if 5 in draw(300, 200, seed))
+    with pytest.raises(InputError, match="error of their correlation cannot be told"):
+        D.pairwise_correlation(rows, rows + 0.3, rows=200, seed=seed)

@@ -158,6 +158,20 @@ def test_layouts(tmp_path, rows_of, layout, new):
     assert torch.equal(out, x) and out.is_contiguous() and not out.requires_grad
 
 
+@pytest.mark.parametrize("negated", [lambda x: torch.complex(-x, -x).conj().imag, torch._neg_view])
+def test_negated_by_a_bit(tmp_path, rows_of, negated):
+    """The file has the other sign; the tensor says that it is to be changed."""
+    x = matrix()
+    value = {"emb": negated(x), "ids": negated(x[:, 0])}
+    assert value["emb"].is_neg()
+    shard = opened(saved(tmp_path / "x.pt", value))
+    expected = value["emb"].resolve_neg().numpy()
+    assert np.array_equal(rows_of(shard), expected)
+    assert np.array_equal(shard.of_rows()[0]["ids"], expected[:, 0])
+    out = copied(shard, tmp_path / "y.pt")["emb"]
+    assert np.array_equal(out.numpy(), expected) and not out.is_neg()
+
+
 @pytest.mark.parametrize("layout", [lambda x: x[:1].expand(9, 5), lambda x: x[:, :1].expand(23, 7)])
 def test_expanded(tmp_path, rows_of, layout):
     x = layout(matrix())

@@ -190,6 +190,35 @@ def test_many_identical_rows(few):
     json.dumps(report.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("differ", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_few_rows_that_differ(rng, differ, seed):
+    """A sample may have none of them, or have them in one of the groups that errors come of."""
+    rows = np.repeat(rng.standard_normal((1, 8)), 2000, 0)
+    rows[rng.choice(2000, differ, replace=False)] = rng.standard_normal((differ, 8))
+    report = fr.report(rows, rng.standard_normal((60, 8)), methods=("none", "realign"), seed=seed)
+    json.dumps(report.to_json(), allow_nan=False)
+    for of in report.methods.values():
+        assert of.correlation is None or of.correlation.error < 1
+    said = "\n".join(report.notes)
+    assert (report.methods["none"].topology is None) == (
+        "none, angles: source: all rows sampled are at one angle" in said
+    )
+
+
+def test_no_angles(few):
+    """Two directions, the second of one row that is not drawn: there are no densities, and the page does without."""
+    y, x = few(2000, 6)
+    y[:] = y[0]
+    y[np.setdiff1d(np.arange(2000), rooms.draw(2000, rooms.ANGLES, 0))[0]] *= [1, 1, 1, 1, 1, -1]
+    report = fr.report(y, x, methods=("none", "realign"))
+    assert all(of.topology is None and of.correlation is None for of in report.methods.values())
+    assert report.to_json()["methods"]["realign"]["jensen_shannon"] is None
+    assert "Angles" in str(report) and "realign, angles" in str(report)
+    pytest.importorskip("matplotlib")
+    assert 'id="angles"' not in report.to_html()
+
+
 def refused(error, *words):
     """The context in which an error of one line with these words is raised."""
     return pytest.raises(error, match="(?s)^(?!.*\n).*" + ".*".join(words))
@@ -236,5 +265,7 @@ def test_options_that_mean_nothing_are_told_in_one_line(few):
         fr.report(y, x, pairs=(y[:, :7], x[:, :7]))
     with refused(InputError, "domain other", "7 wide"):
         fr.report(y, x, domains={"other": (y[:, :7], x[:, :7])})
+    with refused(InputError, "domain named 'these rows'", "another name"):
+        fr.report("nowhere.npy", "nowhere.npy", domains={"these rows": (y, x)})
     with refused(InputError, "read once"):
         fr.report(iter([y]), x)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
 from importlib.resources import files
 
+import numpy as np
 import pytest
 
 import fastrealign as fr
 from fastrealign.baselines import METHODS
 from fastrealign.errors import FastRealignError, InputError
+from fastrealign.report.figures import png_names
 from fastrealign.report.svg import METHOD, VARIABLES
 from fastrealign.report.words import number, percent
 
@@ -120,6 +123,7 @@ def test_saved_files(tmp_path, demo_report, html):
     assert files[0].read_text("utf-8") == html, "the same figures give the same bytes"
     assert json.loads(files[1].read_text()) == demo_report.to_json()
     assert len(files) == 2 + 10 and {path.suffix for path in files[2:]} == {".png"}
+    assert {path.name for path in files[2:]} == set(png_names(demo_report.methods, pairs=True, domains=True))
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in files[2:])
     assert sorted(tmp_path.rglob("*.*")) == sorted(files), "nothing else is left"
 
@@ -136,6 +140,35 @@ def test_names_from_outside_are_escaped(few):
     html = report.to_html()
     assert "<b>" not in html and "&lt;b&gt;&amp;" in html
     Page(html)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_figures_are_text_and_leave_room(few):
+    y, x = few(30, 6)
+    names = (r"$\foo$", "#d9661f", 'id="a', "font: 9px b;", "first of " + 300 * "W" + " last")
+    report = fr.report(y, x, methods=("none",), domains=dict.fromkeys(names, (y, x)))
+    assert report.domains.names == ("these rows", *names)
+    html = report.to_html()
+    for shown in (*names[:3], "font: 9px b;", "first of…WWW last"):
+        assert f">{shown}</text>" in html
+    assert 20 * "W" not in html and "DejaVu" not in html
+
+
+def test_names_of_files_that_are_not_utf8(tmp_path, few):
+    y, x = few(30, 6)
+    name = os.fsdecode(b"bad\xff.npy")
+    try:
+        np.save(tmp_path / name, y)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    y[:] = y[:3].repeat(10, axis=0)
+    np.save(tmp_path / name, y)
+    report = fr.report(tmp_path / name, x, methods=("none", "realign"), domains={name: (tmp_path / name, x)})
+    page, figures = (path.read_text("utf-8") for path in report.save(tmp_path / "report.html"))
+    assert r"bad\xff.npy" in page and "udcff" not in figures
+    value = json.loads(figures)
+    assert value["source"]["name"].endswith(r"bad\xff.npy") and value["domains"]["names"][1] == r"bad\xff.npy"
+    assert any(r"bad\xff.npy" in note for note in value["notes"])
 
 
 def test_all_methods_on_one_page(few):

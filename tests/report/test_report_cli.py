@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,6 +64,30 @@ def test_a_report_is_replaced_only_when_told(tmp_path, given, run):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "") and "r.html: exists" in err and "--overwrite" in err
     assert run(*arguments, "--overwrite") == (0, "", "")
+
+
+@pytest.mark.parametrize("methods, drawing", [("realign", "plane.png"), ("none,realign", "plane-none.png")])
+def test_a_drawing_is_replaced_only_when_told(tmp_path, given, run, methods, drawing, monkeypatch):
+    arguments = (*given, "--methods", methods, "--out", tmp_path / "r.html", "--png", tmp_path, "--quiet")
+    (tmp_path / drawing).write_text("mine")
+    (tmp_path / "parts.png").write_text("mine")  # there are no pairs to draw
+    with monkeypatch.context() as patched:
+        patched.setattr("fastrealign.report", None)
+        code, out, err = run(*arguments)
+    assert (code, out) == (2, "") and f"{drawing}: exists" in err and "--overwrite" in err
+    assert (tmp_path / drawing).read_text() == "mine" and not (tmp_path / "r.html").exists()
+    assert run(*arguments, "--overwrite") == (0, "", "")
+    assert (tmp_path / drawing).read_bytes().startswith(b"\x89PNG") and (tmp_path / "parts.png").read_text() == "mine"
+
+
+def test_a_page_of_a_name_that_is_not_utf8(tmp_path, given, run):
+    out = tmp_path / os.fsdecode(b"bad\xff.html")
+    try:
+        out.touch()
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    code, printed, err = run(*given, "--methods", "realign", "--overwrite", "--out", out)
+    assert (code, err) == (0, "") and r"bad\xff.html" in printed
 
 
 def test_errors_are_one_line(tmp_path, given, run):
