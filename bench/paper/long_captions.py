@@ -153,7 +153,7 @@ def draw(results: Results) -> Figure:
     for at, of in enumerate(values):
         right.plot([at] * len(of), of, "_", color=INK, ms=10)
     what = results["about"] if "encoders" in results else f"{len(reads)} draws of {results['rows']:,} rows"
-    right.set_title(f"demo: {what}; bars: mean, lines: each", loc="left", fontsize=10.5)
+    right.set_title(f"demo: {what}\nbars: mean, lines: each", loc="left", fontsize=10.5)
     return figure
 
 

@@ -363,4 +363,5 @@ def _domains(report: GapReport) -> Drawing:
 def _short(name: str, most: int) -> str:
     """A name in about so many letters, and never fewer than 5: of a longer one both ends, as names often share one."""
     name, half = " ".join(name.split()), max(most // 2, 2)
-    return name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
+    short = name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
+    return short.replace("$", r"\$")  # between two of them matplotlib reads mathematics

@@ -42,7 +42,6 @@ STYLE = {
     "svg.hashsalt": "fastrealign",
     "font.size": 10.0,
     "font.family": "sans-serif",
-    "text.parse_math": False,  # a name may have dollar signs
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
