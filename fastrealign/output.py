@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastrealign import io
 from fastrealign.claim import Claim
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError
 from fastrealign.folders import folder_of, inside, is_folder, is_there, make_folders, real, remove_folders, walk
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import MANIFEST, Manifest, Order
@@ -122,23 +123,25 @@ class Output:
         """
         complete = self.look(resume=resume, overwrite=overwrite)
         made = make_folders(self.root)
+        claim = None
         try:
             journal = Journal(self.journal, fsync)
-        except BaseException:
-            remove_folders(made)
-            raise
-        if not (resume or overwrite):
-            self._check_still_empty(journal)
-        claim = Claim(self, order, journal, complete, made, fsync, verify)
-        try:
+            if not (resume or overwrite):
+                self._check_still_empty(journal)
+            claim = Claim(self, order, journal, complete, made, fsync, verify)
             if overwrite:
                 claim.begin_anew()
             elif resume:
                 claim.go_on()
             if not claim.finished:
                 journal.begin(order)
-        except BaseException:
-            claim.leave()
+        except BaseException as error:
+            if claim is not None:
+                claim.leave()
+            else:
+                if isinstance(error, KeyboardInterrupt):
+                    self._clear_journal()
+                remove_folders(made)
             raise
         return claim
 
@@ -155,6 +158,15 @@ class Output:
         if resume and there and complete is None and not self.journal.exists():
             raise InputError(f"{self.out}: holds {there[0]}, but no run to go on with; choose an empty folder")
         return complete
+
+    def _clear_journal(self) -> None:
+        """Of a run that was interrupted while it made it: an empty journal would be taken for an unfinished run."""
+        with suppress(FastRealignError):  # it is another one's
+            journal = Journal(self.journal)
+            if journal.noted.order is None:
+                journal.remove()
+            else:
+                journal.close()
 
     def _check_still_empty(self, journal: Journal) -> None:
         """Another process may have begun, or even ended, between the look at the folder and the lock."""

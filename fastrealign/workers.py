@@ -139,7 +139,9 @@ class Workers:
         piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES
         if max_memory is not None:
             if not isinstance(max_memory, numbers.Integral) or max_memory < 2 * _SMALLEST_PIECE:
-                raise InputError(f"max_memory={max_memory!r}: expected bytes, at least {2 * _SMALLEST_PIECE}")
+                raise InputError(
+                    f"max_memory={max_memory!r}: expected at least {2 * _SMALLEST_PIECE} bytes, a whole number"
+                )
             threads = min(threads, max_memory // (2 * _SMALLEST_PIECE))
             piece = min(piece, max_memory // (2 * threads))
         return cls(threads, names, piece)

@@ -15,6 +15,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
+from fastrealign.io.lines import FileLines
 from fastrealign.output import JOURNAL
 
 SHARDS = 120
@@ -130,6 +131,21 @@ def test_stopped_while_fitting_it_leaves_nothing(tmp_path, case):
         assert not out.exists()
     else:
         assert temporaries(out) == []
+
+
+def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, monkeypatch):
+    text, image, _ = case
+    read, stop = FileLines.text, [KeyboardInterrupt]
+
+    def stopped(self):
+        if stop:
+            raise stop.pop()
+        return read(self)
+
+    monkeypatch.setattr(FileLines, "text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fr.align(text, image, tmp_path / "out" / "deep")
+    assert not (tmp_path / "out").exists()
 
 
 class Signals(fr.progress.Progress):
