@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.errors import InputError
-from fastrealign.folders import make_folders, remove_temporaries
+from fastrealign.folders import make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import lists, retyped
@@ -236,9 +236,7 @@ class _Target:
                         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
                     raise
         except BaseException:
-            for folder in sorted(missing, key=lambda folder: -len(folder.parts)):
-                with suppress(OSError):
-                    folder.rmdir()
+            remove_folders(sorted(missing, key=lambda folder: -len(folder.parts)))
             raise
 
     @contextmanager

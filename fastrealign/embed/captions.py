@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, one_line, reading, shown
+from fastrealign.io.files import file_size, is_utf8, one_line, reading, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,15 +60,6 @@ def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> 
         yield from _lines(path, prefix)
     else:
         yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids)
-
-
-def is_utf8(text: str) -> bool:
-    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def name_problem(id: str) -> str | None:

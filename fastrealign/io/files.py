@@ -80,6 +80,15 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turns an OSError met while reading `path` into an InputError that names it."""

@@ -21,7 +21,7 @@ from fastrealign.revision.world import Sizes, World, make
 
 TUNINGS = ("image", "text")
 PAIRED = "paired"  # not a method of alignment: pretraining on the images of the captions' own scenes
-TOKENS = 12  # a scene takes about as many words; with 4 a description named half as much of what is there
+TOKENS = 12  # a scene takes about as many words; with fewer a description named less of what is there
 NEVER = 1_000_000  # steps between checkpoints: a stage takes a minute
 # A small network and a corpus of thousands: larger steps than the paper's 5e-4 and 1e-5, and stage 1 twice over its captions.
 STAGE_1 = {"learning_rate": 3e-3, "epochs": 2.0, "batch_size": 32}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from fastrealign.errors import InputError
-from fastrealign.io.files import Descriptor, file_size, one_line, open_binary, reading
+from fastrealign.io.files import Descriptor, file_size, is_utf8, one_line, open_binary, reading
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import place
 from fastrealign.progress import SILENT, Progress
@@ -64,10 +64,8 @@ class Example:
                 raise self._fault(f"{IMAGE} stands more than once in it; it belongs once into the first prompt")
             if not response.strip():
                 raise self._fault(f"response {number} is empty, so there is nothing to learn; remove it")
-        try:
-            "".join(itertools.chain([self.id], *self.turns)).encode()
-        except UnicodeEncodeError:
-            raise self._fault("holds half of a surrogate pair, which is no text") from None
+        if not is_utf8("".join(itertools.chain([self.id], *self.turns))):
+            raise self._fault("holds half of a surrogate pair, which is no text")
 
     def _fault(self, what: str) -> InputError:
         return InputError(f"example {self.id!r}: {what}")

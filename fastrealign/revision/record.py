@@ -87,12 +87,12 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, expected a new folder for the trained model")
-    held = out.is_dir() and any(one.name != _LOCK for one in out.iterdir())
-    there = held and (out / RUN).is_file()
-    if held and not resume:
+    used = out.is_dir() and any(one.name != _LOCK for one in out.iterdir())
+    there = used and (out / RUN).is_file()
+    if used and not resume:
         go_on = "go on with the run that is in it with --resume, or " if there else ""
         raise InputError(f"{out}: is not empty; {go_on}choose another out")
-    if held and not there:
+    if used and not there:
         raise InputError(f"{out}: has no {RUN}, so there is no run to go on with; choose another out")
     if not there:
         return None
