@@ -29,8 +29,9 @@ examples:
   fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/
 
-`fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, .arrow, .safetensors, .pt, .lance, flat .faiss indexes, and
-pickles of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones, Hugging Face datasets; paths or URLs."""
+`fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, .arrow, .safetensors, .pt, .lance, .faiss indexes that hold
+their rows, and pickles of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones, Hugging Face datasets;
+paths or URLs."""
 
 _SOURCE = (
     "text embeddings: a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"

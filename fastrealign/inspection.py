@@ -220,6 +220,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
         "dtypes": dtypes,
         "bytes": nbytes,
         "skipped": files.skipped,
+        "notes": sorted({shard.note for shard in shards if shard.note}),
         "metadata": sum(shard.metadata is not None for shard in shards),
         "first_shards": [
             {"name": shard.name, "rows": shard.rows, "dtype": shard.dtype.name} for shard in shards[:_LISTED_SHARDS]
@@ -241,6 +242,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
     lines += [f"  {shard.name}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
     if len(shards) > _LISTED_SHARDS:
         lines.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
+    lines += [f"  note           {note}" for note in value["notes"]]
     if value["metadata"]:
         lines.append(f"  metadata       {count(value['metadata'], 'file')}, carried along with the aligned shards")
     if files.skipped:

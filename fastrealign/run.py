@@ -382,6 +382,7 @@ class _Run:
             bad_rows_were=manifest.order.options["bad_rows"],
             first_bad=bad[:LISTED_ROWS],
             left_out=[why for side in manifest.left_out.values() for why in side.values()],
+            notes=sorted({shard.note for shard in shards.values() if shard.note}),
             shards=len(manifest.shards),
             shards_before=before,
             bytes_out=sum(shard.bytes for shard in manifest.shards),

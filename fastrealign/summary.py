@@ -26,6 +26,7 @@ class Report:
     bad_rows      rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": kept as they came
     first_bad     the first of them, one line each
     left_out      shards that could not be read and were left out, one line each
+    notes         on how some shards were read and written, where that is not as a matter of course
     shards        in the output; `shards_before` of them were complete before this run (resume)
     bytes_out     size of the shards written, all of them
     rows_now, bytes_now  embeddings that this run aligned, and their size as they were read
@@ -46,6 +47,7 @@ class Report:
     bad_rows_were: str
     first_bad: list[str]
     left_out: list[str]
+    notes: list[str]
     shards: int
     shards_before: int
     bytes_out: int
@@ -104,6 +106,7 @@ class Report:
                 f"  left out   {count(len(self.left_out), 'shard')} that could not be read, the first of them:"
             )
             lines += [f"             {line}" for line in self.left_out[:5]]
+        lines += [f"  note       {note}" for note in self.notes]
         written = f"{count(self.shards, 'shard')}, {count(self.rows_out, 'row')}, {size(self.bytes_out)}"
         lines.append(f"  written    {self.out}: {written}")
         lines += [f"             {path}" for path in self.files.values()]

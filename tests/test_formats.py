@@ -51,6 +51,25 @@ def test_shard_for_shard_with_what_belongs_to_the_rows(tmp_path, suffix, sides):
     assert fr.align(npy, image, tmp_path / "npy_out").alignment.fingerprint == report.alignment.fingerprint
 
 
+@pytest.mark.parametrize("kind", ["IVF5,Flat", "IDMap2,HNSW8"])
+def test_an_index_that_finds_rows_is_aligned_into_a_flat_one(tmp_path, rng, kind):
+    faiss = pytest.importorskip("faiss")
+    texts, ids = corpus.rows(180, 1), rng.permutation(1800)[:180]
+    index = faiss.index_factory(texts.shape[1], kind)
+    index.train(texts)
+    index.add_with_ids(texts, ids)
+    faiss.write_index(index, str(tmp_path / "text.index"))
+    np.save(tmp_path / "image.npy", corpus.rows(150, 2))
+    report = fr.align(tmp_path / "text.index", tmp_path / "image.npy", tmp_path / "out", threads=3)
+    rows, found = corpus.embeddings_and_ids(tmp_path / "out" / "text.index")
+    order = np.argsort(ids) if "IVF" in kind else np.arange(180)
+    assert found == ids[order].tolist()
+    assert np.array_equal(rows, report.alignment(texts[order]))
+    assert report.to_json()["notes"] == report.notes and "written as a flat index with ids" in report.notes[0]
+    assert report.notes[0] in str(report)
+    assert len(str(fr.align(tmp_path / "image.npy", texts, tmp_path / "other")).split("note")) == 1
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_bad_rows(tmp_path, suffix, sides, threads):
     text, image, parts = sides

@@ -47,6 +47,7 @@ class Shard(ABC):
               that has no rows and does not say how wide they would be has dim 0.
     skipped   items of the container that carry no embedding
     parts     how many rows lie in each part that `part` reads alone, where that is known and there are several
+    note      what is to be known of how the file is read and its twin written, where that is not as a matter of course
     metadata  the parquet file that describes the same rows (clip-retrieval layout), or None
     metadata_name      where its twin goes, relative to the output's root
     """
@@ -63,6 +64,7 @@ class Shard(ABC):
     dtype: np.dtype
     skipped: int = 0
     parts: Sequence[int] = ()
+    note: str | None = None
     metadata: Place | None = None
     metadata_name: str | None = None
 

@@ -25,10 +25,10 @@ from fastrealign.errors import InputError
 from fastrealign.io.files import Descriptor, file_size, is_utf8, one_line, open_binary, reading
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import place
+from fastrealign.io.spool import Spool
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.index import id_text, lookup_hashes, twice
 from fastrealign.revision.json_list import records_of
-from fastrealign.revision.spool import Spool
 
 # Stands in a prompt where the visual tokens come.
 IMAGE = "<image>"

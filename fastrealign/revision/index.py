@@ -21,7 +21,7 @@ from numpy.lib import format as npy_format
 
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFolder
-from fastrealign.revision.spool import Spool
+from fastrealign.io.spool import Spool
 
 _HASH = np.dtype([("high", "<u8"), ("low", "<u4")])
 # Ids that are sorted at a time, and up to which the index stays in memory.

@@ -1,4 +1,4 @@
-"""faiss_files.py: flat indexes that faiss wrote are read by position; what is written faiss loads and searches."""
+"""faiss_files.py: indexes that faiss wrote are read by position; what is written faiss loads and searches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from shards import rewrite_at_random
 
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io import faiss_files
+from fastrealign.io import faiss_files, faiss_lists
 from fastrealign.io.faiss_files import FaissShard
 
 faiss = pytest.importorskip("faiss")
@@ -107,25 +107,185 @@ def test_dropped_rows_take_their_ids_along(tmp_path, monkeypatch, ids, dropped):
     assert ids == "bare" or np.array_equal(numbers, ids_of()[keep])
 
 
+def made(path, kind, x, metric=faiss.METRIC_L2, ids=None):
+    """An index that faiss trained, filled and wrote; what faiss itself knows of its rows is left to the test."""
+    index = faiss.index_factory(x.shape[1], kind, metric) if isinstance(kind, str) else kind(x.shape[1])
+    index.train(x)
+    if ids is None:
+        index.add(x)
+    else:
+        index.add_with_ids(x, ids)
+    faiss.write_index(index, str(path))
+    return index
+
+
+def lists_with_a_direct_map(d, how="Hashtable"):
+    index = faiss.index_factory(d, "IVF7,Flat")
+    index.set_direct_map_type(getattr(faiss.DirectMap, how))
+    return index
+
+
+HOLDING = {
+    "lists": "IVF7,Flat",
+    "one list": "IVF1,Flat",
+    "lists found by a graph": "IVF7_HNSW4,Flat",
+    "lists found by two": "IMI2x2,Flat",
+    "most lists empty": lambda d: faiss.IndexIVFFlat(faiss.IndexFlatL2(d), d, 200),
+    "array": lambda d: lists_with_a_direct_map(d, "Array"),
+    "hashtable": lists_with_a_direct_map,
+    "graph": "HNSW8",
+    "nsg": "NSG8",
+    "panorama": lambda d: faiss.IndexHNSWFlatPanorama(d, 8, 2),
+    "cagra": lambda d: faiss.IndexHNSWCagra(d, 8),
+    "refined": "SQ8,RFlat",
+    "refined lists": "IVF7,PQ2x4,RFlat",
+}
+
+
+@pytest.mark.parametrize("ids", ["own", "map", "map2"])
+@pytest.mark.parametrize("kind", HOLDING)
+def test_rows_of_indexes_that_hold_them(tmp_path, rows_of, rng, kind, ids):
+    x = rng.standard_normal((400, 6)).astype(np.float32)
+    numbers = None if ids == "own" else rng.permutation(4000)[:400] - 2000
+    what = HOLDING[kind]
+    if ids != "own":
+        wrap = {"map": faiss.IndexIDMap, "map2": faiss.IndexIDMap2}[ids]
+        inner = faiss.index_factory(6, what) if isinstance(what, str) else what(6)
+        made(tmp_path / "x.faiss", lambda d: wrap(inner), x, ids=numbers)
+    else:
+        made(tmp_path / "x.faiss", what, x)
+    shard = opened(tmp_path / "x.faiss")
+    assert (shard.rows, shard.dim, shard.dtype) == (400, 6, np.float32)
+    assert np.array_equal(rows_of(shard), x)
+    assert shard.has_ids == (ids != "own")
+    assert numbers is None or np.array_equal(shard.of_rows()[0]["id"], numbers)
+    written = copied(shard, tmp_path / "y.faiss", scale=2)
+    assert isinstance(written, faiss.IndexFlatL2 if numbers is None else faiss.IndexIDMap)
+    rows, found = rows_in(written)
+    assert np.array_equal(rows, 2 * x)
+    assert numbers is None or np.array_equal(found, numbers)
+    distances, nearest = written.search(2 * x[:5], 1)
+    assert np.array_equal(nearest[:, 0], np.arange(5) if numbers is None else numbers[:5]) and not distances.any()
+
+
+@pytest.mark.parametrize("largest", [1 << 24, 64], ids=["sorted at once", "sorted by ranges"])
+@pytest.mark.parametrize("ids", ["in order", "from 1000", "any", "twice", "all one"])
+def test_rows_of_lists_come_in_the_order_of_their_ids(tmp_path, rows_of, rng, monkeypatch, ids, largest):
+    monkeypatch.setattr(faiss_lists, "_SORTED", largest)
+    monkeypatch.setattr(faiss_lists, "_GATHERED_BYTES", 100)
+    x = rng.standard_normal((300, 6)).astype(np.float32)
+    numbers = {
+        "in order": np.arange(300),
+        "from 1000": np.arange(1000, 1300),
+        "any": rng.integers(-(2**63), 2**63 - 1, 300),
+        "twice": np.arange(300) // 2,
+        "all one": np.full(300, 7),
+    }[ids]
+    shuffled = rng.permutation(300)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(6), 6, 9, faiss.METRIC_INNER_PRODUCT)
+    index.train(x)
+    for part in np.array_split(shuffled, 4):
+        index.add_with_ids(x[part], numbers[part])
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    shard = opened(tmp_path / "x.faiss")
+    rows = rows_of(shard, 37)
+    assert shard.has_ids == (ids != "in order")
+    found = shard.ids(0, 300) if shard.has_ids else np.arange(300)
+    assert np.array_equal(found, np.sort(numbers))
+    assert {(int(i), row.tobytes()) for i, row in zip(found, rows, strict=True)} == {
+        (int(i), row.tobytes()) for i, row in zip(numbers, x, strict=True)
+    }
+    if ids in ("in order", "from 1000", "any"):
+        assert np.array_equal(rows, x[np.argsort(numbers)])
+    keep = rng.random(300) < 0.7
+    written = copied(shard, tmp_path / "y.faiss", keep, chunk=11)
+    assert written.metric_type == faiss.METRIC_INNER_PRODUCT
+    kept, its = rows_in(written)
+    assert np.array_equal(kept, rows[keep]) and (its is None or np.array_equal(its, found[keep]))
+
+
+def test_rows_removed_from_lists_are_not_there(tmp_path, rows_of, rng):
+    x = rng.standard_normal((60, 6)).astype(np.float32)
+    index = made(tmp_path / "x.faiss", "IVF4,Flat", x)
+    index.remove_ids(np.arange(0, 60, 3))
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    shard = opened(tmp_path / "x.faiss")
+    left = np.setdiff1d(np.arange(60), np.arange(0, 60, 3))
+    assert np.array_equal(rows_of(shard), x[left]) and np.array_equal(shard.ids(0, 40), left)
+
+
+@pytest.mark.parametrize("kind", ["IVF4,Flat", "HNSW8", "IDMap2,HNSW8"])
+def test_an_index_without_rows(tmp_path, rows_of, kind):
+    index = faiss.index_factory(6, kind)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    shard = opened(tmp_path / "x.faiss")
+    assert (shard.rows, shard.dim) == (0, 6)
+    assert rows_of(shard).shape == (0, 6)
+    assert copied(shard, tmp_path / "y.faiss").is_trained
+
+
+def test_other_metrics_keep_their_parameter(tmp_path, rng):
+    x = rng.standard_normal((60, 6)).astype(np.float32)
+    index = faiss.IndexHNSWFlat(6, 8, faiss.METRIC_Lp)
+    index.metric_arg = index.storage.metric_arg = 3.0
+    index.add(x)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    written = copied(opened(tmp_path / "x.faiss"), tmp_path / "y.faiss")
+    assert (written.metric_type, written.metric_arg) == (faiss.METRIC_Lp, 3.0)
+    assert np.array_equal(written.reconstruct_n(0, 60), x)
+
+
+def test_rows_kept_in_another_file_are_told(tmp_path, refused, rng):
+    x = rng.standard_normal((60, 6)).astype(np.float32)
+    index = faiss.index_factory(6, "IVF4,Flat")
+    index.train(x)
+    lists = faiss.OnDiskInvertedLists(4, index.code_size, str(tmp_path / "lists"))
+    index.replace_invlists(lists)
+    index.add(x)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    refused(lambda: opened(tmp_path / "x.faiss"), tmp_path / "x.faiss", "OnDiskInvertedLists", "give the embeddings")
+    graph = faiss.IndexHNSWFlat(6, 8)
+    graph.add(x)
+    faiss.write_index(graph, str(tmp_path / "y.faiss"), faiss.IO_FLAG_SKIP_STORAGE)
+    refused(lambda: opened(tmp_path / "y.faiss"), tmp_path / "y.faiss", "IndexHNSWFlat", "written without them")
+
+
+@pytest.mark.parametrize("kind", ["IVF7,Flat", "HNSW8", "SQ8,RFlat"])
+def test_any_cut_is_told(tmp_path, refused, rng, kind):
+    made(tmp_path / "x.faiss", kind, rng.standard_normal((300, 6)).astype(np.float32))
+    whole = (tmp_path / "x.faiss").read_bytes()
+    for size in [5, 40, len(whole) // 3, len(whole) - 7300, len(whole) - 8, len(whole) - 1]:
+        (tmp_path / "y.faiss").write_bytes(whole[:size])
+        refused(lambda: opened(tmp_path / "y.faiss"), tmp_path / "y.faiss", "truncated")
+    (tmp_path / "y.faiss").write_bytes(whole + b"x")
+    refused(lambda: opened(tmp_path / "y.faiss"), tmp_path / "y.faiss", "damaged")
+
+
+@pytest.mark.parametrize("sizes", [[-1, 301, 0], [2**62, 2**62, 2**62], [100, 100, 99], [2**63 - 1, 1, 1]])
+def test_sizes_of_lists_beyond_reason(tmp_path, refused, rng, sizes):
+    made(tmp_path / "x.faiss", "IVF3,Flat", rng.standard_normal((300, 6)).astype(np.float32))
+    data = bytearray((tmp_path / "x.faiss").read_bytes())
+    at = len(data) - 300 * 32 - 24
+    data[at : at + 24] = np.array(sizes, np.int64).tobytes()
+    (tmp_path / "x.faiss").write_bytes(data)
+    refused(lambda: opened(tmp_path / "x.faiss"), tmp_path / "x.faiss", "do not hold the 300 rows")
+
+
 @pytest.mark.parametrize(
     "kind, name",
     [
-        ("IVF2,Flat", "IndexIVFFlat"),
         ("IVF2,PQ2x4", "IndexIVFPQ"),
         ("IVF2,SQ8", "IndexIVFScalarQuantizer"),
         ("IVF2,PQ4x4fs", "IndexIVFPQFastScan"),
         ("PQ2x4", "IndexPQ"),
         ("PQ4x4fs", "IndexPQFastScan"),
         ("SQ8", "IndexScalarQuantizer"),
-        ("HNSW8", "IndexHNSWFlat"),
         ("HNSW8,PQ2x4", "IndexHNSWPQ"),
         ("HNSW8,SQ8", "IndexHNSWSQ"),
-        ("NSG8", "IndexNSGFlat"),
         ("LSH", "IndexLSH"),
         ("PCA4,Flat", "IndexPreTransform"),
-        ("SQ8,RFlat", "IndexRefineFlat"),
+        ("IVF2,FlatDedup", "IndexIVFFlatDedup"),
         ("RQ2x4", "IndexResidualQuantizer"),
-        ("IDMap,HNSW8", "IndexHNSWFlat"),
         ("IDMap,PQ2x4", "IndexPQ"),
     ],
 )
@@ -138,7 +298,12 @@ def test_other_indexes_are_named(tmp_path, refused, kind, name):
     else:
         index.add(x)
     faiss.write_index(index, str(tmp_path / "x.index"))
-    message = refused(lambda: opened(tmp_path / "x.index"), tmp_path / "x.index", "is an ", "reconstruct_n")
+    message = refused(
+        lambda: opened(tmp_path / "x.index"),
+        tmp_path / "x.index",
+        "is an ",
+        "give the embeddings that it was made from",
+    )
     with open(tmp_path / "x.index", "rb") as file:
         code = file.read(4).decode()
     assert f" {name}, " in message or f"index of type {code}, " in message
@@ -199,6 +364,13 @@ def test_any_damage_raises_nothing_but_input_errors(tmp_path):
                 pass
         except InputError as error:
             assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_threads_read_lists_at_random(tmp_path):
+    x = matrix(4000, 16)
+    made(tmp_path / "x.faiss", "IVF20,Flat", x)
+    rewrite_at_random(opened(tmp_path / "x.faiss"), tmp_path / "y.faiss")
+    assert np.array_equal(faiss.read_index(str(tmp_path / "y.faiss")).reconstruct_n(0, 4000), x)
 
 
 def test_threads_read_and_write_at_random(tmp_path):

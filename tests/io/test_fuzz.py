@@ -64,6 +64,17 @@ def faiss_file(path):
     corpus.faiss_file(path, ROWS, IDS)
 
 
+def faiss_index(kind):
+    def write(path):
+        faiss = pytest.importorskip("faiss")
+        index = faiss.index_factory(6, kind)
+        index.train(ROWS)
+        index.add_with_ids(ROWS, IDS + 3) if "IDMap" in kind or "IVF30" in kind else index.add(ROWS)
+        faiss.write_index(index, str(path))
+
+    return write
+
+
 WHOLE = {
     "a.npy": npy,
     "b.npy": bfloat16_npy,
@@ -74,6 +85,10 @@ WHOLE = {
     "g.safetensors": safetensors,
     "h.pt": torch_file,
     "i.faiss": faiss_file,
+    "j.faiss": faiss_index("IVF3,Flat"),
+    "k.faiss": faiss_index("IVF30,Flat"),
+    "l.faiss": faiss_index("HNSW4"),
+    "m.index": faiss_index("IDMap2,IVF3,Flat"),
 }
 
 # Where (as a share of the file, so that what is found can be made smaller), what is done there, and with what.
