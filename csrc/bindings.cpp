@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/dispatch.h"
+#include "cpu/float_state.h"
 
 namespace py = pybind11;
 namespace fr = fastrealign;
@@ -42,6 +43,8 @@ py::tuple answer(const fr::Outcome& outcome) {
 PYBIND11_MODULE(_core, m) {
     m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.ops.";
     m.def("instruction_sets", &fr::instruction_sets);
+    m.attr("DEFAULT_FLOAT_STATE") = fr::default_float_state;
+    m.def("set_float_state", &fr::set_float_state, py::arg("state"));
     m.def(
         "reduce",
         [](const MatrixTuple& in, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags, int threads,

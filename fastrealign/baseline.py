@@ -31,6 +31,7 @@ from fastrealign.files import (
     or_none,
     save_tensors,
 )
+from fastrealign.float_state import computes
 from fastrealign.ops import Counts, RowMap
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ class Baseline:
 
         return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
+    @computes
     def apply(
         self,
         rows: Any,

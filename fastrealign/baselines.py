@@ -33,6 +33,7 @@ from fastrealign.diagnostics.spectrum import covariance
 from fastrealign.distributed import shared, world_of
 from fastrealign.errors import InputError
 from fastrealign.fit import check_alone, fit
+from fastrealign.float_state import computes
 from fastrealign.ops import RowMap
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
@@ -55,6 +56,7 @@ class Mapped(ChunkSource):
             yield self._method(rows, **numbered)
 
 
+@computes
 def fit_baseline(
     name: str,
     source: Any,

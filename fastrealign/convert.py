@@ -19,6 +19,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.folders import make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
@@ -86,6 +87,7 @@ class Conversion:
         return "\n".join(lines)
 
 
+@computes
 def convert(
     source: Any,
     out: str | os.PathLike,

@@ -14,6 +14,7 @@ import numpy as np
 from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError
 from fastrealign.fit import fit
+from fastrealign.float_state import computes
 from fastrealign.moments import Moments
 from fastrealign.passes import CENTROIDS
 
@@ -66,6 +67,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         estimator.n_features_in_ = alignment.dim
         return estimator
 
+    @computes
     def fit(self, X: Any, y: Any = None) -> ReAlign:
         """Learn the map from the rows of X (n >= 2, d) to `target`; y is ignored.
 
@@ -85,6 +87,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.alignment_ = fit(X, target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
         return self
 
+    @computes
     def transform(self, X: Any) -> np.ndarray:
         """Align the rows of X (n, d): unit rows (n, d) in the element type of X, or float64 for non-float types."""
         check_is_fitted(self)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrealign.float_state import computes
+
 # One step of the sums is 2^-40 (csrc/exact_sum.h).
 FRACTION_BITS = 40
 
@@ -57,6 +59,7 @@ class ExactSum:
         return twin
 
     @property
+    @computes
     def mean(self) -> np.ndarray:
         """float64 (d,): the total over `count`; correct to the last digit or two of float64. NaN for no rows."""
         if self.count == 0:

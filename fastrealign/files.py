@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place
@@ -60,6 +61,7 @@ class OtherKind(InputError):
         self.kind = kind
 
 
+@computes
 def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
     from safetensors.numpy import save
@@ -77,6 +79,7 @@ def save_bytes(path: str | Place, data: bytes) -> None:
         file.commit()
 
 
+@computes
 def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     from safetensors import SafetensorError, safe_open

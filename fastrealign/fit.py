@@ -18,6 +18,7 @@ from fastrealign.baseline import Baseline
 from fastrealign.certified import fit_certified
 from fastrealign.distributed import ALONE, World, shared, world_of
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
@@ -26,6 +27,7 @@ from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.workers import Workers
 
 
+@computes
 def fit(
     source: Any,
     target: Any,

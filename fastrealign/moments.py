@@ -8,6 +8,7 @@ import numpy as np
 
 from fastrealign.errors import BadRowsError, InputError
 from fastrealign.exact import ExactSum
+from fastrealign.float_state import computes
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place
@@ -145,6 +146,7 @@ class Moments:
         return moments
 
 
+@computes
 def trace_of_unit_rows(mean: np.ndarray) -> float:
     """E|e - mean|^2 = 1 - |mean|^2, exactly so for unit rows. mean: float64 (d,)."""
     return max(0.0, 1.0 - float((mean * mean).sum()))

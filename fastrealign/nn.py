@@ -16,11 +16,43 @@ from fastrealign.errors import InputError
 from fastrealign.ops import RowMap
 from fastrealign.sides import SMALLEST_TRACE
 
+# What buffers are cast to for mixed precision.
+_NARROWER = (torch.bfloat16, torch.float16, torch.float32)
+
 
 class _Fitted(torch.nn.Module):
-    """State that is float64 buffers alone."""
+    """State that is float64 buffers alone, whatever `.half()`, `.to(dtype)` or FSDP's buffer_dtype ask for.
+
+    FSDP points buffers at narrower copies of themselves, in place and at a time of its own, and later casts these back. So
+    `_exact` keeps the memory that each had, by name: (the buffer, a tensor on its memory).
+    """
 
     dim: int
+    _exact: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+    def _keep(self) -> None:
+        """What the buffers hold now is exact."""
+        floats = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
+        self._exact = {name: (buffer, buffer.detach()) for name, buffer in floats.items()}
+
+    def _restore(self) -> None:
+        """Where a buffer was replaced in place by a rounded copy, it gets its digits back."""
+        for name, (buffer, exact) in self._exact.items():
+            if self._buffers[name] is not buffer or buffer.data_ptr() == exact.data_ptr():
+                continue
+            here = exact.to(buffer.device)
+            casts = (here.to(dtype).to(buffer.dtype) for dtype in (buffer.dtype, *_NARROWER))
+            if any(torch.equal(cast.nan_to_num(), buffer.nan_to_num()) for cast in casts):
+                buffer.data = here
+            self._exact[name] = buffer, buffer.detach()
+
+    def _value(self, name: str) -> torch.Tensor | None:
+        """A buffer in float64."""
+        buffer = self._buffers[name]
+        if torch.compiler.is_compiling():
+            return buffer if buffer is None or buffer.dtype == torch.float64 else self._exact[name][1]
+        self._restore()
+        return buffer
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         """x as rows (n, dim); InputError for another width, and for forward-mode differentiation, which operators drop."""
@@ -40,13 +72,32 @@ class _Fitted(torch.nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Fitted:
         """Moves between devices, never to another element type: float16 would cost the map its digits."""
+        self._restore()
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, kept in before.items():
             moved = self._buffers[name]
             if kept is not None and moved.dtype != kept.dtype:
                 self._buffers[name] = kept.to(moved.device)
+        self._keep()
         return self
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._restore()
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._restore()
+        super()._load_from_state_dict(*args)
+        self._keep()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._restore()
+        return {name: value for name, value in vars(self).items() if name != "_exact"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._keep()
 
 
 class ReAlign(_Fitted):
@@ -93,13 +144,14 @@ class ReAlign(_Fitted):
         self.register_buffer("sum_unit", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._keep()
 
     @classmethod
     def from_alignment(cls, alignment: Alignment, **options: Any) -> ReAlign:
         return cls(alignment, **options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.fastrealign.apply(self._rows(x), self.map, 2).reshape(x.shape)
+        return torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2).reshape(x.shape)
 
     @torch.no_grad()
     def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -113,6 +165,7 @@ class ReAlign(_Fitted):
         taken with the maps of the meantime: it lags by about one solution. Where the rows have no spread (all of one
         direction), or there is no target, the map stays as it is. Nothing waits for the device.
         """
+        self._restore()
         rows = self._rows(text.detach())
         sums, good = self._sums(rows, self._unit_map(), 0)
         projected, _ = self._sums(rows, self.map, 1)
@@ -147,7 +200,7 @@ class ReAlign(_Fitted):
         self.map.copy_(torch.where(now & can, solved, self.map))
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}, s={self.map[0].item():.4g}"
+        return f"dim={self.dim}, s={self._value('map')[0].item():.4g}"
 
 
 class Steps(_Fitted):
@@ -167,20 +220,23 @@ class Steps(_Fitted):
         for name in ("matrix", "shift"):
             value = getattr(baseline, name)
             self.register_buffer(name, None if value is None else torch.tensor(value))
+        self._keep()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = self._rows(x)
-        if self.matrix is None and self.shift is None:
-            return torch.ops.fastrealign.apply(rows, self.map, 1).reshape(x.shape)
-        e = torch.ops.fastrealign.apply(rows, self.map, 1, torch.float64)
-        if self.matrix is not None:
-            e = e @ self.matrix.T
-        e = e + self.shift
+        map, matrix, shift = (self._value(name) for name in ("map", "matrix", "shift"))
+        if matrix is None and shift is None:
+            return torch.ops.fastrealign.apply(rows, map, 1).reshape(x.shape)
+        e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
+        # Of unit rows: what torch says of rows of subnormal numbers depends on the processor's state.
+        has_direction = (e.isfinite().all(-1) & e.any(-1))[:, None]
+        if matrix is not None:
+            e = e @ matrix.T
+        e = e + shift
         if self.sigma:
             e = e + self.sigma * torch.randn_like(e)
         if self.projected:
-            e = torch.ops.fastrealign.apply(e, self.last, 2)
-        has_direction = (rows.isfinite().all(-1) & rows.any(-1))[:, None]
+            e = torch.ops.fastrealign.apply(e, self._value("last"), 2)
         return torch.where(has_direction, e.to(rows.dtype), rows.detach()).reshape(x.shape)
 
     def _name(self) -> str:

@@ -20,6 +20,7 @@ from fastrealign import _core, reference
 from fastrealign.backend import choose
 from fastrealign.errors import InputError
 from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.float_state import computes
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # The numbers of csrc/element.h.
@@ -346,6 +347,7 @@ def check_output(x: np.ndarray, out: np.ndarray) -> None:
         raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
 
 
+@computes
 def vjp(
     x: np.ndarray,
     gradient: np.ndarray,
@@ -383,6 +385,7 @@ def _host_backend(asked: str | None) -> str:
     return name
 
 
+@computes
 def _by_reference(
     x: np.ndarray, row_map: RowMap, out: np.ndarray | None, into: ExactSum | None, flags: np.ndarray | None
 ) -> Counts:

@@ -18,6 +18,7 @@ from fastrealign.blocks import BlockSource, Spread, measure_spread
 from fastrealign.centroid import exact_centroid
 from fastrealign.certified import Looks
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
@@ -91,6 +92,7 @@ class Check:
         return "\n".join(lines)
 
 
+@computes
 def check(
     alignment: Alignment | str | os.PathLike,
     source: Any,
@@ -186,6 +188,7 @@ def _change(side: Side, spread: Spread, sample: BlockSource, looks: Looks, mean:
     )
 
 
+@computes
 def update(
     alignment: Alignment | str | os.PathLike,
     source: Any,

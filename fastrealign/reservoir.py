@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign import ops
+from fastrealign.float_state import computes
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
 ROWS = 4096
@@ -39,6 +40,7 @@ class Reservoir:
         """One that stays within BYTES for rows of float32."""
         return cls(max(2, min(ROWS, BYTES // (4 * d))), seed)
 
+    @computes
     def look(self, first: int, rows: Any) -> None:
         """See rows (n, d) of an array or a tensor, numbered from `first` on. Called from any thread."""
         with self._lock:

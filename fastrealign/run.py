@@ -23,6 +23,7 @@ from fastrealign.claim import Claim
 from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
+from fastrealign.float_state import computes
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
@@ -42,6 +43,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C (or a signal that the command line treats alike) in the middle of a run; says what is complete."""
 
 
+@computes
 def align(
     source: Any,
     target: Any,
@@ -153,6 +155,7 @@ def align(
     )
 
 
+@computes
 def apply_files(
     alignment: Alignment | Baseline | str | os.PathLike,
     source: Any,

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.errors import BadShardError, InputError
+from fastrealign.float_state import callers_state
 from fastrealign.io.manifest import encoder_of
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
@@ -202,8 +203,8 @@ class ChunkSource:
         self._spent = False
         self.name = name
         self.rows = None
-        first = next(iter(chunks), None)
-        if first is None:
+        first = next(_handed(chunks), _END)
+        if first is _END:
             raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
         first = ops.rows_anywhere(first, name)
         self.d = first.shape[1]
@@ -215,8 +216,8 @@ class ChunkSource:
 
     def pilot(self, rows: int) -> np.ndarray:
         if self.again:
-            return _first_rows(iter(self._chunks), [], self, rows)
-        return _first_rows(self._chunks, self._taken, self, rows)
+            return _first_rows(_handed(self._chunks), [], self, rows)
+        return _first_rows(_handed(self._chunks), self._taken, self, rows)
 
     def checked(self, chunk: Any, number: int) -> Any:
         """The chunk as rows of the right width."""
@@ -227,7 +228,7 @@ class ChunkSource:
 
     def _all(self) -> Iterator[Any]:
         if self.again:
-            return iter(self._chunks)
+            return _handed(self._chunks)
         if self._spent:
             raise InputError(
                 f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts anew "
@@ -235,7 +236,7 @@ class ChunkSource:
             )
         self._spent = True
         taken, self._taken = self._taken, []
-        return itertools.chain(taken, self._chunks)
+        return itertools.chain(taken, _handed(self._chunks))
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         lo = 0
@@ -253,13 +254,28 @@ class ChunkSource:
         return f"{self.name}: row {row}"
 
 
+_END = object()
+
+
+def _handed(chunks: Iterable[Any]) -> Iterator[Any]:
+    """The chunks, each made under the caller's floating-point state: whoever makes them may be an encoder."""
+    with callers_state():
+        numbered = iter(chunks)
+    while True:
+        with callers_state():
+            chunk = next(numbered, _END)
+        if chunk is _END:
+            return
+        yield chunk
+
+
 def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, rows: int) -> np.ndarray:
     """The first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
     while sum(map(len, taken)) < rows:
         if taken:  # whoever makes the chunks may use the memory of the last one again
             taken[-1] = taken[-1].clone() if ops.is_tensor(taken[-1]) else taken[-1].copy()
-        chunk = next(chunks, None)
-        if chunk is None:
+        chunk = next(chunks, _END)
+        if chunk is _END:
             break
         taken.append(source.checked(chunk, len(taken)))
     return _together([_in_memory(chunk[:rows]) for chunk in taken])[:rows]

@@ -19,6 +19,7 @@ from fastrealign import ops
 from fastrealign.backend import choose
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
+from fastrealign.float_state import computes
 from fastrealign.ops import Counts, RowMap
 
 # s, b.b, b.c, c.c, the largest |b| and |c|, and two that are not used; then b and c (csrc/cuda/cuda.h).
@@ -80,6 +81,16 @@ def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, 
 
 @torch.library.custom_op("fastrealign::vjp", mutates_args=())
 def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    return _vjp(rows, gradient, map, terms)
+
+
+@vjp.register_fake
+def _(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+
+
+@computes
+def _vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
     kind = torch.promote_types(rows.dtype, gradient.dtype)
     y, g = (_checked(x.to(kind), map, terms) for x in (rows, gradient))
     out = torch.empty(y.shape, dtype=kind, device=y.device)
@@ -97,11 +108,6 @@ def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: in
     else:
         ops.vjp(ops.as_rows(y), ops.as_rows(g), _row_map(map, terms), ops.as_output(out), backend=chosen)
     return out.to(rows.dtype)
-
-
-@vjp.register_fake
-def _(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
-    return torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -181,6 +187,7 @@ def _counted(rows, row_map, out, into, flags, backend) -> Counts:
     return counts
 
 
+@computes
 def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
     """Returns who packed `found`, for `_unpacked`."""
     name = _backend(rows, backend)
@@ -208,6 +215,7 @@ def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
     return name
 
 
+@computes
 def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
     name = _backend(rows, backend)
     if len(rows) == 0:
@@ -234,7 +242,10 @@ def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InputError(f"rows have shape {tuple(rows.shape)}, expected (rows, width)")
     if map.dtype != torch.float64:
-        raise InputError(f"the map is {map.dtype}, expected float64; make it with torch_ops.pack")
+        raise InputError(
+            f"the map is {map.dtype}, expected float64: a module's buffers were cast, as FSDP does with a buffer_dtype; set "
+            "MixedPrecision(buffer_dtype=None), or make the map with torch_ops.pack"
+        )
     if terms not in (0, 1, 2):
         raise InputError(f"terms={terms}: expected 0 (neither b nor c), 1 (b) or 2 (both)")
     if map.shape != (HEADER + 2 * rows.shape[1],):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import os
+
 import numpy as np
 import pytest
 from processes import run_on_processes
@@ -88,8 +92,57 @@ def online(rank):
     assert together.weight == alone.weight
 
 
+def under_fsdp_with_narrow_buffers(rank):
+    """FSDP casts buffers in place, at the first pass, and back for evaluation; accelerate asks for it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
+
+    os.environ["FSDP_USE_FULL_PREC_IN_EVAL"] = "1"
+    half = torch.bfloat16
+    narrow = MixedPrecision(param_dtype=half, reduce_dtype=half, buffer_dtype=half)
+    inputs = torch.from_numpy(sides()[0]).float()
+    parts = (
+        lambda: fr.nn.ReAlign(fr.fit(*sides()), every=2),
+        lambda: fr.nn.as_module(fr.fit(*sides(), method="bca")),
+        lambda: fr.nn.as_module(fr.fit(*sides(), method="anchor-trace")),
+    )
+    for part, evaluated_first in itertools.product(parts, (False, True)):
+        net = nn.Sequential(part(), nn.Linear(D, 3))
+        saved = net.state_dict()
+        seen = []
+        net[0].register_forward_hook(lambda module, args, out, seen=seen: seen.append(out.clone()))
+        net = FullyShardedDataParallel(net, device_id=torch.device("cpu"), mixed_precision=narrow)
+        expected = part()(inputs.to(half))
+        for training in (False, True, False) if evaluated_first else (True, False, True):
+            net.train(training)
+            net(inputs).sum().backward()
+        for out in seen:
+            assert torch.equal(out, expected if out.dtype == half else part()(inputs))
+        assert {out.dtype for out in seen} == {half, torch.float32}
+        state = {name: value for name, value in net.state_dict().items() if name.startswith("0.")}
+        assert all(
+            torch.equal(value, saved[name]) and value.dtype == saved[name].dtype for name, value in state.items()
+        )
+        net(inputs)
+        twin = copy.deepcopy(net.module[0])
+        assert all(torch.equal(twin.state_dict()[name.removeprefix("0.")], saved[name]) for name in state)
+
+
+def under_fsdp_a_map_that_was_replaced(rank):
+    """What was cast is not what was kept: nothing says which digits were there, so it is refused."""
+    layer = fr.nn.ReAlign(fr.fit(*sides()))
+    layer.map.data = (layer.map + 1.0).bfloat16()
+    with pytest.raises(fr.InputError, match="buffer_dtype=None"):
+        layer(batch())
+
+
 def checks(rank, size, folder):
-    for check in (under_ddp, under_fsdp, online):
+    for check in (
+        under_ddp,
+        under_fsdp,
+        under_fsdp_with_narrow_buffers,
+        under_fsdp_a_map_that_was_replaced,
+        online,
+    ):
         check(rank)
         dist.barrier()
 

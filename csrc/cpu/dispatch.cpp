@@ -15,6 +15,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "float_state.h"
+
 namespace fastrealign {
 namespace {
 
@@ -197,6 +199,7 @@ Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& wo
     std::mutex lock;
     Outcome outcome;
     const auto run = [&] {
+        const DefaultFloatState state;
         ThreadSums sums(totals, in.d, lock);
         Buffer<double> scratch(in.d);
         Buffer<float> unpacked(max_rows_unpacked * padded(in.d));
@@ -243,6 +246,7 @@ std::vector<std::string> instruction_sets() {
 }
 
 Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options) {
+    const DefaultFloatState state;
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
     Prepared prepared(map, in.d, float64_throughout);
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
@@ -255,6 +259,7 @@ Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& o
 }
 
 Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options) {
+    const DefaultFloatState state;
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
     Prepared prepared(map, in.d, limits(in.type, out.type));
     const bool past_cache = out.rows * out.d * size_of(out.type) > cache_bytes();
@@ -269,6 +274,7 @@ Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals
 }
 
 Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const Map& map, const Options& options) {
+    const DefaultFloatState state;
     const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
     Prepared prepared(map, in.d, float64_throughout);
     return over_blocks(in, {nullptr, nullptr}, options.threads,

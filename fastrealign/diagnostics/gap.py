@@ -10,11 +10,13 @@ import numpy as np
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Covariance
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.sources import RowSource, open_rows
 
 
+@computes
 def gap(x: Any, y: Any) -> float:
     """|mean(x) - mean(y)|_2 of the unit rows of x (n, d) and y (m, d), 0 to 2, over all rows (arXiv 2602.07026)."""
     means = [_mean(side, UNIT) for side in open_sides(x, y)]
@@ -48,6 +50,7 @@ def predicted_drift(mean: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return (-spread - 0.5 * np.trace(matrix) * a + 1.5 * (a @ spread) * a) / r**2
 
 
+@computes
 def phantom_drift(rows: Any, s: float, b: np.ndarray, of: Covariance) -> Drift:
     """The drift of u = s pi(y) + b over all rows y (n, d), measured and predicted.
 

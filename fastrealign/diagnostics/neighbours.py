@@ -26,6 +26,7 @@ from fastrealign.diagnostics.rows import (
     unit_blocks,
 )
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.io.files import one_line
 from fastrealign.sources import RowSource
 
@@ -47,6 +48,7 @@ class Nearest:
     cosines: np.ndarray
 
 
+@computes
 def nearest(
     queries: np.ndarray, pool: RowSource, k: int, *, own: np.ndarray | None = None, engine: str | None = None
 ) -> Nearest:
@@ -105,6 +107,7 @@ class Mixing:
     k: int
 
 
+@computes
 def mixing(x: Any, y: Any, *, k: int = 20, rows: int | None = 1000, seed: int = 0, engine: str | None = None) -> Mixing:
     """How much the neighbourhoods of x (n, d) and y (m, d) are of both; not paired. With n = m, `rate` 0.5 is mixed.
 
@@ -138,6 +141,7 @@ def mixing_of(x: np.ndarray, y: np.ndarray, rows_x: int, rows_y: int, *, k: int,
     return Mixing(rate, a, b, k)
 
 
+@computes
 def overlap(
     before: Any, after: Any, *, k: int = 10, rows: int | None = 1000, seed: int = 0, engine: str | None = None
 ) -> Estimate:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.sources import open_rows
 
@@ -36,6 +37,7 @@ class Shape:
     count: int
 
 
+@computes
 def shape(rows: Any, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape:
     """Skewness and excess kurtosis of the unit rows (or of the rows mapped by `row_map`) along each direction.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from fastrealign.diagnostics.rows import open_sides, paired_blocks, unit_blocks
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.sources import open_rows
 
@@ -59,6 +60,7 @@ class Covariance:
         return np.maximum(values[::-1], 0.0), np.ascontiguousarray(vectors[:, ::-1])
 
 
+@computes
 def covariance(rows: Any, *, row_map: RowMap = UNIT) -> Covariance:
     """Mean and covariance of the unit rows (or of the rows mapped by `row_map`), in one pass and bounded memory.
 
@@ -70,6 +72,7 @@ def covariance(rows: Any, *, row_map: RowMap = UNIT) -> Covariance:
     return _accumulate((block for _, block in unit_blocks(source, row_map=row_map)), source.d, source.name)
 
 
+@computes
 def difference_covariance(x: Any, y: Any) -> Covariance:
     """Mean and covariance of e_x - e_y over pairs, of which `frame.decompose` and the anisotropy of the residual are made.
 

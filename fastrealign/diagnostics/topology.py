@@ -12,6 +12,7 @@ import numpy as np
 
 from fastrealign.diagnostics.rows import Estimate, left_out, open_sides, paired_blocks, sample
 from fastrealign.errors import InputError
+from fastrealign.float_state import computes
 
 # Groups of rows that the jackknife leaves out one at a time.
 GROUPS = 20
@@ -29,6 +30,7 @@ class Topology:
     y: np.ndarray
 
 
+@computes
 def angular_topology(x: Any, y: Any, *, rows: int | None = 2000, seed: int = 0) -> Topology:
     """Densities of the pairwise cosines within each side, and their Jensen-Shannon divergence (arXiv 2602.07026, angular
     topology: ReAlign 0.0066, C3 0.192).
@@ -112,6 +114,7 @@ class _Cosines:
         return tuple(kernel_density(c, step, self.bandwidth) for c in (whole, whole - touching))
 
 
+@computes
 def instance_cosine(before: Any, after: Any) -> float:
     """Phi: mean cosine of each row of `before` (n, d) with its image in `after` (n, d), -1 to 1, over all rows (AnisoAlign,
     arXiv 2605.07825: ReAlign 0.923). Raises InputError where the counts differ.
@@ -120,6 +123,7 @@ def instance_cosine(before: Any, after: Any) -> float:
     return sum(float(np.sum(a * b)) for a, b in paired_blocks(target, source)) / target.rows
 
 
+@computes
 def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, seed: int = 0) -> Estimate:
     """Psi: Pearson correlation of the pairwise cosines among rows before and after a map, -1 to 1 (AnisoAlign,
     arXiv 2605.07825: ReAlign 0.836).

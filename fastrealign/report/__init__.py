@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastrealign.float_state import computes
 from fastrealign.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ METHODS = ("none", "c3", "bca", "realign")
 ROWS = 100_000
 
 
+@computes
 def report(
     source: Any,
     target: Any,
