@@ -19,6 +19,7 @@ from fastrealign.files import (
     NUMBER,
     TEXT,
     check_record,
+    check_saved_name,
     check_tensors,
     load_tensors,
     one_of,
@@ -185,7 +186,11 @@ class Alignment:
         return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
     def save(self, path: str | Place) -> None:
-        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
+        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.
+
+        Raises InputError for a name that is another kind of file's (x.pkl), FastRealignError when writing fails.
+        """
+        check_saved_name(path, "alignment")
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
         if np.isnan(self.gap_left):
             scalars["gap_left"] = None

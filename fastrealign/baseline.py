@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from fastrealign.files import (
     TEXT,
     OtherKind,
     check_record,
+    check_saved_name,
     check_tensors,
     load_tensors,
     or_none,
@@ -189,6 +192,7 @@ class Baseline:
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
+        check_saved_name(path, "method")
         tensors = {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
         scalars = {name: getattr(self, name) for name in _RECORD}
         if np.isnan(self.gap_left):
@@ -230,6 +234,23 @@ def load(path: str | Place) -> Alignment | Baseline:
 def as_method(given: Alignment | Baseline | str | os.PathLike) -> Alignment | Baseline:
     """A fitted method as it is; the path or URL of a saved one, loaded."""
     return given if isinstance(given, (Alignment, Baseline)) else load(given)
+
+
+@contextmanager
+def told_if_swapped(given: Any, source: Any) -> Iterator[None]:
+    """Around loading what is to map `source`: an InputError says so where the two look swapped."""
+    try:
+        yield
+    except InputError:
+        from fastrealign.io.tensor_files import own_kind
+
+        for one in source if isinstance(source, (list, tuple)) else [source]:
+            if isinstance(one, (str, os.PathLike)) and (kind := own_kind(one)):
+                raise InputError(
+                    f"{given}: is no saved alignment, but {one} holds {kind}: they look swapped; name the alignment first, "
+                    "then the embeddings"
+                ) from None
+        raise
 
 
 def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:

@@ -79,7 +79,7 @@ def fit_baseline(
     Everything else is as for `fastrealign.fit`. Raises InputError for another name or option, for a group with bca, whose
     covariances are of one process, and as `fit` does.
     """
-    check_method(name)
+    name = check_method(name)
     reading = {"bad_rows": bad_rows, "progress": progress}
     if name in _CENTROIDS:
         more = {"devices": devices, "max_memory": max_memory, "column": column, "group": group, "threads": threads}
@@ -118,12 +118,15 @@ def fit_opened(
     return make(_Sides(name, source, target, y, x), **options)
 
 
-def check_method(name: str) -> None:
-    """InputError for a name that is not in METHODS, with the nearest that is."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1, 0.4)
+def check_method(name: str) -> str:
+    """The method of that name, in large letters or small; InputError if it is not in METHODS, with the nearest that is."""
+    if not isinstance(name, str):
+        raise InputError(f"method={name!r}: expected one of {', '.join(METHODS)}")
+    if name.lower() not in METHODS:
+        near = difflib.get_close_matches(name.lower(), METHODS, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
+    return name.lower()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ look j may fail with a share 1 / (j (j + 1)) of what is allowed, in all no more 
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import replace
 
 import numpy as np
@@ -37,14 +38,21 @@ FEWEST_BLOCKS = 64
 LARGEST_SHARE = 0.5
 
 
+def check_tol(tol: float) -> float:
+    """InputError for a tolerated gap that is none."""
+    if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0.0 < tol < math.inf:
+        raise InputError(f"tol={tol!r}: expected more than 0, and finite")
+    return float(tol)
+
+
 class Looks:
     """Larger and larger samples of one or more sources, and the confidence that each look may spend."""
 
     def __init__(self, sources: list[RowSource], confidence: float, seed: int) -> None:
-        if not 0.5 <= confidence < 1.0:
-            raise InputError(f"confidence={confidence}: expected 0.5 to below 1")
-        if seed < 0:
-            raise InputError(f"seed={seed}: expected at least 0")
+        if not isinstance(confidence, numbers.Real) or not 0.5 <= confidence < 1.0:
+            raise InputError(f"confidence={confidence!r}: expected 0.5 to below 1")
+        if not isinstance(seed, numbers.Integral) or seed < 0:
+            raise InputError(f"seed={seed!r}: expected at least 0")
         self.samples: list[BlockSource] = []
         self._blocks = [Blocks(source, seed + i) for i, source in enumerate(sources)]
         self._wanted = float(FEWEST_BLOCKS)
@@ -93,8 +101,7 @@ def fit_certified(
     progress: Progress,
 ) -> Alignment:
     """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""
-    if not 0.0 < tol < math.inf:
-        raise InputError(f"tol={tol}: expected more than 0, and finite")
+    check_tol(tol)
     options = {"threads": threads, "progress": progress}
     looks = Looks([source, target], confidence, seed)
     while True:

@@ -20,8 +20,10 @@ from typing import Any
 
 import fastrealign as fr
 from fastrealign.cli_parser import parser_of
+from fastrealign.console import silence, writing_out
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
+from fastrealign.files import check_saved_name
 from fastrealign.io.files import shown
 from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
@@ -40,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     code = args.command(args) or 0
             except SystemExit as stop:  # argparse, after --help or a usage error
                 code = int(stop.code or 0)
-            sys.stdout.flush()
+            with writing_out():
+                sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not fail once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough
+        silence(sys.stdout)
         return 1
     except (KeyboardInterrupt, Exception) as error:
         code, text = _told(error, interrupt)
@@ -110,6 +112,7 @@ def _fit(args: argparse.Namespace) -> None:
 
     check_output(args.out)
     out = place(args.out)
+    check_saved_name(args.out, "alignment")
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file to save the alignment to")
     if out.exists():
@@ -168,7 +171,7 @@ def _report(args: argparse.Namespace) -> None:
     from fastrealign.report.result import check_output
 
     out, pairs = Path(args.out), args.pairs is not None
-    methods = [name.strip() for name in args.methods.split(",") if name.strip()]
+    methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
     check_output(out, args.png)
     names = png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
@@ -218,6 +221,9 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    if args.what is None:
+        args.help()
+        return
     from fastrealign.cli_train import run
 
     _show(args, *run(args))
@@ -239,7 +245,7 @@ _COMMANDS = {
 
 def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("one_pass", "tol", "confidence", "seed")
-    method = args.method or "realign"
+    method = (args.method or "realign").lower()
     if method != "realign" and args.centroid is not None:
         raise InputError(f"--centroid is of --method realign, not of {method}; leave one out")
     return {"method": method, "centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
@@ -264,10 +270,11 @@ def _progress(args: argparse.Namespace) -> Progress:
 
 
 def _show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
-    if args.json:
-        print(json.dumps(value))
-    elif not getattr(args, "quiet", False):
-        print(text)
+    with writing_out():
+        if args.json:
+            print(json.dumps(value))
+        elif not getattr(args, "quiet", False):
+            print(text)
 
 
 def _paths(given: list[str]) -> str | list[str]:
@@ -275,7 +282,10 @@ def _paths(given: list[str]) -> str | list[str]:
 
 
 def _say(text: str) -> None:
-    print(f"fastrealign: {text}", file=sys.stderr, flush=True)
+    try:
+        print(f"fastrealign: {text}", file=sys.stderr, flush=True)
+    except OSError:  # a full disk, for example: the exit code says it
+        silence(sys.stderr)
 
 
 class _Interrupt:

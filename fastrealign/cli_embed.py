@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastrealign.cli_parser import _add_fsync, _add_output_options, _positive
+from fastrealign.cli_parser import _add_fsync, _add_output_options, _dtype, _positive, _small
 from fastrealign.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     embed.add_argument(
         "--bad-items",
+        type=_small,
         choices=("error", "skip"),
         default="error",
         help="images that cannot be read, captions that are empty or no text: stop at the first, or leave them out, list them "
@@ -62,6 +63,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     embed.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N (default: auto)")
     embed.add_argument(
         "--precision",
+        type=_precision,
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
         help="of the encoder (default: fp32)",
@@ -70,6 +72,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     embed.add_argument("--threads", type=_positive, metavar="N", help="that decode images (default: all processors)")
     embed.add_argument(
         "--dtype",
+        type=_dtype,
         choices=("float16", "float32"),
         default="float16",
         help="of the embeddings written (default: float16)",
@@ -114,6 +117,7 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
     )
     embed.add_argument(
         "--pooling",
+        type=_small,
         choices=("mean", "last", "eos"),
         default="mean",
         help="of a language model's states: the mean over the caption's tokens, the last one's, or that of an end token put "
@@ -128,6 +132,11 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
     embed.add_argument(
         "--trust-remote-code", action="store_true", help="with --model: run code that comes with the model"
     )
+
+
+def _precision(text: str) -> str:
+    """By any name that --dtype takes, too."""
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(_dtype(text), text)
 
 
 def run(args: argparse.Namespace) -> int:

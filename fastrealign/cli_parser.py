@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import fastrealign as fr
-from fastrealign import cli_train
+from fastrealign import cli_train, ops
+from fastrealign.console import writing_out
 from fastrealign.convert import SIDES, TARGETS
+from fastrealign.errors import InputError
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
 from fastrealign.report import METHODS, ROWS
@@ -45,7 +48,8 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
 
     parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"fastrealign {fr.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(command=lambda args: parser.print_help(), shares=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, help: str, more: str = "") -> argparse.ArgumentParser:
         added = commands.add_parser(
@@ -114,11 +118,14 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     convert = command("convert", "embeddings from one format to another, the numbers as they are", _CONVERT_MORE)
     convert.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
     convert.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
-    convert.add_argument("--to", choices=sorted(TARGETS), help="default: what OUT's suffix says, else parquet")
-    convert.add_argument("--dtype", choices=_DTYPES, help="element type (default: that of each file)")
+    convert.add_argument(
+        "--to", type=_small, choices=sorted(TARGETS), help="default: what OUT's suffix says, else parquet"
+    )
+    convert.add_argument("--dtype", type=_dtype, choices=_DTYPES, help="element type (default: that of each file)")
     convert.add_argument("--column", metavar="NAME", help=_COLUMN)
     convert.add_argument(
         "--side",
+        type=_small,
         choices=sorted(SIDES),
         help="of a clip-retrieval folder, which side to read; of npy, write such a folder: text_emb/ or img_emb/, metadata/",
     )
@@ -235,6 +242,7 @@ def _add_out_folder(parser: argparse.ArgumentParser) -> None:
 def _add_centroid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--centroid",
+        type=_small,
         choices=CENTROIDS,
         help="paper: as published, leaves a gap of some 1e-4; exact: solved for, leaves none (default: paper)",
     )
@@ -273,6 +281,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-rows",
+        type=_small,
         choices=BAD_ROWS,
         default="error",
         help="rows with NaN, Inf or only zeros: stop and name the first, leave them out, or keep them as they are "
@@ -297,6 +306,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
+        type=_dtype,
         choices=_DTYPES,
         help="element type of the output (default: that of each shard; pickles at least float32, as the reference "
         "script writes them)",
@@ -305,6 +315,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_device_options(parser)
     parser.add_argument(
         "--bad-shards",
+        type=_small,
         choices=BAD_SHARDS,
         default="error",
         help="shards that cannot be read: stop, or leave them out, list them and exit 1 (default: error)",
@@ -365,8 +376,56 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors in one line, too."""
+    """Usage errors in one line, too, with the option or command that was probably meant. Options are not abbreviated: what is
+    short for one today would be so for two once another is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        # Before argparse takes the value of an unknown option for a path, or misses one that was spelled wrongly.
+        args = sys.argv[1:] if args is None else list(args)
+        for arg in args:
+            if arg == "--" or (self._subparsers is not None and not arg.startswith("-")):
+                break  # what follows are no options, or those of a subcommand
+            name = arg.partition("=")[0]
+            if re.fullmatch(r"--?[A-Za-z][\w-]+", name) and name not in self._option_string_actions:
+                self.error(f"there is no option {name}{_nearest('-' + name.lstrip('-'), self._option_string_actions)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            listed = ", ".join(map(str, action.choices))
+            hint = _nearest(str(value), action.choices)
+            raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}; choose from {listed}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse's own is silent about what could not be written."""
+        with writing_out():
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         print(f"fastrealign: error: {message}; see {self.prog} --help", file=sys.stderr, flush=True)
         raise SystemExit(2)
+
+
+def _nearest(given: str, names: Iterable[str]) -> str:
+    """A hint at the name that was probably meant."""
+    near = difflib.get_close_matches(given, map(str, names), 1, 0.6)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _small(text: str) -> str:
+    """Names of choices, in large letters or small."""
+    return text.lower()
+
+
+def _dtype(text: str) -> str:
+    """An element type by any name that Python takes: fp16, half, torch.float16, ... What is none is left to the choices."""
+    try:
+        return ops.as_dtype(text).name
+    except InputError:
+        return text

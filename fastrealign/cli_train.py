@@ -32,7 +32,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of `fastrealign train`."""
-    whats = parser.add_subparsers(title="what to train", dest="what", metavar="STAGE", required=True)
+    whats = parser.add_subparsers(title="what to train", dest="what", metavar="STAGE")
+    parser.set_defaults(help=parser.print_help)
     for name, help in _STAGES.items():
         stage = whats.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         stage.add_argument("config", metavar="CONFIG.yaml", help="what to train, and on what")

@@ -1,11 +1,15 @@
-"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. And stdout that cannot be written to."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
+from fastrealign.errors import FastRealignError
 from fastrealign.progress import Progress
 from fastrealign.summary import short
 
@@ -90,3 +94,22 @@ class Bar(_Pass):
 
     def finish(self) -> None:
         self._bar.close()
+
+
+@contextmanager
+def writing_out() -> Iterator[None]:
+    """Around what is written to stdout: a FastRealignError where it cannot be, for example on a full disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        raise FastRealignError(
+            f"standard output: cannot be written to: {error.strerror}; free some space, or send it to another file"
+        ) from error
+
+
+def silence(stream: TextIO) -> None:
+    """What is left to write goes nowhere: Python must not fail once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fastrealign.io.places import Place
 
 FORMAT = 1
+# Suffixes of files that a saved one must not pass for, beside those of embeddings.
+_OTHERS = (".html", ".md", ".yaml", ".yml", ".log", ".py", ".manifest")
 # The key of the JSON record in the metadata, by which a file of ours is known.
 RECORD = "fastrealign"
 
@@ -70,6 +72,21 @@ def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[s
     save_bytes(path, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {RECORD: record}))
 
 
+def check_saved_name(path: str | Place, kind: str) -> None:
+    """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
+    from fastrealign.io.formats import FORMATS
+    from fastrealign.io.other_formats import next_step
+    from fastrealign.io.places import place
+
+    text = str(path)
+    if not text or text.endswith("/"):
+        raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
+    suffix = place(path).suffix.lower()
+    if suffix != ".safetensors" and (suffix in FORMATS or suffix in _OTHERS or next_step(f"x{suffix}") is not None):
+        better = f"{text[: -len(suffix)]}.safetensors"
+        raise InputError(f"{text}: {suffix} is not what a saved {kind} is; name it {better}")
+
+
 def save_bytes(path: str | Place, data: bytes) -> None:
     """Write a whole file: to a temporary name, fsynced, renamed."""
     from fastrealign.io.atomic import AtomicFile
@@ -84,6 +101,12 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     from safetensors import SafetensorError, safe_open
 
+    from fastrealign.io.places import is_url
+
+    if not is_url(path) and Path(path).is_dir():
+        inside = Path(path, "alignment.safetensors")
+        name = f"; name {inside}" if inside.exists() else ""
+        raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder{name}")
     try:
         with _local(path) as local, safe_open(str(local), framework="numpy") as file:
             record = (file.metadata() or {}).get(RECORD)

@@ -153,7 +153,9 @@ def check_method(method: str, centroid: str, one_pass: bool | None, tol: float |
         return method, centroid
     from fastrealign import baselines
 
-    baselines.check_method(method)
+    method = baselines.check_method(method)
+    if method == "realign":
+        return method, centroid
     if method == "realign-exact":
         return "realign", "exact"
     refused = {"centroid": centroid != "paper", "one_pass": one_pass, "tol": tol is not None}

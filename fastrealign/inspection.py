@@ -40,7 +40,7 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
             return _unfinished(path)
         if path.name.endswith(MANIFEST) and path.is_file():
             return _manifest(path.parent, path)
-        if path.suffix == ".safetensors" and own_kind(path):
+        if path.suffix.lower() not in io.FORMATS.keys() - {".safetensors"} and own_kind(path):
             return _saved(path)
         if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
             sides = [_embeddings(io.open_source(path, side=side, column=column)) for side in ("source", "target")]

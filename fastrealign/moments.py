@@ -125,8 +125,9 @@ class Moments:
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
-        from fastrealign.files import save_tensors
+        from fastrealign.files import check_saved_name, save_tensors
 
+        check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
         save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
 

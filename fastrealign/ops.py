@@ -30,6 +30,9 @@ _NAMES = {dtype.name: dtype for dtype in _CODES} | {
     "fp16": np.dtype("f2"),
     "bf16": BFLOAT16,
     "fp64": np.dtype("f8"),
+    "half": np.dtype("f2"),
+    "single": np.dtype("f4"),
+    "double": np.dtype("f8"),
 }
 
 # RowState of csrc/row_map.h.
@@ -69,12 +72,12 @@ UNIT = RowMap()
 
 def as_dtype(dtype: Any) -> np.dtype:
     """The NumPy dtype named by a string ("float32", "bf16", …), a NumPy or a torch dtype. Raises InputError for others."""
-    if isinstance(dtype, str) and dtype in _NAMES:
-        return _NAMES[dtype]
+    if isinstance(dtype, str) and (named := dtype.lower().removeprefix("torch.")) in _NAMES:
+        return _NAMES[named]
     name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else None
     try:
         found = _NAMES[name] if name in _NAMES else np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found not in _CODES:
         raise InputError(f"element type {dtype}: expected float16, bfloat16, float32 or float64")

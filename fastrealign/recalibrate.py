@@ -7,6 +7,7 @@ alignment, whose own rows are gone.
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
+from fastrealign.baseline import told_if_swapped
 from fastrealign.blocks import BlockSource, Spread, measure_spread
 from fastrealign.centroid import exact_centroid
-from fastrealign.certified import Looks
+from fastrealign.certified import Looks, check_tol
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
@@ -115,13 +117,12 @@ def check(
     confidence    that the answer, and each bound, is right
     Raises InputError for widths that differ, fewer than 2 rows, and sources that cannot be sampled.
     """
-    alignment = Alignment.of(alignment)
+    with told_if_swapped(alignment, source):
+        alignment = Alignment.of(alignment)
     check_bad_rows(bad_rows)
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
         raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
-    tol = float(TOLERATED * alignment.gap_before if tol is None else tol)
-    if not 0.0 < tol < math.inf:
-        raise InputError(f"tol={tol}: expected more than 0, and finite")
+    tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
     sources = [_opened(source, "source", column, alignment)]
     if target is not None:
         sources.append(_opened(target, "target", column, alignment))
@@ -209,8 +210,8 @@ def update(
     Raises InputError as `fit` does.
     """
     alignment = Alignment.of(alignment)
-    if not 0.0 <= forget <= 1.0:
-        raise InputError(f"forget={forget}: expected 0 (merge) to 1 (keep nothing of the old rows)")
+    if not isinstance(forget, numbers.Real) or not 0.0 <= forget <= 1.0:
+        raise InputError(f"forget={forget!r}: expected 0 (merge) to 1 (keep nothing of the old rows)")
     check_bad_rows(bad_rows)
     options = {"threads": threads, "progress": progress}
     rows = _opened(source, "source", column, alignment)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline, as_method, load
+from fastrealign.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.claim import Claim
 from fastrealign.distributed import owner, shared, world_of
 from fastrealign.errors import BadShardError, FastRealignError, InputError
@@ -182,7 +182,8 @@ def apply_files(
                over all shards in the order of their names, so the output is that of one call on all rows
     Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written.
     """
-    alignment = as_method(alignment)
+    with told_if_swapped(alignment, source):
+        alignment = as_method(alignment)
     workers = Workers.of(threads, devices, max_memory)
     check_devices(alignment.name, workers)
     options = {"method": alignment.name} if isinstance(alignment, Baseline) else {}

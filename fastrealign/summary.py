@@ -10,6 +10,8 @@ from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 
 _BAR = 40
+# The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.
+_FULL_BAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Report:
 
 def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
     """The two gaps as numbers and as bars of one scale."""
-    longest = max(before, 0.0 if math.isnan(left) else left) or 1.0
+    longest = max(before, 0.0 if math.isnan(left) else left, _FULL_BAR)
     lines = []
     for name, gap in ((f"gap {when}", before), ("gap left", left)):
         if math.isnan(gap):

@@ -18,6 +18,7 @@ import pytest
 import fastrealign as fr
 from fastrealign import cli
 from fastrealign.cli import main
+from fastrealign.summary import gap_lines
 
 
 @pytest.fixture
@@ -208,7 +209,6 @@ def test_version(run):
 @pytest.mark.parametrize(
     "argv, named",
     [
-        ([], "COMMAND"),
         (["alin"], "alin"),
         (["align", "x"], "--target"),
         (["align", "x", "--target", "y", "--out", "z", "--centroid", "best"], "best"),
@@ -222,6 +222,128 @@ def test_usage_errors_are_one_line(run, argv, named):
     code, out, err = run(*argv)
     assert (code, out) == (2, "")
     assert err.startswith("fastrealign: error: ") and err.count("\n") == 1 and named in err and "--help" in err
+
+
+@pytest.mark.parametrize(
+    "argv, meant",
+    [
+        (["align", "x", "--taget", "y", "--out", "z"], "there is no option --taget, did you mean --target?"),
+        (["align", "x", "-target", "y", "--out", "z"], "there is no option -target, did you mean --target?"),
+        (["align", "x", "--target", "y", "--out=z", "--resum"], "there is no option --resum, did you mean --resume?"),
+        (
+            ["align", "x", "--target", "y", "--out", "z", "--zzz"],
+            "there is no option --zzz; see fastrealign align --help",
+        ),
+        (["--verison"], "there is no option --verison, did you mean --version?"),
+        (["train", "stage1", "x.yaml", "--resme"], "did you mean --resume?"),
+        (["embed", "x", "--clip", "a", "--outt", "z"], "did you mean --out?"),
+        (["algin", "x"], "there is no 'algin', did you mean align?"),
+        (["train", "stage3"], "there is no 'stage3', did you mean stage"),
+        (["align", "x", "--target", "y", "--out", "z", "--centroid", "exakt"], "did you mean exact?"),
+        (["align", "x", "--target", "y", "--out", "z", "--dtype", "float23"], "did you mean float32?"),
+        (["align", "x", "--target", "y", "--out", "z", "--method", "C33"], "did you mean 'c3'?"),
+    ],
+)
+def test_what_was_meant_is_named(run, argv, meant):
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and meant in err
+
+
+@pytest.mark.parametrize("argv, usage", [([], "usage: fastrealign "), (["train"], "usage: fastrealign train ")])
+def test_a_bare_command_shows_its_help(run, argv, usage):
+    code, out, err = run(*argv)
+    assert (code, err) == (0, "") and out.startswith(usage) and "examples:" in out
+
+
+@pytest.mark.parametrize(
+    "name, dtype", [("fp16", "float16"), ("HALF", "float16"), ("Float64", "float64"), ("double", "float64")]
+)
+def test_names_of_element_types_and_choices_in_any_letters(tmp_path, sides, run, name, dtype):
+    out = tmp_path / "out"
+    assert run("align", sides[0], "--target", sides[1], "--out", out, "--dtype", name, "--centroid", "Exact")[0] == 0
+    assert corpus.loaded(out).dtype == dtype
+    assert fr.load(out / "alignment.safetensors").centroid == "exact"
+    assert run("convert", sides[0], "--out", tmp_path / "bf16", "--to", "NPY", "--dtype", "bf16")[0] == 0
+
+
+def test_names_of_methods_in_any_letters(tmp_path, sides, run):
+    target = [sides[1], "--out", tmp_path / "a.safetensors"]
+    assert run("fit", sides[0], "--target", *target, "--method", "C3")[0] == 0
+    assert fr.load(tmp_path / "a.safetensors").name == "c3"
+    assert fr.fit(str(sides[0]), str(sides[1]), method="ReAlign-Exact").centroid == "exact"
+    assert (
+        run("fit", sides[0], "--target", *target, "--method", "REALIGN", "--centroid", "exact", "--overwrite")[0] == 0
+    )
+
+
+@pytest.mark.parametrize("command", ["apply", "check"])
+def test_alignment_and_source_that_are_swapped(tmp_path, sides, run, command):
+    run("align", sides[0], "--target", sides[1], "--out", tmp_path / "out")
+    alignment = tmp_path / "out" / "alignment.safetensors"
+    rest = ["--out", tmp_path / "again"] if command == "apply" else []
+    for source in (sides[0], sides[0] / "part_0.npy"):
+        code, out, err = run(command, source, alignment, *rest)
+        assert (code, out) == (2, "") and "they look swapped; name the alignment first, then the embeddings" in err
+    assert run(command, alignment, sides[0], *rest)[0] in (0, 3)
+    code, _, err = run(command, tmp_path / "out", sides[0], *rest)
+    assert code == 2 and f"it is a folder; name {alignment}" in err
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.npy", "x.json", "x.html", "x.npz", "", "new/"])
+def test_an_alignment_is_not_saved_as_another_kind_of_file(tmp_path, sides, run, name):
+    before = corpus.tree(tmp_path)
+    out = f"{tmp_path}/{name}" if name else ""
+    code, stdout, err = run("fit", sides[0], "--target", sides[1], "--out", out)
+    assert (code, stdout) == (2, "") and corpus.tree(tmp_path) == before
+    assert (f"name it {tmp_path}/x.safetensors" if "." in name else "is no name of a file") in err
+    alignment, moments = fr.fit(str(sides[0]), str(sides[1])), fr.Moments(4)
+    for saved in (alignment, moments, fr.baselines.fit_baseline("c3", str(sides[0]), str(sides[1]))):
+        with pytest.raises(fr.InputError, match="safetensors"):
+            saved.save(out)
+    alignment.save(tmp_path / "any.name")
+    assert fr.load(tmp_path / "any.name").fingerprint == alignment.fingerprint
+    assert run("inspect", tmp_path / "any.name")[1].startswith(f"{tmp_path / 'any.name'}: an alignment")
+
+
+def test_numbers_that_are_text(sides):
+    for name, value in (("tol", "1e-3"), ("confidence", "0.9"), ("seed", "3")):
+        with pytest.raises(fr.InputError, match=f"{name}='"):
+            fr.fit(str(sides[0]), str(sides[1]), **{"tol": 1e-3, name: value})
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[], ["train"], ["--version"], ["--help"], ["align", "--help"], ["inspect", "IN"], ["inspect", "IN", "--json"]],
+)
+def test_a_full_stdout_is_one_line(sides, argv):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    command = [sys.executable, "-m", "fastrealign", *(sides[0] if word == "IN" else word for word in argv)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastrealign: error: standard output: cannot be written to: No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_stderr_changes_no_exit_code(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastrealign", "inspect", tmp_path / "no"], stderr=full, check=False
+        )
+    assert done.returncode == 2
+
+
+def test_bars_of_gaps_that_are_rounding_alone_are_not_full():
+    for before, left, longest, last in (
+        (4e-8, 3e-8, "|", "|"),
+        (1e-4, 0.0, "====", "|"),
+        (0.8, 0.2, "=" * 40, "=" * 10),
+    ):
+        bars = [line.split()[-1] for line in gap_lines(before, left)]
+        assert bars == [longest, last]
 
 
 def test_a_fit_warning_is_one_line(tmp_path, run):

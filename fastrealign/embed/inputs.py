@@ -19,6 +19,7 @@ from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
 from fastrealign.errors import InputError
 from fastrealign.io.files import reading, shown
+from fastrealign.io.formats import FORMATS
 from fastrealign.io.source import numeric_order
 
 SIDES = ("images", "text")
@@ -27,6 +28,7 @@ Item = Picture | Caption
 _TAR = ".tar"
 _KINDS = {"images": "images (.jpg, .png, .webp, ...)", "text": "captions (.txt, .jsonl, .parquet)"}
 _EXPECTED = f"expected {_KINDS['images']}, {_KINDS['text']} or .tar files of one of them"
+_HELD = ", but embeddings, which this makes; give them to fastrealign align, or name what they are to be made of"
 _LINKS = "linked folders (not followed)"
 
 
@@ -84,13 +86,16 @@ def open_input(
         suffix = os.path.splitext(path)[1].lower()
         sides = _sides_of(path, suffix)
         if not sides and named:
-            raise InputError(f"{path}: neither an image nor captions: {_EXPECTED}")
+            held = _HELD if suffix in FORMATS else f": {_EXPECTED}"
+            raise InputError(f"{path}: neither an image nor captions{held}")
         for one in sides:
             by_side[one].append((path, relative))
         if not sides:
             ignored[shown(suffix) or "no suffix"] += 1
     if not any(by_side.values()):
         seen = f"; it holds {_listed(ignored)}" if ignored else ""
+        if ignored and all(suffix in FORMATS for suffix in ignored):
+            raise InputError(f"{name}: holds no images and no captions{_HELD}")
         raise InputError(f"{name}: holds no images and no captions{seen}; {_EXPECTED}")
     if side is None:
         if all(by_side.values()):

@@ -13,6 +13,7 @@ import numpy as np
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line, reading
 from fastrealign.io.names import choose_name
+from fastrealign.io.other_formats import embed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,20 +55,36 @@ def choose(schema: pa.Schema, column: str | None, path: str) -> str:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
-    column = choose_name(
-        path, schema.names, lambda name: is_float_list(schema.field(name).type), column, "column", "lists of floats"
-    )
+    try:
+        column = choose_name(
+            path, schema.names, lambda name: is_float_list(schema.field(name).type), column, "column", "lists of floats"
+        )
+    except InputError as error:
+        if column is None and all(not is_list(field.type) for field in schema) and any(map(_is_text, schema.types)):
+            raise InputError(f"{error}; it holds text: {embed(path)}") from None
+        raise
     kind = schema.field(column).type
     if not is_float_list(kind):
         raise InputError(f"{path}: column {column!r} holds {kind}, expected lists of float16, float32 or float64")
     return column
 
 
+def is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def is_float_list(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in lists) and pa.types.is_floating(kind.value_type)
+    return is_list(kind) and pa.types.is_floating(kind.value_type)
 
 
 def matrix(column: pa.Array, dim: int | None, first_row: int, path: str) -> np.ndarray:

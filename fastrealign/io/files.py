@@ -95,7 +95,7 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file or folder") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be read: permission denied; check the file's permissions") from None
     except OSError as error:

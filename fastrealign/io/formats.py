@@ -11,6 +11,7 @@ from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.npy import NpyShard
+from fastrealign.io.other_formats import next_step
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import is_url, place
@@ -40,7 +41,13 @@ def accepted() -> str:
 
 def format_of(path: str | Path) -> type[Shard]:
     """The Shard class for a file by its suffix, in any case; InputError if there is none."""
-    suffix = os.path.splitext(place(path).name if is_url(path) else path)[1].lower()
+    suffix = suffix_of(path)
     if suffix not in FORMATS:
-        raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; expected {accepted()}")
+        step = next_step(str(path)) or f"expected {accepted()}"
+        raise InputError(f"{path}: the suffix {suffix!r} is not of a known format; {step}")
     return FORMATS[suffix]
+
+
+def suffix_of(path: str | Path) -> str:
+    """With its dot, in small letters; "" where there is none."""
+    return os.path.splitext(place(path).name if is_url(path) else path)[1].lower()

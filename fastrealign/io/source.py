@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import difflib
 import glob
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
@@ -19,9 +21,10 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
-from fastrealign.io.formats import FORMATS, accepted, format_of
+from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.other_formats import next_step
 from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
@@ -146,13 +149,14 @@ def _resolve(spec: str, side: str) -> tuple[Place, list[Place]]:
     if os.path.isdir(path) and not _is_one_shard(path):
         return path, shards_of(path) if _is_dataset(path) else _folder(path, side)
     if os.path.exists(path) or not glob.has_magic(spec):
+        _check_there(path)
         format_of(path)
         return path.parent, [path]
     fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
     matches = [Path(match) for match in glob.glob(spec, recursive=True)]
     files = _one_format(matches, spec)
     if not files:
-        raise InputError(f"{spec}: the pattern matches no shard; expected {accepted()} files")
+        raise InputError(f"{spec}: the pattern matches no {_instead(matches, 'shard')}")
     return Path(*fixed), sorted(files, key=numeric_order)
 
 
@@ -162,7 +166,7 @@ def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, list[Place]]:
         root, matches = url.glob()
         files = _one_format(matches, spec)
         if not files:
-            raise InputError(f"{spec}: the pattern matches no shard; expected {accepted()} files")
+            raise InputError(f"{spec}: the pattern matches no {_instead(matches, 'shard')}")
         return root, sorted(files, key=numeric_order)
     if url.suffix.lower() in FORMATS and not spec.endswith("/"):
         return url.parent, [url]
@@ -196,10 +200,32 @@ def _folder(folder: Place, side: str) -> list[Place]:
                     f"give {folder / other} if that is the {side}"
                 )
     if not files:
-        raise InputError(
-            f"{folder}: holds no shards; expected {accepted()} files, or the folders img_emb/ and text_emb/"
-        )
+        raise InputError(f"{folder}: holds no {_instead(_entries(folder), 'shards')}")
     return files
+
+
+def _instead(found: list[Place], wanted: str) -> str:
+    """What to say after "no": what was found in place of shards, and what to do with that."""
+    others = Counter(suffix_of(str(path)) for path in found if not path.name.startswith(".") and not _is_folder(path))
+    for suffix, number in others.most_common():
+        example = min((path for path in found if suffix_of(str(path)) == suffix), key=numeric_order)
+        step = next_step(str(example))
+        if step is not None:
+            files = f"{number:,} {suffix} file{'' if number == 1 else 's'}"
+            return f"{wanted} ({accepted()} files), but {files}; of {example.name}: {step}"
+    return f"{wanted}; expected {accepted()} files, or the folders img_emb/ and text_emb/"
+
+
+def _check_there(path: Path) -> None:
+    """InputError if nothing has that name, with one that is nearly the same."""
+    try:
+        with reading(path):
+            os.lstat(path)
+    except InputError as error:
+        near = []
+        with suppress(OSError):
+            near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.7)
+        raise InputError(f"{error}{f'; did you mean {path.parent / near[0]}?' if near else ''}") from None
 
 
 def _is_folder(path: Place) -> bool:
@@ -207,12 +233,14 @@ def _is_folder(path: Place) -> bool:
 
 
 def _shards_in(folder: Place) -> list[Place]:
-    if isinstance(folder, Path):
-        with reading(folder):
-            entries = [folder / entry.name for entry in os.scandir(folder)]
-    else:
-        entries = _listed(folder)
-    return sorted(_one_format(entries, folder), key=numeric_order)
+    return sorted(_one_format(_entries(folder), folder), key=numeric_order)
+
+
+def _entries(folder: Place) -> list[Place]:
+    if not isinstance(folder, Path):
+        return _listed(folder)
+    with reading(folder):
+        return [folder / entry.name for entry in os.scandir(folder)]
 
 
 def _listed(folder: Url) -> list[Place]:

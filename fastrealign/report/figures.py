@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
 # Letters of a name that have room beside the figure of the domains, and those of all names under it together.
 BESIDE, UNDER = 16, 40
+# No bar is full, and no gap at the top of its axis, that is less than this; the table of domains is faintest at a gap of
+# rounding alone.
+LEAST, FAINTEST = 1e-3, 1e-7
 DASHES = {"none": (0, (4, 2)), "c3": (0, (5, 1.5, 1, 1.5)), "bca": (0, (2, 1)), "mean-shift": (0, (1, 1))}
 
 
@@ -260,7 +263,7 @@ def _parts(report: GapReport) -> Drawing:
     axes.set_yticks(at, [name_of(name) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("mean squared distance of pairs (squared length of unit rows)")
-    axes.set_xlim(0, 1.15 * left.max())
+    axes.set_xlim(0, 1.15 * max(left.max(), LEAST))
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
     rank, energy = report.frame
     return Drawing(
@@ -293,6 +296,7 @@ def _sizes(report: GapReport) -> Drawing:
     axes.axhline(report.gap_before, color=METHOD["none"], ls=DASHES["none"], lw=1.2, label="gap before")
     axes.set_xlabel("rows of each side that it was fitted on")
     axes.set_ylabel("gap left on all rows (0 to 2)")
+    axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # where all gaps are of rounding alone, they lie low
     axes.grid(True)
     _log(axes.xaxis)
     _log(axes.yaxis)
@@ -336,8 +340,7 @@ def _domains(report: GapReport) -> Drawing:
     n = len(names)
     figure, axes = _axes((WIDE[0], 1.2 + 0.55 * (n + 1)))
     shown = np.vstack([gaps, report.domains.before])
-    orders = np.log(np.maximum(shown, 1e-16))
-    dark = 0.1 + 0.5 * (orders - orders.min()) / max(np.ptp(orders), 1e-9)
+    dark = 0.1 + 0.5 * np.clip(1 + np.log(np.maximum(shown, 1e-16)) / -np.log(FAINTEST), 0, 1)
     for i in range(n + 1):
         for j in range(n):
             axes.axvspan(j - 0.5, j + 0.5, 1 - (i + 1) / (n + 1), 1 - i / (n + 1), color=TARGET, alpha=dark[i, j], lw=0)

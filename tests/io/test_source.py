@@ -235,10 +235,15 @@ def test_column_is_passed_on(tmp_path, refused):
 
 def test_missing(tmp_path, refused, monkeypatch):
     refused(lambda: source_of(tmp_path / "no.npy"), tmp_path / "no.npy", "no such file")
-    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "suffix ''", accepted())
+    refused(lambda: source_of(tmp_path / "no"), tmp_path / "no", "no such file or folder")
+    refused(lambda: source_of(tmp_path / "no" / "deep"), tmp_path / "no" / "deep", "no such file or folder")
+    (tmp_path / "text_emb").mkdir()
+    refused(lambda: source_of(tmp_path / "txt_emb"), "no such file or folder", f"did you mean {tmp_path / 'text_emb'}?")
+    (tmp_path / "plain").write_text("x")
+    refused(lambda: source_of(tmp_path / "plain"), tmp_path / "plain", "suffix ''", accepted())
     refused(lambda: source_of(tmp_path / "*.npy"), tmp_path / "*.npy", "matches no shard", ".pkl")
     (tmp_path / "x.npz").write_bytes(b"PK")
-    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", accepted())
+    refused(lambda: source_of(tmp_path / "x.npz"), "x.npz", "suffix '.npz'", "numpy.load(")
     refused(lambda: source_of(tmp_path / "*"), "matches no shard")
 
 

@@ -1,0 +1,158 @@
+"""Files that are not of a format that is read here: what to do with them, as a line that works when it is followed.
+
+Where that depends on what a file holds (numbers or captions, one array or several), its beginning is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+# Read of a file of text, to see what it holds: more than one embedding takes.
+_PEEKED = 1 << 20
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".heic", ".avif")
+_RAW = (".bin", ".dat", ".raw", ".ckpt")
+
+
+def next_step(path: str) -> str | None:
+    """What makes of the file one that is read; None where that is not known.
+
+    A local file is looked into. The code names it as it is; what it cannot know stands in it in capitals.
+    """
+    stem, suffix = os.path.splitext(path)
+    suffix, here, to = suffix.lower(), repr(path), repr(f"{stem}.npy")
+    table = repr(f"{stem}.parquet")
+    if suffix == ".npz":
+        names = _arrays(path)
+        if len(names) == 1:
+            return f"take the array out of it: numpy.save({to}, numpy.load({here})[{names[0]!r}])"
+        of = f", NAME being one of {', '.join(map(repr, names[:10]))}" if names else ""
+        return f"take one array out of it: numpy.save({to}, numpy.load({here})[NAME]){of}"
+    if suffix in (".csv", ".tsv"):
+        return _of_table(path, suffix, here, to, table)
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return _of_json(path, suffix, here, to, table)
+    if suffix == ".txt":
+        lines = _lines(path)
+        if not lines:
+            return None
+        if _numeric(re.split(r"[\s,]+", lines[0].strip())):
+            delimiter = ", delimiter=','" if "," in lines[0] else ""
+            return f"make it .npy: numpy.save({to}, numpy.loadtxt({here}{delimiter}, dtype='float32', ndmin=2))"
+        return f"it holds text; {embed(path)}"
+    if suffix in (".feather", ".orc"):
+        return f"make it parquet: pandas.read_{suffix[1:]}({here}).to_parquet({table})"
+    if suffix in (".h5", ".hdf5"):
+        return f"take one array out of it: numpy.save({to}, h5py.File({here})[NAME][:])"
+    if suffix == ".mat":
+        return f"take one array out of it: numpy.save({to}, scipy.io.loadmat({here})[NAME])"
+    if suffix == ".avro":
+        return f"make it parquet: polars.read_avro({here}).write_parquet({table})"
+    if suffix == ".msgpack":
+        return f"make it .npy: numpy.save({to}, numpy.array(msgpack.unpackb(open({here}, 'rb').read()), 'float32'))"
+    if suffix in _ARCHIVES:
+        return f"unpack it and name what was in it; if that is images or captions, {embed('FOLDER')}"
+    if suffix in _IMAGES:
+        return f"it is an image; {embed(path)}"
+    if suffix in _RAW:
+        if _begins(path, b"PK"):
+            return f"if torch.save wrote it, rename it to {stem + '.pt'!r}"
+        return f"make it .npy: numpy.save({to}, numpy.fromfile({here}, 'float32').reshape(-1, WIDTH))"
+    if suffix == ".tfrecord":
+        return f"read it with tensorflow, and save the rows as an array (rows, width): numpy.save({to}, ROWS)"
+    return None
+
+
+def embed(path: str) -> str:
+    """How to make embeddings of what is none yet."""
+    return f"make embeddings of it first: fastrealign embed {path} --clip NAME --pretrained WEIGHTS --out OUT"
+
+
+def _of_table(path: str, suffix: str, here: str, to: str, table: str) -> str:
+    tab = suffix == ".tsv"
+    lines = _lines(path)
+    comma = "\t" if tab else ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
+    sep = "" if comma == "," else f", sep={comma!r}"
+    read = f"pandas.read_csv({here}{sep})"
+    if len(lines) < 2 and not (lines and _numeric(lines[0].split(comma))):
+        return f"make it parquet: {read}.to_parquet({table})"
+    if _numeric(lines[0].split(comma)):
+        return f"make it .npy: numpy.save({to}, numpy.loadtxt({here}, delimiter={comma!r}, dtype='float32', ndmin=2))"
+    if re.search(r"\[\s*-?[\d.]", lines[1]):
+        return (
+            f"make it .npy: numpy.save({to}, numpy.array([json.loads(text) for text in {read}[COLUMN]], 'float32')), "
+            "COLUMN being the name of the one that holds the embeddings"
+        )
+    if sum(map(_number, lines[1].split(comma))) > 1:
+        return (
+            f"make it .npy: numpy.save({to}, {read}[COLUMNS].to_numpy('float32')), COLUMNS being the list of the names of "
+            "those that hold the embedding"
+        )
+    return f"it holds text; make it parquet, {read}.to_parquet({table}), then {embed(table[1:-1])}"
+
+
+def _of_json(path: str, suffix: str, here: str, to: str, table: str) -> str:
+    lines = _lines(path)
+    text = "".join(lines[:20]).lstrip()
+    by_line = suffix != ".json"
+    if by_line and text.startswith("["):
+        return f"make it .npy: numpy.save({to}, numpy.array([json.loads(line) for line in open({here})], 'float32'))"
+    if not by_line and re.match(r"\[\s*\[", text):
+        return f"make it .npy: numpy.save({to}, numpy.array(json.load(open({here})), 'float32'))"
+    if not by_line and (key := re.match(r'\{\s*("(?:[^"\\]|\\.)*")\s*:\s*\[\s*\[', text)):
+        name = json.loads(key[1])
+        return f"make it .npy: numpy.save({to}, numpy.array(json.load(open({here}))[{name!r}], 'float32'))"
+    if not by_line and re.match(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*-?\d', text):
+        return f"make it .npy: numpy.save({to}, numpy.array(list(json.load(open({here})).values()), 'float32'))"
+    if re.search(r'"\s*:\s*\[\s*-?[\d.]', text):
+        lines_too = ", lines=True" if by_line else ""
+        return f"make it parquet: pandas.read_json({here}{lines_too}).to_parquet({table})"
+    if by_line:
+        return f"it holds text; {embed(path)}"
+    return (
+        f"it holds text; make it parquet, pandas.read_json({here}).to_parquet({table}), then {embed(table[1:-1])}, or name it "
+        "in the configuration of fastrealign train"
+    )
+
+
+def _arrays(path: str) -> list[str]:
+    """The names of the arrays in a .npz."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return []
+
+
+def _lines(path: str) -> list[str]:
+    """The lines that a file of text begins with; none where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_PEEKED).decode("utf-8-sig", errors="replace")
+    except (OSError, ValueError):
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _begins(path: str, with_bytes: bytes) -> bool:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(with_bytes)) == with_bytes
+    except (OSError, ValueError):
+        return False
+
+
+def _numeric(fields: list[str]) -> bool:
+    return len(fields) > 1 and all(map(_number, fields))
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
