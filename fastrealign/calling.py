@@ -20,7 +20,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
     """The rows of x (n, d) through `kernel`; the arguments are those of `Alignment.__call__`."""
     check_bad_rows(bad_rows)
     if ops.is_tensor(x) and x.requires_grad:
-        raise InputError("this call does not record gradients; use fastrealign.nn.ReAlign, or pass x.detach()")
+        raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
     given, x = x, ops.native(x)
     rows = ops.rows_anywhere(x)
     if rows.shape[1] != d:

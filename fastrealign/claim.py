@@ -190,7 +190,7 @@ class Claim:
         if changed is not None:
             raise InputError(
                 f"{self.output.out}: {changed.name} is gone or was changed since the run was complete; "
-                "make all anew with --overwrite"
+                "move it away if it is there, and make all anew with --overwrite"
             )
         self.finished = manifest
 

@@ -157,19 +157,20 @@ def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
     Raises InputError for element types other than the four, other than two dimensions, or a tensor on a device.
     """
     x = native(x)
+    convert = ".astype('float32')"
     if is_tensor(x):
-        x = _tensor_view(x, name)
+        x, convert = _tensor_view(x, name), ".float()"
     if np.ma.is_masked(x):
         raise InputError(
-            f"{name}: {np.ma.count_masked(x)} numbers are masked, and a mask is not looked at; leave such rows out, or fill "
-            "them with .filled()"
+            f"{name}: {np.ma.count_masked(x)} numbers are masked, and a mask is not looked at; leave such rows out, for "
+            "example with x[~numpy.ma.getmaskarray(x).any(axis=1)]"
         )
     x = np.asarray(x)
     if x.dtype not in _CODES and x.dtype.newbyteorder("=") in _CODES:
         x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype not in _CODES:
         raise InputError(
-            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64; convert with .astype('float32')"
+            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64; convert with {convert}"
         )
     if x.ndim != 2:
         raise InputError(f"{name}: shape {x.shape}, expected two dimensions (rows, width); one row is x[None, :]")

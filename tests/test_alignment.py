@@ -184,7 +184,7 @@ def test_tensors_that_record_gradients_are_refused(alignment, rows):
     torch = pytest.importorskip("torch")
     x = torch.from_numpy(rows).requires_grad_()
     with pytest.raises(
-        InputError, match=r"does not record gradients; use fastrealign.nn.ReAlign, or pass x.detach\(\)"
+        InputError, match=r"does not record gradients; use fastrealign.nn.as_module, or pass x.detach\(\)"
     ):
         alignment(x)
     assert alignment(x.detach()).shape == x.shape

@@ -17,6 +17,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import cli
+from fastrealign.baselines import fit_baseline
 from fastrealign.cli import main
 from fastrealign.summary import gap_lines
 
@@ -297,7 +298,7 @@ def test_an_alignment_is_not_saved_as_another_kind_of_file(tmp_path, sides, run,
     assert (code, stdout) == (2, "") and corpus.tree(tmp_path) == before
     assert (f"name it {tmp_path}/x.safetensors" if "." in name else "is no name of a file") in err
     alignment, moments = fr.fit(str(sides[0]), str(sides[1])), fr.Moments(4)
-    for saved in (alignment, moments, fr.baselines.fit_baseline("c3", str(sides[0]), str(sides[1]))):
+    for saved in (alignment, moments, fit_baseline("c3", str(sides[0]), str(sides[1]))):
         with pytest.raises(fr.InputError, match="safetensors"):
             saved.save(out)
     alignment.save(tmp_path / "any.name")

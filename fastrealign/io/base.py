@@ -30,11 +30,11 @@ def native_float(dtype: np.dtype, where: str) -> np.dtype:
     return native
 
 
-def no_float(kind: object, where: str) -> InputError:
-    """The error, starting with `where`, about elements of a `kind` that is not accepted."""
+def no_float(kind: object, where: str, convert: str = ".astype('float32')") -> InputError:
+    """The error, starting with `where`, about elements of a `kind` that is not accepted; `convert` is how those are."""
     return InputError(
         f"{where}: holds {kind} values, expected float16, bfloat16, float32 or float64; "
-        "convert it first, for example with .astype('float32')"
+        f"convert it first, for example with {convert}"
     )
 
 

@@ -267,7 +267,7 @@ def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
         (one, a), (two, b) = examples[:2]
         raise InputError(
             f"{where}: holds two formats, {one} ({a.name}) and {two} ({b.name}); choose one with a pattern such as "
-            f"{a.parent}/*{a.suffix}"
+            f"{glob.escape(str(a.parent))}/*{a.suffix}"
         )
     return files
 

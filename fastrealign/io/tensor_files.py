@@ -88,7 +88,7 @@ class SafetensorsShard(MatrixShard):
         chosen = tensors[self.column]
         where = f"{path}: tensor {self.column!r}"
         if chosen.dtype not in _FLOATS:
-            raise no_float(chosen.dtype, where)
+            raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
         self.dtype = _FLOATS[chosen.dtype]
         self.rows, self.dim = check_shape(chosen.shape, where)
         self._offset = self.header.size + chosen.begin

@@ -116,7 +116,7 @@ class TorchShard(MatrixShard):
         where = self.path if self.key is None else f"{self.path}: tensor {self.key!r}"
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in _FLOATS:
-            raise no_float(kind, where)
+            raise no_float(kind, where, ".float()")
         if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.device.type != "cpu":
             raise InputError(
                 f"{where}: is sparse, nested or without values, expected a plain tensor; save tensor.to_dense()"
