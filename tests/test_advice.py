@@ -550,3 +550,17 @@ def test_advice_on_how_a_fit_is_asked_for(tmp_path, x, capsys):
     assert "leave out encoder_source" in message and fr.fit(x, np.roll(x, 1, axis=1), method="c3").name == "c3"
     message = told(lambda: fr.fit(x, x, method="realing"))
     assert fr.fit(x, np.roll(x, 1, axis=1), method=re.search("did you mean '(.*?)'", message)[1]).dim == 6
+
+
+def test_names_of_columns_that_were_probably_meant(tmp_path, x):
+    from fastrealign.embed.inputs import open_input
+    from fastrealign.revision.embeddings import open_embeddings
+
+    captions = [f"caption {i}" for i in range(ROWS)]
+    path = corpus.parquet_file(tmp_path / "a.parquet", x, image_name=captions, caption=captions)
+    message = told(lambda: open_source(path, side="source", column="embeding"))
+    assert open_source(path, side="source", column=re.search(r"did you mean '(.*?)'", message)[1]).rows == ROWS
+    message = told(lambda: list(open_input(path, ids="image_nam")))
+    assert [item.id for item in open_input(path, ids=re.search(r"did you mean '(.*?)'", message)[1])] == captions
+    message = told(lambda: open_embeddings(path, id_column="image_names"))
+    assert len(open_embeddings(path, id_column=re.search(r"did you mean '(.*?)'", message)[1])) == ROWS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.errors import InputError
 from fastrealign.io.files import file_size, is_utf8, one_line, reading, shown
+from fastrealign.io.names import meant
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +135,9 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterat
         ids = ids or _id_name(names, column)
         for name in filter(None, (column, ids)):
             if name not in names:
-                raise InputError(f"{path}: has no column {name!r}; its columns are {_listed(names)}")
+                raise InputError(
+                    f"{path}: has no column {name!r}{meant(name, names)}; its columns are {_listed(names)}"
+                )
             if names.count(name) > 1:
                 raise InputError(f"{path}: has two columns {name!r}; rename one")
         row = 0

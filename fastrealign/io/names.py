@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 
 from fastrealign.errors import InputError
 
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
 # Names that a message lists: a checkpoint may have thousands.
 _LISTED = 20
+
+
+def meant(given: str, names: Iterable[str]) -> str:
+    """A hint at the name that was probably meant, to put after the one that there is not; "" where none is near."""
+    near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def choose_name(
@@ -22,7 +29,9 @@ def choose_name(
     listed = _listed(names)
     if column is not None:
         if column not in names:
-            raise InputError(f"{path}: has no {kind} {column!r}; its {kind}s are {listed or 'none'}")
+            raise InputError(
+                f"{path}: has no {kind} {column!r}{meant(column, names)}; its {kind}s are {listed or 'none'}"
+            )
         return column
     found = [name for name in USUAL_NAMES if name in names] or [name for name in names if fits(name)]
     if not found:

@@ -156,6 +156,7 @@ def _resolve(spec: str, side: str) -> tuple[Place, list[Place]]:
     matches = [Path(match) for match in glob.glob(spec, recursive=True)]
     files = _one_format(matches, spec)
     if not files:
+        _check_there(Path(*fixed))
         raise InputError(f"{spec}: the pattern matches no {_instead(matches, 'shard')}")
     return Path(*fixed), sorted(files, key=numeric_order)
 

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
 # Letters of a name that have room beside the figure of the domains, and those of all names under it together.
 BESIDE, UNDER = 16, 40
-# No bar is full, and no gap at the top of its axis, that is less than this; the table of domains is faintest at a gap of
-# rounding alone.
-LEAST, FAINTEST = 1e-3, 1e-7
+# No bar is full, and no gap at the top of its axis, that is less than this; the table of domains is faintest at this gap.
+LEAST, FAINTEST = 1e-3, 1e-5
 DASHES = {"none": (0, (4, 2)), "c3": (0, (5, 1.5, 1, 1.5)), "bca": (0, (2, 1)), "mean-shift": (0, (1, 1))}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
 from fastrealign.io.files import Descriptor, one_line, open_binary, reading
+from fastrealign.io.names import meant
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import is_url, place
 from fastrealign.io.tables import Table, TableShard
@@ -117,7 +118,10 @@ class IdsOf:
             return next((name for name in ID_NAMES if name in names), None)
         if self._column not in names:
             listed = ", ".join(map(repr, names)) or "nothing"
-            raise InputError(f"{shard.path}: has no ids {self._column!r}; beside the embeddings it holds {listed}")
+            hint = meant(self._column, names)
+            raise InputError(
+                f"{shard.path}: has no ids {self._column!r}{hint}; beside the embeddings it holds {listed}"
+            )
         return self._column
 
     def _values(self) -> Iterator[Sequence[Any]]:
@@ -169,7 +173,9 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
         name = column or next((name for name in ID_NAMES if name in names), names[0] if len(names) == 1 else None)
         if name not in names:
             table.close()
-            raise InputError(f"{path}: has no column {name or 'id'!r}; its columns are {', '.join(names) or 'none'}")
+            name = name or "id"
+            listed = ", ".join(names) or "none"
+            raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed}")
         yield from _column(table, name)
         return
     try:

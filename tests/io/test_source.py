@@ -239,6 +239,7 @@ def test_missing(tmp_path, refused, monkeypatch):
     refused(lambda: source_of(tmp_path / "no" / "deep"), tmp_path / "no" / "deep", "no such file or folder")
     (tmp_path / "text_emb").mkdir()
     refused(lambda: source_of(tmp_path / "txt_emb"), "no such file or folder", f"did you mean {tmp_path / 'text_emb'}?")
+    refused(lambda: source_of(tmp_path / "no" / "*.npy"), tmp_path / "no", "no such file or folder")
     (tmp_path / "plain").write_text("x")
     refused(lambda: source_of(tmp_path / "plain"), tmp_path / "plain", "suffix ''", accepted())
     refused(lambda: source_of(tmp_path / "*.npy"), tmp_path / "*.npy", "matches no shard", ".pkl")
