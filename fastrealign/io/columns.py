@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line, reading
-from fastrealign.io.names import choose_name
+from fastrealign.io.names import Candidate, Fit, choose_name, instead
 from fastrealign.io.other_formats import embed
 
 if TYPE_CHECKING:
@@ -55,17 +55,19 @@ def choose(schema: pa.Schema, column: str | None, path: str) -> str:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
+    candidates = [Candidate(field.name, one_line(field.type), _fit(field.type)) for field in schema]
     try:
-        column = choose_name(
-            path, schema.names, lambda name: is_float_list(schema.field(name).type), column, "column", "lists of floats"
-        )
+        column = choose_name(path, candidates, column, "column", "lists of floats")
     except InputError as error:
         if column is None and all(not is_list(field.type) for field in schema) and any(map(_is_text, schema.types)):
             raise InputError(f"{error}; it holds text: {embed(path)}") from None
         raise
     kind = schema.field(column).type
     if not is_float_list(kind):
-        raise InputError(f"{path}: column {column!r} holds {kind}, expected lists of float16, float32 or float64")
+        raise InputError(
+            f"{path}: column {column!r} holds {one_line(kind)}, expected lists of float16, float32 or float64"
+            f"{instead(candidates, column)}"
+        )
     return column
 
 
@@ -85,6 +87,29 @@ def is_float_list(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return is_list(kind) and pa.types.is_floating(kind.value_type)
+
+
+def _fit(kind: pa.DataType) -> Fit:
+    """Whether a column of this type could hold embeddings."""
+    import pyarrow as pa
+
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return min(max(_fit(kind.storage_type), Fit.CODED), Fit.SHAPED)
+    if is_float_list(kind):
+        return Fit.TAKEN
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return min(_fit(kind.value_type), Fit.SHAPED)
+    if types.is_struct(kind) or types.is_union(kind):  # {"data": [...], "shape": [...]}
+        parts = [_fit(kind.field(i).type) for i in range(kind.num_fields)]
+        return Fit.SHAPED if max(parts, default=Fit.NO) >= Fit.SHAPED else Fit.CODED
+    if types.is_nested(kind) and not types.is_map(kind):
+        inner = kind.value_type
+        if types.is_floating(inner) or types.is_decimal(inner) or isinstance(inner, pa.BaseExtensionType):
+            return Fit.SHAPED
+        return Fit.SHAPED if types.is_nested(inner) and _fit(inner) >= Fit.SHAPED else Fit.CODED
+    numbers = types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind)
+    return Fit.NO if numbers else Fit.CODED
 
 
 def matrix(column: pa.Array, dim: int | None, first_row: int, path: str) -> np.ndarray:

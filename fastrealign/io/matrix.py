@@ -14,6 +14,7 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard, ShardWriter
 from fastrealign.io.files import Descriptor, read_into, reading
+from fastrealign.io.names import Fit
 
 # Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
 # apart: what bounds the memory beyond the caller's scratch.
@@ -30,6 +31,15 @@ def check_shape(shape: Sequence[int], where: str) -> tuple[int, int]:
             f"{where}: has shape {tuple(shape)}, expected (rows, width): one embedding a row, every row at least 1 wide"
         )
     return int(shape[0]), int(shape[1])
+
+
+def fit_of_shape(shape: Sequence[int], taken: bool, whole: bool) -> Fit:
+    """Whether an array could be embeddings: its elements are of a type that is `taken`, or are `whole` numbers."""
+    if len(shape) < 2:
+        return Fit.NO
+    if taken and len(shape) == 2:
+        return Fit.TAKEN
+    return Fit.CODED if whole else Fit.SHAPED
 
 
 class MatrixShard(Shard):

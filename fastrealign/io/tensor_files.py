@@ -19,8 +19,8 @@ from fastrealign.errors import InputError
 from fastrealign.files import RECORD
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
-from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
-from fastrealign.io.names import choose_name
+from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
+from fastrealign.io.names import Candidate, Fit, choose_name, telling
 
 _FLOATS = {
     "F16": np.dtype(np.float16),
@@ -82,15 +82,15 @@ class SafetensorsShard(MatrixShard):
         if own is not None:
             raise InputError(f"{path}: holds {own}, not embeddings")
         tensors = self.header.tensors
-        self.column = choose_name(
-            self.path, list(tensors), lambda one: _is_matrix(tensors[one]), column, "tensor", "a matrix of floats"
-        )
+        candidates = [Candidate(one.name, f"{one.dtype} {one.shape}", _fit(one)) for one in tensors.values()]
+        self.column = choose_name(self.path, candidates, column, "tensor", "a matrix of floats")
         chosen = tensors[self.column]
         where = f"{path}: tensor {self.column!r}"
-        if chosen.dtype not in _FLOATS:
-            raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
-        self.dtype = _FLOATS[chosen.dtype]
-        self.rows, self.dim = check_shape(chosen.shape, where)
+        with telling(candidates, self.column):
+            if chosen.dtype not in _FLOATS:
+                raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
+            self.dtype = _FLOATS[chosen.dtype]
+            self.rows, self.dim = check_shape(chosen.shape, where)
         self._offset = self.header.size + chosen.begin
         self._strides = (self.dim, 1)
 
@@ -188,8 +188,8 @@ def _own_kind(metadata: dict[str, str] | None) -> str | None:
     return {"alignment": "a saved alignment", "moments": "saved moments"}.get(kind, f"a saved {kind}")
 
 
-def _is_matrix(tensor: _Tensor) -> bool:
-    return tensor.dtype in _FLOATS and len(tensor.shape) == 2
+def _fit(tensor: _Tensor) -> Fit:
+    return fit_of_shape(tensor.shape, tensor.dtype in _FLOATS, tensor.dtype[0] in "IU" or tensor.dtype == "BOOL")
 
 
 def _read_header(path: str, size: int, limit: int = _HEADER_LIMIT) -> _Header:

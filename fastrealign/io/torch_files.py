@@ -22,8 +22,8 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
-from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
-from fastrealign.io.names import choose_name
+from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
+from fastrealign.io.names import Candidate, Fit, choose_name, instead, telling
 from fastrealign.io.places import is_url
 from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
 
@@ -107,13 +107,24 @@ class TorchShard(MatrixShard):
             raise InputError(
                 f"{self.path}: holds a {type(value).__name__}, expected a matrix or a dict with a matrix among its values"
             )
-        tensors = {name: one for name, one in value.items() if isinstance(name, str) and isinstance(one, torch.Tensor)}
-        matrices = {name for name, one in tensors.items() if one.ndim == 2 and one.dtype.is_floating_point}
-        key = choose_name(self.path, list(tensors), matrices.__contains__, self._column, "tensor", "a matrix of floats")
-        return key, tensors[key]
+        found = [Candidate(str(name), _holds(one), _fit(one)) for name, one in value.items()]
+        self._candidates = [
+            one for one in found if one.fit is not Fit.NO or isinstance(value.get(one.name), torch.Tensor)
+        ]
+        key = choose_name(self.path, self._candidates, self._column, "tensor", "a matrix of floats")
+        tensor = value.get(key)
+        if not isinstance(tensor, torch.Tensor):
+            held = next(one.holds for one in self._candidates if one.name == key)
+            raise InputError(f"{self.path}: {key!r} is {held}, expected a tensor{instead(self._candidates, key)}")
+        return key, tensor
 
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
-        where = self.path if self.key is None else f"{self.path}: tensor {self.key!r}"
+        if self.key is None:
+            return self._checked(tensor, self.path)
+        with telling(self._candidates, self.key):
+            return self._checked(tensor, f"{self.path}: tensor {self.key!r}")
+
+    def _checked(self, tensor: torch.Tensor, where: str) -> tuple[int, int, np.dtype]:
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in _FLOATS:
             raise no_float(kind, where, ".float()")
@@ -201,6 +212,33 @@ def _kept(value: Any, mask: np.ndarray) -> Any:
     if type(value) in (list, tuple) and len(value) == len(mask):
         return type(value)(compress(value, mask))
     return value
+
+
+def _fit(value: Any) -> Fit:
+    """Whether a value of a dict could be the embeddings."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
+        return fit_of_shape(value.shape, str(value.dtype).removeprefix("torch.") in _FLOATS, whole)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)) and value:
+        first = value[0]
+        if isinstance(first, torch.Tensor):
+            vectors = first.ndim > 0 and first.dtype.is_floating_point
+        else:
+            vectors = isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], float)
+        return Fit.SHAPED if vectors else Fit.CODED
+    return Fit.NO if value is None or isinstance(value, (bool, int, float)) else Fit.CODED
+
+
+def _holds(value: Any) -> str:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _is_archive(path: str, size: int) -> bool:

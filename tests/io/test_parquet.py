@@ -220,6 +220,50 @@ def test_column_is_chosen(tmp_path, rows_of, refused):
     refused(lambda: opened(path), path, "more than one column named 'id'")
 
 
+LIST = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+UNTAKEN = {
+    "whole numbers": pa.array([[1, 2, 3], [4, 5, 6]]),
+    "decimals": pa.array([[1, 2], [3, 4]], pa.list_(pa.decimal128(9, 3))),
+    "text": pa.array(["[1.0, 2.0]", "[3.0, 4.0]"]),
+    "bytes": pa.array([b"abcd", b"efgh"]),
+    "struct": pa.array([{"data": [1.0, 2.0], "shape": [2]}] * 2),
+    "several vectors": pa.array([[[1.0, 2.0], [3.0, 4.0]]] * 2),
+    "lists of lists of lists": pa.array([[[[1.0]]]] * 2),
+    "tensors": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((2, 2, 3), np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNTAKEN))
+@pytest.mark.parametrize("name", ["text_features", "clipEmbedding", "vector_fp16", "emb_json", "image-embeds"])
+def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, kind, name):
+    path = saved(tmp_path / "x.parquet", pa.table({name: UNTAKEN[kind], "box": LIST}))
+    pieces = [
+        repr(name),
+        str(pq.read_schema(path).field(0).type)[:60],
+        "'box' (list<element: double>)",
+        "--column 'box'",
+    ]
+    refused(lambda: opened(path), path, *pieces)
+    assert np.array_equal(rows_of(opened(path, "box")), LIST)
+    saved(path, pa.table({"embedding": UNTAKEN[kind], "box": LIST}))
+    refused(lambda: list(opened(path).chunks(9)), path, "'embedding'", "--column 'box'")
+
+
+@pytest.mark.parametrize("kind", ["decimals", "struct", "several vectors", "lists of lists of lists", "tensors"])
+def test_its_shape_alone_may_be_that_of_embeddings(tmp_path, refused, rows_of, kind):
+    path = saved(tmp_path / "x.parquet", pa.table({"clip": UNTAKEN[kind], "box": LIST}))
+    refused(lambda: opened(path), path, "'clip'", "'box'", "--column 'box'")
+    saved(path, pa.table({"boxes": UNTAKEN[kind], "vector": LIST}))  # unless the other has the name
+    assert np.array_equal(rows_of(opened(path)), LIST)
+
+
+@pytest.mark.parametrize("name", ["embedding_model", "feature_id", "emb_path", "december", "member", "caption", "url"])
+def test_text_beside_the_embeddings_is_none(tmp_path, rows_of, name):
+    beside = {name: ["a", "b"], "tokens": [[1], [2]], "emb_dim": [3, 3], "tags": [["a"], []], "size": [{"w": 1}] * 2}
+    path = saved(tmp_path / "x.parquet", pa.table({**beside, "x": LIST}))
+    assert np.array_equal(rows_of(opened(path)), LIST)
+
+
 @pytest.mark.parametrize(
     "column",
     [pa.array([1.0, 2.0]), pa.array([[1, 2], [3, 4]]), pa.array(["a", "b"]), pa.array([b"abcd", b"efgh"]), pa.nulls(2)],

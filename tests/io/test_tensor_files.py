@@ -111,6 +111,19 @@ def test_dropped_rows_take_what_is_theirs_along(tmp_path, monkeypatch, dtype, dr
     assert opened(tmp_path / "y.safetensors").rows == keep.sum()
 
 
+@pytest.mark.parametrize("dtype", ["i1", "u1", "c8", "f4"])
+def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, dtype):
+    a = matrix()
+    other = np.ones((23, 2, 5) if dtype == "f4" else (23, 5), dtype)
+    path = saved(tmp_path / "x.safetensors", {"text_features": other, "boxes": a})
+    refused(
+        lambda: opened(path), path, "'text_features'", str(other.shape), "'boxes' (F32 (23, 5))", "--column 'boxes'"
+    )
+    assert np.array_equal(rows_of(opened(path, "boxes")), a)
+    saved(path, {"embeddings": other, "boxes": a})
+    refused(lambda: opened(path), path, "tensor 'embeddings'", "--column 'boxes'")
+
+
 def test_which_tensor_is_taken(tmp_path, rows_of, refused):
     a, b = matrix(seed=1), matrix(9, 7, seed=2)
     path = saved(tmp_path / "x.safetensors", {"rows": a, "ids": np.arange(23), "counts": np.ones((3, 4), np.int8)})

@@ -224,6 +224,26 @@ def test_nothing_in_a_file_is_run(tmp_path, refused, new):
 
 
 @pytest.mark.parametrize(
+    "other",
+    [
+        matrix().to(torch.int8),
+        matrix().to(torch.complex64),
+        matrix()[:, None].repeat(1, 2, 1),
+        list(matrix()),
+        matrix().tolist(),
+        {"clip": matrix()},
+    ],
+    ids=["int8", "complex", "3-D", "tensors", "lists", "dict"],
+)
+def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, other):
+    path = saved(tmp_path / "x.pt", {"text_features": other, "boxes": matrix()})
+    refused(lambda: opened(path), path, "'text_features'", "'boxes' (float32 (23, 5))", "--column 'boxes'")
+    assert np.array_equal(rows_of(opened(path, "boxes")), matrix().numpy())
+    saved(path, {"embeddings": other, "boxes": matrix()})
+    refused(lambda: opened(path), path, "'embeddings'", "--column 'boxes'")
+
+
+@pytest.mark.parametrize(
     ("value", "pieces"),
     [
         ([matrix()], ["holds a list, expected a matrix or a dict"]),
