@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from fastrealign.float_state import computes
 from fastrealign.folders import make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
-from fastrealign.io.columns import lists, retyped
+from fastrealign.io.columns import filtered, lists, retyped, writing_columns
 from fastrealign.io.files import one_line
 from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
 from fastrealign.io.lines import open_lines
@@ -112,8 +113,9 @@ def convert(
     side      "text" or "image": of a clip-retrieval folder, which side to read; with "npy", also write such a folder
     overwrite replace files that are there
 
-    Items without an embedding are counted and left out. Raises InputError for bad input, a value that `dtype` cannot
-    hold, or files that are there; FastRealignError when writing fails. A conversion that fails leaves nothing new behind.
+    Items without an embedding, and rows of tables whose embedding is null or has a null, are counted and left out. Raises
+    InputError for bad input, a value that `dtype` cannot hold, or files that are there; FastRealignError when writing fails. A
+    conversion that fails leaves nothing new behind.
     """
     started = time.perf_counter()
     dtype = None if dtype is None else ops.as_dtype(dtype)
@@ -126,6 +128,7 @@ def convert(
     target.check(overwrite)
     columns: dict[str, None] = {}
     left_out: list[str] = []
+    skipped = 0
     progress.start("converting", files.rows, sum(shard.nbytes for shard in files.shards))
     try:
         with target.claimed(fsync) as written:
@@ -135,11 +138,15 @@ def convert(
                     columns.update(dict.fromkeys(rest.names))
                     left_out += rest.left_out
                     writers = target.writers(at, shard, rest, dtype or shard.dtype, stack, fsync)
-                    for rows in _rows(shard, dtype or shard.dtype):
+                    for rows, there in _rows(shard, dtype or shard.dtype):
                         beside = rest.take(len(rows))
-                        for writer in writers:
-                            writer.write(rows, beside)
                         progress.advance(len(rows), rows.size * shard.dtype.itemsize)
+                        if there is not None:
+                            skipped += len(rows) - np.count_nonzero(there)
+                            rows = rows[there]
+                            beside = {name: _kept(column, there) for name, column in beside.items()}
+                        for writer in writers if len(rows) else ():
+                            writer.write(rows, beside)
                     for writer in writers:
                         written.append(writer.path)  # before it is there: an interrupt may come right after
                         writer.commit()
@@ -150,9 +157,9 @@ def convert(
         source=files.name,
         out=os.fspath(out),
         to=target.to,
-        rows=files.rows,
+        rows=files.rows - skipped,
         dim=files.dim,
-        skipped=files.skipped,
+        skipped=files.skipped + skipped,
         columns=list(columns),
         left_out=left_out,
         files=[path.relative_to(target.root).as_posix() for path in written],
@@ -273,7 +280,10 @@ class _Rest:
         self._parts: list[tuple[pa.Schema, InStep]] = []
         if isinstance(shard, TableShard):
             table = stack.enter_context(shard.table(shard.path))
-            self._add(table.schema.remove(table.schema.get_field_index(shard.column)), table.batches, shard.path)
+            schema = table.schema
+            if shard.column is not None:
+                schema = schema.remove(schema.get_field_index(shard.column))
+            self._add(schema, table.batches, shard.path)
         values, others = shard.of_rows()
         self.left_out = [f"{shard.name}: {name}" for name in others]
         if values:
@@ -298,13 +308,16 @@ class _Rest:
 
         return pa.schema([field for schema, _ in self._parts for field in schema])
 
-    def schema_with(self, shard: io.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str]:
-        """The schema of a table that holds the embeddings too, and the name of their column."""
+    def schema_with(self, shard: io.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str | None]:
+        """The schema of a table that holds the embeddings too, and the name of their column, if there is one."""
         pa = _pyarrow(shard.path)
         schema = self.schema()
         if isinstance(shard, TableShard):  # where it was, as the list it was
             with shard.table(shard.path) as table:
-                whole = retyped(table.schema, shard.column, dtype)
+                if shard.column is None:
+                    return table.schema, None
+                whole = _as_lists(table.schema, shard.column, dtype) if shard.blank else table.schema
+                whole = retyped(whole, shard.column, dtype)
             others = [field for field in schema if field.name not in whole.names]
             return pa.schema([*whole, *others], metadata=whole.metadata), shard.column
         if _COLUMN in schema.names:
@@ -340,7 +353,9 @@ class _TableOut:
         stack.callback(self._file.abort)
         self._schema = schema
         self._column = column
-        self._sink = self._open(to)
+        self._writing = partial(writing_columns, path, schema, to)
+        with self._writing():
+            self._sink = self._open(to)
         stack.callback(self._sink.abandon)
         self._group = GROUP_BYTES if to == "parquet" else 0
         self._pending: list[pa.Table] = []
@@ -357,14 +372,16 @@ class _TableOut:
 
     def commit(self) -> None:
         self._flush()
-        self._sink.finish()
+        with self._writing():
+            self._sink.finish()
         self._file.commit()
 
     def _flush(self) -> None:
         import pyarrow as pa
 
         if self._pending:
-            self._sink.write(pa.concat_tables(self._pending))
+            with self._writing():
+                self._sink.write(pa.concat_tables(self._pending))
             self._pending.clear()
 
     def _open(self, to: str) -> Sink:
@@ -373,10 +390,27 @@ class _TableOut:
         return (ParquetSink if to == "parquet" else ArrowSink)(self._file, self._schema)
 
 
-def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The shard's rows as elements of `dtype`; InputError for the first with a number that becomes infinite."""
+def _as_lists(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
+    import pyarrow as pa
+
+    at = schema.get_field_index(column)
+    return schema.set(at, pa.field(column, pa.list_(pa.from_numpy_dtype(dtype))))
+
+
+def _kept(column: Any, mask: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return filtered(pa.table({"": column}), mask).column(0)
+
+
+def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The shard's rows as elements of `dtype`, and which of them are there, (n,) bool, where some are null.
+
+    Raises InputError for the first row with a number that becomes infinite.
+    """
     at = 0
     for rows in shard.chunks(STEP_ROWS):
+        nulls = shard.nulls(at, len(rows)) if isinstance(shard, TableShard) else None
         if dtype != shard.dtype:
             with np.errstate(over="ignore"):
                 converted = rows.astype(dtype)
@@ -386,7 +420,7 @@ def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[np.ndarray]:
                     f"{shard.where(at + int(lost[0]))} has a number that {dtype} cannot hold; choose a wider dtype"
                 )
             rows = converted
-        yield rows
+        yield rows, None if nulls is None else ~nulls[1]
         at += len(rows)
 
 

@@ -104,8 +104,8 @@ class Pass:
         if self.first_bad is not None and self.bad_rows == "error":
             where = self.source.where(self.first_bad.shard, self.first_bad.row)
             raise BadRowsError(
-                f"{where} {self.first_bad.why}; mend it, or choose skip (leave such rows out) or keep (pass them on unmapped)"
-                " with --bad-rows / bad_rows="
+                f"{where} {self.first_bad.why}; mend it, or choose skip (leave such rows out) or keep (pass them on unmapped):"
+                " --bad-rows skip, or bad_rows='skip'"
             )
 
     def _side_by_side(self, make_work: MakeWork, done: Callable[[Piece], None] | None) -> None:

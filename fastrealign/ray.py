@@ -26,6 +26,7 @@ from fastrealign.errors import BadRowsError, BadShardError, FastRealignError, In
 from fastrealign.exact import ExactSum
 from fastrealign.io.formats import format_of
 from fastrealign.io.manifest import FileMark, ShardRecord
+from fastrealign.io.tables import TableShard
 from fastrealign.output import Output
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import Report
@@ -114,6 +115,7 @@ class RayWriting:
         self._tasks = [
             {
                 **_task(files.shards[i], output.names[i], output.metadata[i], column),
+                "dim": files.dim,
                 "first": self.source.piece(i, 0, 0).first,
                 "mark": json.dumps(marks[i].to_json()),
             }
@@ -223,7 +225,7 @@ def _task(shard: io.Shard, name: str, metadata_name: str | None, column: str | N
     return {
         "path": os.path.abspath(shard.path),
         "name": name,
-        "column": column,
+        "column": shard.column if isinstance(shard, TableShard) else column,
         "metadata": None if shard.metadata is None else os.path.abspath(shard.metadata),
         "metadata_name": metadata_name,
     }
@@ -234,6 +236,8 @@ def _shard(task: dict[str, Any]) -> io.Shard:
         shard = format_of(task["path"])(task["path"], task["name"], task["column"])
     except InputError as error:  # it could be opened when the run began
         raise BadShardError(str(error)) from error
+    if isinstance(shard, TableShard):
+        shard.adopt(task["dim"], shard.dtype)
     shard.metadata = None if task["metadata"] is None else Path(task["metadata"])
     return shard
 

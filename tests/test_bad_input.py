@@ -168,7 +168,7 @@ class TestTables:
         lists = [list(row) for row in corpus.rows(20, 1)]
         lists[13] = lists[13][:-1]
         path = write(tmp_path / "p", lists)
-        refuses(path.parent, sides[1], path, "row 13 has 15 values, row 0 has 16")
+        refuses(path.parent, sides[1], path, "row 13 has 15 values, others have 16")
 
     @pytest.mark.parametrize("of", ["row", "value"])
     def test_null(self, tmp_path, sides, refuses, of, write):

@@ -47,6 +47,7 @@ class Shard(ABC):
               that has no rows and does not say how wide they would be has dim 0.
     skipped   items of the container that carry no embedding
     parts     how many rows lie in each part that `part` reads alone, where that is known and there are several
+    column    the name under which the file holds the embeddings (column, key, tensor), where it has names
     note      what is to be known of how the file is read and its twin written, where that is not as a matter of course
     metadata  the parquet file that describes the same rows (clip-retrieval layout), or None
     metadata_name      where its twin goes, relative to the output's root
@@ -62,6 +63,7 @@ class Shard(ABC):
     rows: int
     dim: int
     dtype: np.dtype
+    column: str | None = None
     skipped: int = 0
     parts: Sequence[int] = ()
     note: str | None = None

@@ -97,10 +97,11 @@ class DatasetFolder:
 
     def _describe(self, info: dict[str, Any], root: Path, written: list[ShardRecord]) -> None:
         """Bring dataset_info.json up to what was written: the element type, and the number of rows."""
-        first = self.shards[0]
-        assert isinstance(first, TableShard)
+        there = {record.name for record in written}
+        shards = [one for one in self.shards if isinstance(one, TableShard) and one.name in there and not one.blank]
+        first = shards[0] if shards else None
         features = info.get("features")
-        if isinstance(features, dict) and first.column in features:
+        if first is not None and isinstance(features, dict) and first.column in features:
             dtype = type(first)(root / first.name, first.name, first.column).dtype
             features[first.column] = retyped_feature(features[first.column], dtype)
         split = _loaded(self.path / _STATE).get("_split")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFolder
 from fastrealign.io.columns import decoded, decoding
+from fastrealign.io.files import one_line
 from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
 
@@ -154,6 +155,11 @@ class LanceSink(Sink):
             self._lance.write_dataset(reader, str(self._folder.temporary.absolute()), mode="create", **self._options)
         except BaseException as error:
             self._failure = error
+            if type(error).__name__ == "PanicException":  # of Rust, which is no Exception
+                self._failure = FastRealignError(
+                    f"{self._folder.path}: Lance failed to write it ({one_line(error)}); leave out columns of rare types, or "
+                    "choose another format"
+                )
 
     def _taken(self) -> Iterator[pa.RecordBatch]:
         while not self._abandoned:

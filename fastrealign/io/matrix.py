@@ -7,6 +7,7 @@ bounded however large the file, and a file that is cut while it is read is an er
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +26,33 @@ _MOVE_BYTES = 8 << 20
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, int]:
-    """(rows, width) if that is the shape of a matrix of embeddings; else an InputError that starts with `where`."""
-    if len(shape) != 2 or min(shape) < 0 or shape[1] == 0:
+    """(rows, width) if that is the shape of a matrix of embeddings, or (rows, 1, width); else an InputError that starts with
+    `where`.
+    """
+    if len(shape) < 2 or min(shape) < 0 or shape[-1] == 0:
         raise InputError(
             f"{where}: has shape {tuple(shape)}, expected (rows, width): one embedding a row, every row at least 1 wide"
         )
-    return int(shape[0]), int(shape[1])
+    if not _one_a_row(shape):
+        raise InputError(
+            f"{where}: has shape {tuple(shape)}, {prod(shape[1:-1])} vectors a row, expected (rows, width) or (rows, 1, "
+            f"width): save one of each row, as x[:, {', '.join('0' * (len(shape) - 2))}], or all as rows, as "
+            f"x.reshape(-1, {shape[-1]})"
+        )
+    return int(shape[0]), int(shape[-1])
 
 
 def fit_of_shape(shape: Sequence[int], taken: bool, whole: bool) -> Fit:
     """Whether an array could be embeddings: its elements are of a type that is `taken`, or are `whole` numbers."""
     if len(shape) < 2:
         return Fit.NO
-    if taken and len(shape) == 2:
+    if taken and _one_a_row(shape):
         return Fit.TAKEN
     return Fit.CODED if whole else Fit.SHAPED
+
+
+def _one_a_row(shape: Sequence[int]) -> bool:
+    return set(shape[1:-1]) <= {1}
 
 
 class MatrixShard(Shard):
@@ -49,12 +62,14 @@ class MatrixShard(Shard):
     _strides  elements from a row to the next, and from a column to the next. What is not stored row after row costs
               a small read for every column of every block, or reads what lies between the rows.
     _swapped  whether elements are in the other byte order
+    between   the sizes between rows and width, all 1: of an array (rows, 1, width), (1,)
     """
 
     random_access = True
     _offset: int
     _strides: tuple[int, int]
     _swapped = False
+    between: tuple[int, ...] = ()
 
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)

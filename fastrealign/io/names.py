@@ -27,6 +27,10 @@ def meant(given: str, names: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
+class Unclear(InputError):
+    """A file does not tell what of it the embeddings are: nothing, several things, or something else may be."""
+
+
 class Fit(IntEnum):
     """Whether something could be the embeddings.
 
@@ -63,8 +67,8 @@ class Candidate(NamedTuple):
 
 
 def choose_name(path: str, candidates: Sequence[Candidate], column: str | None, kind: str, wanted: str) -> str:
-    """The name given, else the usual one, else the only one that fits. InputError if that is none or several, or if there
-    is something that does not fit and could as well be the embeddings: what is left must not be taken for them.
+    """The name given, else the usual one, else the only one that fits. Unclear if that is none or several, or if there is
+    something that does not fit and could as well be the embeddings: what is left must not be taken for them.
 
     A name that is given, or usual, is taken whether it fits or not: the caller's error about it ends in `instead`.
 
@@ -84,16 +88,16 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | None, 
     rivals = [] if usual else _rivals(candidates, found)
     if not found:
         held = f"; {_shown(rivals[0])} is not taken" if rivals else ""
-        raise InputError(
+        raise Unclear(
             f"{path}: has no {kind} of embeddings ({', '.join(USUAL_NAMES)} or {wanted}); "
             f"its {kind}s are {_listed(names) or 'none'}{held}"
         )
     if len(found) > 1:
-        raise InputError(
+        raise Unclear(
             f"{path}: has several {kind}s of embeddings, {_listed([one.name for one in found])}; name the one to take"
         )
     if rivals:
-        raise InputError(
+        raise Unclear(
             f"{path}: which {kind} holds the embeddings? {_shown(rivals[0])} may be them and is not taken, "
             f"{_shown(found[0])} is; pass --column {found[0].name!r} (column=) if that is the one, or save "
             f"{rivals[0].name!r} as {wanted}"

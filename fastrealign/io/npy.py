@@ -41,7 +41,7 @@ _USUAL = re.compile(
 
 
 class NpyShard(MatrixShard):
-    """One two-dimensional .npy array. Fortran order costs a small read for every column of every block."""
+    """One .npy array, (rows, width) or (rows, 1, width). Fortran order costs a small read for every column of every block."""
 
     format = "npy"
 
@@ -59,6 +59,7 @@ class NpyShard(MatrixShard):
             dtype = BFLOAT16
         self.dtype = native_float(dtype, self.path)
         self.rows, self.dim = check_shape(shape, self.path)
+        self.between = tuple(shape[1:-1])
         self._strides = (1, self.rows) if fortran else (self.dim, 1)
         expected = self._offset + prod(shape) * self.dtype.itemsize
         if size < expected:
@@ -73,24 +74,33 @@ class NpyShard(MatrixShard):
             )
 
     def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
-        return NpyWriter(out_path, dtype, self.dim, rows, fsync)
+        return NpyWriter(out_path, dtype, self.dim, rows, fsync, self.between)
 
 
 class NpyWriter(MatrixWriter):
     """Writes C order. The header is of one size for any number of rows, so the count goes in on commit."""
 
-    def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype,
+        dim: int,
+        rows: int | None = None,
+        fsync: bool = True,
+        between: tuple[int, ...] = (),
+    ) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
-        self._offset = len(_header(self.dtype.str, rows or 0, dim))
+        self._row = (*between, dim)
+        self._offset = len(_header(self.dtype.str, (rows or 0, *self._row)))
 
     def _finish(self) -> None:
-        self._file.pwrite(_header(self.dtype.str, self._kept, self.dim), 0)
+        self._file.pwrite(_header(self.dtype.str, (self._kept, *self._row)), 0)
 
 
 @lru_cache(64)
-def _header(descr: str, rows: int, dim: int) -> bytes:
+def _header(descr: str, shape: tuple[int, ...]) -> bytes:
     text = io.BytesIO()
-    npy_format.write_array_header_1_0(text, {"descr": descr, "fortran_order": False, "shape": (rows, dim)})
+    npy_format.write_array_header_1_0(text, {"descr": descr, "fortran_order": False, "shape": shape})
     return text.getvalue()
 
 

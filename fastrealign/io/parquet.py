@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastrealign.errors import InputError
 from fastrealign.io.columns import decoded, decoding
-from fastrealign.io.files import file_size
+from fastrealign.io.files import file_size, one_line
 from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _BUFFER = 1 << 20
 # The same of a file on a server, where every read is a request.
 _REMOTE_BUFFER = 4 << 20
+_PROBED_ROWS = 1024
 
 
 class ParquetTable(Table):
@@ -65,9 +66,38 @@ class ParquetTable(Table):
     def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         if not self.sizes:  # some versions of Arrow fail to read such a file
             return
-        with decoding(self.path, self.kind):
-            stream = self._file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
-        yield from decoded(stream, self.path, self.kind)
+        parts = [groups]
+        if any(_dictionary_within(self.schema.field(name).type) for name in columns):
+            # Arrow fails where a batch of these is of two row groups.
+            parts = [[group] for group in (range(len(self.sizes)) if groups is None else groups)]
+        try:
+            yield from self._stream(rows, columns, parts)
+        except InputError as error:
+            culprit = (
+                columns[0] if len(columns) == 1 else next((name for name in columns if self._fails(name, parts)), None)
+            )
+            if culprit is None:
+                raise
+            kind = one_line(self.schema.field(culprit).type)
+            raise InputError(f"{error}; what cannot be read is column {culprit!r} ({kind})") from error
+
+    def _stream(self, rows: int, columns: list[str], parts: list[list[int] | None]) -> Iterator[pa.RecordBatch]:
+        done = 0
+        for part in parts:
+            with decoding(self.path, self.kind):
+                stream = self._file.iter_batches(rows, row_groups=part, columns=columns, use_threads=False)
+            for batch in decoded(stream, self.path, self.kind, done):
+                yield batch
+                done += batch.num_rows
+
+    def _fails(self, column: str, parts: list[list[int] | None]) -> bool:
+        """Whether a column cannot be read by itself."""
+        try:
+            for _ in self._stream(_PROBED_ROWS, [column], parts):
+                pass
+        except InputError:
+            return True
+        return False
 
     def part(self, at: int, column: str) -> pa.ChunkedArray:
         with decoding(self.path, self.kind):
@@ -108,15 +138,24 @@ class ParquetShard(TableShard):
     writes = TableWriter
 
 
+def _dictionary_within(kind: pa.DataType) -> bool:
+    """Whether a nested type has a dictionary inside."""
+    import pyarrow as pa
+
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(pa.types.is_dictionary(one) or _dictionary_within(one) for one in inner)
+
+
 def _encoding(metadata: pq.FileMetaData, schema: pa.Schema, column: str | None) -> dict:
     """Options of ParquetWriter that give every column the codec it had, and a dictionary where it had one."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not metadata.num_row_groups:
         return {}
     # The name of a leaf may differ from the input's (list.item, list.element); its position does not.
     empty = io.BytesIO()
-    pq.write_table(schema.empty_table(), empty)
+    pq.write_table(pa.Table.from_batches([], schema), empty)
     leaves = pq.ParquetFile(empty).schema
     group = metadata.row_group(0)
     codecs, dictionaries = {}, []

@@ -38,6 +38,7 @@ class PickleShard(Shard):
         self._items: weakref.ref[_Items] | None = None
         file_size(path)
         items, self._facts = self._decode()
+        self.column = self.key
         self.dim, self.dtype, self._skipped = self._facts
         self.skipped = len(self._skipped)
         self.rows = len(items) - self.skipped

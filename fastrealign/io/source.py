@@ -8,7 +8,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
@@ -24,9 +24,11 @@ from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.io.names import USUAL_NAMES, Unclear
 from fastrealign.io.other_formats import next_step
 from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, place
+from fastrealign.io.tables import TableShard
 from fastrealign.io.tensor_files import own_kind
 
 if TYPE_CHECKING:
@@ -124,6 +126,9 @@ def open_source(
             shards.remove(shard)
     if not widths:
         raise InputError(f"{name}: holds no embeddings at all")
+    for shard in shards:
+        if isinstance(shard, TableShard):
+            shard.adopt(like.dim, like.dtype)
     if side == "source":
         attach_metadata(shards)
     datasets = []
@@ -310,13 +315,19 @@ def _open_all(
     left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
     """
 
-    def open_one(path: Place, name: str) -> Shard | InputError:
+    def open_one(path: Place, name: str, column: str | None = column) -> Shard | InputError:
         try:
             kind = format_of(path)
             return (pickles if kind is PickleShard else kind)(path, name, column)
         except InputError as error:
-            if left_out is None:
+            if left_out is None and not isinstance(error, Unclear):
                 raise
+            return error
+
+    def again(i: int, column: str) -> Shard | InputError:
+        try:
+            return open_one(files[i], names[i], column)
+        except InputError as error:
             return error
 
     if any(format_of(path).opens_whole for path in files):
@@ -331,9 +342,47 @@ def _open_all(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+    if column is None:
+        opened = _of_one_name(opened, again)
+    unclear = next((one for one in opened if isinstance(one, Unclear)), None)
+    if left_out is None and unclear is not None:
+        raise unclear
     failed = {name: one for name, one in zip(names, opened, strict=True) if isinstance(one, InputError)}
     if len(failed) == len(files):
         raise next(iter(failed.values()))
     if left_out is not None:
         left_out.update((name, str(error)) for name, error in failed.items())
     return [one for one in opened if not isinstance(one, InputError)]
+
+
+def _of_one_name(
+    opened: list[Shard | InputError], again: Callable[[int, str], Shard | InputError]
+) -> list[Shard | InputError]:
+    """Shards whose embeddings have one name in all, or usual ones. InputError for another name in some of them.
+
+    A shard with nothing but nulls does not tell which of its columns the embeddings are; the others do.
+
+    again   opens the shard with this number anew, its embeddings having this name
+    """
+    with_rows = [one for one in opened if isinstance(one, Shard) and one.rows and one.column is not None]
+    names = Counter(one.column for one in with_rows)
+    unclear = any(isinstance(one, Unclear) for one in opened)
+    if not names or (not unclear and (len(names) == 1 or set(names) <= set(USUAL_NAMES))):
+        return opened
+    for name, _ in names.most_common():
+        found = list(opened)
+        for i, one in enumerate(opened):
+            if isinstance(one, Unclear) or (one in with_rows and one.column != name):
+                found[i] = again(i, name)
+        if all(
+            one is other or (isinstance(one, TableShard) and not one.dim)
+            for one, other in zip(found, opened, strict=True)
+        ):
+            return found
+    if unclear:
+        return opened
+    one, other = (next(shard for shard in with_rows if shard.column == name) for name in list(names)[:2])
+    raise InputError(
+        f"{other.path}: holds embeddings as {other.column!r}, {one.path} as {one.column!r}; name the one to take with --column "
+        "(column=), or give the files one by one"
+    )

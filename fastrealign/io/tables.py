@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +16,23 @@ import numpy as np
 
 from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
-from fastrealign.io.columns import choose, decoding, is_float_list, lists, matrix, retyped
+from fastrealign.io.columns import (
+    candidates_of,
+    choose,
+    decoding,
+    element_type,
+    filtered,
+    fit,
+    is_missing,
+    lists,
+    matrix,
+    plain,
+    retyped,
+    stored,
+    width,
+    writing_columns,
+)
+from fastrealign.io.names import Fit, telling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +45,8 @@ STEP_ROWS = 1024
 # Groups of rows (row groups, record batches) end where those of the input do, or at this size: one is held in memory
 # until it is written.
 GROUP_BYTES = 64 << 20
+# Rows that are null whose numbers a shard keeps for messages, about.
+_NOTED_NULLS = 1000
 
 
 class Sink(ABC):
@@ -91,7 +110,13 @@ class Table(ABC):
 
 
 class TableShard(Shard):
-    """One file; the column given, else embedding, embeddings or emb, else the only float list."""
+    """One file; the column given, else embedding, embeddings or emb, else the only float list.
+
+    Rows that are null, or have a null among their values, are rows of NaN here: bad rows.
+
+    blank   the column holds nothing but nulls, or no rows, and is of a type that cannot hold embeddings. It is written back
+            as it is. `adopt` says what its rows are to look like.
+    """
 
     table: ClassVar[type[Table]]
     writes: ClassVar[type[TableWriter]]
@@ -99,21 +124,68 @@ class TableShard(Shard):
     def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
         super().__init__(path, name, column)
         self._opened: Table | None = None
+        self._nulls: set[int] = set()  # numbers of rows that were seen to be, for messages
+        self._latest: tuple[int, pa.Array, np.ndarray] | None = None
         with self.table(self.path) as table, decoding(path, table.kind):
             self.rows = sum(table.sizes)
             groups = [size for size in table.sizes if size] if table.grouped else []
             self.parts = groups if len(groups) > 1 else ()
-            self.column = choose(table.schema, column, self.path)
-            kind = table.schema.field(self.column).type
-            self.dtype = np.dtype(f"f{kind.value_type.bit_width // 8}")
-            self.dim = getattr(kind, "list_size", 0)
-            if self.rows and not self.dim:
-                first = next(table.batches(1, [self.column]))
-                self.dim = matrix(first.column(self.column), None, 0, self.path).shape[1]
+            try:
+                self.column = choose(table.schema, column, self.path, lambda name: self._is_blank(table, name))
+                field = plain(table.schema, self.column).field(self.column)
+                self.blank = fit(field) < Fit.PERHAPS
+            except InputError:
+                if self.rows:
+                    raise
+                self.blank = True
+            self.dtype = np.dtype(np.float32) if self.blank else element_type(field.type)
+            self.dim = 0 if self.blank else width(field.type)
+            if self.rows and not self.dim and not self.blank:
+                with telling(candidates_of(table.schema), self.column):
+                    self.dim = self._first_width(table)
+
+    def _is_blank(self, table: Table, column: str) -> bool:
+        return all(is_missing(stored(batch.column(0))).all() for batch in table.batches(STEP_ROWS, [column]))
+
+    def _first_width(self, table: Table) -> int:
+        """Of the first row that is there; 0 if all are null."""
+        for rows in (1, STEP_ROWS):  # most often the first one is
+            at = 0
+            for batch in table.batches(rows, [self.column]):
+                block, nulls = matrix(batch.column(0), None, at, self.path)
+                if block.shape[1]:
+                    return block.shape[1]
+                if nulls is None or not nulls.all():
+                    row = at if nulls is None else at + int(np.argmin(nulls))
+                    raise InputError(
+                        f"{self.path}: row {row} of column {self.column!r} has no values, expected one embedding a row"
+                    )
+                at += len(block)
+                if rows == 1:
+                    break
+        return 0
+
+    def adopt(self, dim: int, dtype: np.dtype) -> None:
+        """Rows that are all null are as wide, and of the type, as those of other shards."""
         if self.rows and not self.dim:
-            raise InputError(f"{path}: row 0 of column {self.column!r} has no values, expected one embedding a row")
+            self.dim = dim
+        if self.blank:
+            self.dtype = dtype
+
+    def where(self, row: int) -> str:
+        return f"{super().where(row)}{' (null)' if row in self._nulls else ''}"
+
+    def nulls(self, lo: int, count: int) -> tuple[pa.Array, np.ndarray] | None:
+        """Of a chunk of `count` rows that was yielded last and began at row `lo`: its column as it is stored, and which rows
+        have nulls; None if none has.
+        """
+        if self._latest is None or self._latest[0] != lo or len(self._latest[1]) != count:
+            return None
+        return self._latest[1:]
 
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        if self.column is None:
+            return
         with self.table(self.path) as table:
             yield from self._blocks(table.batches(rows, [self.column]), 0, self.rows)
 
@@ -126,11 +198,20 @@ class TableShard(Shard):
     def _blocks(self, batches: Iterator[pa.RecordBatch], lo: int, hi: int) -> Iterator[np.ndarray]:
         at = lo
         for batch in batches:
-            block = matrix(batch.column(self.column), self.dim, at, self.path)
+            column = batch.column(self.column)
+            block, nulls = self._matrix(column, at)
+            self._latest = None if nulls is None else (at, stored(column), nulls)
             at += len(block)
             yield block
+        self._latest = None
         if at != hi:
             raise changed(self.path)
+
+    def _matrix(self, column: pa.Array, first: int) -> tuple[np.ndarray, np.ndarray | None]:
+        block, nulls = matrix(column, self.dim, first, self.path)
+        if nulls is not None and len(self._nulls) < _NOTED_NULLS:
+            self._nulls.update((first + np.flatnonzero(nulls)[:_NOTED_NULLS]).tolist())
+        return block.astype(self.dtype, copy=False), nulls
 
     def groups(self) -> list[int]:
         parts = self._table().parts()
@@ -147,7 +228,7 @@ class TableShard(Shard):
         chunks = getattr(values, "chunks", [values])
         blocks = [np.empty((0, self.dim), self.dtype)]
         for chunk in chunks:
-            blocks.append(matrix(chunk, self.dim, first, self.path))
+            blocks.append(self._matrix(chunk, first)[0])
             first += len(chunk)
         return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
 
@@ -174,7 +255,9 @@ class TableWriter(ShardWriter):
         self._copy: TableCopy | None = None
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         try:
-            self._copy = TableCopy(shard.table(shard.path), self._file, shard.rows, shard.column, self.dtype)
+            column = None if shard.blank else shard.column
+            self._shard = shard
+            self._copy = TableCopy(shard.table(shard.path), self._file, shard.rows, column, self.dtype)
         except BaseException:
             self.abort()
             raise
@@ -185,7 +268,8 @@ class TableWriter(ShardWriter):
         super().abort()
 
     def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
-        self._copy.step(len(rows) if keep is None else len(keep), keep, rows)
+        came = self._shard.nulls(self._copy.row, len(rows)) if keep is None else None
+        self._copy.step(len(rows) if keep is None else len(keep), keep, None if self._shard.blank else rows, came)
 
     def _finish(self) -> None:
         self._copy.finish()
@@ -219,15 +303,17 @@ class TableCopy:
                 if sum(table.sizes) != rows:
                     raise changed(table.path)
                 if column is not None:
-                    if column not in schema.names or not is_float_list(schema.field(column).type):
+                    if column not in schema.names or fit(schema.field(column)) < Fit.PERHAPS:
                         raise changed(table.path)
                     schema = retyped(schema, column, dtype)
             self._schema = schema
+            self._writing = partial(writing_columns, file.path, schema, table.kind)
             self._ends = iter(np.cumsum([size for size in table.sizes if size]).tolist())
             self._end = next(self._ends, 0)
             self._others = [name for name in schema.names if name != column]
             self._rest = InStep(table.batches(STEP_ROWS, self._others) if self._others else iter(()), table.path)
-            self._sink = table.sink(file, schema, column)
+            with self._writing():
+                self._sink = table.sink(file, schema, column)
         except BaseException:
             table.close()
             raise
@@ -235,17 +321,30 @@ class TableCopy:
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
 
-    def step(self, rows: int, keep: np.ndarray | None = None, values: np.ndarray | None = None) -> None:
+    @property
+    def row(self) -> int:
+        """How many rows of the input have passed."""
+        return self._row
+
+    def step(
+        self,
+        rows: int,
+        keep: np.ndarray | None = None,
+        values: np.ndarray | None = None,
+        came: tuple[pa.Array, np.ndarray] | None = None,
+    ) -> None:
         """Pass on the next `rows` rows of the input, those where `keep` is true, with `values` in the column.
 
         keep: (rows,) boolean or None for all; values: (rows kept, width) of the element type, or None.
+        came: where all are kept, the column of these rows as it was read, and which of them pass as they came
         """
         done = used = 0
         while done < rows:
             count = min(rows - done, self._end - self._row, STEP_ROWS)
             mask = None if keep is None else keep[done : done + count]
             kept = count if mask is None else int(np.count_nonzero(mask))
-            self._pend(count, mask, None if values is None else values[used : used + kept])
+            part = None if values is None else values[used : used + kept]
+            self._pend(count, mask, part, came and (came[0][done : done + count], came[1][done : done + count]))
             done, used = done + count, used + kept
             self._row += count
             if self._row == self._end:
@@ -266,17 +365,23 @@ class TableCopy:
         self._pending.clear()
         self._table.close()
 
-    def _pend(self, rows: int, mask: np.ndarray | None, values: np.ndarray | None) -> None:
+    def _pend(
+        self,
+        rows: int,
+        mask: np.ndarray | None,
+        values: np.ndarray | None,
+        came: tuple[pa.Array, np.ndarray] | None,
+    ) -> None:
         import pyarrow as pa
 
         columns = {}
         if self._others:
             others = self._rest.take(rows).select(self._others)
             if mask is not None:
-                others = others.filter(pa.array(mask))
+                others = filtered(others, mask)
             columns = dict(zip(others.schema.names, others.columns, strict=True))
         if self._column is not None:
-            columns[self._column] = lists(values, self._schema.field(self._column).type)
+            columns[self._column] = lists(values, self._schema.field(self._column).type, came)
         table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
         self._pending.append(table)
         self._pending_bytes += table.nbytes
@@ -286,7 +391,8 @@ class TableCopy:
 
         table = pa.concat_tables(self._pending) if self._pending else None
         if table is not None and table.num_rows:
-            self._sink.write(table)
+            with self._writing():
+                self._sink.write(table)
         self._pending.clear()
         self._pending_bytes = 0
 

@@ -1,4 +1,4 @@
-"""safetensors shards: one two-dimensional tensor of floats, every other tensor and the metadata carried through.
+"""safetensors shards: one matrix of floats, also as (rows, 1, width), every other tensor and the metadata carried through.
 
 A file is the length of its header (8 bytes), the header (JSON: for each tensor the element type, the shape and the place
 of its bytes) and the bytes of the tensors, one after another without a gap. The header is read here and not by the
@@ -91,6 +91,7 @@ class SafetensorsShard(MatrixShard):
                 raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
             self.dtype = _FLOATS[chosen.dtype]
             self.rows, self.dim = check_shape(chosen.shape, where)
+            self.between = chosen.shape[1:-1]
         self._offset = self.header.size + chosen.begin
         self._strides = (self.dim, 1)
 
@@ -131,7 +132,8 @@ class SafetensorsWriter(CarryingWriter):
         for old in shard.header.tensors.values():
             dtype, shape, size = old.dtype, old.shape, old.end - old.begin
             if old.name == shard.column:
-                dtype, shape, size = _FLOAT_NAMES[self.dtype], (rows, self.dim), rows * self._row_bytes
+                dtype, size = _FLOAT_NAMES[self.dtype], rows * self._row_bytes
+                shape = (rows, *shard.between, self.dim)
             elif rows != shard.rows and old.of_rows(shard.rows):
                 shape, size = (rows, *shape[1:]), size // shard.rows * rows
             planned.append(_Tensor(old.name, dtype, shape, 0, size))

@@ -60,8 +60,10 @@ class TorchShard(MatrixShard):
         size = file_size(path)
         self._mapped = _is_archive(self.path, size)
         self.key, tensor = self._choose(_load(self.path, self._mapped))
+        self.column = self.key
         self.rows, self.dim, self.dtype = self._facts(tensor)
-        self._strides = tensor.stride()
+        self.between = tuple(tensor.shape[1:-1])
+        self._strides = tensor.stride(0), tensor.stride(-1)
         # What torch negates only when it is looked at has the other sign in the file.
         self._offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
 
@@ -76,7 +78,11 @@ class TorchShard(MatrixShard):
         """What the file holds, loaded anew; tensors in it are of the mapped file."""
         value = _load(self.path, self._mapped)
         key, tensor = self._choose(value)
-        if key != self.key or self._facts(tensor) != (self.rows, self.dim, self.dtype):
+        if (
+            key != self.key
+            or self._facts(tensor) != (self.rows, self.dim, self.dtype)
+            or tensor.ndim != 2 + len(self.between)
+        ):
             raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
         return value
 
@@ -149,9 +155,8 @@ class TorchShard(MatrixShard):
 
                 value = self.value()
                 tensor = value if self.key is None else value[self.key]
-                whole = self._whole = (
-                    tensor.detach().resolve_neg().contiguous().view(torch.uint8).numpy().view(self.dtype)
-                )
+                plain = tensor.detach().resolve_neg().reshape(self.rows, self.dim).contiguous()
+                whole = self._whole = plain.view(torch.uint8).numpy().view(self.dtype)
             return whole
 
 
@@ -161,6 +166,7 @@ class TorchWriter(CarryingWriter):
     def __init__(self, path: Path, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._key = shard.key
+        self._between = shard.between
         self._parts: list[tuple[int, int, int]] = []  # first row, bytes and checksum of what was written
         try:
             self._value = shard.value()
@@ -172,12 +178,12 @@ class TorchWriter(CarryingWriter):
     def _save(self, rows: int, mask: np.ndarray | None) -> None:
         """Write everything around `rows` rows, without what belongs to those that the mask leaves out."""
         hole = Hole(rows, self.dim, self.dtype)
-        value = hole.tensor
+        value = tensor = hole.tensor.reshape(rows, *self._between, self.dim)
         if self._key is not None:
             value = copy.copy(self._value)
             for key, old in self._value.items():
                 if key == self._key:
-                    value[key] = hole.tensor
+                    value[key] = tensor
                 elif mask is not None:
                     value[key] = _kept(old, mask)
         save_around(value, hole, self._file, self._start_at if mask is None else self._move)
