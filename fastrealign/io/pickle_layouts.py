@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from fastrealign.errors import InputError
-from fastrealign.io.names import USUAL_NAMES
+from fastrealign.io.base import FLOAT_DTYPES
+from fastrealign.io.matrix import fit_of_shape
+from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, choose_name, instead
 from fastrealign.io.pickles import PickleShard, kind_of
 from fastrealign.io.unpickler import load
 
@@ -47,7 +49,7 @@ class AnyPickleShard(PickleShard):
             raise InputError(f"{self.path}: holds a {kind_of(value)}, expected a list or a dict with embeddings")
         if all(isinstance(part, dict) for part in value.values()):
             return self._by_id(self._chosen(value))
-        if any(_is_matrix(part) for part in value.values()):
+        if any(_is_matrix(part) or (name in USUAL_NAMES and _is_sequence(part)) for name, part in value.items()):
             return self._side_by_side(value)
         if all(isinstance(part, np.ndarray) for part in value.values()):
             self.key = _EMBED
@@ -74,14 +76,14 @@ class AnyPickleShard(PickleShard):
 
     def _side_by_side(self, value: dict) -> list[dict]:
         """Items whose embeddings are the rows of the matrix, other keys those of what is as long."""
-        matrices = [name for name, part in value.items() if _is_matrix(part)]
-        usual = [name for name in matrices if name in USUAL_NAMES]
-        found = [self._column] if self._column is not None else usual or matrices
-        if len(found) > 1:
-            raise InputError(f"{self.path}: holds several arrays of embeddings, {_listed(found)}; name the one to take")
-        if found[0] not in matrices:
-            raise InputError(f"{self.path}: has no 2-D float array {found[0]!r}; its keys are {_listed(value)}")
-        self.key = found[0]
+        candidates = [Candidate(str(name), _holds(part), _fit(part)) for name, part in value.items()]
+        self.key = choose_name(self.path, candidates, self._column, "array", "a 2-D array of floats")
+        if self.key not in value or not _is_matrix(value[self.key]):
+            held = next(one.holds for one in candidates if one.name == self.key)
+            raise InputError(
+                f"{self.path}: {self.key!r} is {held}, expected a 2-D float array, one embedding a row"
+                f"{instead(candidates, self.key)}"
+            )
         rows = len(value[self.key])
         beside = {name: part for name, part in value.items() if _is_sequence(part) and len(part) == rows}
         self.left_out = [str(name) for name in value if name not in beside]
@@ -93,7 +95,22 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _is_matrix(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "fV"
+    return _fit(value) is Fit.TAKEN
+
+
+def _fit(value: Any) -> Fit:
+    """Whether a value of a dict could be the embeddings."""
+    if isinstance(value, np.ndarray):
+        return fit_of_shape(value.shape, value.dtype.newbyteorder("=") in FLOAT_DTYPES, value.dtype.kind in "iub")
+    if _is_sequence(value) and value:
+        first = value[0]
+        vectors = first.dtype.kind in "fcV" and first.ndim > 0 if isinstance(first, np.ndarray) else _is_sequence(first)
+        return Fit.SHAPED if vectors else Fit.CODED
+    return Fit.NO if value is None or isinstance(value, (bool, int, float)) else Fit.CODED
+
+
+def _holds(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {kind_of(value)}"
 
 
 def _listed(names) -> str:

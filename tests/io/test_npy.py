@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy_format
-from shards import rewrite_at_random
+from shards import rewrite, rewrite_at_random
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import npy
@@ -369,3 +369,29 @@ def test_disk_full(tmp_path, tree, refused, disk_full, room):
     refused(run, tmp_path / "out" / "y.npy", "No space left on device", "free some space", error=FastRealignError)
     assert tree(tmp_path) == []
     refused(lambda: writer.write_at(0, matrix()[:1]), "y.npy", "No space left on device", error=FastRealignError)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(400, 1, 5), (400, 1, 1, 5)])
+def test_one_vector_a_row_in_more_dimensions(tmp_path, rows_of, order, shape):
+    x = np.random.default_rng(3).standard_normal((400, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", np.array(x.reshape(shape), order=order))
+    shard = NpyShard(tmp_path / "x.npy", "x.npy")
+    assert (shard.rows, shard.dim) == (400, 5) and np.array_equal(rows_of(shard), x)
+    keep = np.arange(400) % 4 != 1
+    rewrite(shard, tmp_path / "y.npy", keep=keep)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), x.reshape(shape)[keep])
+    rewrite_at_random(shard, tmp_path / "z.npy")
+    assert np.array_equal(np.load(tmp_path / "z.npy"), x.reshape(shape))
+
+
+@pytest.mark.parametrize("shape", [(23, 2, 5), (23, 5, 1), (1, 23, 5), (23, 0, 5)])
+def test_several_vectors_a_row_are_refused(tmp_path, refused, shape):
+    np.save(tmp_path / "x.npy", np.ones(shape, np.float32))
+    refused(
+        lambda: NpyShard(tmp_path / "x.npy", "x.npy"),
+        "x.npy: has shape",
+        f"{shape[1]} vectors a row",
+        "x[:, 0]",
+        "reshape",
+    )

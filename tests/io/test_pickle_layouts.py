@@ -46,11 +46,11 @@ def test_an_array_beside_lists(opened, rows_of, key):
 
 def test_several_arrays(opened, rows_of, refused):
     value = {"a": X, "b": X + 1, "ids": IDS}
-    refused(lambda: opened(value), "several arrays of embeddings, 'a', 'b'", "name the one")
+    refused(lambda: opened(value), "several arrays of embeddings, a, b", "name the one")
     shard = opened(value, "b")
     assert np.array_equal(rows_of(shard), X + 1)
     assert np.array_equal([item["a"] for item in shard.items()], X)
-    refused(lambda: opened(value, "ids"), "no 2-D float array 'ids'", "'a', 'b', 'ids'")
+    refused(lambda: opened(value, "ids"), "'ids' is", "expected a 2-D float array")
     assert np.array_equal(rows_of(opened({"embedding": X, "b": X + 1})), X)
 
 
@@ -60,6 +60,22 @@ def test_items_by_id(opened, rows_of):
     assert others(shard) == [{"id": i, "caption": name} for i, name in enumerate(IDS)]
     shard = opened({"k": {"id": "own", "vector": X[0]}}, "vector")
     assert others(shard) == [{"id": "own"}] and np.array_equal(rows_of(shard), X[:1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [X.astype("i1"), X.astype("c8"), np.stack([X, X], axis=1), list(X), X.tolist()],
+    ids=["int8", "complex", "3-D", "arrays", "lists"],
+)
+def test_what_may_be_the_embeddings_and_is_not_taken_is_named(opened, rows_of, refused, other):
+    value = {"text_features": other, "boxes": X}
+    refused(lambda: opened(value), "'text_features'", "'boxes' (float32", "--column 'boxes'")
+    assert np.array_equal(rows_of(opened(value, "boxes")), X)
+    refused(lambda: opened({"embeddings": other, "boxes": X}), "'embeddings'", "--column 'boxes'")
+
+
+def test_one_vector_a_row_in_three_dimensions(opened, rows_of):
+    assert np.array_equal(rows_of(opened({"ids": IDS, "embeddings": X[:, None]})), X)
 
 
 def test_several_sets_of_items(opened, rows_of, refused):
@@ -87,7 +103,7 @@ def test_embeddings_by_id(opened, rows_of):
     [
         ({}, ["holds a dict", "a list or a dict with embeddings"]),
         (X, ["holds a ndarray"]),
-        ({"ids": IDS, "embeddings": list(X)}, ["none of which is a 2-D array", "'ids', 'embeddings'"]),
+        ({"ids": IDS, "embeddings": list(X)}, ["'embeddings' is a list, expected a 2-D float array"]),
         ({"a": X[0], "b": X[1, :3]}, ["item 1 has 3 values"]),
         ({"a": {"caption": "x"}}, ["no item has the key 'embed'", "'id'"]),
     ],

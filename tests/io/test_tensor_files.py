@@ -360,3 +360,19 @@ def test_missing_rows_are_noticed(tmp_path, tree, refused):
     writer.write_at(13, matrix()[13:])
     refused(writer.commit, "y.safetensors", "10 of 23 rows", error=FastRealignError)
     assert tree(tmp_path) == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_of, refused, random):
+    x = matrix(400)
+    shard = opened(saved(tmp_path / "x.safetensors", {"embeddings": x[:, None], **others(400)}))
+    assert np.array_equal(rows_of(shard), x)
+    keep = None if random else np.arange(400) % 4 != 1
+    rewrite_at_random(shard, tmp_path / "y.safetensors") if random else rewrite(
+        shard, tmp_path / "y.safetensors", keep=keep
+    )
+    assert np.array_equal(
+        load_file(tmp_path / "y.safetensors")["embeddings"], x[:, None] if random else x[keep][:, None]
+    )
+    path = saved(tmp_path / "x.safetensors", {"embeddings": np.stack([x, x], axis=1)})
+    refused(lambda: opened(path), path, "2 vectors a row", "x[:, 0]", "x.reshape(-1, 5)")

@@ -381,3 +381,19 @@ def test_missing_rows_are_noticed(tmp_path, tree, refused):
 @given(st.lists(st.binary(max_size=400)))
 def test_checksums_of_parts_make_that_of_the_whole(parts):
     assert crc_of_parts((len(part), zlib.crc32(part)) for part in parts) == zlib.crc32(b"".join(parts))
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("key", [None, "embeddings"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_of, refused, random, key, legacy):
+    x = matrix(400)
+    value = x[:, None] if key is None else {key: x[:, None], "ids": list(range(400))}
+    torch.save(value, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+    shard = opened(tmp_path / "x.pt")
+    assert np.array_equal(rows_of(shard), x.numpy())
+    keep = np.ones(400, bool) if random else np.arange(400) % 4 != 1
+    rewrite_at_random(shard, tmp_path / "y.pt") if random else rewrite(shard, tmp_path / "y.pt", keep=keep)
+    out = torch.load(tmp_path / "y.pt")
+    assert torch.equal(out if key is None else out[key], x[torch.from_numpy(keep)][:, None])
+    refused(lambda: opened(saved(tmp_path / "z.pt", torch.stack([x, x], 1))), "2 vectors a row", "x.reshape(-1, 5)")
