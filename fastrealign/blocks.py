@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,11 @@ from fastrealign.progress import Progress
 from fastrealign.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
 from fastrealign.workers import Device, Host, Workers
 
-# What is read at one place: little enough that rows of many places are seen, enough for a disk to be quick.
+# What is read at one place, at most and at least: enough for a disk to be quick, little enough to see rows of many places.
 BLOCK_BYTES = 256 << 10
+SMALL_BLOCK_BYTES = 16 << 10
+# How many blocks a source is cut into, unless they were too small: what rare blocks can do falls with the number drawn.
+BLOCKS = 1 << 14
 
 
 class Blocks:
@@ -55,6 +59,24 @@ class Blocks:
                     self._drawn.append(block)
         return BlockSource(self.source, [self._piece(i) for i in sorted(self._drawn[:count])])
 
+    def unseen(self, drawn: int, allowed: float) -> float:
+        """The largest share of the rows in blocks of which none was drawn; more only with a probability below `allowed`.
+
+        That none of K blocks is among n of N has a probability of at most (1 - n / N)^K, so K is at most
+        ln(allowed) / ln(1 - n / N). They are taken to be the largest blocks.
+        """
+        if drawn >= self.count:
+            return 0.0
+        most = min(self.count - drawn, math.floor(math.log(allowed) / math.log1p(-drawn / self.count)))
+        sizes = Counter[int]()
+        for cut in self._cuts:
+            sizes.update(cut.sizes)
+        rows, left = 0, most
+        for size in sorted(sizes, reverse=True):
+            taken = min(left, sizes[size])
+            rows, left = rows + taken * size, left - taken
+        return rows / max(1, self.source.rows)
+
     def _piece(self, block: int) -> Piece:
         at = np.searchsorted(self._ends, block, side="right")
         cut = self._cuts[at]
@@ -75,6 +97,15 @@ class _Cut:
     def count(self) -> int:
         return len(self.ends) or -(-self.rows // self.step)
 
+    @property
+    def sizes(self) -> Counter[int]:
+        """How many blocks there are of each number of rows."""
+        if self.ends:
+            return Counter(end - lo for lo, end in itertools.pairwise((0, *self.ends)))
+        sizes = Counter({self.step: self.rows // self.step})
+        sizes[self.rows % self.step] += 1
+        return sizes
+
     def block(self, i: int) -> tuple[int, int]:
         """The rows of the block with this number, from the first to after the last."""
         if self.ends:
@@ -84,13 +115,14 @@ class _Cut:
 
 def _cuts(source: FileSource | ArraySource) -> Iterator[_Cut]:
     """Of each shard, by name. What is read in order is cut where its parts end, if it has any: a block is some parts."""
+    block_bytes = min(BLOCK_BYTES, max(SMALL_BLOCK_BYTES, source.nbytes // BLOCKS))
     if isinstance(source, ArraySource):
-        yield _Cut(0, source.rows, rows_in(BLOCK_BYTES, source.d, source.array.dtype))
+        yield _Cut(0, source.rows, rows_in(block_bytes, source.d, source.array.dtype))
         return
     for i, shard in sorted(enumerate(source.files.shards), key=lambda numbered: numbered[1].name):
         if i in source.left_out:
             continue
-        step = rows_in(BLOCK_BYTES, source.d, shard.dtype)
+        step = rows_in(block_bytes, source.d, shard.dtype)
         if shard.random_access:
             yield _Cut(i, shard.rows, step)
         else:
@@ -122,6 +154,11 @@ class BlockSource:
         self.rows = sum(block.hi - block.lo for block in blocks)
         self.nbytes = self.rows * base.nbytes // max(1, base.rows)
         self.side_by_side = base.side_by_side
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were drawn."""
+        return len(self._blocks)
 
     @property
     def of(self) -> int:

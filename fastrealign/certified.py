@@ -8,17 +8,24 @@ What is certified, for the row map f that was fitted on the samples S (of the so
     |mean_Y f - mean_X| <= |mean_S f - mean_T| + |mean_S f - mean_Y f| + |mean_T - mean_X|
                            = gap_left            <= bound
 
-The errors of the two means are independent; their variances, between blocks and with the correction for drawing without
-replacement, add. The norm of an error whose components have given variances is largest, at a confidence that matters, where
-all of it lies in one direction, so Student's t of a single number bounds it. Looking again after drawing more costs confidence:
-look j may fail with a share 1 / (j (j + 1)) of what is allowed, in all no more than 1 - confidence.
+`bound` has two parts, each of which may fail with half of what is allowed.
+
+- What the spread between the drawn blocks says. The errors of the two means are independent; their variances, between blocks
+  and with the correction for drawing without replacement, add. The norm of an error whose components have given variances is
+  largest, at a confidence that matters, where all of it lies in one direction, so Student's t of a single number bounds it.
+- What it cannot say: blocks unlike all others of which none was drawn (a run of empty captions, another language). With the
+  confidence asked for they are a share p of the rows at most (`Blocks.unseen`), and unit rows whose mean is m can move it by
+  p (1 + |m|) at most.
+
+Looking again after drawing more costs confidence: look j may fail with a share 1 / (j (j + 1)) of what is allowed, in all no
+more than 1 - confidence.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +52,22 @@ def check_tol(tol: float) -> float:
     return float(tol)
 
 
+@dataclass(frozen=True)
+class Bound:
+    """A bound in its two parts: what the spread between blocks says, and what blocks that were not seen can do."""
+
+    seen: float
+    unseen: float
+
+    @property
+    def total(self) -> float:
+        return self.seen + self.unseen
+
+    def growth(self, wanted: float) -> float:
+        """How many times as many blocks bring the total to `wanted`: `seen` falls as 1 / √n, `unseen` as 1 / n."""
+        return ((self.seen + math.sqrt(self.seen**2 + 4.0 * wanted * self.unseen)) / (2.0 * wanted)) ** 2
+
+
 class Looks:
     """Larger and larger samples of one or more sources, and the confidence that each look may spend."""
 
@@ -64,22 +87,35 @@ class Looks:
     def whole(self) -> bool:
         return all(sample.whole for sample in self.samples)
 
-    def bound(self, spreads: list[Spread]) -> float:
+    def bound(self, spreads: list[Spread]) -> Bound:
         """How far, at most, the difference of the means of all samples is from that of their sources."""
-        pairs = list(zip(spreads, self.samples, strict=True))
-        blocks = [spread.blocks for spread, sample in pairs if not sample.whole]
-        variance = sum(spread.variance(sample.share) for spread, sample in pairs)
-        return math.sqrt(variance) * self.quantile(min(blocks)) if blocks else 0.0
+        sampled = [i for i, sample in enumerate(self.samples) if not sample.whole]
+        if not sampled:
+            return Bound(0.0, 0.0)
+        variance = sum(spreads[i].variance(self.samples[i].share) for i in sampled)
+        seen = math.sqrt(variance) * self.quantile(min(spreads[i].blocks for i in sampled))
+        return Bound(seen, sum(self.unseen(i, spreads[i], len(sampled)) for i in sampled))
 
     def quantile(self, blocks: int) -> float:
         """Of Student's t at this look, for a spread between so many blocks."""
-        allowed = (1.0 - self._confidence) / (self._looks * (self._looks + 1))
-        return quantile(1.0 - allowed, max(1, blocks - 1))
+        return quantile(1.0 - self._allowed, max(1, blocks - 1))
 
-    def widen(self, factor: float) -> None:
-        """Draw so many times as many blocks (at least half as many more)."""
-        self._wanted *= max(1.5, factor)
+    def unseen(self, which: int, spread: Spread, sampled: int = 1) -> float:
+        """How far blocks of which none was drawn can move the mean of one of `sampled` sources; 0 if all were drawn."""
+        if self.samples[which].whole:
+            return 0.0
+        share = self._blocks[which].unseen(self.samples[which].blocks, self._allowed / sampled)
+        return share * min(2.0, 1.0 + float(np.linalg.norm(spread.mean)))
+
+    def widen(self, bound: Bound, wanted: float, at_most: float = math.inf) -> None:
+        """Draw as many blocks as bring `bound` to `wanted` by prediction, and a fifth more; at least half as many more."""
+        self._wanted *= min(at_most, max(1.5, 1.2 * bound.growth(wanted)))
         self._draw()
+
+    @property
+    def _allowed(self) -> float:
+        """How often each of the two parts of a bound may fail at this look."""
+        return (1.0 - self._confidence) / (2 * self._looks * (self._looks + 1))
 
     def _draw(self) -> None:
         self._looks += 1
@@ -115,9 +151,9 @@ def fit_certified(
             )
         ]
         bound = looks.bound(spreads)
-        if bound <= tol:
+        if bound.total <= tol:
             break
-        looks.widen(1.2 * (bound / tol) ** 2)
+        looks.widen(bound, tol)
     return replace(
         alignment,
         gap_left=float(np.linalg.norm(spreads[0].mean - alignment.mean_target)),
@@ -128,7 +164,7 @@ def fit_certified(
             of_source=source.rows,
             of_target=target.rows,
             error=math.sqrt(sum(s.variance(sample.share) for s, sample in zip(spreads, (y, x), strict=True))),
-            bound=bound,
+            bound=bound.total,
             confidence=confidence,
             seed=seed,
         ),

@@ -16,9 +16,9 @@ import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.baseline import told_if_swapped
-from fastrealign.blocks import BlockSource, Spread, measure_spread
+from fastrealign.blocks import Spread, measure_spread
 from fastrealign.centroid import exact_centroid
-from fastrealign.certified import Looks, check_tol
+from fastrealign.certified import Bound, Looks, check_tol
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
 from fastrealign.ops import UNIT, RowMap
@@ -128,11 +128,11 @@ def check(
         sources.append(_opened(target, "target", column, alignment))
     looks = Looks(sources, confidence, seed)
     while True:
-        found = _look(looks, alignment, tol, confidence, bad_rows, threads, progress)
+        found, bound = _look(looks, alignment, tol, confidence, bad_rows, threads, progress)
         away = abs(found.gap_left - tol)
         if looks.whole or found.bound < away:
             return found
-        looks.widen(min(16.0, 1.2 * (found.bound / away) ** 2 if away > 0 else 16.0))
+        looks.widen(bound, max(away, bound.total / 4.0), at_most=16.0)
 
 
 def _look(
@@ -143,8 +143,8 @@ def _look(
     bad_rows: str,
     threads: int | None,
     progress: Progress,
-) -> Check:
-    """What the samples tell."""
+) -> tuple[Check, Bound]:
+    """What the samples tell, and the parts of the bound."""
     options = {"threads": threads, "progress": progress}
     sides, changes, units = [], [], []
     means, traces = (alignment.mean_source, alignment.mean_target), (alignment.trace_source, alignment.trace_target)
@@ -155,35 +155,38 @@ def _look(
         spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", lenient(bad_rows), **options)
         sides.append(side)
         units.append(spread)
-        changes.append(_change(side, spread, sample, looks, mean, trace))
+        changes.append(_change(side, spread, looks, len(changes), mean, trace))
     mapped = measure_spread(
         looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", lenient(bad_rows), **options
     )
     check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
     mean_target = sides[1].mean if len(sides) > 1 else alignment.mean_target
     gap_left = float(np.linalg.norm(mapped.mean - mean_target))
-    return Check(
+    bound = looks.bound([mapped, *units[1:]])
+    found = Check(
         holds=gap_left <= tol,
         gap_before=float(np.linalg.norm(sides[0].mean - mean_target)),
         gap_left=gap_left,
-        bound=looks.bound([mapped, *units[1:]]),
+        bound=bound.total,
         tol=tol,
         confidence=confidence,
         source=changes[0],
         target=changes[1] if len(changes) > 1 else None,
     )
+    return found, bound
 
 
-def _change(side: Side, spread: Spread, sample: BlockSource, looks: Looks, mean: np.ndarray, trace: float) -> Change:
+def _change(side: Side, spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
+    sample, unseen = looks.samples[which], looks.unseen(which, spread)
     sure = 0.0 if sample.whole else looks.quantile(spread.blocks)
     # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
-    trace_error = 2.0 * math.sqrt(spread.variance_along(sample.share))
+    trace_bound = 2.0 * (sure * math.sqrt(spread.variance_along(sample.share)) + np.linalg.norm(side.mean) * unseen)
     return Change(
         shift=float(np.linalg.norm(side.mean - mean)),
-        shift_bound=sure * math.sqrt(spread.variance(sample.share)),
+        shift_bound=sure * math.sqrt(spread.variance(sample.share)) + unseen,
         trace=side.trace,
         trace_change=side.trace / trace - 1.0,
-        trace_change_bound=sure * trace_error / trace,
+        trace_change_bound=float(trace_bound / trace),
         rows=sample.rows,
         of=sample.of,
     )

@@ -87,7 +87,7 @@ def share_covered(rng, monkeypatch, confidence, seeds):
     y[:8000] += np.float32(0.5) * np.eye(d, dtype=np.float32)[0]
     unit_mean = reference.project(x).mean(axis=0)
     covered = sampled = 0
-    tol = 0.12 if confidence < 0.95 else 0.2
+    tol = 0.2 if confidence < 0.95 else 0.25 if confidence < 0.99 else 0.4
     for seed in range(seeds):
         found = fr.fit(y, x, tol=tol, confidence=confidence, seed=seed)
         if found.sampling.rows_source == len(y):
@@ -105,13 +105,13 @@ def test_the_sample_is_the_same_for_threads_and_any_order_of_shards(rng, small_b
     for i, part in enumerate(np.split(y, [300, 301, 15_000])):
         paths.append(tmp_path / f"part_{i}.npy")
         np.save(paths[-1], part)
-    expected = fr.fit(paths, x, tol=0.1, threads=1)
+    expected = fr.fit(paths, x, tol=0.2, threads=1)
     assert expected.sampling.rows_source < len(y)
     for source in (paths[::-1], tmp_path):
-        found = fr.fit(source, x, tol=0.1, threads=3)
+        found = fr.fit(source, x, tol=0.2, threads=3)
         assert found.c.tobytes() == expected.c.tobytes()
         assert found.sampling == expected.sampling and found.gap_left == expected.gap_left
-    other = fr.fit(paths, x, tol=0.1, seed=1)
+    other = fr.fit(paths, x, tol=0.2, seed=1)
     assert other.c.tobytes() != expected.c.tobytes()
 
 
@@ -180,11 +180,103 @@ def test_quantiles(confidence, freedom):
 def test_looking_again_spends_no_more_than_is_allowed(small_blocks):
     source = open_rows(np.ones((100_000, 16), np.float32), "source")
     looks = certified.Looks([source], 0.9, 0)
-    spent = []
+    spread = blocks.Spread(np.ones(16))
+    spread.add(np.zeros(16), 1)
+    spent, missed = [], []
     for _ in range(3):
         spent.append(2 * (1 - stats.t.cdf(looks.quantile(64), 63)))
-        looks.widen(1.0)
-    np.testing.assert_allclose(spent, [0.1 / 2, 0.1 / 6, 0.1 / 12], rtol=2e-3)
+        # With a mean of zero, the share of rows in blocks that were not seen is what they can move it by.
+        sample = looks.samples[0]
+        hidden = round(looks.unseen(0, spread) * source.rows / 16) + 1
+        missed.append(stats.hypergeom.pmf(0, 6250, hidden, sample.blocks))
+        looks.widen(certified.Bound(1.0, 0.0), 1.0)
+    allowed = np.array([0.1 / 2, 0.1 / 6, 0.1 / 12]) / 2
+    np.testing.assert_allclose(spent, allowed, rtol=2e-3)
+    assert (missed <= allowed).all() and (missed > 0.8 * allowed).all()
+
+
+def test_a_prediction_of_how_many_blocks_a_bound_takes():
+    for seen, unseen in ((0.3, 0.0), (0.0, 0.2), (0.1, 0.2)):
+        growth = certified.Bound(seen, unseen).growth(0.01)
+        assert seen / math.sqrt(growth) + unseen / growth == pytest.approx(0.01)
+
+
+def test_blocks_that_were_not_seen_are_taken_to_be_the_largest(rng, tmp_path):
+    """Shards of unequal size, each a block: none of `most` was drawn, and these may be those with the most rows."""
+    pytest.importorskip("pyarrow")
+    sizes = rng.integers(1, 40, 200)
+    for i, size in enumerate(sizes):
+        parquet(tmp_path / f"part_{i}.parquet", rng.standard_normal((size, 4)), 1000)
+    drawn = blocks.Blocks(open_rows(tmp_path, "source"), 0)
+    most = math.floor(math.log(0.02) / math.log(1 - 70 / 200))
+    assert drawn.unseen(70, 0.02) == pytest.approx(np.sort(sizes)[::-1][:most].sum() / sizes.sum())
+    assert drawn.unseen(199, 1e-9) == pytest.approx(sizes.max() / sizes.sum()) and drawn.unseen(200, 0.02) == 0.0
+
+
+def around(rng, centres, spread=0.3):
+    """A row around each of these centres (n, d)."""
+    return (centres + spread * rng.standard_normal(centres.shape) / np.sqrt(centres.shape[1])).astype(np.float32)
+
+
+def rare_blocks(rng, d):
+    """All alike, but for a run of 1 % of the rows that lie on the other side: most samples of 64 blocks see none or one."""
+    y = np.tile(np.eye(d)[0], (64_000, 1))
+    at = 16 * rng.integers(0, 3900)
+    y[at : at + 640] *= -1
+    return around(rng, y, 0.05)
+
+
+def heavy_tails(rng, d):
+    """Topics of very unequal length, their distances from the centre without a variance, along one direction."""
+    lengths = np.ceil(20 * (1 + rng.pareto(1.1, 4000))).astype(int)
+    lengths = lengths[np.cumsum(lengths) < 64_000]
+    away = 0.1 * np.abs(rng.standard_t(1.2, len(lengths)))[:, None] * np.eye(d)[1]
+    return around(rng, np.repeat(np.eye(d)[0] + away, lengths, axis=0))
+
+
+def sorted_by_topic(rng, d):
+    return by_topic(rng, 100, 640, d)
+
+
+WORLDS = {"rare blocks": (rare_blocks, 0.1), "heavy tails": (heavy_tails, 0.15), "topics": (sorted_by_topic, 0.15)}
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+@pytest.mark.parametrize("seeds", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_bound_covers_what_few_blocks_hide(rng, small_blocks, world, seeds, confidence):
+    make, tol = WORLDS[world]
+    d = 16
+    y, x = make(rng, d), around(rng, np.tile(np.eye(d)[2], (20_000, 1)), 0.1)
+    assert covered(y, y, x, tol, confidence, seeds) >= confidence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_the_bound_covers_for_few_shards_that_are_read_whole(rng, small_blocks, tmp_path, confidence):
+    """200 shards of unequal length, each a block, sorted by topic; a few lie on the other side."""
+    d = 8
+    lengths = rng.integers(5, 60, 200)
+    centres = np.eye(d)[0] + 0.2 * rng.standard_normal((200, d)) / np.sqrt(d)
+    centres[50:53] *= -1
+    parts = np.split(around(rng, np.repeat(centres, lengths, axis=0)), np.cumsum(lengths)[:-1])
+    paths = [parquet(tmp_path / f"{i}.parquet", part, 1000) for i, part in enumerate(parts)]
+    x = around(rng, np.tile(np.eye(d)[2], (20_000, 1)), 0.1)
+    assert covered(paths, np.concatenate(parts), x, 0.3 if confidence < 0.9 else 0.4, confidence, 500) >= confidence
+
+
+def covered(source, y, x, tol, confidence, seeds):
+    """In what share of draws that read less than all of the source the bound held."""
+    unit_mean = reference.project(x).mean(axis=0)
+    held = sampled = 0
+    for seed in range(seeds):
+        found = fr.fit(source, x, tol=tol, confidence=confidence, seed=seed, threads=1)
+        if found.sampling.rows_source < len(y):
+            sampled += 1
+            left = np.linalg.norm(reference.row_map(y, found.s, found.b, found.c).mean(axis=0) - unit_mean)
+            held += left <= found.gap_left + found.sampling.bound
+    assert sampled > 0.8 * seeds
+    return held / sampled
 
 
 def test_bad_rows(rng, small_blocks):
@@ -240,22 +332,22 @@ def parquet(path, rows, group):
 
 def test_row_groups_of_a_parquet_file_are_drawn_singly(rng, small_blocks, tmp_path):
     y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
-    whole = parquet(tmp_path / "text.parquet", y, 100)
+    whole = parquet(tmp_path / "text.parquet", y, 20)
     found = fr.fit(whole, x, tol=0.3, threads=1)
     told = found.sampling
-    assert 64 * 100 <= told.rows_source < told.of_source == len(y) and told.rows_source % 100 == 0
+    assert 64 * 20 <= told.rows_source < told.of_source == len(y) and told.rows_source % 20 == 0
     assert left_by(found, y, x) <= found.gap_left + told.bound
     assert fr.fit(whole, x, tol=0.3, threads=3).c.tobytes() == found.c.tobytes()
     # The rows that were read are those of whole groups.
     drawn = blocks.Blocks(open_rows(whole, "source"), 0)
-    assert drawn.count == 200
+    assert drawn.count == 1000
     for piece in drawn.draw(70).pieces():
-        assert piece.lo % 100 == 0 and piece.hi - piece.lo == 100
+        assert piece.lo % 20 == 0 and piece.hi - piece.lo == 20
         (lo, read), *more = drawn.source.chunks(piece, np.empty(1 << 20, np.uint8))
         assert lo == piece.lo and not more
         np.testing.assert_array_equal(read, y[piece.lo : piece.hi])
-        parts = list(drawn.source.chunks(piece, np.empty(30 * 16 * 4, np.uint8)))
-        assert [lo for lo, _ in parts] == list(range(piece.lo, piece.hi, 30))
+        parts = list(drawn.source.chunks(piece, np.empty(6 * 16 * 4, np.uint8)))
+        assert [lo for lo, _ in parts] == list(range(piece.lo, piece.hi, 6))
         np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), y[piece.lo : piece.hi])
 
 
