@@ -45,6 +45,8 @@ _RECORD = {
     "centroid": one_of("paper", "exact"),
     "encoder_source": or_none(TEXT),
     "encoder_target": or_none(TEXT),
+    "column_source": or_none(TEXT),
+    "column_target": or_none(TEXT),
     "sampling": or_none(MAPPING),
     "version": TEXT,
 }
@@ -97,6 +99,7 @@ class Alignment:
     gap_left        |mean of the aligned source - mean_target|; NaN if it was not measured
     centroid        "paper" or "exact"
     encoder_source, encoder_target   names of the encoders, if they were given
+    column_source, column_target     names under which files held the rows (column, key, tensor), if they had some
     sampling        how far the statistics are estimates; None: they are of every row
     version         the fastrealign that made it
     """
@@ -115,6 +118,8 @@ class Alignment:
     centroid: str = "paper"
     encoder_source: str | None = None
     encoder_target: str | None = None
+    column_source: str | None = None
+    column_target: str | None = None
     sampling: Sampling | None = None
     version: str = __version__
 

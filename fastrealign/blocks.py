@@ -150,7 +150,7 @@ class BlockSource:
         self._blocks = blocks
         self.name = base.name
         self.d = base.d
-        self.encoder = base.encoder
+        self.encoder, self.column = base.encoder, base.column
         self.rows = sum(block.hi - block.lo for block in blocks)
         self.nbytes = self.rows * base.nbytes // max(1, base.rows)
         self.side_by_side = base.side_by_side

@@ -125,6 +125,7 @@ class Claim:
         alignment: Alignment | Baseline | None,
         gap_left: float = math.nan,
         left_out: dict[str, dict[str, str]] | None = None,
+        columns: dict[str, str] | None = None,
     ) -> Manifest:
         """All shards but those left out are complete: write the alignment and the manifest, do away with the journal."""
         self.journal.flush()
@@ -138,6 +139,7 @@ class Claim:
             None if math.isnan(gap_left) else gap_left,
             sorted(self.journal.shards, key=lambda shard: at[shard.name]),
             left_out or {},
+            columns or {},
         )
         manifest.save(self.output.manifest, self._fsync)
         self.journal.remove()

@@ -53,6 +53,7 @@ class Conversion:
     source, out  as they were named
     to           the format written
     rows, dim    embeddings written and their width
+    column       the name under which the source holds them (column, key, tensor), if it has one
     skipped      items of the source without an embedding
     columns      written beside the embeddings
     left_out     what the source holds that does not belong to rows and was not written, as "FILE: NAME"
@@ -65,6 +66,7 @@ class Conversion:
     to: str
     rows: int
     dim: int
+    column: str | None
     skipped: int
     columns: list[str]
     left_out: list[str]
@@ -78,6 +80,8 @@ class Conversion:
 
     def __str__(self) -> str:
         lines = [f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"]
+        if self.column is not None:
+            lines.append(f"  taken      the embeddings from {self.column!r}")
         if self.columns:
             lines.append(f"  columns    {', '.join(self.columns)}")
         if self.skipped:
@@ -159,6 +163,7 @@ def convert(
         to=target.to,
         rows=files.rows - skipped,
         dim=files.dim,
+        column=files.column,
         skipped=files.skipped + skipped,
         columns=list(columns),
         left_out=left_out,

@@ -169,7 +169,7 @@ class Shared:
     def __init__(self, base: RowSource, world: World) -> None:
         self._base = base
         self.world = world
-        self.name, self.d, self.encoder = base.name, base.d, base.encoder
+        self.name, self.d, self.encoder, self.column = base.name, base.d, base.encoder, base.column
         self.again, self.side_by_side = base.again, base.side_by_side
         self._divided = isinstance(base, FileSource)
         parts = world.size if self._divided else 1

@@ -83,7 +83,12 @@ def fit(
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
-    encoder_source, encoder_target = encoder_source or rows.encoder, encoder_target or there.encoder
+    names = {
+        "encoder_source": encoder_source or rows.encoder,
+        "encoder_target": encoder_target or there.encoder,
+        "column_source": rows.column,
+        "column_target": there.column,
+    }
     if tol is None:
         rows, there = shared(rows, world), shared(there, world)
     workers = Workers.of(threads, devices, max_memory)
@@ -106,7 +111,7 @@ def fit(
             rows, alignment.row_map, "measuring the gap left", **{**options, "bad_rows": lenient(bad_rows)}
         )
         alignment = replace(alignment, gap_left=float(np.linalg.norm(left.mean - alignment.mean_target)))
-    return replace(alignment, encoder_source=encoder_source, encoder_target=encoder_target)
+    return replace(alignment, **names)
 
 
 def fit_rows(

@@ -23,7 +23,7 @@ from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
-from fastrealign.summary import count, gap_lines, size
+from fastrealign.summary import column_text, count, gap_lines, size
 
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16
@@ -68,14 +68,16 @@ def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], s
         "sampling": a.sampling and asdict(a.sampling),
         "encoder_source": a.encoder_source,
         "encoder_target": a.encoder_target,
+        "column_source": a.column_source,
+        "column_target": a.column_target,
         "fingerprint": a.fingerprint,
         "version": a.version,
     }
     lines = [
         f"{name}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {a.version}",
         *gap_lines(a.gap_before, a.gap_left),
-        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}{_named(a.encoder_source)}",
-        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}{_named(a.encoder_target)}",
+        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}{_named(a.encoder_source, a.column_source)}",
+        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}{_named(a.encoder_target, a.column_target)}",
         f"  scale          s = {a.s:.6g}",
         *_sampling_lines(a.sampling),
         f"  fingerprint    {a.fingerprint[:16]}",
@@ -120,8 +122,8 @@ def _sampling_lines(sampling: Sampling | None) -> list[str]:
     return [f"  updated        {new}, the others are remembered"]
 
 
-def _named(encoder: str | None) -> str:
-    return f", {encoder}" if encoder else ""
+def _named(encoder: str | None, column: str | None) -> str:
+    return (f", {encoder}" if encoder else "") + (f", of {column!r}" if column else "")
 
 
 def _saved(path: Place) -> tuple[dict[str, Any], str]:
@@ -171,6 +173,7 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
         "skipped": skipped,
         "bad_rows": bad,
         "bytes": nbytes,
+        "columns": manifest.columns,
         "left_out": manifest.left_out,
         "changed": changed,
         "version": manifest.version,
@@ -185,6 +188,8 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
         *gaps,
         f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",
     ]
+    if manifest.columns:
+        lines.append(f"  column         {column_text(manifest.columns)}")
     if skipped or bad:
         lines.append(f"  left aside     {count(skipped, 'item')} without an embedding, {count(bad, 'bad row')}")
     left_out = [name for side in manifest.left_out.values() for name in side]
@@ -217,6 +222,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
         "shards": len(shards),
         "rows": files.rows,
         "dim": files.dim,
+        "column": files.column,
         "dtypes": dtypes,
         "bytes": nbytes,
         "skipped": files.skipped,
@@ -243,6 +249,8 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
     if len(shards) > _LISTED_SHARDS:
         lines.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
     lines += [f"  note           {note}" for note in value["notes"]]
+    if files.column is not None:
+        lines.append(f"  column         {files.column!r}")
     if value["metadata"]:
         lines.append(f"  metadata       {count(value['metadata'], 'file')}, carried along with the aligned shards")
     if files.skipped:

@@ -39,6 +39,7 @@ class Change:
     shift    |mean of the new unit rows - the alignment's mean|
     trace    of the new rows; `trace_change` is relative to the alignment's
     rows     that were read, of `of` rows
+    column   the name under which files hold them (column, key, tensor), if they have one
     """
 
     shift: float
@@ -48,6 +49,7 @@ class Change:
     trace_change_bound: float
     rows: int
     of: int
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Check:
             if side is not None:
                 lines.append(
                     f"  {name:<15}centroid moved by {side.shift:.3g} +- {side.shift_bound:.2g}, trace by "
-                    f"{side.trace_change:+.2%} +- {side.trace_change_bound:.2%} ({side.rows:,} of {side.of:,} rows read)"
+                    f"{side.trace_change:+.2%} +- {side.trace_change_bound:.2%} ({side.rows:,} of {side.of:,} rows read"
+                    f"{'' if side.column is None else f' of {side.column!r}'})"
                 )
         lines.append(f"  confidence     {self.confidence:.0%}")
         if not self.holds:
@@ -189,6 +192,7 @@ def _change(side: Side, spread: Spread, looks: Looks, which: int, mean: np.ndarr
         trace_change_bound=float(trace_bound / trace),
         rows=sample.rows,
         of=sample.of,
+        column=sample.column,
     )
 
 
@@ -239,6 +243,8 @@ def update(
         alignment.centroid,
         encoder_source=alignment.encoder_source,
         encoder_target=alignment.encoder_target,
+        column_source=rows.column,
+        column_target=alignment.column_target if target is None else there.column,
         sampling=Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None),
     )
 

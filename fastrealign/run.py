@@ -141,7 +141,13 @@ def align(
         )
         if isinstance(found, Baseline):
             return found
-        return replace(found, encoder_source=run.rows.encoder, encoder_target=there.encoder)
+        return replace(
+            found,
+            encoder_source=run.rows.encoder,
+            encoder_target=there.encoder,
+            column_source=run.rows.column,
+            column_target=there.column,
+        )
 
     run.output.check_apart([*_specs(source), *_specs(target)], [run.rows.files, *([there.files] if marks else [])])
     return run.go(
@@ -354,7 +360,12 @@ class _Run:
         gap_left = float(np.linalg.norm(claim.journal.total(alignment.dim).mean - alignment.mean_target))
         if claim.order.kind == "align":
             alignment = replace(alignment, gap_left=gap_left)
-        return claim.finish(alignment, gap_left, self.left_out)
+        return claim.finish(alignment, gap_left, self.left_out, self._columns)
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """The names under which files hold the embeddings, of each side that has some."""
+        return {side: rows.column for side, rows in self.sides.items() if rows.column is not None}
 
     def _write_beside(self, claim: Claim, alignment: Alignment | Baseline, fsync: bool) -> None:
         records = {record.name: record for record in claim.journal.shards}
@@ -376,6 +387,7 @@ class _Run:
             kind=manifest.order.kind,
             source=self.rows.name,
             out=self.output.out,
+            columns=self._columns,
             alignment=alignment,
             gap_before=manifest.gap_before,
             gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left,

@@ -51,6 +51,7 @@ class RowSource(Protocol):
     side_by_side: bool  # pieces may be read by several threads at once
     again: bool  # can be read as often as asked
     encoder: str | None  # the name of what made the rows, where that is known
+    column: str | None  # the name under which files hold the rows, where they have one
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         """All rows, in pieces of at most so many bytes where it can be read at any place."""
@@ -79,6 +80,10 @@ class FileSource:
         self.nbytes = sum(shard.nbytes for shard in files.shards)
         self.left_out: set[int] = set()
         self._firsts = _firsts(files.shards, first)
+
+    @property
+    def column(self) -> str | None:
+        return self.files.column
 
     @property
     def encoder(self) -> str | None:
@@ -161,7 +166,7 @@ class ArraySource:
 
     side_by_side = False
     again = True
-    encoder = None
+    encoder = column = None
 
     def __init__(self, x: Any, name: str) -> None:
         self.array = ops.rows_anywhere(x, name)
@@ -194,7 +199,7 @@ class ChunkSource:
 
     side_by_side = False
     nbytes = None
-    encoder = None
+    encoder = column = None
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
         self.again = not isinstance(chunks, Iterator)

@@ -20,6 +20,7 @@ class Report:
 
     kind          "align" or "apply"
     source, out   as they were named
+    columns       the names under which files hold the embeddings (column, key, tensor), of each side that has some
     alignment     what was applied, an Alignment or a Baseline; it is saved beside the output
     gap_before    |mean_source - mean_target| of the rows that the alignment was fitted on
     gap_left      |mean of the rows written - mean_target|; NaN if none was
@@ -39,6 +40,7 @@ class Report:
     kind: str
     source: str
     out: str
+    columns: dict[str, str]
     alignment: Alignment | Baseline = field(repr=False)
     gap_before: float
     gap_left: float
@@ -97,6 +99,8 @@ class Report:
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]
+        if self.columns:
+            lines.append(f"  column     {column_text(self.columns)}")
         if self.skipped:
             lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
         if self.bad_rows:
@@ -128,6 +132,11 @@ def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
         else:
             lines.append(f"  {name:<15}{gap:<9.3g} {'=' * round(_BAR * gap / longest) or '|'}")
     return lines
+
+
+def column_text(columns: dict[str, str]) -> str:
+    """ "'text_emb' of the source, 'img_emb' of the target"."""
+    return ", ".join(f"{name!r} of the {side}" for side, name in columns.items())
 
 
 def count(n: int, thing: str) -> str:

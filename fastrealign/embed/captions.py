@@ -44,11 +44,14 @@ class Caption:
         return self.text
 
 
-def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
+def captions_in(
+    path: str, prefix: str, column: str | None, ids: str | None, taken: set[str] | None = None
+) -> Iterator[Caption]:
     """The captions of one file; a line or row that holds none comes with its `problem`.
 
     prefix        goes before numbers that stand for ids: of the line or row, from 0, as `revision.examples` counts them
     column, ids   keys or columns of the captions and of their ids; by default the usual ones
+    taken         gets the key or column that the captions are taken from
     Raises InputError, with the file's name, for what makes all of it unusable.
     """
     file_size(path)
@@ -60,7 +63,8 @@ def captions_in(path: str, prefix: str, column: str | None, ids: str | None) -> 
             )
         yield from _lines(path, prefix)
     else:
-        yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids)
+        taken = set() if taken is None else taken
+        yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids, taken)
 
 
 def name_problem(id: str) -> str | None:
@@ -91,7 +95,7 @@ def _lines(path: str, prefix: str) -> Iterator[Caption]:
             yield _caption(f"{prefix}{number}", f"{shown(path)}: line {number + 1}", *text_of(line), None, False)
 
 
-def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
+def _records(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
     with reading(path), open(path, "rb") as file:
         for number, line in enumerate(file):
             where, id = f"{shown(path)}: line {number + 1}", f"{prefix}{number}"
@@ -114,6 +118,7 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Ite
             if column not in record:
                 yield Caption(id, where, "", f"has no {column!r}; its keys are {_listed(names)}")
                 continue
+            taken.add(column)
             if ids is None:
                 ids = _id_name(names, column)
             text, problem = text_of(record[column])
@@ -124,7 +129,7 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None) -> Ite
             yield _caption(id, where, text, problem, record.get(ids), bool(ids))
 
 
-def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterator[Caption]:
+def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
     from fastrealign.io.parquet import ParquetTable
 
     with ParquetTable(path) as table:
@@ -140,6 +145,7 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None) -> Iterat
                 )
             if names.count(name) > 1:
                 raise InputError(f"{path}: has two columns {name!r}; rename one")
+        taken.add(column)
         row = 0
         for batch in table.batches(_BATCH_ROWS, [name for name in (column, ids) if name]):
             texts = _values(batch.column(column))

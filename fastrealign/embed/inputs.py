@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
@@ -41,6 +41,7 @@ class Input:
     files     (path, name relative to the root) of every file, in numeric order
     ignored   how many files of a folder were neither, by suffix, and how many links to folders were not followed
     column, ids   of .jsonl and .parquet captions: the columns of the captions and of their ids, where they were named
+    taken     the columns that captions were found in, once it has been iterated over
     """
 
     name: str
@@ -49,6 +50,7 @@ class Input:
     ignored: Counter[str]
     column: str | None = None
     ids: str | None = None
+    taken: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Item]:
         several = len(self.files) > 1
@@ -59,7 +61,7 @@ class Input:
             elif self.side == "images":
                 yield Picture(name, path)
             else:
-                yield from captions_in(path, f"{name}:" if several else "", self.column, self.ids)
+                yield from captions_in(path, f"{name}:" if several else "", self.column, self.ids, self.taken)
 
 
 def open_input(

@@ -16,6 +16,7 @@ class Embedded:
 
     source, out   as they were named; `side` "images" or "text"
     encoder       its name; its rows are `dim` wide and were written as `dtype`
+    columns       of captions in .jsonl and .parquet: the columns that were taken
     rows          embeddings written, over all shards
     left_out      images and captions that could not be used, one line each
     ignored       files of the source that are neither images nor captions, and links to folders: how many, by suffix
@@ -31,6 +32,7 @@ class Embedded:
     encoder: str
     dim: int
     dtype: str
+    columns: list[str]
     rows: int
     left_out: list[str]
     ignored: dict[str, int]
@@ -59,6 +61,8 @@ class Embedded:
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         lines = [head, f"  encoder    {self.encoder}, {self.dim} wide"]
+        if self.columns:
+            lines.append(f"  column     captions of {', '.join(map(repr, self.columns))}")
         if self.left_out:
             lines.append(f"  left out   {count(len(self.left_out), thing)}, all in the manifest, the first of them:")
             lines += [f"             {line}" for line in self.left_out[:_LISTED]]

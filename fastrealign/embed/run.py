@@ -169,7 +169,8 @@ class _Run:
                 before = len(done)
                 claim.begin(None)
                 rows_now = self._write(order, done, claim.journal, progress)
-                manifest = claim.finish(None)
+                columns = {"source": ", ".join(sorted(self.found.taken))} if self.found.taken else {}
+                manifest = claim.finish(None, columns=columns)
         except BaseException as error:
             if claim is None:
                 raise
@@ -260,6 +261,7 @@ class _Run:
             encoder=self.encoder.name,
             dim=self.encoder.dim,
             dtype=self.dtype.name,
+            columns=sorted(self.found.taken),
             rows=sum(shard.rows_out for shard in manifest.shards),
             left_out=[why for shard in manifest.shards for _, why in shard.first_bad],
             ignored=dict(self.found.ignored),

@@ -228,6 +228,7 @@ class Manifest:
 
     alignment, gap_before   None of an embed
     left_out   shards that could not be read, by side ("source", "target") and name, and why
+    columns    the names under which files held the embeddings (column, key, tensor), of each side that has some
     """
 
     order: Order
@@ -236,6 +237,7 @@ class Manifest:
     gap_left: float | None
     shards: list[ShardRecord]
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
     version: str = __version__
 
     def save(self, path: Place, fsync: bool = True) -> None:
@@ -253,6 +255,7 @@ class Manifest:
             "skipped": sum(shard.skipped for shard in self.shards),
             "bad_rows": sum(shard.bad_rows for shard in self.shards),
             "bytes": sum(shard.bytes for shard in self.shards),
+            "columns": self.columns,
             "shards": [shard.to_json() for shard in self.shards],
             "left_out": self.left_out,
             "asked": {**order, **marks},
@@ -282,6 +285,7 @@ class Manifest:
                 value["gap_left"],
                 [ShardRecord(**shard) for shard in value["shards"]],
                 value.get("left_out", {}),
+                value.get("columns", {}),
                 value["fastrealign"],
             )
         except InputError:

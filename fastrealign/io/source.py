@@ -54,6 +54,12 @@ class Source:
     datasets: list[DatasetFolder] = field(default_factory=list)
 
     @property
+    def column(self) -> str | None:
+        """The name under which its files hold the embeddings (several, if they differ: "emb, embed"); None of files without."""
+        names = dict.fromkeys(shard.column for shard in self.shards if shard.column is not None)
+        return ", ".join(names) or None
+
+    @property
     def skipped(self) -> int:
         """Items without an embedding, over all shards."""
         return sum(shard.skipped for shard in self.shards)

@@ -123,7 +123,9 @@ def measure(
         work.done()
         between = _domains({OWN: (x, y), **others}, realign) if others else None
         work.done()
-    sides = [Side(shown(side.name), held.rows, side.rows) for side, held in zip(given, (x, y), strict=True)]
+    sides = [
+        Side(shown(side.name), held.rows, side.rows, side.column) for side, held in zip(given, (x, y), strict=True)
+    ]
     lost = [of.trace * (1 / side.rows - 1 / side.of) for of, side in zip((work.of_x, work.of_y), sides, strict=True)]
     return GapReport(
         source=sides[1],

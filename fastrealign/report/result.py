@@ -17,11 +17,12 @@ from fastrealign.io.atomic import AtomicFile
 
 @dataclass(frozen=True)
 class Side:
-    """name as it was given; `rows` looked at, of all those `of` it."""
+    """name as it was given; `rows` looked at, of all those `of` it; the `column` (key, tensor) of files that name one."""
 
     name: str
     rows: int
     of: int
+    column: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

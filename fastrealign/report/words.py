@@ -192,7 +192,9 @@ def listed(parts: Sequence[str]) -> str:
 def basis(report: GapReport) -> str:
     """What was looked at."""
     sides = [
-        count(side.rows, f"{what} row") + (f" of {side.of:,}" if side.of > side.rows else "")
+        count(side.rows, f"{what} row")
+        + (f" of {side.of:,}" if side.of > side.rows else "")
+        + (f" ({side.column!r})" if side.column is not None else "")
         for side, what in ((report.source, "source"), (report.target, "target"))
     ]
     return f"{sides[0]}, {sides[1]}, {report.dim} wide, seed {report.seed}"
