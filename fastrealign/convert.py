@@ -80,10 +80,10 @@ class Conversion:
 
     def __str__(self) -> str:
         lines = [f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"]
-        if self.column is not None:
-            lines.append(f"  taken      the embeddings from {self.column!r}")
         if self.columns:
             lines.append(f"  columns    {', '.join(self.columns)}")
+        if self.column is not None:
+            lines.append(f"  column     of the embeddings: taken from {self.column!r}")
         if self.skipped:
             lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
         if self.left_out:

@@ -76,8 +76,10 @@ def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], s
     lines = [
         f"{name}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {a.version}",
         *gap_lines(a.gap_before, a.gap_left),
-        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}{_named(a.encoder_source, a.column_source)}",
-        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}{_named(a.encoder_target, a.column_target)}",
+        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}"
+        f"{_named(a.encoder_source, a.column_source)}",
+        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}"
+        f"{_named(a.encoder_target, a.column_target)}",
         f"  scale          s = {a.s:.6g}",
         *_sampling_lines(a.sampling),
         f"  fingerprint    {a.fingerprint[:16]}",

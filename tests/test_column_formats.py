@@ -477,3 +477,49 @@ def test_types_of_hugging_face_are_known_without_datasets(tmp_path):
     again = retyped(pa.schema([field([1, 16])]), "x", np.dtype(np.float16)).field("x")
     assert again.metadata[b"ARROW:extension:metadata"] == b'[[1, 16], "float16"]'
     assert again.type == pa.list_(pa.list_(pa.float16()))
+
+
+def test_every_summary_says_which_column_was_taken(tmp_path, capsys):
+    import json
+
+    from safetensors.numpy import save_file
+
+    from fastrealign import cli
+
+    pytest.importorskip("pyarrow")
+    source = corpus.parquet_file(tmp_path / "x.parquet", corpus.rows(40, 1), "clip_text", id=list(range(40)))
+    target = tmp_path / "y.safetensors"
+    save_file({"clip_image": corpus.rows(50, 2), "ids": np.arange(50)}, target)
+    out, saved = tmp_path / "out", tmp_path / "a.safetensors"
+    sides = {"source": "clip_text", "target": "clip_image"}
+
+    def shown(*argv):
+        """What a command says, as text and as JSON; its output is replaced."""
+        again = ["--overwrite"] if argv[0] not in ("inspect", "check") else []
+        assert cli.main([str(one) for one in argv]) in (0, 3)
+        text = capsys.readouterr().out
+        assert cli.main([*(str(one) for one in argv), *again, "--json"]) in (0, 3)
+        return text, json.loads(capsys.readouterr().out)
+
+    both = "column     'clip_text' of the source, 'clip_image' of the target"
+    text, value = shown("align", source, "--target", target, "--out", out)
+    assert both in text and value["columns"] == sides
+    assert json.loads((out / "manifest.json").read_text())["columns"] == sides
+    assert fr.align(source, target, out, resume=True).columns == sides
+    text, value = shown("inspect", out)
+    assert "'clip_text' of the source, 'clip_image' of the target" in text and value["columns"] == sides
+    text, value = shown("fit", source, "--target", target, "--out", saved)
+    assert ("of 'clip_text'" in text, "of 'clip_image'" in text) == (True, True)
+    assert (value["column_source"], value["column_target"]) == tuple(sides.values())
+    assert fr.load(saved).column_target == "clip_image"
+    assert fr.update(saved, source).column_source == "clip_text"
+    text, value = shown("apply", saved, source, "--out", tmp_path / "applied")
+    assert "'clip_text' of the source" in text and value["columns"] == {"source": "clip_text"}
+    text, value = shown("check", saved, source)
+    assert "rows read of 'clip_text'" in text and value["source"]["column"] == "clip_text"
+    text, value = shown("convert", source, "--to", "npy", "--out", tmp_path / "npy")
+    assert "from 'clip_text'" in text and value["column"] == "clip_text"
+    text, value = shown("inspect", source)
+    assert "column         'clip_text'" in text and value["column"] == "clip_text"
+    text, value = shown("inspect", tmp_path / "npy")
+    assert "column" not in text and value["column"] is None
