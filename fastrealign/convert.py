@@ -6,7 +6,6 @@ source -> rows and what belongs to them, so many at a time -> a table (parquet, 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,12 @@ from fastrealign.folders import make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import filtered, lists, retyped, writing_columns
+from fastrealign.io.file_names import Name
 from fastrealign.io.files import one_line
 from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
 from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
-from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata
+from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
 from fastrealign.io.npy import NpyWriter
 from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
@@ -452,12 +452,12 @@ def _names(shards: list[io.Shard], to: str, side: str | None) -> tuple[list[str]
         numbers = range(len(shards))
         return [f"{folder}/{folder}_{i}.npy" for i in numbers], [f"metadata/metadata_{i}.parquet" for i in numbers]
     names = [PurePosixPath(shard.name).with_suffix(TARGETS[to]) for shard in shards]
-    found = [re.findall("[0-9]+", name.stem)[-1:] for name in names]
-    numbers = [(name.parent, int(number[0])) for name, number in zip(names, found, strict=True) if number]
-    if to == "npy" and len(set(numbers)) < len(names):
+    if to != "npy":
+        return [str(name) for name in names], []
+    tails = [(name.parent, Name.of(name.stem).tail) for name in names]
+    if len(set(tails)) < len(names) or not all(tail for _, tail in tails):
         names = [name.with_stem(f"{name.stem}_{i}") for i, name in enumerate(names)]
-        numbers = [(name.parent, i) for i, name in enumerate(names)]
-    return [str(name) for name in names], [str(parent / f"metadata_{number}.parquet") for parent, number in numbers]
+    return [str(name) for name in names], [str(name.with_name(metadata_name(name.stem))) for name in names]
 
 
 def _pyarrow(path: str | Path):

@@ -36,10 +36,10 @@ class FitWarning(UserWarning):
     """The fit is valid, but its statistics are weak."""
 
 
-def warn(message: str) -> None:
-    """A FitWarning that points at the line that called the package."""
+def warn(message: str, kind: type[Warning] = FitWarning) -> None:
+    """A warning that points at the line that called the package."""
     here, level = os.path.join(os.path.dirname(__file__), ""), 2
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, FitWarning, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)

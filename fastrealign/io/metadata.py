@@ -1,49 +1,76 @@
-"""The metadata that clip-retrieval keeps beside embeddings: `metadata/metadata_N.parquet` describes shard number N."""
+"""The metadata that clip-retrieval keeps beside embeddings: `metadata/metadata_N.parquet` describes shard number N.
+
+Which number of a name is that of the shard is not guessed. A shard gets, in this order:
+1. metadata named alike from the first digits on: metadata_0_fp16 for text_emb_0_fp16, metadata_7 for text_emb_07
+2. that of the number in which the shards of its folder differ (text_emb_3_v2, text_emb_00003-of-00020), if it is one
+3. where they differ in several, or one shard has several: that of the only number under which the shards and the
+   metadata correspond one to one; without such a number it is an error
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, warn
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.files import open_binary, reading
+from fastrealign.io.file_names import Name, counting, tail_of
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import Place, is_url, place
 from fastrealign.io.tables import TableCopy
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
-METADATA_FILE = re.compile(r"metadata[-_]?([0-9]+)\.parquet")
+# Beside a single file that was written here lies x.npy.metadata.parquet.
+_OF_ONE = ".metadata.parquet"
+METADATA_FILE = re.compile(rf"metadata(?:[-_. ].*)?[0-9].*\.parquet|.+{re.escape(_OF_ONE)}")
 _COPY_BYTES = 1 << 20
 
 
 def attach_metadata(shards: Iterable[Shard]) -> None:
-    """Find the metadata file of every shard and note it there; InputError if it has another number of rows.
+    """Find the metadata file of every shard and note it there; where a shard goes without, a warning says so.
 
     Looked for beside the shard, in `metadata/` beside it, and, for shards in text_emb/ or img_emb/, in `metadata/`
-    beside that folder. A shard whose number has no metadata file goes without.
+    beside that folder.
+
+    Raises InputError where a name leaves open which metadata belongs to a shard, where two shards of a folder have the
+    same, and where metadata has another number of rows than its shard.
     """
-    beside = cache(_beside)
+    folders: dict[tuple[str, str], list[Shard]] = {}
     for shard in shards:
-        described = beside(_folder_of(shard.path), os.path.dirname(shard.name))
-        if not described:
+        if not METADATA_FILE.fullmatch(place(shard.path).name):
+            folders.setdefault((_folder_of(shard.path), os.path.dirname(shard.name)), []).append(shard)
+    for (folder, out_folder), of_it in folders.items():
+        beside = _Beside(folder, out_folder)
+        if not beside.there:
             continue
-        numbers = re.findall("[0-9]+", place(shard.path).stem)
-        path, name = described.get(int(numbers[-1]) if numbers else None, (None, None))
-        if path is not None and path != _joined(shard.path, "."):
-            rows = _rows(path)
-            if rows != shard.rows:
+        taken: dict[Place, Shard] = {}
+        for shard, path in zip(of_it, beside.belonging_to(of_it), strict=True):
+            if path is None:
+                continue
+            if (other := taken.setdefault(path, shard)) is not shard:
+                raise InputError(
+                    f"{shard.path}: its metadata would be {path}, and so would that of {other.path}; name the shards "
+                    "that are meant with a pattern, or move the others to a folder of their own"
+                )
+            if (rows := _rows(path)) != shard.rows:
                 raise InputError(
                     f"{shard.path}: has {shard.rows} rows, but its metadata {path} has {rows}; make both again"
                 )
-            shard.metadata, shard.metadata_name = path, name
+            shard.metadata, shard.metadata_name = path, beside.there[path]
+        _tell_without([shard for shard in of_it if shard.metadata is None], len(taken), beside)
+
+
+def metadata_name(stem: str) -> str | None:
+    """What metadata is called so that it is found for the shard of this stem; None where the stem has no digits."""
+    return f"metadata_{tail}.parquet" if (tail := tail_of(stem)) else None
 
 
 def write_metadata(
@@ -92,35 +119,136 @@ def _joined(folder: str, to: str) -> Place:
     return place(folder) / to if is_url(folder) else Path(os.path.normpath(os.path.join(folder, to)))
 
 
-def _beside(folder: str, out_folder: str) -> dict[int | None, tuple[Place, str]]:
-    """By number, the metadata files for the shards of a folder, each with the name its twin takes."""
-    places = [("metadata", "metadata"), (".", ".")]
-    if (folder if is_url(folder) else os.path.abspath(folder)).rpartition("/")[2] in SIDE_FOLDERS.values():
-        # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
-        places.append(("../metadata", "../metadata" if out_folder else "metadata"))
-    found: dict[int | None, tuple[Place, str]] = {}
-    for there, out_place in places:
-        for number, path in _numbered(_joined(folder, there)).items():
-            name = os.path.normpath(os.path.join(out_folder, out_place, path.name))
-            found.setdefault(number, (path, Path(name).as_posix()))
-    return found
+class _Beside:
+    """The metadata files for the shards of a folder.
+
+    there      each, with the name its twin takes
+    """
+
+    def __init__(self, folder: str, out_folder: str) -> None:
+        places = [("metadata", "metadata"), (".", ".")]
+        if (folder if is_url(folder) else os.path.abspath(folder)).rpartition("/")[2] in SIDE_FOLDERS.values():
+            # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
+            places.append(("../metadata", "../metadata" if out_folder else "metadata"))
+        self.there: dict[Place, str] = {}
+        self._by_tail: dict[str, list[Place]] = {}
+        self._shards: list[str] = []  # the names of the folder, of which some may be shards
+        for there, out_place in places:
+            at = _joined(folder, there)
+            found: dict[str, list[Place]] = {}
+            for name in sorted(_names(at)):
+                if METADATA_FILE.fullmatch(name):
+                    out_name = os.path.normpath(os.path.join(out_folder, out_place, name))
+                    self.there[at / name] = Path(out_name).as_posix()
+                    if not name.endswith(_OF_ONE):
+                        found.setdefault(_named(name).tail, []).append(at / name)
+                elif there == ".":
+                    self._shards.append(name)
+            # The same in two places: the first of them counts.
+            self._by_tail = {**found, **self._by_tail}
+
+    def belonging_to(self, shards: Sequence[Shard]) -> list[Place | None]:
+        """The metadata of shards of the folder; None for one that has none."""
+        alike: dict[tuple[str, str], list[Shard]] = {}
+        for shard in shards:
+            alike.setdefault(_kind(place(shard.path).name), []).append(shard)
+        found = {id(shard): path for kind, of_it in alike.items() for shard, path in self._of_kind(kind, of_it)}
+        return [found[id(shard)] for shard in shards]
+
+    def _of_kind(self, kind: tuple[str, str], shards: list[Shard]) -> list[tuple[Shard, Place | None]]:
+        """The same of shards with one template."""
+        own = [self._of_one.get(f"{place(shard.path).name}{_OF_ONE}") for shard in shards]
+        if any(own):
+            return list(zip(shards, own, strict=True))
+        named = [_named(place(shard.path).name) for shard in shards]
+        if any(name.tail in self._by_tail for name in named):
+            return [
+                (shard, self._only(shard, self._by_tail.get(name.tail)))
+                for shard, name in zip(shards, named, strict=True)
+            ]
+        family = {name.numbers: name for name in named}
+        family.update((name.numbers, name) for name in map(_named, (one for one in self._shards if _kind(one) == kind)))
+        at = counting(family.values())
+        if len(at) > 1 and any(number in self._by_number for name in named for number in name.numbers):
+            at = [self._one_to_one(shards[0], list(family.values()), at)]
+        if len(at) != 1:
+            return [(shard, None) for shard in shards]
+        return [
+            (shard, self._only(shard, self._by_number.get(name.numbers[at[0]])))
+            for shard, name in zip(shards, named, strict=True)
+        ]
+
+    @cached_property
+    def _of_one(self) -> dict[str, Place]:
+        return {path.name: path for path in self.there if path.name.endswith(_OF_ONE)}
+
+    @cached_property
+    def _by_number(self) -> dict[int, list[Place]]:
+        """The metadata files whose names have one number that counts them, by that."""
+        alike: dict[str, list[tuple[Name, Place]]] = {}
+        for paths in self._by_tail.values():
+            for path in paths:
+                name = _named(path.name)
+                alike.setdefault(name.template, []).append((name, path))
+        found: dict[int, list[Place]] = {}
+        for of_it in alike.values():
+            at = counting([name for name, _ in of_it])
+            if len(at) == 1:
+                for name, path in of_it:
+                    found.setdefault(name.numbers[at[0]], []).append(path)
+        return found
+
+    def _one_to_one(self, shard: Shard, family: list[Name], at: list[int]) -> int:
+        """Which number of the names it is under which each has metadata and all metadata belongs to one."""
+        every = set(self._by_number)
+        fits = [one for one in at if {name.numbers[one] for name in family} == every and len(family) == len(every)]
+        if len({tuple(name.numbers[one] for name in family) for one in fits}) == 1:
+            return fits[0]
+        numbers = " and ".join(str(Name.of(place(shard.path).stem).numbers[one]) for one in at)
+        example = next(iter(self.there))
+        raise InputError(
+            f"{shard.path}: which of the numbers {numbers} of its name is that of its metadata, such as {example}, is "
+            f"open; name the metadata after the shards from the first digits on: {metadata_name(place(shard.path).stem)}"
+        )
+
+    def _only(self, shard: Shard, paths: list[Place] | None) -> Place | None:
+        if not paths:
+            return None
+        if len(paths) > 1:
+            one, two = paths[:2]
+            raise InputError(
+                f"{one.parent}: {one.name} and {two.name} both carry the number {_named(one.name).tail} "
+                f"of {place(shard.path).name}; remove one"
+            )
+        return paths[0]
+
+
+def _named(name: str) -> Name:
+    stem = Path(name).stem
+    return Name.of(stem.removeprefix("metadata") if METADATA_FILE.fullmatch(name) else stem)
+
+
+def _kind(name: str) -> tuple[str, str]:
+    return _named(name).template, Path(name).suffix.lower()
+
+
+def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
+    """A warning where metadata lies beside shards, but some of them have none."""
+    if not shards:
+        return
+    which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
+    seen = f"the {others:,} other shards of the folder have some" if others else f"{next(iter(beside.there))} lies beside"
+    wanted = metadata_name(place(shards[0].path).stem)
+    warn(
+        f"{which}: no metadata of that name, though {seen}; what it says of the rows (ids, captions) does not come along"
+        + (f"; expected {wanted}" if wanted else "; give shard and metadata the same number"),
+        UserWarning,
+    )
 
 
 def _rows(path: Place) -> int:
     with ParquetTable(path) as table:
         return sum(table.sizes)
-
-
-def _numbered(folder: Place) -> dict[int, Place]:
-    """The metadata files of a folder by their number."""
-    found: dict[int, Place] = {}
-    for name in sorted(_names(folder)):
-        match = METADATA_FILE.fullmatch(name)
-        if match:
-            other = found.setdefault(int(match[1]), folder / name)
-            if other.name != name:
-                raise InputError(f"{folder}: {other.name} and {name} both carry the number {int(match[1])}; remove one")
-    return found
 
 
 def _names(folder: Place) -> list[str]:
