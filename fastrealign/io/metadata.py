@@ -20,8 +20,8 @@ import numpy as np
 from fastrealign.errors import InputError, warn
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
-from fastrealign.io.files import open_binary, reading
 from fastrealign.io.file_names import Name, counting, tail_of
+from fastrealign.io.files import open_binary, reading
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import Place, is_url, place
 from fastrealign.io.tables import TableCopy
@@ -237,10 +237,12 @@ def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     if not shards:
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
-    seen = f"the {others:,} other shards of the folder have some" if others else f"{next(iter(beside.there))} lies beside"
+    seen = (
+        f"the {others:,} other shards of the folder have some" if others else f"{next(iter(beside.there))} lies beside"
+    )
     wanted = metadata_name(place(shards[0].path).stem)
     warn(
-        f"{which}: no metadata of that name, though {seen}; what it says of the rows (ids, captions) does not come along"
+        f"{which}: found no metadata, though {seen}; no ids and captions come along"
         + (f"; expected {wanted}" if wanted else "; give shard and metadata the same number"),
         UserWarning,
     )

@@ -200,8 +200,8 @@ def _folder(folder: Place, side: str) -> list[Place]:
     wanted = folder / SIDE_FOLDERS[side]
     files = _shards_in(folder)
     if _is_folder(wanted):
-        # clip-retrieval keeps an index of the embeddings, image.index, beside their folders.
-        if any(format_of(path) is not FaissShard for path in files):
+        # clip-retrieval keeps an index of the embeddings, image.index, beside their folders, and a run its alignment.
+        if any(format_of(path) is not FaissShard and not _is_own(path) for path in files):
             raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
         folder, files = wanted, _shards_in(wanted)
     elif not files:
@@ -273,7 +273,7 @@ def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
     """Those of `paths` that are shards by their suffix; metadata files, saved alignments and hidden files are not."""
     files = [path for path in paths if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
     files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
-    files = [path for path in files if not (path.suffix.lower() == ".safetensors" and own_kind(path))] or files
+    files = [path for path in files if not _is_own(path)] or files
     examples = sorted({format_of(path).format: path for path in files}.items())
     if len(examples) > 1:
         (one, a), (two, b) = examples[:2]
@@ -282,6 +282,11 @@ def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
             f"{glob.escape(str(a.parent))}/*{a.suffix}"
         )
     return files
+
+
+def _is_own(path: Place) -> bool:
+    """Whether it is a saved alignment or the like."""
+    return path.suffix.lower() == ".safetensors" and own_kind(path) is not None
 
 
 def _common_folder(files: list[Place]) -> Place:

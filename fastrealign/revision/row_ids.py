@@ -49,6 +49,10 @@ class IdsOf:
         else:
             name = self._name(self._shards[0]) if self._shards else None
             self.numbered = name is None
+            if self.numbered and (other := next((one for one in self._shards if self._has_ids(one)), None)):
+                raise InputError(
+                    f"{self._shards[0].path}: holds no ids, but {other.path} does; give all shards ids, or none"
+                )
             beside = not self.numbered and self._shards[0].metadata is not None
             self.named = f"{name!r} of {'the metadata beside the shards' if beside else 'the shards'}"
             if self.numbered:
@@ -123,6 +127,10 @@ class IdsOf:
                 f"{shard.path}: has no ids {self._column!r}{hint}; beside the embeddings it holds {listed}"
             )
         return self._column
+
+    def _has_ids(self, shard: Shard) -> bool:
+        """Whether ids lie where they are found without reading all of a shard."""
+        return (shard.metadata is not None or isinstance(shard, TableShard)) and self._name(shard) is not None
 
     def _values(self) -> Iterator[Sequence[Any]]:
         if self._file is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
 import pytest
 
+import fastrealign as fr
 from fastrealign.errors import FastRealignError
 from fastrealign.io import open_source, write_metadata
+from fastrealign.revision.embeddings import open_embeddings
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -174,3 +177,183 @@ def test_metadata_gone_before_it_is_copied(root, tmp_path, refused, tree):
     shard.metadata.unlink()
     refused(lambda: write_metadata(shard, tmp_path / "out"), shard.metadata, "no such file")
     assert tree(tmp_path / "out") == []
+
+
+NAMES = {
+    "fp16": "text_emb_{}_fp16",
+    "v2": "text_emb_{}_v2",
+    "version in front": "v2_text_emb_{}",
+    "of": "text_emb_{:05d}-of-00012",
+    "of, with signs": "shard_{:03d}_of_100",
+    "uuid": "part-{:05d}-8a3f1c52-11e2-4d0a-9c58-0123456789ab-c000",
+    "hash": "part-{}-1c2d3e4f5a6b7c8d",
+    "width": "emb_768_{}",
+    "encoder": "ViT-B-32_{:04d}",
+    "date": "emb_{}_2024-01-15",
+    "two dates": "20240115_emb_{}_2024-01-16",
+    "dot": "{}.v2",
+    "copy": "text_emb_{} (1)",
+    "first": "{}_emb_16",
+}
+
+
+def with_ids(folder, numbers, name="metadata_{}"):
+    for i in numbers:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"id": [f"{i}:{row}" for row in range(4)]}), folder / f"{name.format(i)}.parquet")
+
+
+def ids_of(folder):
+    """By number of the first entry of the first row, in which each shard carries its own."""
+    out = {}
+    for shard in open_source(folder, side="source").shards:
+        number = int(next(shard.chunks(4))[0, 0])
+        out[number] = shard.metadata and pq.read_table(shard.metadata)["id"][0].as_py()
+        shard.close()
+    return out
+
+
+def numbered(folder, name, numbers):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in numbers:
+        np.save(folder / f"{name.format(i)}.npy", np.array([[i, row, 1 + row * i] for row in range(4)], np.float32))
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_the_number_is_the_one_in_which_shards_differ(tmp_path, rng, name):
+    """Whatever else has numbers; the metadata of all numbers is there, so that any other reading finds some, too."""
+    root = tmp_path / "set"
+    numbers = sorted(map(int, rng.choice(20, 5, replace=False)))
+    numbered(root / "text_emb", name, numbers)
+    with_ids(root / "metadata", range(40))
+    assert ids_of(root) == {i: f"{i}:0" for i in numbers}
+    one = root / "text_emb" / f"{name.format(numbers[0])}.npy"
+    assert ids_of(one) == {numbers[0]: f"{numbers[0]}:0"}
+    fr.align(root, np.random.default_rng(0).standard_normal((9, 3)), tmp_path / "out")
+    assert ids_in_output(tmp_path / "out", root / "text_emb") == [f"{i}:0" for i in numbers]
+    fr.convert(root, tmp_path / "tables", to="parquet")
+    for i in numbers:
+        table = pq.read_table(tmp_path / "tables" / "text_emb" / f"{name.format(i)}.parquet")
+        assert table["id"][0].as_py() == f"{i}:0" and table["embedding"][0].as_py() == [i, 0, 1]
+
+
+def ids_in_output(out, source):
+    found = []
+    for shard in open_source(out, side="source").shards:
+        twin = pq.read_table(shard.metadata)
+        found.append(twin["id"][0].as_py())
+        assert len(twin) == shard.rows
+    return found
+
+
+@pytest.mark.parametrize("name", ["text_emb_{}_fp16", "text_emb_{:04d}", "emb_{}_2024-01-15", "{}_of_100"])
+def test_a_shard_alone(tmp_path, rng, name):
+    number = int(rng.integers(20))
+    numbered(tmp_path, name, [number])
+    with_ids(tmp_path / "metadata", range(40))
+    assert ids_of(tmp_path) == {number: f"{number}:0"}
+
+
+@pytest.mark.parametrize("twin", ["metadata_{}_fp16", "metadata_{:07d}_fp16", "metadata-{}_fp16"])
+def test_metadata_named_alike_comes_before_numbers(tmp_path, twin):
+    numbered(tmp_path / "text_emb", "text_emb_{:03d}_fp16", range(3))
+    with_ids(tmp_path / "metadata", range(3), twin)
+    with_ids(tmp_path / "metadata", range(10, 20), "metadata_{}_v2")
+    assert ids_of(tmp_path) == {i: f"{i}:0" for i in range(3)}
+
+
+def test_metadata_with_a_mark_that_shards_lack(tmp_path):
+    numbered(tmp_path / "text_emb", "text_emb_{}", range(3))
+    with_ids(tmp_path / "metadata", range(3), "metadata_{}_of_16")
+    assert ids_of(tmp_path) == {i: f"{i}:0" for i in range(3)}
+
+
+def test_several_numbers_that_differ(tmp_path, refused):
+    """First and last row: only one of both readings has metadata for each."""
+    numbered(tmp_path / "one" / "text_emb", "rows_{0}_1{0}", range(5))
+    with_ids(tmp_path / "one" / "metadata", range(10, 15))
+    assert ids_of(tmp_path / "one") == {i: f"{10 + i}:0" for i in range(5)}
+    numbered(tmp_path / "two" / "text_emb", "rows_{0}_1{0}", range(5))
+    with_ids(tmp_path / "two" / "metadata", range(15))
+    first = tmp_path / "two" / "text_emb" / "rows_0_10.npy"
+    refused(lambda: ids_of(tmp_path / "two"), first, "numbers 0 and 10", "metadata_0_10.parquet")
+    with_ids(tmp_path / "two" / "metadata", [f"{i}_1{i}" for i in range(5)])  # the advice
+    assert ids_of(tmp_path / "two") == {i: f"{i}_1{i}:0" for i in range(5)}
+
+
+@pytest.mark.parametrize("there", [[5, 16], [16, 3], range(20)])
+def test_a_shard_alone_with_several_numbers(tmp_path, refused, there):
+    numbered(tmp_path / "text_emb", "text_emb_5_16", [0])
+    with_ids(tmp_path / "metadata", there)
+    refused(lambda: ids_of(tmp_path), "text_emb_5_16.npy", "numbers 5 and 16", "metadata_5_16.parquet")
+    (tmp_path / "metadata" / "metadata_16.parquet").rename(tmp_path / "metadata" / "metadata_5_16.parquet")
+    assert ids_of(tmp_path) == {0: "16:0"}
+
+
+@pytest.mark.parametrize(("a", "b"), [("text_emb_0", "text_emb_0_fp16"), ("train_0", "val_0"), ("x_0_v1", "x_0_v2")])
+def test_metadata_of_two_shards(tmp_path, refused, a, b):
+    for i, name in enumerate((a, b)):
+        numbered(tmp_path / "text_emb", name, [i])
+    with_ids(tmp_path / "metadata", range(4))
+    refused(lambda: ids_of(tmp_path), a, b, "metadata_0.parquet")
+    assert ids_of(tmp_path / "text_emb" / f"{a}.npy") == {0: "0:0"}
+
+
+@pytest.mark.parametrize("missing", [0, 3, 6])
+def test_metadata_missing_among_others(tmp_path, missing):
+    numbered(tmp_path / "text_emb", "text_emb_{}_fp16", range(7))
+    with_ids(tmp_path / "metadata", [i for i in range(9) if i != missing])
+    with pytest.warns(UserWarning, match=rf"text_emb_{missing}_fp16.npy: found no metadata.*6 other shards"):
+        assert ids_of(tmp_path) == {i: None if i == missing else f"{i}:0" for i in range(7)}
+
+
+@pytest.mark.parametrize("name", ["emb_v16", "emb_fp16", "emb_2024-01-16", "emb_of_16", "plain"])
+def test_marks_are_no_numbers_of_shards(tmp_path, name):
+    numbered(tmp_path, name, [0])
+    with_ids(tmp_path, range(40))
+    with pytest.warns(UserWarning, match="found no metadata"):
+        assert ids_of(tmp_path) == {0: None}
+
+
+def test_no_warning_where_all_have_some(tmp_path, root):
+    numbered(tmp_path / "x", "text_emb_{}_fp16", range(3))
+    with_ids(tmp_path / "x", range(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        paired(root)
+        ids_of(tmp_path / "x")
+
+
+def test_a_file_written_alone_has_its_metadata_beside_it(tmp_path):
+    numbered(tmp_path / "set" / "text_emb", "text_emb_{}", [3])
+    with_ids(tmp_path / "set" / "metadata", [3])
+    fr.align(tmp_path / "set", np.random.default_rng(0).standard_normal((9, 3)), tmp_path / "new" / "x.npy")
+    (shard,) = open_source(tmp_path / "new" / "x.npy", side="source").shards
+    assert pq.read_table(shard.metadata)["id"][0].as_py() == "3:0"
+
+
+@pytest.mark.parametrize("name", [*NAMES.values(), "a_{0}_1{0}", "{}_3"])
+def test_what_convert_writes_is_found_again(tmp_path, name):
+    for i in range(12):
+        table = pa.table({"id": [f"{i}:{row}" for row in range(4)], "embedding": [[float(i)] * 3] * 4})
+        (tmp_path / "in").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "in" / f"{name.format(i)}.parquet")
+    fr.convert(tmp_path / "in", tmp_path / "npy", to="npy")
+    assert ids_of(tmp_path / "npy") == {i: f"{i}:0" for i in range(12)}
+
+
+@pytest.mark.parametrize("name", ["text_emb_{}_fp16", "shard_{:03d}_of_100"])
+def test_looked_up_by_id(tmp_path, rng, name):
+    numbered(tmp_path / "text_emb", name, range(12))
+    with_ids(tmp_path / "metadata", range(40))
+    found = open_embeddings(tmp_path)
+    for i, row in rng.integers((12, 4), size=(9, 2)).tolist():
+        assert found.rows([f"{i}:{row}"])[0].tolist() == [i, row, 1 + row * i]
+
+
+@pytest.mark.parametrize("missing", [0, 2, 4])
+@pytest.mark.filterwarnings("ignore:.*found no metadata")
+def test_ids_of_some_shards_only(tmp_path, refused, missing):
+    numbered(tmp_path, "text_emb_{}", range(5))
+    with_ids(tmp_path / "metadata", [i for i in range(5) if i != missing])
+    refused(lambda: open_embeddings(tmp_path), f"text_emb_{missing}.npy", "holds no ids")
