@@ -121,8 +121,8 @@ def test_the_command_tells_mistakes_in_one_line(world, capsys, monkeypatch):
     assert "adapter is missing" in capsys.readouterr().err
     assert main(["train", "stage3", str(world / "run.yaml")]) == 2
     assert "stage3" in capsys.readouterr().err
-    assert main(["train"]) == 2
-    assert "fastrealign train --help" in capsys.readouterr().err
+    assert main(["train"]) == 0
+    assert capsys.readouterr().out.startswith("usage: fastrealign train ")
 
 
 def test_an_interrupted_command_says_how_to_go_on(world, tiny_lm, capsys, monkeypatch):
