@@ -28,7 +28,7 @@ from fastrealign.report import report
 from fastrealign.run import align, apply_files
 from fastrealign.version import __version__
 
-if "torch" in sys.modules:
+if sys.modules.get("torch") is not None:
     import_module(
         "fastrealign.torch_ops"
     )  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does

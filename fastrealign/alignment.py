@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign import ops
+from fastrealign.arrays import unmasked
 from fastrealign.calling import call
 from fastrealign.errors import InputError
 from fastrealign.files import (
@@ -125,7 +126,7 @@ class Alignment:
 
     def __post_init__(self) -> None:
         for name in _VECTORS:
-            value = np.array(getattr(self, name), dtype=np.float64)
+            value = np.array(unmasked(getattr(self, name), name), dtype=np.float64)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         shapes = {name: getattr(self, name).shape for name in _VECTORS}
@@ -173,16 +174,19 @@ class Alignment:
         threads: int | None = None,
         backend: str | None = None,
     ) -> Any:
-        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array and element type.
+        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array and element type. One vector: (d,).
 
-        x         NumPy array, torch tensor on any device, CuPy array; or what speaks DLPack or `__cuda_array_interface__`, for
-                  which a torch tensor is returned
+        x         NumPy array, torch tensor on any device, CuPy, JAX or array API array, pandas or polars Series or DataFrame
+                  (an index is kept), list or tuple of rows (which comes back as a list or tuple of rows of their kind). A NumPy
+                  array comes back for Arrow lists, Hugging Face columns and what has `__array__`, a torch tensor for what only
+                  speaks DLPack or `__cuda_array_interface__`. Rows that are missing (None, null) have no direction
         dtype     another element type for the result: "float32", "float16", "bfloat16", "float64", or a NumPy/torch dtype
         out       an array or tensor of the right shape to write to (may be x itself)
         bad_rows  "error" raises BadRowsError naming the first row that has no direction (NaN, Inf, zero), "skip" leaves
                   such rows out of the result, "keep" passes them on as they came
         backend   "cuda", "triton", "cpu" or "reference"; the best that can run by default (backend.py)
-        Raises InputError for a width other than `dim` or an element type other than the four.
+        Raises InputError for a width other than `dim`, an element type other than the four, a mask that masks something, and
+        what holds no rows in memory of its own (sparse, nested, distributed tensors).
         """
 
         def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:

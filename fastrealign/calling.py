@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from fastrealign import ops
+from fastrealign import arrays, ops
 from fastrealign.errors import BadRowsError, InputError
 from fastrealign.ops import Counts
 from fastrealign.pipeline import check_bad_rows
@@ -17,38 +18,53 @@ Kernel = Callable[[Any, Any, np.ndarray | None], Counts]
 
 
 def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, bad_rows: str = "error") -> Any:
-    """The rows of x (n, d) through `kernel`; the arguments are those of `Alignment.__call__`."""
+    """The rows of x (n, d), or one vector (d,), through `kernel`; the arguments are those of `Alignment.__call__`."""
     check_bad_rows(bad_rows)
+    given = x
     if ops.is_tensor(x) and x.requires_grad:
         raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
-    given, x = x, ops.native(x)
-    rows = ops.rows_anywhere(x)
+    taken = arrays.take(x)
+    x = taken.rows
+    single = x.ndim == 1
+    rows = ops.taken_rows(x[None] if single else x, given=given)
     if rows.shape[1] != d:
         raise InputError(f"rows are {rows.shape[1]} wide, the alignment was fitted on {d}")
+    if single and bad_rows == "skip":
+        raise InputError(
+            "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
+        )
     tensor = ops.is_tensor(x)
     if out is not None:
-        result = ops.native(out) if ops.on_device(rows) else ops.as_output(out)
+        result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
         if dtype is not None and ops.as_dtype(dtype) != ops.as_dtype(result.dtype):
             raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
         if bad_rows == "skip":
             raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
     else:
         wanted = ops.as_dtype(rows.dtype if dtype is None else dtype)
-        result = _empty_like(x, rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
-    view = result if ops.on_device(rows) else ops.as_output(result)
+        result = _empty_like(given, x, rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
+    view = ops.checked_output(result) if ops.on_device(rows) and ops.is_tensor(result) else ops.as_output(result)
     flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
     found = kernel(rows, view, flags)
     if found.bad and bad_rows == "error":
-        raise BadRowsError(f"row {found.first_bad} {found.why}; mend it, or pass bad_rows='skip' or 'keep'")
+        raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; mend it, or pass bad_rows='skip' or 'keep'")
     if out is not None:
         return out
-    if found.bad and flags is not None:
-        good = flags == ops.GOOD
-        result = result[ops.as_tensor(good).to(result.device)] if tensor else result[good]
-    return ops.as_caller_has_it(result, given)
+    left = flags == ops.GOOD if found.bad and flags is not None else None
+    if left is not None:
+        result = result[ops.as_tensor(left).to(result.device)] if tensor else result[left]
+    result = result[0] if single else result
+    return result if taken.back is None else arrays.given_back(taken.back, result, left, given)
 
 
-def _empty_like(x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
+def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
     import torch
 
-    return torch.empty(tuple(shape), dtype=getattr(torch, dtype.name), device=x.device)
+    kind = getattr(torch, dtype.name)
+    if ops.is_tensor(given) and type(given) is not torch.Tensor:
+        # A subclass decides itself what an operation on it gives.
+        with suppress(Exception):
+            made = given.new_empty(tuple(shape), dtype=kind)
+            if ops.is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
+                return made
+    return torch.empty(tuple(shape), dtype=kind, device=x.device)

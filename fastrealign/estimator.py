@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign import arrays
 from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError
 from fastrealign.fit import fit
@@ -75,7 +76,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         like a target.
         """
         self._check_parameters()
-        X = validate_data(self, X, dtype=_DTYPES, ensure_min_samples=2)
+        X = validate_data(self, _seen(X), dtype=_DTYPES, ensure_min_samples=2)
         if self.target is None:
             shape = np.shape(y) if isinstance(y, list) else getattr(y, "shape", ())
             if len(shape) == 2 and shape[1] == X.shape[1]:
@@ -83,8 +84,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.alignment_ = self._in_place(X)
             return self
         self._check_target_names()
-        target = self.target.to_numpy() if hasattr(self.target, "to_numpy") else self.target
-        self.alignment_ = fit(X, target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
+        self.alignment_ = fit(X, self.target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
         return self
 
     @computes
@@ -92,7 +92,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Align the rows of X (n, d): unit rows (n, d) in the element type of X, or float64 for non-float types."""
         check_is_fitted(self)
         self._check_parameters()
-        X = validate_data(self, X, reset=False, dtype=_DTYPES)
+        X = validate_data(self, _seen(X), reset=False, dtype=_DTYPES)
         return self.alignment_(X, bad_rows=self.bad_rows, threads=self.threads)
 
     def _check_parameters(self) -> None:
@@ -143,3 +143,19 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags
+
+
+def _seen(X: Any) -> Any:
+    """X for scikit-learn's validation, which drops masks and knows neither lists of rows nor tensors of every kind.
+
+    Frames keep their names; sparse matrices, and arrays of odd shapes and types, are for it to refuse.
+    """
+    if type(X) is np.ndarray and (X.dtype.kind != "O" or X.ndim != 1):
+        return X
+    frame = hasattr(X, "columns") and (hasattr(X, "iloc") or hasattr(X, "get_column"))
+    if X is None or isinstance(X, str) or hasattr(X, "toarray") or frame:
+        return X
+    if isinstance(X, (list, tuple)) and not arrays.holds_rows(X):
+        return X
+    rows = arrays.as_rows_of(X, "X")
+    return X if rows.ndim == 1 and isinstance(X, (list, tuple)) else rows

@@ -50,8 +50,9 @@ def fit(
 ) -> Alignment | Baseline:
     """Find the alignment that moves `source` (text) to `target` (images), ReAlign of arXiv 2602.07026.
 
-    source, target   (rows, width) arrays or tensors of float16, bfloat16, float32 or float64; paths, globs, folders or lists
-                     of paths of shards; or iterables of chunks
+    source, target   (rows, width) arrays or tensors of float16, bfloat16, float32 or float64, or any other kind of rows that
+                     an Alignment can be called on; paths, globs, folders or lists of paths of shards; or iterables of chunks,
+                     such as a DataLoader: a tuple or dict counts where one entry alone can be the rows
     method           "realign", or another one of baselines.METHODS to compare it with: then the result is a Baseline, its gap
                      left not measured, and centroid, one_pass, tol and encoder names are refused; c3 takes `seed` for its
                      noise. `baselines.fit_baseline` takes the other options that a method has

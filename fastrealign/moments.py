@@ -58,16 +58,17 @@ class Moments:
         bad_rows: "error" raises BadRowsError naming the first row that has no direction, and adds nothing; "skip" leaves
         such rows out and counts them in `self.bad_rows`.
         """
-        from fastrealign import ops
+        from fastrealign import arrays, ops
 
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
-        rows = ops.as_rows(x)
+        taken = arrays.take(x)
+        rows = ops.as_rows(taken.rows)
         part = ExactSum(self.dim)
         found = ops.reduce(rows, ops.UNIT, part, threads=threads)
         if found.bad and bad_rows == "error":
             raise BadRowsError(
-                f"row {found.first_bad} {found.why}; pass bad_rows='skip' to leave out the {found.bad} such rows"
+                f"row {found.first_bad} {taken.why(found)}; pass bad_rows='skip' to leave out the {found.bad} such rows"
             )
         self.sums.add(part)
         self.bad_rows += found.bad

@@ -35,10 +35,11 @@ class _Fitted(torch.nn.Module):
         floats = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         self._exact = {name: (buffer, buffer.detach()) for name, buffer in floats.items()}
 
-    def _restore(self) -> None:
-        """Where a buffer was replaced in place by a rounded copy, it gets its digits back."""
-        for name, (buffer, exact) in self._exact.items():
-            if self._buffers[name] is not buffer or buffer.data_ptr() == exact.data_ptr():
+    def _restore(self, *names: str) -> None:
+        """Where a buffer, one of these or any, was replaced in place by a rounded copy, it gets its digits back."""
+        for name in names or self._exact:
+            buffer, exact = self._exact.get(name, (None, None))
+            if self._buffers[name] is not buffer or buffer is None or buffer.data_ptr() == exact.data_ptr():
                 continue
             here = exact.to(buffer.device)
             casts = (here.to(dtype).to(buffer.dtype) for dtype in (buffer.dtype, *_NARROWER))
@@ -48,11 +49,11 @@ class _Fitted(torch.nn.Module):
 
     def _value(self, name: str) -> torch.Tensor | None:
         """A buffer in float64."""
+        if not torch.compiler.is_compiling():
+            self._restore(name)
+            return self._buffers[name]
         buffer = self._buffers[name]
-        if torch.compiler.is_compiling():
-            return buffer if buffer is None or buffer.dtype == torch.float64 else self._exact[name][1]
-        self._restore()
-        return buffer
+        return buffer if buffer is None or buffer.dtype == torch.float64 else self._exact[name][1]
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         """x as rows (n, dim); InputError for another width, and for forward-mode differentiation, which operators drop."""

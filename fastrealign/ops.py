@@ -1,6 +1,6 @@
 """The two kernels on arrays: `reduce` adds the row map over rows, `apply` stores it. Checks here, arithmetic in `_core`.
 
-Arrays in: NumPy arrays, anything with `__array_interface__`, and CPU torch tensors, of float16, bfloat16, float32 or
+Arrays in: every kind of arrays.py, of float16, bfloat16, float32 or
 float64, two-dimensional, rows at any stride (views, memory maps, reversed rows); elements of a row must lie together, or a
 copy is made. Nothing else of size rows x width is allocated.
 """
@@ -16,7 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from fastrealign import _core, reference
+from fastrealign import _core, arrays, reference
+from fastrealign.arrays import is_tensor
 from fastrealign.backend import choose
 from fastrealign.errors import InputError
 from fastrealign.exact import FRACTION_BITS, ExactSum
@@ -106,74 +107,49 @@ def common_dtype(dtypes: Iterable[np.dtype]) -> np.dtype:
     return np.dtype(np.float32) if widest.itemsize == 2 and len(kinds) > 1 else widest
 
 
-def is_tensor(x: Any) -> bool:
-    """Whether x is a torch tensor; torch is not imported to find out."""
-    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "data_ptr")
-
-
 def on_device(x: Any) -> bool:
     """Whether x is a torch tensor somewhere else than in memory."""
     return is_tensor(x) and x.device.type != "cpu"
 
 
-def native(x: Any) -> Any:
-    """x as it is if NumPy or torch can see it; a torch tensor on the same memory for what speaks DLPack or CUDA's interface."""
-    if isinstance(x, np.ndarray) or is_tensor(x) or hasattr(x, "__array_interface__"):
-        return x
-    if hasattr(x, "__dlpack__"):
-        import torch
-
-        return torch.from_dlpack(x)
-    if hasattr(x, "__cuda_array_interface__"):
-        import torch
-
-        return torch.as_tensor(x, device="cuda")
-    return x
-
-
-def as_caller_has_it(result: Any, given: Any) -> Any:
-    """A tensor made for an array of CuPy's, as one of those; everything else as it is."""
-    if is_tensor(result) and type(given).__module__.partition(".")[0] == "cupy":
-        import cupy
-
-        return cupy.from_dlpack(result)
-    return result
-
-
 def rows_anywhere(x: Any, name: str = "embeddings") -> Any:
     """`as_rows`, but a tensor on a device stays there, and its kernels check it."""
-    x = native(x)
+    return taken_rows(arrays.take(x, name).rows, name, x)
+
+
+def taken_rows(x: Any, name: str = "embeddings", given: Any = None) -> Any:
+    """`rows_anywhere` of what `arrays.take` made of what was given."""
     if not on_device(x):
-        return as_rows(x, name)
+        return _rows(x, name, given)
     if x.ndim != 2 or x.shape[1] == 0:
         raise InputError(f"{name}: shape {tuple(x.shape)}, expected two dimensions (rows, width)")
     as_dtype(x.dtype)
-    return x.detach()
+    return x
 
 
 def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
-    """A (rows, width) NumPy view of `x`, copied only where one row's elements do not lie together.
+    """A (rows, width) NumPy view of `x`, of any kind of arrays.py, copied only where one row's elements do not lie together.
 
     Raises InputError for element types other than the four, other than two dimensions, or a tensor on a device.
     """
-    x = native(x)
-    convert = ".astype('float32')"
+    known = type(x) is np.ndarray and x.dtype in _CODES
+    return _rows(x if known else arrays.take(x, name).rows, name, x)
+
+
+def _rows(x: Any, name: str, given: Any) -> np.ndarray:
     if is_tensor(x):
-        x, convert = _tensor_view(x, name), ".float()"
-    if np.ma.is_masked(x):
-        raise InputError(
-            f"{name}: {np.ma.count_masked(x)} numbers are masked, and a mask is not looked at; leave such rows out, for "
-            "example with x[~numpy.ma.getmaskarray(x).any(axis=1)]"
-        )
-    x = np.asarray(x)
-    if x.dtype not in _CODES and x.dtype.newbyteorder("=") in _CODES:
-        x = x.astype(x.dtype.newbyteorder("="))
+        x = _tensor_view(x, name)
+    elif type(x) is not np.ndarray:
+        x = arrays.unmasked(x, name)
+    if x.dtype not in _CODES:
+        x = x.astype(x.dtype.newbyteorder("=")) if x.dtype.newbyteorder("=") in _CODES else x
     if x.dtype not in _CODES:
         raise InputError(
-            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64; convert with {convert}"
+            f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64{_conversion(given, x)}"
         )
     if x.ndim != 2:
-        raise InputError(f"{name}: shape {x.shape}, expected two dimensions (rows, width); one row is x[None, :]")
+        one = "; one row is x[None, :]" if x.ndim == 1 and (given is x or is_tensor(given)) else ""
+        raise InputError(f"{name}: shape {x.shape}, expected two dimensions (rows, width){one}")
     if x.shape[1] == 0:
         raise InputError(f"{name}: shape {x.shape}, expected a width of at least 1")
     if x.shape[1] > 1 and x.strides[1] != x.itemsize:
@@ -181,12 +157,34 @@ def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
     return x
 
 
+def _conversion(given: Any, x: np.ndarray) -> str:
+    """What makes numbers of another type floats, if anything does."""
+    if x.dtype.kind in "cmMSU":
+        return ""
+    try:
+        (x if x.dtype.kind == "O" else x[:1]).astype(np.float32)
+    except (TypeError, ValueError):
+        return ""
+    how = ".float()" if is_tensor(given) else ".astype('float32')" if hasattr(given, "astype") else None
+    return "; convert with " + (how or "numpy.asarray(x, 'float32')")
+
+
 def as_output(out: Any) -> np.ndarray:
     """A NumPy view of the caller's own memory, for `apply` to check and write to: never a copy, which nobody would see."""
-    view = _tensor_view(out, "out") if is_tensor(out) else out
-    if not isinstance(view, np.ndarray):
+    if is_tensor(out):
+        return _tensor_view(checked_output(out), "out")
+    if not isinstance(out, np.ndarray):
         raise InputError(f"out is a {type(out).__name__}, expected a NumPy array or a torch tensor")
-    return view
+    return out if type(out) is np.ndarray else arrays.unmasked(out, "out")
+
+
+def checked_output(out: Any) -> Any:
+    """A tensor to write to, as the memory that it is."""
+    if out.is_neg():
+        raise InputError("out is a negated view of other memory; pass that memory")
+    if out.requires_grad:
+        raise InputError("out requires a gradient, which is not recorded; pass out.detach()")
+    return arrays.plain(out, "out")
 
 
 def as_tensor(x: np.ndarray) -> Any:
@@ -199,17 +197,11 @@ def as_tensor(x: np.ndarray) -> Any:
 
 
 def _tensor_view(x: Any, name: str) -> np.ndarray:
+    """Of a tensor that `arrays.plain` gave."""
     import torch
 
     if x.device.type != "cpu":
         raise InputError(f"{name}: a tensor on {x.device}, expected one on the CPU; move it with .cpu()")
-    if x.layout != torch.strided:
-        raise InputError(f"{name}: a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
-    x = x.detach()
-    if x.is_neg():
-        if name == "out":
-            raise InputError("out is a negated view of other memory; pass that memory")
-        x = x.resolve_neg()
     if x.dtype == torch.bfloat16:
         return x.view(torch.int16).numpy().view(BFLOAT16)
     try:

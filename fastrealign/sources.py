@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrealign import io, ops
+from fastrealign import arrays, io, ops
 from fastrealign.errors import BadShardError, InputError
 from fastrealign.float_state import callers_state
 from fastrealign.io.manifest import encoder_of
@@ -169,7 +169,8 @@ class ArraySource:
     encoder = column = None
 
     def __init__(self, x: Any, name: str) -> None:
-        self.array = ops.rows_anywhere(x, name)
+        taken = arrays.take(x, name)
+        self.array, self._nulls = ops.taken_rows(taken.rows, name, x), taken.nulls
         self.name = name
         self.rows, self.d = self.array.shape
         self.nbytes = self.array.nbytes
@@ -184,14 +185,15 @@ class ArraySource:
         yield piece.lo, self.array[piece.lo : piece.hi]
 
     def where(self, shard: int, row: int) -> str:
-        return f"{self.name}: row {row}"
+        missing = " (which is missing)" if self._nulls is not None and self._nulls[row] else ""
+        return f"{self.name}: row {row}{missing}"
 
     def pilot(self, rows: int) -> np.ndarray:
         return _in_memory(self.array[:: max(1, -(-self.rows // rows))])
 
 
 class ChunkSource:
-    """An iterable of (n, d) chunks.
+    """An iterable of (n, d) chunks, each an array or what a DataLoader makes of one (`_chunk`).
 
     again   whether it starts anew each time it is iterated over; an iterator does not, so it is read once, and what was
             taken for the pilot comes once more in that pass
@@ -211,7 +213,7 @@ class ChunkSource:
         first = next(_handed(chunks), _END)
         if first is _END:
             raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
-        first = ops.rows_anywhere(first, name)
+        first = ops.rows_anywhere(_chunk(first, f"{name}, chunk 0"), f"{name}, chunk 0")
         self.d = first.shape[1]
         if not self.again:
             self._taken.append(first)
@@ -226,7 +228,8 @@ class ChunkSource:
 
     def checked(self, chunk: Any, number: int) -> Any:
         """The chunk as rows of the right width."""
-        rows = ops.rows_anywhere(chunk, f"{self.name}, chunk {number}")
+        name = f"{self.name}, chunk {number}"
+        rows = ops.rows_anywhere(_chunk(chunk, name), name)
         if rows.shape[1] != self.d:
             raise InputError(f"{self.name}, chunk {number}: rows are {rows.shape[1]} wide, those before {self.d}")
         return rows
@@ -257,6 +260,34 @@ class ChunkSource:
 
     def where(self, shard: int, row: int) -> str:
         return f"{self.name}: row {row}"
+
+
+def _chunk(chunk: Any, name: str) -> Any:
+    """The rows of a chunk: of a tuple, a list or a dict, as a DataLoader gives them, the one entry that is a matrix of floats.
+
+    Raises InputError where another entry may be meant as well: more matrices, or lists of arrays, which are columns where a
+    DataLoader has put together lists of numbers.
+    """
+    if not isinstance(chunk, (list, tuple, Mapping)):
+        return chunk
+    entries = dict(chunk) if isinstance(chunk, Mapping) else dict(enumerate(chunk))
+    if not isinstance(chunk, Mapping) and all(isinstance(row, (list, tuple, int, float)) for row in chunk):
+        return chunk
+    may_be = {key: entry for key, entry in entries.items() if arrays.may_hold_rows(entry)}
+    if len(may_be) == 1:
+        entry = next(iter(may_be.values()))
+        if getattr(entry, "ndim", None) == 2:
+            return entry
+    kind = type(chunk).__name__
+    if all(getattr(entry, "ndim", None) == 1 for entry in entries.values()):
+        raise InputError(
+            f"{name}: a {kind} of {len(entries)} arrays of one dimension, expected one of (rows, width); stack them"
+        )
+    key = next(iter(may_be or entries))
+    raise InputError(
+        f"{name}: a {kind} with {arrays.named(entries)}, expected one array (rows, width); pass the one that is meant, for "
+        f"example [batch[{key!r}] for batch in ...]"
+    )
 
 
 _END = object()
@@ -307,8 +338,7 @@ def open_rows(spec: Any, side: str, column: str | None = None, bad_shards: str =
         return FileSource(spec)
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
         return FileSource(io.open_source(spec, side=side, column=column, bad_shards=bad_shards))
-    spec = ops.native(spec)
-    if ops.is_tensor(spec) or hasattr(spec, "__array__"):  # a data frame has it, too
+    if arrays.holds_rows(spec) or isinstance(spec, Mapping):
         return ArraySource(spec, side)
     if isinstance(spec, Iterable):
         return ChunkSource(spec, side)

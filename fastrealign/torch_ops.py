@@ -149,7 +149,29 @@ def apply_rows(
     backend: str | None = None,
 ) -> Counts:
     """What ops.apply does, for tensors on a device: waits for it, since the counts are wanted."""
+    _check_output(rows, out)
     return _counted(rows, row_map, out, into, flags, backend)
+
+
+def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
+    """`ops.check_output` for tensors on a device."""
+    if not isinstance(out, torch.Tensor) or out.device != rows.device:
+        where = out.device if isinstance(out, torch.Tensor) else "the CPU"
+        raise InputError(f"the rows are on {rows.device}, out on {where}; move one to the other")
+    together = out.numel() == 0 or out.shape[-1] == 1 or out.stride(-1) == 1
+    if out.shape != rows.shape or out.dtype not in _CODES or not together:
+        raise InputError(
+            f"out has shape {tuple(out.shape)} and type {out.dtype}, expected {tuple(rows.shape)} in a float type, "
+            "rows together"
+        )
+    if len(out) > 1 and out.stride(0) < out.shape[1]:
+        raise InputError("the rows of out overlap each other in memory; pass memory of its own for each")
+    ends = [
+        (x.data_ptr(), x.data_ptr() + ((len(x) - 1) * x.stride(0) + x.shape[1]) * x.element_size()) for x in (rows, out)
+    ]
+    in_place = (rows.data_ptr(), rows.stride(), rows.dtype) == (out.data_ptr(), out.stride(), out.dtype)
+    if len(out) and not in_place and ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]:
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
 
 
 def reduce_rows(
@@ -187,7 +209,6 @@ def _counted(rows, row_map, out, into, flags, backend) -> Counts:
     return counts
 
 
-@computes
 def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
     """Returns who packed `found`, for `_unpacked`."""
     name = _backend(rows, backend)
@@ -203,7 +224,7 @@ def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
 
         found = torch.zeros(2, dtype=torch.int64, device=rows.device) if found is None else found
         shift = _LARGEST_SHIFT[out.dtype]
-        launch.apply(rows, out, map, terms, largest_shift=shift, sums=sums, bad=found, flags=states)
+        computes(launch.apply)(rows, out, map, terms, largest_shift=shift, sums=sums, bad=found, flags=states)
     else:
         into = None if sums is None else ExactSum.over(*(t.numpy() for t in sums))
         flags = None if states is None else states.numpy()
@@ -215,7 +236,6 @@ def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
     return name
 
 
-@computes
 def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
     name = _backend(rows, backend)
     if len(rows) == 0:
@@ -227,7 +247,7 @@ def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
     elif name == "triton":
         from fastrealign.kernels import launch
 
-        launch.reduce(rows, map, terms, sums=sums, bad=found, flags=states)
+        computes(launch.reduce)(rows, map, terms, sums=sums, bad=found, flags=states)
     else:
         into = ExactSum.over(*(t.numpy() for t in sums))
         flags = None if states is None else states.numpy()

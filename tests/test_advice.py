@@ -394,7 +394,8 @@ def test_advice_on_arrays_and_tensors(x, rng):
         alignment(eval("x" + re.search(r"\.float\(\)", message)[0], {"x": torch.from_numpy(whole)})).numpy(),
         alignment(whole.astype("f4")),
     )
-    assert np.array_equal(alignment(followed(x[3], r"x\[None, :\]")), right[3:4])
+    one = eval(re.search(r"x\[None, :\]", told(lambda: fr.Moments(6).update(x[3])))[0], {"x": x[3]})
+    assert fr.Moments(6).update(one).count == 1
     masked = np.ma.masked_array(x, np.zeros_like(x, bool))
     masked[[2, 7], [1, 4]] = np.ma.masked
     assert np.array_equal(alignment(followed(masked, r"x\[~.*\)\]")), np.delete(right, [2, 7], axis=0))

@@ -286,8 +286,8 @@ def test_chunks_that_change_between_passes_are_refused(rows_of):
         ([], "target: yields no chunks"),
         (np.ones(3, np.float32), r"target: shape \(3,\), expected two dimensions"),
         (np.ones((3, 2), np.int32), "target: element type int32, expected .*convert"),
-        ([np.ones(3)], r"target: shape \(3,\), expected two dimensions"),
-        ([["a"]], "target: element type <U1"),
+        ([np.ones((3, 1, 1))], r"target, chunk 0: shape \(3, 1, 1\), expected two dimensions"),
+        ([["a"]], "target: row 0: a list that holds a str, expected rows of numbers"),
     ],
 )
 def test_what_is_no_source_is_refused(spec, says):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.arrays import unmasked
 from fastrealign.diagnostics.spectrum import FLOOR, Covariance, above
 from fastrealign.errors import InputError
 
@@ -116,7 +117,7 @@ def leakage(frame: Frame, gradients: np.ndarray) -> float:
 
     Gradients within U_t have at most sin(theta_max), theta_max = principal_angles(U_t, frame.U)[-1].
     """
-    gradients = np.asarray(gradients, dtype=np.float64)
+    gradients = unmasked(gradients, "gradients").astype(np.float64, copy=False)
     if gradients.ndim != 2 or gradients.shape[1] != len(frame.basis):
         raise InputError(
             f"gradients of shape {gradients.shape}: expected (n, {len(frame.basis)}), the width of the frame"

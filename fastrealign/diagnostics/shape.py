@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.arrays import unmasked
 from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
@@ -49,7 +50,7 @@ def shape(rows: Any, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape
     Raises InputError for directions of another width, or along which the rows have no spread.
     """
     source = open_rows(rows, "source")
-    directions = np.asarray(directions, dtype=np.float64)
+    directions = unmasked(directions, "directions").astype(np.float64, copy=False)
     if directions.ndim != 2 or len(directions) != source.d or not directions.shape[1]:
         raise InputError(
             f"directions of shape {directions.shape}: expected ({source.d}, k), the width of {source.name}"
