@@ -179,3 +179,26 @@ def test_the_alignment_takes_what_speaks_dlpack(rng):
     out = alignment(Foreign(text))
     assert isinstance(out, torch.Tensor)
     np.testing.assert_array_equal(out.numpy(), alignment(text))
+
+
+def test_an_out_for_a_device_is_checked_before_anything_is_written(rng):
+    """Where addresses go to a kernel unseen; tensors in memory stand for those on a device."""
+    rows = torch.from_numpy(rng.standard_normal((9, 6)))
+    memory = torch.zeros(20, 6, dtype=torch.float64)
+    for out, says in (
+        (torch.zeros(8, 6), r"shape \(8, 6\)"),
+        (torch.zeros(9, 6, dtype=torch.int32), "float type"),
+        (torch.zeros(6, 9).T, "rows together"),
+        (torch.zeros(1, 6).expand(9, 6), "overlap each other"),
+        (torch.zeros(9, 6, device="meta"), "out on meta"),
+        (np.zeros((9, 6)), "out on the CPU"),
+    ):
+        with pytest.raises(InputError, match=says):
+            torch_ops.apply_rows(rows, ops.UNIT, out)
+    memory[:9] = rows
+    with pytest.raises(InputError, match="overlap in memory"):
+        torch_ops.apply_rows(memory[:9], ops.UNIT, memory[3:12])
+    assert torch.equal(memory[:9], rows) and not memory[9:].any()
+    torch_ops.apply_rows(memory[:9], ops.UNIT, memory[:9])
+    torch_ops.apply_rows(rows, ops.UNIT, memory[9:18])
+    assert torch.equal(memory[:9], memory[9:18])
