@@ -8,7 +8,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, warn
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
+from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_others
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
 from fastrealign.io.names import USUAL_NAMES, Unclear
 from fastrealign.io.other_formats import next_step
 from fastrealign.io.pickles import PickleShard
-from fastrealign.io.places import Place, place
+from fastrealign.io.places import Place, each, place
 from fastrealign.io.tables import TableShard
 from fastrealign.io.tensor_files import own_kind
 
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 # What a chunk of a source takes when nobody says otherwise.
 CHUNK_BYTES = 8 << 20
 _OPENERS = 8
+# Folders that are looked into for an example of where shards lie.
+_LOOKS = 64
+# Of Hive, Spark, DuckDB, ...: the value of a column.
+_PARTITION = re.compile("[^=]+=.*")
+# Of Delta and Hudi.
+_VERSIONED = ("_delta_log", ".hoodie")
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,9 @@ def open_source(
     """Find the shards that `spec` names, open every header and check that they fit together.
 
     spec    a file, a glob, a folder of shards, a Hugging Face dataset (save_to_disk), a clip-retrieval root (img_emb/,
-            text_emb/, metadata/), or a list of these, each a path or a URL. Folders and globs come in numeric order (2
-            before 10), datasets and lists in their own.
+            text_emb/, metadata/), a folder of Hive partitions (a=1/), or a list of these, each a path or a URL. Folders
+            and globs come in numeric order (2 before 10), datasets and lists in their own. Of folders and globs,
+            members.py says which files are shards of the set.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
     column  the parquet column or pickle key of the embeddings, where it is not the usual one.
@@ -102,21 +110,28 @@ def open_source(
     """
     if side not in SIDE_FOLDERS:
         raise ValueError(f"side must be 'source' or 'target', not {side!r}")
-    specs = [spec] if isinstance(spec, (str, os.PathLike)) else list(spec)
+    specs = [_at_home(os.fspath(one)) for one in ([spec] if isinstance(spec, (str, os.PathLike)) else spec)]
     if not specs:
         raise InputError(f"the {side} is an empty list of files")
     name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
     files: list[Place] = []
     folders: dict[Path, slice] = {}
+    sets: list[slice] = []  # of files that are of one set by their names, not because each is named
     for one in specs:
-        root, found = _resolve(os.fspath(one), side)
+        root, found = _resolve(one, side)
+        which = slice(len(files), len(files) + len(found))
         if _is_dataset(Path(one)):
-            folders[Path(one)] = slice(len(files), len(files) + len(found))
+            folders[Path(one)] = which
+        elif [str(path) for path in found] != [str(place(one))]:
+            sets.append(which)
         files += found
     if len(specs) > 1:
         root = _common_folder(files)
+        if why := next(counted_twice(files), None):
+            warn(why, UserWarning)
     left_out: dict[str, str] | None = {} if bad_shards == "skip" else None
-    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out, pickles)
+    of_sets = {str(path): path for which in sets for path in files[which]}
+    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out, pickles, of_sets)
     widths = [shard for shard in shards if shard.dim]
     usual = Counter(shard.dim for shard in widths).most_common(1)[0][0] if widths and left_out is not None else None
     like = next((shard for shard in widths if shard.dim == usual), widths[0] if widths else None)
@@ -127,7 +142,7 @@ def open_source(
                 "all shards must have one width"
             )
             if left_out is None:
-                raise InputError(why)
+                raise InputError(why + _leaving_out([shard.path, like.path], of_sets))
             left_out[shard.name] = why
             shards.remove(shard)
     if not widths:
@@ -135,6 +150,9 @@ def open_source(
     for shard in shards:
         if isinstance(shard, TableShard):
             shard.adopt(like.dim, like.dtype)
+    by_path = {shard.path: shard for shard in shards}
+    for which in sets:
+        tell_of_others([by_path[str(path)] for path in files[which] if str(path) in by_path])
     if side == "source":
         attach_metadata(shards)
     datasets = []
@@ -163,23 +181,33 @@ def _resolve(spec: str, side: str) -> tuple[Place, list[Place]]:
         _check_there(path)
         format_of(path)
         return path.parent, [path]
-    fixed = takewhile(lambda part: not glob.has_magic(part), path.parts)
-    matches = [Path(match) for match in glob.glob(spec, recursive=True)]
-    files = _one_format(matches, spec)
-    if not files:
-        _check_there(Path(*fixed))
-        raise InputError(f"{spec}: the pattern matches no {_instead(matches, 'shard')}")
-    return Path(*fixed), sorted(files, key=numeric_order)
+    for root, pattern in _readings(path):
+        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+        files = _shards_of(matches, [], spec, side)
+        if files:
+            return root, files
+    _check_there(root)
+    raise InputError(f"{spec}: the pattern matches no {_instead(matches, [], 'shard')}")
+
+
+def _readings(pattern: Path) -> Iterator[tuple[Path, str]]:
+    """(folder before the first wildcard, pattern): with folders that are there for what their names are, then without."""
+    parts = pattern.parts
+    there = next((at for at in range(len(parts) - 1, 0, -1) if os.path.lexists(Path(*parts[:at]))), 0)
+    for known in dict.fromkeys((there, 0)):
+        folder = Path(*parts[:known])
+        root = folder.joinpath(*takewhile(lambda part: not glob.has_magic(part), parts[known:]))
+        yield root, os.path.join(glob.escape(str(folder)) if known else "", *parts[known:])
 
 
 def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, list[Place]]:
     """The same of a URL. What has the suffix of a format is a file, which spares a request."""
     if url.has_magic and not url.exists():
         root, matches = url.glob()
-        files = _one_format(matches, spec)
+        files = _shards_of(matches, [], spec, side)
         if not files:
-            raise InputError(f"{spec}: the pattern matches no {_instead(matches, 'shard')}")
-        return root, sorted(files, key=numeric_order)
+            raise InputError(f"{spec}: the pattern matches no {_instead(matches, [], 'shard')}")
+        return root, files
     if url.suffix.lower() in FORMATS and not spec.endswith("/"):
         return url.parent, [url]
     if not url.is_http and url.is_file():
@@ -198,27 +226,75 @@ def _is_dataset(path: Path) -> bool:
 
 def _folder(folder: Place, side: str) -> list[Place]:
     wanted = folder / SIDE_FOLDERS[side]
-    files = _shards_in(folder)
-    if _is_folder(wanted):
+    entries, folders = _entries(folder)
+    for name in _VERSIONED:
+        if folder / name in folders:
+            raise InputError(
+                f"{folder}: is a table with versions ({name}/), and holds files of older ones too; name the files of one"
+            )
+    files = _shards_of(entries, entries, folder, side)
+    partitions = [one for one in folders if _PARTITION.fullmatch(one.name)]
+    if wanted in folders:
         # clip-retrieval keeps an index of the embeddings, image.index, beside their folders, and a run its alignment.
         if any(format_of(path) is not FaissShard and not _is_own(path) for path in files):
             raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
-        folder, files = wanted, _shards_in(wanted)
+        folder = wanted
+        entries, folders = _entries(folder)
+        files = _shards_of(entries, entries, folder, side)
+    elif files and partitions:
+        warn(f"{folder}: holds shards of its own, so that those in {partitions[0].name}/ are not read", UserWarning)
+    elif partitions:
+        files = _shards_of(list(_in_folders(partitions)), [], folder, side)
     elif not files:
         for other in SIDE_FOLDERS.values():
-            if _is_folder(folder / other):
+            if folder / other in folders:
                 raise InputError(
                     f"{folder}: has {other}/ but no {wanted.name}/, which the {side} is taken from; "
                     f"give {folder / other} if that is the {side}"
                 )
+    if not files and (below := _below(folders, side)) is not None:
+        inside = f"{below.parent.name}/" if below.parent.name in SIDE_FOLDERS.values() else ""
+        raise InputError(
+            f"{folder}: holds no shards of its own, but folders in it do, such as {below}; name one of these folders, or "
+            f"all of them with the pattern {glob.escape(str(folder))}/**/{inside}*{below.suffix}"
+        )
     if not files:
-        raise InputError(f"{folder}: holds no {_instead(_entries(folder), 'shards')}")
+        raise InputError(f"{folder}: holds no {_instead(entries, folders, 'shards')}")
     return files
 
 
-def _instead(found: list[Place], wanted: str) -> str:
+def _in_folders(folders: list[Place]) -> Iterator[Place]:
+    """Everything in folders and in those within them."""
+    for entries, inner in each(_entries, folders, remote=not isinstance(folders[0], Path)):
+        yield from entries
+        if inner := [one for one in inner if _is_searched(one)]:
+            yield from _in_folders(inner)
+
+
+def _below(folders: list[Place], side: str) -> Place | None:
+    """A shard that lies in one of the folders or not far below; where it is of a side of clip-retrieval, of this one."""
+    folders = [one for one in folders if _is_searched(one)]
+    for _ in range(_LOOKS):
+        if not folders:
+            break
+        folder = folders.pop(0)
+        entries, inner = _entries(folder)
+        if folder.name not in set(SIDE_FOLDERS.values()) - {SIDE_FOLDERS[side]}:
+            found = [path for path in entries if _is_shard(path) and not METADATA_FILE.fullmatch(path.name)]
+            if found := [path for path in found if path not in inner or _is_one_shard(path)]:
+                return min(found, key=numeric_order)
+        folders += [one for one in inner if _is_searched(one)]
+    return None
+
+
+def _is_searched(folder: Place) -> bool:
+    """Whether shards may lie in it: not in hidden ones, those of Spark (_temporary), and what is itself a shard."""
+    return not folder.name.startswith((".", "_")) and not _is_one_shard(folder)
+
+
+def _instead(found: list[Place], folders: Collection[Place], wanted: str) -> str:
     """What to say after "no": what was found in place of shards, and what to do with that."""
-    others = Counter(suffix_of(str(path)) for path in found if not path.name.startswith(".") and not _is_folder(path))
+    others = Counter(suffix_of(str(path)) for path in found if not path.name.startswith(".") and path not in folders)
     for suffix, number in others.most_common():
         example = min((path for path in found if suffix_of(str(path)) == suffix), key=numeric_order)
         step = next_step(str(example))
@@ -240,38 +316,46 @@ def _check_there(path: Path) -> None:
         raise InputError(f"{error}{f'; did you mean {path.parent / near[0]}?' if near else ''}") from None
 
 
-def _is_folder(path: Place) -> bool:
-    return os.path.isdir(path) if isinstance(path, Path) else path.is_dir()
+def _at_home(spec: str) -> str:
+    """With ~ as the user's folder, as a shell has it outside of quotes, where there is nothing of that name."""
+    return spec if os.path.lexists(spec.partition("/")[0]) else os.path.expanduser(spec)
 
 
-def _shards_in(folder: Place) -> list[Place]:
-    return sorted(_one_format(_entries(folder), folder), key=numeric_order)
+def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
+    """What lies in a folder, and which of it are folders."""
+    if isinstance(folder, Path):
+        with reading(folder):
+            found = [(folder / entry.name, entry.is_dir()) for entry in os.scandir(folder)]
+    else:
+        found = _listed(folder)
+    return [path for path, _ in found], [path for path, is_folder in found if is_folder]
 
 
-def _entries(folder: Place) -> list[Place]:
-    if not isinstance(folder, Path):
-        return _listed(folder)
-    with reading(folder):
-        return [folder / entry.name for entry in os.scandir(folder)]
-
-
-def _listed(folder: Url) -> list[Place]:
+def _listed(folder: Url) -> list[tuple[Place, bool]]:
     from fastrealign.io.remote import note_listing
     from fastrealign.io.retry import Missing
 
     entries = []
     try:
         for name, facts in folder.entries():
-            entries.append(folder / name)
-            note_listing(entries[-1], facts)
+            entries.append((folder / name, facts.kind == "directory"))
+            note_listing(folder / name, facts)
     except Missing:
         raise InputError(f"{folder}: no such file or folder") from None
     return entries
 
 
-def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
-    """Those of `paths` that are shards by their suffix; metadata files, saved alignments and hidden files are not."""
-    files = [path for path in paths if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
+def _is_shard(path: Place) -> bool:
+    """By its name."""
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".")
+
+
+def _shards_of(paths: list[Place], listed: list[Place], where: str | Place, side: str) -> list[Place]:
+    """Those of `paths` that are shards of the set, in order; metadata files, saved alignments and hidden files are not.
+
+    listed: all that lies in their folder, where that is known
+    """
+    files = [path for path in paths if _is_shard(path)]
     files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
     files = [path for path in files if not _is_own(path)] or files
     examples = sorted({format_of(path).format: path for path in files}.items())
@@ -281,7 +365,7 @@ def _one_format(paths: list[Place], where: str | Place) -> list[Place]:
             f"{where}: holds two formats, {one} ({a.name}) and {two} ({b.name}); choose one with a pattern such as "
             f"{glob.escape(str(a.parent))}/*{a.suffix}"
         )
-    return files
+    return members(sorted(files, key=numeric_order), listed, side)
 
 
 def _is_own(path: Place) -> bool:
@@ -320,10 +404,12 @@ def _open_all(
     column: str | None,
     left_out: dict[str, str] | None,
     pickles: type[PickleShard],
+    of_sets: dict[str, Place],
 ) -> list[Shard]:
     """Open in order; headers of many files by several threads, since a network file system answers slowly.
 
     left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
+    of_sets: those that nobody named one by one, by their paths
     """
 
     def open_one(path: Place, name: str, column: str | None = column) -> Shard | InputError:
@@ -332,6 +418,8 @@ def _open_all(
             return (pickles if kind is PickleShard else kind)(path, name, column)
         except InputError as error:
             if left_out is None and not isinstance(error, Unclear):
+                if more := _leaving_out([str(path)], of_sets):
+                    raise InputError(f"{error}{more}") from None
                 raise
             return error
 
@@ -397,3 +485,11 @@ def _of_one_name(
         f"{other.path}: holds embeddings as {other.column!r}, {one.path} as {one.column!r}; name the one to take with --column "
         "(column=), or give the files one by one"
     )
+
+
+def _leaving_out(suspects: list[str], of_sets: dict[str, Place]) -> str:
+    """What to add to a message on files of which one may not be of its set: a pattern that leaves it out."""
+    for path in suspects:
+        if path in of_sets and (pattern := leaving_out(of_sets[path], list(of_sets.values()))):
+            return f"; {pattern} leaves {of_sets[path].name} out"
+    return ""

@@ -7,6 +7,7 @@ long as something lies below it.
 from __future__ import annotations
 
 import errno
+import glob
 import inspect
 import os
 from collections.abc import Iterator
@@ -201,11 +202,27 @@ class Url:
         return any(sign in self._rest for sign in "*?[")
 
     def glob(self) -> tuple[Url, list[Url]]:
-        """This URL as a pattern: the folder before its first wildcard, and the files that match, in no order."""
-        root = self
-        while root.has_magic:
-            root = root.parent
-        fs, path = filesystem(str(self._at(self._rest)))
+        """This URL as a pattern: the folder before its first wildcard, and the files that match, in no order.
+
+        Folders that are there under a name with brackets and the like are taken for what they are.
+        """
+        plain = self
+        while plain.has_magic:
+            plain = plain.parent
+        *folders, last = self._rest[len(plain._rest) :].strip("/").split("/")
+        root, below = plain, [*folders, last]
+        while len(below) > 1 and (root / below[0]).exists():
+            root /= below.pop(0)
+        found = self._matches(root, below)
+        if not found and root != plain:
+            root, found = plain, self._matches(plain, [*folders, last])
+        return root, found
+
+    def _matches(self, root: Url, below: list[str]) -> list[Url]:
+        """The files whose names match these patterns, folder by folder from `root` on."""
+        fs, path = filesystem(
+            str(self._at("/".join([glob.escape(root._rest), *below]) if root._rest else "/".join(below)))
+        )
         above = filesystem(str(root))[1]
 
         def matches(seconds: float) -> list[str]:
@@ -216,7 +233,7 @@ class Url:
             found = persist(str(self), "listed", matches, _LISTING * request_seconds())
         except Missing:
             found = []
-        return root, [root / name[len(above) :] for name in found if not name.endswith("/")]
+        return [root / name[len(above) :] for name in found if not name.endswith("/")]
 
     def read_bytes(self) -> bytes:
         """All of a small file, in one request, so that it is of one piece also where others write to it."""
