@@ -376,10 +376,13 @@ def test_two_shards_of_one_metadata_file(tmp_path, sides):
             corpus.parquet_file(flat / name, corpus.rows(60, 3))
         refused(
             lambda source=source: fr.apply_files(alignment, source, tmp_path / "out"),
-            f"its metadata would be written to {name}, which",
+            "its metadata would be",
+            name,
             first,
             second,
-            "rename one of the two, or run them apart",
+            "move the others to a folder of their own"
+            if source == flat
+            else "rename one of the two, or run them apart",
         )
         assert not (tmp_path / "out").exists()
     fr.apply_files(alignment, root / "text_emb", tmp_path / "out")
