@@ -34,10 +34,11 @@ from fastrealign.distributed import shared, world_of
 from fastrealign.errors import InputError
 from fastrealign.fit import check_alone, fit
 from fastrealign.float_state import computes
+from fastrealign.opening import open_both
 from fastrealign.ops import RowMap
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.progress import SILENT, Progress
-from fastrealign.sides import Side, anchored, check_side, check_target, check_widths, read_side
+from fastrealign.sides import Side, anchored, check_differ, check_side, check_target, check_widths, read_side
 from fastrealign.sources import ChunkSource, RowSource, open_rows
 from fastrealign.workers import Workers
 
@@ -68,6 +69,7 @@ def fit_baseline(
     max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    target_column: str | None = None,
     group: Any = None,
     **options: Any,
 ) -> Alignment | Baseline:
@@ -82,11 +84,12 @@ def fit_baseline(
     name = check_method(name)
     reading = {"bad_rows": bad_rows, "progress": progress}
     if name in _CENTROIDS:
-        more = {"devices": devices, "max_memory": max_memory, "column": column, "group": group, "threads": threads}
+        more = {"devices": devices, "max_memory": max_memory, "group": group, "threads": threads}
+        more |= {"column": column, "target_column": target_column}
         return fit(source, target, centroid=_CENTROIDS[name], **reading, **more, **options)
     world = world_of(group)
     check_alone(name, world)
-    sides = [shared(open_rows(spec, side, column), world) for spec, side in ((source, "source"), (target, "target"))]
+    sides = [shared(side, world) for side in open_both(source, target, column, target_column)]
     return fit_opened(name, *sides, threads=Workers.of(threads, devices, max_memory), **reading, **options)
 
 
@@ -115,6 +118,7 @@ def fit_opened(
     check_target(target.name, x)
     y = read_side(source, "reading the source", **reading)
     check_side(source.name, y)
+    check_differ(source.name, y, target.name, x)
     return make(_Sides(name, source, target, y, x), **options)
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.blocks import Blocks, BlockSource, Spread, measure_spread, quantile
 from fastrealign.errors import InputError
+from fastrealign.opening import NAME_BOTH
 from fastrealign.ops import UNIT
 from fastrealign.passes import fit_sides
 from fastrealign.pipeline import lenient
@@ -43,6 +44,8 @@ from fastrealign.workers import Workers
 FEWEST_BLOCKS = 64
 # Of a side; from here on reading all of it in order is as quick as jumping about.
 LARGEST_SHARE = 0.5
+# Rows of either side that tell copies.
+_COMPARED = 64
 
 
 def check_tol(tol: float) -> float:
@@ -125,6 +128,14 @@ class Looks:
             self.samples.append(blocks.draw(blocks.count if count > LARGEST_SHARE * blocks.count else count))
 
 
+def _check_differ(source: RowSource, target: RowSource) -> None:
+    """InputError where both sides are copies of the same rows, of which the samples would be different ones."""
+    if source.rows == target.rows and source.d == target.d:
+        ours, theirs = source.pilot(_COMPARED), target.pilot(_COMPARED)
+        if ours.dtype == theirs.dtype and np.array_equal(ours, theirs):
+            raise InputError(f"source and target hold the same rows: {source.name} and {target.name}; {NAME_BOTH}")
+
+
 def fit_certified(
     source: RowSource,
     target: RowSource,
@@ -139,6 +150,7 @@ def fit_certified(
     """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""
     check_tol(tol)
     options = {"threads": threads, "progress": progress}
+    _check_differ(source, target)
     looks = Looks([source, target], confidence, seed)
     while True:
         y, x = looks.samples

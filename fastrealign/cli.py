@@ -191,6 +191,7 @@ def _report(args: argparse.Namespace) -> None:
         rows=args.rows,
         seed=args.seed,
         column=args.column,
+        target_column=args.target_column,
         progress=_progress(args),
     )
     files = [shown(str(path)) for path in found.save(out, png=args.png)]
@@ -252,7 +253,7 @@ def _fit_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reading_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("bad_rows", "column", "threads")
+    names = ("bad_rows", "column", "threads", *(["target_column"] if hasattr(args, "target_column") else []))
     return {**{name: getattr(args, name) for name in names}, "progress": _progress(args)}
 
 

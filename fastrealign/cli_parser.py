@@ -62,6 +62,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     align.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
     align.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=_TARGET)
     _add_out_folder(align)
+    _add_columns(align)
     _add_fit_options(align)
     _add_run_options(align)
 
@@ -85,6 +86,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
         metavar="SHARE",
         help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
     )
+    _add_columns(fit)
     _add_reading_options(fit)
     _add_device_options(fit)
     fit.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
@@ -96,6 +98,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     )
     apply.add_argument("source", nargs="+", metavar="SOURCE", help=_SOURCE)
     _add_out_folder(apply)
+    apply.add_argument("--column", metavar="NAME", help=_COLUMN)
     _add_run_options(apply)
 
     check = command("check", "tell from a sample whether an alignment still holds for new embeddings", _CHECK_MORE)
@@ -113,6 +116,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
         help="the gap it may leave (default: a tenth of the one it was fitted to close)",
     )
     _add_sampling_options(check)
+    _add_columns(check)
     _add_reading_options(check)
     _add_output_options(check)
     convert = command("convert", "embeddings from one format to another, the numbers as they are", _CONVERT_MORE)
@@ -165,7 +169,7 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
         help="draw so many of a side that has more (default: %(default)s)",
     )
     report.add_argument("--seed", type=_seed, default=0, metavar="N", help="of samples and noise (default: 0)")
-    report.add_argument("--column", metavar="NAME", help=_COLUMN)
+    _add_columns(report)
     report.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     _add_output_options(report)
@@ -194,6 +198,7 @@ alignment.safetensors, for `fastrealign apply`; and manifest.json, written last.
 examples:
   fastrealign align text_emb/ --target img_emb/ --out aligned/
   fastrealign align 'text/*.parquet' --target img.npy --out aligned/ --column embedding --dtype float16
+  fastrealign align pairs.parquet --target pairs.parquet --column text_emb --target-column image_emb --out aligned/
   fastrealign align captions.npy --target images.npy --out captions_aligned.npy --centroid exact"""
 
 _FIT_MORE = """\
@@ -230,6 +235,13 @@ examples:
   fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html"""
 
 _COLUMN = "parquet column or pickle key of the embeddings, where it cannot be told"
+_SOURCE_COLUMN = (
+    "parquet column, pickle key or tensor of the embeddings in SOURCE, where it cannot be told; in TARGET too, if that lies "
+    "elsewhere and has it"
+)
+_TARGET_COLUMN = (
+    "the same in TARGET; in one file text_... is taken for SOURCE, image_..., img_..., visual_... for TARGET"
+)
 _JSON = "print one JSON object instead of text"
 
 
@@ -278,6 +290,11 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="that samples are drawn from (default: 0)")
 
 
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--column", metavar="NAME", help=_SOURCE_COLUMN)
+    parser.add_argument("--target-column", metavar="NAME", help=_TARGET_COLUMN)
+
+
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-rows",
@@ -287,7 +304,6 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
         help="rows with NaN, Inf or only zeros: stop and name the first, leave them out, or keep them as they are "
         "(default: error)",
     )
-    parser.add_argument("--column", metavar="NAME", help=_COLUMN)
     parser.add_argument("--threads", type=_positive, metavar="N", help="default: all processors")
 
 

@@ -30,6 +30,7 @@ from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
 from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
 from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
+from fastrealign.io.names import Wanted
 from fastrealign.io.npy import NpyWriter
 from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
@@ -125,7 +126,8 @@ def convert(
     dtype = None if dtype is None else ops.as_dtype(dtype)
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
-    files = io.open_source(source, side=SIDES.get(side, "source"), column=column, pickles=AnyPickleShard)
+    wanted = Wanted(column, SIDES.get(side))
+    files = io.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(files.shards)
     target = _Target(out, to, side, files)

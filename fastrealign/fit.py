@@ -19,11 +19,12 @@ from fastrealign.certified import fit_certified
 from fastrealign.distributed import ALONE, World, shared, world_of
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
+from fastrealign.opening import open_both
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import check_widths
-from fastrealign.sources import FileSource, RowSource, open_rows
+from fastrealign.sources import FileSource, RowSource
 from fastrealign.workers import Workers
 
 
@@ -44,6 +45,7 @@ def fit(
     max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    target_column: str | None = None,
     group: Any = None,
     encoder_source: str | None = None,
     encoder_target: str | None = None,
@@ -63,23 +65,26 @@ def fit(
                      error. None: only where the source cannot be read again
     tol, confidence  fit on a sample that is just large enough: with this probability the centroid of all aligned rows lies
                      within gap_left + tol of the target's; for files and arrays, which `seed` draws the sample from
-    column           the parquet column that holds the embeddings, where it cannot be told
+    column           the name under which files of the source hold the embeddings (parquet column, pickle key, tensor), where
+                     it cannot be told; that of the target, too, where it has that name and lies elsewhere
+    target_column    the same of the target. Of names in one file, text_... and the like are the source's, image_..., img_...,
+                     visual_... the target's
     threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers;
                      with buffers of at most so many bytes together
     encoder_source, encoder_target   names of the encoders; by default those that `fastrealign embed` left beside the shards
     group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
                      which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
                      every rank, to the last bit that of one process
-    Raises InputError for an unknown method, widths that differ, fewer than 2 rows, or a side whose rows are all one direction.
-    Warns (FitWarning) of fewer rows than the width, stating the expected error of the centroid, and of a target without a
-    centroid.
+    Raises InputError for an unknown method, widths that differ, fewer than 2 rows, a side whose rows are all one direction,
+    or the same rows on both sides. Warns (FitWarning) of fewer rows than the width, stating the expected error of the
+    centroid, of a target without a centroid, and of sides that look swapped by their names.
     """
     method, centroid = check_method(method, centroid, one_pass, tol)
     if method != "realign" and (encoder_source or encoder_target):
         raise InputError(f"{method} keeps no names of encoders; leave out encoder_source and encoder_target")
     world = world_of(group)
     check_alone(method, world)
-    rows, there = open_rows(source, "source", column), open_rows(target, "target", column)
+    rows, there = open_both(source, target, column, target_column)
     if tol is not None and world.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"

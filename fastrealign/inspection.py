@@ -18,6 +18,7 @@ from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
+from fastrealign.io.names import Wanted
 from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
@@ -43,9 +44,11 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
         if path.suffix.lower() not in io.FORMATS.keys() - {".safetensors"} and own_kind(path):
             return _saved(path)
         if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
-            sides = [_embeddings(io.open_source(path, side=side, column=column)) for side in ("source", "target")]
+            sides = [
+                _embeddings(io.open_source(path, side=side, column=Wanted(column))) for side in ("source", "target")
+            ]
             return {"kind": "embeddings", "sides": [value for value, _ in sides]}, "\n".join(text for _, text in sides)
-    return _embeddings(io.open_source(spec, side="source", column=column))
+    return _embeddings(io.open_source(spec, side="source", column=Wanted(column)))
 
 
 def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], str]:

@@ -28,6 +28,7 @@ from fastrealign.sides import (
     Side,
     alignment_of,
     anchored,
+    check_differ,
     check_projected,
     check_side,
     check_target,
@@ -58,8 +59,9 @@ def fit_sides(
     check_target(target.name, x)
     if one_pass or (one_pass is None and not source.again):
         y, c, sampling = _in_one_pass(source, x, centroid, bad_rows, **options)
+        check_differ(source.name, y, target.name, x)
     else:
-        y, c, sampling = *_in_passes(source, x, centroid, bad_rows, **options), None
+        y, c, sampling = *_in_passes(source, x, target.name, centroid, bad_rows, **options), None
     return alignment_of(y, x, c, centroid, sampling=sampling)
 
 
@@ -69,10 +71,13 @@ def check_options(centroid: str, bad_rows: str) -> None:
     check_bad_rows(bad_rows)
 
 
-def _in_passes(source: RowSource, x: Side, centroid: str, bad_rows: str, **options: Any) -> tuple[Side, np.ndarray]:
+def _in_passes(
+    source: RowSource, x: Side, target_name: str, centroid: str, bad_rows: str, **options: Any
+) -> tuple[Side, np.ndarray]:
     """Statistics of the source and the centroid correction, both of every row."""
     y = read_side(source, "reading the source", bad_rows, **options)
     check_side(source.name, y)
+    check_differ(source.name, y, target_name, x)
     start = anchored(y, x)
     sample = Reservoir.of_width(source.d) if centroid == "exact" else None
     projected, _ = reduce_source(source, start, "centring", bad_rows=lenient(bad_rows), sample=sample, **options)

@@ -84,7 +84,7 @@ def _on_actors(actors: int | None, cpus: int, options: dict[str, Any]) -> Callab
         raise InputError(
             "group shares shards out between ranks of torch.distributed, Ray between its actors: choose one"
         )
-    return partial(RayWriting, actors=actors, cpus=cpus, column=options.get("column"))
+    return partial(RayWriting, actors=actors, cpus=cpus)
 
 
 class RayWriting:
@@ -103,7 +103,6 @@ class RayWriting:
         marks: Sequence[FileMark],
         actors: int | None,
         cpus: int,
-        column: str | None,
         **how: Any,
     ) -> None:
         """The arguments of Writing; `how` are those that actors hand on to theirs."""
@@ -114,7 +113,7 @@ class RayWriting:
         check_devices(method.name, threads)
         self._tasks = [
             {
-                **_task(files.shards[i], output.names[i], output.metadata[i], column),
+                **_task(files.shards[i], output.names[i], output.metadata[i]),
                 "dim": files.dim,
                 "first": self.source.piece(i, 0, 0).first,
                 "mark": json.dumps(marks[i].to_json()),
@@ -221,11 +220,11 @@ class _Place(NamedTuple):
     metadata: list[str | None]
 
 
-def _task(shard: io.Shard, name: str, metadata_name: str | None, column: str | None) -> dict[str, Any]:
+def _task(shard: io.Shard, name: str, metadata_name: str | None) -> dict[str, Any]:
     return {
         "path": os.path.abspath(shard.path),
         "name": name,
-        "column": shard.column if isinstance(shard, TableShard) else column,
+        "column": shard.column,
         "metadata": None if shard.metadata is None else os.path.abspath(shard.metadata),
         "metadata_name": metadata_name,
     }

@@ -21,11 +21,21 @@ from fastrealign.centroid import exact_centroid
 from fastrealign.certified import Bound, Looks, check_tol
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
+from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sides import Side, alignment_of, anchored, check_projected, check_side, check_target, read_side
+from fastrealign.sides import (
+    Side,
+    alignment_of,
+    anchored,
+    check_differ,
+    check_projected,
+    check_side,
+    check_target,
+    read_side,
+)
 from fastrealign.sources import RowSource, open_rows
 
 # Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
@@ -110,6 +120,7 @@ def check(
     threads: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    target_column: str | None = None,
 ) -> Check:
     """Does the alignment close the gap on new rows? Reads a random sample, larger until the answer is sure.
 
@@ -118,6 +129,7 @@ def check(
     target        new rows of the target; without them, its centroid is taken to be what it was
     tol           the gap that may be left; by default a tenth of the gap that the alignment was fitted to close
     confidence    that the answer, and each bound, is right
+    column, target_column   as for `fit`
     Raises InputError for widths that differ, fewer than 2 rows, and sources that cannot be sampled.
     """
     with told_if_swapped(alignment, source):
@@ -126,9 +138,7 @@ def check(
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
         raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
     tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
-    sources = [_opened(source, "source", column, alignment)]
-    if target is not None:
-        sources.append(_opened(target, "target", column, alignment))
+    sources = [side for side in _opened(source, target, column, target_column, alignment) if side is not None]
     looks = Looks(sources, confidence, seed)
     while True:
         found, bound = _look(looks, alignment, tol, confidence, bad_rows, threads, progress)
@@ -163,6 +173,8 @@ def _look(
         looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", lenient(bad_rows), **options
     )
     check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
+    if len(sides) > 1:
+        check_differ(looks.samples[0].name, sides[0], looks.samples[1].name, sides[1])
     mean_target = sides[1].mean if len(sides) > 1 else alignment.mean_target
     gap_left = float(np.linalg.norm(mapped.mean - mean_target))
     bound = looks.bound([mapped, *units[1:]])
@@ -207,10 +219,12 @@ def update(
     threads: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    target_column: str | None = None,
 ) -> Alignment:
     """The alignment, brought up to date with new rows of the source, and of the target if they are given.
 
     forget    0 merges: the old rows count as if they were read again. 0.5 halves their weight; 1 forgets them.
+    column, target_column   as for `fit`
 
     Means and traces are those of all rows together, exactly. The centroid correction needs the old rows mapped by the new s
     and b, and they are gone: they are taken to move, from the old map to the new one, as the new rows do. gap_left is NaN.
@@ -221,16 +235,16 @@ def update(
         raise InputError(f"forget={forget!r}: expected 0 (merge) to 1 (keep nothing of the old rows)")
     check_bad_rows(bad_rows)
     options = {"threads": threads, "progress": progress}
-    rows = _opened(source, "source", column, alignment)
+    rows, there = _opened(source, target, column, target_column, alignment)
     y = read_side(rows, "reading the source", bad_rows, **options)
     check_side(rows.name, y)
     kept = (1.0 - forget) * alignment.count_source
     all_y = _merged(alignment.mean_source, kept, y)
-    if target is None:
+    if there is None:
         all_x, x_rows = Side(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
     else:
-        there = _opened(target, "target", column, alignment)
         x = read_side(there, "reading the target", bad_rows, **options)
+        check_differ(rows.name, y, there.name, x)
         all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
         check_target(there.name, all_x)
         x_rows = x.count
@@ -244,7 +258,7 @@ def update(
         encoder_source=alignment.encoder_source,
         encoder_target=alignment.encoder_target,
         column_source=rows.column,
-        column_target=alignment.column_target if target is None else there.column,
+        column_target=alignment.column_target if there is None else there.column,
         sampling=Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None),
     )
 
@@ -282,7 +296,19 @@ def _centroid(
     return exact_centroid(rows, RowMap(new.s, new.b, paper), aim, sample.rows(), bad_rows, threads, progress)
 
 
-def _opened(spec: Any, side: str, column: str | None, alignment: Alignment) -> RowSource:
-    rows = open_rows(spec, side, column)
+def _opened(
+    source: Any, target: Any, column: str | None, target_column: str | None, alignment: Alignment
+) -> tuple[RowSource, RowSource | None]:
+    """The source, and the target if there is one."""
+    if target is None and target_column is not None:
+        raise InputError(
+            f"target_column={target_column!r} (--target-column) without a target; name the target, or leave the column out"
+        )
+    rows = open_rows(source, "source", column)
     alignment.check_width(rows.d, rows.name)
-    return rows
+    warn_of_encoder(alignment, rows)
+    if target is None:
+        return rows, None
+    there = open_target(target, rows, column, target_column)
+    alignment.check_width(there.d, there.name)
+    return rows, there

@@ -27,6 +27,7 @@ from fastrealign.float_state import computes
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
+from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
@@ -66,6 +67,7 @@ def align(
     max_memory: int | None = None,
     progress: Progress = SILENT,
     column: str | None = None,
+    target_column: str | None = None,
     fsync: bool = True,
     group: Any = None,
     writing: Callable[..., Any] = Writing,
@@ -92,7 +94,8 @@ def align(
               time of change, head and tail
     threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers,
               where the processor would compute otherwise; with buffers of at most so many bytes together
-    column    the parquet column or pickle key that holds the embeddings, where it cannot be told
+    column, target_column   the parquet column, pickle key or tensor of each side that holds the embeddings, where it cannot
+              be told; as for `fit`
     fsync     False: do not wait until the disk has everything; for output that a power cut may cost
     group     a torch.distributed process group ("world": the default one) whose ranks call this together and share the files
               out; the output is the same
@@ -111,9 +114,10 @@ def align(
             options |= {"confidence": confidence, "seed": seed}
     else:
         options = {"method": method, **own_options(method, seed)}
+    options["target_column"] = target_column
     run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
     check_alone(method, run.world)
-    there = run.open(target, "target")
+    there = run.open_target(target, target_column)
     marks = (
         _marks(there.files, [shard.name for shard in there.files.shards], verify)
         if isinstance(there, FileSource)
@@ -195,6 +199,7 @@ def apply_files(
     options = {"method": alignment.name} if isinstance(alignment, Baseline) else {}
     run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
     alignment.check_width(run.rows.d, run.rows.name)
+    warn_of_encoder(alignment, run.rows)
     run.output.check_apart(_specs(source), [run.rows.files])
     numbers = _numbers(run.rows.files) if alignment.numbered else None
     return run.go(
@@ -238,13 +243,12 @@ class _Run:
         self.writing = writing
         self.verify = verify
         self.bad_shards = bad_shards
-        self.column = column
         self.sides: dict[str, FileSource] = {}
         self.left_out: dict[str, dict[str, str]] = {}
         self.started = time.perf_counter()
         self.bad_rows = bad_rows
         self.dtype = None if dtype is None else ops.as_dtype(dtype)
-        rows = self.open(source, "source")
+        rows = self._opened("source", open_rows(source, "source", column, bad_shards))
         if not isinstance(rows, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
         self.rows = rows
@@ -256,9 +260,13 @@ class _Run:
             metadata=[*(name for name in self.output.metadata if name is not None), *self.output.beside],
         )
 
-    def open(self, spec: Any, side: str) -> RowSource:
-        """A side of the run; what of it cannot be opened is left out or an error."""
-        rows = open_rows(spec, side, self.column, self.bad_shards)
+    def open_target(self, spec: Any, column: str | None) -> RowSource:
+        """The other side of the run."""
+        rows = open_target(spec, self.rows, self.order.options["column"], column, self.bad_shards)
+        return self._opened("target", rows)
+
+    def _opened(self, side: str, rows: RowSource) -> RowSource:
+        """A side, of which what could not be opened was left out."""
         if isinstance(rows, FileSource):
             self.sides[side] = rows
             if rows.files.left_out:

@@ -11,6 +11,7 @@ from fastrealign.alignment import Alignment
 from fastrealign.errors import InputError, warn
 from fastrealign.exact import ExactSum
 from fastrealign.moments import trace_of_unit_rows
+from fastrealign.opening import NAME_BOTH
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
@@ -19,6 +20,8 @@ from fastrealign.workers import Workers
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9
+# Below this length a mean is that of rows which were centred.
+NO_CENTROID = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,18 @@ def check_side(name: str, side: Side) -> None:
 def check_target(name: str, side: Side) -> None:
     """The same for the side that rows move to, which needs a centroid."""
     check_side(name, side)
-    if np.linalg.norm(side.mean) < 1e-9:
+    if np.linalg.norm(side.mean) < NO_CENTROID:
         warn(
             f"{name}: the mean of the unit rows is zero, so there is no centroid to move to; were they centred already?"
+        )
+
+
+def check_differ(source: str, y: Side, target: str, x: Side) -> None:
+    """InputError where both sides have one mean to the last bit, as exact sums of the same rows do in any order."""
+    if np.linalg.norm(x.mean) >= NO_CENTROID and np.array_equal(y.mean, x.mean):
+        raise InputError(
+            f"source and target hold the same rows: those of {source} and of {target} have one mean to the last bit, "
+            f"and no gap between them; {NAME_BOTH}"
         )
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from fastrealign import arrays, io, ops
 from fastrealign.errors import BadShardError, InputError
 from fastrealign.float_state import callers_state
 from fastrealign.io.manifest import encoder_of
+from fastrealign.io.names import Wanted
+from fastrealign.io.tables import TableShard
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
 # cache, and taking a piece costs nothing beside it.
@@ -85,10 +88,19 @@ class FileSource:
     def column(self) -> str | None:
         return self.files.column
 
-    @property
+    @cached_property
     def encoder(self) -> str | None:
         """The name of the encoder, where `fastrealign embed` wrote these shards."""
         return encoder_of([shard.path for shard in self.files.shards])
+
+    @property
+    def embedded(self) -> str | None:
+        """Where `fastrealign embed` wrote these shards: "text" or "images"."""
+        first = self.files.shards[0]
+        if self.encoder is None or not isinstance(first, TableShard):
+            return None
+        with first.table(first.path) as table:
+            return "text" if "caption" in table.schema.names else "images"
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         for i, shard in enumerate(self.files.shards):
@@ -205,7 +217,7 @@ class ChunkSource:
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
         self.again = not isinstance(chunks, Iterator)
-        self._chunks = chunks
+        self.chunks_given = chunks
         self._taken: list[Any] = []
         self._spent = False
         self.name = name
@@ -223,8 +235,8 @@ class ChunkSource:
 
     def pilot(self, rows: int) -> np.ndarray:
         if self.again:
-            return _first_rows(_handed(self._chunks), [], self, rows)
-        return _first_rows(_handed(self._chunks), self._taken, self, rows)
+            return _first_rows(_handed(self.chunks_given), [], self, rows)
+        return _first_rows(_handed(self.chunks_given), self._taken, self, rows)
 
     def checked(self, chunk: Any, number: int) -> Any:
         """The chunk as rows of the right width."""
@@ -236,7 +248,7 @@ class ChunkSource:
 
     def _all(self) -> Iterator[Any]:
         if self.again:
-            return _handed(self._chunks)
+            return _handed(self.chunks_given)
         if self._spent:
             raise InputError(
                 f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts anew "
@@ -244,7 +256,7 @@ class ChunkSource:
             )
         self._spent = True
         taken, self._taken = self._taken, []
-        return itertools.chain(taken, _handed(self._chunks))
+        return itertools.chain(taken, _handed(self.chunks_given))
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         lo = 0
@@ -327,7 +339,7 @@ def _together(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([part.astype(dtype, copy=False) for part in parts])
 
 
-def open_rows(spec: Any, side: str, column: str | None = None, bad_shards: str = "error") -> RowSource:
+def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shards: str = "error") -> RowSource:
     """A RowSource from files (path, glob, folder, list of paths), an array, a tensor, or an iterable of chunks.
 
     side: "source" or "target", for messages and for folders that hold both. Raises InputError for anything else.

@@ -301,7 +301,7 @@ def test_refused(rng):
         ({"tol": 0.1, "one_pass": True}, "tol samples the source, one_pass reads all of it: choose one"),
     ):
         with pytest.raises(InputError, match=says):
-            fr.fit(some, some, **options)
+            fr.fit(some, some[::-1] + 1.0, **options)
     with pytest.raises(
         InputError, match="source: chunks come in their own order, a certified sample needs files or arrays"
     ):

@@ -349,7 +349,8 @@ def test_bars_of_gaps_that_are_rounding_alone_are_not_full():
 
 def test_a_fit_warning_is_one_line(tmp_path, run):
     corpus.npy_folder(tmp_path / "few", [corpus.rows(9, 1)])
-    code, _, err = run("align", tmp_path / "few", "--target", tmp_path / "few", "--out", tmp_path / "out")
+    corpus.npy_folder(tmp_path / "others", [corpus.rows(9, 2)])
+    code, _, err = run("align", tmp_path / "few", "--target", tmp_path / "others", "--out", tmp_path / "out")
     assert code == 0
     lines = err.splitlines()
     assert len(lines) == 2 and all(

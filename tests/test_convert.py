@@ -83,7 +83,7 @@ def test_npy_has_its_metadata_beside_it(tmp_path, pickled):
     assert np.array_equal(np.load(tmp_path / "emb" / "text_3.npy"), X)
     found = table(tmp_path / "emb" / "metadata_3.parquet")
     assert found.to_pydict() == {"id": list(range(40)), "caption": CAPTIONS}
-    fr.align(tmp_path / "emb", X, tmp_path / "aligned")
+    fr.align(tmp_path / "emb", X + 1, tmp_path / "aligned")
     assert sorted(os.listdir(tmp_path / "aligned"))[-2:] == ["metadata_3.parquet", "text_3.npy"]
     assert fr.convert(pickled, tmp_path / "x.npy").files == ["x.npy", "x.npy.metadata.parquet"]
 

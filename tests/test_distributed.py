@@ -215,7 +215,7 @@ def fitted_with_gloo(rank, size, folder):
     assert fr.fit(*sides, group="world", tol=0.5).fingerprint == fr.fit(*sides, tol=0.5).fingerprint
     some = np.ones((3, D))
     try:
-        fr.fit(some, some, group="world", tol=0.5)
+        fr.fit(some, some + 1, group="world", tol=0.5)
     except InputError as error:
         assert "tol with a group: every rank reads the same sample" in str(error)
     else:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.io.names import Wanted
 from fastrealign.io.places import Place, place
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Shard(ABC):
     metadata: Place | None = None
     metadata_name: str | None = None
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         self.path = str(path)
         self.name = name
 

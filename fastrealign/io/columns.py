@@ -13,7 +13,7 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line, reading
-from fastrealign.io.names import Candidate, Fit, Unclear, choose_name, instead
+from fastrealign.io.names import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.io.other_formats import embed
 
 if TYPE_CHECKING:
@@ -117,23 +117,25 @@ def _plain(field: pa.Field) -> pa.Field:
     return pa.field(field.name, kind.storage_type, field.nullable, metadata)
 
 
-def choose(schema: pa.Schema, column: str | None, path: str, is_blank: Callable[[str], bool] | None = None) -> str:
+def choose(
+    schema: pa.Schema, column: str | Wanted | None, path: str, is_blank: Callable[[str], bool] | None = None
+) -> str:
     """The name of the embedding column. is_blank: whether a column holds nothing but nulls, and so may be of any type."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
-    candidates, given = candidates_of(schema), column
+    candidates, asked = candidates_of(schema), Wanted.of(column)
     try:
-        column = choose_name(path, candidates, given, "column", "lists of floats")
+        column = choose_name(path, candidates, asked, "column", "lists of floats")
     except Unclear as error:
         if all(not is_list(field.type) for field in schema) and any(map(_is_text, schema.types)):
             raise InputError(f"{error}; it holds text: {embed(path)}") from None
         raise
     field = schema.field(column)
     if fit(field) < Fit.PERHAPS and not (is_blank is not None and is_blank(column)):
-        raise (Unclear if given is None else InputError)(
+        raise (Unclear if asked.column is None else InputError)(
             f"{path}: column {column!r} holds {one_line(field.type)}, expected lists of float16, float32 or float64, one "
-            f"embedding a row{instead(candidates, column)}"
+            f"embedding a row{instead(candidates, column, asked)}"
         )
     return column
 

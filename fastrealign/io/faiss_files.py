@@ -27,6 +27,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.faiss_lists import Lists, find_lists
 from fastrealign.io.files import Descriptor, file_size, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
+from fastrealign.io.names import Wanted
 
 _FLOAT32 = np.dtype(np.float32)
 _FLAT = ("IxF2", "IxFI", "IxFl")
@@ -96,7 +97,7 @@ class FaissShard(MatrixShard):
 
     format = "faiss"
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         size = file_size(path)
         descriptor = self._opened()

@@ -15,7 +15,7 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard, ShardWriter
 from fastrealign.io.files import Descriptor, read_into, reading
-from fastrealign.io.names import Fit
+from fastrealign.io.names import Fit, Wanted
 
 # Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
 # apart: what bounds the memory beyond the caller's scratch.
@@ -71,7 +71,7 @@ class MatrixShard(Shard):
     _swapped = False
     between: tuple[int, ...] = ()
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self._descriptor: Descriptor | None = None
 

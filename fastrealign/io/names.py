@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -19,12 +20,65 @@ _LIKELY = re.compile(r"embed|^embs?$|embs?$|vector|^vecs?$|vecs?$|features?$|fea
 _CODING = re.compile(
     r"[0-9]+|json|str|string|text|txt|bytes|binary|bin|blob|raw|b64|base|pickle|npy|u?int|fp|bf|float|q"
 )
+# Words that tell which side of an alignment something is of, alone or with one for embeddings right behind ("imgemb").
+_ROLES = {
+    role: re.compile(f"(?:{words})(?:emb|embs|embed|embeds|embedding|embeddings|feat|feats|features|vec|vecs)?")
+    for role, words in {
+        "text": "texts?|txts?|textual|captions?",
+        "images": "images?|imgs?|visuals?|vision|pixels?|pictures?|photos?",
+    }.items()
+}
+# What each side of an alignment is made of.
+SIDE_ROLES = {"source": "text", "target": "images"}
 
 
 def meant(given: str, names: Iterable[str]) -> str:
     """A hint at the name that was probably meant, to put after the one that there is not; "" where none is near."""
     near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+def role_of(name: str) -> str | None:
+    """ "text" or "images" where one word of a name says so; None for neither, or for words of both."""
+    words = re.findall("[a-z]+", " ".join(_words(name)))
+    found = {role for role, said in _ROLES.items() if any(map(said.fullmatch, words))}
+    return found.pop() if len(found) == 1 else None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which embeddings of a file are wanted.
+
+    column     their name there, as the user gave it
+    side       "source" or "target" of an alignment: text and images in one file are told apart by their names
+    elsewhere  the name that the user gave for the other side; taken in a file that has it, unless it says that it is of that
+               side and another says that it is of this one
+    option     how the user can name them, for messages
+    """
+
+    column: str | None = None
+    side: str | None = None
+    elsewhere: str | None = None
+    option: str = "--column (column=)"
+
+    @classmethod
+    def of(cls, column: str | Wanted | None) -> Wanted:
+        return column if isinstance(column, Wanted) else cls(column)
+
+    @classmethod
+    def on(cls, side: str, column: str | Wanted | None, elsewhere: str | None = None) -> Wanted:
+        """The embeddings of a side, where the user names those of each."""
+        if isinstance(column, Wanted):
+            return column
+        option = "--target-column (target_column=)" if side == "target" else "--column (column=)"
+        return cls(column, side, elsewhere, option)
+
+    def given(self, candidates: Sequence[Candidate]) -> str | None:
+        """The name that was given: for this side, whether it is there or not, or else for the other side."""
+        if self.column is not None or not any(one.name == self.elsewhere for one in candidates):
+            return self.column
+        of_other = role_of(self.elsewhere) not in (SIDE_ROLES[self.side], None)
+        return None if of_other and of_side(self.side, candidates) else self.elsewhere
 
 
 class Unclear(InputError):
@@ -58,7 +112,7 @@ class Candidate(NamedTuple):
     @property
     def likely(self) -> bool:
         """Whether it has the name of embeddings."""
-        words = [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", _snake(self.name)) if word]
+        words = _words(self.name)
         if self.fit is Fit.CODED:  # "embedding_model" is no embedding, "embedding_json" is one
             while len(words) > 1 and _CODING.fullmatch(words[-1]):
                 words.pop()
@@ -66,26 +120,31 @@ class Candidate(NamedTuple):
         return self.fit is not Fit.NO and any(map(_LIKELY.search, words))
 
 
-def choose_name(path: str, candidates: Sequence[Candidate], column: str | None, kind: str, wanted: str) -> str:
-    """The name given, else the usual one, else the only one that fits. Unclear if that is none or several, or if there is
-    something that does not fit and could as well be the embeddings: what is left must not be taken for them.
+def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted | None, kind: str, wanted: str) -> str:
+    """The name given, else the usual one, else the only one that fits, or that of the side. Unclear if that is none or
+    several, or if there is something that does not fit and could as well be the embeddings: what is left must not be taken
+    for them.
 
     A name that is given, or usual, is taken whether it fits or not: the caller's error about it ends in `instead`.
 
     kind, wanted for messages: what a name is of ("column"), and what would fit ("lists of floats")
     """
-    names = [one.name for one in candidates]
-    if column is not None:
-        if column not in names:
+    names, asked = [one.name for one in candidates], Wanted.of(column)
+    given = asked.given(candidates)
+    if given is not None:
+        if given not in names:
             raise InputError(
-                f"{path}: has no {kind} {column!r}{meant(column, names)}; its {kind}s are {_listed(names) or 'none'}"
+                f"{path}: has no {kind} {given!r}{meant(given, names)}; its {kind}s are {_listed(names) or 'none'}"
             )
-        return column
+        return given
     found = [one for name in USUAL_NAMES for one in candidates if one.name == name]
     usual = bool(found)
     found = found or [one for one in candidates if one.fit is Fit.TAKEN]
     found = found or [one for one in candidates if one.fit is Fit.PERHAPS]
     rivals = [] if usual else _rivals(candidates, found)
+    if asked.side is not None and not usual and (len(found) > 1 or rivals):
+        found = of_side(asked.side, candidates) or found
+        rivals = [one for one in _rivals(candidates, found) if role_of(one.name) in (SIDE_ROLES[asked.side], None)]
     if not found:
         held = f"; {_shown(rivals[0])} is not taken" if rivals else ""
         raise Unclear(
@@ -94,32 +153,50 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | None, 
         )
     if len(found) > 1:
         raise Unclear(
-            f"{path}: has several {kind}s of embeddings, {_listed([one.name for one in found])}; name the one to take"
+            f"{path}: has several {kind}s of embeddings, {_listed([one.name for one in found])}; name the one to take "
+            f"with {asked.option}"
         )
     if rivals:
         raise Unclear(
             f"{path}: which {kind} holds the embeddings? {_shown(rivals[0])} may be them and is not taken, "
-            f"{_shown(found[0])} is; pass --column {found[0].name!r} (column=) if that is the one, or save "
+            f"{_shown(found[0])} is; pass {_passed(asked, found[0].name)} if that is the one, or save "
             f"{rivals[0].name!r} as {wanted}"
         )
     return found[0].name
 
 
-def instead(candidates: Sequence[Candidate], name: str) -> str:
+def of_side(side: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that fit and whose names say that they are the embeddings of this side.
+
+    Without a word for embeddings, one says so if another is of the same name but for the role ("text" and "image").
+    """
+    role = SIDE_ROLES[side]
+    fitting = [one for one in candidates if one.fit >= Fit.PERHAPS]
+    mine = [one for one in fitting if role_of(one.name) == role]
+    named = [one for one in mine if one.likely]
+    others = {_but_for_role(one.name) for one in fitting if role_of(one.name) not in (role, None)}
+    return named or [one for one in mine if _but_for_role(one.name) in others]
+
+
+def _but_for_role(name: str) -> tuple[str, ...]:
+    return tuple(word for word in _words(name) if not any(words.fullmatch(word) for words in _ROLES.values()))
+
+
+def instead(candidates: Sequence[Candidate], name: str, column: str | Wanted | None = None) -> str:
     """What an error about the `name` that was taken, and does not fit, says of others that do: "" if there are none."""
     fitting = [one for one in candidates if one.name != name and one.fit is Fit.TAKEN]
     if not fitting:
         return ""
-    return f"; if {_shown(fitting[0])} holds the embeddings, pass --column {fitting[0].name!r} (column=)"
+    return f"; if {_shown(fitting[0])} holds the embeddings, pass {_passed(Wanted.of(column), fitting[0].name)}"
 
 
 @contextmanager
-def telling(candidates: Sequence[Candidate], name: str) -> Iterator[None]:
+def telling(candidates: Sequence[Candidate], name: str, column: str | Wanted | None = None) -> Iterator[None]:
     """An InputError about the `name` that was taken ends in what else there is."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{error}{instead(candidates, name)}") from error
+        raise InputError(f"{error}{instead(candidates, name, column)}") from error
 
 
 def _rivals(candidates: Sequence[Candidate], found: Sequence[Candidate]) -> list[Candidate]:
@@ -131,8 +208,16 @@ def _rivals(candidates: Sequence[Candidate], found: Sequence[Candidate]) -> list
     return likely or [one for one in others if one.fit in (Fit.SHAPED, Fit.PERHAPS)]
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+def _words(name: str) -> list[str]:
+    """ "clipTextEmb_0" is clip, text, emb, 0."""
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", snake) if word]
+
+
+def _passed(asked: Wanted, name: str) -> str:
+    """How to name it: "--column 'x' (column=)"."""
+    option, _, keyword = asked.option.partition(" ")
+    return f"{option} {name!r}" + (f" {keyword}" if keyword else "")
 
 
 def _shown(one: Candidate) -> str:

@@ -19,6 +19,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, native_float
 from fastrealign.io.files import Descriptor, file_size, one_line, reading
 from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape
+from fastrealign.io.names import Wanted
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
 _HEADER_LIMIT = 10_000 + 12
@@ -45,7 +46,7 @@ class NpyShard(MatrixShard):
 
     format = "npy"
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         size = file_size(path)
         with reading(path):

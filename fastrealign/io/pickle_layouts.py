@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,9 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import FLOAT_DTYPES
 from fastrealign.io.matrix import fit_of_shape
-from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, choose_name, instead
-from fastrealign.io.pickles import PickleShard, kind_of
+from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side
+from fastrealign.io.pickles import EMBED, PickleShard, kind_of
 from fastrealign.io.unpickler import load
-
-_EMBED = "embed"
 
 
 class AnyPickleShard(PickleShard):
@@ -29,9 +28,8 @@ class AnyPickleShard(PickleShard):
     left_out   keys of a dict whose values do not belong to rows
     """
 
-    def __init__(self, path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         self.left_out: list[str] = []
-        self._column = column
         super().__init__(path, name, column)
 
     def of_rows(self) -> tuple[dict[str, list[Any]], list[str]]:
@@ -52,8 +50,8 @@ class AnyPickleShard(PickleShard):
         if any(_is_matrix(part) or (name in USUAL_NAMES and _is_sequence(part)) for name, part in value.items()):
             return self._side_by_side(value)
         if all(isinstance(part, np.ndarray) for part in value.values()):
-            self.key = _EMBED
-            return [{"id": name, _EMBED: part} for name, part in value.items()]
+            self.key = EMBED
+            return [{"id": name, EMBED: part} for name, part in value.items()]
         raise InputError(
             f"{self.path}: holds a dict with {_listed(value)}, none of which is a 2-D array of embeddings or all items "
             "by id; pickle a list of {'id': ..., 'embed': array}"
@@ -64,12 +62,19 @@ class AnyPickleShard(PickleShard):
         groups = [name for name, part in value.items() if part and all(isinstance(p, dict) for p in part.values())]
         if not groups:
             return value
-        if len(groups) > 1 and self._column not in groups:
-            raise InputError(f"{self.path}: holds several sets of items, {_listed(groups)}; name the one to take")
-        chosen = self._column if self._column in groups else groups[0]
-        if chosen == self._column:
-            self.key = _EMBED
-        return value[chosen]
+        sets = [Candidate(name, "items", Fit.TAKEN) for name in groups if isinstance(name, str)]
+        given = self._wanted.given(sets)
+        if given in groups:
+            self.key = EMBED
+            return value[given]
+        if len(groups) > 1 and self._wanted.side is not None:
+            groups = [one.name for one in of_side(self._wanted.side, sets)] or groups
+        if len(groups) > 1:
+            raise InputError(
+                f"{self.path}: holds several sets of items, {_listed(groups)}; name the one to take with "
+                f"{self._wanted.option}"
+            )
+        return value[groups[0]]
 
     def _by_id(self, items: dict) -> list[dict]:
         return [{"id": name, **item} for name, item in items.items()]
@@ -77,12 +82,12 @@ class AnyPickleShard(PickleShard):
     def _side_by_side(self, value: dict) -> list[dict]:
         """Items whose embeddings are the rows of the matrix, other keys those of what is as long."""
         candidates = [Candidate(str(name), _holds(part), _fit(part)) for name, part in value.items()]
-        self.key = choose_name(self.path, candidates, self._column, "array", "a 2-D array of floats")
+        self.key = choose_name(self.path, candidates, self._wanted, "array", "a 2-D array of floats")
         if self.key not in value or not _is_matrix(value[self.key]):
             held = next(one.holds for one in candidates if one.name == self.key)
             raise InputError(
                 f"{self.path}: {self.key!r} is {held}, expected a 2-D float array, one embedding a row"
-                f"{instead(candidates, self.key)}"
+                f"{instead(candidates, self.key, self._wanted)}"
             )
         rows = len(value[self.key])
         beside = {name: part for name, part in value.items() if _is_sequence(part) and len(part) == rows}

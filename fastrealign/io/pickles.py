@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from fastrealign.errors import InputError
-from fastrealign.io.base import Shard, ShardWriter, native_float
+from fastrealign.io.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
 from fastrealign.io.files import file_size
+from fastrealign.io.names import Candidate, Fit, Wanted, of_side
 from fastrealign.io.unpickler import Refused, load
+
+EMBED = "embed"
 
 
 class _Items(list):
@@ -27,14 +30,15 @@ class _Items(list):
 
 
 class PickleShard(Shard):
-    """One pickled list. `column` names the key of the embedding, "embed" unless given."""
+    """One pickled list. `column` names the key of the embedding, by default "embed", or the one of the side that is wanted."""
 
     format = "pickle"
     opens_whole = True
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
-        self.key = column or "embed"
+        self._wanted = Wanted.of(column)
+        self.key = self._wanted.column or EMBED
         self._items: weakref.ref[_Items] | None = None
         file_size(path)
         items, self._facts = self._decode()
@@ -87,6 +91,8 @@ class PickleShard(Shard):
     def _decode(self) -> tuple[list[dict], tuple[int, np.dtype, list[int]]]:
         """The checked items, and their width, common dtype and the positions of those without an embedding."""
         items = self._load()
+        if self.key == EMBED and self._wanted.column is None:
+            self.key = self._key_of(items)
         skipped = []
         widths: dict[int, int] = {}
         dtypes = set()
@@ -108,9 +114,26 @@ class PickleShard(Shard):
         if items and not any(self.key in item for item in items):
             keys = sorted({repr(key) for item in items for key in item})
             raise InputError(
-                f"{self.path}: no item has the key {self.key!r}, the keys are {', '.join(keys[:20])}; name the column"
+                f"{self.path}: no item has the key {self.key!r}, the keys are {', '.join(keys[:20])}; name the column "
+                f"with {self._wanted.option}"
             )
         return items, (next(iter(widths), 0), _common(dtypes), skipped)
+
+    def _key_of(self, items: list) -> str:
+        """The key that the other side was given, else "embed", else the one whose name says that it is of this side."""
+        values: dict[str, Any] = {}
+        for item in items:
+            for key, value in item.items() if isinstance(item, dict) else ():
+                if isinstance(key, str) and (key not in values or values[key] is None):
+                    values[key] = value
+        candidates = [
+            Candidate(key, kind_of(value), Fit.TAKEN if _is_vector(value) else Fit.NO) for key, value in values.items()
+        ]
+        given = self._wanted.given(candidates)
+        if given is not None or EMBED in values or self._wanted.side is None:
+            return given or EMBED
+        mine = of_side(self._wanted.side, candidates)
+        return mine[0].name if len(mine) == 1 else EMBED
 
     def _load(self) -> list:
         items = load(self.path)
@@ -162,6 +185,15 @@ class PickleWriter(ShardWriter):
                 raise InputError(f"{self.path}: an item of the input is nested too deeply to be written") from None
             except Refused as refused:
                 raise InputError(f"{self.path}: an item of the input holds {refused}, which is not written") from None
+
+
+def _is_vector(value: object) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and value.size > 0
+        and (value.ndim == 1 or (value.ndim == 2 and len(value) == 1))
+        and value.dtype.newbyteorder("=") in FLOAT_DTYPES
+    )
 
 
 def kind_of(value: object) -> str:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, takewhile
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_others
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
-from fastrealign.io.names import USUAL_NAMES, Unclear
+from fastrealign.io.names import USUAL_NAMES, Unclear, Wanted
 from fastrealign.io.other_formats import next_step
 from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, each, place
@@ -89,7 +89,7 @@ def open_source(
     spec: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     side: str,
-    column: str | None = None,
+    column: str | Wanted | None = None,
     bad_shards: str = "error",
     pickles: type[PickleShard] = PickleShard,
 ) -> Source:
@@ -101,7 +101,9 @@ def open_source(
             members.py says which files are shards of the set.
     side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
             looked for on the source side alone, the one that is written out.
-    column  the parquet column or pickle key of the embeddings, where it is not the usual one.
+    column  the parquet column or pickle key of the embeddings, where it is not the usual one. Without it, text and images in
+            one file are told apart by their names: of "text_emb" and "image_emb" each side takes its own. A Wanted says
+            more, or that names are not to tell
     bad_shards  "error": a shard that cannot be opened, or is of another width than most, is an error; "skip": it goes into
             `left_out`, if there are others.
     pickles what reads pickles: one that takes more layouts than can be written back, where that is not asked for
@@ -114,6 +116,7 @@ def open_source(
     if not specs:
         raise InputError(f"the {side} is an empty list of files")
     name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
+    wanted = Wanted.on(side, column)
     files: list[Place] = []
     folders: dict[Path, slice] = {}
     sets: list[slice] = []  # of files that are of one set by their names, not because each is named
@@ -131,7 +134,7 @@ def open_source(
             warn(why, UserWarning)
     left_out: dict[str, str] | None = {} if bad_shards == "skip" else None
     of_sets = {str(path): path for which in sets for path in files[which]}
-    shards = _open_all(files, [_relative(path, root) for path in files], column, left_out, pickles, of_sets)
+    shards = _open_all(files, [_relative(path, root) for path in files], wanted, left_out, pickles, of_sets)
     widths = [shard for shard in shards if shard.dim]
     usual = Counter(shard.dim for shard in widths).most_common(1)[0][0] if widths and left_out is not None else None
     like = next((shard for shard in widths if shard.dim == usual), widths[0] if widths else None)
@@ -401,7 +404,7 @@ def _relative(path: Place, root: Place) -> str:
 def _open_all(
     files: list[Place],
     names: list[str],
-    column: str | None,
+    wanted: Wanted,
     left_out: dict[str, str] | None,
     pickles: type[PickleShard],
     of_sets: dict[str, Place],
@@ -412,7 +415,7 @@ def _open_all(
     of_sets: those that nobody named one by one, by their paths
     """
 
-    def open_one(path: Place, name: str, column: str | None = column) -> Shard | InputError:
+    def open_one(path: Place, name: str, column: Wanted = wanted) -> Shard | InputError:
         try:
             kind = format_of(path)
             return (pickles if kind is PickleShard else kind)(path, name, column)
@@ -425,7 +428,7 @@ def _open_all(
 
     def again(i: int, column: str) -> Shard | InputError:
         try:
-            return open_one(files[i], names[i], column)
+            return open_one(files[i], names[i], replace(wanted, column=column))
         except InputError as error:
             return error
 
@@ -441,8 +444,8 @@ def _open_all(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    if column is None:
-        opened = _of_one_name(opened, again)
+    if wanted.column is None:
+        opened = _of_one_name(opened, again, wanted.option)
     unclear = next((one for one in opened if isinstance(one, Unclear)), None)
     if left_out is None and unclear is not None:
         raise unclear
@@ -455,13 +458,14 @@ def _open_all(
 
 
 def _of_one_name(
-    opened: list[Shard | InputError], again: Callable[[int, str], Shard | InputError]
+    opened: list[Shard | InputError], again: Callable[[int, str], Shard | InputError], option: str
 ) -> list[Shard | InputError]:
     """Shards whose embeddings have one name in all, or usual ones. InputError for another name in some of them.
 
     A shard with nothing but nulls does not tell which of its columns the embeddings are; the others do.
 
     again   opens the shard with this number anew, its embeddings having this name
+    option  how the user can name them
     """
     with_rows = [one for one in opened if isinstance(one, Shard) and one.rows and one.column is not None]
     names = Counter(one.column for one in with_rows)
@@ -482,8 +486,8 @@ def _of_one_name(
         return opened
     one, other = (next(shard for shard in with_rows if shard.column == name) for name in list(names)[:2])
     raise InputError(
-        f"{other.path}: holds embeddings as {other.column!r}, {one.path} as {one.column!r}; name the one to take with --column "
-        "(column=), or give the files one by one"
+        f"{other.path}: holds embeddings as {other.column!r}, {one.path} as {one.column!r}; name the one to take with "
+        f"{option}, or give the files one by one"
     )
 
 

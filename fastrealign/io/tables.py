@@ -32,7 +32,7 @@ from fastrealign.io.columns import (
     width,
     writing_columns,
 )
-from fastrealign.io.names import Fit, telling
+from fastrealign.io.names import Fit, Wanted, telling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +121,7 @@ class TableShard(Shard):
     table: ClassVar[type[Table]]
     writes: ClassVar[type[TableWriter]]
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self._opened: Table | None = None
         self._nulls: set[int] = set()  # numbers of rows that were seen to be, for messages
@@ -141,7 +141,7 @@ class TableShard(Shard):
             self.dtype = np.dtype(np.float32) if self.blank else element_type(field.type)
             self.dim = 0 if self.blank else width(field.type)
             if self.rows and not self.dim and not self.blank:
-                with telling(candidates_of(table.schema), self.column):
+                with telling(candidates_of(table.schema), self.column, column):
                     self.dim = self._first_width(table)
 
     def _is_blank(self, table: Table, column: str) -> bool:

@@ -20,7 +20,7 @@ from fastrealign.files import RECORD
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
-from fastrealign.io.names import Candidate, Fit, choose_name, telling
+from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, telling
 
 _FLOATS = {
     "F16": np.dtype(np.float16),
@@ -75,7 +75,7 @@ class SafetensorsShard(MatrixShard):
 
     format = "safetensors"
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self.header = _read_header(self.path, file_size(path))
         own = _own_kind(self.header.metadata)
@@ -86,7 +86,7 @@ class SafetensorsShard(MatrixShard):
         self.column = choose_name(self.path, candidates, column, "tensor", "a matrix of floats")
         chosen = tensors[self.column]
         where = f"{path}: tensor {self.column!r}"
-        with telling(candidates, self.column):
+        with telling(candidates, self.column, column):
             if chosen.dtype not in _FLOATS:
                 raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
             self.dtype = _FLOATS[chosen.dtype]

@@ -23,7 +23,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
-from fastrealign.io.names import Candidate, Fit, choose_name, instead, telling
+from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, instead, telling
 from fastrealign.io.places import is_url
 from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
 
@@ -47,14 +47,14 @@ class TorchShard(MatrixShard):
     format = "torch"
     opens_whole = True
 
-    def __init__(self, path: str | Path, name: str, column: str | None = None) -> None:
+    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         if is_url(path):
             raise InputError(
                 f"{path}: a file of torch is mapped into memory, which a URL cannot be; copy it to a disk first, or save it "
                 "as .safetensors"
             )
-        self._column = column
+        self._wanted = Wanted.of(column)
         self._whole: np.ndarray | None = None
         self._loading = threading.Lock()
         size = file_size(path)
@@ -117,17 +117,19 @@ class TorchShard(MatrixShard):
         self._candidates = [
             one for one in found if one.fit is not Fit.NO or isinstance(value.get(one.name), torch.Tensor)
         ]
-        key = choose_name(self.path, self._candidates, self._column, "tensor", "a matrix of floats")
+        key = choose_name(self.path, self._candidates, self._wanted, "tensor", "a matrix of floats")
         tensor = value.get(key)
         if not isinstance(tensor, torch.Tensor):
             held = next(one.holds for one in self._candidates if one.name == key)
-            raise InputError(f"{self.path}: {key!r} is {held}, expected a tensor{instead(self._candidates, key)}")
+            raise InputError(
+                f"{self.path}: {key!r} is {held}, expected a tensor{instead(self._candidates, key, self._wanted)}"
+            )
         return key, tensor
 
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
         if self.key is None:
             return self._checked(tensor, self.path)
-        with telling(self._candidates, self.key):
+        with telling(self._candidates, self.key, self._wanted):
             return self._checked(tensor, f"{self.path}: tensor {self.key!r}")
 
     def _checked(self, tensor: torch.Tensor, where: str) -> tuple[int, int, np.dtype]:

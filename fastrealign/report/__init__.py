@@ -34,6 +34,7 @@ def report(
     rows: int = ROWS,
     seed: int = 0,
     column: str | None = None,
+    target_column: str | None = None,
     progress: Progress = SILENT,
 ) -> GapReport:
     """Measure the gap between `source` (text) and `target` (images), and what `methods` make of it.
@@ -45,11 +46,12 @@ def report(
     domains   other sides by name, (source, target) each: what alignments leave of each other's gaps
     rows      of a side with more, so many are drawn, on which all else is done: fits, metrics, pools of neighbours
     seed      of every sample and of the noise of c3
-    column    the parquet column that holds the embeddings, where it cannot be told
+    column, target_column   the column of each side that holds the embeddings, where it cannot be told, of pairs and domains,
+              too; as for `fastrealign.fit`
     Takes a minute for 100,000 x 768 a side on two cores, and memory for three times the rows drawn.
     Raises InputError for an unknown method, fewer than 21 rows, sides without a spread, pairs of unequal number; BadRowsError
     naming the first row that has no direction.
     """
     from fastrealign.report.measure import measure
 
-    return measure(source, target, pairs, methods, domains, rows, seed, column, progress)
+    return measure(source, target, pairs, methods, domains, rows, seed, column, target_column, progress)

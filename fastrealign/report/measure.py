@@ -52,6 +52,7 @@ from fastrealign.diagnostics.rows import (
 )
 from fastrealign.errors import FitWarning, InputError
 from fastrealign.io.files import shown
+from fastrealign.opening import open_both
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
 from fastrealign.report.result import (
@@ -64,7 +65,7 @@ from fastrealign.report.result import (
     Side,
     Spectrum,
 )
-from fastrealign.sources import ArraySource, RowSource, open_rows
+from fastrealign.sources import ArraySource, RowSource
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10
@@ -88,6 +89,7 @@ def measure(
     rows: int,
     seed: int,
     column: str | None,
+    target_column: str | None,
     progress: Progress,
 ) -> GapReport:
     """`fastrealign.report`."""
@@ -98,10 +100,11 @@ def measure(
         raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
     if not 0 <= seed < 2**64:
         raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
-    given = open_rows(target, "target", column), open_rows(source, "source", column)
+    columns = column, target_column
+    given = _both(source, target, columns)
     open_sides(*given, "the gap between pairs" if pairs is True else None)
-    of_pairs = None if not isinstance(pairs, tuple) else _open_pairs(*pairs, given[0].d, column)
-    others = {name: _open_domain(name, sides, given[0].d, column) for name, sides in (domains or {}).items()}
+    of_pairs = None if not isinstance(pairs, tuple) else _open_pairs(*pairs, given[0].d, columns)
+    others = {name: _open_domain(name, sides, given[0].d, columns) for name, sides in (domains or {}).items()}
     for side in given:
         if count_rows(side) <= MIXING_K:
             raise InputError(
@@ -305,18 +308,24 @@ def _names(methods: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _open_pairs(source: Any, target: Any, d: int, column: str | None) -> tuple[RowSource, RowSource]:
-    sides = open_sides(
-        open_rows(target, "target", column), open_rows(source, "source", column), "the gap between pairs"
-    )
+def _both(source: Any, target: Any, columns: tuple[str | None, str | None]) -> tuple[RowSource, RowSource]:
+    """Target and source."""
+    return open_both(source, target, *columns)[::-1]
+
+
+def _open_pairs(
+    source: Any, target: Any, d: int, columns: tuple[str | None, str | None]
+) -> tuple[RowSource, RowSource]:
+    sides = open_sides(*_both(source, target, columns), "the gap between pairs")
     if sides[0].d != d:
         raise InputError(f"the pairs are {sides[0].d} wide, source and target {d}; all must come from one encoder pair")
     return sides
 
 
-def _open_domain(name: str, sides: tuple[Any, Any], d: int, column: str | None) -> tuple[RowSource, RowSource]:
-    source, target = sides
-    x, y = open_sides(open_rows(target, "target", column), open_rows(source, "source", column))
+def _open_domain(
+    name: str, sides: tuple[Any, Any], d: int, columns: tuple[str | None, str | None]
+) -> tuple[RowSource, RowSource]:
+    x, y = open_sides(*_both(*sides, columns))
     if x.d != d:
         raise InputError(f"domain {name}: rows are {x.d} wide, source and target {d}; all must come from one encoder")
     return x, y

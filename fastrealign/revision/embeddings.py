@@ -21,6 +21,7 @@ from fastrealign.convert import SIDES
 from fastrealign.errors import InputError
 from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.metadata import attach_metadata
+from fastrealign.io.names import Wanted
 from fastrealign.io.pickle_layouts import AnyPickleShard
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.index import IdIndex, RowNumbers, Twice
@@ -251,7 +252,8 @@ def open_embeddings(
 
 
 def _opened(source: Any, side: str, column: str | None) -> io.Source:
-    opened = io.open_source(source, side=SIDES[side], column=column, pickles=AnyPickleShard)
+    wanted = Wanted(column, SIDES[side], option="column=")
+    opened = io.open_source(source, side=SIDES[side], column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(opened.shards)
     return opened

@@ -1,0 +1,158 @@
+"""Both sides of an alignment opened: each its own column, the same rows never on both, a word where they look swapped."""
+
+from __future__ import annotations
+
+import os
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from fastrealign.errors import InputError, warn
+from fastrealign.io.names import Wanted, role_of
+from fastrealign.io.places import is_url, place
+from fastrealign.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
+
+if TYPE_CHECKING:
+    from fastrealign.alignment import Alignment
+    from fastrealign.baseline import Baseline
+
+NAME_BOTH = (
+    "give images as the target; where one file holds both, name its columns with --column and --target-column (column=, "
+    "target_column=)"
+)
+
+
+def open_both(
+    source: Any, target: Any, column: str | None = None, target_column: str | None = None
+) -> tuple[RowSource, RowSource]:
+    """The source and the target of whatever compares them or fits one to the other; raises and warns as `open_target`."""
+    rows = open_rows(source, "source", column)
+    return rows, open_target(target, rows, column, target_column)
+
+
+def open_target(
+    spec: Any,
+    source: RowSource,
+    column: str | None = None,
+    target_column: str | None = None,
+    bad_shards: str = "error",
+) -> RowSource:
+    """The target of a source that is open.
+
+    column         what the user named for the source; for the target it counts in files of another place that have it
+    target_column  what the user named for the target
+    Raises InputError where both sides are the same rows. Warns (FitWarning) where some are, and where the sides look swapped.
+    """
+    rows = open_rows(spec, "target", Wanted.on("target", target_column, elsewhere=column), bad_shards)
+    if column is not None and target_column is None and _shared(source, rows):
+        rows = open_rows(spec, "target", None, bad_shards)
+    check_apart(source, rows)
+    _warn_if_swapped(source, rows)
+    return rows
+
+
+def check_apart(source: RowSource, target: RowSource) -> None:
+    """InputError where both are the same files, array or chunks; a warning where some of the files are."""
+    shared = _shared(source, target)
+    if not shared:
+        return
+    if isinstance(source, FileSource) and isinstance(target, FileSource):
+        of = max(len(source.files.shards), len(target.files.shards))
+        if len(shared) < of:
+            warn(
+                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files are: rows of one side alone?"
+            )
+            return
+    raise InputError(f"source and target are the same rows: {shared[0]} is both; {NAME_BOTH}")
+
+
+def warn_of_encoder(method: Alignment | Baseline, rows: RowSource) -> None:
+    """A FitWarning where the rows to be mapped were made by the encoder of the side that they would be moved to."""
+    ours, theirs = getattr(method, "encoder_source", None), getattr(method, "encoder_target", None)
+    if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
+        warn(
+            f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "
+            f"those of {ours!r}"
+        )
+
+
+def _shared(source: RowSource, target: RowSource) -> list[str]:
+    """What is on both sides, for messages."""
+    if isinstance(source, FileSource) and isinstance(target, FileSource):
+        there = set(_identities(source))
+        return [shown for one, shown in _identities(target).items() if one in there]
+    if isinstance(source, ArraySource) and isinstance(target, ArraySource):
+        return ["one array"] if _memory(source.array) == _memory(target.array) else []
+    if isinstance(source, ChunkSource) and isinstance(target, ChunkSource):
+        return ["one iterable of chunks"] if source.chunks_given is target.chunks_given else []
+    return []
+
+
+def _identities(rows: FileSource) -> dict[tuple, str]:
+    """What makes the embeddings of each shard themselves, however the path is spelled, and how to name them."""
+    found: dict[tuple, str] = {}
+    for shard in rows.files.shards:
+        of = "" if shard.column is None else f", {shard.column!r}"
+        found[(*_file(shard.path), shard.column)] = f"{shard.path}{of}"
+    return found
+
+
+def _file(path: str) -> tuple:
+    if is_url(path):
+        parts = urlsplit(path.rpartition("::")[2])
+        if parts.scheme in ("http", "https"):
+            return parts.scheme, parts.hostname, parts.port, unquote(parts.path), parts.query
+        return (str(place(path)),)
+    stat = os.stat(path)
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else (os.path.realpath(path),)
+
+
+def _memory(array: Any) -> tuple:
+    if hasattr(array, "data_ptr"):
+        return str(array.device), array.data_ptr(), tuple(array.shape), tuple(array.stride())
+    at = getattr(array, "__array_interface__", None) or array.__cuda_array_interface__
+    return "cpu", at["data"][0], tuple(array.shape), tuple(n // array.dtype.itemsize for n in array.strides)
+
+
+def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
+    """A FitWarning where what tells the sides says that images are to be moved to texts."""
+    if not (isinstance(source, FileSource) and isinstance(target, FileSource)):
+        return
+    (of_source, source_name), (of_target, target_name) = _said(source, target), _said(target, source)
+    if (of_source, of_target) == ("images", "text"):
+        warn(
+            f"source and target look swapped: by {source_name} the source is images, by {target_name} the target is text; "
+            "text is the source, which moves, and images are the target"
+        )
+
+
+def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
+    """Which role the nearest name says that rows have, and the name: their column, what `embed` noted, their files, folders."""
+    shards = rows.files.shards
+    columns = {shard.column for shard in shards}
+    if len(columns) == 1 and (column := columns.pop()) is not None and role_of(column):
+        return role_of(column), f"the column {column!r}"
+    if rows.embedded is not None:
+        return rows.embedded, f"what `embed` noted beside {shards[0].path}"
+    if rows.encoder is not None and role_of(rows.encoder):
+        return role_of(rows.encoder), f"the encoder {rows.encoder!r}"
+    # A folder that holds both sides says nothing of either.
+    mine, theirs = ([_parts(shard.path) for shard in side.files.shards] for side in (rows, other))
+    above = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*mine, *theirs, strict=False)))
+    said = {next(((role_of(part), part) for part in reversed(parts[above:]) if role_of(part)), None) for parts in mine}
+    roles = {None if one is None else one[0] for one in said}
+    if len(roles) == 1 and None not in roles:
+        role, part = min(said)
+        return role, f"the name {part!r}"
+    return None, ""
+
+
+def _parts(path: str) -> list[str]:
+    """Folders and the file, without its suffix."""
+    if is_url(path):
+        url = urlsplit(path.rpartition("::")[2])
+        parts = [url.hostname or "", *url.path.split("/")]
+    else:
+        parts = list(Path(os.path.abspath(path)).parts)
+    return [*parts[:-1], os.path.splitext(parts[-1])[0]]
