@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, warn
 from fastrealign.folders import final_name, remove, remove_folders, remove_temporaries
-from fastrealign.io.journal import Journal, rank_journals
+from fastrealign.io.journal import Group, Journal, rank_journals
 from fastrealign.io.manifest import Manifest, Order, ShardRecord
 from fastrealign.io.places import Place, each
 
@@ -52,19 +52,65 @@ class Claim:
         if self._replaced is not None and (noted.order is None or noted.groups):
             self._check_complete(self._replaced)
             self.journal.clear()
-        elif noted.order is not None:
-            change = self.order.change(noted.order, {shard.name for shard in noted.shards})
-            if change:
-                raise InputError(
-                    f"{self.output.out}: the run there cannot be gone on with: {change}; begin anew with --overwrite"
-                )
+        elif noted.order is not None or noted.groups or noted.damaged:
+            if noted.order is None:
+                self._check_own()
+            else:
+                known = [group for group in noted.groups if group.order in noted.orders | {""}]
+                change = self.order.change(noted.order, set().union(*(group.names for group in known)))
+                if change:
+                    raise InputError(
+                        f"{self.output.out}: the run there cannot be gone on with: {change}; begin anew with --overwrite"
+                    )
             self._began = True
-            self._remove_temporaries(_planned(noted.order))
-            self.journal.keep([group for group in noted.groups if self._changed(group.shards) is None])
-            for path in rank_journals(self.output.journal):
-                other = Journal(path, self._fsync)
-                self.journal.take_in([group for group in other.noted.groups if self._changed(group.shards) is None])
+            self._remove_temporaries(_planned(noted.order or self.order))
+            others = [Journal(path, self._fsync) for path in rank_journals(self.output.journal)]
+            damaged = [journal for journal in (self.journal, *others) if journal.noted.damaged]
+            lines = sum(journal.noted.damaged for journal in damaged)
+            self.journal.keep(self._still_good(noted.groups))
+            for other in others:
+                self.journal.take_in(self._still_good(other.noted.groups))
                 other.remove()
+            if damaged:
+                self._tell_of_damage(damaged[0], lines)
+
+    def _still_good(self, groups: list[Group]) -> list[Group]:
+        """Those whose shards are known to be made for this order, with the alignment noted, and are as they were written."""
+        noted = self.journal.noted
+        orders = noted.orders | {self.order.digest, ""}
+        return [
+            group
+            for group in groups
+            if group.order in orders
+            and group.alignment in (None, noted.alignment)
+            and group.names <= self.order.source.keys()
+            and self._changed(group.shards) is None
+        ]
+
+    def _check_own(self) -> None:
+        """The line that says what was asked for is damaged: InputError unless all that is there would be written anew."""
+        noted, digest = self.journal.noted, self.order.digest
+        own = _planned(self.order) | self._small()
+        foreign = [name for name in self.output.files() if final_name(name) not in own]
+        if foreign or any(group.order != digest for group in noted.groups):
+            what = f"{foreign[0]} may not be" if foreign else "the shards noted are not"
+            raise InputError(
+                f"{self.output.out}: the journal there is damaged where it says what was asked for, and {what} of this run; "
+                "begin anew with --overwrite, or choose another output folder"
+            )
+
+    def _tell_of_damage(self, journal: Journal, lines: int) -> None:
+        done = self.journal.noted.names
+        again = sum(name in self.order.source and name not in done for name in self.output.files())
+        warn(
+            f"{journal.path}: {lines} damaged {'line' if lines == 1 else 'lines'}; {again} of the shards that are there "
+            f"{'is' if again == 1 else 'are'} done again, for what these noted of them is lost",
+            UserWarning,
+        )
+
+    def _small(self) -> set[str]:
+        own = (*self.output.small, self.output.journal, *rank_journals(self.output.journal))
+        return {self.output.here(path) for path in own}
 
     def begin_anew(self) -> None:
         """Clear away the run that is there, if nothing else is. A complete one stays until `begin`."""
@@ -75,19 +121,18 @@ class Claim:
         planned = set().union(
             *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
         )
-        own = (*self.output.small, self.output.journal, *others)
-        small = {self.output.here(path) for path in own}
+        planned |= _written(noted.shards)  # whose order may be lost, where the journal is damaged
         for name in self.output.files():
-            if final_name(name) not in planned | small:
+            if final_name(name) not in planned | self._small():
                 raise InputError(
                     f"{self.output.out}: holds {name}, which fastrealign did not write and does not remove; move it"
                 )
         changed = self._changed(shards, gone=False)
         if changed is not None:
             raise InputError(f"{self.output.out}: {changed.name} was changed since it was written; move it away")
-        if noted.order is not None:
-            self._remove_temporaries(_planned(noted.order))
-            self._remove(_planned(noted.order) - (_planned(self._replaced.order) if self._replaced else set()))
+        if noted.order is not None or noted.groups:
+            self._remove_temporaries(planned)
+            self._remove(planned - (_planned(self._replaced.order) if self._replaced else set()))
         if self._replaced is None and self.output.alignment is not None:
             self.output.alignment.unlink(missing_ok=True)
         for path in others:
@@ -202,3 +247,7 @@ class Claim:
 
 def _planned(order: Order) -> set[str]:
     return {*order.source, *order.metadata}
+
+
+def _written(shards: list[ShardRecord]) -> set[str]:
+    return {name for shard in shards for name in (shard.name, shard.metadata) if name is not None}

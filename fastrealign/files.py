@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -18,11 +19,14 @@ from fastrealign.float_state import computes
 if TYPE_CHECKING:
     from fastrealign.io.places import Place
 
-FORMAT = 1
+# 1 had no checksums.
+FORMAT = 2
 # Suffixes of files that a saved one must not pass for, beside those of embeddings.
 _OTHERS = (".html", ".md", ".yaml", ".yml", ".log", ".py", ".manifest")
 # The key of the JSON record in the metadata, by which a file of ours is known.
 RECORD = "fastrealign"
+# The key in the record of the checksum of the tensors; the record has one of itself (io/records.py).
+_CHECKSUM = "tensors"
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,20 @@ def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[s
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
     from safetensors.numpy import save
 
-    record = json.dumps({"format": FORMAT, **meta})
-    save_bytes(path, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, {RECORD: record}))
+    from fastrealign.io.records import sealed
+
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    record = sealed(json.dumps({"format": FORMAT, **meta, _CHECKSUM: _checksum(tensors)}).encode())
+    save_bytes(path, save(tensors, {RECORD: record.decode()}))
+
+
+def _checksum(tensors: dict[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
 def check_saved_name(path: str | Place, kind: str) -> None:
@@ -102,6 +118,7 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     from safetensors import SafetensorError, safe_open
 
     from fastrealign.io.places import is_url
+    from fastrealign.io.records import checked, is_sealed
 
     if not is_url(path) and Path(path).is_dir():
         inside = Path(path, "alignment.safetensors")
@@ -118,15 +135,18 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected a saved {kind}")
     try:
-        meta = dict(json.loads(record))
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: its record is not readable; the file is damaged") from None
+        text = record.encode()
+        meta = checked(text, FORMAT)
+    except ValueError as error:
+        raise InputError(f"{path}: its record is not readable ({error}); the file is damaged") from None
     if not isinstance(meta.get("format", 0), int):
         raise InputError(f"{path}: its file format is {meta['format']!r}, expected a whole number; the file is damaged")
     if meta.get("format", 0) > FORMAT:
         raise InputError(f"{path}: written by a newer fastrealign (file format {meta['format']}); upgrade to read it")
     if meta.get("kind") != kind:
         raise OtherKind(f"{path}: holds {meta.get('kind')}, expected {kind}", meta.get("kind"))
+    if is_sealed(text) and meta.pop(_CHECKSUM, None) != _checksum(tensors):
+        raise _damaged(path, kind, "its checksum does not match")
     missing = [name for name in names if name not in tensors]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
@@ -153,9 +173,21 @@ def check_tensors(
 
 def check_record(path: str | Place, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:
     """InputError for a value that is not what its rule says."""
+    found = broken(record, rules)
+    if found is not None:
+        raise _damaged(path, kind, found)
+
+
+def broken(record: Any, rules: dict[str, Rule]) -> str | None:
+    """Which value of a record is not what its rule says, in words; None if all are."""
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__} where a record is expected"
     for name, rule in rules.items():
-        if not rule.holds(record.get(name)):
-            raise _damaged(path, kind, f"{name!r} is {record.get(name)!r}, expected {rule.words}")
+        value = record.get(name)
+        if not rule.holds(value):
+            shown = repr(value)
+            return f"{name!r} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, expected {rule.words}"
+    return None
 
 
 def _damaged(path: str | Place, kind: str, how: str) -> InputError:

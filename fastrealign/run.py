@@ -305,15 +305,17 @@ class _Run:
             hold.claim = world.first(lambda: self.output.claim(order, verify=self.verify, **how))
             finished = world.tell(hold.claim and hold.claim.finished)
             if finished is not None:
-                alignment = world.tell(world.first(lambda: load(self.output.alignment)))
+                alignment = world.tell(world.first(lambda: self._alignment_of(finished)))
                 hold.leave(alone=True)
                 return self._report(finished, alignment, len(finished.shards), 0, 0)
             if world.rank > 0:
                 hold.own = Journal(self.output.journal_of(world.rank), fsync)
+                hold.own.begin(order)
             before = world.tell(hold.shards)
             self._check_dtype()
             alignment = self._fitted(make, hold.claim)
             world.first(lambda: hold.claim.begin(alignment))
+            hold.journal.note_alignment(alignment.fingerprint)
             writing = self.writing(
                 self.rows.files,
                 self.output,
@@ -348,6 +350,15 @@ class _Run:
             alignment = replace(alignment, gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left)
         rows, nbytes = np.sum(world.gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
         return self._report(manifest, alignment, len(before), rows, nbytes)
+
+    def _alignment_of(self, manifest: Manifest) -> Alignment | Baseline:
+        """That of the complete run."""
+        alignment = load(self.output.alignment)
+        if alignment.fingerprint != manifest.alignment:
+            raise InputError(
+                f"{self.output.alignment}: was changed since the run was complete; make all anew with --overwrite"
+            )
+        return alignment
 
     def _mine(self, done: set[str]) -> list[int]:
         """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""

@@ -324,7 +324,7 @@ def test_load_refuses_damaged_records(alignment, tmp_path):
     same(alignment, fr.load(path))
     _save(path, alignment, record | {"a later version's": 1})
     same(alignment, fr.load(path))
-    _save(path, alignment, record | {"format": 2})
+    _save(path, alignment, record | {"format": 3})
     load_refuses("written by a newer fastrealign .*upgrade", path)
     _save(path, alignment, {k: v for k, v in record.items() if k != "s"})
     load_refuses("a damaged alignment: .*'s'", path)

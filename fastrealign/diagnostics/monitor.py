@@ -31,6 +31,7 @@ from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_nu
 from fastrealign.errors import InputError
 from fastrealign.files import load_tensors, save_tensors
 from fastrealign.io.lines import open_lines, read_lines
+from fastrealign.io.records import is_sealed, record_of, sealed, unsealed
 from fastrealign.sources import open_rows
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class GapMonitor:
         if self._log is not None:
             lines = open_lines(self._log, fsync=True)
             try:
-                lines.append(json.dumps(record.to_json(), allow_nan=False).encode() + b"\n")
+                lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
             finally:
                 lines.close()
         self.records.append(record)
@@ -321,17 +322,16 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
 def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
     """(records, bytes of whole lines). A record replaces those of its step and later ones that stand before it."""
     records: list[GapRecord] = []
-    whole = 0
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
+    *lines, rest = text.split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            record = GapRecord.from_json(json.loads(line))
+            record = GapRecord.from_json((unsealed if is_sealed(line) else record_of)(line))
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{path}, line {number}: no record of a gap monitor; choose another log") from None
+            raise InputError(
+                f"{path}, line {number}: damaged, or no record of a gap monitor; remove the line or choose another log"
+            ) from None
         records = [*(r for r in records if r.step < record.step), record]
-        whole += len(line)
-    return records, whole
+    return records, len(text) - len(rest)
 
 
 def _frame_file(log: Path) -> Path:

@@ -2,8 +2,12 @@
 
 {"order": ...}                      what was asked for; a later one takes the place of an earlier one
 {"alignment": fingerprint}          what the shards are mapped with
-{"shards": [...], "low": ..., ...}  shards that are complete, and the exact sums of the columns of these together
+{"shards": [...], "low": ..., ...}  shards that are complete, and the exact sums of the columns of these together; for what
+                                    order and with what alignment they were made
 {"forget": true}                    the shards noted so far are to be made again
+
+Each line begins with a checksum of the rest. One that does not match counts for nothing, wherever it stands: what it noted is
+done again. A shard counts once, as the last line says that names it.
 """
 
 from __future__ import annotations
@@ -21,66 +25,110 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.exact import ExactSum
+from fastrealign.files import COUNT, TEXT, Rule, or_none
 from fastrealign.io.lines import open_lines, read_lines
-from fastrealign.io.manifest import FORMAT, Order, ShardRecord
+from fastrealign.io.manifest import FORMAT, Order, ShardRecord, check
 from fastrealign.io.places import Place, is_url
+from fastrealign.io.records import is_sealed, record_of, sealed, unsealed
 from fastrealign.version import __version__
 
 
 @dataclass
 class Group:
-    """Finished shards and the sums of their columns: what a line tells."""
+    """Finished shards and the sums of their columns: what a line tells.
+
+    order, alignment   digest of the order and fingerprint of the alignment that they were made for; "" and None where that is
+                       not noted, as in a journal of format 1
+    """
 
     shards: list[ShardRecord]
     sums: ExactSum
+    order: str = ""
+    alignment: str | None = None
+
+    @property
+    def names(self) -> set[str]:
+        return {shard.name for shard in self.shards}
 
 
 @dataclass
 class Noted:
-    """What a journal tells so far."""
+    """What a journal tells so far.
+
+    orders    digests of all orders in it
+    damaged   how many lines, since shards were last forgotten, tell nothing or contradict a later one
+    """
 
     order: Order | None = None
     alignment: str | None = None
     groups: list[Group] = field(default_factory=list)
+    orders: set[str] = field(default_factory=set)
+    damaged: int = 0
+    _without_checksums: bool = False
+    _group_of: dict[str, Group] = field(default_factory=dict, compare=False)
 
     @property
     def shards(self) -> list[ShardRecord]:
         return [shard for group in self.groups for shard in group.shards]
 
+    @property
+    def names(self) -> set[str]:
+        return {name for group in self.groups for name in group.names}
+
     def read(self, text: bytes, path: Place) -> int:
         """Take in lines; returns how many bytes of them are whole. The rest was cut off when the run was killed."""
-        whole = 0
-        for line in text.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
+        *lines, rest = text.split(b"\n")
+        for line in lines:
             try:
-                self._take_in(json.loads(line))
+                self._take_in(self._record(line))
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
-            except (ValueError, TypeError, KeyError, AttributeError):
-                break
-            whole += len(line)
-        return whole
+            except (ValueError, KeyError):
+                self.damaged += 1
+        self.damaged += rest != b""
+        return len(text) - len(rest)
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        """What the line tells; ValueError if it is damaged. Only journals that begin without a checksum go on without."""
+        if is_sealed(line):
+            return unsealed(line)
+        value = record_of(line)
+        self._without_checksums |= self == Noted() and value.get("format") == 1
+        if not self._without_checksums and value.get("format") in (None, 0, FORMAT):
+            raise ValueError("it has no checksum")
+        return value
 
     def _take_in(self, value: dict[str, Any]) -> None:
-        if value.get("format", 0) > FORMAT:
+        check(value, _LINE)
+        if (value.get("format") or 0) > FORMAT:
             raise InputError(
                 f"a journal of a newer fastrealign (format {value['format']}); upgrade to go on with that run"
             )
         if "order" in value:
             self.order = Order.from_json(value["order"])
+            self.orders.add(self.order.digest)
+        elif "shards" in value:
+            self._take_in_group(_group(value))
         elif "alignment" in value:
             self.alignment = value["alignment"]
         elif "forget" in value:
-            self.groups = []
+            self.groups, self._group_of, self.damaged = [], {}, 0
         else:
-            low, high = (
-                np.frombuffer(base64.b64decode(value[limb]), dtype).astype(dtype[1:])
-                for limb, dtype in (("low", "<u8"), ("high", "<i8"))
-            )
-            sums = ExactSum(len(low))
-            sums.low, sums.high, sums.count = low, high, value["count"]
-            self.groups.append(Group([ShardRecord(**shard) for shard in value["shards"]], sums))
+            raise ValueError("it tells nothing that is known")
+
+    def _take_in_group(self, group: Group) -> None:
+        if len(group.names) < len(group.shards):
+            raise ValueError("it names a shard twice")
+        for name in group.names:
+            earlier = self._group_of.get(name)
+            if earlier is not None:
+                self.damaged += (earlier.shards, earlier.sums) != (group.shards, group.sums)
+                self.groups = [one for one in self.groups if one is not earlier]
+                for shard in earlier.names:
+                    del self._group_of[shard]
+        self.groups.append(group)
+        self._group_of |= dict.fromkeys(group.names, group)
+        self.alignment = group.alignment or self.alignment
 
 
 class Journal:
@@ -138,15 +186,16 @@ class Journal:
         """Note what is asked for; finished shards that were noted before stay."""
         if order != self.noted.order:
             self.noted.order = order
+            self.noted.orders.add(order.digest)
             self._append({"fastrealign": __version__, "format": FORMAT, "order": order.to_json()})
 
     def keep(self, groups: list[Group]) -> None:
-        """Forget all groups of shards but these."""
-        if len(groups) < len(self.noted.groups):
+        """Forget all groups of shards but these, and that there were damaged lines."""
+        if len(groups) < len(self.noted.groups) or self.noted.damaged:
             self._append({"forget": True})
             for group in groups:
                 self._append(_line(group))
-            self.noted.groups = groups
+            self.noted.groups, self.noted.damaged = groups, 0
 
     def note_alignment(self, fingerprint: str) -> None:
         if fingerprint != self.noted.alignment:
@@ -160,7 +209,7 @@ class Journal:
         """
         with self._lock:
             if self._pending is None:
-                self._pending = Group([], ExactSum(sums.d))
+                self._pending = self._new_group(sums.d)
             self._pending.shards.append(shard)
             self._pending.sums.add(sums)
             if time.monotonic() - self._written >= self._lines.seconds_a_line:
@@ -170,9 +219,10 @@ class Journal:
         """Note shards that others have completed, but for those that are noted already."""
         known = {shard.name for shard in self.shards}
         for group in groups:
-            if not known.intersection(shard.name for shard in group.shards):
+            if known.isdisjoint(group.names):
                 self._append(_line(group))
                 self.noted.groups.append(group)
+                known |= group.names
 
     def flush(self) -> None:
         """Note now what is complete. Raises FastRealignError if the output is not this process's any more."""
@@ -198,16 +248,47 @@ class Journal:
             self._written = time.monotonic()
 
     def _append(self, value: dict[str, Any]) -> None:
-        self._lines.append(json.dumps(value).encode() + b"\n")
+        self._lines.append(sealed(json.dumps(value).encode()) + b"\n")
+
+    def _new_group(self, d: int) -> Group:
+        order = self.noted.order
+        return Group([], ExactSum(d), "" if order is None else order.digest, self.noted.alignment)
 
 
 def _line(group: Group) -> dict[str, Any]:
     return {
+        "of": group.order,
+        "alignment": group.alignment,
         "shards": [shard.to_json() for shard in group.shards],
         "count": group.sums.count,
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),
     }
+
+
+def _group(value: dict[str, Any]) -> Group:
+    """Of a line; ValueError or KeyError for one that says something else."""
+    check(value, _GROUP)
+    low, high = (
+        np.frombuffer(base64.b64decode(value[limb], validate=True), dtype).astype(dtype[1:])
+        for limb, dtype in (("low", "<u8"), ("high", "<i8"))
+    )
+    if len(low) != len(high):
+        raise ValueError("its sums are of two widths")
+    sums = ExactSum(0)
+    sums.low, sums.high, sums.count = low, high, value["count"]
+    shards = [ShardRecord.from_json(shard) for shard in value["shards"]]
+    return Group(shards, sums, value.get("of") or "", value.get("alignment"))
+
+
+_LINE = {"format": or_none(COUNT), "alignment": or_none(TEXT)}
+_GROUP = {
+    "shards": Rule("a list", lambda value: isinstance(value, list)),
+    "count": COUNT,
+    "low": TEXT,
+    "high": TEXT,
+    "of": or_none(TEXT),
+}
 
 
 def rank_journals(journal: Place) -> list[Path]:

@@ -1,7 +1,7 @@
 """The manifest that a complete run leaves beside its shards: what was asked for (Order), what each holds (ShardRecord).
 
-It has no dates and no timings: the same inputs and options make the same bytes. While a run is under way, the same is
-noted in its journal (journal.py).
+It has no dates and no timings: the same inputs and options make the same bytes. It carries a checksum of itself. While a
+run is under way, the same is noted in its journal (journal.py).
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastrealign.errors import InputError
+from fastrealign.files import COUNT, MAPPING, NUMBER, TEXT, Rule, broken, or_none
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import Descriptor, look_anew, one_line, read_into, reading
 from fastrealign.io.places import Place, is_url
+from fastrealign.io.records import checked, sealed
 from fastrealign.version import __version__
 
-FORMAT = 1
+# 1 had no checksums.
+FORMAT = 2
 MANIFEST = "manifest.json"
 # Taken from the head and from the tail of a file. Marks tell files apart at a cost that does not grow with their size;
 # a checksum of every byte would take about as long as copying the file (CRC-32: 1.6 GB/s a core).
@@ -101,6 +104,8 @@ class FileMark:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> FileMark:
+        """ValueError for what is no mark."""
+        check(value, _MARK)
         return cls(value["bytes"], value["ends"], value.get("modified"), value.get("whole"))
 
 
@@ -137,15 +142,20 @@ class Order:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Order:
+        """ValueError for what is no order."""
+        check(value, _ORDER)
         sides = {
             side: {name: FileMark.from_json(mark) for name, mark in value[side].items()}
             for side in ("source", "target")
         }
-        for name in (*sides["source"], *value["metadata"]):
-            if os.path.isabs(name) or ".." in Path(name).parts:  # what a run replaces lies within its output
-                raise ValueError(f"{name!r} is no name within a folder")
+        check(sides, {"source": _NAMES})
         others = ("kind", "options", "metadata", "alignment")
         return cls(**sides, **{name: value[name] for name in others}, numbers=value.get("numbers"))
+
+    @property
+    def digest(self) -> str:
+        """The same for orders that ask for the same."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
         """What is different from `earlier`, in words; None if this order is the same.
@@ -214,6 +224,12 @@ class ShardRecord:
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ShardRecord:
+        """ValueError for what is no record."""
+        check(value, _SHARD)
+        return cls(**{one.name: value[one.name] for one in fields(cls) if one.name in value})
+
     def is_at(self, path: Place, every_byte: bool = False) -> bool:
         """Whether the file at `path` still is what was written; every byte of it, if that was noted."""
         try:
@@ -262,7 +278,7 @@ class Manifest:
         }
         entries = [f'"{name}": {_text(part, _LEVELS.get(name, 0))}' for name, part in value.items()]
         with AtomicFile(path, fsync) as file:
-            file.append("{{\n{}\n}}\n".format(",\n".join(entries)).encode())
+            file.append(sealed("{{\n{}\n}}\n".format(",\n".join(entries)).encode()))
             file.commit()
 
     @classmethod
@@ -271,27 +287,30 @@ class Manifest:
         with reading(path):
             text = path.read_bytes()
         try:
-            value = json.loads(text)
-            if "fastrealign" not in value:
-                raise ValueError("it does not name fastrealign")
+            value = checked(text, FORMAT)
+            check(value, {"fastrealign": TEXT, "format": COUNT})
             if value["format"] > FORMAT:
                 raise InputError(
                     f"{path}: written by a newer fastrealign (format {value['format']}); upgrade to read it"
                 )
+            check(value, _MANIFEST)
             return cls(
                 Order.from_json({"kind": value["kind"], **value["asked"]}),
                 value["alignment"],
                 value["gap_before"],
                 value["gap_left"],
-                [ShardRecord(**shard) for shard in value["shards"]],
-                value.get("left_out", {}),
-                value.get("columns", {}),
+                [ShardRecord.from_json(shard) for shard in value["shards"]],
+                value.get("left_out") or {},
+                value.get("columns") or {},
                 value["fastrealign"],
             )
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: is not a manifest that fastrealign wrote ({one_line(error)})") from None
+            raise InputError(
+                f"{path}: is damaged, or not a manifest that fastrealign wrote ({one_line(error)}); nothing there is touched: "
+                "make it anew in another output folder"
+            ) from None
 
 
 def encoder_of(shards: list[str]) -> str | None:
@@ -305,6 +324,69 @@ def encoder_of(shards: list[str]) -> str | None:
     except InputError:  # somebody else's
         return None
     return order.options.get("encoder") if order.kind == "embed" else None
+
+
+def check(value: dict[str, Any], rules: dict[str, Rule]) -> None:
+    """ValueError that names the first value that is not what its rule says."""
+    found = broken(value, rules)
+    if found is not None:
+        raise ValueError(found)
+
+
+def _within(name: Any) -> bool:
+    """Whether it is the name of a file within a folder: what a run replaces lies within its output."""
+    return isinstance(name, str) and name != "" and not os.path.isabs(name) and ".." not in Path(name).parts
+
+
+def _is_bad_row(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and COUNT.holds(value[0]) and TEXT.holds(value[1])
+
+
+def _is_left_out(value: Any) -> bool:
+    sides = list(value.values()) if isinstance(value, dict) else [None]
+    return all(isinstance(side, dict) and all(map(TEXT.holds, side.values())) for side in sides)
+
+
+_NAME = Rule("the name of a file within a folder", _within)
+_NAMES = Rule(
+    "names of files within a folder", lambda value: isinstance(value, (list, dict)) and all(map(_within, value))
+)
+_LIST = Rule("a list", lambda value: isinstance(value, list))
+_MARK = {
+    "bytes": COUNT,
+    "ends": TEXT,
+    "modified": Rule("a whole number, text or null", lambda value: value is None or type(value) in (int, str)),
+    "whole": or_none(TEXT),
+}
+_ORDER = {
+    "kind": TEXT,
+    "options": MAPPING,
+    "source": MAPPING,
+    "target": MAPPING,
+    "metadata": _NAMES,
+    "alignment": or_none(TEXT),
+    "numbers": or_none(TEXT),
+}
+_SHARD = {
+    "name": _NAME,
+    **dict.fromkeys(("rows_in", "rows_out", "skipped", "bad_rows", "bytes"), COUNT),
+    "first_bad": Rule(
+        "a list of rows, each with a reason", lambda value: _LIST.holds(value) and all(map(_is_bad_row, value))
+    ),
+    "ends": TEXT,
+    "metadata": or_none(_NAME),
+    "whole": or_none(TEXT),
+}
+_MANIFEST = {
+    "kind": TEXT,
+    "alignment": or_none(TEXT),
+    "gap_before": or_none(NUMBER),
+    "gap_left": or_none(NUMBER),
+    "shards": _LIST,
+    "left_out": Rule("reasons by the names of shards", lambda value: value is None or _is_left_out(value)),
+    "columns": Rule("names of columns", lambda value: value is None or _is_left_out({"": value})),
+    "asked": MAPPING,
+}
 
 
 def _digest(descriptor: Descriptor, size: int, path: str | Place) -> str:

@@ -344,11 +344,27 @@ def test_losses_it_refuses(basis):
         GapMonitor(loss=lambda image, text: torch.sum(image * text), batch=121).measure(0, text, image)
 
 
+def test_a_log_with_any_bit_flipped_is_refused(stream, tmp_path, rng):
+    log = tmp_path / "gap.jsonl"
+    GapMonitor(log=log).measure(0, *stream(0))
+    line = log.read_bytes()
+    for at in rng.integers(0, len(line) - 1, 50):
+        spoiled = bytearray(line)
+        spoiled[at] ^= 1 << rng.integers(8)
+        log.write_bytes(bytes(spoiled))
+        with pytest.raises(InputError, match=r"gap.jsonl, line 1: damaged"):
+            D.read_log(log)
+    value = json.loads(line)
+    del value["check"]
+    log.write_text(json.dumps(value) + "\n")  # as it was written before there were checksums
+    assert [record.step for record in D.read_log(log)] == [0]
+
+
 def test_logs_it_refuses(stream, tmp_path):
     other = tmp_path / "notes.jsonl"
     other.write_text('{"step": 3}\n')
     for read in (D.read_log, lambda log: GapMonitor(log=log)):
-        with pytest.raises(InputError, match=r"notes.jsonl, line 1: no record of a gap monitor"):
+        with pytest.raises(InputError, match=r"notes.jsonl, line 1: damaged, or no record of a gap monitor"):
             read(other)
     assert other.read_text() == '{"step": 3}\n'
     log = tmp_path / "gap.jsonl"

@@ -15,6 +15,7 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal, Noted
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.io.records import sealed
 
 ORDER = Order(
     "align", {"dtype": None, "bad_rows": "error"}, {"a": FileMark(3, "x", 7)}, {"b": FileMark(4, "y", 8)}, ["m"]
@@ -142,12 +143,111 @@ def test_a_line_that_was_cut_off_is_dropped_and_overwritten(tmp_path, cut):
     assert [shard.name for shard in Journal.peek(path).shards] == ["s0", "s1"]
 
 
-def test_what_is_not_a_line_of_a_journal_ends_the_reading(tmp_path):
+def whole_journal(path, *shards: tuple[str, int]) -> bytes:
+    """An order and a line for each of `shards`, a name and the seed of its sums."""
+    journal = Journal(path)
+    journal.begin(ORDER)
+    for name, seed in shards:
+        journal.add(record(name), sums(seed))
+        journal.flush()
+    journal.close()
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[]", b"", b"{}", b"null", b'{"shards": 3}', b"\0" * 512, b"[" * 100_000, b'{"check":' * 50_000, b"1" * 10_000],
+    ids=lambda line: line[:12].decode(),
+)
+def test_what_is_not_a_line_of_a_journal_counts_for_nothing(tmp_path, line):
+    noted, (order, *shards) = Noted(), whole_journal(tmp_path / "j", ("a", 0), ("b", 1)).splitlines(keepends=True)
+    text = b"".join([order, shards[0], line, b"\n", sealed(line) + b"\n", shards[1], line])
+    assert noted.read(text, tmp_path) == len(text) - len(line)
+    assert [shard.name for shard in noted.shards] == ["a", "b"] and noted.order == ORDER
+    assert noted.damaged == 2 + (line != b"")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows_in": "10"},
+        {"rows_out": -1},
+        {"skipped": True},
+        {"bytes": 1.5},
+        {"name": "../mine.npy"},
+        {"name": "/mine.npy"},
+        {"metadata": ["m"]},
+        {"first_bad": [[0]]},
+        {"ends": None},
+        {"bytes": 10**400},
+    ],
+    ids=str,
+)
+def test_a_record_of_another_type_is_none(tmp_path, change):
+    value = {**record("a").to_json(), **change}
+    with pytest.raises(ValueError, match="expected"):
+        ShardRecord.from_json(value)
+    line = {"shards": [value], "count": 1, "low": "", "high": ""}
     noted = Noted()
-    order = {"source": {}, "target": {}, "kind": "apply", "options": {}, "metadata": [], "alignment": None}
-    good = json.dumps({"order": order}).encode() + b"\n"
-    assert noted.read(good + b'{"shards": 3}\n' + good, tmp_path) == len(good)
-    assert noted.read(b"[]\n", tmp_path) == 0
+    noted.read(sealed(json.dumps(line).encode()) + b"\n", tmp_path)
+    assert (noted.shards, noted.damaged) == ([], 1)
+
+
+def test_a_shard_counts_once_as_the_last_line_says(tmp_path):
+    a, b = sums(0), sums(1)
+    again = whole_journal(tmp_path / "j", ("a", 0), ("b", 1), ("a", 2))
+    order, *lines = again.splitlines(keepends=True)
+    for text, shards, total, damaged in (
+        (again, ["b", "a"], [sums(2), b], 1),
+        (b"".join([order, lines[0], lines[0], lines[1], lines[0]]), ["b", "a"], [a, b], 0),
+    ):
+        (tmp_path / "j").write_bytes(text)
+        journal = Journal(tmp_path / "j")
+        assert [shard.name for shard in journal.shards] == shards and journal.noted.damaged == damaged
+        expected = ExactSum(5)
+        for part in total:
+            expected.add(part)
+        assert journal.total(5) == expected
+        journal.close()
+
+
+def test_a_shard_twice_in_one_line_and_a_group_of_others_with_it(tmp_path):
+    journal = Journal(tmp_path / "j")
+    journal.begin(ORDER)
+    for name in ("a", "a"):
+        journal.add(record(name), sums(0))
+    journal.close()
+    noted = Journal.peek(tmp_path / "j")
+    assert (noted.shards, noted.damaged) == ([], 1)
+
+    journal = Journal(tmp_path / "k")
+    journal.begin(ORDER)
+    for names in ("ab", "cd", "b"):
+        for name in names:
+            journal.add(record(name), sums(ord(name)))
+        journal.flush()
+    taken = Journal(tmp_path / "l")
+    taken.take_in([*journal.noted.groups, *journal.noted.groups])
+    assert [shard.name for shard in taken.shards] == ["a", "b", "c", "d"]
+    journal.close()
+    noted = Journal.peek(tmp_path / "k")
+    assert [shard.name for shard in noted.shards] == ["c", "d", "b"] and noted.damaged == 1
+
+
+def test_a_journal_of_before_there_were_checksums_is_read(tmp_path):
+    lines = [json.loads(line) for line in whole_journal(tmp_path / "j", ("a", 0), ("b", 1)).splitlines()]
+    for line in lines:
+        del line["check"]
+    lines[0]["format"] = 1
+    old = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    noted = Noted()
+    noted.read(old, tmp_path)
+    assert noted.order == ORDER and [shard.name for shard in noted.shards] == ["a", "b"] and noted.damaged == 0
+    noted = Noted()
+    noted.read(b"?" + old, tmp_path)
+    assert (noted.order, noted.shards, noted.damaged) == (None, [], 3)
 
 
 def test_groups_that_are_forgotten_stay_forgotten(tmp_path):
@@ -217,6 +317,25 @@ def test_a_newer_journal_or_manifest_is_not_guessed_at(tmp_path):
     assert path.read_text().startswith('{"fastrealign"')
     path.write_text('{"fastrealign": "9.0", "format": 99}')
     with pytest.raises(InputError, match="newer"):
+        Manifest.load(path)
+
+
+def test_a_manifest_with_any_bit_flipped_is_damaged_and_one_of_before_is_read(tmp_path, rng):
+    manifest, path = Manifest(ORDER, "abc", 0.5, 0.25, [record("s0"), record("s1")]), tmp_path / "m.json"
+    manifest.save(path)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        spoiled = bytearray(data)
+        spoiled[at] ^= 1 << rng.integers(8)
+        path.write_bytes(spoiled)
+        with pytest.raises(InputError, match="is damaged, or not a manifest"):
+            Manifest.load(path)
+    old = json.loads(data)
+    del old["check"]
+    path.write_text(json.dumps({**old, "format": 1}))
+    assert Manifest.load(path) == manifest
+    path.write_text(json.dumps(old))
+    with pytest.raises(InputError, match="its checksum is not readable"):
         Manifest.load(path)
 
 
