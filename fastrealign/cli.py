@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,16 +23,18 @@ from fastrealign.console import silence, writing_out
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.files import check_saved_name
-from fastrealign.io.files import shown
 from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
 from fastrealign.progress import SILENT, Progress
+from fastrealign.text import note_secrets, shown, shown_traceback, shown_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
     _open_closed_streams()
     interrupt = _Interrupt()
+    for arg in sys.argv[1:] if argv is None else argv:
+        note_secrets(arg)
     try:
         with interrupt.handled(), _warnings_on_stderr():
             try:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not getattr(error, "told_by_another", False):
             _say(text)
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
-            traceback.print_exception(error)
+            print(shown_traceback(error), end="", file=sys.stderr)
         return code
 
 
@@ -194,8 +195,8 @@ def _report(args: argparse.Namespace) -> None:
         target_column=args.target_column,
         progress=_progress(args),
     )
-    files = [shown(str(path)) for path in found.save(out, png=args.png)]
-    _show(args, {**found.to_json(), "files": files}, f"{found}\n\nwritten: {', '.join(files)}")
+    files = [str(path) for path in found.save(out, png=args.png)]
+    _show(args, {**found.to_json(), "files": files}, f"{found}\n\nwritten: {shown(', '.join(files))}")
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -273,9 +274,9 @@ def _progress(args: argparse.Namespace) -> Progress:
 def _show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
     with writing_out():
         if args.json:
-            print(json.dumps(value))
+            print(json.dumps(shown_values(value)))
         elif not getattr(args, "quiet", False):
-            print(text)
+            print(shown(text, keep="\n"))
 
 
 def _paths(given: list[str]) -> str | list[str]:
@@ -284,7 +285,7 @@ def _paths(given: list[str]) -> str | list[str]:
 
 def _say(text: str) -> None:
     try:
-        print(f"fastrealign: {text}", file=sys.stderr, flush=True)
+        print(f"fastrealign: {shown(text)}", file=sys.stderr, flush=True)
     except OSError:  # a full disk, for example: the exit code says it
         silence(sys.stderr)
 

@@ -18,6 +18,7 @@ from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
 from fastrealign.report import METHODS, ROWS
 from fastrealign.run import BAD_SHARDS
+from fastrealign.text import shown
 
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text embeddings are moved to where the image
@@ -424,7 +425,7 @@ class _Parser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
-        print(f"fastrealign: error: {message}; see {self.prog} --help", file=sys.stderr, flush=True)
+        print(f"fastrealign: error: {shown(message)}; see {self.prog} --help", file=sys.stderr, flush=True)
         raise SystemExit(2)
 
 

@@ -107,6 +107,7 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from fastrealign.console import console
     from fastrealign.progress import SILENT
     from fastrealign.revision.demo import run_demo
+    from fastrealign.text import shown
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -117,7 +118,7 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             tuning=args.tuning,
             seed=args.seed,
             picture=args.picture,
-            log=(lambda text: None) if args.quiet else lambda text: print(text, file=sys.stderr, flush=True),
+            log=(lambda text: None) if args.quiet else lambda text: print(shown(text), file=sys.stderr, flush=True),
             progress=SILENT if args.quiet else console(),
             watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
         )

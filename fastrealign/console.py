@@ -12,6 +12,7 @@ from typing import TextIO
 from fastrealign.errors import FastRealignError
 from fastrealign.progress import Progress
 from fastrealign.summary import short
+from fastrealign.text import shown
 
 _SECONDS_A_LINE = 10.0
 
@@ -30,7 +31,7 @@ class _Pass(Progress):
         self.phase = ""
 
     def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
-        self.phase, self.total = phase, rows
+        self.phase, self.total = shown(phase), rows
         self.rows = self.nbytes = 0
         self.started = time.monotonic()
 
@@ -74,7 +75,7 @@ class Bar(_Pass):
         super().start(phase, rows, nbytes)
         self._bar = tqdm(
             total=rows,
-            desc=phase,
+            desc=self.phase,
             unit=" rows",
             unit_scale=True,
             file=self.stream,

@@ -38,6 +38,7 @@ from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableSha
 from fastrealign.output import JOURNAL, METADATA
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import count, size
+from fastrealign.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,16 +81,16 @@ class Conversion:
         return dict(vars(self))
 
     def __str__(self) -> str:
-        lines = [f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"]
+        lines = [f"converted {count(self.rows, 'row')} of {shown(self.source)}, {self.dim} wide, to {self.to}"]
         if self.columns:
-            lines.append(f"  columns    {', '.join(self.columns)}")
+            lines.append(f"  columns    {shown(', '.join(self.columns))}")
         if self.column is not None:
-            lines.append(f"  column     of the embeddings: taken from {self.column!r}")
+            lines.append(f"  column     of the embeddings: taken from {shown(repr(self.column))}")
         if self.skipped:
             lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
         if self.left_out:
-            lines.append(f"  left out   {', '.join(self.left_out)}: not of as many values as there are rows")
-        lines.append(f"  written    {self.out}: {count(len(self.files), 'file')}, {size(self.bytes)}")
+            lines.append(f"  left out   {shown(', '.join(self.left_out))}: not of as many values as there are rows")
+        lines.append(f"  written    {shown(self.out)}: {count(len(self.files), 'file')}, {size(self.bytes)}")
         return "\n".join(lines)
 
 

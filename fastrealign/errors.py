@@ -6,14 +6,21 @@ import os
 import sys
 import warnings
 
+from fastrealign.text import shown
+
 
 class FastRealignError(Exception):
     """Something failed that the caller's input did not cause (exit code 1).
+
+    Whatever the message quotes, it is one line without control characters, and without users, passwords and queries of URLs.
 
     told_by_another: another process, which works on the same thing, met it and says so itself
     """
 
     told_by_another = False
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
 
 
 class InputError(FastRealignError, ValueError):
@@ -37,9 +44,9 @@ class FitWarning(UserWarning):
 
 
 def warn(message: str, kind: type[Warning] = FitWarning) -> None:
-    """A warning that points at the line that called the package."""
+    """A warning that points at the line that called the package, in one line as the errors are."""
     here, level = os.path.join(os.path.dirname(__file__), ""), 2
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, kind, stacklevel=level)
+    warnings.warn(shown(message), kind, stacklevel=level)

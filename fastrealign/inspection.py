@@ -25,6 +25,7 @@ from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
 from fastrealign.summary import column_text, count, gap_lines, size
+from fastrealign.text import shown
 
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16
@@ -77,7 +78,7 @@ def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], s
         "version": a.version,
     }
     lines = [
-        f"{name}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {a.version}",
+        f"{shown(name)}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {shown(a.version)}",
         *gap_lines(a.gap_before, a.gap_left),
         f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}"
         f"{_named(a.encoder_source, a.column_source)}",
@@ -103,7 +104,7 @@ def _baseline(b: Baseline, name: str) -> tuple[dict[str, Any], str]:
         "seed": b.seed,
         "fingerprint": b.fingerprint,
     }
-    lines = [f"{name}: the method {b.name} for {b.dim} wide rows", *gap_lines(b.gap_before, b.gap_left)]
+    lines = [f"{shown(name)}: the method {b.name} for {b.dim} wide rows", *gap_lines(b.gap_before, b.gap_left)]
     if b.s != 1.0:
         lines.append(f"  scale          s = {b.s:.6g}")
     if b.numbered:
@@ -128,7 +129,7 @@ def _sampling_lines(sampling: Sampling | None) -> list[str]:
 
 
 def _named(encoder: str | None, column: str | None) -> str:
-    return (f", {encoder}" if encoder else "") + (f", of {column!r}" if column else "")
+    return (f", {shown(encoder)}" if encoder else "") + (f", of {shown(repr(column))}" if column else "")
 
 
 def _saved(path: Place) -> tuple[dict[str, Any], str]:
@@ -148,7 +149,7 @@ def _saved(path: Place) -> tuple[dict[str, Any], str]:
         "trace": moments.trace if moments.count else None,
         "norm_of_mean": float(np.linalg.norm(moments.mean)) if moments.count else None,
     }
-    text = f"{path}: moments of {count(moments.count, 'row')}, {moments.dim} wide"
+    text = f"{shown(path)}: moments of {count(moments.count, 'row')}, {moments.dim} wide"
     if moments.bad_rows:
         text += f", {count(moments.bad_rows, 'bad row')} left out"
     if moments.count:
@@ -189,7 +190,8 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
     if manifest.gap_before is not None:
         gaps = gap_lines(manifest.gap_before, left, "before" if manifest.order.kind == "align" else "at the fit")
     lines = [
-        f"{path or folder}: output of fastrealign {manifest.order.kind} ({options}), by fastrealign {manifest.version}",
+        f"{shown(path or folder)}: output of fastrealign {shown(manifest.order.kind)} ({shown(options)}), "
+        f"by fastrealign {shown(manifest.version)}",
         *gaps,
         f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",
     ]
@@ -199,9 +201,13 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
         lines.append(f"  left aside     {count(skipped, 'item')} without an embedding, {count(bad, 'bad row')}")
     left_out = [name for side in manifest.left_out.values() for name in side]
     if left_out:
-        lines.append(f"  left out       {count(len(left_out), 'shard')}, such as {left_out[0]}: could not be read")
+        lines.append(
+            f"  left out       {count(len(left_out), 'shard')}, such as {shown(left_out[0])}: could not be read"
+        )
     if changed:
-        lines.append(f"  changed        {count(len(changed), 'shard')} gone or not as written, such as {changed[0]}")
+        lines.append(
+            f"  changed        {count(len(changed), 'shard')} gone or not as written, such as {shown(changed[0])}"
+        )
     return value, "\n".join(lines)
 
 
@@ -210,7 +216,10 @@ def _unfinished(folder: Place) -> tuple[dict[str, Any], str]:
     of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
     done, all_shards = len(noted.shards) + of_ranks, len(noted.order.source) if noted.order else 0
     value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
-    return value, f"{folder}: an unfinished run, {done} of {count(all_shards, 'shard')} complete; go on with --resume"
+    return (
+        value,
+        f"{shown(folder)}: an unfinished run, {done} of {count(all_shards, 'shard')} complete; go on with --resume",
+    )
 
 
 def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
@@ -247,15 +256,15 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
     }
     kinds = ", ".join(name if number == len(shards) else f"{name} ({number} shards)" for name, number in dtypes.items())
     lines = [
-        f"{files.name}: {count(files.rows, 'row')} of {files.dim}, {kinds}, {size(nbytes)} "
+        f"{shown(files.name)}: {count(files.rows, 'row')} of {files.dim}, {kinds}, {size(nbytes)} "
         f"in {count(len(shards), 'shard')} of {' and '.join(value['format'])}"
     ]
-    lines += [f"  {shard.name}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
+    lines += [f"  {shown(shard.name)}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
     if len(shards) > _LISTED_SHARDS:
         lines.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
-    lines += [f"  note           {note}" for note in value["notes"]]
+    lines += [f"  note           {shown(note)}" for note in value["notes"]]
     if files.column is not None:
-        lines.append(f"  column         {files.column!r}")
+        lines.append(f"  column         {shown(repr(files.column))}")
     if value["metadata"]:
         lines.append(f"  metadata       {count(value['metadata'], 'file')}, carried along with the aligned shards")
     if files.skipped:
@@ -266,7 +275,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
             f"(in a sample of {count(value['sample']['rows'], 'row')})"
         )
     if bad:
-        lines.append(f"  bad rows       {bad:,} of the sample; the first: {first_bad}")
+        lines.append(f"  bad rows       {bad:,} of the sample; the first: {shown(first_bad)}")
     return value, "\n".join(lines)
 
 

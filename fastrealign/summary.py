@@ -8,6 +8,7 @@ from typing import Any
 
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
+from fastrealign.text import shown
 
 _BAR = 40
 # The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.
@@ -89,13 +90,12 @@ class Report:
         }
 
     def __str__(self) -> str:
+        source, out = shown(self.source), shown(self.out)
         if self.nothing_to_do:
-            head = (
-                f"nothing to do: {self.out} is complete, {count(self.shards, 'shard')} of {count(self.rows_out, 'row')}"
-            )
+            head = f"nothing to do: {out} is complete, {count(self.shards, 'shard')} of {count(self.rows_out, 'row')}"
         else:
             by = f" by {self.alignment.name}" if isinstance(self.alignment, Baseline) else ""
-            head = f"aligned {count(self.rows_now, 'row')} of {self.source}{by}, {self.alignment.dim} wide"
+            head = f"aligned {count(self.rows_now, 'row')} of {source}{by}, {self.alignment.dim} wide"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]
@@ -106,16 +106,16 @@ class Report:
         if self.bad_rows:
             fate = "left out" if self.bad_rows_were == "skip" else "kept as they came"
             lines.append(f"  bad rows   {self.bad_rows:,} {fate}, the first of them:")
-            lines += [f"             {line}" for line in self.first_bad[:5]]
+            lines += [f"             {shown(line)}" for line in self.first_bad[:5]]
         if self.left_out:
             lines.append(
                 f"  left out   {count(len(self.left_out), 'shard')} that could not be read, the first of them:"
             )
-            lines += [f"             {line}" for line in self.left_out[:5]]
-        lines += [f"  note       {note}" for note in self.notes]
+            lines += [f"             {shown(line)}" for line in self.left_out[:5]]
+        lines += [f"  note       {shown(note)}" for note in self.notes]
         written = f"{count(self.shards, 'shard')}, {count(self.rows_out, 'row')}, {size(self.bytes_out)}"
-        lines.append(f"  written    {self.out}: {written}")
-        lines += [f"             {path}" for path in self.files.values()]
+        lines.append(f"  written    {out}: {written}")
+        lines += [f"             {shown(path)}" for path in self.files.values()]
         if not self.nothing_to_do:
             speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
             lines.append(f"  took       {self.seconds:.1f} s: {speed}")
@@ -136,7 +136,7 @@ def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
 
 def column_text(columns: dict[str, str]) -> str:
     """ "'text_emb' of the source, 'img_emb' of the target"."""
-    return ", ".join(f"{name!r} of the {side}" for side, name in columns.items())
+    return ", ".join(f"{shown(repr(name))} of the {side}" for side, name in columns.items())
 
 
 def count(n: int, thing: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, is_utf8, one_line, reading, shown
+from fastrealign.io.files import file_size, is_utf8, one_line, reading
 from fastrealign.io.names import meant
+from fastrealign.text import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa

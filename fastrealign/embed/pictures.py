@@ -15,7 +15,8 @@ import numpy as np
 
 from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, one_line, reading, shown
+from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image

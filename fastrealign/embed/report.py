@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.summary import count, short, size
+from fastrealign.text import shown
 
 _LISTED = 5
 
@@ -55,25 +56,25 @@ class Embedded:
     def __str__(self) -> str:
         thing = "image" if self.side == "images" else "caption"
         if self.nothing_to_do:
-            head = f"nothing to do: {self.out} is complete, {count(self.rows, thing)}"
+            head = f"nothing to do: {shown(self.out)} is complete, {count(self.rows, thing)}"
         else:
-            head = f"embedded {count(self.rows_now, thing)} of {self.source}"
+            head = f"embedded {count(self.rows_now, thing)} of {shown(self.source)}"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
-        lines = [head, f"  encoder    {self.encoder}, {self.dim} wide"]
+        lines = [head, f"  encoder    {shown(self.encoder)}, {self.dim} wide"]
         if self.columns:
-            lines.append(f"  column     captions of {', '.join(map(repr, self.columns))}")
+            lines.append(f"  column     captions of {shown(', '.join(map(repr, self.columns)))}")
         if self.left_out:
             lines.append(f"  left out   {count(len(self.left_out), thing)}, all in the manifest, the first of them:")
-            lines += [f"             {line}" for line in self.left_out[:_LISTED]]
+            lines += [f"             {shown(line)}" for line in self.left_out[:_LISTED]]
         if self.ignored:
             kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in self.ignored.items())
-            lines.append(f"  ignored    {kinds}: neither images nor captions")
+            lines.append(f"  ignored    {shown(kinds)}: neither images nor captions")
         lines.append(
-            f"  written    {self.out}: {count(self.shards, 'shard')}, {count(self.rows, 'row')} of {self.dtype}, "
+            f"  written    {shown(self.out)}: {count(self.shards, 'shard')}, {count(self.rows, 'row')} of {self.dtype}, "
             f"{size(self.bytes)}"
         )
-        lines.append(f"             {self.manifest}")
+        lines.append(f"             {shown(self.manifest)}")
         if not self.nothing_to_do:
             lines.append(f"  took       {self.seconds:.1f} s: {short(self.rows_now / self.seconds)} rows/s")
         return "\n".join(lines)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +23,7 @@ from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, warn
 from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
@@ -131,9 +130,9 @@ def _warn_of_twice(found: Input, hashes: np.ndarray) -> None:
         return
     sound = islice((item for item in found if item.problem is None), pair[1] + 1)
     first, second = (item for at, item in enumerate(sound) if at in pair)
-    warnings.warn(
+    warn(
         f"{second.where}: the id {second.id!r} is that of {first.where}, too; `train` looks rows up by id and will refuse them",
-        stacklevel=2,
+        UserWarning,
     )
 
 

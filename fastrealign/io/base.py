@@ -15,6 +15,7 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.names import Wanted
 from fastrealign.io.places import Place, place
+from fastrealign.text import redacted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -123,7 +124,7 @@ class Shard(ABC):
 
     def where(self, row: int) -> str:
         """How to name a row in a message."""
-        return f"{self.path}: row {row}"
+        return f"{redacted(self.path)}: row {row}"
 
     def close(self) -> None:  # noqa: B027 - most formats keep nothing open between calls
         """Let go of the file. It opens again when needed."""

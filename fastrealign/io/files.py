@@ -75,11 +75,6 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def shown(path: str) -> str:
-    """A path for messages, which are UTF-8, as the names of files need not be: bytes that are not come as \\xff."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
 def is_utf8(text: str) -> bool:
     """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
     try:

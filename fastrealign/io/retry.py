@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line
+from fastrealign.text import without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -95,9 +96,11 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         if "Protocol not known" in str(error):
             raise InputError(f"{url}: {scheme}:// is not a protocol that fsspec knows") from None
-        raise InputError(f"{url}: cannot be opened: {one_line(error)}") from error
+        raise InputError(f"{url}: cannot be opened: {one_line(error)}") from without_secrets(error)
     except Exception as error:  # whatever a file system asks for when it is made: credentials, hosts, settings
-        raise InputError(f"{url}: cannot be opened: {_reason(error, 0.0)}; {_advice(error)}") from error
+        raise InputError(f"{url}: cannot be opened: {_reason(error, 0.0)}; {_advice(error)}") from without_secrets(
+            error
+        )
 
 
 def request_seconds() -> float:
@@ -146,13 +149,13 @@ def persist(url: str, doing: str, call: Callable[[float], T], seconds: float | N
             error = _told(caught)
             reason = _reason(error, seconds)
             if not _passes(error):
-                raise _final(error, url, doing, reason) from error
+                raise _final(error, url, doing, reason) from without_secrets(error)
             if done == tries:
                 _given_up[server] = time.monotonic()
                 tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
                 raise FastRealignError(
                     f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
-                ) from error
+                ) from without_secrets(error)
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2.0 * wait, LONGEST_WAIT)
     raise AssertionError("unreachable")

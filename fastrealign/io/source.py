@@ -31,6 +31,7 @@ from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, each, place
 from fastrealign.io.tables import TableShard
 from fastrealign.io.tensor_files import own_kind
+from fastrealign.text import redacted
 
 if TYPE_CHECKING:
     from fastrealign.io.url import Url
@@ -115,7 +116,7 @@ def open_source(
     specs = [_at_home(os.fspath(one)) for one in ([spec] if isinstance(spec, (str, os.PathLike)) else spec)]
     if not specs:
         raise InputError(f"the {side} is an empty list of files")
-    name = str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more"
+    name = redacted(str(specs[0]) if len(specs) == 1 else f"{specs[0]} and {len(specs) - 1} more")
     wanted = Wanted.on(side, column)
     files: list[Place] = []
     folders: dict[Path, slice] = {}

@@ -19,6 +19,7 @@ from typing import Any
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import ranged_http
 from fastrealign.io.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
+from fastrealign.text import note_secrets, redacted
 
 # An object appears there complete or not at all, and there are no folders. (Within a process, that is true of memory.)
 _OBJECT_STORES = {
@@ -74,6 +75,7 @@ class Url:
     __slots__ = ("_query", "_rest", "scheme")
 
     def __init__(self, url: str) -> None:
+        note_secrets(url)
         self.scheme, _, rest = url.partition("://")
         self._query = ""
         if self.is_http:
@@ -85,7 +87,7 @@ class Url:
         return f"{self.scheme}://{self._rest}{self._query}"
 
     def __repr__(self) -> str:
-        return f"Url({str(self)!r})"
+        return f"Url({redacted(str(self))!r})"
 
     def __fspath__(self) -> str:
         return str(self)

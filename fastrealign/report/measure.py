@@ -51,7 +51,6 @@ from fastrealign.diagnostics.rows import (
     unit_blocks,
 )
 from fastrealign.errors import FitWarning, InputError
-from fastrealign.io.files import shown
 from fastrealign.opening import open_both
 from fastrealign.pipeline import reduce_source
 from fastrealign.progress import Progress
@@ -66,6 +65,7 @@ from fastrealign.report.result import (
     Spectrum,
 )
 from fastrealign.sources import ArraySource, RowSource
+from fastrealign.text import shown
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10

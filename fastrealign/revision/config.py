@@ -14,6 +14,7 @@ from typing import Any
 
 from fastrealign.errors import InputError
 from fastrealign.revision.templates import FORMS, STAGES
+from fastrealign.text import shown_values
 
 # Of the paper (arXiv 2602.07026, section 5), by stage.
 LEARNING_RATES = {"stage1": 5e-4, "stage2": 1e-5}
@@ -115,7 +116,8 @@ class TrainConfig:
             raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values, URLs without what grants access: a signature that was renewed makes no other run."""
+        return shown_values(asdict(self))
 
     def differing(self, other: Mapping[str, Any]) -> list[str]:
         """Keys in which a run that is to be resumed was another one."""

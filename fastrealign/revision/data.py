@@ -6,7 +6,6 @@ Examples are read in examples.py, embeddings looked up in embeddings.py, prompts
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, warn
 from fastrealign.nn import ReAlign
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.embeddings import Embeddings, open_embeddings
@@ -232,10 +231,10 @@ class Collator:
             self._add("unanswered", 1)
             return None
         if not (self.truncated or self._told_cut):
-            warnings.warn(
+            warn(
                 f"example {example.id!r} is cut to max_length: {len(ids)} tokens to {self._limit}; others may follow, all of "
                 "which are counted (`truncated`)",
-                stacklevel=2,
+                UserWarning,
             )
         self._add("truncated", 1)
         return ids[: self._limit], labels[: self._limit]

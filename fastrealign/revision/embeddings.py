@@ -7,7 +7,6 @@ part that a row lies in is decoded, a row group of parquet or a whole pickle, an
 from __future__ import annotations
 
 import os
-import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
@@ -18,7 +17,7 @@ import numpy as np
 
 from fastrealign import io
 from fastrealign.convert import SIDES
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, warn
 from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.metadata import attach_metadata
 from fastrealign.io.names import Wanted
@@ -189,10 +188,10 @@ class Embeddings:
         nbytes = rows * shard.dim * shard.dtype.itemsize
         total = sum(one.nbytes for one in self._shards if not one.random_access)
         if not self._told_dear and nbytes > _DEAR_BYTES and total > CACHE_BYTES and shard.format != "arrow":
-            warnings.warn(
+            warn(
                 f"{self.name}: {shard.format} is not read at random: a row costs a part of up to {nbytes >> 20} MB, of which "
                 f"{CACHE_BYTES >> 20} MB are kept; for shuffled training convert it: fastrealign convert ... --to npy",
-                stacklevel=2,
+                UserWarning,
             )
         self._told_dear = True
 

@@ -18,6 +18,7 @@ from fastrealign.io.places import each, is_url
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings
+from fastrealign.text import redacted, shown
 
 RUN = "run.json"
 # There while a run goes on, and left where it was killed.
@@ -68,7 +69,7 @@ class TrainResult:
         left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
         return (
             f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
-            f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{self.out}: the model"
+            f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{shown(self.out)}: the model"
         )
 
 
@@ -79,7 +80,7 @@ def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) 
     paths += [] if config.alignment is None else [config.alignment]
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
     marks = each(lambda path: asdict(FileMark.of(path, modified=True)), paths, remote=any(map(is_url, paths)))
-    return {"lm": lm_fingerprint, "files": dict(zip(paths, marks, strict=True))}
+    return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), marks, strict=True))}
 
 
 def look(config: TrainConfig, resume: bool) -> TrainResult | None:

@@ -1,0 +1,106 @@
+"""Text of others in messages: control characters come escaped, the secrets of URLs not at all."""
+
+from __future__ import annotations
+
+import re
+import traceback
+import unicodedata
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+# What stands in the place of a secret.
+HIDDEN = "***"
+# Up to the last @ before the path. In every URL of a chain (zip://x::https://user:password@host/y).
+# Path("https://…") has one slash less.
+_USER = re.compile(r"(?:(?<=://)|(?<=\w\w:/))[^\s/?#'\"<>]*@")
+# After an http URL every query may be a signature; elsewhere a ? may be a wildcard, and only name=value is a query.
+_QUERY = re.compile(r"(https?://?[^\s'\"<>?#]*[?#]|://[^\s'\"<>?#]*[?#](?=[^\s'\"<>]*=))([^\s'\"<>]+)")
+_CLOSING = ":;,.)]}"
+# Format characters that turn the direction of what follows, or that a reader cannot see.
+_SPOOFING = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0x061C, 0xFEFF}
+# Shorter values may be words of a message.
+_LEAST_SECRET = 6
+_MOST_SECRETS = 10_000
+# Secrets of the URLs that were opened, also as libraries quote them: without the URL, decoded.
+_secrets: dict[str, None] = {}
+
+
+@lru_cache(maxsize=4096)
+def note_secrets(url: str) -> None:
+    """From here on, the user, the password and the query of this URL are hidden wherever they stand in a text."""
+    found: list[str] = []
+    for part in _USER.findall(url):
+        user = part[:-1]
+        found += [user, user.partition(":")[2] or user]
+    head, _, query = url.partition("?")
+    if head.startswith(("http://", "https://")) or "=" in query:
+        found += [query, *(value for _, value in parse_qsl(query))]
+    for secret in found:
+        for spelling in (secret, unquote(secret)):
+            if len(spelling) >= _LEAST_SECRET and len(_secrets) < _MOST_SECRETS:
+                _secrets[spelling] = None
+
+
+def redacted(text: str) -> str:
+    """The text without the users, passwords and queries of the URLs in it."""
+    for secret in sorted(_secrets, key=len, reverse=True) if _secrets else ():
+        text = text.replace(secret, HIDDEN)
+    if ":/" not in text:
+        return text
+    return _QUERY.sub(_without_query, _USER.sub(f"{HIDDEN}@", text))
+
+
+def _without_query(match: re.Match[str]) -> str:
+    query = match[2]
+    kept = query.rstrip(_CLOSING)
+    return match[1] + HIDDEN + query[len(kept) :]
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with control characters, line breaks and what changes the direction of text as \\x1b, but for those to `keep`.
+
+    Bytes of file names that are not UTF-8 come as \\xff.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep or not _is_control(c) else _escaped(c) for c in text)
+
+
+def shown(text: Any, keep: str = "") -> str:
+    """Text of others (a name, a path, what a library says) as messages and pages show it."""
+    return printable(redacted(str(text)), keep)
+
+
+def shown_values(value: Any) -> Any:
+    """A value for JSON without the secrets of URLs. Control characters are json.dumps' own matter."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {shown_values(key): shown_values(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shown_values(one) for one in value]
+    return value
+
+
+def shown_traceback(error: BaseException) -> str:
+    """Python's traceback of an error and its causes."""
+    return shown("".join(traceback.format_exception(error)), keep="\n")
+
+
+def without_secrets(error: BaseException) -> BaseException | None:
+    """The error, to be the cause of another, unless its traceback would quote a secret of a URL."""
+    text = "".join(traceback.format_exception(error))
+    return error if redacted(text) == text else None
+
+
+def _is_control(c: str) -> bool:
+    return unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or ord(c) in _SPOOFING
+
+
+def _escaped(c: str) -> str:
+    code = ord(c)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (os.fsdecode)
+        return f"\\x{code - 0xDC00:02x}"
+    named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c)
+    return named or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
