@@ -38,7 +38,7 @@ from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableSha
 from fastrealign.output import JOURNAL, METADATA
 from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import count, size
-from fastrealign.text import shown
+from fastrealign.text import shown, shown_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ class Conversion:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps."""
-        return dict(vars(self))
+        return shown_values(vars(self))
 
     def __str__(self) -> str:
         lines = [f"converted {count(self.rows, 'row')} of {shown(self.source)}, {self.dim} wide, to {self.to}"]

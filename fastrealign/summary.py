@@ -8,7 +8,7 @@ from typing import Any
 
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
-from fastrealign.text import shown
+from fastrealign.text import shown, shown_values
 
 _BAR = 40
 # The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.
@@ -77,7 +77,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps; a gap that was not measured is None."""
-        value = {name: part for name, part in vars(self).items() if name != "alignment"}
+        value = shown_values({name: part for name, part in vars(self).items() if name != "alignment"})
         a = self.alignment
         centroid = {"centroid": a.centroid} if isinstance(a, Alignment) else {}
         return {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.summary import count, short, size
-from fastrealign.text import shown
+from fastrealign.text import shown, shown_values
 
 _LISTED = 5
 
@@ -51,7 +51,7 @@ class Embedded:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps."""
-        return {"kind": "embed", **vars(self), "nothing_to_do": self.nothing_to_do}
+        return {"kind": "embed", **shown_values(vars(self)), "nothing_to_do": self.nothing_to_do}
 
     def __str__(self) -> str:
         thing = "image" if self.side == "images" else "caption"
