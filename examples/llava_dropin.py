@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args(argv)
 
-    llava = LlavaForConditionalGeneration.from_pretrained(args.llava)
+    llava = LlavaForConditionalGeneration.from_pretrained(args.llava, local_files_only=True)
     embeddings = open_embeddings(args.text)
     align = fr.nn.ReAlign(fr.fit(args.text, args.images))
     llava.requires_grad_(False)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     optimizer = torch.optim.AdamW(trained, 5e-4, weight_decay=0.0)
 
     losses = []
-    collator = Collator(AutoTokenizer.from_pretrained(args.llava), embeddings, stage="stage1")
+    collator = Collator(AutoTokenizer.from_pretrained(args.llava, local_files_only=True), embeddings, stage="stage1")
     for batch in DataLoader(read_examples(args.captions), args.batch_size, shuffle=True, collate_fn=collator):
         words = words_and_images(llava, batch["input_ids"], align(batch["embeddings"]))
         loss = llava(inputs_embeds=words, attention_mask=batch["attention_mask"], labels=batch["labels"]).loss

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> list[float]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     examples, embeddings = read_examples(args.captions), open_embeddings(args.text)
-    collator = Collator(AutoTokenizer.from_pretrained(args.lm), embeddings, stage="stage1")
+    collator = Collator(AutoTokenizer.from_pretrained(args.lm, local_files_only=True), embeddings, stage="stage1")
     loader = DataLoader(examples, args.batch_size, shuffle=True, collate_fn=collator)
 
     align = fr.nn.ReAlign(fr.fit(args.text, args.images)).to(device)  # text embeddings to where images lie

@@ -20,7 +20,7 @@ its line, from 0. A run that was stopped goes on with --resume.
 examples:
   fastrealign embed photos/ --clip ViT-L-14 --pretrained weights.safetensors --out img_emb/
   fastrealign embed captions.jsonl --clip ViT-L-14 --pretrained weights.safetensors --out text_emb/
-  fastrealign embed photos/ --model google/siglip-base-patch16-224 --device cuda --precision bf16 --out img_emb/
+  fastrealign embed photos/ --model hf://google/siglip-base-patch16-224 --device cuda --precision bf16 --out img_emb/
   fastrealign embed captions.jsonl --model LLM2CLIP/ --text-model LLM/ --trust-remote-code --out text_emb/
   fastrealign align text_emb/ --target img_emb/ --out aligned/"""
 
@@ -99,15 +99,22 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
         "--clip",
         metavar="NAME",
         help="of open_clip: an architecture (ViT-L-14), a JSON file that describes one, a folder that open_clip saved, or "
-        "hf-hub:ORG/NAME",
+        "hf://ORG/NAME",
     )
     which.add_argument(
         "--model",
         metavar="NAME",
-        help="of transformers: CLIP, SigLIP and the like, or for text a language model (LLM2Vec); a folder or a hub's name",
+        help="of transformers: CLIP, SigLIP and the like, or for text a language model (LLM2Vec); a folder or hf://ORG/NAME",
     )
     embed.add_argument(
-        "--pretrained", metavar="WEIGHTS", help="with --clip: a file of weights or one of open_clip's tags"
+        "--pretrained",
+        metavar="WEIGHTS",
+        help="with --clip: a file of weights, or one of open_clip's tags (with --hub)",
+    )
+    embed.add_argument(
+        "--hub",
+        action="store_true",
+        help="download what is not on this machine from the Hugging Face hub (default: only for names that begin with hf://)",
     )
     embed.add_argument(
         "--text-model", metavar="NAME", help="with --model: the language model whose pooled states it takes (LLM2CLIP)"
@@ -155,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
 def _encoder(args: argparse.Namespace) -> Choice:
     from fastrealign.embed import OpenClip, Transformers
 
-    how = {"device": args.device, "precision": args.precision}
+    how = {"device": args.device, "precision": args.precision, "hub": args.hub}
     with_model = {
         "--text-model": args.text_model,
         "--processor": args.processor,

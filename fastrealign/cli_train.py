@@ -93,8 +93,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     watch = [] if args.quiet else [_watcher(sys.stderr, args.what)]
+    shown = SILENT if args.quiet else console()
     try:
-        result = train(config, resume=args.resume, callbacks=watch, progress=SILENT if args.quiet else console())
+        result = train(config, resume=args.resume, callbacks=watch, progress=shown, name=args.config)
     except KeyboardInterrupt as stop:
         again = "" if args.resume else " --resume"
         raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -52,6 +53,26 @@ def out_dtype(request):
 @pytest.fixture(params=ops.instruction_sets())
 def isa(request):
     return request.param
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A list of the hosts that were asked for; a test fails where there is one at its end. Nothing says that it is offline."""
+    import socket
+
+    asked = []
+
+    def refuse(*to, **_):
+        asked.append(to)
+        raise OSError("no network in this test")
+
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with contextlib.suppress(ImportError):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield asked
+    assert not asked
 
 
 @pytest.fixture

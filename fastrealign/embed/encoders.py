@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fastrealign import hub
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line
 
@@ -21,22 +22,13 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-# How the hub's libraries say that they have no network and no copy, or that there is no such thing.
-_NOT_HERE = (
-    "couldn't connect",
-    "local cache",
-    "Can't load",
-    "is not a local folder",
-    "Failed to download",
-    "Connection error",
-    "Repo id must be",
-    "Max retries",
-    "offline mode",
-)
 
 
 class Choice(Protocol):
     """An encoder that was named and is not loaded yet."""
+
+    def check(self) -> None:
+        """InputError for what can be seen without loading it: a path or a device that is not there. Asks no network."""
 
     def load(self, side: str) -> Encoder:
         """Its tower for "images" or "text". Raises InputError if it has none, or its weights are not to be had."""
@@ -138,23 +130,30 @@ def needed(package: str, for_what: str) -> Any:
 
 
 @contextmanager
-def loading(*asked: str | None) -> Iterator[None]:
-    """Around a library that loads what was `asked` for: it keeps quiet, and what it raises becomes an InputError."""
+def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
+    """Around a library that loads what was `asked` for: it keeps quiet, and what it raises becomes an InputError.
+
+    online   whether it may ask the hub
+    """
     what = " ".join(filter(None, asked))
     try:
-        with _quietly():
+        with _quietly(), hub.asked(online):
             yield
     except FastRealignError:
         raise
     except Exception as error:  # anything from OSError to what a damaged archive meets
-        text = one_line(error)
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"{what}: runs code that comes with the model; read it, then allow it with --trust-remote-code"
             ) from error
-        if any(sign in str(error) for sign in _NOT_HERE):
+        if hub.is_not_here(error) and online:
             raise InputError(f"{what}: not on this machine and not to be fetched; name a file or folder") from error
-        raise InputError(f"{what}: cannot be loaded: {type(error).__name__}: {text}") from error
+        if hub.is_not_here(error):
+            raise InputError(
+                f"{what}: needs files that are not on this machine ({one_line(error)}); name a folder that has them, or pass "
+                "--hub to download them"
+            ) from error
+        raise InputError(f"{what}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign import hub
 from fastrealign.embed.encoders import (
     Encoder,
     check_precision,
@@ -42,7 +43,8 @@ class Transformers:
     """An encoder of transformers.
 
     name        of a model with `get_image_features` and `get_text_features` (CLIP, SigLIP, ...), or, for text alone, of a
-                language model whose hidden states are pooled; a folder or a name of the hub
+                language model whose hidden states are pooled; a folder, "hf://ORG/NAME", which may be downloaded, or a name
+                of the hub, which is read from its cache
     text_model  a language model whose pooled states `get_text_features` takes (LLM2CLIP), in place of tokens
     processor   where the tokenizer and the image processor come from, if not from the model
     pooling     of a language model: "mean" over the caption's tokens, "last" token, or "eos": an end token put after it
@@ -50,6 +52,7 @@ class Transformers:
     trust_remote_code   run code that comes with the model
     device      "auto", "cpu", "cuda" or "cuda:N"
     precision   "fp32", "fp16" or "bf16"
+    hub         whether the hub may be asked for what is not here
     """
 
     name: str
@@ -60,16 +63,34 @@ class Transformers:
     trust_remote_code: bool = False
     device: str = "auto"
     precision: str = "fp32"
+    hub: bool = False
 
-    def load(self, side: str) -> Encoder:
-        """Its tower for "images" or "text". Raises InputError for models that are not here, or without that tower."""
-        device = device_of(self.device)
+    def check(self) -> None:
+        """InputError for options that are none, models that are not here and a device that is not there."""
+        device_of(self.device)
         check_precision(self.precision)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r}: expected one of {', '.join(POOLINGS)}")
         if self.template.count("{}") != 1:
             raise InputError(f"--template {self.template!r}: expected one {{}}, where the caption goes")
         needed("transformers", "--model")
+        for name, option in (
+            (self.name, "--model"),
+            (self.text_model, "--text-model"),
+            (self.processor, "--processor"),
+        ):
+            if name is not None:
+                self._found(name, option)
+        for name in filter(None, (self.name, self.text_model)):
+            if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
+                raise InputError(
+                    f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
+                )
+
+    def load(self, side: str) -> Encoder:
+        """Its tower for "images" or "text". Raises InputError for models that are not here, or without that tower."""
+        self.check()
+        device = device_of(self.device)
         model = self._model(self.name, "--model", device)
         options = {"side": side, "precision": self.precision}
         if side == "images":
@@ -91,9 +112,12 @@ class Transformers:
         import torch
         from transformers import AutoImageProcessor
 
-        source = self.processor or self.name
-        with loading(f"--{'processor' if self.processor else 'model'} {source}, its image processor"):
-            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=self.trust_remote_code)
+        option = "--processor" if self.processor else "--model"
+        source = self._found(self.processor or self.name, option)
+        with loading(f"{option} {source.name}, its image processor", online=source.online):
+            processor = AutoImageProcessor.from_pretrained(
+                source.name, trust_remote_code=self.trust_remote_code, local_files_only=not source.online
+            )
 
         def prepare(picture: Image.Image) -> dict[str, torch.Tensor]:
             return dict(processor(images=picture, return_tensors="pt"))
@@ -164,25 +188,23 @@ class Transformers:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
         # `dtype` came with 4.56, and took the place of torch_dtype in 5.
         key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-            raise InputError(
-                f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
-            )
-        with loading(f"{option} {name}"):
-            model, report = transformers.AutoModel.from_pretrained(
-                name, trust_remote_code=self.trust_remote_code, output_loading_info=True, **{key: dtype}
-            )
+        found = self._found(name, option)
+        options = {"trust_remote_code": self.trust_remote_code, "local_files_only": not found.online, key: dtype}
+        with loading(f"{option} {name}", online=found.online):
+            model, report = transformers.AutoModel.from_pretrained(found.name, output_loading_info=True, **options)
         missing = sorted(report["missing_keys"])
         if missing:
             raise InputError(f"{option} {name}: its file of weights lacks {len(missing)} of them, such as {missing[0]}")
         return model.to(device).eval()
 
     def _tokenizer(self, name: str) -> Any:
-        from transformers import AutoTokenizer
+        option = "--processor" if self.processor else "--text-model" if name == self.text_model else "--model"
+        source = self._found(self.processor or name, option)
+        with loading(f"{option} {source.name}, its tokenizer", online=source.online):
+            return hub.load_tokenizer(source, trust_remote_code=self.trust_remote_code)
 
-        source = self.processor or name
-        with loading(f"--{'processor' if self.processor else 'model'} {source}, its tokenizer"):
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=self.trust_remote_code)
+    def _found(self, name: str, option: str) -> hub.Found:
+        return hub.find(name, option, self.hub, "pass --hub")
 
     def _no_tower(self, model: Any, what: str) -> InputError:
         return InputError(f"--model {self.name}: {type(model).__name__} has no {what}; choose another model")
@@ -207,4 +229,4 @@ def _features(found: Any) -> torch.Tensor:
 
 
 def _shown(name: str) -> str:
-    return f"transformers {Path(name).resolve().name if os.path.exists(name) else name}"
+    return f"transformers {Path(name).resolve().name if os.path.exists(name) else name.removeprefix(hub.SCHEME)}"

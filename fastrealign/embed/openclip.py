@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign import hub
 from fastrealign.embed.encoders import (
     Encoder,
     check_precision,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth")
+_HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -35,33 +37,47 @@ class OpenClip:
     """An encoder of open_clip.
 
     name        an architecture ("ViT-B-32"), a JSON file that describes one, a folder with open_clip_config.json and the
-                weights, "local-dir:FOLDER" or "hf-hub:ORG/NAME"
-    pretrained  one of open_clip's tags, or a file of weights; None for a folder or hf-hub:, which bring theirs
+                weights, "local-dir:FOLDER" or "hf://ORG/NAME" (open_clip's "hf-hub:ORG/NAME"), which may be downloaded
+    pretrained  a file of weights, or one of open_clip's tags; None for a folder or hf://, which bring theirs
     device      "auto", "cpu", "cuda" or "cuda:N"
     precision   "fp32", "fp16" or "bf16"
+    hub         whether the hub may be asked for the weights of a tag and for a tokenizer; else they are read from its cache
     """
 
     name: str
     pretrained: str | None = None
     device: str = "auto"
     precision: str = "fp32"
+    hub: bool = False
 
-    def load(self, side: str) -> Encoder:
-        """Its tower for "images" or "text". Raises InputError for a name that is not known and weights that are not here."""
+    def check(self) -> None:
+        """InputError for a name that is not known, weights that are not here, and a device that is not there."""
+        self._checked()
+
+    def _checked(self) -> tuple[Any, torch.device, str]:
+        """open_clip, the device, and the name as open_clip takes it."""
         device = device_of(self.device)
         check_precision(self.precision)
         open_clip = needed("open_clip", "--clip")
         name, complete = self._model_name(open_clip)
         self._check_pretrained(open_clip, name, complete)
-        with loading(f"--clip {self.name}", self.pretrained and f"--pretrained {self.pretrained}"):
+        return open_clip, device, name
+
+    def load(self, side: str) -> Encoder:
+        """Its tower for "images" or "text". Raises InputError for a name that is not known and weights that are not here."""
+        open_clip, device, name = self._checked()
+        online = self.hub or name.startswith(_HUB)
+        with loading(f"--clip {self.name}", self.pretrained and f"--pretrained {self.pretrained}", online=online):
             model = open_clip.create_model(
                 name, pretrained=self.pretrained, precision=self.precision, device=device, require_pretrained=True
             ).eval()
         weights, options = fingerprint(model), {"side": side, "precision": self.precision}
         if side == "images":
             return self._images(open_clip, model, device, weights, options)
-        with loading(f"--clip {self.name}, its tokenizer"):
+        with loading(f"--clip {self.name}, its tokenizer", online=online):
             tokenizer = open_clip.get_tokenizer(name)
+            if hasattr(tokenizer, "tokenizer"):  # one of transformers
+                hub.check_words(tokenizer.tokenizer, f"--clip {self.name}")
         options["preparation"] = digest([type(tokenizer).__name__, tokenizer.context_length])
 
         def encode(captions: Sequence[str]) -> np.ndarray:
@@ -85,13 +101,14 @@ class OpenClip:
         return Encoder(self._shown(), weights, {**options, "preparation": digest(described)}, transform, encode)
 
     def _shown(self) -> str:
-        name = Path(self.name).stem if os.path.exists(self.name) else self.name
+        name = Path(self.name).stem if os.path.exists(self.name) else self.name.removeprefix(hub.SCHEME)
         return f"open_clip {name}" + (f" {os.path.basename(self.pretrained)}" if self.pretrained else "")
 
     def _model_name(self, open_clip: Any) -> tuple[str, bool]:
         """As open_clip takes it, and whether weights come with it."""
-        if self.name.startswith("hf-hub:"):
-            return self.name, True
+        if self.name.startswith((hub.SCHEME, _HUB)):
+            named = hub.SCHEME + self.name.removeprefix(_HUB).removeprefix(hub.SCHEME)
+            return _HUB + hub.find(named, "--clip", self.hub, "pass --hub").name, True
         folder = Path(self.name.removeprefix("local-dir:"))
         if folder.is_dir() or self.name.startswith("local-dir:"):
             if not (folder / _CONFIG).is_file():
@@ -129,5 +146,19 @@ class OpenClip:
         known = f" or a tag of {name} ({', '.join(tags)})" if tags else ""
         if self.pretrained is None:
             raise InputError(f"--clip {self.name} is without weights: name a file{known} with --pretrained")
-        if not os.path.isfile(self.pretrained) and self.pretrained not in tags:
+        if os.path.isfile(self.pretrained):
+            return
+        if self.pretrained not in tags:
             raise InputError(f"--pretrained {self.pretrained}: no such file; expected a file{known}")
+        if not self.hub and not _is_cached(open_clip.get_pretrained_cfg(name, self.pretrained)):
+            raise InputError(
+                f"--pretrained {self.pretrained}: a tag of open_clip, whose weights are not on this machine; pass --hub to "
+                "download them, or name a file of weights"
+            )
+
+
+def _is_cached(tag: dict[str, Any]) -> bool:
+    """Whether the weights of a tag are here from an earlier download from the hub, where open_clip takes them from first."""
+    repository, file = os.path.split(tag.get("hf_hub", ""))
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
+    return hub.is_cached(repository, *filter(None, (file, file and f"{Path(file).stem}.safetensors")), *names)

@@ -87,6 +87,7 @@ def embed_files(
     output.check_apart([source] if isinstance(source, (str, os.PathLike)) else list(source), [])
     output.look(resume=resume, overwrite=overwrite)
     found = open_input(source, side, column=column, ids=ids)
+    encoder.check()  # before hours of looking at the input
     marks, rows = _looked_at(found, shard_rows, bad_items, progress)
     loaded = encoder.load(found.side)
     output = Output.of_new_shards(out, list(marks))

@@ -30,7 +30,7 @@ _CHOICES = {
 _TOO_MANY = 1 << 31
 _COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
 # What may differ between a run and the one that goes on with it: nothing here decides a weight.
-FREE = ("save_steps", "report_to", "device")
+FREE = ("save_steps", "report_to", "device", "hub")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Lora:
 class TrainConfig:
     """One training run. Paths are relative to where the command is called.
 
-    model           the language model: a folder as transformers saves it, or a name
+    model           the language model: a folder as transformers saves it; "hf://ORG/NAME", which may be downloaded; or a name
+                    of the hub, which is read from its cache
     data            conversations or captions: a file or several (data.read_examples)
     embeddings      where they are looked up by id: files or folders of fastrealign's formats (data.open_embeddings)
     out             a new folder for the trained model
@@ -70,6 +71,7 @@ class TrainConfig:
     unanswered      examples of whose responses max_length leaves nothing: "error", or "skip" and count them
     form            of prompts in stage 2: "chat", the tokenizer's chat template; "llava". None: "chat" where there is one
     device          "auto", "cpu", "cuda"
+    hub             whether the hub may be asked for a model that is not here
     """
 
     model: str
@@ -94,6 +96,7 @@ class TrainConfig:
     unanswered: str = "error"
     form: str | None = None
     device: str = "auto"
+    hub: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in {"stage": STAGES, **_CHOICES}.items():
@@ -236,9 +239,9 @@ def _typed(value: Any, hint: Any, key: str, name: str) -> Any:
             number = _number(value)
             if number is not None:
                 return number
-        if option in (str, int) and type(value) is option:
+        if option in (str, int, bool) and type(value) is option:
             return value
-    words = {type(None): "null", str: "text", int: "a whole number", float: "a number"}
+    words = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     expected = [words.get(o) or ("keys and values" if is_dataclass(o) else "a list of text") for o in options]
     raise InputError(f"{name}: {key}: {value!r}, expected {' or '.join(expected)}")
 

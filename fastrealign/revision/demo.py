@@ -204,7 +204,7 @@ def judge(world: World, model_folder: Path, stage: str, progress: Progress = SIL
     from fastrealign.revision.model import RevisionModel
 
     model = RevisionModel.from_pretrained(model_folder)
-    words = AutoTokenizer.from_pretrained(model_folder)
+    words = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     embeddings = open_embeddings(str(world.path("held_out.parquet")))
     items: list[Item] = read_items(world.path("held_out.jsonl"))
     return [

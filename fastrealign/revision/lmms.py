@@ -1,9 +1,9 @@
 """A trained model as a model of lmms-eval, found by its name there once both are installed:
 
-    lmms-eval --model fastrealign --model_args model=runs/stage2,clip=ViT-L-14,pretrained=openai --tasks pope
+    lmms-eval --model fastrealign --model_args model=runs/stage2,clip=ViT-L-14,pretrained=openai,hub=true --tasks pope
 
-`clip` (and `pretrained`) or `encoder` (of transformers) name the encoder whose image embeddings the model was trained on. One
-image a question, as in training. Imported by lmms-eval alone; fastrealign does not need it.
+`clip` (and `pretrained`) or `encoder` (of transformers) name the encoder whose image embeddings the model was trained on;
+hub=true allows to download it. One image a question, as in training. Imported by lmms-eval alone; fastrealign does not need it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def manifest() -> ModelManifest:
 
 
 class Revision(lmms):
-    """model: the folder of a trained model; clip, pretrained, encoder: its encoder; batch_size: questions at a time."""
+    """model: the folder of a trained model; clip, pretrained, encoder: its encoder; batch_size: questions at a time.
+
+    hub: whether what is not on this machine may be downloaded.
+    """
 
     is_simple = True
 
@@ -46,6 +49,7 @@ class Revision(lmms):
         encoder: str | None = None,
         batch_size: int | str = 16,
         device: str = "auto",
+        hub: bool | str = False,
         **_: Any,  # lmms-eval hands every model its own settings, too
     ) -> None:
         super().__init__()
@@ -60,12 +64,13 @@ class Revision(lmms):
             raise InputError(
                 "model_args: expected clip=... or encoder=..., the encoder that the model was trained with"
             )
-        choice = OpenClip(clip, pretrained, device) if clip else Transformers(encoder, device=device)
+        hub = str(hub).lower() in ("1", "true")
+        choice = OpenClip(clip, pretrained, device, hub=hub) if clip else Transformers(encoder, device=device, hub=hub)
         self.encoder = choice.load("images")
-        self.model = RevisionModel.from_pretrained(model).to(device_of(device)).eval()
+        self.model = RevisionModel.from_pretrained(model, hub=hub).to(device_of(device)).eval()
         if self.encoder.dim != self.model.dim:
             raise InputError(f"{self.encoder.name} gives rows {self.encoder.dim} wide, {model} takes {self.model.dim}")
-        self.words = AutoTokenizer.from_pretrained(model)
+        self.words = AutoTokenizer.from_pretrained(model, local_files_only=True)
         self.template = Template(self.words, "stage2", self.model.tokens)
         self.batch_size = int(batch_size)
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastrealign import hub as hubs
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.revision import adapter as adapters
@@ -165,7 +166,8 @@ class RevisionModel(torch.nn.Module):
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
         try:
             config = peft.LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
-            self.lm = peft.get_peft_model(self.lm, config)
+            with hubs.asked(False):
+                self.lm = peft.get_peft_model(self.lm, config)
         except ValueError as error:
             raise InputError(f"lora.targets: {_first_line(error)}") from None
         self._lora = True
@@ -209,7 +211,7 @@ class RevisionModel(torch.nn.Module):
         for name, there in (("lm", whole), ("lora", self._lora)):
             if there:
                 with_weights = AtomicFolder(folder / name)
-                with with_weights.writing():
+                with with_weights.writing(), hubs.asked(False):  # peft would ask for the configuration of its base
                     self.lm.save_pretrained(with_weights.temporary)
                 with_weights.commit()
         source = self.lm_source
@@ -227,10 +229,13 @@ class RevisionModel(torch.nn.Module):
             file.commit()
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, lm: PreTrainedModel | str | None = None) -> RevisionModel:
+    def from_pretrained(
+        cls, folder: str | os.PathLike, *, lm: PreTrainedModel | str | None = None, hub: bool = False
+    ) -> RevisionModel:
         """The model that `save_pretrained` wrote, on the CPU and in eval mode.
 
         lm      the language model, where it is kept by reference and no longer lies there: loaded, or its path or name
+        hub     whether the hub may be asked for it
         Raises InputError naming the folder: no such model, a part missing, or another language model at the reference.
         """
         folder = Path(folder)
@@ -240,27 +245,39 @@ class RevisionModel(torch.nn.Module):
             model.lm_source, model._lm_trained = str(folder / "lm"), True
         else:
             given = lm if lm is not None else record["lm"]
-            given = load_lm(given) if isinstance(given, (str, os.PathLike)) else given
+            if lm is None:
+                hubs.find(
+                    given, f"{folder}: its language model", hub, "allow it with hub=True (or name another with lm=)"
+                )
+            given = load_lm(given, hub=hub) if isinstance(given, (str, os.PathLike)) else given
             model = cls(given, record["dim"], tokens=record["tokens"])
             _check_fingerprint(folder, record, model)
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
-            model.lm = _peft().PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
+            with hubs.asked(False):
+                model.lm = _peft().PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
             model._lora = True
         return model.eval()
 
 
-def load_lm(source: str | os.PathLike) -> PreTrainedModel:
-    """A causal language model of transformers by path or name, in the element type that it is stored in."""
+def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
+    """A causal language model of transformers, in the element type that it is stored in.
+
+    source  a folder; "hf://ORG/NAME", which may be downloaded; or a name of the hub, which is read from its cache
+    hub     whether the hub may be asked for a name that is not in the cache
+    """
     import transformers
     from packaging.version import Version
 
+    found = hubs.find(source, "language model", hub, "allow it (hub: true, hub=True)")
     # Renamed on the way from transformers 4 to 5.
     dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    options = {"local_files_only": not found.online, dtype: "auto"}
     try:
-        lm, report = transformers.AutoModelForCausalLM.from_pretrained(
-            source, output_loading_info=True, **{dtype: "auto"}
-        )
+        with hubs.asked(found.online):
+            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
+                found.name, output_loading_info=True, **options
+            )
     except Exception as error:  # from OSError to what a damaged file of weights meets
         raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from None
     lacking = sorted(report["missing_keys"])

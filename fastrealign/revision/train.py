@@ -25,7 +25,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import set_seed
 
-from fastrealign import baseline
+from fastrealign import baseline, hub
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 from fastrealign.errors import FastRealignError, InputError
@@ -35,6 +35,7 @@ from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_ch
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
 from fastrealign.revision.model import RevisionModel, load_lm
+from fastrealign.revision.paths import check_paths
 from fastrealign.revision.record import TrainResult, held, inputs_of, look, note
 
 # What a mixed precision keeps the frozen language model in.
@@ -47,6 +48,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[transformers.TrainerCallback] = (),
     progress: Progress = SILENT,
+    name: str | None = None,
 ) -> TrainResult:
     """Train as configured and save the model to `config.out`; under torchrun, on all its processes together.
 
@@ -54,6 +56,7 @@ def train(
                 is not run again
     callbacks   transformers' own, to watch it
     progress    of what comes before the first step: all examples are looked up, and gone through once
+    name        the file of the configuration, for messages
 
     Raises InputError for a configuration that cannot run, and FastRealignError where a checkpoint cannot be written, or the
     loss is no number any more: then the checkpoint before it stays.
@@ -61,11 +64,13 @@ def train(
     done = look(config, resume)
     if done is not None:
         return done
+    check_paths(config, name)
     precision = _precision(config)
     set_seed(config.seed)
     tokenizer = _tokenizer(config)
     side = "text" if config.stage == "stage1" else "image"
     embeddings = open_embeddings(config.embeddings, side=side, progress=progress)
+    alignment = None if config.alignment is None else _alignment(config.alignment, embeddings.dim)
     found = available(
         read_examples(config.data, shared_ids=True, progress=progress), embeddings, config.missing, progress
     )
@@ -76,7 +81,7 @@ def train(
         stage=config.stage,
         tokens=config.tokens,
         max_length=_context(config, model.lm, tokenizer),
-        alignment=None if config.alignment is None else _alignment(config.alignment, embeddings.dim),
+        alignment=alignment,
         unanswered=config.unanswered,
         form=config.form,
     )
@@ -210,7 +215,7 @@ def _precision(config: TrainConfig) -> str:
 
 
 def _model(config: TrainConfig, dim: int, precision: str) -> RevisionModel:
-    model = RevisionModel(load_lm(config.model), dim, tokens=config.tokens)
+    model = RevisionModel(load_lm(config.model, hub=config.hub), dim, tokens=config.tokens)
     # What trains is float32: an update of 1e-5 would be lost in bfloat16. What is frozen takes the precision it is used in.
     frozen = config.stage == "stage1" or config.lora is not None
     model.lm.to(_DTYPES[precision] if frozen else torch.float32)
@@ -236,8 +241,12 @@ def _alignment(path: str, dim: int) -> Alignment | Baseline:
 
 
 def _tokenizer(config: TrainConfig) -> Any:
+    found = hub.find(config.model, "model:", config.hub, "set hub: true")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.model)
+        with hub.asked(found.online):
+            tokenizer = hub.load_tokenizer(found)
+    except InputError:
+        raise
     except Exception as error:  # from OSError to what a damaged file meets
         raise InputError(f"{config.model}: has no tokenizer that can be loaded: {one_line(error)}") from None
     if config.form == "llava":

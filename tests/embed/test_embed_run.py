@@ -40,6 +40,9 @@ class Fake:
         self.dim, self.weights, self.by_length = dim, weights, by_length
         self.batches = []
 
+    def check(self):
+        pass
+
     def load(self, side):
         def prepare(item):
             text = item if isinstance(item, str) else bytes(item.tobytes()).hex()
@@ -112,7 +115,7 @@ def test_killed_at_any_step_and_gone_on_with_it_ends_in_the_same_bytes(tmp_path,
     for name in ("images", "text"):
         loaded[name] = OpenClip(str(open_clip_folder), device="cpu").load(name)
 
-    class Loaded:
+    class Loaded(Fake):
         def load(self, side):
             return loaded[side]
 
@@ -348,13 +351,26 @@ def test_models_that_are_not_there_or_lack_a_tower(
     refused(r"--clip ViT-B-32 is without weights: name a file or a tag .*openai", photos, "--clip", "ViT-B-32")
     refused("--pretrained nope: no such file", photos, "--clip", "ViT-B-32", "--pretrained", "nope")
     refused(
-        "not on this machine and not to be fetched", photos, "--clip", "ViT-B-32", "--pretrained", "laion2b_s34b_b79k"
+        "--pretrained laion2b_s34b_b79k: a tag of open_clip.*pass --hub to",
+        photos,
+        "--clip",
+        "ViT-B-32",
+        "--pretrained",
+        "laion2b_s34b_b79k",
     )
     refused("brings its own weights", photos, "--clip", open_clip_folder, "--pretrained", weights)
     refused(r"has no open_clip_config.json; .*--model", photos, "--clip", clip_folder)
     refused(r"nothing.json: no such file", photos, "--clip", "nothing.json")
-    refused("not on this machine and not to be fetched", photos, "--model", "/no/such/folder")
-    refused("not on this machine and not to be fetched", photos, "--model", "openai/clip-vit-base-patch32")
+    refused("--model /no/such/folder: no such file or folder$", photos, "--model", "/no/such/folder")
+    refused(
+        "openai/clip: no such file or folder, and .* name it hf://openai/clip, or pass --hub",
+        photos,
+        "--model",
+        "openai/clip",
+    )
+    refused(f"{clip_folder}_: no such .*, did you mean '{clip_folder.name}'", photos, "--model", f"{clip_folder}_")
+    for words in (["--model", "hf://openai/clip"], ["--model", "openai/clip", "--hub"]):  # the tests are offline
+        refused("not on this machine and not to be fetched", photos, *words)
     refused(r"has no config.json; .*--clip", photos, "--model", open_clip_folder)
     refused("LlamaModel has no image tower", photos, "--model", llama_folder)
     refused(

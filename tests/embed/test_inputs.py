@@ -177,9 +177,9 @@ def test_a_damaged_tar(tar):
 
 
 @pytest.mark.parametrize("name", ["pipe.jpg", "pipe.tar", "pipe.txt"])
-def test_a_pipe_is_not_waited_for(tmp_path, run, name):
+def test_a_pipe_is_not_waited_for(tmp_path, run, name, llama_folder):
     os.mkfifo(tmp_path / name)
-    code, out, err = run(tmp_path, "--out", tmp_path.parent / "out", "--clip", "never loaded")
+    code, out, err = run(tmp_path, "--out", tmp_path.parent / "out", "--model", llama_folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{tmp_path / name}: is not a regular file" in err
     if name == "pipe.jpg":  # nor by the threads that load what was looked at
@@ -237,7 +237,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, photos, monkeypatch):
         (b'{"caption": "\xff"}', "is not JSON .*utf-8"),
     ],
 )
-def test_lines_that_hold_no_caption(tmp_path, line, problem, run):
+def test_lines_that_hold_no_caption(tmp_path, line, problem, run, llama_folder):
     path = tmp_path / "a.jsonl"
     line = line if isinstance(line, bytes) else line.encode()
     path.write_bytes(b'{"id": "a", "caption": "red"}\n' + line + b'\n{"id": "b", "caption": "blue"}\n')
@@ -245,7 +245,7 @@ def test_lines_that_hold_no_caption(tmp_path, line, problem, run):
     assert (good.id, good.problem, last.id, last.problem) == ("a", None, "b", None)
     assert bad.where == f"{path}: line 2"
     assert re.search(problem, bad.problem)
-    code, out, err = run(path, "--out", tmp_path / "out", "--clip", "never loaded")
+    code, out, err = run(path, "--out", tmp_path / "out", "--model", llama_folder)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert f"{path}: line 2: {bad.problem}" in err and "--bad-items skip" in err
     assert not (tmp_path / "out").exists()

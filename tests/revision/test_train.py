@@ -261,7 +261,7 @@ def test_what_cannot_run_is_told_before_anything_is_written(config, world, tmp_p
             train(config(device="cuda"))
     with pytest.raises(InputError, match="precision: fp16 needs a GPU"):
         train(config(precision="fp16"))
-    with pytest.raises(InputError, match="nothing: has no tokenizer that can be loaded"):
+    with pytest.raises(InputError, match=r"^model: .*nothing: no such file or folder$"):
         train(config(model=str(tmp_path / "nothing")))
     wide = fr.fit(np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32)[::-1] + 0.5)
     wide.save(world / "wide.safetensors")
@@ -402,7 +402,7 @@ def test_faults_at_the_end_of_the_data_are_told_at_the_beginning(config, world, 
 
 def test_trackers_and_folders_that_are_none(config, world):
     refused("report_to: .*wandbb is not supported", config(report_to="wandbb"))
-    refused("captions.jsonl/x: cannot be made: Not a directory", config(out="captions.jsonl/x"), kind=FastRealignError)
+    refused("out: .*captions.jsonl/x: .*captions.jsonl is a file, expected a folder", config(out="captions.jsonl/x"))
 
 
 def test_examples_without_a_response_within_max_length_are_left_out(config, world):

@@ -1,0 +1,129 @@
+"""Where a model is found: here first, then in Hugging Face's cache; the hub is asked only where the user names it.
+
+A name is, in this order, a file or folder; `hf://ORG/NAME`, which may be downloaded; a name of the hub, which may be downloaded
+where the user allows it (`--hub`, `hub: true`) and is else read from the cache of an earlier download, without a network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastrealign.errors import InputError
+from fastrealign.io.names import meant
+
+SCHEME = "hf://"
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+# One of these is in the cache once a model, a tokenizer or an image processor was loaded from the hub.
+_FILES = ("config.json", "open_clip_config.json", "tokenizer_config.json", "preprocessor_config.json")
+# How the hub's libraries say that something is not here, whether they asked for it or were not to.
+_NOT_HERE = (
+    "couldn't connect",
+    "local cache",
+    "Can't load",
+    "is not a local folder",
+    "Failed to download",
+    "Connection error",
+    "Repo id must be",
+    "Max retries",
+    "offline mode",
+    "outgoing traffic has been disabled",
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """name: as transformers and open_clip take it; online: whether they may ask the hub."""
+
+    name: str
+    online: bool
+
+
+def find(name: str | os.PathLike, option: str, hub: bool, ask: str) -> Found:
+    """Look a model up, without asking a network.
+
+    option   how messages name what was given: "--model", "run.yaml: model:"
+    hub      the user allows the hub to be asked for what is not here
+    ask      how the user would do so: "pass --hub"
+    Raises InputError for a path that does not exist, and for a name that is not in the cache where `hub` is false.
+    """
+    text = os.fspath(name)
+    if text.startswith(SCHEME):
+        repository = text.removeprefix(SCHEME).strip("/")
+        if not _REPOSITORY.fullmatch(repository):
+            raise InputError(f"{option} {text}: expected {SCHEME}ORG/NAME, a model of the Hugging Face hub")
+        return Found(repository, True)
+    if os.path.exists(text):
+        return Found(text, hub)
+    path = Path(text)
+    there = path.parent if str(path.parent) != "." or path.is_absolute() else Path()
+    near = meant(path.name, os.listdir(there)) if there.is_dir() else ""
+    if not _REPOSITORY.fullmatch(text):
+        raise InputError(f"{option} {text}: no such file or folder{near}")
+    if hub or is_cached(text, *_FILES):
+        return Found(text, hub)
+    raise InputError(
+        f"{option} {text}: no such file or folder{near}, and Hugging Face's cache has no model of that name; to download one "
+        f"name it {SCHEME}{text}, or {ask}"
+    )
+
+
+def is_cached(repository: str, *files: str) -> bool:
+    """Whether one of the files of a repository of the hub is here from an earlier download."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+    except (ImportError, ValueError):  # the latter: no name of a repository
+        return False
+
+
+@contextmanager
+def asked(online: bool) -> Iterator[None]:
+    """Around libraries that may ask the hub: unless `online`, they find what is here, or fail at once."""
+    if online:
+        yield
+        return
+    import huggingface_hub.constants as constants
+
+    before, environment = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if environment is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = environment
+
+
+def is_not_here(error: BaseException) -> bool:
+    """Whether what a library raised says that a file is neither here nor to be had."""
+    return any(sign in str(error) for sign in _NOT_HERE)
+
+
+def load_tokenizer(found: Found, **options: Any) -> Any:
+    """A tokenizer of transformers. Raises what it raises, and InputError for one without words (`check_words`)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(found.name, local_files_only=not found.online, **options)
+    check_words(tokenizer, found.name)
+    return tokenizer
+
+
+def check_words(tokenizer: Any, name: str) -> None:
+    """InputError for a tokenizer without words, which transformers makes of a folder with a configuration alone.
+
+    To it, all texts would be the same.
+    """
+    special = {*tokenizer.all_special_tokens, "▁"}
+    if not any(word not in special for word in tokenizer.get_vocab()):
+        raise InputError(
+            f"{name}: has no tokenizer, or one without words; save it there (tokenizer.json), or name a folder that has it"
+        )

@@ -1,0 +1,65 @@
+"""The paths of a training run, looked at before anything is loaded: a misspelt one costs a second, not an hour of reading."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastrealign import hub
+from fastrealign.errors import InputError
+from fastrealign.io.names import meant
+from fastrealign.io.places import is_url, place
+from fastrealign.revision.config import TrainConfig
+
+
+def check_paths(config: TrainConfig, name: str | None = None) -> None:
+    """Raises one InputError that names each key whose path is not there or cannot be used. Asks no network.
+
+    name   the file of the configuration, for the message
+    """
+    faults = list(_faults(config))
+    if faults:
+        raise InputError(f"{name}: {'; '.join(faults)}" if name else "; ".join(faults))
+
+
+def _faults(config: TrainConfig) -> Iterator[str]:
+    try:
+        hub.find(config.model, "model:", config.hub, "set hub: true")
+    except InputError as error:
+        yield str(error)
+    for key in ("data", "embeddings", "alignment", "adapter"):
+        given = getattr(config, key)
+        for path in [given] if isinstance(given, str) else given or []:
+            fault = None if is_url(path) else _fault(place(path), key)
+            if fault:
+                yield f"{key}: {path}: {fault}"
+    fault = _unusable(Path(config.out))
+    if fault:
+        yield f"out: {config.out}: {fault}"
+
+
+def _fault(path: Path, key: str) -> str | None:
+    """What is wrong with a file or folder to read."""
+    if key == "embeddings" and not path.exists() and glob.has_magic(str(path)):
+        return None if next(glob.iglob(str(path)), None) else "no file of that pattern"
+    if not path.exists():
+        return f"no such {'file' if key == 'data' else 'file or folder'}{_near(path)}"
+    if key in ("data", "alignment") and path.is_dir():
+        return "is a folder, expected a file"
+    if not os.access(path, os.R_OK):
+        return "cannot be read: permission denied"
+    return None
+
+
+def _near(path: Path) -> str:
+    return meant(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+
+
+def _unusable(out: Path) -> str | None:
+    """Why a folder to write can neither be written to nor made."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        return f"{'' if there == out else f'{there} '}is a file, expected a folder"
+    return None if os.access(there, os.W_OK) else f"cannot be written to: permission denied in {there}"
