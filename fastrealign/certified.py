@@ -31,7 +31,7 @@ import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.blocks import Blocks, BlockSource, Spread, measure_spread, quantile
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, warn
 from fastrealign.opening import NAME_BOTH
 from fastrealign.ops import UNIT
 from fastrealign.passes import fit_sides
@@ -130,7 +130,7 @@ class Looks:
 
 def _check_differ(source: RowSource, target: RowSource) -> None:
     """InputError where both sides are copies of the same rows, of which the samples would be different ones."""
-    if source.rows == target.rows and source.d == target.d:
+    if source.rows is not None and source.rows == target.rows and source.d == target.d:
         ours, theirs = source.pilot(_COMPARED), target.pilot(_COMPARED)
         if ours.dtype == theirs.dtype and np.array_equal(ours, theirs):
             raise InputError(f"source and target hold the same rows: {source.name} and {target.name}; {NAME_BOTH}")
@@ -166,6 +166,11 @@ def fit_certified(
         if bound.total <= tol:
             break
         looks.widen(bound, tol)
+    if alignment.gap_before <= bound.total:
+        warn(
+            f"{source.name}: the gap before, {alignment.gap_before:.2g}, is no larger than what this sample leaves open, "
+            f"{bound.total:.2g}: choose a smaller tol; are source and target different rows?"
+        )
     return replace(
         alignment,
         gap_left=float(np.linalg.norm(spreads[0].mean - alignment.mean_target)),

@@ -13,6 +13,7 @@ from fastrealign import torch_ops
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method
 from fastrealign.errors import InputError
+from fastrealign.misfit import FirstRows
 from fastrealign.ops import RowMap
 from fastrealign.sides import SMALLEST_TRACE
 
@@ -111,9 +112,13 @@ class ReAlign(_Fitted):
     flow through to the rows (exactly, in closed form; by `backward` and torch.autograd.grad, once: torch.func's transforms and
     gradients of gradients are refused). The map stays float64 whatever `.half()` or `.to(dtype)` ask for.
     Rows without a direction (NaN, Inf, zero) pass as they came. torch.compile(fullgraph=True) and CUDA graphs take it.
+    Where it runs eagerly its first 512 rows are looked at, once: a FitWarning says where their mean lies far from where the
+    alignment is to move it (images, rows that were aligned before).
 
     Online, for encoders that move: see `update`.
     """
+
+    _first: FirstRows | None = None
 
     def __init__(
         self,
@@ -145,14 +150,34 @@ class ReAlign(_Fitted):
         self.register_buffer("sum_unit", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._first = alignment and FirstRows(alignment, "the first batches of nn.ReAlign")
         self._keep()
 
     @classmethod
     def from_alignment(cls, alignment: Alignment, **options: Any) -> ReAlign:
         return cls(alignment, **options)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._first = None  # of the map that was there before
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_first": None}
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2).reshape(x.shape)
+        aligned = torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2)
+        if not torch.compiler.is_compiling() and self._first is not None:
+            self._look(aligned, x)
+        return aligned.reshape(x.shape)
+
+    def _look(self, aligned: torch.Tensor, x: torch.Tensor) -> None:
+        """Whether the map fits the first rows that come; not of tensors without values, and not where waiting is forbidden."""
+        plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta"
+        if not plain or torch.jit.is_tracing() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        # What lies within one item (the tokens of a text) is no sample of its own.
+        if self._first.look(aligned, x.shape[0] if x.ndim > 1 else 1):
+            self._first = None
 
     @torch.no_grad()
     def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
@@ -167,6 +192,7 @@ class ReAlign(_Fitted):
         direction), or there is no target, the map stays as it is. Nothing waits for the device.
         """
         self._restore()
+        self._first = None  # the encoder moves, and the map after it
         rows = self._rows(text.detach())
         sums, good = self._sums(rows, self._unit_map(), 0)
         projected, _ = self._sums(rows, self.map, 1)

@@ -21,6 +21,7 @@ from fastrealign.centroid import exact_centroid
 from fastrealign.certified import Bound, Looks, check_tol
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
+from fastrealign.misfit import TOLERATED
 from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
@@ -37,9 +38,6 @@ from fastrealign.sides import (
     read_side,
 )
 from fastrealign.sources import RowSource, open_rows
-
-# Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
-TOLERATED = 0.1
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from fastrealign.float_state import computes
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
+from fastrealign.misfit import warn_of_misfit
 from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
 from fastrealign.passes import check_options
@@ -190,7 +191,8 @@ def apply_files(
 
     alignment  an Alignment or a Baseline, or the path of a saved one. Where rows are numbered (C3's noise) their numbers go
                over all shards in the order of their names, so the output is that of one call on all rows
-    Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written.
+    Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written. Where
+    that is more than where it was fitted, beyond sampling and a tenth of gap_before, a FitWarning says so.
     """
     with told_if_swapped(alignment, source):
         alignment = as_method(alignment)
@@ -202,7 +204,7 @@ def apply_files(
     warn_of_encoder(alignment, run.rows)
     run.output.check_apart(_specs(source), [run.rows.files])
     numbers = _numbers(run.rows.files) if alignment.numbered else None
-    return run.go(
+    report = run.go(
         replace(run.order, alignment=alignment.fingerprint, numbers=numbers),
         lambda _: alignment,
         overwrite=overwrite,
@@ -211,6 +213,10 @@ def apply_files(
         progress=progress,
         fsync=fsync,
     )
+    if run.world.rank == 0:
+        aligned = report.rows_out - (report.bad_rows if report.bad_rows_were == "keep" else 0)
+        warn_of_misfit(alignment, report.gap_left, aligned, report.source)
+    return report
 
 
 class _Run:

@@ -314,6 +314,15 @@ def test_copies_are_found_out(rng, monkeypatch, options):
         fr.fit(rows, rows.copy(), **options)
 
 
+def test_a_sample_of_copies_in_another_order_is_warned_of(rng, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 512)
+    rows = rng.standard_normal((9000, 6)) + 0.3
+    with pytest.warns(
+        FitWarning, match=r"no larger than what this sample leaves open.*are source and target different rows\?"
+    ):
+        fr.fit(rows, rng.permutation(rows), tol=0.2)
+
+
 def test_copies_in_another_format_and_order(tmp_path, rng):
     rows = (rng.standard_normal((300, 6)) + 0.3).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)

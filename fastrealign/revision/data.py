@@ -15,6 +15,7 @@ import torch
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 from fastrealign.errors import InputError, warn
+from fastrealign.misfit import FirstRows
 from fastrealign.nn import ReAlign
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.embeddings import Embeddings, open_embeddings
@@ -76,7 +77,8 @@ class Collator:
     max_length  of an example, in tokens, the visual ones included: what is beyond is cut off, said once, and counted. None: an
                 example longer than the tokenizer's model_max_length is an error
     alignment   an Alignment, nn.ReAlign or Baseline, through which the embeddings of the batch pass; no copy is written.
-                Noise of a Baseline is that of the row's number, as if the whole source had been mapped
+                Noise of a Baseline is that of the row's number, as if the whole source had been mapped. A FitWarning
+                says where an Alignment does not fit the embeddings: of a sample of all in `check`, else of the first batches
     missing     "error", or "skip": an example whose id has no embedding is left out of its batch and counted
     unanswered  "error", or "skip": an example of whose responses max_length leaves nothing is left out and counted
     form        of stage 2: "llava" or "chat"; "chat" where the tokenizer has a chat template (templates.py)
@@ -112,6 +114,8 @@ class Collator:
         self._skip_missing, self._skip_unanswered = missing == "skip", unanswered == "skip"
         self._pad = pad_token(tokenizer)
         self._told_cut = False
+        named = getattr(embeddings, "name", "the embeddings")
+        self._first = FirstRows(alignment, named) if isinstance(alignment, Alignment) else None
         self._limit = max_length or min(getattr(tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT)
         # Shared, so that the process that started the workers knows what they did.
         self._counts = torch.zeros(_SLOTS, len(_COUNTS), dtype=torch.float64).share_memory_()
@@ -164,6 +168,11 @@ class Collator:
                 progress.advance(len(part), 0)
         finally:
             progress.finish()
+        if self._first is not None and len(examples):
+            places = np.unique(np.linspace(0, len(examples) - 1, _CHECKED).astype(int))
+            rows = self.embeddings.rows([examples[int(i)].id for i in places])
+            self._first.look(self.alignment(rows, bad_rows="keep"), len(rows), enough=0)
+            self._first = None
         found = Checked(self.truncated, answered)
         self._told_cut = found.truncated > 0
         self._counts.zero_()
@@ -251,6 +260,13 @@ class Collator:
             aligned = self.alignment(rows, threads=1, first=self.embeddings.pass_numbers(numbers))
         else:
             aligned = self.alignment(rows, threads=1)
+            worker = torch.utils.data.get_worker_info()
+            if (
+                self._first is not None
+                and (worker is None or worker.id == 0)
+                and self._first.look(aligned, len(aligned))
+            ):
+                self._first = None
         self._add("seconds", time.perf_counter() - started)
         return aligned
 

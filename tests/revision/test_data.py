@@ -478,3 +478,27 @@ def test_chat_templates_of_no_use(template, told):
         lambda: Template(build_bytes(template), "stage2").examples([turns]),
     )
     assert Template(build_bytes(template), "stage2", form="llava").examples([turns])
+
+
+def test_embeddings_that_the_alignment_does_not_fit(tmp_path, rng, tokenizer):
+    """Of examples in order: check looks at some from all over."""
+    centre = rng.standard_normal(DIM)
+    centre *= 2.0 / np.linalg.norm(centre)
+    text, image = (rng.standard_normal((1200, DIM)) + side * centre for side in (1.0, -0.8))
+    alignment = fr.fit(text, image)
+    examples = [Example(str(i), ((IMAGE, "a cat"),)) for i in range(1200)]
+    for rows, count in ((text[np.argsort(text[:, 0])], 0), (image, 1)):
+        np.save(tmp_path / "rows.npy", rows.astype(np.float32))
+        made = {"stage": "stage1", "alignment": alignment}
+        for use in (
+            lambda collator: collator.check(examples, 1 << 20),
+            lambda collator: [
+                collator([examples[int(i)] for i in part]) for part in rng.permutation(1200).reshape(-1, 60)
+            ],
+        ):
+            collator = Collator(tokenizer, open_embeddings(tmp_path / "rows.npy"), **made)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always", fr.FitWarning)
+                use(collator)
+            told = [str(one.message) for one in said if issubclass(one.category, fr.FitWarning)]
+            assert len(told) == count and all("rows.npy" in one and "fastrealign check" in one for one in told)

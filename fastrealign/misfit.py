@@ -1,0 +1,84 @@
+"""Whether an alignment fits the rows that it maps: the gap that is left of them tells, at no further reading."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.alignment import Alignment
+from fastrealign.errors import warn
+
+if TYPE_CHECKING:
+    from fastrealign.baseline import Baseline
+
+# Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
+TOLERATED = 0.1
+# Standard errors of the mean that a gap may be of besides. They are those of rows that have nothing to do with each other:
+# in groups of sixteen alike (captions of one image, rows of one page), they are in truth a fourth of as many.
+_STANDARD_ERRORS = 4.0
+# The first rows of a training that are looked at.
+_FIRST = 512
+
+
+def warn_of_misfit(method: Alignment | Baseline, gap_left: float, rows: int, which: str) -> None:
+    """A FitWarning where more of the gap is left on `rows` rows than sampling and what `check` tolerates explain.
+
+    which: names the rows. Of methods that leave a gap by their nature (Baseline) nothing is known, and nothing said.
+    """
+    if not isinstance(method, Alignment) or rows == 0 or not gap_left > _explained(method, rows):
+        return
+    fitted = "" if math.isnan(method.gap_left) else f"{method.gap_left:.2g} where it was fitted, "
+    warn(
+        f"{which}: the alignment leaves a gap of {gap_left:.3g} here ({fitted}{method.gap_before:.3g} before): are these rows "
+        "of its source, not aligned yet? `fastrealign check ALIGNMENT SOURCE` tells whether it holds for them"
+    )
+
+
+def _explained(alignment: Alignment, rows: int) -> float:
+    """The largest gap on so many rows that an alignment which holds for their like may leave."""
+    # The mean of these rows varies, and so did that of those it was fitted on; aligned rows have the trace of the target.
+    variance = alignment.trace_target * (1.0 / rows + 1.0 / max(alignment.count_source, 1))
+    if alignment.sampling is not None:
+        variance += (alignment.sampling.error or 0.0) ** 2
+    left = 0.0 if math.isnan(alignment.gap_left) else alignment.gap_left
+    return left + TOLERATED * alignment.gap_before + _STANDARD_ERRORS * math.sqrt(variance)
+
+
+class FirstRows:
+    """The first rows that a training maps, whose mean tells a gross misfit (images, rows aligned before) once for all.
+
+    Where they are tensors they are added up on their device; once, when there are enough, that is waited for.
+    """
+
+    def __init__(self, alignment: Alignment, which: str) -> None:
+        self._alignment, self._which = alignment, which
+        self._items = 0
+        self._total: Any = 0.0
+        self._good: Any = 0.0
+
+    def look(self, aligned: Any, items: int, enough: int = _FIRST) -> bool:
+        """Take in aligned rows (n, d), an array or a tensor, of so many items that are independent. Whether these are enough,
+        and the answer was given.
+        """
+        if hasattr(aligned, "detach"):
+            rows = aligned.detach().double()
+            good = (rows.square().sum(-1) - 1.0).abs() < 0.1  # not rows without a direction, passed as they came
+            rows = rows.where(good[:, None], rows.new_zeros(()))
+            if hasattr(self._total, "to"):
+                self._total, self._good = self._total.to(rows.device), self._good.to(rows.device)
+        else:
+            rows = np.asarray(aligned, np.float64)
+            good = abs(np.square(rows).sum(-1) - 1.0) < 0.1
+            rows = np.where(good[:, None], rows, 0.0)
+        self._total, self._good = self._total + rows.sum(0), self._good + good.sum()
+        self._items += items
+        if self._items < enough:
+            return False
+        count = float(self._good)
+        if count:
+            mean = np.asarray(self._total.tolist()) / count
+            gap_left = float(np.linalg.norm(mean - self._alignment.mean_target))
+            warn_of_misfit(self._alignment, gap_left, self._items, f"{self._which}, {self._items:,} rows")
+        return True

@@ -1,0 +1,213 @@
+"""Rows that an alignment does not fit: told from the gap that is left of them, and never of few rows, or a part of them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import corpus
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.baselines import METHODS, fit_baseline
+from fastrealign.cli import main
+from fastrealign.errors import FitWarning
+from fastrealign.misfit import FirstRows
+
+D = 12
+
+
+@pytest.fixture
+def sides(rng):
+    """sides(n): texts and images with a gap, of the same two populations at every call."""
+    centre = rng.standard_normal(D)
+    centres = centre / np.linalg.norm(centre) * 2.0 * np.array([[1.0], [-0.8]])
+
+    def sides(n):
+        return [(centre + rng.standard_normal((n, D))).astype(np.float32) for centre in centres]
+
+    return sides
+
+
+@pytest.fixture
+def fitted(sides):
+    return fr.fit(*sides(4000))
+
+
+def told(call):
+    """The FitWarnings of a call, as text."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", FitWarning)
+        call()
+    return [str(one.message) for one in said if issubclass(one.category, FitWarning)]
+
+
+def applied(fitted, rows, folder, **options):
+    np.save(folder / "rows.npy", rows)
+    return told(lambda: fr.apply_files(fitted, folder / "rows.npy", folder / "out.npy", overwrite=True, **options))
+
+
+def test_rows_of_its_kind_pass_however_few(sides, fitted, tmp_path):
+    for n in (1, 2, 10, 100, 3000):
+        for _ in range(5):
+            assert applied(fitted, sides(n)[0], tmp_path) == []
+
+
+def test_images_and_rows_aligned_before_are_told(sides, fitted, tmp_path):
+    text, image = sides(1000)
+    for rows in (image, fitted(text)):
+        (said,) = applied(fitted, rows, tmp_path)
+        assert "`fastrealign check ALIGNMENT SOURCE`" in said and "\n" not in said
+        left = np.linalg.norm(fitted(rows).astype(np.float64).mean(axis=0) - fitted.mean_target)
+        assert (
+            f"leaves a gap of {left:.3g} here ({fitted.gap_left:.2g} where it was fitted, {fitted.gap_before:.3g}"
+            in said
+        )
+
+
+def test_the_advice_works(sides, fitted, tmp_path, capfd):
+    """What apply warns of does not hold for check, and what holds is not warned of; on the command line alike."""
+    fitted.save(tmp_path / "a.safetensors")
+    for rows, code in zip(sides(1000), (0, 3), strict=True):
+        np.save(tmp_path / "rows.npy", rows)
+        paths = [str(tmp_path / name) for name in ("a.safetensors", "rows.npy")]
+        assert main(["apply", *paths, "--out", str(tmp_path / "out.npy"), "--overwrite"]) == 0
+        assert ("fastrealign: warning: " in capfd.readouterr().err) == (code == 3)
+        assert main(["check", *paths]) == code
+        capfd.readouterr()
+
+
+def test_a_fit_on_few_rows_is_as_uncertain_as_the_rows(sides, tmp_path):
+    """Its own sampling error is no misfit, of whatever number of rows it shows."""
+    for _ in range(10):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)
+            few = fr.fit(*sides(20))
+        assert applied(few, sides(3000)[0], tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{"centroid": "exact"}, {"one_pass": True}, {"tol": 0.2}])
+def test_other_fits(sides, tmp_path, options):
+    found = fr.fit(*sides(4000), **options)
+    text, image = sides(1000)
+    assert applied(found, text, tmp_path) == [] and len(applied(found, image, tmp_path)) == 1
+
+
+def test_an_alignment_brought_up_to_date_does_not_know_its_gap(sides, fitted, tmp_path):
+    found = fr.update(fitted, sides(1000)[0])
+    text, image = sides(1000)
+    assert applied(found, text, tmp_path) == []
+    (said,) = applied(found, image, tmp_path)
+    assert "nan" not in said
+
+
+def test_methods_that_leave_a_gap_by_nature_say_nothing(sides, tmp_path):
+    text, image = sides(500)
+    for name in METHODS:
+        if not name.startswith("realign"):
+            assert applied(fit_baseline(name, text, image), image, tmp_path) == []
+
+
+def test_rows_kept_as_they_came_do_not_count(sides, fitted, tmp_path):
+    rows = np.zeros((4000, D), np.float32)
+    rows[:3] = sides(3)[1]
+    for bad_rows in ("keep", "skip"):
+        assert applied(fitted, rows, tmp_path, bad_rows=bad_rows) == []
+    assert applied(fitted, rows[5:], tmp_path, bad_rows="keep") == []
+
+
+def test_sorted_shards_are_told_of_together(sides, fitted, tmp_path):
+    """Each of them, and the last of a run that is gone on with, has a mean of its own."""
+    text, _ = sides(8000)
+    ordered = text[np.argsort(text[:, 0])]
+    source = corpus.npy_folder(tmp_path / "text", np.split(ordered, 8))
+    assert len(applied(fitted, ordered[:1000], tmp_path)) == 1  # which it does not fit, indeed
+    assert told(lambda: fr.apply_files(fitted, source, tmp_path / "out")) == []
+    assert told(lambda: fr.apply_files(fitted, source, tmp_path / "out", resume=True)) == []
+
+
+# --- modules ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def test_a_module_tells_once_of_images(torch, sides, fitted):
+    text, image = (torch.from_numpy(rows) for rows in sides(2048))
+    layer = fr.nn.ReAlign(fitted)
+    assert told(lambda: [layer(part) for part in text.split(64)]) == [] and layer._first is None
+    assert told(lambda: [layer(part) for part in image.split(64)]) == []  # it has seen enough
+    layer = fr.nn.ReAlign(fitted)
+    (said,) = told(lambda: [layer(part.half()) for part in image.split(64)])
+    assert "the first batches of nn.ReAlign, 512 rows" in said and "fastrealign check" in said
+    assert told(lambda: fr.nn.ReAlign(fitted)(image[:511])) == []
+
+
+def test_tokens_of_one_text_are_one_item(torch, sides, fitted):
+    """Whose mean is that of one text."""
+    layer = fr.nn.ReAlign(fitted)
+    assert told(lambda: layer(torch.from_numpy(sides(1000)[1]).reshape(10, 100, D))) == []
+    assert layer._first is not None
+
+
+def test_looking_changes_nothing_else(torch, sides, fitted):
+    rows = torch.from_numpy(sides(600)[0]).requires_grad_()
+    layer, blind = fr.nn.ReAlign(fitted), fr.nn.ReAlign(fitted)
+    blind._first = None
+    results = []
+    for one in (layer, blind):
+        out = one(rows)
+        (gradient,) = torch.autograd.grad(out.pow(3).sum(), rows)
+        results.append((out.detach(), gradient))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert list(layer.state_dict()) == list(blind.state_dict()) and not list(layer.parameters())
+
+
+def test_a_compiled_module_looks_at_nothing(torch, sides, fitted):
+    image = torch.from_numpy(sides(600)[1])
+    layer = fr.nn.ReAlign(fitted)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert told(lambda: compiled(image)) == [] and layer._first is not None
+    torch.testing.assert_close(compiled(image), layer(image.clone()))
+    exported = torch.export.export(fr.nn.ReAlign(fitted), (image,)).module()
+    torch.testing.assert_close(exported(image), layer(image))
+
+
+def test_tensors_without_values_are_not_looked_at(torch, sides, fitted):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fr.nn.ReAlign(fitted)(torch.ones(600, D))
+    traced = torch.jit.trace(fr.nn.ReAlign(fitted), torch.from_numpy(sides(600)[0]))
+    assert "fastrealign::apply" in str(traced.graph) and "square" not in str(traced.graph)
+
+
+def test_modes_of_torch_may_change_between_batches(torch, sides, fitted):
+    layer, image = fr.nn.ReAlign(fitted), torch.from_numpy(sides(600)[1])
+    with torch.inference_mode():
+        layer(image[:300])
+    assert len(told(lambda: layer(image[300:].clone().requires_grad_()))) == 1
+
+
+def test_copies_and_other_states_are_not_looked_at(torch, sides, fitted, tmp_path):
+    """What they were fitted on is not known any more."""
+    image = torch.from_numpy(sides(600)[1])
+    loaded, moving = fr.nn.ReAlign(fitted), fr.nn.ReAlign(fitted)
+    loaded.load_state_dict(fr.nn.ReAlign(fitted).state_dict())
+    moving.update(image)
+    for layer in (loaded, moving, copy.deepcopy(fr.nn.ReAlign(fitted)), fr.nn.ReAlign(dim=D)):
+        assert told(lambda layer=layer: layer(image)) == []
+
+
+def test_rows_without_a_direction_do_not_count(torch, sides, fitted):
+    text, image = (torch.from_numpy(rows) for rows in sides(600))
+    text[::2], image[::3] = 0.0, torch.nan
+    assert told(lambda: fr.nn.ReAlign(fitted)(text)) == []
+    assert len(told(lambda: fr.nn.ReAlign(fitted)(image))) == 1
+
+
+def test_no_rows_with_a_direction(fitted):
+    assert told(lambda: FirstRows(fitted, "x").look(np.zeros((600, D)), 600)) == []
