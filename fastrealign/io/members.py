@@ -33,6 +33,7 @@ _SIDE_WORDS = {
     "source": {"caption", "captions", "text", "texts", "txt"},
     "target": {"image", "images", "img", "imgs", "vision", "visual"},
 }
+_SIDE_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(word for words in _SIDE_WORDS.values() for word in words)})(?![a-z])")
 _LISTED = 3
 
 
@@ -134,19 +135,28 @@ def _without(files: list[Place], kind: str, is_one: Callable[[Place], object]) -
 
 
 def _of_side(files: list[Place], side: str) -> list[Place]:
-    """Those of one side, where the names in a folder tell that both sides lie in it."""
+    """Those of one side, where both lie in a folder and have the same names but for the word for it ("text", "img").
+
+    Where words differ in more (visual_genome, conceptual_captions), they may be of one side: an error, not a guess.
+    """
     kept = set()
     for of_it in _by_folder(files, str):
         sides = [{one for one, words in _SIDE_WORDS.items() if _words(path.name) & words} for path in of_it]
         found = {one: [path for path, of in zip(of_it, sides, strict=True) if of == {one}] for one in _SIDE_WORDS}
-        if all(found.values()) and sum(map(len, found.values())) < len(of_it):
-            text, image = (one[0].name for one in found.values())
-            raise InputError(
-                f"{of_it[0].parent}: holds embeddings of texts and of images ({text}, {image}); name those of one side with a "
-                "pattern"
-            )
+        if all(found.values()):
+            texts, images = ({_SIDE_WORD.sub("", _template(path)) for path in of} for of in found.values())
+            if sum(map(len, found.values())) < len(of_it) or not (texts <= images or images <= texts):
+                text, image = (one[0].name for one in found.values())
+                raise InputError(
+                    f"{of_it[0].parent}: by their names some files may be of texts and some of images ({text}, {image}); "
+                    f"name all those of the {side} one by one, or with a pattern that matches no others"
+                )
         kept.update(found[side] if all(found.values()) else of_it)
     return [path for path in files if path in kept]
+
+
+def _template(path: Place) -> str:
+    return Name.of(path.stem.lower()).template
 
 
 def _alike(files: Iterable[Place]) -> dict[str, list[Place]]:

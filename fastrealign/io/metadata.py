@@ -234,11 +234,12 @@ def _kind(name: str) -> tuple[str, str]:
 
 def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     """A warning where metadata lies beside shards, but some of them have none."""
-    if not shards:
+    lies = [path for path in beside.there if not path.name.endswith(_OF_ONE)]  # that of one file says nothing of others
+    if not shards or not (others or lies):
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
     seen = (
-        f"the {others:,} other shards of the folder have some" if others else f"{next(iter(beside.there))} lies beside"
+        f"the {others:,} other shards of the folder have some" if others else f"{lies[0]} lies beside"
     )
     wanted = metadata_name(place(shards[0].path).stem)
     warn(

@@ -183,7 +183,37 @@ def test_both_sides_in_one_folder(tmp_path, rng, rejected):
     assert quietly(tmp_path / "x") == [f"text_emb_{i}.npy" for i in range(3)]
     assert quietly(tmp_path / "x", "target") == [f"img_emb_{i}.npy" for i in range(3)]
     save(tmp_path / "x" / "other.npy", rng)
-    assert "texts and of images" in rejected(lambda: names(tmp_path / "x"))
+    assert "of texts and some of images" in rejected(lambda: names(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    "of_one",
+    [
+        ["visual_genome", "conceptual_captions"],
+        ["open_images_0", "open_images_1", "coco_captions_0"],
+        ["open_images", "coco_captions", "sbu_captions"],
+    ],
+)
+def test_words_of_both_sides_in_the_names_of_one(tmp_path, rng, rejected, of_one):
+    every = [tmp_path / "x" / f"{name}.npy" for name in of_one]
+    for path in every:
+        save(path, rng)
+    for side in ("source", "target"):
+        message = rejected(lambda side=side: names(tmp_path / "x", side))
+        assert f"name all those of the {side} one by one" in message
+        assert quietly(every, side) == [path.name for path in every]
+
+
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [("texts", "images"), ("coco_captions_{}", "coco_img_{}"), ("Text{}", "Image{}"), ("{}-txt_fp16", "{}-img_fp16")],
+)
+def test_sides_that_are_named_alike_but_for_the_word(tmp_path, rng, text, image):
+    for i in range(2):
+        save(tmp_path / f"{text.format(i)}.npy", rng)
+        save(tmp_path / f"{image.format(i)}.npy", rng)
+    assert set(quietly(tmp_path)) == {f"{text.format(i)}.npy" for i in range(2)}
+    assert set(quietly(tmp_path, "target")) == {f"{image.format(i)}.npy" for i in range(2)}
 
 
 def test_what_runs_wrote_beside_the_input(tmp_path, rng):

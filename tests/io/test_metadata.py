@@ -331,6 +331,10 @@ def test_a_file_written_alone_has_its_metadata_beside_it(tmp_path):
     fr.align(tmp_path / "set", np.random.default_rng(0).standard_normal((9, 3)), tmp_path / "new" / "x.npy")
     (shard,) = open_source(tmp_path / "new" / "x.npy", side="source").shards
     assert pq.read_table(shard.metadata)["id"][0].as_py() == "3:0"
+    numbered(tmp_path / "new", "other_{}", [7])
+    with warnings.catch_warnings():  # which is no reason to expect some of other files
+        warnings.simplefilter("error")
+        assert open_source(tmp_path / "new" / "other_7.npy", side="source").shards[0].metadata is None
 
 
 @pytest.mark.parametrize("name", [*NAMES.values(), "a_{0}_1{0}", "{}_3"])
