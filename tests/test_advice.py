@@ -442,6 +442,39 @@ def test_advice_on_files_of_other_element_types(tmp_path, x):
     assert np.array_equal(rows_of(tmp_path / "b.pt"), x)
 
 
+def test_advice_on_files_that_hold_no_numbers_a_row(tmp_path, x):
+    """Records, objects and complex numbers become no embeddings by a conversion, nor do labels."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    file, right = tmp_path / "a.npy", x
+    np.save(file, np.rec.fromarrays([np.arange(ROWS), x], [("id", "i8"), ("vec", "f4", 6)]))
+    call = re.search(r"numpy\.load\(FILE\)\[.*\]", told(lambda: rows_of(file)))[0]
+    np.save(file, eval(call, {"numpy": np, "FILE": file}))
+    assert np.array_equal(rows_of(file), right)
+    rows = np.empty(ROWS, object)
+    rows[:] = list(x)
+    np.save(file, rows)
+    call = re.search(r"numpy\.stack.*?\)\.astype\(.*?\)", told(lambda: rows_of(file)))[0]
+    np.save(file, eval(call, {"numpy": np, "ROWS": list(np.load(file, allow_pickle=True))}))
+    assert np.array_equal(rows_of(file), right)
+    np.save(file, x + 0j)
+    torch.save(torch.from_numpy(x) + 0j, tmp_path / "a.pt")
+    save_file({"embedding": torch.from_numpy(x) + 0j}, tmp_path / "a.safetensors")
+    for name in ("a.npy", "a.pt", "a.safetensors"):
+        message = told(lambda name=name: rows_of(tmp_path / name))
+        assert "save the real part, .real" in message and "convert" not in message
+    labels = np.arange(ROWS)
+    np.save(file, labels)
+    torch.save(torch.from_numpy(labels), tmp_path / "a.pt")
+    save_file({"embedding": torch.from_numpy(labels)}, tmp_path / "a.safetensors")
+    for name in ("a.npy", "a.pt", "a.safetensors"):
+        message = told(lambda name=name: rows_of(tmp_path / name))
+        assert f"has shape ({ROWS},), expected (rows, width)" in message and "convert" not in message
+    np.save(file, np.full((ROWS, 6), "0.5"))
+    assert "these are no embeddings" in told(lambda: rows_of(file))
+
+
 @pytest.mark.parametrize("folder", ["plain", "with [brackets] and *"])
 def test_advice_on_two_formats_in_a_folder(tmp_path, x, folder):
     corpus.parquet_file(tmp_path / folder / "a.parquet", 2 * x)
@@ -457,6 +490,11 @@ def test_advice_on_pickles_of_another_layout(tmp_path, x):
     assert "`fastrealign convert`" in message
     assert cli.main(["convert", str(tmp_path / "a.pkl"), "--out", str(tmp_path / "a.parquet"), "--quiet"]) == 0
     assert np.array_equal(rows_of(tmp_path / "a.parquet"), x)
+    for bare in (x, list(x)):
+        corpus.pickle_file(tmp_path / "bare.pkl", bare)
+        assert "ndarray" in told(lambda: fr.align(tmp_path / "bare.pkl", x, tmp_path / "out"))
+        fr.convert(tmp_path / "bare.pkl", tmp_path / "bare.npy", overwrite=True)
+        assert np.array_equal(np.load(tmp_path / "bare.npy"), x)
     corpus.pickle_file(tmp_path / "b.pkl", {"some": "thing"})
     message = told(lambda: fr.convert(tmp_path / "b.pkl", tmp_path / "b.parquet"))
     form = ast.literal_eval(re.search(r"\{.*\}", message)[0].replace("...", "None").replace("array", "None"))

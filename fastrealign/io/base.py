@@ -33,11 +33,20 @@ def native_float(dtype: np.dtype, where: str) -> np.dtype:
 
 
 def no_float(kind: object, where: str, convert: str = ".astype('float32')") -> InputError:
-    """The error, starting with `where`, about elements of a `kind` that is not accepted; `convert` is how those are."""
-    return InputError(
-        f"{where}: holds {kind} values, expected float16, bfloat16, float32 or float64; "
-        f"convert it first, for example with {convert}"
-    )
+    """The error, starting with `where`, about elements of a `kind` that is not accepted; `convert` is how numbers are."""
+    name = str(kind)
+    if isinstance(kind, np.dtype) and kind.names is not None:
+        fields = [field for field in kind.names if kind[field].base.kind == "f"] or kind.names
+        step = f"save the field with the embeddings alone, for example numpy.load(FILE)[{fields[0]!r}]"
+    elif isinstance(kind, np.dtype) and kind.hasobject:
+        step = "save a matrix of numbers: numpy.stack(ROWS).astype('float32'), ROWS being the list of the embeddings"
+    elif name.lower().startswith("c"):
+        step = "embeddings are real: save the real part, .real, if there is no other"
+    elif isinstance(kind, np.dtype) and kind.kind not in "biuf":
+        step = "these are no embeddings; give those that they belong to"
+    else:
+        step = f"convert it first, for example with {convert}"
+    return InputError(f"{where}: holds {name} values, expected float16, bfloat16, float32 or float64; {step}")
 
 
 class Shard(ABC):

@@ -139,8 +139,8 @@ def find_lists(descriptor: Descriptor, end: int, rows: int, dim: int, lists: int
     if sizes is None:
         raise InputError(
             f"{path}: is an IndexIVFFlat of {rows} x {dim}, but does not end with its {lists} lists: it is truncated or "
-            "damaged, or was written without them (OnDiskInvertedLists keep them in another file); give the embeddings "
-            "that it was made from"
+            "damaged, or was written without them (OnDiskInvertedLists keep them in another file), or with fewer rows (rows "
+            "with NaN were added, which FAISS counts and does not keep); give the embeddings that it was made from"
         )
     # The first keeps the exact sum from overflowing.
     beyond_reason = len(sizes) and (sizes.min() < 0 or sizes.sum(dtype=np.float64) > 2 * rows)

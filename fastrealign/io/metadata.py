@@ -238,9 +238,7 @@ def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     if not shards or not (others or lies):
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
-    seen = (
-        f"the {others:,} other shards of the folder have some" if others else f"{lies[0]} lies beside"
-    )
+    seen = f"the {others:,} other shards of the folder have some" if others else f"{lies[0]} lies beside"
     wanted = metadata_name(place(shards[0].path).stem)
     warn(
         f"{which}: found no metadata, though {seen}; no ids and captions come along"

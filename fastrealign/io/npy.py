@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fastrealign.errors import InputError
-from fastrealign.io.base import BFLOAT16, native_float
+from fastrealign.io.base import BFLOAT16, native_float, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, reading
 from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.io.names import Wanted
@@ -58,8 +58,12 @@ class NpyShard(MatrixShard):
         self._swapped = not dtype.isnative or b"'>V2'" in head[: self._offset]
         if dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None and dtype.subdtype is None:
             dtype = BFLOAT16
+        if dtype.names is not None or dtype.hasobject:
+            raise no_float(dtype, self.path)
+        self.rows, self.dim = check_shape(
+            shape, self.path
+        )  # before the type: of labels, converting makes no embeddings
         self.dtype = native_float(dtype, self.path)
-        self.rows, self.dim = check_shape(shape, self.path)
         self.between = tuple(shape[1:-1])
         self._strides = (1, self.rows) if fortran else (self.dim, 1)
         expected = self._offset + prod(shape) * self.dtype.itemsize

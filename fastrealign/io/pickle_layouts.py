@@ -5,6 +5,7 @@
 {"images": {...}, "captions": {...}}                  several of these, of which `column` names one
 {"ids": [...], "captions": [...], "embeddings": 2-D}  one array of embeddings, and lists and arrays of the same length
 {"a.jpg": array, ...}                                 embeddings by id
+2-D array; [array, ...]                               embeddings alone
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ class AnyPickleShard(PickleShard):
     def _load(self) -> list:
         value = load(self.path)
         if isinstance(value, list):
-            return value
+            if not value or not all(isinstance(part, np.ndarray) for part in value):
+                return value
+            self.key = EMBED
+            return [{EMBED: part} for part in value]
+        if isinstance(value, np.ndarray):
+            value = {EMBED: value}
         if not isinstance(value, dict) or not value:
             raise InputError(f"{self.path}: holds a {kind_of(value)}, expected a list or a dict with embeddings")
         if all(isinstance(part, dict) for part in value.values()):

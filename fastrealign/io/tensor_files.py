@@ -87,10 +87,10 @@ class SafetensorsShard(MatrixShard):
         chosen = tensors[self.column]
         where = f"{path}: tensor {self.column!r}"
         with telling(candidates, self.column, column):
+            self.rows, self.dim = check_shape(chosen.shape, where)
             if chosen.dtype not in _FLOATS:
                 raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
             self.dtype = _FLOATS[chosen.dtype]
-            self.rows, self.dim = check_shape(chosen.shape, where)
             self.between = chosen.shape[1:-1]
         self._offset = self.header.size + chosen.begin
         self._strides = (self.dim, 1)

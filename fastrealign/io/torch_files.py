@@ -133,14 +133,15 @@ class TorchShard(MatrixShard):
             return self._checked(tensor, f"{self.path}: tensor {self.key!r}")
 
     def _checked(self, tensor: torch.Tensor, where: str) -> tuple[int, int, np.dtype]:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        if kind not in _FLOATS:
-            raise no_float(kind, where, ".float()")
         if str(tensor.layout) != "torch.strided" or tensor.is_nested or tensor.device.type != "cpu":
             raise InputError(
                 f"{where}: is sparse, nested or without values, expected a plain tensor; save tensor.to_dense()"
             )
-        return *check_shape(tensor.shape, where), _FLOATS[kind]
+        shape = check_shape(tensor.shape, where)  # before the type: of labels, converting makes no embeddings
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if kind not in _FLOATS:
+            raise no_float(kind, where, ".float()")
+        return *shape, _FLOATS[kind]
 
     def _fill(self, lo: int, block: np.ndarray) -> None:
         if self._offset is not None:

@@ -189,7 +189,7 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     try:
         with reading(path), open_binary(path) as file:
             if suffix == ".txt":
-                values = [line.rstrip("\r") for line in file.read().decode().removesuffix("\n").split("\n")]
+                values = [line.rstrip("\r") for line in file.read().decode("utf-8-sig").rstrip("\r\n").split("\n")]
             else:
                 values = json.load(file) if suffix == ".json" else np.load(file, allow_pickle=False)
     except InputError:

@@ -244,6 +244,11 @@ def test_rows_kept_in_another_file_are_told(tmp_path, refused, rng):
     index.add(x)
     faiss.write_index(index, str(tmp_path / "x.faiss"))
     refused(lambda: opened(tmp_path / "x.faiss"), tmp_path / "x.faiss", "OnDiskInvertedLists", "give the embeddings")
+    index = faiss.index_factory(6, "IVF4,Flat")
+    index.train(x)
+    index.add(np.where(np.arange(60)[:, None] == 7, np.float32(np.nan), x))  # it counts 60 rows and keeps 59
+    faiss.write_index(index, str(tmp_path / "nan.faiss"))
+    refused(lambda: opened(tmp_path / "nan.faiss"), "rows with NaN were added", "give the embeddings")
     graph = faiss.IndexHNSWFlat(6, 8)
     graph.add(x)
     faiss.write_index(graph, str(tmp_path / "y.faiss"), faiss.IO_FLAG_SKIP_STORAGE)

@@ -98,11 +98,18 @@ def test_embeddings_by_id(opened, rows_of):
     assert others(shard) == [{"id": name} for name in IDS]
 
 
+@pytest.mark.parametrize("value", [X, X[:, None], list(X), list(X[:, None]), X.astype("f8")])
+def test_embeddings_alone(opened, rows_of, value):
+    shard = opened(value)
+    assert np.array_equal(rows_of(shard), X) and others(shard) == [{}] * 5 and shard.column == "embed"
+
+
 @pytest.mark.parametrize(
     ("value", "pieces"),
     [
         ({}, ["holds a dict", "a list or a dict with embeddings"]),
-        (X, ["holds a ndarray"]),
+        (X[0], ["'embed' is float32 (4,), expected a 2-D float array"]),
+        ("text", ["holds a str, expected a list or a dict with embeddings"]),
         ({"ids": IDS, "embeddings": list(X)}, ["'embeddings' is a list, expected a 2-D float array"]),
         ({"a": X[0], "b": X[1, :3]}, ["item 1 has 3 values"]),
         ({"a": {"caption": "x"}}, ["no item has the key 'embed'", "'id'"]),

@@ -352,6 +352,17 @@ def test_rows_without_a_direction(tmp_path, rng, bad):
     refused(r"x\.npy: row 17 \(id 'i17'\) (is zero|holds NaN or Inf)", found.rows, ["i3", "i17"])
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("line", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [0, 1, 3])
+def test_ids_as_text_editors_leave_them(tmp_path, rng, mark, line, end):
+    rows = rng.standard_normal((6, DIM)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    (tmp_path / "ids.txt").write_bytes(mark + line.join([b"a", b"b ", b"", "\u00e9".encode(), b"0", b"f"]) + end * line)
+    found = open_embeddings(tmp_path / "x.npy", ids=tmp_path / "ids.txt")
+    assert np.array_equal(found.rows(["f", "a", "b ", "", "\u00e9", "0"]), rows[[5, 0, 1, 2, 3, 4]])
+
+
 def test_bad_input(tmp_path, rng):
     rows, ids = rng.standard_normal((6, DIM)).astype(np.float32), list("abcdef")
     path = corpus.parquet_file(tmp_path / "x.parquet", rows, id=ids)
