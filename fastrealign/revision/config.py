@@ -24,6 +24,7 @@ _CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "missing": ("error", "skip"),
     "unanswered": ("error", "skip"),
+    "unusable": ("skip", "error"),
     "form": (None, *FORMS),
 }
 # No count is as large as this; seeds of NumPy and torch are not either.
@@ -69,6 +70,8 @@ class TrainConfig:
     lora            stage 2: train LoRA's updates in place of the language model
     missing         ids without an embedding: "error", or "skip" and count them
     unanswered      examples of whose responses max_length leaves nothing: "error", or "skip" and count them
+    unusable        records that are not about one image (text only, several images, ...; examples.UNUSABLE): "skip" and count
+                    them by reason, or "error"
     form            of prompts in stage 2: "chat", the tokenizer's chat template; "llava". None: "chat" where there is one
     device          "auto", "cpu", "cuda"
     hub             whether the hub may be asked for a model that is not here
@@ -94,6 +97,7 @@ class TrainConfig:
     lora: Lora | None = None
     missing: str = "error"
     unanswered: str = "error"
+    unusable: str = "skip"
     form: str | None = None
     device: str = "auto"
     hub: bool = False

@@ -45,7 +45,7 @@ class Item:
     answer   what is right: one word, or for a caption nothing
     facts    for a caption: what is there, as `statements.said` gives it, lists for sets
 
-    Raises InputError for another task, and for what is no text.
+    Raises InputError for another task, for what is no text, and for a prompt with IMAGE, which `ask` puts in front of it.
     """
 
     id: str
@@ -61,6 +61,8 @@ class Item:
                 raise InputError(f"{name} {getattr(self, name)!r}, expected text")
         if self.task not in TASKS:
             raise InputError(f"task {self.task!r}, expected one of {', '.join(TASKS)}")
+        if IMAGE in self.prompt:
+            raise InputError(f"the prompt holds {IMAGE}; remove it: the one image goes in front of the prompt")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastrealign.io.places import each, is_url
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings
+from fastrealign.revision.examples import UNUSABLE
 from fastrealign.text import redacted, shown
 
 RUN = "run.json"
@@ -40,6 +41,8 @@ class TrainResult:
     truncated        examples of which max_length cuts something off
     resumed_from     the step that it went on from; 0: from the start
     unanswered       examples of whose responses max_length leaves nothing, left out
+    unusable         records that are not about one image, left out: how many, by reason (examples.UNUSABLE)
+    first_dropped    examples whose first message was not from human, and was dropped
     """
 
     stage: str
@@ -55,6 +58,8 @@ class TrainResult:
     truncated: int
     resumed_from: int
     unanswered: int = 0
+    unusable: dict[str, int] = field(default_factory=dict)
+    first_dropped: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All but the losses of every step."""
@@ -65,6 +70,13 @@ class TrainResult:
         left_out = f"\n{self.skipped:,} examples without an embedding left out" if self.skipped else ""
         left_out += (
             f"\n{self.unanswered:,} examples with no response within max_length left out" if self.unanswered else ""
+        )
+        for reason, number in self.unusable.items():
+            left_out += f"\n{number:,} examples {UNUSABLE.get(reason, reason)} left out"
+        left_out += (
+            f"\n{self.first_dropped:,} examples without their first message, not from human"
+            if self.first_dropped
+            else ""
         )
         left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
         return (

@@ -71,9 +71,8 @@ def train(
     side = "text" if config.stage == "stage1" else "image"
     embeddings = open_embeddings(config.embeddings, side=side, progress=progress)
     alignment = None if config.alignment is None else _alignment(config.alignment, embeddings.dim)
-    found = available(
-        read_examples(config.data, shared_ids=True, progress=progress), embeddings, config.missing, progress
-    )
+    read = read_examples(config.data, shared_ids=True, unusable=config.unusable, progress=progress)
+    found = available(read, embeddings, config.missing, progress)
     model = _model(config, embeddings.dim, precision)
     collator = Collator(
         tokenizer,
@@ -118,6 +117,8 @@ def train(
             truncated=checked.truncated,
             resumed_from=int(last.rpartition("-")[2]) if last else 0,
             unanswered=examples.left_out,
+            unusable=read.unusable,
+            first_dropped=read.first_dropped,
         )
         if arguments.should_save:
             _save(config, model, tokenizer)

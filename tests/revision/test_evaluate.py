@@ -116,6 +116,10 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
         ('{"id": "1"}', "line 1: not an item"),
         ('{"id": "1", "task": "vqa", "kind": "", "prompt": "?"}\n7', "line 2: not an item"),
         ('{"id": "1", "task": "sing", "kind": "", "prompt": "?"}', "line 1: .*task 'sing', expected one of caption"),
+        (
+            '{"id": "1", "task": "vqa", "kind": "", "prompt": "<image> ?"}',
+            "line 1: .*the prompt holds <image>; remove it",
+        ),
         ('{"id": 1, "task": "vqa", "kind": "", "prompt": "?"}', "line 1: .*id 1, expected text"),
         ("\ud800", "line 1: not an item"),
     ],

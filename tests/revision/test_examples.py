@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fastrealign.errors import InputError
 from fastrealign.revision import json_list
 from fastrealign.revision.data import IMAGE, Example, read_examples
+from fastrealign.revision.examples import UNUSABLE
 
 WORDS = ["猫", "naïve", "a", "[", "]", "{", "}", ",", '"', "\\", "b\u2028c", "é\x85x", "🙂", "end."]
 
@@ -151,14 +153,15 @@ def record(*messages, **other):
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        (record(("human", "what?"), ("gpt", "a cat")), "example 'a': its first prompt has no <image>"),
+        (record(("human", "what?"), ("gpt", "a cat")), "example 'a': is text only: its first prompt has no <image>"),
         (record(("human", "<image> <image>"), ("gpt", "a cat")), "<image> stands more than once"),
         (record(("human", "<image>"), ("gpt", "a <image>")), "<image> stands more than once"),
         (
             record(("human", "<image>"), ("gpt", "x"), ("human", "<image>"), ("gpt", "x")),
             "<image> stands more than once",
         ),
-        (record(("gpt", "a cat"), ("human", "<image>")), "message 0 is from 'gpt', expected 'human'"),
+        (record(("gpt", "a cat"), ("gpt", "<image>")), "message 1 is from 'gpt', expected 'human'"),
+        (record(("gpt", "a cat"), ("human", "<image>")), "ends with a prompt, message 1"),
         (record(("human", "<image>"), ("human", "x")), "message 1 is from 'human', expected 'gpt'"),
         (record(("human", "<image>"), ("gpt", "x"), ("human", "y")), "ends with a prompt, message 2"),
         (record(("human", "<image>"), ("gpt", " \n")), "response 0 is empty"),
@@ -183,7 +186,7 @@ def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
     path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
     number = "record 2" if suffix == ".json" else "line 3"
     with pytest.raises(InputError, match=rf"x{suffix}: {number}: .*{told}") as caught:
-        read_examples(path)
+        read_examples(path, unusable="error")
     assert "\n" not in str(caught.value)
 
 
@@ -214,7 +217,7 @@ def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
 def test_a_bad_file_is_named(tmp_path, name, text, told):
     (tmp_path / name).write_bytes(text)
     with pytest.raises(InputError, match=rf"{name}: .*{told}") as caught:
-        read_examples(tmp_path / name)
+        read_examples(tmp_path / name, unusable="error")
     assert "\n" not in str(caught.value)
 
 
@@ -252,6 +255,107 @@ def test_other_bad_input(tmp_path):
         read_examples([])
     with pytest.raises(InputError, match="has no turns"):
         Example("a", ())
+
+
+# Records as LLaVA's files have them, and why each cannot be used; None: it can.
+KINDS = [
+    (record(), None),
+    (record(image="a.jpg"), None),
+    (record(image=["a.jpg"]), None),
+    (record(image=None, images=[]), None),
+    (record(("human", "Tell a joke."), ("gpt", "No.")), "text_only"),
+    (record(("human", "Tell."), ("human", "a joke"), image=[]), "text_only"),
+    (record(("gpt", "Hello")), "text_only"),
+    (record(("human", "<image>\n<image>\nCompare."), ("gpt", "Same."), image=["a.jpg", "b.jpg"]), "several_images"),
+    (record(("human", "<image>"), ("gpt", "x"), ("human", "<image>"), ("gpt", "x")), "several_images"),
+    (record(image=["a.jpg", "b.jpg"]), "several_images"),
+    (record(images=["a.jpg", "b.jpg"]), "several_images"),
+    ({"id": "c", "caption": "a <image> of it"}, "several_images"),
+    (record(("human", "what?"), ("gpt", "a cat"), image="a.jpg"), "image_not_placed"),
+    (record(("gpt", "<image>"), ("human", "what?"), ("gpt", "a cat"), image="a.jpg"), "image_not_placed"),
+    (record(("human", "hello"), ("gpt", "hi"), ("human", "<image>"), ("gpt", "x")), "image_not_first"),
+    (record(("human", "what?"), ("gpt", "<image>")), "image_not_first"),
+    (record(("human", "<image>"), ("human", "x"), ("gpt", "y")), "turns"),
+    (record(("human", "<image>"), ("system", "x")), "turns"),
+    (record(("system", "a"), ("gpt", "b"), ("human", "<image>"), ("gpt", "c")), "turns"),
+    (record(("human", "<image>"), ("gpt", "x"), ("human", "y")), "no_answer"),
+    (record(("human", "<image>"), ("gpt", " ")), "empty_answer"),
+    ({"id": "c", "caption": " "}, "empty_answer"),
+    (record(("gpt", "Hello"), ("human", "<image>\nWhat?"), ("gpt", "A dog.")), None),
+    (record(("system", "Be brief."), ("human", "What? <image>"), ("gpt", "A dog.")), None),
+]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_what_is_not_about_one_image_is_left_out_and_counted_by_reason(tmp_path, rng, suffix):
+    chosen = [KINDS[i] for i in rng.permutation([*range(len(KINDS)), *rng.integers(0, len(KINDS), 300)])]
+    records = [{**one, "id": str(i)} for i, (one, _) in enumerate(chosen)]
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        records = [
+            one if not isinstance(one.get("image"), str) else {**one, "image": [one["image"]]} for one in records
+        ]
+        pq.write_table(pa.Table.from_pylist(records, pa.schema(COLUMNS(pa))), path)
+    else:
+        path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
+    expected = Counter(reason for _, reason in chosen if reason)
+    with pytest.warns(UserWarning) as told:
+        found = read_examples(path)
+    assert [one.id for one in found] == [one["id"] for one, (_, why) in zip(records, chosen, strict=True) if not why]
+    assert found.unusable == expected
+    begins = [one["conversations"][0]["from"] for one, (_, why) in zip(records, chosen, strict=True) if not why]
+    assert found.first_dropped == len(begins) - begins.count("human") > 0
+    assert all(one.turns[0][0].startswith(IMAGE) and len(one.turns) == 1 for one in found)
+    (text,) = (str(one.message) for one in told)
+    assert "\n" not in text and f"{sum(expected.values())} of {len(records)} examples are left out" in text
+    for reason, number in expected.items():
+        first = next(i for i, (_, why) in enumerate(chosen) if why == reason)
+        where = {".json": "record", ".jsonl": "line", ".parquet": "row"}[suffix]
+        assert f"{number} {UNUSABLE[reason]} (first: {where} {first + (suffix == '.jsonl')})" in text
+    first = next(i for i, (_, why) in enumerate(chosen) if why) + (suffix == ".jsonl")
+    with pytest.raises(InputError, match=rf'{where} {first}: .*; unusable "skip" leaves such examples out'):
+        read_examples(path, unusable="error")
+
+
+def COLUMNS(pa):
+    texts = pa.list_(pa.string())
+    turns = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
+    return [
+        ("id", pa.string()),
+        ("caption", pa.string()),
+        ("image", texts),
+        ("images", texts),
+        ("conversations", turns),
+    ]
+
+
+def test_ids_of_captions_stay_the_numbers_of_their_lines(tmp_path):
+    (tmp_path / "x.txt").write_text("one\nan <image> in it\nthree\n")
+    with pytest.warns(UserWarning, match=r"1 of 3 examples are left out: .*\(first: line 2\)"):
+        found = read_examples(tmp_path / "x.txt")
+    assert [(one.id, one.turns[0][1]) for one in found] == [("0", "one"), ("2", "three")]
+
+
+def test_files_of_which_nothing_can_be_used(tmp_path):
+    text_only = record(("human", "Tell a joke."), ("gpt", "No."))
+    (tmp_path / "a.json").write_text(json.dumps([text_only] * 3))
+    (tmp_path / "b.json").write_text(json.dumps([{**text_only, "id": "b"}, record(("human", "<image>"))]))
+    (tmp_path / "c.json").write_text(json.dumps([record()]))
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    with pytest.raises(
+        InputError, match=r"a\.json: none of the 3 examples can be used here: 3 text only .*record 0\)$"
+    ):
+        read_examples(paths[0])
+    with pytest.raises(
+        InputError, match=r"2 files: none of the 5 .*: 4 text only \(first: .*a\.json: record 0\), 1 that end"
+    ):
+        read_examples(paths)
+    with pytest.warns(UserWarning, match="3 files: 5 of 6 examples"):
+        found = read_examples([*paths, tmp_path / "c.json"])
+    assert [one.id for one in found] == ["a"] and found.unusable == {"text_only": 4, "no_answer": 1}
+    with pytest.raises(InputError, match="unusable='no': expected skip or error"):
+        read_examples(paths, unusable="no")
 
 
 def test_memory_follows_the_longest_record(tmp_path, monkeypatch):

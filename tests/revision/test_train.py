@@ -418,6 +418,25 @@ def test_examples_without_a_response_within_max_length_are_left_out(config, worl
     assert "1 examples with no response within max_length left out\n1 examples cut" in str(done)
 
 
+def test_records_that_are_not_about_one_image_are_left_out_and_counted(config, world):
+    good = json.loads((world / "chats.json").read_text())
+    joke = [{"from": "human", "value": "Tell a joke."}, {"from": "gpt", "value": "No."}]
+    late = {**good[0], "conversations": [{"from": "gpt", "value": "Hello"}, *good[0]["conversations"]]}
+    other = [{"id": "none", "conversations": joke}, {**good[1], "image": ["a", "b"]}, {"id": 7, "conversations": joke}]
+    (world / "chats.json").write_text(json.dumps([other[0], late, *good[1:], *other[1:]]))
+    refused("example 'none': is text only: .*; unusable", config("stage2", unusable="error"))
+    with pytest.warns(UserWarning, match="3 of 27 examples are left out: 2 text only"):
+        done = train(config("stage2", out="mixed"))
+    assert (done.unusable, done.first_dropped) == ({"text_only": 2, "several_images": 1}, 1)
+    assert done.to_json()["unusable"] == json.loads((world / "mixed/run.json").read_text())["result"]["unusable"]
+    assert "2 examples text only left out" in str(done) and "1 examples without their first message" in str(done)
+    refused("unusable 'skip', now 'error'", config("stage2", out="mixed", unusable="error"), resume=True)
+    assert train(config("stage2", out="mixed"), resume=True).unusable == done.unusable
+    (world / "chats.json").write_text(json.dumps(good))
+    clean = train(config("stage2", out="clean"))
+    assert clean.losses == done.losses and clean.unusable == {}
+
+
 def test_a_model_trained_in_llavas_form_is_asked_in_it(config, world, tiny_lm):
     from transformers import AutoTokenizer
 
