@@ -75,6 +75,52 @@ def faiss_index(kind):
     return write
 
 
+def three_dimensions(save):
+    def write(path):
+        save(path, np.ascontiguousarray(ROWS[:, None, :]))
+
+    return write
+
+
+def columns(kind):
+    """Tables whose embeddings have a type of their own, some of them null."""
+
+    def write(path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        values = [None if i in (3, 17) else row.tolist() for i, row in enumerate(ROWS)]
+        if kind == "tensor":
+            storage = pa.array(values, pa.list_(pa.float32(), 6))
+            column = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), [6]), storage)
+        elif kind == "nested":
+            column = pa.array([value and [value] for value in values], pa.list_(pa.list_(pa.float32())))
+        else:
+            column = pa.array([None] * len(ROWS), pa.null())
+        boxes = pa.array([[0.0, 1.0, 2.0, 3.0]] * len(ROWS), pa.list_(pa.float32()))
+        table = pa.table({"id": IDS, "embedding": column, "box": boxes})
+        if path.suffix == ".arrow":
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=16)
+        else:
+            pq.write_table(table, path, row_group_size=16)
+
+    return write
+
+
+def rivals(path):
+    torch = pytest.importorskip("torch")
+    torch.save(
+        {"text_features": torch.from_numpy(ROWS[:, None]), "boxes": torch.zeros(40, 4), "names": ["a"] * 40}, path
+    )
+
+
+def save_tensors(path, rows):
+    from safetensors.numpy import save_file
+
+    save_file({"embeddings": rows, "ids": IDS}, path)
+
+
 WHOLE = {
     "a.npy": npy,
     "b.npy": bfloat16_npy,
@@ -89,6 +135,13 @@ WHOLE = {
     "k.faiss": faiss_index("IVF30,Flat"),
     "l.faiss": faiss_index("HNSW4"),
     "m.index": faiss_index("IDMap2,IVF3,Flat"),
+    "n.faiss": faiss_index("IVF3,Flat,RFlat"),
+    "o.npy": three_dimensions(np.save),
+    "p.safetensors": three_dimensions(save_tensors),
+    "q.pt": rivals,
+    "r.parquet": columns("tensor"),
+    "s.arrow": columns("tensor"),
+    "t.parquet": columns("nested"),
 }
 
 # Where (as a share of the file, so that what is found can be made smaller), what is done there, and with what.
@@ -154,6 +207,85 @@ def test_a_damaged_file_is_read_or_told(tmp_path, name):
     def try_it(damage):
         path.write_bytes(damaged(whole, damage))
         read(path)
+
+    try_it()
+
+
+def saved_alignment(path):
+    import fastrealign as fr
+
+    fr.fit(ROWS, ROWS + np.float32(1)).save(path)
+
+
+def saved_baseline(path):
+    import fastrealign as fr
+
+    fr.fit(ROWS, ROWS + np.float32(1), method="c3").save(path)
+
+
+def saved_moments(path):
+    import fastrealign as fr
+
+    statistics = fr.Moments(6)
+    statistics.update(ROWS)
+    statistics.save(path)
+
+
+def load_moments(path):
+    import fastrealign as fr
+
+    return fr.Moments.load(path)
+
+
+@pytest.mark.parametrize("save", [saved_alignment, saved_baseline, saved_moments])
+def test_what_was_saved_and_damaged_is_refused(tmp_path, save):
+    """Never read as something else: it carries a checksum."""
+    import fastrealign as fr
+
+    save(tmp_path / "whole.safetensors")
+    load = load_moments if save is saved_moments else fr.load
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    path = tmp_path / "damaged.safetensors"
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(DAMAGE)
+    def try_it(damage):
+        data = damaged(whole, damage)
+        path.write_bytes(data)
+        try:
+            load(path)
+        except InputError as error:
+            assert path.name in str(error) and "\n" not in str(error), error
+        else:
+            assert data == whole
+
+    try_it()
+
+
+def test_a_damaged_metadata_file_is_carried_or_told(tmp_path):
+    """clip-retrieval's parquet beside a shard, damaged: the run ends in all of its rows, or in one line."""
+    pytest.importorskip("pyarrow")
+    import fastrealign as fr
+
+    for name in ("text_emb", "metadata"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    np.save(tmp_path / "root" / "text_emb" / "text_emb_0.npy", ROWS)
+    path = tmp_path / "root" / "metadata" / "metadata_0.parquet"
+    corpus.parquet_file(path, ROWS, "vector", id=IDS.tolist(), caption=[f"caption {i}" for i in IDS])
+    whole = path.read_bytes()
+
+    @settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(DAMAGE)
+    def try_it(damage):
+        path.write_bytes(damaged(whole, damage))
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        try:
+            done = fr.convert(tmp_path / "root", out, to="parquet", side="text")
+        except InputError as error:
+            assert "\n" not in str(error) and not out.exists(), error
+        else:
+            assert done.rows == len(ROWS)
 
     try_it()
 
