@@ -125,7 +125,8 @@ def plain(x: Any, name: str) -> Any:
         return _plain(torch, x, name)
     with torch._C.DisableTorchFunctionSubclass():  # what a subclass makes of these questions is not asked
         if x.is_nested:
-            raise InputError(f"{name}: a nested tensor, expected (rows, width); pass torch.cat(x.unbind())")
+            join = "stack" if x.dim() == 2 else "cat"  # of vectors, or of matrices
+            raise InputError(f"{name}: a nested tensor, expected (rows, width); pass torch.{join}(x.unbind())")
         if torch._C._dispatch_keys(x).has(torch._C.DispatchKey.Python):
             instead = "; pass x.full_tensor() or x.to_local()" if hasattr(x, "full_tensor") else ""
             raise InputError(f"{name}: a {type(x).__name__}, expected a tensor that holds its rows itself{instead}")

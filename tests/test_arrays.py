@@ -321,6 +321,7 @@ def test_tensors_without_values_of_their_own_are_refused_in_one_line(sides, alig
     masked = torch.masked.masked_tensor(x, torch.ones(N, D).bool())
     cases = [
         (torch.nested.nested_tensor([x[:10], x[10:]]), "nested", "torch.cat(x.unbind())"),
+        (torch.nested.nested_tensor(list(x)), "nested", "torch.stack(x.unbind())"),
         (torch.nested.nested_tensor([x[:10], x[10:]], layout=torch.jagged), "nested", "torch.cat(x.unbind())"),
         (fake, "FakeTensor", None),
         (masked, "MaskedTensor", None),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +21,10 @@ import numpy as np
 from fastrealign.errors import InputError, warn
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
+from fastrealign.io.columns import candidates_of
 from fastrealign.io.file_names import Name, counting, tail_of
 from fastrealign.io.files import open_binary, reading
+from fastrealign.io.names import Fit
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import Place, is_url, place
 from fastrealign.io.tables import TableCopy
@@ -50,6 +53,7 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
     for (folder, out_folder), of_it in folders.items():
         beside = _Beside(folder, out_folder)
         if not beside.there:
+            _note_twins(of_it, beside)
             continue
         taken: dict[Place, Shard] = {}
         for shard, path in zip(of_it, beside.belonging_to(of_it), strict=True):
@@ -65,7 +69,9 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
                     f"{shard.path}: has {shard.rows} rows, but its metadata {path} has {rows}; make both again"
                 )
             shard.metadata, shard.metadata_name = path, beside.there[path]
-        _tell_without([shard for shard in of_it if shard.metadata is None], len(taken), beside)
+        without = [shard for shard in of_it if shard.metadata is None]
+        _tell_without(without, len(taken), beside)
+        _note_twins(without, beside)
 
 
 def metadata_name(stem: str) -> str | None:
@@ -132,7 +138,7 @@ class _Beside:
             places.append(("../metadata", "../metadata" if out_folder else "metadata"))
         self.there: dict[Place, str] = {}
         self._by_tail: dict[str, list[Place]] = {}
-        self._shards: list[str] = []  # the names of the folder, of which some may be shards
+        self.names: set[str] = set()  # the names of the folder, of which some may be shards
         for there, out_place in places:
             at = _joined(folder, there)
             found: dict[str, list[Place]] = {}
@@ -143,7 +149,7 @@ class _Beside:
                     if not name.endswith(_OF_ONE):
                         found.setdefault(_named(name).tail, []).append(at / name)
                 elif there == ".":
-                    self._shards.append(name)
+                    self.names.add(name)
             # The same in two places: the first of them counts.
             self._by_tail = {**found, **self._by_tail}
 
@@ -167,7 +173,7 @@ class _Beside:
                 for shard, name in zip(shards, named, strict=True)
             ]
         family = {name.numbers: name for name in named}
-        family.update((name.numbers, name) for name in map(_named, (one for one in self._shards if _kind(one) == kind)))
+        family.update((name.numbers, name) for name in map(_named, (one for one in self.names if _kind(one) == kind)))
         at = counting(family.values())
         if len(at) > 1 and any(number in self._by_number for name in named for number in name.numbers):
             at = [self._one_to_one(shards[0], list(family.values()), at)]
@@ -245,6 +251,26 @@ def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
         + (f"; expected {wanted}" if wanted else "; give shard and metadata the same number"),
         UserWarning,
     )
+
+
+def _note_twins(shards: list[Shard], beside: _Beside) -> None:
+    """A note where parquet files that are named as shards are may be their metadata: how to name them so that they are."""
+    twins = [
+        (shard, f"{place(shard.path).stem}.parquet")
+        for shard in shards
+        if shard.format != "parquet" and f"{place(shard.path).stem}.parquet" in beside.names
+    ]
+    if not twins:
+        return
+    shard, name = twins[0]
+    with suppress(InputError), ParquetTable(place(shard.path).parent / name) as table:
+        if sum(table.sizes) == shard.rows and all(one.fit < Fit.PERHAPS for one in candidates_of(table.schema)):
+            more = f" and {len(twins) - 1:,} more like it" if len(twins) > 1 else ""
+            note = (
+                f"{name}{more} beside the source: not read; named {place(shard.path).name}{_OF_ONE}, its ids and captions "
+                "come along"
+            )
+            shard.note = note if shard.note is None else f"{shard.note}; {note}"
 
 
 def _rows(path: Place) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import re
 import warnings
 
 import numpy as np
@@ -335,6 +336,35 @@ def test_a_file_written_alone_has_its_metadata_beside_it(tmp_path):
     with warnings.catch_warnings():  # which is no reason to expect some of other files
         warnings.simplefilter("error")
         assert open_source(tmp_path / "new" / "other_7.npy", side="source").shards[0].metadata is None
+
+
+@pytest.mark.parametrize("name", ["{:05d}", "plain_{}_v2", "abc{}"])
+@pytest.mark.parametrize("one", [False, True])
+def test_tables_named_as_the_shards_are_noted(tmp_path, rng, name, one):
+    """img2dataset's 00000.parquet beside 00000.npy: not taken, but the summary says how it would be."""
+    numbers = [3] if one else [0, 1, 10]
+    numbered(tmp_path / "x", name, numbers)
+    spec = tmp_path / "x" / f"{name.format(3)}.npy" if one else str(tmp_path / "x" / "*.npy")
+    made = str(fr.align(spec, rng.standard_normal((9, 3)), tmp_path / "without"))
+    assert "note" not in made
+    with_ids(tmp_path / "x", numbers, name)
+    made = str(fr.align(spec, rng.standard_normal((9, 3)), tmp_path / "o1"))
+    found = re.search(r"(\S+\.parquet)( and 2 more like it)? beside the source: not read; named (\S+), its ids", made)
+    assert found[1] == f"{name.format(numbers[0])}.parquet" and bool(found[2]) is not one
+    for i in numbers:  # as it says of the first
+        mine = found[3].replace(name.format(numbers[0]), name.format(i))
+        (tmp_path / "x" / f"{name.format(i)}.parquet").rename(tmp_path / "x" / mine)
+    made = str(fr.align(spec, rng.standard_normal((9, 3)), tmp_path / "o2"))
+    assert "note" not in made
+    assert ids_of(spec) == {i: f"{i}:0" for i in numbers}
+    assert len(list((tmp_path / "o2").glob("*.metadata.parquet"))) == len(numbers)
+
+
+@pytest.mark.parametrize("table", [{"emb": [[1.0, 2.0]] * 4}, {"id": range(5)}], ids=["embeddings", "other rows"])
+def test_other_tables_named_as_the_shards(tmp_path, rng, table):
+    numbered(tmp_path, "x_{}", [0])
+    pq.write_table(pa.table(table), tmp_path / "x_0.parquet")
+    assert "note" not in str(fr.align(tmp_path / "x_0.npy", rng.standard_normal((9, 3)), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", [*NAMES.values(), "a_{0}_1{0}", "{}_3"])
