@@ -49,7 +49,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--column", metavar="NAME", help="of .jsonl and .parquet: the captions (default: caption, text, ...)"
     )
     embed.add_argument(
-        "--ids", metavar="NAME", help="of .jsonl and .parquet: their ids (default: id, key, uid, else numbers)"
+        "--ids", metavar="NAME", help="of .jsonl and .parquet: their ids (default: id, key, uid, ..., else numbers)"
     )
     embed.add_argument(
         "--bad-items",

@@ -6,20 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.errors import InputError
-from fastrealign.io.files import file_size, is_utf8, one_line, reading
-from fastrealign.io.names import meant
+from fastrealign.io.files import file_size, is_utf8, one_line
+from fastrealign.io.names import CAPTION_NAMES, ID_NAMES, meant
+from fastrealign.io.records import parsed
+from fastrealign.io.strings import as_text, id_text, lines_of, rows_in_lines, values_of
 from fastrealign.text import shown
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 CAPTION_FILES = {".txt", ".jsonl", ".parquet"}
-# Names of columns and keys that are taken where none is given, the first that is there.
-CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
-ID_NAMES = ("id", "key", "uid", "__key__")
 
 _BATCH_ROWS = 4096
 _LISTED = 12
@@ -75,11 +71,10 @@ def name_problem(id: str) -> str | None:
 
 def text_of(value: Any) -> tuple[str, str | None]:
     """A caption and None, or "" and what is wrong with it."""
-    if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            return "", f"is not UTF-8 text ({one_line(error)})"
+    try:
+        value = as_text(value)
+    except InputError as error:
+        return "", f"the caption {error}"
     if value is None:
         return "", "has no caption (null)"
     if not isinstance(value, str):
@@ -91,43 +86,41 @@ def text_of(value: Any) -> tuple[str, str | None]:
 
 
 def _lines(path: str, prefix: str) -> Iterator[Caption]:
-    with reading(path), open(path, "rb") as file:
-        for number, line in enumerate(file):
-            yield _caption(f"{prefix}{number}", f"{shown(path)}: line {number + 1}", *text_of(line), None, False)
+    for number, _, line in rows_in_lines(path):
+        yield _caption(f"{prefix}{number - 1}", f"{shown(path)}: line {number}", *text_of(line), None, False)
 
 
 def _records(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
-    with reading(path), open(path, "rb") as file:
-        for number, line in enumerate(file):
-            where, id = f"{shown(path)}: line {number + 1}", f"{prefix}{number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                yield Caption(id, where, "", f"is not JSON ({one_line(error)})")
-                continue
-            if not isinstance(record, dict):
-                yield Caption(id, where, "", f'is {type(record).__name__}, expected {{"caption": ...}}')
-                continue
-            names = list(record)
-            # The first record with a caption tells the keys of all: a file has ids throughout or numbers throughout.
-            column = column or _caption_name(names)
-            if column is None:
-                yield Caption(id, where, "", _no_captions(names, "key"))
-                continue
-            if column not in record:
-                yield Caption(id, where, "", f"has no {column!r}; its keys are {_listed(names)}")
-                continue
-            taken.add(column)
-            if ids is None:
-                ids = _id_name(names, column)
-            text, problem = text_of(record[column])
-            if ids and ids not in record:
-                problem = problem or f"has no {ids!r}; its keys are {_listed(names)}"
-            elif not ids and (named := _id_name(names, column)):
-                problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
-            yield _caption(id, where, text, problem, record.get(ids), bool(ids))
+    for number, _, line in lines_of(path):
+        where, id = f"{shown(path)}: line {number}", f"{prefix}{number - 1}"
+        if not line.strip():
+            continue
+        try:
+            record = parsed(line.decode())
+        except ValueError as error:
+            yield Caption(id, where, "", f"is not JSON ({one_line(error)})")
+            continue
+        if not isinstance(record, dict):
+            yield Caption(id, where, "", f'is {type(record).__name__}, expected {{"caption": ...}}')
+            continue
+        names = list(record)
+        # The first record with a caption tells the keys of all: a file has ids throughout or numbers throughout.
+        column = column or _caption_name(names)
+        if column is None:
+            yield Caption(id, where, "", _no_captions(names, "key"))
+            continue
+        if column not in record:
+            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {_listed(names)}")
+            continue
+        taken.add(column)
+        if ids is None:
+            ids = _id_name(names, column)
+        text, problem = text_of(record[column])
+        if ids and ids not in record:
+            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {_listed(names)}"
+        elif not ids and (named := _id_name(names, column)):
+            problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
+        yield _caption(id, where, text, problem, record.get(ids), bool(ids))
 
 
 def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
@@ -149,28 +142,23 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: se
         taken.add(column)
         row = 0
         for batch in table.batches(_BATCH_ROWS, [name for name in (column, ids) if name]):
-            texts = _values(batch.column(column))
-            own = _values(batch.column(ids)) if ids else [None] * len(texts)
+            texts = values_of(batch.column(column))
+            own = values_of(batch.column(ids)) if ids else [None] * len(texts)
             for text, id in zip(texts, own, strict=True):
                 yield _caption(f"{prefix}{row}", f"{shown(path)}: row {row}", *text_of(text), id, bool(ids))
                 row += 1
 
 
-def _values(column: pa.Array) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:  # a file may say that it is text without being so: look at each
-        return column.cast("binary").to_pylist()
-
-
 def _caption(number: str, where: str, text: str, problem: str | None, id: Any, has_ids: bool) -> Caption:
-    if has_ids and (isinstance(id, bool) or not isinstance(id, (str, int))):
-        problem = problem or f"the id is {json.dumps(id, default=repr)}, expected text or a whole number"
-    elif has_ids and not is_utf8(str(id)):
-        problem = problem or f"the id {json.dumps(id)} holds half of a surrogate pair, which is no text"
-    elif not has_ids:
-        problem = problem or name_problem(number)
-    return Caption(str(id) if has_ids and problem is None else number, where, text, problem)
+    if not has_ids:
+        return Caption(number, where, text, problem or name_problem(number))
+    try:
+        own = id_text(id)
+    except InputError as error:
+        return Caption(number, where, text, problem or str(error))
+    if not is_utf8(own):
+        problem = problem or f"the id {json.dumps(own)} holds half of a surrogate pair, which is no text"
+    return Caption(number if problem else own, where, text, problem)
 
 
 def _caption_name(names: list[str]) -> str | None:

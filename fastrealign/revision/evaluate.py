@@ -24,7 +24,9 @@ import numpy as np
 from fastrealign.demo import statements
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
-from fastrealign.io.files import one_line, reading
+from fastrealign.io.files import one_line
+from fastrealign.io.records import parsed
+from fastrealign.io.strings import lines_of
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
@@ -227,11 +229,11 @@ def _word(text: str) -> str:
 
 def _read_lines(path: str | Path, make: Callable[[dict[str, Any]], Any], what: str) -> list[Any]:
     made = []
-    with reading(path):
-        lines = Path(path).read_bytes().splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, _, line in lines_of(path):
+        if not line.strip():
+            continue
         try:
-            made.append(make(json.loads(line)))
+            made.append(make(parsed(line.decode())))
         except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
             raise InputError(f"{path}, line {number}: not {what}: {one_line(error)}") from None
     return made

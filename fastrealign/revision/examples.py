@@ -2,9 +2,9 @@
 
 .json     a list of {"id": ..., "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": ...},
           ...]}, the form of LLaVA and of the ReVision reference; of other keys, "image" and "images" are counted
-.jsonl    such a record a line, or {"id": ..., "caption": ...} (or "text")
+.jsonl    such a record a line, or {"id": ..., "caption": ...}; the names of ids and captions are those of `embed` (io/names.py)
 .txt      a caption a line; its id is the number of the line, from 0; with several files, NAME:NUMBER, as `embed` has it
-.parquet  columns id (or key) and caption (or text)
+.parquet  such columns; bytes that hold UTF-8 are text
 
 A well-formed record that is not about one image (text only, several images, ...) cannot be used here; UNUSABLE lists the kinds.
 A first message that is not from human is dropped, as LLaVA's trainer does.
@@ -26,18 +26,19 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from fastrealign.errors import InputError, warn
-from fastrealign.io.files import Descriptor, file_size, is_utf8, one_line, open_binary, reading
+from fastrealign.io.files import Descriptor, file_size, is_utf8, one_line, reading
+from fastrealign.io.names import CAPTION_NAMES, ID_NAMES
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import place
+from fastrealign.io.records import parsed
 from fastrealign.io.spool import Spool
+from fastrealign.io.strings import id_text, lines_of, rows_in_lines, texts_in, values_of
 from fastrealign.progress import SILENT, Progress
-from fastrealign.revision.index import id_text, lookup_hashes, twice
+from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.revision.json_list import records_of
 
 # Stands in a prompt where the visual tokens come.
 IMAGE = "<image>"
-_ID_KEYS = ("id", "key")
-_TEXT_KEYS = ("caption", "text")
 _IMAGE_KEYS = ("image", "images")
 _ROLES = ("human", "gpt")
 # Why a well-formed record cannot be used, as counts name it and as messages do.
@@ -313,13 +314,13 @@ def _example(record: Any, _: str) -> Example:
     """The example of one record, which has an id of its own."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
-    id = next((record[key] for key in _ID_KEYS if record.get(key) is not None), None)
+    id = next((record[key] for key in ID_NAMES if record.get(key) is not None), None)
     if id is None:
-        raise InputError(f"has no 'id'; its keys are {', '.join(map(repr, record)) or 'none'}")
+        raise InputError(f"has no id ({', '.join(ID_NAMES)}); its keys are {', '.join(map(repr, record)) or 'none'}")
     id = id_text(id)
     if record.get("conversations") is not None:
         return Example(id, _turns(id, record))
-    caption = next((record[key] for key in _TEXT_KEYS if record.get(key) is not None), None)
+    caption = next((record[key] for key in CAPTION_NAMES if record.get(key) is not None), None)
     if not isinstance(caption, str):
         what = "has neither conversations nor a caption" if caption is None else "has a caption that is no text"
         raise InputError(f"example {id!r}: {what}; its keys are {', '.join(map(repr, record))}")
@@ -391,62 +392,58 @@ def _json_spans(path: str, _: Any) -> _Spans:
         yield number, start, end, record
 
 
-def _lines(path: str) -> Iterator[tuple[int, int, int, str]]:
-    """(number from 1, first byte, end, text) of each line that is not blank."""
-    at = 0
-    with reading(path), open_binary(path) as file:
-        for number in itertools.count(1):
-            line = file.readline()
-            if not line:
-                return
-            start, at = at, at + len(line)
-            if number == 1 and line.startswith(b"\xef\xbb\xbf"):  # a byte order mark
-                start, line = start + 3, line[3:]
-            try:
-                text = line.decode().strip()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}: line {number}: is not UTF-8 ({one_line(error)})") from None
-            if text:
-                yield number, start, at, text
-
-
 def _jsonl_spans(path: str, _: Any) -> _Spans:
-    for number, start, end, text in _lines(path):
+    for number, start, line in lines_of(path):
+        if not line.strip():
+            continue
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            record = parsed(_decoded(path, number, line))
+        except InputError:
+            raise
+        except ValueError as error:
             raise InputError(f"{path}: line {number}: is no JSON ({one_line(error)})") from None
-        yield number, start, end, record
+        yield number, start, start + len(line), record
 
 
 def _text_spans(path: str, _: Any) -> _Spans:
-    for at, (number, start, end, text) in enumerate(_lines(path), 1):
-        if number != at:  # what is blank at the end of the file does no harm; elsewhere it has a number, but no caption
-            raise InputError(f"{path}: line {at}: is empty, expected a caption a line")
-        yield number, start, end, text
+    for number, start, line in rows_in_lines(path):
+        if not line:  # it has a number, but no caption
+            raise InputError(f"{path}: line {number}: is empty, expected a caption a line")
+        yield number, start, start + len(line), _decoded(path, number, line)
+
+
+def _decoded(path: str, number: int, line: bytes) -> str:
+    try:
+        return line.decode().strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: line {number}: is not UTF-8 ({one_line(error)})") from None
 
 
 def _table_spans(path: str, spool: Spool) -> _Spans:
     at = row = 0
     with ParquetTable(place(path)) as table:
         names = table.schema.names
-        known = (*_ID_KEYS, *_TEXT_KEYS, "conversations")
+        known = (*ID_NAMES, *CAPTION_NAMES, "conversations")
         double = next((name for name in known if names.count(name) > 1), None)
         if double is not None:
             raise InputError(f"{path}: has two columns {double!r}; rename one")
         kept = [name for name in known if name in names]
-        if not set(kept) & set(_ID_KEYS) or not set(kept) - set(_ID_KEYS):
+        if not set(kept) & set(ID_NAMES) or not set(kept) - set(ID_NAMES):
             raise InputError(
-                f"{path}: expected columns id (or key) and caption (or text); its columns are {', '.join(names) or 'none'}"
+                f"{path}: expected a column of ids ({', '.join(ID_NAMES)}) and one of captions ({', '.join(CAPTION_NAMES)}) or "
+                f"conversations; its columns are {', '.join(names) or 'none'}"
             )
         kept += [name for name in _IMAGE_KEYS if names.count(name) == 1 and _names_files(table.schema.field(name).type)]
         with spool.writing() as file:
             for batch in table.batches(_STEP, kept):
-                try:
-                    records = batch.to_pylist()
-                except UnicodeDecodeError:
-                    raise InputError(f"{path}: one of rows {row} to {row + len(batch) - 1} is not UTF-8") from None
-                for record in records:
+                columns = [values_of(batch.column(name)) for name in kept]
+                for values in zip(*columns, strict=True):
+                    record = {}
+                    for name, value in zip(kept, values, strict=True):
+                        try:
+                            record[name] = texts_in(value)
+                        except InputError as error:
+                            raise InputError(f"{path}: row {row}: {name!r} {error}") from None
                     try:
                         raw = json.dumps(record, ensure_ascii=False).encode()
                     except (TypeError, ValueError) as error:

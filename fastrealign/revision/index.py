@@ -30,20 +30,6 @@ _SCAN = 1 << 20
 _MADE_OF = "made_of.json"
 
 
-def id_text(value: Any) -> str:
-    """An id as text; InputError for what is none: a fraction, a list."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            raise InputError(f"has the id {value!r}, which is not UTF-8") from None
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
-    raise InputError(f"has the id {value!r}, expected text or a whole number")
-
-
 def lookup_hashes(ids: Sequence[str]) -> np.ndarray:
     """(n,) of (high, low): what ids are looked up by."""
     digests = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=_HASH.itemsize).digest() for id in ids]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import Shard
 from fastrealign.io.files import Descriptor, one_line, open_binary, reading
-from fastrealign.io.names import meant
+from fastrealign.io.names import ID_NAMES, meant
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import is_url, place
+from fastrealign.io.records import parsed
+from fastrealign.io.strings import id_text, rows_in_lines, values_of
 from fastrealign.io.tables import Table, TableShard
 from fastrealign.progress import Progress
-from fastrealign.revision.index import id_text
 
-ID_NAMES = ("id", "ids", "key", "image_path")
 _FILES = (".txt", ".json", ".npy", ".parquet")
 _STEP = 1 << 16
 
@@ -164,7 +164,7 @@ def _names_in(shard: Shard) -> list[str]:
 def _column(table: Table, name: str) -> Iterator[list[Any]]:
     with table:
         for batch in table.batches(_STEP, [name]):
-            yield batch.column(0).to_pylist()
+            yield values_of(batch.column(0))
 
 
 def _cut(values: Any) -> Iterator[Sequence[Any]]:
@@ -186,12 +186,14 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
             raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed}")
         yield from _column(table, name)
         return
+    if suffix == ".txt":
+        lines = _lines(path)
+        while part := list(itertools.islice(lines, _STEP)):
+            yield part
+        return
     try:
         with reading(path), open_binary(path) as file:
-            if suffix == ".txt":
-                values = [line.rstrip("\r") for line in file.read().decode("utf-8-sig").rstrip("\r\n").split("\n")]
-            else:
-                values = json.load(file) if suffix == ".json" else np.load(file, allow_pickle=False)
+            values = parsed(file.read()) if suffix == ".json" else np.load(file, allow_pickle=False)
     except InputError:
         raise
     except (ValueError, EOFError) as error:
@@ -199,3 +201,8 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.ndim == 1):
         raise InputError(f"{path}: holds no list of ids")
     yield from _cut(values)
+
+
+def _lines(path: str | os.PathLike) -> Iterator[bytes]:
+    for _, _, line in rows_in_lines(path, b"\r\n"):
+        yield line.rstrip(b"\r\n")

@@ -117,7 +117,7 @@ def test_parquet_with_text_that_is_none(tmp_path):
     pq.write_table(pa.table({"caption": said_text}), path)
     found = list(open_input(path))
     assert [item.text for item in found] == ["one", "", "three"]
-    assert "is not UTF-8 text" in found[1].problem and found[0].problem is found[2].problem is None
+    assert "the caption is not UTF-8" in found[1].problem and found[0].problem is found[2].problem is None
     pq.write_table(pa.table([pa.array(["x"]), pa.array(["y"])], names=["caption", "caption"]), path)
     refused(r"a\.parquet: has two columns 'caption'; rename one", path)
 
@@ -224,13 +224,13 @@ def test_a_folder_that_may_not_be_read(tmp_path, photos, monkeypatch):
     [
         ('{"caption": "red"', "is not JSON"),
         ("[1]", "is list, expected"),
-        ('{"captions": "red"}', "has no 'caption'; its keys are captions"),
+        ('{"captions": "red"}', r"has no 'caption', did you mean 'captions'\?; its keys are captions"),
         ('{"caption": " "}', "the caption is empty"),
         ('{"caption": null}', r"has no caption \(null\)"),
         ('{"caption": ["red"]}', "the caption is list, expected text"),
         ('{"caption": "\\ud800"}', "half of a surrogate pair"),
-        ('{"id": null, "caption": "red"}', "the id is null, expected"),
-        ('{"id": 1.5, "caption": "red"}', "the id is 1.5, expected"),
+        ('{"id": null, "caption": "red"}', "has the id None, expected"),
+        ('{"id": 1.5, "caption": "red"}', "has the id 1.5, expected"),
         ('{"id": "\\ud800", "caption": "red"}', 'the id "\\\\ud800" holds half of a surrogate pair'),
         ('{"key": "x", "caption": "red"}', "has no 'id'; its keys are key, caption"),
         ('{"\\ud800": "red"}', r"has no 'caption'; its keys are \\ud800"),

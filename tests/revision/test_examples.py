@@ -168,7 +168,7 @@ def record(*messages, **other):
         (record(("human", "<image>"), ("gpt", None)), "message 1 is not of the form"),
         (record(conversations=[]), "no list of messages"),
         (record(conversations=["x"]), "message 0 is not of the form"),
-        (record(id=None), "has no 'id'; its keys are 'id', 'conversations'"),
+        (record(id=None), "has no id .id, ids, key, .*; its keys are 'id', 'conversations'"),
         (record(id=[1]), r"has the id \[1\], expected text or a whole number"),
         (record(id=1.5), r"has the id 1\.5, expected"),
         ({"id": 1, "picture": 2}, "example '1': has neither conversations nor a caption; its keys are 'id', 'picture'"),
@@ -226,13 +226,13 @@ def test_other_bad_input(tmp_path):
     for table, told in (
         (
             {"id": ["a"], "label": ["b"]},
-            "expected columns id .or key. and caption .or text.; its columns are id, label",
+            "expected a column of ids .id, .* and one of captions .caption, .* or conversations; its columns are id, label",
         ),
-        ({"caption": ["b"]}, "expected columns id"),
-        ({"id": ["a", None], "caption": ["x", "y"]}, "row 1: has no 'id'"),
+        ({"caption": ["b"]}, "expected a column of ids"),
+        ({"id": ["a", None], "caption": ["x", "y"]}, "row 1: has no id"),
         ({"id": ["a", "b"], "caption": ["x", None]}, "row 1: example 'b': has neither"),
         ({"id": ["a", "a"], "caption": ["x", "y"]}, "row 1: the id 'a' is that of .*row 0"),
-        ({"id": [b"\xff"], "caption": ["x"]}, "row 0: holds no text"),
+        ({"id": [b"\xff"], "caption": ["x"]}, "row 0: 'id' is not UTF-8"),
     ):
         pq.write_table(pa.table(table), tmp_path / "x.parquet")
         with pytest.raises(InputError, match=rf"x\.parquet: {told}"):
@@ -240,7 +240,7 @@ def test_other_bad_input(tmp_path):
     binary = pa.array([b"x", b"\xff"], pa.binary())
     said_text = pa.StringArray.from_buffers(2, binary.buffers()[1], binary.buffers()[2])
     pq.write_table(pa.table({"id": ["a", "b"], "caption": said_text}), tmp_path / "x.parquet")
-    with pytest.raises(InputError, match=r"x\.parquet: one of rows 0 to 1 is not UTF-8"):
+    with pytest.raises(InputError, match=r"x\.parquet: row 1: 'caption' is not UTF-8"):
         read_examples(tmp_path / "x.parquet")
     double = pa.table([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], names=["id", "caption", "caption"])
     pq.write_table(double, tmp_path / "x.parquet")

@@ -1,0 +1,103 @@
+"""Text of others, for every command alike: bytes that hold UTF-8 are text, ids are text, blank lines at an end are nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.errors import InputError
+from fastrealign.io.files import one_line, open_binary, reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Of a line, which is held in memory as a whole.
+LINE_BYTES = 64 << 20
+_MARK = b"\xef\xbb\xbf"  # a byte order mark
+
+
+def as_text(value: Any) -> Any:
+    """Bytes as the text that they hold; anything else as it is. InputError ("is not UTF-8 ...") for bytes that hold none."""
+    try:
+        if isinstance(value, UnicodeDecodeError):  # of `values_of`
+            raise value
+        return bytes(value).decode("utf-8-sig") if isinstance(value, (bytes, bytearray, memoryview)) else value
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 ({one_line(error)})") from None
+
+
+def texts_in(value: Any) -> Any:
+    """`as_text` of a value and of what it holds: lists, and the values of dicts."""
+    if isinstance(value, dict):
+        return {name: texts_in(part) for name, part in value.items()}
+    return [texts_in(part) for part in value] if isinstance(value, list) else as_text(value)
+
+
+def values_of(column: pa.Array) -> list[Any]:
+    """The values of a column; where a file says that something is text and it is not UTF-8, what Python raises for it."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
+
+
+def id_text(value: Any) -> str:
+    """An id as text, as which ids are compared: 7 is "7", but not "007". InputError for a fraction, a list, null."""
+    try:
+        value = as_text(value)
+    except InputError as error:
+        raise InputError(f"has an id that {error}") from None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    raise InputError(f"has the id {value!r}, expected text or a whole number")
+
+
+def lines_of(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
+    """(number from 1, first byte, what it holds) of each line; a byte order mark is no part of the first.
+
+    Raises InputError for a line longer than LINE_BYTES.
+    """
+    at = 0
+    with reading(path), open_binary(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > LINE_BYTES:
+                raise InputError(
+                    f"{path}: line {number}: is longer than {LINE_BYTES >> 20} MB; is this a file of lines?"
+                )
+            start, at = at, at + len(line)
+            if number == 1 and line.startswith(_MARK):
+                start, line = start + len(_MARK), line[len(_MARK) :]
+            yield number, start, line
+
+
+def rows_in_lines(path: str | os.PathLike, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
+    """`lines_of` a file in which a line is a row: without the blank ones at its end, which stand for nothing.
+
+    Blank ones before that are empty, b"": each has its number, which the rows of another file may be paired with.
+    space   what a blank line is made of; None: white space
+    """
+    blank = 0
+    for number, start, line in lines_of(path):
+        if not line.strip(space):
+            blank += 1
+            continue
+        for gap in range(number - blank, number):
+            yield gap, start, b""
+        blank = 0
+        yield number, start, line
