@@ -81,8 +81,11 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         from fastrealign.console import console
         from fastrealign.progress import SILENT
         from fastrealign.revision.config import read_config
+        from fastrealign.revision.paths import check_paths
 
         config = read_config(args.config, args.what, args.set)
+        if not args.resume:  # a run that has ended is told of as it is; `train` looks at the paths of others
+            check_paths(config, args.config)  # before torch and transformers are imported, which takes seconds
         import transformers
 
         from fastrealign.revision.train import train

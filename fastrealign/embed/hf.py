@@ -67,13 +67,11 @@ class Transformers:
 
     def check(self) -> None:
         """InputError for options that are none, models that are not here and a device that is not there."""
-        device_of(self.device)
         check_precision(self.precision)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r}: expected one of {', '.join(POOLINGS)}")
         if self.template.count("{}") != 1:
             raise InputError(f"--template {self.template!r}: expected one {{}}, where the caption goes")
-        needed("transformers", "--model")
         for name, option in (
             (self.name, "--model"),
             (self.text_model, "--text-model"),
@@ -86,6 +84,8 @@ class Transformers:
                 raise InputError(
                     f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
                 )
+        device_of(self.device)  # torch and transformers take seconds to import
+        needed("transformers", "--model")
 
     def load(self, side: str) -> Encoder:
         """Its tower for "images" or "text". Raises InputError for models that are not here, or without that tower."""

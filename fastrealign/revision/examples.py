@@ -204,6 +204,8 @@ def read_examples(
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise InputError("an empty list of files, expected some with examples")
+    for one in paths:
+        check_suffix(one)
     plain = [place(one).name for one in paths if _suffix(one) == ".txt"]
     same = next((name for name in plain if plain.count(name) > 1), None)
     if same is not None:
@@ -258,11 +260,15 @@ def _suffix(path: str | os.PathLike) -> str:
     return os.path.splitext(place(path).name)[1].lower()
 
 
+def check_suffix(path: str | os.PathLike) -> None:
+    """InputError for a file that by its name holds no examples."""
+    if _suffix(path) not in _FORMS:
+        raise InputError(f"{path}: the suffix {_suffix(path)!r} is not of examples; expected {', '.join(_FORMS)}")
+
+
 def _read(path: str | os.PathLike, prefix: str, skip: bool, progress: Progress) -> _Read:
-    suffix = _suffix(path)
-    if suffix not in _FORMS:
-        raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_FORMS)}")
     file_size(path)
+    suffix = _suffix(path)
     kind, spans, parse = _FORMS[suffix]
     where = os.fspath(path)
     data = Spool("examples") if suffix == ".parquet" else where

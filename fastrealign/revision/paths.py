@@ -12,6 +12,9 @@ from fastrealign.errors import InputError
 from fastrealign.io.names import meant
 from fastrealign.io.places import is_url, place
 from fastrealign.revision.config import TrainConfig
+from fastrealign.revision.examples import check_suffix
+
+_WEIGHTS = (".safetensors", ".bin")
 
 
 def check_paths(config: TrainConfig, name: str | None = None) -> None:
@@ -29,6 +32,10 @@ def _faults(config: TrainConfig) -> Iterator[str]:
         hub.find(config.model, "model:", config.hub, "set hub: true")
     except InputError as error:
         yield str(error)
+    else:
+        lacks = _lacking(Path(config.model))
+        if lacks:
+            yield f"model: {config.model}: {lacks}"
     for key in ("data", "embeddings", "alignment", "adapter"):
         given = getattr(config, key)
         for path in [given] if isinstance(given, str) else given or []:
@@ -48,8 +55,32 @@ def _fault(path: Path, key: str) -> str | None:
         return f"no such {'file' if key == 'data' else 'file or folder'}{_near(path)}"
     if key in ("data", "alignment") and path.is_dir():
         return "is a folder, expected a file"
+    if key == "adapter" and path.is_dir():
+        from fastrealign.revision import adapter  # torch, which takes seconds
+
+        try:
+            adapter.find(path)
+        except InputError as error:
+            return str(error).removeprefix(f"{path}: ")
+    if key == "data":
+        try:
+            check_suffix(path)
+        except InputError as error:
+            return str(error).removeprefix(f"{path}: ")
     if not os.access(path, os.R_OK):
         return "cannot be read: permission denied"
+    return None
+
+
+def _lacking(model: Path) -> str | None:
+    """What a folder lacks to be a language model. Its weights are loaded after the data was read."""
+    names = [one.name for one in model.iterdir()] if model.is_dir() else None
+    if names is None or "adapter_config.json" in names:
+        return None
+    if "config.json" not in names:
+        return "has no config.json; name a folder that transformers saved"
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        return f"has no weights ({', '.join(_WEIGHTS)}) beside config.json"
     return None
 
 

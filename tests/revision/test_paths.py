@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,8 @@ def loads_nothing(monkeypatch):
         ("data", "caption.jsonl", "data: caption.jsonl: no such file, did you mean 'captions.jsonl'"),
         ("data", "[captions.jsonl, more/b.json]", "data: more/b.json: no such file"),
         ("data", ".", "data: .: is a folder, expected a file"),
+        ("data", "[captions.jsonl, text.npy]", r"data: text.npy: the suffix '.npy' is not of examples; expected .json"),
+        ("model", ".", "model: .: has no config.json; name a folder that transformers saved"),
         ("embeddings", "txt.npy", r"embeddings: txt.npy: no such file or folder, did you mean 'text.npy'\?"),
         ("embeddings", "[text.npy, 'emb/*.npy']", r"embeddings: emb/\*.npy: no file of that pattern"),
         ("alignment", "a.safetensors", "alignment: a.safetensors: no such file or folder"),
@@ -77,6 +81,29 @@ def test_a_path_that_is_not_there_is_told_with_its_key_before_anything_is_loaded
     with pytest.raises(InputError, match=f"run.yaml: {told}"):
         raise InputError(said)
     assert not os.path.exists("run")
+
+
+def test_folders_that_lack_what_would_be_loaded_last(no_network, loads_nothing, written, tiny_lm, capsys):
+    shutil.copytree(tiny_lm, "lm", ignore=shutil.ignore_patterns("*.safetensors"))
+    os.mkdir("stopped")
+    assert main(["train", "stage1", str(written(model="lm", adapter="stopped"))]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "model: lm: has no weights (.safetensors, .bin) beside config.json; adapter: stopped: has no adapter; " in said
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "embed"])
+def test_a_misspelt_path_is_told_before_the_libraries_are_imported(written, world, command):
+    words = ["train", "stage1", str(written(model="/no/such/lm", data="x.json"))]
+    if command == "embed":
+        words = ["embed", str(world / "captions.jsonl"), "--model", "/no/such/lm", "--out", str(world / "out")]
+    code = (
+        "import sys; from fastrealign.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(10 * code + len({'torch', 'transformers', 'open_clip'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert "/no/such/lm: no such file or folder" in done.stderr and done.returncode == 20
 
 
 def test_all_that_are_not_there_are_told_at_once(loads_nothing, written, capsys):
@@ -159,5 +186,6 @@ def test_a_language_model_without_a_tokenizer(world, tiny_lm, tmp_path):
     from transformers import Qwen2Config
 
     Qwen2Config().save_pretrained(tmp_path / "lm")
+    (tmp_path / "lm" / "model.safetensors").touch()
     with pytest.raises(InputError, match="lm: has no tokenizer"):
         train(TrainConfig(str(tmp_path / "lm"), "captions.jsonl", "text.npy", "run", "stage1"))
