@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import importlib
 import json
 import re
@@ -219,6 +220,61 @@ def test_a_file_of_torch_under_another_name(tmp_path, x):
     to = re.search(r"rename it to '(.*)'$", told(lambda: open_source(tmp_path / "a.bin", side="source")))[1]
     (tmp_path / "a.bin").rename(to)
     assert np.array_equal(rows_of(to), x)
+
+
+SUFFIXES = (".npy", ".parquet", ".arrow", ".pt", ".pth", ".pkl", ".safetensors", ".faiss")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_file_really_is(tmp_path, x, suffix):
+    """A pointer of Git LFS, a web page and a packed file are not damaged, and a misnamed file not lost."""
+    torch, pa = pytest.importorskip("torch"), pytest.importorskip("pyarrow")
+    path = tmp_path / f"a{suffix}"
+    for text, says in (
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "download it again"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "download it again"),
+        (gzip.compress(x.tobytes()), "is compressed with gzip; unpack it first"),
+    ):
+        path.write_bytes(text)
+        for spec in (path, tmp_path):
+            assert says in told(lambda spec=spec: open_source(spec, side="source"))
+        path.unlink()
+
+    def torch_file(path):
+        with path.open("wb") as file:
+            torch.save(torch.from_numpy(x), file)
+
+    def arrow_file(path):
+        table = pa.table({"emb": list(x)})
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+
+    def npy_file(path):
+        with path.open("wb") as file:
+            np.save(file, x)
+
+    makers = {
+        ".npy": npy_file,
+        ".parquet": lambda path: corpus.parquet_file(path, x),
+        ".arrow": arrow_file,
+        ".pt": torch_file,
+    }
+    for real, make in makers.items():
+        make(path)
+        if real == suffix or (real, suffix) == (".pt", ".pth"):
+            assert np.array_equal(rows_of(path), x)
+            continue
+        to = re.search(r"rename it to '(.*)'$", told(lambda: open_source(path, side="source")))[1]
+        path.rename(to)
+        assert np.array_equal(rows_of(to), x)
+        Path(to).unlink()
+
+
+def test_a_file_of_torch_that_is_refused_keeps_its_reason(tmp_path, x):
+    torch = pytest.importorskip("torch")
+    torch.save(x, tmp_path / "a.pth")
+    assert "refused to load" in told(lambda: open_source(tmp_path / "a.pth", side="source"))
 
 
 COMMAND = re.compile(r"fastrealign embed .*? --out OUT")

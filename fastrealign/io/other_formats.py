@@ -16,6 +16,11 @@ _PEEKED = 1 << 20
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".heic", ".avif")
 _RAW = (".bin", ".dat", ".raw", ".ckpt")
+# What files of other kinds begin with: those that are no data, and those with the suffix of another format.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+_PACKED = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+_CONTENTS = {b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\x89HDF": ".h5"}
 
 
 def next_step(path: str) -> str | None:
@@ -65,6 +70,25 @@ def next_step(path: str) -> str | None:
     if suffix == ".tfrecord":
         return f"read it with tensorflow, and save the rows as an array (rows, width): numpy.save({to}, ROWS)"
     return None
+
+
+def mistaken(path: str) -> str | None:
+    """What a local file is that is not what its suffix says, and what to do with it; None where that is not known."""
+    stem, suffix = os.path.splitext(path)
+    if _begins(path, _POINTER):
+        return "is a pointer that Git LFS left in place of the file; fetch it: git lfs pull"
+    text = _beginning(path).lstrip()
+    if text.lower().startswith(_PAGES):
+        return "is a web page or a server's error, not the file; download it again, from the address of the file itself"
+    for begin, kind in _PACKED.items():
+        if text.startswith(begin):
+            return f"is compressed with {kind}; unpack it first"
+    kind = next((kind for begin, kind in _CONTENTS.items() if text.startswith(begin)), None)
+    if kind is None and text.startswith(b"PK\x03\x04"):
+        kind = ".npz" if _arrays(path) else ".pt"
+    if kind is None or kind == {".pth": ".pt"}.get(suffix.lower(), suffix.lower()):
+        return None
+    return f"is a {kind} file by its content; rename it to {stem + kind!r}"
 
 
 def embed(path: str) -> str:
@@ -139,11 +163,15 @@ def _lines(path: str) -> list[str]:
 
 
 def _begins(path: str, with_bytes: bytes) -> bool:
+    return _beginning(path).startswith(with_bytes)
+
+
+def _beginning(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
-            return file.read(len(with_bytes)) == with_bytes
+            return file.read(64)
     except (OSError, ValueError):
-        return False
+        return b""
 
 
 def _numeric(fields: list[str]) -> bool:

@@ -26,7 +26,7 @@ from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_others
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
 from fastrealign.io.names import USUAL_NAMES, Unclear, Wanted
-from fastrealign.io.other_formats import next_step
+from fastrealign.io.other_formats import mistaken, next_step
 from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, each, place
 from fastrealign.io.tables import TableShard
@@ -420,11 +420,13 @@ def _open_all(
         try:
             kind = format_of(path)
             return (pickles if kind is PickleShard else kind)(path, name, column)
-        except InputError as error:
+        except InputError as told:
+            really = mistaken(str(path)) if isinstance(path, Path) and os.path.isfile(path) else None
+            error = told if really is None else InputError(f"{path}: {really}")
             if left_out is None and not isinstance(error, Unclear):
                 if more := _leaving_out([str(path)], of_sets):
                     raise InputError(f"{error}{more}") from None
-                raise
+                raise error
             return error
 
     def again(i: int, column: str) -> Shard | InputError:
