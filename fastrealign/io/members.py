@@ -20,7 +20,7 @@ from fastrealign.errors import InputError, warn
 from fastrealign.io.base import Shard
 from fastrealign.io.file_names import Name, copied_from, pattern_of
 from fastrealign.io.manifest import MANIFEST
-from fastrealign.io.places import Place, place
+from fastrealign.io.places import Place, is_url, place
 
 # What the package datasets keeps beside the data it was made of.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"
@@ -115,6 +115,25 @@ def tell_of_others(shards: Sequence[Shard]) -> None:
                 f"{most[0].name}; if that is not meant, {_instead(others[0], most, list(by_path))}",
                 UserWarning,
             )
+
+
+def tell_of_links(shards: Sequence[Shard]) -> None:
+    """Warn of shards that are one file under two names (latest.npy, a link to shard_7.npy)."""
+    first: dict[tuple[int, int], Shard] = {}
+    twice: list[tuple[Shard, Shard]] = []
+    for shard in shards:
+        if shard.rows and not is_url(shard.path):
+            state = os.stat(shard.path)
+            one = first.setdefault((state.st_dev, state.st_ino), shard)
+            if one is not shard:
+                twice.append((shard, one))
+    if twice:
+        (shard, one), more = twice[0], f" (and {len(twice) - 1:,} more)" if len(twice) > 1 else ""
+        warn(
+            f"{shard.path}{more}: is the file {one.path} under another name, so that its rows count twice; leave one out if "
+            "that is not meant",
+            UserWarning,
+        )
 
 
 def leaving_out(path: Place, files: Sequence[Place]) -> str | None:

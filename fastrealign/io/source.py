@@ -23,7 +23,7 @@ from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
-from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_others
+from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_links, tell_of_others
 from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
 from fastrealign.io.names import USUAL_NAMES, Unclear, Wanted
 from fastrealign.io.other_formats import mistaken, next_step
@@ -157,6 +157,7 @@ def open_source(
     by_path = {shard.path: shard for shard in shards}
     for which in sets:
         tell_of_others([by_path[str(path)] for path in files[which] if str(path) in by_path])
+    tell_of_links(shards)
     if side == "source":
         attach_metadata(shards)
     datasets = []
@@ -426,7 +427,7 @@ def _open_all(
             if left_out is None and not isinstance(error, Unclear):
                 if more := _leaving_out([str(path)], of_sets):
                     raise InputError(f"{error}{more}") from None
-                raise error
+                raise error from told.__cause__
             return error
 
     def again(i: int, column: str) -> Shard | InputError:

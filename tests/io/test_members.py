@@ -216,6 +216,25 @@ def test_sides_that_are_named_alike_but_for_the_word(tmp_path, rng, text, image)
     assert set(quietly(tmp_path, "target")) == {f"{image.format(i)}.npy" for i in range(2)}
 
 
+@pytest.mark.parametrize("link", [lambda new, old: new.symlink_to(old), lambda new, old: new.hardlink_to(old)])
+@pytest.mark.parametrize("listed", [False, True])
+def test_one_file_under_two_names(tmp_path, rng, link, listed):
+    for i in range(3):
+        save(tmp_path / "x" / f"emb_{i}.npy", rng, rows=3 * (i > 0))
+    link(tmp_path / "x" / "emb_3.npy", tmp_path / "x" / "emb_2.npy")
+    spec = sorted((tmp_path / "x").iterdir()) if listed else tmp_path / "x"
+    for side in ("source", "target"):
+        with pytest.warns(UserWarning, match=r"emb_3.npy: is the file .*emb_2.npy under another name.* count twice"):
+            assert len(names(spec, side)) == 4
+    (tmp_path / "x" / "emb_3.npy").unlink()
+    link(tmp_path / "x" / "emb_3.npy", tmp_path / "x" / "emb_0.npy")  # without rows it does no harm
+    assert len(quietly(tmp_path / "x")) == 4
+    (tmp_path / "y").mkdir()
+    for i in range(3):  # how a cache of Hugging Face's hub lies
+        (tmp_path / "y" / f"emb_{i}.npy").symlink_to(tmp_path / "x" / f"emb_{i}.npy")
+    assert len(quietly(tmp_path / "y")) == 3
+
+
 def test_what_runs_wrote_beside_the_input(tmp_path, rng):
     save(tmp_path / "x" / "text.npy", rng, rows=9)
     fr.align(tmp_path / "x" / "text.npy", rng.standard_normal((9, DIM)), tmp_path / "aligned" / "new.npy")
