@@ -23,6 +23,7 @@ from fastrealign.console import silence, writing_out
 from fastrealign.distributed import world_of
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.files import check_saved_name
+from fastrealign.folders import Inputs
 from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
 from fastrealign.progress import SILENT, Progress
@@ -175,7 +176,10 @@ def _report(args: argparse.Namespace) -> None:
     methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
     check_output(out, args.png)
     names = png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
+    domain_sides = [side for _, *sides in args.domain for side in sides]
+    inputs = Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
+        inputs.check(path)
         if path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
     if pairs and len(args.pairs) not in (0, 2):

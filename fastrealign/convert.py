@@ -20,7 +20,7 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.errors import InputError
 from fastrealign.float_state import computes
-from fastrealign.folders import make_folders, remove_folders, remove_temporaries
+from fastrealign.folders import Inputs, make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import filtered, lists, retyped, writing_columns
@@ -210,9 +210,7 @@ class _Target:
         self.paths = [self.root / name for name in names]
         self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim
-        self._inputs = {
-            os.path.realpath(path) for s in files.shards for path in (s.path, s.metadata) if path is not None
-        }
+        self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
         self._overwrite = False
 
     def check(self, overwrite: bool) -> None:
@@ -227,8 +225,7 @@ class _Target:
             self._check(path)
 
     def _check(self, path: Path) -> None:
-        if os.path.realpath(path) in self._inputs:
-            raise InputError(f"{path}: is the input itself; choose another name")
+        self._inputs.check(path)
         if os.path.lexists(path) and not self._overwrite:
             raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
         if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):

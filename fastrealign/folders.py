@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fastrealign import io
-from fastrealign.errors import FastRealignError
+from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.places import Place, is_url, place
 
 # A file that is being written (io/atomic.py): ".name.process.tmp".
@@ -60,6 +63,55 @@ def remove_temporaries(paths: Collection[Place]) -> None:
 def real(path: str | os.PathLike) -> str:
     """The same for all names of a place."""
     return place(path).canonical if is_url(path) else os.path.realpath(path)
+
+
+class Inputs:
+    """Files that a run reads: none of what it writes may be one of them, by whatever name or link."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
+        self._names: dict[Hashable, str] = {}
+        folders = cache(real)
+        for path in map(os.fspath, paths):
+            for identity in self._identities(path, folders):
+                self._names.setdefault(identity, path)
+
+    @classmethod
+    def named(cls, specs: Iterable[Any]) -> Inputs:
+        """The files that these paths, patterns and folders name; arrays and the like name none."""
+        found: list[str] = []
+        for spec in specs:
+            if isinstance(spec, (list, tuple)):
+                found += [path for path in spec if isinstance(path, (str, os.PathLike))]
+            elif isinstance(spec, (str, os.PathLike)):
+                found.append(os.fspath(spec))
+        for path in tuple(found):
+            if is_url(path):
+                continue
+            if os.path.isdir(path):
+                found += [os.path.join(path, name) for name in walk(Path(path))]
+            elif glob.has_magic(path):
+                found += glob.glob(os.path.expanduser(path), recursive=True)
+        return cls(found)
+
+    def check(self, out: str | os.PathLike) -> None:
+        """InputError if `out` is one of them."""
+        for identity in self._identities(os.fspath(out), real):
+            if identity in self._names:
+                name = self._names[identity]
+                also = "" if name == os.fspath(out) else f", {name}"
+                raise InputError(f"{out}: is the input itself{also}; choose another name")
+
+    @staticmethod
+    def _identities(path: str, folders: Callable[[str], str]) -> Iterator[Hashable]:
+        if is_url(path):
+            yield real(path)
+            return
+        link = os.path.islink(path)
+        folder, name = os.path.split(os.path.abspath(path))
+        yield os.path.realpath(path) if link else os.path.join(folders(folder), name)
+        with suppress(OSError):
+            status = os.stat(path)
+            yield status.st_dev, status.st_ino
 
 
 def folder_of(path: str) -> str:

@@ -9,14 +9,14 @@ anything else is somebody's: it is neither written to nor removed
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from fastrealign import io
 from fastrealign.claim import Claim
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.folders import folder_of, inside, is_folder, is_there, make_folders, real, remove_folders, walk
+from fastrealign.folders import Inputs, folder_of, inside, is_folder, is_there, make_folders, real, remove_folders, walk
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import MANIFEST, Manifest, Order
 from fastrealign.io.places import Place, place
@@ -97,24 +97,26 @@ class Output:
         """The journal of one of several processes that write here; the first one's is that of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
-    def check_apart(self, specs: Iterable[Any], sources: Sequence[io.Source]) -> None:
-        """InputError if the output lies inside an input, or an input inside the output."""
+    def check_apart(self, specs: Sequence[Any], sources: Sequence[io.Source]) -> None:
+        """InputError if the output lies inside an input, or an input inside the output, by whatever name or link."""
         root = real(self.root)
         folders = [shard.path for source in sources for shard in source.shards if shard.folder]
         folders += [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and is_folder(spec)]
         for folder in dict.fromkeys(folders):
             if inside(root, real(folder)):
                 raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
-        written = {real(self.root / name) for name in self.names} if self.single else set()
-        for source in sources:
-            for folder in dict.fromkeys(folder_of(shard.path) for shard in source.shards):
-                if not self.single and inside(real(folder or "."), root):
-                    raise InputError(
-                        f"{self.out}: the input {folder or '.'} lies inside the output; choose a folder apart from it"
-                    )
-            for shard in source.shards if self.single else ():
-                if real(shard.path) in written:
-                    raise InputError(f"{self.out}: is the input itself; choose another name")
+        read = [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and not is_folder(spec)]
+        read += [path for source in sources for s in source.shards for path in (s.path, s.metadata) if path is not None]
+        if self.single:
+            inputs = Inputs(read)
+            for name in (*self.names, *filter(None, self.metadata), *map(self.here, self.small)):
+                inputs.check(self.root / name)
+            return
+        # The folder of each file, and where the file itself lies if it is a link.
+        places = dict.fromkeys(str(path) if os.path.islink(path) else folder_of(str(path)) or "." for path in read)
+        for at in places:
+            if inside(real(at), root):
+                raise InputError(f"{self.out}: the input {at} lies inside the output; choose a folder apart from it")
 
     def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool, verify: bool = False) -> Claim:
         """Take the output for a run. Raises InputError where that would mix with, or remove, what is there.

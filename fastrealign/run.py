@@ -194,6 +194,7 @@ def apply_files(
     Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written. Where
     that is more than where it was fitted, beyond sampling and a tenth of gap_before, a FitWarning says so.
     """
+    fitted = alignment
     with told_if_swapped(alignment, source):
         alignment = as_method(alignment)
     workers = Workers.of(threads, devices, max_memory)
@@ -202,7 +203,8 @@ def apply_files(
     run = _Run("apply", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
     alignment.check_width(run.rows.d, run.rows.name)
     warn_of_encoder(alignment, run.rows)
-    run.output.check_apart(_specs(source), [run.rows.files])
+    # A run that is resumed writes the alignment that it had, and removes nothing.
+    run.output.check_apart([*_specs(source), *([] if resume else [fitted])], [run.rows.files])
     numbers = _numbers(run.rows.files) if alignment.numbered else None
     report = run.go(
         replace(run.order, alignment=alignment.fingerprint, numbers=numbers),

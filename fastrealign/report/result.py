@@ -208,8 +208,8 @@ def check_output(path: Path, png: str | Path | None = None) -> None:
     need_matplotlib()
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected the name of a file such as report.html")
-    if path.suffix == ".json":
-        raise InputError(f"{path}: the JSON beside the page has that name; expected one such as report.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path}: a report is a page, expected a name that ends in .html, such as report.html")
     if png is not None and Path(png).exists() and not Path(png).is_dir():
         raise InputError(f"{png}: is a file, expected a folder for the PNGs")
     for name in (path, *([Path(png) / "gap.png"] if png is not None else [])):

@@ -209,7 +209,7 @@ def _attributes(text):
 def test_without_matplotlib_or_a_place_to_write(tmp_path, demo_report, monkeypatch):
     with pytest.raises(InputError, match="is a folder"):
         demo_report.save(tmp_path)
-    with pytest.raises(InputError, match=r"report\.json: the JSON beside"):
+    with pytest.raises(InputError, match=r"report\.json: a report is a page"):
         demo_report.save(tmp_path / "report.json")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="file: is a file, expected a folder"):
