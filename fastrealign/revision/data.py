@@ -142,7 +142,7 @@ class Collator:
             ids[row, : len(tokens)] = torch.tensor(tokens)
             labels[row, : len(tokens)] = torch.tensor(learned)
             mask[row, : len(tokens)] = 1
-        rows = self._aligned([examples[i].id for i in kept], numbers[kept])
+        rows = self._aligned([examples[i] for i in kept], numbers[kept])
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "embeddings": rows}
 
     def check(self, examples: Sequence[Example], vocabulary: int, progress: Progress = SILENT) -> Checked:
@@ -156,7 +156,7 @@ class Collator:
         try:
             for lo in range(0, len(examples), _CHECKED):
                 part = examples[lo : lo + _CHECKED]
-                self.embeddings.rows([example.id for example in part])
+                self.embeddings.rows(*_names(part, self.embeddings))
                 for i, one in enumerate(self._encoded(part)):
                     answered[lo + i] = one is not None
                     highest = max([self._pad, *(one[0] if one else ())])
@@ -170,7 +170,7 @@ class Collator:
             progress.finish()
         if self._first is not None and len(examples):
             places = np.unique(np.linspace(0, len(examples) - 1, _CHECKED).astype(int))
-            rows = self.embeddings.rows([examples[int(i)].id for i in places])
+            rows = self.embeddings.rows(*_names([examples[int(i)] for i in places], self.embeddings))
             self._first.look(self.alignment(rows, bad_rows="keep"), len(rows), enough=0)
             self._first = None
         found = Checked(self.truncated, answered)
@@ -196,7 +196,7 @@ class Collator:
     def _found(self, examples: Sequence[Example]) -> tuple[list[Example], np.ndarray]:
         """The examples that have an embedding, and the numbers of its rows."""
         ids = [example.id for example in examples]
-        numbers = self.embeddings.find(ids)
+        numbers = self.embeddings.find(*_names(examples, self.embeddings))
         there = np.flatnonzero(numbers >= 0)
         if len(there) < len(ids):
             if not self._skip_missing or not len(there):
@@ -248,8 +248,8 @@ class Collator:
         self._add("truncated", 1)
         return ids[: self._limit], labels[: self._limit]
 
-    def _aligned(self, ids: list[str], numbers: np.ndarray) -> torch.Tensor:
-        rows = torch.from_numpy(self.embeddings.rows(ids))
+    def _aligned(self, examples: list[Example], numbers: np.ndarray) -> torch.Tensor:
+        rows = torch.from_numpy(self.embeddings.rows(*_names(examples, self.embeddings)))
         if self.alignment is None:
             return rows
         started = time.perf_counter()
@@ -308,8 +308,8 @@ def available(
     progress.start("looking up ids", len(examples), None)
     try:
         for lo in range(0, len(examples), _STEP):
-            part = [examples[i].id for i in range(lo, min(lo + _STEP, len(examples)))]
-            there[lo : lo + len(part)] = embeddings.find(part) >= 0
+            part = examples[lo : lo + _STEP]
+            there[lo : lo + len(part)] = embeddings.find(*_names(part, embeddings)) >= 0
             progress.advance(len(part), 0)
     finally:
         progress.finish()
@@ -317,6 +317,12 @@ def available(
     if len(without) and (missing == "error" or len(without) == len(examples)):
         raise embeddings.missing(examples[int(without[0])].id, len(without), len(examples))
     return Selected(examples, np.flatnonzero(there))
+
+
+def _names(examples: Sequence[Example], embeddings: Embeddings) -> tuple[list[Any], ...]:
+    """What examples are looked up by: ids, and the paths of their images where `embeddings` know what to do with them."""
+    ids = [example.id for example in examples]
+    return (ids, [example.image for example in examples]) if isinstance(embeddings, Embeddings) else (ids,)
 
 
 def _check_choice(name: str, value: Any) -> None:

@@ -24,6 +24,7 @@ from fastrealign.io.names import Wanted
 from fastrealign.io.pickle_layouts import AnyPickleShard
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.index import IdIndex, RowNumbers, Twice
+from fastrealign.revision.near import Near
 from fastrealign.revision.row_ids import IdsOf
 from fastrealign.sources import FileSource
 
@@ -43,10 +44,15 @@ class Embeddings:
     ids_from  where the ids come from, for messages
     """
 
-    def __init__(self, source: io.Source, index: IdIndex | RowNumbers, ids_from: str, how: dict[str, Any]) -> None:
+    def __init__(
+        self, source: io.Source, index: IdIndex | RowNumbers, ids_from: str, how: dict[str, Any], ids: tuple[Any, Any]
+    ) -> None:
+        """how: for `_opened`; ids: what `open_embeddings` was given as ids and id_column."""
         self.name, self.dim, self.ids_from = source.name, source.dim, ids_from
         self._index = index
         self._how = how
+        self._ids = ids
+        self._near: Near | None = None
         self._take(source)
 
     def _take(self, source: io.Source) -> None:
@@ -63,7 +69,11 @@ class Embeddings:
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "ids_from": self.ids_from, "_index": self._index, "_how": self._how}
+        return {
+            "name": self.name,
+            "ids_from": self.ids_from,
+            **{name: getattr(self, name) for name in ("_index", "_how", "_ids", "_near")},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -82,17 +92,40 @@ class Embeddings:
     def __contains__(self, id: str) -> bool:
         return bool(self.find([id])[0] >= 0)
 
-    def find(self, ids: Sequence[str]) -> np.ndarray:
-        """int64 (n,): the number of each id's row, -1 where there is none. Reads no embedding."""
-        return self._index.find(ids)
+    def find(self, ids: Sequence[str], images: Sequence[str | None] | None = None) -> np.ndarray:
+        """int64 (n,): the number of each id's row, -1 where there is none. Reads no embedding.
 
-    def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """float32 (n, dim): the embeddings of these ids, in their order.
+        images   the path of the image that each is about, or None. What has no row of its id is looked for by this path, or
+                 else by the id as a path (near.py): tails of paths are compared, with or without suffixes
+
+        The first id that is not there reads all ids once more. Raises InputError where two rows may be meant, naming both.
+        """
+        numbers = self._index.find(ids)
+        if isinstance(self._index, RowNumbers):
+            return numbers
+        left = np.flatnonzero(numbers < 0)
+        names = [(images[i] if images is not None else None) or ids[i] for i in left]
+        if names:
+            if self._near is None:
+                self._near = Near.make(IdsOf(self._shards, *self._ids).batches(SILENT))
+            numbers[left], others = self._near.find(names, self._index)
+            if (others >= 0).any():
+                at = int(np.flatnonzero(others >= 0)[0])
+                raise self._ambiguous(names[at], int(numbers[left[at]]), int(others[at]))
+        return numbers
+
+    def _ambiguous(self, name: str, *rows: int) -> InputError:
+        of = IdsOf(self._shards, *self._ids)
+        either = " or ".join(f"{of.of_row(row)!r} ({self.where(row)})" for row in rows)
+        return InputError(f"{self.name}: {name!r} may be {either}; give more of its path, as the ids there have it")
+
+    def rows(self, ids: Sequence[str], images: Sequence[str | None] | None = None) -> np.ndarray:
+        """float32 (n, dim): the embeddings of these ids, in their order; images: as in `find`.
 
         Raises InputError for ids that are not there (which, how many, where they were looked for), and for a row without a
         direction (zero, NaN, Inf).
         """
-        numbers = self.find(ids)
+        numbers = self.find(ids, images)
         if (numbers < 0).any():
             missing = np.flatnonzero(numbers < 0)
             raise self.missing(ids[missing[0]], len(missing), len(ids))
@@ -235,7 +268,7 @@ def open_embeddings(
         )
     of = IdsOf(opened.shards, ids, id_column)
     if of.numbered:
-        return Embeddings(opened, RowNumbers(opened.rows), of.named, how)
+        return Embeddings(opened, RowNumbers(opened.rows), of.named, how, (ids, id_column))
     place = None if index is None else Path(index)
     made_of = of.made_of() if place is not None else {}
     kept = None if place is None else IdIndex.kept(place, made_of)
@@ -247,7 +280,7 @@ def open_embeddings(
             raise InputError(
                 f"{second}: has the id {of.of_row(pair.second)!r}, as {first} has; ids from {of.named} must be unique"
             ) from None
-    return Embeddings(opened, kept, of.named, how)
+    return Embeddings(opened, kept, of.named, how, (ids, id_column))
 
 
 def _opened(source: Any, side: str, column: str | None) -> io.Source:

@@ -20,7 +20,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -70,12 +70,14 @@ class Example:
     id      of its embedding
     turns   (prompt, response) in order; the first prompt holds IMAGE once, nothing else does. A caption is one turn
             whose prompt is IMAGE alone.
+    image   the path of the image, if the record has one: by it the embedding is found where there is none of the id
 
     Raises InputError, which names the id, for turns of another form, an empty response, or what is no text.
     """
 
     id: str
     turns: tuple[tuple[str, str], ...]
+    image: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -320,17 +322,17 @@ def _example(record: Any, _: str) -> Example:
     """The example of one record, which has an id of its own."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
-    id = next((record[key] for key in ID_NAMES if record.get(key) is not None), None)
+    id = next((record[key] for key in ID_NAMES if record.get(key) is not None), _image(record))
     if id is None:
         raise InputError(f"has no id ({', '.join(ID_NAMES)}); its keys are {', '.join(map(repr, record)) or 'none'}")
     id = id_text(id)
     if record.get("conversations") is not None:
-        return Example(id, _turns(id, record))
+        return Example(id, _turns(id, record), _image(record))
     caption = next((record[key] for key in CAPTION_NAMES if record.get(key) is not None), None)
     if not isinstance(caption, str):
         what = "has neither conversations nor a caption" if caption is None else "has a caption that is no text"
         raise InputError(f"example {id!r}: {what}; its keys are {', '.join(map(repr, record))}")
-    return Example(id, ((IMAGE, caption.strip()),))
+    return Example(id, ((IMAGE, caption.strip()),), _image(record))
 
 
 def _turns(id: str, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -376,6 +378,13 @@ def _messages(id: str, messages: Any) -> list[tuple[str, str]]:
 def _pictures(named: Any) -> int:
     """How many images a record's "image" or "images" names: a path, several, or none."""
     return len(named) if isinstance(named, list) else int(bool(named))
+
+
+def _image(record: dict[str, Any]) -> str | None:
+    """The path of a record's one image."""
+    named = [one for key in _IMAGE_KEYS for one in [record.get(key)] if one]
+    one = named[0][0] if named and isinstance(named[0], list) else named[0] if named else None
+    return one if isinstance(one, str) and is_utf8(one) else None
 
 
 def _begins_late(record: Any) -> bool:
@@ -434,12 +443,15 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
         if double is not None:
             raise InputError(f"{path}: has two columns {double!r}; rename one")
         kept = [name for name in known if name in names]
-        if not set(kept) & set(ID_NAMES) or not set(kept) - set(ID_NAMES):
+        images = [
+            name for name in _IMAGE_KEYS if names.count(name) == 1 and _names_files(table.schema.field(name).type)
+        ]
+        if not {*kept, *images} & {*ID_NAMES, *_IMAGE_KEYS} or not set(kept) - set(ID_NAMES):
             raise InputError(
                 f"{path}: expected a column of ids ({', '.join(ID_NAMES)}) and one of captions ({', '.join(CAPTION_NAMES)}) or "
                 f"conversations; its columns are {', '.join(names) or 'none'}"
             )
-        kept += [name for name in _IMAGE_KEYS if names.count(name) == 1 and _names_files(table.schema.field(name).type)]
+        kept += images
         with spool.writing() as file:
             for batch in table.batches(_STEP, kept):
                 columns = [values_of(batch.column(name)) for name in kept]

@@ -73,18 +73,40 @@ class IdIndex:
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """int64 (n,): the row of each id, -1 where there is none."""
+        return self._at(self._places(lookup_hashes(ids)))
+
+    def both(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (n,) twice: the first and the last row of each id, where it may come more than once (`of_many`)."""
         wanted = lookup_hashes(ids)
+        first = self._places(wanted)
+        last = first.copy()
+        left = np.flatnonzero(first >= 0)
+        if len(left):
+            last[left] = np.searchsorted(self._high, np.ascontiguousarray(wanted["high"][left]), side="right") - 1
+        while len(left):  # not of this id only where the first 64 bits of two hashes are the same
+            left = left[self._low[last[left]] != wanted["low"][left]]
+            last[left] -= 1
+        return self._at(first), self._at(last)
+
+    def _at(self, places: np.ndarray) -> np.ndarray:
+        rows = np.full(len(places), -1)
+        there = places >= 0
+        rows[there] = self._row[places[there]]
+        return rows
+
+    def _places(self, wanted: np.ndarray) -> np.ndarray:
+        """int64 (n,): where in the arrays each hash is, the first time; -1 where it is not."""
         high, low = np.ascontiguousarray(wanted["high"]), wanted["low"]
-        found = np.full(len(ids), -1)
+        found = np.full(len(wanted), -1)
         if not len(self._high):
             return found
         at = np.searchsorted(self._high, high)
-        left = np.arange(len(ids))
+        left = np.arange(len(wanted))
         while len(left):  # goes round again only where the first 64 bits of two hashes are the same
             left = left[at[left] < len(self._high)]
             left = left[self._high[at[left]] == high[left]]
             hit = self._low[at[left]] == low[left]
-            found[left[hit]] = self._row[at[left[hit]]]
+            found[left[hit]] = at[left[hit]]
             left = left[~hit]
             at[left] += 1
         return found
@@ -105,12 +127,12 @@ class IdIndex:
         if keep is None:
             spool = Spool("ids")
             with spool.guarded():
-                _write(Path(spool.folder), batches, rows)
+                _write(Path(spool.folder), batches)
             return cls._mapped(spool)
         folder = AtomicFolder(keep)
         try:
             with folder.writing():
-                _write(folder.temporary, batches, rows)
+                _write(folder.temporary, batches)
                 (folder.temporary / _MADE_OF).write_text(json.dumps(made_of))
                 made = cls(*_arrays(folder.temporary), keep)  # stays mapped, whoever replaces it
             folder.commit()
@@ -118,6 +140,14 @@ class IdIndex:
             folder.abort()
             raise
         return made
+
+    @classmethod
+    def of_many(cls, batches: Iterable[list[str]]) -> IdIndex:
+        """The index of ids that may come more than once (`both`) and are not counted before; in temporary files."""
+        spool = Spool("tails")
+        with spool.guarded():
+            _write(Path(spool.folder), batches, unique=False)
+        return cls._mapped(spool)
 
     @classmethod
     def kept(cls, folder: Path, made_of: dict[str, Any]) -> IdIndex | None:
@@ -179,12 +209,13 @@ def _arrays(folder: Path) -> list[np.ndarray]:
     return [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _COLUMNS]
 
 
-def _write(folder: Path, batches: Iterable[list[str]], rows: int) -> None:
+def _write(folder: Path, batches: Iterable[list[str]], *, unique: bool = True) -> None:
     """Hashes in the order of the rows first, then so many of them at a time, those of the next range, sorted."""
     unsorted = folder / "unsorted"
     with open(unsorted, "wb") as file:
         for ids in batches:
             file.write(lookup_hashes(ids).tobytes())
+    rows = unsorted.stat().st_size // _HASH.itemsize
     parts = -(-rows // (PART // 2)) or 1  # hashes are spread evenly: a part has about half of what may be sorted
     bounds = [2**64 * part // parts for part in range(1, parts)]
     with ExitStack() as stack:
@@ -192,7 +223,8 @@ def _write(folder: Path, batches: Iterable[list[str]], rows: int) -> None:
         files = [stack.enter_context(_npy(folder / f"{n}.npy", t, rows)) for n, t in zip(_COLUMNS, types, strict=True)]
         for low, high in zip([0, *bounds], [*bounds, 2**64], strict=True):
             part = _between(unsorted, low, high - 1, _row_type(rows))
-            part.check()
+            if unique:
+                part.check()
             for name, file in zip(_COLUMNS, files, strict=True):
                 file.write(getattr(part, name).tobytes())
     unsorted.unlink()
