@@ -20,14 +20,12 @@ from fastrealign.errors import InputError, warn
 from fastrealign.io.base import Shard
 from fastrealign.io.file_names import Name, copied_from, pattern_of
 from fastrealign.io.manifest import MANIFEST
+from fastrealign.io.names import SPLITS
 from fastrealign.io.places import Place, is_url, place
 
 # What the package datasets keeps beside the data it was made of.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"
 _CACHED = re.compile(r"cache-.+\.arrow|tmp\w{8}\.arrow|(?:.+[-_.])?indices\.arrow")
-_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "holdout": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev", "eval"), "validation"
-)
 _MERGED = {"all", "combined", "concat", "concatenated", "full", "merged"}
 _SIDE_WORDS = {
     "source": {"caption", "captions", "text", "texts", "txt"},
@@ -212,7 +210,7 @@ def _words(name: str) -> set[str]:
 
 def _splits(name: str) -> set[str]:
     """The split that a name has; with several words for one it has none."""
-    found = {_SPLITS[word] for word in _words(PurePosixPath(name).name) if word in _SPLITS}
+    found = {SPLITS[word] for word in _words(PurePosixPath(name).name) if word in SPLITS}
     return found if len(found) == 1 else set()
 
 

@@ -31,6 +31,10 @@ _ROLES = {
         "images": "images?|imgs?|visuals?|vision|pixels?|pictures?|photos?",
     }.items()
 }
+# Words for the splits of a set.
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "holdout": "test"} | dict.fromkeys(
+    ("val", "valid", "validation", "dev", "eval"), "validation"
+)
 # What each side of an alignment is made of.
 SIDE_ROLES = {"source": "text", "target": "images"}
 
@@ -46,6 +50,12 @@ def role_of(name: str) -> str | None:
     words = re.findall("[a-z]+", " ".join(_words(name)))
     found = {role for role, said in _ROLES.items() if any(map(said.fullmatch, words))}
     return found.pop() if len(found) == 1 else None
+
+
+def other_split(name: str, chosen: str | None) -> bool:
+    """Whether a name says that something is of another split (test_ids) than what was chosen (val_features)."""
+    mine, theirs = ({SPLITS[word] for word in _words(one or "") if word in SPLITS} for one in (chosen, name))
+    return len(mine) == len(theirs) == 1 and mine != theirs
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from fastrealign.errors import InputError
 from fastrealign.io.base import FLOAT_DTYPES
 from fastrealign.io.matrix import fit_of_shape
-from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side
+from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side, other_split
 from fastrealign.io.pickles import EMBED, PickleShard, kind_of
 from fastrealign.io.unpickler import load
 
@@ -96,7 +96,11 @@ class AnyPickleShard(PickleShard):
                 f"{instead(candidates, self.key, self._wanted)}"
             )
         rows = len(value[self.key])
-        beside = {name: part for name, part in value.items() if _is_sequence(part) and len(part) == rows}
+        beside = {
+            name: part
+            for name, part in value.items()
+            if _is_sequence(part) and len(part) == rows and not other_split(str(name), self.key)
+        }
         self.left_out = [str(name) for name in value if name not in beside]
         return [dict(zip(beside, item, strict=True)) for item in zip(*beside.values(), strict=True)]
 

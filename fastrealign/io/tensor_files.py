@@ -20,7 +20,7 @@ from fastrealign.files import RECORD
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
-from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, telling
+from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, other_split, telling
 
 _FLOATS = {
     "F16": np.dtype(np.float16),
@@ -104,12 +104,16 @@ class SafetensorsShard(MatrixShard):
         for name, tensor in self.header.tensors.items():
             if name == self.column:
                 continue
-            if tensor.shape == (self.rows,) and tensor.dtype in _OF_ROWS:
+            if self.has_rows_of(tensor) and tensor.shape == (self.rows,) and tensor.dtype in _OF_ROWS:
                 found[name] = np.empty(self.rows, _OF_ROWS[tensor.dtype])
                 self.read_bytes(found[name].view(np.uint8), tensor.begin)
             else:
                 others.append(name)
         return found, others
+
+    def has_rows_of(self, tensor: _Tensor) -> bool:
+        """Whether another tensor has something for each of the rows."""
+        return tensor.of_rows(self.rows) and not other_split(tensor.name, self.column)
 
     def read_bytes(self, buffer: np.ndarray, offset: int) -> None:
         """Fill the uint8 array `buffer` from byte `offset` of the tensors' bytes on."""
@@ -134,7 +138,7 @@ class SafetensorsWriter(CarryingWriter):
             if old.name == shard.column:
                 dtype, size = _FLOAT_NAMES[self.dtype], rows * self._row_bytes
                 shape = (rows, *shard.between, self.dim)
-            elif rows != shard.rows and old.of_rows(shard.rows):
+            elif rows != shard.rows and shard.has_rows_of(old):
                 shape, size = (rows, *shape[1:]), size // shard.rows * rows
             planned.append(_Tensor(old.name, dtype, shape, 0, size))
         planned.sort(key=lambda one: -_BITS[one.dtype])
@@ -151,7 +155,7 @@ class SafetensorsWriter(CarryingWriter):
         self._file.pwrite(header, 0)
         for old in self._shard.header.tensors.values():
             if old.name != self._shard.column:
-                dropping = mask if mask is not None and old.of_rows(len(mask)) else None
+                dropping = mask if self._shard.has_rows_of(old) else None
                 self._copy(old, len(header) + places[old.name].begin, dropping)
         self._file.truncate(len(header) + max(place.end for place in places.values()))
         self._shard.close()

@@ -23,7 +23,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
-from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, instead, telling
+from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, instead, other_split, telling
 from fastrealign.io.places import is_url
 from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
 
@@ -95,7 +95,9 @@ class TorchShard(MatrixShard):
         for name, one in value.items() if isinstance(value, dict) else ():
             if name == self.key:
                 continue
-            if isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
+            if other_split(str(name), self.key):
+                others.append(str(name))
+            elif isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
                 found[str(name)] = one.detach().clone().numpy()
             elif isinstance(one, (list, tuple)) and len(one) == self.rows:
                 found[str(name)] = list(one)
@@ -187,7 +189,7 @@ class TorchWriter(CarryingWriter):
             for key, old in self._value.items():
                 if key == self._key:
                     value[key] = tensor
-                elif mask is not None:
+                elif mask is not None and not other_split(str(key), self._key):
                     value[key] = _kept(old, mask)
         save_around(value, hole, self._file, self._start_at if mask is None else self._move)
 

@@ -54,6 +54,13 @@ def test_several_arrays(opened, rows_of, refused):
     assert np.array_equal(rows_of(opened({"embedding": X, "b": X + 1})), X)
 
 
+def test_what_is_of_another_split_is_left_out(opened, rows_of):
+    value = {"val_emb": X, "val_ids": IDS, "test_emb": X + 1, "test_ids": IDS[::-1], "n": [0] * 5}
+    shard = opened(value, "test_emb")
+    assert np.array_equal(rows_of(shard), X + 1) and shard.left_out == ["val_emb", "val_ids"]
+    assert others(shard) == [{"test_ids": name, "n": 0} for name in IDS[::-1]]
+
+
 def test_items_by_id(opened, rows_of):
     shard = opened({i: {"caption": name, "embed": row[None]} for i, (name, row) in enumerate(zip(IDS, X, strict=True))})
     assert np.array_equal(rows_of(shard), X)

@@ -111,6 +111,16 @@ def test_dropped_rows_take_what_is_theirs_along(tmp_path, monkeypatch, dtype, dr
     assert opened(tmp_path / "y.safetensors").rows == keep.sum()
 
 
+def test_what_is_of_another_split_loses_nothing(tmp_path):
+    x, keep, ids = matrix(), np.arange(23) != 4, np.arange(23)
+    value = {"train_emb": x, "train.ids": ids, "val_emb": x + 1, "val.ids": ids * 2, "n": ids * 3}
+    shard = opened(saved(tmp_path / "x.safetensors", value), "train_emb")
+    assert set(shard.of_rows()[0]) == {"train.ids", "n"} and set(shard.of_rows()[1]) == {"val_emb", "val.ids"}
+    out = copied(shard, tmp_path / "y.safetensors", np.dtype(np.float32), keep)
+    for name, whole in value.items():
+        assert np.array_equal(out[name], whole if name.startswith("val") else whole[keep]), name
+
+
 @pytest.mark.parametrize("dtype", ["i1", "u1", "c8", "f4"])
 def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, dtype):
     a = matrix()

@@ -137,6 +137,24 @@ def test_dropped_rows_take_what_is_theirs_along(tmp_path, dropped):
     assert same(out, expected)
 
 
+def test_what_is_of_another_split_loses_nothing(tmp_path):
+    """Two splits of as many rows in one file (COCO's val and test have 5,000 each)."""
+    x, keep = matrix(), np.arange(23) != 4
+    value = {
+        "val_features": x,
+        "val_ids": list(range(23)),
+        "test_features": x + 1,
+        "testIds": torch.arange(23),
+        "n": [0] * 23,
+    }
+    shard = TorchShard(saved(tmp_path / "x.pt", value), "x.pt", "val_features")
+    assert set(shard.of_rows()[0]) == {"val_ids", "n"} and "testIds" in shard.of_rows()[1]
+    out = copied(shard, tmp_path / "y.pt", keep=keep)
+    ids = [i for i in range(23) if i != 4]
+    kept = {"val_features": x[torch.from_numpy(keep)], "val_ids": ids, "n": [0] * 22}
+    assert same(out, {**value, **kept})
+
+
 LAYOUTS = {
     "transposed": lambda x: x.T.contiguous().T,
     "some columns": lambda x: torch.cat([x, x, x], 1)[:, 5:10],
