@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,10 @@ FILE_ROWS = 1 << 20
 PART_ROWS = 256
 # The first format of Lance can be read, and is not written any more.
 _UNWRITTEN = ("0.1", "legacy")
+# The end of a data file: where its columns' metadata begins and where the two tables of what it holds are, how many
+# buffers and columns these tell, version, magic. A table has the offset and the length of each.
+_END = struct.Struct("<QQQIIHH4s")
+_ENTRY = struct.Struct("<QQ")
 
 
 class LanceTable(Table):
@@ -97,9 +102,34 @@ class LanceTable(Table):
             size = path.stat().st_size if path.is_file() else None
             if size is None or file.file_size_bytes not in (None, size):
                 found = "it is gone" if size is None else f"it has {size} bytes, not {file.file_size_bytes}"
-                raise InputError(
-                    f"{self.path}: damaged: of the data file data/{file.path} {found}; copy or make it again"
-                )
+                raise self._damaged(file.path, found)
+            self._check_end(path, size, file.path)
+
+    def _check_end(self, path: Path, size: int, name: str) -> None:
+        """InputError for a data file over whose damage Lance would end the process: it aborts where a number at the end
+        asks for more memory than there is, and where an error in what the end leads to has a zero byte in its message."""
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _END.size))
+            end = file.read()
+            if len(end) < _END.size:
+                raise self._damaged(name, "it has no end")
+            _, columns_at, buffers_at, buffers, columns, *version, magic = _END.unpack(end)
+            if magic == b"LANC" and version <= [0, 2]:  # of another layout, whose end tells no counts
+                return
+            tables = [(columns_at, columns), (buffers_at, buffers)]
+            if magic != b"LANC" or any(at + _ENTRY.size * count > size for at, count in tables):
+                raise self._damaged(name, "the end is not that of a data file")
+            for at, count in tables:
+                file.seek(at)
+                for offset, length in _ENTRY.iter_unpack(file.read(_ENTRY.size * count)):
+                    if offset + length > size:
+                        raise self._damaged(name, "the end tells of more than there is")
+        from lance.file import LanceFileReader
+
+        LanceFileReader(str(path)).metadata()  # its errors come as errors
+
+    def _damaged(self, name: str, found: str) -> InputError:
+        return InputError(f"{self.path}: damaged: of the data file data/{name} {found}; copy or make it again")
 
 
 class LanceSink(Sink):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import sys
 import threading
 
@@ -166,6 +167,20 @@ def data_file(path):
     return sorted((path / "data").iterdir())[1]
 
 
+def overwrite(path, at, value):
+    """Lance itself ends the process over these."""
+    data = bytearray(data_file(path).read_bytes())
+    at %= len(data)
+    data[at : at + len(value)] = value
+    data_file(path).write_bytes(data)
+
+
+def overwrite_in(path, old, new):
+    data = data_file(path).read_bytes()
+    assert old in data and len(old) == len(new)
+    data_file(path).write_bytes(data.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "pieces"),
     [
@@ -173,9 +188,21 @@ def data_file(path):
         (lambda path: [os.truncate(file, 30) for file in (path / "_versions").glob("*.manifest")], ["not a readable"]),
         (lambda path: data_file(path).unlink(), ["damaged", "it is gone", "copy or make it again"]),
         (lambda path: os.truncate(data_file(path), 100), ["damaged", "it has 100 bytes, not"]),
-        (lambda path: data_file(path).write_bytes(b"\xff" * data_file(path).stat().st_size), ["not a readable"]),
+        (lambda path: data_file(path).write_bytes(b"\xff" * data_file(path).stat().st_size), ["damaged", "the end is"]),
+        (lambda path: overwrite(path, -12, struct.pack("<I", 1 << 31)), ["damaged", "the end is not that of"]),
+        (lambda path: overwrite(path, -24, struct.pack("<Q", 1 << 62)), ["damaged", "the end is not that of"]),
+        (lambda path: overwrite_in(path, b"encodings21.", b"encodings\0\0\0"), ["not a readable Lance dataset"]),
     ],
-    ids=["no manifest", "manifest cut off", "data file gone", "data file cut off", "data file overwritten"],
+    ids=[
+        "no manifest",
+        "manifest cut off",
+        "data file gone",
+        "data file cut off",
+        "data file overwritten",
+        "columns beyond reason",
+        "a table elsewhere",
+        "a name with zero bytes",
+    ],
 )
 def test_damaged(tmp_path, refused, damage, pieces):
     path = saved(tmp_path / "x.lance", table_of(matrix()))
