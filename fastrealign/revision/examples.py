@@ -208,12 +208,12 @@ def read_examples(
         raise InputError("an empty list of files, expected some with examples")
     for one in paths:
         check_suffix(one)
-    plain = [place(one).name for one in paths if _suffix(one) == ".txt"]
+    skip = unusable == "skip"
+    read = [_read(one, f"{place(one).name}:" if len(paths) > 1 else "", skip, progress) for one in paths]
+    plain = [place(one.examples.path).name for one in read if one.numbered]
     same = next((name for name in plain if plain.count(name) > 1), None)
     if same is not None:
         raise InputError(f"two files have the name {same}, which is part of their captions' ids; rename one")
-    skip = unusable == "skip"
-    read = [_read(one, f"{place(one).name}:" if len(paths) > 1 else "", skip, progress) for one in paths]
     examples = read[0].examples if len(read) == 1 else Joined([one.examples for one in read])
     _tell(examples, read)
     pair = None if shared_ids else twice(np.concatenate([one.hashes for one in read]))
@@ -235,6 +235,7 @@ class _Read(NamedTuple):
     kind: str
     numbers: array
     firsts: dict[str, int]  # by reason: the number of the first that was left out
+    numbered: bool  # numbers are their ids
 
 
 def _tell(examples: Examples | Joined, read: list[_Read]) -> None:
@@ -280,10 +281,17 @@ def _read(path: str | os.PathLike, prefix: str, skip: bool, progress: Progress) 
     unusable: Counter[str] = Counter()
     firsts: dict[str, int] = {}
     first_dropped = 0
+    numbered: bool | None = None
     progress.start(f"reading {where}", None, None)
     try:
-        for at, (number, start, end, value) in enumerate(spans(where, data)):
+        for number, start, end, value in spans(where, data):
+            at = number - (kind == "line")  # numbers as ids begin at 0
             try:
+                if numbered is None:
+                    numbered = _is_numbered(value)
+                if numbered != _is_numbered(value):
+                    had = ("has an id", "none") if numbered else ("has no id", "one")
+                    raise InputError(f"{had[0]}, and those before it have {had[1]}; expected ids of all or of none")
                 ids.append(parse(value, f"{prefix}{at}").id)
             except _Unusable as error:
                 if not skip:
@@ -309,20 +317,24 @@ def _read(path: str | os.PathLike, prefix: str, skip: bool, progress: Progress) 
     if not starts and not unusable:
         raise InputError(f"{path}: holds no examples")
     hashes.append(lookup_hashes(ids))
-    own = places if unusable and parse is _caption else None
+    own = (
+        places if numbered and places and places[-1] >= len(places) else None
+    )  # some were left out, or lines are blank
     examples = Examples(where, data, starts, ends, prefix, own, unusable, first_dropped)
-    return _Read(examples, np.concatenate(hashes), kind, numbers, firsts)
+    return _Read(examples, np.concatenate(hashes), kind, numbers, firsts, bool(numbered))
 
 
 def _caption(text: str, number: str) -> Example:
     return Example(number, ((IMAGE, text.strip()),))
 
 
-def _example(record: Any, _: str) -> Example:
-    """The example of one record, which has an id of its own."""
+def _example(record: Any, number: str) -> Example:
+    """The example of one record; number: the id of a caption that has none."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
-    id = next((record[key] for key in ID_NAMES if record.get(key) is not None), _image(record))
+    id = _own_id(record)
+    if _is_numbered(record):
+        id = number
     if id is None:
         raise InputError(f"has no id ({', '.join(ID_NAMES)}); its keys are {', '.join(map(repr, record)) or 'none'}")
     id = id_text(id)
@@ -333,6 +345,24 @@ def _example(record: Any, _: str) -> Example:
         what = "has neither conversations nor a caption" if caption is None else "has a caption that is no text"
         raise InputError(f"example {id!r}: {what}; its keys are {', '.join(map(repr, record))}")
     return Example(id, ((IMAGE, caption.strip()),), _image(record))
+
+
+def _own_id(record: dict[str, Any]) -> Any:
+    """The id that a record has, under the first of the usual names that is there, or else its image; None: it has none."""
+    id = next((record[key] for key in ID_NAMES if key in record), None)
+    return _image(record) if id is None else id
+
+
+def _is_numbered(record: Any) -> bool:
+    """Whether it is a caption whose number is its id, as `embed` has it: without a key of ids, or an image."""
+    if isinstance(record, str):
+        return True
+    return (
+        isinstance(record, dict)
+        and not any(key in record for key in (*ID_NAMES, "conversations"))
+        and any(record.get(key) is not None for key in CAPTION_NAMES)
+        and _image(record) is None
+    )
 
 
 def _turns(id: str, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -446,10 +476,10 @@ def _table_spans(path: str, spool: Spool) -> _Spans:
         images = [
             name for name in _IMAGE_KEYS if names.count(name) == 1 and _names_files(table.schema.field(name).type)
         ]
-        if not {*kept, *images} & {*ID_NAMES, *_IMAGE_KEYS} or not set(kept) - set(ID_NAMES):
+        if not set(kept) - set(ID_NAMES):
             raise InputError(
-                f"{path}: expected a column of ids ({', '.join(ID_NAMES)}) and one of captions ({', '.join(CAPTION_NAMES)}) or "
-                f"conversations; its columns are {', '.join(names) or 'none'}"
+                f"{path}: expected a column of captions ({', '.join(CAPTION_NAMES)}) or conversations, and one of ids "
+                f"({', '.join(ID_NAMES)}); its columns are {', '.join(names) or 'none'}"
             )
         kept += images
         with spool.writing() as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -226,9 +227,10 @@ def test_other_bad_input(tmp_path):
     for table, told in (
         (
             {"id": ["a"], "label": ["b"]},
-            "expected a column of ids .id, .* and one of captions .caption, .* or conversations; its columns are id, label",
+            "expected a column of captions .caption, .* or conversations, and one of ids .id, .*; its columns are id, label",
         ),
-        ({"caption": ["b"]}, "expected a column of ids"),
+        ({"id": ["b"]}, "expected a column of captions"),
+        ({"id": ["a", None], "key": ["k", "l"], "caption": ["x", "y"]}, "row 1: has no id"),
         ({"id": ["a", None], "caption": ["x", "y"]}, "row 1: has no id"),
         ({"id": ["a", "b"], "caption": ["x", None]}, "row 1: example 'b': has neither"),
         ({"id": ["a", "a"], "caption": ["x", "y"]}, "row 1: the id 'a' is that of .*row 0"),
@@ -335,6 +337,35 @@ def test_ids_of_captions_stay_the_numbers_of_their_lines(tmp_path):
     with pytest.warns(UserWarning, match=r"1 of 3 examples are left out: .*\(first: line 2\)"):
         found = read_examples(tmp_path / "x.txt")
     assert [(one.id, one.turns[0][1]) for one in found] == [("0", "one"), ("2", "three")]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_captions_without_ids_have_the_numbers_that_embed_gives_them(tmp_path, suffix):
+    from fastrealign.embed.inputs import open_input
+
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for name, captions in (("a", ["one", "two", "three"]), ("b", ["four"])):
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.table({"text": captions}), path)
+        else:  # a blank line has a number, and no caption
+            path.write_text("\n\n".join(json.dumps({"text": one}) for one in captions) + "\n\n")
+    one, several = [str(tmp_path / f"a{suffix}")], [str(tmp_path / f"{name}{suffix}") for name in "ab"]
+    for paths in (one, several):
+        embedded = [(item.id, item.text) for item in open_input(paths)]
+        assert [(e.id, e.turns[0][1]) for e in read_examples(paths)] == embedded and len(embedded) in (3, 4)
+    (tmp_path / "c").mkdir()
+    shutil.copy(one[0], tmp_path / "c")
+    with pytest.raises(InputError, match="two files have the name a"):
+        read_examples([*one, tmp_path / "c" / f"a{suffix}"], shared_ids=True)
+
+
+@pytest.mark.parametrize(("first", "then"), [("no", "has an id, and .* none"), ("an", "has no id, and .* one")])
+def test_captions_have_ids_throughout_or_numbers_throughout(tmp_path, first, then):
+    records = [{"text": "one"}, {"uid": "b", "text": "two"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, records if first == "no" else records[::-1])))
+    with pytest.raises(InputError, match=f"x.jsonl: line 2: {then}; expected ids of all or of none"):
+        read_examples(tmp_path / "x.jsonl")
 
 
 def test_files_of_which_nothing_can_be_used(tmp_path):
