@@ -20,6 +20,7 @@ from fastrealign.nn import ReAlign
 from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.embeddings import Embeddings, open_embeddings
 from fastrealign.revision.examples import IMAGE, Example, Examples, read_examples
+from fastrealign.revision.near import is_tail
 from fastrealign.revision.templates import (
     IMAGE_TOKEN,
     NO_LOSS,
@@ -50,7 +51,7 @@ __all__ = [
     "read_examples",
 ]
 
-_STEP = 1 << 16
+_STEP = 1 << 12
 # Examples that are checked at a time.
 _CHECKED = 1024
 # Workers whose counts are kept apart; more share.
@@ -280,10 +281,13 @@ class Collator:
 
 
 class Selected(Sequence[Example]):
-    """Those of `examples` at the places `chosen`, ascending; left_out: how many are not among them."""
+    """Those of `examples` at the places `chosen`, ascending; left_out: how many are not among them.
 
-    def __init__(self, examples: Sequence[Example], chosen: np.ndarray) -> None:
-        self._examples, self._chosen = examples, chosen
+    by_image   of how many no row has the id, so that another way led to it (near.py)
+    """
+
+    def __init__(self, examples: Sequence[Example], chosen: np.ndarray, by_image: int = 0) -> None:
+        self._examples, self._chosen, self.by_image = examples, chosen, by_image
         self.left_out = len(examples) - len(chosen)
 
     def __len__(self) -> int:
@@ -302,21 +306,58 @@ def available(
 
     missing   "error": InputError naming the first id that has none, how many, and where they were looked for; "skip": they
               are left out, and counted in `left_out`. None left is an error, too.
+    Raises InputError, too, where the id is that of one row and the image's path that of another, and where one row is the
+    nearest to two images.
     """
     _check_choice("missing", missing)
     there = np.zeros(len(examples), dtype=bool)
+    pairs = _Pairs(embeddings)
     progress.start("looking up ids", len(examples), None)
     try:
         for lo in range(0, len(examples), _STEP):
             part = examples[lo : lo + _STEP]
-            there[lo : lo + len(part)] = embeddings.find(*_names(part, embeddings)) >= 0
+            numbers = embeddings.find(*_names(part, embeddings))
+            there[lo : lo + len(part)] = numbers >= 0
+            pairs.add(part, numbers)
             progress.advance(len(part), 0)
     finally:
         progress.finish()
     without = np.flatnonzero(~there)
     if len(without) and (missing == "error" or len(without) == len(examples)):
         raise embeddings.missing(examples[int(without[0])].id, len(without), len(examples))
-    return Selected(examples, np.flatnonzero(there))
+    return Selected(examples, np.flatnonzero(there), pairs.by_image)
+
+
+class _Pairs:
+    """The images that rows were found for: of one row there must not be two, which paths cut short cannot tell apart."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings = embeddings
+        self._image_of: dict[int, str] = {}
+        self.by_image = 0
+
+    def add(self, examples: Sequence[Example], numbers: np.ndarray) -> None:
+        own = self._embeddings.exact([example.id for example in examples])
+        named = [i for i, example in enumerate(examples) if example.image is not None]
+        for i, row in zip(named, self._embeddings.exact([str(examples[i].image) for i in named]), strict=True):
+            if 0 <= row != own[i] >= 0:
+                raise InputError(
+                    f"{self._embeddings.name}: the id {examples[i].id!r} of an example is that of {self._where(own[i])}, its "
+                    f"image {examples[i].image!r} that of {self._where(row)}; give it the id of its row, or leave image out"
+                )
+        for i in np.flatnonzero((own < 0) & (numbers >= 0)):
+            self.by_image += 1
+            image = examples[i].image or examples[i].id
+            other = self._image_of.setdefault(int(numbers[i]), image)
+            if other != image and not is_tail(other, image):
+                raise InputError(
+                    f"{self._where(numbers[i])}: is the nearest to two images, {other!r} and {image!r}; give the rows ids that "
+                    "tell these apart, or give the examples the ids of their rows"
+                )
+            self._image_of[int(numbers[i])] = max(other, image, key=len)
+
+    def _where(self, row: np.integer) -> str:
+        return self._embeddings.where(int(row))
 
 
 def _names(examples: Sequence[Example], embeddings: Embeddings) -> tuple[list[Any], ...]:

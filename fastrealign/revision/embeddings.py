@@ -114,6 +114,10 @@ class Embeddings:
                 raise self._ambiguous(names[at], int(numbers[left[at]]), int(others[at]))
         return numbers
 
+    def exact(self, ids: Sequence[str]) -> np.ndarray:
+        """int64 (n,): the number of the row that has each id itself, -1 where none has."""
+        return self._index.find(ids)
+
     def _ambiguous(self, name: str, *rows: int) -> InputError:
         of = IdsOf(self._shards, *self._ids)
         either = " or ".join(f"{of.of_row(row)!r} ({self.where(row)})" for row in rows)

@@ -76,6 +76,12 @@ class Near:
         return block * _BLOCK + int(np.searchsorted(ends, tail, side="right"))
 
 
+def is_tail(one: str, other: str) -> bool:
+    """Whether one of two paths is the tail of the other, or both are the same."""
+    short, long = sorted((_split(one), _split(other)), key=len)
+    return bool(short) and short[0] in long
+
+
 def _tails(id: str) -> list[str]:
     """By what a row with this id is found, beside the id itself."""
     suffix = _SUFFIX.search(id)

@@ -43,6 +43,7 @@ class TrainResult:
     unanswered       examples of whose responses max_length leaves nothing, left out
     unusable         records that are not about one image, left out: how many, by reason (examples.UNUSABLE)
     first_dropped    examples whose first message was not from human, and was dropped
+    by_image         examples found by their image, since no row has their id
     """
 
     stage: str
@@ -60,6 +61,7 @@ class TrainResult:
     unanswered: int = 0
     unusable: dict[str, int] = field(default_factory=dict)
     first_dropped: int = 0
+    by_image: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All but the losses of every step."""
@@ -79,6 +81,7 @@ class TrainResult:
             else ""
         )
         left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
+        left_out += f"\n{self.by_image:,} examples found by their image, not by their id" if self.by_image else ""
         return (
             f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
             f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{shown(self.out)}: the model"

@@ -119,6 +119,7 @@ def train(
             unanswered=examples.left_out,
             unusable=read.unusable,
             first_dropped=read.first_dropped,
+            by_image=found.by_image,
         )
         if arguments.should_save:
             _save(config, model, tokenizer)

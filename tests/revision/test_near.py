@@ -185,3 +185,24 @@ def test_many_ids(rng, monkeypatch):
     rows, others = index.find(names, IdIndex.make([ids], len(ids), None, {}))
     assert [ids[row] for row in rows] == [name.removeprefix("coco/") for name in names] and (others < 0).all()
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("rows", [["1.jpg", "2.jpg"], ["1", "2"]])
+def test_a_row_that_is_the_nearest_to_two_images_is_an_error(opened, llava, rows):
+    """The same name comes again in COCO and in VG; the embeddings of one of them are not those of the other."""
+    with pytest.raises(InputError, match=r"row 0: is the nearest to two images, 'coco/1\.jpg' and 'vg/1\.jpg'; give"):
+        available(llava("coco/1.jpg", "coco/2.jpg", "vg/1.jpg"), opened(rows))
+    found = available(llava("coco/1.jpg", "coco/2.jpg", "coco/1.jpg"), opened(rows))
+    assert (len(found), found.by_image) == (3, 3)
+    found = available(llava("coco/1.jpg", "./coco/1.jpg", "a/coco/1.jpg"), opened(rows))
+    assert (len(found), found.by_image) == (3, 3)
+
+
+def test_an_id_of_one_row_beside_the_image_of_another_is_an_error(opened, llava):
+    embeddings = opened(["7", "a/1.jpg", "a/2.jpg"])
+    with pytest.raises(
+        InputError, match=r"the id '7' .* is that of .*row 0, its image 'a/1\.jpg' that of .*row 1; give"
+    ):
+        available(llava("a/1.jpg", ids=["7"]), embeddings)
+    found = available(llava("a/1.jpg", "other/9.jpg", ids=["a/1.jpg", "7"]), embeddings)
+    assert (len(found), found.by_image) == (2, 0)
