@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from fastrealign.embed.encoders import Choice
 
 _MORE = """\
-OUT gets parquet shards with the columns id, caption (of text) and embedding, whose rows have length 1, and manifest.json,
-written last. The id is the image's path within the folder, its name within a tar, or the record's own id, else the number of
-its line, from 0. A run that was stopped goes on with --resume.
+OUT gets parquet shards with the columns id, caption (of text) and embedding,
+whose rows have length 1, and manifest.json, written last. The id is the image's
+path within the folder, its name within a tar, or the record's own id, else the
+number of its line, from 0. A run that was stopped goes on with --resume.
 
 examples:
   fastrealign embed photos/ --clip ViT-L-14 --pretrained weights.safetensors --out img_emb/
@@ -56,7 +57,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         type=_small,
         choices=("error", "skip"),
         default="error",
-        help="images that cannot be read, captions that are empty or no text: stop at the first, or leave them out, list them "
+        help="images that cannot be read, captions that are empty or not text: stop at the first, or leave them out, list them "
         "in the manifest and exit 1 (default: error)",
     )
     _add_encoder(embed)
@@ -66,16 +67,24 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         type=_precision,
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
-        help="of the encoder (default: fp32)",
+        help="numbers the encoder computes with (default: fp32)",
     )
-    embed.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)")
-    embed.add_argument("--threads", type=_positive, metavar="N", help="that decode images (default: all processors)")
+    embed.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="items at once (default: %(default)s)",
+    )
+    embed.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads that decode images (default: all processors)"
+    )
     embed.add_argument(
         "--dtype",
         type=_dtype,
         choices=("float16", "float32"),
         default="float16",
-        help="of the embeddings written (default: float16)",
+        help="element type of the embeddings written (default: float16)",
     )
     embed.add_argument(
         "--shard-rows",

@@ -21,21 +21,26 @@ from fastrealign.run import BAD_SHARDS
 from fastrealign.text import shown
 
 _DESCRIPTION = """\
-Closes the modality gap of contrastive embeddings (CLIP and the like): text embeddings are moved to where the image
-embeddings of the same encoder pair lie, so that text can stand in for images."""
+Closes the modality gap of contrastive embeddings (CLIP and the like): text
+embeddings are moved to where the image embeddings of the same encoder pair lie,
+so that text can stand in for images."""
 
 _EXAMPLES = """\
 examples:
-  fastrealign demo                                               see what it does, on embeddings that come along
-  fastrealign inspect text_emb/                                  look at your own: rows, width, norms
-  fastrealign align text_emb/ --target img_emb/ --out aligned/   align them, shard for shard
-
+  # see what it does, on embeddings that come along
+  fastrealign demo
+  # look at your own: rows, width, norms
+  fastrealign inspect text_emb/
+  # align them, shard for shard
+  fastrealign align text_emb/ --target img_emb/ --out aligned/
+  # or in two steps
   fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/
 
-`fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, .arrow, .safetensors, .pt, .lance, .faiss indexes that hold
-their rows, and pickles of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones, Hugging Face datasets;
-paths or URLs."""
+`fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, .arrow,
+.safetensors, .pt, .pth, .lance, FAISS indexes that hold their rows, and pickles
+of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones,
+Hugging Face datasets; paths or URLs."""
 
 _SOURCE = (
     "text embeddings: a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"
@@ -124,7 +129,10 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     convert.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
     convert.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
     convert.add_argument(
-        "--to", type=_small, choices=sorted(TARGETS), help="default: what OUT's suffix says, else parquet"
+        "--to",
+        type=_small,
+        choices=sorted(TARGETS),
+        help="format to write (default: what OUT's suffix says, else parquet)",
     )
     convert.add_argument("--dtype", type=_dtype, choices=_DTYPES, help="element type (default: that of each file)")
     convert.add_argument("--column", metavar="NAME", help=_COLUMN)
@@ -160,14 +168,14 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
         action="append",
         default=[],
         metavar=("NAME", "SOURCE", "TARGET"),
-        help="another domain, to see what its alignment leaves here, and that of here there; may be repeated",
+        help="another domain: see what gap its alignment leaves here, and that of here leaves there; may be repeated",
     )
     report.add_argument(
         "--rows",
         type=_positive,
         default=ROWS,
         metavar="N",
-        help="draw so many of a side that has more (default: %(default)s)",
+        help="sample this many rows of a side that has more (default: %(default)s)",
     )
     report.add_argument("--seed", type=_seed, default=0, metavar="N", help="of samples and noise (default: 0)")
     _add_columns(report)
@@ -192,9 +200,11 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
 
 
 _ALIGN_MORE = """\
-The output has a shard for every shard of SOURCE, of the same name and format, with ids and other columns kept; then
-alignment.safetensors, for `fastrealign apply`; and manifest.json, written last. A run that was stopped goes on with
---resume.
+The output has a shard for every shard of SOURCE, of the same name and format,
+with ids and other columns kept; then alignment.safetensors, for `fastrealign
+apply`; and manifest.json, written last. Where OUT is a file, they are OUT,
+OUT.alignment.safetensors and OUT.manifest.json. A run that was stopped goes on
+with --resume.
 
 examples:
   fastrealign align text_emb/ --target img_emb/ --out aligned/
@@ -219,8 +229,10 @@ example:
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/"""
 
 _CONVERT_MORE = """\
-Pickles may hold a list of {"id": ..., "embed": array}, a dict of such items by id, or a dict of one array of embeddings and
-lists of the same length. What is not an embedding becomes columns: of the same file, or of a parquet file beside .npy.
+Pickles may hold one array or a list of arrays, a list of {"id": ..., "embed":
+array}, a dict of such items by id, or a dict of one array of embeddings and
+lists of the same length. What is not an embedding becomes columns: of the same
+file, or of a parquet file beside .npy.
 
 examples:
   fastrealign convert text.pkl --out text.parquet
@@ -235,7 +247,7 @@ examples:
   fastrealign report --source text.npy --target img.npy --pairs --methods none,realign --out report.html --png figures/
   fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html"""
 
-_COLUMN = "parquet column or pickle key of the embeddings, where it cannot be told"
+_COLUMN = "parquet column, pickle key or tensor of the embeddings, where it cannot be told"
 _SOURCE_COLUMN = (
     "parquet column, pickle key or tensor of the embeddings in SOURCE, where it cannot be told; in TARGET too, if that lies "
     "elsewhere and has it"
@@ -286,9 +298,13 @@ def _add_fit_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="P", help="of a sampled answer (default: 0.95)"
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="probability that a sampled answer holds (default: 0.95)",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="that samples are drawn from (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="from which samples are drawn (default: 0)")
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
@@ -305,7 +321,7 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
         help="rows with NaN, Inf or only zeros: stop and name the first, leave them out, or keep them as they are "
         "(default: error)",
     )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="default: all processors")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads to use (default: all processors)")
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -316,7 +332,7 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         "--max-memory",
         type=_bytes,
         metavar="SIZE",
-        help="that the buffers may take together, for example 200MB; what a format needs to decode comes on top",
+        help="most memory of all buffers together, for example 200MB; what a format needs to decode comes on top",
     )
 
 

@@ -16,12 +16,15 @@ _STAGES = {
     "stage2": "train the language model too, on instructions about images",
 }
 MORE = """\
-CONFIG.yaml says what to train and on what: model, data, embeddings, out; then alignment, adapter, tokens, learning_rate,
-batch_size and a few more (fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run that was stopped
-goes on with --resume. Needs the extra [revision]. `torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
+CONFIG.yaml says what to train and on what: model, data, embeddings, out; then
+alignment, adapter, tokens, learning_rate, batch_size and a few more
+(fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run
+that was stopped goes on with --resume. Needs the extra [revision].
+`torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
 
-`fastrealign train demo` needs no data and downloads nothing: it draws scenes, trains a small encoder and a small language model
-on them, then both stages, and asks about pictures never seen. Needs the extras [revision,encoder,parquet].
+`fastrealign train demo` needs no data and downloads nothing: it draws scenes,
+trains a small encoder and a small language model on them, then both stages, and
+asks about pictures never seen. Needs the extras [revision,encoder,parquet].
 
 examples:
   fastrealign train demo --out world/
