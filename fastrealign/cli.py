@@ -21,7 +21,7 @@ import fastrealign as fr
 from fastrealign.cli_parser import parser_of
 from fastrealign.console import silence, writing_out
 from fastrealign.distributed import world_of
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.files import check_saved_name
 from fastrealign.folders import Inputs
 from fastrealign.io.places import check_output, place
@@ -74,6 +74,9 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
         return 2, f"error: {error}"
     if isinstance(error, FastRealignError):
         return 1, f"error: {error}"
+    short = shortage(error)
+    if short is not None:
+        return 1, f"error: {short}"
     said = str(error).strip().splitlines()
     return 1, f"error: {type(error).__name__}: {said[0] if said else ''} (FASTREALIGN_DEBUG=1 shows where)"
 

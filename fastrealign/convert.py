@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign import io, ops
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, shortage
 from fastrealign.float_state import computes
 from fastrealign.folders import Inputs, make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
@@ -439,6 +439,8 @@ def _table(values: dict[str, Any], path: str) -> pa.Table:
         try:
             columns[name] = pa.array(of_rows)
         except Exception as error:  # Arrow's own errors, OverflowError, UnicodeEncodeError, ...
+            if shortage(error) is not None:
+                raise
             raise InputError(
                 f"{path}: the values of {name!r} do not make a column ({one_line(error)}); give them one type or drop them"
             ) from error

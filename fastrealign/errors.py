@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import warnings
 
@@ -37,6 +39,54 @@ class BadShardError(InputError):
 
 class BadRowsError(InputError):
     """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero."""
+
+
+_MEMORY = "not enough memory; lower --max-memory / max_memory= or --threads / threads=, or end other programs"
+_FILES = "too many open files; raise the limit (ulimit -n) or lower --threads / threads="
+_ROOM = "no room left for a temporary file; free some space, or set TMPDIR to a folder that has some"
+_AWAY = "the file system does not answer ({}); run again when it does"
+_OF_NETWORKS = (
+    "AGAIN BUSY CONNABORTED CONNREFUSED CONNRESET HOSTDOWN HOSTUNREACH NETDOWN NETRESET NETUNREACH NOTCONN REMOTEIO SHUTDOWN "
+    "STALE TIMEDOUT"
+)
+_NUMBERS = {
+    errno.ENOMEM: _MEMORY,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    **dict.fromkeys((getattr(errno, f"E{name}") for name in _OF_NETWORKS.split()), _AWAY),
+}
+# As libraries of other languages tell it, in errors of any class.
+_TEXTS = [
+    (
+        re.compile(
+            "bad_alloc|out of memory|can(not|'t| not) allocate memory|can't start new thread|alloc of size", re.I
+        ),
+        _MEMORY,
+    ),
+    (re.compile(os.strerror(errno.EMFILE), re.I), _FILES),
+    (re.compile(os.strerror(errno.ENOSPC), re.I), _ROOM),
+    (re.compile(os.strerror(errno.ESTALE), re.I), _AWAY),
+]
+# More than any machine has: what asks for it is damaged.
+_BEYOND = re.compile("[PE]iB|size [0-9]{15}")
+
+
+def shortage(error: BaseException) -> str | None:
+    """What to say where an error tells of the machine, not of what was read: memory, open files or room ran out, a file system
+    is away. None for all others."""
+    if isinstance(error, FastRealignError):
+        return None
+    text = str(error)
+    said = _MEMORY if isinstance(error, MemoryError) else None
+    if isinstance(error, OSError) and error.errno is not None:
+        said = _NUMBERS.get(error.errno)
+    elif said is None:
+        said = next((what for pattern, what in _TEXTS if pattern.search(text)), None)
+    if said is None or (said == _MEMORY and _BEYOND.search(text)):
+        return None
+    return said.format(getattr(error, "strerror", None) or os.strerror(errno.ESTALE))
 
 
 class FitWarning(UserWarning):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.float_state import computes
 
 if TYPE_CHECKING:
@@ -130,7 +130,15 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two: element types NumPy has not
+    except (
+        SafetensorError,
+        OSError,
+        MemoryError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the last two: types NumPy has not
+        if (short := shortage(error)) is not None:
+            raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected a saved {kind}")
@@ -146,7 +154,8 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     if meta.get("kind") != kind:
         raise OtherKind(f"{path}: holds {meta.get('kind')}, expected {kind}", meta.get("kind"))
     if is_sealed(text) and meta.pop(_CHECKSUM, None) != _checksum(tensors):
-        raise _damaged(path, kind, "its checksum does not match")
+        why = next((why for name, value in tensors.items() if (why := _not_finite(name, value))), None)
+        raise _damaged(path, kind, why or "its checksum does not match")
     missing = [name for name in names if name not in tensors]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
@@ -167,8 +176,12 @@ def check_tensors(
             raise _damaged(path, kind, f"{name} has shape {value.shape}, expected {shape}")
         if value.dtype != dtype:
             raise _damaged(path, kind, f"{name} holds {value.dtype}, expected {np.dtype(dtype)}")
-        if not np.isfinite(value).all():
-            raise _damaged(path, kind, f"{name} holds a NaN or an Inf")
+        if (why := _not_finite(name, value)) is not None:
+            raise _damaged(path, kind, why)
+
+
+def _not_finite(name: str, value: np.ndarray) -> str | None:
+    return None if value.dtype.kind != "f" or np.isfinite(value).all() else f"{name} holds a NaN or an Inf"
 
 
 def check_record(path: str | Place, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:

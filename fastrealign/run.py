@@ -21,7 +21,7 @@ from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.claim import Claim
 from fastrealign.distributed import owner, shared, world_of
-from fastrealign.errors import BadShardError, FastRealignError, InputError
+from fastrealign.errors import BadShardError, FastRealignError, InputError, shortage
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
 from fastrealign.float_state import computes
 from fastrealign.io.journal import Group, Journal
@@ -441,6 +441,9 @@ def with_state(error: BaseException, done: int, of: int) -> BaseException:
     state = f"{done} of {of} shards are complete, go on with --resume / resume=True"
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
+    short = shortage(error)
+    if short is not None:
+        return FastRealignError(f"{short}; {state}" if done else short)
     if isinstance(error, FastRealignError) and done:
         return type(error)(f"{error}; {state}")
     return error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastrealign import hub
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import one_line
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
     except FastRealignError:
         raise
     except Exception as error:  # anything from OSError to what a damaged archive meets
+        if (short := shortage(error)) is not None:
+            raise FastRealignError(f"{what}: {short}") from error
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"{what}: runs code that comes with the model; read it, then allow it with --trust-remote-code"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.embed.captions import Caption, name_problem, text_of
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.text import shown
 
@@ -71,6 +71,8 @@ class Picture:
         except (
             Exception
         ) as error:  # Pillow's own, OSError, SyntaxError, struct.error, ... whatever a damaged file meets
+            if (short := shortage(error)) is not None:
+                raise FastRealignError(f"{self.where}: {short}") from error
             why = "is no image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else None
             raise InputError(
                 f"{self.where}: {why or f'cannot be decoded ({one_line(error)})'}; mend or remove it"

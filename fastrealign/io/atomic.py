@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError
+from fastrealign.errors import FastRealignError, shortage
 from fastrealign.io.files import Descriptor, look_anew, one_line, read_into
 from fastrealign.io.places import Place, check_output, place
 
@@ -251,6 +251,8 @@ def _told(path: Path, error: Exception) -> str:
     reason = reason or one_line(error)
     if number is None and os.strerror(errno.ENOSPC) in reason:  # as libraries of other languages tell it
         number = errno.ENOSPC
+    elif number is None and (short := shortage(error)) is not None:
+        return f"{path}: could not be written: {short}"
     advice = _ADVICE.get(number, "nothing was kept; mend this and run again")
     return f"{path}: could not be written: {reason}; {advice}"
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import one_line, reading
 from fastrealign.io.names import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.io.other_formats import embed
+from fastrealign.io.records import parsed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,6 +38,8 @@ def decoding(path: str | Path, kind: str, rows_read: int = 0) -> Iterator[None]:
         except BaseException as error:  # damage shows as anything, from Arrow's own errors to text that is not UTF-8
             panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
             if (isinstance(error, OSError) and error.errno is not None) or not (isinstance(error, Exception) or panic):
+                raise
+            if shortage(error) is not None:
                 raise
             if isinstance(error, NotImplementedError):  # of Arrow: the file is as it should be
                 raise InputError(
@@ -214,8 +217,8 @@ def _noted_shape(field: pa.Field) -> tuple[int, ...] | None:
     if name is None:
         return None
     try:
-        noted = json.loads(text) if not text.startswith(b"\x80") else _pickled_numbers(text)
-    except (ValueError, RecursionError):
+        noted = parsed(text) if not text.startswith(b"\x80") else _pickled_numbers(text)
+    except ValueError:
         noted = None
     if isinstance(noted, dict):  # Arrow's own
         noted, order = noted.get("shape"), noted.get("permutation")
@@ -365,7 +368,7 @@ def retyped(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
     schema = schema.set(at, field)
     metadata = schema.metadata or {}
     try:
-        noted = json.loads(metadata[_HUGGINGFACE])
+        noted = parsed(metadata[_HUGGINGFACE])
         features = noted["info"]["features"]
         features[column] = retyped_feature(features[column], dtype)
     except (KeyError, TypeError, ValueError):  # it is not there, or of a form that says nothing of the column
@@ -376,7 +379,7 @@ def retyped(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
 def _retyped_parameters(text: bytes, dtype: np.dtype) -> bytes:
     """Parameters of an extension type for another element type: those of Hugging Face name it, `[[1, 512], "float32"]`."""
     try:
-        noted = json.loads(text)
+        noted = parsed(text)
     except ValueError:
         return text
     if isinstance(noted, list) and len(noted) == 2 and isinstance(noted[1], str):

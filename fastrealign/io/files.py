@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.places import is_url
 
 if TYPE_CHECKING:
@@ -86,14 +86,22 @@ def is_utf8(text: str) -> bool:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turns an OSError met while reading `path` into an InputError that names it."""
+    """Turns an OSError met while reading `path` into an InputError that names it, and what is no fault of the file, such as
+    memory that ran out, into a FastRealignError."""
     try:
         yield
+    except FastRealignError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such file or folder") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be read: permission denied; check the file's permissions") from None
-    except OSError as error:
+    except Exception as error:
+        short = shortage(error)
+        if short is not None:
+            raise FastRealignError(f"{path}: cannot be read: {short}") from error
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
 
 

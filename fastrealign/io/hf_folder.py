@@ -19,6 +19,7 @@ from fastrealign.io.base import Shard
 from fastrealign.io.columns import retyped_feature
 from fastrealign.io.files import one_line, reading
 from fastrealign.io.manifest import ShardRecord
+from fastrealign.io.records import parsed
 from fastrealign.io.tables import TableShard
 
 _STATE = "state.json"
@@ -118,9 +119,10 @@ def _loaded(path: Path) -> dict[str, Any]:
     with reading(path):
         text = path.read_bytes()
     try:
-        value = json.loads(text)
+        value = parsed(text)
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair could not be written back
     except ValueError as error:
         raise InputError(f"{path}: is not readable JSON ({one_line(error)}); save the dataset again") from None
     return value

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from fastrealign.errors import FastRealignError, InputError
+from fastrealign.io.records import parsed
 from fastrealign.io.retry import Missing, ask, filesystem
 from fastrealign.io.url import Url
 
@@ -130,7 +131,7 @@ class Lease:
 def _parsed(text: bytes | None) -> dict[str, Any]:
     """Nothing for a lease that is gone, or half written where the server writes in place."""
     try:
-        value = json.loads(text or b"{}")
+        value = parsed(text or b"{}")
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -19,7 +19,7 @@ from fastrealign.errors import InputError
 from fastrealign.io.base import FLOAT_DTYPES
 from fastrealign.io.matrix import fit_of_shape
 from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side, other_split
-from fastrealign.io.pickles import EMBED, PickleShard, kind_of
+from fastrealign.io.pickles import EMBED, PickleShard, kind_of, shown_key
 from fastrealign.io.unpickler import load
 
 
@@ -129,5 +129,5 @@ def _holds(value: Any) -> str:
 
 
 def _listed(names) -> str:
-    names = [repr(name) for name in names]
+    names = [shown_key(name) for name in names]
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

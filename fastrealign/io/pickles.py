@@ -112,7 +112,7 @@ class PickleShard(Shard):
                 raise InputError(f"{self.path}: item {at} has {width} values, item {where} has {first}")
             dtypes.add(native_float(embed.dtype, f"{self.path}: item {at}"))
         if items and not any(self.key in item for item in items):
-            keys = sorted({repr(key) for item in items for key in item})
+            keys = sorted({shown_key(key) for item in items for key in item})
             raise InputError(
                 f"{self.path}: no item has the key {self.key!r}, the keys are {', '.join(keys[:20])}; name the column "
                 f"with {self._wanted.option}"
@@ -194,6 +194,12 @@ def _is_vector(value: object) -> bool:
         and (value.ndim == 1 or (value.ndim == 2 and len(value) == 1))
         and value.dtype.newbyteorder("=") in FLOAT_DTYPES
     )
+
+
+def shown_key(key: object) -> str:
+    """A key for messages, of bounded length."""
+    text = repr(key) if isinstance(key, (str, bytes, int, float)) else f"a {kind_of(key)}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def kind_of(value: object) -> str:

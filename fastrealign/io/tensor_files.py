@@ -21,6 +21,7 @@ from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, other_split, telling
+from fastrealign.io.records import parsed, record_of
 
 _FLOATS = {
     "F16": np.dtype(np.float16),
@@ -188,10 +189,11 @@ def _own_kind(metadata: dict[str, str] | None) -> str | None:
     if not metadata or RECORD not in metadata:
         return None
     try:
-        kind = json.loads(metadata[RECORD])["kind"]
+        kind = parsed(metadata[RECORD])["kind"]
     except (ValueError, TypeError, KeyError):
-        return "something that fastrealign saved"
-    return {"alignment": "a saved alignment", "moments": "saved moments"}.get(kind, f"a saved {kind}")
+        kind = None
+    known = {kind: f"a saved {kind}" for kind in ("alignment", "baseline", "frame")} | {"moments": "saved moments"}
+    return known.get(kind if isinstance(kind, str) else None, "something that fastrealign saved")
 
 
 def _fit(tensor: _Tensor) -> Fit:
@@ -213,23 +215,16 @@ def _read_header(path: str, size: int, limit: int = _HEADER_LIMIT) -> _Header:
     text = np.empty(length, dtype=np.uint8)
     read_into(descriptor, text, 8, path)
     try:
-        fields = json.loads(text.tobytes().decode(), object_pairs_hook=_no_name_twice)
+        fields = record_of(text.tobytes())
         json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair could not be written back
         metadata = fields.pop("__metadata__", None)
         if metadata is not None and not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its __metadata__ holds more than text")
         tensors = sorted((_entry(name, entry) for name, entry in fields.items()), key=lambda one: (one.begin, one.end))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: has a damaged safetensors header ({one_line(error)}); make it again") from error
     _check_places(tensors, size - 8 - length, path)
     return _Header({tensor.name: tensor for tensor in tensors}, metadata, 8 + length)
-
-
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found
 
 
 def _entry(name: str, entry: dict[str, Any]) -> _Tensor:

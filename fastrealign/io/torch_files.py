@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
@@ -268,6 +268,8 @@ def _is_archive(path: str, size: int) -> bool:
         except OSError:
             raise
         except Exception as error:  # from what a damaged archive can raise, zipfile has no common class
+            if shortage(error) is not None:
+                raise
             raise InputError(f"{path}: is truncated or damaged ({one_line(error)}); copy or make it again") from error
     if "constants.pkl" in entries:
         raise InputError(f"{path}: is a TorchScript program, expected tensors; save those with torch.save")
@@ -288,14 +290,19 @@ def _load(path: str, mapped: bool) -> Any:
         except OSError:
             raise
         except Exception as error:  # a damaged file can raise almost anything
+            if "mmap" in str(error) and "Cannot allocate memory" in str(error):
+                raise FastRealignError(
+                    f"{path}: not enough memory to map it, which takes as much as it has bytes; split it, or save it as "
+                    ".npy or .safetensors"
+                ) from error
+            if shortage(error) is not None:
+                raise
             raise InputError(f"{path}: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:
     """What an error of torch.load comes to; its own text tells at length how to run code from the file."""
     text = str(error)
-    if "mmap" in text and "Cannot allocate memory" in text:
-        return "is larger than memory and swap, where the system maps no file; split it, or save it as .npy or .safetensors"
     asked = re.search(r"GLOBAL (\S+)", text)
     if asked:
         return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only"

@@ -8,16 +8,22 @@ memory of any size, and change the second, which is shared by the whole process,
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
 import re
+import threading
+from itertools import chain
 from math import prod
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.base import BFLOAT16
 from fastrealign.io.files import one_line, open_binary, reading
+from fastrealign.io.opcodes import check_opcodes
+from fastrealign.io.places import is_url
 
 _CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"
 
@@ -30,20 +36,78 @@ def load(path: str) -> object:
     """The one object that the pickle at `path` holds; arrays in it pickle again as plain NumPy arrays.
 
     Raises InputError, naming the file and what was asked for, if the pickle wants any name but those that NumPy
-    arrays need, is damaged, or is followed by further data. Nothing the pickle names is ever imported or called.
+    arrays need, is damaged, or is followed by further data. Nothing the pickle names is ever imported or called. Time and
+    memory are in proportion to the size of the file, whatever it says.
     """
     with reading(path), open_binary(path) as file:
+        if is_url(path):  # it is read twice
+            file = io.BytesIO(file.read())
         try:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            check_opcodes(file, size)
+            file.seek(0)
+            _made.bytes_left = _TIMES * size + _FREE
             value = _Unpickler(file).load()
+            _check_extent(value, _TIMES * size + _FREE)
         except Refused as refused:
             raise InputError(f"{path}: refused to load: the pickle asks for {refused}; {_CONVERT}") from None
         except (OSError, FastRealignError):
             raise
         except Exception as error:  # a damaged pickle can raise almost anything
+            if shortage(error) is not None:
+                raise
             raise InputError(f"{path}: is not a readable pickle ({one_line(error)}); make it again") from error
         if file.read(1):
             raise InputError(f"{path}: holds more than one pickle; write one list of items to each file")
     return value
+
+
+def _count(nbytes: int) -> None:
+    """Bytes are made, of which a pickle may make so many; ValueError once it makes the same ones over and over."""
+    _made.bytes_left -= nbytes
+    if _made.bytes_left < 0:
+        raise ValueError("it makes far more bytes than it has")
+
+
+def _check_extent(value: object, most: int) -> None:
+    """ValueError for a value that is nested too deeply, holds itself, or has more than `most` parts if none is shared."""
+    done: dict[
+        int, tuple[int, int] | None
+    ] = {}  # by id of what holds containers: levels and parts; None while under way
+    stack = [value] if _inner(value) else []
+    leaves = 0
+    while stack:
+        one = stack[-1]
+        if done.get(id(one)) is not None:
+            stack.pop()
+        elif id(one) not in done:
+            done[id(one)] = None
+            for part in _inner(one):
+                if id(part) in done:
+                    if done[id(part)] is None:
+                        raise ValueError("it holds itself")
+                elif _inner(part):
+                    stack.append(part)
+                else:
+                    leaves += len(part)
+            if leaves > most:
+                raise ValueError("it holds the same parts too often")
+        else:
+            stack.pop()
+            inner = [done.get(id(part), (1, len(part))) for part in _inner(one)]
+            levels, parts = 1 + max(levels for levels, _ in inner), len(one) + sum(parts for _, parts in inner)
+            if levels > _LEVELS or parts > most:
+                raise ValueError("it is nested too deeply" if levels > _LEVELS else "it holds the same parts too often")
+            done[id(one)] = (levels, parts)
+
+
+def _inner(value: Any) -> list[Any]:
+    """The containers in a container."""
+    if not isinstance(value, _CONTAINERS):
+        return []
+    parts = chain(value, value.values()) if isinstance(value, dict) else value
+    return [part for part in parts if isinstance(part, _CONTAINERS)]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -109,6 +173,7 @@ class _Array(np.ndarray):
             raise ValueError("an array has an invalid shape")
         if prod(shape) * dtype.dtype.itemsize != len(raw):
             raise ValueError(f"an array of shape {shape} has {len(raw)} bytes")
+        _count(len(raw))
         super().__setstate__((1, shape, dtype.dtype, bool(fortran), raw))
         self.setflags(write=False)  # NumPy may share the memory of `raw`, which others can hold too
 
@@ -134,12 +199,14 @@ def _frombuffer(raw: object, dtype: object, shape: tuple, order: str, axis_order
 def _scalar(dtype: object, raw: object) -> np.generic:
     if not isinstance(dtype, _DType) or not isinstance(raw, bytes):
         raise Refused("a NumPy scalar whose value is not bytes of numbers or text")
+    _count(dtype.dtype.itemsize)
     return np.frombuffer(raw, dtype=dtype.dtype, count=1)[0]
 
 
 def _encode(text: str, encoding: str = "") -> bytes:
     if encoding != "latin1":
         raise Refused(f"_codecs.encode with the encoding {encoding!r}")
+    _count(len(text))
     return text.encode("latin1")  # how protocols up to 2 spell bytes
 
 
@@ -153,6 +220,13 @@ def _not_callable(*args) -> NoReturn:
     raise Refused("a call of numpy.ndarray or ml_dtypes.bfloat16 itself")
 
 
+# What is made may be so much larger than the file that says it.
+_TIMES = 8
+_FREE = 1 << 16
+# Deeper than anything that is pickled for good reason; Python's and Arrow's own functions fail on some thousand levels.
+_LEVELS = 100
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_made = threading.local()
 _NUMBERS_OR_TEXT = re.compile("[<>=|]?[biufcSU][0-9]{1,6}")
 _NDARRAY = _Global(_not_callable)
 _BFLOAT16 = _Global(_not_callable)

@@ -6,7 +6,6 @@ while they are written: one that was cut short by a full disk or a kill would be
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -22,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line
+from fastrealign.io.records import parsed
 
 _TRAINED = "trained.safetensors"
 _HIDDEN = ".saving"
@@ -117,7 +117,7 @@ def last_checkpoint(out: Path) -> str | None:
     last = get_last_checkpoint(out) if out.is_dir() else None
     if last is not None:
         with _readable(last):
-            json.loads((Path(last) / TRAINER_STATE_NAME).read_bytes())
+            parsed((Path(last) / TRAINER_STATE_NAME).read_bytes())
     return last
 
 

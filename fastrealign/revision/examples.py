@@ -155,7 +155,7 @@ class Examples(Sequence[Example]):
         try:
             text = raw.decode()
             number = f"{self._prefix}{i if self._numbers is None else self._numbers[i]}"
-            return _caption(text, number) if self._captions else _example(json.loads(text), number)
+            return _caption(text, number) if self._captions else _example(parsed(text), number)
         except (InputError, ValueError):
             raise InputError(f"{self.path}: changed since it was opened: do not write to it, run again") from None
 

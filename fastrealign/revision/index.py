@@ -21,6 +21,7 @@ from numpy.lib import format as npy_format
 
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFolder
+from fastrealign.io.records import parsed
 from fastrealign.io.spool import Spool
 
 _HASH = np.dtype([("high", "<u8"), ("low", "<u4")])
@@ -155,7 +156,7 @@ class IdIndex:
         if not os.path.lexists(folder):
             return None
         try:
-            if json.loads((folder / _MADE_OF).read_text()) == json.loads(json.dumps(made_of)):
+            if parsed((folder / _MADE_OF).read_text()) == json.loads(json.dumps(made_of)):
                 return cls._mapped(folder)
         except (OSError, ValueError):
             if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MADE_OF).exists()):

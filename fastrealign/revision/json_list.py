@@ -81,6 +81,8 @@ class _Text:
                     continue
                 line = self._line + self._text.count("\n", self._at, error.pos)
                 raise InputError(f"{self._path}: line {line}: is no JSON ({error.msg}); mend or cut it there") from None
+            except ValueError:  # of Python, for whole numbers of thousands of digits
+                raise self.fault("has a number that is too long; mend or cut it there") from None
             except RecursionError:
                 raise self.fault("is nested too deeply") from None
             if end == len(self._text) and self._more():  # a number may go on

@@ -28,6 +28,7 @@ import torch
 from fastrealign import hub as hubs
 from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.io.records import parsed
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
@@ -308,15 +309,16 @@ def _check_fingerprint(path: str | os.PathLike, record: dict[str, Any], model: R
 def _read_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD
     try:
-        record = json.loads(file.read_bytes())
+        record = parsed(file.read_bytes())
         missing = {"dim", "tokens", "lm", "lm_fingerprint", "lora"} - set(record)
+        newer = record.get("format", 0) > _FORMAT
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{folder}: has no {RECORD}; expected a folder that training or save_pretrained wrote"
         ) from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         raise InputError(f"{file}: not readable as JSON; the file is damaged") from None
-    if record.get("format", 0) > _FORMAT:
+    if newer:
         raise InputError(f"{file}: written by a newer fastrealign (format {record['format']}); upgrade to read it")
     if missing:
         raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")

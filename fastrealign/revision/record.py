@@ -15,6 +15,7 @@ from fastrealign.folders import make_folders, remove_folders
 from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
 from fastrealign.io.places import each, is_url
+from fastrealign.io.records import parsed
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings
@@ -158,8 +159,8 @@ def note(config: TrainConfig, inputs: dict[str, Any], result: TrainResult | None
 def _read(out: Path) -> dict[str, Any]:
     file = out / RUN
     try:
-        run = json.loads(file.read_bytes())
-        if not isinstance(run["config"], dict):
+        run = parsed(file.read_bytes())
+        if not all(isinstance(run[part], dict) for part in ("config", "inputs")):
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file}: not readable; the file is damaged") from None

@@ -33,6 +33,7 @@ from fastrealign.demo.captions import Caption
 from fastrealign.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.errors import InputError
 from fastrealign.files import save_bytes
+from fastrealign.io.records import parsed
 from fastrealign.reference import project
 from fastrealign.revision import backbone
 from fastrealign.revision.data import IMAGE
@@ -102,7 +103,7 @@ class World:
     def done(self) -> bool:
         """Whether it was made to the end, with these sizes, this seed and this family."""
         try:
-            return json.loads(self.path("world.json").read_text()) == self._about()
+            return parsed(self.path("world.json").read_text()) == self._about()
         except (OSError, ValueError):
             return False
 

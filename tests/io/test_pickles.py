@@ -244,17 +244,21 @@ def test_interrupted_while_rows_are_written(tmp_path, tree, monkeypatch):
     assert tree(tmp_path) == ["x.pkl"]
 
 
-def test_items_too_deep_to_be_written(tmp_path, tree, refused):
+def test_items_nested_too_deeply(tmp_path, refused):
     nested = b"]" * 100_000 + b"a" * 99_999
-    items, x = items_of(rows=1)
-    data = pickle.dumps(items, 2)
+    data = pickle.dumps(items_of(rows=1)[0], 2)
     at = data.index(b"X\x09\x00\x00\x00caption 0q")  # the caption becomes the nest of lists
     (tmp_path / "x.pkl").write_bytes(data[:at] + nested + data[data.index(b"q", at) + 2 :])
-    shard = opened(tmp_path / "x.pkl")
-    writer = shard.writer(tmp_path / "y.pkl", shard.dtype)
-    writer.write(x)
-    refused(writer.commit, "y.pkl", "nested too deeply")
-    assert tree(tmp_path) == ["x.pkl"]
+    refused(lambda: opened(tmp_path / "x.pkl"), "x.pkl", "without values")
+    data = data[:at] + nested[99_800:-99_800] + data[data.index(b"q", at) + 2 :]
+    (tmp_path / "x.pkl").write_bytes(data)
+    refused(lambda: opened(tmp_path / "x.pkl"), "x.pkl", "nested too deeply")
+
+
+def test_keys_are_shown_shortened(tmp_path, refused):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([{"k" * 10_000: VECTOR, ("a",) * 10_000: 1}]))
+    message = refused(lambda: opened(tmp_path / "x.pkl"), "x.pkl", "a tuple")
+    assert len(message.replace(str(tmp_path), "")) < 400
 
 
 def test_a_name_that_numpy_arrays_need_is_not_a_value(tmp_path, tree, refused):

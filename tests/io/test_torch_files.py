@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_mapped(tmp_path, refused, monkeypatch):
 
     path = saved(tmp_path / "x.pt", matrix())
     monkeypatch.setattr(torch, "load", load)
-    refused(lambda: opened(path), f"{path}: is larger than memory and swap", "split it")
+    refused(lambda: opened(path), f"{path}: not enough memory to map it", "split it", error=FastRealignError)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

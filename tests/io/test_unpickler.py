@@ -10,6 +10,8 @@ import pathlib
 import pickle
 import re
 import struct
+import time
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -240,3 +242,75 @@ def test_unreadable(tmp_path, refused, monkeypatch, error, piece):
         refused(lambda: load(path), path, piece)
     monkeypatch.setattr(unpickler._Unpickler, "load", fail)  # a fault that shows only while bytes come in
     refused(lambda: load(path), path, piece)
+
+
+LAUGHS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40))
+ENCODED = b"X\x40\x42\x0f\x00" + b"a" * 1_000_000 + b"q\x00"
+ENCODED = b"](" + ENCODED + b"".join(b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" for _ in range(300)) + b"e."
+SCALARS = b"](cnumpy\ndtype\n(X\x07\x00\x00\x00U900000tRq\x00B\x80\xee\x36\x00" + b"a\0\0\0" * 900_000 + b"q\x01"
+SCALARS += b"cnumpy.core.multiarray\nscalar\n(h\x00h\x01tR" * 300 + b"e."
+# What five bytes or some megabytes would make of memory and time, were they carried out as they come.
+BOMBS = {
+    "a far place in the memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "a far place in the memo, in a larger file": b"\x80\x02B\0\0\x10\0" + bytes(1 << 20) + b"r\xff\xff\xff\x0f.",
+    "a far place, as text": b"Np99999999999\n.",
+    "a far place, as a long text": b"Np" + b"9" * 5_000 + b"\n.",
+    "nested tuples": b")" + b"\x85" * 10_000_000 + b".",
+    "nested tuples in the memo": b"\x80\x04)" + b"\x85\x94" * 5_000_000 + b".",
+    "marks": b"(" * 10_000_000 + b".",
+    "marks and tuples": b"(" * 5_000_000 + b"t" * 5_000_000 + b".",
+    "nested dicts": b"}" * 3_000_000 + b"K\x01" + b"s" * 3_000_000 + b".",
+    "one object over and over": b"N" + b"2" * 10_000_000 + b".",
+    "a long frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN",
+    "long bytes": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fN.",
+    "longer bytes than there are": b"\x80\x04\x8e\0\0\0\0\x10\0\0\0N.",
+    "a long bytearray": b"\x80\x05\x96\0\0\0\0\x10\0\0\0N.",
+    "a long text": b"\x80\x04\x8d\0\0\0\0\x10\0\0\0N.",
+    "a long number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "a number of a negative length": b"\x80\x02\x8b\xff\xff\xff\xff.",
+    "a number of many digits": b"L" + b"9" * 1_000_000 + b"L\n.",
+    "a text without an end": b"V" + b"x" * 10_000_000,
+    "lists that share lists": LAUGHS + b".",
+    "a list that holds itself": b"]q\x00h\x00a.",
+    "text encoded over and over": ENCODED,
+    "long texts out of the same bytes": SCALARS,
+    "an extension": b"\x80\x02\x82\x01.",
+    "a buffer from elsewhere": b"\x80\x05\x97.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_pickles_that_would_take_all_memory_or_time(tmp_path, refused, name):
+    path = saved(tmp_path / "x.pkl", BOMBS[name])
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        refused(lambda: load(path), path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Of the process alone, and tracing takes most of it.
+    assert time.process_time() - began < 10
+    assert peak < 10 * len(BOMBS[name]) + (8 << 20)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_of_every_shape_pass(tmp_path, protocol, rng):
+    shared = [1, 2]
+    values = [
+        list(range(100_000)),
+        [125] * 50_000,  # a byte that is an opcode, too
+        [(1, 2)] * 20_000 + [(i, -i) for i in range(20_000)],
+        [[None, None] for _ in range(20_000)],
+        [shared] * 1000,
+        {str(i): {"text": "é" * 300, "tags": [i], "none": None} for i in range(2000)},
+        [2.5, 10**2000, -(10**2000), b"b" * 70_000, "t" * 70_000, True],
+        [{"embed": rng.standard_normal((1, 3)).astype(np.float32)} for _ in range(500)],
+        [np.float32(1), np.array(["a", "bc"]), rng.integers(0, 255, 70_000).astype(np.uint8)],
+        [],
+        None,
+    ]
+    for value in values:
+        there = load(saved(tmp_path / "x.pkl", pickle.dumps(value, protocol)))
+        expected = pickle.loads(pickle.dumps(value, protocol))
+        assert pickle.dumps(there, 4) == pickle.dumps(expected, 4)
