@@ -437,6 +437,20 @@ def test_records_that_are_not_about_one_image_are_left_out_and_counted(config, w
     assert clean.losses == done.losses and clean.unusable == {}
 
 
+def test_embeddings_are_found_by_the_paths_of_images_as_by_ids(config, world):
+    """The same losses, to the bit: by numbers as ids, and by paths of which the rows have a tail."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    chats, rows = json.loads((world / "chats.json").read_text()), np.load(world / "image.npy")
+    by_id = train(config("stage2", out="by_id"))
+    for one in chats:
+        one |= {"id": f"q{one['id']}", "image": f"coco/train/{int(one['id']):09d}.jpg"}
+    (world / "chats.json").write_text(json.dumps(chats))
+    paths = [f"train/{i:09d}.jpg" for i in range(len(rows))]
+    pq.write_table(pa.table({"id": paths, "embedding": list(rows)}), world / "image.parquet")
+    by_path = train(config("stage2", out="by_path", embeddings=str(world / "image.parquet")))
+    assert by_path.losses == by_id.losses and by_path.skipped == 0
+
+
 def test_a_model_trained_in_llavas_form_is_asked_in_it(config, world, tiny_lm):
     from transformers import AutoTokenizer
 
