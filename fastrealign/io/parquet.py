@@ -49,11 +49,13 @@ class ParquetTable(Table):
             if is_url(path):
                 from fastrealign.io.remote import RemoteStream
 
-                self._file = pq.ParquetFile(RemoteStream(str(path)), pre_buffer=False, buffer_size=_REMOTE_BUFFER)
+                place, where = RemoteStream(str(path)), {"buffer_size": _REMOTE_BUFFER}
             else:
                 # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
                 place = os.path.abspath(path)
-                self._file = pq.ParquetFile(place, filesystem=LocalFileSystem(), pre_buffer=False, buffer_size=_BUFFER)
+                where = {"buffer_size": _BUFFER, "filesystem": LocalFileSystem()}
+            # Checksums are verified where a page has one; Arrow itself writes none unless asked.
+            self._file = pq.ParquetFile(place, pre_buffer=False, page_checksum_verification=True, **where)
             try:
                 self.schema = self._file.schema_arrow
                 self._metadata = self._file.metadata

@@ -413,6 +413,20 @@ def test_damaged_file(tmp_path, refused, change, piece, kind):
     refused(lambda: list(opened(path).chunks(100)), path, piece)
 
 
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_in_a_page_with_a_checksum_is_told(tmp_path, rng, refused, kind, version):
+    x = rng.standard_normal((23, 5)).astype(np.float32)
+    path = tmp_path / "x.parquet"
+    options = {"compression": "none", "use_dictionary": False, "data_page_version": version}
+    pq.write_table(pa.table({"embedding": lists(x, kind)}), path, write_page_checksum=True, **options)
+    data = bytearray(path.read_bytes())
+    at = data.index(x[7].tobytes())
+    data[at + int(rng.integers(x[7].nbytes))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+    refused(lambda: list(opened(path).chunks(7)), path, "CRC")
+
+
 def test_damage_in_the_middle_is_placed(tmp_path, refused):
     path = saved(tmp_path / "x.parquet", table_of(matrix()), row_group_size=7, compression="none")
     chunk = pq.ParquetFile(path).metadata.row_group(2).column(1)
