@@ -221,10 +221,6 @@ def _embed(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> None:
     from fastrealign.demo.run import run
 
-    if args.picture is not None:
-        from fastrealign.report.figures import need_matplotlib
-
-        need_matplotlib("a picture", "demo")
     result = run(centroid=args.centroid or "paper", picture=args.picture)
     _show(args, result.to_json(), result.summary())
 

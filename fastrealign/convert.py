@@ -20,7 +20,7 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.errors import InputError, shortage
 from fastrealign.float_state import computes
-from fastrealign.folders import Inputs, make_folders, remove_folders, remove_temporaries
+from fastrealign.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import filtered, lists, retyped, writing_columns
@@ -133,6 +133,7 @@ def convert(
         attach_metadata(files.shards)
     target = _Target(out, to, side, files)
     target.check(overwrite)
+    check_outside(out, target.root, [source] if isinstance(source, (str, os.PathLike)) else source, [files])
     columns: dict[str, None] = {}
     left_out: list[str] = []
     skipped = 0

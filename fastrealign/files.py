@@ -69,10 +69,16 @@ class OtherKind(InputError):
 
 @computes
 def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed."""
+    """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
     from safetensors.numpy import save
 
     from fastrealign.io.records import sealed
+    from fastrealign.io.tensor_files import is_of_others
+
+    if is_of_others(path):
+        raise InputError(
+            f"{path}: holds tensors that fastrealign did not save; choose another name, or remove it first"
+        )
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     record = sealed(json.dumps({"format": FORMAT, **meta, _CHECKSUM: _checksum(tensors)}).encode())

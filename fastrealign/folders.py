@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrealign import io
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.io.places import Place, is_url, place
+from fastrealign.io.places import Place, is_url, place, places_of
 
 # A file that is being written (io/atomic.py): ".name.process.tmp".
 TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
@@ -103,15 +103,26 @@ class Inputs:
 
     @staticmethod
     def _identities(path: str, folders: Callable[[str], str]) -> Iterator[Hashable]:
-        if is_url(path):
-            yield real(path)
-            return
-        link = os.path.islink(path)
-        folder, name = os.path.split(os.path.abspath(path))
-        yield os.path.realpath(path) if link else os.path.join(folders(folder), name)
-        with suppress(OSError):
-            status = os.stat(path)
-            yield status.st_dev, status.st_ino
+        for at in places_of(path):
+            if is_url(at):
+                yield real(at)
+                continue
+            link = os.path.islink(at)
+            folder, name = os.path.split(os.path.abspath(at))
+            yield os.path.realpath(at) if link else os.path.join(folders(folder), name)
+            with suppress(OSError):
+                status = os.stat(at)
+                yield status.st_dev, status.st_ino
+
+
+def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
+    """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would take it in."""
+    folders = [shard.path for source in sources for shard in source.shards if shard.folder]
+    named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]
+    folders += [at for at in named if is_url(at) == is_url(root) and is_folder(at)]
+    for folder in dict.fromkeys(folders):
+        if inside(real(root), real(folder)):
+            raise InputError(f"{out}: lies inside the input {folder}; choose a folder outside of it")
 
 
 def folder_of(path: str) -> str:

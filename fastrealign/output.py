@@ -16,10 +16,21 @@ from typing import Any
 from fastrealign import io
 from fastrealign.claim import Claim
 from fastrealign.errors import FastRealignError, InputError
-from fastrealign.folders import Inputs, folder_of, inside, is_folder, is_there, make_folders, real, remove_folders, walk
+from fastrealign.folders import (
+    Inputs,
+    check_outside,
+    folder_of,
+    inside,
+    is_folder,
+    is_there,
+    make_folders,
+    real,
+    remove_folders,
+    walk,
+)
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import MANIFEST, Manifest, Order
-from fastrealign.io.places import Place, place
+from fastrealign.io.places import Place, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 JOURNAL = ".fastrealign-run.jsonl"
@@ -99,12 +110,8 @@ class Output:
 
     def check_apart(self, specs: Sequence[Any], sources: Sequence[io.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output, by whatever name or link."""
+        check_outside(self.out, self.root, specs, sources)
         root = real(self.root)
-        folders = [shard.path for source in sources for shard in source.shards if shard.folder]
-        folders += [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and is_folder(spec)]
-        for folder in dict.fromkeys(folders):
-            if inside(root, real(folder)):
-                raise InputError(f"{self.out}: lies inside the input {folder}; choose a folder outside of it")
         read = [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and not is_folder(spec)]
         read += [path for source in sources for s in source.shards for path in (s.path, s.metadata) if path is not None]
         if self.single:
@@ -113,7 +120,8 @@ class Output:
                 inputs.check(self.root / name)
             return
         # The folder of each file, and where the file itself lies if it is a link.
-        places = dict.fromkeys(str(path) if os.path.islink(path) else folder_of(str(path)) or "." for path in read)
+        read = [at for path in read for at in places_of(str(path))]
+        places = dict.fromkeys(path if os.path.islink(path) else folder_of(path) or "." for path in read)
         for at in places:
             if inside(real(at), root):
                 raise InputError(f"{self.out}: the input {at} lies inside the output; choose a folder apart from it")

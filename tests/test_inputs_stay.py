@@ -141,3 +141,92 @@ def test_the_files_that_are_named(here, spec):
                 inputs.check(path)
         else:
             inputs.check(path)
+
+
+def test_a_folder_gets_nothing_that_the_next_read_would_take_for_its_own(here, capsys):
+    """Nor does a folder that is read by a link, or through fsspec."""
+    os.symlink("shards", "linked")
+    before = corpus.tree(here)
+    for source in ("shards", "linked", "shards/../shards/"):
+        for out in ("shards", "shards/new", "linked"):
+            refused(["convert", source, "--to", "parquet", "--out", out], capsys, before, "lies inside the input")
+    one = ["convert", "shards/part_0.npy", "--out", "shards/part_9.npy"]
+    assert main(one) == 0  # the file alone was named
+
+
+def test_an_input_through_a_chain_of_fsspec(here, capsys):
+    pytest.importorskip("fsspec")
+    before = corpus.tree(here)
+    for url in (f"simplecache::file://{here}/text.npy", f"file://{here}/sub/../text.npy"):
+        refused(["convert", url, "--out", "text.npy"], capsys, before)
+        refused(["align", url, "--target", "image.npy", "--out", "text.npy"], capsys, before)
+    assert main(["align", "shards", "--target", "image.npy", "--out", "out"]) == 0
+    url = f"simplecache::file://{here}/out/part_0.npy"
+    refused(["align", "more.npy", "--target", url, "--out", "out"], capsys, corpus.tree(here), "lies inside the output")
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("memory://a/b.npy", "memory:///a//x/../b.npy/"),
+        ("gs://b/k.npy", "gcs://b//k.npy"),
+        ("s3://b/k.npy", "simplecache::s3a://b/./k.npy"),
+        ("ftp://u:p@Host.org:21/a.npy", "ftp://host.org//a.npy"),
+        ("https://host.org/a b.npy", "https://HOST.org:443/x/../a%20b.npy?sig=1"),
+    ],
+)
+def test_one_place_by_two_urls(one, other, monkeypatch):
+    pytest.importorskip("fsspec")
+    from types import SimpleNamespace
+
+    import fastrealign.io.url as module
+
+    protocols = {"gcs": ("gs", "gcs"), "gs": ("gs", "gcs"), "s3a": ("s3", "s3a"), "s3": ("s3", "s3a")}
+    monkeypatch.setattr(
+        module, "filesystem", lambda url: (SimpleNamespace(protocol=protocols.get(url.split(":")[0], "x")), url)
+    )
+    for a, b in ((one, other), (other, one)):
+        with pytest.raises(InputError, match="is the input itself"):
+            Inputs([a]).check(b)
+        Inputs([a]).check(b.replace(".npy", ".parquet"))
+
+
+def test_save_leaves_tensors_of_others(here):
+    """From Python: what was fitted, saved over what it was fitted on."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors.save_file({"emb": corpus.rows(60, 8)}, "emb.safetensors")
+    found, moments = fr.fit("emb.safetensors", "image.npy"), fr.Moments(16)
+    before = corpus.tree(here)
+    for save in (found.save, moments.save, fr.baselines.fit_baseline("c3", "text.npy", "image.npy").save):
+        with pytest.raises(InputError, match="holds tensors that fastrealign did not save"):
+            save("emb.safetensors")
+    assert corpus.tree(here) == before
+    found.save("saved.safetensors")
+    Path("torn.safetensors").write_bytes(b"")
+    found.save("torn.safetensors")
+
+
+@pytest.mark.parametrize("png", ["page.html", "page.json", "page.html/figures", "./sub/../page.json"])
+def test_a_reports_own_files_in_each_others_place(here, capsys, png):
+    pytest.importorskip("matplotlib")
+    args = ["report", "--source", "text.npy", "--target", "image.npy", "--out", "page.html", "--png", png]
+    refused(args, capsys, corpus.tree(here), "is the name of a file of this report")
+
+
+def test_a_picture_is_a_png(here, capsys):
+    pytest.importorskip("matplotlib")
+    os.mkdir("folder.png")
+    before = corpus.tree(here)
+    for command in (["demo"], ["train", "demo", "--out", "world"]):
+        for out, says in (("text.npy", "ends in .png"), ("sub", "ends in .png"), ("folder.png", "is a folder")):
+            assert main([*command, "--picture", out]) == 2
+            assert says in capsys.readouterr().err
+    assert corpus.tree(here) == before
+
+
+@pytest.mark.parametrize("content", [b"my notes, on one line", b"\x89PNG", b"{}"])
+def test_a_monitor_does_not_empty_a_file_of_others(here, content):
+    Path("notes").write_bytes(content)
+    with pytest.raises(InputError, match="no log of a gap monitor"):
+        fr.diagnostics.GapMonitor(log="notes")
+    assert Path("notes").read_bytes() == content

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.demo.readings import Reading
+from fastrealign.errors import InputError
+from fastrealign.files import save_bytes
 from fastrealign.reference import project
+from fastrealign.report.figures import need_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: told apart with every common colour vision
 INK, PAPER = "#24292f", "#ffffff"  # an opaque card of its own, so that it reads on a light and on a dark page
@@ -63,4 +71,20 @@ def draw(
         title=f"{len(text):,} held-out pairs",
         alignment="left",
     )
-    figure.savefig(path, format="png", facecolor=PAPER)
+    save(figure, path, facecolor=PAPER)
+
+
+def check_picture(path: str | Path) -> None:
+    """InputError where no picture can be drawn to `path`; to be asked before what takes its time."""
+    need_matplotlib("a picture", "demo")
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"{path}: a picture is a PNG, expected a name that ends in .png, such as picture.png")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder, expected the name of a file such as picture.png")
+
+
+def save(figure: Figure, path: str | Path, **options: Any) -> None:
+    """Write a figure as a PNG, in one step."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", **options)
+    save_bytes(Path(path), data.getvalue())

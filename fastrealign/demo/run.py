@@ -69,6 +69,10 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
 
     picture   write a PNG there: both modalities in two dimensions, before and after (needs matplotlib)
     """
+    if picture is not None:
+        from fastrealign.demo.picture import check_picture
+
+        check_picture(picture)
     start = time.perf_counter()
     text, image = samples.load("text"), samples.load("image")
     alignment = fr.fit(text, image, centroid=centroid)

@@ -331,6 +331,8 @@ def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
                 f"{path}, line {number}: damaged, or no record of a gap monitor; remove the line or choose another log"
             ) from None
         records = [*(r for r in records if r.step < record.step), record]
+    if not records and rest and not rest.startswith(b'{"check":"'[: len(rest)]):
+        raise InputError(f"{path}: no log of a gap monitor; choose another log")
     return records, len(text) - len(rest)
 
 

@@ -45,6 +45,12 @@ def place(path: str | os.PathLike) -> Place:
     return Path(path)
 
 
+def places_of(path: str | os.PathLike) -> list[str]:
+    """Where the bytes of a path lie: itself; of a chain of fsspec ("zip://a.npy::file:///x.zip") each of its places."""
+    *through, last = os.fspath(path).split("::") if is_url(path) else [os.fspath(path)]
+    return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(is_url, through), last)]
+
+
 def check_output(path: str | os.PathLike) -> None:
     """InputError if nothing can be written there whatever the server says, or the package for it is missing."""
     if is_url(path):

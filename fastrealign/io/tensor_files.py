@@ -185,6 +185,14 @@ def own_kind(path: str | Path) -> str | None:
         return None
 
 
+def is_of_others(path: str | Path) -> bool:
+    """Whether a safetensors file lies there that is not ours, embeddings perhaps; not one that cannot be read."""
+    try:
+        return _own_kind(_read_header(str(path), file_size(path)).metadata) is None
+    except InputError:
+        return False
+
+
 def _own_kind(metadata: dict[str, str] | None) -> str | None:
     if not metadata or RECORD not in metadata:
         return None

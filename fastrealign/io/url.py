@@ -10,11 +10,13 @@ import errno
 import glob
 import inspect
 import os
+import posixpath
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io import ranged_http
@@ -28,6 +30,7 @@ _OBJECT_STORES = {
 # What tells one content of a file from another; the times may differ between a listing and a look at the file.
 _CONTENT_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "blob_id")
 _TIME_TAGS = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created")
+_USUAL_PORTS = {"http": ":80", "https": ":443", "ftp": ":21", "sftp": ":22", "ssh": ":22", "smb": ":445"}
 # Listings of large folders take many requests.
 _LISTING = 10
 # More than any file that is read whole.
@@ -142,10 +145,16 @@ class Url:
 
     @property
     def canonical(self) -> str:
-        """The same for two URLs that name the same place in different words (gs:// and gcs://)."""
-        fs, _ = filesystem(str(self))
-        scheme = self.scheme if isinstance(fs.protocol, str) else fs.protocol[0]
-        return f"{scheme}://{self._rest}"
+        """The same for URLs that name one place in different words: gs:// and gcs://, //, .., case of the host, port, user."""
+        scheme, (host, slash, path) = self.scheme, self._rest.partition("/")
+        with suppress(InputError):  # of a link of a chain alone, such as zip://a.npy
+            protocol = filesystem(str(self))[0].protocol
+            scheme = self.scheme if isinstance(protocol, str) else protocol[0]
+        if not self.is_object_store:
+            host = host.rpartition("@")[2].lower().removesuffix(_USUAL_PORTS.get(scheme, ":"))
+            path = unquote(path) if self.is_http else path
+        at = posixpath.normpath(f"/{host}{slash}{path}").lstrip("/")
+        return f"{scheme}://{at}"
 
     def facts(self) -> Facts:
         """What the server says. Raises Missing if there is nothing of that name."""

@@ -206,10 +206,16 @@ def check_output(path: Path, png: str | Path | None = None) -> None:
     from fastrealign.report.figures import need_matplotlib
 
     need_matplotlib()
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected the name of a file such as report.html")
+    for name in (path, path.with_suffix(".json")):
+        if name.is_dir():
+            raise InputError(f"{name}: is a folder, where a file of the report would go; choose another name")
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{path}: a report is a page, expected a name that ends in .html, such as report.html")
+    if png is not None and {path.resolve(), path.with_suffix(".json").resolve()} & {
+        Path(png).resolve(),
+        *Path(png).resolve().parents,
+    }:
+        raise InputError(f"{png}: is the name of a file of this report, expected a folder for the PNGs")
     if png is not None and Path(png).exists() and not Path(png).is_dir():
         raise InputError(f"{png}: is a file, expected a folder for the PNGs")
     for name in (path, *([Path(png) / "gap.png"] if png is not None else [])):

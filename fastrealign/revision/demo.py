@@ -118,6 +118,10 @@ def run_demo(
 
     watch   gives a stage a callback of transformers, which shows how it goes
     """
+    if picture is not None:
+        from fastrealign.demo.picture import check_picture
+
+        check_picture(picture)
     recipe = Recipe(method, tuning, seed=seed)
     world = World(Path(folder) / "world", sizes or Sizes(), seed)
     make(world, log=log)

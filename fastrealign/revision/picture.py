@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastrealign.demo.picture import save
 from fastrealign.demo.scenes import render, scene
-from fastrealign.errors import InputError
 from fastrealign.revision.evaluate import Answer
 
 PICTURES = 6
@@ -16,11 +16,9 @@ _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 
 def draw(path: str | Path, answers: Sequence[Answer], family: str) -> None:
     """A PNG of the first PICTURES held-out scenes: the description, and each question with what was answered."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("a picture needs matplotlib: pip install 'fastrealign[demo]'") from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     seen = [a for a in answers if not a.blind]
     shown = list(dict.fromkeys(a.item.id for a in seen))[:PICTURES]
     figure = Figure(figsize=(11, 2.6 * -(-len(shown) // 2)), facecolor="white", layout="constrained")
@@ -42,4 +40,4 @@ def draw(path: str | Path, answers: Sequence[Answer], family: str) -> None:
             lines += [(line, _RIGHT if right else _WRONG) for line in textwrap.wrap(said, 52)]
         for row, (text, colour) in enumerate(lines):
             words.text(0, 0.97 - 0.11 * row, text, color=colour, fontsize=9, va="top", transform=words.transAxes)
-    figure.savefig(path, dpi=130)
+    save(figure, path, dpi=130)
