@@ -492,6 +492,11 @@ def test_advice_on_files_of_other_element_types(tmp_path, x):
     save_file({"embedding": load_file(tmp_path / "a.safetensors")["embedding"].float()}, tmp_path / "a.safetensors")
     for name in ("a.npy", "a.pt", "a.safetensors"):
         np.testing.assert_allclose(rows_of(tmp_path / name), whole, rtol=0.07)
+    for value in (x, {"emb": x, "ids": list(range(ROWS))}):
+        torch.save(value, tmp_path / "c.pt")
+        call = re.search(r"torch\.from_numpy\(x\)", told(lambda: rows_of(tmp_path / "c.pt")))[0]
+        torch.save(eval(call, {"torch": torch, "x": x}), tmp_path / "c.pt")
+        assert np.array_equal(rows_of(tmp_path / "c.pt"), x)
     torch.save(torch.from_numpy(x).to_sparse(), tmp_path / "b.pt")
     assert "save tensor.to_dense()" in told(lambda: rows_of(tmp_path / "b.pt"))
     torch.save(torch.load(tmp_path / "b.pt").to_dense(), tmp_path / "b.pt")

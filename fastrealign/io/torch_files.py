@@ -305,7 +305,8 @@ def _told(error: Exception) -> str:
     text = str(error)
     asked = re.search(r"GLOBAL (\S+)", text)
     if asked:
-        return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only"
+        arrays = ", NumPy arrays as tensors: torch.from_numpy(x)" if asked[1].startswith("numpy") else ""
+        return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only{arrays}"
     reason = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0]
     return f"is not a readable torch file ({one_line(ValueError(reason))}); make it again"
 
