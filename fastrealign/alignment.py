@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -228,7 +229,13 @@ class Alignment:
     @classmethod
     def of(cls, given: Alignment | str | os.PathLike) -> Alignment:
         """An alignment as it is; the path or URL of a saved one, loaded."""
-        return given if isinstance(given, Alignment) else cls.load(given)
+        if isinstance(given, Alignment):
+            return given
+        if not isinstance(given, (str, os.PathLike)):
+            raise InputError(
+                f"the alignment is a {type(given).__name__}, expected an Alignment or the path of a saved one"
+            )
+        return cls.load(given)
 
     def check_width(self, d: int, name: str) -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
@@ -258,7 +265,8 @@ class Alignment:
         return to_faiss(self, index)
 
     def __repr__(self) -> str:
+        left = "not measured" if math.isnan(self.gap_left) else f"{self.gap_left:.4g}"
         return (
             f"Alignment(dim={self.dim}, s={self.s:.6g}, centroid={self.centroid!r}, "
-            f"gap {self.gap_before:.4g} -> {self.gap_left:.4g}, rows {self.count_source:,} -> {self.count_target:,})"
+            f"gap {self.gap_before:.4g} -> {left}, rows {self.count_source:,} -> {self.count_target:,})"
         )

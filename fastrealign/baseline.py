@@ -233,7 +233,9 @@ def load(path: str | Place) -> Alignment | Baseline:
 
 def as_method(given: Alignment | Baseline | str | os.PathLike) -> Alignment | Baseline:
     """A fitted method as it is; the path or URL of a saved one, loaded."""
-    return given if isinstance(given, (Alignment, Baseline)) else load(given)
+    if isinstance(given, Baseline):
+        return given
+    return load(given) if isinstance(given, (str, os.PathLike)) else Alignment.of(given)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign import io, ops
-from fastrealign.alignment import Alignment, Sampling
+from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
 from fastrealign.errors import InputError
 from fastrealign.exact import ExactSum
@@ -24,7 +24,7 @@ from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
-from fastrealign.summary import column_text, count, gap_lines, size
+from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size
 from fastrealign.text import shown
 
 _LISTED_SHARDS = 5
@@ -85,7 +85,7 @@ def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], s
         f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}"
         f"{_named(a.encoder_target, a.column_target)}",
         f"  scale          s = {a.s:.6g}",
-        *_sampling_lines(a.sampling),
+        *sampling_lines(a.sampling),
         f"  fingerprint    {a.fingerprint[:16]}",
     ]
     return value, "\n".join(lines)
@@ -111,21 +111,6 @@ def _baseline(b: Baseline, name: str) -> tuple[dict[str, Any], str]:
         lines.append(f"  noise          sigma = {b.sigma:.6g}, seed {b.seed}")
     lines.append(f"  fingerprint    {b.fingerprint[:16]}")
     return value, "\n".join(lines)
-
-
-def _sampling_lines(sampling: Sampling | None) -> list[str]:
-    if sampling is None:
-        return []
-    if sampling.how == "certified":
-        return [
-            f"  certified      the gap left is certain to {sampling.bound:.2g} at {sampling.confidence:.0%}, from "
-            f"{sampling.rows_source:,} of {sampling.of_source:,} source and {sampling.rows_target:,} of "
-            f"{sampling.of_target:,} target rows (seed {sampling.seed})"
-        ]
-    if sampling.how == "one pass":
-        return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
-    new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
-    return [f"  updated        {new}, the others are remembered"]
 
 
 def _named(encoder: str | None, column: str | None) -> str:

@@ -105,7 +105,8 @@ class _Fitted(torch.nn.Module):
 class ReAlign(_Fitted):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
 
-    alignment   what `fastrealign.fit` found; None: the rows are only made unit rows until a state_dict is loaded
+    alignment   what `fastrealign.fit` found, or the path of a saved one; None: the rows are only made unit rows until a
+                state_dict is loaded
     dim         width of the rows, where there is no alignment
 
     Its state is buffers alone: it has nothing to train, DDP and FSDP leave it as it is, `state_dict` holds all of it. Gradients
@@ -122,7 +123,7 @@ class ReAlign(_Fitted):
 
     def __init__(
         self,
-        alignment: Alignment | None = None,
+        alignment: Alignment | str | os.PathLike | None = None,
         *,
         dim: int | None = None,
         decay: float = 0.99,
@@ -132,6 +133,7 @@ class ReAlign(_Fitted):
         super().__init__()
         if alignment is None and dim is None:
             raise InputError("ReAlign needs an alignment or a dim")
+        alignment = None if alignment is None else Alignment.of(alignment)
         if alignment is not None and dim not in (None, alignment.dim):
             raise InputError(f"dim={dim}, but the alignment was fitted on {alignment.dim} wide rows")
         if not 0.0 < decay <= 1.0 or every < 1:

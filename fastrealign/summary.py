@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fastrealign.alignment import Alignment
+from fastrealign.alignment import Alignment, Sampling
 from fastrealign.baseline import Baseline
 from fastrealign.text import shown, shown_values
 
@@ -79,14 +79,16 @@ class Report:
         """Plain values for json.dumps; a gap that was not measured is None."""
         value = shown_values({name: part for name, part in vars(self).items() if name != "alignment"})
         a = self.alignment
-        centroid = {"centroid": a.centroid} if isinstance(a, Alignment) else {}
+        own = (
+            {"centroid": a.centroid, "sampling": a.sampling and asdict(a.sampling)} if isinstance(a, Alignment) else {}
+        )
         return {
             **value,
             "gap_left": None if math.isnan(self.gap_left) else self.gap_left,
             "nothing_to_do": self.nothing_to_do,
             "rows_per_second": self.rows_per_second,
             "gb_per_second": self.gb_per_second,
-            "alignment": {"method": a.name, "dim": a.dim, "s": a.s, **centroid, "fingerprint": a.fingerprint},
+            "alignment": {"method": a.name, "dim": a.dim, "s": a.s, **own, "fingerprint": a.fingerprint},
         }
 
     def __str__(self) -> str:
@@ -99,6 +101,8 @@ class Report:
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]
+        if self.kind == "align" and isinstance(self.alignment, Alignment):
+            lines += sampling_lines(self.alignment.sampling)
         if self.columns:
             lines.append(f"  column     {column_text(self.columns)}")
         if self.skipped:
@@ -132,6 +136,22 @@ def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
         else:
             lines.append(f"  {name:<15}{gap:<9.3g} {'=' * round(_BAR * gap / longest) or '|'}")
     return lines
+
+
+def sampling_lines(sampling: Sampling | None) -> list[str]:
+    """How little was read for a fit, and how far it may be off for that."""
+    if sampling is None:
+        return []
+    if sampling.how == "certified":
+        return [
+            f"  certified      the gap left is certain to {sampling.bound:.2g} at {sampling.confidence:.0%}, from "
+            f"{sampling.rows_source:,} of {sampling.of_source:,} source and {sampling.rows_target:,} of "
+            f"{sampling.of_target:,} target rows (seed {sampling.seed})"
+        ]
+    if sampling.how == "one pass":
+        return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
+    new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
+    return [f"  updated        {new}, the others are remembered"]
 
 
 def column_text(columns: dict[str, str]) -> str:

@@ -411,3 +411,15 @@ def test_a_row_without_a_direction_in_a_row_group(rng, small_blocks, tmp_path):
     path = parquet(tmp_path / "y.parquet", y, 100)
     with pytest.raises(BadRowsError, match=r"y\.parquet: row (0|\d+00) is all zeros"):
         fr.fit(path, x, tol=0.3)
+
+
+def test_a_run_says_what_it_was_fitted_on(rng, small_blocks, tmp_path):
+    np.save(tmp_path / "y.npy", by_topic(rng, 40, 500, 16))
+    x = by_topic(rng, 40, 500, 16)
+    report = fr.align(tmp_path / "y.npy", x, tmp_path / "out.npy", tol=0.3)
+    sampling = report.alignment.sampling
+    assert f"from {sampling.rows_source:,} of 20,000 source and" in str(report)
+    assert report.to_json()["alignment"]["sampling"]["bound"] == sampling.bound
+    once = fr.align(tmp_path / "y.npy", x, tmp_path / "once.npy", one_pass=True)
+    assert f"standard error {once.alignment.sampling.error:.2g}" in str(once)
+    assert "not measured" in repr(fr.fit(iter([x[:500]]), x)) and "nan" not in repr(fr.fit(iter([x[:500]]), x))

@@ -251,3 +251,21 @@ def test_tensors_that_are_no_rows(alignment):
         layer(torch.tensor(1.0))
     with pytest.raises(InputError, match=r"layout torch.sparse_coo, expected a dense one"):
         layer(torch.eye(24).to_sparse())
+
+
+def test_an_alignment_by_its_path_and_what_is_none(rng, tmp_path):
+    y, x = rng.standard_normal((50, 8)) + 1, rng.standard_normal((50, 8)) - 1
+    alignment = fr.fit(y, x)
+    alignment.save(tmp_path / "a.safetensors")
+    rows = torch.tensor(y)
+    expected = fr.nn.ReAlign(alignment)(rows)
+    assert torch.equal(fr.nn.ReAlign(tmp_path / "a.safetensors")(rows), expected)
+    for wrong in (y, rows, 3):
+        for call in (
+            fr.nn.ReAlign,
+            fr.nn.as_module,
+            lambda given: fr.check(given, y),
+            lambda given: fr.update(given, y),
+        ):
+            with pytest.raises(InputError, match=r"expected an Alignment or the path of a saved one"):
+                call(wrong)
