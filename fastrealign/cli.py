@@ -277,7 +277,7 @@ def _progress(args: argparse.Namespace) -> Progress:
 def _show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
     with writing_out():
         if args.json:
-            print(json.dumps(shown_values(value)))
+            print(json.dumps(shown_values(value)).replace("\x7f", "\\u007f"))
         elif not getattr(args, "quiet", False):
             print(shown(text, keep="\n"))
 

@@ -13,12 +13,15 @@ from urllib.parse import parse_qsl, unquote
 HIDDEN = "***"
 # Up to the last @ before the path. In every URL of a chain (zip://x::https://user:password@host/y).
 # Path("https://…") has one slash less.
-_USER = re.compile(r"(?:(?<=://)|(?<=\w\w:/))[^\s/?#'\"<>]*@")
+# A password as it should not be written, with / or ?, ends at the last @, unless the : is that of a port or of a chain.
+_USER_OF = r"(?:(?<=://)|(?<=\w\w:/))(?:[^{not_in}/?#]*@|[^{not_in}/?#@:]*:(?!:|\d*(?:[/?#\s]|$))[^{not_in}]*@)"
+_USER = re.compile(_USER_OF.format(not_in=r"\s'\"<>"))
+_USER_OF_ONE = re.compile(_USER_OF.format(not_in=r"\n"))
 # After an http URL every query may be a signature; elsewhere a ? may be a wildcard, and only name=value is a query.
 _QUERY = re.compile(r"(https?://?[^\s'\"<>?#]*[?#]|://[^\s'\"<>?#]*[?#](?=[^\s'\"<>]*=))([^\s'\"<>]+)")
 _CLOSING = ":;,.)]}"
-# Format characters that turn the direction of what follows, or that a reader cannot see.
-_SPOOFING = {*range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0x061C, 0xFEFF}
+# Format characters that turn the direction of what follows, or that a reader cannot see; joiners are part of emoji and words.
+_SPOOFING = {0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0x061C, 0xFEFF}
 # Shorter values may be words of a message.
 _LEAST_SECRET = 6
 _MOST_SECRETS = 10_000
@@ -30,8 +33,8 @@ _secrets: dict[str, None] = {}
 def note_secrets(url: str) -> None:
     """From here on, the user, the password and the query of this URL are hidden wherever they stand in a text."""
     found: list[str] = []
-    for part in _USER.findall(url):
-        user = part[:-1]
+    for part in filter(None, map(_USER_OF_ONE.search, url.split("::"))):
+        user = part[0][:-1]
         found += [user, user.partition(":")[2] or user]
     head, _, query = url.partition("?")
     if head.startswith(("http://", "https://")) or "=" in query:

@@ -15,7 +15,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.errors import FastRealignError, InputError, warn
-from fastrealign.text import printable, redacted
+from fastrealign.text import note_secrets, printable, redacted
 
 USER, PASSWORD, SIGNATURE = "us3rname", "passw0rd%21x", "s1gnatur3/+AbC=="
 SECRETS = (USER, PASSWORD, "passw0rd!x", "passw0rd", SIGNATURE, "s1gnatur3")
@@ -36,7 +36,7 @@ def test_what_is_escaped():
     assert printable("a\x1b[31m\n\x7f\x9b\u202e\u2028\ufeff\udcff\ud800") == (
         r"a\x1b[31m\n\x7f\x9b\u202e\u2028\ufeff\xff\ud800"
     )
-    plain = "Straße 漢字 🙂 α → ±"
+    plain = "Straße 漢字 🙂 👩\u200d🔬 α → ±"
     assert printable(plain) == plain and printable("a\nb", keep="\n") == "a\nb"
 
 
@@ -54,6 +54,10 @@ def test_what_is_escaped():
         ("s3://bucket/part_?.npy", "s3://bucket/part_?.npy"),
         ("s3://bucket/me@home/a.npy", "s3://bucket/me@home/a.npy"),
         ("sftp://u@h/a.npy", "sftp://***@h/a.npy"),
+        ("s3://KEY:abc/def+g@bucket/a.npy", "s3://***@bucket/a.npy"),
+        ("https://u:p#s?w@h/a.npy: no", "https://***@h/a.npy: no"),
+        ("https://h.org:8080/me@home/a.npy", "https://h.org:8080/me@home/a.npy"),
+        ("https://h.org: see a@b.org", "https://h.org: see a@b.org"),
         ("a@b.org, C:/x@y", "a@b.org, C:/x@y"),
     ],
 )
@@ -156,6 +160,15 @@ def test_no_secret_in_the_causes_of_an_error(server, tmp_path):
     with pytest.raises(InputError) as caught:
         fr.fit(url, corpus.rows(5, 2))
     no_secret_in("".join(traceback.format_exception(caught.value)))
+    assert caught.value.__context__ is None  # which loggers of other kinds follow
+
+
+def test_a_password_with_a_space_or_a_quote():
+    for password in ("pa ss w0rd", "pa'ss\"w0rd", "pa/ss w0rd"):
+        url = f"https://user:{password}@h.org/a.npy?sig=x y'z12"
+        note_secrets(url)
+        said = redacted(f"{url}: no such file; {password}")
+        assert "w0rd" not in said and "z12" not in said and said.endswith("h.org/a.npy?***: no such file; ***"), said
 
 
 def test_names_of_others_are_printed_plainly(tmp_path, monkeypatch, capsys):
@@ -196,3 +209,12 @@ def test_names_of_others_are_printed_plainly(tmp_path, monkeypatch, capsys):
     run(2, "align", name, "--target", "x.npy", "--method", name, "--out", "o")
     run(2, "align", "columns.parquet", "--target", "x.npy", "--column", f"no {name}", "--out", "o")
     run(2, "train", "stage1", f"{name}.yaml")
+
+
+def test_json_holds_no_control_character(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "a\x7f\x9b\u202e.npy"
+    np.save(name, corpus.rows(5, 1))
+    assert main(["inspect", name, "--json"]) == 0
+    out = capsys.readouterr().out
+    assert says_plainly(out, 1) and json.loads(out)["path"] == name

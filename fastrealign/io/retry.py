@@ -147,15 +147,16 @@ def persist(url: str, doing: str, call: Callable[[float], T], seconds: float | N
             raise
         except Exception as caught:  # file systems raise what their libraries do
             error = _told(caught)
-            reason = _reason(error, seconds)
-            if not _passes(error):
-                raise _final(error, url, doing, reason) from without_secrets(error)
-            if done == tries:
-                _given_up[server] = time.monotonic()
-                tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
-                raise FastRealignError(
-                    f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
-                ) from without_secrets(error)
+        # Raised out here: what is raised in an except block keeps the error, with its secrets, as __context__.
+        reason = _reason(error, seconds)
+        if not _passes(error):
+            raise _final(error, url, doing, reason) from without_secrets(error)
+        if done == tries:
+            _given_up[server] = time.monotonic()
+            tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
+            raise FastRealignError(
+                f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
+            ) from without_secrets(error)
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2.0 * wait, LONGEST_WAIT)
     raise AssertionError("unreachable")
