@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
 import tempfile
 import time
@@ -26,8 +27,8 @@ from fastrealign.io import open_source
 from fastrealign.io.manifest import Manifest
 
 EXAMPLES = int(os.environ.get("FASTREALIGN_FUZZ_EXAMPLES", "120"))
-# How long an example may take, on a machine that does other things too.
-SECONDS = 10
+# How long an example may take, on a machine that does other things too, and by how many bytes it may raise the peak.
+SECONDS, BYTES = 10, 1 << 30
 ROWS, IDS = corpus.rows(40, 1, dim=6), np.arange(40)
 
 
@@ -239,8 +240,8 @@ def damaged(data: bytes, damage) -> bytes:
 
 @contextmanager
 def within_bounds(path: Path):
-    """What may come of damage: an end within seconds, with one line that names the file if it is refused."""
-    started = time.monotonic()
+    """What may come of damage: an end within seconds and little memory, with one line that names the file if it is refused."""
+    started, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -249,6 +250,7 @@ def within_bounds(path: Path):
         assert path.name in str(error), error
         assert "\n" not in str(error), error
     assert time.monotonic() - started < SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < BYTES >> 10
 
 
 def read(path: Path) -> None:
