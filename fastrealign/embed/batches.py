@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +53,10 @@ def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: i
             yield _together(*ahead.popleft())
 
     try:
-        yield in_order()
+        with warnings.catch_warnings():
+            # Pillow's, of oddities in a file that it does not name. What matters is an error of ours.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield in_order()
     finally:
         pool.shutdown(cancel_futures=True)
 

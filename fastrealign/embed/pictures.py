@@ -16,12 +16,18 @@ import numpy as np
 from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import file_size, one_line, reading
+from fastrealign.io.strings import LINE_BYTES
 from fastrealign.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PICTURE_FILES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+# What Pillow may take a file for: of others, some would run programs (EPS), and files have these names by mistake alone.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+# Bytes of a file with a picture, of a tar's record about the member that follows. What is larger was made to fill the memory.
+_LARGEST = 1 << 30
+_LARGEST_RECORD = 1 << 20
 # Files whose 16-bit grey Pillow reads as mode I (32 bits), of 0 to 65535; PNG in older versions of it.
 _SIXTEEN_BITS = ("PNG", "PPM")
 
@@ -38,6 +44,7 @@ class Picture:
     offset: int = 0
     size: int | None = None  # None: the whole file
     member: str = ""  # its name in the tar
+    fault: str | None = None  # why it cannot be had
 
     @property
     def where(self) -> str:
@@ -45,7 +52,7 @@ class Picture:
 
     @property
     def problem(self) -> str | None:
-        return name_problem(self.id)
+        return self.fault or name_problem(self.id)
 
     def state(self) -> tuple[int, list]:
         """(bytes, what is another once it was changed). Raises InputError if the file cannot be looked at."""
@@ -57,14 +64,23 @@ class Picture:
         """Decoded, upright (its EXIF orientation applied), RGB. Raises InputError that names it."""
         from PIL import Image
 
-        self._status()
+        status = self._status()
+        size = status.st_size if self.size is None else self.size
+        if size > _LARGEST:
+            raise InputError(f"{self.where}: is larger than {_LARGEST >> 30} GB, which no picture is; remove it")
         with reading(self.where), open(self.path, "rb") as file:
             file.seek(self.offset)
-            data = file.read(-1 if self.size is None else self.size)
+            data = file.read(size)
         if not data:
             raise InputError(f"{self.where}: is empty (0 bytes); write it again or remove it")
         try:
-            with Image.open(io.BytesIO(data)) as picture:
+            Image.init()
+            with Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
+                most, (width, height) = Image.MAX_IMAGE_PIXELS, picture.size
+                if most is not None and width * height > most:
+                    raise InputError(
+                        f"has {width:,} x {height:,} pixels, more than {most:,}; make it smaller or remove it"
+                    )
                 return upright_rgb(picture)
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from None
@@ -103,24 +119,66 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
+class _Member(tarfile.TarInfo):
+    """A member of a tar, whose header is not believed: tarfile reads what it says, and walks back where a size is negative."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        kinds = (
+            tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE,
+        )
+        if self.size < 0 or (self.type in kinds and self.size > _LARGEST_RECORD):
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(tar)
+
+
 def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
-    """The pictures of a tar, or its captions (.txt members, each one caption), in the order of the tar."""
-    file_size(path)
+    """The pictures of a tar, or its captions (.txt members, each one caption), in the order of the tar.
+
+    A link, of which the data lie under another name, comes with its problem, and so does a sparse file.
+    """
+    whole = file_size(path)
+    with reading(path), open(path, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise InputError(f"{path}: is compressed (gzip), of which members are not read by place; gunzip it first")
     try:
-        with reading(path), tarfile.open(path, "r:") as tar:
+        with reading(path), tarfile.open(path, "r:", tarinfo=_Member) as tar:
             for member in tar:
+                if member.size < 0:
+                    raise tarfile.ReadError(f"a member of {member.size:,} bytes")
+                if member.isfile() and not member.issparse() and member.offset_data + member.size > whole:
+                    raise InputError(
+                        f"{path}: was cut short, it lacks the end of {shown(member.name)}; copy or make it again"
+                    )
                 name = PurePosixPath(member.name)
                 suffix = name.suffix.lower()
-                key = str(name.with_suffix(""))
-                if not member.isfile() or name.name.startswith("."):
+                if suffix not in (PICTURE_FILES if side == "images" else {".txt"}) or name.name.startswith("."):
                     continue
-                if side == "images" and suffix in PICTURE_FILES:
-                    yield Picture(key, path, member.offset_data, member.size, member.name)
-                elif side == "text" and suffix == ".txt":
-                    text, problem = text_of(tar.extractfile(member).read())
-                    yield Caption(key, shown(f"{path}: {member.name}"), text, problem or name_problem(key))
+                if not (member.isfile() or member.issym() or member.islnk()):
+                    continue
+                key = str(name.with_suffix(""))
+                fault = (
+                    None
+                    if member.isfile()
+                    else f"is a link to {shown(member.linkname)}; put the file itself into the tar"
+                )
+                fault = "is a sparse file; write the tar without --sparse" if member.issparse() else fault
+                if side == "images":
+                    yield Picture(key, path, member.offset_data, member.size, member.name, fault)
+                    continue
+                if fault is None and member.size > LINE_BYTES:
+                    fault = f"is longer than {LINE_BYTES >> 20} MB, which no caption is"
+                text, problem = ("", fault) if fault else text_of(tar.extractfile(member).read())
+                yield Caption(key, shown(f"{path}: {member.name}"), text, problem or name_problem(key))
             # What is cut between two members looks like an end to tarfile, but for the block of zeros that marks one.
-            if tar.offset + tarfile.BLOCKSIZE > os.path.getsize(path):
+            if tar.offset + tarfile.BLOCKSIZE > whole:
                 raise InputError(f"{path}: was cut short, it lacks the end of a tar; copy or make it again")
-    except tarfile.TarError as error:
+    except FastRealignError:
+        raise
+    except Exception as error:  # tarfile's own, and what damaged headers make of numbers, names and nested headers
+        if (short := shortage(error)) is not None:
+            raise FastRealignError(f"{path}: {short}") from error
         raise InputError(f"{path}: is not a readable tar ({one_line(error)}); copy or make it again") from None

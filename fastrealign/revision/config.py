@@ -9,10 +9,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from fastrealign.errors import InputError
+from fastrealign.io.files import one_line
 from fastrealign.revision.templates import FORMS, STAGES
 from fastrealign.text import shown_values
 
@@ -29,6 +29,9 @@ _CHOICES = {
 }
 # No count is as large as this; seeds of NumPy and torch are not either.
 _TOO_MANY = 1 << 31
+# Bytes of a configuration, and characters of it that a message shows.
+_LARGEST = 1 << 20
+_SHOWN = 100
 _COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
 # What may differ between a run and the one that goes on with it: nothing here decides a weight.
 FREE = ("save_steps", "report_to", "device", "hub")
@@ -44,7 +47,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         if not (1 <= self.r < _TOO_MANY and 0 < self.alpha < math.inf):
-            raise InputError(f"lora.r={self.r}, lora.alpha={self.alpha}: expected r of at least 1 and alpha above 0")
+            raise InputError(
+                f"lora.r={_brief(self.r)}, lora.alpha={self.alpha}: expected r of at least 1 and alpha above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 named = ", ".join(choice or "null" for choice in choices)
-                raise InputError(f"{name}: {value!r}, expected one of {named}")
+                raise InputError(f"{name}: {_brief(value)}, expected one of {named}")
         for name, least in (*((name, 1) for name in _COUNTS), ("seed", 0)):
             if not least <= getattr(self, name) < _TOO_MANY:
-                raise InputError(f"{name}: {getattr(self, name)}, expected at least {least} and less than 2^31")
-        if self.max_length is not None and self.max_length < self.tokens + 2:
-            raise InputError(f"max_length: {self.max_length}, expected room for {self.tokens} visual tokens and text")
+                raise InputError(f"{name}: {_brief(getattr(self, name))}, expected at least {least} and less than 2^31")
+        if self.max_length is not None and not self.tokens + 2 <= self.max_length < _TOO_MANY:
+            raise InputError(
+                f"max_length: {_brief(self.max_length)}, expected room for {self.tokens} visual tokens and text"
+            )
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.stage])
         for name in ("learning_rate", "epochs"):
@@ -156,48 +163,91 @@ def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = 
 
 
 def _yaml(path: str | os.PathLike) -> dict[str, Any]:
-    import yaml
-
     try:
-        given = yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
+        with open(path, "rb") as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise InputError(
+                f"{path}: is larger than {_LARGEST >> 20} MB, expected a YAML file with the keys of a training run"
+            )
+        text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a YAML file with the keys of a training run") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark is not None else ""
-        raise InputError(f"{path}:{where} not YAML: {getattr(error, 'problem', None) or 'malformed'}") from None
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
+    try:
+        given = _value(text)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
     if not isinstance(given, dict):
-        raise InputError(f"{path}: holds {type(given).__name__}, expected keys and values: model: ..., data: ...")
+        what = "is empty" if given is None else f"holds {type(given).__name__}"
+        raise InputError(f"{path}: {what}, expected keys and values: model: ..., data: ...")
     return given
 
 
+def _value(text: str) -> Any:
+    """What YAML text says. ValueError that names the line for what is none, or is not taken here."""
+    import yaml
+
+    try:
+        return yaml.load(text, _loader())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ValueError(f"{where}not YAML: {_cut(getattr(error, 'problem', None) or 'malformed')}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # of a date that is none, of a number of very many digits
+        raise ValueError(f"not YAML: {one_line(error)}") from None
+
+
 def _loader() -> type:
-    """YAML's safe loader, but of a key that comes twice, of which it would take the last, it makes an error."""
+    """YAML's safe loader, which takes no references to other parts of the file: they can make a few lines hold billions of
+    values. A key that comes twice, of which it would take the last, is an error, too."""
     import yaml
 
     class Once(yaml.SafeLoader):
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.MarkedYAMLError(
+                    problem=f"*{event.anchor}: write the value out", problem_mark=event.start_mark
+                )
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node, deep=False):
             seen = set()
-            for key, _ in node.value:
-                if key.value in seen and isinstance(key, yaml.ScalarNode):
-                    raise yaml.MarkedYAMLError(problem=f"the key {key.value} comes twice", problem_mark=key.start_mark)
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(
+                            problem=f"the key {key.value} comes twice", problem_mark=key.start_mark
+                        )
+                    seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     return Once
 
 
-def _set(given: dict[str, Any], override: str) -> None:
-    import yaml
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
+
+def _brief(value: Any) -> str:
+    """A value for messages."""
+    try:
+        return _cut(repr(value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of too many digits"
+
+
+def _set(given: dict[str, Any], override: str) -> None:
     key, is_set, text = override.partition("=")
     if not is_set or not key:
-        raise InputError(f"--set {override}: expected key=value, for example --set learning_rate=1e-4")
+        raise InputError(f"--set {_cut(override)}: expected key=value, for example --set learning_rate=1e-4")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _value(text)
+    except ValueError:
         value = text
     outer, is_nested, inner = key.partition(".")
     if is_nested:
@@ -215,7 +265,7 @@ def _checked(kind: type, given: Mapping[Any, Any], name: str) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
             raise InputError(
-                f"{name}: unknown key {key!r}; did you mean {near[0]}? (known: {', '.join(_public(known))})"
+                f"{name}: unknown key {_brief(key)}; did you mean {near[0]}? (known: {', '.join(_public(known))})"
             )
     missing = [key for key, field in known.items() if field.default is MISSING and given.get(key) is None]
     if missing:
@@ -247,7 +297,7 @@ def _typed(value: Any, hint: Any, key: str, name: str) -> Any:
             return value
     words = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     expected = [words.get(o) or ("keys and values" if is_dataclass(o) else "a list of text") for o in options]
-    raise InputError(f"{name}: {key}: {value!r}, expected {' or '.join(expected)}")
+    raise InputError(f"{name}: {key}: {_brief(value)}, expected {' or '.join(expected)}")
 
 
 def _number(value: Any) -> float | None:
@@ -256,5 +306,5 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

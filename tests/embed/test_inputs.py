@@ -171,7 +171,7 @@ def test_a_damaged_tar(tar):
         path.write_bytes(whole[:cut])
         refused("shard.tar: was cut short", path, "images")
     path.write_bytes(whole[: last.offset_data + 3])
-    refused("shard.tar: is not a readable tar .unexpected end of data", path, "images")
+    refused("shard.tar: was cut short, it lacks the end of 00002.txt", path, "images")
     path.write_bytes(b"no tar at all")
     refused("shard.tar: is not a readable tar", path, "images")
 

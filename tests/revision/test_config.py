@@ -84,14 +84,39 @@ def test_a_run_tells_what_makes_it_another_one(written):
         (NEEDED + "seed: 1\nlora:\n  r: 4\n  r: 8\n", "run.yaml: line 8: not YAML: the key r comes twice"),
         (NEEDED + "seed: 1\nseed: 2\n", "run.yaml: line 6: not YAML: the key seed comes twice"),
         ("- a\n", "run.yaml: holds list, expected keys and values"),
-        ("", "run.yaml: holds NoneType, expected keys and values"),
+        ("", "run.yaml: is empty, expected keys and values"),
+        ("# nothing\n---\n", "run.yaml: is empty, expected keys and values"),
+        ("model: lm\n\tdata: x\n", r"run.yaml: line \d: not YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nmodel: *b\n", r"run.yaml: line 2: not YAML: \*a: write the value out"),
+        ("a: &a {x: 1}\nlora: {<<: *a}\n", r"run.yaml: line 2: not YAML: \*a: write the value out"),
+        (
+            "model: !!python/object/apply:os.system [true]\n",
+            "run.yaml: line 1: not YAML: could not determine a constructor",
+        ),
+        ("? [a]\n: b\n", "run.yaml: line 1: not YAML: found unhashable key"),
+        ("[" * 20_000, "run.yaml: is nested too deeply"),
+        ("a: {" * 20_000, "run.yaml: (is nested too deeply|line 1: not YAML)"),
+        (NEEDED + "seed: 0x" + "f" * 50_000 + "\n", "run.yaml: seed: a number of too many digits, expected at least 0"),
+        (
+            NEEDED + "max_length: 0x" + "f" * 50_000 + "\n",
+            "run.yaml: max_length: a number of too many digits, expected",
+        ),
+        (NEEDED + "learning_rate: 0x" + "f" * 50_000 + "\n", "run.yaml: learning_rate: a number of too many digits"),
+        (NEEDED + "seed: " + "9" * 50_000 + "\n", "run.yaml: not YAML: Exceeds the limit"),
+        (NEEDED + "seed: 2024-13-41\n", "run.yaml: not YAML: month must be in"),
+        (NEEDED + "batch_size: '32'\n", "run.yaml: batch_size: '32', expected a whole number"),
+        (NEEDED + "? " + "x" * 50_000 + "\n: 1\n", r"run.yaml: unknown key 'x+\.\.\.; did you mean"),
+        (NEEDED + "1: 1\n", "run.yaml: unknown key 1; did you mean"),
+        (NEEDED + "hub: 1\n", "run.yaml: hub: 1, expected true or false"),
+        ("\0", "run.yaml: not YAML"),
+        ("model: lm # " + "x" * (1 << 20), "run.yaml: is larger than 1 MB"),
         ("model: [\n", r"run.yaml: line 2: not YAML"),
     ],
 )
 def test_mistakes_are_told(written, text, said):
     with pytest.raises(InputError, match=said) as caught:
         read_config(written(text), "stage1")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
 
 
 def test_stage_2_says_what_it_begins_with(written):
@@ -109,3 +134,17 @@ def test_files_and_overrides_that_are_none(tmp_path, written):
         read_config(written(NEEDED), "stage1", ["seed"])
     with pytest.raises(InputError, match="unknown key 'sed'; did you mean seed"):
         read_config(written(NEEDED), "stage1", ["sed=1"])
+
+
+def test_a_mark_in_front_and_files_that_are_none(tmp_path, written):
+    assert read_config(written("\ufeff" + NEEDED), "stage1").model == "lm"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"folder: cannot be read: .*Is a directory"):
+        read_config(tmp_path / "folder", "stage1")
+
+
+@pytest.mark.parametrize("value", ["[" * 20_000, "*a", "!!python/name:os.system", "9" * 50_000, "2024-13-41"])
+def test_an_override_that_is_no_yaml_is_text(written, value):
+    with pytest.raises(InputError, match=r"run.yaml: seed: .*, expected a whole number") as caught:
+        read_config(written(NEEDED), "stage1", [f"seed={value}"])
+    assert len(str(caught.value)) < 500
