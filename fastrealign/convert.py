@@ -155,6 +155,7 @@ def convert(
                             beside = {name: _kept(column, there) for name, column in beside.items()}
                         for writer in writers if len(rows) else ():
                             writer.write(rows, beside)
+                    shard.check_unchanged()
                     for writer in writers:
                         written.append(writer.path)  # before it is there: an interrupt may come right after
                         writer.commit()

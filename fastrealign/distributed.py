@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign.errors import BadShardError, FastRealignError, InputError
 from fastrealign.exact import ExactSum
-from fastrealign.sources import PIECE_BYTES, FileSource, Piece, RowSource
+from fastrealign.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
 
 T = TypeVar("T")
 
@@ -192,6 +192,9 @@ class Shared:
 
     def where(self, shard: int, row: int) -> str:
         return self._base.where(shard, row)
+
+    def check_unchanged(self) -> None:
+        check_unchanged(self._base)
 
     def pilot(self, rows: int) -> np.ndarray:
         if self._divided:

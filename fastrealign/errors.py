@@ -29,6 +29,14 @@ class InputError(FastRealignError, ValueError):
     """The input or the way it was asked for is wrong (exit code 2)."""
 
 
+class ChangedError(InputError):
+    """An input was written to while it was read: what was read of it so far is not what it is now."""
+
+
+def changed(path: object, when: str = "during the run") -> ChangedError:
+    return ChangedError(f"{path}: changed {when}: do not write to the input, run again")
+
+
 class BadShardError(InputError):
     """A shard that cannot be read: its place in the source, and the source's name."""
 

@@ -24,7 +24,7 @@ from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import check_widths
-from fastrealign.sources import FileSource, RowSource
+from fastrealign.sources import FileSource, RowSource, check_unchanged
 from fastrealign.workers import Workers
 
 
@@ -141,7 +141,7 @@ def fit_rows(
         from fastrealign.baselines import fit_opened
 
         with getattr(source, "world", ALONE).together():
-            return fit_opened(
+            fitted = fit_opened(
                 method,
                 source,
                 target,
@@ -150,12 +150,18 @@ def fit_rows(
                 progress=progress,
                 **own_options(method, seed),
             )
+            check_unchanged(source, target)
+            return fitted
     if tol is None:
         options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
-        return fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)
+        alignment = fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)
+        check_unchanged(source, target)  # passes over one see what became of the other before
+        return alignment
     if one_pass:
         raise InputError("tol samples the source, one_pass reads all of it: choose one")
-    return fit_certified(source, target, tol, confidence, seed, centroid, bad_rows, threads, progress)
+    alignment = fit_certified(source, target, tol, confidence, seed, centroid, bad_rows, threads, progress)
+    check_unchanged(source, target)
+    return alignment
 
 
 def check_method(method: str, centroid: str, one_pass: bool | None, tol: float | None) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from fastrealign.exact import ExactSum
 from fastrealign.ops import Counts, RowMap
 from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
-from fastrealign.sources import Piece, RowSource
+from fastrealign.sources import Piece, RowSource, check_unchanged
 from fastrealign.workers import Device, Host, Workers
 
 BAD_ROWS = ("error", "skip", "keep")
@@ -262,6 +262,7 @@ def reduce_source(
     this = Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress)
     with world.together():
         this.run(make_work)
+        check_unchanged(source)
     for part in parts:
         for total, sums in zip(totals, part, strict=True):
             total.add(sums)

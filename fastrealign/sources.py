@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastrealign import arrays, io, ops
-from fastrealign.errors import BadShardError, InputError
+from fastrealign.errors import BadShardError, ChangedError, InputError
 from fastrealign.float_state import callers_state
 from fastrealign.io.manifest import encoder_of
 from fastrealign.io.names import Wanted
@@ -130,11 +130,20 @@ class FileSource:
 
     @contextmanager
     def naming(self, shard: int) -> Iterator[None]:
-        """An error in reading becomes one that says which shard it is."""
+        """An error in reading becomes one that says which shard it is; unless the file is another one now."""
         try:
             yield
+        except ChangedError:
+            raise
         except InputError as error:
+            self.files.shards[shard].check_unchanged()
             raise BadShardError(str(error), shard, self.name) from error
+
+    def check_unchanged(self) -> None:
+        """ChangedError, an InputError, if a file was written to or replaced since it was opened."""
+        for i, shard in enumerate(self.files.shards):
+            if i not in self.left_out:
+                shard.check_unchanged()
 
     def leave_out(self, shard: int) -> None:
         """Read a shard no more."""
@@ -357,6 +366,13 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
     raise InputError(
         f"{side}: {type(spec).__name__}, expected a path, a glob, a folder, an array, a tensor or an iterable of chunks"
     )
+
+
+def check_unchanged(*sources: RowSource) -> None:
+    """ChangedError, an InputError, if a file of these was written to or replaced since it was opened."""
+    for source in sources:
+        if (check := getattr(source, "check_unchanged", None)) is not None:
+            check()
 
 
 def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:

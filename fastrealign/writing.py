@@ -17,7 +17,7 @@ import numpy as np
 from fastrealign import io, ops
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import IN_STEPS, Baseline
-from fastrealign.errors import BadShardError, InputError
+from fastrealign.errors import BadShardError, InputError, changed
 from fastrealign.exact import ExactSum
 from fastrealign.io.manifest import FileMark, ShardRecord
 from fastrealign.ops import Counts
@@ -262,10 +262,9 @@ class Writing:
         try:
             shard, name, metadata = twin.shard, self._output.names[at], self._output.metadata[at]
             writer = twin.writer(lambda: self._writer(at))  # an empty shard has none yet
+            shard.check_unchanged()
             if self._marks is not None and not self._marks[at].holds(shard.path):
-                raise InputError(
-                    f"{shard.path}: changed while it was read: do not write to the input during a run, run again"
-                )
+                raise changed(shard.path, "while it was read")
             writer.commit()
             if metadata is not None:
                 named = copy.copy(shard)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastrealign.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.io.files import check_state, state_of
 from fastrealign.io.names import Wanted
 from fastrealign.io.places import Place, place
 from fastrealign.text import redacted
@@ -80,10 +81,12 @@ class Shard(ABC):
     note: str | None = None
     metadata: Place | None = None
     metadata_name: str | None = None
+    metadata_state: tuple[int, ...] | None = None
 
     def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
         self.path = str(path)
         self.name = name
+        self._state = state_of(path)  # before its header is read
 
     @abstractmethod
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
@@ -130,6 +133,10 @@ class Shard(ABC):
     def out_dtype(self) -> np.dtype:
         """Element type of the aligned twin where none is asked for."""
         return self.dtype
+
+    def check_unchanged(self) -> None:
+        """ChangedError, an InputError, if the file was written to or replaced since it was opened."""
+        check_state(self.path, self._state)
 
     def where(self, row: int) -> str:
         """How to name a row in a message."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.files import one_line, reading
 from fastrealign.io.names import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.io.other_formats import embed
@@ -275,7 +275,7 @@ def matrix(column: pa.Array, dim: int | None, first_row: int, path: str) -> tupl
     count, kind = len(column), column.type
     if not _of_floats(kind):
         if not is_missing(column).all():
-            raise InputError(f"{path}: changed during the run: do not write to the input, run again")
+            raise changed(path)
         return np.full((count, dim or 0), np.nan, np.float32), np.ones(count, bool)
     bad = is_missing(column) if _has_nulls(column) else None
     rows = np.arange(count) if bad is None else np.flatnonzero(~bad)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.places import is_url
 
 if TYPE_CHECKING:
@@ -120,6 +120,30 @@ def file_size(path: str | Path) -> int:
     if status.st_size == 0:
         raise InputError(f"{path}: is empty (0 bytes); write it again or remove it")
     return status.st_size
+
+
+def state_of(path: str | Path) -> tuple[int, ...] | None:
+    """What changes when a file is written to or replaced, with its size and its time kept too, or one in a folder.
+
+    None for what is not there, and for a URL: whether that has changed is looked at with each answer (remote.py).
+    """
+    if is_url(path):
+        return None
+    try:
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        within = [os.stat(os.path.join(at, name)) for at, _, names in os.walk(path) for name in names]
+    except OSError:
+        return None
+    changed = max((status.st_ctime_ns for status in within), default=0)
+    return len(within), sum(status.st_size for status in within), changed
+
+
+def check_state(path: str | Path, state: tuple[int, ...] | None) -> None:
+    """ChangedError unless the state is the one that there was."""
+    if state is not None and state_of(path) != state:
+        raise changed(path, "while it was read")
 
 
 def look_anew(path: str | Path) -> None:

@@ -23,7 +23,7 @@ from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.columns import candidates_of
 from fastrealign.io.file_names import Name, counting, tail_of
-from fastrealign.io.files import open_binary, reading
+from fastrealign.io.files import check_state, open_binary, reading, state_of
 from fastrealign.io.names import Fit
 from fastrealign.io.parquet import ParquetTable
 from fastrealign.io.places import Place, is_url, place
@@ -64,6 +64,7 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
                     f"{shard.path}: its metadata would be {path}, and so would that of {other.path}; name the shards "
                     "that are meant with a pattern, or move the others to a folder of their own"
                 )
+            shard.metadata_state = state_of(path)
             if (rows := _rows(path)) != shard.rows:
                 raise InputError(
                     f"{shard.path}: has {shard.rows} rows, but its metadata {path} has {rows}; make both again"
@@ -97,6 +98,7 @@ def write_metadata(
             _copy(shard.metadata, file)
         else:
             _filter(shard.metadata, file, keep)
+        check_state(shard.metadata, shard.metadata_state)
         file.commit()
     return out
 

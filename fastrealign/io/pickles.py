@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, changed
 from fastrealign.io.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
 from fastrealign.io.files import file_size
 from fastrealign.io.names import Candidate, Fit, Wanted, of_side
@@ -84,7 +84,7 @@ class PickleShard(Shard):
             decoded, facts = self._decode()
             items = _Items(item for item in decoded if item.get(self.key) is not None)
             if len(items) != self.rows or facts != self._facts:
-                raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
+                raise changed(self.path)
             self._items = weakref.ref(items)
         return items
 

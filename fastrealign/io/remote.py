@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.errors import FastRealignError, InputError, changed
 from fastrealign.io import ranged_http
 from fastrealign.io.files import Descriptor, one_line
 from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist
@@ -139,7 +139,7 @@ class RemoteFile:
 
     def _compare(self, now: Facts) -> None:
         if not now.same(self._seen.facts):
-            raise InputError(f"{self.url}: changed during the run: do not write to the input, run again")
+            raise changed(self.url)
 
 
 class RemoteStream(io.RawIOBase):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.errors import InputError, changed
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
 from fastrealign.io.columns import (
     candidates_of,
@@ -420,10 +420,6 @@ class InStep:
             parts.append(part)
             rows -= part.num_rows
         return pa.Table.from_batches(parts)
-
-
-def changed(path: str | Path) -> InputError:
-    return InputError(f"{path}: changed during the run: do not write to the input, run again")
 
 
 def no_bfloat16(path: str | Path, dtype: np.dtype, kind: str) -> None:

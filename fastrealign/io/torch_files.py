@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
@@ -83,7 +83,7 @@ class TorchShard(MatrixShard):
             or self._facts(tensor) != (self.rows, self.dim, self.dtype)
             or tensor.ndim != 2 + len(self.between)
         ):
-            raise InputError(f"{self.path}: changed during the run: do not write to the input, run again")
+            raise changed(self.path)
         return value
 
     def of_rows(self) -> tuple[dict[str, Any], list[str]]:
