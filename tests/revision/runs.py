@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -58,6 +60,29 @@ class Runs:
         self._run(killed.name, options, resume=True, kill_in_a_save=True)
         assert list((killed / ".saving").rglob("trained.safetensors"))
         self._run(killed.name, options, resume=True)
+
+    def killed_at_random(self, name: str, options: dict, seed: int, kills: int) -> None:
+        """Killed at so many random moments, by SIGKILL and SIGTERM in turn, and gone on with; then to its end."""
+        rng = np.random.default_rng(seed)
+        begun = time.monotonic()
+        self._run(f"{name}-whole", options)
+        took = time.monotonic() - begun
+        done = 0
+        while done < kills:
+            pid = self._start(f"{name}-killed", options, resume=True)
+            time.sleep(float(rng.uniform(0, took)))
+            os.kill(pid, (signal.SIGKILL, signal.SIGTERM)[done % 2])
+            if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+                done += 1
+            else:  # it was quicker
+                shutil.rmtree(self.folder / f"{name}-killed")
+        self._run(f"{name}-killed", options, resume=True)
+
+    def two_at_once(self, name: str, options: dict) -> None:
+        """Two processes that know nothing of each other: one trains, the other one is refused."""
+        pids = [self._start(name, options) for _ in range(2)]
+        statuses = sorted(os.waitpid(pid, 0)[1] for pid in pids)
+        assert statuses == [0, 1 << 8], statuses
 
     def on_two(self, name: str, options: dict) -> None:
         """On two ranks, as torchrun starts them."""

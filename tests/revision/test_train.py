@@ -181,6 +181,30 @@ def test_runs_that_are_killed_and_runs_on_two_ranks(config, world, tiny_tokenize
     np.testing.assert_allclose(two["losses"], result("stage1-whole")["losses"], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_runs_that_are_killed_at_random_moments_and_two_at_once(config, world, rng):
+    """Wherever it was: while it loads, trains, writes a checkpoint or the model."""
+    told = []
+    for stage in ("stage1", "stage2"):
+        given = config(stage, epochs=4, save_steps=1, learning_rate=1e-3).to_json()
+        del given["out"]
+        told.append(["killed_at_random", stage, given, int(rng.integers(1 << 30)), 15])
+    told.append(["two_at_once", "twice", told[0][2]])
+    environment = {**os.environ, "PYTHONPATH": str(Path(fr.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, Path(runs.__file__), world, json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage, files in (
+        ("stage1", ["adapter.safetensors"]),
+        ("stage2", ["adapter.safetensors", "lm/model.safetensors"]),
+    ):
+        for file in files:
+            assert same(load_file(world / f"{stage}-whole" / file), load_file(world / f"{stage}-killed" / file)), file
+        names = [{p.name for p in (world / f"{stage}-{how}").iterdir()} for how in ("whole", "killed")]
+        assert names[0] == names[1]
+    assert same(load_file(world / "twice" / files[0]), load_file(world / "stage1-whole" / files[0]))
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(config, world, monkeypatch):
     whole = train(config(out="whole", save_steps=2))
     write, left = torch.save, [4]
