@@ -165,7 +165,7 @@ def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
                     if member.isfile()
                     else f"is a link to {shown(member.linkname)}; put the file itself into the tar"
                 )
-                fault = "is a sparse file; write the tar without --sparse" if member.issparse() else fault
+                fault = "is a sparse file; write the tar again without sparse files" if member.issparse() else fault
                 if side == "images":
                     yield Picture(key, path, member.offset_data, member.size, member.name, fault)
                     continue

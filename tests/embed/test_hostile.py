@@ -172,7 +172,7 @@ def test_a_sparse_member_is_told(tmp_path):
     raw[148:156] = f"{sum(raw):06o}\0 ".encode()
     (tmp_path / "a.tar").write_bytes(bytes(raw) + b"\0" * 1024)
     (item,) = open_input(tmp_path / "a.tar", "images")
-    assert item.problem == "is a sparse file; write the tar without --sparse"
+    assert item.problem == "is a sparse file; write the tar again without sparse files"
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
