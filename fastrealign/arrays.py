@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Back = Callable[[Any, np.ndarray | None], Any]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
-# DLDeviceType of dlpack.h: memory that the processor reads, pinned or not.
+# DLDeviceType of dlpack.h: memory that the CPU reads, pinned or not.
 _IN_MEMORY = (1, 3)
 
 

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -68,14 +69,19 @@ class Blocks:
         if drawn >= self.count:
             return 0.0
         most = min(self.count - drawn, math.floor(math.log(allowed) / math.log1p(-drawn / self.count)))
+        rows, left = 0, most
+        for size in sorted(self._sizes, reverse=True):
+            taken = min(left, self._sizes[size])
+            rows, left = rows + taken * size, left - taken
+        return rows / max(1, self.source.rows)
+
+    @cached_property
+    def _sizes(self) -> Counter[int]:
+        """How many blocks there are of each number of rows; every look asks."""
         sizes = Counter[int]()
         for cut in self._cuts:
             sizes.update(cut.sizes)
-        rows, left = 0, most
-        for size in sorted(sizes, reverse=True):
-            taken = min(left, sizes[size])
-            rows, left = rows + taken * size, left - taken
-        return rows / max(1, self.source.rows)
+        return sizes
 
     def _piece(self, block: int) -> Piece:
         at = np.searchsorted(self._ends, block, side="right")

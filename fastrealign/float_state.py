@@ -1,4 +1,4 @@
-"""The processor's floating-point state: the default one while the package computes, and then what the caller had.
+"""The CPU's floating-point state: the default one while the package computes, and then what the caller had.
 
 torch.set_flush_denormal and libraries linked with -ffast-math have subnormal numbers read as zeros; fesetround changes the last
 digit of every sum. The compiled core sets its state itself (csrc/cpu/float_state.h); this is for what is computed in NumPy and

@@ -125,10 +125,6 @@ def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sou
             raise InputError(f"{out}: lies inside the input {folder}; choose a folder outside of it")
 
 
-def folder_of(path: str) -> str:
-    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
-
-
 def is_folder(path: str | os.PathLike) -> bool:
     return place(path).is_dir() if is_url(path) else os.path.isdir(path)
 

@@ -257,7 +257,7 @@ class Steps(_Fitted):
         if matrix is None and shift is None:
             return torch.ops.fastrealign.apply(rows, map, 1).reshape(x.shape)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
-        # Of unit rows: what torch says of rows of subnormal numbers depends on the processor's state.
+        # Of unit rows: what torch says of rows of subnormal numbers depends on the CPU's state.
         has_direction = (e.isfinite().all(-1) & e.any(-1))[:, None]
         if matrix is not None:
             e = e @ matrix.T

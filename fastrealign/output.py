@@ -19,7 +19,6 @@ from fastrealign.errors import FastRealignError, InputError
 from fastrealign.folders import (
     Inputs,
     check_outside,
-    folder_of,
     inside,
     is_folder,
     is_there,
@@ -30,7 +29,7 @@ from fastrealign.folders import (
 )
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import MANIFEST, Manifest, Order
-from fastrealign.io.places import Place, place, places_of
+from fastrealign.io.places import Place, folder_of, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 JOURNAL = ".fastrealign-run.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 import unicodedata
+from bisect import insort
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -25,8 +26,8 @@ _SPOOFING = {0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x20
 # Shorter values may be words of a message.
 _LEAST_SECRET = 6
 _MOST_SECRETS = 10_000
-# Secrets of the URLs that were opened, also as libraries quote them: without the URL, decoded.
-_secrets: dict[str, None] = {}
+# Secrets of the URLs that were opened, also as libraries quote them: without the URL, decoded. The longest first.
+_secrets: list[str] = []
 
 
 @lru_cache(maxsize=4096)
@@ -41,13 +42,13 @@ def note_secrets(url: str) -> None:
         found += [query, *(value for _, value in parse_qsl(query))]
     for secret in found:
         for spelling in (secret, unquote(secret)):
-            if len(spelling) >= _LEAST_SECRET and len(_secrets) < _MOST_SECRETS:
-                _secrets[spelling] = None
+            if len(spelling) >= _LEAST_SECRET and len(_secrets) < _MOST_SECRETS and spelling not in _secrets:
+                insort(_secrets, spelling, key=lambda secret: -len(secret))
 
 
 def redacted(text: str) -> str:
     """The text without the users, passwords and queries of the URLs in it."""
-    for secret in sorted(_secrets, key=len, reverse=True) if _secrets else ():
+    for secret in _secrets:
         text = text.replace(secret, HIDDEN)
     if ":/" not in text:
         return text

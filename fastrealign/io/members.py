@@ -21,7 +21,7 @@ from fastrealign.io.base import Shard
 from fastrealign.io.file_names import Name, copied_from, pattern_of
 from fastrealign.io.manifest import MANIFEST
 from fastrealign.io.names import SPLITS
-from fastrealign.io.places import Place, is_url, place
+from fastrealign.io.places import Place, folder_of, is_url, place
 
 # What the package datasets keeps beside the data it was made of.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"
@@ -86,7 +86,7 @@ def tell_of_others(shards: Sequence[Shard]) -> None:
         if len(splits) > 1:
             examples = ", ".join(place(shard.path).name for shard in splits.values())
             warn(
-                f"{_folder_of(of_it[0].path)}: holds the splits {', '.join(sorted(splits))} ({examples}), which are read as "
+                f"{folder_of(of_it[0].path)}: holds the splits {', '.join(sorted(splits))} ({examples}), which are read as "
                 "one set; name one with a pattern if that is not meant",
                 UserWarning,
             )
@@ -109,7 +109,7 @@ def tell_of_others(shards: Sequence[Shard]) -> None:
             names = ", ".join(path.name for path in others[:_LISTED])
             more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
             warn(
-                f"{_folder_of(str(others[0]))}: {names}{more}: read as of one set with the {len(most)} that are named like "
+                f"{folder_of(str(others[0]))}: {names}{more}: read as of one set with the {len(most)} that are named like "
                 f"{most[0].name}; if that is not meant, {_instead(others[0], most, list(by_path))}",
                 UserWarning,
             )
@@ -136,7 +136,7 @@ def tell_of_links(shards: Sequence[Shard]) -> None:
 
 def leaving_out(path: Place, files: Sequence[Place]) -> str | None:
     """A pattern for the files of a folder that are named alike without this one; None if it is named like them."""
-    of_it = [one for one in files if _folder_of(str(one)) == _folder_of(str(path))]
+    of_it = [one for one in files if folder_of(str(one)) == folder_of(str(path))]
     most = max(_alike(of_it).values(), key=len)
     return None if len(most) < 2 or path in most else _pattern(most, [path])
 
@@ -192,16 +192,12 @@ def _instead(path: Place, others: Sequence[Place], of_it: Sequence[Place]) -> st
 
 def _pattern(files: Sequence[Place], others: Sequence[Place]) -> str | None:
     pattern = pattern_of([path.name for path in files], [path.name for path in others])
-    return pattern and os.path.join(glob.escape(_folder_of(str(files[0]))), pattern)
+    return pattern and os.path.join(glob.escape(folder_of(str(files[0]))), pattern)
 
 
 def _by_folder(of: Sequence, path: Callable) -> Iterator[list]:
-    of = sorted(of, key=lambda one: _folder_of(path(one)))  # stable: the order within a folder stays
-    yield from (list(of_it) for _, of_it in groupby(of, key=lambda one: _folder_of(path(one))))
-
-
-def _folder_of(path: str) -> str:
-    return os.path.dirname(path)
+    of = sorted(of, key=lambda one: folder_of(path(one)))  # stable: the order within a folder stays
+    yield from (list(of_it) for _, of_it in groupby(of, key=lambda one: folder_of(path(one))))
 
 
 def _words(name: str) -> set[str]:

@@ -26,7 +26,7 @@ from fastrealign.io.file_names import Name, counting, tail_of
 from fastrealign.io.files import check_state, open_binary, reading, state_of
 from fastrealign.io.names import Fit
 from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.places import Place, is_url, place
+from fastrealign.io.places import Place, folder_of, is_url, place
 from fastrealign.io.tables import TableCopy
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
@@ -49,7 +49,7 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
     folders: dict[tuple[str, str], list[Shard]] = {}
     for shard in shards:
         if not METADATA_FILE.fullmatch(place(shard.path).name):
-            folders.setdefault((_folder_of(shard.path), os.path.dirname(shard.name)), []).append(shard)
+            folders.setdefault((folder_of(shard.path), os.path.dirname(shard.name)), []).append(shard)
     for (folder, out_folder), of_it in folders.items():
         beside = _Beside(folder, out_folder)
         if not beside.there:
@@ -117,10 +117,6 @@ def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
     except BaseException:
         copy.abandon()
         raise
-
-
-def _folder_of(path: str) -> str:
-    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
 
 
 def _joined(folder: str, to: str) -> Place:

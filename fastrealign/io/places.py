@@ -51,6 +51,11 @@ def places_of(path: str | os.PathLike) -> list[str]:
     return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(is_url, through), last)]
 
 
+def folder_of(path: str) -> str:
+    """The folder that a path or a URL lies in."""
+    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
+
+
 def check_output(path: str | os.PathLike) -> None:
     """InputError if nothing can be written there whatever the server says, or the package for it is missing."""
     if is_url(path):
