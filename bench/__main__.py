@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from bench import cpu
         from bench.common import CannotBenchmark, publish
-        from fastrealign import ops
+        from fastrealign.core import ops
     except ImportError as error:
         print(f"bench: {error}; build it in place first: pip install -e '.[bench]'", file=sys.stderr)
         return 2

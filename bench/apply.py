@@ -8,8 +8,8 @@ import numpy as np
 
 from bench.ceilings import Ceilings
 from bench.problem import Problem
-from fastrealign import ops
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.exact_sum import ExactSum
 
 OP = "apply"
 # name -> terms of the map (problem.py)

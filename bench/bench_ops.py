@@ -12,7 +12,7 @@ from bench import apply, reduce
 from bench.common import DTYPES, SHORT, WIDTHS, last_level_cache
 from bench.peers import PEERS, NotComparable, prepare
 from bench.problem import Memory
-from fastrealign import ops
+from fastrealign.core import ops
 
 OPS = (apply, reduce)
 CASES = [(op, variant) for op in OPS for variant in op.VARIANTS]

@@ -31,7 +31,8 @@ from bench.common import (
 )
 from bench.peers import PEERS, NotComparable, prepare
 from bench.problem import Memory, Problem
-from fastrealign import __version__, ops
+from fastrealign import __version__
+from fastrealign.core import ops
 
 OPS = {op.OP: op for op in (apply, reduce)}
 PARTS = (*OPS, "small", "files")

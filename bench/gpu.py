@@ -19,9 +19,9 @@ import torch
 from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, publish, schedule, stopwatch
 from bench.gpu_peers import PEERS
 from bench.peers import NotComparable
-from fastrealign import ops, reference, torch_ops
-from fastrealign.backend import choose
-from fastrealign.errors import InputError
+from fastrealign.core import ops, reference, torch_ops
+from fastrealign.core.backend import choose
+from fastrealign.core.errors import InputError
 
 WIDTHS = (512, 768, 1024, 1280, 2048, 4096)
 TYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float16"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.common import ITEMSIZE, Case
-from fastrealign import reference
-from fastrealign.ops import RowMap, as_dtype
+from fastrealign.core import reference
+from fastrealign.core.ops import RowMap, as_dtype
 
 # Rows repeat after so many: memory is as large as it has to be, and the float64 reference needs to see them only once.
 TILE = 1024

@@ -20,7 +20,8 @@ from typing import Any
 
 from bench import scale_point
 from bench.common import BUSY, CannotBenchmark, Others, Spread, machine, plain, publish
-from fastrealign import __version__, ops
+from fastrealign import __version__
+from fastrealign.core import ops
 
 DECADES = (10**6, 10**7, 10**8, 10**9)
 QUICK = DECADES[:2]

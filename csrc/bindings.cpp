@@ -1,4 +1,4 @@
-// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/ops.py checks shapes and types.
+// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/core/ops.py checks shapes and types.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -41,7 +41,7 @@ py::tuple answer(const fr::Outcome& outcome) {
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
-    m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.ops.";
+    m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.core.ops.";
     m.def("instruction_sets", &fr::instruction_sets);
     m.attr("DEFAULT_FLOAT_STATE") = fr::default_float_state;
     m.def("set_float_state", &fr::set_float_state, py::arg("state"));

@@ -20,17 +20,17 @@ if find_spec("fastrealign._core") is None:
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import load
 from fastrealign.convert import convert
-from fastrealign.errors import BadRowsError, FastRealignError, FitWarning, InputError
+from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
+from fastrealign.core.version import __version__
 from fastrealign.fit import fit
 from fastrealign.moments import Moments
 from fastrealign.recalibrate import check, update
 from fastrealign.report import report
 from fastrealign.run import align, apply_files
-from fastrealign.version import __version__
 
 if sys.modules.get("torch") is not None:
     import_module(
-        "fastrealign.torch_ops"
+        "fastrealign.core.torch_ops"
     )  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import ops
-from fastrealign.arrays import unmasked
 from fastrealign.calling import call
-from fastrealign.errors import InputError
+from fastrealign.core import ops
+from fastrealign.core.arrays import unmasked
+from fastrealign.core.errors import InputError
+from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.version import __version__
 from fastrealign.files import (
     COUNT,
     MAPPING,
@@ -28,8 +30,6 @@ from fastrealign.files import (
     or_none,
     save_tensors,
 )
-from fastrealign.ops import Counts, RowMap
-from fastrealign.version import __version__
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import ops
 from fastrealign.alignment import Alignment
 from fastrealign.calling import call
-from fastrealign.errors import InputError
-from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import Counts, RowMap
 from fastrealign.files import (
     FLAG,
     NOT_NEGATIVE,
@@ -34,8 +36,6 @@ from fastrealign.files import (
     or_none,
     save_tensors,
 )
-from fastrealign.float_state import computes
-from fastrealign.ops import Counts, RowMap
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place

@@ -27,17 +27,17 @@ import numpy as np
 
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import RowMap
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import chunks, unit_blocks
 from fastrealign.diagnostics.spectrum import covariance
 from fastrealign.distributed import shared, world_of
-from fastrealign.errors import InputError
 from fastrealign.fit import check_alone, fit
-from fastrealign.float_state import computes
 from fastrealign.opening import open_both
-from fastrealign.ops import RowMap
 from fastrealign.pipeline import check_bad_rows
-from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import Side, anchored, check_differ, check_side, check_target, check_widths, read_side
 from fastrealign.sources import ChunkSource, RowSource, open_rows
 from fastrealign.workers import Workers

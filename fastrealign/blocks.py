@@ -17,11 +17,11 @@ from functools import cached_property
 
 import numpy as np
 
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
-from fastrealign.ops import Counts, RowMap
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.progress import Progress
 from fastrealign.pipeline import Pass, Work
-from fastrealign.progress import Progress
 from fastrealign.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
 from fastrealign.workers import Device, Host, Workers
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import arrays, ops
-from fastrealign.errors import BadRowsError, InputError
-from fastrealign.ops import Counts
+from fastrealign.core import arrays, ops
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.ops import Counts
 from fastrealign.pipeline import check_bad_rows
 
 # (rows, where to store the result, uint8 states of the rows or None) -> what was counted, as `ops.apply` does it

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrealign import reference
-from fastrealign.errors import warn
-from fastrealign.ops import RowMap
+from fastrealign.core import reference
+from fastrealign.core.errors import warn
+from fastrealign.core.ops import RowMap
+from fastrealign.core.progress import Progress
 from fastrealign.pipeline import lenient, reduce_source
-from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
 from fastrealign.workers import Workers
 

@@ -31,12 +31,12 @@ import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.blocks import Blocks, BlockSource, Spread, measure_spread, quantile
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
+from fastrealign.core.ops import UNIT
+from fastrealign.core.progress import Progress
 from fastrealign.opening import NAME_BOTH
-from fastrealign.ops import UNIT
 from fastrealign.passes import fit_sides
 from fastrealign.pipeline import lenient
-from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
 from fastrealign.workers import Workers
 

@@ -20,14 +20,14 @@ from typing import Any
 import fastrealign as fr
 from fastrealign.cli_parser import parser_of
 from fastrealign.console import silence, writing_out
+from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import note_secrets, shown, shown_traceback, shown_values
 from fastrealign.distributed import world_of
-from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.files import check_saved_name
 from fastrealign.folders import Inputs
 from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
-from fastrealign.progress import SILENT, Progress
-from fastrealign.text import note_secrets, shown, shown_traceback, shown_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +84,8 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
     """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
-    from fastrealign import distributed, ops
+    from fastrealign import distributed
+    from fastrealign.core import ops
 
     world = distributed.from_torchrun() if args.shares else distributed.ALONE
     if world.size == 1:

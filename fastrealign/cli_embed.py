@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastrealign.cli_parser import _add_fsync, _add_output_options, _dtype, _positive, _small
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
     from fastrealign.embed.encoders import Choice

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import fastrealign as fr
-from fastrealign import cli_train, ops
+from fastrealign import cli_train
 from fastrealign.console import writing_out
 from fastrealign.convert import SIDES, TARGETS
-from fastrealign.errors import InputError
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import shown
 from fastrealign.passes import CENTROIDS
 from fastrealign.pipeline import BAD_ROWS
 from fastrealign.report import METHODS, ROWS
 from fastrealign.run import BAD_SHARDS
-from fastrealign.text import shown
 
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text

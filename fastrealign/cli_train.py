@@ -74,7 +74,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Train as `args` say; what came out as JSON and as text. Under torchrun all but the first process are quiet."""
-    from fastrealign.errors import InputError
+    from fastrealign.core.errors import InputError
 
     if int(os.environ.get("RANK", "0")) > 0:
         args.quiet, args.json = True, False
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         if args.what == "demo":
             return _demo(args)
         from fastrealign.console import console
-        from fastrealign.progress import SILENT
+        from fastrealign.core.progress import SILENT
         from fastrealign.revision.config import read_config
         from fastrealign.revision.paths import check_paths
 
@@ -112,9 +112,9 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import transformers
 
     from fastrealign.console import console
-    from fastrealign.progress import SILENT
+    from fastrealign.core.progress import SILENT
+    from fastrealign.core.text import shown
     from fastrealign.revision.demo import run_demo
-    from fastrealign.text import shown
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

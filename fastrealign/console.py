@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from fastrealign.errors import FastRealignError
-from fastrealign.progress import Progress
+from fastrealign.core.errors import FastRealignError
+from fastrealign.core.progress import Progress
+from fastrealign.core.text import shown
 from fastrealign.summary import short
-from fastrealign.text import shown
 
 _SECONDS_A_LINE = 10.0
 

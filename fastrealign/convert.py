@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import io, ops
-from fastrealign.errors import InputError, shortage
-from fastrealign.float_state import computes
+from fastrealign import io
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError, shortage
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import shown, shown_values
 from fastrealign.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
@@ -36,9 +39,7 @@ from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
 from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
 from fastrealign.output import JOURNAL, METADATA
-from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import count, size
-from fastrealign.text import shown, shown_values
 
 if TYPE_CHECKING:
     import pyarrow as pa

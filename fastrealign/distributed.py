@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastrealign.errors import BadShardError, FastRealignError, InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core.errors import BadShardError, FastRealignError, InputError
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import arrays
 from fastrealign.alignment import Alignment
-from fastrealign.errors import InputError
+from fastrealign.core import arrays
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
 from fastrealign.fit import fit
-from fastrealign.float_state import computes
 from fastrealign.moments import Moments
 from fastrealign.passes import CENTROIDS
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, shortage
-from fastrealign.float_state import computes
+from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.float_state import computes
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place

@@ -16,13 +16,13 @@ import numpy as np
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 from fastrealign.certified import fit_certified
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.distributed import ALONE, World, shared, world_of
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
 from fastrealign.opening import open_both
 from fastrealign.passes import check_options, fit_sides
 from fastrealign.pipeline import lenient, reduce_source
-from fastrealign.progress import SILENT, Progress
 from fastrealign.sides import check_widths
 from fastrealign.sources import FileSource, RowSource, check_unchanged
 from fastrealign.workers import Workers

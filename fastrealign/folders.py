@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign import io
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io.places import Place, is_url, place, places_of
 
 # A file that is being written (io/atomic.py): ".name.process.tmp".

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import io, ops
+from fastrealign import io
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.text import shown
 from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
@@ -25,7 +27,6 @@ from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
 from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size
-from fastrealign.text import shown
 
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.alignment import Alignment
-from fastrealign.errors import warn
+from fastrealign.core.errors import warn
 
 if TYPE_CHECKING:
     from fastrealign.baseline import Baseline

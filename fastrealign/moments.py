@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import BadRowsError, InputError
-from fastrealign.exact import ExactSum
-from fastrealign.float_state import computes
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
 
 if TYPE_CHECKING:
     from fastrealign.io.places import Place
@@ -58,7 +58,7 @@ class Moments:
         bad_rows: "error" raises BadRowsError naming the first row that has no direction, and adds nothing; "skip" leaves
         such rows out and counts them in `self.bad_rows`.
         """
-        from fastrealign import arrays, ops
+        from fastrealign.core import arrays, ops
 
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")

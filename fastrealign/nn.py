@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastrealign import torch_ops
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method
-from fastrealign.errors import InputError
+from fastrealign.core import torch_ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.ops import RowMap
 from fastrealign.misfit import FirstRows
-from fastrealign.ops import RowMap
 from fastrealign.sides import SMALLEST_TRACE
 
 # What buffers are cast to for mixed precision.

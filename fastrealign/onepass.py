@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign import ops, reference
 from fastrealign.centroid import exact_centroid, few_digits
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
-from fastrealign.ops import UNIT, RowMap
+from fastrealign.core import ops, reference
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.pipeline import reduce_source
-from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import SMALLEST_TRACE, Side, anchored, check_projected, check_side
 from fastrealign.sources import ArraySource, RowSource

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
 from fastrealign.io.names import Wanted, role_of
 from fastrealign.io.places import is_url, place
 from fastrealign.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastrealign import io
 from fastrealign.claim import Claim
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.folders import (
     Inputs,
     check_outside,

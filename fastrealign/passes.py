@@ -19,10 +19,10 @@ import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.centroid import exact_centroid
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.onepass import fit_one_pass
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
-from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import (
     Side,

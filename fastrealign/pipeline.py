@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.errors import BadRowsError, BadShardError, InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.distributed import ALONE
-from fastrealign.errors import BadRowsError, BadShardError, InputError
-from fastrealign.exact import ExactSum
-from fastrealign.ops import Counts, RowMap
-from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sources import Piece, RowSource, check_unchanged
 from fastrealign.workers import Device, Host, Workers

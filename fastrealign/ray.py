@@ -19,16 +19,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrealign import errors, io, ops, run
+from fastrealign import io, run
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method
-from fastrealign.errors import BadRowsError, BadShardError, FastRealignError, InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core import errors, ops
+from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.io.formats import format_of
 from fastrealign.io.manifest import FileMark, ShardRecord
 from fastrealign.io.tables import TableShard
 from fastrealign.output import Output
-from fastrealign.progress import SILENT, Progress
 from fastrealign.summary import Report
 from fastrealign.workers import Workers
 from fastrealign.writing import Unwritten, Writing, check_devices

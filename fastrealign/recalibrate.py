@@ -19,13 +19,13 @@ from fastrealign.baseline import told_if_swapped
 from fastrealign.blocks import Spread, measure_spread
 from fastrealign.centroid import exact_centroid
 from fastrealign.certified import Bound, Looks, check_tol
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.misfit import TOLERATED
 from fastrealign.opening import open_target, warn_of_encoder
-from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
-from fastrealign.progress import SILENT, Progress
 from fastrealign.reservoir import Reservoir
 from fastrealign.sides import (
     Side,

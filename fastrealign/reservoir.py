@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import ops
-from fastrealign.float_state import computes
+from fastrealign.core import ops
+from fastrealign.core.float_state import computes
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
 ROWS = 4096

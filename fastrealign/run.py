@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import io, ops
+from fastrealign import io
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.claim import Claim
+from fastrealign.core import ops
+from fastrealign.core.errors import BadShardError, FastRealignError, InputError, shortage
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.distributed import owner, shared, world_of
-from fastrealign.errors import BadShardError, FastRealignError, InputError, shortage
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
-from fastrealign.float_state import computes
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output, each, is_url
@@ -32,7 +34,6 @@ from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
-from fastrealign.progress import SILENT, Progress
 from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.summary import Report
 from fastrealign.workers import Workers

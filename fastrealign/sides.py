@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from fastrealign.alignment import Alignment
-from fastrealign.errors import InputError, warn
-from fastrealign.exact import ExactSum
+from fastrealign.core.errors import InputError, warn
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.progress import Progress
 from fastrealign.moments import trace_of_unit_rows
 from fastrealign.opening import NAME_BOTH
-from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
-from fastrealign.progress import Progress
 from fastrealign.sources import RowSource
 from fastrealign.workers import Workers
 

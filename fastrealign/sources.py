@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrealign import arrays, io, ops
-from fastrealign.errors import BadShardError, ChangedError, InputError
-from fastrealign.float_state import callers_state
+from fastrealign import io
+from fastrealign.core import arrays, ops
+from fastrealign.core.errors import BadShardError, ChangedError, InputError
+from fastrealign.core.float_state import callers_state
 from fastrealign.io.manifest import encoder_of
 from fastrealign.io.names import Wanted
 from fastrealign.io.tables import TableShard

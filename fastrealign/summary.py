@@ -8,7 +8,7 @@ from typing import Any
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.baseline import Baseline
-from fastrealign.text import shown, shown_values
+from fastrealign.core.text import shown, shown_values
 
 _BAR = 40
 # The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.

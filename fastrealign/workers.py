@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import ops
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
-from fastrealign.ops import Counts, RowMap
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import Counts, RowMap
 from fastrealign.sources import PIECE_BYTES
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
@@ -70,7 +70,7 @@ class Device:
         return self._torch.empty(nbytes, dtype=self._torch.uint8, pin_memory=self._cuda).numpy()
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
-        from fastrealign.torch_ops import reduce_rows
+        from fastrealign.core.torch_ops import reduce_rows
 
         with self._current():
             here = self._up(rows)
@@ -86,7 +86,7 @@ class Device:
         flags: np.ndarray | None,
         threads: int,
     ) -> Counts:
-        from fastrealign.torch_ops import apply_rows
+        from fastrealign.core.torch_ops import apply_rows
 
         with self._current():
             here = self._up(rows)

@@ -14,16 +14,17 @@ from heapq import nsmallest
 
 import numpy as np
 
-from fastrealign import io, ops
+from fastrealign import io
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import IN_STEPS, Baseline
-from fastrealign.errors import BadShardError, InputError, changed
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.errors import BadShardError, InputError, changed
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import Counts
+from fastrealign.core.progress import Progress
 from fastrealign.io.manifest import FileMark, ShardRecord
-from fastrealign.ops import Counts
 from fastrealign.output import Output
 from fastrealign.pipeline import Pass, Work
-from fastrealign.progress import Progress
 from fastrealign.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.workers import Device, Host, Workers
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fastrealign import ops
+from fastrealign.core import ops
 
 SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 # The processes that share the tests, and those that tests start, draw the same.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fastrealign as fr
-from fastrealign.progress import Progress
+from fastrealign.core.progress import Progress
 
 
 class StopAfter(Progress):

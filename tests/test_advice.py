@@ -18,7 +18,7 @@ import fastrealign as fr
 from fastrealign import cli
 from fastrealign.baselines import fit_baseline
 from fastrealign.cli_parser import parser_of
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io import open_source
 
 ROOT = Path(fr.__file__).parent
@@ -418,7 +418,7 @@ def test_every_function_that_a_message_names_is_there():
                 continue
             module, *rest = name.split(".")
             try:
-                value = importlib.import_module({"torch_ops": "fastrealign.torch_ops"}.get(module, module))
+                value = importlib.import_module({"torch_ops": "fastrealign.core.torch_ops"}.get(module, module))
                 for part in rest:
                     if not hasattr(value, part):
                         importlib.import_module(f"{value.__name__}.{part}")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.core import reference
+from fastrealign.core.errors import BadRowsError, InputError
 
 NAMES = ["float32", "float16", "bfloat16", "float64"]
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import arrays, baselines, diagnostics, reference
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign import baselines, diagnostics
+from fastrealign.core import arrays, reference
+from fastrealign.core.errors import BadRowsError, InputError
 
 N, D = 30, 8
 

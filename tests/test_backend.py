@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import ops
-from fastrealign.backend import Choice, choose
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.backend import Choice, choose
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
 
 
 def test_the_best_that_can_run(monkeypatch):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
 from fastrealign.cli import main
-from fastrealign.errors import InputError
+from fastrealign.core import reference
+from fastrealign.core.errors import InputError
 from fastrealign.io.npy import NpyShard
 
 SHARDS = 6

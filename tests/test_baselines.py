@@ -12,8 +12,8 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.baseline import Baseline, Product, noise
 from fastrealign.baselines import METHODS, Mapped, fit_baseline
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.demo import samples
-from fastrealign.errors import BadRowsError, InputError
 
 D = 20
 BASELINES = [name for name in METHODS if not name.startswith("realign")]

@@ -14,7 +14,7 @@ import benchmarks
 import numpy as np
 import pytest
 
-from fastrealign import ops
+from fastrealign.core import ops
 
 ceilings, common, cpu, files, peers, problem, small, table = map(
     benchmarks.module, ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")

@@ -13,10 +13,10 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
+from fastrealign.core.errors import InputError
 from fastrealign.demo.captions import caption
 from fastrealign.demo.samples import SEEDS, load, sample_scene
 from fastrealign.demo.scenes import scene
-from fastrealign.errors import InputError
 
 common, listing = (benchmarks.module(f"paper.{name}") for name in ("common", "__main__"))
 encoders, exact_sums, long_captions, domains, orderings, synthetic = (

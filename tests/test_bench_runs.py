@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
+from fastrealign.core import reference
 from fastrealign.sources import PIECE_BYTES
 
 scale, scale_point, tiny = map(benchmarks.module, ("scale", "scale_point", "tiny"))

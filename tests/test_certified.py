@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 import fastrealign as fr
-from fastrealign import blocks, certified, ops, reference
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign import blocks, certified
+from fastrealign.core import ops, reference
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.sources import open_rows
 
 
@@ -314,7 +315,7 @@ def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     drawn = blocks.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
     along = rng.standard_normal(16)
     options = ("spread", "error")
-    from fastrealign.progress import SILENT
+    from fastrealign.core.progress import SILENT
 
     results = [blocks.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)]
     assert len({spread.variance(0.3) for spread in results}) == 1

@@ -17,8 +17,8 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.convert import STEP_ROWS, TARGETS
+from fastrealign.core.progress import Progress
 from fastrealign.io import open_source
-from fastrealign.progress import Progress
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -21,12 +21,12 @@ from processes import run_on_processes
 import fastrealign as fr
 from fastrealign import distributed, reservoir
 from fastrealign.cli import main
+from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.progress import SILENT
 from fastrealign.distributed import World, shared
-from fastrealign.errors import BadRowsError, FastRealignError, InputError
-from fastrealign.exact import ExactSum
 from fastrealign.fit import fit_rows
 from fastrealign.output import JOURNAL
-from fastrealign.progress import SILENT
 from fastrealign.sources import open_rows
 
 torch = pytest.importorskip("torch")

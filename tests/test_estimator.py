@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastrealign as fr
-from fastrealign import reference
+from fastrealign.core import reference
 
 
 @parametrize_with_checks([fr.ReAlign(), fr.ReAlign(centroid="exact")])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 
 # The limbs are a two's complement number of 128 bits.
 LOW, HALF = 1 << 64, 1 << 127

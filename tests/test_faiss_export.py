@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
-from fastrealign.errors import InputError
+from fastrealign.core import reference
+from fastrealign.core.errors import InputError
 
 faiss = pytest.importorskip("faiss")
 pytestmark = pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import centroid, reference, reservoir
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign import centroid, reservoir
+from fastrealign.core import reference
+from fastrealign.core.errors import BadRowsError, InputError
 
 VECTORS = ("b", "c", "mean_source", "mean_target")
 SCALARS = ("s", "trace_source", "trace_target", "count_source", "count_target", "gap_before", "gap_left")
@@ -276,7 +277,7 @@ def test_the_error_that_is_stated_is_the_error_there_is(rng):
 
 
 def test_every_pass_is_reported(sides_of):
-    from fastrealign.progress import Progress
+    from fastrealign.core.progress import Progress
 
     class Watching(Progress):
         def __init__(self):

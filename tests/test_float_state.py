@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import _core, baselines, diagnostics, ops
-from fastrealign.exact import ExactSum
+from fastrealign import _core, baselines, diagnostics
+from fastrealign.core import ops
+from fastrealign.core.exact_sum import ExactSum
 
 FLUSH = {"x86_64": 0x8040, "aarch64": 1 << 24}  # flush-to-zero and denormals-are-zero
 UPWARD = {"x86_64": 0x4000, "aarch64": 1 << 22}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
+from fastrealign.core import reference
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
 SETS = ("raw_fp32", "unit_fp16")

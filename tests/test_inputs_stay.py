@@ -11,7 +11,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.folders import Inputs
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
+from fastrealign.core.progress import Progress
 from fastrealign.io.lines import FileLines
 from fastrealign.output import JOURNAL
 
@@ -148,7 +149,7 @@ def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, mon
     assert not (tmp_path / "out").exists()
 
 
-class Signals(fr.progress.Progress):
+class Signals(Progress):
     """Sends this process signals while shards are written: one each time so many more rows are done."""
 
     def __init__(self, numbers, every):

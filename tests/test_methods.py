@@ -14,8 +14,8 @@ import fastrealign as fr
 from fastrealign.baseline import IN_STEPS, Baseline
 from fastrealign.baselines import METHODS, fit_baseline
 from fastrealign.cli import main
-from fastrealign.errors import InputError
-from fastrealign.progress import Progress
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
 
 BASELINES = [name for name in METHODS if not name.startswith("realign")]
 SIZES = (70, 1, 1300, 40)

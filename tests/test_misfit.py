@@ -12,7 +12,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.baselines import METHODS, fit_baseline
 from fastrealign.cli import main
-from fastrealign.errors import FitWarning
+from fastrealign.core.errors import FitWarning
 from fastrealign.misfit import FirstRows
 
 D = 12

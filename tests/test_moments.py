@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import fastrealign as fr
-from fastrealign import ops, reference
-from fastrealign.errors import BadRowsError, InputError
-from fastrealign.exact import FRACTION_BITS
+from fastrealign.core import ops, reference
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.exact_sum import FRACTION_BITS
 
 # Any rows at all, of every length that float32 has, apart from those without a direction.
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference, reservoir
+from fastrealign import reservoir
+from fastrealign.core import reference
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.demo.samples import load
-from fastrealign.errors import BadRowsError, InputError
 
 
 @pytest.fixture

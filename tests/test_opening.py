@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import blocks, reference
+from fastrealign import blocks
 from fastrealign.baselines import METHODS
 from fastrealign.cli import main
-from fastrealign.errors import FitWarning, InputError
+from fastrealign.core import reference
+from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.io.names import role_of
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "torch", "safetensors", "pickle"]

@@ -12,9 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastrealign import _core, ops
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
+from fastrealign import _core
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
 
 
 class OnlyInterface:

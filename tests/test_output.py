@@ -11,11 +11,11 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
 from fastrealign.io.journal import Journal
 from fastrealign.io.records import sealed
 from fastrealign.output import JOURNAL
-from fastrealign.progress import Progress
 
 
 def refused(call, *pieces: str) -> str:

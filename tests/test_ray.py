@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.core.errors import BadRowsError, InputError
 
 ray = pytest.importorskip("ray")
 pa = pytest.importorskip("pyarrow")

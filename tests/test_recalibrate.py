@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import blocks, reference
+from fastrealign import blocks
 from fastrealign.cli import main
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.core import reference
+from fastrealign.core.errors import BadRowsError, InputError
 
 D = 24
 

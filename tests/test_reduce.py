@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign import ops, reference
-from fastrealign.errors import InputError
-from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.core import ops, reference
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
 ROWS = [1, 15, 17, 129, 257]

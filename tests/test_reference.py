@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign import reference
+from fastrealign.core import reference
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.progress import Progress
+from fastrealign.core.progress import Progress
 
 SHARDS, EACH = 3, 50
 

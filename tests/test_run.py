@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reference
+from fastrealign.core import reference
 from fastrealign.sources import PIECE_BYTES
 
 

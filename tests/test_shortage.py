@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 
 
 def _numpys_own():

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastrealign import io, ops, sources
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign import io, sources
+from fastrealign.core import ops
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.pipeline import Pass, reduce_source
 from fastrealign.reservoir import Reservoir
 from fastrealign.sources import open_rows

@@ -14,8 +14,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
-from fastrealign.errors import FastRealignError, InputError, warn
-from fastrealign.text import note_secrets, printable, redacted
+from fastrealign.core.errors import FastRealignError, InputError, warn
+from fastrealign.core.text import note_secrets, printable, redacted
 
 USER, PASSWORD, SIGNATURE = "us3rname", "passw0rd%21x", "s1gnatur3/+AbC=="
 SECRETS = (USER, PASSWORD, "passw0rd!x", "passw0rd", SIGNATURE, "s1gnatur3")

@@ -12,8 +12,8 @@ import corpus
 import pytest
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError
-from fastrealign.progress import Progress
+from fastrealign.core.errors import FastRealignError
+from fastrealign.core.progress import Progress
 
 SAID = (
     "another fastrealign is writing there",

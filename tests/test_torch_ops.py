@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
-from fastrealign import ops, reference, torch_ops  # noqa: E402
-from fastrealign.errors import InputError  # noqa: E402
-from fastrealign.exact import ExactSum  # noqa: E402
+from fastrealign.core import ops, reference, torch_ops  # noqa: E402
+from fastrealign.core.errors import InputError  # noqa: E402
+from fastrealign.core.exact_sum import ExactSum  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 APPLY = torch.ops.fastrealign.apply

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign import ops, reference
-from fastrealign.errors import InputError
+from fastrealign.core import ops, reference
+from fastrealign.core.errors import InputError
 
 TERMS = ["unit", "s", "b", "bc"]
 WIDTHS = [1, 3, 7, 8, 9, 17, 33, 96, 257, 768, 4097]

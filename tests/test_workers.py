@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import ops
 from fastrealign.cli import main
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.sources import PIECE_BYTES
 from fastrealign.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers
 

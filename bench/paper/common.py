@@ -22,8 +22,8 @@ from bench.common import machine
 from bench.table import fill
 from fastrealign.alignment import Alignment
 from fastrealign.baselines import Baseline, fit_baseline
+from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.demo.samples import load
-from fastrealign.errors import FitWarning, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

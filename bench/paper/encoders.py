@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
 from fastrealign.demo.captions import caption
 from fastrealign.demo.samples import sample_caption
 from fastrealign.demo.scenes import render, scene
-from fastrealign.errors import InputError
 
 if TYPE_CHECKING:
     import open_clip

@@ -28,8 +28,8 @@ from bench.paper.common import (
     table,
 )
 from fastrealign.baseline import noise
+from fastrealign.core.reference import project
 from fastrealign.diagnostics import gap
-from fastrealign.reference import project
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

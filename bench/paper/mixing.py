@@ -28,7 +28,7 @@ from bench.paper.common import (
     table,
 )
 from fastrealign import diagnostics
-from fastrealign.reference import project
+from fastrealign.core.reference import project
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
 from fastrealign import baseline
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.files import save_bytes
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds

@@ -21,9 +21,9 @@ import numpy as np
 import fastrealign as fr
 from bench.common import BUSY, Others, Spread, machine, plain
 from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
+from fastrealign.core.errors import FitWarning
+from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.demo.samples import load
-from fastrealign.errors import FitWarning
-from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.sources import open_rows
 

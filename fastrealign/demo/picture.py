@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.reference import project
 from fastrealign.demo.readings import Reading
-from fastrealign.errors import InputError
 from fastrealign.files import save_bytes
-from fastrealign.reference import project
 from fastrealign.report.figures import need_matplotlib
 
 if TYPE_CHECKING:

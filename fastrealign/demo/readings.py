@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.reference import project
 from fastrealign.diagnostics import gap, mixing
-from fastrealign.reference import project
 
 RECALL_AT = (1, 5, 10)
 NEIGHBOURS = 20

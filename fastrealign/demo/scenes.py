@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 SIDE = 64  # pixels: a picture is SIDE x SIDE
 CELLS = (11, 32, 53)  # centres of the grid's rows and columns, in pixels

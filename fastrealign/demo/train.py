@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core.reference import project
 from fastrealign.demo import encoder, samples
 from fastrealign.demo.captions import holds
 from fastrealign.demo.readings import RECALL_AT, read, recall
 from fastrealign.demo.scenes import Scene, render
-from fastrealign.reference import project
 
 if TYPE_CHECKING:
     import open_clip

@@ -27,12 +27,7 @@ from fastrealign.diagnostics.frame import (
     principal_angles,
 )
 from fastrealign.diagnostics.gap import Drift, gap, phantom_drift, predicted_drift
-from fastrealign.diagnostics.gradients import (
-    GradientReading,
-    embedding_gradients,
-    gradient_covariance,
-    read_gradients,
-)
+from fastrealign.diagnostics.gradients import GradientReading, embedding_gradients, gradient_covariance, read_gradients
 from fastrealign.diagnostics.monitor import GapMonitor, GapRecord, read_log, trainer_callback
 from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
 from fastrealign.diagnostics.rows import Estimate

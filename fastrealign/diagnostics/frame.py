@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.arrays import unmasked
+from fastrealign.core.arrays import unmasked
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics.spectrum import FLOOR, Covariance, above
-from fastrealign.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Covariance
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
-from fastrealign.ops import UNIT, RowMap
 from fastrealign.pipeline import reduce_source
 from fastrealign.sources import RowSource, open_rows
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import ops
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
 from fastrealign.diagnostics.spectrum import Covariance, spectral_correlation
-from fastrealign.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
 from fastrealign.diagnostics.rows import (
     BLOCK_ROWS,
     Estimate,
@@ -25,8 +27,6 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
 from fastrealign.io.files import one_line
 from fastrealign.sources import RowSource
 

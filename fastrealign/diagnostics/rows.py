@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import ops
-from fastrealign.errors import BadRowsError, InputError
-from fastrealign.ops import UNIT, RowMap
+from fastrealign.core import ops
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.sources import PIECE_BYTES, Piece, RowSource, open_rows
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.

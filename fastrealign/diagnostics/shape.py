@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.arrays import unmasked
+from fastrealign.core.arrays import unmasked
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.diagnostics.rows import unit_blocks
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
-from fastrealign.ops import UNIT, RowMap
 from fastrealign.sources import open_rows
 
 # A variance below this is rounding: unit rows are rounded to 2^-24 at best where they came as float32.

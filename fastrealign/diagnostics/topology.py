@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
 from fastrealign.diagnostics.rows import Estimate, left_out, open_sides, paired_blocks, sample
-from fastrealign.errors import InputError
-from fastrealign.float_state import computes
 
 # Groups of rows that the jackknife leaves out one at a time.
 GROUPS = 20

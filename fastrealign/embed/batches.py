@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from fastrealign.core.errors import InputError
 from fastrealign.embed.inputs import Item
-from fastrealign.errors import InputError
 
 # Batches in memory beyond the one in hand: decoded images are large.
 _AHEAD = 2

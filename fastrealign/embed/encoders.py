@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastrealign import hub
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import one_line
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign import hub
+from fastrealign.core.errors import InputError
 from fastrealign.embed.encoders import (
     Encoder,
     check_precision,
@@ -25,7 +26,6 @@ from fastrealign.embed.encoders import (
     needed,
     unit_rows,
 )
-from fastrealign.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import shown
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
-from fastrealign.errors import InputError
 from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS
 from fastrealign.io.source import numeric_order
-from fastrealign.text import shown
 
 SIDES = ("images", "text")
 Item = Picture | Caption

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.text import shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
-from fastrealign.errors import FastRealignError, InputError, shortage
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.strings import LINE_BYTES
-from fastrealign.text import shown
 
 if TYPE_CHECKING:
     from PIL import Image

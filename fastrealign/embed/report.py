@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastrealign.core.text import shown, shown_values
 from fastrealign.summary import count, short, size
-from fastrealign.text import shown, shown_values
 
 _LISTED = 5
 

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from fastrealign.claim import Claim
+from fastrealign.core.errors import FastRealignError, InputError, warn
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import default_threads
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
-from fastrealign.errors import FastRealignError, InputError, warn
-from fastrealign.exact import ExactSum
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.places import check_output
-from fastrealign.ops import default_threads
 from fastrealign.output import Output
-from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.run import with_state
 

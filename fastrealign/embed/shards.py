@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
-from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.columns import lists
 from fastrealign.io.manifest import FileMark

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.columns import decoding
 from fastrealign.io.files import file_size, reading
 from fastrealign.io.places import is_url

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, shortage
+from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.io.files import Descriptor, look_anew, one_line, read_into
 from fastrealign.io.places import Place, check_output, place
 

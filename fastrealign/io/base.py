@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.text import redacted
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.files import check_state, state_of
 from fastrealign.io.names import Wanted
 from fastrealign.io.places import Place, place
-from fastrealign.text import redacted
 
 if TYPE_CHECKING:
     from typing_extensions import Self

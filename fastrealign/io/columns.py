@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.files import one_line, reading
 from fastrealign.io.names import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.io.other_formats import embed

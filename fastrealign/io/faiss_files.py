@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.faiss_lists import Lists, find_lists
 from fastrealign.io.files import Descriptor, file_size, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape

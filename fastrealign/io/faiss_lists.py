@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.files import Descriptor, read_into
 
 if TYPE_CHECKING:

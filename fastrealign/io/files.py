@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.places import is_url
 
 if TYPE_CHECKING:

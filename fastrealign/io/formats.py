@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.arrow import ArrowShard
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard

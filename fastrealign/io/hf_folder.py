@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.columns import retyped_feature

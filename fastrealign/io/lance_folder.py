@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io.atomic import AtomicFolder
 from fastrealign.io.columns import decoded, decoding
 from fastrealign.io.files import one_line

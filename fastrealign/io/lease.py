@@ -16,7 +16,7 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io.records import parsed
 from fastrealign.io.retry import Missing, ask, filesystem
 from fastrealign.io.url import Url

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
+from fastrealign.core.version import __version__
 from fastrealign.files import COUNT, MAPPING, NUMBER, TEXT, Rule, broken, or_none
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import Descriptor, look_anew, one_line, read_into, reading
 from fastrealign.io.places import Place, is_url
 from fastrealign.io.records import checked, sealed
-from fastrealign.version import __version__
 
 # 1 had no checksums.
 FORMAT = 2

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.base import Shard, ShardWriter
 from fastrealign.io.files import Descriptor, read_into, reading
 from fastrealign.io.names import Fit, Wanted

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
 from fastrealign.io.base import Shard
 from fastrealign.io.file_names import Name, copied_from, pattern_of
 from fastrealign.io.manifest import MANIFEST

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.columns import candidates_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
 # Of ids and of captions, the first that is there: in columns, keys of records, metadata; for every command.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.base import BFLOAT16, native_float, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, reading
 from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.columns import decoded, decoding
 from fastrealign.io.files import file_size, one_line
 from fastrealign.io.places import is_url

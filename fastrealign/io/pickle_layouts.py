@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.base import FLOAT_DTYPES
 from fastrealign.io.matrix import fit_of_shape
 from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side, other_split

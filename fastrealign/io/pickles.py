@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.errors import InputError, changed
+from fastrealign.core.errors import InputError, changed
 from fastrealign.io.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
 from fastrealign.io.files import file_size
 from fastrealign.io.names import Candidate, Fit, Wanted, of_side

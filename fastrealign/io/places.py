@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
     from fastrealign.io.url import Url

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastrealign.errors import FastRealignError, InputError, changed
+from fastrealign.core.errors import FastRealignError, InputError, changed
 from fastrealign.io import ranged_http
 from fastrealign.io.files import Descriptor, one_line
 from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.text import without_secrets
 from fastrealign.io.files import one_line
-from fastrealign.text import without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

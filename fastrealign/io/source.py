@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
+from fastrealign.core.text import redacted
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
 from fastrealign.io.files import reading
@@ -31,7 +32,6 @@ from fastrealign.io.pickles import PickleShard
 from fastrealign.io.places import Place, each, place
 from fastrealign.io.tables import TableShard
 from fastrealign.io.tensor_files import own_kind
-from fastrealign.text import redacted
 
 if TYPE_CHECKING:
     from fastrealign.io.url import Url

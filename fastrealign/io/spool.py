@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 
 
 class Spool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from fastrealign.errors import InputError, changed
+from fastrealign.core.errors import InputError, changed
 from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
 from fastrealign.io.columns import (
     candidates_of,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.files import RECORD
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading

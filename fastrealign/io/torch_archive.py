@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io.atomic import AtomicFile
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.base import BFLOAT16, no_float
 from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape

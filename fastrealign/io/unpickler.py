@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.io.base import BFLOAT16
 from fastrealign.io.files import one_line, open_binary, reading
 from fastrealign.io.opcodes import check_opcodes

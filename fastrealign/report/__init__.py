@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.float_state import computes
-from fastrealign.progress import SILENT, Progress
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from fastrealign.report.result import GapReport

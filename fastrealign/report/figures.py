@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.report import words
 from fastrealign.report.result import GapReport
 from fastrealign.report.svg import FAINT, INK, METHOD, PAPER, PARTS, STYLE, TARGET, inline, png

@@ -16,6 +16,9 @@ import numpy as np
 
 from fastrealign.alignment import Alignment
 from fastrealign.baselines import Baseline, check_method, fit_baseline
+from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.progress import Progress
+from fastrealign.core.text import shown
 from fastrealign.diagnostics import (
     Covariance,
     Estimate,
@@ -50,22 +53,10 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.errors import FitWarning, InputError
 from fastrealign.opening import open_both
 from fastrealign.pipeline import reduce_source
-from fastrealign.progress import Progress
-from fastrealign.report.result import (
-    Domains,
-    GapReport,
-    MethodFigures,
-    Pairs,
-    Plane,
-    SampleSize,
-    Side,
-    Spectrum,
-)
+from fastrealign.report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
 from fastrealign.sources import ArraySource, RowSource
-from fastrealign.text import shown
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10

@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 from importlib.resources import files
 
+from fastrealign.core.version import __version__
 from fastrealign.report.figures import Drawing, svgs
 from fastrealign.report.result import GapReport
 from fastrealign.report.svg import METHOD
 from fastrealign.report.words import basis, margin, metrics, moved, name_of, number
-from fastrealign.version import __version__
 
 
 def page(report: GapReport) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
-from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 
 

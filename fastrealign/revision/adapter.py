@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 
 LAYOUTS = {

@@ -19,7 +19,7 @@ import transformers
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io.files import one_line
 from fastrealign.io.records import parsed
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from fastrealign import io
 from fastrealign.convert import SIDES
-from fastrealign.errors import InputError, warn
+from fastrealign.core.errors import InputError, warn
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.io.lance_folder import LanceShard
 from fastrealign.io.metadata import attach_metadata
 from fastrealign.io.names import Wanted
 from fastrealign.io.pickle_layouts import AnyPickleShard
-from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.index import IdIndex, RowNumbers, Twice
 from fastrealign.revision.near import Near
 from fastrealign.revision.row_ids import IdsOf

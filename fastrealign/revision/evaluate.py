@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.demo import statements
-from fastrealign.errors import InputError
 from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.files import one_line
 from fastrealign.io.records import parsed
 from fastrealign.io.strings import lines_of
-from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy_format
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.atomic import AtomicFolder
 from fastrealign.io.records import parsed
 from fastrealign.io.spool import Spool

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.files import one_line, open_binary, reading
 
 _BLOCK = 1 << 20

@@ -16,8 +16,8 @@ try:
 except ImportError as missing:
     raise ImportError(f"fastrealign.revision.lmms is for lmms-eval, which is not installed: {missing}") from missing
 
+from fastrealign.core.errors import InputError
 from fastrealign.embed.pictures import upright_rgb
-from fastrealign.errors import InputError
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastrealign import hub as hubs
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.records import parsed
 from fastrealign.revision import adapter as adapters

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastrealign import hub
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io.names import meant
 from fastrealign.io.places import is_url, place
 from fastrealign.revision.config import TrainConfig

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import redacted, shown
 from fastrealign.files import save_bytes
 from fastrealign.folders import make_folders, remove_folders
 from fastrealign.io.lines import open_lines
@@ -20,7 +21,6 @@ from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings
 from fastrealign.revision.examples import UNUSABLE
-from fastrealign.text import redacted, shown
 
 RUN = "run.json"
 # There while a run goes on, and left where it was killed.

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
 from fastrealign.io.base import Shard
 from fastrealign.io.files import Descriptor, one_line, open_binary, reading
 from fastrealign.io.names import ID_NAMES, meant
@@ -18,7 +19,6 @@ from fastrealign.io.places import is_url, place
 from fastrealign.io.records import parsed
 from fastrealign.io.strings import id_text, rows_in_lines, values_of
 from fastrealign.io.tables import Table, TableShard
-from fastrealign.progress import Progress
 
 _FILES = (".txt", ".json", ".npy", ".parquet")
 _STEP = 1 << 16

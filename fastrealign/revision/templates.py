@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.revision.examples import IMAGE
 
 if TYPE_CHECKING:

@@ -28,9 +28,9 @@ from transformers.trainer_utils import set_seed
 from fastrealign import baseline, hub
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.io.files import one_line
-from fastrealign.progress import SILENT, Progress
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples

@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core.errors import InputError
+from fastrealign.core.reference import project
 from fastrealign.demo import captions, encoder, questions, samples, statements
 from fastrealign.demo.captions import Caption
 from fastrealign.demo.scenes import FAMILIES, Scene, render, scene
-from fastrealign.errors import InputError
 from fastrealign.files import save_bytes
 from fastrealign.io.records import parsed
-from fastrealign.reference import project
 from fastrealign.revision import backbone
 from fastrealign.revision.data import IMAGE
 from fastrealign.revision.evaluate import Item, write_items

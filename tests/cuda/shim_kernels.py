@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrealign import ops
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops
+from fastrealign.core.exact_sum import ExactSum
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SHIM = Path(__file__).resolve().parent / "shim"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from shim_kernels import DTYPES, FLUSH_AFTER, Results
 
-from fastrealign import ops, reference
-from fastrealign.exact import FRACTION_BITS, ExactSum
+from fastrealign.core import ops, reference
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 
 # Widths for each path: packs with a warp a row (one for each width compiled, and ones that do not fill it), packs with
 # a block a row; and single elements.

@@ -10,9 +10,9 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
+from fastrealign.core.reference import gap, project
 from fastrealign.demo import samples
 from fastrealign.demo.run import run
-from fastrealign.reference import gap, project
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics as D
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 
 def unit(rows):

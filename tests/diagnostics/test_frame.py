@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics import Covariance, Frame
-from fastrealign.errors import InputError
 
 
 def of(spectrum, basis):

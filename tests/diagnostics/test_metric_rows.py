@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.diagnostics.rows import count_rows, draw, left_out, mean_estimate, open_sides, sample, unit_blocks
-from fastrealign.errors import BadRowsError, InputError
 from fastrealign.sources import open_rows
 
 

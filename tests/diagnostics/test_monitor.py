@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
+from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.diagnostics import Frame, GapMonitor
-from fastrealign.errors import BadRowsError, FastRealignError, InputError
 
 # Rows of each sign that have their residual along axes 2, 3 (of U = 0..3) and 6, 7 (of V = 4..7).
 ROWS = {2: 40, 3: 10, 6: 8, 7: 2}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics import neighbours
 from fastrealign.diagnostics.neighbours import Nearest, foreign_share, kept_share, nearest
-from fastrealign.errors import InputError
 from fastrealign.sources import open_rows
 
 

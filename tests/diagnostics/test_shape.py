@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
-from fastrealign import ops
-from fastrealign.errors import BadRowsError, InputError
+from fastrealign.core import ops
+from fastrealign.core.errors import BadRowsError, InputError
 
 
 def sphere(first):

@@ -9,8 +9,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics as D
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.diagnostics import Covariance
-from fastrealign.errors import BadRowsError, InputError
 
 
 def of(spectrum, basis=None, mean=None):

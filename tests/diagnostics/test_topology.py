@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fastrealign import diagnostics as D
+from fastrealign.core.errors import InputError
 from fastrealign.diagnostics.rows import draw
 from fastrealign.diagnostics.topology import jensen_shannon, kernel_density
-from fastrealign.errors import InputError
 
 
 def sphere(rng, n, d, within=None):

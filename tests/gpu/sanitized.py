@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastrealign import torch_ops
-from fastrealign.backend import choose
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
-from fastrealign.ops import RowMap
+from fastrealign.core import torch_ops
+from fastrealign.core.backend import choose
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.ops import RowMap
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ if not torch.cuda.is_available():
 
 import fastrealign as fr  # noqa: E402
 import fastrealign.nn  # noqa: E402
-from fastrealign import ops, reference, torch_ops  # noqa: E402
-from fastrealign.backend import choose  # noqa: E402
-from fastrealign.errors import InputError  # noqa: E402
-from fastrealign.exact import ExactSum  # noqa: E402
+from fastrealign.core import ops, reference, torch_ops  # noqa: E402
+from fastrealign.core.backend import choose  # noqa: E402
+from fastrealign.core.errors import InputError  # noqa: E402
+from fastrealign.core.exact_sum import ExactSum  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 WIDTHS = [1, 3, 17, 96, 257, 512, 768, 1024, 1280, 2048, 4096, 4097, 16384]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import tables
 from fastrealign.io.arrow import ArrowShard
 

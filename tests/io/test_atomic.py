@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io.atomic import AtomicFile, AtomicFolder
 
 

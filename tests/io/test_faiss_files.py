@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from shards import rewrite_at_random
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import faiss_files, faiss_lists
 from fastrealign.io.faiss_files import FaissShard
 

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.io import open_source
 from fastrealign.io.manifest import Manifest
 

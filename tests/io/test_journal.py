@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastrealign.errors import FastRealignError, InputError
-from fastrealign.exact import ExactSum
+from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.io.journal import Journal, Noted
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.io.records import sealed

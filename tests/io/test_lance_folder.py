@@ -15,7 +15,7 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io.lance_folder import LanceShard
 
 lance = pytest.importorskip("lance")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 
 pytest.importorskip("fsspec")
 from fastrealign.io import lease as module

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io import open_source, write_metadata
 from fastrealign.revision.embeddings import open_embeddings
 

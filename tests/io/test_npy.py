@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy_format
 from shards import rewrite, rewrite_at_random
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import npy
 from fastrealign.io.npy import NpyShard, NpyWriter
 

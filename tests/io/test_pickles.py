@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io.pickles import PickleShard
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"

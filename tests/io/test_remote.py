@@ -15,7 +15,7 @@ import pytest
 from faulty_server import DROP, SHORT, STALL, FaultyServer
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import open_source, remote, retry
 from fastrealign.io.files import Descriptor, file_size, open_binary, read_into
 from fastrealign.io.manifest import FileMark

@@ -19,7 +19,7 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign import cli
-from fastrealign.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.io import AtomicFile, retry
 from fastrealign.io.journal import Journal
 from fastrealign.io.lines import RemoteLines

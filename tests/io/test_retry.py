@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import retry
 from fastrealign.io.retry import Denied, Missing, persist
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from shards import rewrite, rewrite_at_random
 
 import fastrealign as fr
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import open_source, tensor_files
 from fastrealign.io.tensor_files import SafetensorsShard
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shards import rewrite, rewrite_at_random
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.io import torch_files
 from fastrealign.io.torch_archive import crc_of_parts
 from fastrealign.io.torch_files import TorchShard

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastrealign import ops, reference, torch_ops
-from fastrealign.exact import ExactSum
+from fastrealign.core import ops, reference, torch_ops
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.kernels import launch
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

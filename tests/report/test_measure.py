@@ -10,8 +10,8 @@ import pytest
 import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.baselines import Mapped, fit_baseline
-from fastrealign.errors import BadRowsError, InputError
-from fastrealign.progress import Progress
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.progress import Progress
 from fastrealign.report import measure as rooms
 from fastrealign.report.words import metrics
 
@@ -89,7 +89,7 @@ def test_more_rows_leave_less_and_other_domains_more(demo_report):
 def test_domains_by_the_reference(few):
     (y, x), (v, u) = few(60, 8, np.float64), few(80, 8, np.float64)
     found = fr.report(y, x, methods=("none",), domains={"other": (v, u)}).domains
-    from fastrealign import reference
+    from fastrealign.core import reference
 
     for i, sides in enumerate(((y, x), (v, u))):
         fitted = reference.fit(*sides)

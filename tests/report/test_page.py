@@ -14,7 +14,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.baselines import METHODS
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.report.figures import png_names
 from fastrealign.report.svg import METHOD, VARIABLES
 from fastrealign.report.words import number, percent

@@ -12,7 +12,7 @@ from tiny import WORDS, build_tokenizer
 
 import fastrealign as fr
 from fastrealign.baselines import METHODS, Mapped, fit_baseline
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.revision.data import (
     IMAGE,
     IMAGE_TOKEN,

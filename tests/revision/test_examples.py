@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.revision import json_list
 from fastrealign.revision.data import IMAGE, Example, read_examples
 from fastrealign.revision.examples import UNUSABLE

@@ -11,8 +11,8 @@ import corpus
 import numpy as np
 import pytest
 
-from fastrealign.errors import InputError
-from fastrealign.ops import BFLOAT16
+from fastrealign.core.errors import InputError
+from fastrealign.core.ops import BFLOAT16
 from fastrealign.revision import embeddings as lookup
 from fastrealign.revision import index as index_of
 from fastrealign.revision.embeddings import open_embeddings

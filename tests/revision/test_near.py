@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 from fastrealign.revision import near
 from fastrealign.revision.data import available, open_embeddings, read_examples
 from fastrealign.revision.index import IdIndex

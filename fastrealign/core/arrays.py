@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastrealign.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError, InputError
 
 if TYPE_CHECKING:
-    from fastrealign.ops import Counts
+    from fastrealign.core.ops import Counts
 
 # (the result, bool (n,) of the rows that are left in it or None for all) -> it as the kind that was given
 Back = Callable[[Any, np.ndarray | None], Any]

@@ -16,12 +16,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from fastrealign import _core, arrays, reference
-from fastrealign.arrays import is_tensor
-from fastrealign.backend import choose
-from fastrealign.errors import InputError
-from fastrealign.exact import FRACTION_BITS, ExactSum
-from fastrealign.float_state import computes
+from fastrealign import _core
+from fastrealign.core import arrays, reference
+from fastrealign.core.arrays import is_tensor
+from fastrealign.core.backend import choose
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.float_state import computes
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # The numbers of csrc/element.h.
@@ -263,7 +264,7 @@ def reduce(
     backend: see backend.py. x may be a torch tensor on a GPU.
     """
     if on_device(x):
-        from fastrealign import torch_ops
+        from fastrealign.core import torch_ops
 
         return torch_ops.reduce_rows(x, row_map, into, flags=flags, backend=backend)
     x = as_rows(x)
@@ -302,7 +303,7 @@ def apply(
     itself. Flags, threads, isa and backend as for `reduce`.
     """
     if on_device(x):
-        from fastrealign import torch_ops
+        from fastrealign.core import torch_ops
 
         return torch_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
     x = as_rows(x)

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from fastrealign.errors import InputError
+from fastrealign.core.errors import InputError
 
 VARIABLE = "FASTREALIGN_BACKEND"
 OLDEST_TRITON = (3, 4)

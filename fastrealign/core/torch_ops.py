@@ -15,12 +15,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastrealign import ops
-from fastrealign.backend import choose
-from fastrealign.errors import InputError
-from fastrealign.exact import ExactSum
-from fastrealign.float_state import computes
-from fastrealign.ops import Counts, RowMap
+from fastrealign.core import ops
+from fastrealign.core.backend import choose
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
+from fastrealign.core.ops import Counts, RowMap
 
 # s, b.b, b.c, c.c, the largest |b| and |c|, and two that are not used; then b and c (csrc/cuda/cuda.h).
 HEADER = 8

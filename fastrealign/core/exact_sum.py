@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrealign.float_state import computes
+from fastrealign.core.float_state import computes
 
 # One step of the sums is 2^-40 (csrc/exact_sum.h).
 FRACTION_BITS = 40
