@@ -16,7 +16,7 @@ from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.version import __version__
-from fastrealign.files import (
+from fastrealign.storage.saved_tensors import (
     COUNT,
     MAPPING,
     NOT_NEGATIVE,
@@ -32,7 +32,7 @@ from fastrealign.files import (
 )
 
 if TYPE_CHECKING:
-    from fastrealign.io.places import Place
+    from fastrealign.storage.paths import Place
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
 # What the record of a saved one must hold, and that of its sampling.

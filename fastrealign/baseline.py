@@ -22,7 +22,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.files import (
+from fastrealign.storage.saved_tensors import (
     FLAG,
     NOT_NEGATIVE,
     NUMBER,
@@ -38,7 +38,7 @@ from fastrealign.files import (
 )
 
 if TYPE_CHECKING:
-    from fastrealign.io.places import Place
+    from fastrealign.storage.paths import Place
 
 # Methods that are more than one row map; kernels for devices have none of them.
 IN_STEPS = ("mean-shift", "c3", "bca")

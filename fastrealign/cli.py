@@ -24,10 +24,10 @@ from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import note_secrets, shown, shown_traceback, shown_values
 from fastrealign.distributed import world_of
-from fastrealign.files import check_saved_name
-from fastrealign.folders import Inputs
-from fastrealign.io.places import check_output, place
 from fastrealign.pipeline import Terminated
+from fastrealign.storage.folders import Inputs
+from fastrealign.storage.paths import check_output, place
+from fastrealign.storage.saved_tensors import check_saved_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,14 +23,10 @@ from fastrealign.core.errors import InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
-from fastrealign.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
 from fastrealign.io.arrow import ArrowSink
-from fastrealign.io.atomic import AtomicFile, AtomicFolder
 from fastrealign.io.columns import filtered, lists, retyped, writing_columns
 from fastrealign.io.file_names import Name
-from fastrealign.io.files import one_line
 from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
-from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
 from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
 from fastrealign.io.names import Wanted
@@ -39,6 +35,10 @@ from fastrealign.io.parquet import ParquetSink, ParquetTable
 from fastrealign.io.pickle_layouts import AnyPickleShard
 from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
 from fastrealign.output import JOURNAL, METADATA
+from fastrealign.storage.append_log import open_lines
+from fastrealign.storage.atomic import AtomicFile, AtomicFolder
+from fastrealign.storage.files import one_line
+from fastrealign.storage.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
 from fastrealign.summary import count, size
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from fastrealign.io.journal import Journal, rank_journals
 from fastrealign.io.manifest import Manifest
 from fastrealign.io.metadata import SIDE_FOLDERS
 from fastrealign.io.names import Wanted
-from fastrealign.io.places import Place, place
 from fastrealign.io.tensor_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
+from fastrealign.storage.paths import Place, place
 from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size
 
 _LISTED_SHARDS = 5

@@ -11,7 +11,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 
 if TYPE_CHECKING:
-    from fastrealign.io.places import Place
+    from fastrealign.storage.paths import Place
 
 
 class Moments:
@@ -126,7 +126,7 @@ class Moments:
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
-        from fastrealign.files import check_saved_name, save_tensors
+        from fastrealign.storage.saved_tensors import check_saved_name, save_tensors
 
         check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
@@ -135,7 +135,7 @@ class Moments:
     @classmethod
     def load(cls, path: str | Place) -> Moments:
         """Read what `save` wrote. Raises InputError naming the file if it is something else."""
-        from fastrealign.files import COUNT, check_record, check_tensors, load_tensors
+        from fastrealign.storage.saved_tensors import COUNT, check_record, check_tensors, load_tensors
 
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
         check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)

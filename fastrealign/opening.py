@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.io.names import Wanted, role_of
-from fastrealign.io.places import is_url, place
 from fastrealign.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
+from fastrealign.storage.paths import is_url, place
 
 if TYPE_CHECKING:
     from fastrealign.alignment import Alignment

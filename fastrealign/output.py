@@ -16,7 +16,9 @@ from typing import Any
 from fastrealign import io
 from fastrealign.claim import Claim
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.folders import (
+from fastrealign.io.journal import Journal, rank_journals
+from fastrealign.io.manifest import MANIFEST, Manifest, Order
+from fastrealign.storage.folders import (
     Inputs,
     check_outside,
     inside,
@@ -27,9 +29,7 @@ from fastrealign.folders import (
     remove_folders,
     walk,
 )
-from fastrealign.io.journal import Journal, rank_journals
-from fastrealign.io.manifest import MANIFEST, Manifest, Order
-from fastrealign.io.places import Place, folder_of, place, places_of
+from fastrealign.storage.paths import Place, folder_of, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 JOURNAL = ".fastrealign-run.jsonl"

@@ -28,13 +28,13 @@ from fastrealign.distributed import owner, shared, world_of
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
 from fastrealign.io.journal import Group, Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
-from fastrealign.io.places import check_output, each, is_url
 from fastrealign.misfit import warn_of_misfit
 from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
 from fastrealign.passes import check_options
 from fastrealign.pipeline import check_bad_rows
 from fastrealign.sources import FileSource, RowSource, open_rows
+from fastrealign.storage.paths import check_output, each, is_url
 from fastrealign.summary import Report
 from fastrealign.workers import Workers
 from fastrealign.writing import LISTED_ROWS, Writing, check_devices

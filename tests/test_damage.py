@@ -10,8 +10,8 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign.io.lines import FileLines
 from fastrealign.output import JOURNAL
+from fastrealign.storage.append_log import FileLines
 
 SHARDS, EACH = 6, 40
 

@@ -12,7 +12,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.core.errors import InputError
-from fastrealign.folders import Inputs
+from fastrealign.storage.folders import Inputs
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_one_place_by_two_urls(one, other, monkeypatch):
     pytest.importorskip("fsspec")
     from types import SimpleNamespace
 
-    import fastrealign.io.url as module
+    import fastrealign.storage.url as module
 
     protocols = {"gcs": ("gs", "gcs"), "gs": ("gs", "gcs"), "s3a": ("s3", "s3a"), "s3": ("s3", "s3a")}
     monkeypatch.setattr(

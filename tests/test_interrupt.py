@@ -16,8 +16,8 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.core.progress import Progress
-from fastrealign.io.lines import FileLines
 from fastrealign.output import JOURNAL
+from fastrealign.storage.append_log import FileLines
 
 SHARDS = 120
 

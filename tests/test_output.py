@@ -14,8 +14,8 @@ import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.io.journal import Journal
-from fastrealign.io.records import sealed
 from fastrealign.output import JOURNAL
+from fastrealign.storage.records import sealed
 
 
 def refused(call, *pieces: str) -> str:

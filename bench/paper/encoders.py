@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from safetensors.torch import save
 
     from fastrealign.demo import train
-    from fastrealign.files import save_bytes
     from fastrealign.revision.world import both_families
+    from fastrealign.storage.saved_tensors import save_bytes
 
     for seed in range(given.seeds):
         path = given.out / str(seed) / FILE

@@ -25,10 +25,10 @@ from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
 from fastrealign import baseline
 from fastrealign.core.errors import FastRealignError
-from fastrealign.files import save_bytes
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds
 from fastrealign.revision.world import Sizes, World, make
+from fastrealign.storage.saved_tensors import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,8 +11,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
 from fastrealign.demo.readings import Reading
-from fastrealign.files import save_bytes
 from fastrealign.report.figures import need_matplotlib
+from fastrealign.storage.saved_tensors import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

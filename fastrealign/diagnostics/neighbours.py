@@ -27,8 +27,8 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.io.files import one_line
 from fastrealign.sources import RowSource
+from fastrealign.storage.files import one_line
 
 ENGINES = ("faiss", "numpy")
 # Candidates of float32 beyond those asked for.

@@ -10,10 +10,10 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
-from fastrealign.io.files import file_size, is_utf8, one_line
 from fastrealign.io.names import CAPTION_NAMES, ID_NAMES, meant
-from fastrealign.io.records import parsed
-from fastrealign.io.strings import as_text, id_text, lines_of, rows_in_lines, values_of
+from fastrealign.storage.files import file_size, is_utf8, one_line
+from fastrealign.storage.records import parsed
+from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_lines, values_of
 
 CAPTION_FILES = {".txt", ".jsonl", ".parquet"}
 

@@ -19,9 +19,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
-from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS
 from fastrealign.io.source import numeric_order
+from fastrealign.storage.files import reading
 
 SIDES = ("images", "text")
 Item = Picture | Caption

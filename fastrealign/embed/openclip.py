@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import hub
 from fastrealign.core.errors import InputError
 from fastrealign.embed.encoders import (
     Encoder,
@@ -23,6 +22,7 @@ from fastrealign.embed.encoders import (
     needed,
     unit_rows,
 )
+from fastrealign.storage import hub
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.text import shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
-from fastrealign.io.files import file_size, one_line, reading
-from fastrealign.io.strings import LINE_BYTES
+from fastrealign.storage.files import file_size, one_line, reading
+from fastrealign.storage.strings import LINE_BYTES
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -29,10 +29,10 @@ from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
 from fastrealign.io.journal import Journal
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
-from fastrealign.io.places import check_output
 from fastrealign.output import Output
 from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.run import with_state
+from fastrealign.storage.paths import check_output
 
 BAD_ITEMS = ("error", "skip")
 DTYPES = ("float16", "float32")

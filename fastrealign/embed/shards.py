@@ -14,16 +14,16 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
-from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.columns import lists
 from fastrealign.io.manifest import FileMark
 from fastrealign.io.parquet import ParquetSink
 from fastrealign.io.tables import GROUP_BYTES
+from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fastrealign.io.places import Place
+    from fastrealign.storage.paths import Place
 
 
 def mark_of(items: list[Item], bad_items: str) -> FileMark:

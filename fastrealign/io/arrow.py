@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.io.columns import decoding
-from fastrealign.io.files import file_size, reading
-from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter, changed
+from fastrealign.storage.files import file_size, reading
+from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fastrealign.io.atomic import AtomicFile
+    from fastrealign.storage.atomic import AtomicFile
 
 _FILE_MAGIC = b"ARROW1"
 # How every message of a stream begins since Arrow 0.15, and how such a stream ends.
@@ -108,7 +108,7 @@ class ArrowTable(Table):
         """The file; of a URL a copy on the disk, which the map keeps when its name is gone."""
         if not self._remote:
             return nullcontext(self.path)
-        from fastrealign.io.remote import local_copy
+        from fastrealign.storage.remote import local_copy
 
         return local_copy(str(self.path))
 

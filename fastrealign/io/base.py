@@ -13,10 +13,10 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import redacted
-from fastrealign.io.atomic import AtomicFile, AtomicFolder
-from fastrealign.io.files import check_state, state_of
 from fastrealign.io.names import Wanted
-from fastrealign.io.places import Place, place
+from fastrealign.storage.atomic import AtomicFile, AtomicFolder
+from fastrealign.storage.files import check_state, state_of
+from fastrealign.storage.paths import Place, place
 
 if TYPE_CHECKING:
     from typing_extensions import Self

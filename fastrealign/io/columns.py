@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
-from fastrealign.io.files import one_line, reading
 from fastrealign.io.names import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.io.other_formats import embed
-from fastrealign.io.records import parsed
+from fastrealign.storage.files import one_line, reading
+from fastrealign.storage.records import parsed
 
 if TYPE_CHECKING:
     import pyarrow as pa

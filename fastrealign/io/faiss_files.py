@@ -25,9 +25,9 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.io.faiss_lists import Lists, find_lists
-from fastrealign.io.files import Descriptor, file_size, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
 from fastrealign.io.names import Wanted
+from fastrealign.storage.files import Descriptor, file_size, read_into, reading
 
 _FLOAT32 = np.dtype(np.float32)
 _FLAT = ("IxF2", "IxFI", "IxFl")

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.files import Descriptor, read_into
+from fastrealign.storage.files import Descriptor, read_into
 
 if TYPE_CHECKING:
-    from fastrealign.io.spool import Spool
+    from fastrealign.storage.spool import Spool
 
 _HEAD = struct.Struct("<4sqq4sq")
 _CODE, _FULL, _SPARSE = b"ilar", b"full", b"sprs"
@@ -88,7 +88,7 @@ class Lists:
             self._order = np.argsort(ids, kind="stable")
             self.numbered = bool((ids[self._order] == np.arange(self.rows)).all())
             return self._order
-        from fastrealign.io.spool import Spool
+        from fastrealign.storage.spool import Spool
 
         spool, done = Spool("order"), 0
         with spool.writing() as file:

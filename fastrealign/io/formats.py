@@ -14,9 +14,9 @@ from fastrealign.io.npy import NpyShard
 from fastrealign.io.other_formats import next_step
 from fastrealign.io.parquet import ParquetShard
 from fastrealign.io.pickles import PickleShard
-from fastrealign.io.places import is_url, place
 from fastrealign.io.tensor_files import SafetensorsShard
 from fastrealign.io.torch_files import TorchShard
+from fastrealign.storage.paths import is_url, place
 
 FORMATS: dict[str, type[Shard]] = {
     ".arrow": ArrowShard,

@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.columns import retyped_feature
-from fastrealign.io.files import one_line, reading
 from fastrealign.io.manifest import ShardRecord
-from fastrealign.io.records import parsed
 from fastrealign.io.tables import TableShard
+from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.files import one_line, reading
+from fastrealign.storage.records import parsed
 
 _STATE = "state.json"
 _INFO = "dataset_info.json"

@@ -26,11 +26,11 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.version import __version__
-from fastrealign.files import COUNT, TEXT, Rule, or_none
-from fastrealign.io.lines import open_lines, read_lines
 from fastrealign.io.manifest import FORMAT, Order, ShardRecord, check
-from fastrealign.io.places import Place, is_url
-from fastrealign.io.records import is_sealed, record_of, sealed, unsealed
+from fastrealign.storage.append_log import open_lines, read_lines
+from fastrealign.storage.paths import Place, is_url
+from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
+from fastrealign.storage.saved_tensors import COUNT, TEXT, Rule, or_none
 
 
 @dataclass

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.atomic import AtomicFolder
 from fastrealign.io.columns import decoded, decoding
-from fastrealign.io.files import one_line
-from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
+from fastrealign.storage.atomic import AtomicFolder
+from fastrealign.storage.files import one_line
+from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:
     import pyarrow as pa

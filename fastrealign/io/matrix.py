@@ -14,8 +14,8 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.io.base import Shard, ShardWriter
-from fastrealign.io.files import Descriptor, read_into, reading
 from fastrealign.io.names import Fit, Wanted
+from fastrealign.storage.files import Descriptor, read_into, reading
 
 # Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
 # apart: what bounds the memory beyond the caller's scratch.

@@ -21,7 +21,7 @@ from fastrealign.io.base import Shard
 from fastrealign.io.file_names import Name, copied_from, pattern_of
 from fastrealign.io.manifest import MANIFEST
 from fastrealign.io.names import SPLITS
-from fastrealign.io.places import Place, folder_of, is_url, place
+from fastrealign.storage.paths import Place, folder_of, is_url, place
 
 # What the package datasets keeps beside the data it was made of.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.io.atomic import AtomicFile
 from fastrealign.io.base import Shard
 from fastrealign.io.columns import candidates_of
 from fastrealign.io.file_names import Name, counting, tail_of
-from fastrealign.io.files import check_state, open_binary, reading, state_of
 from fastrealign.io.names import Fit
 from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.places import Place, folder_of, is_url, place
 from fastrealign.io.tables import TableCopy
+from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.files import check_state, open_binary, reading, state_of
+from fastrealign.storage.paths import Place, folder_of, is_url, place
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
@@ -281,7 +281,7 @@ def _names(folder: Place) -> list[str]:
     if isinstance(folder, Path):
         with reading(folder):
             return os.listdir(folder) if os.path.isdir(folder) else []
-    from fastrealign.io.retry import Denied, Missing
+    from fastrealign.storage.retry import Denied, Missing
 
     try:
         return [name for name, _ in folder.entries()]

@@ -17,9 +17,9 @@ from numpy.lib import format as npy_format
 
 from fastrealign.core.errors import InputError
 from fastrealign.io.base import BFLOAT16, native_float, no_float
-from fastrealign.io.files import Descriptor, file_size, one_line, reading
 from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.io.names import Wanted
+from fastrealign.storage.files import Descriptor, file_size, one_line, reading
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
 _HEADER_LIMIT = 10_000 + 12

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError
 from fastrealign.io.columns import decoded, decoding
-from fastrealign.io.files import file_size, one_line
-from fastrealign.io.places import is_url
 from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
+from fastrealign.storage.files import file_size, one_line
+from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from fastrealign.io.atomic import AtomicFile
+    from fastrealign.storage.atomic import AtomicFile
 
 # Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
 _BUFFER = 1 << 20
@@ -47,7 +47,7 @@ class ParquetTable(Table):
         file_size(path)
         with decoding(path, self.kind):
             if is_url(path):
-                from fastrealign.io.remote import RemoteStream
+                from fastrealign.storage.remote import RemoteStream
 
                 place, where = RemoteStream(str(path)), {"buffer_size": _REMOTE_BUFFER}
             else:

@@ -18,9 +18,9 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, changed
 from fastrealign.io.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
-from fastrealign.io.files import file_size
 from fastrealign.io.names import Candidate, Fit, Wanted, of_side
 from fastrealign.io.unpickler import Refused, load
+from fastrealign.storage.files import file_size
 
 EMBED = "embed"
 

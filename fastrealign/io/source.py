@@ -21,7 +21,6 @@ from fastrealign.core.errors import InputError, warn
 from fastrealign.core.text import redacted
 from fastrealign.io.base import Shard
 from fastrealign.io.faiss_files import FaissShard
-from fastrealign.io.files import reading
 from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
 from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
 from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_links, tell_of_others
@@ -29,12 +28,13 @@ from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
 from fastrealign.io.names import USUAL_NAMES, Unclear, Wanted
 from fastrealign.io.other_formats import mistaken, next_step
 from fastrealign.io.pickles import PickleShard
-from fastrealign.io.places import Place, each, place
 from fastrealign.io.tables import TableShard
 from fastrealign.io.tensor_files import own_kind
+from fastrealign.storage.files import reading
+from fastrealign.storage.paths import Place, each, place
 
 if TYPE_CHECKING:
-    from fastrealign.io.url import Url
+    from fastrealign.storage.url import Url
 
 # What a chunk of a source takes when nobody says otherwise.
 CHUNK_BYTES = 8 << 20
@@ -337,8 +337,8 @@ def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
 
 
 def _listed(folder: Url) -> list[tuple[Place, bool]]:
-    from fastrealign.io.remote import note_listing
-    from fastrealign.io.retry import Missing
+    from fastrealign.storage.remote import note_listing
+    from fastrealign.storage.retry import Missing
 
     entries = []
     try:

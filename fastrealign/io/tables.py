@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from typing_extensions import Self
 
-    from fastrealign.io.atomic import AtomicFile, AtomicFolder
+    from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 
 # Rows of the other columns in memory at a time: these may be wide (an image a row).
 STEP_ROWS = 1024

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.files import RECORD
 from fastrealign.io.base import BFLOAT16, no_float
-from fastrealign.io.files import Descriptor, file_size, one_line, read_into, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, other_split, telling
-from fastrealign.io.records import parsed, record_of
+from fastrealign.storage.files import Descriptor, file_size, one_line, read_into, reading
+from fastrealign.storage.records import parsed, record_of
+from fastrealign.storage.saved_tensors import RECORD
 
 _FLOATS = {
     "F16": np.dtype(np.float16),

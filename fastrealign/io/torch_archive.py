@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
     import torch

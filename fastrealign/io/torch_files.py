@@ -21,11 +21,11 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.io.base import BFLOAT16, no_float
-from fastrealign.io.files import file_size, one_line, reading
 from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.io.names import Candidate, Fit, Wanted, choose_name, instead, other_split, telling
-from fastrealign.io.places import is_url
 from fastrealign.io.torch_archive import Hole, crc_of_parts, put_crc, save_around
+from fastrealign.storage.files import file_size, one_line, reading
+from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:
     import torch

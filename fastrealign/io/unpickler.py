@@ -21,9 +21,9 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.io.base import BFLOAT16
-from fastrealign.io.files import one_line, open_binary, reading
 from fastrealign.io.opcodes import check_opcodes
-from fastrealign.io.places import is_url
+from fastrealign.storage.files import one_line, open_binary, reading
+from fastrealign.storage.paths import is_url
 
 _CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.storage.atomic import AtomicFile
 
 
 @dataclass(frozen=True)

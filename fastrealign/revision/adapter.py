@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.atomic import AtomicFile
+from fastrealign.storage.atomic import AtomicFile
 
 LAYOUTS = {
     "reference": {"0": "model.mm_projector.0", "2": "model.mm_projector.2"},

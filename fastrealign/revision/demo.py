@@ -14,10 +14,10 @@ from fastrealign.baselines import check_method, fit_baseline
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.demo import questions, statements
-from fastrealign.files import save_bytes
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_answers, read_items, score, write_answers
 from fastrealign.revision.world import Sizes, World, make
+from fastrealign.storage.saved_tensors import save_bytes
 
 TUNINGS = ("image", "text")
 PAIRED = "paired"  # not a method of alignment: pretraining on the images of the captions' own scenes

@@ -24,12 +24,12 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.demo import statements
-from fastrealign.io.atomic import AtomicFile
-from fastrealign.io.files import one_line
-from fastrealign.io.records import parsed
-from fastrealign.io.strings import lines_of
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
+from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.files import one_line
+from fastrealign.storage.records import parsed
+from fastrealign.storage.strings import lines_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

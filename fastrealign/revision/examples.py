@@ -27,15 +27,15 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.io.files import Descriptor, file_size, is_utf8, one_line, reading
 from fastrealign.io.names import CAPTION_NAMES, ID_NAMES
 from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.places import place
-from fastrealign.io.records import parsed
-from fastrealign.io.spool import Spool
-from fastrealign.io.strings import id_text, lines_of, rows_in_lines, texts_in, values_of
 from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.revision.json_list import records_of
+from fastrealign.storage.files import Descriptor, file_size, is_utf8, one_line, reading
+from fastrealign.storage.paths import place
+from fastrealign.storage.records import parsed
+from fastrealign.storage.spool import Spool
+from fastrealign.storage.strings import id_text, lines_of, rows_in_lines, texts_in, values_of
 
 # Stands in a prompt where the visual tokens come.
 IMAGE = "<image>"

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.atomic import AtomicFolder
-from fastrealign.io.records import parsed
-from fastrealign.io.spool import Spool
+from fastrealign.storage.atomic import AtomicFolder
+from fastrealign.storage.records import parsed
+from fastrealign.storage.spool import Spool
 
 _HASH = np.dtype([("high", "<u8"), ("low", "<u4")])
 # Ids that are sorted at a time, and up to which the index stays in memory.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.files import one_line, open_binary, reading
+from fastrealign.storage.files import one_line, open_binary, reading
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")

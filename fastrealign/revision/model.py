@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastrealign import hub as hubs
 from fastrealign.core.errors import InputError
-from fastrealign.io.atomic import AtomicFile, AtomicFolder
-from fastrealign.io.records import parsed
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
+from fastrealign.storage import hub as hubs
+from fastrealign.storage.atomic import AtomicFile, AtomicFolder
+from fastrealign.storage.records import parsed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastrealign import hub
 from fastrealign.core.errors import InputError
 from fastrealign.io.names import meant
-from fastrealign.io.places import is_url, place
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import check_suffix
+from fastrealign.storage import hub
+from fastrealign.storage.paths import is_url, place
 
 _WEIGHTS = (".safetensors", ".bin")
 

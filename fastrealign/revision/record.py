@@ -11,16 +11,16 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
-from fastrealign.files import save_bytes
-from fastrealign.folders import make_folders, remove_folders
-from fastrealign.io.lines import open_lines
 from fastrealign.io.manifest import FileMark
-from fastrealign.io.places import each, is_url
-from fastrealign.io.records import parsed
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings
 from fastrealign.revision.examples import UNUSABLE
+from fastrealign.storage.append_log import open_lines
+from fastrealign.storage.folders import make_folders, remove_folders
+from fastrealign.storage.paths import each, is_url
+from fastrealign.storage.records import parsed
+from fastrealign.storage.saved_tensors import save_bytes
 
 RUN = "run.json"
 # There while a run goes on, and left where it was killed.

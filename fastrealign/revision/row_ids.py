@@ -12,13 +12,13 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.io.base import Shard
-from fastrealign.io.files import Descriptor, one_line, open_binary, reading
 from fastrealign.io.names import ID_NAMES, meant
 from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.places import is_url, place
-from fastrealign.io.records import parsed
-from fastrealign.io.strings import id_text, rows_in_lines, values_of
 from fastrealign.io.tables import Table, TableShard
+from fastrealign.storage.files import Descriptor, one_line, open_binary, reading
+from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.records import parsed
+from fastrealign.storage.strings import id_text, rows_in_lines, values_of
 
 _FILES = (".txt", ".json", ".npy", ".parquet")
 _STEP = 1 << 16

@@ -25,18 +25,19 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import set_seed
 
-from fastrealign import baseline, hub
+from fastrealign import baseline
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.io.files import one_line
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
 from fastrealign.revision.model import RevisionModel, load_lm
 from fastrealign.revision.paths import check_paths
 from fastrealign.revision.record import TrainResult, held, inputs_of, look, note
+from fastrealign.storage import hub
+from fastrealign.storage.files import one_line
 
 # What a mixed precision keeps the frozen language model in.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

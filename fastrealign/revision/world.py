@@ -33,11 +33,11 @@ from fastrealign.core.reference import project
 from fastrealign.demo import captions, encoder, questions, samples, statements
 from fastrealign.demo.captions import Caption
 from fastrealign.demo.scenes import FAMILIES, Scene, render, scene
-from fastrealign.files import save_bytes
-from fastrealign.io.records import parsed
 from fastrealign.revision import backbone
 from fastrealign.revision.data import IMAGE
 from fastrealign.revision.evaluate import Item, write_items
+from fastrealign.storage.records import parsed
+from fastrealign.storage.saved_tensors import save_bytes
 
 if TYPE_CHECKING:
     import open_clip

@@ -11,8 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastrealign import InputError, hub  # noqa: E402
+from fastrealign import InputError  # noqa: E402
 from fastrealign.embed import OpenClip, Transformers  # noqa: E402
+from fastrealign.storage import hub  # noqa: E402
 
 
 @pytest.fixture

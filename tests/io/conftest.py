@@ -82,7 +82,7 @@ def server(monkeypatch):
     """A web server whose faults are waited for a moment only."""
     from faulty_server import FaultyServer
 
-    from fastrealign.io import retry
+    from fastrealign.storage import retry
 
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     server = FaultyServer()
@@ -94,7 +94,7 @@ def server(monkeypatch):
 def memory():
     """fsspec's file system in memory, empty."""
     fs = pytest.importorskip("fsspec").filesystem("memory")
-    from fastrealign.io import retry
+    from fastrealign.storage import retry
 
     retry._given_up.clear()
     fs.store.clear()
@@ -106,7 +106,7 @@ def memory():
 @pytest.fixture
 def quick_lease(monkeypatch):
     """A lease that is taken, and given up for dead, in a moment."""
-    from fastrealign.io import lease
+    from fastrealign.storage import lease
 
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(lease, "WATCH_SECONDS", 0.6)

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io.atomic import AtomicFile, AtomicFolder
+from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 
 
 def fail(code):

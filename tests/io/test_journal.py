@@ -15,7 +15,7 @@ from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.io.journal import Journal, Noted
 from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
-from fastrealign.io.records import sealed
+from fastrealign.storage.records import sealed
 
 ORDER = Order(
     "align", {"dtype": None, "bad_rows": "error"}, {"a": FileMark(3, "x", 7)}, {"b": FileMark(4, "y", 8)}, ["m"]

@@ -13,9 +13,9 @@ import pytest
 from fastrealign.core.errors import FastRealignError, InputError
 
 pytest.importorskip("fsspec")
-from fastrealign.io import lease as module
-from fastrealign.io.lease import Lease
-from fastrealign.io.url import Url
+from fastrealign.storage import lease as module
+from fastrealign.storage.lease import Lease
+from fastrealign.storage.url import Url
 
 URL = Url("memory://out/journal/lease")
 
@@ -108,7 +108,7 @@ def test_of_many_that_come_at_once_one_gets_it(memory, monkeypatch, conditional)
     """Also where the store puts without conditions, and the last of two writers wins."""
     monkeypatch.setattr(module, "SETTLE_SECONDS", 0.3)
     if not conditional:
-        monkeypatch.setattr("fastrealign.io.url._can_create", lambda fs: False)
+        monkeypatch.setattr("fastrealign.storage.url._can_create", lambda fs: False)
         monkeypatch.setattr(Url, "exists", lambda self: False)
     got, told = [], []
 

@@ -13,7 +13,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
-from fastrealign.io.records import checked, is_sealed, parsed, record_of, sealed, unsealed
+from fastrealign.storage.records import checked, is_sealed, parsed, record_of, sealed, unsealed
 
 DEEP = {
     "lists": "[" * 100_000 + "]" * 100_000,

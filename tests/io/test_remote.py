@@ -16,11 +16,12 @@ from faulty_server import DROP, SHORT, STALL, FaultyServer
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import open_source, remote, retry
-from fastrealign.io.files import Descriptor, file_size, open_binary, read_into
+from fastrealign.io import open_source
 from fastrealign.io.manifest import FileMark
-from fastrealign.io.places import is_url, place
-from fastrealign.io.url import Url
+from fastrealign.storage import remote, retry
+from fastrealign.storage.files import Descriptor, file_size, open_binary, read_into
+from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")

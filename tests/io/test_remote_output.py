@@ -20,11 +20,12 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign import cli
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io import AtomicFile, retry
+from fastrealign.io import AtomicFile
 from fastrealign.io.journal import Journal
-from fastrealign.io.lines import RemoteLines
-from fastrealign.io.url import Url
 from fastrealign.output import JOURNAL
+from fastrealign.storage import retry
+from fastrealign.storage.append_log import RemoteLines
+from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
 

@@ -8,8 +8,8 @@ import errno
 import pytest
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import retry
-from fastrealign.io.retry import Denied, Missing, persist
+from fastrealign.storage import retry
+from fastrealign.storage.retry import Denied, Missing, persist
 
 
 class HttpError(Exception):

@@ -13,10 +13,10 @@ pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
-from fastrealign.io import strings  # noqa: E402
 from fastrealign.io.names import ID_NAMES  # noqa: E402
 from fastrealign.revision.embeddings import open_embeddings  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
+from fastrealign.storage import strings  # noqa: E402
 
 CAPTIONS = ["a cat", "une étoile", "猫\u2028猫", "last"]
 

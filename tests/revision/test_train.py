@@ -360,7 +360,7 @@ def test_a_run_goes_on_with_its_own_language_model(config, world, unfinished, ti
 
 
 def test_one_run_at_a_time(config, world, unfinished):
-    from fastrealign.io.lines import open_lines
+    from fastrealign.storage.append_log import open_lines
 
     unfinished()
     lock = open_lines(world / "run" / ".fastrealign-train", fsync=False)

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import note_secrets, redacted
-from fastrealign.io import ranged_http
-from fastrealign.io.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
+from fastrealign.storage import ranged_http
+from fastrealign.storage.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
 
 # An object appears there complete or not at all, and there are no folders. (Within a process, that is true of memory.)
 _OBJECT_STORES = {

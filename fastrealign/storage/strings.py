@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.files import one_line, open_binary, reading
+from fastrealign.storage.files import one_line, open_binary, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa

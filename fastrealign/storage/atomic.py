@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, shortage
-from fastrealign.io.files import Descriptor, look_anew, one_line, read_into
-from fastrealign.io.places import Place, check_output, place
+from fastrealign.storage.files import Descriptor, look_anew, one_line, read_into
+from fastrealign.storage.paths import Place, check_output, place
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from fastrealign.io.url import Url
+    from fastrealign.storage.url import Url
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
@@ -51,7 +51,7 @@ class AtomicFile:
         self._failure = f"{path}: writing was stopped by an earlier failure, nothing was kept"
         self._url: Url | None = None
         if not isinstance(self.path, Path):
-            from fastrealign.io.remote import spool
+            from fastrealign.storage.remote import spool
 
             check_output(self.path)
             self._url = self.path
@@ -156,7 +156,7 @@ class AtomicFile:
             # Other threads that write to the file give the cause too, whichever of them is heard first.
             self._failure = _told(self.path, error)
             if self._url is not None:
-                from fastrealign.io.remote import spool_failure
+                from fastrealign.storage.remote import spool_failure
 
                 self._failure = spool_failure(self._url, error)
             self.abort()

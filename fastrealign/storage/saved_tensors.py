@@ -17,7 +17,7 @@ from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
 
 if TYPE_CHECKING:
-    from fastrealign.io.places import Place
+    from fastrealign.storage.paths import Place
 
 # 1 had no checksums.
 FORMAT = 2
@@ -72,8 +72,8 @@ def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[s
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
     from safetensors.numpy import save
 
-    from fastrealign.io.records import sealed
     from fastrealign.io.tensor_files import is_of_others
+    from fastrealign.storage.records import sealed
 
     if is_of_others(path):
         raise InputError(
@@ -98,7 +98,7 @@ def check_saved_name(path: str | Place, kind: str) -> None:
     """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
     from fastrealign.io.formats import FORMATS
     from fastrealign.io.other_formats import next_step
-    from fastrealign.io.places import place
+    from fastrealign.storage.paths import place
 
     text = str(path)
     if not text or text.endswith("/"):
@@ -111,7 +111,7 @@ def check_saved_name(path: str | Place, kind: str) -> None:
 
 def save_bytes(path: str | Place, data: bytes) -> None:
     """Write a whole file: to a temporary name, fsynced, renamed."""
-    from fastrealign.io.atomic import AtomicFile
+    from fastrealign.storage.atomic import AtomicFile
 
     with AtomicFile(path) as file:
         file.append(data)
@@ -123,8 +123,8 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     from safetensors import SafetensorError, safe_open
 
-    from fastrealign.io.places import is_url
-    from fastrealign.io.records import checked, is_sealed
+    from fastrealign.storage.paths import is_url
+    from fastrealign.storage.records import checked, is_sealed
 
     if not is_url(path) and Path(path).is_dir():
         inside = Path(path, "alignment.safetensors")
@@ -215,10 +215,10 @@ def _damaged(path: str | Place, kind: str, how: str) -> InputError:
 
 def _local(path: str | Place) -> AbstractContextManager[Path]:
     """The file itself, or a copy of what lies at a URL."""
-    from fastrealign.io.places import is_url, place
+    from fastrealign.storage.paths import is_url, place
 
     if is_url(path):
-        from fastrealign.io.remote import local_copy
+        from fastrealign.storage.remote import local_copy
 
         return local_copy(str(path))
     return nullcontext(place(path))

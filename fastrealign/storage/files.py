@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
-from fastrealign.io.places import is_url
+from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from fastrealign.io.remote import RemoteFile
+    from fastrealign.storage.remote import RemoteFile
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20
@@ -42,7 +42,7 @@ class Descriptor:
         self.fd = -1
         self.remote: RemoteFile | None = None
         if is_url(path):
-            from fastrealign.io.remote import RemoteFile
+            from fastrealign.storage.remote import RemoteFile
 
             self.remote = RemoteFile(os.fspath(path))
         else:
@@ -108,7 +108,7 @@ def reading(path: str | Path) -> Iterator[None]:
 def file_size(path: str | Path) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
     if is_url(path):
-        from fastrealign.io import remote
+        from fastrealign.storage import remote
 
         return remote.file_size(os.fspath(path))
     with reading(path):
@@ -149,7 +149,7 @@ def check_state(path: str | Path, state: tuple[int, ...] | None) -> None:
 def look_anew(path: str | Path) -> None:
     """The file may have been written to since it was read: what is there now counts."""
     if is_url(path):
-        from fastrealign.io import remote
+        from fastrealign.storage import remote
 
         remote.forget(os.fspath(path))
 
@@ -177,7 +177,7 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str
 def open_binary(path: str | Path) -> BinaryIO:
     """The file opened to be read in order, with some of it read ahead."""
     if is_url(path):
-        from fastrealign.io.remote import RemoteStream
+        from fastrealign.storage.remote import RemoteStream
 
         return io.BufferedReader(RemoteStream(os.fspath(path)), _STREAM_BYTES)
     return open(path, "rb", opener=os.open)

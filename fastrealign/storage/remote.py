@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError, InputError, changed
-from fastrealign.io import ranged_http
-from fastrealign.io.files import Descriptor, one_line
-from fastrealign.io.retry import ShortAnswer, ask, filesystem, persist
-from fastrealign.io.url import Facts, Url, known_size
+from fastrealign.storage import ranged_http
+from fastrealign.storage.files import Descriptor, one_line
+from fastrealign.storage.retry import ShortAnswer, ask, filesystem, persist
+from fastrealign.storage.url import Facts, Url, known_size
 
 # Seconds after which a file that is being read is looked at again.
 CHECK_SECONDS = 2.0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import without_secrets
-from fastrealign.io.files import one_line
+from fastrealign.storage.files import one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

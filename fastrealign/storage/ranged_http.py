@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.retry import run
+from fastrealign.storage.retry import run
 
 
 @dataclass(frozen=True)

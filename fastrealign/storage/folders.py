@@ -14,7 +14,7 @@ from typing import Any
 
 from fastrealign import io
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.places import Place, is_url, place, places_of
+from fastrealign.storage.paths import Place, is_url, place, places_of
 
 # A file that is being written (io/atomic.py): ".name.process.tmp".
 TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")

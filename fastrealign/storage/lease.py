@@ -17,9 +17,9 @@ from contextlib import suppress
 from typing import Any
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.records import parsed
-from fastrealign.io.retry import Missing, ask, filesystem
-from fastrealign.io.url import Url
+from fastrealign.storage.records import parsed
+from fastrealign.storage.retry import Missing, ask, filesystem
+from fastrealign.storage.url import Url
 
 # Seconds between two changes; how long a lease must stand still to be taken over; and how long a write may take to be seen
 # by others who wrote at the same time.

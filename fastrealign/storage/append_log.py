@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.files import Descriptor, one_line, reading
-from fastrealign.io.places import Place, each
+from fastrealign.storage.files import Descriptor, one_line, reading
+from fastrealign.storage.paths import Place, each
 
 if TYPE_CHECKING:
-    from fastrealign.io.url import Url
+    from fastrealign.storage.url import Url
 
 _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
@@ -137,7 +137,7 @@ class RemoteLines:
     seconds_a_line = 5.0
 
     def __init__(self, path: Url) -> None:
-        from fastrealign.io.lease import Lease
+        from fastrealign.storage.lease import Lease
 
         self.path = path
         self._sizes: list[int] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
-    from fastrealign.io.url import Url
+    from fastrealign.storage.url import Url
 
 Place: TypeAlias = "Path | Url"
 
@@ -37,7 +37,7 @@ def is_url(path: str | os.PathLike) -> bool:
 def place(path: str | os.PathLike) -> Place:
     """The path as an object of pathlib's ways: a Path, or a Url for what fsspec has to open."""
     if is_url(path):
-        from fastrealign.io.url import Url
+        from fastrealign.storage.url import Url
 
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
@@ -65,7 +65,7 @@ def check_output(path: str | os.PathLike) -> None:
             raise InputError(
                 f"{url}: {scheme}:// can only be read from; name a folder here or in a store such as s3://"
             )
-        from fastrealign.io.retry import filesystem
+        from fastrealign.storage.retry import filesystem
 
         filesystem(url)
 
