@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.common import CannotBenchmark, command
 from bench.kills_corpus import corpus
-from fastrealign.io.journal import Journal
+from fastrealign.formats.journal import Journal
 from fastrealign.output import ALIGNMENT, JOURNAL, MANIFEST
 
 # Seconds until a run is killed, at most, after what it waited for was there.

@@ -21,7 +21,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.problem import encodings
-from fastrealign import io
+from fastrealign import formats
 
 WIDTH = 16
 DTYPE = np.dtype(np.float16)
@@ -35,7 +35,7 @@ MOST_TIMES = 25
 SECONDS_UNTIL_MOVED = 2.0
 
 
-class MadeShard(io.Shard):
+class MadeShard(formats.Shard):
     """A shard of any number of rows: windows into one tile."""
 
     format = "made"
@@ -56,14 +56,14 @@ class MadeShard(io.Shard):
         for lo in range(0, self.rows, rows):
             yield self.read(lo, min(lo + rows, self.rows), np.empty(0, np.uint8))
 
-    def writer(self, *_: object, **__: object) -> io.ShardWriter:
+    def writer(self, *_: object, **__: object) -> formats.ShardWriter:
         raise TypeError("rows that are made up have no file to be written to")
 
 
 def fit(rows: int, threads: int, _: Path, **how: object) -> Callable[[], None]:
     """Fits of rows from memory."""
     text, images = sides()
-    source = io.Source("made", [MadeShard(rows, text)], rows, WIDTH)
+    source = formats.Source("made", [MadeShard(rows, text)], rows, WIDTH)
     return lambda: fr.fit(source, images, threads=threads, **how) and None
 
 

@@ -244,7 +244,7 @@ def told_if_swapped(given: Any, source: Any) -> Iterator[None]:
     try:
         yield
     except InputError:
-        from fastrealign.io.tensor_files import own_kind
+        from fastrealign.formats.safetensors_files import own_kind
 
         for one in source if isinstance(source, (list, tuple)) else [source]:
             if isinstance(one, (str, os.PathLike)) and (kind := own_kind(one)):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
 from fastrealign.core.errors import FastRealignError, InputError, warn
-from fastrealign.io.journal import Group, Journal, rank_journals
-from fastrealign.io.manifest import Manifest, Order, ShardRecord
+from fastrealign.formats.journal import Group, Journal, rank_journals
+from fastrealign.formats.manifest import Manifest, Order, ShardRecord
 from fastrealign.storage.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.storage.paths import Place, each
 

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
-from fastrealign.io.arrow import ArrowSink
-from fastrealign.io.columns import filtered, lists, retyped, writing_columns
-from fastrealign.io.file_names import Name
-from fastrealign.io.lance_folder import FILE_ROWS, LanceSink
-from fastrealign.io.manifest import FileMark
-from fastrealign.io.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
-from fastrealign.io.names import Wanted
-from fastrealign.io.npy import NpyWriter
-from fastrealign.io.parquet import ParquetSink, ParquetTable
-from fastrealign.io.pickle_layouts import AnyPickleShard
-from fastrealign.io.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
+from fastrealign.formats.arrow import ArrowSink
+from fastrealign.formats.arrow_columns import filtered, lists, retyped, writing_columns
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.lance import FILE_ROWS, LanceSink
+from fastrealign.formats.manifest import FileMark
+from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
+from fastrealign.formats.npy import NpyWriter
+from fastrealign.formats.parquet import ParquetSink, ParquetTable
+from fastrealign.formats.pickle_layouts import AnyPickleShard
+from fastrealign.formats.shard_names import Name
+from fastrealign.formats.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
 from fastrealign.output import JOURNAL, METADATA
 from fastrealign.storage.append_log import open_lines
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
@@ -129,7 +129,7 @@ def convert(
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
     wanted = Wanted(column, SIDES.get(side))
-    files = io.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
+    files = formats.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(files.shards)
     target = _Target(out, to, side, files)
@@ -186,7 +186,7 @@ class _Target:
     paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
     """
 
-    def __init__(self, out: str | os.PathLike, to: str | None, side: str | None, files: io.Source) -> None:
+    def __init__(self, out: str | os.PathLike, to: str | None, side: str | None, files: formats.Source) -> None:
         path = Path(out)
         suffix = path.suffix.lower()
         named = next((name for name, known in TARGETS.items() if known == suffix), None)
@@ -202,7 +202,7 @@ class _Target:
             self._lock = self.root / f".{path.name}{JOURNAL}"
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
-            if suffix in io.FORMATS and not path.is_dir():
+            if suffix in formats.FORMATS and not path.is_dir():
                 raise InputError(
                     f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
                 )
@@ -266,7 +266,7 @@ class _Target:
             lines.close() if lines.text() else lines.remove()  # the journal of a run that has not ended stays
 
     def writers(
-        self, at: int, shard: io.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack, fsync: bool
+        self, at: int, shard: formats.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack, fsync: bool
     ) -> list[_NpyOut | _TableOut]:
         """What writes a shard; aborted when the stack is left, unless committed."""
         path = self.paths[at]
@@ -284,7 +284,7 @@ class _Target:
 class _Rest:
     """What belongs to the rows of a shard beside their embeddings: its other columns, items' other values, metadata."""
 
-    def __init__(self, shard: io.Shard, stack: ExitStack) -> None:
+    def __init__(self, shard: formats.Shard, stack: ExitStack) -> None:
         self._parts: list[tuple[pa.Schema, InStep]] = []
         if isinstance(shard, TableShard):
             table = stack.enter_context(shard.table(shard.path))
@@ -316,7 +316,7 @@ class _Rest:
 
         return pa.schema([field for schema, _ in self._parts for field in schema])
 
-    def schema_with(self, shard: io.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str | None]:
+    def schema_with(self, shard: formats.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str | None]:
         """The schema of a table that holds the embeddings too, and the name of their column, if there is one."""
         pa = _pyarrow(shard.path)
         schema = self.schema()
@@ -411,7 +411,7 @@ def _kept(column: Any, mask: np.ndarray) -> Any:
     return filtered(pa.table({"": column}), mask).column(0)
 
 
-def _rows(shard: io.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The shard's rows as elements of `dtype`, and which of them are there, (n,) bool, where some are null.
 
     Raises InputError for the first row with a number that becomes infinite.
@@ -450,7 +450,7 @@ def _table(values: dict[str, Any], path: str) -> pa.Table:
     return pa.table(columns)
 
 
-def _names(shards: list[io.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
+def _names(shards: list[formats.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
     """Of the files in a folder, and of their metadata: numbered alike, which is how one is found beside the other."""
     if to == "npy" and side is not None:
         folder = SIDE_FOLDERS[SIDES[side]]

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, load
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.text import shown
-from fastrealign.io.journal import Journal, rank_journals
-from fastrealign.io.manifest import Manifest
-from fastrealign.io.metadata import SIDE_FOLDERS
-from fastrealign.io.names import Wanted
-from fastrealign.io.tensor_files import own_kind
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.journal import Journal, rank_journals
+from fastrealign.formats.manifest import Manifest
+from fastrealign.formats.metadata import SIDE_FOLDERS
+from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.sources import rows_in
@@ -43,14 +43,15 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
             return _unfinished(path)
         if path.name.endswith(MANIFEST) and path.is_file():
             return _manifest(path.parent, path)
-        if path.suffix.lower() not in io.FORMATS.keys() - {".safetensors"} and own_kind(path):
+        if path.suffix.lower() not in formats.FORMATS.keys() - {".safetensors"} and own_kind(path):
             return _saved(path)
         if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
             sides = [
-                _embeddings(io.open_source(path, side=side, column=Wanted(column))) for side in ("source", "target")
+                _embeddings(formats.open_source(path, side=side, column=Wanted(column)))
+                for side in ("source", "target")
             ]
             return {"kind": "embeddings", "sides": [value for value, _ in sides]}, "\n".join(text for _, text in sides)
-    return _embeddings(io.open_source(spec, side="source", column=Wanted(column)))
+    return _embeddings(formats.open_source(spec, side="source", column=Wanted(column)))
 
 
 def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], str]:
@@ -208,7 +209,7 @@ def _unfinished(folder: Place) -> tuple[dict[str, Any], str]:
     )
 
 
-def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
+def _embeddings(files: formats.Source) -> tuple[dict[str, Any], str]:
     shards = files.shards
     dtypes: dict[str, int] = {}
     for shard in shards:
@@ -265,7 +266,7 @@ def _embeddings(files: io.Source) -> tuple[dict[str, Any], str]:
     return value, "\n".join(lines)
 
 
-def _sample(files: io.Source) -> tuple[np.ndarray, int, str | None]:
+def _sample(files: formats.Source) -> tuple[np.ndarray, int, str | None]:
     """Of a sample from shards at even distances: the norms of good rows, the number of bad ones, the first of these."""
     with_rows = [shard for shard in files.shards if shard.rows]
     chosen = with_rows[:: max(1, -(-len(with_rows) // _SAMPLED_SHARDS))]

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.claim import Claim
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.journal import Journal, rank_journals
-from fastrealign.io.manifest import MANIFEST, Manifest, Order
+from fastrealign.formats.journal import Journal, rank_journals
+from fastrealign.formats.manifest import MANIFEST, Manifest, Order
 from fastrealign.storage.folders import (
     Inputs,
     check_outside,
@@ -48,10 +48,10 @@ class Output:
     beside   names of the files that describe shards together (Hugging Face datasets)
     """
 
-    def __init__(self, out: str | os.PathLike, files: io.Source) -> None:
+    def __init__(self, out: str | os.PathLike, files: formats.Source) -> None:
         self.out = os.fspath(out)
         path = place(out)
-        kind = io.FORMATS.get(path.suffix.lower())
+        kind = formats.FORMATS.get(path.suffix.lower())
         self.single = kind is not None and (kind.folder or not path.is_dir())
         if self.single:
             if len(files.shards) != 1:
@@ -90,7 +90,7 @@ class Output:
         output = cls.__new__(cls)
         output.out = os.fspath(out)
         output.root = place(out)
-        if output.root.suffix.lower() in io.FORMATS and not output.root.is_dir():
+        if output.root.suffix.lower() in formats.FORMATS and not output.root.is_dir():
             raise InputError(f"{out}: names one file, and shards go to a folder; name one")
         output.single = False
         output.names = list(names)
@@ -107,7 +107,7 @@ class Output:
         """The journal of one of several processes that write here; the first one's is that of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
-    def check_apart(self, specs: Sequence[Any], sources: Sequence[io.Source]) -> None:
+    def check_apart(self, specs: Sequence[Any], sources: Sequence[formats.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output, by whatever name or link."""
         check_outside(self.out, self.root, specs, sources)
         root = real(self.root)

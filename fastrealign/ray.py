@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrealign import io, run
+from fastrealign import formats, run
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method
 from fastrealign.core import errors, ops
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.io.formats import format_of
-from fastrealign.io.manifest import FileMark, ShardRecord
-from fastrealign.io.tables import TableShard
+from fastrealign.formats.manifest import FileMark, ShardRecord
+from fastrealign.formats.registry import format_of
+from fastrealign.formats.tables import TableShard
 from fastrealign.output import Output
 from fastrealign.summary import Report
 from fastrealign.workers import Workers
@@ -93,7 +93,7 @@ class RayWriting:
 
     def __init__(
         self,
-        files: io.Source,
+        files: formats.Source,
         output: Output,
         left: Sequence[int],
         method: Alignment | Baseline,
@@ -185,7 +185,7 @@ class ShardWriter:
         }
         try:
             shard = _shard(task)
-            files = io.Source(shard.path, [shard], shard.rows, shard.dim or self._method.dim)
+            files = formats.Source(shard.path, [shard], shard.rows, shard.dim or self._method.dim)
             place = _Place(self._root, [task["name"]], [task["metadata_name"]])
             writing = Writing(
                 files,
@@ -221,7 +221,7 @@ class _Place(NamedTuple):
     metadata: list[str | None]
 
 
-def _task(shard: io.Shard, name: str, metadata_name: str | None) -> dict[str, Any]:
+def _task(shard: formats.Shard, name: str, metadata_name: str | None) -> dict[str, Any]:
     return {
         "path": os.path.abspath(shard.path),
         "name": name,
@@ -231,7 +231,7 @@ def _task(shard: io.Shard, name: str, metadata_name: str | None) -> dict[str, An
     }
 
 
-def _shard(task: dict[str, Any]) -> io.Shard:
+def _shard(task: dict[str, Any]) -> formats.Shard:
     try:
         shard = format_of(task["path"])(task["path"], task["name"], task["column"])
     except InputError as error:  # it could be opened when the run began

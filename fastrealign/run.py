@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.claim import Claim
@@ -26,8 +26,8 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.distributed import owner, shared, world_of
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
-from fastrealign.io.journal import Group, Journal
-from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.formats.journal import Group, Journal
+from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.misfit import warn_of_misfit
 from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
@@ -472,13 +472,13 @@ class _Hold:
             self.own.close()
 
 
-def _marks(files: io.Source, names: list[str], whole: bool = False) -> dict[str, FileMark]:
+def _marks(files: formats.Source, names: list[str], whole: bool = False) -> dict[str, FileMark]:
     paths = [shard.path for shard in files.shards]
     marks = each(lambda path: FileMark.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths)))
     return dict(zip(names, marks, strict=True))
 
 
-def _numbers(files: io.Source) -> str:
+def _numbers(files: formats.Source) -> str:
     """A SHA-256 of what the numbers of the rows follow from."""
     return hashlib.sha256(json.dumps(sorted((shard.name, shard.rows) for shard in files.shards)).encode()).hexdigest()
 

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
 from fastrealign.core.float_state import callers_state
-from fastrealign.io.manifest import encoder_of
-from fastrealign.io.names import Wanted
-from fastrealign.io.tables import TableShard
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.manifest import encoder_of
+from fastrealign.formats.tables import TableShard
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
 # cache, and taking a piece costs nothing beside it.
@@ -76,7 +76,7 @@ class FileSource:
     side_by_side = True
     again = True
 
-    def __init__(self, files: io.Source, first: int = 0) -> None:
+    def __init__(self, files: formats.Source, first: int = 0) -> None:
         self.files = files
         self.name = files.name
         self.d = files.dim
@@ -174,7 +174,7 @@ class FileSource:
         return _together(parts)
 
 
-def _firsts(shards: list[io.Shard], first: int) -> list[int]:
+def _firsts(shards: list[formats.Shard], first: int) -> list[int]:
     """The number of each shard's first row when shards follow on each other by name, the first one's given."""
     by_name = sorted(range(len(shards)), key=lambda i: shards[i].name)
     firsts = [first] * len(shards)
@@ -356,10 +356,10 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
     """
     if isinstance(spec, (FileSource, ArraySource, ChunkSource)):
         return spec
-    if isinstance(spec, io.Source):
+    if isinstance(spec, formats.Source):
         return FileSource(spec)
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
-        return FileSource(io.open_source(spec, side=side, column=column, bad_shards=bad_shards))
+        return FileSource(formats.open_source(spec, side=side, column=column, bad_shards=bad_shards))
     if arrays.holds_rows(spec) or isinstance(spec, Mapping):
         return ArraySource(spec, side)
     if isinstance(spec, Iterable):

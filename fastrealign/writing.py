@@ -14,7 +14,7 @@ from heapq import nsmallest
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.alignment import Alignment
 from fastrealign.baseline import IN_STEPS, Baseline
 from fastrealign.core import ops
@@ -22,7 +22,7 @@ from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
-from fastrealign.io.manifest import FileMark, ShardRecord
+from fastrealign.formats.manifest import FileMark, ShardRecord
 from fastrealign.output import Output
 from fastrealign.pipeline import Pass, Work
 from fastrealign.sources import PIECE_BYTES, FileSource, Piece, rows_in
@@ -44,7 +44,7 @@ class Unwritten(FileSource):
 
     def __init__(
         self,
-        files: io.Source,
+        files: formats.Source,
         left: Sequence[int],
         dtype: np.dtype | None,
         in_order: bool,
@@ -60,7 +60,7 @@ class Unwritten(FileSource):
         self.rows = sum(shard.rows for shard in shards)
         self.nbytes = sum(shard.nbytes for shard in shards)
 
-    def dtype_of(self, shard: io.Shard) -> np.dtype:
+    def dtype_of(self, shard: formats.Shard) -> np.dtype:
         return self._dtype or shard.out_dtype
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
@@ -70,7 +70,7 @@ class Unwritten(FileSource):
             for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
                 yield self.piece(i, lo, min(lo + step, shard.rows))
 
-    def count_pieces(self, shard: io.Shard) -> int:
+    def count_pieces(self, shard: formats.Shard) -> int:
         return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -86,10 +86,10 @@ class Unwritten(FileSource):
                 yield lo, chunk
                 lo += len(chunk)
 
-    def _at_any_place(self, shard: io.Shard) -> bool:
+    def _at_any_place(self, shard: formats.Shard) -> bool:
         return shard.random_access and not self._in_order
 
-    def _rows(self, shard: io.Shard) -> int:
+    def _rows(self, shard: formats.Shard) -> int:
         wider = max(shard.dtype, self.dtype_of(shard), key=lambda dtype: dtype.itemsize)
         return rows_in(self._piece_bytes, self.d, wider)
 
@@ -97,7 +97,7 @@ class Unwritten(FileSource):
 class _Twin:
     """One output shard being written."""
 
-    def __init__(self, shard: io.Shard, pieces: int, d: int) -> None:
+    def __init__(self, shard: formats.Shard, pieces: int, d: int) -> None:
         self.shard = shard
         self.pieces_left = pieces
         self.spoiled = False  # it has a bad row, and bad rows are an error; or it cannot be read
@@ -107,9 +107,9 @@ class _Twin:
         self.first_bad: list[tuple[int, str]] = []
         self.kept: list[np.ndarray] = []  # masks of the chunks, where rows are left out and metadata must follow
         self.lock = threading.Lock()
-        self._writer: io.ShardWriter | None = None
+        self._writer: formats.ShardWriter | None = None
 
-    def writer(self, make: Callable[[], io.ShardWriter]) -> io.ShardWriter:
+    def writer(self, make: Callable[[], formats.ShardWriter]) -> formats.ShardWriter:
         with self.lock:
             if self._writer is None:
                 self._writer = make()
@@ -151,7 +151,7 @@ class Writing:
 
     def __init__(
         self,
-        files: io.Source,
+        files: formats.Source,
         output: Output,
         left: Sequence[int],
         method: Alignment | Baseline,
@@ -271,7 +271,7 @@ class Writing:
                 named = copy.copy(shard)
                 named.metadata_name = metadata
                 keep = np.concatenate(twin.kept) if twin.kept else None
-                io.write_metadata(named, self._output.root, keep, self._fsync)
+                formats.write_metadata(named, self._output.root, keep, self._fsync)
             mark = FileMark.of(writer.path, whole=self._verify)
             written = twin.good if self._bad_rows == "skip" else twin.good + twin.bad
             record = ShardRecord(
@@ -302,7 +302,7 @@ class Writing:
                 self._twins[at] = _Twin(shard, self.source.count_pieces(shard), self.source.d)
             return self._twins[at]
 
-    def _writer(self, at: int) -> io.ShardWriter:
+    def _writer(self, at: int) -> formats.ShardWriter:
         shard = self.source.files.shards[at]
         path = self._output.root / self._output.names[at]
         return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._fsync)

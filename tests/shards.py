@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastrealign.io.base import Shard
+from fastrealign.formats.base import Shard
 
 
 def rewrite(shard: Shard, out: Path, dtype=None, keep: np.ndarray | None = None, chunk: int = 4) -> None:

@@ -19,7 +19,7 @@ from fastrealign import cli
 from fastrealign.baselines import fit_baseline
 from fastrealign.cli_parser import parser_of
 from fastrealign.core.errors import InputError
-from fastrealign.io import open_source
+from fastrealign.formats import open_source
 
 ROOT = Path(fr.__file__).parent
 ROWS = 12

@@ -12,7 +12,7 @@ import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.core import reference
 from fastrealign.core.errors import InputError
-from fastrealign.io.npy import NpyShard
+from fastrealign.formats.npy import NpyShard
 
 SHARDS = 6
 

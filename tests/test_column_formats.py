@@ -136,7 +136,7 @@ def test_killed_it_goes_on(tmp_path, case):
     np.save(tmp_path / "image.npy", corpus.rows(100, 2))
     code = (
         "import sys, os, signal, fastrealign as fr\n"
-        "from fastrealign.io.journal import Journal\n"
+        "from fastrealign.formats.journal import Journal\n"
         "add = Journal.add\n"
         "def killed(self, shard, sums):\n"
         "    add(self, shard, sums); self.flush()\n"
@@ -465,8 +465,8 @@ def test_tensors_of_several_vectors_a_row_are_refused(tmp_path, shape):
 
 def test_types_of_hugging_face_are_known_without_datasets(tmp_path):
     pa = pytest.importorskip("pyarrow")
-    from fastrealign.io.columns import fit, retyped
-    from fastrealign.io.names import Fit
+    from fastrealign.formats.arrow_columns import fit, retyped
+    from fastrealign.formats.choose_column import Fit
 
     def field(shape, name="Array2DExtensionType"):
         named = {"ARROW:extension:name": f"datasets.features.features.{name}"}

@@ -18,7 +18,7 @@ import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.convert import STEP_ROWS, TARGETS
 from fastrealign.core.progress import Progress
-from fastrealign.io import open_source
+from fastrealign.formats import open_source
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -17,7 +17,7 @@ from fastrealign.baselines import METHODS
 from fastrealign.cli import main
 from fastrealign.core import reference
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.io.names import role_of
+from fastrealign.formats.choose_column import role_of
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "torch", "safetensors", "pickle"]
 

@@ -13,7 +13,7 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.io.journal import Journal
+from fastrealign.formats.journal import Journal
 from fastrealign.output import JOURNAL
 from fastrealign.storage.records import sealed
 

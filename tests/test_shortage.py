@@ -84,7 +84,7 @@ FORMATS = {
         ["pyarrow.parquet.ParquetFile.__init__", "pyarrow.parquet.ParquetFile.iter_batches"],
     ),
     ".arrow": (corpus.arrow_file, ["pyarrow.ipc.open_stream", "pyarrow.memory_map"]),
-    ".pkl": (_pickle, ["fastrealign.io.unpickler.check_opcodes", "fastrealign.io.unpickler._Unpickler.load"]),
+    ".pkl": (_pickle, ["fastrealign.formats.unpickler.check_opcodes", "fastrealign.formats.unpickler._Unpickler.load"]),
     ".pt": (_pt, ["torch.load", "zipfile.ZipFile.__init__"]),
 }
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastrealign import io, sources
+from fastrealign import formats, sources
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.pipeline import Pass, reduce_source
@@ -212,7 +212,7 @@ def test_open_rows_takes_what_it_made(rows_of):
 
 def test_open_rows_takes_opened_files(rows_of, tmp_path):
     np.save(tmp_path / "a.npy", rows_of(5, 4))
-    source = open_rows(io.open_source(tmp_path, side="source"), "source")
+    source = open_rows(formats.open_source(tmp_path, side="source"), "source")
     assert isinstance(source, sources.FileSource)
     assert source.rows == 5
 

@@ -450,17 +450,17 @@ def _of_arrow(x: Any, name: str) -> Taken | None:
     chunks = x.chunks if isinstance(x, pa.ChunkedArray) else [x]
     if pa.types.is_floating(x.type):
         return Taken(np.concatenate([np.empty(0, np.float16), *(c.to_numpy(zero_copy_only=False) for c in chunks)]))
-    from fastrealign.io import columns
-    from fastrealign.io.names import Fit
+    from fastrealign.formats import arrow_columns
+    from fastrealign.formats.choose_column import Fit
 
-    if columns.fit(pa.field("", x.type)) < Fit.PERHAPS:
-        whole = columns.is_list(x.type) and pa.types.is_integer(x.type.value_type)
+    if arrow_columns.fit(pa.field("", x.type)) < Fit.PERHAPS:
+        whole = arrow_columns.is_list(x.type) and pa.types.is_integer(x.type.value_type)
         instead = "; convert with .cast(pyarrow.list_(pyarrow.float32()))" if whole else ""
         raise InputError(f"{name}: a pyarrow array of {x.type}, expected lists of floats, one a row{instead}")
     firsts = np.cumsum([0, *map(len, chunks)]).tolist()
-    wide = (columns.matrix(c, None, first, name)[0].shape[1] for c, first in zip(chunks, firsts, strict=False))
+    wide = (arrow_columns.matrix(c, None, first, name)[0].shape[1] for c, first in zip(chunks, firsts, strict=False))
     dim = next(filter(None, wide), None)
-    parts = [columns.matrix(c, dim, first, name) for c, first in zip(chunks, firsts, strict=False)]
+    parts = [arrow_columns.matrix(c, dim, first, name) for c, first in zip(chunks, firsts, strict=False)]
     if not parts:
         raise InputError(f"{name}: a pyarrow array without chunks, expected rows")
     rows = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])

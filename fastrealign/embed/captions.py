@@ -10,7 +10,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
-from fastrealign.io.names import CAPTION_NAMES, ID_NAMES, meant
+from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES, meant
 from fastrealign.storage.files import file_size, is_utf8, one_line
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_lines, values_of
@@ -124,7 +124,7 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
 
 
 def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
-    from fastrealign.io.parquet import ParquetTable
+    from fastrealign.formats.parquet import ParquetTable
 
     with ParquetTable(path) as table:
         names = table.schema.names

@@ -19,8 +19,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
-from fastrealign.io.formats import FORMATS
-from fastrealign.io.source import numeric_order
+from fastrealign.formats.open import numeric_order
+from fastrealign.formats.registry import FORMATS
 from fastrealign.storage.files import reading
 
 SIDES = ("images", "text")

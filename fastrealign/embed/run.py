@@ -27,8 +27,8 @@ from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
-from fastrealign.io.journal import Journal
-from fastrealign.io.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.formats.journal import Journal
+from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.output import Output
 from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.run import with_state

@@ -14,10 +14,10 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
-from fastrealign.io.columns import lists
-from fastrealign.io.manifest import FileMark
-from fastrealign.io.parquet import ParquetSink
-from fastrealign.io.tables import GROUP_BYTES
+from fastrealign.formats.arrow_columns import lists
+from fastrealign.formats.manifest import FileMark
+from fastrealign.formats.parquet import ParquetSink
+from fastrealign.formats.tables import GROUP_BYTES
 from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.convert import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.io.lance_folder import LanceShard
-from fastrealign.io.metadata import attach_metadata
-from fastrealign.io.names import Wanted
-from fastrealign.io.pickle_layouts import AnyPickleShard
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.lance import LanceShard
+from fastrealign.formats.metadata import attach_metadata
+from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.revision.index import IdIndex, RowNumbers, Twice
 from fastrealign.revision.near import Near
 from fastrealign.revision.row_ids import IdsOf
@@ -45,7 +45,12 @@ class Embeddings:
     """
 
     def __init__(
-        self, source: io.Source, index: IdIndex | RowNumbers, ids_from: str, how: dict[str, Any], ids: tuple[Any, Any]
+        self,
+        source: formats.Source,
+        index: IdIndex | RowNumbers,
+        ids_from: str,
+        how: dict[str, Any],
+        ids: tuple[Any, Any],
     ) -> None:
         """how: for `_opened`; ids: what `open_embeddings` was given as ids and id_column."""
         self.name, self.dim, self.ids_from = source.name, source.dim, ids_from
@@ -55,7 +60,7 @@ class Embeddings:
         self._near: Near | None = None
         self._take(source)
 
-    def _take(self, source: io.Source) -> None:
+    def _take(self, source: formats.Source) -> None:
         self._shards = source.shards
         self._starts = np.array([0, *accumulate(shard.rows for shard in source.shards)])
         files = FileSource(source)
@@ -221,7 +226,7 @@ class Embeddings:
         if len(self._open) > _OPEN:
             self._shards[self._open.popitem(last=False)[0]].close()
 
-    def _tell_if_dear(self, shard: io.Shard, rows: int) -> None:
+    def _tell_if_dear(self, shard: formats.Shard, rows: int) -> None:
         nbytes = rows * shard.dim * shard.dtype.itemsize
         total = sum(one.nbytes for one in self._shards if not one.random_access)
         if not self._told_dear and nbytes > _DEAR_BYTES and total > CACHE_BYTES and shard.format != "arrow":
@@ -246,7 +251,7 @@ def open_embeddings(
 ) -> Embeddings:
     """Open the embeddings of shards to be looked up by id: headers and ids are read, no rows.
 
-    source     what `fastrealign.io.open_source` takes: file, glob, folder, clip-retrieval root, list of these
+    source     what `fastrealign.formats.open_source` takes: file, glob, folder, clip-retrieval root, list of these
     dim        the width that they are to have
     side       "text" or "image": of a clip-retrieval root, which folder to take
     column     parquet column, pickle key, ... of the embeddings, where it cannot be told
@@ -287,9 +292,9 @@ def open_embeddings(
     return Embeddings(opened, kept, of.named, how, (ids, id_column))
 
 
-def _opened(source: Any, side: str, column: str | None) -> io.Source:
+def _opened(source: Any, side: str, column: str | None) -> formats.Source:
     wanted = Wanted(column, SIDES[side], option="column=")
-    opened = io.open_source(source, side=SIDES[side], column=wanted, pickles=AnyPickleShard)
+    opened = formats.open_source(source, side=SIDES[side], column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(opened.shards)
     return opened

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
-from fastrealign.io.manifest import FileMark
+from fastrealign.formats.manifest import FileMark
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.embeddings import Embeddings

@@ -11,10 +11,10 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.io.base import Shard
-from fastrealign.io.names import ID_NAMES, meant
-from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.tables import Table, TableShard
+from fastrealign.formats.base import Shard
+from fastrealign.formats.choose_column import ID_NAMES, meant
+from fastrealign.formats.parquet import ParquetTable
+from fastrealign.formats.tables import Table, TableShard
 from fastrealign.storage.files import Descriptor, one_line, open_binary, reading
 from fastrealign.storage.paths import is_url, place
 from fastrealign.storage.records import parsed

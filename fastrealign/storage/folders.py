@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastrealign import io
+from fastrealign import formats
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.storage.paths import Place, is_url, place, places_of
 
@@ -40,7 +40,7 @@ def walk(folder: Place, deep: bool = True) -> Iterator[str]:
 
 
 def _is_shard_folder(name: str) -> bool:
-    kind = io.FORMATS.get(Path(final_name(name)).suffix.lower())
+    kind = formats.FORMATS.get(Path(final_name(name)).suffix.lower())
     return kind is not None and kind.folder
 
 
@@ -115,7 +115,7 @@ class Inputs:
                 yield status.st_dev, status.st_ino
 
 
-def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[io.Source]) -> None:
+def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[formats.Source]) -> None:
     """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would take it in."""
     folders = [shard.path for source in sources for shard in source.shards if shard.folder]
     named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]

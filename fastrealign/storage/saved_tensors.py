@@ -72,7 +72,7 @@ def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[s
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
     from safetensors.numpy import save
 
-    from fastrealign.io.tensor_files import is_of_others
+    from fastrealign.formats.safetensors_files import is_of_others
     from fastrealign.storage.records import sealed
 
     if is_of_others(path):
@@ -96,8 +96,8 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
 
 def check_saved_name(path: str | Place, kind: str) -> None:
     """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
-    from fastrealign.io.formats import FORMATS
-    from fastrealign.io.other_formats import next_step
+    from fastrealign.formats.registry import FORMATS
+    from fastrealign.formats.unsupported import next_step
     from fastrealign.storage.paths import place
 
     text = str(path)

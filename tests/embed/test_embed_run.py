@@ -23,7 +23,7 @@ from fastrealign.cli import main  # noqa: E402
 from fastrealign.core.progress import Progress  # noqa: E402
 from fastrealign.embed import OpenClip, embed_files  # noqa: E402
 from fastrealign.embed.encoders import Encoder  # noqa: E402
-from fastrealign.io import open_source  # noqa: E402
+from fastrealign.formats import open_source  # noqa: E402
 
 SMALL = ("--batch-size", 2, "--shard-rows", 4)
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import tables
-from fastrealign.io.arrow import ArrowShard
+from fastrealign.formats import tables
+from fastrealign.formats.arrow import ArrowShard
 
 pa = pytest.importorskip("pyarrow")
 
@@ -337,7 +337,7 @@ def test_large_batches_are_split(tmp_path, monkeypatch):
 
 def test_memory_does_not_follow_the_size_of_a_batch(tmp_path):
     code = (
-        "import re, sys; from fastrealign.io.arrow import ArrowShard\n"
+        "import re, sys; from fastrealign.formats.arrow import ArrowShard\n"
         "shard = ArrowShard(sys.argv[1], 'x.arrow')\n"
         "assert sum(part.sum() for part in shard.chunks(2000)) == 512 * shard.rows\n"
         "print(re.search('VmHWM: *([0-9]+)', open('/proc/self/status').read().replace(chr(9), ' '))[1])"

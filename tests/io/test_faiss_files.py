@@ -9,8 +9,8 @@ import pytest
 from shards import rewrite_at_random
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import faiss_files, faiss_lists
-from fastrealign.io.faiss_files import FaissShard
+from fastrealign.formats import faiss_index, faiss_lists
+from fastrealign.formats.faiss_index import FaissShard
 
 faiss = pytest.importorskip("faiss")
 
@@ -96,7 +96,7 @@ def test_what_is_written_searches_right(tmp_path, flat, ids):
 @pytest.mark.parametrize("ids", MAPS)
 @pytest.mark.parametrize("dropped", [[0], [22], range(23), range(1, 23, 2)])
 def test_dropped_rows_take_their_ids_along(tmp_path, monkeypatch, ids, dropped):
-    monkeypatch.setattr(faiss_files, "_COPY_IDS", 6)
+    monkeypatch.setattr(faiss_index, "_COPY_IDS", 6)
     x = matrix()
     keep = np.ones(23, bool)
     keep[list(dropped)] = False

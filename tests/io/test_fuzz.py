@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrealign.core.errors import InputError
-from fastrealign.io import open_source
-from fastrealign.io.manifest import Manifest
+from fastrealign.formats import open_source
+from fastrealign.formats.manifest import Manifest
 
 EXAMPLES = int(os.environ.get("FASTREALIGN_FUZZ_EXAMPLES", "120"))
 # The CPU time that an example may take, and by how many bytes it may raise the peak: a page of a parquet file may say

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.io import open_source
+from fastrealign.formats import open_source
 
 pytest.importorskip("pyarrow")
 datasets = pytest.importorskip("datasets")

@@ -16,7 +16,7 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io.lance_folder import LanceShard
+from fastrealign.formats.lance import LanceShard
 
 lance = pytest.importorskip("lance")
 pa = pytest.importorskip("pyarrow")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastrealign.io import matrix
-from fastrealign.io.matrix import CarryingWriter, MatrixShard
+from fastrealign.formats import matrix
+from fastrealign.formats.matrix import CarryingWriter, MatrixShard
 
 
 class Plain(MatrixShard):

@@ -12,8 +12,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
-from fastrealign.io import open_source
-from fastrealign.io.file_names import Name, pattern_of
+from fastrealign.formats import open_source
+from fastrealign.formats.shard_names import Name, pattern_of
 
 DIM = 4
 

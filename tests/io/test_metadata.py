@@ -11,7 +11,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io import open_source, write_metadata
+from fastrealign.formats import open_source, write_metadata
 from fastrealign.revision.embeddings import open_embeddings
 
 pa = pytest.importorskip("pyarrow")

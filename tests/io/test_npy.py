@@ -14,8 +14,8 @@ from numpy.lib import format as npy_format
 from shards import rewrite, rewrite_at_random
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import npy
-from fastrealign.io.npy import NpyShard, NpyWriter
+from fastrealign.formats import npy
+from fastrealign.formats.npy import NpyShard, NpyWriter
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

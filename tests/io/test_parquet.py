@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from shards import rewrite
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import tables
-from fastrealign.io.parquet import ParquetShard, ParquetTable
+from fastrealign.formats import tables
+from fastrealign.formats.parquet import ParquetShard, ParquetTable
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fastrealign.io.pickle_layouts import AnyPickleShard
+from fastrealign.formats.pickle_layouts import AnyPickleShard
 
 X = np.random.default_rng(3).standard_normal((5, 4)).astype(np.float32)
 IDS = [f"i{i}" for i in range(5)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io.pickles import PickleShard
+from fastrealign.formats.pickles import PickleShard
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
@@ -189,7 +189,7 @@ def test_changed_after_it_was_opened(tmp_path, refused):
 
 
 def test_reader_and_writer_decode_once_together(tmp_path, monkeypatch):
-    import fastrealign.io.pickles as module
+    import fastrealign.formats.pickles as module
 
     items, _ = items_of()
     shard = opened(saved(tmp_path / "x.pkl", items))

@@ -16,8 +16,8 @@ from faulty_server import DROP, SHORT, STALL, FaultyServer
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import open_source
-from fastrealign.io.manifest import FileMark
+from fastrealign.formats import open_source
+from fastrealign.formats.manifest import FileMark
 from fastrealign.storage import remote, retry
 from fastrealign.storage.files import Descriptor, file_size, open_binary, read_into
 from fastrealign.storage.paths import is_url, place
@@ -88,7 +88,7 @@ from fastrealign.inspection import inspect
 fr.align({str(text)!r}, {str(image)!r}, {str(tmp_path / "out")!r})
 fr.load({str(tmp_path / "out/alignment.safetensors")!r})
 inspect({str(tmp_path / "out")!r})
-loaded = [name for name in sys.modules if name.startswith("fastrealign.io.") and name.endswith(("remote", "url", "retry"))]
+loaded = [name for name in sys.modules if name.startswith("fastrealign.formats.") and name.endswith(("remote", "url", "retry"))]
 assert not loaded, loaded
 try:
     fr.fit("s3://b/x.npy", {str(image)!r})

@@ -20,8 +20,8 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign import cli
 from fastrealign.core.errors import FastRealignError
-from fastrealign.io import AtomicFile
-from fastrealign.io.journal import Journal
+from fastrealign.formats import AtomicFile
+from fastrealign.formats.journal import Journal
 from fastrealign.output import JOURNAL
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLines

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import fastrealign.io
-from fastrealign.io import FORMATS, Shard, open_source
-from fastrealign.io.formats import accepted
-from fastrealign.io.source import numeric_order
+import fastrealign.formats
+from fastrealign.formats import FORMATS, Shard, open_source
+from fastrealign.formats.open import numeric_order
+from fastrealign.formats.registry import accepted
 
 
 def save(path, rows=3, dim=4, dtype=np.float32, fill=None):
@@ -62,7 +62,7 @@ def source_of(spec, side="source", **options):
 
 
 def test_public_names():
-    assert set(fastrealign.io.__all__) <= set(dir(fastrealign.io))
+    assert set(fastrealign.formats.__all__) <= set(dir(fastrealign.formats))
     assert all(issubclass(kind, Shard) and kind.format for kind in FORMATS.values())
 
 
@@ -97,7 +97,7 @@ def test_folder_in_numeric_order(tmp_path, suffix, monkeypatch):
 
 
 def test_chunks_are_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastrealign.io.source.CHUNK_BYTES", 100)
+    monkeypatch.setattr("fastrealign.formats.open.CHUNK_BYTES", 100)
     save(tmp_path / "x.npy", rows=20)
     assert [len(part) for part in source_of(tmp_path)] == [6, 6, 6, 2]
     save(tmp_path / "x.npy", rows=3, dim=1000)

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
-from fastrealign.io.names import ID_NAMES  # noqa: E402
+from fastrealign.formats.choose_column import ID_NAMES  # noqa: E402
 from fastrealign.revision.embeddings import open_embeddings  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
 from fastrealign.storage import strings  # noqa: E402

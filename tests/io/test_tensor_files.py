@@ -16,8 +16,8 @@ from shards import rewrite, rewrite_at_random
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import open_source, tensor_files
-from fastrealign.io.tensor_files import SafetensorsShard
+from fastrealign.formats import open_source, safetensors_files
+from fastrealign.formats.safetensors_files import SafetensorsShard
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -89,14 +89,14 @@ def test_another_element_type_out(tmp_path, dtype):
         assert bits(out[name]) == bits(value) and out[name].shape == value.shape
     # Every tensor begins at a multiple of its element size: some readers need that.
     for tensor in opened(tmp_path / "y.safetensors", "emb").header.tensors.values():
-        assert tensor.begin % (tensor_files._BITS[tensor.dtype] // 8) == 0
+        assert tensor.begin % (safetensors_files._BITS[tensor.dtype] // 8) == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("dropped", [[], [0], [22], range(23), range(1, 23, 2)])
 @pytest.mark.parametrize("copy_bytes", [1, 100, 1 << 20])
 def test_dropped_rows_take_what_is_theirs_along(tmp_path, monkeypatch, dtype, dropped, copy_bytes):
-    monkeypatch.setattr(tensor_files, "_COPY_BYTES", copy_bytes)
+    monkeypatch.setattr(safetensors_files, "_COPY_BYTES", copy_bytes)
     x = matrix()
     keep = np.ones(23, bool)
     keep[list(dropped)] = False

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from shards import rewrite, rewrite_at_random
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io import torch_files
-from fastrealign.io.torch_archive import crc_of_parts
-from fastrealign.io.torch_files import TorchShard
+from fastrealign.formats import torch_files
+from fastrealign.formats.torch_archive import crc_of_parts
+from fastrealign.formats.torch_files import TorchShard
 
 torch = pytest.importorskip("torch")
 

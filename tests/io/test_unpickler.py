@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrealign.core.errors import InputError
-from fastrealign.io import unpickler
-from fastrealign.io.unpickler import load
+from fastrealign.formats import unpickler
+from fastrealign.formats.unpickler import load
 
 
 def saved(path, data):

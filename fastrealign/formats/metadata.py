@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.io.base import Shard
-from fastrealign.io.columns import candidates_of
-from fastrealign.io.file_names import Name, counting, tail_of
-from fastrealign.io.names import Fit
-from fastrealign.io.parquet import ParquetTable
-from fastrealign.io.tables import TableCopy
+from fastrealign.formats.arrow_columns import candidates_of
+from fastrealign.formats.base import Shard
+from fastrealign.formats.choose_column import Fit
+from fastrealign.formats.parquet import ParquetTable
+from fastrealign.formats.shard_names import Name, counting, tail_of
+from fastrealign.formats.tables import TableCopy
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import check_state, open_binary, reading, state_of
 from fastrealign.storage.paths import Place, folder_of, is_url, place

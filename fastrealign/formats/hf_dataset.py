@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.base import Shard
-from fastrealign.io.columns import retyped_feature
-from fastrealign.io.manifest import ShardRecord
-from fastrealign.io.tables import TableShard
+from fastrealign.formats.arrow_columns import retyped_feature
+from fastrealign.formats.base import Shard
+from fastrealign.formats.manifest import ShardRecord
+from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import one_line, reading
 from fastrealign.storage.records import parsed

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.base import BFLOAT16, native_float, no_float
-from fastrealign.io.matrix import MatrixShard, MatrixWriter, check_shape
-from fastrealign.io.names import Wanted
+from fastrealign.formats.base import BFLOAT16, native_float, no_float
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.storage.files import Descriptor, file_size, one_line, reading
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.

@@ -24,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.faiss_lists import Lists, find_lists
-from fastrealign.io.matrix import CarryingWriter, MatrixShard, check_shape
-from fastrealign.io.names import Wanted
+from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.faiss_lists import Lists, find_lists
+from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape
 from fastrealign.storage.files import Descriptor, file_size, read_into, reading
 
 _FLOAT32 = np.dtype(np.float32)

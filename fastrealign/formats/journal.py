@@ -26,7 +26,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.version import __version__
-from fastrealign.io.manifest import FORMAT, Order, ShardRecord, check
+from fastrealign.formats.manifest import FORMAT, Order, ShardRecord, check
 from fastrealign.storage.append_log import open_lines, read_lines
 from fastrealign.storage.paths import Place, is_url
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from fastrealign.core.errors import InputError, changed
-from fastrealign.io.base import BFLOAT16, Shard, ShardWriter
-from fastrealign.io.columns import (
+from fastrealign.formats.arrow_columns import (
     candidates_of,
     choose,
     decoding,
@@ -32,7 +31,8 @@ from fastrealign.io.columns import (
     width,
     writing_columns,
 )
-from fastrealign.io.names import Fit, Wanted, telling
+from fastrealign.formats.base import BFLOAT16, Shard, ShardWriter
+from fastrealign.formats.choose_column import Fit, Wanted, telling
 
 if TYPE_CHECKING:
     import pyarrow as pa

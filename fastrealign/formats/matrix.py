@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.base import Shard, ShardWriter
-from fastrealign.io.names import Fit, Wanted
+from fastrealign.formats.base import Shard, ShardWriter
+from fastrealign.formats.choose_column import Fit, Wanted
 from fastrealign.storage.files import Descriptor, read_into, reading
 
 # Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie

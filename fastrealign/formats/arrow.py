@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.columns import decoding
-from fastrealign.io.tables import Sink, Table, TableShard, TableWriter, changed
+from fastrealign.formats.arrow_columns import decoding
+from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter, changed
 from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.paths import is_url
 

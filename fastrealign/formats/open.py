@@ -19,17 +19,17 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.text import redacted
-from fastrealign.io.base import Shard
-from fastrealign.io.faiss_files import FaissShard
-from fastrealign.io.formats import FORMATS, accepted, format_of, suffix_of
-from fastrealign.io.hf_folder import DatasetFolder, is_dataset, shards_of
-from fastrealign.io.members import counted_twice, leaving_out, members, tell_of_links, tell_of_others
-from fastrealign.io.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
-from fastrealign.io.names import USUAL_NAMES, Unclear, Wanted
-from fastrealign.io.other_formats import mistaken, next_step
-from fastrealign.io.pickles import PickleShard
-from fastrealign.io.tables import TableShard
-from fastrealign.io.tensor_files import own_kind
+from fastrealign.formats.base import Shard
+from fastrealign.formats.choose_column import USUAL_NAMES, Unclear, Wanted
+from fastrealign.formats.faiss_index import FaissShard
+from fastrealign.formats.hf_dataset import DatasetFolder, is_dataset, shards_of
+from fastrealign.formats.metadata import METADATA_FILE, SIDE_FOLDERS, attach_metadata
+from fastrealign.formats.pickles import PickleShard
+from fastrealign.formats.registry import FORMATS, accepted, format_of, suffix_of
+from fastrealign.formats.safetensors_files import own_kind
+from fastrealign.formats.shard_sets import counted_twice, leaving_out, members, tell_of_links, tell_of_others
+from fastrealign.formats.tables import TableShard
+from fastrealign.formats.unsupported import mistaken, next_step
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import Place, each, place
 

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
-from fastrealign.io.base import BFLOAT16
-from fastrealign.io.opcodes import check_opcodes
+from fastrealign.formats.base import BFLOAT16
+from fastrealign.formats.pickle_opcodes import check_opcodes
 from fastrealign.storage.files import one_line, open_binary, reading
 from fastrealign.storage.paths import is_url
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError, changed
-from fastrealign.io.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
-from fastrealign.io.names import Candidate, Fit, Wanted, of_side
-from fastrealign.io.unpickler import Refused, load
+from fastrealign.formats.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
+from fastrealign.formats.choose_column import Candidate, Fit, Wanted, of_side
+from fastrealign.formats.unpickler import Refused, load
 from fastrealign.storage.files import file_size
 
 EMBED = "embed"

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.arrow import ArrowShard
-from fastrealign.io.base import Shard
-from fastrealign.io.faiss_files import FaissShard
-from fastrealign.io.lance_folder import LanceShard
-from fastrealign.io.npy import NpyShard
-from fastrealign.io.other_formats import next_step
-from fastrealign.io.parquet import ParquetShard
-from fastrealign.io.pickles import PickleShard
-from fastrealign.io.tensor_files import SafetensorsShard
-from fastrealign.io.torch_files import TorchShard
+from fastrealign.formats.arrow import ArrowShard
+from fastrealign.formats.base import Shard
+from fastrealign.formats.faiss_index import FaissShard
+from fastrealign.formats.lance import LanceShard
+from fastrealign.formats.npy import NpyShard
+from fastrealign.formats.parquet import ParquetShard
+from fastrealign.formats.pickles import PickleShard
+from fastrealign.formats.safetensors_files import SafetensorsShard
+from fastrealign.formats.torch_files import TorchShard
+from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.paths import is_url, place
 
 FORMATS: dict[str, type[Shard]] = {

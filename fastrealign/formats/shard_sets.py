@@ -17,10 +17,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.io.base import Shard
-from fastrealign.io.file_names import Name, copied_from, pattern_of
-from fastrealign.io.manifest import MANIFEST
-from fastrealign.io.names import SPLITS
+from fastrealign.formats.base import Shard
+from fastrealign.formats.choose_column import SPLITS
+from fastrealign.formats.manifest import MANIFEST
+from fastrealign.formats.shard_names import Name, copied_from, pattern_of
 from fastrealign.storage.paths import Place, folder_of, is_url, place
 
 # What the package datasets keeps beside the data it was made of.

@@ -16,11 +16,20 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.io.base import FLOAT_DTYPES
-from fastrealign.io.matrix import fit_of_shape
-from fastrealign.io.names import USUAL_NAMES, Candidate, Fit, Wanted, choose_name, instead, of_side, other_split
-from fastrealign.io.pickles import EMBED, PickleShard, kind_of, shown_key
-from fastrealign.io.unpickler import load
+from fastrealign.formats.base import FLOAT_DTYPES
+from fastrealign.formats.choose_column import (
+    USUAL_NAMES,
+    Candidate,
+    Fit,
+    Wanted,
+    choose_name,
+    instead,
+    of_side,
+    other_split,
+)
+from fastrealign.formats.matrix import fit_of_shape
+from fastrealign.formats.pickles import EMBED, PickleShard, kind_of, shown_key
+from fastrealign.formats.unpickler import load
 
 
 class AnyPickleShard(PickleShard):

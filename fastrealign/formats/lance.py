@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.io.columns import decoded, decoding
-from fastrealign.io.tables import Sink, Table, TableShard, TableWriter
+from fastrealign.formats.arrow_columns import decoded, decoding
+from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFolder
 from fastrealign.storage.files import one_line
 from fastrealign.storage.paths import is_url

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import redacted
-from fastrealign.io.names import Wanted
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.files import check_state, state_of
 from fastrealign.storage.paths import Place, place
