@@ -31,16 +31,16 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import RowMap
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.distributed import shared, world_of
+from fastrealign.data.pair import open_both
+from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.sources import ChunkSource, RowSource, open_rows
+from fastrealign.data.workers import Workers
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import chunks, unit_blocks
 from fastrealign.diagnostics.spectrum import covariance
-from fastrealign.distributed import shared, world_of
 from fastrealign.fit import check_alone, fit
-from fastrealign.opening import open_both
-from fastrealign.pipeline import check_bad_rows
 from fastrealign.sides import Side, anchored, check_differ, check_side, check_target, check_widths, read_side
-from fastrealign.sources import ChunkSource, RowSource, open_rows
-from fastrealign.workers import Workers
 
 
 class Mapped(ChunkSource):

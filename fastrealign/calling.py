@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.ops import Counts
-from fastrealign.pipeline import check_bad_rows
+from fastrealign.data.pipeline import check_bad_rows
 
 # (rows, where to store the result, uint8 states of the rows or None) -> what was counted, as `ops.apply` does it
 Kernel = Callable[[Any, Any, np.ndarray | None], Counts]

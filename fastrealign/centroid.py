@@ -13,9 +13,9 @@ from fastrealign.core import reference
 from fastrealign.core.errors import warn
 from fastrealign.core.ops import RowMap
 from fastrealign.core.progress import Progress
-from fastrealign.pipeline import lenient, reduce_source
-from fastrealign.sources import RowSource
-from fastrealign.workers import Workers
+from fastrealign.data.pipeline import lenient, reduce_source
+from fastrealign.data.sources import RowSource
+from fastrealign.data.workers import Workers
 
 # |F(c)| at which the exact centroid is found, and how many passes it may take. Converging slower means that the sums'
 # own rounding has been reached.

@@ -30,15 +30,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
-from fastrealign.blocks import Blocks, BlockSource, Spread, measure_spread, quantile
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.ops import UNIT
 from fastrealign.core.progress import Progress
-from fastrealign.opening import NAME_BOTH
+from fastrealign.data.cluster_sampling import Blocks, BlockSource, Spread, measure_spread, quantile
+from fastrealign.data.pair import NAME_BOTH
+from fastrealign.data.pipeline import lenient
+from fastrealign.data.sources import RowSource
+from fastrealign.data.workers import Workers
 from fastrealign.passes import fit_sides
-from fastrealign.pipeline import lenient
-from fastrealign.sources import RowSource
-from fastrealign.workers import Workers
 
 # Blocks of a side to begin with: fewer say too little about the spread between them.
 FEWEST_BLOCKS = 64

@@ -23,8 +23,8 @@ from fastrealign.console import silence, writing_out
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import note_secrets, shown, shown_traceback, shown_values
-from fastrealign.distributed import world_of
-from fastrealign.pipeline import Terminated
+from fastrealign.data.distributed import world_of
+from fastrealign.data.pipeline import Terminated
 from fastrealign.storage.folders import Inputs
 from fastrealign.storage.paths import check_output, place
 from fastrealign.storage.saved_tensors import check_saved_name
@@ -84,8 +84,8 @@ def _told(error: BaseException, interrupt: _Interrupt) -> tuple[int, str]:
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
     """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
-    from fastrealign import distributed
     from fastrealign.core import ops
+    from fastrealign.data import distributed
 
     world = distributed.from_torchrun() if args.shares else distributed.ALONE
     if world.size == 1:

@@ -16,8 +16,8 @@ from fastrealign.convert import SIDES, TARGETS
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
+from fastrealign.data.pipeline import BAD_ROWS
 from fastrealign.passes import CENTROIDS
-from fastrealign.pipeline import BAD_ROWS
 from fastrealign.report import METHODS, ROWS
 from fastrealign.run import BAD_SHARDS
 

@@ -19,13 +19,13 @@ from fastrealign.certified import fit_certified
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.distributed import ALONE, World, shared, world_of
-from fastrealign.opening import open_both
+from fastrealign.data.distributed import ALONE, World, shared, world_of
+from fastrealign.data.pair import open_both
+from fastrealign.data.pipeline import lenient, reduce_source
+from fastrealign.data.sources import FileSource, RowSource, check_unchanged
+from fastrealign.data.workers import Workers
 from fastrealign.passes import check_options, fit_sides
-from fastrealign.pipeline import lenient, reduce_source
 from fastrealign.sides import check_widths
-from fastrealign.sources import FileSource, RowSource, check_unchanged
-from fastrealign.workers import Workers
 
 
 @computes

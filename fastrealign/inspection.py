@@ -17,6 +17,7 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.text import shown
+from fastrealign.data.sources import rows_in
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.journal import Journal, rank_journals
 from fastrealign.formats.manifest import Manifest
@@ -24,7 +25,6 @@ from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
-from fastrealign.sources import rows_in
 from fastrealign.storage.paths import Place, place
 from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size
 

@@ -80,7 +80,7 @@ class Moments:
         Every rank calls it. Exact: the bits are those of one process that had seen all rows, for any number of ranks and any
         backend (gloo, NCCL). Raises InputError where the ranks' widths differ.
         """
-        from fastrealign.distributed import Group
+        from fastrealign.data.distributed import Group
 
         world = Group(group)
         widths = world.gather(self.dim)

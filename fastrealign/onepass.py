@@ -21,11 +21,11 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.pipeline import reduce_source
-from fastrealign.reservoir import Reservoir
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.sources import ArraySource, RowSource
+from fastrealign.data.workers import Workers
 from fastrealign.sides import SMALLEST_TRACE, Side, anchored, check_projected, check_side
-from fastrealign.sources import ArraySource, RowSource
-from fastrealign.workers import Workers
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512

@@ -21,9 +21,11 @@ from fastrealign.alignment import Alignment, Sampling
 from fastrealign.centroid import exact_centroid
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.sources import RowSource
+from fastrealign.data.workers import Workers
 from fastrealign.onepass import fit_one_pass
-from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
-from fastrealign.reservoir import Reservoir
 from fastrealign.sides import (
     Side,
     alignment_of,
@@ -35,8 +37,6 @@ from fastrealign.sides import (
     check_widths,
     read_side,
 )
-from fastrealign.sources import RowSource
-from fastrealign.workers import Workers
 
 CENTROIDS = ("paper", "exact")
 

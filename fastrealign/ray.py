@@ -26,12 +26,12 @@ from fastrealign.core import errors, ops
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
 from fastrealign.output import Output
 from fastrealign.summary import Report
-from fastrealign.workers import Workers
 from fastrealign.writing import Unwritten, Writing, check_devices
 
 try:

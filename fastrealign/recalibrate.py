@@ -16,17 +16,18 @@ import numpy as np
 
 from fastrealign.alignment import Alignment, Sampling
 from fastrealign.baseline import told_if_swapped
-from fastrealign.blocks import Spread, measure_spread
 from fastrealign.centroid import exact_centroid
 from fastrealign.certified import Bound, Looks, check_tol
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.cluster_sampling import Spread, measure_spread
+from fastrealign.data.pair import open_target, warn_of_encoder
+from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.sources import RowSource, open_rows
 from fastrealign.misfit import TOLERATED
-from fastrealign.opening import open_target, warn_of_encoder
-from fastrealign.pipeline import check_bad_rows, lenient, reduce_source
-from fastrealign.reservoir import Reservoir
 from fastrealign.sides import (
     Side,
     alignment_of,
@@ -37,7 +38,6 @@ from fastrealign.sides import (
     check_target,
     read_side,
 )
-from fastrealign.sources import RowSource, open_rows
 
 
 @dataclass(frozen=True)

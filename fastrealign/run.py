@@ -24,19 +24,19 @@ from fastrealign.core import ops
 from fastrealign.core.errors import BadShardError, FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.distributed import owner, shared, world_of
+from fastrealign.data.distributed import owner, shared, world_of
+from fastrealign.data.pair import open_target, warn_of_encoder
+from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.sources import FileSource, RowSource, open_rows
+from fastrealign.data.workers import Workers
 from fastrealign.fit import check_alone, check_method, fit_rows, own_options
 from fastrealign.formats.journal import Group, Journal
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.misfit import warn_of_misfit
-from fastrealign.opening import open_target, warn_of_encoder
 from fastrealign.output import Output
 from fastrealign.passes import check_options
-from fastrealign.pipeline import check_bad_rows
-from fastrealign.sources import FileSource, RowSource, open_rows
 from fastrealign.storage.paths import check_output, each, is_url
 from fastrealign.summary import Report
-from fastrealign.workers import Workers
 from fastrealign.writing import LISTED_ROWS, Writing, check_devices
 
 BAD_SHARDS = ("error", "skip")

@@ -12,11 +12,11 @@ from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import Progress
+from fastrealign.data.pair import NAME_BOTH
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.sources import RowSource
+from fastrealign.data.workers import Workers
 from fastrealign.moments import trace_of_unit_rows
-from fastrealign.opening import NAME_BOTH
-from fastrealign.pipeline import reduce_source
-from fastrealign.sources import RowSource
-from fastrealign.workers import Workers
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9

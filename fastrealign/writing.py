@@ -22,11 +22,11 @@ from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
+from fastrealign.data.pipeline import Pass, Work
+from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
+from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
 from fastrealign.output import Output
-from fastrealign.pipeline import Pass, Work
-from fastrealign.sources import PIECE_BYTES, FileSource, Piece, rows_in
-from fastrealign.workers import Device, Host, Workers
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20

@@ -653,8 +653,8 @@ def test_advice_on_how_a_fit_is_asked_for(tmp_path, x, capsys):
 
 
 def test_names_of_columns_that_were_probably_meant(tmp_path, x):
+    from fastrealign.data.lookup import open_embeddings
     from fastrealign.embed.inputs import open_input
-    from fastrealign.revision.embeddings import open_embeddings
 
     captions = [f"caption {i}" for i in range(ROWS)]
     path = corpus.parquet_file(tmp_path / "a.parquet", x, image_name=captions, caption=captions)

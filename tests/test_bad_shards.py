@@ -83,7 +83,7 @@ def test_shards_that_cannot_be_opened(folders, tmp_path, threads):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("after", [0, 150])
 def test_shards_that_fail_while_they_are_read(folders, tmp_path, failing, threads, after, monkeypatch):
-    monkeypatch.setattr("fastrealign.workers.PIECE_BYTES", 4096)
+    monkeypatch.setattr("fastrealign.data.workers.PIECE_BYTES", 4096)
     text, image = folders
     failing("part_1.npy", after)
     with pytest.raises(InputError, match=r"part_1\.npy: cannot be read: Input/output error"):
@@ -95,7 +95,7 @@ def test_shards_that_fail_while_they_are_read(folders, tmp_path, failing, thread
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_shard_that_fails_only_when_it_is_written(folders, tmp_path, failing, threads, monkeypatch):
     """apply: there is no fit that would meet it before; other pieces of the shard are already written by then."""
-    monkeypatch.setattr("fastrealign.workers.PIECE_BYTES", 4096)
+    monkeypatch.setattr("fastrealign.data.workers.PIECE_BYTES", 4096)
     text, image = folders
     alignment = fr.fit(text, image)
     failing("part_3.npy", 250)

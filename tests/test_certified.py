@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 
 import fastrealign as fr
-from fastrealign import blocks, certified
+from fastrealign import certified
 from fastrealign.core import ops, reference
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.sources import open_rows
+from fastrealign.data import cluster_sampling
+from fastrealign.data.sources import open_rows
 
 
 def by_topic(rng, topics, rows, d, spread=0.6):
@@ -27,7 +28,7 @@ def by_topic(rng, topics, rows, d, spread=0.6):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
+    monkeypatch.setattr(cluster_sampling, "BLOCK_BYTES", 1024)
 
 
 def left_by(alignment, y, x):
@@ -118,11 +119,11 @@ def test_the_sample_is_the_same_for_threads_and_any_order_of_shards(rng, small_b
 
 def test_blocks_are_drawn_without_replacement_and_a_larger_draw_contains_a_smaller(small_blocks):
     source = open_rows(np.ones((10_000, 16), np.float32), "source")
-    drawn = blocks.Blocks(source, 5)
+    drawn = cluster_sampling.Blocks(source, 5)
     assert drawn.count == 625
     few, many = (list(drawn.draw(count).pieces()) for count in (40, 300))
     assert len(set(few)) == 40 and len(set(many)) == 300 and set(few) < set(many)
-    again = blocks.Blocks(source, 5)
+    again = cluster_sampling.Blocks(source, 5)
     assert list(again.draw(300).pieces()) == many
     assert drawn.draw(625).whole and not drawn.draw(624).whole
 
@@ -153,7 +154,7 @@ def test_the_variance_between_blocks_is_that_of_cluster_sampling(rng):
     along = np.array([0.6, 0.8, 0.0])
     for _ in range(3000):
         chosen = rng.choice(200, 60, replace=False)
-        spread = blocks.Spread(along)
+        spread = cluster_sampling.Spread(along)
         for i in chosen:
             spread.add(totals[i], int(sizes[i]))
         share = sizes[chosen].sum() / sizes.sum()
@@ -167,7 +168,7 @@ def test_the_variance_between_blocks_is_that_of_cluster_sampling(rng):
 
 
 def test_one_block_says_nothing_of_the_spread():
-    spread = blocks.Spread(np.ones(2))
+    spread = cluster_sampling.Spread(np.ones(2))
     spread.add(np.ones(2), 5)
     assert math.isinf(spread.variance(0.5))
 
@@ -175,13 +176,15 @@ def test_one_block_says_nothing_of_the_spread():
 @pytest.mark.parametrize("freedom", [30, 63, 500])
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
 def test_quantiles(confidence, freedom):
-    assert blocks.quantile(confidence, freedom) == pytest.approx(stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-4)
+    assert cluster_sampling.quantile(confidence, freedom) == pytest.approx(
+        stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-4
+    )
 
 
 def test_looking_again_spends_no_more_than_is_allowed(small_blocks):
     source = open_rows(np.ones((100_000, 16), np.float32), "source")
     looks = certified.Looks([source], 0.9, 0)
-    spread = blocks.Spread(np.ones(16))
+    spread = cluster_sampling.Spread(np.ones(16))
     spread.add(np.zeros(16), 1)
     spent, missed = [], []
     for _ in range(3):
@@ -208,7 +211,7 @@ def test_blocks_that_were_not_seen_are_taken_to_be_the_largest(rng, tmp_path):
     sizes = rng.integers(1, 40, 200)
     for i, size in enumerate(sizes):
         parquet(tmp_path / f"part_{i}.parquet", rng.standard_normal((size, 4)), 1000)
-    drawn = blocks.Blocks(open_rows(tmp_path, "source"), 0)
+    drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0)
     most = math.floor(math.log(0.02) / math.log(1 - 70 / 200))
     assert drawn.unseen(70, 0.02) == pytest.approx(np.sort(sizes)[::-1][:most].sum() / sizes.sum())
     assert drawn.unseen(199, 1e-9) == pytest.approx(sizes.max() / sizes.sum()) and drawn.unseen(200, 0.02) == 0.0
@@ -312,12 +315,14 @@ def test_refused(rng):
 def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     y = by_topic(rng, 10, 500, 16)
     np.save(tmp_path / "y.npy", y)
-    drawn = blocks.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
+    drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
     along = rng.standard_normal(16)
     options = ("spread", "error")
     from fastrealign.core.progress import SILENT
 
-    results = [blocks.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)]
+    results = [
+        cluster_sampling.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)
+    ]
     assert len({spread.variance(0.3) for spread in results}) == 1
     assert len({spread.mean.tobytes() for spread in results}) == 1
 
@@ -340,7 +345,7 @@ def test_row_groups_of_a_parquet_file_are_drawn_singly(rng, small_blocks, tmp_pa
     assert left_by(found, y, x) <= found.gap_left + told.bound
     assert fr.fit(whole, x, tol=0.3, threads=3).c.tobytes() == found.c.tobytes()
     # The rows that were read are those of whole groups.
-    drawn = blocks.Blocks(open_rows(whole, "source"), 0)
+    drawn = cluster_sampling.Blocks(open_rows(whole, "source"), 0)
     assert drawn.count == 1000
     for piece in drawn.draw(70).pieces():
         assert piece.lo % 20 == 0 and piece.hi - piece.lo == 20
@@ -368,8 +373,8 @@ def test_parquet_in_any_order_of_shards(rng, small_blocks, tmp_path):
 def test_small_row_groups_are_drawn_together(rng, small_blocks, tmp_path):
     """A block has at least BLOCK_BYTES, here 16 rows, and ends where a group does."""
     y = by_topic(rng, 1, 1007, 16)
-    drawn = blocks.Blocks(open_rows(parquet(tmp_path / "y.parquet", y, 5), "source"), 0)
-    pieces = list({*drawn.draw(50).pieces(), *blocks.Blocks(drawn.source, 1).draw(50).pieces()})
+    drawn = cluster_sampling.Blocks(open_rows(parquet(tmp_path / "y.parquet", y, 5), "source"), 0)
+    pieces = list({*drawn.draw(50).pieces(), *cluster_sampling.Blocks(drawn.source, 1).draw(50).pieces()})
     pieces.sort(key=lambda piece: piece.lo)
     assert [piece.hi - piece.lo for piece in pieces] == [20] * 50 + [7]
     assert [piece.lo for piece in pieces] == list(range(0, 1007, 20))

@@ -273,7 +273,7 @@ def test_converting_leaves_null_embeddings_out(tmp_path, with_nulls, to):
 
 
 def test_looked_up_by_id_a_null_embedding_is_named(with_nulls):
-    from fastrealign.revision.embeddings import open_embeddings
+    from fastrealign.data.lookup import open_embeddings
 
     embeddings = open_embeddings(with_nulls[1])
     assert np.array_equal(embeddings.rows(["row 1", "row 198"]), with_nulls[3][[0, -1]])

@@ -19,15 +19,15 @@ import pytest
 from processes import run_on_processes
 
 import fastrealign as fr
-from fastrealign import distributed, reservoir
 from fastrealign.cli import main
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import SILENT
-from fastrealign.distributed import World, shared
+from fastrealign.data import distributed, reservoir
+from fastrealign.data.distributed import World, shared
+from fastrealign.data.sources import open_rows
 from fastrealign.fit import fit_rows
 from fastrealign.output import JOURNAL
-from fastrealign.sources import open_rows
 
 torch = pytest.importorskip("torch")
 

@@ -12,8 +12,8 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
+from fastrealign.data.sources import PIECE_BYTES
 from fastrealign.output import JOURNAL
-from fastrealign.sources import PIECE_BYTES
 
 
 @pytest.fixture(params=corpus.TENSOR_FILES)

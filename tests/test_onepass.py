@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import reservoir
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.data import reservoir
 from fastrealign.demo.samples import load
 
 

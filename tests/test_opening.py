@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import blocks
 from fastrealign.baselines import METHODS
 from fastrealign.cli import main
 from fastrealign.core import reference
 from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.data import cluster_sampling
 from fastrealign.formats.choose_column import role_of
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "torch", "safetensors", "pickle"]
@@ -309,14 +309,14 @@ def test_one_tensor_on_both_sides(rng):
 
 @pytest.mark.parametrize("options", [{"method": name} for name in METHODS] + [{"one_pass": True}, {"tol": 0.1}])
 def test_copies_are_found_out(rng, monkeypatch, options):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(cluster_sampling, "BLOCK_BYTES", 512)
     rows = rng.standard_normal((3000, 6)) + 0.3
     with pytest.raises(InputError, match="source and target hold the same rows"):
         fr.fit(rows, rows.copy(), **options)
 
 
 def test_a_sample_of_copies_in_another_order_is_warned_of(rng, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(cluster_sampling, "BLOCK_BYTES", 512)
     rows = rng.standard_normal((9000, 6)) + 0.3
     with pytest.warns(
         FitWarning, match=r"no larger than what this sample leaves open.*are source and target different rows\?"
@@ -416,7 +416,7 @@ def test_what_embed_noted_that_looks_swapped(tmp_path, sides, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FitWarning)
         fr.fit(images, texts)
-    monkeypatch.setattr("fastrealign.sources.encoder_of", lambda paths: "open_clip ViT-B-32")
+    monkeypatch.setattr("fastrealign.data.sources.encoder_of", lambda paths: "open_clip ViT-B-32")
     with pytest.warns(FitWarning, match="look swapped: by what `embed` noted"):
         fr.fit(images, texts)
     with warnings.catch_warnings():

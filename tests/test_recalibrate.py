@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import blocks
 from fastrealign.cli import main
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.data import cluster_sampling
 
 D = 24
 
@@ -19,7 +19,7 @@ D = 24
 @pytest.fixture
 def world(rng, monkeypatch):
     """world(n, shift, spread): rows of the source, the target as it was, and of a source that has moved."""
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(cluster_sampling, "BLOCK_BYTES", 2048)
     centres = rng.standard_normal((2, D)) / np.sqrt(D)
     away = rng.standard_normal(D) / np.sqrt(D)
 

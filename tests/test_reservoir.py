@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from fastrealign.reservoir import Reservoir
+from fastrealign.data.reservoir import Reservoir
 
 
 def numbered(n):

@@ -9,12 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fastrealign import formats, sources
+from fastrealign import formats
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.pipeline import Pass, reduce_source
-from fastrealign.reservoir import Reservoir
-from fastrealign.sources import open_rows
+from fastrealign.data import sources
+from fastrealign.data.pipeline import Pass, reduce_source
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.sources import open_rows
 
 
 class Again:

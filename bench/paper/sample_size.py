@@ -23,9 +23,9 @@ from bench.common import BUSY, Others, Spread, machine, plain
 from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.sources import open_rows
 from fastrealign.demo.samples import load
-from fastrealign.pipeline import reduce_source
-from fastrealign.sources import open_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

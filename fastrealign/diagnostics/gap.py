@@ -10,10 +10,10 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.sources import RowSource, open_rows
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Covariance
-from fastrealign.pipeline import reduce_source
-from fastrealign.sources import RowSource, open_rows
 
 
 @computes

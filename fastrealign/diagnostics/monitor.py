@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
-from fastrealign.sources import open_rows
 from fastrealign.storage.append_log import open_lines, read_lines
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 from fastrealign.storage.saved_tensors import load_tensors, save_tensors

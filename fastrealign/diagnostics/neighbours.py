@@ -17,6 +17,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.data.sources import RowSource
 from fastrealign.diagnostics.rows import (
     BLOCK_ROWS,
     Estimate,
@@ -27,7 +28,6 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.sources import RowSource
 from fastrealign.storage.files import one_line
 
 ENGINES = ("faiss", "numpy")

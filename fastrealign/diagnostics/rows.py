@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.ops import UNIT, RowMap
-from fastrealign.sources import PIECE_BYTES, Piece, RowSource, open_rows
+from fastrealign.data.sources import PIECE_BYTES, Piece, RowSource, open_rows
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024

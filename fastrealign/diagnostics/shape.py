@@ -11,8 +11,8 @@ from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import unit_blocks
-from fastrealign.sources import open_rows
 
 # A variance below this is rounding: unit rows are rounded to 2^-24 at best where they came as float32.
 LEAST_VARIANCE = 2.0**-48

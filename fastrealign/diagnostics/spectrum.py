@@ -16,8 +16,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import open_sides, paired_blocks, unit_blocks
-from fastrealign.sources import open_rows
 
 # An eigenvalue below this part of the largest is taken for rounding, or for a direction in which there are no rows.
 FLOOR = 1e-6

@@ -22,6 +22,7 @@ from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import default_threads
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
@@ -30,7 +31,6 @@ from fastrealign.embed.shards import mark_of, write_shard
 from fastrealign.formats.journal import Journal
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.output import Output
-from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.run import with_state
 from fastrealign.storage.paths import check_output
 

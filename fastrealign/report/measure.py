@@ -19,6 +19,9 @@ from fastrealign.baselines import Baseline, check_method, fit_baseline
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
+from fastrealign.data.pair import open_both
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.sources import ArraySource, RowSource
 from fastrealign.diagnostics import (
     Covariance,
     Estimate,
@@ -53,10 +56,7 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.opening import open_both
-from fastrealign.pipeline import reduce_source
 from fastrealign.report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
-from fastrealign.sources import ArraySource, RowSource
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10

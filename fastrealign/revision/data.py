@@ -16,11 +16,11 @@ from fastrealign.alignment import Alignment
 from fastrealign.baseline import Baseline
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.image_paths import is_tail
+from fastrealign.data.lookup import Embeddings, open_embeddings
 from fastrealign.misfit import FirstRows
 from fastrealign.nn import ReAlign
-from fastrealign.revision.embeddings import Embeddings, open_embeddings
 from fastrealign.revision.examples import IMAGE, Example, Examples, read_examples
-from fastrealign.revision.near import is_tail
 from fastrealign.revision.templates import IMAGE_TOKEN, NO_LOSS, Template, left_padded, pad_token, prompt_ids
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
-from fastrealign.revision.index import lookup_hashes, twice
 from fastrealign.revision.json_list import records_of
 from fastrealign.storage.files import Descriptor, file_size, is_utf8, one_line, reading
 from fastrealign.storage.paths import place

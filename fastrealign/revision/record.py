@@ -11,10 +11,10 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
+from fastrealign.data.lookup import Embeddings
 from fastrealign.formats.manifest import FileMark
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
-from fastrealign.revision.embeddings import Embeddings
 from fastrealign.revision.examples import UNUSABLE
 from fastrealign.storage.append_log import open_lines
 from fastrealign.storage.folders import make_folders, remove_folders

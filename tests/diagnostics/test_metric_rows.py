@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import count_rows, draw, left_out, mean_estimate, open_sides, sample, unit_blocks
-from fastrealign.sources import open_rows
 
 
 def blocks(spec, **options):

@@ -9,9 +9,9 @@ import pytest
 
 from fastrealign import diagnostics as D
 from fastrealign.core.errors import InputError
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics import neighbours
 from fastrealign.diagnostics.neighbours import Nearest, foreign_share, kept_share, nearest
-from fastrealign.sources import open_rows
 
 
 @pytest.fixture(params=neighbours.ENGINES)

@@ -11,8 +11,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError
+from fastrealign.data.lookup import open_embeddings
 from fastrealign.formats import open_source, write_metadata
-from fastrealign.revision.embeddings import open_embeddings
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

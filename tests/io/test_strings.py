@@ -12,9 +12,9 @@ pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
+from fastrealign.data.lookup import open_embeddings  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
 from fastrealign.formats.choose_column import ID_NAMES  # noqa: E402
-from fastrealign.revision.embeddings import open_embeddings  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
 from fastrealign.storage import strings  # noqa: E402
 

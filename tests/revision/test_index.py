@@ -13,10 +13,10 @@ import pytest
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import BFLOAT16
-from fastrealign.revision import embeddings as lookup
-from fastrealign.revision import index as index_of
-from fastrealign.revision.embeddings import open_embeddings
-from fastrealign.revision.index import IdIndex, RowNumbers, Twice, lookup_hashes, twice
+from fastrealign.data import id_index as index_of
+from fastrealign.data import lookup as lookup
+from fastrealign.data.id_index import IdIndex, RowNumbers, Twice, lookup_hashes, twice
+from fastrealign.data.lookup import open_embeddings
 
 DIM = 12
 UNICODE = ("猫", "naïve café", "e\u0301", "é", "a b", "", "x/y:z?", "🙂", "0", "00", "\u0661")

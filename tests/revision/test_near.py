@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fastrealign.core.errors import InputError
-from fastrealign.revision import near
+from fastrealign.data import image_paths
+from fastrealign.data.id_index import IdIndex
 from fastrealign.revision.data import available, open_embeddings, read_examples
-from fastrealign.revision.index import IdIndex
 
 IMAGE = "coco/train2017/000000033471.jpg"
 
@@ -154,8 +154,8 @@ def _naive(name, ids):
 
 
 def test_of_random_paths_one_is_found_where_there_is_one(opened, rng, monkeypatch):
-    monkeypatch.setattr(near, "_BLOCK", 7)
-    monkeypatch.setattr("fastrealign.revision.index.PART", 40)
+    monkeypatch.setattr(image_paths, "_BLOCK", 7)
+    monkeypatch.setattr("fastrealign.data.id_index.PART", 40)
 
     def path():
         folders = [str(rng.choice(["a", "b", "c"])) for _ in range(rng.integers(0, 4))]
@@ -177,10 +177,10 @@ def test_of_random_paths_one_is_found_where_there_is_one(opened, rng, monkeypatc
 
 def test_many_ids(rng, monkeypatch):
     """Of which a part is sorted at a time, in files; some microseconds each."""
-    monkeypatch.setattr("fastrealign.revision.index.PART", 5000)
+    monkeypatch.setattr("fastrealign.data.id_index.PART", 5000)
     ids = [f"train2017/{i:012d}.jpg" for i in range(20_000)]
     started = time.process_time()
-    index = near.Near.make([ids[:7], ids[7:]])
+    index = image_paths.Near.make([ids[:7], ids[7:]])
     names = [f"coco/train2017/{i:012d}.jpg" for i in rng.integers(0, len(ids), 1000)]
     rows, others = index.find(names, IdIndex.make([ids], len(ids), None, {}))
     assert [ids[row] for row in rows] == [name.removeprefix("coco/") for name in names] and (others < 0).all()

@@ -18,10 +18,10 @@ from fastrealign.core.errors import BadRowsError, BadShardError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.distributed import ALONE
-from fastrealign.reservoir import Reservoir
-from fastrealign.sources import Piece, RowSource, check_unchanged
-from fastrealign.workers import Device, Host, Workers
+from fastrealign.data.distributed import ALONE
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.sources import Piece, RowSource, check_unchanged
+from fastrealign.data.workers import Device, Host, Workers
 
 BAD_ROWS = ("error", "skip", "keep")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from fastrealign.revision.index import IdIndex, RowNumbers
+from fastrealign.data.id_index import IdIndex, RowNumbers
 
 _SUFFIX = re.compile(r"(?<=[^/\\])\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|ppm|heic|avif)$", re.IGNORECASE)
 # Paths of more parts are looked up as a whole only.

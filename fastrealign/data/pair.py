@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.data.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
-from fastrealign.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
 from fastrealign.storage.paths import is_url, place
 
 if TYPE_CHECKING:

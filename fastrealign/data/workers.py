@@ -20,7 +20,7 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.sources import PIECE_BYTES
+from fastrealign.data.sources import PIECE_BYTES
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
 DEVICE_PIECE_BYTES = 32 << 20

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign.core.errors import BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
+from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
 
 T = TypeVar("T")
 

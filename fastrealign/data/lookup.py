@@ -19,14 +19,14 @@ from fastrealign import formats
 from fastrealign.convert import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
+from fastrealign.data.image_paths import Near
+from fastrealign.data.row_ids import IdsOf
+from fastrealign.data.sources import FileSource
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.lance import LanceShard
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
-from fastrealign.revision.index import IdIndex, RowNumbers, Twice
-from fastrealign.revision.near import Near
-from fastrealign.revision.row_ids import IdsOf
-from fastrealign.sources import FileSource
 
 # Of decoded parts, kept for the rows that follow; at least one is.
 CACHE_BYTES = 256 << 20

@@ -21,9 +21,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.progress import Progress
-from fastrealign.pipeline import Pass, Work
-from fastrealign.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
-from fastrealign.workers import Device, Host, Workers
+from fastrealign.data.pipeline import Pass, Work
+from fastrealign.data.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
+from fastrealign.data.workers import Device, Host, Workers
 
 # What is read at one place, at most and at least: enough for a disk to be quick, little enough to see rows of many places.
 BLOCK_BYTES = 256 << 10
