@@ -17,14 +17,14 @@ if find_spec("fastrealign._core") is None:
         "pip install -e ."
     )
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import load
 from fastrealign.convert import convert
 from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
 from fastrealign.core.version import __version__
-from fastrealign.fit import fit
-from fastrealign.moments import Moments
-from fastrealign.recalibrate import check, update
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import load
+from fastrealign.methods.fitting import fit
+from fastrealign.methods.moments import Moments
+from fastrealign.methods.recalibration import check, update
 from fastrealign.report import report
 from fastrealign.run import align, apply_files
 
@@ -37,7 +37,7 @@ if sys.modules.get("torch") is not None:
 def __getattr__(name: str):
     """On first use, for each takes a second to import and is optional: ReAlign (scikit-learn), nn (torch)."""
     if name == "ReAlign":
-        from fastrealign.estimator import ReAlign
+        from fastrealign.methods.estimator import ReAlign
 
         return ReAlign
     if name == "nn":

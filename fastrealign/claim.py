@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline, load
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.formats.journal import Group, Journal, rank_journals
 from fastrealign.formats.manifest import Manifest, Order, ShardRecord
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline, load
 from fastrealign.storage.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.storage.paths import Place, each
 

@@ -17,7 +17,7 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.data.pipeline import BAD_ROWS
-from fastrealign.passes import CENTROIDS
+from fastrealign.methods.full_pass import CENTROIDS
 from fastrealign.report import METHODS, ROWS
 from fastrealign.run import BAD_SHARDS
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline, load
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -23,7 +21,9 @@ from fastrealign.formats.journal import Journal, rank_journals
 from fastrealign.formats.manifest import Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
-from fastrealign.moments import Moments
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline, load
+from fastrealign.methods.moments import Moments
 from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.storage.paths import Place, place
 from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size

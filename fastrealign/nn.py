@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline, as_method
 from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import RowMap
-from fastrealign.misfit import FirstRows
-from fastrealign.sides import SMALLEST_TRACE
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline, as_method
+from fastrealign.methods.misfit import FirstRows
+from fastrealign.methods.statistics import SMALLEST_TRACE
 
 # What buffers are cast to for mixed precision.
 _NARROWER = (torch.bfloat16, torch.float16, torch.float32)

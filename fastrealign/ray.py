@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrealign import formats, run
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline, as_method
 from fastrealign.core import errors, ops
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -30,6 +28,8 @@ from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline, as_method
 from fastrealign.output import Output
 from fastrealign.summary import Report
 from fastrealign.writing import Unwritten, Writing, check_devices

@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fastrealign.alignment import Alignment, Sampling
-from fastrealign.baseline import Baseline
 from fastrealign.core.text import shown, shown_values
+from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.baseline import Baseline
 
 _BAR = 40
 # The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.

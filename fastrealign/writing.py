@@ -15,8 +15,6 @@ from heapq import nsmallest
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import IN_STEPS, Baseline
 from fastrealign.core import ops
 from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
@@ -26,6 +24,8 @@ from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import IN_STEPS, Baseline
 from fastrealign.output import Output
 
 # Bad rows that a shard's record lists; it counts all.

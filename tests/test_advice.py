@@ -16,10 +16,10 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import cli
-from fastrealign.baselines import fit_baseline
 from fastrealign.cli_parser import parser_of
 from fastrealign.core.errors import InputError
 from fastrealign.formats import open_source
+from fastrealign.methods.baselines import fit_baseline
 
 ROOT = Path(fr.__file__).parent
 ROWS = 12

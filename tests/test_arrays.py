@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import baselines, diagnostics
+from fastrealign import diagnostics
 from fastrealign.core import arrays, reference
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.methods import baselines
 
 N, D = 30, 8
 

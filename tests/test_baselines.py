@@ -10,10 +10,10 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
-from fastrealign.baseline import Baseline, Product, noise
-from fastrealign.baselines import METHODS, Mapped, fit_baseline
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.demo import samples
+from fastrealign.methods.baseline import Baseline, Product, noise
+from fastrealign.methods.baselines import METHODS, Mapped, fit_baseline
 
 D = 20
 BASELINES = [name for name in METHODS if not name.startswith("realign")]

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 import fastrealign as fr
-from fastrealign import certified
 from fastrealign.core import ops, reference
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data import cluster_sampling
 from fastrealign.data.sources import open_rows
+from fastrealign.methods import certified
 
 
 def by_topic(rng, topics, rows, d, spread=0.6):

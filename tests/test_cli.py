@@ -17,8 +17,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import cli
-from fastrealign.baselines import fit_baseline
 from fastrealign.cli import main
+from fastrealign.methods.baselines import fit_baseline
 from fastrealign.summary import gap_lines
 
 

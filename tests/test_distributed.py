@@ -26,7 +26,7 @@ from fastrealign.core.progress import SILENT
 from fastrealign.data import distributed, reservoir
 from fastrealign.data.distributed import World, shared
 from fastrealign.data.sources import open_rows
-from fastrealign.fit import fit_rows
+from fastrealign.methods.fitting import fit_rows
 from fastrealign.output import JOURNAL
 
 torch = pytest.importorskip("torch")
@@ -135,7 +135,7 @@ def test_every_row_of_files_belongs_to_one_rank(sides, size):
 
 def test_arrays_are_each_ranks_own_rows(rng, monkeypatch):
     monkeypatch.setattr(reservoir, "ROWS", 100)
-    monkeypatch.setattr("fastrealign.onepass.PILOT_ROWS", 60)
+    monkeypatch.setattr("fastrealign.methods.one_pass.PILOT_ROWS", 60)
     y, x = (rng.standard_normal((900, D)) + rng.standard_normal(D) for _ in range(2))
     expected = fr.fit(y, x)
     for found in on_ranks(3, lambda world: fitted(world, (np.split(y, 3)[world.rank], np.split(x, 3)[world.rank]))):

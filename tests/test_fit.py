@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import centroid
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data import reservoir
+from fastrealign.methods import centroid
 
 VECTORS = ("b", "c", "mean_source", "mean_target")
 SCALARS = ("s", "trace_source", "trace_target", "count_source", "count_target", "gap_before", "gap_left")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import _core, baselines, diagnostics
+from fastrealign import _core, diagnostics
 from fastrealign.core import ops
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.methods import baselines
 
 FLUSH = {"x86_64": 0x8040, "aarch64": 1 << 24}  # flush-to-zero and denormals-are-zero
 UPWARD = {"x86_64": 0x4000, "aarch64": 1 << 22}

@@ -11,11 +11,11 @@ import pytest
 import stops
 
 import fastrealign as fr
-from fastrealign.baseline import IN_STEPS, Baseline
-from fastrealign.baselines import METHODS, fit_baseline
 from fastrealign.cli import main
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.methods.baseline import IN_STEPS, Baseline
+from fastrealign.methods.baselines import METHODS, fit_baseline
 
 BASELINES = [name for name in METHODS if not name.startswith("realign")]
 SIZES = (70, 1, 1300, 40)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.baselines import METHODS, fit_baseline
 from fastrealign.cli import main
 from fastrealign.core.errors import FitWarning
-from fastrealign.misfit import FirstRows
+from fastrealign.methods.baselines import METHODS, fit_baseline
+from fastrealign.methods.misfit import FirstRows
 
 D = 12
 

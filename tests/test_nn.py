@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
 import fastrealign.nn  # noqa: E402
-from fastrealign import baselines  # noqa: E402
 from fastrealign.core import reference  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
+from fastrealign.methods import baselines  # noqa: E402
 
 
 @pytest.fixture

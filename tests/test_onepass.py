@@ -64,7 +64,7 @@ def test_the_error_is_as_stated_and_small_beside_sampling(sides, monkeypatch, ce
 def test_the_stated_error_is_honest_over_many_samples(sides, monkeypatch):
     """Mean square of error / standard error, over sources of many seeds: 1 but for chance."""
     monkeypatch.setattr(reservoir, "ROWS", 200)
-    monkeypatch.setattr("fastrealign.onepass.PILOT_ROWS", 200)
+    monkeypatch.setattr("fastrealign.methods.one_pass.PILOT_ROWS", 200)
     ratios = []
     for _ in range(60):
         y, x = sides(3000, 8)
@@ -80,7 +80,7 @@ def test_on_the_shipped_embeddings_it_is_below_a_hundredth_of_the_sampling_error
     expected = reference.fit(y, x)
     for rows in (8192, 1000):
         monkeypatch.setattr(reservoir, "ROWS", rows)
-        monkeypatch.setattr("fastrealign.onepass.PILOT_ROWS", rows)
+        monkeypatch.setattr("fastrealign.methods.one_pass.PILOT_ROWS", rows)
         found = fr.fit(stream(y), x)
         sampling_error = np.sqrt(expected.trace_source / len(y))
         assert np.linalg.norm(found.c - expected.c) < 0.01 * sampling_error
@@ -129,7 +129,7 @@ def test_too_little_to_fit_is_told(rng):
 
 
 def test_a_pilot_without_a_direction_is_no_obstacle(sides, monkeypatch):
-    monkeypatch.setattr("fastrealign.onepass.PILOT_ROWS", 10)
+    monkeypatch.setattr("fastrealign.methods.one_pass.PILOT_ROWS", 10)
     y, x = sides(2000, 12)
     y[:50] = y[0]  # all the same, so they have no trace
     found, expected = fr.fit(stream(y, 50), x), reference.fit(y, x)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.baselines import METHODS
 from fastrealign.cli import main
 from fastrealign.core import reference
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.data import cluster_sampling
 from fastrealign.formats.choose_column import role_of
+from fastrealign.methods.baselines import METHODS
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "torch", "safetensors", "pickle"]
 

@@ -20,10 +20,10 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.table import fill
-from fastrealign.alignment import Alignment
-from fastrealign.baselines import Baseline, fit_baseline
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.demo.samples import load
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baselines import Baseline, fit_baseline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PAGE = "docs/paper.md"
 PICTURE, RESULTS = "docs/paper/{}.png", "bench/results/paper/{}.json"
-# Of fastrealign.baselines.METHODS, in the order of the tables.
+# Of fastrealign.methods.baselines.METHODS, in the order of the tables.
 METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
 NAMES = {
     "none": "none",

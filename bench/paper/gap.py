@@ -27,9 +27,9 @@ from bench.paper.common import (
     small,
     table,
 )
-from fastrealign.baseline import noise
 from fastrealign.core.reference import project
 from fastrealign.diagnostics import gap
+from fastrealign.methods.baseline import noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,8 +23,8 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
-from fastrealign import baseline
 from fastrealign.core.errors import FastRealignError
+from fastrealign.methods import baseline
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds
 from fastrealign.revision.world import Sizes, World, make

@@ -14,8 +14,8 @@ from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.storage.paths import is_url, place
 
 if TYPE_CHECKING:
-    from fastrealign.alignment import Alignment
-    from fastrealign.baseline import Baseline
+    from fastrealign.methods.alignment import Alignment
+    from fastrealign.methods.baseline import Baseline
 
 NAME_BOTH = (
     "give images as the target; where one file holds both, name its columns with --column and --target-column (column=, "

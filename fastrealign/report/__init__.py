@@ -42,7 +42,7 @@ def report(
     source, target   as `fastrealign.fit` takes them: arrays, tensors, files, folders, chunks that can be read again
     pairs     True: row i of source and target belong together; or (source, target) rows of their own that do, held out
               perhaps. Then the gap is also taken apart into bias and residual
-    methods   names of fastrealign.baselines.METHODS
+    methods   names of fastrealign.methods.baselines.METHODS
     domains   other sides by name, (source, target) each: what alignments leave of each other's gaps
     rows      of a side with more, so many are drawn, on which all else is done: fits, metrics, pools of neighbours
     seed      of every sample and of the noise of c3

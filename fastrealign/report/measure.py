@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
-from fastrealign.baselines import Baseline, check_method, fit_baseline
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
@@ -56,6 +54,8 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baselines import Baseline, check_method, fit_baseline
 from fastrealign.report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.

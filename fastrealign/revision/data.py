@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.image_paths import is_tail
 from fastrealign.data.lookup import Embeddings, open_embeddings
-from fastrealign.misfit import FirstRows
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.misfit import FirstRows
 from fastrealign.nn import ReAlign
 from fastrealign.revision.examples import IMAGE, Example, Examples, read_examples
 from fastrealign.revision.templates import IMAGE_TOKEN, NO_LOSS, Template, left_padded, pad_token, prompt_ids

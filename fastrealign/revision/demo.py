@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastrealign.baselines import check_method, fit_baseline
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.demo import questions, statements
+from fastrealign.methods.baselines import check_method, fit_baseline
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_answers, read_items, score, write_answers
 from fastrealign.revision.world import Sizes, World, make

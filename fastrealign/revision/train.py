@@ -25,11 +25,11 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import set_seed
 
-from fastrealign import baseline
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.methods import baseline
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples

@@ -9,9 +9,9 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
-from fastrealign.baselines import Mapped, fit_baseline
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
+from fastrealign.methods.baselines import Mapped, fit_baseline
 from fastrealign.report import measure as rooms
 from fastrealign.report.words import metrics
 

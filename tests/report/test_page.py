@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.baselines import METHODS
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.methods.baselines import METHODS
 from fastrealign.report.figures import png_names
 from fastrealign.report.svg import METHOD, VARIABLES
 from fastrealign.report.words import number, percent

@@ -11,8 +11,8 @@ import pytest
 from tiny import WORDS, build_tokenizer
 
 import fastrealign as fr
-from fastrealign.baselines import METHODS, Mapped, fit_baseline
 from fastrealign.core.errors import InputError
+from fastrealign.methods.baselines import METHODS, Mapped, fit_baseline
 from fastrealign.revision.data import (
     IMAGE,
     IMAGE_TOKEN,

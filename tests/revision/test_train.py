@@ -21,7 +21,8 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny import build_lm  # noqa: E402
 
 import fastrealign as fr  # noqa: E402
-from fastrealign import FastRealignError, InputError, baselines  # noqa: E402
+from fastrealign import FastRealignError, InputError  # noqa: E402
+from fastrealign.methods import baselines  # noqa: E402
 from fastrealign.revision import checkpoints  # noqa: E402
 from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
 from fastrealign.revision.model import RevisionModel, load_lm  # noqa: E402

@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import RowMap
@@ -39,8 +37,18 @@ from fastrealign.data.workers import Workers
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import chunks, unit_blocks
 from fastrealign.diagnostics.spectrum import covariance
-from fastrealign.fit import check_alone, fit
-from fastrealign.sides import Side, anchored, check_differ, check_side, check_target, check_widths, read_side
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.fitting import check_alone, fit
+from fastrealign.methods.statistics import (
+    Side,
+    anchored,
+    check_differ,
+    check_side,
+    check_target,
+    check_widths,
+    read_side,
+)
 
 
 class Mapped(ChunkSource):

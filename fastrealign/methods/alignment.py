@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.calling import call
 from fastrealign.core import ops
 from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.version import __version__
+from fastrealign.methods.calling import call
 from fastrealign.storage.saved_tensors import (
     COUNT,
     MAPPING,
@@ -260,7 +260,7 @@ class Alignment:
         a direction are not found out. Needs the extra [faiss]; raises InputError without it, for an index of another
         width, and for s <= 0.
         """
-        from fastrealign.faiss_export import to_faiss
+        from fastrealign.methods.faiss_export import to_faiss
 
         return to_faiss(self, index)
 

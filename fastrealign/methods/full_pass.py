@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment, Sampling
-from fastrealign.centroid import exact_centroid
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import RowSource
 from fastrealign.data.workers import Workers
-from fastrealign.onepass import fit_one_pass
-from fastrealign.sides import (
+from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.centroid import exact_centroid
+from fastrealign.methods.one_pass import fit_one_pass
+from fastrealign.methods.statistics import (
     Side,
     alignment_of,
     anchored,

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
-from fastrealign.calling import call
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import Counts, RowMap
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.calling import call
 from fastrealign.storage.saved_tensors import (
     FLAG,
     NOT_NEGATIVE,

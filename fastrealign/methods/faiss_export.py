@@ -9,7 +9,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
-    from fastrealign.alignment import Alignment
+    from fastrealign.methods.alignment import Alignment
 
 
 def to_faiss(alignment: Alignment, index: Any = None) -> Any:

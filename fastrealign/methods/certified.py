@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastrealign.alignment import Alignment, Sampling
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.ops import UNIT
 from fastrealign.core.progress import Progress
@@ -38,7 +37,8 @@ from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import lenient
 from fastrealign.data.sources import RowSource
 from fastrealign.data.workers import Workers
-from fastrealign.passes import fit_sides
+from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.full_pass import fit_sides
 
 # Blocks of a side to begin with: fewer say too little about the spread between them.
 FEWEST_BLOCKS = 64

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import UNIT, RowMap
@@ -16,7 +15,8 @@ from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.sources import RowSource
 from fastrealign.data.workers import Workers
-from fastrealign.moments import trace_of_unit_rows
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.moments import trace_of_unit_rows
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9

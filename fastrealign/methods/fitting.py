@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
-from fastrealign.baseline import Baseline
-from fastrealign.certified import fit_certified
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
@@ -24,8 +21,11 @@ from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import lenient, reduce_source
 from fastrealign.data.sources import FileSource, RowSource, check_unchanged
 from fastrealign.data.workers import Workers
-from fastrealign.passes import check_options, fit_sides
-from fastrealign.sides import check_widths
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.certified import fit_certified
+from fastrealign.methods.full_pass import check_options, fit_sides
+from fastrealign.methods.statistics import check_widths
 
 
 @computes
@@ -138,7 +138,7 @@ def fit_rows(
     check_options(centroid, bad_rows)
     check_widths(source, target)
     if method != "realign":
-        from fastrealign.baselines import fit_opened
+        from fastrealign.methods.baselines import fit_opened
 
         with getattr(source, "world", ALONE).together():
             fitted = fit_opened(
@@ -168,7 +168,7 @@ def check_method(method: str, centroid: str, one_pass: bool | None, tol: float |
     """The method and the centroid that are meant. Raises InputError for a method that there is not, and options it has not."""
     if method == "realign":
         return method, centroid
-    from fastrealign import baselines
+    from fastrealign.methods import baselines
 
     method = baselines.check_method(method)
     if method == "realign":

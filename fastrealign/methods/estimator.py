@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.fit import fit
-from fastrealign.moments import Moments
-from fastrealign.passes import CENTROIDS
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.fitting import fit
+from fastrealign.methods.full_pass import CENTROIDS
+from fastrealign.methods.moments import Moments
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.centroid import exact_centroid, few_digits
 from fastrealign.core import ops, reference
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -25,7 +24,8 @@ from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import ArraySource, RowSource
 from fastrealign.data.workers import Workers
-from fastrealign.sides import SMALLEST_TRACE, Side, anchored, check_projected, check_side
+from fastrealign.methods.centroid import exact_centroid, few_digits
+from fastrealign.methods.statistics import SMALLEST_TRACE, Side, anchored, check_projected, check_side
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512

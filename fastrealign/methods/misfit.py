@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment
 from fastrealign.core.errors import warn
+from fastrealign.methods.alignment import Alignment
 
 if TYPE_CHECKING:
-    from fastrealign.baseline import Baseline
+    from fastrealign.methods.baseline import Baseline
 
 # Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
 TOLERATED = 0.1

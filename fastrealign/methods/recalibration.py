@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.alignment import Alignment, Sampling
-from fastrealign.baseline import told_if_swapped
-from fastrealign.centroid import exact_centroid
-from fastrealign.certified import Bound, Looks, check_tol
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
@@ -27,8 +23,12 @@ from fastrealign.data.pair import open_target, warn_of_encoder
 from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import RowSource, open_rows
-from fastrealign.misfit import TOLERATED
-from fastrealign.sides import (
+from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.baseline import told_if_swapped
+from fastrealign.methods.centroid import exact_centroid
+from fastrealign.methods.certified import Bound, Looks, check_tol
+from fastrealign.methods.misfit import TOLERATED
+from fastrealign.methods.statistics import (
     Side,
     alignment_of,
     anchored,
