@@ -23,8 +23,8 @@ from pathlib import Path
 
 from bench.common import CannotBenchmark, command
 from bench.kills_corpus import corpus
-from fastrealign.formats.journal import Journal
-from fastrealign.output import ALIGNMENT, JOURNAL, MANIFEST
+from fastrealign.jobs.journal import Journal
+from fastrealign.jobs.output_folder import ALIGNMENT, JOURNAL, MANIFEST
 
 # Seconds until a run is killed, at most, after what it waited for was there.
 SOON = 0.15

@@ -114,7 +114,7 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from fastrealign.inspection import describe
+    from fastrealign.jobs.inspection import describe
 
     check_output(args.out)
     out = place(args.out)
@@ -208,7 +208,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from fastrealign.inspection import inspect
+    from fastrealign.jobs.inspection import inspect
 
     _show(args, *inspect(_paths(args.path), args.column))
 

@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 import fastrealign as fr
 from fastrealign import cli_train
 from fastrealign.console import writing_out
-from fastrealign.convert import SIDES, TARGETS
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.data.pipeline import BAD_ROWS
+from fastrealign.jobs.align_files import BAD_SHARDS
+from fastrealign.jobs.conversion import SIDES, TARGETS
 from fastrealign.methods.full_pass import CENTROIDS
 from fastrealign.report import METHODS, ROWS
-from fastrealign.run import BAD_SHARDS
 
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text

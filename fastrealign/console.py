@@ -12,7 +12,7 @@ from typing import TextIO
 from fastrealign.core.errors import FastRealignError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
-from fastrealign.summary import short
+from fastrealign.jobs.summary import short
 
 _SECONDS_A_LINE = 10.0
 

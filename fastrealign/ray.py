@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrealign import formats, run
+from fastrealign import formats
 from fastrealign.core import errors, ops
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -28,11 +28,12 @@ from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
+from fastrealign.jobs import align_files
+from fastrealign.jobs.output_folder import Output
+from fastrealign.jobs.summary import Report
+from fastrealign.jobs.write_shards import Unwritten, Writing, check_devices
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, as_method
-from fastrealign.output import Output
-from fastrealign.summary import Report
-from fastrealign.writing import Unwritten, Writing, check_devices
 
 try:
     import ray
@@ -59,7 +60,9 @@ def apply_files(
     cpus_per_actor   processors, and threads, of each
     options          as for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress
     """
-    return run.apply_files(alignment, source, out, writing=_on_actors(actors, cpus_per_actor, options), **options)
+    return align_files.apply_files(
+        alignment, source, out, writing=_on_actors(actors, cpus_per_actor, options), **options
+    )
 
 
 def align(
@@ -75,7 +78,7 @@ def align(
 
     The fit runs in the driver; of a large corpus let it read a sample, with tol=1e-3 for example.
     """
-    return run.align(source, target, out, writing=_on_actors(actors, cpus_per_actor, options), **options)
+    return align_files.align(source, target, out, writing=_on_actors(actors, cpus_per_actor, options), **options)
 
 
 def _on_actors(actors: int | None, cpus: int, options: dict[str, Any]) -> Callable[..., RayWriting]:

@@ -18,8 +18,8 @@ import pytest
 import fastrealign as fr
 from fastrealign import cli
 from fastrealign.cli import main
+from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
-from fastrealign.summary import gap_lines
 
 
 @pytest.fixture

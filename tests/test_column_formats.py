@@ -136,7 +136,7 @@ def test_killed_it_goes_on(tmp_path, case):
     np.save(tmp_path / "image.npy", corpus.rows(100, 2))
     code = (
         "import sys, os, signal, fastrealign as fr\n"
-        "from fastrealign.formats.journal import Journal\n"
+        "from fastrealign.jobs.journal import Journal\n"
         "add = Journal.add\n"
         "def killed(self, shard, sums):\n"
         "    add(self, shard, sums); self.flush()\n"

@@ -16,9 +16,9 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli import main
-from fastrealign.convert import STEP_ROWS, TARGETS
 from fastrealign.core.progress import Progress
 from fastrealign.formats import open_source
+from fastrealign.jobs.conversion import STEP_ROWS, TARGETS
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

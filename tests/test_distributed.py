@@ -26,8 +26,8 @@ from fastrealign.core.progress import SILENT
 from fastrealign.data import distributed, reservoir
 from fastrealign.data.distributed import World, shared
 from fastrealign.data.sources import open_rows
+from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.methods.fitting import fit_rows
-from fastrealign.output import JOURNAL
 
 torch = pytest.importorskip("torch")
 
@@ -309,7 +309,7 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
     fr.align(*sides, whole)
 
     def until_rank_1_fails(world):
-        from fastrealign import run as running
+        from fastrealign.jobs import align_files as running
 
         options = {"centroid": "paper", "one_pass": None, "tol": None}
         one = running._Run("align", sides[0], out, None, "error", "error", None, options, None, running.Writing)

@@ -13,7 +13,7 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.data.sources import PIECE_BYTES
-from fastrealign.output import JOURNAL
+from fastrealign.jobs.output_folder import JOURNAL
 
 
 @pytest.fixture(params=corpus.TENSOR_FILES)

@@ -16,7 +16,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli import main
 from fastrealign.core.progress import Progress
-from fastrealign.output import JOURNAL
+from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.append_log import FileLines
 
 SHARDS = 120

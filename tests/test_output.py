@@ -13,8 +13,8 @@ from stops import StopAfter
 import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.formats.journal import Journal
-from fastrealign.output import JOURNAL
+from fastrealign.jobs.journal import Journal
+from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.records import sealed
 
 

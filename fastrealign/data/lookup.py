@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.convert import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
@@ -27,6 +26,7 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.lance import LanceShard
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
+from fastrealign.jobs.conversion import SIDES
 
 # Of decoded parts, kept for the rows that follow; at least one is.
 CACHE_BYTES = 256 << 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.core.text import shown, shown_values
-from fastrealign.summary import count, short, size
+from fastrealign.jobs.summary import count, short, size
 
 _LISTED = 5
 

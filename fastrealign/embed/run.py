@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.claim import Claim
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import default_threads
@@ -28,10 +27,11 @@ from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
-from fastrealign.formats.journal import Journal
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
-from fastrealign.output import Output
-from fastrealign.run import with_state
+from fastrealign.jobs.align_files import with_state
+from fastrealign.jobs.claim import Claim
+from fastrealign.jobs.journal import Journal
+from fastrealign.jobs.output_folder import Output
 from fastrealign.storage.paths import check_output
 
 BAD_ITEMS = ("error", "skip")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.diagnostics import Estimate
+from fastrealign.jobs.summary import count
 from fastrealign.report.result import GapReport, MethodFigures, drift_cosine
-from fastrealign.summary import count
 
 NAMES = {
     "none": "none",

@@ -13,8 +13,8 @@ import pytest
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.formats.journal import Journal, Noted
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.jobs.journal import Journal, Noted
 from fastrealign.storage.records import sealed
 
 ORDER = Order(

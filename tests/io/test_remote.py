@@ -84,7 +84,7 @@ def test_local_files_need_no_fsspec(tmp_path):
 import sys
 sys.modules["fsspec"] = None
 import fastrealign as fr
-from fastrealign.inspection import inspect
+from fastrealign.jobs.inspection import inspect
 fr.align({str(text)!r}, {str(image)!r}, {str(tmp_path / "out")!r})
 fr.load({str(tmp_path / "out/alignment.safetensors")!r})
 inspect({str(tmp_path / "out")!r})
@@ -312,7 +312,7 @@ def test_what_will_not_pass_is_not_asked_for_again(server, rows, refused, status
 @pytest.mark.parametrize("status", [403, 400, 404])
 def test_a_store_that_lists_nothing_gives_its_files(server, rows, status):
     """What lies beside a file is looked for, and not needed."""
-    from fastrealign.inspection import inspect
+    from fastrealign.jobs.inspection import inspect
 
     server.files = {"data/a.npy": server.files["a.npy"]}
     for name in ("data/", "data/metadata/", "data/a.npy/manifest.json", "data/a.npy/.fastrealign-run.jsonl"):

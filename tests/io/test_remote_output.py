@@ -21,8 +21,8 @@ import fastrealign as fr
 from fastrealign import cli
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats import AtomicFile
-from fastrealign.formats.journal import Journal
-from fastrealign.output import JOURNAL
+from fastrealign.jobs.journal import Journal
+from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLines
 from fastrealign.storage.url import Url
@@ -262,7 +262,7 @@ def test_an_unfinished_run(tmp_path, sides, store):
     assert f"{JOURNAL}/lease" not in names and {"part_0.npy", "part_1.npy", f"{JOURNAL}/00000001"} <= names
     with pytest.raises(fr.InputError, match=r"holds an unfinished run \(2 shards complete\)"):
         fr.align(*sides, out)
-    from fastrealign.inspection import inspect
+    from fastrealign.jobs.inspection import inspect
 
     assert "an unfinished run, 2 of 5 shards complete" in inspect(out)[1]
     with pytest.raises(fr.InputError, match="dtype was the default, now it is float16"):

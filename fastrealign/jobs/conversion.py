@@ -34,12 +34,12 @@ from fastrealign.formats.parquet import ParquetSink, ParquetTable
 from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
-from fastrealign.output import JOURNAL, METADATA
+from fastrealign.jobs.output_folder import JOURNAL, METADATA
+from fastrealign.jobs.summary import count, size
 from fastrealign.storage.append_log import open_lines
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.files import one_line
 from fastrealign.storage.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
-from fastrealign.summary import count, size
 
 if TYPE_CHECKING:
     import pyarrow as pa

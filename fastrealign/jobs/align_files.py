@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.claim import Claim
 from fastrealign.core import ops
 from fastrealign.core.errors import BadShardError, FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
@@ -27,17 +26,18 @@ from fastrealign.data.pair import open_target, warn_of_encoder
 from fastrealign.data.pipeline import check_bad_rows
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
-from fastrealign.formats.journal import Group, Journal
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.jobs.claim import Claim
+from fastrealign.jobs.journal import Group, Journal
+from fastrealign.jobs.output_folder import Output
+from fastrealign.jobs.summary import Report
+from fastrealign.jobs.write_shards import LISTED_ROWS, Writing, check_devices
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.methods.fitting import check_alone, check_method, fit_rows, own_options
 from fastrealign.methods.full_pass import check_options
 from fastrealign.methods.misfit import warn_of_misfit
-from fastrealign.output import Output
 from fastrealign.storage.paths import check_output, each, is_url
-from fastrealign.summary import Report
-from fastrealign.writing import LISTED_ROWS, Writing, check_devices
 
 BAD_SHARDS = ("error", "skip")
 

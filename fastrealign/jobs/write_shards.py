@@ -24,9 +24,9 @@ from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import FileMark, ShardRecord
+from fastrealign.jobs.output_folder import Output
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import IN_STEPS, Baseline
-from fastrealign.output import Output
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20

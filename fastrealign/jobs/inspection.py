@@ -17,16 +17,16 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.text import shown
 from fastrealign.data.sources import rows_in
 from fastrealign.formats.choose_column import Wanted
-from fastrealign.formats.journal import Journal, rank_journals
 from fastrealign.formats.manifest import Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
+from fastrealign.jobs.journal import Journal, rank_journals
+from fastrealign.jobs.output_folder import JOURNAL, MANIFEST
+from fastrealign.jobs.summary import column_text, count, gap_lines, sampling_lines, size
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, load
 from fastrealign.methods.moments import Moments
-from fastrealign.output import JOURNAL, MANIFEST
 from fastrealign.storage.paths import Place, place
-from fastrealign.summary import column_text, count, gap_lines, sampling_lines, size
 
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16

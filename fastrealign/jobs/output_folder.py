@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import Any
 
 from fastrealign import formats
-from fastrealign.claim import Claim
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.formats.journal import Journal, rank_journals
 from fastrealign.formats.manifest import MANIFEST, Manifest, Order
+from fastrealign.jobs.claim import Claim
+from fastrealign.jobs.journal import Journal, rank_journals
 from fastrealign.storage.folders import (
     Inputs,
     check_outside,
