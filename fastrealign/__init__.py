@@ -19,6 +19,7 @@ if find_spec("fastrealign._core") is None:
 
 from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
 from fastrealign.core.version import __version__
+from fastrealign.gap_report import report
 from fastrealign.jobs.align_files import align, apply_files
 from fastrealign.jobs.conversion import convert
 from fastrealign.methods.alignment import Alignment
@@ -26,7 +27,6 @@ from fastrealign.methods.baseline import load
 from fastrealign.methods.fitting import fit
 from fastrealign.methods.moments import Moments
 from fastrealign.methods.recalibration import check, update
-from fastrealign.report import report
 
 if sys.modules.get("torch") is not None:
     import_module(

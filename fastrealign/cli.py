@@ -173,8 +173,8 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from fastrealign.report.figures import png_names
-    from fastrealign.report.result import check_output
+    from fastrealign.gap_report.figures import png_names
+    from fastrealign.gap_report.result import check_output
 
     out, pairs = Path(args.out), args.pairs is not None
     methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]

@@ -172,7 +172,7 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import INK, METHOD
+    from fastrealign.gap_report.svg import INK, METHOD
 
     figure = canvas(10, 4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))

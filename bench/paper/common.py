@@ -132,7 +132,7 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
     """Draw and write a PNG, in the colours of the reports, on white paper."""
     import matplotlib
 
-    from fastrealign.report.svg import PAPER, STYLE
+    from fastrealign.gap_report.svg import PAPER, STYLE
 
     with matplotlib.rc_context(STYLE):
         draw().savefig(path, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})

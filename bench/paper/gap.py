@@ -144,7 +144,7 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import METHOD
+    from fastrealign.gap_report.svg import METHOD
 
     figure = canvas(10, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))

@@ -137,7 +137,7 @@ def _lines(reads: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import INK, METHOD, TARGET
+    from fastrealign.gap_report.svg import INK, METHOD, TARGET
 
     colours = {"image": TARGET, "complete": "#a3341a", "long": METHOD["realign"], "short": "#f0a878"}
     figure = canvas(9.5, 3.8)

@@ -139,8 +139,8 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import METHOD, TARGET
-    from fastrealign.report.svg import PAPER as WHITE
+    from fastrealign.gap_report.svg import METHOD, TARGET
+    from fastrealign.gap_report.svg import PAPER as WHITE
 
     figure = canvas(13, 3.9)
     *panels, last = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.15))

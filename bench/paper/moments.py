@@ -126,7 +126,7 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import METHOD, TARGET
+    from fastrealign.gap_report.svg import METHOD, TARGET
 
     figure = canvas(10.5, 4)
     at = np.arange(1, results["directions"] + 1)

@@ -166,7 +166,7 @@ def _table(reads: Sequence[Read], held: Sequence[int]) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import INK, METHOD
+    from fastrealign.gap_report.svg import INK, METHOD
 
     kinds = [key for key in ("encoders", "halves") if key in results]
     figure = canvas(13, 3.4)

@@ -160,7 +160,7 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.report.svg import METHOD, TARGET
+    from fastrealign.gap_report.svg import METHOD, TARGET
 
     figure = canvas(10.5, 4.4)
     left, right = figure.subplots(1, 2)

@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
 from fastrealign.demo.readings import Reading
-from fastrealign.report.figures import need_matplotlib
+from fastrealign.gap_report.figures import need_matplotlib
 from fastrealign.storage.saved_tensors import save_bytes
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ Needs the extra `embed` (open_clip, transformers, torch, Pillow, pyarrow).
 from fastrealign.embed.encoders import Encoder
 from fastrealign.embed.hf import Transformers
 from fastrealign.embed.openclip import OpenClip
-from fastrealign.embed.report import Embedded
 from fastrealign.embed.run import embed_files
+from fastrealign.embed.summary import Embedded
 
 __all__ = ["Embedded", "Encoder", "OpenClip", "Transformers", "embed_files"]

@@ -25,8 +25,8 @@ from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
-from fastrealign.embed.report import Embedded
 from fastrealign.embed.shards import mark_of, write_shard
+from fastrealign.embed.summary import Embedded
 from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
 from fastrealign.jobs.align_files import with_state
 from fastrealign.jobs.claim import Claim

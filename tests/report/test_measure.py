@@ -11,9 +11,9 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
+from fastrealign.gap_report import measure as rooms
+from fastrealign.gap_report.words import metrics
 from fastrealign.methods.baselines import Mapped, fit_baseline
-from fastrealign.report import measure as rooms
-from fastrealign.report.words import metrics
 
 
 def test_figures_are_those_of_the_diagnostics(sides):

@@ -14,10 +14,10 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.gap_report.figures import png_names
+from fastrealign.gap_report.svg import METHOD, VARIABLES
+from fastrealign.gap_report.words import number, percent
 from fastrealign.methods.baselines import METHODS
-from fastrealign.report.figures import png_names
-from fastrealign.report.svg import METHOD, VARIABLES
-from fastrealign.report.words import number, percent
 
 pytest.importorskip("matplotlib")
 VOID = {"meta", "link", "br", "img"}

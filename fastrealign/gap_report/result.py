@@ -155,13 +155,13 @@ class GapReport:
     @property
     def verdict(self) -> str:
         """Two sentences."""
-        from fastrealign.report.words import verdict
+        from fastrealign.gap_report.words import verdict
 
         return verdict(self)
 
     def to_html(self) -> str:
         """The page, whole. Needs matplotlib."""
-        from fastrealign.report.page import page
+        from fastrealign.gap_report.page import page
 
         return page(self)
 
@@ -172,7 +172,7 @@ class GapReport:
         """
         path = Path(path)
         check_output(path, png)
-        from fastrealign.report.figures import pngs
+        from fastrealign.gap_report.figures import pngs
 
         texts = {
             path: self.to_html(),
@@ -188,7 +188,7 @@ class GapReport:
         return list(files)
 
     def __str__(self) -> str:
-        from fastrealign.report.words import summary
+        from fastrealign.gap_report.words import summary
 
         return summary(self)
 
@@ -203,7 +203,7 @@ class GapReport:
 
 def check_output(path: Path, png: str | Path | None = None) -> None:
     """Raise in one line where a report cannot be drawn or written there; measuring takes a minute, so ask before."""
-    from fastrealign.report.figures import need_matplotlib
+    from fastrealign.gap_report.figures import need_matplotlib
 
     need_matplotlib()
     for name in (path, path.with_suffix(".json")):

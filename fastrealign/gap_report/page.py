@@ -6,15 +6,15 @@ from html import escape
 from importlib.resources import files
 
 from fastrealign.core.version import __version__
-from fastrealign.report.figures import Drawing, svgs
-from fastrealign.report.result import GapReport
-from fastrealign.report.svg import METHOD
-from fastrealign.report.words import basis, margin, metrics, moved, name_of, number
+from fastrealign.gap_report.figures import Drawing, svgs
+from fastrealign.gap_report.result import GapReport
+from fastrealign.gap_report.svg import METHOD
+from fastrealign.gap_report.words import basis, margin, metrics, moved, name_of, number
 
 
 def page(report: GapReport) -> str:
     """The whole file."""
-    style = files("fastrealign.report").joinpath("page.css").read_text("utf-8")
+    style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     body = "\n".join(
         [
             _head(report),

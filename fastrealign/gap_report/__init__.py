@@ -16,7 +16,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from fastrealign.report.result import GapReport
+    from fastrealign.gap_report.result import GapReport
 
 METHODS = ("none", "c3", "bca", "realign")
 # At most so many rows of each side are looked at.
@@ -52,6 +52,6 @@ def report(
     Raises InputError for an unknown method, fewer than 21 rows, sides without a spread, pairs of unequal number; BadRowsError
     naming the first row that has no direction.
     """
-    from fastrealign.report.measure import measure
+    from fastrealign.gap_report.measure import measure
 
     return measure(source, target, pairs, methods, domains, rows, seed, column, target_column, progress)

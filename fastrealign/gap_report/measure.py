@@ -54,9 +54,9 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
+from fastrealign.gap_report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import Baseline, check_method, fit_baseline
-from fastrealign.report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10

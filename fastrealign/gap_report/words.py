@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.diagnostics import Estimate
+from fastrealign.gap_report.result import GapReport, MethodFigures, drift_cosine
 from fastrealign.jobs.summary import count
-from fastrealign.report.result import GapReport, MethodFigures, drift_cosine
 
 NAMES = {
     "none": "none",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.report import words
-from fastrealign.report.result import GapReport
-from fastrealign.report.svg import FAINT, INK, METHOD, PAPER, PARTS, STYLE, TARGET, inline, png
-from fastrealign.report.words import name_of, number, percent
+from fastrealign.gap_report import words
+from fastrealign.gap_report.result import GapReport
+from fastrealign.gap_report.svg import FAINT, INK, METHOD, PAPER, PARTS, STYLE, TARGET, inline, png
+from fastrealign.gap_report.words import name_of, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
