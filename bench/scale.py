@@ -188,7 +188,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from fastrealign.demo.picture import INK, PAPER
+    from fastrealign.cli.demo.picture import INK, PAPER
 
     m, settings = results["machine"], results["settings"]
     figure = Figure(figsize=(8, 7), dpi=150, facecolor=PAPER, layout="constrained")

@@ -2,6 +2,6 @@
 
 import sys
 
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 
 sys.exit(main())

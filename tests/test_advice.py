@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import cli
-from fastrealign.cli_parser import parser_of
+from fastrealign.cli import main as cli
+from fastrealign.cli.parser import parser_of
 from fastrealign.core.errors import InputError
 from fastrealign.formats import open_source
 from fastrealign.methods.baselines import fit_baseline

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 
 
 @pytest.fixture

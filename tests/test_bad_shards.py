@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core import reference
 from fastrealign.core.errors import InputError
 from fastrealign.formats.npy import NpyShard

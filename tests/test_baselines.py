@@ -10,8 +10,8 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
+from fastrealign.cli.demo import samples
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.demo import samples
 from fastrealign.methods.baseline import Baseline, Product, noise
 from fastrealign.methods.baselines import METHODS, Mapped, fit_baseline
 

@@ -13,10 +13,10 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import diagnostics
+from fastrealign.cli.demo.captions import caption
+from fastrealign.cli.demo.samples import SEEDS, load, sample_scene
+from fastrealign.cli.demo.scenes import scene
 from fastrealign.core.errors import InputError
-from fastrealign.demo.captions import caption
-from fastrealign.demo.samples import SEEDS, load, sample_scene
-from fastrealign.demo.scenes import scene
 
 common, listing = (benchmarks.module(f"paper.{name}") for name in ("common", "__main__"))
 encoders, exact_sums, long_captions, domains, orderings, synthetic = (
@@ -174,7 +174,7 @@ def test_rows_of_an_encoder_are_embedded_once_and_kept(tmp_path, monkeypatch, ca
     pytest.importorskip("matplotlib")
     from safetensors.torch import save_file
 
-    from fastrealign.demo import encoder
+    from fastrealign.cli.demo import encoder
 
     folder = tmp_path / "0"
     folder.mkdir()

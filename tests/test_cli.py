@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign import cli
-from fastrealign.cli import main
+from fastrealign.cli import main as cli
+from fastrealign.cli.main import main
 from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
 
@@ -60,7 +60,7 @@ def test_align_takes_several_files_as_a_shell_gives_them(tmp_path, sides, run):
 def samples(monkeypatch):
     """A demo of small embeddings, where the real ones would take a second."""
     seeds = {"text": 1, "image": 2, "pairs_text": 1, "pairs_image": 2}
-    monkeypatch.setattr("fastrealign.demo.samples.load", lambda name: corpus.rows(120, seeds[name]))
+    monkeypatch.setattr("fastrealign.cli.demo.samples.load", lambda name: corpus.rows(120, seeds[name]))
 
 
 @pytest.mark.parametrize("command", ["align", "apply", "fit", "inspect", "demo"])

@@ -484,7 +484,7 @@ def test_every_summary_says_which_column_was_taken(tmp_path, capsys):
 
     from safetensors.numpy import save_file
 
-    from fastrealign import cli
+    from fastrealign.cli import main as cli
 
     pytest.importorskip("pyarrow")
     source = corpus.parquet_file(tmp_path / "x.parquet", corpus.rows(40, 1), "clip_text", id=list(range(40)))

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from fastrealign import console
-from fastrealign.console import Bar, Lines
+from fastrealign.cli import console
+from fastrealign.cli.console import Bar, Lines
 
 
 class Terminal(io.StringIO):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core.progress import Progress
 from fastrealign.formats import open_source
 from fastrealign.jobs.conversion import STEP_ROWS, TARGETS

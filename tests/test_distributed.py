@@ -19,7 +19,7 @@ import pytest
 from processes import run_on_processes
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import SILENT

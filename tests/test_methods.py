@@ -11,7 +11,7 @@ import pytest
 import stops
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.methods.baseline import IN_STEPS, Baseline
@@ -199,8 +199,8 @@ def test_the_command(sides, tmp_path, capsys):
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as stopped:
-        from fastrealign.cli import _COMMANDS
-        from fastrealign.cli_parser import parser_of
+        from fastrealign.cli.main import _COMMANDS
+        from fastrealign.cli.parser import parser_of
 
         parser_of(_COMMANDS).parse_args(["fit", "--help"])
     assert stopped.value.code == 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli.demo.samples import load
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data import reservoir
-from fastrealign.demo.samples import load
 
 
 @pytest.fixture

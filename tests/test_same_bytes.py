@@ -11,7 +11,7 @@ import pytest
 from test_replaced import FORMATS
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 
 LIMITS = (300_000, 64 << 20)
 WAYS = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.text import note_secrets, printable, redacted
 

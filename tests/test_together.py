@@ -157,7 +157,7 @@ def test_one_file_and_convert(tmp_path, sides):
 
 
 def test_fits_to_one_name(tmp_path, sides):
-    from fastrealign.cli import main
+    from fastrealign.cli.main import main
 
     other = corpus.npy_folder(tmp_path / "other", [corpus.rows(90, 5)])
     for i in range(3):

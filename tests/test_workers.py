@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum

@@ -20,8 +20,8 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.table import fill
+from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.demo.samples import load
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import Baseline, fit_baseline
 

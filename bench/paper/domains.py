@@ -26,8 +26,8 @@ from bench.paper.common import (
     shipped,
     table,
 )
-from fastrealign.demo.samples import SEEDS, sample_scene
-from fastrealign.demo.scenes import FAMILIES
+from fastrealign.cli.demo.samples import SEEDS, sample_scene
+from fastrealign.cli.demo.scenes import FAMILIES
 from fastrealign.diagnostics import covariance, gap
 
 if TYPE_CHECKING:

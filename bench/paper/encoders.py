@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.cli.demo.captions import caption
+from fastrealign.cli.demo.samples import sample_caption
+from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.core.errors import InputError
-from fastrealign.demo.captions import caption
-from fastrealign.demo.samples import sample_caption
-from fastrealign.demo.scenes import render, scene
 
 if TYPE_CHECKING:
     import open_clip
@@ -77,7 +77,7 @@ def load(path: Path) -> open_clip.CLIP:
     """The encoder in a file. Raises InputError where it is not one of demo.encoder's."""
     from safetensors.torch import load_file
 
-    from fastrealign.demo import encoder
+    from fastrealign.cli.demo import encoder
 
     model = encoder.build()
     try:
@@ -88,7 +88,7 @@ def load(path: Path) -> open_clip.CLIP:
 
 
 def embed(model: open_clip.CLIP, rows: Rows) -> np.ndarray:
-    from fastrealign.demo import encoder
+    from fastrealign.cli.demo import encoder
 
     scenes = [scene(s, rows.family) for s in rows.scenes]
     if rows.side == "image":
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from safetensors.torch import save
 
-    from fastrealign.demo import train
+    from fastrealign.cli.demo import train
     from fastrealign.revision.world import both_families
     from fastrealign.storage.saved_tensors import save_bytes
 

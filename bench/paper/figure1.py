@@ -23,10 +23,10 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine, publish
 from bench.table import fill
-from fastrealign.demo import encoder, samples
-from fastrealign.demo.readings import recall
-from fastrealign.demo.scenes import render
-from fastrealign.demo.train import BATCH, train
+from fastrealign.cli.demo import encoder, samples
+from fastrealign.cli.demo.readings import recall
+from fastrealign.cli.demo.scenes import render
+from fastrealign.cli.demo.train import BATCH, train
 from fastrealign.diagnostics import GapMonitor
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from fastrealign.demo.picture import IMAGE, INK, PAPER, TEXT
+    from fastrealign.cli.demo.picture import IMAGE, INK, PAPER, TEXT
 
     figure = Figure(figsize=(10.5, 10.5), dpi=150, facecolor=PAPER, layout="constrained")
     FigureCanvasAgg(figure)

@@ -28,8 +28,8 @@ from bench.paper.common import (
     small,
     table,
 )
-from fastrealign.demo.captions import LENGTHS, caption
-from fastrealign.demo.samples import SEEDS, sample_caption, sample_scene
+from fastrealign.cli.demo.captions import LENGTHS, caption
+from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
 from fastrealign.diagnostics import covariance, effective_rank, gap, mixing, subspace_overlap
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from bench.paper.common import (
     small,
     table,
 )
-from fastrealign.demo.samples import SEEDS
+from fastrealign.cli.demo.samples import SEEDS
 from fastrealign.diagnostics import angular_topology, covariance, gap, mixing, overlap, power_law
 
 if TYPE_CHECKING:

@@ -244,7 +244,7 @@ def _differences(c: Comparison, runs: Runs) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """A row a comparison: each seed a dot, the mean a bar, the blind model a line."""
-    from fastrealign.demo.picture import IMAGE, TEXT
+    from fastrealign.cli.demo.picture import IMAGE, TEXT
 
     shown = [(c, results["runs"][c.name]) for c in COMPARISONS if c.name in results["runs"]]
     figure = canvas(11, 0.8 + sum(0.7 + 0.24 * len(runs) for _, runs in shown))

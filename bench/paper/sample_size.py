@@ -21,11 +21,11 @@ import numpy as np
 import fastrealign as fr
 from bench.common import BUSY, Others, Spread, machine, plain
 from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
+from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.sources import open_rows
-from fastrealign.demo.samples import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -261,7 +261,7 @@ def _middle(values: Sequence[float]) -> str:
 
 def draw(results: Results) -> Figure:
     """Gap left against rows, both on logarithmic axes: a panel for each of demo and cloud."""
-    from fastrealign.demo.picture import IMAGE, INK, TEXT
+    from fastrealign.cli.demo.picture import IMAGE, INK, TEXT
 
     figure = canvas(10.5, 4.8)
     for panel, entry in zip(figure.subplots(1, 2, sharey=True), results["by_size"], strict=True):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.demo import captions, questions
-from fastrealign.demo.captions import Caption
-from fastrealign.demo.scenes import Scene
+from fastrealign.cli.demo import captions, questions
+from fastrealign.cli.demo.captions import Caption
+from fastrealign.cli.demo.scenes import Scene
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastrealign.cli.demo import questions, statements
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.demo import questions, statements
 from fastrealign.methods.baselines import check_method, fit_baseline
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_answers, read_items, score, write_answers
@@ -119,7 +119,7 @@ def run_demo(
     watch   gives a stage a callback of transformers, which shows how it goes
     """
     if picture is not None:
-        from fastrealign.demo.picture import check_picture
+        from fastrealign.cli.demo.picture import check_picture
 
         check_picture(picture)
     recipe = Recipe(method, tuning, seed=seed)

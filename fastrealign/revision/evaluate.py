@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.cli.demo import statements
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.demo import statements
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 from fastrealign.storage.atomic import AtomicFile

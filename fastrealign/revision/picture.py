@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastrealign.demo.picture import save
-from fastrealign.demo.scenes import render, scene
+from fastrealign.cli.demo.picture import save
+from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.revision.evaluate import Answer
 
 PICTURES = 6

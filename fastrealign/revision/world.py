@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.cli.demo import captions, encoder, questions, samples, statements
+from fastrealign.cli.demo.captions import Caption
+from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
-from fastrealign.demo import captions, encoder, questions, samples, statements
-from fastrealign.demo.captions import Caption
-from fastrealign.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.revision import backbone
 from fastrealign.revision.data import IMAGE
 from fastrealign.revision.evaluate import Item, write_items
@@ -163,7 +163,7 @@ def make(world: World, *, log: Callable[[str], None] = print) -> None:
 def _encoder(world: World, log: Callable[[str], None]) -> open_clip.CLIP:
     from safetensors.torch import load_file, save
 
-    from fastrealign.demo import train
+    from fastrealign.cli.demo import train
 
     if world.encoder.exists():
         model = encoder.build(world.seed)

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from fastrealign import InputError
-from fastrealign.demo.captions import LENGTHS, WORDS, Background, Count, Exists, Related, Thing, caption, holds
-from fastrealign.demo.scenes import FAMILIES, Object, Scene, scene
+from fastrealign.cli.demo.captions import LENGTHS, WORDS, Background, Count, Exists, Related, Thing, caption, holds
+from fastrealign.cli.demo.scenes import FAMILIES, Object, Scene, scene
 
 COLOUR = r"red|orange|yellow|green|blue|purple|pink|brown"
 THING = rf"(?:an? )?(?:(?P<size{{0}}>small|large) )?(?:(?P<colour{{0}}>{COLOUR}) )?(?P<noun{{0}}>[a-z]+)"

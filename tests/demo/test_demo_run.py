@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.demo import samples
+from fastrealign.cli.demo.run import run
+from fastrealign.cli.main import main
 from fastrealign.core.reference import gap, project
-from fastrealign.demo import samples
-from fastrealign.demo.run import run
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ pytest.importorskip("open_clip")
 torch = pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
-from fastrealign.demo import encoder, samples, train  # noqa: E402
-from fastrealign.demo.scenes import render  # noqa: E402
+from fastrealign.cli.demo import encoder, samples, train  # noqa: E402
+from fastrealign.cli.demo.scenes import render  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from fastrealign.demo.captions import LENGTHS, WORDS, caption
-from fastrealign.demo.questions import KINDS, PROBES, most_seen, probes, questions
-from fastrealign.demo.questions import WORDS as ASKING
-from fastrealign.demo.scenes import COLOURS, FAMILIES, scene
+from fastrealign.cli.demo.captions import LENGTHS, WORDS, caption
+from fastrealign.cli.demo.questions import KINDS, PROBES, most_seen, probes, questions
+from fastrealign.cli.demo.questions import WORDS as ASKING
+from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, scene
 
 NUMBER = {"one": 1, "two": 2, "three": 3, "four": 4}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign.demo.readings import read
+from fastrealign.cli.demo.readings import read
 
 
 @pytest.fixture

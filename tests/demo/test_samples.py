@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign.demo import samples
-from fastrealign.demo.readings import recall
+from fastrealign.cli.demo import samples
+from fastrealign.cli.demo.readings import recall
 from fastrealign.diagnostics import gap
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastrealign import InputError
-from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIDE, SIZES, Object, Scene, related, render, scene
+from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIDE, SIZES, Object, Scene, related, render, scene
 
 
 @pytest.mark.parametrize("family", FAMILIES)

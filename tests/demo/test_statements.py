@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastrealign.demo.captions import Exists, Related, caption
-from fastrealign.demo.scenes import FAMILIES, Object, Scene, scene
-from fastrealign.demo.statements import ATTRIBUTES, matched, said, true_of
+from fastrealign.cli.demo.captions import Exists, Related, caption
+from fastrealign.cli.demo.scenes import FAMILIES, Object, Scene, scene
+from fastrealign.cli.demo.statements import ATTRIBUTES, matched, said, true_of
 
 SCENE = Scene("shapes", 0, "white", (Object("circle", "red", "small", 11, 11), Object("star", "blue", "large", 53, 32)))
 

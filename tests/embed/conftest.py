@@ -16,7 +16,7 @@ import huggingface_hub.constants  # noqa: E402
 from embed_output import SIDE  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from fastrealign.cli import main  # noqa: E402
+from fastrealign.cli.main import main  # noqa: E402
 
 WORDS = [
     "a",

@@ -13,7 +13,7 @@ import steps
 from test_embed_run import Fake
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.embed import embed_files
 
 ROWS, SHARD = 120, 8

@@ -19,7 +19,7 @@ import fastrealign as fr
 
 torch = pytest.importorskip("torch")
 
-from fastrealign.cli import main  # noqa: E402
+from fastrealign.cli.main import main  # noqa: E402
 from fastrealign.core.progress import Progress  # noqa: E402
 from fastrealign.embed import OpenClip, embed_files  # noqa: E402
 from fastrealign.embed.encoders import Encoder  # noqa: E402

@@ -65,8 +65,8 @@ def test_the_demos_own_encoder_saved_as_open_clip_saves(tmp_path, run):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    from fastrealign.demo import encoder, samples
-    from fastrealign.demo.scenes import render
+    from fastrealign.cli.demo import encoder, samples
+    from fastrealign.cli.demo.scenes import render
 
     model = encoder.build(0).eval()
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, **encoder.IDS, "</s>": encoder.END}, unk_token="<pad>"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.formats import open_source
 from fastrealign.formats.shard_names import Name, pattern_of
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 from fastrealign.storage.records import checked, is_sealed, parsed, record_of, sealed, unsealed
 
 DEEP = {

@@ -18,7 +18,7 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign import cli
+from fastrealign.cli import main as cli
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats import AtomicFile
 from fastrealign.jobs.journal import Journal

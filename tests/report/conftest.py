@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.demo import samples
+from fastrealign.cli.demo import samples
 
 
 @pytest.fixture(scope="session")

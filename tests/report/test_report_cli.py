@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 
 pytest.importorskip("matplotlib")
 

@@ -17,7 +17,7 @@ import runs  # noqa: E402
 
 import fastrealign as fr  # noqa: E402
 from fastrealign import InputError  # noqa: E402
-from fastrealign.cli import main  # noqa: E402
+from fastrealign.cli.main import main  # noqa: E402
 from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
 from fastrealign.revision.model import RevisionModel, load_lm  # noqa: E402
 from fastrealign.revision.paths import check_paths  # noqa: E402

@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny import HIDDEN, build_lm  # noqa: E402
 
 import fastrealign as fr  # noqa: E402
-from fastrealign.cli import main  # noqa: E402
+from fastrealign.cli.main import main  # noqa: E402
 from fastrealign.revision.model import IMAGE_TOKEN, RevisionModel, load_lm  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

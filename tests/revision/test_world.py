@@ -12,10 +12,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
 from fastrealign import InputError
-from fastrealign.cli import main
-from fastrealign.demo.captions import WORDS
-from fastrealign.demo.questions import WORDS as ASKING
-from fastrealign.demo.scenes import COLOURS
+from fastrealign.cli.demo.captions import WORDS
+from fastrealign.cli.demo.questions import WORDS as ASKING
+from fastrealign.cli.demo.scenes import COLOURS
+from fastrealign.cli.main import main
 from fastrealign.revision import backbone, demo
 from fastrealign.revision.data import available, open_embeddings, read_examples
 from fastrealign.revision.demo import Recipe, train_recipe

@@ -1,4 +1,4 @@
-"""Train the demo's encoder and remake the shipped embeddings: `python -m fastrealign.demo.train --out DIR`.
+"""Train the demo's encoder and remake the shipped embeddings: `python -m fastrealign.cli.demo.train --out DIR`.
 
 Every training step draws scenes never seen before. Their captions are partial, so a picture holds more than its caption
 tells, and the temperature is learned: what gap there is between the modalities comes of that alone. Two runs with the
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.cli.demo import encoder, samples
+from fastrealign.cli.demo.captions import holds
+from fastrealign.cli.demo.readings import RECALL_AT, read, recall
+from fastrealign.cli.demo.scenes import Scene, render
 from fastrealign.core.reference import project
-from fastrealign.demo import encoder, samples
-from fastrealign.demo.captions import holds
-from fastrealign.demo.readings import RECALL_AT, read, recall
-from fastrealign.demo.scenes import Scene, render
 
 if TYPE_CHECKING:
     import open_clip
@@ -132,7 +132,7 @@ def measure(model: open_clip.CLIP, sets: dict[str, np.ndarray]) -> dict[str, Any
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m fastrealign.demo.train",
+        prog="python -m fastrealign.cli.demo.train",
         description="Train the demo's encoder and embed its scenes and captions.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for *.npy, training.json, encoder.safetensors")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.cli.demo.captions import WORDS
+from fastrealign.cli.demo.scenes import SIDE
 from fastrealign.core.errors import InputError
-from fastrealign.demo.captions import WORDS
-from fastrealign.demo.scenes import SIDE
 
 if TYPE_CHECKING:
     import open_clip

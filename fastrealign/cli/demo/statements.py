@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import re
 
-from fastrealign.demo.captions import Thing
-from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIZES, Scene, related
+from fastrealign.cli.demo.captions import Thing
+from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIZES, Scene, related
 
 ATTRIBUTES = ("objects", "colours", "sizes", "relations")
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     try:
         if args.what == "demo":
             return _demo(args)
-        from fastrealign.console import console
+        from fastrealign.cli.console import console
         from fastrealign.core.progress import SILENT
         from fastrealign.revision.config import read_config
         from fastrealign.revision.paths import check_paths
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import transformers
 
-    from fastrealign.console import console
+    from fastrealign.cli.console import console
     from fastrealign.core.progress import SILENT
     from fastrealign.core.text import shown
     from fastrealign.revision.demo import run_demo

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.cli.demo.readings import Reading
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
-from fastrealign.demo.readings import Reading
 from fastrealign.gap_report.figures import need_matplotlib
 from fastrealign.storage.saved_tensors import save_bytes
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import fastrealign as fr
-from fastrealign import cli_train
-from fastrealign.console import writing_out
+from fastrealign.cli import train
+from fastrealign.cli.console import writing_out
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
@@ -51,7 +51,7 @@ _TARGET = "image embeddings of the same encoder pair, in the same forms"
 
 def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> argparse.ArgumentParser:
     """The parser of the whole command; `run` has the function of each subcommand, by name."""
-    from fastrealign import cli_embed  # which takes from here the options that others have, too
+    from fastrealign.cli import embed  # which takes from here the options that others have, too
 
     parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"fastrealign {fr.__version__}")
@@ -189,14 +189,14 @@ def parser_of(run: Mapping[str, Callable[[argparse.Namespace], int | None]]) -> 
     inspect.add_argument("--column", metavar="NAME", help=_COLUMN)
     inspect.add_argument("--json", action="store_true", help=_JSON)
 
-    cli_embed.add(command)
+    embed.add(command)
 
     demo = command("demo", "align the embeddings that come along, and show the gap and the retrieval before and after")
     _add_centroid(demo)
     demo.add_argument("--picture", metavar="FILE.png", help="also draw both sides before and after (needs matplotlib)")
     demo.add_argument("--json", action="store_true", help=_JSON)
 
-    cli_train.add_arguments(command("train", "train a vision-language model on text, then on images", cli_train.MORE))
+    train.add_arguments(command("train", "train a vision-language model on text, then on images", train.MORE))
     return parser
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import fastrealign as fr
-from fastrealign.cli_parser import parser_of
-from fastrealign.console import silence, writing_out
+from fastrealign.cli.console import silence, writing_out
+from fastrealign.cli.parser import parser_of
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import note_secrets, shown, shown_traceback, shown_values
@@ -214,13 +214,13 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from fastrealign import cli_embed
+    from fastrealign.cli import embed
 
-    return cli_embed.run(args)
+    return embed.run(args)
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from fastrealign.demo.run import run
+    from fastrealign.cli.demo.run import run
 
     result = run(centroid=args.centroid or "paper", picture=args.picture)
     _show(args, result.to_json(), result.summary())
@@ -230,7 +230,7 @@ def _train(args: argparse.Namespace) -> None:
     if args.what is None:
         args.help()
         return
-    from fastrealign.cli_train import run
+    from fastrealign.cli.train import run
 
     _show(args, *run(args))
 
@@ -270,7 +270,7 @@ def _run_options(args: argparse.Namespace) -> dict[str, Any]:
 def _progress(args: argparse.Namespace) -> Progress:
     if args.quiet:
         return SILENT
-    from fastrealign.console import console
+    from fastrealign.cli.console import console
 
     return console()
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastrealign.cli_parser import _add_fsync, _add_output_options, _dtype, _positive, _small
+from fastrealign.cli.parser import _add_fsync, _add_output_options, _dtype, _positive, _small
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _precision(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Embed as the command line asks; exit code 1 where items were left out."""
-    from fastrealign.cli import _progress, _show
+    from fastrealign.cli.main import _progress, _show
     from fastrealign.embed import embed_files
 
     names = ("side", "column", "ids", "bad_items", "dtype", "batch_size", "shard_rows", "threads")

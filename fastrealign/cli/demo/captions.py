@@ -12,8 +12,8 @@ import itertools
 import random
 from dataclasses import dataclass
 
+from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIZES, Object, Scene, related
 from fastrealign.core.errors import InputError
-from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, SIZES, Object, Scene, related
 
 LENGTHS = ("short", "long", "complete")
 NUMBERS = dict(enumerate(("one", "two", "three", "four", "five", "six", "seven"), start=1))

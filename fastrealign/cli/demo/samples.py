@@ -4,7 +4,7 @@
     text           captions to fit on, of other scenes: unpaired means unpaired
     pairs_image, pairs_text   held out: row i of one is the picture, row i of the other a caption of the same scene
 
-Rows are unit vectors in float16, made by `python -m fastrealign.demo.train`. A row's scene and caption follow from its
+Rows are unit vectors in float16, made by `python -m fastrealign.cli.demo.train`. A row's scene and caption follow from its
 seed, so neither is stored.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.demo.captions import Caption, caption
-from fastrealign.demo.scenes import Scene, scene
+from fastrealign.cli.demo.captions import Caption, caption
+from fastrealign.cli.demo.scenes import Scene, scene
 
 DATA = Path(__file__).parent / "data"
 

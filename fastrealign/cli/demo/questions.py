@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fastrealign.demo.captions import NUMBERS, Caption, Count, Exists, Related, Thing, holds, with_article
-from fastrealign.demo.scenes import COLOURS, FAMILIES, RELATIONS, Object, Scene, related
+from fastrealign.cli.demo.captions import NUMBERS, Caption, Count, Exists, Related, Thing, holds, with_article
+from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, RELATIONS, Object, Scene, related
 
 KINDS = ("existence", "colour", "count", "relation")
 PROBES = ("random", "popular", "adversarial")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fastrealign as fr
-from fastrealign.demo import samples
-from fastrealign.demo.readings import NEIGHBOURS, Reading, read
+from fastrealign.cli.demo import samples
+from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     picture   write a PNG there: both modalities in two dimensions, before and after (needs matplotlib)
     """
     if picture is not None:
-        from fastrealign.demo.picture import check_picture
+        from fastrealign.cli.demo.picture import check_picture
 
         check_picture(picture)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     aligned = alignment(pairs_text)
     before, after = read(pairs_text, pairs_image), read(aligned, pairs_image)
     if picture is not None:
-        from fastrealign.demo.picture import draw
+        from fastrealign.cli.demo.picture import draw
 
         draw(picture, pairs_text, aligned, pairs_image, before, after)
     return DemoResult(
