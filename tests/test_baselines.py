@@ -229,7 +229,7 @@ def test_saved_and_loaded_it_maps_the_same(sides, name, tmp_path):
 
 
 def test_load_refuses_other_files(sides, tmp_path):
-    from fastrealign.storage.saved_tensors import save_tensors
+    from fastrealign.formats.saved_tensors import save_tensors
 
     path = tmp_path / "m.safetensors"
     with pytest.raises(InputError, match="no such file"):

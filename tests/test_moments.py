@@ -222,7 +222,7 @@ def test_load_refuses_other_files(rows_of, tmp_path):
     ],
 )
 def test_load_names_what_is_damaged(rows_of, tmp_path, change, says):
-    from fastrealign.storage.saved_tensors import save_tensors
+    from fastrealign.formats.saved_tensors import save_tensors
 
     sums = moments_of(rows_of(9, 4)).sums
     saved = {"low": sums.low.view(np.int64), "high": sums.high, "count": 9, "bad_rows": 0} | change

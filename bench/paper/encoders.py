@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from fastrealign.cli.demo import train
     from fastrealign.revision.world import both_families
-    from fastrealign.storage.saved_tensors import save_bytes
+    from fastrealign.storage.atomic import save_bytes
 
     for seed in range(given.seeds):
         path = given.out / str(seed) / FILE

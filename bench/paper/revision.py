@@ -28,7 +28,7 @@ from fastrealign.methods import baseline
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds
 from fastrealign.revision.world import Sizes, World, make
-from fastrealign.storage.saved_tensors import save_bytes
+from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

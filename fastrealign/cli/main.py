@@ -25,9 +25,9 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import note_secrets, shown, shown_traceback, shown_values
 from fastrealign.data.distributed import world_of
 from fastrealign.data.pipeline import Terminated
-from fastrealign.storage.folders import Inputs
+from fastrealign.formats.saved_tensors import check_saved_name
+from fastrealign.jobs.inputs import Inputs
 from fastrealign.storage.paths import check_output, place
-from fastrealign.storage.saved_tensors import check_saved_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,9 +16,10 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.data.pipeline import BAD_ROWS
+from fastrealign.formats.choose_column import SIDES
 from fastrealign.gap_report import METHODS, ROWS
 from fastrealign.jobs.align_files import BAD_SHARDS
-from fastrealign.jobs.conversion import SIDES, TARGETS
+from fastrealign.jobs.conversion import TARGETS
 from fastrealign.methods.full_pass import CENTROIDS
 
 _DESCRIPTION = """\

@@ -79,7 +79,7 @@ def take(x: Any, name: str = "embeddings") -> Taken:
     except (FastRealignError, MemoryError):
         raise
     except Exception as error:  # the libraries that made x raise what they like
-        from fastrealign.storage.files import one_line
+        from fastrealign.core.text import one_line
 
         raise InputError(
             f"{name}: {_a(x)} cannot be read as rows: {type(error).__name__}: {one_line(error)}; pass a NumPy array"
@@ -96,7 +96,7 @@ def given_back(back: Back, result: Any, left: np.ndarray | None, given: Any) -> 
     except (FastRealignError, MemoryError):
         raise
     except Exception as error:
-        from fastrealign.storage.files import one_line
+        from fastrealign.core.text import one_line
 
         raise InputError(
             f"{_a(given)} of {result.dtype} cannot be made: {one_line(error)}; pass out=, or another dtype"

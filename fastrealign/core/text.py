@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import traceback
 import unicodedata
 from bisect import insort
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -108,3 +110,24 @@ def _escaped(c: str) -> str:
         return f"\\x{code - 0xDC00:02x}"
     named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c)
     return named or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def meant(given: str, names: Iterable[str]) -> str:
+    """A hint at the name that was probably meant, to put after the one that there is not; "" where none is near."""
+    near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
+    return f", did you mean {near[0]!r}?" if near else ""

@@ -22,11 +22,10 @@ from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.image_paths import Near
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.sources import FileSource
-from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.choose_column import SIDES, Wanted
 from fastrealign.formats.lance import LanceShard
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
-from fastrealign.jobs.conversion import SIDES
 
 # Of decoded parts, kept for the rows that follow; at least one is.
 CACHE_BYTES = 256 << 20
@@ -258,9 +257,9 @@ def open_embeddings(
     ids        a file with the ids of all rows in order: .txt (one a line), .json (a list), .npy (text or whole numbers) or
                .parquet; or a sequence of them. Shards of a folder count in numeric order, 2.npy before 10.npy, which is not
                that of sorted(): for a list made in that order, name them with leading zeros. By default those that the
-               shards have (the first of ID_NAMES, io/names.py, of tables, pickled items, tensors and clip-retrieval's
-               metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number over all shards,
-               as text
+               shards have (the first of ID_NAMES, formats/choose_column.py, of tables, pickled items, tensors and
+               clip-retrieval's metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number
+               over all shards, as text
     id_column  the column of the ids, where it has another name
     index      a folder to keep the index of ids in; used again while the files are the same (index.py has its size)
 

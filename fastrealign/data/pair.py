@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.data.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.storage.paths import is_url, place
-
-if TYPE_CHECKING:
-    from fastrealign.methods.alignment import Alignment
-    from fastrealign.methods.baseline import Baseline
 
 NAME_BOTH = (
     "give images as the target; where one file holds both, name its columns with --column and --target-column (column=, "
@@ -65,16 +61,6 @@ def check_apart(source: RowSource, target: RowSource) -> None:
             )
             return
     raise InputError(f"source and target are the same rows: {shared[0]} is both; {NAME_BOTH}")
-
-
-def warn_of_encoder(method: Alignment | Baseline, rows: RowSource) -> None:
-    """A FitWarning where the rows to be mapped were made by the encoder of the side that they would be moved to."""
-    ours, theirs = getattr(method, "encoder_source", None), getattr(method, "encoder_target", None)
-    if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
-        warn(
-            f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "
-            f"those of {ours!r}"
-        )
 
 
 def _shared(source: RowSource, target: RowSource) -> list[str]:

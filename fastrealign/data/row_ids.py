@@ -11,11 +11,12 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.core.text import meant, one_line
 from fastrealign.formats.base import Shard
-from fastrealign.formats.choose_column import ID_NAMES, meant
+from fastrealign.formats.choose_column import ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.tables import Table, TableShard
-from fastrealign.storage.files import Descriptor, one_line, open_binary, reading
+from fastrealign.storage.files import Descriptor, open_binary, reading
 from fastrealign.storage.paths import is_url, place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import id_text, rows_in_lines, values_of

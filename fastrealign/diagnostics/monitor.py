@@ -30,9 +30,9 @@ from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, 
 from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
+from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.storage.append_log import open_lines, read_lines
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
-from fastrealign.storage.saved_tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

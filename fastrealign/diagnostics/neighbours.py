@@ -17,6 +17,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.text import one_line
 from fastrealign.data.sources import RowSource
 from fastrealign.diagnostics.rows import (
     BLOCK_ROWS,
@@ -28,7 +29,6 @@ from fastrealign.diagnostics.rows import (
     sample,
     unit_blocks,
 )
-from fastrealign.storage.files import one_line
 
 ENGINES = ("faiss", "numpy")
 # Candidates of float32 beyond those asked for.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import shown
-from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES, meant
-from fastrealign.storage.files import file_size, is_utf8, one_line
+from fastrealign.core.text import is_utf8, meant, one_line, shown
+from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES
+from fastrealign.storage.files import file_size
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_lines, values_of
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.text import one_line
 from fastrealign.storage import hub
-from fastrealign.storage.files import one_line
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
-from fastrealign.core.text import shown
+from fastrealign.core.text import one_line, shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
-from fastrealign.storage.files import file_size, one_line, reading
+from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.strings import LINE_BYTES
 
 if TYPE_CHECKING:

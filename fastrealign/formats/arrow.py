@@ -108,7 +108,7 @@ class ArrowTable(Table):
         """The file; of a URL a copy on the disk, which the map keeps when its name is gone."""
         if not self._remote:
             return nullcontext(self.path)
-        from fastrealign.storage.remote import local_copy
+        from fastrealign.storage.spool import local_copy
 
         return local_copy(str(self.path))
 

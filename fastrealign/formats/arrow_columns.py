@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.text import one_line
 from fastrealign.formats.choose_column import Candidate, Fit, Unclear, Wanted, choose_name, instead
 from fastrealign.formats.unsupported import embed
-from fastrealign.storage.files import one_line, reading
+from fastrealign.storage.files import reading
 from fastrealign.storage.records import parsed
 
 if TYPE_CHECKING:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import meant
 
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
 # Of ids and of captions, the first that is there: in columns, keys of records, metadata; for every command.
@@ -35,14 +35,10 @@ _ROLES = {
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "holdout": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
+# How `--side` and `side=` name the sides.
+SIDES = {"text": "source", "image": "target"}
 # What each side of an alignment is made of.
 SIDE_ROLES = {"source": "text", "target": "images"}
-
-
-def meant(given: str, names: Iterable[str]) -> str:
-    """A hint at the name that was probably meant, to put after the one that there is not; "" where none is near."""
-    near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def role_of(name: str) -> str | None:

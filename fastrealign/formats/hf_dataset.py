@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_columns import retyped_feature
 from fastrealign.formats.base import Shard
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.files import one_line, reading
+from fastrealign.storage.files import reading
 from fastrealign.storage.records import parsed
 
 _STATE = "state.json"

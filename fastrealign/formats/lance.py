@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_columns import decoded, decoding
 from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFolder
-from fastrealign.storage.files import one_line
 from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:

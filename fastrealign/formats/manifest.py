@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.core.version import __version__
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.files import Descriptor, look_anew, one_line, read_into, reading
+from fastrealign.storage.files import Descriptor, look_anew, read_into, reading
 from fastrealign.storage.paths import Place, is_url
 from fastrealign.storage.records import checked, sealed
-from fastrealign.storage.saved_tensors import COUNT, MAPPING, NUMBER, TEXT, Rule, broken, or_none
+from fastrealign.storage.rules import COUNT, MAPPING, NUMBER, TEXT, Rule, broken, or_none
 
 # 1 had no checksums.
 FORMAT = 2

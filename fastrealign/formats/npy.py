@@ -16,10 +16,11 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, native_float, no_float
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.matrix import MatrixShard, MatrixWriter, check_shape
-from fastrealign.storage.files import Descriptor, file_size, one_line, reading
+from fastrealign.storage.files import Descriptor, file_size, reading
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
 _HEADER_LIMIT = 10_000 + 12

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_columns import decoded, decoding
 from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter
-from fastrealign.storage.files import file_size, one_line
+from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:

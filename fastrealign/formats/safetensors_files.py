@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, telling
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
-from fastrealign.storage.files import Descriptor, file_size, one_line, read_into, reading
+from fastrealign.storage.files import Descriptor, file_size, read_into, reading
 from fastrealign.storage.records import parsed, record_of
-from fastrealign.storage.saved_tensors import RECORD
 
+# The key of the JSON record in the metadata of the files that fastrealign saves its own values in.
+RECORD = "fastrealign"
 _FLOATS = {
     "F16": np.dtype(np.float16),
     "BF16": BFLOAT16,

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, instead, other_split, telling
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
-from fastrealign.storage.files import file_size, one_line, reading
+from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.paths import is_url
 
 if TYPE_CHECKING:

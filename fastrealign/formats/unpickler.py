@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16
 from fastrealign.formats.pickle_opcodes import check_opcodes
-from fastrealign.storage.files import one_line, open_binary, reading
+from fastrealign.storage.files import open_binary, reading
 from fastrealign.storage.paths import is_url
 
 _CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"

@@ -22,7 +22,7 @@ from fastrealign.core.errors import BadShardError, FastRealignError, InputError,
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import owner, shared, world_of
-from fastrealign.data.pair import open_target, warn_of_encoder
+from fastrealign.data.pair import open_target
 from fastrealign.data.pipeline import check_bad_rows
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
@@ -36,7 +36,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, as_method, load, told_if_swapped
 from fastrealign.methods.fitting import check_alone, check_method, fit_rows, own_options
 from fastrealign.methods.full_pass import check_options
-from fastrealign.methods.misfit import warn_of_misfit
+from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.storage.paths import check_output, each, is_url
 
 BAD_SHARDS = ("error", "skip")

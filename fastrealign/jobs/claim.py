@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.formats.manifest import Manifest, Order, ShardRecord
+from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.journal import Group, Journal, rank_journals
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, load
-from fastrealign.storage.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.storage.paths import Place, each
 
 if TYPE_CHECKING:

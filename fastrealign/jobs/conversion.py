@@ -22,10 +22,10 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import shown, shown_values
+from fastrealign.core.text import one_line, shown, shown_values
 from fastrealign.formats.arrow import ArrowSink
 from fastrealign.formats.arrow_columns import filtered, lists, retyped, writing_columns
-from fastrealign.formats.choose_column import Wanted
+from fastrealign.formats.choose_column import SIDES, Wanted
 from fastrealign.formats.lance import FILE_ROWS, LanceSink
 from fastrealign.formats.manifest import FileMark
 from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
@@ -34,18 +34,17 @@ from fastrealign.formats.parquet import ParquetSink, ParquetTable
 from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
+from fastrealign.jobs.folders import make_folders, remove_folders, remove_temporaries
+from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.output_folder import JOURNAL, METADATA
 from fastrealign.jobs.summary import count, size
 from fastrealign.storage.append_log import open_lines
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
-from fastrealign.storage.files import one_line
-from fastrealign.storage.folders import Inputs, check_outside, make_folders, remove_folders, remove_temporaries
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TARGETS = {"npy": ".npy", "parquet": ".parquet", "arrow": ".arrow", "lance": ".lance"}
-SIDES = {"text": "source", "image": "target"}
 _COLUMN = "embedding"
 
 
@@ -110,7 +109,7 @@ def convert(
 ) -> Conversion:
     """Write the embeddings of `source` in another format, with what belongs to them.
 
-    source    path, glob, folder or list of paths of shards; of pickles, also the layouts of io/pickle_layouts.py
+    source    path, glob, folder or list of paths of shards; of pickles, also the layouts of formats/pickle_layouts.py
     out       a folder, which gets a file for every shard of the source; or for a single shard a file name
     to        "npy", "parquet", "arrow" or "lance"; by default what the suffix of `out` says, else "parquet". Other
               columns, and what else pickled items hold, become columns: for "npy" those of a parquet file beside it

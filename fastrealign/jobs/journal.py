@@ -30,7 +30,7 @@ from fastrealign.formats.manifest import FORMAT, Order, ShardRecord, check
 from fastrealign.storage.append_log import open_lines, read_lines
 from fastrealign.storage.paths import Place, is_url
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
-from fastrealign.storage.saved_tensors import COUNT, TEXT, Rule, or_none
+from fastrealign.storage.rules import COUNT, TEXT, Rule, or_none
 
 
 @dataclass

@@ -17,18 +17,9 @@ from fastrealign import formats
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.formats.manifest import MANIFEST, Manifest, Order
 from fastrealign.jobs.claim import Claim
+from fastrealign.jobs.folders import inside, is_folder, is_there, make_folders, real, remove_folders, walk
+from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.journal import Journal, rank_journals
-from fastrealign.storage.folders import (
-    Inputs,
-    check_outside,
-    inside,
-    is_folder,
-    is_there,
-    make_folders,
-    real,
-    remove_folders,
-    walk,
-)
 from fastrealign.storage.paths import Place, folder_of, place, places_of
 
 ALIGNMENT = "alignment.safetensors"

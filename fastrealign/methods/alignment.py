@@ -15,21 +15,9 @@ from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.version import __version__
+from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import call
-from fastrealign.storage.saved_tensors import (
-    COUNT,
-    MAPPING,
-    NOT_NEGATIVE,
-    NUMBER,
-    TEXT,
-    check_record,
-    check_saved_name,
-    check_tensors,
-    load_tensors,
-    one_of,
-    or_none,
-    save_tensors,
-)
+from fastrealign.storage.rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import Place

@@ -20,22 +20,17 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.calling import call
-from fastrealign.storage.saved_tensors import (
-    FLAG,
-    NOT_NEGATIVE,
-    NUMBER,
-    SEED,
-    TEXT,
+from fastrealign.formats.saved_tensors import (
     OtherKind,
     check_record,
     check_saved_name,
     check_tensors,
     load_tensors,
-    or_none,
     save_tensors,
 )
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.calling import call
+from fastrealign.storage.rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import Place

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import warn
+from fastrealign.data.sources import RowSource
 from fastrealign.methods.alignment import Alignment
-
-if TYPE_CHECKING:
-    from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.baseline import Baseline
 
 # Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
 TOLERATED = 0.1
@@ -82,3 +81,13 @@ class FirstRows:
             gap_left = float(np.linalg.norm(mean - self._alignment.mean_target))
             warn_of_misfit(self._alignment, gap_left, self._items, f"{self._which}, {self._items:,} rows")
         return True
+
+
+def warn_of_encoder(method: Alignment | Baseline, rows: RowSource) -> None:
+    """A FitWarning where the rows to be mapped were made by the encoder of the side that they would be moved to."""
+    ours, theirs = getattr(method, "encoder_source", None), getattr(method, "encoder_target", None)
+    if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
+        warn(
+            f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "
+            f"those of {ours!r}"
+        )

@@ -126,7 +126,7 @@ class Moments:
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
-        from fastrealign.storage.saved_tensors import check_saved_name, save_tensors
+        from fastrealign.formats.saved_tensors import check_saved_name, save_tensors
 
         check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
@@ -135,7 +135,8 @@ class Moments:
     @classmethod
     def load(cls, path: str | Place) -> Moments:
         """Read what `save` wrote. Raises InputError naming the file if it is something else."""
-        from fastrealign.storage.saved_tensors import COUNT, check_record, check_tensors, load_tensors
+        from fastrealign.formats.saved_tensors import check_record, check_tensors, load_tensors
+        from fastrealign.storage.rules import COUNT
 
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
         check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)

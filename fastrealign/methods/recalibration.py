@@ -19,7 +19,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.cluster_sampling import Spread, measure_spread
-from fastrealign.data.pair import open_target, warn_of_encoder
+from fastrealign.data.pair import open_target
 from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import RowSource, open_rows
@@ -27,7 +27,7 @@ from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import told_if_swapped
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.certified import Bound, Looks, check_tol
-from fastrealign.methods.misfit import TOLERATED
+from fastrealign.methods.misfit import TOLERATED, warn_of_encoder
 from fastrealign.methods.statistics import (
     Side,
     alignment_of,

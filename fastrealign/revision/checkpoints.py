@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.storage.files import one_line
+from fastrealign.core.text import one_line
 from fastrealign.storage.records import parsed
 
 _TRAINED = "trained.safetensors"

@@ -12,9 +12,8 @@ from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import shown_values
+from fastrealign.core.text import one_line, shown_values
 from fastrealign.revision.templates import FORMS, STAGES
-from fastrealign.storage.files import one_line
 
 # Of the paper (arXiv 2602.07026, section 5), by stage.
 LEARNING_RATES = {"stage1": 5e-4, "stage2": 1e-5}

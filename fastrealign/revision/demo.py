@@ -17,7 +17,7 @@ from fastrealign.methods.baselines import check_method, fit_baseline
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Answer, Item, Scores, ask, read_answers, read_items, score, write_answers
 from fastrealign.revision.world import Sizes, World, make
-from fastrealign.storage.saved_tensors import save_bytes
+from fastrealign.storage.atomic import save_bytes
 
 TUNINGS = ("image", "text")
 PAIRED = "paired"  # not a method of alignment: pretraining on the images of the captions' own scenes

@@ -24,10 +24,10 @@ import numpy as np
 from fastrealign.cli.demo import statements
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import one_line
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.files import one_line
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import lines_of
 

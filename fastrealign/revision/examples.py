@@ -2,7 +2,8 @@
 
 .json     a list of {"id": ..., "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": ...},
           ...]}, the form of LLaVA and of the ReVision reference; of other keys, "image" and "images" are counted
-.jsonl    such a record a line, or {"id": ..., "caption": ...}; the names of ids and captions are those of `embed` (io/names.py)
+.jsonl    such a record a line, or {"id": ..., "caption": ...}; the names of ids and captions are those of `embed`
+          (formats/choose_column.py)
 .txt      a caption a line; its id is the number of the line, from 0; with several files, NAME:NUMBER, as `embed` has it
 .parquet  such columns; bytes that hold UTF-8 are text
 
@@ -27,11 +28,12 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import is_utf8, one_line
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.revision.json_list import records_of
-from fastrealign.storage.files import Descriptor, file_size, is_utf8, one_line, reading
+from fastrealign.storage.files import Descriptor, file_size, reading
 from fastrealign.storage.paths import place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.spool import Spool

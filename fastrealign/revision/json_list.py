@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.files import one_line, open_binary, reading
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import open_binary, reading
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")

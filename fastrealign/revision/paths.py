@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastrealign.core.errors import InputError
-from fastrealign.formats.choose_column import meant
+from fastrealign.core.text import meant
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import check_suffix
 from fastrealign.storage import hub

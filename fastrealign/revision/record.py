@@ -13,14 +13,14 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
 from fastrealign.data.lookup import Embeddings
 from fastrealign.formats.manifest import FileMark
+from fastrealign.jobs.folders import make_folders, remove_folders
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import UNUSABLE
 from fastrealign.storage.append_log import open_lines
-from fastrealign.storage.folders import make_folders, remove_folders
+from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.paths import each, is_url
 from fastrealign.storage.records import parsed
-from fastrealign.storage.saved_tensors import save_bytes
 
 RUN = "run.json"
 # There while a run goes on, and left where it was killed.

@@ -27,6 +27,7 @@ from transformers.trainer_utils import set_seed
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import one_line
 from fastrealign.methods import baseline
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
@@ -37,7 +38,6 @@ from fastrealign.revision.model import RevisionModel, load_lm
 from fastrealign.revision.paths import check_paths
 from fastrealign.revision.record import TrainResult, held, inputs_of, look, note
 from fastrealign.storage import hub
-from fastrealign.storage.files import one_line
 
 # What a mixed precision keeps the frozen language model in.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -36,8 +36,8 @@ from fastrealign.core.reference import project
 from fastrealign.revision import backbone
 from fastrealign.revision.data import IMAGE
 from fastrealign.revision.evaluate import Item, write_items
+from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.records import parsed
-from fastrealign.storage.saved_tensors import save_bytes
 
 if TYPE_CHECKING:
     import open_clip

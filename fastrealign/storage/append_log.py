@@ -11,14 +11,14 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.storage.files import Descriptor, one_line, reading
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import Descriptor, reading
+from fastrealign.storage.lease import Lease
 from fastrealign.storage.paths import Place, each
-
-if TYPE_CHECKING:
-    from fastrealign.storage.url import Url
+from fastrealign.storage.url import Url
 
 _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
@@ -137,8 +137,6 @@ class RemoteLines:
     seconds_a_line = 5.0
 
     def __init__(self, path: Url) -> None:
-        from fastrealign.storage.lease import Lease
-
         self.path = path
         self._sizes: list[int] = []
         self._lease = Lease(path / _LEASE, str(path.parent))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, shortage
-from fastrealign.storage.files import Descriptor, look_anew, one_line, read_into
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import Descriptor, look_anew, read_into
 from fastrealign.storage.paths import Place, check_output, place
+from fastrealign.storage.spool import spool, spool_failure
+from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from fastrealign.storage.url import Url
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
@@ -51,8 +52,6 @@ class AtomicFile:
         self._failure = f"{path}: writing was stopped by an earlier failure, nothing was kept"
         self._url: Url | None = None
         if not isinstance(self.path, Path):
-            from fastrealign.storage.remote import spool
-
             check_output(self.path)
             self._url = self.path
             self._descriptor, self.temporary = spool(self.path)
@@ -156,8 +155,6 @@ class AtomicFile:
             # Other threads that write to the file give the cause too, whichever of them is heard first.
             self._failure = _told(self.path, error)
             if self._url is not None:
-                from fastrealign.storage.remote import spool_failure
-
                 self._failure = spool_failure(self._url, error)
             self.abort()
             raise FastRealignError(self._failure) from error
@@ -265,3 +262,10 @@ def _sync_folder(folder: Path) -> None:
         # Some network and user-space file systems cannot sync a folder; there is nothing more to be done there.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
+
+
+def save_bytes(path: str | Place, data: bytes) -> None:
+    """Write a whole file: to a temporary name, fsynced, renamed."""
+    with AtomicFile(path) as file:
+        file.append(data)
+        file.commit()

@@ -1,6 +1,6 @@
 """Files as the operating system sees them: descriptors that threads share, whole reads, errors in one line.
 
-A URL goes wherever a path does: what has to be asked of a server is asked in remote.py, which is imported for URLs alone.
+A URL is accepted wherever a path is; remote.py then talks to the server.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.text import one_line
+from fastrealign.storage import remote
 from fastrealign.storage.paths import is_url
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
-    from fastrealign.storage.remote import RemoteFile
+from fastrealign.storage.remote import RemoteFile, RemoteStream
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20
@@ -42,8 +40,6 @@ class Descriptor:
         self.fd = -1
         self.remote: RemoteFile | None = None
         if is_url(path):
-            from fastrealign.storage.remote import RemoteFile
-
             self.remote = RemoteFile(os.fspath(path))
         else:
             self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
@@ -67,21 +63,6 @@ class Descriptor:
 
     def __del__(self) -> None:
         self.close()
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, on one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def is_utf8(text: str) -> bool:
-    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager
@@ -108,8 +89,6 @@ def reading(path: str | Path) -> Iterator[None]:
 def file_size(path: str | Path) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
     if is_url(path):
-        from fastrealign.storage import remote
-
         return remote.file_size(os.fspath(path))
     with reading(path):
         status = os.stat(path)
@@ -149,8 +128,6 @@ def check_state(path: str | Path, state: tuple[int, ...] | None) -> None:
 def look_anew(path: str | Path) -> None:
     """The file may have been written to since it was read: what is there now counts."""
     if is_url(path):
-        from fastrealign.storage import remote
-
         remote.forget(os.fspath(path))
 
 
@@ -177,7 +154,5 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str
 def open_binary(path: str | Path) -> BinaryIO:
     """The file opened to be read in order, with some of it read ahead."""
     if is_url(path):
-        from fastrealign.storage.remote import RemoteStream
-
         return io.BufferedReader(RemoteStream(os.fspath(path)), _STREAM_BYTES)
     return open(path, "rb", opener=os.open)

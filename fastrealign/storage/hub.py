@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.formats.choose_column import meant
+from fastrealign.core.text import meant
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)

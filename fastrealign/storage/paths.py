@@ -6,14 +6,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from fastrealign.core.errors import InputError
+from fastrealign.storage.retry import filesystem
+from fastrealign.storage.url import Url
 
-if TYPE_CHECKING:
-    from fastrealign.storage.url import Url
-
-Place: TypeAlias = "Path | Url"
+Place: TypeAlias = Path | Url
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,8 +36,6 @@ def is_url(path: str | os.PathLike) -> bool:
 def place(path: str | os.PathLike) -> Place:
     """The path as an object of pathlib's ways: a Path, or a Url for what fsspec has to open."""
     if is_url(path):
-        from fastrealign.storage.url import Url
-
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
         return Path(path.partition("://")[2])
@@ -65,8 +62,6 @@ def check_output(path: str | os.PathLike) -> None:
             raise InputError(
                 f"{url}: {scheme}:// can only be read from; name a folder here or in a store such as s3://"
             )
-        from fastrealign.storage.retry import filesystem
-
         filesystem(url)
 
 

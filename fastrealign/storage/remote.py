@@ -1,4 +1,4 @@
-"""Files on a server, read by position or in order, and spool files for what is written there.
+"""Files on a server, read by position or in order.
 
 A file must not change while it is read. What the server said of it (size, ETag, time) when its header was read is kept, and
 compared with what it says later: with every answer over HTTP, elsewhere when the file is opened once more and now and then
@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from fastrealign.core.errors import FastRealignError, InputError, changed
+from fastrealign.core.errors import InputError, changed
 from fastrealign.storage import ranged_http
-from fastrealign.storage.files import Descriptor, one_line
 from fastrealign.storage.retry import ShortAnswer, ask, filesystem, persist
 from fastrealign.storage.url import Facts, Url, known_size
 
 # Seconds after which a file that is being read is looked at again.
 CHECK_SECONDS = 2.0
 # Asked for at a time, at most: what a request has its time for.
-_REQUEST_BYTES = 8 << 20
+REQUEST_BYTES = 8 << 20
 
 
 @dataclass
@@ -94,7 +88,7 @@ class RemoteFile:
         end = min(offset + count, self.size)
         parts = []
         while offset < end:
-            parts.append(self._part(offset, min(offset + _REQUEST_BYTES, end)))
+            parts.append(self._part(offset, min(offset + REQUEST_BYTES, end)))
             offset += len(parts[-1])
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -102,7 +96,7 @@ class RemoteFile:
         """Read into `view`; returns how many bytes there were."""
         done, end = 0, min(len(view), self.size - offset)
         while done < end:
-            part = self._part(offset + done, offset + min(done + _REQUEST_BYTES, end))
+            part = self._part(offset + done, offset + min(done + REQUEST_BYTES, end))
             view[done : done + len(part)] = part
             done += len(part)
         return done
@@ -166,48 +160,3 @@ class RemoteStream(io.RawIOBase):
         count = self._file.fill(memoryview(buffer).cast("B"), self._at)
         self._at += count
         return count
-
-
-def spool(url: Url | str) -> tuple[Descriptor, Path]:
-    """A new local file for what belongs to `url`, and a path by which it can be opened.
-
-    It has no name: when nobody holds it any more, its space is free, also after a kill.
-    """
-    folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
-    named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = Descriptor(named, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        named.unlink()
-    except OSError as error:
-        raise FastRealignError(spool_failure(url, error)) from error
-    return descriptor, Path(f"/proc/self/fd/{descriptor.fd}")
-
-
-def spool_failure(url: Url | str, error: OSError) -> str:
-    """What to say of a spool file that cannot be written."""
-    folder = os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir()
-    return (
-        f"{url}: its spool file in {folder} could not be written: {error.strerror or one_line(error)}; set "
-        "FASTREALIGN_SPOOL to a folder with room for some shards"
-    )
-
-
-@contextmanager
-def local_copy(url: str) -> Iterator[Path]:
-    """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
-    forget(url)
-    file = RemoteFile(url)
-    descriptor, path = spool(url)
-    try:
-        for at in range(0, file.size, _REQUEST_BYTES):
-            part = memoryview(file.read(at, _REQUEST_BYTES))
-            try:
-                while part:
-                    count = os.pwrite(descriptor.fd, part, at)
-                    part, at = part[count:], at + count
-            except OSError as error:
-                raise FastRealignError(spool_failure(url, error)) from error
-        yield path
-    finally:
-        descriptor.close()

@@ -6,8 +6,8 @@ What passes is asked for again, after a wait that doubles: time-outs, lost conne
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import inspect
 import os
 import random
 import threading
@@ -17,8 +17,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.text import without_secrets
-from fastrealign.storage.files import one_line
+from fastrealign.core.text import one_line, without_secrets
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -56,6 +55,7 @@ _PASSING_ERRNO = {
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 # Errors of the connection itself, by class and package; their other errors are about how they were called.
 _PASSING_CLASSES = {
+    "TimeoutError": "asyncio",  # another class than the built-in one before Python 3.11
     "ClientError": "aiohttp",
     "ConnectionError": "botocore",
     "HTTPClientError": "botocore",
@@ -111,7 +111,7 @@ def request_seconds() -> float:
 def ask(fs: AbstractFileSystem, method: str, *args: Any, seconds: float, **options: Any) -> Any:
     """One call of a method of a file system, which may take so many seconds; TimeoutError after that."""
     coroutine = getattr(fs, f"_{method}", None)
-    if fs.async_impl and asyncio.iscoroutinefunction(coroutine):
+    if fs.async_impl and inspect.iscoroutinefunction(coroutine):
         return run(fs, coroutine, *args, seconds=seconds, **options)
     return _in_time(lambda: getattr(fs, method)(*args, **options), seconds)
 
@@ -193,7 +193,7 @@ def _passes(error: BaseException) -> bool:
     status = status_of(error)
     if status is not None:
         return status in _PASSING_STATUS or (status >= 500 and status != 501)
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError, ShortAnswer)):
+    if isinstance(error, (TimeoutError, ConnectionError, ShortAnswer)):
         return True
     if isinstance(error, ValueError):
         return False
@@ -231,7 +231,7 @@ def _reason(error: BaseException, seconds: float) -> str:
     if status is not None:
         name = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "an error"
         return f"HTTP {status} ({name})"
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)) and not str(error):
+    if any(kind.__name__ == "TimeoutError" for kind in type(error).__mro__) and not str(error):
         return f"no answer within {seconds:g} s"
     if isinstance(error, ShortAnswer):
         return str(error)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 from fastrealign.core.errors import FastRealignError
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import Descriptor
+from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile, forget
+from fastrealign.storage.url import Url
 
 
 class Spool:
@@ -45,3 +51,48 @@ class Spool:
 def _remove(folder: str, pid: int) -> None:
     if os.getpid() == pid:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def spool(url: Url | str) -> tuple[Descriptor, Path]:
+    """A new local file for what belongs to `url`, and a path by which it can be opened.
+
+    It has no name: when nobody holds it any more, its space is free, also after a kill.
+    """
+    folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
+    named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = Descriptor(named, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        named.unlink()
+    except OSError as error:
+        raise FastRealignError(spool_failure(url, error)) from error
+    return descriptor, Path(f"/proc/self/fd/{descriptor.fd}")
+
+
+def spool_failure(url: Url | str, error: OSError) -> str:
+    """What to say of a spool file that cannot be written."""
+    folder = os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir()
+    return (
+        f"{url}: its spool file in {folder} could not be written: {error.strerror or one_line(error)}; set "
+        "FASTREALIGN_SPOOL to a folder with room for some shards"
+    )
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
+    forget(url)
+    file = RemoteFile(url)
+    descriptor, path = spool(url)
+    try:
+        for at in range(0, file.size, REQUEST_BYTES):
+            part = memoryview(file.read(at, REQUEST_BYTES))
+            try:
+                while part:
+                    count = os.pwrite(descriptor.fd, part, at)
+                    part, at = part[count:], at + count
+            except OSError as error:
+                raise FastRealignError(spool_failure(url, error)) from error
+        yield path
+    finally:
+        descriptor.close()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.files import one_line, open_binary, reading
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import open_binary, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ from fastrealign.cli.demo.readings import Reading
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
 from fastrealign.gap_report.figures import need_matplotlib
-from fastrealign.storage.saved_tensors import save_bytes
+from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

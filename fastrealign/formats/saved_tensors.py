@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import Place
+from fastrealign.formats.registry import FORMATS
+from fastrealign.formats.safetensors_files import RECORD, is_of_others
+from fastrealign.formats.unsupported import next_step
+from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.paths import Place, is_url, place
+from fastrealign.storage.records import checked, is_sealed, sealed
+from fastrealign.storage.rules import Rule, broken
+from fastrealign.storage.spool import local_copy
 
 # 1 had no checksums.
 FORMAT = 2
 # Suffixes of files that a saved one must not pass for, beside those of embeddings.
 _OTHERS = (".html", ".md", ".yaml", ".yml", ".log", ".py", ".manifest")
-# The key of the JSON record in the metadata, by which a file of ours is known.
-RECORD = "fastrealign"
-# The key in the record of the checksum of the tensors; the record has one of itself (io/records.py).
+# The key in the record of the checksum of the tensors; the record has one of itself (storage/records.py).
 _CHECKSUM = "tensors"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value of a record must be, in words and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def or_none(rule: Rule) -> Rule:
-    """The same, for a value that may be left out."""
-    return Rule(f"{rule.words} or null", lambda value: value is None or rule.holds(value))
-
-
-def one_of(*values: Any) -> Rule:
-    return Rule(" or ".join(map(repr, values)), lambda value: value in values)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
-NUMBER = Rule("a finite number", _is_number)
-NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda value: _is_number(value) and value >= 0)
-COUNT = Rule("a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < 2**63)
-SEED = Rule("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
-TEXT = Rule("text", lambda value: isinstance(value, str))
-MAPPING = Rule("a record", lambda value: isinstance(value, dict))
-FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 
 
 class OtherKind(InputError):
@@ -70,11 +42,6 @@ class OtherKind(InputError):
 @computes
 def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
-    from safetensors.numpy import save
-
-    from fastrealign.formats.safetensors_files import is_of_others
-    from fastrealign.storage.records import sealed
-
     if is_of_others(path):
         raise InputError(
             f"{path}: holds tensors that fastrealign did not save; choose another name, or remove it first"
@@ -96,10 +63,6 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
 
 def check_saved_name(path: str | Place, kind: str) -> None:
     """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
-    from fastrealign.formats.registry import FORMATS
-    from fastrealign.formats.unsupported import next_step
-    from fastrealign.storage.paths import place
-
     text = str(path)
     if not text or text.endswith("/"):
         raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
@@ -109,23 +72,9 @@ def check_saved_name(path: str | Place, kind: str) -> None:
         raise InputError(f"{text}: {suffix} is not what a saved {kind} is; name it {better}")
 
 
-def save_bytes(path: str | Place, data: bytes) -> None:
-    """Write a whole file: to a temporary name, fsynced, renamed."""
-    from fastrealign.storage.atomic import AtomicFile
-
-    with AtomicFile(path) as file:
-        file.append(data)
-        file.commit()
-
-
 @computes
 def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
-    from safetensors import SafetensorError, safe_open
-
-    from fastrealign.storage.paths import is_url
-    from fastrealign.storage.records import checked, is_sealed
-
     if not is_url(path) and Path(path).is_dir():
         inside = Path(path, "alignment.safetensors")
         name = f"; name {inside}" if inside.exists() else ""
@@ -197,28 +146,12 @@ def check_record(path: str | Place, kind: str, record: dict[str, Any], rules: di
         raise _damaged(path, kind, found)
 
 
-def broken(record: Any, rules: dict[str, Rule]) -> str | None:
-    """Which value of a record is not what its rule says, in words; None if all are."""
-    if not isinstance(record, dict):
-        return f"a {type(record).__name__} where a record is expected"
-    for name, rule in rules.items():
-        value = record.get(name)
-        if not rule.holds(value):
-            shown = repr(value)
-            return f"{name!r} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, expected {rule.words}"
-    return None
-
-
 def _damaged(path: str | Place, kind: str, how: str) -> InputError:
     return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it anew")
 
 
 def _local(path: str | Place) -> AbstractContextManager[Path]:
     """The file itself, or a copy of what lies at a URL."""
-    from fastrealign.storage.paths import is_url, place
-
     if is_url(path):
-        from fastrealign.storage.remote import local_copy
-
         return local_copy(str(path))
     return nullcontext(place(path))

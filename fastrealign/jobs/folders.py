@@ -1,0 +1,100 @@
+"""What is in a folder, here or on a server: names, what lies below it, making and removing. A shard may itself be a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from fastrealign.core.errors import FastRealignError
+from fastrealign.formats.registry import FORMATS
+from fastrealign.storage.paths import Place, is_url, place
+
+# A file that is being written (storage/atomic.py): ".name.process.tmp".
+TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
+
+
+def final_name(name: str) -> str:
+    """The name that a temporary would have taken; other names as they are."""
+    path = Path(name)
+    temporary = TEMPORARY.fullmatch(path.name)
+    return path.with_name(temporary[1]).as_posix() if temporary else name
+
+
+def walk(folder: Place, deep: bool = True) -> Iterator[str]:
+    """Everything below a folder but folders, relative to it; a folder that is a shard counts as one thing."""
+    if not isinstance(folder, Path):
+        yield from folder.walk(deep)
+        return
+    for at, folders, files in os.walk(folder):
+        shards = [name for name in folders if _is_shard_folder(name)]
+        for name in (*files, *shards):
+            yield Path(at, name).relative_to(folder).as_posix()
+        folders[:] = [name for name in folders if deep and name not in shards]
+
+
+def _is_shard_folder(name: str) -> bool:
+    kind = FORMATS.get(Path(final_name(name)).suffix.lower())
+    return kind is not None and kind.folder
+
+
+def remove(path: Path) -> None:
+    """A shard of the run, or another file of it, if it is there."""
+    if _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_temporaries(paths: Collection[Place]) -> None:
+    """What killed processes left of these files, half-written beside them."""
+    for folder in {path.parent for path in paths}:
+        for name in walk(folder, deep=False):
+            if TEMPORARY.fullmatch(name) and folder / final_name(name) in paths:
+                remove(folder / name)
+
+
+def real(path: str | os.PathLike) -> str:
+    """The same for all names of a place."""
+    return place(path).canonical if is_url(path) else os.path.realpath(path)
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    return place(path).is_dir() if is_url(path) else os.path.isdir(path)
+
+
+def is_there(path: Place) -> bool:
+    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
+
+
+def inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def make_folders(folder: Place) -> list[Place]:
+    """Make a folder and those above it; returns those made, deepest first."""
+    missing: list[Place] = []
+    if not isinstance(folder, Path) and folder.is_object_store:  # it has none
+        return missing
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    try:
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+    except OSError as error:
+        remove_folders(missing)
+        raise FastRealignError(
+            f"{missing[0]}: cannot be made: {error.strerror}; choose another output folder"
+        ) from None
+    return missing
+
+
+def remove_folders(folders: Iterable[Place]) -> None:
+    """Those that are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

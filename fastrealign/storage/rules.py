@@ -1,0 +1,50 @@
+"""What the values of a JSON record must be: a file that was damaged or made by hand is told from a sound one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value of a record must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def or_none(rule: Rule) -> Rule:
+    """The same, for a value that may be left out."""
+    return Rule(f"{rule.words} or null", lambda value: value is None or rule.holds(value))
+
+
+def one_of(*values: Any) -> Rule:
+    return Rule(" or ".join(map(repr, values)), lambda value: value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+NUMBER = Rule("a finite number", _is_number)
+NOT_NEGATIVE = Rule("a finite number of 0 or more", lambda value: _is_number(value) and value >= 0)
+COUNT = Rule("a whole number from 0 to 2^63 - 1", lambda value: type(value) is int and 0 <= value < 2**63)
+SEED = Rule("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
+TEXT = Rule("text", lambda value: isinstance(value, str))
+MAPPING = Rule("a record", lambda value: isinstance(value, dict))
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+
+
+def broken(record: Any, rules: dict[str, Rule]) -> str | None:
+    """Which value of a record is not what its rule says, in words; None if all are."""
+    if not isinstance(record, dict):
+        return f"a {type(record).__name__} where a record is expected"
+    for name, rule in rules.items():
+        value = record.get(name)
+        if not rule.holds(value):
+            shown = repr(value)
+            return f"{name!r} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, expected {rule.words}"
+    return None
