@@ -226,7 +226,7 @@ def test_streams_read_and_seek_as_files_do(server):
 
 
 def test_several_threads_read_one_file(server, monkeypatch):
-    monkeypatch.setattr(remote, "_REQUEST_BYTES", 1 << 14)
+    monkeypatch.setattr(remote, "REQUEST_BYTES", 1 << 14)
     data = np.random.default_rng(0).integers(0, 256, 400_000, dtype=np.uint8)
     server.files["f"] = data.tobytes()
     descriptor = Descriptor(f"{server.url}/f")
