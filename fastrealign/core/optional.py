@@ -1,0 +1,41 @@
+"""Optional libraries: the one place that imports them, and names the extra to install where one is missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from fastrealign.core.errors import InputError
+
+# How a package is named where it is installed, where that is not how it is imported.
+_PACKAGES = {"lance": "pylance", "sklearn": "scikit-learn", "open_clip": "open_clip_torch", "PIL": "pillow"}
+
+
+def optional(module: str, extra: str, what: str) -> Any:
+    """Import an optional library.
+
+    Parameters
+    ----------
+    module : str
+        Its name, such as "pyarrow.parquet".
+    extra : str
+        The extra of fastrealign that installs it.
+    what : str
+        What needs it, as the beginning of the message: "x.parquet: parquet".
+
+    Returns
+    -------
+    module
+
+    Raises
+    ------
+    InputError
+        It is not installed, or cannot be imported; the message says why and what to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        top = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == top
+        why = "" if missing else f" ({' '.join(str(error).split())})"
+        raise InputError(f"{what} needs {_PACKAGES.get(top, top)}{why}: pip install 'fastrealign[{extra}]'") from None
