@@ -1,0 +1,76 @@
+"""Inputs are only read: nothing that a run writes may be one of them, or lie inside one, by whatever name or link."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.formats.open import Source
+from fastrealign.jobs.folders import inside, is_folder, real, walk
+from fastrealign.storage.paths import Place, is_url, places_of
+
+
+class Inputs:
+    """Files that a run reads: none of what it writes may be one of them, by whatever name or link."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
+        self._names: dict[Hashable, str] = {}
+        folders = cache(real)
+        for path in map(os.fspath, paths):
+            for identity in self._identities(path, folders):
+                self._names.setdefault(identity, path)
+
+    @classmethod
+    def named(cls, specs: Iterable[Any]) -> Inputs:
+        """The files that these paths, patterns and folders name; arrays and the like name none."""
+        found: list[str] = []
+        for spec in specs:
+            if isinstance(spec, (list, tuple)):
+                found += [path for path in spec if isinstance(path, (str, os.PathLike))]
+            elif isinstance(spec, (str, os.PathLike)):
+                found.append(os.fspath(spec))
+        for path in tuple(found):
+            if is_url(path):
+                continue
+            if os.path.isdir(path):
+                found += [os.path.join(path, name) for name in walk(Path(path))]
+            elif glob.has_magic(path):
+                found += glob.glob(os.path.expanduser(path), recursive=True)
+        return cls(found)
+
+    def check(self, out: str | os.PathLike) -> None:
+        """InputError if `out` is one of them."""
+        for identity in self._identities(os.fspath(out), real):
+            if identity in self._names:
+                name = self._names[identity]
+                also = "" if name == os.fspath(out) else f", {name}"
+                raise InputError(f"{out}: is the input itself{also}; choose another name")
+
+    @staticmethod
+    def _identities(path: str, folders: Callable[[str], str]) -> Iterator[Hashable]:
+        for at in places_of(path):
+            if is_url(at):
+                yield real(at)
+                continue
+            link = os.path.islink(at)
+            folder, name = os.path.split(os.path.abspath(at))
+            yield os.path.realpath(at) if link else os.path.join(folders(folder), name)
+            with suppress(OSError):
+                status = os.stat(at)
+                yield status.st_dev, status.st_ino
+
+
+def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[Source]) -> None:
+    """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would take it in."""
+    folders = [shard.path for source in sources for shard in source.shards if shard.folder]
+    named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]
+    folders += [at for at in named if is_url(at) == is_url(root) and is_folder(at)]
+    for folder in dict.fromkeys(folders):
+        if inside(real(root), real(folder)):
+            raise InputError(f"{out}: lies inside the input {folder}; choose a folder outside of it")
