@@ -1,4 +1,5 @@
-// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/core/ops.py checks shapes and types.
+// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/core/ops.py checks shapes and
+// types.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
