@@ -32,7 +32,7 @@ TARGET_SHARE = {"target of the same size": 1.0, "target of a tenth": 0.1}
 # getrusage would count what the parent held when it forked).
 ALIGN = """
 import sys
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 try:
     code = main()
 except SystemExit as stop:

@@ -22,7 +22,7 @@ WIDTH = 768
 SECONDS_A_RUN = 2e-3
 PAIRS_A_ROUND = 8
 
-CLI = "import sys; from fastrealign.cli import main; sys.exit(main())"
+CLI = "import sys; from fastrealign.cli.main import main; sys.exit(main())"
 
 
 def run(rows: tuple[int, ...], threads: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:

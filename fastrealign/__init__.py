@@ -7,43 +7,30 @@ fr.align("text_emb/", target="img_emb/", out="aligned/")     # files to files
 fr.report(text, images).save("report.html")     # what the gap is made of, and what each method does to it
 """
 
+from __future__ import annotations
+
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
+    from fastrealign.core.version import __version__
+    from fastrealign.gap_report import report
+    from fastrealign.jobs.align_files import align, apply_files
+    from fastrealign.jobs.conversion import convert
+    from fastrealign.methods.alignment import Alignment
+    from fastrealign.methods.baseline import load
+    from fastrealign.methods.fitting import fit
+    from fastrealign.methods.moments import Moments
+    from fastrealign.methods.recalibration import check, update
 
 if find_spec("fastrealign._core") is None:
     raise ImportError(
         f"{__path__[0]} has no compiled core: if that is the source folder, run Python somewhere else, or build it there with "
         "pip install -e ."
     )
-
-from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
-from fastrealign.core.version import __version__
-from fastrealign.gap_report import report
-from fastrealign.jobs.align_files import align, apply_files
-from fastrealign.jobs.conversion import convert
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import load
-from fastrealign.methods.fitting import fit
-from fastrealign.methods.moments import Moments
-from fastrealign.methods.recalibration import check, update
-
-if sys.modules.get("torch") is not None:
-    import_module(
-        "fastrealign.core.torch_ops"
-    )  # registers torch.ops.fastrealign; where torch comes later, fastrealign.nn does
-
-
-def __getattr__(name: str):
-    """On first use, for each takes a second to import and is optional: ReAlign (scikit-learn), nn (torch)."""
-    if name == "ReAlign":
-        from fastrealign.methods.estimator import ReAlign
-
-        return ReAlign
-    if name == "nn":
-        return import_module("fastrealign.nn")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "Alignment",
@@ -62,3 +49,51 @@ __all__ = [
     "report",
     "update",
 ]
+
+# Where each public name lives; a name is imported when it is first used.
+_HOMES = {
+    "Alignment": "methods.alignment",
+    "BadRowsError": "core.errors",
+    "FastRealignError": "core.errors",
+    "FitWarning": "core.errors",
+    "InputError": "core.errors",
+    "Moments": "methods.moments",
+    "ReAlign": "methods.estimator",
+    "__version__": "core.version",
+    "align": "jobs.align_files",
+    "apply_files": "jobs.align_files",
+    "check": "methods.recalibration",
+    "convert": "jobs.conversion",
+    "fit": "methods.fitting",
+    "load": "methods.baseline",
+    "report": "gap_report",
+    "update": "methods.recalibration",
+}
+_MODULES = {
+    "baselines": "methods.baselines",
+    "diagnostics": "diagnostics",
+    "embed": "embed",
+    "nn": "nn",
+    "ray": "ray",
+    "revision": "revision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"fastrealign.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"fastrealign.{_MODULES[name]}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, *_MODULES])
+
+
+if sys.modules.get("torch") is not None:
+    # Registers torch.ops.fastrealign; where torch is imported later, fastrealign.nn does.
+    import_module("fastrealign.core.torch_ops")

@@ -415,7 +415,7 @@ def test_python_m_and_progress_on_a_terminal(tmp_path, sides):
 
 def test_nothing_heavy_is_imported_for_help_or_align(tmp_path, sides):
     code = (
-        "import sys; from fastrealign.cli import main\n"
+        "import sys; from fastrealign.cli.main import main\n"
         "main(['align', sys.argv[1], '--target', sys.argv[2], '--out', sys.argv[3], '--quiet'])\n"
         "heavy = {'torch', 'pyarrow', 'matplotlib', 'sklearn', 'pandas', 'tqdm'}\n"
         "print(sorted(heavy & set(sys.modules)))"

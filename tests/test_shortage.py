@@ -184,7 +184,7 @@ CODE = """
 import resource, sys
 from pathlib import Path
 import fastrealign as fr
-from fastrealign.cli import main
+from fastrealign.cli.main import main
 text, image, suffix = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4]
 fr.align(text / f"small{suffix}", image / f"small{suffix}", sys.argv[3] + "warm", fsync=False, threads=2)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -93,7 +93,7 @@ def test_colours_are_the_pages_own_in_light_and_dark(html):
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b", drawings) == []
     assert "currentColor" in drawings and "var(--realign)" in drawings
-    style = files("fastrealign.report").joinpath("page.css").read_text()
+    style = files("fastrealign.gap_report").joinpath("page.css").read_text()
     light, dark = style.split("prefers-color-scheme: dark", 1)
     dark = dark[: dark.index("\n}")]
     for colour, variable in VARIABLES.items():

@@ -99,7 +99,7 @@ def test_a_misspelt_path_is_told_before_the_libraries_are_imported(written, worl
     if command == "embed":
         words = ["embed", str(world / "captions.jsonl"), "--model", "/no/such/lm", "--out", str(world / "out")]
     code = (
-        "import sys; from fastrealign.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from fastrealign.cli.main import main; code = main(sys.argv[1:]); "
         "sys.exit(10 * code + len({'torch', 'transformers', 'open_clip'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
