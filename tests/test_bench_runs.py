@@ -34,7 +34,7 @@ def test_a_fit_of_made_up_rows_is_that_of_the_same_rows_in_memory():
     shard = scale_point.MadeShard(200_000, tile)
     step = PIECE_BYTES // (8 * 4)
     rows = np.concatenate([shard.read(lo, min(lo + step, 200_000), image) for lo in range(0, 200_000, step)])
-    made = fr.fit(fr.io.Source("made", [shard], 200_000, 8), image)
+    made = fr.fit(fr.formats.Source("made", [shard], 200_000, 8), image)
     assert made.count_source == 200_000 and made.fingerprint == fr.fit(rows, image).fingerprint
 
 

@@ -46,7 +46,7 @@ def test_shard_for_shard_with_what_belongs_to_the_rows(tmp_path, suffix, sides):
         assert np.array_equal(rows, report.alignment(part))
         assert ids == [1000 * i + j for j in range(60)]
     # The alignment that lies beside the shards is none of them.
-    assert fr.io.open_source(tmp_path / "out", side="source").rows == 180
+    assert fr.formats.open_source(tmp_path / "out", side="source").rows == 180
     npy = corpus.npy_folder(tmp_path / "npy", parts)
     assert fr.align(npy, image, tmp_path / "npy_out").alignment.fingerprint == report.alignment.fingerprint
 

@@ -155,7 +155,7 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     text, image = folders
     alignment = fr.fit(text, image)
     monkeypatch.setattr(fray, "_BLOCKS", 1)
-    files = fr.io.open_source(text, side="source")
+    files = fr.formats.open_source(text, side="source")
     (text / "part_2.npy").write_bytes(b"gone since it was opened")
     with pytest.raises(InputError, match=r"part_2\.npy: is not a \.npy file"):
         fray.apply_files(alignment, files, tmp_path / "stopped", actors=1)

@@ -131,7 +131,7 @@ def test_between_and_within_the_passes_of_a_run(sides, tmp_path, change):
                 try:
                     report = fr.align(*sides, out, progress=progress, threads=1, fsync=False, bad_shards="skip")
                 except fr.InputError as error:
-                    assert not isinstance(error, fr.errors.BadShardError)
+                    assert not isinstance(error, fr.core.errors.BadShardError)
                     assert path.name in str(error) and "\n" not in str(error)
                 else:
                     # It had been read for the last time.

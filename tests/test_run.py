@@ -72,7 +72,7 @@ def test_each_shard_keeps_its_type_and_dtype_changes_all(tmp_path):
     text = corpus.npy_folder(tmp_path / "text", [corpus.rows(50, i).astype(t) for i, t in enumerate(types)])
     image = corpus.npy_folder(tmp_path / "image", [corpus.rows(90, 9)])
     alignment = fr.align(text, image, tmp_path / "out").alignment
-    for source, given in zip(fr.io.open_source(tmp_path / "out", side="source").shards, types, strict=True):
+    for source, given in zip(fr.formats.open_source(tmp_path / "out", side="source").shards, types, strict=True):
         assert source.dtype == given
     fr.apply_files(alignment, text, tmp_path / "half", dtype="float16")
     for i in range(4):
