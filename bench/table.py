@@ -1,12 +1,13 @@
-"""python -m bench.table RESULTS.json [README.md]: the results as Markdown, put between the README's markers.
+"""python -m bench.table RESULTS.json [PAGE.md]: render the results as Markdown, between the markers of the page.
 
-The markers are `<!-- results:KIND -->` and `<!-- /results:KIND -->`, KIND as the results say ("cpu"). Nothing is shown
-that the file does not hold; without a README the tables are printed.
+The markers are `<!-- results:KIND -->` and `<!-- /results:KIND -->`, where KIND is that of the results ("cpu"). The tables
+show only what the file holds; without a page they are printed. The CPU results are in docs/performance.md.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,30 +28,30 @@ def main(arguments: Sequence[str]) -> int:
     try:
         path = Path(arguments[0])
         results = json.loads(path.read_text())
-        text = render(results, path.as_posix())
         if len(arguments) == 1:
-            print(text)
+            print(render(results, path.as_posix()))
         else:
-            readme = Path(arguments[1])
-            readme.write_text(fill(readme.read_text(), results["kind"], text))
+            page = Path(arguments[1])
+            text = render(results, Path(os.path.relpath(path, page.parent)).as_posix())
+            page.write_text(fill(page.read_text(), results["kind"], text))
     except (OSError, KeyError, ValueError) as error:
         print(f"bench.table: {' '.join(arguments)}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def fill(readme: str, kind: str, text: str) -> str:
-    """`readme` with `text` between the markers of `kind`. Raises ValueError unless there is one pair of them."""
+def fill(page: str, kind: str, text: str) -> str:
+    """`page` with `text` between the markers of `kind`. Raises ValueError unless there is exactly one pair of them."""
     begin, end = f"<!-- results:{kind} -->", f"<!-- /results:{kind} -->"
-    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(f"expected one {begin} and after it one {end}")
-    before, _, rest = readme.partition(begin)
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def render(results: Results, name: str) -> str:
-    """All tables of one results file; `name` is how the text refers to it."""
+    """All tables of one results file; `name` is the path by which the text links to it."""
     return "\n\n".join(part for part in KINDS[results["kind"]](results, name) if part)
 
 
@@ -59,68 +60,72 @@ def cpu(results: Results, name: str) -> list[str]:
     versions = ", ".join(f"{package} {version}" for package, version in m["versions"].items() if version)
     head = (
         f"{m['cpu']}, {settings['threads']} threads, {m['isa'].upper()}, {m['date'][:10]}; {versions}. "
-        "Medians, in brackets the tenth and ninetieth percentile; ratios are between runs that followed one another in "
-        f"one process ([`{name}`]({name}))."
+        "Cells are medians, with the 10th and 90th percentile in brackets. Ratios compare consecutive runs in "
+        f"one process ([`{Path(name).name}`]({name}))."
     )
     if (m["others_cores"] or 0.0) > BUSY:
-        head += f" **The machine was busy: others took {m['others_cores']:.2f} processors; not to be kept.**"
+        head += (
+            f" **The machine was busy: other processes took {m['others_cores']:.2f} cores. Do not keep these results.**"
+        )
+    cases = results.get("cases", [])
     return [
         head,
-        against_peers(results.get("cases", [])),
-        across_widths(results.get("cases", [])),
+        against_ceilings(cases),
+        against_peers(cases),
+        *(across_widths(cases, op, variant) for op, variant in (("apply", "plain"), ("reduce", "moments"))),
         small_batches(results.get("small")),
-        to_files(results.get("files", [])),
+        *to_files(results.get("files", [])),
     ]
 
 
-def against_peers(cases: Iterable[dict[str, Any]]) -> str:
-    """The shown width and type: GB/s, the share of the ceiling, and how many times as fast as each peer."""
-    shown = [case for case in cases if all(case[key] == value for key, value in SHOWN.items())]
-    if not shown:
-        return ""
-    peers = list(dict.fromkeys(peer for case in shown for peer in (*case["peers"], *case["left_out"])))
-    head = ["", "GB/s", "of the fastest loop", "of a plain loop", *(f"over {peer}" for peer in peers)]
+def against_ceilings(cases: Iterable[dict[str, Any]]) -> str:
+    """The shown width and type: GB/s and the share of the ceilings."""
     rows = [
         [
-            f"`{case['op']}`, {case['variant']}",
+            _name(case),
             spread(case["gbs"]).text(1),
             spread(case["of_ceiling"]).text(),
             spread(case["of_plain_loop"]).text(),
-            *(_times(case["peers"][peer]["ours_is"]) if peer in case["peers"] else "" for peer in peers),
         ]
-        for case in shown
+        for case in _shown(cases)
+    ]
+    if not rows:
+        return ""
+    title = (
+        f"**Memory bandwidth**, d = {SHOWN['d']}, {SHOWN['dtype']}. The ceiling of `apply` is a copy, that of `reduce` a sum "
+        "over the same bytes: the fastest of several loops, which bypass the cache, and a plain one."
+    )
+    return f"{title}\n\n{_table(['', 'GB/s', 'of the fastest loop', 'of a plain loop'], rows)}"
+
+
+def against_peers(cases: Iterable[dict[str, Any]]) -> str:
+    """The shown width and type: how many times as fast as each peer, a row a peer."""
+    compared = [case for case in _shown(cases) if case["peers"] or case["left_out"]]
+    if not compared:
+        return ""
+    peers = dict.fromkeys(peer for case in compared for peer in (*case["peers"], *case["left_out"]))
+    rows = [
+        [peer, *(_times(case["peers"][peer]["ours_is"]) if peer in case["peers"] else "" for case in compared)]
+        for peer in peers
     ]
     title = (
-        f"d = {SHOWN['d']}, {SHOWN['dtype']}. Ceilings: a copy past the cache (`apply`), a sum (`reduce`); the fastest "
-        "of several such loops, and the plain one."
+        f"**Speed-up over other implementations**, d = {SHOWN['d']}, {SHOWN['dtype']}. All compute the same map on the same "
+        "rows, into memory that was touched before; *blocked* ones work on blocks that fit the cache."
     )
-    return f"{title}\n\n{_table(head, rows)}"
+    return f"{title}\n\n{_table(['', *map(_name, compared)], rows)}"
 
 
-def across_widths(cases: Sequence[dict[str, Any]]) -> str:
-    """The share of the ceiling for each width and type, plain apply and moments."""
-    kinds = [("apply", "plain"), ("reduce", "moments")]
-    found = {(case["op"], case["variant"], case["d"], case["dtype"]): case for case in cases}
-    widths = list(dict.fromkeys(case["d"] for case in cases))
-    dtypes = list(dict.fromkeys(case["dtype"] for case in cases))
-    columns = [(op, variant, dtype) for op, variant in kinds for dtype in dtypes]
-    columns = [
-        (op, variant, dtype) for op, variant, dtype in columns if any((op, variant, d, dtype) in found for d in widths)
-    ]
-    if not columns:
+def across_widths(cases: Iterable[dict[str, Any]], op: str, variant: str) -> str:
+    """The share of the ceiling of one case, for each width and type."""
+    found = {(case["d"], case["dtype"]): case for case in cases if (case["op"], case["variant"]) == (op, variant)}
+    if not found:
         return ""
+    widths, dtypes = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     rows = [
-        [
-            str(d),
-            *(
-                spread(found[op, variant, d, dtype]["of_ceiling"]).text() if (op, variant, d, dtype) in found else ""
-                for op, variant, dtype in columns
-            ),
-        ]
+        [str(d), *(spread(found[d, dtype]["of_ceiling"]).text() if (d, dtype) in found else "" for dtype in dtypes)]
         for d in widths
     ]
-    head = ["d", *(f"`{op}` {dtype}" for op, _, dtype in columns)]
-    return f"Share of the ceiling, the fastest such loop, at every width and type.\n\n{_table(head, rows)}"
+    return f"**`{op}` by width and type**: share of the fastest loop.\n\n{_table(['d', *dtypes], rows)}"
 
 
 def small_batches(small: dict[str, Any] | None) -> str:
@@ -139,36 +144,41 @@ def small_batches(small: dict[str, Any] | None) -> str:
     start = {name: spread(value) for name, value in small["startup"].items()}
     imported = start["import"].median - start["nothing"].median
     return (
-        f"Small batches, d = {small['d']}, {small['dtype']}. `import fastrealign` takes {imported:.2f} s, "
+        f"**Small batches**, d = {small['d']}, {small['dtype']}. `import fastrealign` takes {imported:.2f} s, "
         f"`fastrealign --help` {start['help'].median:.2f} s.\n\n{_table(head, rows)}"
     )
 
 
-def to_files(entries: Sequence[dict[str, Any]]) -> str:
+def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Files to files without waiting for the disk, and with: a table each."""
     if not entries:
-        return ""
-    rows = [
-        [
-            f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}",
-            *(spread(entry["seconds"][who]).text() for who in ("align --no-fsync", "cp")),
-            spread(entry["of_cp"]).text(),
-            *(spread(entry["seconds"][who]).text() for who in ("align", "cp and sync")),
-            spread(entry["of_cp_and_sync"]).text(),
-            f"{entry['peak_bytes'] / 1e6:.0f} MB",
+        return []
+
+    def compared(ours: str, copy: str, ratio: str) -> str:
+        rows = [
+            [
+                f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}",
+                *(spread(entry["seconds"][who]).text() for who in (ours, copy)),
+                spread(entry[ratio]).text(),
+            ]
+            for entry in entries
         ]
-        for entry in entries
-    ]
-    head = [
-        "source",
-        "`align --no-fsync`, s",
-        "`cp` of the source, s",
-        "ratio",
-        "`align`, s",
-        "`cp` and sync, s",
-        "ratio",
-        "peak memory",
-    ]
-    return f"Files to files, .npy in the page cache, on {entries[0]['file_system']}.\n\n{_table(head, rows)}"
+        return _table(["source", f"`{ours}`, s", f"`{copy}`, s", "ratio"], rows)
+
+    peak = max(entry["peak_bytes"] for entry in entries) / 1e6
+    title = (
+        f"**Files to files**, .npy in the page cache, on {entries[0]['file_system']}, compared with a copy of the source. "
+        f"Peak memory is {peak:.0f} MB."
+    )
+    return [title, compared("align --no-fsync", "cp", "of_cp"), compared("align", "cp and sync", "of_cp_and_sync")]
+
+
+def _shown(cases: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [case for case in cases if all(case[key] == value for key, value in SHOWN.items())]
+
+
+def _name(case: dict[str, Any]) -> str:
+    return f"`{case['op']}`, {case['variant']}"
 
 
 def _times(value: dict[str, Any]) -> str:

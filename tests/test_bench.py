@@ -257,8 +257,10 @@ def test_the_tables_show_what_the_json_holds(results):
     row = next(line for line in text.splitlines() if line.startswith("| `reduce`, gap |"))
     assert f"{case['gbs']['median']:.1f} (" in row and f"{case['of_ceiling']['median']:.2f} (" in row
     assert f"{case['of_plain_loop']['median']:.2f} (" in row
+    over = next(line for line in text.splitlines() if line.startswith("| NumPy |"))
+    assert table._times(case["peers"]["NumPy"]["ours_is"]) in over and over.count("(") == 3
     widths = [line for line in text.splitlines() if line.startswith(("| 24 |", "| 768 |"))]
-    assert len(widths) == 2 and all(line.count("(") == 4 for line in widths)
+    assert len(widths) == 4 and all(line.count("(") == 2 for line in widths)
     assert "bench/results/x.json" in text and "fastrealign --help" in text
     # Cells line up: every line of a table has as many as its head.
     for block in text.split("\n\n"):
@@ -268,8 +270,8 @@ def test_the_tables_show_what_the_json_holds(results):
 
 def test_a_busy_run_is_marked_in_its_tables(results):
     quiet, busy = ({**results, "machine": {**results["machine"], "others_cores": c}} for c in (0.01, 0.7))
-    assert "not to be kept" not in table.render(quiet, "x.json")
-    assert "others took 0.70 processors" in table.render(busy, "x.json")
+    assert "Do not keep" not in table.render(quiet, "x.json")
+    assert "other processes took 0.70 cores" in table.render(busy, "x.json")
 
 
 def test_a_part_that_was_not_run_has_no_table(results):
@@ -277,24 +279,25 @@ def test_a_part_that_was_not_run_has_no_table(results):
     assert "Small batches" in text and "ceiling" not in text and "Files to files" not in text
 
 
-def test_the_readme_is_filled_between_its_markers_and_nowhere_else(results, tmp_path):
+def test_a_page_is_filled_between_its_markers_and_nowhere_else(results, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(results))
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results:cpu -->\nold\n<!-- /results:cpu -->\nafter\n")
-    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 0
-    once = readme.read_text()
+    page = tmp_path / "docs" / "performance.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- results:cpu -->\nold\n<!-- /results:cpu -->\nafter\n")
+    assert table.main([str(tmp_path / "r.json"), str(page)]) == 0
+    once = page.read_text()
     assert once.startswith("before\n<!-- results:cpu -->\n") and once.endswith("\n<!-- /results:cpu -->\nafter\n")
-    assert "| `apply`, plain |" in once and "old" not in once
-    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 0
-    assert readme.read_text() == once
+    assert "| `apply`, plain |" in once and "old" not in once and "[`r.json`](../r.json)" in once
+    assert table.main([str(tmp_path / "r.json"), str(page)]) == 0
+    assert page.read_text() == once
 
 
-def test_a_readme_without_markers_is_left_alone(results, tmp_path, capsys):
+def test_a_page_without_markers_is_left_alone(results, tmp_path, capsys):
     (tmp_path / "r.json").write_text(json.dumps(results))
-    readme = tmp_path / "README.md"
-    readme.write_text("no markers\n")
-    assert table.main([str(tmp_path / "r.json"), str(readme)]) == 2
-    assert readme.read_text() == "no markers\n"
+    page = tmp_path / "performance.md"
+    page.write_text("no markers\n")
+    assert table.main([str(tmp_path / "r.json"), str(page)]) == 2
+    assert page.read_text() == "no markers\n"
     assert "expected one <!-- results:cpu -->" in capsys.readouterr().err
 
 
@@ -329,7 +332,7 @@ def test_files_to_files(tmp_path):
         assert entry["of_cp"]["median"] > 0
         assert entry["seconds"]["align"]["n"] == 1
     assert list(tmp_path.iterdir()) == [] and len(said) == 3
-    assert "| " in table.to_files(entries)
+    assert all("| " in part for part in table.to_files(entries)[1:])
 
 
 def test_files_are_left_out_where_there_is_no_room(tmp_path):
