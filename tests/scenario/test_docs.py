@@ -1,0 +1,201 @@
+"""The documentation: links resolve, code and commands run as printed, names and paths exist, the README stays short."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.cli.demo.samples import load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text()
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+# Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
+PYTHON = ("README.md", "docs/python.md", "docs/diagnostics.md")
+SHELL = ("README.md", "docs/guide.md", "docs/formats.md", "docs/diagnostics.md")
+NOT_RUN = ("pip install", "torchrun", "://")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[name], re.DOTALL)
+
+
+def prose(name: str) -> str:
+    """A page without blocks of code."""
+    return re.sub(r"```.*?```", "", PAGES[name], flags=re.DOTALL)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder with the files that the pages name, of the embeddings that ship with the package."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    monkeypatch.chdir(tmp_path)
+    text, image = (load(name)[:1200].astype(np.float32) for name in ("text", "image"))
+    np.save("texts.npy", text)
+    np.save("images.npy", image)
+    for folder, rows in {"text_emb": text, "img_emb": image, "more_text": text[:300], "new_text": text}.items():
+        Path(folder).mkdir()
+        for i, part in enumerate(np.array_split(rows, 2)):
+            np.save(f"{folder}/{i}.npy", part)
+    pq.write_table(pa.table({"text_emb": list(text), "image_emb": list(image)}), "pairs.parquet")
+    Path("text.pkl").write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(text[:50])]))
+    return tmp_path
+
+
+# --- links, names, paths ----------------------------------------------------------------------------------------------
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", head).replace("`", "") for head in heads)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in plain}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_relative_links_and_anchors_resolve(name):
+    here = (ROOT / name).parent
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        there = (here / path).resolve() if path else ROOT / name
+        if not there.exists() or (anchor and anchor not in anchors(there.read_text())):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_modules_and_paths_in_the_text_exist(name):
+    spans = re.findall(r"`([^`\n]+)`", prose(name))
+    paths = [
+        span for span in spans if re.fullmatch(r"(fastrealign|csrc|kernels|bench|tests|docs|examples)/[\w./-]*", span)
+    ]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for span in spans:
+        if re.fullmatch(r"fastrealign(\.\w+)+", span):
+            assert exists(span), span
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one; True if a library for it is not installed."""
+    module, *rest = dotted.split(".")
+    found = importlib.import_module(module)
+    for part in rest:
+        module = f"{module}.{part}"
+        try:
+            found = getattr(found, part) if hasattr(found, part) else importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            return not (error.name or "").startswith("fastrealign")
+        except ImportError:
+            return True
+        except fr.InputError:  # names the extra that is missing
+            return True
+    return True
+
+
+# --- code ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
+def test_imports_of_python_blocks_resolve(name):
+    for block in blocks(name, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("fastrealign"):
+                assert all(exists(f"{node.module}.{alias.name}") for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", PYTHON)
+@pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")
+def test_python_blocks_run(data, name):
+    for needed in ("torch", "sklearn", "faiss") if name == "docs/python.md" else ():
+        pytest.importorskip(needed)
+    names: dict = {}
+    for block in blocks(name, "python"):
+        exec(compile(block, name, "exec"), names)
+    aligned = names.get("aligned", fr.fit(names["texts"], names["images"])(names["texts"]))
+    assert np.allclose(np.linalg.norm(aligned, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SHELL)
+def test_shell_blocks_run(data, name):
+    pytest.importorskip("matplotlib")
+    program = f'set -euo pipefail\nfastrealign() {{ "{sys.executable}" -m fastrealign "$@"; }}\n'
+    for block in blocks(name, "sh"):
+        program += "".join(f"{line}\n" for line in block.splitlines() if not any(word in line for word in NOT_RUN))
+    environment = {**os.environ, "FASTREALIGN_BACKEND": "cpu"}
+    run = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+
+
+@cache
+def help_of(*command: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "fastrealign", *command, "--help"], capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "sh")])
+def test_options_of_commands_exist(name):
+    lines = [line.partition(" #")[0] for block in blocks(name, "sh") for line in block.splitlines()]
+    for line in lines:
+        for command in re.findall(r"fastrealign ([a-z]+(?: stage[12]| demo)?) ([^|&]*)", line):
+            text = help_of(*command[0].split())
+            assert text, line
+            unknown = [option for option in re.findall(r"(?<!\S)--[a-z-]+", command[1]) if option not in text]
+            assert not unknown, f"{line}: {unknown}"
+
+
+def test_figures_of_the_uses(data):
+    pytest.importorskip("sklearn")
+    from threadpoolctl import threadpool_limits
+
+    names: dict = {}
+    with threadpool_limits(1):
+        for block in blocks("docs/uses.md", "python"):
+            exec(compile(block, "docs/uses.md", "exec"), names)
+    search, transfer = names["search"], names["transfer"]
+    assert [round(float(x), 2) for x in search.values()] == pytest.approx([0.03, 0.34, 0.51, 0.52], abs=0.011)
+    assert transfer["number"] == pytest.approx([0.89, 0.66, 0.87], abs=0.02)
+    assert transfer["red"] == pytest.approx([1, 1, 1], abs=0.01)
+
+
+# --- the README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_has_the_two_commands():
+    text = "\n".join(line for line in prose("README.md").splitlines() if not line.startswith("|"))
+    assert len(text.split()) <= 600
+    assert (
+        "```sh\npip install '.[demo]' && fastrealign demo\npip install '.[test]' && pytest\n```" in PAGES["README.md"]
+    )
+
+
+def test_figures_of_the_readme_are_those_of_the_pages():
+    performance, paper, uses = (PAGES[f"docs/{name}.md"] for name in ("performance", "paper", "uses"))
+    rows = [line for line in PAGES["README.md"].splitlines() if line.startswith("|")]
+    for op, kernel in (("`apply` (map rows)", "`apply`, plain"), ("`reduce` (statistics)", "`reduce`, moments")):
+        cells = next(line for line in rows if op in line).split("|")
+        assert f"| {kernel} | {cells[2].strip()} (" in performance
+        assert all(f" {cell.strip()} (" in performance for cell in cells[3:5])
+    assert all(
+        figure in paper and figure in uses for figure in ("56.2 ± 2.0", "58.6 ± 2.3", "60.4 ± 1.4", "60.7 ± 1.3")
+    )
+    assert all(f"| {figure} |" in uses for figure in ("0.03", "0.34", "0.66", "0.87", "0.51", "0.52", "0.89", "1.00"))
