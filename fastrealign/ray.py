@@ -25,7 +25,7 @@ from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignErro
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.workers import Workers
-from fastrealign.formats.manifest import FileMark, ShardRecord
+from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
 from fastrealign.jobs import align_files
@@ -34,6 +34,7 @@ from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import Unwritten, Writing, check_devices
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, as_method
+from fastrealign.storage.fingerprint import FileFingerprint
 
 try:
     import ray
@@ -104,7 +105,7 @@ class RayWriting:
         *,
         dtype: np.dtype | None,
         threads: Workers,
-        marks: Sequence[FileMark],
+        marks: Sequence[FileFingerprint],
         actors: int | None,
         cpus: int,
         **how: Any,
@@ -197,7 +198,7 @@ class ShardWriter:
                 self._method,
                 lambda *shard: noted.append(shard),
                 first=task["first"],
-                marks=[FileMark.from_json(json.loads(task["mark"]))],
+                marks=[FileFingerprint.from_json(json.loads(task["mark"]))],
                 **self._how,
             )
             writing.run(SILENT)

@@ -11,7 +11,7 @@ from stops import StopAfter
 
 import fastrealign as fr
 from fastrealign.jobs.output_folder import JOURNAL
-from fastrealign.storage.append_log import FileLines
+from fastrealign.storage.append_log import FileLog
 
 SHARDS, EACH = 6, 40
 
@@ -60,7 +60,7 @@ class Case:
 @pytest.fixture(scope="module", params=["align", "apply"])
 def case(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileLines, "seconds_a_line", 0.0)
+        patch.setattr(FileLog, "seconds_a_line", 0.0)
         return Case(tmp_path_factory.mktemp(request.param), request.param)
 
 

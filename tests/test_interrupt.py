@@ -17,7 +17,7 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.progress import Progress
 from fastrealign.jobs.output_folder import JOURNAL
-from fastrealign.storage.append_log import FileLines
+from fastrealign.storage.append_log import FileLog
 
 SHARDS = 120
 
@@ -136,14 +136,14 @@ def test_stopped_while_fitting_it_leaves_nothing(tmp_path, case):
 
 def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, monkeypatch):
     text, image, _ = case
-    read, stop = FileLines.text, [KeyboardInterrupt]
+    read, stop = FileLog.text, [KeyboardInterrupt]
 
     def stopped(self):
         if stop:
             raise stop.pop()
         return read(self)
 
-    monkeypatch.setattr(FileLines, "text", stopped)
+    monkeypatch.setattr(FileLog, "text", stopped)
     with pytest.raises(KeyboardInterrupt):
         fr.align(text, image, tmp_path / "out" / "deep")
     assert not (tmp_path / "out").exists()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.data.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
-from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.identity import identities
+from fastrealign.storage.paths import place
 
 NAME_BOTH = (
     "give images as the target; where one file holds both, name its columns with --column and --target-column (column=, "
@@ -75,23 +77,13 @@ def _shared(source: RowSource, target: RowSource) -> list[str]:
     return []
 
 
-def _identities(rows: FileSource) -> dict[tuple, str]:
+def _identities(rows: FileSource) -> dict[tuple[Hashable, str | None], str]:
     """What makes the embeddings of each shard themselves, however the path is spelled, and how to name them."""
-    found: dict[tuple, str] = {}
+    found: dict[tuple[Hashable, str | None], str] = {}
     for shard in rows.files.shards:
         of = "" if shard.column is None else f", {shard.column!r}"
-        found[(*_file(shard.path), shard.column)] = f"{shard.path}{of}"
+        found[identities(shard.path)[-1], shard.column] = f"{shard.path}{of}"
     return found
-
-
-def _file(path: str) -> tuple:
-    if is_url(path):
-        parts = urlsplit(path.rpartition("::")[2])
-        if parts.scheme in ("http", "https"):
-            return parts.scheme, parts.hostname, parts.port, unquote(parts.path), parts.query
-        return (str(place(path)),)
-    stat = os.stat(path)
-    return (stat.st_dev, stat.st_ino) if stat.st_ino else (os.path.realpath(path),)
 
 
 def _memory(array: Any) -> tuple:
@@ -136,7 +128,7 @@ def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
 
 def _parts(path: str) -> list[str]:
     """Folders and the file, without its suffix."""
-    if is_url(path):
+    if not isinstance(place(path), Path):
         url = urlsplit(path.rpartition("::")[2])
         parts = [url.hostname or "", *url.path.split("/")]
     else:

@@ -31,7 +31,7 @@ from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_g
 from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
-from fastrealign.storage.append_log import open_lines, read_lines
+from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class GapMonitor:
             reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
             record = replace(record, gradient=reading)
         if self._log is not None:
-            lines = open_lines(self._log, fsync=True)
+            lines = open_append_log(self._log, fsync=True)
             try:
                 lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
             finally:
@@ -263,7 +263,7 @@ class GapMonitor:
         return np.array(self.records[-1].mean) if self.records else None
 
     def _go_on(self) -> None:
-        lines = open_lines(self._log, fsync=True)
+        lines = open_append_log(self._log, fsync=True)
         try:
             self.records, whole = _parse(lines.text(), self._log)
             lines.cut(whole)
@@ -283,7 +283,7 @@ class GapMonitor:
 
 def read_log(path: str | Path) -> list[GapRecord]:
     """The records of a monitor's log; a last line that a kill cut off is left out. Raises InputError for any other file."""
-    return _parse(read_lines(Path(path)), Path(path))[0]
+    return _parse(read_append_log(Path(path)), Path(path))[0]
 
 
 def trainer_callback(monitor: GapMonitor) -> TrainerCallback:

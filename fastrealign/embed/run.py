@@ -27,11 +27,12 @@ from fastrealign.embed.encoders import Choice, Encoder
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.shards import mark_of, write_shard
 from fastrealign.embed.summary import Embedded
-from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.align_files import with_state
 from fastrealign.jobs.claim import Claim
 from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.output_folder import Output
+from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output
 
 BAD_ITEMS = ("error", "skip")
@@ -94,12 +95,12 @@ def embed_files(
     options = {"encoder": loaded.name, "weights": loaded.weights, **loaded.options}
     options |= {"dtype": dtype, "shard_rows": shard_rows, "bad_items": bad_items, "column": column, "ids": ids}
     run = _Run(found, output, loaded, rows, shard_rows, bad_items, np.dtype(dtype), batch_size, threads, fsync)
-    return run.go(Order("embed", options, marks), resume, overwrite, progress, started)
+    return run.go(JobSpec("embed", options, marks), resume, overwrite, progress, started)
 
 
 def _looked_at(
     found: Input, shard_rows: int, bad_items: str, progress: Progress
-) -> tuple[dict[str, FileMark], list[int]]:
+) -> tuple[dict[str, FileFingerprint], list[int]]:
     """The mark of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
     marks, rows, hashes = {}, [], []
     progress.start(f"looking at the {found.side}", None, None)
@@ -156,7 +157,7 @@ class _Run:
     threads: int | None
     fsync: bool
 
-    def go(self, order: Order, resume: bool, overwrite: bool, progress: Progress, started: float) -> Embedded:
+    def go(self, order: JobSpec, resume: bool, overwrite: bool, progress: Progress, started: float) -> Embedded:
         claim: Claim | None = None
         rows_now = 0
         try:
@@ -182,7 +183,7 @@ class _Run:
             raise told from error
         return self._report(manifest, before, rows_now, time.perf_counter() - started)
 
-    def _write(self, order: Order, done: set[str], journal: Journal, progress: Progress) -> int:
+    def _write(self, order: JobSpec, done: set[str], journal: Journal, progress: Progress) -> int:
         """Write the shards that are left, one after the other; returns the rows of these."""
         rows_out = 0
         left = [rows for name, rows in zip(self.output.names, self.rows, strict=True) if name not in done]
@@ -244,7 +245,7 @@ class _Run:
             )
         shard.rows[loaded.at] = rows
 
-    def _written(self, order: Order, number: int, shard: _Shard) -> ShardRecord:
+    def _written(self, order: JobSpec, number: int, shard: _Shard) -> ShardRecord:
         name = self.output.names[number]
         if not order.source[name].same(mark_of(shard.items, self.bad_items)):
             raise InputError(f"{self.found.name}: changed while it was read: do not write to the input, run again")

@@ -15,10 +15,10 @@ from fastrealign.core.errors import InputError
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
 from fastrealign.formats.arrow_columns import lists
-from fastrealign.formats.manifest import FileMark
 from fastrealign.formats.parquet import ParquetSink
 from fastrealign.formats.tables import GROUP_BYTES
 from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.fingerprint import FileFingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastrealign.storage.paths import Place
 
 
-def mark_of(items: list[Item], bad_items: str) -> FileMark:
+def mark_of(items: list[Item], bad_items: str) -> FileFingerprint:
     """Tells whether a shard's items are what they were: captions by their text, images by name, size and time of change.
 
     bad_items "skip": an image that cannot even be looked at counts as one that is not there
@@ -41,10 +41,10 @@ def mark_of(items: list[Item], bad_items: str) -> FileMark:
             size, state = 0, [item.id, str(error)]
         total += size
         found.update(json.dumps(state).encode() + b"\n")
-    return FileMark(total, found.hexdigest())
+    return FileFingerprint(total, found.hexdigest())
 
 
-def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[int], fsync: bool) -> FileMark:
+def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[int], fsync: bool) -> FileFingerprint:
     """Write ids, captions and the (n, d) rows of the items but those `left_out`; returns the mark of the file."""
     import pyarrow as pa
 
@@ -73,7 +73,7 @@ def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[
             sink.abandon()
             raise
         file.commit()
-    return FileMark.of(path)
+    return FileFingerprint.of(path)
 
 
 def _leaf(schema: pa.Schema) -> str:

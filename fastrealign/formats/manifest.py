@@ -1,7 +1,7 @@
-"""The manifest that a complete run leaves beside its shards: what was asked for (Order), what each holds (ShardRecord).
+"""The manifest of a complete run: its job specification (JobSpec) and a record of each output shard (ShardRecord).
 
 It has no dates and no timings: the same inputs and options make the same bytes. It carries a checksum of itself. While a
-run is under way, the same is noted in its journal (journal.py).
+run is under way, its journal (jobs/journal.py) holds the same records.
 """
 
 from __future__ import annotations
@@ -13,112 +13,32 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.core.version import __version__
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.files import Descriptor, look_anew, read_into, reading
-from fastrealign.storage.paths import Place, is_url
+from fastrealign.storage.files import reading
+from fastrealign.storage.fingerprint import FileFingerprint
+from fastrealign.storage.paths import Place, folder_of, place
 from fastrealign.storage.records import checked, sealed
-from fastrealign.storage.rules import COUNT, MAPPING, NUMBER, TEXT, Rule, broken, or_none
+from fastrealign.storage.rules import COUNT, MAPPING, NUMBER, TEXT, Rule, check, or_none
 
 # 1 had no checksums.
 FORMAT = 2
 MANIFEST = "manifest.json"
-# Taken from the head and from the tail of a file. Marks tell files apart at a cost that does not grow with their size;
-# a checksum of every byte would take about as long as copying the file (CRC-32: 1.6 GB/s a core).
-_END_BYTES = 16 << 10
-# Of the manifest's entries, those that have a line for each of theirs: a shard a line, and a mark.
+# Of the manifest's entries, those that have a line for each of theirs: a shard, and a fingerprint.
 _LEVELS = {"shards": 1, "asked": 2}
 
 
 @dataclass(frozen=True)
-class FileMark:
-    """Size and SHA-256 of head and tail of a file; for inputs also when it was last modified, in ns (of a URL: its ETag).
-
-    Of a folder: the size of its files together, the SHA-256 of their names and marks, and the latest modification.
-    whole: where it was asked for, the SHA-256 of every byte
-    """
-
-    bytes: int
-    ends: str
-    modified: int | str | None = None
-    whole: str | None = None
-
-    @classmethod
-    def of(cls, path: str | Place, *, modified: bool = False, whole: bool = False) -> FileMark:
-        """Raises InputError if the file, or one in the folder, cannot be read."""
-        if not is_url(path) and os.path.isdir(path):
-            return cls._of_folder(path, modified, whole)
-        if not modified:
-            look_anew(path)  # at an output: what was there before does not count
-        with reading(path):
-            descriptor = Descriptor(path)
-            size, changed = descriptor.state()
-        digest = hashlib.sha256()
-        for start in sorted({0, max(0, size - _END_BYTES)}):
-            end = np.empty(min(_END_BYTES, size), dtype=np.uint8)
-            read_into(descriptor, end, start, path)
-            digest.update(end)
-        every = _digest(descriptor, size, path) if whole else None
-        descriptor.close()
-        return cls(size, digest.hexdigest(), changed if modified else None, every)
-
-    def same(self, other: FileMark) -> bool:
-        """Whether both are of one content: by every byte where both have that, else by ends, size and modification."""
-        if self.whole is not None and other.whole is not None:
-            return (self.bytes, self.whole) == (other.bytes, other.whole)
-        return (self.bytes, self.ends, self.modified) == (other.bytes, other.ends, other.modified)
-
-    def holds(self, path: str | Place) -> bool:
-        """Whether size and time of change at `path` still are these: what a look at a file's state tells."""
-        try:
-            if not is_url(path) and os.path.isdir(path):
-                now = FileMark.of(path, modified=True)
-                return (now.bytes, now.modified) == (self.bytes, self.modified)
-            with reading(path):
-                if not is_url(path):
-                    status = os.stat(path)
-                    return (status.st_size, status.st_mtime_ns) == (self.bytes, self.modified)
-                descriptor = Descriptor(path)
-                return descriptor.state() == (self.bytes, self.modified)
-        except InputError:
-            return False
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
-
-    @classmethod
-    def _of_folder(cls, path: str | Path, modified: bool, whole: bool) -> FileMark:
-        names = sorted(os.path.relpath(Path(at, name), path) for at, _, files in os.walk(path) for name in files)
-        marks = [cls.of(Path(path, name), modified=modified, whole=whole) for name in names]
-        digest = hashlib.sha256()
-        for name, mark in zip(names, marks, strict=True):
-            digest.update(json.dumps([name, mark.bytes, mark.ends]).encode())
-        latest = max((mark.modified for mark in marks), default=0) if modified else None
-        every = (
-            hashlib.sha256(json.dumps([names, [mark.whole for mark in marks]]).encode()).hexdigest() if whole else None
-        )
-        return cls(sum(mark.bytes for mark in marks), digest.hexdigest(), latest, every)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> FileMark:
-        """ValueError for what is no mark."""
-        check(value, _MARK)
-        return cls(value["bytes"], value["ends"], value.get("modified"), value.get("whole"))
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a run was asked for: everything that decides the bytes it writes.
+class JobSpec:
+    """The specification of a job: everything that decides the bytes it writes.
 
     kind       "align", "apply" or "embed"
     options    centroid or method, dtype, bad_rows, column; of an embed what makes its encoder, too
-    source     the mark of each source shard, by the name that its output takes; of an embed, that of a shard's pictures or
-               captions together
-    target     the same of the target by input name; empty where there is none or it is no file
+    source     the fingerprint of each source shard, by the name of its output shard; of an embed, that of a shard's
+               pictures or captions together
+    target     the same of the target by input name; empty where there is none or it is not a file
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
     numbers    where that maps a row by its number: SHA-256 of the names of the source shards and how many rows each has
@@ -126,40 +46,36 @@ class Order:
 
     kind: str
     options: dict[str, Any]
-    source: dict[str, FileMark]
-    target: dict[str, FileMark] = field(default_factory=dict)
+    source: dict[str, FileFingerprint]
+    target: dict[str, FileFingerprint] = field(default_factory=dict)
     metadata: list[str] = field(default_factory=list)
     alignment: str | None = None
     numbers: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        sides = {
-            side: {name: mark.to_json() for name, mark in getattr(self, side).items()} for side in ("source", "target")
+        sides = {"source": _values(self.source), "target": _values(self.target)}
+        return {
+            name: value for name, value in {**vars(self), **sides}.items() if name != "numbers" or value is not None
         }
-        value = {**vars(self), **sides}
-        if self.numbers is None:
-            del value["numbers"]
-        return value
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Order:
-        """ValueError for what is no order."""
-        check(value, _ORDER)
-        sides = {
-            side: {name: FileMark.from_json(mark) for name, mark in value[side].items()}
-            for side in ("source", "target")
-        }
-        check(sides, {"source": _NAMES})
-        others = ("kind", "options", "metadata", "alignment")
-        return cls(**sides, **{name: value[name] for name in others}, numbers=value.get("numbers"))
+    def from_json(cls, value: dict[str, Any]) -> JobSpec:
+        """Raises ValueError for what is not a job specification."""
+        check(value, _SPEC)
+        source, target = (
+            {name: FileFingerprint.from_json(one) for name, one in value[side].items()} for side in ("source", "target")
+        )
+        check({"source": source}, {"source": _NAMES})
+        given = (value[name] for name in ("metadata", "alignment"))
+        return cls(value["kind"], value["options"], source, target, *given, value.get("numbers"))
 
     @property
     def digest(self) -> str:
-        """The same for orders that ask for the same."""
+        """Equal for equal specifications."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def change(self, earlier: Order, done: set[str] | None = None) -> str | None:
-        """What is different from `earlier`, in words; None if this order is the same.
+    def change(self, earlier: JobSpec, done: set[str] | None = None) -> str | None:
+        """What is different from `earlier`, in words; None if nothing is.
 
         done: names of the shards that are finished; a change of others does not matter to an apply or an embed, whose
         alignment or encoder is given. None: every difference counts.
@@ -177,20 +93,20 @@ class Order:
             return (
                 "the rows of the source have other numbers (a shard was added, left out or has another number of rows)"
             )
-        free = done is not None and self.kind != "align"
+        free = self.kind != "align"
         of = "input of" if self.kind == "embed" else None
         for side in ("source", "target"):
             before, now = getattr(earlier, side), getattr(self, side)
-            for name, mark in before.items():
-                if free and name not in done:
+            for name, then in before.items():
+                if free and done is not None and name not in done:
                     continue
                 if name not in now:
                     return f"the {of or side} {name} is gone"
-                if now[name].whole is not None and mark.whole is None:
+                if now[name].whole is not None and then.whole is None:
                     return f"it noted no checksum of every byte of the {of or side} {name} to verify"
-                if not now[name].same(mark):
+                if not now[name].same(then):
                     return f"the {of or side} {name} was changed"
-            added = None if free else next((name for name in now if name not in before), None)
+            added = None if free and done is not None else next((name for name in now if name not in before), None)
             if added is not None:
                 return f"the {of or side} {added} was not there"
         return None
@@ -203,7 +119,7 @@ class ShardRecord:
     rows_in, rows_out   embeddings read and written
     skipped             items of the source without an embedding
     bad_rows, first_bad rows without a direction, and the first of them as [row, why]; of an embed, all items left out
-    bytes, ends, whole  the mark of the file
+    bytes, ends, whole  the fingerprint of the file
     metadata            name of the metadata file written with it
     """
 
@@ -219,36 +135,36 @@ class ShardRecord:
     whole: str | None = None
 
     @property
-    def mark(self) -> FileMark:
-        return FileMark(self.bytes, self.ends, None, self.whole)
+    def fingerprint(self) -> FileFingerprint:
+        return FileFingerprint(self.bytes, self.ends, None, self.whole)
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "whole" or value is not None}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ShardRecord:
-        """ValueError for what is no record."""
+        """Raises ValueError for what is not a record."""
         check(value, _SHARD)
         return cls(**{one.name: value[one.name] for one in fields(cls) if one.name in value})
 
     def is_at(self, path: Place, every_byte: bool = False) -> bool:
         """Whether the file at `path` still is what was written; every byte of it, if that was noted."""
         try:
-            return FileMark.of(path, whole=every_byte and self.whole is not None).same(self.mark)
+            return FileFingerprint.of(path, whole=every_byte and self.whole is not None).same(self.fingerprint)
         except InputError:
             return False
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete run did.
+    """The result of a complete run.
 
     alignment, gap_before   None of an embed
     left_out   shards that could not be read, by side ("source", "target") and name, and why
     columns    the names under which files held the embeddings (column, key, tensor), of each side that has some
     """
 
-    order: Order
+    spec: JobSpec
     alignment: str | None
     gap_before: float | None
     gap_left: float | None
@@ -258,12 +174,12 @@ class Manifest:
     version: str = __version__
 
     def save(self, path: Place, fsync: bool = True) -> None:
-        order = self.order.to_json()
-        marks = {side: order.pop(side) for side in ("source", "target")}
+        spec = self.spec.to_json()
+        inputs = {side: spec.pop(side) for side in ("source", "target")}
         value = {
             "fastrealign": self.version,
             "format": FORMAT,
-            "kind": order.pop("kind"),
+            "kind": spec.pop("kind"),
             "alignment": self.alignment,
             "gap_before": self.gap_before,
             "gap_left": self.gap_left,
@@ -275,7 +191,7 @@ class Manifest:
             "columns": self.columns,
             "shards": [shard.to_json() for shard in self.shards],
             "left_out": self.left_out,
-            "asked": {**order, **marks},
+            "asked": {**spec, **inputs},
         }
         entries = [f'"{name}": {_text(part, _LEVELS.get(name, 0))}' for name, part in value.items()]
         with AtomicFile(path, fsync) as file:
@@ -296,7 +212,7 @@ class Manifest:
                 )
             check(value, _MANIFEST)
             return cls(
-                Order.from_json({"kind": value["kind"], **value["asked"]}),
+                JobSpec.from_json({"kind": value["kind"], **value["asked"]}),
                 value["alignment"],
                 value["gap_before"],
                 value["gap_left"],
@@ -316,22 +232,15 @@ class Manifest:
 
 def encoder_of(shards: list[str]) -> str | None:
     """The name of the encoder that made the embeddings at these paths, where a run of `embed` that lies there wrote them."""
-    folders = {os.path.dirname(path) for path in shards}
-    path = Path(*folders, MANIFEST) if len(folders) == 1 and not is_url(shards[0]) else None
-    if path is None or not path.is_file():
+    folders = {folder_of(path) for path in shards}
+    path = place(folders.pop()) / MANIFEST if len(folders) == 1 else None
+    if not isinstance(path, Path) or not path.is_file():
         return None
     try:
-        order = Manifest.load(path).order
+        spec = Manifest.load(path).spec
     except InputError:  # somebody else's
         return None
-    return order.options.get("encoder") if order.kind == "embed" else None
-
-
-def check(value: dict[str, Any], rules: dict[str, Rule]) -> None:
-    """ValueError that names the first value that is not what its rule says."""
-    found = broken(value, rules)
-    if found is not None:
-        raise ValueError(found)
+    return spec.options.get("encoder") if spec.kind == "embed" else None
 
 
 def _within(name: Any) -> bool:
@@ -353,13 +262,7 @@ _NAMES = Rule(
     "names of files within a folder", lambda value: isinstance(value, (list, dict)) and all(map(_within, value))
 )
 _LIST = Rule("a list", lambda value: isinstance(value, list))
-_MARK = {
-    "bytes": COUNT,
-    "ends": TEXT,
-    "modified": Rule("a whole number, text or null", lambda value: value is None or type(value) in (int, str)),
-    "whole": or_none(TEXT),
-}
-_ORDER = {
+_SPEC = {
     "kind": TEXT,
     "options": MAPPING,
     "source": MAPPING,
@@ -390,18 +293,12 @@ _MANIFEST = {
 }
 
 
-def _digest(descriptor: Descriptor, size: int, path: str | Place) -> str:
-    """SHA-256 of every byte."""
-    digest, buffer = hashlib.sha256(), np.empty(1 << 20, np.uint8)
-    for start in range(0, size, len(buffer)):
-        part = buffer[: size - start]
-        read_into(descriptor, part, start, path)
-        digest.update(part)
-    return digest.hexdigest()
+def _values(fingerprints: dict[str, FileFingerprint]) -> dict[str, Any]:
+    return {name: one.to_json() for name, one in fingerprints.items()}
 
 
 def _text(value: Any, levels: int) -> str:
-    """JSON whose first `levels` levels have a line for each entry; a shard a line takes a quarter of the time of indent=1."""
+    """JSON whose first `levels` levels have a line for each entry; four times as fast as json.dumps(indent=1)."""
     if levels == 0 or not value or not isinstance(value, (dict, list)):
         return json.dumps(value)
     if isinstance(value, list):

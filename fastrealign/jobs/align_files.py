@@ -26,7 +26,7 @@ from fastrealign.data.pair import open_target
 from fastrealign.data.pipeline import check_bad_rows
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
-from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.claim import Claim
 from fastrealign.jobs.journal import Group, Journal
 from fastrealign.jobs.output_folder import Output
@@ -37,6 +37,7 @@ from fastrealign.methods.baseline import Baseline, as_method, load, told_if_swap
 from fastrealign.methods.fitting import check_alone, check_method, fit_rows, own_options
 from fastrealign.methods.full_pass import check_options
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
+from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output, each, is_url
 
 BAD_SHARDS = ("error", "skip")
@@ -262,7 +263,7 @@ class _Run:
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
         self.rows = rows
         self.output = Output(out, rows.files)
-        self.order = Order(
+        self.order = JobSpec(
             kind=kind,
             options={**options, "dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
             source=_marks(rows.files, self.output.names, verify),
@@ -299,7 +300,7 @@ class _Run:
 
     def go(
         self,
-        order: Order,
+        order: JobSpec,
         make: Callable[[Claim | None], Alignment | Baseline],
         *,
         overwrite: bool,
@@ -412,7 +413,7 @@ class _Run:
         shards = dict(zip(self.output.names, self.rows.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
         return Report(
-            kind=manifest.order.kind,
+            kind=manifest.spec.kind,
             source=self.rows.name,
             out=self.output.out,
             columns=self._columns,
@@ -423,7 +424,7 @@ class _Run:
             rows_out=sum(shard.rows_out for shard in manifest.shards),
             skipped=sum(shard.skipped for shard in manifest.shards),
             bad_rows=sum(shard.bad_rows for shard in manifest.shards),
-            bad_rows_were=manifest.order.options["bad_rows"],
+            bad_rows_were=manifest.spec.options["bad_rows"],
             first_bad=bad[:LISTED_ROWS],
             left_out=[why for side in manifest.left_out.values() for why in side.values()],
             notes=sorted({shard.note for shard in shards.values() if shard.note}),
@@ -472,9 +473,11 @@ class _Hold:
             self.own.close()
 
 
-def _marks(files: formats.Source, names: list[str], whole: bool = False) -> dict[str, FileMark]:
+def _marks(files: formats.Source, names: list[str], whole: bool = False) -> dict[str, FileFingerprint]:
     paths = [shard.path for shard in files.shards]
-    marks = each(lambda path: FileMark.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths)))
+    marks = each(
+        lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths))
+    )
     return dict(zip(names, marks, strict=True))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError, warn
-from fastrealign.formats.manifest import Manifest, Order, ShardRecord
+from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.journal import Group, Journal, rank_journals
 from fastrealign.methods.alignment import Alignment
@@ -28,7 +28,7 @@ class Claim:
     def __init__(
         self,
         output: Output,
-        order: Order,
+        order: JobSpec,
         journal: Journal,
         complete: Manifest | None,
         made: list[Place],
@@ -119,7 +119,7 @@ class Claim:
         for path in others:
             shards += Journal.peek(path).shards
         planned = set().union(
-            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.order) if order)
+            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.spec) if order)
         )
         planned |= _written(noted.shards)  # whose order may be lost, where the journal is damaged
         for name in self.output.files():
@@ -132,7 +132,7 @@ class Claim:
             raise InputError(f"{self.output.out}: {changed.name} was changed since it was written; move it away")
         if noted.order is not None or noted.groups:
             self._remove_temporaries(planned)
-            self._remove(planned - (_planned(self._replaced.order) if self._replaced else set()))
+            self._remove(planned - (_planned(self._replaced.spec) if self._replaced else set()))
         if self._replaced is None and self.output.alignment is not None:
             self.output.alignment.unlink(missing_ok=True)
         for path in others:
@@ -147,7 +147,7 @@ class Claim:
                 "begin anew with --overwrite"
             )
         if self._replaced is not None:
-            self._remove(_planned(self._replaced.order))
+            self._remove(_planned(self._replaced.spec))
             self.output.manifest.unlink(missing_ok=True)
             self._replaced = None
         self._began = True
@@ -228,7 +228,7 @@ class Claim:
         return None
 
     def _check_complete(self, manifest: Manifest) -> None:
-        change = self.order.change(manifest.order)
+        change = self.order.change(manifest.spec)
         if change:
             raise InputError(
                 f"{self.output.out}: the complete run there is another one: {change}; replace it with --overwrite"
@@ -245,7 +245,7 @@ class Claim:
         remove_temporaries({*map(self._path, planned), *self.output.small})
 
 
-def _planned(order: Order) -> set[str]:
+def _planned(order: JobSpec) -> set[str]:
     return {*order.source, *order.metadata}
 
 

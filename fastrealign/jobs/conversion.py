@@ -27,7 +27,6 @@ from fastrealign.formats.arrow import ArrowSink
 from fastrealign.formats.arrow_columns import filtered, lists, retyped, writing_columns
 from fastrealign.formats.choose_column import SIDES, Wanted
 from fastrealign.formats.lance import FILE_ROWS, LanceSink
-from fastrealign.formats.manifest import FileMark
 from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
 from fastrealign.formats.npy import NpyWriter
 from fastrealign.formats.parquet import ParquetSink, ParquetTable
@@ -38,8 +37,9 @@ from fastrealign.jobs.folders import make_folders, remove_folders, remove_tempor
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.output_folder import JOURNAL, METADATA
 from fastrealign.jobs.summary import count, size
-from fastrealign.storage.append_log import open_lines
+from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
+from fastrealign.storage.fingerprint import FileFingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,7 +173,7 @@ def convert(
         columns=list(columns),
         left_out=left_out,
         files=[path.relative_to(target.root).as_posix() for path in written],
-        bytes=sum(FileMark.of(path).bytes for path in written),
+        bytes=sum(FileFingerprint.of(path).bytes for path in written),
         seconds=time.perf_counter() - started,
     )
 
@@ -258,7 +258,7 @@ class _Target:
     @contextmanager
     def _locked(self, fsync: bool) -> Iterator[None]:
         """While the output is this process's: what a run that writes there holds. InputError if another has it."""
-        lines = open_lines(self._lock, fsync)
+        lines = open_append_log(self._lock, fsync)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.registry import FORMATS
-from fastrealign.storage.paths import Place, is_url, place
+from fastrealign.storage.paths import Place, place
 
 # A file that is being written (storage/atomic.py): ".name.process.tmp".
 TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
@@ -57,13 +57,9 @@ def remove_temporaries(paths: Collection[Place]) -> None:
                 remove(folder / name)
 
 
-def real(path: str | os.PathLike) -> str:
-    """The same for all names of a place."""
-    return place(path).canonical if is_url(path) else os.path.realpath(path)
-
-
 def is_folder(path: str | os.PathLike) -> bool:
-    return place(path).is_dir() if is_url(path) else os.path.isdir(path)
+    at = place(path)
+    return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
 
 
 def is_there(path: Place) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.formats.open import Source
-from fastrealign.jobs.folders import inside, is_folder, real, walk
-from fastrealign.storage.paths import Place, is_url, places_of
+from fastrealign.jobs.folders import inside, is_folder, walk
+from fastrealign.storage.identity import identities, real
+from fastrealign.storage.paths import Place, place, places_of
 
 
 class Inputs:
@@ -23,7 +23,7 @@ class Inputs:
         self._names: dict[Hashable, str] = {}
         folders = cache(real)
         for path in map(os.fspath, paths):
-            for identity in self._identities(path, folders):
+            for identity in identities(path, folders):
                 self._names.setdefault(identity, path)
 
     @classmethod
@@ -36,7 +36,7 @@ class Inputs:
             elif isinstance(spec, (str, os.PathLike)):
                 found.append(os.fspath(spec))
         for path in tuple(found):
-            if is_url(path):
+            if not isinstance(place(path), Path):
                 continue
             if os.path.isdir(path):
                 found += [os.path.join(path, name) for name in walk(Path(path))]
@@ -46,31 +46,18 @@ class Inputs:
 
     def check(self, out: str | os.PathLike) -> None:
         """InputError if `out` is one of them."""
-        for identity in self._identities(os.fspath(out), real):
+        for identity in identities(out):
             if identity in self._names:
                 name = self._names[identity]
                 also = "" if name == os.fspath(out) else f", {name}"
                 raise InputError(f"{out}: is the input itself{also}; choose another name")
-
-    @staticmethod
-    def _identities(path: str, folders: Callable[[str], str]) -> Iterator[Hashable]:
-        for at in places_of(path):
-            if is_url(at):
-                yield real(at)
-                continue
-            link = os.path.islink(at)
-            folder, name = os.path.split(os.path.abspath(at))
-            yield os.path.realpath(at) if link else os.path.join(folders(folder), name)
-            with suppress(OSError):
-                status = os.stat(at)
-                yield status.st_dev, status.st_ino
 
 
 def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[Source]) -> None:
     """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would take it in."""
     folders = [shard.path for source in sources for shard in source.shards if shard.folder]
     named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]
-    folders += [at for at in named if is_url(at) == is_url(root) and is_folder(at)]
+    folders += [at for at in named if type(place(at)) is type(root) and is_folder(at)]
     for folder in dict.fromkeys(folders):
         if inside(real(root), real(folder)):
             raise InputError(f"{out}: lies inside the input {folder}; choose a folder outside of it")

@@ -155,8 +155,8 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
         "kind": "output",
         "path": str(path or folder),
         "complete": True,
-        "made_by": manifest.order.kind,
-        "options": manifest.order.options,
+        "made_by": manifest.spec.kind,
+        "options": manifest.spec.options,
         "alignment": manifest.alignment,
         "gap_before": manifest.gap_before,
         "gap_left": manifest.gap_left,
@@ -171,13 +171,13 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
         "changed": changed,
         "version": manifest.version,
     }
-    options = ", ".join(f"{name} {option}" for name, option in manifest.order.options.items() if option is not None)
+    options = ", ".join(f"{name} {option}" for name, option in manifest.spec.options.items() if option is not None)
     left = float("nan") if manifest.gap_left is None else manifest.gap_left
     gaps = []
     if manifest.gap_before is not None:
-        gaps = gap_lines(manifest.gap_before, left, "before" if manifest.order.kind == "align" else "at the fit")
+        gaps = gap_lines(manifest.gap_before, left, "before" if manifest.spec.kind == "align" else "at the fit")
     lines = [
-        f"{shown(path or folder)}: output of fastrealign {shown(manifest.order.kind)} ({shown(options)}), "
+        f"{shown(path or folder)}: output of fastrealign {shown(manifest.spec.kind)} ({shown(options)}), "
         f"by fastrealign {shown(manifest.version)}",
         *gaps,
         f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",

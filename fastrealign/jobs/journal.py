@@ -26,11 +26,11 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.version import __version__
-from fastrealign.formats.manifest import FORMAT, Order, ShardRecord, check
-from fastrealign.storage.append_log import open_lines, read_lines
+from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
+from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.paths import Place, is_url
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
-from fastrealign.storage.rules import COUNT, TEXT, Rule, or_none
+from fastrealign.storage.rules import COUNT, TEXT, Rule, check, or_none
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Noted:
     damaged   how many lines, since shards were last forgotten, tell nothing or contradict a later one
     """
 
-    order: Order | None = None
+    order: JobSpec | None = None
     alignment: str | None = None
     groups: list[Group] = field(default_factory=list)
     orders: set[str] = field(default_factory=set)
@@ -105,7 +105,7 @@ class Noted:
                 f"a journal of a newer fastrealign (format {value['format']}); upgrade to go on with that run"
             )
         if "order" in value:
-            self.order = Order.from_json(value["order"])
+            self.order = JobSpec.from_json(value["order"])
             self.orders.add(self.order.digest)
         elif "shards" in value:
             self._take_in_group(_group(value))
@@ -141,7 +141,7 @@ class Journal:
         self._lock = threading.Lock()
         self._pending: Group | None = None
         self._written = time.monotonic()
-        self._lines = open_lines(path, fsync)
+        self._lines = open_append_log(path, fsync)
         try:
             text = self._lines.text()
             whole = self.noted.read(text, path)
@@ -160,7 +160,7 @@ class Journal:
     def peek(cls, path: Place) -> Noted:
         """What the journal tells, without opening it for a run."""
         noted = Noted()
-        noted.read(read_lines(path), path)
+        noted.read(read_append_log(path), path)
         return noted
 
     @property
@@ -182,7 +182,7 @@ class Journal:
         self._lines.cut(0)
         self.noted = Noted()
 
-    def begin(self, order: Order) -> None:
+    def begin(self, order: JobSpec) -> None:
         """Note what is asked for; finished shards that were noted before stay."""
         if order != self.noted.order:
             self.noted.order = order

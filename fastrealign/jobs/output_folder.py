@@ -15,11 +15,12 @@ from typing import Any
 
 from fastrealign import formats
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.formats.manifest import MANIFEST, Manifest, Order
+from fastrealign.formats.manifest import MANIFEST, JobSpec, Manifest
 from fastrealign.jobs.claim import Claim
-from fastrealign.jobs.folders import inside, is_folder, is_there, make_folders, real, remove_folders, walk
+from fastrealign.jobs.folders import inside, is_folder, is_there, make_folders, remove_folders, walk
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.journal import Journal, rank_journals
+from fastrealign.storage.identity import real
 from fastrealign.storage.paths import Place, folder_of, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
@@ -116,7 +117,7 @@ class Output:
             if inside(real(at), root):
                 raise InputError(f"{self.out}: the input {at} lies inside the output; choose a folder apart from it")
 
-    def claim(self, order: Order, *, resume: bool, overwrite: bool, fsync: bool, verify: bool = False) -> Claim:
+    def claim(self, order: JobSpec, *, resume: bool, overwrite: bool, fsync: bool, verify: bool = False) -> Claim:
         """Take the output for a run. Raises InputError where that would mix with, or remove, what is there.
 
         verify: look at every byte of the shards that are there

@@ -23,10 +23,11 @@ from fastrealign.core.progress import Progress
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
-from fastrealign.formats.manifest import FileMark, ShardRecord
+from fastrealign.formats.manifest import ShardRecord
 from fastrealign.jobs.output_folder import Output
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import IN_STEPS, Baseline
+from fastrealign.storage.fingerprint import FileFingerprint
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20
@@ -163,7 +164,7 @@ class Writing:
         fsync: bool,
         threads: int | Workers | None,
         verify: bool = False,
-        marks: Sequence[FileMark] | None = None,
+        marks: Sequence[FileFingerprint] | None = None,
         first: int = 0,
     ) -> None:
         self._verify = verify
@@ -272,7 +273,7 @@ class Writing:
                 named.metadata_name = metadata
                 keep = np.concatenate(twin.kept) if twin.kept else None
                 formats.write_metadata(named, self._output.root, keep, self._fsync)
-            mark = FileMark.of(writer.path, whole=self._verify)
+            mark = FileFingerprint.of(writer.path, whole=self._verify)
             written = twin.good if self._bad_rows == "skip" else twin.good + twin.bad
             record = ShardRecord(
                 name=name,

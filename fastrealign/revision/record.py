@@ -12,13 +12,13 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
 from fastrealign.data.lookup import Embeddings
-from fastrealign.formats.manifest import FileMark
 from fastrealign.jobs.folders import make_folders, remove_folders
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import UNUSABLE
-from fastrealign.storage.append_log import open_lines
+from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import each, is_url
 from fastrealign.storage.records import parsed
 
@@ -95,7 +95,7 @@ def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) 
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
-    marks = each(lambda path: asdict(FileMark.of(path, modified=True)), paths, remote=any(map(is_url, paths)))
+    marks = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths, remote=any(map(is_url, paths)))
     return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), marks, strict=True))}
 
 
@@ -136,7 +136,7 @@ def held(config: TrainConfig, inputs: dict[str, Any], resume: bool, first: bool)
         return
     out = Path(config.out)
     made = make_folders(out)
-    lock = open_lines(out / _LOCK, fsync=False)
+    lock = open_append_log(out / _LOCK, fsync=False)
     try:
         if look(config, resume) is not None:
             raise InputError(f"{out}: another fastrealign has just finished there; look at what it wrote")
@@ -175,4 +175,4 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:
-    return before is None or not FileMark(**before).same(FileMark(**now))
+    return before is None or not FileFingerprint(**before).same(FileFingerprint(**now))

@@ -1,7 +1,7 @@
-"""Lines that are only ever added to, and that one process holds at a time: what a journal is kept in.
+"""Append logs: lines that are only ever added, by one process at a time. A journal is one.
 
-On a disk they are a file that is locked. A server has neither: there each line is a small file with a number, put in one
-piece, and the lock is a lease (lease.py).
+On a disk the log is a file with a lock. A server offers neither appending nor locks: there each line is a small file with a
+number, put in one piece, and the lock is a lease (lease.py).
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
 
 
-class Lines(Protocol):
-    """Open lines. All methods but `close` raise FastRealignError where the disk or the server fails."""
+class AppendLog(Protocol):
+    """An open append log. All methods but `close` raise FastRealignError where the disk or the server fails."""
 
     seconds_a_line: float  # how far apart a journal's lines are, at least: what keeps it small beside the shards
-    lost: bool  # whether another process has taken them over
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the log over."""
 
     def text(self) -> bytes:
         """All lines, each with its end; the last one may have been cut off."""
 
     def check(self) -> None:
-        """FastRealignError if another process has taken them over."""
+        """FastRealignError if another process has taken the log over."""
 
     def append(self, line: bytes) -> None: ...
 
@@ -42,27 +45,27 @@ class Lines(Protocol):
         """Keep the first `size` bytes, which end with a line."""
 
     def close(self) -> None:
-        """Give the lock back; the lines stay."""
+        """Release the lock; the lines stay."""
 
     def remove(self) -> None:
-        """Give the lock back; nothing stays."""
+        """Release the lock; nothing stays."""
 
 
-def open_lines(path: Place, fsync: bool) -> Lines:
-    """Raises InputError if another process has them open."""
-    return FileLines(path, fsync) if isinstance(path, Path) else RemoteLines(path)
+def open_append_log(path: Place, fsync: bool) -> AppendLog:
+    """Open and lock a log. Raises InputError if another process has it open."""
+    return FileLog(path, fsync) if isinstance(path, Path) else RemoteLog(path)
 
 
-def read_lines(path: Place) -> bytes:
-    """All lines, without opening them to write."""
+def read_append_log(path: Place) -> bytes:
+    """All lines, without a lock."""
     if not isinstance(path, Path):
         return b"".join(_numbered(path)[1])
     with reading(path):
         return path.read_bytes()
 
 
-class FileLines:
-    """Lines in a file."""
+class FileLog:
+    """A log in a file."""
 
     # Sums take 16 bytes a column in a line.
     seconds_a_line = 1.0
@@ -105,7 +108,7 @@ class FileLines:
         except OSError as error:
             os.ftruncate(self._file.fd, size)
             raise FastRealignError(
-                f"{self.path}: could not be written: {error.strerror or one_line(error)}; mend this and run again"
+                f"{self.path}: could not be written: {error.strerror or one_line(error)}; fix this and run again"
             ) from error
 
     def cut(self, size: int) -> None:
@@ -130,10 +133,10 @@ class FileLines:
             raise InputError(f"{folder}: another fastrealign has just finished there; look at what it wrote")
 
 
-class RemoteLines:
-    """Lines on a server, numbered from 1: path/00000001 and so on, with the lease beside them."""
+class RemoteLog:
+    """A log on a server: lines numbered from 1, path/00000001 and so on, with the lease beside them."""
 
-    # Each costs a request when it is written and when a run goes on.
+    # A line costs a request when it is written and when a run resumes.
     seconds_a_line = 5.0
 
     def __init__(self, path: Url) -> None:

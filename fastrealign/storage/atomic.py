@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.core.text import one_line
-from fastrealign.storage.files import Descriptor, look_anew, read_into
+from fastrealign.storage.files import Descriptor, forget_seen, read_into
 from fastrealign.storage.paths import Place, check_output, place
 from fastrealign.storage.spool import spool, spool_failure
 from fastrealign.storage.url import Url
@@ -107,7 +107,7 @@ class AtomicFile:
         with self._removing():
             if self._url is not None:
                 self._url.upload(str(self.temporary), descriptor.state()[0])
-                look_anew(self._url)
+                forget_seen(self._url)
                 descriptor.close()
             else:
                 if self._fsync:
@@ -250,7 +250,7 @@ def _told(path: Path, error: Exception) -> str:
         number = errno.ENOSPC
     elif number is None and (short := shortage(error)) is not None:
         return f"{path}: could not be written: {short}"
-    advice = _ADVICE.get(number, "nothing was kept; mend this and run again")
+    advice = _ADVICE.get(number, "nothing was kept; fix this and run again")
     return f"{path}: could not be written: {reason}; {advice}"
 
 

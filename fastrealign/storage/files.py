@@ -125,7 +125,7 @@ def check_state(path: str | Path, state: tuple[int, ...] | None) -> None:
         raise changed(path, "while it was read")
 
 
-def look_anew(path: str | Path) -> None:
+def forget_seen(path: str | Path) -> None:
     """The file may have been written to since it was read: what is there now counts."""
     if is_url(path):
         remote.forget(os.fspath(path))

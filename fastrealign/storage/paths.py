@@ -13,6 +13,8 @@ from fastrealign.storage.retry import filesystem
 from fastrealign.storage.url import Url
 
 Place: TypeAlias = Path | Url
+# How callers name a place: text, or an object that has one.
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,7 +27,7 @@ _LOCAL = ("file://", "local://")
 _READ_ONLY = ("http://", "https://")
 
 
-def is_url(path: str | os.PathLike) -> bool:
+def is_url(path: AnyPath) -> bool:
     """Whether the path is a URL, which fsspec has to open. A pathlib.Path never is."""
     if isinstance(path, Path):
         return False
@@ -33,8 +35,10 @@ def is_url(path: str | os.PathLike) -> bool:
     return isinstance(text, str) and "://" in text and _URL.match(text) is not None and not text.startswith(_LOCAL)
 
 
-def place(path: str | os.PathLike) -> Place:
-    """The path as an object of pathlib's ways: a Path, or a Url for what fsspec has to open."""
+def place(path: AnyPath) -> Place:
+    """The path as an object with pathlib's methods: a Path, or a Url for what fsspec has to open."""
+    if isinstance(path, (Path, Url)):
+        return path
     if is_url(path):
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
@@ -42,18 +46,18 @@ def place(path: str | os.PathLike) -> Place:
     return Path(path)
 
 
-def places_of(path: str | os.PathLike) -> list[str]:
+def places_of(path: AnyPath) -> list[str]:
     """Where the bytes of a path lie: itself; of a chain of fsspec ("zip://a.npy::file:///x.zip") each of its places."""
     *through, last = os.fspath(path).split("::") if is_url(path) else [os.fspath(path)]
     return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(is_url, through), last)]
 
 
-def folder_of(path: str) -> str:
+def folder_of(path: AnyPath) -> str:
     """The folder that a path or a URL lies in."""
     return str(place(path).parent) if is_url(path) else os.path.dirname(path)
 
 
-def check_output(path: str | os.PathLike) -> None:
+def check_output(path: AnyPath) -> None:
     """InputError if nothing can be written there whatever the server says, or the package for it is missing."""
     if is_url(path):
         url = os.fspath(path)

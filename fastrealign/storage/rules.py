@@ -48,3 +48,10 @@ def broken(record: Any, rules: dict[str, Rule]) -> str | None:
             shown = repr(value)
             return f"{name!r} is {shown if len(shown) <= 60 else f'{shown[:57]}...'}, expected {rule.words}"
     return None
+
+
+def check(record: Any, rules: dict[str, Rule]) -> None:
+    """ValueError that names the first value that is not what its rule says."""
+    found = broken(record, rules)
+    if found is not None:
+        raise ValueError(found)

@@ -75,19 +75,19 @@ class Facts:
 class Url:
     """scheme://a/b/c; what follows a ? belongs to the name only where it is not http."""
 
-    __slots__ = ("_query", "_rest", "scheme")
+    __slots__ = ("_rest", "query", "scheme")
 
     def __init__(self, url: str) -> None:
         note_secrets(url)
         self.scheme, _, rest = url.partition("://")
-        self._query = ""
+        self.query = ""
         if self.is_http:
             rest, mark, query = rest.partition("?")
-            self._query = mark + query
+            self.query = mark + query
         self._rest = rest.strip("/") if self.scheme == "memory" else rest.rstrip("/")
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self._rest}{self._query}"
+        return f"{self.scheme}://{self._rest}{self.query}"
 
     def __repr__(self) -> str:
         return f"Url({redacted(str(self))!r})"

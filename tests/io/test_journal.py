@@ -13,12 +13,17 @@ import pytest
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.formats.manifest import FileMark, Manifest, Order, ShardRecord
+from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.journal import Journal, Noted
+from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.records import sealed
 
-ORDER = Order(
-    "align", {"dtype": None, "bad_rows": "error"}, {"a": FileMark(3, "x", 7)}, {"b": FileMark(4, "y", 8)}, ["m"]
+ORDER = JobSpec(
+    "align",
+    {"dtype": None, "bad_rows": "error"},
+    {"a": FileFingerprint(3, "x", 7)},
+    {"b": FileFingerprint(4, "y", 8)},
+    ["m"],
 )
 
 
@@ -39,25 +44,25 @@ def test_a_mark_sees_size_head_and_tail(tmp_path):
     data = bytearray(os.urandom(100_000))
     path = tmp_path / "f"
     path.write_bytes(data)
-    mark = FileMark.of(path)
+    mark = FileFingerprint.of(path)
     assert mark.bytes == 100_000 and mark.modified is None
     for at in (0, 99_999):
         data[at] ^= 1
         path.write_bytes(data)
-        assert FileMark.of(path) != mark
+        assert FileFingerprint.of(path) != mark
         data[at] ^= 1
     path.write_bytes(data)
-    assert FileMark.of(path) == mark
+    assert FileFingerprint.of(path) == mark
     path.write_bytes(bytes(data) + b"x")
-    assert FileMark.of(path) != mark
+    assert FileFingerprint.of(path) != mark
 
 
 def test_a_mark_of_an_input_sees_when_it_was_modified(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"short")
-    before = FileMark.of(path, modified=True)
+    before = FileFingerprint.of(path, modified=True)
     os.utime(path, ns=(5, 5))
-    after = FileMark.of(path, modified=True)
+    after = FileFingerprint.of(path, modified=True)
     assert after.modified == 5 and replace(after, modified=before.modified) == before
 
 
@@ -65,24 +70,24 @@ def test_a_mark_of_an_input_sees_when_it_was_modified(tmp_path):
 def test_marks_of_small_files(tmp_path, size):
     path = tmp_path / "f"
     path.write_bytes(b"a" * size)
-    assert FileMark.of(path).bytes == size
+    assert FileFingerprint.of(path).bytes == size
 
 
 def test_a_missing_file_has_no_mark(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        FileMark.of(tmp_path / "none")
+        FileFingerprint.of(tmp_path / "none")
 
 
 def test_marks_of_folders(tmp_path):
     for name, data in (("a/b", b"1" * 99_999), ("a/c", b"2"), ("d", b"")):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / name).write_bytes(data)
-    mark = FileMark.of(tmp_path / "x")
+    mark = FileFingerprint.of(tmp_path / "x")
     assert mark.bytes == 100_000 and mark.modified is None
     shutil.copytree(tmp_path / "x", tmp_path / "copy")
-    assert FileMark.of(tmp_path / "copy") == mark
+    assert FileFingerprint.of(tmp_path / "copy") == mark
     os.utime(tmp_path / "copy" / "d", ns=(1, 2**62))
-    assert FileMark.of(tmp_path / "copy", modified=True).modified == 2**62
+    assert FileFingerprint.of(tmp_path / "copy", modified=True).modified == 2**62
     changes = [
         lambda folder: (folder / "a" / "c").write_bytes(b"3"),
         lambda folder: (folder / "d").rename(folder / "e"),
@@ -92,7 +97,7 @@ def test_marks_of_folders(tmp_path):
     for i, change in enumerate(changes):
         shutil.copytree(tmp_path / "x", tmp_path / f"changed {i}")
         change(tmp_path / f"changed {i}")
-        assert FileMark.of(tmp_path / f"changed {i}") != mark
+        assert FileFingerprint.of(tmp_path / f"changed {i}") != mark
 
 
 def test_a_journal_tells_what_was_noted(tmp_path):
@@ -362,9 +367,9 @@ def test_a_manifest_comes_back(tmp_path, gap):
         ({"options": {"dtype": None, "bad_rows": "keep"}}, None),
         ({"alignment": "z"}, "the alignment is another one"),
         ({"source": {}}, "the source a is gone"),
-        ({"source": {"a": FileMark(3, "x", 9)}}, "the source a was changed"),
-        ({"target": {"b": FileMark(4, "z", 8)}}, "the target b was changed"),
-        ({"target": {**ORDER.target, "c": FileMark(1, "", 1)}}, "the target c was not there"),
+        ({"source": {"a": FileFingerprint(3, "x", 9)}}, "the source a was changed"),
+        ({"target": {"b": FileFingerprint(4, "z", 8)}}, "the target b was changed"),
+        ({"target": {**ORDER.target, "c": FileFingerprint(1, "", 1)}}, "the target c was not there"),
         ({}, None),
     ],
 )

@@ -17,9 +17,9 @@ from faulty_server import DROP, SHORT, STALL, FaultyServer
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.formats import open_source
-from fastrealign.formats.manifest import FileMark
 from fastrealign.storage import remote, retry
 from fastrealign.storage.files import Descriptor, file_size, open_binary, read_into
+from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import is_url, place
 from fastrealign.storage.url import Url
 
@@ -403,13 +403,13 @@ def test_a_mark_of_a_url(server):
     data = np.random.default_rng(0).bytes(100_000)
     server.files["f"] = data
     url = f"{server.url}/f"
-    mark, with_tag = FileMark.of(url), FileMark.of(url, modified=True)
+    mark, with_tag = FileFingerprint.of(url), FileFingerprint.of(url, modified=True)
     assert mark.bytes == 100_000 and mark.modified is None and isinstance(with_tag.modified, str)
-    assert with_tag == FileMark.of(url, modified=True)
+    assert with_tag == FileFingerprint.of(url, modified=True)
     server.files["f"] = data[:-1] + b"\x00"
     with pytest.raises(InputError, match="changed during the run"):
-        FileMark.of(url, modified=True)
-    assert FileMark.of(url).bytes == 100_000 and FileMark.of(url) != mark
+        FileFingerprint.of(url, modified=True)
+    assert FileFingerprint.of(url).bytes == 100_000 and FileFingerprint.of(url) != mark
 
 
 def test_thousands_of_headers_cost_a_request_each(server):

@@ -24,7 +24,7 @@ from fastrealign.formats import AtomicFile
 from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage import retry
-from fastrealign.storage.append_log import RemoteLines
+from fastrealign.storage.append_log import RemoteLog
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
@@ -314,7 +314,7 @@ def test_a_run_killed_between_the_manifest_and_the_end_is_complete(memory, sides
 
 def test_lines_are_put_once(memory, monkeypatch):
     """An answer that got lost is not a line of another process; a line of another process is told."""
-    lines = RemoteLines(Url("memory://out/journal"))
+    lines = RemoteLog(Url("memory://out/journal"))
     lines.append(b"one\n")
     real = type(memory).pipe_file
 

@@ -361,10 +361,10 @@ def test_a_run_goes_on_with_its_own_language_model(config, world, unfinished, ti
 
 
 def test_one_run_at_a_time(config, world, unfinished):
-    from fastrealign.storage.append_log import open_lines
+    from fastrealign.storage.append_log import open_append_log
 
     unfinished()
-    lock = open_lines(world / "run" / ".fastrealign-train", fsync=False)
+    lock = open_append_log(world / "run" / ".fastrealign-train", fsync=False)
     refused("run: another fastrealign is writing there", config(), resume=True)
     lock.close()
     assert train(config(), resume=True).resumed_from == 4
