@@ -308,7 +308,7 @@ def test_what_is_no_embedding_yet_names_embed(tmp_path, x, name):
         path.write_text("\n".join(captions))
     message = told(lambda: open_source(path, side="source"))
     argv = shlex.split(COMMAND.search(message)[0])
-    args = parser_of(cli._COMMANDS).parse_args(argv[1:])
+    args = parser_of(cli.COMMANDS).parse_args(argv[1:])
     if name in ("a.csv", "a.json"):
         pytest.importorskip("pandas")
         follow(message)
@@ -355,7 +355,7 @@ MESSAGES = [(where, text) for where, text in strings() if " " in text]
 def parsers() -> dict[str, set[str]]:
     """The options of every command."""
     found = {}
-    waiting = [("", parser_of(cli._COMMANDS))]
+    waiting = [("", parser_of(cli.COMMANDS))]
     while waiting:
         name, parser = waiting.pop()
         found[name] = set(parser._option_string_actions)

@@ -361,7 +361,7 @@ def test_a_fit_warning_is_one_line(tmp_path, run):
 
 
 def test_a_bug_is_one_line_too(monkeypatch, run, tmp_path):
-    monkeypatch.setattr(cli, "_paths", lambda given: {}["a\nb"])
+    monkeypatch.setattr("fastrealign.cli.inspect.paths", lambda given: {}["a\nb"])
     code, out, err = run("inspect", tmp_path)
     assert (code, out) == (1, "")
     assert err.startswith("fastrealign: error: KeyError: ") and err.count("\n") == 1 and "FASTREALIGN_DEBUG=1" in err

@@ -178,7 +178,7 @@ class Signals(Progress):
 def test_sigterm_finishes_the_shard_in_hand(tmp_path, monkeypatch, capsys, numbers, complete):
     text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
     image = corpus.npy_folder(tmp_path / "image", [corpus.rows(500, 2, dim=128)])
-    monkeypatch.setattr("fastrealign.cli.main._progress", lambda args: Signals(numbers, 5000))
+    monkeypatch.setattr("fastrealign.cli.arguments.progress_of", lambda args: Signals(numbers, 5000))
     out = tmp_path / "out"
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:

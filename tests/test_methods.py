@@ -199,10 +199,10 @@ def test_the_command(sides, tmp_path, capsys):
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
     with pytest.raises(SystemExit) as stopped:
-        from fastrealign.cli.main import _COMMANDS
+        from fastrealign.cli.main import COMMANDS
         from fastrealign.cli.parser import parser_of
 
-        parser_of(_COMMANDS).parse_args(["fit", "--help"])
+        parser_of(COMMANDS).parse_args(["fit", "--help"])
     assert stopped.value.code == 0
     help_text = " ".join(capsys.readouterr().out.split())
     assert all(name in help_text for name in METHODS)

@@ -1,20 +1,36 @@
-"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere. And stdout that cannot be written to."""
+"""What the command prints: results on stdout, progress on stderr (a bar on a terminal, a line every ten seconds elsewhere)."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.core.progress import Progress
-from fastrealign.core.text import shown
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import shown, shown_values
 from fastrealign.jobs.summary import short
 
 _SECONDS_A_LINE = 10.0
+
+
+def progress_of(args: argparse.Namespace) -> Progress:
+    """What the command line asks for: a display on stderr, or none with --quiet."""
+    return SILENT if args.quiet else console()
+
+
+def show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
+    """Print a result as the command line asks: as text, as one JSON object, or not at all."""
+    with writing_out():
+        if args.json:
+            print(json.dumps(shown_values(value)).replace("\x7f", "\\u007f"))
+        elif not getattr(args, "quiet", False):
+            print(shown(text, keep="\n"))
 
 
 def console(stream: TextIO | None = None) -> Progress:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastrealign.cli.parser import _add_fsync, _add_output_options, _dtype, _positive, _small
+import fastrealign as fr
+from fastrealign.cli.arguments import add_fsync, add_output_options, dtype, positive, small
+from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ examples:
   fastrealign align text_emb/ --target img_emb/ --out aligned/"""
 
 
-def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+def add(command: Command) -> None:
     """Add the subcommand."""
-    embed = command("embed", "images and captions to embeddings, with an encoder of open_clip or transformers", _MORE)
+    embed = command(
+        "embed", "images and captions to embeddings, with an encoder of open_clip or transformers", _MORE, run=run
+    )
     embed.add_argument(
         "input",
         nargs="+",
@@ -54,7 +58,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     embed.add_argument(
         "--bad-items",
-        type=_small,
+        type=small,
         choices=("error", "skip"),
         default="error",
         help="images that cannot be read, captions that are empty or not text: stop at the first, or leave them out, list them "
@@ -71,24 +75,24 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     embed.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         default=64,
         metavar="N",
         help="items at once (default: %(default)s)",
     )
     embed.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads that decode images (default: all processors)"
+        "--threads", type=positive, metavar="N", help="threads that decode images (default: all processors)"
     )
     embed.add_argument(
         "--dtype",
-        type=_dtype,
+        type=dtype,
         choices=("float16", "float32"),
         default="float16",
         help="element type of the embeddings written (default: float16)",
     )
     embed.add_argument(
         "--shard-rows",
-        type=_positive,
+        type=positive,
         default=10_000,
         metavar="N",
         help="items of a shard: what a run that is killed may lose (default: %(default)s)",
@@ -98,8 +102,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     again.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
     )
-    _add_fsync(embed)
-    _add_output_options(embed)
+    add_fsync(embed)
+    add_output_options(embed)
 
 
 def _add_encoder(embed: argparse.ArgumentParser) -> None:
@@ -133,7 +137,7 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
     )
     embed.add_argument(
         "--pooling",
-        type=_small,
+        type=small,
         choices=("mean", "last", "eos"),
         default="mean",
         help="of a language model's states: the mean over the caption's tokens, the last one's, or that of an end token put "
@@ -152,25 +156,20 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
 
 def _precision(text: str) -> str:
     """By any name that --dtype takes, too."""
-    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(_dtype(text), text)
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(dtype(text), text)
 
 
 def run(args: argparse.Namespace) -> int:
     """Embed as the command line asks; exit code 1 where items were left out."""
-    from fastrealign.cli.main import _progress, _show
-    from fastrealign.embed import embed_files
-
     names = ("side", "column", "ids", "bad_items", "dtype", "batch_size", "shard_rows", "threads")
     names += ("resume", "overwrite", "fsync")
     options = {name: getattr(args, name) for name in names}
-    done = embed_files(args.input, args.out, _encoder(args), progress=_progress(args), **options)
-    _show(args, done.to_json(), str(done))
+    done = fr.embed.embed_files(args.input, args.out, _encoder(args), progress=progress_of(args), **options)
+    show(args, done.to_json(), str(done))
     return 1 if done.left_out else 0
 
 
 def _encoder(args: argparse.Namespace) -> Choice:
-    from fastrealign.embed import OpenClip, Transformers
-
     how = {"device": args.device, "precision": args.precision, "hub": args.hub}
     with_model = {
         "--text-model": args.text_model,
@@ -181,10 +180,10 @@ def _encoder(args: argparse.Namespace) -> Choice:
         given = next((option for option, value in with_model.items() if value is not None), None)
         if given:
             raise InputError(f"{given} goes with --model (transformers), not with --clip (open_clip)")
-        return OpenClip(args.clip, args.pretrained, **how)
+        return fr.embed.OpenClip(args.clip, args.pretrained, **how)
     if args.pretrained is not None:
         raise InputError("--pretrained goes with --clip (open_clip); --model names a model with its weights")
-    return Transformers(
+    return fr.embed.Transformers(
         args.model,
         text_model=args.text_model,
         processor=args.processor,

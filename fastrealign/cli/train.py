@@ -8,6 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from fastrealign.cli.arguments import add_output_options
+from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.parser import Command
+from fastrealign.core.optional import optional
+from fastrealign.core.text import shown
+from fastrealign.revision.config import read_config
+from fastrealign.revision.paths import check_paths
+
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
@@ -15,7 +23,7 @@ _STAGES = {
     "stage1": "train the adapter alone on text, whose embeddings stand in for images",
     "stage2": "train the language model too, on instructions about images",
 }
-MORE = """\
+_MORE = """\
 CONFIG.yaml says what to train and on what: model, data, embeddings, out; then
 alignment, adapter, tokens, learning_rate, batch_size and a few more
 (fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run
@@ -33,8 +41,9 @@ examples:
   fastrealign train stage2 stage2.yaml --resume"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands of `fastrealign train`."""
+def add(command: Command) -> None:
+    """Add the subcommand, with its own: a stage each, and the demo."""
+    parser = command("train", "train a vision-language model on text, then on images", _MORE, run=run)
     whats = parser.add_subparsers(title="what to train", dest="what", metavar="STAGE")
     parser.set_defaults(help=parser.print_help)
     for name, help in _STAGES.items():
@@ -48,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="KEY=VALUE",
             help="in place of what the file says; may be repeated",
         )
-        _add_output_options(stage)
+        add_output_options(stage)
     help = "make a small world of pictures and captions, train in it, and look at what was learned"
     demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")
     demo.add_argument("--out", required=True, metavar="FOLDER", help="for all of it; what is there is not made again")
@@ -64,44 +73,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--picture", metavar="FILE.png", help="also draw what was said of some pictures (needs matplotlib)"
     )
-    _add_output_options(demo)
+    add_output_options(demo)
 
 
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-
-
-def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Train as `args` say; what came out as JSON and as text. Under torchrun all but the first process are quiet."""
-    from fastrealign.core.errors import InputError
-
+def run(args: argparse.Namespace) -> None:
+    """Train as `args` say, and show what came out. Under torchrun all but the first process are quiet."""
+    if args.what is None:
+        args.help()
+        return
     if int(os.environ.get("RANK", "0")) > 0:
         args.quiet, args.json = True, False
-    try:
-        if args.what == "demo":
-            return _demo(args)
-        from fastrealign.cli.console import console
-        from fastrealign.core.progress import SILENT
-        from fastrealign.revision.config import read_config
-        from fastrealign.revision.paths import check_paths
+    show(args, *(_demo if args.what == "demo" else _stage)(args))
 
-        config = read_config(args.config, args.what, args.set)
-        if not args.resume:  # a run that has ended is told of as it is; `train` looks at the paths of others
-            check_paths(config, args.config)  # before torch and transformers are imported, which takes seconds
-        import transformers
 
-        from fastrealign.revision.train import train
-    except ImportError as error:
-        raise InputError(
-            f"train needs {error.name or 'torch and transformers'}; install it with pip install 'fastrealign[revision]'"
-        ) from None
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    config = read_config(args.config, args.what, args.set)
+    if not args.resume:  # a run that has ended is shown as it is; `train` looks at the paths of others
+        check_paths(config, args.config)  # before torch and transformers are imported, which takes seconds
+    _silence_transformers()
+    train = optional("fastrealign.revision.train", "revision", "train").train
     watch = [] if args.quiet else [_watcher(sys.stderr, args.what)]
-    shown = SILENT if args.quiet else console()
     try:
-        result = train(config, resume=args.resume, callbacks=watch, progress=shown, name=args.config)
+        result = train(config, resume=args.resume, callbacks=watch, progress=progress_of(args), name=args.config)
     except KeyboardInterrupt as stop:
         again = "" if args.resume else " --resume"
         raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None
@@ -109,15 +102,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    import transformers
-
-    from fastrealign.cli.console import console
-    from fastrealign.core.progress import SILENT
-    from fastrealign.core.text import shown
-    from fastrealign.revision.demo import run_demo
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _silence_transformers()
+    run_demo = optional("fastrealign.revision.demo", "revision", "train").run_demo
     try:
         result = run_demo(
             args.out,
@@ -126,12 +112,18 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             seed=args.seed,
             picture=args.picture,
             log=(lambda text: None) if args.quiet else lambda text: print(shown(text), file=sys.stderr, flush=True),
-            progress=SILENT if args.quiet else console(),
+            progress=progress_of(args),
             watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
         )
     except KeyboardInterrupt as stop:
         raise type(stop)(f"stopped; the same command goes on with what {args.out} has") from None
     return result.to_json(), result.summary()
+
+
+def _silence_transformers() -> None:
+    logging = optional("transformers", "revision", "train").utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _watcher(stream: Any, phase: str) -> TrainerCallback:

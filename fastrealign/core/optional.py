@@ -34,8 +34,8 @@ def optional(module: str, extra: str, what: str) -> Any:
     """
     try:
         return import_module(module)
+    except ModuleNotFoundError as error:
+        missing, why = (error.name or module).partition(".")[0], ""
     except ImportError as error:
-        top = module.partition(".")[0]
-        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == top
-        why = "" if missing else f" ({' '.join(str(error).split())})"
-        raise InputError(f"{what} needs {_PACKAGES.get(top, top)}{why}: pip install 'fastrealign[{extra}]'") from None
+        missing, why = module.partition(".")[0], f" ({' '.join(str(error).split())})"
+    raise InputError(f"{what} needs {_PACKAGES.get(missing, missing)}{why}: pip install 'fastrealign[{extra}]'")

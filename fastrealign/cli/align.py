@@ -1,0 +1,50 @@
+"""`fastrealign align`: fit and apply, files to files."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastrealign as fr
+from fastrealign.cli.arguments import (
+    SOURCE,
+    TARGET,
+    add_columns,
+    add_fit_options,
+    add_out_folder,
+    add_run_options,
+    fit_options,
+    paths,
+    run_options,
+)
+from fastrealign.cli.console import show
+from fastrealign.cli.parser import Command
+
+_MORE = """\
+The output has a shard for every shard of SOURCE, of the same name and format,
+with ids and other columns kept; then alignment.safetensors, for `fastrealign
+apply`; and manifest.json, written last. Where OUT is a file, they are OUT,
+OUT.alignment.safetensors and OUT.manifest.json. A run that was stopped goes on
+with --resume.
+
+examples:
+  fastrealign align text_emb/ --target img_emb/ --out aligned/
+  fastrealign align 'text/*.parquet' --target img.npy --out aligned/ --column embedding --dtype float16
+  fastrealign align pairs.parquet --target pairs.parquet --column text_emb --target-column image_emb --out aligned/
+  fastrealign align captions.npy --target images.npy --out captions_aligned.npy --centroid exact"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command("align", "fit and apply: embeddings in, aligned embeddings out", _MORE, run=run, shares=True)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
+    add_out_folder(parser)
+    add_columns(parser)
+    add_fit_options(parser)
+    add_run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    report = fr.align(paths(args.source), paths(args.target), args.out, **fit_options(args), **run_options(args))
+    show(args, report.to_json(), str(report))
+    return 1 if report.left_out else 0

@@ -1,0 +1,38 @@
+"""`fastrealign apply`: apply a saved method to embeddings, shard for shard."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastrealign as fr
+from fastrealign.cli.arguments import COLUMN, SOURCE, add_out_folder, add_run_options, paths, run_options
+from fastrealign.cli.console import show
+from fastrealign.cli.parser import Command
+
+_MORE = """\
+example:
+  fastrealign apply text2image.safetensors more_text/ --out more_aligned/"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command(
+        "apply",
+        "apply a saved alignment (or another method) to embeddings, shard for shard",
+        _MORE,
+        run=run,
+        shares=True,
+    )
+    parser.add_argument(
+        "alignment", metavar="ALIGNMENT", help="what fit saved, or alignment.safetensors in align's output"
+    )
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
+    add_out_folder(parser)
+    parser.add_argument("--column", metavar="NAME", help=COLUMN)
+    add_run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    report = fr.apply_files(args.alignment, paths(args.source), args.out, **run_options(args))
+    show(args, report.to_json(), str(report))
+    return 1 if report.left_out else 0

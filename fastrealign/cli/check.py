@@ -1,0 +1,61 @@
+"""`fastrealign check`: whether an alignment still holds for new embeddings, from a sample. Exit code 3 if it does not."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastrealign as fr
+from fastrealign.cli.arguments import (
+    add_columns,
+    add_output_options,
+    add_reading_options,
+    add_sampling_options,
+    paths,
+    reading_options,
+)
+from fastrealign.cli.console import show
+from fastrealign.cli.parser import Command
+
+_MORE = """\
+Exits 0 if the alignment holds, 3 if it does not.
+
+examples:
+  fastrealign check text2image.safetensors new_text/
+  fastrealign check text2image.safetensors new_text/ --target new_img/ --tol 0.02
+  fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --out updated.safetensors"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command("check", "tell from a sample whether an alignment still holds for new embeddings", _MORE, run=run)
+    parser.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved")
+    parser.add_argument(
+        "source", nargs="+", metavar="SOURCE", help="new text embeddings, in the same forms as for align"
+    )
+    parser.add_argument(
+        "--target", nargs="+", metavar="TARGET", help="new image embeddings, if they may have changed too"
+    )
+    parser.add_argument(
+        "--tol",
+        type=float,
+        metavar="GAP",
+        help="the gap it may leave (default: a tenth of the one it was fitted to close)",
+    )
+    add_sampling_options(parser)
+    add_columns(parser)
+    add_reading_options(parser)
+    add_output_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    found = fr.check(
+        args.alignment,
+        paths(args.source),
+        args.target and paths(args.target),
+        tol=args.tol,
+        confidence=args.confidence,
+        seed=args.seed,
+        **reading_options(args),
+    )
+    show(args, found.to_json(), str(found))
+    return 0 if found.holds else 3

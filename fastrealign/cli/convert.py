@@ -1,0 +1,52 @@
+"""`fastrealign convert`: embeddings from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastrealign as fr
+from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_options, dtype, paths, small
+from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.parser import Command
+from fastrealign.formats.choose_column import SIDES
+from fastrealign.jobs.conversion import TARGETS
+
+_MORE = """\
+Pickles may hold one array or a list of arrays, a list of {"id": ..., "embed":
+array}, a dict of such items by id, or a dict of one array of embeddings and
+lists of the same length. What is not an embedding becomes columns: of the same
+file, or of a parquet file beside .npy.
+
+examples:
+  fastrealign convert text.pkl --out text.parquet
+  fastrealign convert pickles/ --out emb/ --to npy --side text"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command("convert", "embeddings from one format to another, the numbers as they are", _MORE, run=run)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
+    parser.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
+    parser.add_argument(
+        "--to",
+        type=small,
+        choices=sorted(TARGETS),
+        help="format to write (default: what OUT's suffix says, else parquet)",
+    )
+    parser.add_argument("--dtype", type=dtype, choices=DTYPES, help="element type (default: that of each file)")
+    parser.add_argument("--column", metavar="NAME", help=COLUMN)
+    parser.add_argument(
+        "--side",
+        type=small,
+        choices=sorted(SIDES),
+        help="of a clip-retrieval folder, which side to read; of npy, write such a folder: text_emb/ or img_emb/, metadata/",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    add_fsync(parser)
+    add_output_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = {name: getattr(args, name) for name in ("to", "dtype", "column", "side", "overwrite", "fsync")}
+    done = fr.convert(paths(args.source), args.out, progress=progress_of(args), **options)
+    show(args, done.to_json(), str(done))

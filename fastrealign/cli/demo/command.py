@@ -1,0 +1,27 @@
+"""`fastrealign demo`: its options, and its result as text or JSON."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastrealign.cli.arguments import JSON, add_centroid
+from fastrealign.cli.console import show
+from fastrealign.cli.demo.run import run as run_demo
+from fastrealign.cli.parser import Command
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command(
+        "demo", "align the embeddings that come along, and show the gap and the retrieval before and after", run=run
+    )
+    add_centroid(parser)
+    parser.add_argument(
+        "--picture", metavar="FILE.png", help="also draw both sides before and after (needs matplotlib)"
+    )
+    parser.add_argument("--json", action="store_true", help=JSON)
+
+
+def run(args: argparse.Namespace) -> None:
+    result = run_demo(centroid=args.centroid or "paper", picture=args.picture)
+    show(args, result.to_json(), result.summary())

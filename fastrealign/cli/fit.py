@@ -1,0 +1,96 @@
+"""`fastrealign fit`: find an alignment and save it, or bring a saved one up to date (`--from`)."""
+
+from __future__ import annotations
+
+import argparse
+
+import fastrealign as fr
+from fastrealign.cli.arguments import (
+    SOURCE,
+    TARGET,
+    add_columns,
+    add_device_options,
+    add_fit_options,
+    add_output_options,
+    add_reading_options,
+    fit_options,
+    paths,
+    reading_options,
+)
+from fastrealign.cli.console import show
+from fastrealign.cli.parser import Command
+from fastrealign.core.errors import InputError
+from fastrealign.data.distributed import world_of
+from fastrealign.formats.saved_tensors import check_saved_name
+from fastrealign.jobs.inspection import describe
+from fastrealign.storage.paths import check_output, place
+
+_MORE = """\
+example:
+  fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command("fit", "find the alignment of two sets of embeddings and save it", _MORE, run=run, shares=True)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("--target", nargs="+", metavar="TARGET", help=f"{TARGET}; needed unless --from is given")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
+    )
+    add_fit_options(parser)
+    parser.add_argument(
+        "--from",
+        dest="old",
+        metavar="ALIGNMENT",
+        help="bring this alignment up to date with SOURCE (and TARGET) instead",
+    )
+    parser.add_argument(
+        "--forget",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
+    )
+    add_columns(parser)
+    add_reading_options(parser)
+    add_device_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
+    add_output_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_output(args.out)
+    out = place(args.out)
+    check_saved_name(args.out, "alignment")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, expected the name of a file to save the alignment to")
+    if out.exists():
+        if not args.overwrite:
+            raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
+        fr.load(out)  # anything but an alignment is not ours to replace
+    reading = reading_options(args)
+    world = world_of(args.group)
+    if args.old is not None:
+        if world.size > 1:
+            raise InputError("--from runs in one process; leave out torchrun")
+        if args.method is not None or args.centroid is not None or args.one_pass or args.tol is not None:
+            raise InputError(
+                "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
+            )
+        target = args.target and paths(args.target)
+        alignment = fr.update(args.old, paths(args.source), target, forget=args.forget, **reading)
+    elif args.target is None:
+        raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
+    else:
+        alignment = fr.fit(
+            paths(args.source),
+            paths(args.target),
+            group=args.group,
+            devices=args.devices,
+            max_memory=args.max_memory,
+            **fit_options(args),
+            **reading,
+        )
+    world.first(lambda: alignment.save(out))
+    show(args, *describe(alignment, str(out)))
