@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli import main as cli
 from fastrealign.cli.main import main
 from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
