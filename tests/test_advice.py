@@ -377,13 +377,13 @@ def test_every_option_that_a_message_names_is_one():
     ]
     assert len(named) > 60
     for where, option, text in named:
-        if where.startswith(("embed/", "cli_embed")):
+        if where.startswith(("embed/", "cli/embed")):
             assert option in options["embed"] | options["align"] | of_others, (where, text)
         elif where.startswith("revision/"):
             trained = set().union(*(of for name, of in options.items() if name.startswith("train")))
             assert option in trained | options["convert"], (where, text)
         else:
-            assert option in every or where == "report/svg.py", (where, text)
+            assert option in every or where == "gap_report/svg.py", (where, text)
     for where, text in MESSAGES:  # an option after a command is one of that command
         for command, rest in re.findall(r"fastrealign ((?:train )?[a-z0-9]+)\b([^;`\n]*)", text):
             if command in options:
