@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fastrealign.jobs.align_files import align, apply_files
     from fastrealign.jobs.conversion import convert
     from fastrealign.methods.alignment import Alignment
-    from fastrealign.methods.baseline import load
     from fastrealign.methods.fitting import fit
+    from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
     from fastrealign.methods.recalibration import check, update
 
@@ -65,7 +65,7 @@ _HOMES = {
     "check": "methods.recalibration",
     "convert": "jobs.conversion",
     "fit": "methods.fitting",
-    "load": "methods.baseline",
+    "load": "methods.loading",
     "report": "gap_report",
     "update": "methods.recalibration",
 }

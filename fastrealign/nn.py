@@ -13,7 +13,9 @@ from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import RowMap
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, as_method
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.loading import as_method
+from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.methods.statistics import SMALLEST_TRACE
 
@@ -280,7 +282,7 @@ def _packed(row_map: RowMap, dim: int) -> torch.Tensor:
     return torch_ops.pack(row_map, dim, torch.empty(0).device)[0]
 
 
-def as_module(method: Alignment | Baseline | str | os.PathLike) -> ReAlign | Steps:
+def as_module(method: Method | str | os.PathLike) -> ReAlign | Steps:
     """The module of any fitted method, or of a saved one by its path: what training code calls whichever method it is given."""
     method = as_method(method)
     return Steps(method) if isinstance(method, Baseline) else ReAlign(method)

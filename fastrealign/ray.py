@@ -32,8 +32,9 @@ from fastrealign.jobs import align_files
 from fastrealign.jobs.output_folder import Output
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import Unwritten, Writing, check_devices
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, as_method
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.loading import as_method
+from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
 
 try:
@@ -47,7 +48,7 @@ _BLOCKS = 1000
 
 
 def apply_files(
-    alignment: Alignment | Baseline | str | os.PathLike,
+    alignment: Method | str | os.PathLike,
     source: Any,
     out: str | os.PathLike,
     *,
@@ -100,7 +101,7 @@ class RayWriting:
         files: formats.Source,
         output: Output,
         left: Sequence[int],
-        method: Alignment | Baseline,
+        method: Method,
         note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,
@@ -172,7 +173,7 @@ class RayWriting:
 class ShardWriter:
     """An actor: a shard in, its aligned twin committed, what is known of it returned."""
 
-    def __init__(self, root: str, method: Alignment | Baseline, **how: Any) -> None:
+    def __init__(self, root: str, method: Method, **how: Any) -> None:
         self._root, self._method, self._how = Path(root), method, how
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +263,7 @@ class AlignBatch:
 
     def __init__(
         self,
-        alignment: Alignment | Baseline | str | os.PathLike,
+        alignment: Method | str | os.PathLike,
         column: str = "embedding",
         *,
         out: str | None = None,

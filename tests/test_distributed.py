@@ -22,9 +22,10 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.progress import SILENT
-from fastrealign.data import distributed, reservoir
-from fastrealign.data.distributed import World, shared
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data import reservoir
+from fastrealign.data.distributed import shared
+from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
 from fastrealign.data.sources import open_rows
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.methods.fitting import fit_rows
@@ -45,22 +46,22 @@ def sides(rng, tmp_path):
     return tmp_path / "text", tmp_path / "img"
 
 
-class Thread(distributed.Group):
+class Thread(TorchGroup):
     """A rank that is a thread: messages go through a list."""
 
     def __init__(self, rank, board):
         self.rank, self.size = rank, board["barrier"].parties
         self._board = board
 
-    def gather(self, value):
+    def all_gather(self, value):
         self._board[self.rank] = value
         self._board["barrier"].wait(60)
         values = [self._board[rank] for rank in range(self.size)]
         self._board["barrier"].wait(60)
         return values
 
-    def add_up(self, sums):
-        all_sums = self.gather((sums.low.copy(), sums.high.copy(), sums.count))
+    def all_reduce(self, sums):
+        all_sums = self.all_gather((sums.low.copy(), sums.high.copy(), sums.count))
         total = ExactSum(sums.d)
         for low, high, count in all_sums:
             one = ExactSum(sums.d)
@@ -70,7 +71,7 @@ class Thread(distributed.Group):
 
 
 def on_ranks(size, work, may_break=False):
-    """What work(world) returns or raises, on each rank.
+    """What work(ranks) returns or raises, on each rank.
 
     may_break: a rank that fails breaks the barrier, as a process that is gone closes its connections
     """
@@ -93,7 +94,7 @@ def on_ranks(size, work, may_break=False):
     return results
 
 
-def fitted(world, sides, **options):
+def fitted(ranks, sides, **options):
     options = {
         "method": "realign",
         "centroid": "paper",
@@ -104,7 +105,7 @@ def fitted(world, sides, **options):
         **options,
     }
     source, target = (
-        shared(open_rows(side, name), world) for side, name in zip(sides, ("source", "target"), strict=True)
+        shared(open_rows(side, name), ranks) for side, name in zip(sides, ("source", "target"), strict=True)
     )
     return fit_rows(source, target, seed=0, threads=2, progress=SILENT, **options)
 
@@ -115,8 +116,8 @@ def fitted(world, sides, **options):
 )
 def test_any_number_of_ranks_gives_the_same_bits(sides, size, options, monkeypatch):
     monkeypatch.setattr(reservoir, "ROWS", 500)
-    expected = fitted(World(), sides, **options)
-    for found in on_ranks(size, lambda world: fitted(world, sides, **options)):
+    expected = fitted(ProcessGroup(), sides, **options)
+    for found in on_ranks(size, lambda ranks: fitted(ranks, sides, **options)):
         assert found.fingerprint == expected.fingerprint
         assert found.mean_source.tobytes() == expected.mean_source.tobytes()
         assert (found.count_source, found.count_target) == (expected.count_source, expected.count_target)
@@ -125,8 +126,8 @@ def test_any_number_of_ranks_gives_the_same_bits(sides, size, options, monkeypat
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 50])
 def test_every_row_of_files_belongs_to_one_rank(sides, size):
-    def pieces(world):
-        source = shared(open_rows(sides[0], "source"), world)
+    def pieces(ranks):
+        source = shared(open_rows(sides[0], "source"), ranks)
         return [(piece.shard, row) for piece in source.pieces() for row in range(piece.lo, piece.hi)]
 
     rows = [row for part in on_ranks(size, pieces) for row in part]
@@ -138,10 +139,10 @@ def test_arrays_are_each_ranks_own_rows(rng, monkeypatch):
     monkeypatch.setattr("fastrealign.methods.one_pass.PILOT_ROWS", 60)
     y, x = (rng.standard_normal((900, D)) + rng.standard_normal(D) for _ in range(2))
     expected = fr.fit(y, x)
-    for found in on_ranks(3, lambda world: fitted(world, (np.split(y, 3)[world.rank], np.split(x, 3)[world.rank]))):
+    for found in on_ranks(3, lambda ranks: fitted(ranks, (np.split(y, 3)[ranks.rank], np.split(x, 3)[ranks.rank]))):
         assert found.fingerprint == expected.fingerprint
     once = on_ranks(
-        3, lambda world: fitted(world, (iter(np.split(y, 9)[3 * world.rank :][:3]), np.split(x, 3)[world.rank]))
+        3, lambda ranks: fitted(ranks, (iter(np.split(y, 9)[3 * ranks.rank :][:3]), np.split(x, 3)[ranks.rank]))
     )
     assert len({found.fingerprint for found in once}) == 1
     assert once[0].sampling.error > 0
@@ -153,19 +154,19 @@ def test_a_bad_row_of_one_rank_is_an_error_of_all(sides):
     rows = np.load(path)
     rows[-1] = np.nan
     np.save(path, rows)
-    results = on_ranks(3, lambda world: fitted(world, sides))
+    results = on_ranks(3, lambda ranks: fitted(ranks, sides))
     assert all(isinstance(result, BadRowsError) for result in results)
     assert [result.told_by_another for result in results] == [True, True, False]
     assert str(results[2]).startswith(f"{path}: row {len(rows) - 1} has a NaN or Inf")
     assert str(results[0]) == f"rank 2: {results[2]}"
-    found = on_ranks(2, lambda world: fitted(world, sides, bad_rows="skip"))
-    assert found[0].fingerprint == fitted(World(), sides, bad_rows="skip").fingerprint
+    found = on_ranks(2, lambda ranks: fitted(ranks, sides, bad_rows="skip"))
+    assert found[0].fingerprint == fitted(ProcessGroup(), sides, bad_rows="skip").fingerprint
 
 
 def test_an_error_of_another_kind_keeps_its_message():
-    def work(world):
-        with world.together():
-            if world.rank == 1:
+    def work(ranks):
+        with ranks.fail_together():
+            if ranks.rank == 1:
                 raise OSError("the disk is gone")
 
     results = on_ranks(2, work)
@@ -174,10 +175,10 @@ def test_an_error_of_another_kind_keeps_its_message():
 
 
 def test_one_process_alone():
-    world = World()
-    assert (world.tell(5), world.gather(5), world.first(lambda: 7)) == (5, [5], 7)
-    assert distributed.world_of(None).size == 1
-    with pytest.raises(ValueError), world.together():
+    ranks = ProcessGroup()
+    assert (ranks.broadcast(5), ranks.all_gather(5), ranks.on_rank_0(lambda: 7)) == (5, [5], 7)
+    assert ranks_of(None).size == 1
+    with pytest.raises(ValueError), ranks.fail_together():
         raise ValueError
 
 
@@ -308,18 +309,18 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     fr.align(*sides, whole)
 
-    def until_rank_1_fails(world):
+    def until_rank_1_fails(ranks):
         from fastrealign.jobs import align_files as running
 
         options = {"centroid": "paper", "one_pass": None, "tol": None}
         one = running._Run("align", sides[0], out, None, "error", "error", None, options, None, running.Writing)
-        one.world = world
+        one.ranks = ranks
         there = open_rows(sides[1], "target")
         order = running.replace(one.order, target=running._marks(there.files, [s.name for s in there.files.shards]))
-        make = lambda claim: fitted(world, sides)  # noqa: E731
-        return one.go(order, make, overwrite=False, resume=False, threads=1, progress=Fail(world.rank), fsync=True)
+        make = lambda claim: fitted(ranks, sides)  # noqa: E731
+        return one.go(order, make, overwrite=False, resume=False, threads=1, progress=Fail(ranks.rank), fsync=True)
 
-    class Fail(fr.progress.Progress):
+    class Fail(Progress):
         def __init__(self, rank):
             self.rank, self.phase = rank, ""
 

@@ -22,8 +22,8 @@ from bench.common import machine
 from bench.table import fill
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baselines import Baseline, fit_baseline
+from fastrealign.methods.baselines import fit_baseline
+from fastrealign.methods.method import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,7 +173,7 @@ def half(sides: Sides, seed: int) -> Sides:
     return Sides(*drawn, sides.pairs_text, sides.pairs_image)
 
 
-def fitted(name: str, sides: Sides, seed: int = 0, **options: Any) -> Alignment | Baseline:
+def fitted(name: str, sides: Sides, seed: int = 0, **options: Any) -> Method:
     """The method of this name on both sides; `seed` is that of C3's noise."""
     if name == "c3":
         options = {"seed": seed} | options
@@ -182,7 +182,7 @@ def fitted(name: str, sides: Sides, seed: int = 0, **options: Any) -> Alignment 
         return fit_baseline(name, sides.text, sides.image, **options)
 
 
-def mapped(method: Alignment | Baseline, rows: np.ndarray) -> np.ndarray:
+def mapped(method: Method, rows: np.ndarray) -> np.ndarray:
     """float64 (n, d)."""
     return method(rows, dtype=np.float64)
 

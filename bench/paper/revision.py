@@ -24,7 +24,7 @@ import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
 from fastrealign.core.errors import FastRealignError
-from fastrealign.methods import baseline
+from fastrealign.methods.loading import load
 from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds
 from fastrealign.revision.world import Sizes, World, make
@@ -177,7 +177,7 @@ def collect(worlds: Path) -> dict[str, Any]:
     for path in sorted(worlds.glob("*-trained/stage*/run.json")):
         made = json.loads(path.read_text())
         if "result" in made and made["config"]["alignment"]:
-            method = baseline.load(made["config"]["alignment"]).name
+            method = load(made["config"]["alignment"]).name
             shares.setdefault(method, []).append(made["result"]["align_share"])
     return {
         "runs": {name: by_label for name, by_label in runs.items() if len(by_label) > 1},

@@ -20,7 +20,7 @@ from fastrealign.cli.arguments import (
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
-from fastrealign.data.distributed import world_of
+from fastrealign.data.process_group import ranks_of
 from fastrealign.formats.saved_tensors import check_saved_name
 from fastrealign.jobs.inspection import describe
 from fastrealign.storage.paths import check_output, place
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         fr.load(out)  # anything but an alignment is not ours to replace
     reading = reading_options(args)
-    world = world_of(args.group)
+    ranks = ranks_of(args.group)
     if args.old is not None:
-        if world.size > 1:
+        if ranks.size > 1:
             raise InputError("--from runs in one process; leave out torchrun")
         if args.method is not None or args.centroid is not None or args.one_pass or args.tol is not None:
             raise InputError(
@@ -92,5 +92,5 @@ def run(args: argparse.Namespace) -> None:
             **fit_options(args),
             **reading,
         )
-    world.first(lambda: alignment.save(out))
+    ranks.on_rank_0(lambda: alignment.save(out))
     show(args, *describe(alignment, str(out)))

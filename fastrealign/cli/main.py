@@ -23,7 +23,7 @@ from fastrealign.cli.signals import Interrupt
 from fastrealign.core import ops
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
 from fastrealign.core.text import note_secrets, shown, shown_traceback
-from fastrealign.data import distributed
+from fastrealign.data import process_group
 
 COMMANDS = tuple(module.add for module in (align, fit, apply, check, convert, report, inspect, embed, demo, train))
 
@@ -82,18 +82,18 @@ def _told(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
     """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
-    world = distributed.from_torchrun() if args.shares else distributed.ALONE
-    if world.size == 1:
+    ranks = process_group.from_torchrun() if args.shares else process_group.ALONE
+    if ranks.size == 1:
         yield
         return
     args.group = "world"
-    args.threads = args.threads or max(1, ops.default_threads() // distributed.processes_here())
-    if world.rank > 0:
+    args.threads = args.threads or max(1, ops.default_threads() // process_group.processes_here())
+    if ranks.rank > 0:
         args.quiet, args.json = True, False
     try:
         yield
     finally:
-        world.end()
+        ranks.close()
 
 
 def _say(text: str) -> None:

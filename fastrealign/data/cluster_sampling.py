@@ -22,6 +22,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.progress import Progress
 from fastrealign.data.pipeline import Pass, Work
+from fastrealign.data.process_group import ALONE
 from fastrealign.data.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
 from fastrealign.data.workers import Device, Host, Workers
 
@@ -150,6 +151,7 @@ class BlockSource:
     """Some blocks of a source, as a source of their own."""
 
     again = True
+    ranks = ALONE  # every rank reads the same sample
 
     def __init__(self, base: FileSource | ArraySource, blocks: list[Piece]) -> None:
         self._base = base

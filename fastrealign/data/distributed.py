@@ -1,162 +1,16 @@
-"""Several processes that work on one thing: torch.distributed for the messages, exact sums for the result.
-
-Sums are exact and order-free (exact.py), so what is added up over ranks is the same, to the last bit, as what one process
-finds, for any number of them. Messages are few and small: a sum takes 32 bytes a column.
-
-    torchrun --nproc-per-node 8 -m fastrealign apply text2image.safetensors text_emb/ --out aligned/
-"""
+"""One rank's part of a source, whose sums are those of all ranks."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
-from fastrealign.core.errors import BadShardError, FastRealignError, InputError
-from fastrealign.core.exact_sum import ExactSum
+from fastrealign.data.process_group import ProcessGroup
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
 
-T = TypeVar("T")
-
-# Ranks wait for the slowest one, which may be at it for long; one that is gone is noticed by its closed connection.
-_PATIENCE = timedelta(days=7)
 # Rows that a rank numbers as its own, where it brings rows that no other rank has.
 _OWN_ROWS = 1 << 48
-
-
-class World:
-    """The ranks of a process group, or one process alone (the default)."""
-
-    rank = 0
-    size = 1
-
-    def tell(self, value: T) -> T:
-        """The value that rank 0 has, on every rank."""
-        return value
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order, on every rank."""
-        return [value]
-
-    def first(self, work: Callable[[], T]) -> T | None:
-        """What `work` returns, on rank 0, which alone does it; None elsewhere. If it raises, every rank does."""
-        with self.together():
-            return work() if self.rank == 0 else None
-
-    def add_up(self, sums: ExactSum) -> None:
-        """Replace the sums by those of all ranks together."""
-
-    def end(self) -> None:
-        """Give up the connections; the last thing that is done."""
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Every rank leaves without an error, or every rank with one: its own, or that of the first rank that has one."""
-        yield
-
-
-ALONE = World()
-
-
-class Group(World):
-    """The ranks of a torch.distributed group."""
-
-    def __init__(self, group: Any = None) -> None:
-        import torch.distributed as dist
-
-        self._dist, self._group = dist, group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-
-    def tell(self, value: T) -> T:
-        return self.gather(value if self.rank == 0 else None)[0]
-
-    def gather(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.size
-        self._dist.all_gather_object(values, value, group=self._group)
-        return values
-
-    def add_up(self, sums: ExactSum) -> None:
-        import torch
-
-        # 128 bits as four numbers below 2^32, whose sums over ranks stay far below 2^63; rows as a fifth.
-        low, high = sums.low, sums.high.view(np.uint64)
-        parts = [low & 0xFFFFFFFF, low >> np.uint64(32), high & 0xFFFFFFFF, high >> np.uint64(32)]
-        numbers = np.concatenate([*parts, [sums.count]]).astype(np.int64)
-        device = "cuda" if self._dist.get_backend(self._group) == "nccl" else "cpu"
-        tensor = torch.from_numpy(numbers).to(device)
-        self._dist.all_reduce(tensor, group=self._group)
-        *pieces, count = np.split(tensor.cpu().numpy().view(np.uint64), [i * sums.d for i in range(1, 5)])
-        carried = pieces[1] + (pieces[0] >> np.uint64(32))
-        sums.low[:] = (pieces[0] & 0xFFFFFFFF) | (carried << np.uint64(32))
-        high = pieces[2] + (carried >> np.uint64(32)) + (pieces[3] << np.uint64(32))
-        sums.high[:] = high.view(np.int64)
-        sums.count = int(count[0])
-
-    def end(self) -> None:
-        self._dist.destroy_process_group(self._group)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        failure: Exception | None = None
-        try:
-            yield
-        except Exception as error:
-            failure = error
-        told = self.gather(None if failure is None else _Told.of(failure))
-        failed = [one for one in told if one is not None]
-        if failed and all(one.bad_shard is not None for one in failed):
-            raise BadShardError(failed[0].message, *failed[0].bad_shard)  # the same on every rank: all can leave it out
-        if failure is not None:
-            raise failure
-        for rank, other in enumerate(told):
-            if other is not None:
-                known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
-                error = known(f"rank {rank}: {other.message}")
-                error.told_by_another = True
-                raise error
-
-
-class _Told(NamedTuple):
-    """What a rank says of its failure."""
-
-    kind: type[Exception]
-    message: str
-    bad_shard: tuple[int, str] | None  # place and source of a shard that it could not read
-
-    @classmethod
-    def of(cls, failure: Exception) -> _Told:
-        bad = (failure.shard, failure.source) if isinstance(failure, BadShardError) else None
-        return cls(type(failure), str(failure), bad)
-
-
-def world_of(group: Any) -> World:
-    """The ranks of a torch.distributed process group (or "world", the default group); one process alone for None."""
-    if group is None:
-        return ALONE
-    return Group(None if isinstance(group, str) and group == "world" else group)
-
-
-def from_torchrun() -> World:
-    """The ranks that torchrun started, of which this process is one; one process alone where it did not."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
-        return ALONE
-    try:
-        import torch.distributed as dist
-    except ImportError:
-        raise InputError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes need torch; pip install torch"
-        ) from None
-    dist.init_process_group("gloo", timeout=_PATIENCE)
-    return Group()
-
-
-def processes_here() -> int:
-    """How many ranks share this machine, as torchrun tells."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class Shared:
@@ -166,24 +20,24 @@ class Shared:
     own rows, which no other has.
     """
 
-    def __init__(self, base: RowSource, world: World) -> None:
+    def __init__(self, base: RowSource, ranks: ProcessGroup) -> None:
         self._base = base
-        self.world = world
+        self.ranks = ranks
         self.name, self.d, self.encoder, self.column = base.name, base.d, base.encoder, base.column
         self.again, self.side_by_side = base.again, base.side_by_side
         self._divided = isinstance(base, FileSource)
-        parts = world.size if self._divided else 1
+        parts = ranks.size if self._divided else 1
         self.rows = base.rows if base.rows is None else base.rows // parts
         self.nbytes = base.nbytes if base.nbytes is None else base.nbytes // parts
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         if not self._divided:
             for piece in self._base.pieces(nbytes):
-                yield Piece(piece.shard, piece.lo, piece.hi, piece.first + self.world.rank * _OWN_ROWS)
+                yield Piece(piece.shard, piece.lo, piece.hi, piece.first + self.ranks.rank * _OWN_ROWS)
             return
         at = 0
         for piece in self._base.pieces(nbytes):
-            if owner(at, self._base.rows, self.world.size) == self.world.rank:
+            if owner(at, self._base.rows, self.ranks.size) == self.ranks.rank:
                 yield piece
             at += piece.hi - piece.lo
 
@@ -199,11 +53,11 @@ class Shared:
     def pilot(self, rows: int) -> np.ndarray:
         if self._divided:
             return self._base.pilot(rows)
-        return np.concatenate(self.world.gather(self._base.pilot(-(-rows // self.world.size))))
+        return np.concatenate(self.ranks.all_gather(self._base.pilot(-(-rows // self.ranks.size))))
 
 
-def shared(source: RowSource, world: World) -> RowSource:
-    return source if world.size == 1 else Shared(source, world)
+def shared(source: RowSource, ranks: ProcessGroup) -> RowSource:
+    return source if ranks.size == 1 else Shared(source, ranks)
 
 
 def owner(at: int, rows: int, size: int) -> int:

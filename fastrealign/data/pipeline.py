@@ -18,7 +18,6 @@ from fastrealign.core.errors import BadRowsError, BadShardError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import ALONE
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import Piece, RowSource, check_unchanged
 from fastrealign.data.workers import Device, Host, Workers
@@ -258,17 +257,17 @@ def reduce_source(
 
         return work
 
-    world = getattr(source, "world", ALONE)
+    ranks = source.ranks
     this = Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress)
-    with world.together():
+    with ranks.fail_together():
         this.run(make_work)
         check_unchanged(source)
     for part in parts:
         for total, sums in zip(totals, part, strict=True):
             total.add(sums)
     for total in totals:
-        world.add_up(total)
-    this.good, this.bad = (sum(counts) for counts in zip(*world.gather((this.good, this.bad)), strict=True))
+        ranks.all_reduce(total)
+    this.good, this.bad = (sum(counts) for counts in zip(*ranks.all_gather((this.good, this.bad)), strict=True))
     if sample is not None:
-        sample.join(world.gather(sample.held))
+        sample.join(ranks.all_gather(sample.held))
     return totals[0] if isinstance(row_map, RowMap) else totals, this

@@ -21,6 +21,7 @@ from fastrealign import formats
 from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
 from fastrealign.core.float_state import callers_state
+from fastrealign.data.process_group import ALONE, ProcessGroup
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import encoder_of
 from fastrealign.formats.tables import TableShard
@@ -56,6 +57,7 @@ class RowSource(Protocol):
     again: bool  # can be read as often as asked
     encoder: str | None  # the name of what made the rows, where that is known
     column: str | None  # the name under which files hold the rows, where they have one
+    ranks: ProcessGroup  # whose rows these are: sums over the source are added up over them
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         """All rows, in pieces of at most so many bytes where it can be read at any place."""
@@ -75,6 +77,7 @@ class FileSource:
 
     side_by_side = True
     again = True
+    ranks = ALONE
 
     def __init__(self, files: formats.Source, first: int = 0) -> None:
         self.files = files
@@ -188,7 +191,9 @@ class ArraySource:
 
     side_by_side = False
     again = True
-    encoder = column = None
+    encoder: str | None = None
+    column: str | None = None
+    ranks = ALONE
 
     def __init__(self, x: Any, name: str) -> None:
         taken = arrays.take(x, name)
@@ -223,7 +228,9 @@ class ChunkSource:
 
     side_by_side = False
     nbytes = None
-    encoder = column = None
+    encoder: str | None = None
+    column: str | None = None
+    ranks = ALONE
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
         self.again = not isinstance(chunks, Iterator)

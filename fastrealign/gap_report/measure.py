@@ -56,7 +56,8 @@ from fastrealign.diagnostics.rows import (
 )
 from fastrealign.gap_report.result import Domains, GapReport, MethodFigures, Pairs, Plane, SampleSize, Side, Spectrum
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baselines import Baseline, check_method, fit_baseline
+from fastrealign.methods.baselines import check_method, fit_baseline
+from fastrealign.methods.method import Method
 
 # Neighbours of the mixing rate and of the share kept, as in arXiv 2602.07026.
 MIXING_K, KEPT_K = 20, 10
@@ -156,7 +157,7 @@ class _Work:
         self.x, self.y, self.seed, self.progress = x, y, seed, progress
         self.pairs, self.pairs_of = pairs, pairs_of
         self.notes: dict[str, None] = {}  # in order, each once
-        self._fitted: dict[str, Alignment | Baseline] = {}
+        self._fitted: dict[str, Method] = {}
 
     @contextmanager
     def steps(self, number: int) -> Iterator[None]:
@@ -197,7 +198,7 @@ class _Work:
             self.notes[f"{what}: {error}"] = None
             return None
 
-    def fit(self, name: str) -> Alignment | Baseline:
+    def fit(self, name: str) -> Method:
         """The method fitted on both sides; what it warns of becomes a note."""
         if name in self._fitted:
             return self._fitted[name]
@@ -265,7 +266,7 @@ class _Work:
         kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among)))
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 
-    def _pairs(self, fitted: Alignment | Baseline, name: str) -> Pairs:
+    def _pairs(self, fitted: Method, name: str) -> Pairs:
         x, y = self.pairs
         after = y if name == "none" else _mapped(fitted, y, name)
         difference = difference_covariance(x, after)
@@ -341,7 +342,7 @@ def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArrayS
     return ArraySource(held, source.name)
 
 
-def _mapped(fitted: Alignment | Baseline, rows: ArraySource, name: str) -> ArraySource:
+def _mapped(fitted: Method, rows: ArraySource, name: str) -> ArraySource:
     dtype = np.float64 if rows.array.dtype == np.float64 else np.float32
     return ArraySource(fitted(rows.array, dtype=dtype), f"{rows.name} mapped by {name}")
 

@@ -21,9 +21,10 @@ from fastrealign.core import ops
 from fastrealign.core.errors import BadShardError, FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import owner, shared, world_of
+from fastrealign.data.distributed import owner, shared
 from fastrealign.data.pair import open_target
 from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
@@ -32,10 +33,11 @@ from fastrealign.jobs.journal import Group, Journal
 from fastrealign.jobs.output_folder import Output
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import LISTED_ROWS, Writing, check_devices
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, as_method, load, told_if_swapped
+from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.fitting import check_alone, check_method, fit_rows, own_options
 from fastrealign.methods.full_pass import check_options
+from fastrealign.methods.loading import as_method, load, told_if_swapped
+from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output, each, is_url
@@ -119,7 +121,7 @@ def align(
         options = {"method": method, **own_options(method, seed)}
     options["target_column"] = target_column
     run = _Run("align", source, out, dtype, bad_rows, bad_shards, column, options, group, writing, verify)
-    check_alone(method, run.world)
+    check_alone(method, run.ranks)
     there = run.open_target(target, target_column)
     marks = (
         _marks(there.files, [shard.name for shard in there.files.shards], verify)
@@ -127,15 +129,15 @@ def align(
         else {}
     )
 
-    def make(claim: Claim | None) -> Alignment | Baseline:
+    def make(claim: Claim | None) -> Method:
         # What a target in memory holds is not in the order, so it is fitted again and compared.
-        noted = run.world.tell(claim.alignment_noted() if claim is not None and marks else None)
+        noted = run.ranks.broadcast(claim.alignment_noted() if claim is not None and marks else None)
         if noted is not None:
             return noted
         divide = tol is None  # a sample is small: every rank reads the same one
         found = fit_rows(
-            shared(run.rows, run.world) if divide else run.rows,
-            shared(there, run.world) if divide and marks else there,
+            shared(run.rows, run.ranks) if divide else run.rows,
+            shared(there, run.ranks) if divide and marks else there,
             method=method,
             centroid=centroid,
             bad_rows=bad_rows,
@@ -170,7 +172,7 @@ def align(
 
 @computes
 def apply_files(
-    alignment: Alignment | Baseline | str | os.PathLike,
+    alignment: Method | str | os.PathLike,
     source: Any,
     out: str | os.PathLike,
     *,
@@ -217,7 +219,7 @@ def apply_files(
         progress=progress,
         fsync=fsync,
     )
-    if run.world.rank == 0:
+    if run.ranks.rank == 0:
         aligned = report.rows_out - (report.bad_rows if report.bad_rows_were == "keep" else 0)
         warn_of_misfit(alignment, report.gap_left, aligned, report.source)
     return report
@@ -244,8 +246,8 @@ class _Run:
         if bad_shards not in BAD_SHARDS:
             raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
         check_output(out)
-        self.world = world_of(group)
-        if self.world.size > 1 and is_url(out):
+        self.ranks = ranks_of(group)
+        if self.ranks.size > 1 and is_url(out):
             raise InputError(
                 f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
                 "of them see, or use fastrealign.ray, where one process keeps it"
@@ -283,13 +285,11 @@ class _Run:
                 self.left_out[side] = dict(rows.files.left_out)
         return rows
 
-    def _fitted(
-        self, make: Callable[[Claim | None], Alignment | Baseline], claim: Claim | None
-    ) -> Alignment | Baseline:
+    def _fitted(self, make: Callable[[Claim | None], Method], claim: Claim | None) -> Method:
         """What `make` finds; begun anew without a shard that turns out to be unreadable, if that may be left out."""
         while True:
             try:
-                return self.world.tell(make(claim))
+                return self.ranks.broadcast(make(claim))
             except BadShardError as error:
                 if self.bad_shards == "error":
                     raise
@@ -301,7 +301,7 @@ class _Run:
     def go(
         self,
         order: JobSpec,
-        make: Callable[[Claim | None], Alignment | Baseline],
+        make: Callable[[Claim | None], Method],
         *,
         overwrite: bool,
         resume: bool,
@@ -309,22 +309,22 @@ class _Run:
         progress: Progress,
         fsync: bool,
     ) -> Report:
-        world, hold = self.world, _Hold()
+        ranks, hold = self.ranks, _Hold()
         how = {"resume": resume, "overwrite": overwrite, "fsync": fsync}
         try:
-            hold.claim = world.first(lambda: self.output.claim(order, verify=self.verify, **how))
-            finished = world.tell(hold.claim and hold.claim.finished)
+            hold.claim = ranks.on_rank_0(lambda: self.output.claim(order, verify=self.verify, **how))
+            finished = ranks.broadcast(hold.claim and hold.claim.finished)
             if finished is not None:
-                alignment = world.tell(world.first(lambda: self._alignment_of(finished)))
+                alignment = ranks.broadcast(ranks.on_rank_0(lambda: self._alignment_of(finished)))
                 hold.leave(alone=True)
                 return self._report(finished, alignment, len(finished.shards), 0, 0)
-            if world.rank > 0:
-                hold.own = Journal(self.output.journal_of(world.rank), fsync)
+            if ranks.rank > 0:
+                hold.own = Journal(self.output.journal_of(ranks.rank), fsync)
                 hold.own.begin(order)
-            before = world.tell(hold.shards)
+            before = ranks.broadcast(hold.shards)
             self._check_dtype()
             alignment = self._fitted(make, hold.claim)
-            world.first(lambda: hold.claim.begin(alignment))
+            ranks.on_rank_0(lambda: hold.claim.begin(alignment))
             hold.journal.note_alignment(alignment.fingerprint)
             writing = self.writing(
                 self.rows.files,
@@ -342,26 +342,26 @@ class _Run:
             )
             writing.run(progress)
             hold.journal.flush()
-            for left_out in world.gather(writing.left_out):
+            for left_out in ranks.all_gather(writing.left_out):
                 if left_out:
                     self.left_out.setdefault("source", {}).update(left_out)
-            others = world.gather(hold.own.noted.groups if hold.own is not None else [])
-            manifest = world.tell(world.first(lambda: self._finish(hold.claim, alignment, others, fsync)))
+            others = ranks.all_gather(hold.own.noted.groups if hold.own is not None else [])
+            manifest = ranks.broadcast(ranks.on_rank_0(lambda: self._finish(hold.claim, alignment, others, fsync)))
             if hold.own is not None:
                 hold.own.remove()
         except BaseException as error:
             done = len(hold.shards)
-            hold.leave(alone=world.size == 1)
+            hold.leave(alone=ranks.size == 1)
             told = with_state(error, done, len(self.output.names))
             if told is error:
                 raise
             raise told from error
         if order.kind == "align":
             alignment = replace(alignment, gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left)
-        rows, nbytes = np.sum(world.gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
+        rows, nbytes = np.sum(ranks.all_gather((writing.source.rows, writing.source.nbytes)), axis=0).tolist()
         return self._report(manifest, alignment, len(before), rows, nbytes)
 
-    def _alignment_of(self, manifest: Manifest) -> Alignment | Baseline:
+    def _alignment_of(self, manifest: Manifest) -> Method:
         """That of the complete run."""
         alignment = load(self.output.alignment)
         if alignment.fingerprint != manifest.alignment:
@@ -376,12 +376,10 @@ class _Run:
         rows = [self.rows.files.shards[i].rows for i in left]
         starts = [0, *accumulate(rows)]
         return [
-            i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.world.size) == self.world.rank
+            i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.ranks.size) == self.ranks.rank
         ]
 
-    def _finish(
-        self, claim: Claim, alignment: Alignment | Baseline, others: list[list[Group]], fsync: bool
-    ) -> Manifest:
+    def _finish(self, claim: Claim, alignment: Method, others: list[list[Group]], fsync: bool) -> Manifest:
         """On rank 0, when all shards are complete: those of the other ranks join its journal, and the manifest is written."""
         for groups in others:
             claim.journal.take_in(groups)
@@ -396,7 +394,7 @@ class _Run:
         """The names under which files hold the embeddings, of each side that has some."""
         return {side: rows.column for side, rows in self.sides.items() if rows.column is not None}
 
-    def _write_beside(self, claim: Claim, alignment: Alignment | Baseline, fsync: bool) -> None:
+    def _write_beside(self, claim: Claim, alignment: Method, fsync: bool) -> None:
         records = {record.name: record for record in claim.journal.shards}
         for dataset in self.rows.files.datasets if self.output.beside else ():
             dataset.write(self.output.root, records, alignment.fingerprint, fsync)
@@ -407,9 +405,7 @@ class _Run:
         if self.dtype is not None and not first.opens_whole:
             first.writer(self.output.root / self.output.names[0], self.dtype, first.rows, fsync=False).abort()
 
-    def _report(
-        self, manifest: Manifest, alignment: Alignment | Baseline, before: int, rows: int, nbytes: int
-    ) -> Report:
+    def _report(self, manifest: Manifest, alignment: Method, before: int, rows: int, nbytes: int) -> Report:
         shards = dict(zip(self.output.names, self.rows.files.shards, strict=True))
         bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
         return Report(

@@ -11,8 +11,8 @@ from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.journal import Group, Journal, rank_journals
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, load
+from fastrealign.methods.loading import load
+from fastrealign.methods.method import Method
 from fastrealign.storage.paths import Place, each
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Claim:
             Journal(path, self._fsync).remove()
         self.journal.clear()
 
-    def begin(self, alignment: Alignment | Baseline | None) -> None:
+    def begin(self, alignment: Method | None) -> None:
         """The alignment is known and shards are about to be written: note it, and clear away a run that is replaced."""
         if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
             raise InputError(
@@ -155,7 +155,7 @@ class Claim:
             alignment.save(self.output.alignment)
             self.journal.note_alignment(alignment.fingerprint)
 
-    def alignment_noted(self) -> Alignment | Baseline | None:
+    def alignment_noted(self) -> Method | None:
         """The alignment that the unfinished run was using, if it is still there."""
         if self.journal.noted.alignment is None:
             return None
@@ -167,7 +167,7 @@ class Claim:
 
     def finish(
         self,
-        alignment: Alignment | Baseline | None,
+        alignment: Method | None,
         gap_left: float = math.nan,
         left_out: dict[str, dict[str, str]] | None = None,
         columns: dict[str, str] | None = None,

@@ -23,8 +23,9 @@ from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
 from fastrealign.jobs.output_folder import JOURNAL, MANIFEST
 from fastrealign.jobs.summary import column_text, count, gap_lines, sampling_lines, size
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, load
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.loading import load
+from fastrealign.methods.method import Method
 from fastrealign.methods.moments import Moments
 from fastrealign.storage.paths import Place, place
 
@@ -54,7 +55,7 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
     return _embeddings(formats.open_source(spec, side="source", column=Wanted(column)))
 
 
-def describe(method: Alignment | Baseline, name: str) -> tuple[dict[str, Any], str]:
+def describe(method: Method, name: str) -> tuple[dict[str, Any], str]:
     """The numbers of an alignment, or of another method."""
     if isinstance(method, Baseline):
         return _baseline(method, name)

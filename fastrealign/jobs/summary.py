@@ -9,6 +9,7 @@ from typing import Any
 from fastrealign.core.text import shown, shown_values
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.method import Method
 
 _BAR = 40
 # The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.
@@ -42,7 +43,7 @@ class Report:
     source: str
     out: str
     columns: dict[str, str]
-    alignment: Alignment | Baseline = field(repr=False)
+    alignment: Method = field(repr=False)
     gap_before: float
     gap_left: float
     rows_in: int

@@ -25,8 +25,8 @@ from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.jobs.output_folder import Output
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import IN_STEPS, Baseline
+from fastrealign.methods.baseline import IN_STEPS
+from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
 
 # Bad rows that a shard's record lists; it counts all.
@@ -155,7 +155,7 @@ class Writing:
         files: formats.Source,
         output: Output,
         left: Sequence[int],
-        method: Alignment | Baseline,
+        method: Method,
         note: Callable[[ShardRecord, ExactSum], None],
         *,
         dtype: np.dtype | None,

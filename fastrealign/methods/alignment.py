@@ -13,6 +13,7 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
@@ -162,6 +163,7 @@ class Alignment:
         bad_rows: str = "error",
         threads: int | None = None,
         backend: str | None = None,
+        first: int | np.ndarray = 0,
     ) -> Any:
         """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array and element type. One vector: (d,).
 
@@ -174,14 +176,29 @@ class Alignment:
         bad_rows  "error" raises BadRowsError naming the first row that has no direction (NaN, Inf, zero), "skip" leaves
                   such rows out of the result, "keep" passes them on as they came
         backend   "cuda", "triton", "cpu" or "reference"; the best that can run by default (backend.py)
+        first     the number of the first row, as for a Baseline; an alignment maps equal rows alike, whatever their numbers
         Raises InputError for a width other than `dim`, an element type other than the four, a mask that masks something, and
         what holds no rows in memory of its own (sparse, nested, distributed tensors).
         """
 
         def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
-            return ops.apply(rows, self.row_map, view, flags=flags, threads=threads, backend=backend)
+            return self.apply(rows, view, flags=flags, threads=threads, backend=backend)
 
         return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
+
+    def apply(
+        self,
+        rows: Any,
+        out: Any,
+        *,
+        into: ExactSum | None = None,
+        flags: np.ndarray | None = None,
+        first: int | np.ndarray = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> Counts:
+        """Store f(rows) in `out`, and add up what was stored in `into` (`ops.apply`)."""
+        return ops.apply(rows, self.row_map, out, into=into, flags=flags, threads=threads, backend=backend)
 
     def save(self, path: str | Place) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.

@@ -6,12 +6,9 @@ baselines.py has the methods and fits them; here is what they are once fitted. `
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,14 +18,12 @@ from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.formats.saved_tensors import (
-    OtherKind,
     check_record,
     check_saved_name,
     check_tensors,
     load_tensors,
     save_tensors,
 )
-from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.calling import call
 from fastrealign.storage.rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
@@ -80,6 +75,8 @@ class Baseline:
     c: np.ndarray | None = None
     projected: bool = True
     gap_left: float = float("nan")
+    encoder_source: ClassVar[str | None] = None
+    encoder_target: ClassVar[str | None] = None
 
     @property
     def dim(self) -> int:
@@ -214,40 +211,6 @@ class Baseline:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
         if d != self.dim:
             raise InputError(f"{name}: rows are {d} wide, {self.name} was fitted on {self.dim}")
-
-
-def load(path: str | Place) -> Alignment | Baseline:
-    """Read a saved alignment or baseline. Raises InputError naming the file if it is missing, damaged or something else."""
-    try:
-        return Alignment.load(path)
-    except OtherKind as error:
-        if error.kind != "baseline":
-            raise
-    return Baseline.load(path)
-
-
-def as_method(given: Alignment | Baseline | str | os.PathLike) -> Alignment | Baseline:
-    """A fitted method as it is; the path or URL of a saved one, loaded."""
-    if isinstance(given, Baseline):
-        return given
-    return load(given) if isinstance(given, (str, os.PathLike)) else Alignment.of(given)
-
-
-@contextmanager
-def told_if_swapped(given: Any, source: Any) -> Iterator[None]:
-    """Around loading what is to map `source`: an InputError says so where the two look swapped."""
-    try:
-        yield
-    except InputError:
-        from fastrealign.formats.safetensors_files import own_kind
-
-        for one in source if isinstance(source, (list, tuple)) else [source]:
-            if isinstance(one, (str, os.PathLike)) and (kind := own_kind(one)):
-                raise InputError(
-                    f"{given}: is no saved alignment, but {one} holds {kind}: they look swapped; name the alignment first, "
-                    "then the embeddings"
-                ) from None
-        raise
 
 
 def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:

@@ -29,17 +29,18 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import RowMap
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import shared, world_of
+from fastrealign.data.distributed import shared
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import ChunkSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import chunks, unit_blocks
 from fastrealign.diagnostics.spectrum import covariance
-from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.fitting import check_alone, fit
+from fastrealign.methods.method import Method
 from fastrealign.methods.statistics import (
     Side,
     anchored,
@@ -54,15 +55,14 @@ from fastrealign.methods.statistics import (
 class Mapped(ChunkSource):
     """The rows of a source as a method maps them, chunk by chunk, as often as asked: what the metrics take."""
 
-    def __init__(self, method: Alignment | Baseline, source: Any) -> None:
+    def __init__(self, method: Method, source: Any) -> None:
         self._method, self._source = method, open_rows(source, "source")
         super().__init__(self, f"{self._source.name} mapped")
         self.rows = self._source.rows
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for piece, lo, rows in chunks(self._source):
-            numbered = {"first": piece.first - piece.lo + lo} if isinstance(self._method, Baseline) else {}
-            yield self._method(rows, **numbered)
+            yield self._method(rows, first=piece.first - piece.lo + lo)
 
 
 @computes
@@ -80,7 +80,7 @@ def fit_baseline(
     target_column: str | None = None,
     group: Any = None,
     **options: Any,
-) -> Alignment | Baseline:
+) -> Method:
     """Fit the method `name` of METHODS that moves `source` (text) to `target` (images).
 
     options   c3: sigma (standard deviation; by default 0.5/sqrt(d), noise half as long as a row), seed (0)
@@ -95,9 +95,9 @@ def fit_baseline(
         more = {"devices": devices, "max_memory": max_memory, "group": group, "threads": threads}
         more |= {"column": column, "target_column": target_column}
         return fit(source, target, centroid=_CENTROIDS[name], **reading, **more, **options)
-    world = world_of(group)
-    check_alone(name, world)
-    sides = [shared(side, world) for side in open_both(source, target, column, target_column)]
+    ranks = ranks_of(group)
+    check_alone(name, ranks)
+    sides = [shared(side, ranks) for side in open_both(source, target, column, target_column)]
     return fit_opened(name, *sides, threads=Workers.of(threads, devices, max_memory), **reading, **options)
 
 

@@ -16,15 +16,16 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import ALONE, World, shared, world_of
+from fastrealign.data.distributed import shared
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import lenient, reduce_source
+from fastrealign.data.process_group import ProcessGroup, ranks_of
 from fastrealign.data.sources import FileSource, RowSource, check_unchanged
 from fastrealign.data.workers import Workers
-from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.certified import fit_certified
 from fastrealign.methods.full_pass import check_options, fit_sides
+from fastrealign.methods.method import Method
 from fastrealign.methods.statistics import check_widths
 
 
@@ -49,7 +50,7 @@ def fit(
     group: Any = None,
     encoder_source: str | None = None,
     encoder_target: str | None = None,
-) -> Alignment | Baseline:
+) -> Method:
     """Find the alignment that moves `source` (text) to `target` (images), ReAlign of arXiv 2602.07026.
 
     source, target   (rows, width) arrays or tensors of float16, bfloat16, float32 or float64, or any other kind of rows that
@@ -82,10 +83,10 @@ def fit(
     method, centroid = check_method(method, centroid, one_pass, tol)
     if method != "realign" and (encoder_source or encoder_target):
         raise InputError(f"{method} keeps no names of encoders; leave out encoder_source and encoder_target")
-    world = world_of(group)
-    check_alone(method, world)
+    ranks = ranks_of(group)
+    check_alone(method, ranks)
     rows, there = open_both(source, target, column, target_column)
-    if tol is not None and world.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
+    if tol is not None and ranks.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
@@ -96,7 +97,7 @@ def fit(
         "column_target": there.column,
     }
     if tol is None:
-        rows, there = shared(rows, world), shared(there, world)
+        rows, there = shared(rows, ranks), shared(there, ranks)
     workers = Workers.of(threads, devices, max_memory)
     options = {"bad_rows": bad_rows, "threads": workers, "progress": progress}
     alignment = fit_rows(
@@ -133,14 +134,14 @@ def fit_rows(
     seed: int,
     threads: int | Workers | None,
     progress: Progress,
-) -> Alignment | Baseline:
+) -> Method:
     """`fit` on opened sources; gap_left is NaN where measuring it takes a pass of its own."""
     check_options(centroid, bad_rows)
     check_widths(source, target)
     if method != "realign":
         from fastrealign.methods.baselines import fit_opened
 
-        with getattr(source, "world", ALONE).together():
+        with source.ranks.fail_together():
             fitted = fit_opened(
                 method,
                 source,
@@ -182,9 +183,9 @@ def check_method(method: str, centroid: str, one_pass: bool | None, tol: float |
     return method, centroid
 
 
-def check_alone(method: str, world: World) -> None:
+def check_alone(method: str, ranks: ProcessGroup) -> None:
     """InputError where ranks are to fit together what one process alone can: covariances are not added up between them."""
-    if method == "bca" and world.size > 1:
+    if method == "bca" and ranks.size > 1:
         raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
 
 

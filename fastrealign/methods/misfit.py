@@ -10,7 +10,7 @@ import numpy as np
 from fastrealign.core.errors import warn
 from fastrealign.data.sources import RowSource
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.method import Method
 
 # Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
 TOLERATED = 0.1
@@ -21,7 +21,7 @@ _STANDARD_ERRORS = 4.0
 _FIRST = 512
 
 
-def warn_of_misfit(method: Alignment | Baseline, gap_left: float, rows: int, which: str) -> None:
+def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> None:
     """A FitWarning where more of the gap is left on `rows` rows than sampling and what `check` tolerates explain.
 
     which: names the rows. Of methods that leave a gap by their nature (Baseline) nothing is known, and nothing said.
@@ -83,9 +83,9 @@ class FirstRows:
         return True
 
 
-def warn_of_encoder(method: Alignment | Baseline, rows: RowSource) -> None:
+def warn_of_encoder(method: Method, rows: RowSource) -> None:
     """A FitWarning where the rows to be mapped were made by the encoder of the side that they would be moved to."""
-    ours, theirs = getattr(method, "encoder_source", None), getattr(method, "encoder_target", None)
+    ours, theirs = method.encoder_source, method.encoder_target
     if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
         warn(
             f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "

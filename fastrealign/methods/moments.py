@@ -80,16 +80,16 @@ class Moments:
         Every rank calls it. Exact: the bits are those of one process that had seen all rows, for any number of ranks and any
         backend (gloo, NCCL). Raises InputError where the ranks' widths differ.
         """
-        from fastrealign.data.distributed import Group
+        from fastrealign.data.process_group import TorchGroup
 
-        world = Group(group)
-        widths = world.gather(self.dim)
+        ranks = TorchGroup(group)
+        widths = ranks.all_gather(self.dim)
         if len(set(widths)) > 1:
             raise InputError(
                 f"moments of widths {widths} on the ranks cannot be added: they come from different encoders"
             )
-        world.add_up(self.sums)
-        self.bad_rows = sum(world.gather(self.bad_rows))
+        ranks.all_reduce(self.sums)
+        self.bad_rows = sum(ranks.all_gather(self.bad_rows))
         return self
 
     def __iadd__(self, other: Moments) -> Moments:

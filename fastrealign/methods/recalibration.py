@@ -24,9 +24,9 @@ from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import RowSource, open_rows
 from fastrealign.methods.alignment import Alignment, Sampling
-from fastrealign.methods.baseline import told_if_swapped
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.certified import Bound, Looks, check_tol
+from fastrealign.methods.loading import told_if_swapped
 from fastrealign.methods.misfit import TOLERATED, warn_of_encoder
 from fastrealign.methods.statistics import (
     Side,

@@ -250,10 +250,8 @@ class Collator:
         if isinstance(self.alignment, ReAlign):
             with torch.no_grad():
                 aligned = self.alignment(rows.to(self.alignment.map.device)).cpu()
-        elif isinstance(self.alignment, Baseline):
-            aligned = self.alignment(rows, threads=1, first=self.embeddings.pass_numbers(numbers))
         else:
-            aligned = self.alignment(rows, threads=1)
+            aligned = self.alignment(rows, threads=1, first=self.embeddings.pass_numbers(numbers))
             worker = torch.utils.data.get_worker_info()
             if (
                 self._first is not None

@@ -28,9 +28,8 @@ from transformers.trainer_utils import set_seed
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line
-from fastrealign.methods import baseline
-from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.loading import load
+from fastrealign.methods.method import Method
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
@@ -235,9 +234,9 @@ def _context(config: TrainConfig, lm: Any, tokenizer: Any) -> int:
     return config.max_length or takes
 
 
-def _alignment(path: str, dim: int) -> Alignment | Baseline:
+def _alignment(path: str, dim: int) -> Method:
     """An alignment or a baseline (baselines.py) from a file, for rows of this width."""
-    found = baseline.load(path)
+    found = load(path)
     if found.dim != dim:
         raise InputError(f"{path}: was fitted on rows {found.dim} wide, the embeddings are {dim} wide")
     return found

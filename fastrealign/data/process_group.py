@@ -1,0 +1,156 @@
+"""The ranks that work on one thing: torch.distributed for the messages, exact sums for the result.
+
+Sums are exact and order-free (exact_sum.py), so what is added up over ranks is the same, to the last bit, as what one process
+finds, for any number of them. Messages are few and small: a sum takes 32 bytes a column.
+
+    torchrun --nproc-per-node 8 -m fastrealign apply text2image.safetensors text_emb/ --out aligned/
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from fastrealign.core.errors import BadShardError, FastRealignError, InputError
+from fastrealign.core.exact_sum import ExactSum
+
+T = TypeVar("T")
+
+# Ranks wait for the slowest one, which may be at it for long; one that is gone is noticed by its closed connection.
+_PATIENCE = timedelta(days=7)
+
+
+class ProcessGroup:
+    """The ranks of a process group, or one process alone (the default)."""
+
+    rank = 0
+    size = 1
+
+    def broadcast(self, value: T) -> T:
+        """The value that rank 0 has, on every rank."""
+        return value
+
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all ranks, in their order, on every rank."""
+        return [value]
+
+    def on_rank_0(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns, on rank 0, which alone does it; None elsewhere. If it raises, every rank does."""
+        with self.fail_together():
+            return work() if self.rank == 0 else None
+
+    def all_reduce(self, sums: ExactSum) -> None:
+        """Replace the sums by those of all ranks together."""
+
+    def close(self) -> None:
+        """Give up the connections; the last thing that is done."""
+
+    @contextmanager
+    def fail_together(self) -> Iterator[None]:
+        """Every rank leaves without an error, or every rank with one: its own, or that of the first rank that has one."""
+        yield
+
+
+ALONE = ProcessGroup()
+
+
+class TorchGroup(ProcessGroup):
+    """The ranks of a torch.distributed group."""
+
+    def __init__(self, group: Any = None) -> None:
+        import torch.distributed as dist
+
+        self._dist, self._group = dist, group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+
+    def broadcast(self, value: T) -> T:
+        return self.all_gather(value if self.rank == 0 else None)[0]
+
+    def all_gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        self._dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def all_reduce(self, sums: ExactSum) -> None:
+        import torch
+
+        # 128 bits as four numbers below 2^32, whose sums over ranks stay far below 2^63; rows as a fifth.
+        low, high = sums.low, sums.high.view(np.uint64)
+        parts = [low & 0xFFFFFFFF, low >> np.uint64(32), high & 0xFFFFFFFF, high >> np.uint64(32)]
+        numbers = np.concatenate([*parts, [sums.count]]).astype(np.int64)
+        device = "cuda" if self._dist.get_backend(self._group) == "nccl" else "cpu"
+        tensor = torch.from_numpy(numbers).to(device)
+        self._dist.all_reduce(tensor, group=self._group)
+        *pieces, count = np.split(tensor.cpu().numpy().view(np.uint64), [i * sums.d for i in range(1, 5)])
+        carried = pieces[1] + (pieces[0] >> np.uint64(32))
+        sums.low[:] = (pieces[0] & 0xFFFFFFFF) | (carried << np.uint64(32))
+        high = pieces[2] + (carried >> np.uint64(32)) + (pieces[3] << np.uint64(32))
+        sums.high[:] = high.view(np.int64)
+        sums.count = int(count[0])
+
+    def close(self) -> None:
+        self._dist.destroy_process_group(self._group)
+
+    @contextmanager
+    def fail_together(self) -> Iterator[None]:
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        told = self.all_gather(None if failure is None else _Told.of(failure))
+        failed = [one for one in told if one is not None]
+        if failed and all(one.bad_shard is not None for one in failed):
+            raise BadShardError(failed[0].message, *failed[0].bad_shard)  # the same on every rank: all can leave it out
+        if failure is not None:
+            raise failure
+        for rank, other in enumerate(told):
+            if other is not None:
+                known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
+                error = known(f"rank {rank}: {other.message}")
+                error.told_by_another = True
+                raise error
+
+
+class _Told(NamedTuple):
+    """What a rank says of its failure."""
+
+    kind: type[Exception]
+    message: str
+    bad_shard: tuple[int, str] | None  # place and source of a shard that it could not read
+
+    @classmethod
+    def of(cls, failure: Exception) -> _Told:
+        bad = (failure.shard, failure.source) if isinstance(failure, BadShardError) else None
+        return cls(type(failure), str(failure), bad)
+
+
+def ranks_of(group: Any) -> ProcessGroup:
+    """The ranks of a torch.distributed process group (or "world", the default group); one process alone for None."""
+    if group is None:
+        return ALONE
+    return TorchGroup(None if isinstance(group, str) and group == "world" else group)
+
+
+def from_torchrun() -> ProcessGroup:
+    """The ranks that torchrun started, of which this process is one; one process alone where it did not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return ALONE
+    try:
+        import torch.distributed as dist
+    except ImportError:
+        raise InputError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes need torch; pip install torch"
+        ) from None
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    return TorchGroup()
+
+
+def processes_here() -> int:
+    """How many ranks share this machine, as torchrun tells."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,50 @@
+"""Fitted methods from files: `load`, and whatever a user may give for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.formats.safetensors_files import own_kind
+from fastrealign.formats.saved_tensors import OtherKind
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.method import Method
+
+if TYPE_CHECKING:
+    from fastrealign.storage.paths import Place
+
+
+def load(path: str | Place) -> Method:
+    """Read a saved alignment or baseline. Raises InputError naming the file if it is missing, damaged or something else."""
+    try:
+        return Alignment.load(path)
+    except OtherKind as error:
+        if error.kind != "baseline":
+            raise
+    return Baseline.load(path)
+
+
+def as_method(given: Method | str | os.PathLike) -> Method:
+    """A fitted method as it is; the path or URL of a saved one, loaded."""
+    if isinstance(given, Baseline):
+        return given
+    return load(given) if isinstance(given, (str, os.PathLike)) else Alignment.of(given)
+
+
+@contextmanager
+def told_if_swapped(given: Any, source: Any) -> Iterator[None]:
+    """Around loading what is to map `source`: an InputError says so where the two look swapped."""
+    try:
+        yield
+    except InputError:
+        for one in source if isinstance(source, (list, tuple)) else [source]:
+            if isinstance(one, (str, os.PathLike)) and (kind := own_kind(one)):
+                raise InputError(
+                    f"{given}: is no saved alignment, but {one} holds {kind}: they look swapped; name the alignment first, "
+                    "then the embeddings"
+                ) from None
+        raise

@@ -1,0 +1,88 @@
+"""What every fitted method can do: an Alignment (ReAlign), and a Baseline, which ReAlign is compared with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastrealign.core.exact_sum import ExactSum
+    from fastrealign.core.ops import Counts, RowMap
+    from fastrealign.storage.paths import Place
+
+
+class Method(Protocol):
+    """A fitted map of rows, as a value: it can be called, saved, and loaded with `fastrealign.load`."""
+
+    @property
+    def name(self) -> str:
+        """One of METHODS (options.py)."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the rows it maps."""
+
+    @property
+    def mean_target(self) -> np.ndarray:
+        """float64 (dim,): the mean of the target's unit rows."""
+
+    @property
+    def gap_before(self) -> float:
+        """|mean of the source - mean of the target| that it was fitted on."""
+
+    @property
+    def gap_left(self) -> float:
+        """|mean of the mapped source - mean of the target|; NaN if it was not measured."""
+
+    @property
+    def encoder_source(self) -> str | None:
+        """The encoder of the rows it maps, if that was given and the method keeps it."""
+
+    @property
+    def encoder_target(self) -> str | None:
+        """The encoder of the rows that it moves them to."""
+
+    @property
+    def row_map(self) -> RowMap | None:
+        """All of it as the one map that the kernels take; None if it takes steps."""
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the result for a row depends on its number (C3's noise)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the output."""
+
+    def __call__(
+        self,
+        x: Any,
+        *,
+        dtype: Any = None,
+        out: Any = None,
+        bad_rows: str = "error",
+        threads: int | None = None,
+        backend: str | None = None,
+        first: int | np.ndarray = 0,
+    ) -> Any:
+        """Map rows (n, dim), or one vector (dim,), to the caller's kind of array; `first`: number of the first row."""
+
+    def apply(
+        self,
+        rows: Any,
+        out: Any,
+        *,
+        into: ExactSum | None = None,
+        flags: np.ndarray | None = None,
+        first: int | np.ndarray = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> Counts:
+        """Store f(rows) in `out` and add up what was stored in `into`, as `ops.apply` does for a row map."""
+
+    def check_width(self, d: int, name: str) -> None:
+        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
+
+    def save(self, path: str | Place) -> None:
+        """Write to a safetensors file, a path or a URL."""
