@@ -28,4 +28,4 @@ picture:        ## docs/gap.png, the README's picture
 	fastrealign demo --centroid exact --picture docs/gap.png
 
 fuzz:           ## damaged files of every format, for about an hour; the suite has a minute of it
-	FASTREALIGN_FUZZ_EXAMPLES=40000 pytest tests/io/test_fuzz.py
+	FASTREALIGN_FUZZ_EXAMPLES=40000 pytest tests/contract/test_fuzz.py

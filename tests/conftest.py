@@ -15,6 +15,9 @@ import pytest
 
 from fastrealign.core import ops
 
+# In tests/support, which pyproject.toml puts on the path.
+pytest_plugins = ["file_fixtures", "embed_fixtures", "report_fixtures"]
+
 SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 # The processes that share the tests, and those that tests start, draw the same.
 os.environ["FASTREALIGN_TEST_SEED"] = str(SEED)

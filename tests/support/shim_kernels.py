@@ -1,0 +1,159 @@
+"""The CUDA kernels on the CPU: csrc/cuda/*.cu compiled by the C++ compiler against cuda_shim/, called through ctypes.
+
+A block's threads run one after the other, so indices, guards, barriers, shuffles and reductions are the kernels' own;
+what a GPU's compiler, memory system and timing add is not seen here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fastrealign.core import ops
+from fastrealign.core.exact_sum import ExactSum
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+SHIM = Path(__file__).resolve().parent / "cuda_shim"
+# So that sums are flushed in the middle of a test's few rows.
+FLUSH_AFTER = 64
+
+# In the order of csrc/element.h.
+DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
+_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
+SHARED_LIMIT = 227 * 1024
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int),
+        ("rows", ctypes.c_int64),
+        ("d", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+    ]
+
+
+class _Map(ctypes.Structure):
+    _fields_ = [("values", ctypes.c_void_p), ("terms", ctypes.c_int)]
+
+
+class _Results(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("low", "high", "bad", "flags")]
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = [
+        ("device", ctypes.c_int),
+        ("stream", ctypes.c_void_p),
+        ("first_row", ctypes.c_int64),
+        ("blocks", ctypes.c_int),
+    ]
+
+
+def _matrix(x: np.ndarray) -> _Matrix:
+    return _Matrix(x.ctypes.data, _CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0])
+
+
+class Results:
+    """What a kernel adds to: sums, how many rows are bad and which is the first, the state of each row."""
+
+    def __init__(self, n: int, d: int) -> None:
+        self.sums = ExactSum(d)
+        self.bad = np.zeros(2, np.uint64)
+        self.flags = np.full(n, 77, np.uint8)
+
+    def view(self, sums: bool) -> _Results:
+        low, high = self.sums.addresses if sums else (None, None)
+        return _Results(low, high, self.bad.ctypes.data, self.flags.ctypes.data)
+
+    @property
+    def first_bad(self) -> tuple[int, int] | None:
+        """(row, state)"""
+        packed = int(self.bad[1]) ^ (2**64 - 1)
+        return None if self.bad[1] == 0 else (packed >> 2, packed & 3)
+
+
+class Kernels:
+    """The kernels with NumPy arrays as device memory."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        for name in ("prepare", "reduce", "apply", "vjp"):
+            getattr(library, f"shim_{name}").restype = ctypes.c_char_p
+        self.settings()
+
+    def settings(self, *, backwards: bool = False, shared_limit: int = SHARED_LIMIT) -> None:
+        self._library.shim_settings(int(backwards), ctypes.c_size_t(shared_limit))
+
+    def _call(self, name: str, *arguments) -> None:
+        message = getattr(self._library, f"shim_{name}")(*arguments)
+        if message is not None:
+            raise RuntimeError(message.decode())
+
+    def device_map(self, row_map: ops.RowMap, d: int) -> tuple[np.ndarray, _Map]:
+        terms = 2 if row_map.c is not None else 1 if row_map.b is not None or row_map.s != 1.0 else 0
+        values = np.concatenate(
+            [[row_map.s, 0, 0, 0, 0, 0, 0, 0], *(np.zeros(d) if v is None else v for v in (row_map.b, row_map.c))]
+        ).astype(np.float64)
+        self._call("prepare", ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(d))
+        return values, _Map(values.ctypes.data, terms)
+
+    def reduce(self, x, row_map, *, blocks: int = 0, first_row: int = 0, into: Results | None = None) -> Results:
+        results = into or Results(*x.shape)
+        values, device_map = self.device_map(row_map, x.shape[1])
+        self._call(
+            "reduce",
+            *map(ctypes.byref, (_matrix(x), device_map, results.view(True), _Launch(0, None, first_row, blocks))),
+        )
+        del values
+        return results
+
+    def apply(self, x, row_map, out, *, sums: bool = False, blocks: int = 0) -> Results:
+        results = Results(*x.shape)
+        values, device_map = self.device_map(row_map, x.shape[1])
+        self._call(
+            "apply",
+            *map(ctypes.byref, (_matrix(x), _matrix(out), device_map, results.view(sums), _Launch(0, None, 0, blocks))),
+        )
+        del values
+        return results
+
+    def vjp(self, x, gradient, row_map, out, *, blocks: int = 0) -> None:
+        values, device_map = self.device_map(row_map, x.shape[1])
+        matrices = (_matrix(x), _matrix(gradient), _matrix(out), device_map, _Launch(0, None, 0, blocks))
+        self._call("vjp", *map(ctypes.byref, matrices))
+        del values
+
+
+def build_library(build: Path) -> ctypes.CDLL | None:
+    """Compiles the kernels into the folder `build`; None where there is no C++ compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        return None
+    header = (CSRC / "exact_sum.h").read_text()
+    changed = header.replace("rows_before_flush = int64_t{1} << 22", f"rows_before_flush = {FLUSH_AFTER}")
+    assert changed != header, "exact_sum.h: rows_before_flush has moved"
+    sources = build / "csrc"
+    shutil.copytree(CSRC, sources)
+    (sources / "exact_sum.h").write_text(changed)
+    flags = ["-std=gnu++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+    flags += [f"-I{path}" for path in (SHIM, sources, sources / "cuda")]
+
+    def compiled(source: Path) -> Path:
+        target = build / f"{source.stem}.o"
+        subprocess.run([compiler, *flags, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(
+            pool.map(compiled, [*sorted((sources / "cuda").glob("*.cu"), reverse=True), SHIM / "runtime.cpp"])
+        )
+    library = build / "libkernels.so"
+    subprocess.run([compiler, "-shared", "-o", str(library), *map(str, objects)], check=True)
+    return ctypes.CDLL(str(library))

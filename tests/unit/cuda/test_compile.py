@@ -1,0 +1,160 @@
+"""What nvcc makes of the CUDA kernels, read from its report and its machine code; no GPU is needed.
+
+Registers that do not suffice and accesses narrower than 16 bytes cost a memory-bound kernel its speed and change no
+result, so no other test would notice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).resolve().parents[3] / "csrc"
+# As CMakeLists.txt compiles them.
+FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xptxas=-v"]
+USUAL = ("sm_80", "sm_90a")
+OTHERS = ("sm_86", "sm_89", "sm_100", "sm_120")
+
+
+def _tool(name: str, *places: Path | str | None) -> str | None:
+    found = [shutil.which(name), *(Path(place) / name for place in places if place)]
+    return next((str(path) for path in found if path and Path(path).exists()), None)
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> str:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return _tool("nvcc", home and Path(home, "bin"), "/usr/local/cuda/bin") or pytest.skip("no nvcc")
+
+
+@pytest.fixture(scope="session")
+def cuobjdump(nvcc) -> str:
+    triton = find_spec("triton")
+    places = [Path(nvcc).resolve().parent, "/usr/local/cuda/bin"]
+    if triton is not None and triton.origin:
+        places.append(Path(triton.origin).parent / "backends/nvidia/bin")
+    return _tool("cuobjdump", *places) or pytest.skip("no cuobjdump (it comes with CUDA's toolkit and with triton)")
+
+
+class Built:
+    """The kernels compiled for some architectures: nvcc's report, and machine code by architecture and kernel."""
+
+    def __init__(self, nvcc: str, architectures: tuple[str, ...], folder: Path) -> None:
+        self.architectures = architectures
+        self.objects: list[Path] = []
+
+        def compiled(source: Path) -> tuple[Path, str]:
+            target = folder / f"{source.stem}.o"
+            code = f"-gencode=arch=compute_80,code=[{','.join(architectures)}]"
+            command = [nvcc, *FLAGS, code, f"-I{CSRC}", "-c", str(source), "-o", str(target)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return target, done.stdout + done.stderr
+
+        # The ones that take longest first.
+        sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = list(pool.map(compiled, sources))
+        self.objects = [target for target, _ in made]
+        self.report = "\n".join(text for _, text in made)
+
+    def kernels(self, cuobjdump: str) -> Iterator[tuple[str, str, Counter[str]]]:
+        """Architecture, mangled name and how often each instruction occurs, for each kernel."""
+
+        def listing(pair: tuple[str, Path]) -> str:
+            command = [cuobjdump, "--dump-sass", f"--gpu-architecture={pair[0]}", str(pair[1])]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        pairs = [(architecture, target) for target in self.objects for architecture in self.architectures]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for (architecture, _), text in zip(pairs, pool.map(listing, pairs), strict=True):
+                for part in text.split("Function : ")[1:]:
+                    name, _, body = part.partition("\n")
+                    operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", body)
+                    yield architecture, name.strip(), Counter(operations)
+
+
+@pytest.fixture(scope="session")
+def usual(nvcc, tmp_path_factory) -> Built:
+    return Built(nvcc, USUAL, tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(scope="session")
+def others(nvcc, tmp_path_factory) -> Built:
+    return Built(nvcc, OTHERS, tmp_path_factory.mktemp("cuda"))
+
+
+def check_report(built: Built) -> None:
+    used = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+    entries = re.findall(rf"Compiling entry function '(\S+)' for '(\w+)'.*?{used}", built.report, re.DOTALL)
+    assert {architecture for _, architecture, *_ in entries} == set(built.architectures)
+    assert len(entries) >= 60 * len(built.architectures)
+    spilled = [entry for entry in entries if entry[2:] != ("0", "0", "0")]
+    assert not spilled
+
+
+def check_machine_code(built: Built, cuobjdump: str) -> None:
+    seen = Counter()
+    for architecture, name, code in built.kernels(cuobjdump):
+        kernel = f"{architecture}: {name}"
+        assert not [operation for operation in code if operation.startswith(("LDL", "STL"))], kernel
+        # (apply|reduce|vjp)_rows<In[, Out], C, V, R, ...>: a thread reads V packs of C elements of each of R rows.
+        match = re.search(r"(apply|reduce|vjp)_rowsI(f|NS_4Half|NS_6BFloat)\S*?Li(\d+)ELi(\d+)ELi(\d+)E", name)
+        if match is None:
+            continue  # the kernels of single elements, and of a map
+        seen[architecture] += 1
+        chunk, packs, rows = map(int, match.groups()[2:])
+        read = chunk * (4 if match[2] == "f" else 2)
+        mixed = "Any32Or16" in name
+        assert read == 16 or mixed, kernel
+        loads = sum(n for op, n in code.items() if op.startswith("LDG") and f".{8 * read}" in op)
+        assert loads >= packs * rows * (2 if match[1] == "vjp" else 1), (kernel, code)
+        if match[1] != "reduce":
+            stores = sum(n for op, n in code.items() if op.startswith("STG") and ".128" in op)
+            assert stores >= packs * rows, (kernel, code)
+    assert all(seen[architecture] >= 55 for architecture in built.architectures), seen
+
+
+def test_nothing_is_spilled(usual):
+    check_report(usual)
+
+
+def test_rows_move_in_packs_of_16_bytes(usual, cuobjdump):
+    check_machine_code(usual, cuobjdump)
+
+
+@pytest.mark.slow
+def test_nothing_is_spilled_on_other_architectures(others, cuobjdump):
+    check_report(others)
+    check_machine_code(others, cuobjdump)
+
+
+def test_the_module_loads_without_a_driver():
+    cuda = pytest.importorskip("fastrealign._cuda", reason="built without CUDA")
+    assert cuda.device_count() >= 0
+    assert set(cuda.built_for) <= {80, 86, 89, 90, 100, 120}
+    none, launch = (0, 0, 0, 0), (0, 0, 0, 0)
+    with pytest.raises(ValueError, match="element type"):
+        cuda.apply((64, 4, 2, 3, 12), (64, 0, 2, 3, 12), (0, 2), none, launch)
+    with pytest.raises(ValueError, match="whole elements"):
+        cuda.apply((65, 0, 2, 3, 12), (64, 0, 2, 3, 12), (0, 2), none, launch)
+    with pytest.raises(ValueError, match="differ in shape"):
+        cuda.apply((64, 0, 2, 3, 12), (64, 0, 2, 4, 16), (0, 2), none, launch)
+    with pytest.raises(ValueError, match="columns"):
+        cuda.apply((64, 0, 2, 0, 12), (64, 0, 2, 0, 12), (0, 2), none, launch)
+    with pytest.raises(ValueError, match="sums"):
+        cuda.reduce((64, 0, 2, 3, 12), (0, 2), none, launch)
+    with pytest.raises(ValueError, match="terms"):
+        cuda.vjp((64, 0, 2, 3, 12), (64, 0, 2, 3, 12), (64, 0, 2, 3, 12), (0, 3), launch)
+    if cuda.device_count() == 0:
+        with pytest.raises(RuntimeError, match="CUDA: "):
+            cuda.apply((64, 0, 2, 3, 12), (64, 0, 2, 3, 12), (0, 2), none, launch)
