@@ -184,11 +184,11 @@ def test_a_signed_url_names_its_file(server):
 
 
 @pytest.mark.parametrize("fortran", [False, True])
-def test_rows_of_every_type_and_order(memory, dtype, rows_of, fortran):
+def test_rows_of_every_type_and_order(memory, dtype, rows_in, fortran):
     rows = np.asarray(corpus.rows(37, 3).astype(dtype), order="F" if fortran else "C")
     memory.pipe_file("/x.npy", npy(rows))
     source = open_source("memory://x.npy", side="target")
-    assert np.array_equal(rows_of(source.shards[0]).view(np.uint8), np.ascontiguousarray(rows).view(np.uint8))
+    assert np.array_equal(rows_in(source.shards[0]).view(np.uint8), np.ascontiguousarray(rows).view(np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,15 @@ def dtype(request):
 
 
 @pytest.fixture
-def rows_of():
-    def rows_of(shard, chunk=7):
+def rows_in():
+    def rows_in(shard, chunk=7):
         parts = [np.zeros((0, shard.dim), shard.dtype)]
         for part in shard.chunks(chunk):
             assert len(part) <= chunk and part.flags.c_contiguous and part.dtype == shard.dtype
             parts.append(part.copy())
         return np.concatenate(parts)
 
-    return rows_of
+    return rows_in
 
 
 @pytest.fixture

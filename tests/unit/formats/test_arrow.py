@@ -82,13 +82,13 @@ def copy(shard, out, dtype=None, chunk=4, scale=1):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_round_trip(tmp_path, rows_of, tree, kind, dtype, chunk, stream):
+def test_round_trip(tmp_path, rows_in, tree, kind, dtype, chunk, stream):
     x = matrix(dtype=dtype)
     table = table_of(x, kind)
     shard = opened(saved(tmp_path / "in.arrow", table, stream=stream))
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped) == (23, 5, np.dtype(dtype), 0)
     assert not shard.random_access
-    assert np.array_equal(rows_of(shard, chunk), x)
+    assert np.array_equal(rows_in(shard, chunk), x)
     written, sizes, streamed = copy(shard, tmp_path / "out.arrow", chunk=chunk)
     assert written.equals(table, check_metadata=True)
     assert (sizes, streamed) == ([9, 9, 5], stream)
@@ -112,7 +112,7 @@ def test_the_same_bytes_again(tmp_path, drop):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-def test_another_element_type_out(tmp_path, rows_of, kind, dtype):
+def test_another_element_type_out(tmp_path, rows_in, kind, dtype):
     x = matrix()
     table = table_of(x, kind)
     written, _, _ = copy(opened(saved(tmp_path / "in.arrow", table)), tmp_path / "out.arrow", dtype, scale=2)
@@ -120,7 +120,7 @@ def test_another_element_type_out(tmp_path, rows_of, kind, dtype):
     assert written.column_names == table.column_names
     assert written.schema.field("embedding").type == list_type(kind, getattr(pa, NAMES[dtype])())
     assert written.schema.field("embedding").metadata == {b"of": b"embedding"}
-    assert np.array_equal(rows_of(opened(tmp_path / "out.arrow")), (x * 2).astype(dtype))
+    assert np.array_equal(rows_in(opened(tmp_path / "out.arrow")), (x * 2).astype(dtype))
 
 
 def test_hugging_face_types_follow_the_element_type(tmp_path):
@@ -161,31 +161,31 @@ def test_dropped_rows_take_their_columns_with_them(tmp_path, kind, keep):
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
-def test_compressed(tmp_path, rows_of, codec, stream):
+def test_compressed(tmp_path, rows_in, codec, stream):
     x = matrix()
     table = table_of(x)
     shard = opened(saved(tmp_path / "in.arrow", table, stream=stream, compression=codec))
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
     assert copy(shard, tmp_path / "out.arrow")[0].equals(table)
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_rows(tmp_path, rows_of, kind, stream):
+def test_no_rows(tmp_path, rows_in, kind, stream):
     table = table_of(matrix(), kind).slice(0, 0)
     shard = opened(saved(tmp_path / "in.arrow", table, stream=stream))
     assert (shard.rows, shard.dim) == (0, 5 if kind == "fixed" else 0)
-    assert len(rows_of(shard)) == 0
+    assert len(rows_in(shard)) == 0
     assert copy(shard, tmp_path / "out.arrow")[0].equals(table)
 
 
-def test_batches_without_rows_in_between(tmp_path, rows_of):
+def test_batches_without_rows_in_between(tmp_path, rows_in):
     table = table_of(matrix())
     path = tmp_path / "in.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         for lo, hi in ((0, 0), (0, 4), (4, 4), (4, 23), (23, 23)):
             writer.write_batch(table.slice(lo, hi - lo).combine_chunks().to_batches()[0] if hi > lo else empty(table))
-    assert np.array_equal(rows_of(opened(path)), matrix())
+    assert np.array_equal(rows_in(opened(path)), matrix())
     assert copy(opened(path), tmp_path / "out.arrow")[0].equals(table)
 
 
@@ -193,12 +193,12 @@ def empty(table):
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in table.schema], schema=table.schema)
 
 
-def test_column_is_chosen(tmp_path, rows_of, refused):
+def test_column_is_chosen(tmp_path, rows_in, refused):
     x, y = matrix(), matrix() + 1
     table = table_of(x).append_column("other", pa.array(list(y)))
     path = saved(tmp_path / "in.arrow", table)
-    assert np.array_equal(rows_of(opened(path)), x)
-    assert np.array_equal(rows_of(opened(path, "other")), y)
+    assert np.array_equal(rows_in(opened(path)), x)
+    assert np.array_equal(rows_in(opened(path, "other")), y)
     refused(
         lambda: opened(path, "vector"), path, "no column 'vector'", "id, embedding, url, tags, size, when, kind, other"
     )
@@ -208,12 +208,12 @@ def test_column_is_chosen(tmp_path, rows_of, refused):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at", [0, 13, 22])
 @pytest.mark.parametrize("value", [None, [1.0, None, 2.0], [None, None, None]])
-def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_of, kind, at, value):
+def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_in, kind, at, value):
     values = [[float(i), 1.0, 2.0] for i in range(23)]
     values[at] = value
     table = pa.table({"id": range(23), "embedding": pa.array(values, list_type(kind, pa.float32(), 3))})
     shard = opened(saved(tmp_path / "x.arrow", table))
-    assert list(np.flatnonzero(np.isnan(rows_of(shard)).any(axis=1))) == [at]
+    assert list(np.flatnonzero(np.isnan(rows_in(shard)).any(axis=1))) == [at]
     assert copy(shard, tmp_path / "y.arrow")[0].equals(table)
 
 
@@ -351,10 +351,10 @@ def test_memory_does_not_follow_the_size_of_a_batch(tmp_path):
     assert peak[100_000] - peak[2_000] < 64 << 10, peak  # in KiB; the larger batch has 200 MB
 
 
-def test_descriptors_are_given_back(tmp_path, rows_of):
+def test_descriptors_are_given_back(tmp_path, rows_in):
     path = saved(tmp_path / "x.arrow", table_of(matrix()))
     shards = [opened(path) for _ in range(5)]
-    rows_of(shards[0])
+    rows_in(shards[0])
     copy(shards[0], tmp_path / "y.arrow")
     gc.collect()
     links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))

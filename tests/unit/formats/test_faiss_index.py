@@ -57,7 +57,7 @@ def copied(shard, out, keep=None, chunk=4, scale=1):
     return faiss.read_index(str(out))
 
 
-def rows_in(index):
+def held_by(index):
     """(rows, ids or None) of an index that faiss loaded."""
     if not isinstance(index, (faiss.IndexIDMap, faiss.IndexIDMap2)):
         return index.reconstruct_n(0, index.ntotal), None
@@ -67,12 +67,12 @@ def rows_in(index):
 @pytest.mark.parametrize("flat", FLAT)
 @pytest.mark.parametrize("ids", MAPS)
 @pytest.mark.parametrize("rows", [0, 1, 23])
-def test_there_and_back(tmp_path, rows_of, tree, flat, ids, rows):
+def test_there_and_back(tmp_path, rows_in, tree, flat, ids, rows):
     x = matrix(rows)
     path = saved(tmp_path / "x.faiss", x, flat, ids)
     shard = opened(path)
     assert (shard.rows, shard.dim, shard.dtype, shard.random_access) == (rows, 5, np.float32, True)
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
     copied(shard, tmp_path / "y.index")
     assert (tmp_path / "y.index").read_bytes() == path.read_bytes()
     assert tree(tmp_path) == ["x.faiss", "y.index"]
@@ -102,7 +102,7 @@ def test_dropped_rows_take_their_ids_along(tmp_path, monkeypatch, ids, dropped):
     keep[list(dropped)] = False
     written = copied(opened(saved(tmp_path / "x.faiss", x, "L2", ids)), tmp_path / "y.faiss", keep)
     assert written.ntotal == keep.sum()
-    rows, numbers = rows_in(written)
+    rows, numbers = held_by(written)
     assert np.array_equal(rows, x[keep])
     assert ids == "bare" or np.array_equal(numbers, ids_of()[keep])
 
@@ -144,7 +144,7 @@ HOLDING = {
 
 @pytest.mark.parametrize("ids", ["own", "map", "map2"])
 @pytest.mark.parametrize("kind", HOLDING)
-def test_rows_of_indexes_that_hold_them(tmp_path, rows_of, rng, kind, ids):
+def test_rows_of_indexes_that_hold_them(tmp_path, rows_in, rng, kind, ids):
     x = rng.standard_normal((400, 6)).astype(np.float32)
     numbers = None if ids == "own" else rng.permutation(4000)[:400] - 2000
     what = HOLDING[kind]
@@ -156,12 +156,12 @@ def test_rows_of_indexes_that_hold_them(tmp_path, rows_of, rng, kind, ids):
         made(tmp_path / "x.faiss", what, x)
     shard = opened(tmp_path / "x.faiss")
     assert (shard.rows, shard.dim, shard.dtype) == (400, 6, np.float32)
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
     assert shard.has_ids == (ids != "own")
     assert numbers is None or np.array_equal(shard.of_rows()[0]["id"], numbers)
     written = copied(shard, tmp_path / "y.faiss", scale=2)
     assert isinstance(written, faiss.IndexFlatL2 if numbers is None else faiss.IndexIDMap)
-    rows, found = rows_in(written)
+    rows, found = held_by(written)
     assert np.array_equal(rows, 2 * x)
     assert numbers is None or np.array_equal(found, numbers)
     distances, nearest = written.search(2 * x[:5], 1)
@@ -170,7 +170,7 @@ def test_rows_of_indexes_that_hold_them(tmp_path, rows_of, rng, kind, ids):
 
 @pytest.mark.parametrize("largest", [1 << 24, 64], ids=["sorted at once", "sorted by ranges"])
 @pytest.mark.parametrize("ids", ["in order", "from 1000", "any", "twice", "all one"])
-def test_rows_of_lists_come_in_the_order_of_their_ids(tmp_path, rows_of, rng, monkeypatch, ids, largest):
+def test_rows_of_lists_come_in_the_order_of_their_ids(tmp_path, rows_in, rng, monkeypatch, ids, largest):
     monkeypatch.setattr(faiss_lists, "_SORTED", largest)
     monkeypatch.setattr(faiss_lists, "_GATHERED_BYTES", 100)
     x = rng.standard_normal((300, 6)).astype(np.float32)
@@ -188,7 +188,7 @@ def test_rows_of_lists_come_in_the_order_of_their_ids(tmp_path, rows_of, rng, mo
         index.add_with_ids(x[part], numbers[part])
     faiss.write_index(index, str(tmp_path / "x.faiss"))
     shard = opened(tmp_path / "x.faiss")
-    rows = rows_of(shard, 37)
+    rows = rows_in(shard, 37)
     assert shard.has_ids == (ids != "in order")
     found = shard.ids(0, 300) if shard.has_ids else np.arange(300)
     assert np.array_equal(found, np.sort(numbers))
@@ -200,27 +200,27 @@ def test_rows_of_lists_come_in_the_order_of_their_ids(tmp_path, rows_of, rng, mo
     keep = rng.random(300) < 0.7
     written = copied(shard, tmp_path / "y.faiss", keep, chunk=11)
     assert written.metric_type == faiss.METRIC_INNER_PRODUCT
-    kept, its = rows_in(written)
+    kept, its = held_by(written)
     assert np.array_equal(kept, rows[keep]) and (its is None or np.array_equal(its, found[keep]))
 
 
-def test_rows_removed_from_lists_are_not_there(tmp_path, rows_of, rng):
+def test_rows_removed_from_lists_are_not_there(tmp_path, rows_in, rng):
     x = rng.standard_normal((60, 6)).astype(np.float32)
     index = made(tmp_path / "x.faiss", "IVF4,Flat", x)
     index.remove_ids(np.arange(0, 60, 3))
     faiss.write_index(index, str(tmp_path / "x.faiss"))
     shard = opened(tmp_path / "x.faiss")
     left = np.setdiff1d(np.arange(60), np.arange(0, 60, 3))
-    assert np.array_equal(rows_of(shard), x[left]) and np.array_equal(shard.ids(0, 40), left)
+    assert np.array_equal(rows_in(shard), x[left]) and np.array_equal(shard.ids(0, 40), left)
 
 
 @pytest.mark.parametrize("kind", ["IVF4,Flat", "HNSW8", "IDMap2,HNSW8"])
-def test_an_index_without_rows(tmp_path, rows_of, kind):
+def test_an_index_without_rows(tmp_path, rows_in, kind):
     index = faiss.index_factory(6, kind)
     faiss.write_index(index, str(tmp_path / "x.faiss"))
     shard = opened(tmp_path / "x.faiss")
     assert (shard.rows, shard.dim) == (0, 6)
-    assert rows_of(shard).shape == (0, 6)
+    assert rows_in(shard).shape == (0, 6)
     assert copied(shard, tmp_path / "y.faiss").is_trained
 
 

@@ -67,13 +67,13 @@ def files(folder):
 
 @pytest.mark.parametrize("kind", ["fixed", "list"])
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-def test_round_trip(tmp_path, rows_of, kind, dtype):
+def test_round_trip(tmp_path, rows_in, kind, dtype):
     x = matrix(dtype=dtype)
     table = table_of(x, kind)
     shard = opened(saved(tmp_path / "in.lance", table, data_storage_version="2.1"))
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped) == (23, 5, np.dtype(dtype), 0)
     for chunk in (1, 4, 100):
-        assert np.array_equal(rows_of(shard, chunk), x)
+        assert np.array_equal(rows_in(shard, chunk), x)
     out = copy(shard, tmp_path / "out.lance")
     assert out.to_table().equals(lance.dataset(tmp_path / "in.lance").to_table(), check_metadata=True)
     assert [fragment.count_rows() for fragment in out.get_fragments()] == [9, 9, 5]
@@ -82,21 +82,21 @@ def test_round_trip(tmp_path, rows_of, kind, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f8"])
-def test_another_element_type_out(tmp_path, rows_of, dtype):
+def test_another_element_type_out(tmp_path, rows_in, dtype):
     x = matrix()
     shard = opened(saved(tmp_path / "in.lance", table_of(x)))
     out = copy(shard, tmp_path / "out.lance", dtype, scale=2)
-    assert np.array_equal(rows_of(opened(tmp_path / "out.lance")), (x * 2).astype(dtype))
+    assert np.array_equal(rows_in(opened(tmp_path / "out.lance")), (x * 2).astype(dtype))
     assert out.to_table(["id"]).equals(table_of(x).select(["id"]))
 
 
-def test_deleted_rows_and_earlier_versions_are_left_behind(tmp_path, rows_of):
+def test_deleted_rows_and_earlier_versions_are_left_behind(tmp_path, rows_in):
     x = matrix()
     path = saved(tmp_path / "in.lance", table_of(x))
     lance.dataset(path).delete("id IN ('id 0', 'id 9', 'id 10', 'id 22')")
     kept = np.delete(np.arange(23), [0, 9, 10, 22])
     shard = opened(path)
-    assert np.array_equal(rows_of(shard), x[kept])
+    assert np.array_equal(rows_in(shard), x[kept])
     out = copy(shard, tmp_path / "out.lance").to_table()
     assert out["id"].to_pylist() == [f"id {i}" for i in kept]
 
@@ -113,9 +113,9 @@ def test_dropped_rows_take_their_columns_with_them(tmp_path):
         assert written.to_pylist() == table_of(x).filter(pa.array(keep)).to_pylist()
 
 
-def test_no_rows(tmp_path, rows_of):
+def test_no_rows(tmp_path, rows_in):
     shard = opened(saved(tmp_path / "in.lance", table_of(matrix()).slice(0, 0)))
-    assert (shard.rows, shard.dim) == (0, 5) and len(rows_of(shard)) == 0
+    assert (shard.rows, shard.dim) == (0, 5) and len(rows_in(shard)) == 0
     out = copy(shard, tmp_path / "out.lance")
     assert out.count_rows() == 0 and out.schema.equals(table_of(matrix()).schema)
 
@@ -130,21 +130,21 @@ def test_blobs_are_carried_as_bytes(tmp_path):
     assert [blob.readall() for blob in out.take_blobs("blob", indices=list(range(23)))] == [b"x" * i for i in range(23)]
 
 
-def test_column_is_chosen(tmp_path, rows_of, refused):
+def test_column_is_chosen(tmp_path, rows_in, refused):
     y = matrix() + 1
     path = saved(tmp_path / "in.lance", table_of(matrix()).append_column("other", pa.array(list(y))))
-    assert np.array_equal(rows_of(opened(path, "other")), y)
+    assert np.array_equal(rows_in(opened(path, "other")), y)
     refused(lambda: opened(path, "vector"), path, "no column 'vector'", "id, embedding, url, tags, size, kind, other")
 
 
 @pytest.mark.parametrize("value", [None, [1.0, None, 2.0]])
 @pytest.mark.parametrize("at", [0, 13, 22])
-def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_of, value, at):
+def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_in, value, at):
     values = [[float(i), 1.0, 2.0] for i in range(23)]
     values[at] = value
     table = pa.table({"embedding": pa.array(values, pa.list_(pa.float32(), 3))})
     shard = opened(saved(tmp_path / "x.lance", table))
-    assert list(np.flatnonzero(np.isnan(rows_of(shard)).any(axis=1))) == [at]
+    assert list(np.flatnonzero(np.isnan(rows_in(shard)).any(axis=1))) == [at]
     assert copy(shard, tmp_path / "y.lance").to_table()["embedding"].to_pylist() == values
 
 

@@ -34,13 +34,13 @@ def bits(x):
 
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_round_trip(tmp_path, rows_of, dtype, order, version):
+def test_round_trip(tmp_path, rows_in, dtype, order, version):
     x = np.array(matrix(dtype=dtype), order=order)
     with open(tmp_path / "in.npy", "wb") as file:
         npy_format.write_array(file, x, version=version)
     shard = opened(tmp_path / "in.npy")
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped, shard.random_access) == (23, 5, dtype, 0, True)
-    assert np.array_equal(bits(rows_of(shard)), bits(x))
+    assert np.array_equal(bits(rows_in(shard)), bits(x))
     scratch = np.empty(6 * 5 * 8, np.uint8)
     for lo, hi in [(0, 6), (5, 11), (22, 23), (23, 23), (0, 0)]:
         assert np.array_equal(bits(shard.read(lo, hi, scratch)), bits(x[lo:hi]))
@@ -55,27 +55,27 @@ def test_round_trip(tmp_path, rows_of, dtype, order, version):
     assert (tmp_path / "out.npy").read_bytes() == again.getvalue()
 
 
-def test_every_dtype_out(tmp_path, rows_of, dtype):
+def test_every_dtype_out(tmp_path, rows_in, dtype):
     x = matrix()
     with NpyWriter(tmp_path / "out.npy", dtype, 5, 23) as writer:
         writer.write(x)
         writer.commit()
     shard = opened(tmp_path / "out.npy")
     assert shard.dtype == dtype
-    assert np.array_equal(bits(rows_of(shard)), bits(x.astype(dtype)))
+    assert np.array_equal(bits(rows_in(shard)), bits(x.astype(dtype)))
 
 
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8"])
-def test_big_endian(tmp_path, rows_of, dtype, order):
+def test_big_endian(tmp_path, rows_in, dtype, order):
     x = np.array(matrix(dtype=dtype), order=order)
     np.save(tmp_path / "x.npy", x)
     shard = opened(tmp_path / "x.npy")
     assert shard.dtype.isnative
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
 
 
-def test_bfloat16_in_either_byte_order(tmp_path, rows_of):
+def test_bfloat16_in_either_byte_order(tmp_path, rows_in):
     x = matrix(dtype=BFLOAT16)
     np.save(tmp_path / "little.npy", x)
     assert b"'<V2'" in (tmp_path / "little.npy").read_bytes()[:128]
@@ -85,20 +85,20 @@ def test_bfloat16_in_either_byte_order(tmp_path, rows_of):
     for name in ("little", "bare", "big"):
         shard = opened(tmp_path / f"{name}.npy")
         assert shard.dtype == BFLOAT16
-        assert np.array_equal(bits(rows_of(shard)), bits(x))
+        assert np.array_equal(bits(rows_in(shard)), bits(x))
 
 
-def test_wide_fortran_file_is_gathered_block_by_block(tmp_path, rows_of):
+def test_wide_fortran_file_is_gathered_block_by_block(tmp_path, rows_in):
     x = np.asfortranarray(matrix(9, 200))
     np.save(tmp_path / "x.npy", x)
-    assert np.array_equal(rows_of(opened(tmp_path / "x.npy"), chunk=4), x)
+    assert np.array_equal(rows_in(opened(tmp_path / "x.npy"), chunk=4), x)
 
 
-def test_empty_shard(tmp_path, rows_of):
+def test_empty_shard(tmp_path, rows_in):
     np.save(tmp_path / "x.npy", np.zeros((0, 7), np.float16))
     shard = opened(tmp_path / "x.npy")
     assert (shard.rows, shard.dim) == (0, 7)
-    assert rows_of(shard).shape == (0, 7)
+    assert rows_in(shard).shape == (0, 7)
     with shard.writer(tmp_path / "y.npy", shard.dtype, 0) as writer:
         writer.commit()
     assert (tmp_path / "y.npy").read_bytes() == (tmp_path / "x.npy").read_bytes()
@@ -117,7 +117,7 @@ descriptions = st.tuples(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(descriptions)
-def test_headers_agree_with_numpy_load(tmp_path, rows_of, description):
+def test_headers_agree_with_numpy_load(tmp_path, rows_in, description):
     descr, rows, dim, fortran, version, padding, chunk = description
     x = matrix(rows, dim, np.dtype(descr), seed=rows * 71 + dim)
     text = f"{{'shape': ({rows}, {dim}), 'descr': '{descr}', 'fortran_order': {fortran}}}" + " " * padding + "\n"
@@ -125,7 +125,7 @@ def test_headers_agree_with_numpy_load(tmp_path, rows_of, description):
     head = npy_format.magic(*version) + length + text.encode()
     path = tmp_path / "x.npy"
     path.write_bytes(head + x.tobytes(order="F" if fortran else "C"))
-    assert np.array_equal(rows_of(opened(path), chunk), np.load(path))
+    assert np.array_equal(rows_in(opened(path), chunk), np.load(path))
 
 
 numbers = st.sampled_from(["0", "7", "07", "-1", "1_0", "123456789012345678", "9" * 5000, "", "2.0"])
@@ -274,12 +274,12 @@ def test_file_gone_after_it_was_opened(tmp_path, refused):
     refused(lambda: list(shard.chunks(23)), "x.npy", "no such file")
 
 
-def test_short_reads_are_continued(tmp_path, rows_of, monkeypatch):
+def test_short_reads_are_continued(tmp_path, rows_in, monkeypatch):
     x = matrix()
     np.save(tmp_path / "x.npy", x)
     real = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: real(fd, [buffers[0][:13]], at))
-    assert np.array_equal(rows_of(opened(tmp_path / "x.npy")), x)
+    assert np.array_equal(rows_in(opened(tmp_path / "x.npy")), x)
 
 
 def test_read_checks_its_arguments(tmp_path):
@@ -291,7 +291,7 @@ def test_read_checks_its_arguments(tmp_path):
         shard.read(0, 1, np.empty(19, np.uint8))
 
 
-def test_descriptors_are_opened_late_and_given_back(tmp_path, rows_of):
+def test_descriptors_are_opened_late_and_given_back(tmp_path, rows_in):
     def held():
         links = (f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd"))
         return [os.readlink(link) for link in links if os.path.lexists(link)].count(str(tmp_path / "x.npy"))
@@ -299,11 +299,11 @@ def test_descriptors_are_opened_late_and_given_back(tmp_path, rows_of):
     np.save(tmp_path / "x.npy", matrix())
     shards = [opened(tmp_path / "x.npy") for _ in range(50)]
     assert held() == 0
-    rows_of(shards[0])
+    rows_in(shards[0])
     assert held() == 1
     shards[0].close()
     assert held() == 0
-    assert len(rows_of(shards[0])) == 23
+    assert len(rows_in(shards[0])) == 23
 
 
 @pytest.mark.parametrize("order", "CF")
@@ -373,11 +373,11 @@ def test_disk_full(tmp_path, tree, refused, disk_full, room):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("shape", [(400, 1, 5), (400, 1, 1, 5)])
-def test_one_vector_a_row_in_more_dimensions(tmp_path, rows_of, order, shape):
+def test_one_vector_a_row_in_more_dimensions(tmp_path, rows_in, order, shape):
     x = np.random.default_rng(3).standard_normal((400, 5)).astype(np.float32)
     np.save(tmp_path / "x.npy", np.array(x.reshape(shape), order=order))
     shard = NpyShard(tmp_path / "x.npy", "x.npy")
-    assert (shard.rows, shard.dim) == (400, 5) and np.array_equal(rows_of(shard), x)
+    assert (shard.rows, shard.dim) == (400, 5) and np.array_equal(rows_in(shard), x)
     keep = np.arange(400) % 4 != 1
     rewrite(shard, tmp_path / "y.npy", keep=keep)
     assert np.array_equal(np.load(tmp_path / "y.npy"), x.reshape(shape)[keep])

@@ -82,13 +82,13 @@ def copy(shard, out, dtype=None, chunk=4, scale=1):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @pytest.mark.parametrize("chunk", [1, 4, 7, 100])
-def test_round_trip(tmp_path, rows_of, tree, kind, dtype, chunk):
+def test_round_trip(tmp_path, rows_in, tree, kind, dtype, chunk):
     x = matrix(dtype=dtype)
     table = table_of(x, kind)
     shard = opened(saved(tmp_path / "in.parquet", table, row_group_size=9))
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped) == (23, 5, np.dtype(dtype), 0)
     assert not shard.random_access
-    assert np.array_equal(rows_of(shard, chunk), x)
+    assert np.array_equal(rows_in(shard, chunk), x)
     out = copy(shard, tmp_path / "out.parquet", chunk=chunk)
     assert out.equals(table, check_metadata=True)
     assert tree(tmp_path) == ["in.parquet", "out.parquet"]
@@ -96,7 +96,7 @@ def test_round_trip(tmp_path, rows_of, tree, kind, dtype, chunk):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
-def test_another_element_type_out(tmp_path, rows_of, kind, dtype):
+def test_another_element_type_out(tmp_path, rows_in, kind, dtype):
     x = matrix()
     table = table_of(x, kind)
     out = copy(opened(saved(tmp_path / "in.parquet", table)), tmp_path / "out.parquet", dtype, scale=2)
@@ -106,7 +106,7 @@ def test_another_element_type_out(tmp_path, rows_of, kind, dtype):
     kinds |= {"list": pa.list_(field), "large": pa.large_list(field)}
     assert out.schema.field("embedding").type == kinds[kind]
     assert out.schema.field("embedding").metadata == {b"of": b"embedding"}
-    assert np.array_equal(rows_of(opened(tmp_path / "out.parquet")), (x * 2).astype(dtype))
+    assert np.array_equal(rows_in(opened(tmp_path / "out.parquet")), (x * 2).astype(dtype))
 
 
 def test_bfloat16_is_not_written(tmp_path, tree, refused):
@@ -178,7 +178,7 @@ def test_only_the_embedding_column(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_rows(tmp_path, rows_of, kind):
+def test_no_rows(tmp_path, rows_in, kind):
     table = table_of(matrix(), kind).slice(0, 0)
     for groups in (True, False):
         path = tmp_path / "in.parquet"
@@ -188,26 +188,26 @@ def test_no_rows(tmp_path, rows_of, kind):
             pq.ParquetWriter(path, table.schema).close()
         shard = opened(path)
         assert (shard.rows, shard.dim) == (0, 5 if kind == "fixed" else 0)
-        assert len(rows_of(shard)) == 0
+        assert len(rows_in(shard)) == 0
         assert copy(shard, tmp_path / "out.parquet").equals(table)
 
 
 @pytest.mark.parametrize("name", ["embedding", "embeddings", "emb", "img vector", "a.b", "list.element"])
-def test_column_is_found(tmp_path, rows_of, name):
+def test_column_is_found(tmp_path, rows_in, name):
     x = matrix()
     table = table_of(x, name=name)
     shard = opened(saved(tmp_path / "in.parquet", table))
     assert shard.column == name
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
     assert copy(shard, tmp_path / "out.parquet").equals(table)
 
 
-def test_column_is_chosen(tmp_path, rows_of, refused):
+def test_column_is_chosen(tmp_path, rows_in, refused):
     x, y = matrix(), matrix() + 1
     table = table_of(x).append_column("other", lists(y, "list"))
     path = saved(tmp_path / "in.parquet", table)
-    assert np.array_equal(rows_of(opened(path)), x)
-    assert np.array_equal(rows_of(opened(path, "other")), y)
+    assert np.array_equal(rows_in(opened(path)), x)
+    assert np.array_equal(rows_in(opened(path, "other")), y)
     listed = "id, embedding, url, tags, size, when, kind, other"
     refused(lambda: opened(path, "vector"), path, "no column 'vector'", listed)
     refused(lambda: opened(path, "tags"), path, "column 'tags' holds list<element: string>", "float32")
@@ -236,7 +236,7 @@ UNTAKEN = {
 
 @pytest.mark.parametrize("kind", list(UNTAKEN))
 @pytest.mark.parametrize("name", ["text_features", "clipEmbedding", "vector_fp16", "emb_json", "image-embeds"])
-def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, kind, name):
+def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, kind, name):
     path = saved(tmp_path / "x.parquet", pa.table({name: UNTAKEN[kind], "box": LIST}))
     pieces = [
         repr(name),
@@ -245,24 +245,24 @@ def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused,
         "--column 'box'",
     ]
     refused(lambda: opened(path), path, *pieces)
-    assert np.array_equal(rows_of(opened(path, "box")), LIST)
+    assert np.array_equal(rows_in(opened(path, "box")), LIST)
     saved(path, pa.table({"embedding": UNTAKEN[kind], "box": LIST}))
     refused(lambda: opened(path), path, "one embedding a row", "--column 'box'")
 
 
 @pytest.mark.parametrize("kind", ["decimals", "struct", "several vectors", "lists of lists of lists", "tensors"])
-def test_its_shape_alone_may_be_that_of_embeddings(tmp_path, refused, rows_of, kind):
+def test_its_shape_alone_may_be_that_of_embeddings(tmp_path, refused, rows_in, kind):
     path = saved(tmp_path / "x.parquet", pa.table({"clip": UNTAKEN[kind], "box": LIST}))
     refused(lambda: opened(path), path, "'clip'", "'box'", "--column 'box'")
     saved(path, pa.table({"boxes": UNTAKEN[kind], "vector": LIST}))  # unless the other has the name
-    assert np.array_equal(rows_of(opened(path)), LIST)
+    assert np.array_equal(rows_in(opened(path)), LIST)
 
 
 @pytest.mark.parametrize("name", ["embedding_model", "feature_id", "emb_path", "december", "member", "caption", "url"])
-def test_text_beside_the_embeddings_is_none(tmp_path, rows_of, name):
+def test_text_beside_the_embeddings_is_none(tmp_path, rows_in, name):
     beside = {name: ["a", "b"], "tokens": [[1], [2]], "emb_dim": [3, 3], "tags": [["a"], []], "size": [{"w": 1}] * 2}
     path = saved(tmp_path / "x.parquet", pa.table({**beside, "x": LIST}))
-    assert np.array_equal(rows_of(opened(path)), LIST)
+    assert np.array_equal(rows_in(opened(path)), LIST)
 
 
 @pytest.mark.parametrize(
@@ -359,14 +359,14 @@ def rows_with(kind, at, value, rows=23):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [None, [1.0, None, 2.0], [None, None, None]])
 @pytest.mark.parametrize("at", [0, 1, 13, 22])
-def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_of, kind, value, at):
+def test_nulls_are_rows_of_nan_and_go_back_as_they_came(tmp_path, rows_in, kind, value, at):
     try:
         read_back(rows_with(kind, at, value))
     except (pa.ArrowException, OSError):
         pytest.skip("this version of Arrow has no nulls in fixed-size lists")
     path = saved(tmp_path / "x.parquet", table := read_back(rows_with(kind, at, value)), row_group_size=9)
     shard = opened(path)
-    rows = rows_of(shard)
+    rows = rows_in(shard)
     assert shard.dim == 3 and list(np.flatnonzero(np.isnan(rows).any(axis=1))) == [at]
     assert np.array_equal(np.delete(rows, at, 0), [[i, 1, 2] for i in range(23) if i != at])
     assert shard.where(at) == f"{path}: row {at} (null)" and shard.where(at + 1) == f"{path}: row {at + 1}"
@@ -523,7 +523,7 @@ def test_abort_half_way(tmp_path, tree, refused):
     assert tree(tmp_path) == ["x.parquet"]
 
 
-def test_descriptors_are_given_back(tmp_path, rows_of):
+def test_descriptors_are_given_back(tmp_path, rows_in):
     path = saved(tmp_path / "x.parquet", table_of(matrix()))
 
     def held():
@@ -531,14 +531,14 @@ def test_descriptors_are_given_back(tmp_path, rows_of):
         return [os.readlink(link) for link in links if os.path.lexists(link)].count(str(path))
 
     shards = [opened(path) for _ in range(5)]
-    rows_of(shards[0])
+    rows_in(shards[0])
     copy(shards[0], tmp_path / "y.parquet")
     assert held() == 0
 
 
-def test_names_that_look_like_urls(tmp_path, rows_of, monkeypatch):
+def test_names_that_look_like_urls(tmp_path, rows_in, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x = matrix()
     saved(tmp_path / "plain.parquet", table_of(x)).rename(tmp_path / "s3:x.parquet")
     shard = ParquetShard("s3:x.parquet", "s3:x.parquet")
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)

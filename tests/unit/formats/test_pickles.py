@@ -37,14 +37,14 @@ def opened(path, column=None):
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("wrap", [False, True])
-def test_every_protocol(tmp_path, rows_of, dtype, protocol, wrap):
+def test_every_protocol(tmp_path, rows_in, dtype, protocol, wrap):
     items, x = items_of(dtype=dtype, wrap=wrap)
     shard = opened(saved(tmp_path / "x.pkl", items, protocol))
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped, shard.random_access) == (11, 4, dtype, 0, False)
-    assert rows_of(shard).tobytes() == x.tobytes()
+    assert rows_in(shard).tobytes() == x.tobytes()
 
 
-def test_numpy_1_names(tmp_path, rows_of):
+def test_numpy_1_names(tmp_path, rows_in):
     items, x = items_of()
     for protocol in (2, 4, 5):
         data = pickle.dumps(items, protocol)
@@ -56,7 +56,7 @@ def test_numpy_1_names(tmp_path, rows_of):
             data = data[:2] + data[11:] if data[2:3] == b"\x95" else data  # the frame's length no longer fits
         assert b"numpy.core" in data
         (tmp_path / "x.pkl").write_bytes(data)
-        assert np.array_equal(rows_of(opened(tmp_path / "x.pkl")), x)
+        assert np.array_equal(rows_in(opened(tmp_path / "x.pkl")), x)
 
 
 @pytest.mark.parametrize("wrap", [False, True])
@@ -111,11 +111,11 @@ def test_rows_are_named_by_their_item(tmp_path):
     assert opened(saved(tmp_path / "x.pkl", items)).where(4) == f"{tmp_path}/x.pkl: row 4"
 
 
-def test_another_key(tmp_path, rows_of, refused):
+def test_another_key(tmp_path, rows_in, refused):
     items, x = items_of()
     items = [{"id": item["id"], "vector": item["embed"]} for item in items]
     path = saved(tmp_path / "x.pickle", items)
-    assert np.array_equal(rows_of(opened(path, "vector")), x)
+    assert np.array_equal(rows_in(opened(path, "vector")), x)
     refused(lambda: opened(path), path, "no item has the key 'embed'", "'id', 'vector'")
 
 
@@ -129,20 +129,20 @@ def test_another_key(tmp_path, rows_of, refused):
         ((">f2",), "f2"),
     ],
 )
-def test_mixed_element_types_widen_without_loss(tmp_path, rows_of, dtypes, common):
+def test_mixed_element_types_widen_without_loss(tmp_path, rows_in, dtypes, common):
     items, _ = items_of()
     for i, item in enumerate(items):
         item["embed"] = item["embed"].astype(dtypes[i % len(dtypes)])
     shard = opened(saved(tmp_path / "x.pkl", items))
     assert shard.dtype == np.dtype(common)
-    assert np.array_equal(rows_of(shard), [item["embed"].astype(common) for item in items])
+    assert np.array_equal(rows_in(shard), [item["embed"].astype(common) for item in items])
 
 
-def test_without_any_embedding(tmp_path, rows_of):
+def test_without_any_embedding(tmp_path, rows_in):
     for items in ([], [{"id": 1, "embed": None}]):
         shard = opened(saved(tmp_path / "x.pkl", items))
         assert (shard.rows, shard.dim, shard.skipped) == (0, 0, len(items))
-        assert rows_of(shard).shape == (0, 0)
+        assert rows_in(shard).shape == (0, 0)
         with shard.writer(tmp_path / "y.pkl", np.dtype(np.float32), 0) as writer:
             writer.commit()
         assert pickle.loads((tmp_path / "y.pkl").read_bytes()) == []
@@ -274,7 +274,7 @@ def test_a_name_that_numpy_arrays_need_is_not_a_value(tmp_path, tree, refused):
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden sets are not here")
 @pytest.mark.parametrize("path", sorted(GOLDEN.rglob("*.pkl")), ids=lambda path: path.name)
-def test_golden_sets_round_trip(tmp_path, rows_of, path):
+def test_golden_sets_round_trip(tmp_path, rows_in, path):
     shard = opened(path)
     with shard.writer(tmp_path / "y.pkl", shard.dtype, shard.rows) as writer:
         for part in shard.chunks(100):
@@ -288,4 +288,4 @@ def test_golden_sets_round_trip(tmp_path, rows_of, path):
         assert old == {key: value for key, value in new.items() if key != "embed"}
     before = pickle.loads(path.read_bytes())
     before = [item for item in before if item.get("embed") is not None]
-    assert rows_of(shard).tobytes() == np.stack([item["embed"].reshape(-1) for item in before]).tobytes()
+    assert rows_in(shard).tobytes() == np.stack([item["embed"].reshape(-1) for item in before]).tobytes()

@@ -62,12 +62,12 @@ def bits(x):
     return np.ascontiguousarray(x).view(np.uint8).tobytes()
 
 
-def test_the_same_bytes_back(tmp_path, rows_of, tree, dtype):
+def test_the_same_bytes_back(tmp_path, rows_in, tree, dtype):
     x = matrix(dtype=dtype)
     path = saved(tmp_path / "x.safetensors", {"embeddings": x, **others()}, {"made by": "é ☃", "format": "np"})
     shard = opened(path)
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped, shard.random_access) == (23, 5, dtype, 0, True)
-    assert bits(rows_of(shard)) == bits(x)
+    assert bits(rows_in(shard)) == bits(x)
     scratch = np.empty(6 * 5 * 8, np.uint8)
     for lo, hi in [(0, 6), (5, 11), (22, 23), (23, 23)]:
         assert bits(shard.read(lo, hi, scratch)) == bits(x[lo:hi])
@@ -122,25 +122,25 @@ def test_what_is_of_another_split_loses_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "c8", "f4"])
-def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, dtype):
+def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, dtype):
     a = matrix()
     other = np.ones((23, 2, 5) if dtype == "f4" else (23, 5), dtype)
     path = saved(tmp_path / "x.safetensors", {"text_features": other, "boxes": a})
     refused(
         lambda: opened(path), path, "'text_features'", str(other.shape), "'boxes' (F32 (23, 5))", "--column 'boxes'"
     )
-    assert np.array_equal(rows_of(opened(path, "boxes")), a)
+    assert np.array_equal(rows_in(opened(path, "boxes")), a)
     saved(path, {"embeddings": other, "boxes": a})
     refused(lambda: opened(path), path, "tensor 'embeddings'", "--column 'boxes'")
 
 
-def test_which_tensor_is_taken(tmp_path, rows_of, refused):
+def test_which_tensor_is_taken(tmp_path, rows_in, refused):
     a, b = matrix(seed=1), matrix(9, 7, seed=2)
     path = saved(tmp_path / "x.safetensors", {"rows": a, "ids": np.arange(23), "counts": np.ones((3, 4), np.int8)})
-    assert np.array_equal(rows_of(opened(path)), a)
+    assert np.array_equal(rows_in(opened(path)), a)
     for name in ("embedding", "embeddings", "emb", "embed", "embeds"):
-        assert np.array_equal(rows_of(opened(saved(path, {"other": a, name: b}))), b)
-    assert np.array_equal(rows_of(opened(path, "other")), a)
+        assert np.array_equal(rows_in(opened(saved(path, {"other": a, name: b}))), b)
+    assert np.array_equal(rows_in(opened(path, "other")), a)
     refused(lambda: opened(path, "text"), path, "no tensor 'text'; its tensors are embeds, other")
     saved(path, {"a": a, "b": b})
     refused(lambda: opened(path), path, "several tensors of embeddings, a, b; name the one")
@@ -160,10 +160,10 @@ def test_which_tensor_is_taken(tmp_path, rows_of, refused):
     refused(lambda: opened(path), path, "has shape (3, 0)")
 
 
-def test_without_rows(tmp_path, rows_of):
+def test_without_rows(tmp_path, rows_in):
     path = saved(tmp_path / "x.safetensors", {"embeddings": np.zeros((0, 7), np.float16), "ids": np.zeros(0, int)})
     shard = opened(path)
-    assert (shard.rows, shard.dim, rows_of(shard).shape) == (0, 7, (0, 7))
+    assert (shard.rows, shard.dim, rows_in(shard).shape) == (0, 7, (0, 7))
     out = copied(shard, tmp_path / "y.safetensors")
     assert out["embeddings"].shape == (0, 7) and out["ids"].shape == (0,)
 
@@ -373,10 +373,10 @@ def test_missing_rows_are_noticed(tmp_path, tree, refused):
 
 
 @pytest.mark.parametrize("random", [False, True])
-def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_of, refused, random):
+def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_in, refused, random):
     x = matrix(400)
     shard = opened(saved(tmp_path / "x.safetensors", {"embeddings": x[:, None], **others(400)}))
-    assert np.array_equal(rows_of(shard), x)
+    assert np.array_equal(rows_in(shard), x)
     keep = None if random else np.arange(400) % 4 != 1
     rewrite_at_random(shard, tmp_path / "y.safetensors") if random else rewrite(
         shard, tmp_path / "y.safetensors", keep=keep

@@ -85,11 +85,11 @@ def copied(shard, out, dtype=None, keep=None, chunk=4):
     return whole
 
 
-def test_a_tensor_there_and_back(tmp_path, rows_of, tree, dtype):
+def test_a_tensor_there_and_back(tmp_path, rows_in, tree, dtype):
     x = matrix(dtype=torch_dtype(dtype))
     shard = opened(saved(tmp_path / "x.pt", x))
     assert (shard.rows, shard.dim, shard.dtype, shard.skipped, shard.random_access) == (23, 5, dtype, 0, True)
-    assert rows_of(shard).tobytes() == numbers(x).tobytes()
+    assert rows_in(shard).tobytes() == numbers(x).tobytes()
     scratch = np.empty(6 * 5 * 8, np.uint8)
     for lo, hi in [(0, 6), (5, 11), (22, 23), (23, 23)]:
         assert shard.read(lo, hi, scratch).tobytes() == numbers(x)[lo:hi].tobytes()
@@ -168,41 +168,41 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("new", [True, False])
-def test_layouts(tmp_path, rows_of, layout, new):
+def test_layouts(tmp_path, rows_in, layout, new):
     x = matrix()
     shard = opened(saved(tmp_path / "x.pt", {"emb": LAYOUTS[layout](x)}, _use_new_zipfile_serialization=new))
-    assert np.array_equal(rows_of(shard), x.numpy())
+    assert np.array_equal(rows_in(shard), x.numpy())
     out = copied(shard, tmp_path / "y.pt")["emb"]
     assert torch.equal(out, x) and out.is_contiguous() and not out.requires_grad
 
 
 @pytest.mark.parametrize("negated", [lambda x: torch.complex(-x, -x).conj().imag, torch._neg_view])
-def test_negated_by_a_bit(tmp_path, rows_of, negated):
+def test_negated_by_a_bit(tmp_path, rows_in, negated):
     """The file has the other sign; the tensor says that it is to be changed."""
     x = matrix()
     value = {"emb": negated(x), "ids": negated(x[:, 0])}
     assert value["emb"].is_neg()
     shard = opened(saved(tmp_path / "x.pt", value))
     expected = value["emb"].resolve_neg().numpy()
-    assert np.array_equal(rows_of(shard), expected)
+    assert np.array_equal(rows_in(shard), expected)
     assert np.array_equal(shard.of_rows()[0]["ids"], expected[:, 0])
     out = copied(shard, tmp_path / "y.pt")["emb"]
     assert np.array_equal(out.numpy(), expected) and not out.is_neg()
 
 
 @pytest.mark.parametrize("layout", [lambda x: x[:1].expand(9, 5), lambda x: x[:, :1].expand(23, 7)])
-def test_expanded(tmp_path, rows_of, layout):
+def test_expanded(tmp_path, rows_in, layout):
     x = layout(matrix())
-    assert np.array_equal(rows_of(opened(saved(tmp_path / "x.pt", x))), x.numpy())
+    assert np.array_equal(rows_in(opened(saved(tmp_path / "x.pt", x))), x.numpy())
 
 
-def test_files_of_before_torch_1_6(tmp_path, rows_of, refused, monkeypatch, dtype):
+def test_files_of_before_torch_1_6(tmp_path, rows_in, refused, monkeypatch, dtype):
     x = matrix(dtype=torch_dtype(dtype))
     value = {"emb": x, "ids": list(range(23))}
     path = saved(tmp_path / "x.pt", value, _use_new_zipfile_serialization=False)
     shard = opened(path)
     assert (shard.rows, shard.dim, shard.dtype) == (23, 5, dtype)
-    assert rows_of(shard).tobytes() == numbers(x).tobytes()
+    assert rows_in(shard).tobytes() == numbers(x).tobytes()
     shard.close()
     assert shard._whole is None
     assert same(copied(shard, tmp_path / "y.pt"), value)
@@ -211,14 +211,14 @@ def test_files_of_before_torch_1_6(tmp_path, rows_of, refused, monkeypatch, dtyp
     assert opened(tmp_path / "y.pt").rows == 23
 
 
-def test_which_tensor_is_taken(tmp_path, rows_of, refused):
+def test_which_tensor_is_taken(tmp_path, rows_in, refused):
     a, b = matrix(seed=1), matrix(9, 7, seed=2)
     path = saved(tmp_path / "x.pt", {"rows": a, "ids": torch.arange(23), "n": 5})
-    assert np.array_equal(rows_of(opened(path)), a)
+    assert np.array_equal(rows_in(opened(path)), a)
     for name in ("embedding", "embeddings", "emb", "embed", "embeds"):
         saved(path, {"other": a, name: b})
-        assert np.array_equal(rows_of(opened(path)), b)
-    assert np.array_equal(rows_of(opened(path, "other")), a)
+        assert np.array_equal(rows_in(opened(path)), b)
+    assert np.array_equal(rows_in(opened(path, "other")), a)
     refused(lambda: opened(path, "text"), path, "no tensor 'text'; its tensors are other, embeds")
     saved(path, {"a": a, "b": b})
     refused(lambda: opened(path), path, "several tensors of embeddings, a, b; name the one")
@@ -253,10 +253,10 @@ def test_nothing_in_a_file_is_run(tmp_path, refused, new):
     ],
     ids=["int8", "complex", "3-D", "tensors", "lists", "dict"],
 )
-def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_of, other):
+def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, other):
     path = saved(tmp_path / "x.pt", {"text_features": other, "boxes": matrix()})
     refused(lambda: opened(path), path, "'text_features'", "'boxes' (float32 (23, 5))", "--column 'boxes'")
-    assert np.array_equal(rows_of(opened(path, "boxes")), matrix().numpy())
+    assert np.array_equal(rows_in(opened(path, "boxes")), matrix().numpy())
     saved(path, {"embeddings": other, "boxes": matrix()})
     refused(lambda: opened(path), path, "'embeddings'", "--column 'boxes'")
 
@@ -350,10 +350,10 @@ def test_without_torch(tmp_path, refused, monkeypatch):
     refused(lambda: opened(path), f"{path}: .pt files need torch: pip install torch")
 
 
-def test_without_rows(tmp_path, rows_of):
+def test_without_rows(tmp_path, rows_in):
     value = {"emb": torch.zeros(0, 7, dtype=torch.half), "ids": []}
     shard = opened(saved(tmp_path / "x.pt", value))
-    assert (shard.rows, shard.dim, rows_of(shard).shape) == (0, 7, (0, 7))
+    assert (shard.rows, shard.dim, rows_in(shard).shape) == (0, 7, (0, 7))
     assert same(copied(shard, tmp_path / "y.pt"), value)
 
 
@@ -404,12 +404,12 @@ def test_checksums_of_parts_make_that_of_the_whole(parts):
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("key", [None, "embeddings"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_of, refused, random, key, legacy):
+def test_one_vector_a_row_in_three_dimensions(tmp_path, rows_in, refused, random, key, legacy):
     x = matrix(400)
     value = x[:, None] if key is None else {key: x[:, None], "ids": list(range(400))}
     torch.save(value, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
     shard = opened(tmp_path / "x.pt")
-    assert np.array_equal(rows_of(shard), x.numpy())
+    assert np.array_equal(rows_in(shard), x.numpy())
     keep = np.ones(400, bool) if random else np.arange(400) % 4 != 1
     rewrite_at_random(shard, tmp_path / "y.pt") if random else rewrite(shard, tmp_path / "y.pt", keep=keep)
     out = torch.load(tmp_path / "y.pt")
