@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastrealign.core.errors import InputError
 from fastrealign.embed.encoders import Encoder
 from fastrealign.embed.inputs import open_input
-from fastrealign.core.errors import InputError
 
 
 def in_order(folder):
