@@ -1,0 +1,136 @@
+"""What a user may ask for, as values that check themselves: one class for each subject, one text for each option.
+
+Public functions keep their keywords and build these in one line; inside, the values are handed on. The command's help takes the
+text of an option from `HELP`, docstrings through `documented`. The options of a fit are in methods/options.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.data.workers import Workers
+
+BAD_ROWS = ("error", "skip", "keep")
+BAD_SHARDS = ("error", "skip")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_WIDTH = 96
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of an options class, with its text."""
+    return field(default=default, metadata={"help": help})
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """InputError for a value that is not one of the choices."""
+    if value not in choices:
+        raise InputError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What is read of each side, and what happens to rows and shards that cannot be used."""
+
+    column: str | None = option(
+        None,
+        "parquet column, pickle key or tensor that holds the embeddings of the source, where that is ambiguous; also that of "
+        "the target, where the target lies elsewhere and has it",
+    )
+    target_column: str | None = option(
+        None,
+        "the same for the target; in one file, text_... belongs to the source, image_..., img_... and visual_... to the target",
+    )
+    bad_rows: str = option(
+        "error",
+        "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, keep writes them as they "
+        "came; statistics never include them",
+    )
+    bad_shards: str = option(
+        "error",
+        "shards that cannot be read: error stops, skip leaves them out and lists them in the report and the manifest",
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("bad_rows", self.bad_rows, BAD_ROWS)
+        check_choice("bad_shards", self.bad_shards, BAD_SHARDS)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What computes; `workers` is what comes of it."""
+
+    threads: int | None = option(None, "CPU threads; by default one per core, or four per GPU")
+    devices: Sequence[int | str] | None = option(
+        None, "GPUs to compute on, by their numbers, or torch device names; by default the CPU computes"
+    )
+    max_memory: int | None = option(
+        None, "bytes that all buffers together may take; what a format needs to decode comes on top"
+    )
+    workers: Workers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workers", Workers.of(self.threads, self.devices, self.max_memory))
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written, and what happens to an earlier run in the output folder. `dtype` becomes a NumPy type."""
+
+    dtype: np.dtype | None = option(  # noqa: RUF009 (`option` is dataclasses.field)
+        None,
+        "element type of the output: float32, float16, bfloat16 or float64; by default that of each shard, for 16-bit pickles "
+        "float32, as the reference script writes them",
+    )
+    overwrite: bool = option(False, "replace an earlier run in the output folder; other files stay")
+    resume: bool = option(False, "resume an unfinished run in the output folder; the result is the same bytes")
+    verify: bool = option(
+        False,
+        "record a checksum of every byte read and written and, with resume, compare them; by default head and tail, size and "
+        "time of change",
+    )
+    fsync: bool = option(True, "wait until the disk has everything; without it a power cut may cost the output")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", None if self.dtype is None else ops.as_dtype(self.dtype))
+
+
+def texts(*groups: type) -> dict[str, str]:
+    """The text of each option of these classes, by its name."""
+    return {option.name: option.metadata["help"] for group in groups for option in _options(group)}
+
+
+def documented(*groups: type) -> Callable[[_F], _F]:
+    """Fill in "{Name}" in a docstring: the parameters of the function that are options of the class of this name."""
+
+    def fill(function: _F) -> _F:
+        if function.__doc__ is not None:
+            doc, names = inspect.cleandoc(function.__doc__), inspect.signature(function).parameters
+            for group in groups:
+                entries = [_entry(option) for option in _options(group) if option.name in names]
+                doc = doc.replace(f"{{{group.__name__}}}", "\n".join(entries))
+            function.__doc__ = doc
+        return function
+
+    return fill
+
+
+def _options(group: type) -> list[Field[Any]]:
+    return [one for one in fields(group) if "help" in one.metadata]
+
+
+def _entry(option: Field[Any]) -> str:
+    """A parameter in NumPy style."""
+    text = textwrap.fill(option.metadata["help"], _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{option.name} : {option.type}, default {option.default!r}\n{text}."
+
+
+HELP = texts(ReadOptions, Compute, OutputOptions)

@@ -1,0 +1,110 @@
+"""The options of a fit: which method, and how its statistics are found."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.data.options import check_choice, option, texts
+from fastrealign.data.process_group import ProcessGroup
+
+# Where each method comes from: baselines.py.
+METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
+CENTROIDS = ("paper", "exact")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a method is fitted. "realign-exact" becomes method "realign" with centroid "exact"."""
+
+    method: str = option(
+        "realign",
+        "realign, realign-exact, or a method to compare with: none, mean-shift, c3, bca, anchor, anchor-trace",
+    )
+    centroid: str = option(
+        "paper",
+        "paper translates once, as published, and leaves a gap of about 1e-4; exact solves for the translation that leaves "
+        "none",
+    )
+    one_pass: bool | None = option(
+        None,
+        "read the source once; the centroid correction is then an estimate whose standard error is stated; by default only "
+        "where the source cannot be read again",
+    )
+    tol: float | None = option(
+        None,
+        "fit on a random sample of files or arrays, just large enough that the centroid of all aligned rows lies within "
+        "gap_left + tol of the target's, for example 1e-3",
+    )
+    confidence: float = option(0.95, "probability with which a bound that comes of a sample holds")
+    seed: int = option(0, "seed of the sample, and of the noise of c3")
+
+    def __post_init__(self) -> None:
+        method = check_method(self.method)
+        if method == "realign-exact":
+            object.__setattr__(self, "centroid", "exact")
+            method = "realign"
+        object.__setattr__(self, "method", method)
+        if method != "realign":
+            refused = {"centroid": self.centroid != "paper", "one_pass": self.one_pass, "tol": self.tol is not None}
+            for name, given in refused.items():
+                if given:
+                    raise InputError(f"{name} is of ReAlign, {method} has none; leave it out")
+        check_choice("centroid", self.centroid, CENTROIDS)
+        if self.tol is not None:
+            if self.one_pass:
+                raise InputError("tol samples the source, one_pass reads all of it: choose one")
+            check_tol(self.tol)
+            check_sampling(self.confidence, self.seed)
+
+    @property
+    def own(self) -> dict[str, int]:
+        """Those that are options of a method other than ReAlign."""
+        return {"seed": self.seed} if self.method == "c3" else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Those that decide the result, as a job specification records them."""
+        if self.method != "realign":
+            return {"method": self.method, **self.own}
+        sampling = {} if self.tol is None else {"confidence": self.confidence, "seed": self.seed}
+        return {"centroid": self.centroid, "one_pass": self.one_pass or None, "tol": self.tol, **sampling}
+
+    def check_ranks(self, ranks: ProcessGroup) -> None:
+        """InputError where ranks are to fit together what one process fits: covariances are not added up between them."""
+        if self.method == "bca" and ranks.size > 1:
+            raise InputError(
+                "bca is fitted by one process; fit it without a group or torchrun, then apply what was saved"
+            )
+
+
+HELP = texts(FitOptions)
+
+
+def check_method(name: object) -> str:
+    """The method of that name, in upper or lower case; InputError if it is not in METHODS, with the nearest that is."""
+    if not isinstance(name, str):
+        raise InputError(f"method={name!r}: expected one of {', '.join(METHODS)}")
+    if name.lower() not in METHODS:
+        near = difflib.get_close_matches(name.lower(), METHODS, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
+    return name.lower()
+
+
+def check_tol(tol: Any) -> float:
+    """InputError for a tolerated gap that is none."""
+    if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0.0 < float(tol) < math.inf:
+        raise InputError(f"tol={tol!r}: expected more than 0, and finite")
+    return float(tol)
+
+
+def check_sampling(confidence: Any, seed: Any) -> None:
+    """InputError for a confidence or a seed that a sample cannot be drawn with."""
+    if not isinstance(confidence, numbers.Real) or not 0.5 <= float(confidence) < 1.0:
+        raise InputError(f"confidence={confidence!r}: expected 0.5 to below 1")
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise InputError(f"seed={seed!r}: expected at least 0")

@@ -1,0 +1,68 @@
+"""Options check themselves, and their texts have one source."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastrealign.core.errors import InputError
+from fastrealign.data.options import HELP, Compute, OutputOptions, ReadOptions, documented
+from fastrealign.data.workers import Workers
+from fastrealign.methods import options
+from fastrealign.methods.options import FitOptions
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: ReadOptions(bad_rows="drop"), "bad_rows='drop': expected one of error, skip, keep"),
+        (lambda: ReadOptions(bad_shards="keep"), "bad_shards='keep': expected one of error, skip"),
+        (lambda: Compute(max_memory=1), "max_memory=1: expected at least 131072 bytes"),
+        (lambda: OutputOptions("int8"), "int8"),
+        (lambda: FitOptions("re-align"), "did you mean 'realign'"),
+        (lambda: FitOptions(3), "method=3: expected one of none"),
+        (lambda: FitOptions(centroid="mean"), "centroid='mean': expected one of paper, exact"),
+        (lambda: FitOptions("bca", centroid="exact"), "centroid is of ReAlign, bca has none"),
+        (lambda: FitOptions("none", tol=0.1), "tol is of ReAlign, none has none"),
+        (lambda: FitOptions(tol=0.1, one_pass=True), "choose one"),
+        (lambda: FitOptions(tol=-1.0), "tol=-1.0: expected more than 0"),
+        (lambda: FitOptions(tol=0.1, confidence=1.0), "confidence=1.0: expected 0.5 to below 1"),
+        (lambda: FitOptions(tol=0.1, seed=-1), "seed=-1: expected at least 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, says):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+def test_what_comes_of_them():
+    assert Compute(3).workers == Workers.of(3)
+    assert OutputOptions("fp16").dtype == np.float16
+    assert FitOptions("ReAlign-Exact") == FitOptions(centroid="exact")
+    assert FitOptions("C3", seed=5).to_json() == {"method": "c3", "seed": 5}
+    assert FitOptions(tol=0.1).to_json() == {
+        "centroid": "paper",
+        "one_pass": None,
+        "tol": 0.1,
+        "confidence": 0.95,
+        "seed": 0,
+    }
+
+
+def test_docstrings_take_the_texts():
+    @documented(ReadOptions, FitOptions)
+    def function(rows, *, bad_rows="error", seed=0):
+        """Do it.
+
+        Parameters
+        ----------
+        rows : array
+        {ReadOptions}
+        {FitOptions}
+        """
+
+    assert "\nbad_rows : str, default 'error'\n    rows with NaN" in function.__doc__
+    assert f"seed : int, default 0\n    {options.HELP['seed']}." in function.__doc__
+    assert "column" not in function.__doc__ and "{" not in function.__doc__
+    assert {"column", "bad_rows", "threads", "dtype", "fsync"} < set(HELP)
