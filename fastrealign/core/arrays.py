@@ -450,11 +450,11 @@ def _of_arrow(x: Any, name: str) -> Taken | None:
     chunks = x.chunks if isinstance(x, pa.ChunkedArray) else [x]
     if pa.types.is_floating(x.type):
         return Taken(np.concatenate([np.empty(0, np.float16), *(c.to_numpy(zero_copy_only=False) for c in chunks)]))
-    from fastrealign.formats import arrow_columns
+    from fastrealign.formats import arrow_columns, arrow_schema
     from fastrealign.formats.choose_column import Fit
 
     if arrow_columns.fit(pa.field("", x.type)) < Fit.PERHAPS:
-        whole = arrow_columns.is_list(x.type) and pa.types.is_integer(x.type.value_type)
+        whole = arrow_schema.is_list(x.type) and pa.types.is_integer(x.type.value_type)
         instead = "; convert with .cast(pyarrow.list_(pyarrow.float32()))" if whole else ""
         raise InputError(f"{name}: a pyarrow array of {x.type}, expected lists of floats, one a row{instead}")
     firsts = np.cumsum([0, *map(len, chunks)]).tolist()

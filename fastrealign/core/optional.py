@@ -39,3 +39,21 @@ def optional(module: str, extra: str, what: str) -> Any:
     except ImportError as error:
         missing, why = module.partition(".")[0], f" ({' '.join(str(error).split())})"
     raise InputError(f"{what} needs {_PACKAGES.get(missing, missing)}{why}: pip install 'fastrealign[{extra}]'")
+
+
+class Lazy:
+    """An optional library under a name of a module, imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
+
+    For code that runs after something else has imported the library with `optional`, and named the file that needs it.
+    """
+
+    def __init__(self, module: str, extra: str, what: str) -> None:
+        self._given = module, extra, what
+        self._module: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by tools that look at modules
+            raise AttributeError(name)
+        if self._module is None:
+            self._module = optional(*self._given)
+        return getattr(self._module, name)

@@ -15,7 +15,8 @@ from fastrealign.core.text import meant, one_line
 from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
-from fastrealign.formats.tables import Table, TableShard
+from fastrealign.formats.table_copy import Table
+from fastrealign.formats.tables import TableShard
 from fastrealign.storage.files import Descriptor, open_binary, reading
 from fastrealign.storage.paths import is_url, place
 from fastrealign.storage.records import parsed

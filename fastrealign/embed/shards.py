@@ -16,7 +16,7 @@ from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
 from fastrealign.formats.arrow_columns import lists
 from fastrealign.formats.parquet import ParquetSink
-from fastrealign.formats.tables import GROUP_BYTES
+from fastrealign.formats.table_copy import GROUP_BYTES
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 

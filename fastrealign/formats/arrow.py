@@ -15,16 +15,20 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.core.errors import InputError
-from fastrealign.formats.arrow_columns import decoding
-from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter, changed
+from fastrealign.core.errors import InputError, changed
+from fastrealign.core.optional import Lazy, optional
+from fastrealign.formats.arrow_errors import decoding
+from fastrealign.formats.table_copy import Sink, Table
+from fastrealign.formats.tables import TableShard, TableWriter
+from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size, reading
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import AnyPath, place
+from fastrealign.storage.spool import local_copy
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from fastrealign.storage.atomic import AtomicFile
+else:
+    pa = Lazy("pyarrow", "parquet", "an Arrow file")
 
 _FILE_MAGIC = b"ARROW1"
 # How every message of a stream begins since Arrow 0.15, and how such a stream ends.
@@ -34,19 +38,16 @@ _END = _CONTINUED + bytes(4)
 _RESIDENT_BYTES = 32 << 20
 
 
-class ArrowTable(Table):
+class ArrowTable(Table[AtomicFile]):
     """One IPC stream or file."""
 
     kind = "Arrow file"
 
-    def __init__(self, path: str | Path) -> None:
-        try:
-            import pyarrow as pa
-        except ImportError:
-            raise InputError(f"{path}: Arrow files need pyarrow: pip install 'fastrealign[parquet]'") from None
+    def __init__(self, path: AnyPath) -> None:
+        optional("pyarrow", "parquet", f"{path}: an Arrow file")
         self.path = path
         self._size = file_size(path)
-        self._remote = is_url(path)
+        self._remote = not isinstance(place(path), Path)
         with self._local() as local, reading(path), open(local, "rb", opener=os.open) as file:
             self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
         self._buffer = pa.py_buffer(self._map)
@@ -104,18 +105,12 @@ class ArrowTable(Table):
     def close(self) -> None:
         """Nothing: the map goes with the last view of it."""
 
-    def _local(self) -> AbstractContextManager[str | Path]:
+    def _local(self) -> AbstractContextManager[AnyPath]:
         """The file; of a URL a copy on the disk, which the map keeps when its name is gone."""
-        if not self._remote:
-            return nullcontext(self.path)
-        from fastrealign.storage.spool import local_copy
-
-        return local_copy(str(self.path))
+        return local_copy(str(self.path)) if self._remote else nullcontext(self.path)
 
     def _reader(self, places: list[int] | None = None) -> tuple[Any, pa.BufferReader]:
         """A reader from the beginning on, and what it reads from."""
-        import pyarrow as pa
-
         options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=False)
         source = pa.BufferReader(self._buffer)
         open_one = pa.ipc.open_stream if self.streamed else pa.ipc.open_file
@@ -140,8 +135,6 @@ class ArrowSink(Sink):
     """Writes each table as one record batch."""
 
     def __init__(self, file: AtomicFile, schema: pa.Schema, streamed: bool = True) -> None:
-        import pyarrow as pa
-
         self._writer = (pa.ipc.new_stream if streamed else pa.ipc.new_file)(file.stream(), schema)
 
     def write(self, table: pa.Table) -> None:

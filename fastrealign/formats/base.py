@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ml_dtypes
@@ -16,7 +15,7 @@ from fastrealign.core.text import redacted
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.files import check_state, state_of
-from fastrealign.storage.paths import Place, place
+from fastrealign.storage.paths import AnyPath, Place, place
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,7 +82,7 @@ class Shard(ABC):
     metadata_name: str | None = None
     metadata_state: tuple[int, ...] | None = None
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         self.path = str(path)
         self.name = name
         self._state = state_of(path)  # before its header is read
@@ -154,7 +153,7 @@ class ShardWriter(ABC):
 
     container: ClassVar[type[AtomicFile | AtomicFolder]] = AtomicFile
 
-    def __init__(self, path: str | Path, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
+    def __init__(self, path: AnyPath, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
         self.path = place(path)
         self.dtype = native_float(np.dtype(dtype), str(path))
         self.dim = dim

@@ -18,7 +18,6 @@ that have moved; with ids it is inside an IndexIDMap.
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.faiss_lists import Lists, find_lists
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape
 from fastrealign.storage.files import Descriptor, file_size, read_into, reading
+from fastrealign.storage.paths import AnyPath, Place
 
 _FLOAT32 = np.dtype(np.float32)
 _FLAT = ("IxF2", "IxFI", "IxFl")
@@ -97,7 +97,7 @@ class FaissShard(MatrixShard):
 
     format = "faiss"
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         size = file_size(path)
         descriptor = self._opened()
@@ -147,7 +147,7 @@ class FaissShard(MatrixShard):
         self._mapped = mapped
         self.close()
 
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> FaissWriter:
+    def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> FaissWriter:
         return FaissWriter(out_path, dtype, self, fsync)
 
     def of_rows(self) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -237,7 +237,7 @@ class FaissShard(MatrixShard):
 class FaissWriter(CarryingWriter):
     """Writes the same kind of index. Its header is of one size for any number of rows."""
 
-    def __init__(self, path: Path, dtype: np.dtype, shard: FaissShard, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, shard: FaissShard, fsync: bool = True) -> None:
         if dtype != _FLOAT32:
             raise InputError(f"{path}: a flat FAISS index holds float32, not {np.dtype(dtype)}; choose float32")
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)

@@ -15,7 +15,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
-from fastrealign.formats.arrow_columns import retyped_feature
+from fastrealign.formats.arrow_schema import retyped_feature
 from fastrealign.formats.base import Shard
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.tables import TableShard

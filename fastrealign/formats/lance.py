@@ -13,17 +13,24 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import one_line
-from fastrealign.formats.arrow_columns import decoded, decoding
-from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter
+from fastrealign.formats.arrow_errors import decoded, decoding
+from fastrealign.formats.table_copy import Sink, Table
+from fastrealign.formats.tables import TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFolder
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import AnyPath, place
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    import lance
     import pyarrow as pa
+else:
+    pa = Lazy("pyarrow", "parquet", "a Lance dataset")
 
 # What Lance reads ahead; its own default is 2 GB.
 _READ_AHEAD_BYTES = 32 << 20
@@ -40,14 +47,14 @@ _END = struct.Struct("<QQQIIHH4s")
 _ENTRY = struct.Struct("<QQ")
 
 
-class LanceTable(Table):
+class LanceTable(Table[AtomicFolder]):
     """The latest version of one dataset."""
 
     kind = "Lance dataset"
 
-    def __init__(self, path: str | Path) -> None:
-        lance = _lance(path)
-        if is_url(path):
+    def __init__(self, path: AnyPath) -> None:
+        library = _lance(path)
+        if not isinstance(place(path), Path):
             raise InputError(f"{path}: Lance datasets are read from a disk; copy it to one first, or use parquet")
         self.path = path
         # Absolute, so that a name with a colon is not taken for a URL.
@@ -57,7 +64,7 @@ class LanceTable(Table):
             raise InputError(f"{path}: {what}")
         with decoding(path, self.kind):
             os.listdir(folder)  # what may not be read is told as such
-            self._dataset = lance.dataset(folder)
+            self._dataset = library.dataset(folder)
             self.schema = self._dataset.schema
             self.version = self._dataset.data_storage_version
             fragments = self._dataset.get_fragments()
@@ -93,7 +100,7 @@ class LanceTable(Table):
     def close(self) -> None:
         self._dataset = None
 
-    def _check_files(self, fragment, folder: str) -> None:
+    def _check_files(self, fragment: lance.LanceFragment, folder: str) -> None:
         """InputError for a data file that is gone or cut off. One that lies in another dataset is Lance's to find."""
         for file in fragment.data_files():
             if getattr(file, "base_id", None) is not None:
@@ -124,9 +131,7 @@ class LanceTable(Table):
                 for offset, length in _ENTRY.iter_unpack(file.read(_ENTRY.size * count)):
                     if offset + length > size:
                         raise self._damaged(name, "the end tells of more than there is")
-        from lance.file import LanceFileReader
-
-        LanceFileReader(str(path)).metadata()  # its errors come as errors
+        optional("lance.file", "lance", "Lance").LanceFileReader(str(path)).metadata()  # its errors come as errors
 
     def _damaged(self, name: str, found: str) -> InputError:
         return InputError(f"{self.path}: damaged: of the data file data/{name} {found}; copy or make it again")
@@ -139,7 +144,7 @@ class LanceSink(Sink):
         self._lance = _lance(folder.path)
         self._folder = folder
         self._schema = schema
-        self._options = {"max_rows_per_file": file_rows}
+        self._options: dict[str, Any] = {"max_rows_per_file": file_rows}
         if version is not None:
             self._options["data_storage_version"] = version
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(2)
@@ -153,11 +158,14 @@ class LanceSink(Sink):
 
     def finish(self) -> None:
         self._put(None)
-        self._thread.join()
+        self._join()
         self._check()
 
     def abandon(self) -> None:
         self._abandoned = True
+        self._join()
+
+    def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
 
@@ -178,8 +186,6 @@ class LanceSink(Sink):
                 raise self._failure
 
     def _write(self) -> None:
-        import pyarrow as pa
-
         reader = pa.RecordBatchReader.from_batches(self._schema, self._taken())
         try:
             self._lance.write_dataset(reader, str(self._folder.temporary.absolute()), mode="create", **self._options)
@@ -218,9 +224,5 @@ class LanceShard(TableShard):
     writes = LanceWriter
 
 
-def _lance(path: str | Path):
-    try:
-        import lance
-    except ImportError:
-        raise InputError(f"{path}: Lance needs pylance: pip install 'fastrealign[lance]'") from None
-    return lance
+def _lance(path: AnyPath) -> ModuleType:
+    return optional("lance", "lance", f"{path}: Lance")

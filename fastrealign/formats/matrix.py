@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.formats.base import Shard, ShardWriter
 from fastrealign.formats.choose_column import Fit, Wanted
 from fastrealign.storage.files import Descriptor, read_into, reading
+from fastrealign.storage.paths import AnyPath, Place
 
 # Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
 # apart: what bounds the memory beyond the caller's scratch.
@@ -71,7 +71,7 @@ class MatrixShard(Shard):
     _swapped = False
     between: tuple[int, ...] = ()
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self._descriptor: Descriptor | None = None
 
@@ -148,7 +148,7 @@ class MatrixWriter(ShardWriter):
 
     _offset: int
 
-    def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
         self._kept = 0
 
@@ -175,7 +175,7 @@ class MatrixWriter(ShardWriter):
 class CarryingWriter(MatrixWriter):
     """A MatrixWriter of a container that holds other things for each row, which are dropped with their rows."""
 
-    def __init__(self, path: Path, dtype: np.dtype, dim: int, rows: int, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, dim: int, rows: int, fsync: bool = True) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
         self._masks: list[np.ndarray] = []
 

@@ -24,7 +24,7 @@ from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import Fit
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.shard_names import Name, counting, tail_of
-from fastrealign.formats.tables import TableCopy
+from fastrealign.formats.table_copy import TableCopy
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import check_state, open_binary, reading, state_of
 from fastrealign.storage.paths import Place, folder_of, is_url, place

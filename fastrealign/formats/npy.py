@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
-from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -21,6 +20,7 @@ from fastrealign.formats.base import BFLOAT16, native_float, no_float
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.storage.files import Descriptor, file_size, reading
+from fastrealign.storage.paths import AnyPath, Place
 
 # NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
 _HEADER_LIMIT = 10_000 + 12
@@ -47,7 +47,7 @@ class NpyShard(MatrixShard):
 
     format = "npy"
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         size = file_size(path)
         with reading(path):
@@ -79,7 +79,7 @@ class NpyShard(MatrixShard):
                 f"{size}; if several arrays were saved into one file, save each into its own"
             )
 
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
+    def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
         return NpyWriter(out_path, dtype, self.dim, rows, fsync, self.between)
 
 
@@ -88,7 +88,7 @@ class NpyWriter(MatrixWriter):
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         dtype: np.dtype,
         dim: int,
         rows: int | None = None,

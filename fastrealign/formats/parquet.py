@@ -10,20 +10,25 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import one_line
-from fastrealign.formats.arrow_columns import decoded, decoding
-from fastrealign.formats.tables import Sink, Table, TableShard, TableWriter
+from fastrealign.formats.arrow_errors import decoded, decoding
+from fastrealign.formats.table_copy import Sink, Table
+from fastrealign.formats.tables import TableShard, TableWriter
+from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import AnyPath, place
+from fastrealign.storage.remote import RemoteStream
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from fastrealign.storage.atomic import AtomicFile
+    from pyarrow import fs
+else:
+    pa, pq, fs = (Lazy(name, "parquet", "parquet") for name in ("pyarrow", "pyarrow.parquet", "pyarrow.fs"))
 
 # Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
 _BUFFER = 1 << 20
@@ -32,31 +37,25 @@ _REMOTE_BUFFER = 4 << 20
 _PROBED_ROWS = 1024
 
 
-class ParquetTable(Table):
+class ParquetTable(Table[AtomicFile]):
     """One parquet file."""
 
     kind = "parquet file"
     grouped = True
 
-    def __init__(self, path: str | Path) -> None:
-        try:
-            import pyarrow.parquet as pq
-            from pyarrow.fs import LocalFileSystem
-        except ImportError:
-            raise InputError(f"{path}: parquet needs pyarrow: pip install 'fastrealign[parquet]'") from None
+    def __init__(self, path: AnyPath) -> None:
+        optional("pyarrow.parquet", "parquet", f"{path}: parquet")
         self.path = path
         file_size(path)
         with decoding(path, self.kind):
-            if is_url(path):
-                from fastrealign.storage.remote import RemoteStream
-
-                place, where = RemoteStream(str(path)), {"buffer_size": _REMOTE_BUFFER}
-            else:
-                # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
-                place = os.path.abspath(path)
-                where = {"buffer_size": _BUFFER, "filesystem": LocalFileSystem()}
             # Checksums are verified where a page has one; Arrow itself writes none unless asked.
-            self._file = pq.ParquetFile(place, pre_buffer=False, page_checksum_verification=True, **where)
+            how: dict[str, Any] = {"pre_buffer": False, "page_checksum_verification": True}
+            if isinstance(at := place(path), Path):
+                # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
+                how |= {"buffer_size": _BUFFER, "filesystem": fs.LocalFileSystem()}
+                self._file = pq.ParquetFile(os.path.abspath(at), **how)
+            else:
+                self._file = pq.ParquetFile(RemoteStream(str(at)), buffer_size=_REMOTE_BUFFER, **how)
             try:
                 self.schema = self._file.schema_arrow
                 self._metadata = self._file.metadata
@@ -69,7 +68,7 @@ class ParquetTable(Table):
     def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         if not self.sizes:  # some versions of Arrow fail to read such a file
             return
-        parts = [groups]
+        parts: list[list[int] | None] = [groups]
         if any(_dictionary_within(self.schema.field(name).type) for name in columns):
             # Arrow fails where a batch of these is of two row groups.
             parts = [[group] for group in (range(len(self.sizes)) if groups is None else groups)]
@@ -118,9 +117,7 @@ class ParquetTable(Table):
 class ParquetSink(Sink):
     """Writes each table as one row group."""
 
-    def __init__(self, file: AtomicFile, schema: pa.Schema, **options) -> None:
-        import pyarrow.parquet as pq
-
+    def __init__(self, file: AtomicFile, schema: pa.Schema, **options: Any) -> None:
         self._writer = pq.ParquetWriter(file.stream(), schema, **options)
 
     def write(self, table: pa.Table) -> None:
@@ -143,17 +140,12 @@ class ParquetShard(TableShard):
 
 def _dictionary_within(kind: pa.DataType) -> bool:
     """Whether a nested type has a dictionary inside."""
-    import pyarrow as pa
-
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     return any(pa.types.is_dictionary(one) or _dictionary_within(one) for one in inner)
 
 
-def _encoding(metadata: pq.FileMetaData, schema: pa.Schema, column: str | None) -> dict:
+def _encoding(metadata: pq.FileMetaData, schema: pa.Schema, column: str | None) -> dict[str, Any]:
     """Options of ParquetWriter that give every column the codec it had, and a dictionary where it had one."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not metadata.num_row_groups:
         return {}
     # The name of a leaf may differ from the input's (list.item, list.element); its position does not.

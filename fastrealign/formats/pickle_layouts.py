@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from fastrealign.formats.choose_column import (
 from fastrealign.formats.matrix import fit_of_shape
 from fastrealign.formats.pickles import EMBED, PickleShard, kind_of, shown_key
 from fastrealign.formats.unpickler import load
+from fastrealign.storage.paths import AnyPath
 
 
 class AnyPickleShard(PickleShard):
@@ -38,7 +38,7 @@ class AnyPickleShard(PickleShard):
     left_out   keys of a dict whose values do not belong to rows
     """
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         self.left_out: list[str] = []
         super().__init__(path, name, column)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import pickle
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastrealign.formats.base import FLOAT_DTYPES, Shard, ShardWriter, native_fl
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, of_side
 from fastrealign.formats.unpickler import Refused, load
 from fastrealign.storage.files import file_size
+from fastrealign.storage.paths import AnyPath, Place
 
 EMBED = "embed"
 
@@ -35,7 +35,7 @@ class PickleShard(Shard):
     format = "pickle"
     opens_whole = True
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self._wanted = Wanted.of(column)
         self.key = self._wanted.column or EMBED
@@ -56,7 +56,7 @@ class PickleShard(Shard):
                 row[:] = item[self.key].reshape(-1)
             yield block[: len(part)]
 
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> PickleWriter:
+    def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> PickleWriter:
         return PickleWriter(out_path, dtype, self, fsync)
 
     @property
@@ -159,7 +159,7 @@ class PickleShard(Shard):
 class PickleWriter(ShardWriter):
     """Collects the items with their new embeddings and pickles them, protocol 4, on commit."""
 
-    def __init__(self, path: Path, dtype: np.dtype, shard: PickleShard, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, shard: PickleShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._key = shard.key
         self._out: list[dict] = []

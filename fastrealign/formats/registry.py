@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from fastrealign.core.errors import InputError
 from fastrealign.formats.arrow import ArrowShard
@@ -16,7 +15,7 @@ from fastrealign.formats.pickles import PickleShard
 from fastrealign.formats.safetensors_files import SafetensorsShard
 from fastrealign.formats.torch_files import TorchShard
 from fastrealign.formats.unsupported import next_step
-from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.paths import AnyPath, is_url, place
 
 FORMATS: dict[str, type[Shard]] = {
     ".arrow": ArrowShard,
@@ -39,7 +38,7 @@ def accepted() -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def format_of(path: str | Path) -> type[Shard]:
+def format_of(path: AnyPath) -> type[Shard]:
     """The Shard class for a file by its suffix, in any case; InputError if there is none."""
     suffix = suffix_of(path)
     if suffix not in FORMATS:
@@ -48,6 +47,6 @@ def format_of(path: str | Path) -> type[Shard]:
     return FORMATS[suffix]
 
 
-def suffix_of(path: str | Path) -> str:
+def suffix_of(path: AnyPath) -> str:
     """With its dot, in small letters; "" where there is none."""
     return os.path.splitext(place(path).name if is_url(path) else path)[1].lower()

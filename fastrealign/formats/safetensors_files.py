@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastrealign.formats.base import BFLOAT16, no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, telling
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.storage.files import Descriptor, file_size, read_into, reading
+from fastrealign.storage.paths import AnyPath, Place
 from fastrealign.storage.records import parsed, record_of
 
 # The key of the JSON record in the metadata of the files that fastrealign saves its own values in.
@@ -78,7 +78,7 @@ class SafetensorsShard(MatrixShard):
 
     format = "safetensors"
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self.header = _read_header(self.path, file_size(path))
         own = _own_kind(self.header.metadata)
@@ -98,7 +98,9 @@ class SafetensorsShard(MatrixShard):
         self._offset = self.header.size + chosen.begin
         self._strides = (self.dim, 1)
 
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> SafetensorsWriter:
+    def writer(
+        self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True
+    ) -> SafetensorsWriter:
         return SafetensorsWriter(out_path, dtype, self, fsync)
 
     def of_rows(self) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -126,7 +128,7 @@ class SafetensorsShard(MatrixShard):
 class SafetensorsWriter(CarryingWriter):
     """Writes the shard's tensors in their order, but the wider elements first, which keeps all of them aligned."""
 
-    def __init__(self, path: Path, dtype: np.dtype, shard: SafetensorsShard, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, shard: SafetensorsShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._shard = shard
         self._header, places = self._lay_out(shard.rows)
@@ -178,7 +180,7 @@ class SafetensorsWriter(CarryingWriter):
             offset += len(part)
 
 
-def own_kind(path: str | Path) -> str | None:
+def own_kind(path: AnyPath) -> str | None:
     """What of ours a safetensors file holds ("a saved alignment"); None for anything else, also what cannot be read."""
     try:
         size = file_size(path)
@@ -187,7 +189,7 @@ def own_kind(path: str | Path) -> str | None:
         return None
 
 
-def is_of_others(path: str | Path) -> bool:
+def is_of_others(path: AnyPath) -> bool:
     """Whether a safetensors file lies there that is not ours, embeddings perhaps; not one that cannot be read."""
     try:
         return _own_kind(_read_header(str(path), file_size(path)).metadata) is None

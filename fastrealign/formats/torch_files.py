@@ -14,7 +14,6 @@ import threading
 import zipfile
 import zlib
 from itertools import compress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_nam
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
 from fastrealign.storage.files import file_size, reading
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import AnyPath, Place, is_url
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +47,7 @@ class TorchShard(MatrixShard):
     format = "torch"
     opens_whole = True
 
-    def __init__(self, path: str | Path, name: str, column: str | Wanted | None = None) -> None:
+    def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         if is_url(path):
             raise InputError(
@@ -68,7 +67,7 @@ class TorchShard(MatrixShard):
         # What torch negates only when it is looked at has the other sign in the file.
         self._offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
 
-    def writer(self, out_path: Path, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
+    def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
         return TorchWriter(out_path, dtype, self, fsync)
 
     def close(self) -> None:
@@ -169,7 +168,7 @@ class TorchShard(MatrixShard):
 class TorchWriter(CarryingWriter):
     """Has torch.save write everything but the rows, and the rows at the place it left for them."""
 
-    def __init__(self, path: Path, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
+    def __init__(self, path: Place, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._key = shard.key
         self._between = shard.between

@@ -24,7 +24,9 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line, shown, shown_values
 from fastrealign.formats.arrow import ArrowSink
-from fastrealign.formats.arrow_columns import filtered, lists, retyped, writing_columns
+from fastrealign.formats.arrow_columns import filtered, lists
+from fastrealign.formats.arrow_errors import writing_columns
+from fastrealign.formats.arrow_schema import retyped
 from fastrealign.formats.choose_column import SIDES, Wanted
 from fastrealign.formats.lance import FILE_ROWS, LanceSink
 from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
@@ -32,7 +34,8 @@ from fastrealign.formats.npy import NpyWriter
 from fastrealign.formats.parquet import ParquetSink, ParquetTable
 from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.shard_names import Name
-from fastrealign.formats.tables import GROUP_BYTES, STEP_ROWS, InStep, Sink, TableShard, no_bfloat16
+from fastrealign.formats.table_copy import GROUP_BYTES, STEP_ROWS, InStep, Sink
+from fastrealign.formats.tables import TableShard, no_bfloat16
 from fastrealign.jobs.folders import make_folders, remove_folders, remove_temporaries
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.output_folder import JOURNAL, METADATA

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.core.text import one_line
 from fastrealign.storage import remote
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import AnyPath, is_url
 from fastrealign.storage.remote import RemoteFile, RemoteStream
 
 # Read ahead where a file on a server is read in order.
@@ -36,7 +35,7 @@ class Descriptor:
 
     __slots__ = ("fd", "remote")
 
-    def __init__(self, path: str | Path, flags: int = os.O_RDONLY) -> None:
+    def __init__(self, path: AnyPath, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
         self.remote: RemoteFile | None = None
         if is_url(path):
@@ -66,7 +65,7 @@ class Descriptor:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: AnyPath) -> Iterator[None]:
     """Turns an OSError met while reading `path` into an InputError that names it, and what is no fault of the file, such as
     memory that ran out, into a FastRealignError."""
     try:
@@ -86,7 +85,7 @@ def reading(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
 
 
-def file_size(path: str | Path) -> int:
+def file_size(path: AnyPath) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
     if is_url(path):
         return remote.file_size(os.fspath(path))
@@ -101,7 +100,7 @@ def file_size(path: str | Path) -> int:
     return status.st_size
 
 
-def state_of(path: str | Path) -> tuple[int, ...] | None:
+def state_of(path: AnyPath) -> tuple[int, ...] | None:
     """What changes when a file is written to or replaced, with its size and its time kept too, or one in a folder.
 
     None for what is not there, and for a URL: whether that has changed is looked at with each answer (remote.py).
@@ -119,24 +118,24 @@ def state_of(path: str | Path) -> tuple[int, ...] | None:
     return len(within), sum(status.st_size for status in within), changed
 
 
-def check_state(path: str | Path, state: tuple[int, ...] | None) -> None:
+def check_state(path: AnyPath, state: tuple[int, ...] | None) -> None:
     """ChangedError unless the state is the one that there was."""
     if state is not None and state_of(path) != state:
         raise changed(path, "while it was read")
 
 
-def forget_seen(path: str | Path) -> None:
+def forget_seen(path: AnyPath) -> None:
     """The file may have been written to since it was read: what is there now counts."""
     if is_url(path):
         remote.forget(os.fspath(path))
 
 
-def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str | Path) -> None:
+def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: AnyPath) -> None:
     """Fill the contiguous uint8 array `buffer` from byte `offset` on; safe to call from several threads.
 
     Raises InputError when the file ends first: it was cut after its header had been checked.
     """
-    view, done = memoryview(buffer), 0
+    view, done = buffer.data, 0
     with reading(path):
         while done < len(view):
             if descriptor.remote is not None:
@@ -151,7 +150,7 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: str
             done += count
 
 
-def open_binary(path: str | Path) -> BinaryIO:
+def open_binary(path: AnyPath) -> BinaryIO:
     """The file opened to be read in order, with some of it read ahead."""
     if is_url(path):
         return io.BufferedReader(RemoteStream(os.fspath(path)), _STREAM_BYTES)

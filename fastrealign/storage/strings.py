@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import open_binary, reading
+from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +66,7 @@ def id_text(value: Any) -> str:
     raise InputError(f"has the id {value!r}, expected text or a whole number")
 
 
-def lines_of(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
+def lines_of(path: AnyPath) -> Iterator[tuple[int, int, bytes]]:
     """(number from 1, first byte, what it holds) of each line; a byte order mark is no part of the first.
 
     Raises InputError for a line longer than LINE_BYTES.
@@ -87,7 +87,7 @@ def lines_of(path: str | os.PathLike) -> Iterator[tuple[int, int, bytes]]:
             yield number, start, line
 
 
-def rows_in_lines(path: str | os.PathLike, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
+def rows_in_lines(path: AnyPath, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
     """`lines_of` a file in which a line is a row: without the blank ones at its end, which stand for nothing.
 
     Blank ones before that are empty, b"": each has its number, which the rows of another file may be paired with.

@@ -465,7 +465,8 @@ def test_tensors_of_several_vectors_a_row_are_refused(tmp_path, shape):
 
 def test_types_of_hugging_face_are_known_without_datasets(tmp_path):
     pa = pytest.importorskip("pyarrow")
-    from fastrealign.formats.arrow_columns import fit, retyped
+    from fastrealign.formats.arrow_columns import fit
+    from fastrealign.formats.arrow_schema import retyped
     from fastrealign.formats.choose_column import Fit
 
     def field(shape, name="Array2DExtensionType"):

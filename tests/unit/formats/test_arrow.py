@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.formats import tables
+from fastrealign.formats import table_copy as tables
 from fastrealign.formats.arrow import ArrowShard
 
 pa = pytest.importorskip("pyarrow")

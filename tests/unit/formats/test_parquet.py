@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shards import rewrite
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.formats import tables
+from fastrealign.formats import table_copy as tables
 from fastrealign.formats.parquet import ParquetShard, ParquetTable
 
 pa = pytest.importorskip("pyarrow")

@@ -1,0 +1,67 @@
+"""What Arrow and the libraries of tables raise, as errors that name the file, the row and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.optional import Lazy
+from fastrealign.core.text import one_line
+from fastrealign.storage.files import reading
+from fastrealign.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = Lazy("pyarrow", "parquet", "a table")
+
+
+@contextmanager
+def decoding(path: AnyPath, kind: str, rows_read: int = 0) -> Iterator[None]:
+    """Turns what a library raises over a damaged or unreadable file of this kind into an InputError."""
+    with reading(path):
+        try:
+            yield
+        except FastRealignError:
+            raise
+        except BaseException as error:  # damage shows as anything, from Arrow's own errors to text that is not UTF-8
+            panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
+            if (isinstance(error, OSError) and error.errno is not None) or not (isinstance(error, Exception) or panic):
+                raise
+            if shortage(error) is not None:
+                raise
+            if isinstance(error, NotImplementedError):  # of Arrow: the file is as it should be
+                raise InputError(
+                    f"{path}: this version of pyarrow cannot read all of it ({one_line(error)}); it is not damaged: upgrade "
+                    f"pyarrow, or save it without what is named there"
+                ) from error
+            where = f" from row {rows_read} on" if rows_read else ""
+            raise InputError(f"{path}: is not a readable {kind}{where} ({one_line(error)}); make it again") from error
+
+
+def decoded(stream: Iterator[pa.RecordBatch], path: AnyPath, kind: str, done: int = 0) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream, whose damage is told with the row from which on nothing can be read. done: rows before it."""
+    while True:
+        with decoding(path, kind, done):
+            batch = next(stream, None)
+        if batch is None:
+            return
+        yield batch
+        done += batch.num_rows
+
+
+@contextmanager
+def writing_columns(path: AnyPath, schema: pa.Schema, kind: str) -> Iterator[None]:
+    """Turns what Arrow refuses to write to a file of this kind into an InputError that names the column of `schema`."""
+    try:
+        yield
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        text = str(error)
+        named = [field for field in schema if str(field.type) in text or f"'{field.name}'" in text]
+        field = max(named, key=lambda field: len(str(field.type)), default=None)
+        what = "a column" if field is None else f"column {field.name!r} ({one_line(field.type)})"
+        raise InputError(
+            f"{path}: {kind} does not hold {what}: {one_line(error)}; leave it out, or choose another format"
+        ) from error
