@@ -105,8 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from safetensors.torch import save
 
-    from fastrealign.cli.demo import train
-    from fastrealign.revision.world import both_families
+    from bench.paper.world.shipped import STEPS
+    from fastrealign.cli.demo import encoder
+    from fastrealign.cli.demo.world import both_families
     from fastrealign.storage.atomic import save_bytes
 
     for seed in range(given.seeds):
@@ -114,8 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        steps = given.steps or train.STEPS
-        model = train.train(steps, seed, scene_of=both_families)
+        steps = given.steps or STEPS
+        model = encoder.build(seed)
+        encoder.train(model, steps, both_families)
         save_bytes(path.with_name(ABOUT), (json.dumps({"steps": steps, "seed": seed}) + "\n").encode())
         save_bytes(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
         print(f"wrote {path}", flush=True)

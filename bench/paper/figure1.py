@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine, publish
+from bench.paper.world.losses import LOSSES, build
 from bench.table import fill
 from fastrealign.cli.demo import encoder, samples
 from fastrealign.cli.demo.readings import recall
 from fastrealign.cli.demo.scenes import render
-from fastrealign.cli.demo.train import BATCH, train
 from fastrealign.diagnostics import GapMonitor
 
 if TYPE_CHECKING:
@@ -49,21 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
     parser.add_argument("--docs", type=Path, metavar="DIR", help="where figure1.md and figure1.png are")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="where each loss's run is kept, and taken from")
-    parser.add_argument("--only", choices=list(encoder.LOSSES), help="train with this loss and end; needs --runs")
+    parser.add_argument("--only", choices=list(LOSSES), help="train with this loss and end; needs --runs")
     given = parser.parse_args(arguments)
     if given.only and not given.runs:
         parser.error("--only keeps its run for later: give --runs DIR")
     steps = 20 if given.quick else STEPS
     runs = {
         loss: watched(loss, steps, given.runs, lambda line: print(line, flush=True))
-        for loss in ([given.only] if given.only else encoder.LOSSES)
+        for loss in ([given.only] if given.only else LOSSES)
     }
     if given.only:
         return 0
     results = {
         "kind": "figure1",
         "machine": machine(("numpy", "torch", "open_clip_torch"), fastrealign=fr.__version__),
-        "settings": {"steps": steps, "batch": BATCH, "every": EVERY, "probe": len(PROBE), "seed": 0, "d": encoder.DIM},
+        "settings": {
+            "steps": steps,
+            "batch": encoder.BATCH,
+            "every": EVERY,
+            "probe": len(PROBE),
+            "seed": 0,
+            "d": encoder.DIM,
+        },
         "runs": runs,
     }
     publish(results, given.out)
@@ -82,18 +90,18 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
     scenes = [samples.sample_scene(seed) for seed in PROBE]
     pictures = [render(scene) for scene in scenes]
     captions = [samples.sample_caption(scene).text for scene in scenes]
-    monitors: dict[str, GapMonitor] = {}
     training: list[dict[str, Any]] = []
     started = time.perf_counter()
 
-    def on_step(step: int, model: Any) -> None:
-        if step % EVERY:
-            return
-        if step == 0:
-            for name, share in FRAMES.items():
-                monitors[name] = GapMonitor(
-                    every=EVERY, loss=encoder.loss_of(model), batch=BATCH, frame_at=round(share * steps)
-                )
+    model = build(0, loss)
+    monitors = {
+        name: GapMonitor(
+            every=EVERY, loss=partial(LOSSES[loss], model), batch=encoder.BATCH, frame_at=round(share * steps)
+        )
+        for name, share in FRAMES.items()
+    }
+
+    def measure(step: int) -> None:
         text, image = encoder.encode_texts(model, captions), encoder.encode_images(model, pictures)
         for monitor in monitors.values():
             record = monitor.measure(step, text, image)
@@ -107,7 +115,10 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         )
         say(f"{loss}, step {step}: gap {record.gap:.3f}, recall@1 {training[-1]['recall_at_1']:.3f}")
 
-    train(steps, 0, say, loss=loss, on_step=on_step)
+    measure(0)
+    for step, _ in enumerate(encoder.training(model, steps, loss_of=LOSSES[loss]), 1):
+        if step % EVERY == 0:
+            measure(step)
     run = {
         "seconds": round(time.perf_counter() - started),
         "training": training,

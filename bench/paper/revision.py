@@ -23,11 +23,11 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
+from bench.paper.world.recipes import PAIRED, Recipe, train_recipe
+from bench.paper.world.sets import Sizes, World, make
 from fastrealign.core.errors import FastRealignError
 from fastrealign.methods.loading import load
-from fastrealign.revision.demo import PAIRED, Recipe, train_recipe
 from fastrealign.revision.evaluate import over_seeds
-from fastrealign.revision.world import Sizes, World, make
 from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ COMPARISONS = (
 def world_of(seed: int, worlds: Path, sizes: Sizes, family: str = FAMILY) -> World:
     """The world of a seed and a family of scenes; encoder and language model are those of the first."""
     folder = worlds / (str(seed) if family == FAMILY else f"{seed}-{family}")
-    return World(folder, sizes, seed, family, parts=None if folder == worlds / "0" else worlds / "0")
+    return World(folder, sizes, seed, family, None if folder == worlds / "0" else worlds / "0")
 
 
 def kept(recipe: Recipe, worlds: Path) -> Path:
@@ -148,7 +148,7 @@ def run(recipe: Recipe, worlds: Path, sizes: Sizes) -> dict[str, Any]:
         for needed in (world, recipe.statistics):
             if needed is not None and not needed.done:
                 make(needed)
-        found = train_recipe(world, recipe, path.parent).to_json()
+        found = train_recipe(world, recipe, path.parent)
         save_bytes(path, json.dumps(found, indent=1).encode())
     return json.loads(path.read_text())
 

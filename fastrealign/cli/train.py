@@ -103,13 +103,11 @@ def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     _silence_transformers()
-    run_demo = optional("fastrealign.revision.demo", "revision", "train").run_demo
+    demo = optional("fastrealign.cli.demo.train", "revision", "train")
     try:
-        result = run_demo(
+        result = demo.run_demo(
             args.out,
-            method=args.method,
-            tuning=args.tuning,
-            seed=args.seed,
+            demo.Recipe(args.method, args.tuning, args.seed),
             picture=args.picture,
             log=(lambda text: None) if args.quiet else lambda text: print(shown(text), file=sys.stderr, flush=True),
             progress=progress_of(args),

@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.cli.demo import statements
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import one_line
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.files import one_line
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import lines_of
 
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
     from fastrealign.revision.model import RevisionModel
 
 TASKS = ("caption", "vqa", "probe")
+Scores = dict[str, float]
+# By attribute ("colours"): the facts that a text states, or that are true of an image. A fact is a tuple of words.
+Facts = dict[str, set[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,28 @@ def read_answers(path: str | Path) -> list[Answer]:
     return _read_lines(path, answer, "an answer")
 
 
-Scores = dict[str, float]
+def score(answers: Iterable[Answer], said: Callable[[str], Facts] | None = None) -> Scores:
+    """Named figures, each from 0 to 1.
 
+    "vqa" and "probe" are accuracies over all questions, "vqa/colour" and "probe/random" over those of a kind, and
+    "probe/random/f1" the F1 of answering yes. "caption/colours/f1" is the F1 of the facts of an attribute, "caption" the mean
+    of these. Counts are summed over all items before a ratio is taken. The figures of blind answers begin with "blind/".
 
-def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = statements.said) -> Scores:
-    """Named figures, each 0 to 1: "vqa/colour", "vqa", "probe/random/f1", "probe", "caption/colours/precision", "caption".
+    Parameters
+    ----------
+    said
+        Parses a description into facts; needed where there are answers of task "caption".
 
-    "vqa" and "probe" are accuracies over all questions, "caption" the mean of the attributes' F1. Counts are added up over
-    all items before a ratio is taken. A blind answer's figure begins with "blind/".
-    said   reads a caption; the default reads the demo's English
-    Raises InputError for a caption without facts.
+    Raises
+    ------
+    InputError
+        For a caption without facts, or without `said`.
+
+    Examples
+    --------
+    >>> item = Item("7", "vqa", "colour", "what colour is it ?", answer="red")
+    >>> score([Answer(item, "Red.", blind=False), Answer(item, "blue", blind=True)])
+    {'vqa': 1.0, 'vqa/colour': 1.0, 'blind/vqa': 0.0, 'blind/vqa/colour': 0.0}
     """
     right: dict[str, list[bool]] = defaultdict(list)
     yes: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
@@ -184,9 +198,11 @@ def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = s
         front = "blind/" if a.blind else ""
         if a.item.task == "caption":
             if not a.item.facts:
-                raise InputError(f"item {a.item.id!r}: a caption without facts, by which it would be scored")
+                raise InputError(f"item {a.item.id!r}: a caption without facts to score it by")
+            if said is None:
+                raise InputError("captions are scored by the facts that they state: pass said=, which parses a caption")
             truth = {name: {tuple(fact) for fact in facts} for name, facts in a.item.facts.items()}
-            for name, counts in statements.matched(said(a.given), truth).items():
+            for name, counts in matched(said(a.given), truth).items():
                 named[f"{front}caption/{name}"] += counts
             continue
         ok = _word(a.given) == a.item.answer
@@ -206,6 +222,26 @@ def score(answers: Iterable[Answer], said: Callable[[str], statements.Facts] = s
         if of_attributes:
             scores[f"{front}caption"] = float(np.mean(of_attributes))
     return scores
+
+
+def matched(stated: Facts, truth: Facts) -> dict[str, tuple[int, int, int]]:
+    """By attribute: the number of facts stated, of those that are true, and of all true facts.
+
+    "" in a stated fact agrees with any word: a relation stated without a colour is true if it is with some.
+
+    Examples
+    --------
+    >>> matched({"colours": {("red", "star"), ("", "ring")}}, {"colours": {("blue", "star"), ("red", "ring")}})
+    {'colours': (2, 1, 2)}
+    """
+
+    def agree(fact: tuple[str, ...], true: tuple[str, ...]) -> bool:
+        return len(fact) == len(true) and all(part in ("", other) for part, other in zip(fact, true, strict=True))
+
+    return {
+        name: (len(stated[name]), sum(any(agree(fact, one) for one in true) for fact in stated[name]), len(true))
+        for name, true in truth.items()
+    }
 
 
 def over_seeds(runs: Sequence[Scores]) -> dict[str, tuple[float, float]]:

@@ -1,14 +1,17 @@
-"""The demo's picture: both modalities in two dimensions, before and after the alignment. Needs matplotlib."""
+"""The pictures of both demos: embeddings before and after the alignment; a model's answers. Needs matplotlib."""
 
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.cli.demo.readings import Reading
+from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
 from fastrealign.gap_report.figures import need_matplotlib
@@ -17,8 +20,12 @@ from fastrealign.storage.atomic import save_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from fastrealign.revision.evaluate import Answer
+
+PICTURES = 6
 TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: told apart with every common colour vision
-INK, PAPER = "#24292f", "#ffffff"  # an opaque card of its own, so that it reads on a light and on a dark page
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+INK, PAPER = "#24292f", "#ffffff"  # opaque, so that it reads on light and dark pages
 
 
 def draw(
@@ -74,8 +81,37 @@ def draw(
     save(figure, path, facecolor=PAPER)
 
 
+def draw_answers(path: str | Path, answers: Sequence[Answer], family: str) -> None:
+    """Write a PNG of the first PICTURES held-out scenes, with the model's description and its answer to each question."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    seen = [a for a in answers if not a.blind]
+    shown = list(dict.fromkeys(a.item.id for a in seen))[:PICTURES]
+    figure = Figure(figsize=(11, 2.6 * -(-len(shown) // 2)), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(-(-len(shown) // 2), 4, width_ratios=(1, 2, 1, 2), squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, id in enumerate(shown):
+        image, words = axes[i // 2, 2 * (i % 2)], axes[i // 2, 2 * (i % 2) + 1]
+        image.imshow(render(scene(int(id), family)))
+        image.set_title(f"scene {id}", fontsize=8)
+        lines: list[tuple[str, str]] = []
+        for a in (a for a in seen if a.item.id == id and a.item.task != "probe"):
+            if a.item.task == "caption":
+                lines += [(line, "black") for line in textwrap.wrap(f"“{a.given}”", 52)]
+                continue
+            right = a.given.split()[:1] == [a.item.answer]
+            said = f"{a.item.prompt} {a.given}" + ("" if right else f"  ({a.item.answer})")
+            lines += [(line, RIGHT if right else WRONG) for line in textwrap.wrap(said, 52)]
+        for row, (text, colour) in enumerate(lines):
+            words.text(0, 0.97 - 0.11 * row, text, color=colour, fontsize=9, va="top", transform=words.transAxes)
+    save(figure, path, dpi=130)
+
+
 def check_picture(path: str | Path) -> None:
-    """InputError where no picture can be drawn to `path`; to be asked before what takes its time."""
+    """Raises InputError where no picture can be drawn to `path`: to call before long work."""
     need_matplotlib("a picture", "demo")
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: a picture is a PNG, expected a name that ends in .png, such as picture.png")

@@ -4,16 +4,14 @@
     text           captions to fit on, of other scenes: unpaired means unpaired
     pairs_image, pairs_text   held out: row i of one is the picture, row i of the other a caption of the same scene
 
-Rows are unit vectors in float16, made by `python -m fastrealign.cli.demo.train`. A row's scene and caption follow from its
+Rows are unit vectors in float16, made by bench/paper/world/shipped.py. A row's scene and caption follow from its
 seed, so neither is stored.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,8 +48,3 @@ def sample_caption(of: Scene, length: str | None = None) -> Caption:
 def load(name: str) -> np.ndarray:
     """One shipped set (a key of SEEDS): float16, (rows, width), row i of the scene SEEDS[name][i]."""
     return np.load(DATA / f"{name}.npy")
-
-
-def record() -> dict[str, Any]:
-    """What was measured when the shipped sets were made: training time, retrieval, gap."""
-    return json.loads((DATA / "training.json").read_text())

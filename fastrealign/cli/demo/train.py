@@ -1,179 +1,227 @@
-"""Train the demo's encoder and remake the shipped embeddings: `python -m fastrealign.cli.demo.train --out DIR`.
-
-Every training step draws scenes never seen before. Their captions are partial, so a picture holds more than its caption
-tells, and the temperature is learned: what gap there is between the modalities comes of that alone. Two runs with the
-same seed on the same machine, PyTorch and thread count give the same encoder. Needs the extra `encoder`.
-"""
+"""`fastrealign train demo`: make a world, train in it in two stages, and evaluate on images never seen."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from fastrealign.cli.demo import questions, statements
+from fastrealign.cli.demo.world import Sizes, World, make
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.methods.baselines import check_method, fit_baseline
+from fastrealign.revision.config import TrainConfig
+from fastrealign.revision.evaluate import Answer, Scores, ask, read_items, score, write_answers
 
-from fastrealign.cli.demo import encoder, samples
-from fastrealign.cli.demo.captions import holds
-from fastrealign.cli.demo.readings import RECALL_AT, read, recall
-from fastrealign.cli.demo.scenes import Scene, render
-from fastrealign.core.reference import project
+TUNINGS = ("image", "text")
+# What all stages share. A scene takes about twelve words: with fewer visual tokens a description named less of it. A stage
+# takes a minute, so no checkpoint is written on the way.
+COMMON = {"tokens": 12, "save_steps": 1_000_000, "batch_size": 32}
+# A small network and a corpus of thousands: higher learning rates than the paper's 5e-4 and 1e-5, and two epochs of stage 1.
+STAGE_1 = {"stage": "stage1", "learning_rate": 3e-3, "epochs": 2.0}
+STAGE_2 = {"stage": "stage2", "learning_rate": 1e-3, "epochs": 1.0}
 
-if TYPE_CHECKING:
-    import open_clip
-
-STEPS = 1_000
-BATCH = 128
-WARM_UP = 100
-PEAK_RATE = 2e-3
-# The temperature is one number with far to go in few steps: it moves faster than the weights. At five times their rate,
-# and with fewer complete captions, it fell to 1/33 and the gap was 0.58.
-TEMPERATURE_RATE = 2 * PEAK_RATE
-WEIGHT_DECAY = 0.1
+Watch = Callable[[str], Any]
 
 
-def train(
-    steps: int = STEPS,
-    seed: int = 0,
-    log: Callable[[str], None] = print,
-    scene_of: Callable[[int], Scene] = samples.sample_scene,
-    *,
-    loss: str = "infonce",
-    start: open_clip.CLIP | None = None,
-    on_step: Callable[[int, open_clip.CLIP], None] | None = None,
-) -> open_clip.CLIP:
-    """A trained encoder, after `steps` batches of new scenes.
+@dataclass(frozen=True)
+class Recipe:
+    """One model to train in a world.
 
-    scene_of  the scene of a seed: of which kind, that is
-    loss      one of encoder.LOSSES
-    start     an encoder to go on from, with a schedule of its own; None: a fresh one of `seed` and `loss`
-    on_step   called with the number of steps done, 0 first, and the model; it may leave the model in evaluation mode
+    Parameters
+    ----------
+    method
+        Of baselines.METHODS: how text stands in for images.
+    tuning
+        Of stage 2: "image", on real images; "text", on text in place of them.
+    seed
+        Of the adapter's initial weights and of the order of the examples.
     """
-    import torch
 
-    model = (start or encoder.build(seed, loss)).to(memory_format=torch.channels_last)
-    groups = _parameter_groups(model)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    started, losses = time.perf_counter(), []
-    for done in range(steps):
-        if on_step:
-            on_step(done, model)
-        model.train()
-        warm = min(1.0, (done + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = warm * group["peak"]
-        first = samples.FIRST_TRAINING_SEED + done * BATCH
-        scenes = [scene_of(s) for s in range(first, first + BATCH)]
-        images = encoder.pixels([render(s) for s in scenes])
-        texts = encoder.tokenize([samples.sample_caption(s).text for s in scenes])
-        losses.append(encoder.step(model, optimizer, images, texts))
-        if (done + 1) % 100 == 0:
-            scale = model.logit_scale.exp().item()
-            log(
-                f"step {done + 1:>5} of {steps}  loss {np.mean(losses[-100:]):.3f}  logit scale {scale:.1f}  "
-                f"{time.perf_counter() - started:.0f} s"
-            )
-    if on_step:
-        on_step(steps, model)
-    return model
+    method: str = "realign"
+    tuning: str = "image"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.method)
+        if self.tuning not in TUNINGS:
+            raise InputError(f"tuning={self.tuning!r}: expected one of {', '.join(TUNINGS)}")
 
 
-def _parameter_groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
-    """Weight matrices decay; gains, biases and the temperature (with SigLIP's bias of all logits) do not."""
-    logits = [p for name, p in model.named_parameters() if name in ("logit_scale", "logit_bias")]
-    rest = [p for name, p in model.named_parameters() if name not in ("logit_scale", "logit_bias")]
-    return [
-        {"params": [p for p in rest if p.ndim >= 2], "peak": PEAK_RATE, "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in rest if p.ndim < 2], "peak": PEAK_RATE, "weight_decay": 0.0},
-        {"params": logits, "peak": TEMPERATURE_RATE, "weight_decay": 0.0},
-    ]
+@dataclass(frozen=True)
+class DemoResult:
+    """What a recipe came to.
+
+    Attributes
+    ----------
+    scores
+        Of evaluate.score.
+    seconds
+        By part of the run.
+    out
+        Folder of the model and its answers.
+    picture
+        File of the picture, if one was asked for.
+    """
+
+    recipe: Recipe
+    scores: Scores
+    seconds: dict[str, float]
+    out: str
+    picture: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps."""
+        return {name: value for name, value in asdict(self).items() if name != "picture"}
+
+    def summary(self) -> str:
+        """Some twenty lines of text."""
+        titles = {
+            **{f"caption/{name}/f1": f"captions, {name}: F1" for name in statements.ATTRIBUTES},
+            **{f"vqa/{kind}": f"questions, {kind}: accuracy" for kind in questions.KINDS},
+            **{f"probe/{kind}": f"yes or no, {kind} absence: accuracy" for kind in questions.PROBES},
+        }
+        rows = [
+            f"{title:44}{self.scores[name]:>9.3f}{self.scores[f'blind/{name}']:>9.3f}"
+            for name, title in titles.items()
+            if name in self.scores
+        ]
+        tuned_on = "real images" if self.recipe.tuning == "image" else "text alone"
+        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return "\n".join(
+            [
+                f"Pretrained on text by {self.recipe.method}, tuned on {tuned_on} ({took}).",
+                "",
+                f"{'On images never seen':44}{'':>9}{'blind':>9}",
+                *rows,
+                "",
+                f"{self.out}: the model, and its answers in answers.jsonl",
+                *([f"{self.picture}: its answers about some images"] if self.picture else []),
+            ]
+        )
 
 
-def embed(model: open_clip.CLIP) -> dict[str, np.ndarray]:
-    """The four sets of samples.SEEDS as float16 unit rows."""
-    sets = {}
-    for name, seeds in samples.SEEDS.items():
-        scenes = [samples.sample_scene(s) for s in seeds]
-        if name.endswith("image"):
-            rows = encoder.encode_images(model, [render(s) for s in scenes])
-        else:
-            rows = encoder.encode_texts(model, [samples.sample_caption(s).text for s in scenes])
-        sets[name] = project(rows).astype(np.float16)
-    return sets
+def run_demo(
+    folder: str | Path,
+    recipe: Recipe,
+    *,
+    sizes: Sizes | None = None,
+    picture: str | Path | None = None,
+    log: Callable[[str], None] = print,
+    progress: Progress = SILENT,
+    watch: Watch | None = None,
+) -> DemoResult:
+    """Make a world in `folder`, train a recipe in it and evaluate; what exists is not made again.
+
+    Parameters
+    ----------
+    picture
+        PNG to draw, with answers beside some images. Needs matplotlib.
+    log
+        Gets a line of text now and then.
+    watch
+        Makes the callback of transformers that shows the progress of a stage ("stage1", "stage2").
+    """
+    from fastrealign.cli.demo.picture import check_picture, draw_answers
+
+    if picture is not None:
+        check_picture(picture)
+    world = World(Path(folder) / "world", sizes or Sizes(), recipe.seed)
+    make(world, log=log)
+    trained = Path(folder) / "trained"
+    trained.mkdir(exist_ok=True)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "fit"):
+        alignment = fitted(recipe.method, world, "pretrain_mixed", trained)
+    first = TrainConfig(
+        **COMMON,
+        **STAGE_1,
+        **rows_of(world, "pretrain_mixed"),
+        alignment=alignment,
+        seed=recipe.seed,
+        out=str(trained / f"stage1-{recipe.method}"),
+    )
+    second = TrainConfig(
+        **COMMON,
+        **STAGE_2,
+        **rows_of(world, "tuning" if recipe.tuning == "image" else "text_tuning"),
+        alignment=alignment if recipe.tuning == "text" else None,
+        adapter=first.out,
+        seed=recipe.seed,
+        out=str(trained / f"stage2-{recipe.tuning}-{recipe.method}"),
+    )
+    answers = train_stages([first, second], world, seconds, progress=progress, watch=watch)
+    if picture is not None:
+        draw_answers(picture, answers, world.family)
+    return DemoResult(recipe, score(answers, statements.said), seconds, second.out, picture and str(picture))
 
 
-def measure(model: open_clip.CLIP, sets: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Gap and text-to-image retrieval on the held-out pairs: for the captions as they are and by their length."""
-    scenes = [samples.sample_scene(s) for s in samples.SEEDS["pairs_text"]]
-    images = sets["pairs_image"]
-    reading = read(sets["pairs_text"], sets["pairs_image"])
-    by_length = {}
-    for length in samples.LENGTH_SHARES:
-        captions = [samples.sample_caption(s, length) for s in scenes]
-        texts = encoder.encode_texts(model, [c.text for c in captions])
-        # A caption that is true of m pictures finds its own among the first k in min(1, k/m) of the cases at best.
-        true_of = np.array([sum(all(holds(claim, s) for claim in c.claims) for s in scenes) for c in captions])
-        ceiling = {k: float(np.minimum(1, k / true_of).mean()) for k in RECALL_AT}
-        by_length[length] = {"recall": recall(texts, images), "best possible": ceiling}
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the seconds that its block takes."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 2)
+
+
+def rows_of(world: World, name: str) -> dict[str, str]:
+    """The keys of a configuration that name a set of the world."""
     return {
-        "pairs": len(scenes),
-        "gap": reading.gap,
-        "mixing": reading.mixing,
-        "recall": reading.recall,
-        "chance": {k: k / len(scenes) for k in RECALL_AT},
-        "by length": by_length,
+        "model": str(world.backbone),
+        "data": str(world.path(f"{name}.json")),
+        "embeddings": str(world.path(f"{name}.parquet")),
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m fastrealign.cli.demo.train",
-        description="Train the demo's encoder and embed its scenes and captions.",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for *.npy, training.json, encoder.safetensors")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {BATCH} pairs (default {STEPS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the encoder's first weights (default 0)")
-    parser.add_argument("--loss", choices=list(encoder.LOSSES), default="infonce", help="CLIP's (default) or SigLIP's")
-    options = parser.parse_args(arguments)
-    try:
-        import open_clip
-        import torch
-        from safetensors.torch import save_file
-    except ImportError as error:
-        print(f"{error}: training needs the extra `encoder`: pip install 'fastrealign[encoder]'", file=sys.stderr)
-        return 2
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    model = train(options.steps, options.seed, loss=options.loss)
-    seconds = time.perf_counter() - start
-    sets = embed(model)
-    for name, rows in sets.items():
-        np.save(options.out / f"{name}.npy", rows)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()}, options.out / "encoder.safetensors"
-    )
-    report = {
-        "steps": options.steps,
-        "batch": BATCH,
-        "seed": options.seed,
-        "loss": options.loss,
-        "seconds": round(seconds),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "logit scale": model.logit_scale.exp().item(),
-        **measure(model, sets),
-    }
-    (options.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
-    return 0
+def fitted(method: str, world: World, texts: str, folder: Path) -> str:
+    """File of an alignment of a set of texts to the world's images, fitted if it is not there yet."""
+    path = folder / f"{method}-{texts}-{world.family}.safetensors"
+    if not path.exists():
+        rows, images = world.path(f"{texts}.parquet"), world.path("statistics.parquet")
+        fit_baseline(method, str(rows), str(images)).save(path)
+    return str(path)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def train_stages(
+    stages: Sequence[TrainConfig],
+    world: World,
+    seconds: dict[str, float],
+    *,
+    progress: Progress = SILENT,
+    watch: Watch | None = None,
+) -> list[Answer]:
+    """Train stage by stage, or go on with one; then the last model's answers, which are also written to answers.jsonl.
+
+    Text goes through the alignment on its way into a batch. Real images, in stage 2 and in the evaluation, are not mapped.
+    """
+    from fastrealign.revision.train import train
+
+    for config in stages:
+        with timed(seconds, config.stage):
+            train(config, resume=Path(config.out).exists(), callbacks=[watch(config.stage)] if watch else [])
+    with timed(seconds, "evaluate"):
+        answers = evaluate(world, stages[-1], progress)
+    write_answers(Path(stages[-1].out) / "answers.jsonl", answers)
+    return answers
+
+
+def evaluate(world: World, config: TrainConfig, progress: Progress = SILENT) -> list[Answer]:
+    """The trained model's answers about the held-out images, with the image and blind."""
+    from transformers import AutoTokenizer
+
+    from fastrealign.revision.data import open_embeddings
+    from fastrealign.revision.model import RevisionModel
+
+    model = RevisionModel.from_pretrained(config.out)
+    tokenizer = AutoTokenizer.from_pretrained(config.out, local_files_only=True)
+    embeddings = open_embeddings(str(world.path("held_out.parquet")))
+    items = read_items(world.path("held_out.jsonl"))
+    return [
+        answer
+        for blind in (False, True)
+        for answer in ask(model, tokenizer, items, embeddings, stage=config.stage, blind=blind, progress=progress)
+    ]

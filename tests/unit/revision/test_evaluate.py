@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastrealign import InputError
+from fastrealign.cli.demo.statements import said
 from fastrealign.revision.evaluate import (
     Answer,
     Item,
@@ -16,10 +17,10 @@ from fastrealign.revision.evaluate import (
     over_seeds,
     read_answers,
     read_items,
-    score,
     write_answers,
     write_items,
 )
+from fastrealign.revision.evaluate import score as scored
 
 FACTS = {
     "objects": [["circle"], ["star"]],
@@ -28,6 +29,10 @@ FACTS = {
     "relations": [["red", "circle", "left of", "blue", "star"], ["blue", "star", "right of", "red", "circle"]],
 }
 CAPTION = Item("7", "caption", "", "describe the picture .", facts=FACTS)
+
+
+def score(answers):
+    return scored(answers, said)
 
 
 def vqa(kind, answer, given, blind=False):
@@ -74,8 +79,8 @@ def test_accuracy_by_kind_and_of_all_questions_and_blind_ones_apart():
 
 
 def test_probes_are_read_as_pope_does():
-    said = ["yes", "yes", "yes", "no", "perhaps"]
-    scores = score([probe("random", a, g) for a, g in zip(["yes", "no", "no", "yes", "yes"], said, strict=True)])
+    given = ["yes", "yes", "yes", "no", "perhaps"]
+    scores = score([probe("random", a, g) for a, g in zip(["yes", "no", "no", "yes", "yes"], given, strict=True)])
     assert scores["probe"] == scores["probe/random"] == pytest.approx(1 / 5)
     assert scores["probe/random/precision"] == pytest.approx(1 / 3)
     assert scores["probe/random/recall"] == pytest.approx(1 / 3)
@@ -109,7 +114,7 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "told"),
     [
         ("", "has no items"),
         ("{", "line 1: not an item"),
@@ -124,10 +129,10 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
         ("\ud800", "line 1: not an item"),
     ],
 )
-def test_items_that_cannot_be_read_name_the_line(tmp_path, text, said):
+def test_items_that_cannot_be_read_name_the_line(tmp_path, text, told):
     path = tmp_path / "items.jsonl"
     path.write_text(text, errors="surrogatepass")
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=told) as error:
         read_items(path)
     assert str(path) in str(error.value)
     for read in (read_items, read_answers):
@@ -141,6 +146,8 @@ def test_items_that_cannot_be_read_name_the_line(tmp_path, text, said):
 def test_captions_without_facts_are_not_scored():
     with pytest.raises(InputError, match="item '7': a caption without facts"):
         score([Answer(Item("7", "caption", "", "?"), "a red circle .", False)])
+    with pytest.raises(InputError, match="pass said=, which parses a caption"):
+        scored([Answer(CAPTION, "a red circle .", False)])
 
 
 def test_a_prompt_as_long_as_the_context_is_named(tiny_lm, tiny_tokenizer):

@@ -6,7 +6,8 @@ import pytest
 
 from fastrealign.cli.demo.captions import Exists, Related, caption
 from fastrealign.cli.demo.scenes import FAMILIES, Object, Scene, scene
-from fastrealign.cli.demo.statements import ATTRIBUTES, matched, said, true_of
+from fastrealign.cli.demo.statements import ATTRIBUTES, said, true_of
+from fastrealign.revision.evaluate import matched
 
 SCENE = Scene("shapes", 0, "white", (Object("circle", "red", "small", 11, 11), Object("star", "blue", "large", 53, 32)))
 

@@ -1,4 +1,4 @@
-"""The demo's world: its sets are of different scenes, its files what training reads, and a recipe runs through all of it."""
+"""The demo's world: sets of different scenes, files that training reads, and the command from captions to scores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
 from fastrealign import InputError
+from fastrealign.cli.demo import backbone, train
 from fastrealign.cli.demo.captions import WORDS
 from fastrealign.cli.demo.questions import WORDS as ASKING
 from fastrealign.cli.demo.scenes import COLOURS
+from fastrealign.cli.demo.train import Recipe
+from fastrealign.cli.demo.world import FIRST, Sizes, World, both_families, make
 from fastrealign.cli.main import main
-from fastrealign.revision import backbone, demo
 from fastrealign.revision.data import available, open_embeddings, read_examples
-from fastrealign.revision.demo import Recipe, train_recipe
 from fastrealign.revision.evaluate import read_items
-from fastrealign.revision.world import FIRST, LENGTHS, Sizes, World, both_families, make, siblings
 
-SIZES = Sizes(24, 40, 12, 12, 6, encoder_steps=1, sibling_steps=1, backbone_steps=2)
+SIZES = Sizes(24, 40, 12, 12, 6, encoder_steps=1, backbone_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,16 @@ def ids(world, name):
 
 
 def test_unpaired_means_unpaired(world):
-    text = [f"pretrain_{length}" for length in LENGTHS] + ["text_tuning"]
+    text = ["pretrain_mixed", "text_tuning"]
     pictures = ["statistics", "tuning", "held_out"]
     of = {name: ids(world, f"{name}.parquet") for name in (*text, *pictures)}
-    assert {len(of[n]) for n in text[:3]} == {24} and len(of["statistics"]) == 40 and len(of["held_out"]) == 6
+    assert len(of["pretrain_mixed"]) == 24 and len(of["statistics"]) == 40 and len(of["held_out"]) == 6
     for a in text:
         for b in pictures:
             assert not of[a] & of[b], (a, b)
     for i, a in enumerate(pictures):
         assert all(not of[a] & of[b] for b in pictures[i + 1 :])
     assert not of["pretrain_mixed"] & of["text_tuning"]
-    assert ids(world, "pretrain_images.parquet") == of["pretrain_mixed"], "the one set that is paired, and says so"
 
 
 def test_no_set_of_any_seed_reaches_into_another(tmp_path):
@@ -67,14 +66,9 @@ def test_no_set_of_any_seed_reaches_into_another(tmp_path):
 
 
 def test_every_example_has_its_embedding(world):
-    for name, rows in (
-        *((f"pretrain_{length}", f"pretrain_{length}") for length in LENGTHS),
-        ("pretrain_mixed", "pretrain_images"),
-        ("tuning", "tuning"),
-        ("text_tuning", "text_tuning"),
-    ):
+    for name in ("pretrain_mixed", "tuning", "text_tuning"):
         examples = read_examples(str(world.path(f"{name}.json")))
-        embeddings = open_embeddings(str(world.path(f"{rows}.parquet")))
+        embeddings = open_embeddings(str(world.path(f"{name}.parquet")))
         assert len(available(examples, embeddings)) == len(examples) > 0
     held_out = open_embeddings(str(world.path("held_out.parquet")))
     items = read_items(world.path("held_out.jsonl"))
@@ -93,27 +87,12 @@ def test_what_is_there_is_not_made_again_and_another_world_is_refused(world):
     before = {path: path.stat().st_mtime_ns for path in world.folder.iterdir()}
     said = []
     make(world, log=said.append)
-    assert said == [f"{world.folder}: is there already"]
+    assert said == [f"{world.folder}: exists already"]
     assert before == {path: path.stat().st_mtime_ns for path in world.folder.iterdir()}
     with pytest.raises(InputError, match="holds a world of other sizes"):
         make(World(world.folder, SIZES, seed=1), log=said.append)
     with pytest.raises(InputError, match="no family of scenes 'moon'"):
         make(World(world.folder / "new", SIZES, family="moon"), log=said.append)
-
-
-@pytest.mark.parametrize(
-    "recipe", [Recipe("realign", "text"), Recipe("c3", "image", captions=0.5), Recipe("none", None)]
-)
-def test_a_recipe_from_captions_to_scores(world, tmp_path, monkeypatch, recipe):
-    for stage in (demo.STAGE_1, demo.STAGE_2):
-        monkeypatch.setitem(stage, "epochs", 1.0)
-    found = train_recipe(world, recipe, tmp_path)
-    kept = [json.loads(line) for line in Path(found.out, "answers.jsonl").read_text().splitlines()]
-    tasks = {"caption"} if recipe.tuning is None else {"caption", "vqa", "probe"}
-    assert {(a["task"], a["blind"]) for a in kept} == {(task, blind) for task in tasks for blind in (False, True)}
-    assert {"caption", "blind/caption"} <= set(found.scores) and all(0 <= v <= 1 for v in found.scores.values())
-    again = train_recipe(world, recipe, tmp_path)
-    assert again.scores == found.scores and again.seconds["stage1"] < found.seconds["stage1"]
 
 
 def test_recipes_that_cannot_be():
@@ -124,20 +103,26 @@ def test_recipes_that_cannot_be():
 
 
 def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch, capsys):
-    for stage in (demo.STAGE_1, demo.STAGE_2):
+    for stage in (train.STAGE_1, train.STAGE_2):
         monkeypatch.setitem(stage, "epochs", 1.0)
-    monkeypatch.setattr("fastrealign.revision.demo.Sizes", lambda: SIZES)
+    monkeypatch.setattr(train, "Sizes", lambda: SIZES)
     (tmp_path / "world").symlink_to(world.folder)
     picture = tmp_path / "seen.png"
     command = ["train", "demo", "--out", str(tmp_path), "--picture", str(picture)]
     assert main(command) == 0
     told = capsys.readouterr()
-    assert "On pictures never seen" in told.out and "captions, colours: F1" in told.out and str(picture) in told.out
-    assert "is there already" in told.err and "Traceback" not in told.err
+    assert "On images never seen" in told.out and "captions, colours: F1" in told.out and str(picture) in told.out
+    assert "exists already" in told.err and "Traceback" not in told.err
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert main([*command[:-2], "--json", "--quiet"]) == 0
     again = capsys.readouterr()
-    assert json.loads(again.out)["recipe"]["method"] == "realign" and again.err == ""
+    found = json.loads(again.out)
+    assert found["recipe"] == {"method": "realign", "tuning": "image", "seed": 0} and again.err == ""
+    assert {"caption", "blind/caption"} <= set(found["scores"]) and all(0 <= v <= 1 for v in found["scores"].values())
+    kept = [json.loads(line) for line in Path(found["out"], "answers.jsonl").read_text().splitlines()]
+    kinds = {(a["task"], a["blind"]) for a in kept}
+    assert kinds == {(task, blind) for task in ("caption", "vqa", "probe") for blind in (False, True)}
+    assert main([*command[:4], "--method", "c3", "--tuning", "text", "--quiet"]) == 0
     assert main([*command[:4], "--method", "relign"]) == 2
     assert "did you mean 'realign'" in capsys.readouterr().err
 
@@ -165,11 +150,3 @@ def test_the_corpus_is_learned_where_the_caption_decides():
     assert 0.1 < learned.float().mean() < 0.6
     assert (labels[learned] == rows[learned]).all(), "the model is taught what the text says"
     assert (rows[:, 0] == words.bos_token_id).all(), "a text is not cut where a row ends"
-
-
-def test_siblings_differ_in_their_nouns_alone():
-    group = [siblings(s) for s in range(400, 404)]
-    assert len({tuple(o.noun for o in s.objects) for s in group}) > 1
-    assert len({tuple((o.colour, o.size, o.x, o.y) for o in s.objects) for s in group}) == 1
-    assert len({(s.family, s.background) for s in group}) == 1
-    assert siblings(404).objects != group[0].objects

@@ -1,0 +1,250 @@
+"""The world of `fastrealign train demo`: all that ReVision is trained and evaluated on, rendered in minutes.
+
+A world is a folder:
+
+    encoder.safetensors                    the dual encoder (encoder.py), trained on scenes of both families
+    backbone/                              the language model and its tokenizer (backbone.py)
+    pretrain_mixed.json, .parquet          captions to pretrain on, and their text embeddings
+    statistics.parquet                     image embeddings to align to
+    tuning.json, tuning.parquet            conversations about images, and their image embeddings
+    text_tuning.json, text_tuning.parquet  conversations about captions, and the captions' text embeddings
+    held_out.jsonl, held_out.parquet       questions about images never seen, and their image embeddings
+    world.json                             sizes, seed and family; written last
+
+Every set has scenes of its own. The seed of a scene is its id and tells which set it is in (`FIRST`).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.cli.demo import backbone, captions, encoder, questions, samples, statements
+from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
+from fastrealign.core.errors import InputError
+from fastrealign.core.reference import project
+from fastrealign.revision.evaluate import Item, write_items
+from fastrealign.revision.examples import IMAGE
+from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.records import parsed
+
+if TYPE_CHECKING:
+    import open_clip
+
+FIRST = {
+    name: 100_000_000 * (i + 1)
+    for i, name in enumerate(("pretrain", "statistics", "tuning", "text_tuning", "held_out", "corpus"))
+}
+_STRIDE = 1_000_000  # between the scenes of two seeds: the largest size of a set
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Scenes per set, and training steps."""
+
+    pretrain: int = 8_000
+    statistics: int = 4_000
+    tuning: int = 4_000
+    text_tuning: int = 4_000
+    held_out: int = 300
+    encoder_steps: int = 400
+    backbone_steps: int = 1_500
+
+
+@dataclass(frozen=True)
+class World:
+    """The folder of a world.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or is to be made.
+    sizes
+        Of its sets.
+    seed
+        Of its scenes, its encoder and its language model, 0 to 99.
+    family
+        Of the scenes in its sets: a key of FAMILIES.
+
+    Raises
+    ------
+    InputError
+        For another family or seed.
+    """
+
+    folder: Path
+    sizes: Sizes = Sizes()
+    seed: int = 0
+    family: str = "shapes"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise InputError(f"there is no family of scenes {self.family!r}: choose one of {', '.join(FAMILIES)}")
+        if not 0 <= self.seed < 100:
+            raise InputError(f"seed={self.seed}: expected 0 to 99")
+
+    @property
+    def encoder(self) -> Path:
+        """File of the weights of the dual encoder."""
+        return self.path("encoder.safetensors")
+
+    @property
+    def backbone(self) -> Path:
+        """Folder of the language model and its tokenizer."""
+        return self.path("backbone")
+
+    def path(self, name: str) -> Path:
+        """Of a file or folder of the world."""
+        return self.folder / name
+
+    def scenes(self, name: str, number: int | None = None) -> list[Scene]:
+        """The scenes of a set of FIRST."""
+        first = FIRST[name] + self.seed * _STRIDE
+        return [scene(s, self.family) for s in range(first, first + (number or getattr(self.sizes, name)))]
+
+    @property
+    def done(self) -> bool:
+        """Whether it is complete, with these sizes, seed and family."""
+        try:
+            return parsed(self.path("world.json").read_text()) == self.about()
+        except (OSError, ValueError):
+            return False
+
+    def about(self) -> dict[str, Any]:
+        """Content of world.json."""
+        return {"sizes": asdict(self.sizes), "seed": self.seed, "family": self.family}
+
+
+def family_of(number: int) -> str:
+    """Family of a scene that encoder and language model are trained on: three of ten are of the second."""
+    return "garden" if number % 10 < 3 else "shapes"
+
+
+def both_families(seed: int) -> Scene:
+    """A scene that encoder and language model are trained on."""
+    return scene(seed, family_of(seed))
+
+
+def make(world: World, *, log: Log = print) -> None:
+    """Make what the world lacks."""
+    if world.done:
+        log(f"{world.folder}: exists already")
+        return
+    if world.path("world.json").exists():
+        raise InputError(f"{world.folder}: holds a world of other sizes, another seed or family; choose another folder")
+    world.folder.mkdir(parents=True, exist_ok=True)
+    model = load_encoder(world) if world.encoder.exists() else _train_encoder(world, log)
+    if not world.backbone.exists():
+        first = FIRST["corpus"] + world.seed * _STRIDE
+        scenes = map(both_families, itertools.count(first))
+        backbone.save(backbone.train(scenes, world.sizes.backbone_steps, world.seed, log), world.backbone)
+    write_pretraining(world, model, None, "pretrain_mixed")
+    write_images(world, model, "statistics", "statistics")
+    write_images(world, model, "tuning", "tuning")
+    _write_conversations(
+        world.path("tuning.json"),
+        [(s, questions.questions(s), captions.caption(s, "complete").text) for s in world.scenes("tuning")],
+    )
+    _write_text_tuning(world, model)
+    write_images(world, model, "held_out", "held_out")
+    popular = questions.most_seen(world.scenes("tuning"))
+    write_items(world.path("held_out.jsonl"), items(world.scenes("held_out"), popular))
+    save_bytes(world.path("world.json"), (json.dumps(world.about(), indent=2) + "\n").encode())
+    log(f"{world.folder}: complete")
+
+
+def load_encoder(world: World) -> open_clip.CLIP:
+    from safetensors.torch import load_file
+
+    model = encoder.build(world.seed)
+    model.load_state_dict(load_file(world.encoder))
+    return model
+
+
+def save_encoder(world: World, model: open_clip.CLIP) -> None:
+    from safetensors.torch import save
+
+    save_bytes(world.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))
+
+
+def _train_encoder(world: World, log: Log) -> open_clip.CLIP:
+    model = encoder.build(world.seed)
+    encoder.train(model, world.sizes.encoder_steps, both_families, lambda text: log(f"encoder, {text}"))
+    save_encoder(world, model)
+    return model
+
+
+def write_pretraining(world: World, model: open_clip.CLIP, length: str | None, name: str) -> None:
+    """NAME.json and .parquet: captions of one length (None: samples.LENGTH_SHARES) of the scenes to pretrain on."""
+    scenes = world.scenes("pretrain")
+    texts = [samples.sample_caption(s, length).text for s in scenes]
+    _write_rows(world.path(f"{name}.parquet"), scenes, encoder.encode_texts(model, texts))
+    _write_examples(world.path(f"{name}.json"), scenes, [[("", text)] for text in texts])
+
+
+def write_images(world: World, model: open_clip.CLIP, scenes: str, name: str) -> None:
+    """NAME.parquet: image embeddings of a set of scenes."""
+    rendered = [render(s) for s in world.scenes(scenes)]
+    _write_rows(world.path(f"{name}.parquet"), world.scenes(scenes), encoder.encode_images(model, rendered))
+
+
+def _write_text_tuning(world: World, model: open_clip.CLIP) -> None:
+    """Nothing is known of a scene but its caption, so questions are about what the caption says."""
+    scenes = world.scenes("text_tuning")
+    said = [captions.caption(s, ("complete", "long")[i % 2]) for i, s in enumerate(scenes)]
+    _write_rows(world.path("text_tuning.parquet"), scenes, encoder.encode_texts(model, [c.text for c in said]))
+    _write_conversations(
+        world.path("text_tuning.json"),
+        [(s, questions.questions(s, c), c.text) for s, c in zip(scenes, said, strict=True)],
+    )
+
+
+def items(scenes: Sequence[Scene], popular: Sequence[captions.Thing]) -> Iterator[Item]:
+    """Of each scene: its description, a question of each kind, and probes."""
+    for s in scenes:
+        facts = {name: sorted(map(list, facts)) for name, facts in statements.true_of(s).items()}
+        yield Item(str(s.seed), "caption", "", backbone.DESCRIBE, facts=facts)
+        for task, asked in (("vqa", questions.questions(s)), ("probe", questions.probes(s, popular))):
+            for q in asked:
+                yield Item(str(s.seed), task, q.kind, q.text, q.answer)
+
+
+def _write_rows(path: Path, scenes: Sequence[Scene], rows: np.ndarray) -> None:
+    """Unit rows, float16, with their ids."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = pa.array(project(rows).astype(np.float16).ravel())
+    table = pa.table(
+        {"id": [str(s.seed) for s in scenes], "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    save_bytes(path, buffer.getvalue())
+
+
+def _write_conversations(path: Path, about: Sequence[tuple[Scene, list[questions.Question], str]]) -> None:
+    """Questions and the description of each scene."""
+    turns = [[*((q.text, q.answer) for q in asked), (backbone.DESCRIBE, text)] for _, asked, text in about]
+    _write_examples(path, [s for s, _, _ in about], turns)
+
+
+def _write_examples(path: Path, scenes: Sequence[Scene], turns: Sequence[list[tuple[str, str]]]) -> None:
+    """The JSON of the reference code."""
+    records = []
+    for s, spoken in zip(scenes, turns, strict=True):
+        said = []
+        for i, (prompt, response) in enumerate(spoken):
+            front = f"{IMAGE}\n" if i == 0 and prompt else IMAGE if i == 0 else ""
+            said += [{"from": "human", "value": front + prompt}, {"from": "gpt", "value": response}]
+        records.append({"id": str(s.seed), "conversations": said})
+    save_bytes(path, json.dumps(records).encode())
