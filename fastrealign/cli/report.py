@@ -13,7 +13,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
 from fastrealign.gap_report.figures import png_names
-from fastrealign.gap_report.result import check_output
+from fastrealign.gap_report.result import check_files
 from fastrealign.jobs.inputs import Inputs
 
 _MORE = """\
@@ -68,7 +68,7 @@ def add(command: Command) -> None:
 def run(args: argparse.Namespace) -> None:
     out, pairs = Path(args.out), args.pairs is not None
     methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
-    check_output(out, args.png)
+    check_files(out, args.png)
     names = png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
     inputs = Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])

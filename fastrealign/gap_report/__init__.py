@@ -1,10 +1,14 @@
 """One page about a modality gap: what it is made of, and what each method does to it.
 
-measure   which figures are taken, from the diagnostics and the compared methods
+sides     the rows: both sides opened, and what is drawn from them
+measure   which figures are taken, from the diagnostics and the compared methods; refits: on samples, on other domains
 result    GapReport: the figures, as text, JSON and HTML
-words     names, numbers and findings: the verdict, the titles
-figures   how each is drawn; svg: a drawing inside a page that is light or dark
+verdict   the sentences that state a finding: verdict, headline, titles
+table     the rows of the table, and the report as plain text; labels: names of methods, numbers
+charts    how each figure is drawn; figures: all of them as SVG and PNG; svg: a drawing inside a page, light or dark
 page      how it becomes one HTML file
+
+Left out of JSON, and drawn on the page alone: rows in the plane, densities of angles.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from fastrealign.gap_report.result import GapReport
 
 METHODS = ("none", "c3", "bca", "realign")
-# At most so many rows of each side are looked at.
+# At most so many rows of each side are measured.
 ROWS = 100_000
 
 
@@ -37,21 +41,55 @@ def report(
     target_column: str | None = None,
     progress: Progress = SILENT,
 ) -> GapReport:
-    """Measure the gap between `source` (text) and `target` (images), and what `methods` make of it.
+    """Measure the gap between `source` (text) and `target` (images), and what methods of alignment do to it.
 
-    source, target   as `fastrealign.fit` takes them: arrays, tensors, files, folders, chunks that can be read again
-    pairs     True: row i of source and target belong together; or (source, target) rows of their own that do, held out
-              perhaps. Then the gap is also taken apart into bias and residual
-    methods   names of fastrealign.methods.baselines.METHODS
-    domains   other sides by name, (source, target) each: what alignments leave of each other's gaps
-    rows      of a side with more, so many are drawn, on which all else is done: fits, metrics, pools of neighbours
-    seed      of every sample and of the noise of c3
-    column, target_column   the column of each side that holds the embeddings, where it cannot be told, of pairs and domains,
-              too; as for `fastrealign.fit`
     Takes a minute for 100,000 x 768 a side on two cores, and memory for three times the rows drawn.
-    Raises InputError for an unknown method, fewer than 21 rows, sides without a spread, pairs of unequal number; BadRowsError
-    naming the first row that has no direction.
-    """
-    from fastrealign.gap_report.measure import measure
 
-    return measure(source, target, pairs, methods, domains, rows, seed, column, target_column, progress)
+    Parameters
+    ----------
+    source, target : array, tensor, path, list of paths, or chunks
+        Rows (n, d) and (m, d), as `fastrealign.fit` takes them; chunks must be readable again.
+    pairs : bool or (source, target), optional
+        True: row i of source and target belong together. Or rows of their own that do, held out perhaps. The distance of
+        pairs is then split into bias and residual.
+    methods : sequence of str
+        Names of `fastrealign.baselines.METHODS`.
+    domains : mapping of str to (source, target), optional
+        Other sides by name: the report says what gap an alignment of one domain leaves in another.
+    rows : int
+        Rows drawn from a side that has more, on which all else is done: fits, metrics, pools of neighbours.
+    seed : int
+        Of every sample and of the noise of c3.
+    column, target_column : str, optional
+        The column of each side that holds the embeddings, where it is not clear; for pairs and domains, too.
+    progress : Progress
+        Is told how far the work is.
+
+    Returns
+    -------
+    GapReport
+        `print` it, `save` it as a page, or let a notebook show it.
+
+    Raises
+    ------
+    InputError
+        An unknown method, fewer than 21 rows, a side without a spread, pairs of unequal number.
+    BadRowsError
+        A row without a direction (NaN, Inf, zero); the message names the first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrealign as fr
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.normal(size=(60, 4)) + [4, 0, 0, 0]
+    >>> text = rng.normal(size=(60, 4)) + [0, 4, 0, 0]
+    >>> found = fr.report(text, images, methods=["none", "realign"])
+    >>> found.methods["realign"].gap < found.methods["none"].gap
+    True
+    """
+    from fastrealign.gap_report.measure import measure_gap
+    from fastrealign.gap_report.sides import ReportOptions
+
+    options = ReportOptions(pairs, methods, domains or {}, rows, seed, column, target_column)
+    return measure_gap(source, target, options, progress)

@@ -1,51 +1,15 @@
-"""How each figure is drawn: small panels, so that a phone can stack them. Needs matplotlib."""
+"""The figures of a report as SVG for the page and as PNG for slides and papers. Needs matplotlib."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fastrealign.core.errors import InputError
-from fastrealign.gap_report import words
+from fastrealign.core.optional import optional
+from fastrealign.gap_report import charts
+from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.result import GapReport
-from fastrealign.gap_report.svg import FAINT, INK, METHOD, PAPER, PARTS, STYLE, TARGET, inline, png
-from fastrealign.gap_report.words import name_of, number, percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-
-# Inches of 72 px: as wide as a phone's screen less its margins, so that text there keeps its size.
-WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
-# Letters of a name that have room beside the figure of the domains, and those of all names under it together.
-BESIDE, UNDER = 16, 40
-# No bar is full, and no gap at the top of its axis, that is less than this; the table of domains is faintest at this gap.
-LEAST, FAINTEST = 1e-3, 1e-5
-DASHES = {"none": (0, (4, 2)), "c3": (0, (5, 1.5, 1, 1.5)), "bca": (0, (2, 1)), "mean-shift": (0, (1, 1))}
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """name for files and in the page; title states the finding; reading says how to read it; basis: n and seed."""
-
-    name: str
-    title: str
-    reading: str
-    basis: str
-    panels: tuple[tuple[str, Figure], ...]
-
-
-def need_matplotlib(what: str = "a report", extra: str = "report") -> None:
-    """InputError, one line, where it is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError(f"{what} is drawn with matplotlib; pip install 'fastrealign[{extra}]'") from None
+from fastrealign.gap_report.svg import STYLE, inline, png
 
 
 def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
@@ -80,290 +44,20 @@ def _file_name(drawing: str, panel: str, panels: int) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Ticks are made when a figure is drawn, so drawing needs it as much as setting up does."""
-    need_matplotlib()
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
+    """The report's settings of matplotlib, for making figures and for saving them: ticks are made when a figure is drawn."""
+    with optional("matplotlib", "report", "a report").rc_context(STYLE):
         yield
 
 
 def _drawings(report: GapReport) -> list[Drawing]:
-    found = [_plane(report), _spectra(report)]
+    found = [charts.plane(report), charts.spectra(report)]
     if any(of.topology for of in report.methods.values()):
-        found.append(_angles(report))
+        found.append(charts.angles(report))
     if report.frame is not None:
-        found.append(_parts(report))
-    found.append(_sizes(report))
+        found.append(charts.parts(report, report.frame))
+    found.append(charts.sizes(report))
     if report.drift is not None:
-        found.append(_drift(report))
+        found.append(charts.drift(report, report.drift))
     if report.domains is not None:
-        found.append(_domains(report))
+        found.append(charts.domains(report, report.domains))
     return found
-
-
-def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
-
-
-def _log(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 where there are few powers of ten, as plain text: a page's font has the raised digits."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-    def label(value: float, _: object) -> str:
-        if 0.0009 < value < 1e6:
-            return f"{value:,.0f}" if value >= 1 else f"{value:g}"
-        digit, power = f"{value:.0e}".split("e")
-        return f"{'' if digit == '1' else digit + '·'}10{str(int(power)).translate(raised)}"
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
-    axis.set_major_formatter(FuncFormatter(label))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _rows(report: GapReport) -> str:
-    return f"n = {report.source.rows:,} + {report.target.rows:,} rows (source + target), seed {report.seed}"
-
-
-def _spectra(report: GapReport) -> Drawing:
-    figure, axes = _axes(WIDE)
-    spectra = [("target", report.target_spectrum, TARGET, "-", 2.0)]
-    spectra += [
-        (name_of(name), of.spectrum, METHOD[name], DASHES.get(name, "-"), 1.5) for name, of in report.methods.items()
-    ]
-    lowest = 1.0
-    for name, of, colour, dash, width in spectra:
-        shares = of.eigenvalues[: of.rank] / of.eigenvalues.sum()
-        lowest = min(lowest, shares[-1])
-        slope = f", α = {of.power.alpha:.2f}" if of.power else ""
-        axes.loglog(np.arange(1, len(shares) + 1), shares, color=colour, ls=dash, lw=width, label=f"{name}{slope}")
-        if of.power:
-            k = np.array([of.power.first, of.power.last])
-            axes.loglog(k, of.power.scale * k**-of.power.alpha, color=colour, lw=0.7, alpha=0.8)
-    fitted = report.target_spectrum.power
-    if fitted:
-        axes.axvspan(fitted.first, fitted.last, color=FAINT, alpha=0.25, lw=0)
-    axes.set_ylim(0.5 * lowest, 2.0)
-    axes.set_xlabel("rank k of the eigenvalue")
-    axes.set_ylabel("eigenvalue / trace (no unit)")
-    axes.grid(True)
-    _log(axes.xaxis)
-    _log(axes.yaxis)
-    axes.legend(loc="lower left")
-    return Drawing(
-        "spectra",
-        words.spectra_title(report),
-        "Eigenvalues of each side's covariance over its trace, with the power laws of slope −α fitted in the shaded range as "
-        "thin lines: a steeper line puts more of the variance into few directions.",
-        f"{_rows(report)}; {_fit(report)}",
-        (("spectra", figure),),
-    )
-
-
-def _fit(report: GapReport) -> str:
-    """How well power laws describe these spectra."""
-    r2 = [of.power.r2 for of in (report.target_spectrum, *(m.spectrum for m in report.methods.values())) if of.power]
-    return f"R² of the fits {min(r2):.2f} to {max(r2):.2f}" if r2 else "no slope could be fitted"
-
-
-def _angles(report: GapReport) -> Drawing:
-    figure, axes = _axes(WIDE)
-    topologies = {name: of.topology for name, of in report.methods.items() if of.topology}
-    first = next(iter(topologies.values()))
-    axes.fill_between(first.grid, first.x, color=TARGET, alpha=0.25, lw=0, label="target")
-    axes.plot(first.grid, first.x, color=TARGET, lw=1.2)
-    for name, of in topologies.items():
-        js = of.divergence
-        plus = f" ± {js.error:.1g}" if js.error else ""
-        axes.plot(
-            of.grid,
-            of.y,
-            color=METHOD[name],
-            ls=DASHES.get(name, "-"),
-            lw=1.5,
-            label=f"{name_of(name)}, JS {number(js.value)}{plus}",
-        )
-    axes.set_xlabel("cosine between two rows of one side")
-    axes.set_ylabel("density (per unit of cosine)")
-    axes.set_ylim(bottom=0)
-    axes.grid(True)
-    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
-    return Drawing(
-        "angles",
-        words.angles_title(report),
-        "Densities of the pairwise cosines within each side; the nearer a line lies to the shaded target, the smaller the "
-        "Jensen-Shannon divergence (JS, nats; 0 to 0.69).",
-        f"n = {first.divergence.n:,} rows a side, all pairs of them, seed {report.seed}; ± standard error",
-        (("angles", figure),),
-    )
-
-
-def _plane(report: GapReport) -> Drawing:
-    points = [report.plane.target, *(of.points for of in report.methods.values())]
-    both = np.concatenate(points)
-    low, high = both.min(axis=0), both.max(axis=0)
-    pad = 0.04 * max(*(high - low), 1e-9)
-    panels = []
-    for name, of in report.methods.items():
-        figure, axes = _axes(SMALL)
-        for cloud, colour, label in (
-            (report.plane.target, TARGET, "target"),
-            (of.points, METHOD[name], "source" if name == "none" else f"source by {name_of(name)}"),
-        ):
-            axes.plot(*cloud.T, "o", ms=2.6, mew=0, color=colour, alpha=0.55)
-            axes.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=PAPER, color=colour, label=label, zorder=3)
-        rate = of.mixing.rate
-        plus = f" ± {100 * rate.error:.1g}" if rate.error else ""
-        axes.set_title(f"{name_of(name)}: mixing {percent(rate.value)}{plus}", loc="left", fontsize=10.5, weight="bold")
-        axes.set_xlim(low[0] - pad, high[0] + pad)
-        axes.set_ylim(low[1] - pad, high[1] + pad)
-        axes.set_aspect("equal")
-        axes.locator_params(nbins=5)
-        axes.set_xlabel(f"1st axis ({percent(report.plane.share[0])} of the variance)")
-        axes.set_ylabel(f"2nd axis ({percent(report.plane.share[1])})")
-        axes.grid(True)
-        figure.legend(loc="outside lower center", ncols=2, markerscale=0.7, handletextpad=0.2)
-        panels.append((name, figure))
-    mixing = next(iter(report.methods.values())).mixing.rate
-    return Drawing(
-        "plane",
-        words.plane_title(report),
-        "Each panel shows the same two axes, the leading principal components of both sides as they come (no unit): points "
-        "are rows, large dots the means; mixing counts the 20 nearest neighbours in the full space.",
-        f"n = {len(report.plane.target):,} rows a side drawn, mixing around {mixing.n:,} rows among all "
-        f"{report.source.rows + report.target.rows:,}, seed {report.seed}; ± standard error",
-        tuple(panels),
-    )
-
-
-def _parts(report: GapReport) -> Drawing:
-    figure, axes = _axes((WIDE[0], 1.3 + 0.5 * len(report.methods)))
-    names = list(report.methods)
-    at = np.arange(len(names))[::-1]
-    left = np.zeros(len(names))
-    labels = {
-        "bias-u": "bias in U",
-        "bias-v": "bias in V",
-        "residual-u": "residual in U",
-        "residual-v": "residual in V",
-    }
-    for key, label in labels.items():
-        values = np.array([getattr(report.methods[name].pairs.parts, key.replace("-", "_")) for name in names])
-        axes.barh(at, values, left=left, height=0.62, color=PARTS[key], label=label)
-        left += values
-    for y, total in zip(at, left, strict=True):
-        axes.annotate(number(total), (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(at, [name_of(name) for name in names])
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("mean squared distance of pairs (squared length of unit rows)")
-    axes.set_xlim(0, 1.15 * max(left.max(), LEAST))
-    figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
-    rank, energy = report.frame
-    return Drawing(
-        "parts",
-        words.parts_title(report),
-        f"Each bar adds up to the mean squared distance of pairs: bias is the shift of the means, residual what differs from "
-        f"pair to pair, in U (the {rank} leading directions, {percent(energy)} of the variance) and in V (the other "
-        f"{report.dim - rank}).",
-        f"n = {report.pair_rows:,} pairs, seed {report.seed}",
-        (("parts", figure),),
-    )
-
-
-def _sizes(report: GapReport) -> Drawing:
-    figure, axes = _axes(WIDE)
-    trials = report.sizes[:-1]
-    colour = METHOD["realign"]
-    if trials:
-        for size in trials:
-            axes.loglog([size.rows] * len(size.gaps), size.gaps, "o", ms=4, mew=0, alpha=0.5, color=colour)
-        axes.loglog(
-            [size.rows for size in report.sizes],
-            [np.median(size.gaps) for size in report.sizes],
-            color=colour,
-            lw=1.5,
-            label="ReAlign, median",
-        )
-    last = report.sizes[-1]
-    axes.loglog([last.rows], last.gaps, "D", ms=5, color=colour, label="fitted on all rows")
-    axes.axhline(report.gap_before, color=METHOD["none"], ls=DASHES["none"], lw=1.2, label="gap before")
-    axes.set_xlabel("rows of each side that it was fitted on")
-    axes.set_ylabel("gap left on all rows (0 to 2)")
-    axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # where all gaps are of rounding alone, they lie low
-    axes.grid(True)
-    _log(axes.xaxis)
-    _log(axes.yaxis)
-    axes.legend(loc="lower left")
-    number_of = f"{len(trials[0].gaps)} trials a size" if trials else "too few rows for smaller samples"
-    return Drawing(
-        "sizes",
-        words.sizes_title(report),
-        "ReAlign fitted on samples of growing size, the gap measured on all rows: where the line is level, more rows would "
-        "change nothing.",
-        f"{_rows(report)}; {number_of}, each a dot",
-        (("sizes", figure),),
-    )
-
-
-def _drift(report: GapReport) -> Drawing:
-    figure, axes = _axes(WIDE)
-    drift = report.drift
-    ends = np.array(
-        [min(drift.predicted.min(), drift.measured.min()), max(drift.predicted.max(), drift.measured.max())]
-    )
-    axes.plot(ends, ends, color=INK, lw=0.8, alpha=0.6, label="predicted = measured")
-    axes.plot(drift.predicted, drift.measured, "o", ms=3, mew=0, alpha=0.6, color=METHOD["realign"], label="coordinate")
-    axes.set_xlabel("drift predicted to second order (length)")
-    axes.set_ylabel("drift measured (length)")
-    axes.locator_params(nbins=6)
-    axes.grid(True)
-    axes.legend(loc="upper left")
-    return Drawing(
-        "drift",
-        words.drift_title(report),
-        "Each dot is a coordinate of how projecting to the sphere moves the mean of ReAlign's scaled rows (the phantom drift), "
-        "predicted from their mean and covariance against measured.",
-        f"n = {report.source.rows:,} source rows, seed {report.seed}",
-        (("drift", figure),),
-    )
-
-
-def _domains(report: GapReport) -> Drawing:
-    names, gaps = report.domains.names, report.domains.gaps
-    n = len(names)
-    figure, axes = _axes((WIDE[0], 1.2 + 0.55 * (n + 1)))
-    shown = np.vstack([gaps, report.domains.before])
-    dark = 0.1 + 0.5 * np.clip(1 + np.log(np.maximum(shown, 1e-16)) / -np.log(FAINTEST), 0, 1)
-    for i in range(n + 1):
-        for j in range(n):
-            axes.axvspan(j - 0.5, j + 0.5, 1 - (i + 1) / (n + 1), 1 - i / (n + 1), color=TARGET, alpha=dark[i, j], lw=0)
-            axes.text(j, i, number(shown[i, j]), ha="center", va="center", weight="bold" if i == j else "normal")
-    axes.set_xlim(-0.5, n - 0.5)
-    axes.set_ylim(n + 0.5, -0.5)
-    axes.set_xticks(range(n), [_short(name, UNDER // n) for name in names])
-    axes.set_yticks(range(n + 1), [*(_short(name, BESIDE) for name in names), "not aligned"])
-    axes.tick_params(length=0)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xlabel("measured on (gap, 0 to 2)")
-    axes.set_ylabel("fitted on")
-    return Drawing(
-        "domains",
-        words.domains_title(report),
-        "The gap that ReAlign leaves in the domain of a column when it was fitted on that of the row: the diagonal (bold) is "
-        "a domain's own statistics, the last row no alignment.",
-        f"all rows of {n} domains, seed {report.seed}",
-        (("domains", figure),),
-    )
-
-
-def _short(name: str, most: int) -> str:
-    """A name in about so many letters, and never fewer than 5: of a longer one both ends, as names often share one."""
-    name, half = " ".join(name.split()), max(most // 2, 2)
-    short = name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
-    return short.replace("$", r"\$")  # between two of them matplotlib reads mathematics

@@ -6,14 +6,17 @@ from html import escape
 from importlib.resources import files
 
 from fastrealign.core.version import __version__
-from fastrealign.gap_report.figures import Drawing, svgs
+from fastrealign.gap_report.charts import Drawing
+from fastrealign.gap_report.figures import svgs
+from fastrealign.gap_report.labels import name_of, number
 from fastrealign.gap_report.result import GapReport
 from fastrealign.gap_report.svg import METHOD
-from fastrealign.gap_report.words import basis, margin, metrics, moved, name_of, number
+from fastrealign.gap_report.table import basis, metrics
+from fastrealign.gap_report.verdict import headline
 
 
-def page(report: GapReport) -> str:
-    """The whole file."""
+def html_page(report: GapReport) -> str:
+    """The page, whole."""
     style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     body = "\n".join(
         [
@@ -34,7 +37,7 @@ def page(report: GapReport) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="fastrealign {__version__}">
-<title>{escape(_title(report))}</title>
+<title>{escape(headline(report))}</title>
 <link rel="icon" href="data:,">
 <style>
 {style}</style>
@@ -48,19 +51,11 @@ def page(report: GapReport) -> str:
 """
 
 
-def _title(report: GapReport) -> str:
-    names = moved(report)
-    if names == ["none"]:
-        return f"A gap of {number(report.gap_before)}"
-    least = min(names, key=lambda name: report.methods[name].gap)
-    return f"A gap of {number(report.gap_before)}; {name_of(least)} leaves {number(report.methods[least].gap)}"
-
-
 def _head(report: GapReport) -> str:
     sides = " → ".join(f"<span>{escape(side.name)}</span>" for side in (report.source, report.target))
     return f"""<header>
 <p class="sides">Modality gap, {sides}</p>
-<h1>{escape(_title(report))}</h1>
+<h1>{escape(headline(report))}</h1>
 <p class="verdict">{escape(report.verdict)}</p>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
@@ -78,9 +73,7 @@ def _table(report: GapReport) -> str:
         best = metric.best(report)
         cells = []
         for name in names:
-            read = metric.read(report.methods[name])
-            shown = "–" if read is None else metric.shown(float(read))
-            plus = margin(metric, read).strip()
+            shown, plus = metric.cell(report.methods[name])
             idle = metric.keeps and name == "none"
             mark = ' class="best"' if name in best else ' class="idle"' if idle else ""
             star = '<span class="mark" title="best">●</span>' if name in best else ""
@@ -91,18 +84,18 @@ def _table(report: GapReport) -> str:
             f'<tr><th scope="row">{escape(metric.label)}<small>{escape(metric.says)}{better}</small></th>{"".join(cells)}</tr>'
         )
     sampled = (
-        f" Sides were sampled, which may have moved a gap by {number(report.gap_error)}." if report.gap_error else ""
+        f" The sides were sampled, which changes a gap by about {number(report.gap_error)}." if report.gap_error else ""
     )
     return f"""<section class="scroll" aria-label="Methods and metrics" tabindex="0">
 <table>
-<thead><tr><th scope="col">The source, aligned by</th>{swatches}</tr></thead>
+<thead><tr><th scope="col">Source aligned by</th>{swatches}</tr></thead>
 <tbody>
 {chr(10).join(rows)}
 </tbody>
 </table>
 </section>
-<p class="basis">Shaded (●): best, or within two standard errors of it; what a map keeps is compared among those
-that move something. ± standard error of a sampled figure; the others are over all rows.{sampled}</p>"""
+<p class="basis">Shaded (●): best, or within two standard errors of the best; “none”, which moves no row, does not compete in
+what a method keeps. ±: standard error of a sampled figure; all others are over all rows.{sampled}</p>"""
 
 
 def _notes(report: GapReport) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
 from fastrealign.storage.atomic import AtomicFile
 
@@ -155,15 +156,15 @@ class GapReport:
     @property
     def verdict(self) -> str:
         """Two sentences."""
-        from fastrealign.gap_report.words import verdict
+        from fastrealign.gap_report.verdict import verdict
 
         return verdict(self)
 
     def to_html(self) -> str:
         """The page, whole. Needs matplotlib."""
-        from fastrealign.gap_report.page import page
+        from fastrealign.gap_report.page import html_page
 
-        return page(self)
+        return html_page(self)
 
     def save(self, path: str | Path, *, png: str | Path | None = None) -> list[Path]:
         """Write the page, its figures as JSON beside it (same name, .json), and each drawing as a PNG into the folder `png`.
@@ -171,7 +172,7 @@ class GapReport:
         Returns what was written. Raises InputError or FastRealignError, before anything is drawn, where it cannot be.
         """
         path = Path(path)
-        check_output(path, png)
+        check_files(path, png)
         from fastrealign.gap_report.figures import pngs
 
         texts = {
@@ -188,9 +189,9 @@ class GapReport:
         return list(files)
 
     def __str__(self) -> str:
-        from fastrealign.gap_report.words import summary
+        from fastrealign.gap_report.table import as_text
 
-        return summary(self)
+        return as_text(self)
 
     def _repr_html_(self) -> str:
         """In a frame of its own, so that neither page's style reaches the other."""
@@ -201,11 +202,9 @@ class GapReport:
         return f'<iframe srcdoc="{escape(html)}" title="fastrealign report" style="width:100%;height:80vh;border:0"></iframe>'
 
 
-def check_output(path: Path, png: str | Path | None = None) -> None:
+def check_files(path: Path, png: str | Path | None = None) -> None:
     """Raise in one line where a report cannot be drawn or written there; measuring takes a minute, so ask before."""
-    from fastrealign.gap_report.figures import need_matplotlib
-
-    need_matplotlib()
+    optional("matplotlib", "report", "a report")
     for name in (path, path.with_suffix(".json")):
         if name.is_dir():
             raise InputError(f"{name}: is a folder, where a file of the report would go; choose another name")

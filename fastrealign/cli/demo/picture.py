@@ -13,8 +13,8 @@ import numpy as np
 from fastrealign.cli.demo.readings import Reading
 from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
 from fastrealign.core.reference import project
-from fastrealign.gap_report.figures import need_matplotlib
 from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def draw_answers(path: str | Path, answers: Sequence[Answer], family: str) -> No
 
 def check_picture(path: str | Path) -> None:
     """Raises InputError where no picture can be drawn to `path`: to call before long work."""
-    need_matplotlib("a picture", "demo")
+    optional("matplotlib", "demo", "a picture")
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: a picture is a PNG, expected a name that ends in .png, such as picture.png")
     if Path(path).is_dir():

@@ -11,8 +11,9 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
-from fastrealign.gap_report import measure as rooms
-from fastrealign.gap_report.words import metrics
+from fastrealign.diagnostics.rows import draw
+from fastrealign.gap_report import measure
+from fastrealign.gap_report.table import metrics
 from fastrealign.methods.baselines import Mapped, fit_baseline
 
 
@@ -27,11 +28,11 @@ def test_figures_are_those_of_the_diagnostics(sides):
         assert of.gap == diagnostics.gap(x, after)
         assert of.sigma_gap == diagnostics.sigma_gap(diagnostics.covariance(x), covariance)
         assert of.spectrum.power == diagnostics.power_law(covariance.eigenvalues)
-        assert of.mixing == diagnostics.mixing(x, after, k=20, rows=rooms.QUERIES, seed=7)
-        assert of.kept == diagnostics.overlap(y, after, k=10, rows=rooms.QUERIES, seed=7)
-        topology = diagnostics.angular_topology(x, after, rows=rooms.ANGLES, seed=7)
+        assert of.mixing == diagnostics.mixing(x, after, k=20, rows=measure.QUERIES, seed=7)
+        assert of.kept == diagnostics.overlap(y, after, k=10, rows=measure.QUERIES, seed=7)
+        topology = diagnostics.angular_topology(x, after, rows=measure.ANGLES, seed=7)
         assert of.topology.divergence == topology.divergence
-        assert of.correlation == diagnostics.pairwise_correlation(y, after, rows=rooms.ANGLES, seed=7)
+        assert of.correlation == diagnostics.pairwise_correlation(y, after, rows=measure.ANGLES, seed=7)
         assert of.cosine == diagnostics.instance_cosine(y, after)
         parts = diagnostics.decompose(frame, diagnostics.difference_covariance(x, after))
         assert of.pairs.parts.total == pytest.approx(parts.total, rel=1e-12)
@@ -40,7 +41,7 @@ def test_figures_are_those_of_the_diagnostics(sides):
 
 
 def test_sampled_queries_are_those_of_the_diagnostics(sides, monkeypatch):
-    monkeypatch.setattr(rooms, "QUERIES", 50)
+    monkeypatch.setattr(measure, "QUERIES", 50)
     y, x = sides
     report = fr.report(y, x, methods=("none", "realign"), seed=3)
     after = Mapped(fr.fit(y, x), y)
@@ -61,7 +62,7 @@ def test_methods_come_in_the_order_of_the_paper_on_the_shipped_embeddings(demo_r
     best = {metric.label: metric.best(demo_report) for metric in metrics(demo_report)}
     assert best["Gap"] == best["Neighbours kept"] == {"realign"}
     assert best["Effective rank"] == set()
-    assert "ReAlign leaves the least gap" in demo_report.verdict and demo_report.verdict.count(". ") == 1
+    assert "ReAlign leaves the smallest gap" in demo_report.verdict and demo_report.verdict.count(". ") == 1
 
 
 def test_parts_of_the_gap_add_up(demo_report):
@@ -210,7 +211,7 @@ def test_no_angles(few):
     """Two directions, the second of one row that is not drawn: there are no densities, and the page does without."""
     y, x = few(2000, 6)
     y[:] = y[0]
-    y[np.setdiff1d(np.arange(2000), rooms.draw(2000, rooms.ANGLES, 0))[0]] *= [1, 1, 1, 1, 1, -1]
+    y[np.setdiff1d(np.arange(2000), draw(2000, measure.ANGLES, 0))[0]] *= [1, 1, 1, 1, 1, -1]
     report = fr.report(y, x, methods=("none", "realign"))
     assert all(of.topology is None and of.correlation is None for of in report.methods.values())
     assert report.to_json()["methods"]["realign"]["jensen_shannon"] is None

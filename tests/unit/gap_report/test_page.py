@@ -15,8 +15,8 @@ import pytest
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.gap_report.figures import png_names
+from fastrealign.gap_report.labels import number, percent
 from fastrealign.gap_report.svg import METHOD, VARIABLES
-from fastrealign.gap_report.words import number, percent
 from fastrealign.methods.baselines import METHODS
 
 pytest.importorskip("matplotlib")
@@ -195,7 +195,7 @@ def test_in_a_notebook(demo_report, html, monkeypatch):
     assert inner == html
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     shown = demo_report._repr_html_()
-    assert shown.startswith("<pre>As they come") and "pip install &#x27;fastrealign[report]&#x27;" in shown
+    assert shown.startswith("<pre>Before alignment") and "pip install &#x27;fastrealign[report]&#x27;" in shown
 
 
 def _attributes(text):

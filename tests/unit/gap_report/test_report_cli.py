@@ -37,10 +37,10 @@ def test_report_writes_the_page_and_prints_the_verdict(tmp_path, given, run):
     code, out, err = run(*given, "--pairs", "--methods", "none,realign", "--out", tmp_path / "r.html", "--seed", 5)
     assert (code, err) == (0, "")
     assert (
-        out.startswith("As they come, source and target lie")
+        out.startswith("Before alignment, the gap between source and target is")
         and "50 source rows, 50 target rows, 8 wide, seed 5" in out
     )
-    assert "Pairs apart" in out and f"written: {tmp_path / 'r.html'}, {tmp_path / 'r.json'}" in out
+    assert "Distance of pairs" in out and f"written: {tmp_path / 'r.html'}, {tmp_path / 'r.json'}" in out
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
     assert list(json.loads((tmp_path / "r.json").read_text())["methods"]) == ["none", "realign"]
 

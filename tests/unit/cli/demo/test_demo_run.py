@@ -67,4 +67,4 @@ def test_without_matplotlib_a_picture_is_refused_before_the_run(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr(samples, "load", None)
     assert main(["demo", "--picture", str(tmp_path / "demo.png")]) == 2
-    assert "a picture is drawn with matplotlib; pip install 'fastrealign[demo]'" in capfd.readouterr().err
+    assert "a picture needs matplotlib: pip install 'fastrealign[demo]'" in capfd.readouterr().err
