@@ -112,7 +112,7 @@ def basis(report: GapReport) -> str:
         + (f" ({side.column!r})" if side.column is not None else "")
         for side, what in ((report.source, "source"), (report.target, "target"))
     ]
-    return f"{sides[0]}, {sides[1]}, dimension {report.dim}, seed {report.seed}"
+    return f"{sides[0]}, {sides[1]}, width {report.dim}, seed {report.seed}"
 
 
 def as_text(report: GapReport) -> str:

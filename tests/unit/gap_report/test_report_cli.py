@@ -38,7 +38,7 @@ def test_report_writes_the_page_and_prints_the_verdict(tmp_path, given, run):
     assert (code, err) == (0, "")
     assert (
         out.startswith("Before alignment, the gap between source and target is")
-        and "50 source rows, 50 target rows, 8 wide, seed 5" in out
+        and "50 source rows, 50 target rows, width 8, seed 5" in out
     )
     assert "Distance of pairs" in out and f"written: {tmp_path / 'r.html'}, {tmp_path / 'r.json'}" in out
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
