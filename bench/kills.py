@@ -23,8 +23,10 @@ from pathlib import Path
 
 from bench.common import CannotBenchmark, command
 from bench.kills_corpus import corpus
+from fastrealign.formats.manifest import MANIFEST
 from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.output_folder import ALIGNMENT, JOURNAL, MANIFEST
+from fastrealign.jobs.layout import ALIGNMENT
+from fastrealign.jobs.output_folder import JOURNAL
 
 # Seconds until a run is killed, at most, after what it waited for was there.
 SOON = 0.15

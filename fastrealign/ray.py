@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,17 @@ from fastrealign import formats
 from fastrealign.core import errors, ops
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
 from fastrealign.jobs import align_files
-from fastrealign.jobs.output_folder import Output
+from fastrealign.jobs.align_files import AlignJob, ApplyJob
+from fastrealign.jobs.shard_job import ShardJob
 from fastrealign.jobs.summary import Report
-from fastrealign.jobs.write_shards import Unwritten, Writing, check_devices
+from fastrealign.jobs.write_shards import Note, ShardPlan, ThreadedWriter, Unwritten
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
@@ -47,6 +50,7 @@ except ImportError as error:
 _BLOCKS = 1000
 
 
+@computes
 def apply_files(
     alignment: Method | str | os.PathLike,
     source: Any,
@@ -62,11 +66,11 @@ def apply_files(
     cpus_per_actor   processors, and threads, of each
     options          as for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress
     """
-    return align_files.apply_files(
-        alignment, source, out, writing=_on_actors(actors, cpus_per_actor, options), **options
-    )
+    how = _arguments(align_files.apply_files, options)
+    return _by_actors(ApplyJob(alignment, source, out, **how), actors, cpus_per_actor)
 
 
+@computes
 def align(
     source: Any,
     target: Any,
@@ -80,59 +84,58 @@ def align(
 
     The fit runs in the driver; of a large corpus let it read a sample, with tol=1e-3 for example.
     """
-    return align_files.align(source, target, out, writing=_on_actors(actors, cpus_per_actor, options), **options)
+    how = _arguments(align_files.align, options)
+    return _by_actors(AlignJob(source, target, out, **how), actors, cpus_per_actor)
 
 
-def _on_actors(actors: int | None, cpus: int, options: dict[str, Any]) -> Callable[..., RayWriting]:
-    if (actors is not None and actors < 1) or cpus < 1:
-        raise InputError(f"actors={actors}, cpus_per_actor={cpus}: expected at least 1")
+def _arguments(function: Callable[..., Report], options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a job that `function` would make of these options."""
     if options.get("group") is not None:
         raise InputError(
             "group shares shards out between ranks of torch.distributed, Ray between its actors: choose one"
         )
-    return partial(RayWriting, actors=actors, cpus=cpus)
+    known = {name: p.default for name, p in signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    unknown = options.keys() - known.keys()
+    if unknown:
+        raise TypeError(f"{function.__name__}() got an unexpected keyword argument {min(unknown)!r}")
+    how = {**known, **options}
+    workers = Workers.of(how.pop("threads"), how.pop("devices"), how.pop("max_memory"))
+    return {**how, "workers": workers}
 
 
-class RayWriting:
-    """What writing.Writing does, by actors: they write and commit, this process notes what they say."""
+def _by_actors(job: ShardJob, actors: int | None, cpus: int) -> Report:
+    if (actors is not None and actors < 1) or cpus < 1:
+        raise InputError(f"actors={actors}, cpus_per_actor={cpus}: expected at least 1")
+    job.make_writer = partial(RayWriter, actors=actors, cpus=cpus)
+    return job.run()
 
-    def __init__(
-        self,
-        files: formats.Source,
-        output: Output,
-        left: Sequence[int],
-        method: Method,
-        note: Callable[[ShardRecord, ExactSum], None],
-        *,
-        dtype: np.dtype | None,
-        threads: Workers,
-        marks: Sequence[FileFingerprint],
-        actors: int | None,
-        cpus: int,
-        **how: Any,
-    ) -> None:
-        """The arguments of Writing; `how` are those that actors hand on to theirs."""
-        self.source = Unwritten(files, left, dtype, in_order=True)
+
+class RayWriter:
+    """Writes the shards of a plan by actors: they write and commit, this process notes what they say.
+
+    left_out  shards that could not be read, by name with the reason
+    """
+
+    def __init__(self, plan: ShardPlan, note: Note, workers: Workers, *, actors: int | None, cpus: int) -> None:
+        self.source = Unwritten(plan.files, plan.left, plan.dtype, in_order=True)
         self.left_out: dict[str, str] = {}
         self._note = note
+        self._skip = plan.bad_shards == "skip"
         self._actors, self._cpus = actors, cpus
-        check_devices(method.name, threads)
         self._tasks = [
             {
-                **_task(files.shards[i], output.names[i], output.metadata[i]),
-                "dim": files.dim,
+                **_task(plan.files.shards[i], plan.out.names[i], plan.out.metadata[i]),
+                "dim": plan.files.dim,
                 "first": self.source.piece(i, 0, 0).first,
-                "mark": json.dumps(marks[i].to_json()),
+                "mark": json.dumps(plan.marks[i].to_json()),
             }
-            for i in left
+            for i in plan.left
         ]
-        self._how = {
-            **how,
-            "root": os.path.abspath(output.root),
-            "method": method,
-            "dtype": dtype,
-            "threads": replace(threads, threads=cpus),
-        }
+        # What every actor is told: the plan without its shards, which it gets one by one.
+        root = Path(os.path.abspath(plan.out.root))
+        nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
+        shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], marks=[])
+        self._how = {"plan": shared, "workers": replace(workers, threads=cpus)}
 
     def run(self, progress: Progress) -> None:
         if not self._tasks:
@@ -142,7 +145,7 @@ class RayWriting:
         actors = self._actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // self._cpus)
         shards = ray.data.from_items(self._tasks, override_num_blocks=min(len(self._tasks), _BLOCKS))
         done = shards.map(
-            ShardWriter,
+            ShardActor,
             fn_constructor_kwargs=self._how,
             concurrency=min(actors, len(self._tasks)),
             num_cpus=self._cpus,
@@ -157,7 +160,7 @@ class RayWriting:
     def _take_in(self, row: dict[str, Any], progress: Progress) -> None:
         if row["why"]:
             kind = getattr(errors, row["kind"], FastRealignError)
-            if kind is BadShardError and self._how["bad_shards"] == "skip":
+            if kind is BadShardError and self._skip:
                 self.left_out[row["name"]] = row["why"]
                 return
             raise kind(row["why"])
@@ -170,11 +173,11 @@ class RayWriting:
         progress.advance(record.rows_in, row["nbytes"])
 
 
-class ShardWriter:
-    """An actor: a shard in, its aligned twin committed, what is known of it returned."""
+class ShardActor:
+    """An actor: a shard in, its output shard committed, what is known of it returned."""
 
-    def __init__(self, root: str, method: Method, **how: Any) -> None:
-        self._root, self._method, self._how = Path(root), method, how
+    def __init__(self, plan: ShardPlan, workers: Workers) -> None:
+        self._plan, self._workers = plan, workers
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         noted: list[tuple[ShardRecord, ExactSum]] = []
@@ -190,22 +193,19 @@ class ShardWriter:
         }
         try:
             shard = _shard(task)
-            files = formats.Source(shard.path, [shard], shard.rows, shard.dim or self._method.dim)
-            place = _Place(self._root, [task["name"]], [task["metadata_name"]])
-            writing = Writing(
-                files,
-                place,
-                [0],
-                self._method,
-                lambda *shard: noted.append(shard),
-                first=task["first"],
+            plan = replace(
+                self._plan,
+                files=formats.Source(shard.path, [shard], shard.rows, shard.dim or self._plan.method.dim),
+                out=_Place(self._plan.out.root, [task["name"]], [task["metadata_name"]]),
+                left=[0],
                 marks=[FileFingerprint.from_json(json.loads(task["mark"]))],
-                **self._how,
+                first=task["first"],
             )
-            writing.run(SILENT)
+            writer = ThreadedWriter(plan, lambda *shard: noted.append(shard), self._workers)
+            writer.run(SILENT)
         except FastRealignError as error:
             return {**said, "kind": type(error).__name__, "why": str(error)}
-        for name, why in writing.left_out.items():
+        for name, why in writer.left_out.items():
             return {**said, "name": name, "kind": "BadShardError", "why": why}
         record, sums = noted[0]
         return {
@@ -219,7 +219,7 @@ class ShardWriter:
 
 
 class _Place(NamedTuple):
-    """As much of an Output as Writing needs."""
+    """Where an actor writes: as much of a Layout as it needs."""
 
     root: Path
     names: list[str]

@@ -10,7 +10,7 @@ from fastrealign.cli.console import progress_of
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.data.pipeline import BAD_ROWS
-from fastrealign.jobs.align_files import BAD_SHARDS
+from fastrealign.jobs.shard_job import BAD_SHARDS
 from fastrealign.methods.full_pass import CENTROIDS
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,11 +182,8 @@ class GapMonitor:
             reading = read_gradients(frame, replace(now, rank=frame.rank), gradients, difference)
             record = replace(record, gradient=reading)
         if self._log is not None:
-            lines = open_append_log(self._log, fsync=True)
-            try:
+            with closing(open_append_log(self._log, fsync=True)) as lines:
                 lines.append(sealed(json.dumps(record.to_json(), allow_nan=False).encode()) + b"\n")
-            finally:
-                lines.close()
         self.records.append(record)
         return record
 
@@ -263,12 +261,9 @@ class GapMonitor:
         return np.array(self.records[-1].mean) if self.records else None
 
     def _go_on(self) -> None:
-        lines = open_append_log(self._log, fsync=True)
-        try:
+        with closing(open_append_log(self._log, fsync=True)) as lines:
             self.records, whole = _parse(lines.text(), self._log)
             lines.cut(whole)
-        finally:
-            lines.close()
         fixed = next((record for record in self.records if record.fixed), None)
         if not self._handed_in and fixed is not None:
             path = _frame_file(self._log)

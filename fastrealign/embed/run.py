@@ -1,9 +1,9 @@
 """Pictures or captions in, parquet shards of ids and unit rows out: a run that goes on where it was stopped.
 
-look at the input -> load the encoder -> claim the output -> encode batch by batch -> shards -> manifest
+The phases are those of every job (job.py): look at the input and load the encoder; hold; encode batch by batch; manifest.
 
 A shard is rows [lo, hi) of the input and its batches begin with it, so that a run that was killed and goes on does the same
-batches and ends in the same bytes. The folder, its lock, journal and manifest are those of every run (output.py).
+batches and ends in the same bytes. The folder, its lock, journal and manifest are those of every run (run_folder.py).
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from fastrealign.core.ops import default_threads
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.embed.batches import Batch, Loaded, prepared
-from fastrealign.embed.encoders import Choice, Encoder
+from fastrealign.embed.encoders import Choice
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.shards import mark_of, write_shard
 from fastrealign.embed.summary import Embedded
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
-from fastrealign.jobs.align_files import with_state
-from fastrealign.jobs.claim import Claim
-from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.output_folder import Output
+from fastrealign.jobs.job import Job
+from fastrealign.jobs.layout import Layout
+from fastrealign.jobs.run_folder import RunFolder
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output
 
@@ -79,23 +78,28 @@ def embed_files(
     Raises InputError for bad input, an encoder that is not here or an output that cannot be used; FastRealignError when
     encoding or writing fails. What was complete by then is kept for `resume`.
     """
-    started = time.perf_counter()
-    for name, value, known in (("bad_items", bad_items, BAD_ITEMS), ("dtype", dtype, DTYPES)):
-        if value not in known:
-            raise InputError(f"{name}={value!r}: expected one of {', '.join(known)}")
-    check_output(out)
-    output = Output.of_new_shards(out)
-    output.check_apart([source] if isinstance(source, (str, os.PathLike)) else list(source), [])
-    output.look(resume=resume, overwrite=overwrite)
-    found = open_input(source, side, column=column, ids=ids)
-    encoder.check()  # before hours of looking at the input
-    marks, rows = _looked_at(found, shard_rows, bad_items, progress)
-    loaded = encoder.load(found.side)
-    output = Output.of_new_shards(out, list(marks))
-    options = {"encoder": loaded.name, "weights": loaded.weights, **loaded.options}
-    options |= {"dtype": dtype, "shard_rows": shard_rows, "bad_items": bad_items, "column": column, "ids": ids}
-    run = _Run(found, output, loaded, rows, shard_rows, bad_items, np.dtype(dtype), batch_size, threads, fsync)
-    return run.go(JobSpec("embed", options, marks), resume, overwrite, progress, started)
+    options = EmbedOptions(side, column, ids, bad_items, dtype, batch_size, shard_rows, threads)
+    folder = RunFolder(Layout.of_new_shards(out), resume=resume, overwrite=overwrite, fsync=fsync)
+    return EmbedJob(source, folder, encoder, options, progress).run()
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What is embedded how: the options of `embed_files`, checked."""
+
+    side: str | None
+    column: str | None
+    ids: str | None
+    bad_items: str
+    dtype: str
+    batch_size: int
+    shard_rows: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for name, known in (("bad_items", BAD_ITEMS), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
 
 
 def _looked_at(
@@ -144,87 +148,84 @@ def _in_shards(found: Input, shard_rows: int) -> Iterator[list[Item]]:
         yield part
 
 
-@dataclass
-class _Run:
-    found: Input
-    output: Output
-    encoder: Encoder
-    rows: list[int]
-    shard_rows: int
-    bad_items: str
-    dtype: np.dtype
-    batch_size: int
-    threads: int | None
-    fsync: bool
+class EmbedJob(Job[Embedded]):
+    """Look at the input and load the encoder; then encode the shards that are left, batch by batch."""
 
-    def go(self, order: JobSpec, resume: bool, overwrite: bool, progress: Progress, started: float) -> Embedded:
-        claim: Claim | None = None
-        rows_now = 0
-        try:
-            claim = self.output.claim(order, resume=resume, overwrite=overwrite, fsync=self.fsync)
-            if claim.finished is not None:
-                manifest, before = claim.finished, len(claim.finished.shards)
-                claim.leave()
-            else:
-                done = {shard.name for shard in claim.journal.shards}
-                before = len(done)
-                claim.begin(None)
-                rows_now = self._write(order, done, claim.journal, progress)
-                columns = {"source": ", ".join(sorted(self.found.taken))} if self.found.taken else {}
-                manifest = claim.finish(None, columns=columns)
-        except BaseException as error:
-            if claim is None:
-                raise
-            complete = len(claim.journal.shards)
-            claim.leave()
-            told = with_state(error, complete, len(self.output.names))
-            if told is error:
-                raise
-            raise told from error
-        return self._report(manifest, before, rows_now, time.perf_counter() - started)
+    def __init__(
+        self,
+        source: str | os.PathLike | Sequence[str | os.PathLike],
+        folder: RunFolder,
+        choice: Choice,
+        options: EmbedOptions,
+        progress: Progress,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.options = options
+        layout = folder.layout
+        check_output(layout.out)
+        layout.check_apart([source] if isinstance(source, (str, os.PathLike)) else list(source), [])
+        folder.check()
+        self.found = open_input(source, options.side, column=options.column, ids=options.ids)
+        choice.check()  # before hours of looking at the input
+        marks, self.rows = _looked_at(self.found, options.shard_rows, options.bad_items, progress)
+        self.encoder = choice.load(self.found.side)
+        self.rows_now = 0
+        layout.names = list(marks)
+        asked = {"encoder": self.encoder.name, "weights": self.encoder.weights, **self.encoder.options}
+        for name in ("dtype", "shard_rows", "bad_items", "column", "ids"):
+            asked[name] = getattr(options, name)
+        super().__init__(folder, JobSpec("embed", asked, marks), progress)
 
-    def _write(self, order: JobSpec, done: set[str], journal: Journal, progress: Progress) -> int:
-        """Write the shards that are left, one after the other; returns the rows of these."""
-        rows_out = 0
-        left = [rows for name, rows in zip(self.output.names, self.rows, strict=True) if name not in done]
-        progress.start("embedding", sum(left), None)
+    def fit(self) -> None:
+        self.folder.start_writing(None)
+
+    def write(self) -> None:
+        """The shards that are left, one after the other."""
+        names = self.folder.layout.names
+        left = [rows for name, rows in zip(names, self.rows, strict=True) if name not in self.before]
+        self.progress.start("embedding", sum(left), None)
         try:
             shard: _Shard | None = None
-            with prepared(self._batches(done), self.encoder.prepare, self.threads or default_threads()) as batches:
+            with prepared(self._batches(), self.encoder.prepare, self.options.threads or default_threads()) as batches:
                 for loaded in batches:
                     if shard is None:
                         shard = _Shard(
-                            loaded.batch.items, np.empty((len(loaded.batch.items), self.encoder.dim), self.dtype)
+                            loaded.batch.items,
+                            np.empty((len(loaded.batch.items), self.encoder.dim), self.options.dtype),
                         )
                     self._encode(loaded, shard)
-                    progress.advance(len(loaded.batch.at), 0)
+                    self.progress.advance(len(loaded.batch.at), 0)
                     if loaded.batch.last:
-                        record = self._written(order, loaded.batch.shard, shard)
-                        journal.add(record, ExactSum(0))
-                        rows_out += record.rows_out
+                        record = self._written(loaded.batch.shard, shard)
+                        self.journal.add(record, ExactSum(0))
+                        self.rows_now += record.rows_out
                         shard = None
         finally:
-            progress.finish()
-        return rows_out
+            self.progress.finish()
 
-    def _batches(self, done: set[str]) -> Iterator[Batch]:
-        for number, items in enumerate(_in_shards(self.found, self.shard_rows)):
-            name = self.output.names[number] if number < len(self.output.names) else None
+    def finish(self) -> Manifest:
+        columns = {"source": ", ".join(sorted(self.found.taken))} if self.found.taken else {}
+        return self.folder.commit(None, columns=columns)
+
+    def _batches(self) -> Iterator[Batch]:
+        names = self.folder.layout.names
+        for number, items in enumerate(_in_shards(self.found, self.options.shard_rows)):
+            name = names[number] if number < len(names) else None
             if name is None or len(items) != self.rows[number]:
                 raise InputError(f"{self.found.name}: changed while it was read: do not write to the input, run again")
-            if name in done:
+            if name in self.before:
                 continue
             at = range(len(items))
             if self.encoder.by_length:
                 at = sorted(at, key=lambda i, items=items: len(items[i].text))
-            starts = range(0, len(items), self.batch_size)
+            starts = range(0, len(items), self.options.batch_size)
             for lo in starts:
-                yield Batch(number, items, at[lo : lo + self.batch_size], lo == starts[-1])
+                yield Batch(number, items, at[lo : lo + self.options.batch_size], lo == starts[-1])
 
     def _encode(self, loaded: Loaded, shard: _Shard) -> None:
         """One batch into the rows of its shard."""
         for at, why in loaded.bad:
-            if self.bad_items == "error":
+            if self.options.bad_items == "error":
                 raise InputError(f"{why}; or leave such out with --bad-items skip")
             shard.bad.append([at, why])
         if not loaded.at:
@@ -245,33 +246,33 @@ class _Run:
             )
         shard.rows[loaded.at] = rows
 
-    def _written(self, order: JobSpec, number: int, shard: _Shard) -> ShardRecord:
-        name = self.output.names[number]
-        if not order.source[name].same(mark_of(shard.items, self.bad_items)):
+    def _written(self, number: int, shard: _Shard) -> ShardRecord:
+        name = self.folder.layout.names[number]
+        if not self.order.source[name].same(mark_of(shard.items, self.options.bad_items)):
             raise InputError(f"{self.found.name}: changed while it was read: do not write to the input, run again")
         bad = sorted(shard.bad)
-        mark = write_shard(self.output.root / name, shard.items, shard.rows, {at for at, _ in bad}, self.fsync)
+        mark = write_shard(self.folder.root / name, shard.items, shard.rows, {at for at, _ in bad}, self.folder.fsync)
         rows_in = len(shard.items)
         return ShardRecord(name, rows_in, rows_in - len(bad), 0, len(bad), bad, mark.bytes, mark.ends)
 
-    def _report(self, manifest: Manifest, before: int, rows_now: int, seconds: float) -> Embedded:
+    def report(self, manifest: Manifest) -> Embedded:
         return Embedded(
             source=self.found.name,
             side=self.found.side,
-            out=self.output.out,
+            out=self.folder.layout.out,
             encoder=self.encoder.name,
             dim=self.encoder.dim,
-            dtype=self.dtype.name,
+            dtype=self.options.dtype,
             columns=sorted(self.found.taken),
             rows=sum(shard.rows_out for shard in manifest.shards),
             left_out=[why for shard in manifest.shards for _, why in shard.first_bad],
             ignored=dict(self.found.ignored),
             shards=len(manifest.shards),
-            shards_before=before,
+            shards_before=len(self.before),
             bytes=sum(shard.bytes for shard in manifest.shards),
-            rows_now=rows_now,
-            seconds=seconds,
-            manifest=str(self.output.manifest),
+            rows_now=self.rows_now,
+            seconds=time.perf_counter() - self.started,
+            manifest=str(self.folder.layout.manifest),
         )
 
 

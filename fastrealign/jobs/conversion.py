@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -36,11 +36,11 @@ from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.table_copy import GROUP_BYTES, STEP_ROWS, InStep, Sink
 from fastrealign.formats.tables import TableShard, no_bfloat16
-from fastrealign.jobs.folders import make_folders, remove_folders, remove_temporaries
+from fastrealign.jobs.folders import remove_folders, remove_temporaries
 from fastrealign.jobs.inputs import Inputs, check_outside
-from fastrealign.jobs.output_folder import JOURNAL, METADATA
+from fastrealign.jobs.layout import METADATA
+from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.summary import count, size
-from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.fingerprint import FileFingerprint
 
@@ -134,21 +134,21 @@ def convert(
     files = formats.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(files.shards)
-    target = _Target(out, to, side, files)
-    target.check(overwrite)
+    target = _Target(out, to, side, files, overwrite=overwrite, fsync=fsync)
+    target.check()
     check_outside(out, target.root, [source] if isinstance(source, (str, os.PathLike)) else source, [files])
     columns: dict[str, None] = {}
     left_out: list[str] = []
     skipped = 0
     progress.start("converting", files.rows, sum(shard.nbytes for shard in files.shards))
     try:
-        with target.claimed(fsync) as written:
+        with target:
             for at, shard in enumerate(files.shards):
                 with ExitStack() as stack:
                     rest = _Rest(shard, stack)
                     columns.update(dict.fromkeys(rest.names))
                     left_out += rest.left_out
-                    writers = target.writers(at, shard, rest, dtype or shard.dtype, stack, fsync)
+                    writers = target.writers(at, shard, rest, dtype or shard.dtype, stack)
                     for rows, there in _rows(shard, dtype or shard.dtype):
                         beside = rest.take(len(rows))
                         progress.advance(len(rows), rows.size * shard.dtype.itemsize)
@@ -160,7 +160,7 @@ def convert(
                             writer.write(rows, beside)
                     shard.check_unchanged()
                     for writer in writers:
-                        written.append(writer.path)  # before it is there: an interrupt may come right after
+                        target.written.append(writer.path)  # before it is there: an interrupt may come right after
                         writer.commit()
                 shard.close()
     finally:
@@ -175,20 +175,30 @@ def convert(
         skipped=files.skipped + skipped,
         columns=list(columns),
         left_out=left_out,
-        files=[path.relative_to(target.root).as_posix() for path in written],
-        bytes=sum(FileFingerprint.of(path).bytes for path in written),
+        files=[path.relative_to(target.root).as_posix() for path in target.written],
+        bytes=sum(FileFingerprint.of(path).bytes for path in target.written),
         seconds=time.perf_counter() - started,
     )
 
 
-class _Target:
-    """The files that a conversion writes.
+class _Target(OutputFolder):
+    """The files that a conversion writes. A failure leaves nothing new behind.
 
     root   the folder of all of them
     paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
+    written  files that have their final name
     """
 
-    def __init__(self, out: str | os.PathLike, to: str | None, side: str | None, files: formats.Source) -> None:
+    def __init__(
+        self,
+        out: str | os.PathLike,
+        to: str | None,
+        side: str | None,
+        files: formats.Source,
+        *,
+        overwrite: bool,
+        fsync: bool,
+    ) -> None:
         path = Path(out)
         suffix = path.suffix.lower()
         named = next((name for name, known in TARGETS.items() if known == suffix), None)
@@ -200,8 +210,7 @@ class _Target:
             if len(files.shards) != 1:
                 raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
             self.to = named
-            self.root = path.parent
-            self._lock = self.root / f".{path.name}{JOURNAL}"
+            super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), fsync)
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
             if suffix in formats.FORMATS and not path.is_dir():
@@ -209,18 +218,18 @@ class _Target:
                     f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
                 )
             self.to = to or "parquet"
-            self.root = path
-            self._lock = self.root / JOURNAL
+            super().__init__(path, path / JOURNAL, fsync)
             names, metadata = _names(files.shards, self.to, side)
         self.paths = [self.root / name for name in names]
         self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim
         self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
-        self._overwrite = False
-
-    def check(self, overwrite: bool) -> None:
-        """InputError if what is there may not be replaced."""
         self._overwrite = overwrite
+        self.written: list[Path] = []
+        every = {*self.paths, *self.metadata}
+        self._missing = {folder for path in every for folder in path.parents if not folder.exists()}
+
+    def check(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: is a file, expected a folder to write to")
         seen: dict[Path, int] = {}
@@ -236,51 +245,32 @@ class _Target:
         if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
             raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
 
-    @contextmanager
-    def claimed(self, fsync: bool) -> Iterator[list[Path]]:
-        """Around the writing, by one process at a time: a failure removes what is new of the list yielded, and folders made."""
+    def begin(self) -> None:
+        self.check()  # another process may have written since
         every = {*self.paths, *self.metadata}
-        missing = {folder for path in every for folder in path.parents if not folder.exists()}
-        make_folders(self.root)
-        try:
-            with self._locked(fsync):
-                self.check(self._overwrite)  # another process may have written since
-                there = {path for path in every if path.exists()}
-                remove_temporaries(every)
-                written: list[Path] = []
-                try:
-                    yield written
-                except BaseException:
-                    for path in set(written) - there:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-                    raise
-        except BaseException:
-            remove_folders(sorted(missing, key=lambda folder: -len(folder.parts)))
-            raise
+        self._there = {path for path in every if path.exists()}
+        remove_temporaries(every)
 
-    @contextmanager
-    def _locked(self, fsync: bool) -> Iterator[None]:
-        """While the output is this process's: what a run that writes there holds. InputError if another has it."""
-        lines = open_append_log(self._lock, fsync)
-        try:
-            yield
-        finally:
-            lines.close() if lines.text() else lines.remove()  # the journal of a run that has not ended stays
+    def roll_back(self) -> None:
+        """Remove what is new of the files written, and the folders made for them."""
+        for path in set(self.written) - self._there:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_folders(sorted(self._missing, key=lambda folder: -len(folder.parts)))
 
     def writers(
-        self, at: int, shard: formats.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack, fsync: bool
+        self, at: int, shard: formats.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack
     ) -> list[_NpyOut | _TableOut]:
         """What writes a shard; aborted when the stack is left, unless committed."""
         path = self.paths[at]
         if self.to == "npy":
-            made = [_NpyOut(path, dtype, self._dim, stack, fsync)]
+            made = [_NpyOut(path, dtype, self._dim, stack, self.fsync)]
             if rest.names:
                 self._check(self.metadata[at])
-                made.append(_TableOut(self.metadata[at], "parquet", rest.schema(), None, stack, fsync))
+                made.append(_TableOut(self.metadata[at], "parquet", rest.schema(), None, stack, self.fsync))
             return made
         no_bfloat16(path, dtype, self.to)
         schema, column = rest.schema_with(shard, self._dim, dtype)
-        return [_TableOut(path, self.to, schema, column, stack, fsync)]
+        return [_TableOut(path, self.to, schema, column, stack, self.fsync)]
 
 
 class _Rest:

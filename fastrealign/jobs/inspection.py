@@ -17,11 +17,11 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.text import shown
 from fastrealign.data.sources import rows_in
 from fastrealign.formats.choose_column import Wanted
-from fastrealign.formats.manifest import Manifest
+from fastrealign.formats.manifest import MANIFEST, Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
-from fastrealign.jobs.output_folder import JOURNAL, MANIFEST
+from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.summary import column_text, count, gap_lines, sampling_lines, size
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load

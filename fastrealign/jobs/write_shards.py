@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from heapq import nsmallest
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,10 +26,13 @@ from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import ShardRecord
-from fastrealign.jobs.output_folder import Output
 from fastrealign.methods.baseline import IN_STEPS
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
+from fastrealign.storage.paths import Place
+
+# Takes what is known of a shard that is in place, and the exact sums of its columns.
+Note: TypeAlias = Callable[[ShardRecord, ExactSum], None]
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20
@@ -95,7 +100,45 @@ class Unwritten(FileSource):
         return rows_in(self._piece_bytes, self.d, wider)
 
 
-class _Twin:
+@dataclass(frozen=True)
+class ShardPlan:
+    """What a writer writes: the shards of `files` at the places `left`, mapped by `method`.
+
+    out         where to: the root, and the names of output shards and of their metadata by the places in `files`
+    dtype       element type, None: that of each shard
+    bad_shards  "skip": a shard that cannot be read is not written but listed
+    verify      note the checksum of every byte of each shard written
+    marks       of the source shards when the run began, by their places; one that has another now is an error, not put in place
+    first       the number of the first row of `files`, where these are a part of what the run was given
+    """
+
+    files: formats.Source
+    out: Names
+    left: Sequence[int]
+    method: Method
+    dtype: np.dtype | None
+    bad_rows: str
+    bad_shards: str
+    fsync: bool
+    verify: bool
+    marks: Sequence[FileFingerprint]
+    first: int = 0
+
+
+class Names(Protocol):
+    """As much of a Layout as a writer needs."""
+
+    @property
+    def root(self) -> Place: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def metadata(self) -> list[str | None]: ...
+
+
+class _OutputShard:
     """One output shard being written."""
 
     def __init__(self, shard: formats.Shard, pieces: int, d: int) -> None:
@@ -136,50 +179,25 @@ class _Twin:
                 self._writer.abort()
 
 
-class Writing:
-    """Writes the shards of `output` at the places `left`, mapped by `method`, and hands each to `note` once it is in place.
+class ThreadedWriter:
+    """Writes the shards of a plan with threads of this process, and hands each to `note` once it is in place.
 
     When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
     left; shards that were complete by then are in place and noted.
 
-    verify: note the checksum of every byte of each shard written
-    marks: of the source shards when the run began, by their places; one that has another now is an error, not put in place
-    first: the number of the first row of `files`, where these are a part of what the run was given
-    bad_shards "skip": a shard that cannot be read is not written and goes into `left_out`, by name with the reason
-
-    note(record, sums)   called from any thread: what is known of the shard, and the exact sums of its columns
+    left_out  shards that could not be read, by name with the reason
     """
 
-    def __init__(
-        self,
-        files: formats.Source,
-        output: Output,
-        left: Sequence[int],
-        method: Method,
-        note: Callable[[ShardRecord, ExactSum], None],
-        *,
-        dtype: np.dtype | None,
-        bad_rows: str,
-        bad_shards: str,
-        fsync: bool,
-        threads: int | Workers | None,
-        verify: bool = False,
-        marks: Sequence[FileFingerprint] | None = None,
-        first: int = 0,
-    ) -> None:
-        self._verify = verify
-        self._marks = marks
-        self._workers = Workers.of(threads)
+    def __init__(self, plan: ShardPlan, note: Note, workers: Workers) -> None:
+        """note: called from any thread."""
         self.left_out: dict[str, str] = {}
-        self._bad_shards = bad_shards
-        check_devices(method.name, self._workers)
-        self.source = Unwritten(files, left, dtype, bad_rows == "skip", self._workers.piece_bytes, first)
-        self._output = output
+        self.source = Unwritten(
+            plan.files, plan.left, plan.dtype, plan.bad_rows == "skip", workers.piece_bytes, plan.first
+        )
+        self._plan = plan
         self._note = note
-        self._method = method
-        self._bad_rows = bad_rows
-        self._fsync = fsync
-        self._twins: dict[int, _Twin] = {}
+        self._workers = workers
+        self._open: dict[int, _OutputShard] = {}
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(2 * _COMMITS)
         self._failure: BaseException | None = None
@@ -188,11 +206,11 @@ class Writing:
         this = Pass(
             self.source,
             "aligning",
-            bad_rows=self._bad_rows,
+            bad_rows=self._plan.bad_rows,
             threads=self._workers,
             progress=progress,
             finish_shards=True,
-            on_bad_shard=self._leave_out if self._bad_shards == "skip" else None,
+            on_bad_shard=self._leave_out if self._plan.bad_shards == "skip" else None,
         )
         from concurrent.futures import ThreadPoolExecutor
 
@@ -202,40 +220,40 @@ class Writing:
         finally:
             # A run that ends early still puts its complete shards in place.
             self._pool.shutdown()
-            for twin in self._twins.values():
-                twin.abort()
+            for output in self._open.values():
+                output.abort()
         if self._failure is not None:
             raise self._failure
 
     def _make_work(self, place: Host | Device) -> Work:
         memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
-        strict, row_map = self._bad_rows == "error", self._method.row_map
+        strict, row_map = self._plan.bad_rows == "error", self._plan.method.row_map
 
         def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
-            twin = self._twin(piece.shard)
-            dtype = self.source.dtype_of(twin.shard)
+            output = self._output_shard(piece.shard)
+            dtype = self.source.dtype_of(output.shard)
             out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
             sums = ExactSum(self.source.d)
             if row_map is None:
                 first = piece.first - piece.lo + lo
-                counts = self._method.apply(rows, out, into=sums, flags=flags, first=first, threads=threads)
+                counts = self._plan.method.apply(rows, out, into=sums, flags=flags, first=first, threads=threads)
             else:
                 counts = place.apply(rows, row_map, out, sums, flags, threads)
-            twin.spoiled |= strict and counts.bad > 0
-            if twin.spoiled:
+            output.spoiled |= strict and counts.bad > 0
+            if output.spoiled:
                 return counts
-            writer = twin.writer(lambda: self._writer(piece.shard))
-            if self._bad_rows == "skip":
+            writer = output.writer(lambda: self._writer(piece.shard))
+            if self._plan.bad_rows == "skip":
                 keep = flags == ops.GOOD
                 writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
-                if twin.shard.metadata is not None:
-                    twin.kept.append(keep)
-            elif twin.shard.random_access:
+                if output.shard.metadata is not None:
+                    output.kept.append(keep)
+            elif output.shard.random_access:
                 writer.write_at(lo, out)
             else:
                 writer.write(out)
-            twin.note(counts, sums, _listed(flags, lo) if counts.bad else [])
+            output.note(counts, sums, _listed(flags, lo) if counts.bad else [])
             return counts
 
         return work
@@ -243,76 +261,76 @@ class Writing:
     def _piece_done(self, piece: Piece) -> None:
         if self._failure is not None:
             raise self._failure
-        twin = self._twin(piece.shard)
-        if not twin.piece_done():
+        output = self._output_shard(piece.shard)
+        if not output.piece_done():
             return
-        if not twin.spoiled:
+        if not output.spoiled:
             self._room.acquire()
-            self._pool.submit(self._commit, piece.shard, twin)
-        elif self._output.names[piece.shard] in self.left_out:
-            twin.abort()
+            self._pool.submit(self._commit, piece.shard, output)
+        elif self._plan.out.names[piece.shard] in self.left_out:
+            output.abort()
             with self._lock:
-                del self._twins[piece.shard]
+                del self._open[piece.shard]
 
     def _leave_out(self, error: BadShardError) -> None:
-        self._twin(error.shard).spoiled = True
+        self._output_shard(error.shard).spoiled = True
         with self._lock:
-            self.left_out.setdefault(self._output.names[error.shard], str(error))
+            self.left_out.setdefault(self._plan.out.names[error.shard], str(error))
 
-    def _commit(self, at: int, twin: _Twin) -> None:
+    def _commit(self, at: int, output: _OutputShard) -> None:
         """Put a shard in place, in a thread of the pool."""
         try:
-            shard, name, metadata = twin.shard, self._output.names[at], self._output.metadata[at]
-            writer = twin.writer(lambda: self._writer(at))  # an empty shard has none yet
+            shard, name, metadata = output.shard, self._plan.out.names[at], self._plan.out.metadata[at]
+            writer = output.writer(lambda: self._writer(at))  # an empty shard has none yet
             shard.check_unchanged()
-            if self._marks is not None and not self._marks[at].holds(shard.path):
+            if not self._plan.marks[at].holds(shard.path):
                 raise changed(shard.path, "while it was read")
             writer.commit()
             if metadata is not None:
                 named = copy.copy(shard)
                 named.metadata_name = metadata
-                keep = np.concatenate(twin.kept) if twin.kept else None
-                formats.write_metadata(named, self._output.root, keep, self._fsync)
-            mark = FileFingerprint.of(writer.path, whole=self._verify)
-            written = twin.good if self._bad_rows == "skip" else twin.good + twin.bad
+                keep = np.concatenate(output.kept) if output.kept else None
+                formats.write_metadata(named, self._plan.out.root, keep, self._plan.fsync)
+            mark = FileFingerprint.of(writer.path, whole=self._plan.verify)
+            written = output.good if self._plan.bad_rows == "skip" else output.good + output.bad
             record = ShardRecord(
                 name=name,
                 rows_in=shard.rows,
                 rows_out=written,
                 skipped=shard.skipped,
-                bad_rows=twin.bad,
-                first_bad=[list(bad) for bad in twin.first_bad],
+                bad_rows=output.bad,
+                first_bad=[list(bad) for bad in output.first_bad],
                 bytes=mark.bytes,
                 ends=mark.ends,
                 metadata=metadata,
                 whole=mark.whole,
             )
-            self._note(record, twin.sums)
+            self._note(record, output.sums)
             shard.close()
             with self._lock:
-                del self._twins[at]
+                del self._open[at]
         except BaseException as error:
             self._failure = error
         finally:
             self._room.release()
 
-    def _twin(self, at: int) -> _Twin:
+    def _output_shard(self, at: int) -> _OutputShard:
         with self._lock:
-            if at not in self._twins:
+            if at not in self._open:
                 shard = self.source.files.shards[at]
-                self._twins[at] = _Twin(shard, self.source.count_pieces(shard), self.source.d)
-            return self._twins[at]
+                self._open[at] = _OutputShard(shard, self.source.count_pieces(shard), self.source.d)
+            return self._open[at]
 
     def _writer(self, at: int) -> formats.ShardWriter:
         shard = self.source.files.shards[at]
-        path = self._output.root / self._output.names[at]
-        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._fsync)
+        path = self._plan.out.root / self._plan.out.names[at]
+        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._plan.fsync)
 
 
 def check_devices(method: str, workers: Workers) -> None:
-    """InputError for devices and a method that takes steps, which are computed on the processor."""
+    """InputError for devices and a method that takes steps, which are computed on the CPU."""
     if workers.devices and method in IN_STEPS:
-        raise InputError(f"{method} is computed on the processor; leave out devices")
+        raise InputError(f"{method} is computed on the CPU; leave out devices")
 
 
 def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
 from fastrealign.data.lookup import Embeddings
-from fastrealign.jobs.folders import make_folders, remove_folders
+from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import UNUSABLE
-from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import each, is_url
@@ -125,29 +122,22 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
     return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
 
 
-@contextmanager
-def held(config: TrainConfig, inputs: dict[str, Any], resume: bool, first: bool) -> Iterator[None]:
-    """Make the run's folder and hold it, so that no other run writes there; `first` of the processes of a run does so.
+class TrainFolder(OutputFolder):
+    """The output folder of a training run, held while it trains, so that no other run writes there."""
 
-    Raises InputError if another one holds it, or if the run that is to be resumed was of other inputs.
-    """
-    if not first:
-        yield
-        return
-    out = Path(config.out)
-    made = make_folders(out)
-    lock = open_append_log(out / _LOCK, fsync=False)
-    try:
-        if look(config, resume) is not None:
-            raise InputError(f"{out}: another fastrealign has just finished there; look at what it wrote")
-        if (out / RUN).is_file():
-            _check_same(out, _read(out)["inputs"], inputs)
+    def __init__(self, config: TrainConfig, inputs: dict[str, Any], resume: bool) -> None:
+        out = Path(config.out)
+        super().__init__(out, out / _LOCK, fsync=False)
+        self._config, self._inputs, self._resume = config, inputs, resume
+
+    def begin(self) -> None:
+        """Raises InputError if the run that is to be resumed was of other inputs."""
+        if look(self._config, self._resume) is not None:
+            raise InputError(f"{self.root}: another fastrealign has just finished there; look at what it wrote")
+        if (self.root / RUN).is_file():
+            _check_same(self.root, _read(self.root)["inputs"], self._inputs)
         else:
-            note(config, inputs)
-        yield
-    finally:
-        lock.remove()
-        remove_folders(made)
+            note(self._config, self._inputs)
 
 
 def note(config: TrainConfig, inputs: dict[str, Any], result: TrainResult | None = None) -> None:

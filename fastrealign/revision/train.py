@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
 from fastrealign.revision.model import RevisionModel, load_lm
 from fastrealign.revision.paths import check_paths
-from fastrealign.revision.record import TrainResult, held, inputs_of, look, note
+from fastrealign.revision.record import TrainFolder, TrainResult, inputs_of, look, note
 from fastrealign.storage import hub
 
 # What a mixed precision keeps the frozen language model in.
@@ -88,7 +89,7 @@ def train(
     examples = Selected(found, np.flatnonzero(checked.answered))
     inputs = inputs_of(config, embeddings, model.lm_fingerprint)
     arguments = _arguments(config, precision, len(examples))
-    with held(config, inputs, resume, arguments.should_save):
+    with TrainFolder(config, inputs, resume) if arguments.should_save else nullcontext():
         trainer = Trainer(
             model=model,
             args=arguments,

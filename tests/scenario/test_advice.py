@@ -587,10 +587,10 @@ def test_advice_on_outputs(tmp_path, x, capsys):
     assert cli.main(align) == 0
     (tmp_path / "out" / "x.npy").write_bytes(b"changed")
     message = advised(*align, "--resume")
-    assert "move it away if it is there, and make all anew with --overwrite" in message
+    assert "move it away if it is there, and restart with --overwrite" in message
     assert "move it away" in advised(*align, "--overwrite")
     (tmp_path / "out" / "x.npy").rename(tmp_path / "away")
-    assert "make all anew with --overwrite" in advised(*align, "--resume")
+    assert "restart with --overwrite" in advised(*align, "--resume")
     assert cli.main([*align, "--overwrite"]) == 0
     message = advised(*align, "--dtype", "float16")
     assert cli.main([*align, "--dtype", "float16", re.search(r"--overwrite", message)[0]]) == 0

@@ -27,6 +27,8 @@ from fastrealign.data import reservoir
 from fastrealign.data.distributed import shared
 from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
 from fastrealign.data.sources import open_rows
+from fastrealign.data.workers import Workers
+from fastrealign.jobs.align_files import AlignJob
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.methods.fitting import fit_rows
 
@@ -310,15 +312,13 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
     fr.align(*sides, whole)
 
     def until_rank_1_fails(ranks):
-        from fastrealign.jobs import align_files as running
-
-        options = {"centroid": "paper", "one_pass": None, "tol": None}
-        one = running._Run("align", sides[0], out, None, "error", "error", None, options, None, running.Writing)
-        one.ranks = ranks
-        there = open_rows(sides[1], "target")
-        order = running.replace(one.order, target=running._marks(there.files, [s.name for s in there.files.shards]))
-        make = lambda claim: fitted(ranks, sides)  # noqa: E731
-        return one.go(order, make, overwrite=False, resume=False, threads=1, progress=Fail(ranks.rank), fsync=True)
+        how = dict.fromkeys(("dtype", "column", "target_column", "one_pass", "tol"))
+        how |= dict.fromkeys(("overwrite", "resume", "verify"), False)
+        how |= {"method": "realign", "centroid": "paper", "confidence": 0.95, "seed": 0}
+        how |= {"bad_rows": "error", "bad_shards": "error", "fsync": True, "group": None}
+        job = AlignJob(*sides, out, workers=Workers.of(1), progress=Fail(ranks.rank), **how)
+        job.ranks = ranks
+        return job.run()
 
     class Fail(Progress):
         def __init__(self, rank):

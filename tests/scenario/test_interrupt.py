@@ -79,7 +79,7 @@ def test_stopped_again_and_again_it_ends_in_the_same_bytes(tmp_path, case, how):
         line = told.splitlines()[-1]
         done = len(list(out.glob("part_*.npy")))
         if done:
-            state = f"{done} of {SHARDS} shards are complete, go on with --resume / resume=True"
+            state = f"{done} of {SHARDS} shards are complete, resume with --resume / resume=True"
             assert line == f"fastrealign: interrupted; {state}"
             assert (out / JOURNAL).exists() and not (out / "manifest.json").exists()
         else:
@@ -189,7 +189,7 @@ def test_sigterm_finishes_the_shard_in_hand(tmp_path, monkeypatch, capsys, numbe
     assert code == 128 + numbers[0]
     said = capsys.readouterr().err
     if complete:
-        assert "interrupted; 1 of 2 shards are complete, go on with --resume" in said
+        assert "interrupted; 1 of 2 shards are complete, resume with --resume" in said
         assert [path.name for path in out.glob("part_*")] == ["part_0.npy"]
         assert fr.align(text, image, out, resume=True).shards_before == 1
     else:

@@ -176,14 +176,14 @@ def test_compared_methods(cluster, folders, tmp_path, name):
 def test_a_shard_that_changes_during_the_run(cluster, folders, tmp_path, monkeypatch):
     text, image = folders
     alignment = fr.fit(text, image)
-    run = fray.RayWriting.run
+    run = fray.RayWriter.run
 
     def change_and_run(self, progress):
         rows = np.load(text / "part_2.npy")
         np.save(text / "part_2.npy", rows[::-1])
         run(self, progress)
 
-    monkeypatch.setattr(fray.RayWriting, "run", change_and_run)
+    monkeypatch.setattr(fray.RayWriter, "run", change_and_run)
     with pytest.raises(InputError, match=r"part_2\.npy: changed while it was read: do not write to the input"):
         fray.apply_files(alignment, text, tmp_path / "out", actors=1)
     assert not (tmp_path / "out" / "part_2.npy").exists()

@@ -129,14 +129,16 @@ class Stop(Progress):
 
 
 def test_an_interrupt_keeps_complete_shards_and_says_how_to_go_on(tmp_path, jsonl):
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 6 shards are complete, go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 6 shards are complete, resume with --resume"):
         small(jsonl, tmp_path / "out", progress=Stop(9, KeyboardInterrupt()))
     small(jsonl, tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".") == [
         "embeddings_00000.parquet",
         "embeddings_00001.parquet",
     ]
-    with pytest.raises(fr.InputError, match=r"holds an unfinished run \(2 shards complete\); go on with --resume"):
+    with pytest.raises(
+        fr.InputError, match=r"holds an unfinished run \(2 shards complete\); continue it with --resume"
+    ):
         small(jsonl, tmp_path / "out")
     done = small(jsonl, tmp_path / "out", resume=True)
     assert (done.shards_before, done.rows_now, done.rows) == (2, 15, 23)
@@ -154,7 +156,7 @@ def test_what_has_changed_since_is_named(tmp_path, jsonl):
 
     def refused(what, source=jsonl, encoder=None, **options):
         how = {"batch_size": 2, "shard_rows": 4, "resume": True, **options}
-        with pytest.raises(fr.InputError, match=f"out: the run there cannot be gone on with: {what}; begin anew"):
+        with pytest.raises(fr.InputError, match=f"out: the run there cannot be resumed: {what}; restart"):
             embed_files(source, tmp_path / "out", encoder or Fake(), **how)
 
     refused("dtype was float16, now it is float32", dtype="float32")

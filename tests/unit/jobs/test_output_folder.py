@@ -37,13 +37,15 @@ def sides(tmp_path):
 def unfinished(tmp_path, sides):
     """An output whose run was stopped after two of five shards."""
     out = tmp_path / "out"
-    with pytest.raises(fr.FastRealignError, match=r"the disk is full; 2 of 5 shards are complete, go on with --resume"):
+    with pytest.raises(
+        fr.FastRealignError, match=r"the disk is full; 2 of 5 shards are complete, resume with --resume"
+    ):
         fr.align(*sides, out, threads=1, progress=StopAfter(2 * 60))
     return out
 
 
 def test_an_unfinished_run_says_so_and_holds_no_halves(unfinished):
-    # The alignment is there for the run to go on with; what has no manifest is not complete.
+    # The alignment is there for the run to resume with; what has no manifest is not complete.
     assert sorted(corpus.tree(unfinished)) == [JOURNAL, "alignment.safetensors", "part_0.npy", "part_1.npy"]
 
 
@@ -205,7 +207,7 @@ def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path, sides):
 
 
 def test_an_interrupt_tells_what_is_complete(tmp_path, sides):
-    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 2 of 5 shards are complete, go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 2 of 5 shards are complete, resume with --resume"):
         fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(120, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; nothing was written$"):
         fr.align(*sides, tmp_path / "other", progress=StopAfter(0, KeyboardInterrupt()))
@@ -248,7 +250,7 @@ def test_output_that_is_there_is_not_written_to_unasked(tmp_path, sides, unfinis
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     refused(lambda: fr.align(*sides, tmp_path / "other"), "not empty", "notes.txt")
-    refused(lambda: fr.align(*sides, tmp_path / "other", resume=True), "notes.txt", "no run to go on with")
+    refused(lambda: fr.align(*sides, tmp_path / "other", resume=True), "notes.txt", "no run to resume")
     refused(lambda: fr.align(*sides, tmp_path / "other", overwrite=True), "notes.txt", "does not remove")
     refused(lambda: fr.align(*sides, tmp_path / "other" / "notes.txt"), "is a file")
     refused(lambda: fr.align(*sides, tmp_path / "x", resume=True, overwrite=True), "choose one")

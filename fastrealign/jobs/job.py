@@ -1,0 +1,117 @@
+"""A run from files to an output folder, in named phases: open -> hold -> fit -> write -> finish."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Generic, TypeVar
+
+from fastrealign.core.errors import FastRealignError, shortage
+from fastrealign.core.progress import Progress
+from fastrealign.data.process_group import ALONE, ProcessGroup
+from fastrealign.formats.manifest import JobSpec, Manifest
+from fastrealign.jobs.journal import Journal
+from fastrealign.jobs.run_folder import RunFolder
+
+R = TypeVar("R")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C (or a signal that the command line treats alike) in the middle of a run; says what is complete."""
+
+
+class Job(ABC, Generic[R]):
+    """A run from files to an output folder; what its phases find and leave for each other.
+
+    open     the constructor: inputs are open, what is asked for is known
+    hold     the output folder is this run's; what was complete before is known
+    fit      what the rows are mapped with is known, or the encoder
+    write    every output shard is complete and in the journal
+    finish   the manifest is written
+
+    folder    the output folder, held by rank 0
+    journal   of this rank, from `hold` on
+    before    names of the output shards that were complete before this run
+    manifest  in the end; from `hold` on, if the run was complete already
+    """
+
+    def __init__(self, folder: RunFolder, order: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
+        self.folder = folder
+        self.order = folder.order = order
+        self.progress = progress
+        self.ranks = ranks
+        self.journal: Journal | None = None
+        self.before: set[str] = set()
+        self.manifest: Manifest | None = None
+
+    @abstractmethod
+    def fit(self) -> None: ...
+
+    @abstractmethod
+    def write(self) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> Manifest: ...
+
+    @abstractmethod
+    def report(self, manifest: Manifest) -> R: ...
+
+    def reopen(self, manifest: Manifest) -> None:
+        """The run was complete already: what `report` needs of it."""
+
+    def run(self) -> R:
+        """All phases after `open`. An error says how many shards are complete and how to resume."""
+        try:
+            with self.hold() as manifest:
+                if manifest is not None:
+                    self.reopen(manifest)
+                else:
+                    self.fit()
+                    self.write()
+                    manifest = self.finish()
+        except BaseException as error:
+            done = 0 if self.journal is None else len(self.journal.shards)
+            told = with_state(error, done, len(self.folder.layout.names))
+            if told is error:
+                raise
+            raise told from error
+        return self.report(manifest)
+
+    @contextmanager
+    def hold(self) -> Iterator[Manifest | None]:
+        """The output folder on rank 0, on any other a journal beside that of the run; the manifest of a complete run."""
+        self.folder.alone = self.ranks.size == 1
+        with ExitStack() as held:
+            self.ranks.on_rank_0(lambda: held.enter_context(self.folder))
+            manifest = self.ranks.broadcast(self.folder.finished)
+            if self.ranks.rank == 0:
+                self.journal = self.folder.journal
+            elif manifest is None:
+                self.journal = self._own_journal(held)
+            done = self.journal.shards if manifest is None else manifest.shards
+            self.before = {shard.name for shard in self.ranks.broadcast(done)}
+            yield manifest
+
+    def _own_journal(self, held: ExitStack) -> Journal:
+        journal = Journal(self.folder.layout.journal_of(self.ranks.rank), self.folder.fsync)
+
+        @held.push
+        def release(kind: type[BaseException] | None, *_: object) -> None:
+            journal.remove() if kind is None else journal.close()
+
+        journal.begin(self.order)
+        return journal
+
+
+def with_state(error: BaseException, done: int, of: int) -> BaseException:
+    """The error of a run of `of` shards, saying how many are complete and how to resume."""
+    state = f"{done} of {of} shards are complete, resume with --resume / resume=True"
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
+    short = shortage(error)
+    if short is not None:
+        return FastRealignError(f"{short}; {state}" if done else short)
+    if isinstance(error, FastRealignError) and done:
+        return type(error)(f"{error}; {state}")
+    return error

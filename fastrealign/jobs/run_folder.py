@@ -1,0 +1,293 @@
+"""The output folder of a run that can be resumed: output shards, a journal while it is written, in the end a manifest.
+
+empty         nothing there; a run may begin
+unfinished    a journal: `resume` continues it, `overwrite` restarts
+complete      a manifest: `resume` finds nothing to do, `overwrite` restarts
+anything else is somebody's: it is neither written to nor removed
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from fastrealign.core.errors import InputError, warn
+from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
+from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
+from fastrealign.jobs.journal import Group, Journal, rank_journals
+from fastrealign.jobs.layout import Layout
+from fastrealign.jobs.output_folder import OutputFolder
+from fastrealign.methods.loading import load
+from fastrealign.methods.method import Method
+from fastrealign.storage.paths import Place, each
+
+
+class RunFolder(OutputFolder):
+    """Hold on the folder of one run, until `commit`; an error keeps the shards that are complete and nothing else.
+
+    order      what is asked for; to be set before the folder is entered
+    finished   the manifest, if the run that was asked for is already complete
+    alone      no other process completes shards of the run
+    """
+
+    journal: Journal
+    order: JobSpec
+
+    def __init__(
+        self, layout: Layout, *, resume: bool, overwrite: bool, fsync: bool = True, verify: bool = False
+    ) -> None:
+        """verify: look at every byte of the shards that are there."""
+        super().__init__(layout.root, layout.journal, fsync)
+        self.layout = layout
+        self.finished: Manifest | None = None
+        self.alone = True
+        self._resume, self._overwrite, self._verify = resume, overwrite, verify
+        self._replaced: Manifest | None = None
+        self._began = False  # from here on what has the names of the run is the run's
+
+    def check(self) -> None:
+        layout, may_be_there = self.layout, self._resume or self._overwrite
+        if self._resume and self._overwrite:
+            raise InputError("--resume continues what is there and --overwrite restarts: choose one")
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        there = layout.files()
+        if there and not may_be_there:
+            raise InputError(f"{layout.out}: {self._what_is_there(there)}")
+        if layout.here(layout.manifest) in there and may_be_there:
+            self._replaced = Manifest.load(layout.manifest)
+        elif self._resume and there and not layout.journal.exists():
+            raise InputError(f"{layout.out}: holds {there[0]}, but no run to resume; choose an empty folder")
+
+    def open_log(self) -> Journal:
+        self.journal = Journal(self.layout.journal, self.fsync)
+        if not (self._resume or self._overwrite):
+            self._check_still_empty()
+        return self.journal
+
+    def begin(self) -> None:
+        if self._overwrite:
+            self._clear()
+        elif self._resume:
+            self._continue()
+        if self.finished is None:
+            self.journal.begin(self.order)
+
+    def start_writing(self, alignment: Method | None) -> None:
+        """The alignment is known and shards are about to be written: note it, and clear a run that is replaced."""
+        if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
+            raise InputError(
+                f"{self.layout.out}: the run there used another alignment (another target, machine or version?); "
+                "restart with --overwrite"
+            )
+        if self._replaced is not None:
+            self._remove(_planned(self._replaced.spec))
+            self.layout.manifest.unlink(missing_ok=True)
+            self._replaced = None
+        self._began = True
+        if alignment is not None:
+            alignment.save(self.layout.alignment)
+            self.journal.note_alignment(alignment.fingerprint)
+
+    def noted_alignment(self) -> Method | None:
+        """The alignment that the unfinished run was using, if it is still there."""
+        if self.journal.noted.alignment is None:
+            return None
+        try:
+            alignment = load(self.layout.alignment)
+        except InputError:
+            return None
+        return alignment if alignment.fingerprint == self.journal.noted.alignment else None
+
+    def commit(
+        self,
+        alignment: Method | None,
+        gap_left: float = math.nan,
+        left_out: dict[str, dict[str, str]] | None = None,
+        columns: dict[str, str] | None = None,
+    ) -> Manifest:
+        """All shards but those left out are complete: write the alignment and the manifest."""
+        self.journal.flush()
+        if alignment is not None:
+            alignment.save(self.layout.alignment)
+        at = {name: i for i, name in enumerate(self.layout.names)}
+        manifest = Manifest(
+            self.order,
+            alignment and alignment.fingerprint,
+            alignment and alignment.gap_before,
+            None if math.isnan(gap_left) else gap_left,
+            sorted(self.journal.shards, key=lambda shard: at[shard.name]),
+            left_out or {},
+            columns or {},
+        )
+        manifest.save(self.layout.manifest, self.fsync)
+        return manifest
+
+    def roll_back(self) -> None:
+        self.keep_log = bool(self.journal.shards) or self.journal.lost or (self._began and not self.alone)
+        if self._began and not self.keep_log:
+            # Among them what a commit that failed halfway may have put in place.
+            self._remove(_planned(self.order))
+            if self.layout.alignment is not None:
+                self.layout.alignment.unlink(missing_ok=True)
+
+    def _check_still_empty(self) -> None:
+        """Another process may have begun, or even ended, between the look at the folder and the lock."""
+        if self.journal.noted.order is not None:
+            self.journal.close()
+        elif any(name != self.layout.here(self.layout.journal) for name in self.layout.files()):
+            self.journal.remove()
+        else:
+            return
+        raise InputError(f"{self.layout.out}: another fastrealign has just been writing there; look at what it wrote")
+
+    def _what_is_there(self, there: list[str]) -> str:
+        journal = self.layout.journal
+        if journal.exists():
+            done = sum(len(Journal.peek(path).shards) for path in (journal, *rank_journals(journal)))
+            return f"holds an unfinished run ({done} shards complete); continue it with --resume or restart with --overwrite"
+        if self.layout.here(self.layout.manifest) in there:
+            return "is not empty, a run is complete there; --resume checks it, --overwrite replaces it"
+        return f"is not empty, it holds {there[0]}; choose an empty folder"
+
+    def _continue(self) -> None:
+        """Resume the run that is there; InputError that names what is different about the one asked for."""
+        noted = self.journal.noted
+        # Shards are written only once a run that is replaced is cleared away: beside a manifest they are its own.
+        if self._replaced is not None and (noted.order is None or noted.groups):
+            self._check_complete(self._replaced)
+            self.journal.clear()
+            self.finished = self._replaced
+        elif noted.order is not None or noted.groups or noted.damaged:
+            if noted.order is None:
+                self._check_own()
+            else:
+                known = [group for group in noted.groups if group.order in noted.orders | {""}]
+                change = self.order.change(noted.order, set().union(*(group.names for group in known)))
+                if change:
+                    raise InputError(
+                        f"{self.layout.out}: the run there cannot be resumed: {change}; restart with --overwrite"
+                    )
+            self._began = True
+            self._remove_temporaries(_planned(noted.order or self.order))
+            others = [Journal(path, self.fsync) for path in rank_journals(self.layout.journal)]
+            damaged = [journal for journal in (self.journal, *others) if journal.noted.damaged]
+            lines = sum(journal.noted.damaged for journal in damaged)
+            self.journal.keep(self._still_good(noted.groups))
+            for other in others:
+                self.journal.take_in(self._still_good(other.noted.groups))
+                other.remove()
+            if damaged:
+                self._warn_of_damage(damaged[0], lines)
+
+    def _still_good(self, groups: list[Group]) -> list[Group]:
+        """Those whose shards are known to be made for this order, with the alignment noted, and are as they were written."""
+        noted = self.journal.noted
+        orders = noted.orders | {self.order.digest, ""}
+        return [
+            group
+            for group in groups
+            if group.order in orders
+            and group.alignment in (None, noted.alignment)
+            and group.names <= self.order.source.keys()
+            and self._changed(group.shards) is None
+        ]
+
+    def _check_own(self) -> None:
+        """The line that says what was asked for is damaged: InputError unless a restart would write all that is there."""
+        noted, digest = self.journal.noted, self.order.digest
+        own = _planned(self.order) | self._small()
+        foreign = [name for name in self.layout.files() if final_name(name) not in own]
+        if foreign or any(group.order != digest for group in noted.groups):
+            what = f"{foreign[0]} may not be" if foreign else "the shards noted are not"
+            raise InputError(
+                f"{self.layout.out}: the journal there is damaged where it says what was asked for, and {what} of this run; "
+                "restart with --overwrite, or choose another output folder"
+            )
+
+    def _warn_of_damage(self, journal: Journal, lines: int) -> None:
+        done = self.journal.noted.names
+        again = sum(name in self.order.source and name not in done for name in self.layout.files())
+        warn(
+            f"{journal.path}: {lines} damaged {'line' if lines == 1 else 'lines'}; {again} of the shards that are there "
+            f"{'is' if again == 1 else 'are'} done again, for what these noted of them is lost",
+            UserWarning,
+        )
+
+    def _small(self) -> set[str]:
+        own = (*self.layout.small, self.layout.journal, *rank_journals(self.layout.journal))
+        return {self.layout.here(path) for path in own}
+
+    def _clear(self) -> None:
+        """Remove the run that is there, if nothing else is. A complete one stays until `start_writing`."""
+        noted, others = self.journal.noted, rank_journals(self.layout.journal)
+        shards = noted.shards + (self._replaced.shards if self._replaced else [])
+        for path in others:
+            shards += Journal.peek(path).shards
+        planned = set().union(
+            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.spec) if order)
+        )
+        planned |= _written(noted.shards)  # whose order may be lost, where the journal is damaged
+        for name in self.layout.files():
+            if final_name(name) not in planned | self._small():
+                raise InputError(
+                    f"{self.layout.out}: holds {name}, which fastrealign did not write and does not remove; move it"
+                )
+        changed = self._changed(shards, gone=False)
+        if changed is not None:
+            raise InputError(f"{self.layout.out}: {changed.name} was changed since it was written; move it away")
+        if noted.order is not None or noted.groups:
+            self._remove_temporaries(planned)
+            self._remove(planned - (_planned(self._replaced.spec) if self._replaced else set()))
+        if self._replaced is None and self.layout.alignment is not None:
+            self.layout.alignment.unlink(missing_ok=True)
+        for path in others:
+            Journal(path, self.fsync).remove()
+        self.journal.clear()
+
+    def _path(self, name: str) -> Place:
+        return self.root / name
+
+    def _remove(self, names: set[str]) -> None:
+        """Files of a run, and the folders within the output that they leave empty."""
+        remote = not isinstance(self.root, Path)
+        for _ in each(lambda name: remove(self._path(name)), sorted(names), remote=remote):
+            pass
+        remove_folders({self._path(name).parent for name in names} - {self.root})
+
+    def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
+        """The first that is not as it was written, or is gone, if that counts."""
+
+        def is_as_written(shard: ShardRecord) -> bool:
+            path = self._path(shard.name)
+            return (not gone and not path.exists()) or shard.is_at(path, self._verify)
+
+        remote = not isinstance(self.root, Path)
+        for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):
+            if not fine:
+                return shard
+        return None
+
+    def _check_complete(self, manifest: Manifest) -> None:
+        change = self.order.change(manifest.spec)
+        if change:
+            raise InputError(
+                f"{self.layout.out}: the complete run there is another one: {change}; replace it with --overwrite"
+            )
+        changed = self._changed(manifest.shards)
+        if changed is not None:
+            raise InputError(
+                f"{self.layout.out}: {changed.name} is gone or was changed since the run was complete; "
+                "move it away if it is there, and restart with --overwrite"
+            )
+
+    def _remove_temporaries(self, planned: set[str]) -> None:
+        remove_temporaries({*map(self._path, planned), *self.layout.small})
+
+
+def _planned(order: JobSpec) -> set[str]:
+    return {*order.source, *order.metadata}
+
+
+def _written(shards: list[ShardRecord]) -> set[str]:
+    return {name for shard in shards for name in (shard.name, shard.metadata) if name is not None}

@@ -1,0 +1,238 @@
+"""What `align` and `apply_files` have in common: shards in, an output shard for each, the alignment and the manifest."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrealign import formats
+from fastrealign.core import ops
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
+from fastrealign.data.distributed import owner
+from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.process_group import ranks_of
+from fastrealign.data.sources import FileSource, RowSource, open_rows
+from fastrealign.data.workers import Workers
+from fastrealign.formats.manifest import JobSpec, Manifest
+from fastrealign.jobs.job import Job
+from fastrealign.jobs.journal import Group
+from fastrealign.jobs.layout import Layout
+from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.summary import Report
+from fastrealign.jobs.write_shards import LISTED_ROWS, Note, ShardPlan, ThreadedWriter
+from fastrealign.methods.loading import load
+from fastrealign.methods.method import Method
+from fastrealign.storage.fingerprint import FileFingerprint
+from fastrealign.storage.paths import check_output, each, is_url
+
+BAD_SHARDS = ("error", "skip")
+
+
+class Writer(Protocol):
+    """Who writes the shards of a plan: threads of this process, or actors (ray.py).
+
+    source    the shards that are written; left_out: those that could not be read, by name with the reason
+    """
+
+    source: RowSource
+    left_out: dict[str, str]
+
+    def run(self, progress: Progress) -> None: ...
+
+
+class ShardJob(Job[Report]):
+    """A job that writes an output shard for each shard of its source; `fit` and what else is asked for is each kind's own.
+
+    make_writer  of a plan, what takes note of a shard, and the workers
+    """
+
+    kind: str
+    method: Method
+
+    def __init__(
+        self,
+        source: Any,
+        out: str | os.PathLike,
+        *,
+        dtype: Any,
+        bad_rows: str,
+        bad_shards: str,
+        column: str | None,
+        workers: Workers,
+        group: Any,
+        progress: Progress,
+        **how: bool,
+    ) -> None:
+        """how: overwrite, resume, fsync, verify."""
+        self.started = time.perf_counter()
+        check_bad_rows(bad_rows)
+        if bad_shards not in BAD_SHARDS:
+            raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
+        check_output(out)
+        ranks = ranks_of(group)
+        if ranks.size > 1 and is_url(out):
+            raise InputError(
+                f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
+                "of them see, or use fastrealign.ray, where one process keeps it"
+            )
+        self.bad_rows, self.bad_shards, self.workers = bad_rows, bad_shards, workers
+        self.verify = how["verify"]
+        self.dtype = None if dtype is None else ops.as_dtype(dtype)
+        self.sides: dict[str, FileSource] = {}
+        self.left_out: dict[str, dict[str, str]] = {}
+        self.make_writer: Callable[[ShardPlan, Note, Workers], Writer] = ThreadedWriter
+        self.now = (0, 0)  # rows that this run aligned, and their bytes
+        rows = self.opened("source", open_rows(source, "source", column, bad_shards))
+        if not isinstance(rows, FileSource):
+            raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
+        self.rows = rows
+        self.layout = Layout(out, rows.files)
+        order = JobSpec(
+            kind=self.kind,
+            options={"dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
+            source=marks_of(rows.files, self.layout.names, self.verify),
+            metadata=[*(name for name in self.layout.metadata if name is not None), *self.layout.beside],
+        )
+        super().__init__(RunFolder(self.layout, **how), order, progress, ranks)
+
+    def opened(self, side: str, rows: RowSource) -> RowSource:
+        """A side, of which what could not be opened was left out."""
+        if isinstance(rows, FileSource):
+            self.sides[side] = rows
+            if rows.files.left_out:
+                self.left_out[side] = dict(rows.files.left_out)
+        return rows
+
+    def ask(self, options: dict[str, Any], **more: Any) -> None:
+        """Complete the job specification: `options` come first, `more` are its other fields."""
+        self.order = self.folder.order = replace(self.order, options={**options, **self.order.options}, **more)
+
+    def start_writing(self) -> None:
+        """The method is known: note it, and clear a run that is replaced."""
+        self.ranks.on_rank_0(lambda: self.folder.start_writing(self.method))
+        self.journal.note_alignment(self.method.fingerprint)
+
+    def write(self) -> None:
+        plan = ShardPlan(
+            self.rows.files,
+            self.layout,
+            self._mine(),
+            self.method,
+            dtype=self.dtype,
+            bad_rows=self.bad_rows,
+            bad_shards=self.bad_shards,
+            fsync=self.folder.fsync,
+            verify=self.verify,
+            marks=[self.order.source[name] for name in self.layout.names],
+        )
+        writer = self.make_writer(plan, self.journal.add, self.workers)
+        writer.run(self.progress)
+        self.journal.flush()
+        for left_out in self.ranks.all_gather(writer.left_out):
+            if left_out:
+                self.left_out.setdefault("source", {}).update(left_out)
+        rows, nbytes = zip(*self.ranks.all_gather((writer.source.rows, writer.source.nbytes)), strict=True)
+        self.now = sum(rows), sum(nbytes)
+
+    def finish(self) -> Manifest:
+        """Rank 0 takes what the other ranks noted into its journal, and writes alignment and manifest."""
+        others = self.ranks.all_gather(self.journal.noted.groups if self.ranks.rank > 0 else [])
+        manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._commit(others)))
+        if self.kind == "align":
+            gap_left = float("nan") if manifest.gap_left is None else manifest.gap_left
+            self.method = replace(self.method, gap_left=gap_left)
+        return manifest
+
+    def _commit(self, others: list[list[Group]]) -> Manifest:
+        journal, method = self.folder.journal, self.method
+        for groups in others:
+            journal.take_in(groups)
+        records = {record.name: record for record in journal.shards}
+        for dataset in self.rows.files.datasets if self.layout.beside else ():
+            dataset.write(self.layout.root, records, method.fingerprint, self.folder.fsync)
+        gap_left = float(np.linalg.norm(journal.total(method.dim).mean - method.mean_target))
+        if self.kind == "align":
+            method = replace(method, gap_left=gap_left)
+        return self.folder.commit(method, gap_left, self.left_out, self._columns)
+
+    def reopen(self, manifest: Manifest) -> None:
+        self.method = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._method_of(manifest)))
+
+    def report(self, manifest: Manifest) -> Report:
+        shards = dict(zip(self.layout.names, self.rows.files.shards, strict=True))
+        bad = [f"{shards[done.name].where(row)} {why}" for done in manifest.shards for row, why in done.first_bad]
+        rows_now, bytes_now = self.now
+        return Report(
+            kind=manifest.spec.kind,
+            source=self.rows.name,
+            out=self.layout.out,
+            columns=self._columns,
+            alignment=self.method,
+            gap_before=manifest.gap_before,
+            gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left,
+            rows_in=sum(shard.rows_in for shard in manifest.shards),
+            rows_out=sum(shard.rows_out for shard in manifest.shards),
+            skipped=sum(shard.skipped for shard in manifest.shards),
+            bad_rows=sum(shard.bad_rows for shard in manifest.shards),
+            bad_rows_were=manifest.spec.options["bad_rows"],
+            first_bad=bad[:LISTED_ROWS],
+            left_out=[why for side in manifest.left_out.values() for why in side.values()],
+            notes=sorted({shard.note for shard in shards.values() if shard.note}),
+            shards=len(manifest.shards),
+            shards_before=len(self.before),
+            bytes_out=sum(shard.bytes for shard in manifest.shards),
+            rows_now=rows_now,
+            bytes_now=bytes_now,
+            seconds=time.perf_counter() - self.started,
+            files={"alignment": str(self.layout.alignment), "manifest": str(self.layout.manifest)},
+        )
+
+    def check_dtype(self) -> None:
+        """Refuse a type that the format cannot hold now, not after the fit."""
+        first = self.rows.files.shards[0]
+        if self.dtype is not None and not first.opens_whole:
+            first.writer(self.layout.root / self.layout.names[0], self.dtype, first.rows, fsync=False).abort()
+
+    def _method_of(self, manifest: Manifest) -> Method:
+        """That of the complete run."""
+        method = load(self.layout.alignment)
+        if method.fingerprint != manifest.alignment:
+            raise InputError(
+                f"{self.layout.alignment}: was changed since the run was complete; restart with --overwrite"
+            )
+        return method
+
+    def _mine(self) -> list[int]:
+        """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
+        names, files = self.layout.names, self.rows.files
+        left = [i for i, name in enumerate(names) if name not in self.before and i not in self.rows.left_out]
+        starts = [0, *accumulate(files.shards[i].rows for i in left)]
+        return [
+            i for i, at in zip(left, starts, strict=False) if owner(at, starts[-1], self.ranks.size) == self.ranks.rank
+        ]
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """The names under which files hold the embeddings, of each side that has some."""
+        return {side: rows.column for side, rows in self.sides.items() if rows.column is not None}
+
+
+def marks_of(files: formats.Source, names: Sequence[str], whole: bool = False) -> dict[str, FileFingerprint]:
+    """The fingerprints of the shards, by these names."""
+    paths = [shard.path for shard in files.shards]
+    marks = each(
+        lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths))
+    )
+    return dict(zip(names, marks, strict=True))
+
+
+def specs_of(spec: Any) -> list[Any]:
+    """The paths, or other things, that make up one side."""
+    return list(spec) if isinstance(spec, (list, tuple)) else [spec]
