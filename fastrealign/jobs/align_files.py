@@ -67,7 +67,7 @@ def align(
               shard for every shard of the source (same name, format, order, ids and other columns),
               alignment.safetensors and, last, manifest.json
     method    "realign", or another one of baselines.METHODS to compare it with, as for `fit`; those that take steps (c3, bca,
-              mean-shift) are computed on the processor
+              mean-shift) are computed on the CPU
     centroid  "paper", or "exact" for the translation that leaves no gap
     one_pass, tol, confidence, seed   as for `fit`: read the source once before it is written, or a sample of it
     dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard;

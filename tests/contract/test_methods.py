@@ -147,7 +147,7 @@ def test_what_does_not_go_with_a_method(sides, tmp_path):
         (lambda: fr.fit(text, image, method="c3", centroid="exact"), "centroid is of ReAlign, c3 has none"),
         (lambda: fr.align(text, image, out, method="bca", one_pass=True), "one_pass is of ReAlign, bca has none"),
         (lambda: fr.align(text, image, out, method="none", tol=0.1), "tol is of ReAlign, none has none"),
-        (lambda: fr.align(text, image, out, method="c3", devices=["cpu"]), "c3 is computed on the processor; leave"),
+        (lambda: fr.align(text, image, out, method="c3", devices=["cpu"]), "c3 is computed on the CPU; leave"),
         (lambda: fr.fit(text, image, method="c3", encoder_source="x"), "c3 keeps no names of encoders"),
         (
             lambda: fr.align(text, image, out, method="bca", bad_rows="skip"),
@@ -159,7 +159,7 @@ def test_what_does_not_go_with_a_method(sides, tmp_path):
             call()
         assert not out.exists()
     method = fr.fit(text, image, method="mean-shift")
-    with pytest.raises(InputError, match="mean-shift is computed on the processor"):
+    with pytest.raises(InputError, match="mean-shift is computed on the CPU"):
         fr.apply_files(method, text, out, devices=["cpu"])
     np.save(tmp_path / "wide.npy", np.ones((3, 5), np.float32))
     with pytest.raises(InputError, match=r"wide\.npy: rows are 5 wide, mean-shift was fitted on 16"):

@@ -137,7 +137,7 @@ def test_a_batch_alone(folders, tmp_path):
         (lambda: fray.AlignBatch(fr.fit(text, image, method="c3")), "c3 numbers rows, and a batch does not say where"),
         (
             lambda: fray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]),
-            "c3 is computed on the processor",
+            "c3 is computed on the CPU",
         ),
         (lambda: fray.align(text, image, tmp_path / "o", actors=0), "actors=0, cpus_per_actor=1: expected at least 1"),
         (lambda: fray.align(text, image, tmp_path / "o", group="world"), "choose one"),

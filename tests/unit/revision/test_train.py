@@ -26,7 +26,7 @@ from fastrealign.methods import baselines  # noqa: E402
 from fastrealign.revision import checkpoints  # noqa: E402
 from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
 from fastrealign.revision.model import RevisionModel, load_lm  # noqa: E402
-from fastrealign.revision.record import held  # noqa: E402
+from fastrealign.revision.record import TrainFolder  # noqa: E402
 from fastrealign.revision.train import train  # noqa: E402
 
 
@@ -376,7 +376,7 @@ def test_a_run_that_another_one_finished_meanwhile(config, world):
     kept = (world / "run" / "run.json").read_bytes()
     with (
         pytest.raises(InputError, match="run: another fastrealign has just finished there"),
-        held(config(), {}, resume=True, first=True),
+        TrainFolder(config(), {}, resume=True),
     ):
         raise AssertionError("not to be reached")
     assert (world / "run" / "run.json").read_bytes() == kept and train(config(), resume=True) == done
