@@ -144,18 +144,18 @@ def tell(results: Results) -> str:
     head = ["method", "paper", f"demo, {results['rows']:,} rows", f"{halves} random halves", "covariance gap left"]
     return "\n\n".join(
         [
-            f"Share of a caption's {K} nearest captions that it keeps.",
+            f"Share of the {K} nearest captions of a caption that a method keeps.",
             table(head, rows),
             f"The split into U and V does not matter: with {energies[0]:g} to {energies[-1]:g} of the variance in U, "
-            f"blockwise keeps {percent(min(kept))} to {percent(max(kept))}. Nor do small eigenvalues that whitening blows "
-            f"up: U, {frame['rank']} directions, has a condition of {frame['condition U']:.1f}; V has "
-            f"{frame['condition V']:.1e}, but next to no variance. What matters is that the demo's two sides have nearly "
+            f"blockwise keeps {percent(min(kept))} to {percent(max(kept))}. Nor do small eigenvalues that whitening "
+            f"amplifies: U, {frame['rank']} directions, has a condition number of {frame['condition U']:.1f}; V has "
+            f"{frame['condition V']:.1e}, but almost no variance. What matters is that the demo's two sides have nearly "
             f"the same axes: their leading {frame['rank']} directions share {percent(frame['shared'])} (at random "
             f"{percent(frame['chance'])}). In a large encoder the leading 128 share {percent(PAPER_SUBSPACES)} (arXiv "
-            f"2605.07825). On made-up rows ({SYNTHETIC['rows']:,} a side, {SYNTHETIC['d']} wide, eigenvalues "
+            f"2605.07825). On synthetic rows ({SYNTHETIC['rows']:,} a side, {SYNTHETIC['d']} wide, eigenvalues "
             f"k^-{SYNTHETIC['alpha text']} and k^-{SYNTHETIC['alpha image']}, the slopes of the paper's text and images), "
-            "with the images' axes turned further and further away, blockwise comes down to figures like the paper's, and so "
-            "does ReAlign's mixing rate (4.35 % there), which would explain figure 5 as well:",
+            "with the axes of the images rotated further and further away, blockwise falls to figures like the paper's, and so "
+            "does the mixing rate of ReAlign (4.35 % there), which would explain figure 5 as well:",
             table(
                 [
                     f"shared by the leading {SYNTHETIC['q']}",

@@ -102,21 +102,21 @@ def tell(results: Results) -> str:
     if "families" in results:
         reads = list(results["families"].values())
         parts += [
-            f"Gap left by ReAlign, two families of scenes, {encoders.ROWS // 2:,} rows a side to fit on and as many to measure "
-            f"on, {results['about']}, mean ± standard deviation. {_means(reads)}",
+            f"Gap left by ReAlign, two families of scenes, {encoders.ROWS // 2:,} rows a side for the fit and as many for the "
+            f"measurement, {results['about']}, mean ± standard deviation. {_means(reads)}",
             _matrix(reads),
         ]
     reads = results["backgrounds"]
     parts += [
-        f"Backgrounds of the scenes that come along as domains, {len(reads)} random splits into rows to fit on and rows to "
-        f"measure on. {_means(reads)}",
+        f"Backgrounds of the shipped scenes as domains, {len(reads)} random splits into rows for the fit and rows for the "
+        f"measurement. {_means(reads)}",
         _matrix(reads),
     ]
     return "\n\n".join(parts)
 
 
 def _means(reads: list[dict[str, Any]]) -> str:
-    return f"Left on average within a domain {_mean(reads, True):.3f}, across {_mean(reads, False):.3f}."
+    return f"Mean gap left within a domain {_mean(reads, True):.3f}, across domains {_mean(reads, False):.3f}."
 
 
 def _mean(reads: list[dict[str, Any]], within: bool) -> float:
@@ -132,7 +132,7 @@ def _matrix(reads: list[dict[str, Any]]) -> str:
 
     rows = [line("no alignment", [read["before"] for read in reads])]
     rows += [line(f"fitted on {name}", [read["gaps"][i] for read in reads]) for i, name in enumerate(names)]
-    rows.append(line("by chance alone, own fit", [read["floor"] for read in reads]))
+    rows.append(line("sampling error alone, own fit", [read["floor"] for read in reads]))
     return table(["gap left on", *names], rows)
 
 

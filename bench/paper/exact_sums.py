@@ -115,14 +115,13 @@ def _scale() -> dict[str, Any]:
 def tell(results: Results) -> str:
     rows = []
     for of in results["by rows"]:
-        theirs = [f"{PAPER[name]:.1e}" if of["count"] == PAPER_ROWS else "" for name in PAPER]
-        ours = [f"{of[name]:.1e}" for name in NAMES]
-        rows.append([f"{of['count']:,}", ours[0], ours[1], theirs[0], ours[2], theirs[1], *ours[3:]])
+        theirs = {name: f" (paper: {PAPER[name]:.1e})" if of["count"] == PAPER_ROWS else "" for name in PAPER}
+        rows.append([f"{of['count']:,}", *(f"{of[name]:.1e}{theirs.get(name, '')}" for name in NAMES)])
     again, scale = results["reordered"], results["scale"]
     machine, settings = scale["machine"], scale["settings"]
     busy = (
-        f" **Others took {machine['others_cores']:.1f} of its {machine['cores']} processors meanwhile: take the spread for "
-        "what it is.**"
+        f" **The machine was busy: other processes took {machine['others_cores']:.1f} of its {machine['cores']} cores, which "
+        "widens the spread.**"
         if machine["others_cores"] > BUSY
         else ""
     )
@@ -144,31 +143,20 @@ def tell(results: Results) -> str:
     ]
     return "\n\n".join(
         [
-            f"Distance of the mean of N made-up unit rows, {results['d']} wide, from that in extended precision:",
-            table(
-                [
-                    "rows",
-                    NAMES["rows"],
-                    NAMES["float32"],
-                    "float32, paper",
-                    NAMES["float64"],
-                    "float64, paper",
-                    NAMES["exact"],
-                ],
-                rows,
-            ),
-            f"The same {again['count']:,} rows with their batches in the opposite order: the mean moves by "
-            f"{small(again['rows'])} in float32 row by row, {small(again['float32'])} in batches, "
-            f"{small(again['float64'])} in float64, {small(again['exact'])} in exact sums, which are the same bits.",
+            f"Distance of the mean of N synthetic unit rows, {results['d']} wide, from the mean in extended precision:",
+            table(["rows", *NAMES.values()], rows),
+            f"With the batches of {again['count']:,} rows in reverse order, the mean moves by {small(again['rows'])} in "
+            f"float32 row by row, {small(again['float32'])} in batches, {small(again['float64'])} in float64, and "
+            f"{small(again['exact'])} in exact sums, which are bit-identical.",
             f"Time and memory, rows {settings['width']} wide, {settings['dtype']}, {settings['threads']} threads, "
             f"{machine['cpu']} "
             f"(`python -m bench.scale`).{busy}",
             table(
                 [
-                    "what",
+                    "job",
                     "rows",
                     "seconds, median (10 to 90 %, runs)",
-                    "processor seconds",
+                    "CPU seconds",
                     "ns a row",
                     "peak memory, MB",
                 ],

@@ -106,15 +106,14 @@ def tell(results: Results) -> str:
         rows.append(
             [
                 NAMES[name],
-                "" if theirs is None else small(theirs),
-                "" if theirs is None else f"{100 * theirs / PAPER['none']:.3g} %",
-                small(of["all rows"]),
-                f"{100 * of['all rows'] / raw:.3g} %",
+                "" if theirs is None else f"{small(theirs)} ({100 * theirs / PAPER['none']:.3g} %)",
+                f"{small(of['all rows'])} ({100 * of['all rows'] / raw:.3g} %)",
                 plus_minus(of["halves"], small),
                 small(of["held out"]),
             ]
         )
-    head = ["method", "paper", "of raw", "demo, all rows", "of raw", "5 random halves", "held-out pairs"]
+    halves = len(methods["none"]["halves"])
+    head = ["method", "paper (of raw)", "demo, all rows (of raw)", f"{halves} random halves", "held-out pairs"]
     second, c3 = results["second projection"], results["c3"]
     noise_rows = [
         [
@@ -127,20 +126,20 @@ def tell(results: Results) -> str:
     ]
     return "\n\n".join(
         [
-            f"Gap left on the rows that were fitted ({results['rows']:,} a side, {results['d']} wide; mean ± standard "
-            "deviation over halves), and on 1,000 pairs held out.",
+            f"Gap left on the fitted rows ({results['rows']:,} a side, {results['d']} wide; mean ± standard deviation over "
+            "halves), and on 1,000 held-out pairs.",
             table(head, rows),
             f"*ReAlign.* Its last step translates by |c| = {small(second['translation'])} and projects again. To first order "
-            f"that leaves |(S + m mᵀ) c| = {small(second['predicted'])}; measured {small(second['left'])}. The factor is large "
-            f"where second moments are concentrated: here {second['largest second moment']:.2f} of them lie along one "
-            f"axis, the images' mean, which is {second['radius']:.2f} long.",
-            f"*C3.* Its noise, {c3['noise length']:.2f} long, averages out over the rows, but projecting rows that it "
-            "lengthened pulls their mean towards the origin, and that does not average out. That the paper's "
-            f"{PAPER['c3']} is the former is a guess: noise {PAPER['c3'] * np.sqrt(PAPER_ROWS):.2f} long averages to it over "
-            f"{PAPER_ROWS:,} rows. Gap of C3 here:",
+            f"this leaves |(S + m mᵀ) c| = {small(second['predicted'])}; measured {small(second['left'])}. The factor is large "
+            f"if second moments are concentrated: here {second['largest second moment']:.2f} of them lie along one "
+            f"axis, the mean of the images, whose length is {second['radius']:.2f}.",
+            f"*C3.* Its noise, of length {c3['noise length']:.2f}, averages out over the rows, but projecting the rows that it "
+            "lengthened pulls their mean towards the origin, and this does not average out. We assume that the paper's "
+            f"{PAPER['c3']} is the averaged noise: noise of length {PAPER['c3'] * np.sqrt(PAPER_ROWS):.2f} averages to it over "
+            f"{PAPER_ROWS:,} rows. The gap of C3 here:",
             table(["rows", "noise length / √N", "before the projection", "after it"], noise_rows),
         ]
-    ).replace("5 random halves", f"{len(methods['none']['halves'])} random halves")
+    )
 
 
 def draw(results: Results) -> Figure:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 PAPER = {"image": 57.5, "long": 52.9, "short": 41.0}
 DRAWS = 5
 Q = 12
-FIGURES = ("effective rank", "radius", "gap before", "shared", "left by ReAlign", "mixing")
 
 
 def measure(setting: Setting) -> Results:
@@ -102,38 +101,41 @@ def _read(image: np.ndarray, captions: dict[str, np.ndarray], rng: np.random.Gen
 
 
 def tell(results: Results) -> str:
-    head = [
-        "rows",
-        "effective rank, paper",
-        "effective rank",
-        "length of the mean",
-        "gap before",
-        f"shared by the leading {Q}",
-        "left by ReAlign",
-        "mixing after ReAlign",
-    ]
     parts = [
-        f"The captions that come along, {results['rows']:,} of each length; {len(results['shipped'])} draws, mean ± standard "
+        f"The shipped captions, {results['rows']:,} of each length; {len(results['shipped'])} draws, mean ± standard "
         "deviation.",
-        table(head, _lines(results["shipped"])),
+        *_tables(results["shipped"]),
     ]
     if "encoders" in results:
         parts += [
             f"With {results['about']}, captions of the same {results['scenes']:,} scenes at each length:",
-            table(head, _lines(list(results["encoders"].values()))),
+            *_tables(list(results["encoders"].values())),
         ]
     return "\n\n".join(parts)
 
 
-def _lines(reads: list[dict[str, Any]]) -> list[list[str]]:
+def _tables(reads: list[dict[str, Any]]) -> list[str]:
+    """Captions by themselves, and beside the images."""
     shown = {"effective rank": lambda v: f"{v:.1f}", "shared": percent, "mixing": percent}
-    lines = []
-    for name in ("image", *LENGTHS):
-        cells = [
-            plus_minus([r[name][f] for r in reads], shown.get(f, small)) if f in reads[0][name] else "" for f in FIGURES
+
+    def cells(name: str, figures: tuple[str, ...]) -> list[str]:
+        return [
+            plus_minus([read[name][f] for read in reads], shown.get(f, small)) if f in reads[0][name] else ""
+            for f in figures
         ]
-        lines.append([name, f"{PAPER[name]:.1f}" if name in PAPER else "", *cells])
-    return lines
+
+    alone = [
+        [name, f"{PAPER[name]:.1f}" if name in PAPER else "", *cells(name, ("effective rank", "radius"))]
+        for name in ("image", *LENGTHS)
+    ]
+    beside = [[name, *cells(name, ("gap before", "shared", "left by ReAlign", "mixing"))] for name in LENGTHS]
+    return [
+        table(["rows", "effective rank, paper", "effective rank", "length of the mean"], alone),
+        table(
+            ["captions", "gap before", f"shared by the leading {Q}", "left by ReAlign", "mixing after ReAlign"],
+            beside,
+        ),
+    ]
 
 
 def draw(results: Results) -> Figure:

@@ -113,8 +113,8 @@ def tell(results: Results) -> str:
         "paper",
         f"demo, {results['rows']:,} rows a side",
         f"{len(methods['none']['halves'])} random halves",
-        "from the text / image side, 2605.07825",
-        "demo",
+        "text / image side, 2605.07825",
+        "text / image side, demo",
     ]
     by_rows = [[f"{of['rows']:,}", *(percent(of[name]) for name in SHOWN)] for of in results["by rows"]]
     by_noise = [
@@ -122,18 +122,19 @@ def tell(results: Results) -> str:
         for of in results["by noise"]
     ]
     beyond = [of for of in results["by noise"] if of["rate"] > methods["realign"]["rate"]]
-    turned = f" From {beyond[0]['noise']:g} on C3 has the higher rate of the two." if beyond else ""
+    turned = f" From a length of {beyond[0]['noise']:g} on, C3 has a higher rate than ReAlign." if beyond else ""
     return "\n\n".join(
         [
-            f"Share of a row's {K} nearest neighbours, among the rows of both sides, that are of the other; 50 % is mixed.",
+            f"Share of the {K} nearest neighbours of a row, among the rows of both sides, that are of the other side; 50 % is "
+            "perfectly mixed. Text and image side: the same for rows of one side alone.",
             table(head, rows),
-            "*How many rows.* With more rows a caption finds more captions next to it, so the raw rate falls; where the sides "
-            "share their place it hardly does:",
+            "*Number of rows.* With more rows, more captions are close to a caption, so the raw rate falls; if the sides share "
+            "their region, it hardly does:",
             table(["rows a side", *(NAMES[name] for name in SHOWN)], by_rows),
-            "*C3's rate is one-sided.* Noise pushes captions away from each other, so that their nearest rows are images; "
-            "images have images next to them all the same. The longer the noise, the higher the rate (0.5 above), while the "
-            f"images' side goes to nothing.{turned} The rate alone does not say which side is mixed; from both sides, it does:",
-            table(["noise length", "C3", "from the text side", "from the image side"], by_noise),
+            "*The rate of C3 is one-sided.* Noise pushes captions apart, so that their nearest rows are images, while the "
+            "neighbours of images remain images. Longer noise gives a higher rate (the length is 0.5 above), while the rate "
+            f"of the image side falls to zero.{turned} The rates of both sides show this, the overall rate does not:",
+            table(["noise length", "C3", "text side", "image side"], by_noise),
         ]
     )
 

@@ -94,17 +94,20 @@ def _rms(values: np.ndarray) -> float:
 
 
 def tell(results: Results) -> str:
-    head = ["method"]
-    for order in ORDERS:
-        head += [f"{order}: from the images", f"{len(results['halves'])} halves", "by chance", "moved by the method"]
-    rows = []
-    for name, of in results["all"].items():
-        cells = [NAMES[name]]
-        for order in ORDERS:
-            halves = plus_minus([read[name][order] for read in results["halves"]], lambda v: f"{v:.2f}")
-            moved = "" if name == "none" else f"{of[f'{order} moved']:.2f}"
-            cells += [f"{of[order]:.2f}", halves, f"{of[f'{order} by chance']:.2f}", moved]
-        rows.append(cells)
+    def of_order(order: str) -> str:
+        rows = [
+            [
+                NAMES[name],
+                f"{of[order]:.2f}",
+                plus_minus([read[name][order] for read in results["halves"]], lambda v: f"{v:.2f}"),
+                f"{of[f'{order} by chance']:.2f}",
+                "" if name == "none" else f"{of[f'{order} moved']:.2f}",
+            ]
+            for name, of in results["all"].items()
+        ]
+        halves = f"{len(results['halves'])} halves"
+        return table([order, "distance", halves, "standard error", "change by the method"], rows)
+
     lengths_head = ["method"] + [f"{order}, {name} captions" for name in ONE_LENGTH for order in ORDERS]
     by_length = [
         [
@@ -115,11 +118,10 @@ def tell(results: Results) -> str:
     ]
     return "\n\n".join(
         [
-            f"Root mean square, over the images' leading {results['directions']} directions, of the difference between "
-            f"captions and images ({results['rows']:,} rows a side; mean ± standard deviation over halves); by chance: its "
-            "standard error.",
-            table(head, rows),
-            "Captions of one length alone, each aligned to all images:",
+            f"Distance: root mean square of the difference between captions and images, over the images' leading "
+            f"{results['directions']} directions ({results['rows']:,} rows a side; mean ± standard deviation over halves).",
+            *map(of_order, ORDERS),
+            "Distance for captions of one length, each aligned to all images:",
             table(lengths_head, by_length),
         ]
     )

@@ -147,12 +147,12 @@ def tell(results: Results) -> str:
             continue
         reads = list(results[key].values())
         held = [sum(map(ordering.holds, reads)) for ordering in ORDERINGS]
-        halves = f"{len(reads)} random halves of the embeddings that come along"
+        halves = f"{len(reads)} random halves of the shipped embeddings"
         what = f"{results['about']}, {encoders.ROWS:,} rows a side" if key == "encoders" else halves
         parts += [f"{what}; mean ± standard deviation:", _table(reads, held)]
         failed = [of.says for of, count in zip(ORDERINGS, held, strict=True) if count < len(reads)]
         parts.append(f"Not in every seed: {'; '.join(failed)}." if failed else "Every ordering holds in every seed.")
-    parts.append("≫ and ≪ are counted as > and <; how far apart the two are is in the columns.")
+    parts.append("≫ and ≪ are counted as > and <; the columns show the size of the difference.")
     return "\n\n".join(parts)
 
 

@@ -182,46 +182,49 @@ def tell(results: Results) -> str:
     parts = [
         _size_table(results["by_size"]),
         _method_table(results["by_method"], results["settings"]),
-        f"Seconds on {m['cpu']}, {m['cores']} cores.",
+        f"Seconds measured on {m['cpu']}, {m['cores']} cores.",
     ]
     if (m["others_cores"] or 0.0) > BUSY:
-        parts[-1] += f" **Others took {m['others_cores']:.2f} processors meanwhile: the seconds are not to be kept.**"
+        parts[-1] += (
+            f" **The machine was busy: other processes took {m['others_cores']:.2f} cores. Do not rely on the seconds.**"
+        )
     return "\n\n".join(parts)
 
 
 def _size_table(entries: Sequence[dict[str, Any]]) -> str:
-    columns = [
-        (entry, centroid, where)
-        for entry in entries
-        for where in entry["before"]
-        for centroid in ("paper", "exact")
-        if centroid == "paper" or where == "all rows"
-    ]
-    head = ["rows of each side", *(f"{entry['name']}, {where}, {centroid}" for entry, centroid, where in columns)]
-    lines = [["none: before", *(f"{entry['before'][where]:.3f}" for entry, _, where in columns)]]
-    for n in sorted({size["n"] for entry in entries for size in entry["sizes"]}):
-        cells = []
-        for entry, centroid, where in columns:
-            found = [size["left"][centroid][where] for size in entry["sizes"] if size["n"] == n]
-            cells.append(_middle(found[0]) if found else "")
-        lines.append([f"{n:,}", *cells])
+    """A table for each corpus."""
     demo, cloud = entries
-    title = (
-        f"Gap left, median (least to largest) of {TRIALS} trials. demo: {demo['rows']:,} rows a side, {demo['d']} wide, and "
-        f"1,000 pairs held out; cloud: {cloud['rows']:,} rows a side. The last size of each is all of its rows."
+    titles = (
+        f"Gap left, median (least to largest) of {TRIALS} trials; the last size is all rows. The demo: {demo['rows']:,} rows a "
+        f"side, {demo['d']} wide, and 1,000 held-out pairs.",
+        f"A synthetic cloud of {cloud['rows']:,} rows a side:",
     )
-    return f"{title}\n\n{table(head, lines)}"
+    parts = []
+    for title, entry in zip(titles, entries, strict=True):
+        columns = [
+            (centroid, where)
+            for where in entry["before"]
+            for centroid in ("paper", "exact")
+            if centroid == "paper" or where == "all rows"
+        ]
+        lines = [["no alignment", *(f"{entry['before'][where]:.3f}" for _, where in columns)]]
+        lines += [
+            [f"{size['n']:,}", *(_middle(size["left"][centroid][where]) for centroid, where in columns)]
+            for size in sorted(entry["sizes"], key=lambda size: size["n"])
+        ]
+        head = ["rows a side", *(f"{centroid} centroid, {where}" for centroid, where in columns)]
+        parts.append(f"{title}\n\n{table(head, lines)}")
+    return "\n\n".join(parts)
 
 
 def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -> str:
     head = [
         "fit",
-        "rows of text read",
-        "of images",
+        "rows read, text / images",
         "seconds",
         "stated",
         "gap over all rows",
-        "centroid from that of every row",
+        "centroid, distance from the full-pass fit",
     ]
     lines = []
     for entry in entries:
@@ -238,7 +241,7 @@ def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -
         lines.append(
             [
                 entry["name"],
-                *(f"{int(np.median([t[side] for t in trials])):,}" for side in ("rows_source", "rows_target")),
+                " / ".join(f"{int(np.median([t[side] for t in trials])):,}" for side in ("rows_source", "rows_target")),
                 f"{entry['seconds']['median']:.3f} ({entry['seconds']['p10']:.3f}-{entry['seconds']['p90']:.3f})",
                 stated,
                 _middle([t["gap"] for t in trials]),
@@ -247,7 +250,7 @@ def _method_table(entries: Sequence[dict[str, Any]], settings: dict[str, Any]) -
         )
     title = (
         f"The cloud as .npy files of {SHARD_ROWS:,} rows in the page cache, {TRIALS} seeds, confidence "
-        f"{settings['confidence']:.0%}. In passes the images are read once and the text three times (statistics, centring, the "
+        f"{settings['confidence']:.0%}. A full-pass fit reads the images once and the text three times (statistics, centroid, "
         "gap left)."
     )
     return f"{title}\n\n{table(head, lines)}"

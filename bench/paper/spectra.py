@@ -113,22 +113,26 @@ def _synthetic(rows: int) -> Results:
 
 def tell(results: Results) -> str:
     whole, halves = results["whole"], results["halves"]
-    rows = []
-    for name, of in whole.items():
-        js = "" if name == "image" else plus_minus([read[name]["js"] for read in halves], small)
-        rows.append(
-            [
-                "image (the target)" if name == "image" else NAMES[name],
-                f"{PAPER_ALPHA[name]:.2f}" if name in PAPER_ALPHA else "",
-                f"{of['alpha']:.2f}",
-                plus_minus([read[name]["alpha"] for read in halves], lambda a: f"{a:.2f}"),
-                small(PAPER_JS[name]) if name in PAPER_JS else "",
-                "" if name == "image" else small(of["js"]),
-                js,
-                f"{of['effective rank']:.1f}",
-            ]
-        )
-    head = ["side", "α, paper", "α, demo", "halves", "JS, paper", "JS, demo", "halves", "effective rank"]
+    slopes = [
+        [
+            "image (the target)" if name == "image" else NAMES[name],
+            f"{PAPER_ALPHA[name]:.2f}" if name in PAPER_ALPHA else "",
+            f"{of['alpha']:.2f}",
+            plus_minus([read[name]["alpha"] for read in halves], lambda a: f"{a:.2f}"),
+            f"{of['effective rank']:.1f}",
+        ]
+        for name, of in whole.items()
+    ]
+    angles = [
+        [
+            NAMES[name],
+            small(PAPER_JS[name]) if name in PAPER_JS else "",
+            small(of["js"]),
+            plus_minus([read[name]["js"] for read in halves], small),
+        ]
+        for name, of in whole.items()
+        if name != "image"
+    ]
     ranges = [
         ["image" if name == "image" else NAMES[name], *(f"{a:.2f}" for a in of["alpha by range"]), f"{of['r2']:.2f}"]
         for name, of in whole.items()
@@ -138,23 +142,26 @@ def tell(results: Results) -> str:
     sweep = [[f"{of['noise']:g}", small(of["js"]), f"{of['alpha']:.2f}"] for of in results["by noise"]]
     made = results["synthetic"]
     synthetic = [[NAMES[name], f"{of['alpha']:.2f}", small(of["js"])] for name, of in made.items()]
-    ratio = {where: of["c3"]["js"] / of["realign"]["js"] for where, of in (("demo", whole), ("made up", made))}
+    ratio = {where: of["c3"]["js"] / of["realign"]["js"] for where, of in (("demo", whole), ("synthetic", made))}
     return "\n\n".join(
         [
-            f"Slopes over eigenvalues 1 to {LASTS[-1]} of {results['d']}; JS in nats, of all pairs of "
-            f"{min(ANGLE_ROWS, results['rows']):,} rows; {len(halves)} random halves, mean ± standard deviation.",
-            table(head, rows),
+            f"Slope α of the spectrum over eigenvalues 1 to {LASTS[-1]} of {results['d']}, and effective rank; "
+            f"{len(halves)} random halves, mean ± standard deviation:",
+            table(["side", "α, paper", "α, demo", "halves", "effective rank"], slopes),
+            f"Angles: Jensen-Shannon divergence (JS, in nats) from those within images, over all pairs of "
+            f"{min(ANGLE_ROWS, results['rows']):,} rows:",
+            table(["side", "JS, paper", "JS, demo", "halves"], angles),
             f"*The slope.* The demo's spectrum is not a power law but a plateau and a cliff: {100 * sum(shares[:edge]):.1f} % "
             f"of the captions' variance lie in the first {edge} directions, and the next eigenvalue is "
-            f"{shares[edge - 1] / shares[edge]:.0f} times smaller. So its α tells where the fit ends more than what the "
-            "spectrum is. That ReAlign keeps it and C3 lowers it is the same in every range:",
+            f"{shares[edge - 1] / shares[edge]:.0f} times smaller. So its α depends on the range of the fit more than on the "
+            "spectrum. ReAlign preserves it and C3 lowers it in every range:",
             table(["side", *(f"1 to {last}" for last in LASTS), f"R², 1 to {LASTS[-1]}"], ranges),
             f"*C3's angles.* JS of C3 is {ratio['demo']:.1f} times that of ReAlign, in the paper "
-            f"{PAPER_JS['c3'] / PAPER_JS['realign']:.0f} times. It hangs on the length of the noise (0.5 above):",
+            f"{PAPER_JS['c3'] / PAPER_JS['realign']:.0f} times. The ratio depends on the length of the noise (0.5 above):",
             table(["noise length", "JS of C3", "α of C3"], sweep),
-            f"and on the spectrum: on made-up rows, {SYNTHETIC['d']} wide, with eigenvalues k^-{SYNTHETIC['alpha']} on both "
-            f"sides and with noise {SYNTHETIC['noise']} long (see the gap per method), it is {ratio['made up']:.0f} times:",
-            table(["made-up rows", "α", "JS"], synthetic),
+            f"and on the spectrum: on synthetic rows, {SYNTHETIC['d']} wide, with eigenvalues k^-{SYNTHETIC['alpha']} on both "
+            f"sides and noise of length {SYNTHETIC['noise']} (see the gap per method), it is {ratio['synthetic']:.0f} times:",
+            table(["synthetic rows", "α", "JS"], synthetic),
         ]
     )
 

@@ -153,7 +153,7 @@ def test_what_each_way_to_fit_says(measured):
 def test_the_sample_sizes_are_told_and_drawn(measured):
     pytest.importorskip("matplotlib")
     text = sample_size.tell(measured)
-    assert "| none: before |" in text and "`tol=0.2`" in text and "| 4,000 |" in text
+    assert "| no alignment |" in text and "`tol=0.2`" in text and "| 4,000 |" in text
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1
