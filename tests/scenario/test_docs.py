@@ -86,7 +86,9 @@ def test_relative_links_and_anchors_resolve(name):
 def test_modules_and_paths_in_the_text_exist(name):
     spans = re.findall(r"`([^`\n]+)`", prose(name))
     words = [word for span in spans for word in span.split() if "NAME" not in word]
-    paths = [word for word in words if re.fullmatch(r"(fastrealign|csrc|kernels|bench|tests|docs|examples)/[\w./-]*", word)]
+    paths = [
+        word for word in words if re.fullmatch(r"(fastrealign|csrc|kernels|bench|tests|docs|examples)/[\w./-]*", word)
+    ]
     assert [path for path in paths if not (ROOT / path).exists()] == []
     for span in spans:
         if re.fullmatch(r"fastrealign(\.\w+)+", span):
