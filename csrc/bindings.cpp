@@ -1,8 +1,9 @@
-// The module fastrealign._core: addresses and sizes in, nothing computed. fastrealign/core/ops.py checks shapes and
-// types.
+// The module fastrealign._core: it takes addresses and sizes and computes nothing itself. fastrealign/core/ops.py
+// checks shapes and types.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "constants.h"
 #include "cpu/dispatch.h"
 #include "cpu/float_state.h"
 
@@ -16,11 +17,11 @@ T* pointer(uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// (address, element type, rows, width, bytes from row to row)
+// (address, element type, rows, width, bytes between rows)
 using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
 // (s, address of b, address of c): float64, 0 for none
 using MapTuple = std::tuple<double, uintptr_t, uintptr_t>;
-// (address of the low limbs, address of the high limbs), 0 for none
+// (address of the low limbs, address of the high limbs); 0 for none
 using TotalsTuple = std::tuple<uintptr_t, uintptr_t>;
 
 fr::Matrix matrix(const MatrixTuple& t) {
@@ -35,7 +36,7 @@ fr::Totals totals(const TotalsTuple& t) {
 }
 
 // (good rows, bad rows, index of the first bad row or -1, its state)
-py::tuple answer(const fr::Outcome& outcome) {
+py::tuple counts(const fr::Outcome& outcome) {
     return py::make_tuple(outcome.good, outcome.bad.count, outcome.bad.first, static_cast<int>(outcome.bad.state));
 }
 
@@ -43,6 +44,8 @@ py::tuple answer(const fr::Outcome& outcome) {
 
 PYBIND11_MODULE(_core, m) {
     m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.core.ops.";
+    for (const auto& [name, value] : fr::constants()) m.attr(name) = value;
+    m.attr("CACHE_LINE") = fr::cache_line;
     m.def("instruction_sets", &fr::instruction_sets);
     m.attr("DEFAULT_FLOAT_STATE") = fr::default_float_state;
     m.def("set_float_state", &fr::set_float_state, py::arg("state"));
@@ -55,7 +58,7 @@ PYBIND11_MODULE(_core, m) {
                 const py::gil_scoped_release release;
                 outcome = fr::reduce(matrix(in), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
             }
-            return answer(outcome);
+            return counts(outcome);
         },
         py::arg("rows"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"), py::arg("isa"));
     m.def(
@@ -68,7 +71,7 @@ PYBIND11_MODULE(_core, m) {
                 outcome =
                     fr::apply(matrix(in), matrix(out), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
             }
-            return answer(outcome);
+            return counts(outcome);
         },
         py::arg("rows"), py::arg("out"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"),
         py::arg("isa"));
@@ -81,7 +84,7 @@ PYBIND11_MODULE(_core, m) {
                 const py::gil_scoped_release release;
                 outcome = fr::vjp(matrix(in), matrix(gradient), matrix(out), map(by), {threads, isa, nullptr});
             }
-            return answer(outcome);
+            return counts(outcome);
         },
         py::arg("rows"), py::arg("gradient"), py::arg("out"), py::arg("map"), py::arg("threads"), py::arg("isa"));
 }

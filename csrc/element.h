@@ -8,6 +8,9 @@ namespace fastrealign {
 
 // Functions have internal linkage for the reason given in row_map.h.
 enum class DType : int { float32 = 0, float16 = 1, bfloat16 = 2, float64 = 3 };
+constexpr int dtype_count = 4;  // kernel tables are indexed by DType
+
+static inline int64_t size_of(DType type) { return type == DType::float32 ? 4 : type == DType::float64 ? 8 : 2; }
 
 struct Half {
     uint16_t bits;
@@ -34,7 +37,7 @@ static inline float to_float(Half x) {
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
     const uint32_t rest = x.bits & 0x7fffu;
     if (rest >= 0x7c00u) return float_from(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-    // Placing the bits 13 up makes a float 2^112 too small, subnormals included; one multiplication mends it.
+    // Shifting the bits left by 13 makes a float 2^112 too small, subnormals included; one multiplication corrects it.
     return float_from(sign | float_bits(float_from(rest << 13) * 0x1p112f));
 }
 
@@ -65,15 +68,15 @@ template <>
 inline Half from_float<Half>(float x) {
     const uint32_t bits = float_bits(x);
     const uint32_t sign = bits >> 16 & 0x8000u;
-    const uint32_t size = bits & 0x7fffffffu;
-    if (size > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-    if (size >= 0x47800000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65536 and more, Inf
-    if (size < 0x38800000u) {
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+    if (magnitude >= 0x47800000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65536 or more: Inf
+    if (magnitude < 0x38800000u) {
         // Below 2^-14: adding 0.5 rounds to multiples of 2^-24, the subnormal step.
-        const uint32_t steps = float_bits(float_from(size) + 0.5f) - 0x3f000000u;
+        const uint32_t steps = float_bits(float_from(magnitude) + 0.5f) - 0x3f000000u;
         return {static_cast<uint16_t>(sign | steps)};
     }
-    const uint32_t rounded = size + 0xfffu + (size >> 13 & 1u);
+    const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
     return {static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13))};
 }
 

@@ -1,10 +1,10 @@
-// Exact, order-free column sums of values in [-1, 1] (host and device).
+// Exact, order-independent column sums of values in [-1, 1] (host and device).
 //
-// Each value is rounded once to a whole number of steps of 2^-40 and added as an integer. Integer addition is
+// Each value is rounded once to an integer number of steps of 2^-40 and added as an integer. Integer addition is
 // associative and commutative, so a sum has the same bits for any split into chunks, any order of the rows, any number
 // of threads or workers. The rounding is one float64 addition: in [2^12, 2^13) neighbouring float64 numbers are 2^-40
-// apart, so the low bits of (x + 1.5 * 2^12) are the value in steps. A kernel adds these bit patterns as they are and
-// takes the offsets away once, at the end (modulo 2^64, where the true sum fits).
+// apart, so the low bits of (x + 1.5 * 2^12) are the value in steps. A kernel adds these bit patterns unchanged and
+// subtracts the offsets once, at the end (modulo 2^64; the true sum is in range).
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ constexpr double rounding_offset = 0x1.8p12;
 constexpr int sum_fraction_bits = 40;
 constexpr uint64_t rounding_offset_bits = 0x40B8000000000000ull;
 
-// A sum of n values is below n * 2^40 in size, and must stay below 2^63. 2^23 values of exactly 1 would reach it.
+// The absolute value of a sum of n values is at most n * 2^40 and must stay below 2^63, which 2^23 values of 1 reach.
 constexpr int64_t rows_before_flush = int64_t{1} << 22;
 
 FR_HOST_DEVICE uint64_t bits_of(double value) {

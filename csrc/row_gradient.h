@@ -1,10 +1,11 @@
 // The vector-Jacobian product of the row map in closed form (host and device).
 //
-// With o = f(y), e' = pi(u) = v - c, and a gradient g of o, each projection passes on what is at right angles to it:
+// With o = f(y), e' = pi(u) = v - c, and a gradient g of o, each projection keeps the part of the gradient that is
+// orthogonal to its output:
 //
 //     g_v = gamma (g - (g.o) o),     g_u = (g_v - (g_v.e') e') / |u|,     g_y = rho s (g_u - rho^2 (g_u.y) y)
 //
-// o and e' are combinations of y, b and c, so every inner product follows from six dot products of the row, and
+// o and e' are linear combinations of y, b and c, so every inner product follows from six dot products of the row, and
 //
 //     g_y = A g + B y + C b + D c
 #pragma once
@@ -17,7 +18,7 @@ struct GradientCoefficients {
     double g, y, b, c;  // A, B, C, D
 };
 
-// k: what row_coefficients found for `dots` (y.y, y.b, y.c); `with`: g.y, g.b, g.c.
+// k: the result of row_coefficients for `dots` (y.y, y.b, y.c); `with`: g.y, g.b, g.c.
 FR_HOST_DEVICE GradientCoefficients gradient_coefficients(const RowMap& map, const Dots& dots, const Coefficients& k,
                                                           const Dots& with) {
     const double s = map.terms == Terms::none ? 1.0 : map.s;

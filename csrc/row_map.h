@@ -11,14 +11,19 @@
 //     |v|^2 = 1 + 2 (s rho r + b.c)/|u| + c.c          v = u/|u| + c
 //     f = alpha y + beta b + gamma c,    gamma = 1/|v|,  beta = gamma/|u|,  alpha = beta s rho
 //
-// So a row is read once and written once. This header knows no memory and no threads: dots in, coefficients out.
+// So each row is read once and written once. This header knows nothing of memory and threads: it takes dot products and
+// returns coefficients.
+//
+// Fast path: dot products, coefficients, entries, in the arithmetic of the kernel. Where that would lose digits,
+// row_coefficients returns RowState::recompute, and the kernel recomputes the row in float64 or takes the slow path,
+// map_row_slow_path.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-// Internal linkage: this code is compiled for several instruction sets, and the linker must not let one translation
-// unit's copy, with instructions that the machine may not have, stand in for another's.
+// Internal linkage: this code is compiled for several instruction sets. With external linkage the linker could keep the
+// copy of one translation unit for all of them, with instructions that the machine may not have.
 #if defined(__CUDACC__)
 #define FR_HOST_DEVICE static __host__ __device__ __forceinline__
 #else
@@ -27,33 +32,34 @@
 
 namespace fastrealign {
 
-// Which of b and c are there: it decides which dot products a kernel takes.
+// Which of b and c the map has. It decides which dot products a kernel takes.
 enum class Terms : int { none = 0, b = 1, bc = 2 };
 
 struct RowMap {
     double s;           // scale of the unit row
     double bb, bc, cc;  // b.b, b.c, c.c
     Terms terms;
-    // A squared norm below this part of its terms has lost digits to cancellation: the row must be taken more
-    // carefully. It depends on the arithmetic of the dot products.
+    // A squared norm below this fraction of the sum of its terms has lost digits to cancellation, and the row is
+    // recomputed. The bound depends on the arithmetic of the dot products.
     double cancelled_below;
-    // So must a row whose entries alpha x + beta b + gamma c may lose digits in float32. |alpha x| is at most the
-    // result and the shift together, so it is enough that the largest entries of b and c, times beta and gamma, stay
-    // below a bound. All zero where entries are float64.
+    // A row is also recomputed where its entries alpha x + beta b + gamma c may lose digits in float32. |alpha x| is at
+    // most |result| + |shift|, so it is enough to bound the largest entries of b and c, times beta and gamma. All zero
+    // where entries are float64.
     double largest_b, largest_c, largest_shift;
 };
 
-// The two bounds, by the arithmetic of a kernel. An entry's error in float32 is at most (2 |result| + 4 |shift| + 1)
-// half-units of 2^-24, so a shift of 0.6 keeps it below 3e-7. A result of 16 bits is rounded a thousand times as
-// coarsely.
+// The two bounds, by the arithmetic of a kernel. The error of a float32 entry is at most (2 |result| + 4 |shift| + 1)
+// half-units of 2^-24, so a shift of at most 0.6 keeps it below 3e-7. Rounding a result to 16 bits is a thousand times
+// coarser.
 struct Limits {
     double cancelled_below;
-    double largest_shift;  // 0: none
+    double largest_shift;  // 0: no bound
 };
 constexpr Limits float64_throughout{1.0 / 1024, 0.0};
-constexpr Limits float32_entries{1.0 / 1024, 0.6};   // of float64 dot products
-constexpr Limits rounded_entries{1.0 / 1024, 8.0};   // the same, rounded to 16 bits
-constexpr Limits float32_throughout{1.0 / 16, 8.0};  // rounded to 16 bits
+constexpr Limits float32_entries{1.0 / 1024, 0.6};   // float64 dot products, float32 entries
+constexpr Limits rounded_entries{1.0 / 1024, 8.0};   // the same, entries rounded to 16 bits
+constexpr Limits float32_throughout{1.0 / 16, 8.0};  // float32 dot products, entries rounded to 16 bits
+constexpr Limits float32_gradient{1.0 / 4, 0.0};     // float64 dot products, float32 entries that sum four products
 
 struct Dots {
     double p, q, r;  // y.y, y.b, y.c
@@ -68,36 +74,38 @@ enum class RowState : uint8_t {
     zero = 1,        // y = 0: no direction
     not_finite = 2,  // NaN or Inf in y
     collapsed = 3,   // s*pi(y) + b or pi(...) + c is zero: the map has no value here
-    again = 4        // the quick way would lose digits: take float64, or the long way below
+    recompute = 4    // the fast path would lose digits; never the final state of a row
 };
 
-// A vector shorter than this part of the vectors it is the sum of is rounding noise, not a direction.
+// A vector shorter than this fraction of the vectors it is the sum of is rounding noise, not a direction.
 constexpr double collapsed_below = 0x1p-45;
 
 // Squared norms outside this range over- or underflow in float32 products or in alpha.
 constexpr double smallest_p = 0x1p-80;
 constexpr double largest_p = 0x1p+80;
 
+constexpr double largest_float64 = 1.7976931348623157e308;
+
 FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Coefficients& out) {
     // Written so that a NaN fails the comparison.
-    if (!(dots.p >= smallest_p && dots.p <= largest_p)) return RowState::again;
+    if (!(dots.p >= smallest_p && dots.p <= largest_p)) return RowState::recompute;
     const double rho = 1.0 / sqrt(dots.p);
     double inv_u = 1.0, inv_v = 1.0;
     if (map.terms != Terms::none) {
         const double ss = map.s * map.s;
         const double uu = ss + 2.0 * map.s * rho * dots.q + map.bb;
-        if (!(uu >= map.cancelled_below * (ss + map.bb))) return RowState::again;
+        if (!(uu >= map.cancelled_below * (ss + map.bb))) return RowState::recompute;
         inv_u = 1.0 / sqrt(uu);
     }
     if (map.terms == Terms::bc) {
         const double vv = 1.0 + 2.0 * (map.s * rho * dots.r + map.bc) * inv_u + map.cc;
-        if (!(vv >= map.cancelled_below * (1.0 + map.cc))) return RowState::again;
+        if (!(vv >= map.cancelled_below * (1.0 + map.cc))) return RowState::recompute;
         inv_v = 1.0 / sqrt(vv);
     }
     out.gamma = inv_v;
     out.beta = inv_v * inv_u;
     out.alpha = map.terms == Terms::none ? rho : out.beta * map.s * rho;
-    if (out.beta * map.largest_b + out.gamma * map.largest_c > map.largest_shift) return RowState::again;
+    if (out.beta * map.largest_b + out.gamma * map.largest_c > map.largest_shift) return RowState::recompute;
     return RowState::good;
 }
 
@@ -106,7 +114,7 @@ FR_HOST_DEVICE RowState scale_row(double* row, int64_t d, int& exponent) {
     double largest = 0.0;
     for (int64_t j = 0; j < d; ++j) {
         const double a = fabs(row[j]);
-        if (!(a <= 1.7976931348623157e308)) return RowState::not_finite;
+        if (!(a <= largest_float64)) return RowState::not_finite;
         largest = a > largest ? a : largest;
     }
     if (largest == 0.0) return RowState::zero;
@@ -115,9 +123,9 @@ FR_HOST_DEVICE RowState scale_row(double* row, int64_t d, int& exponent) {
     return RowState::good;
 }
 
-// The long way, for one row in float64: scale by a power of two so that nothing over- or underflows, then form u and v
-// themselves and take their norms. `row` (d values) is overwritten with f(row). Rare, so clarity comes before speed.
-FR_HOST_DEVICE RowState row_the_long_way(const RowMap& map, double* row, const double* b, const double* c, int64_t d) {
+// The slow path for one row, in float64: scales by a power of two so that nothing over- or underflows, then computes u
+// and v explicitly and takes their norms. Overwrites `row` (d values) with f(row). Rare, so it is written for clarity.
+FR_HOST_DEVICE RowState map_row_slow_path(const RowMap& map, double* row, const double* b, const double* c, int64_t d) {
     int exponent;
     const RowState state = scale_row(row, d, exponent);
     if (state != RowState::good) return state;

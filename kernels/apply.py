@@ -1,8 +1,8 @@
-"""apply: store f(y; s, b, c), and if asked add up what was stored. Triton twin of csrc/cpu/apply.cpp and csrc/cuda/apply.cu.
+"""apply: store f(y; s, b, c) and, on request, sum the stored rows. The Triton version of csrc/{cpu,cuda}/apply.
 
-Bytes: each row comes from memory once (its second reading, a tile later, is served by a cache) and is written once.
-Arithmetic, as on the CPU: dot products in float64, entries alpha x + beta b + gamma c in float32, or in float64 where one
-side is float64 or float32 would lose digits.
+Bytes: each row comes from memory once (the second pass over a tile reads it from a cache) and is written once. Arithmetic, as
+on the CPU: dot products in float64, entries alpha x + beta b + gamma c in float32, or in float64 where input or output is
+float64 or float32 would lose digits.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import triton
 import triton.language as tl
 
 from .rows import (
-    AGAIN,
     GOOD,
     HEADER,
+    RECOMPUTE,
     add_columns,
     coefficients,
     columns_at,
     dots,
     load_tile,
     load_vector,
-    mapped_the_long_way,
     record,
     rounded_for,
-    the_long_way,
+    slow_path,
+    slow_path_values,
     tile_mask,
 )
 
@@ -64,29 +64,29 @@ def apply_kernel(
         here = rows < n
         p, q, r = dots(x_ptr, map_ptr, rows, here, x_stride, D, ROWS, BLOCK, TERMS)
         alpha, beta, gamma, state = coefficients(p, q, r, map_ptr, LARGEST_SHIFT, TERMS)
-        quick = here & (state == GOOD)
+        fast = here & (state == GOOD)
         for at in range(0, D, BLOCK):
             x = load_tile(x_ptr, rows, here, x_stride, at, D, BLOCK).to(Real)
             b = load_vector(map_ptr + HEADER, at, D, BLOCK).to(Real)[None, :]
             c = load_vector(map_ptr + HEADER + D, at, D, BLOCK).to(Real)[None, :]
             shift = tl.fma(beta.to(Real)[:, None] + tl.zeros_like(x), b + tl.zeros_like(x), gamma.to(Real)[:, None] * c)
             value = rounded_for(out_ptr, tl.fma(alpha.to(Real)[:, None] + tl.zeros_like(x), x, shift))
-            store_tile(out_ptr, rows, quick, out_stride, at, value, D, BLOCK)
+            store_tile(out_ptr, rows, fast, out_stride, at, value, D, BLOCK)
             if SUMS:
-                add_columns(sums_ptr, value.to(tl.float64), quick, at, D, BLOCK)
-        again = here & (state == AGAIN)
-        if tl.sum(again.to(tl.int32), 0) > 0:
-            scale, unit, inv_u, inv_v, found = the_long_way(
-                x_ptr, map_ptr, rows, again, x_stride, D, ROWS, BLOCK, TERMS
+                add_columns(sums_ptr, value.to(tl.float64), fast, at, D, BLOCK)
+        recompute = here & (state == RECOMPUTE)
+        if tl.sum(recompute.to(tl.int32), 0) > 0:
+            scale, unit, inv_u, inv_v, found = slow_path(
+                x_ptr, map_ptr, rows, recompute, x_stride, D, ROWS, BLOCK, TERMS
             )
-            state = tl.where(again, found, state)
-            slow = again & (found == GOOD)
+            state = tl.where(recompute, found, state)
+            slow = recompute & (found == GOOD)
             for at in range(0, D, BLOCK):
-                x = load_tile(x_ptr, rows, again, x_stride, at, D, BLOCK).to(tl.float64)
-                value = mapped_the_long_way(x, scale, unit, inv_u, inv_v, map_ptr, at, D, BLOCK, TERMS)
-                # A row without a direction is stored as it came; the caller decides what becomes of it.
+                x = load_tile(x_ptr, rows, recompute, x_stride, at, D, BLOCK).to(tl.float64)
+                value = slow_path_values(x, scale, unit, inv_u, inv_v, map_ptr, at, D, BLOCK, TERMS)
+                # A row without a direction is stored unchanged; the caller decides what to do with it.
                 value = rounded_for(out_ptr, tl.where(slow[:, None], value, x))
-                store_tile(out_ptr, rows, again, out_stride, at, value, D, BLOCK)
+                store_tile(out_ptr, rows, recompute, out_stride, at, value, D, BLOCK)
                 if SUMS:
                     add_columns(sums_ptr, value.to(tl.float64), slow, at, D, BLOCK)
         record(bad_ptr, flags_ptr, rows, here, state, first_row, FLAGS)

@@ -1,16 +1,18 @@
-"""How the Triton kernels are started: tiles, grids, memory for partial sums. Tensors in, work queued on the current stream.
+"""Launches the Triton kernels: tiles, grids, memory for partial sums. Takes tensors and enqueues on the current stream.
 
-Memory besides input and output: for sums, `programs` x D int64, at most PROGRAMS_A_PROCESSOR a multiprocessor.
+Memory besides input and output: for sums, `programs` x D int64, at most PROGRAMS_PER_MULTIPROCESSOR per multiprocessor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import triton
+
+from fastrealign import _core
 
 from . import apply as _apply
 from . import reduce as _reduce
@@ -18,13 +20,13 @@ from . import rows as _rows
 from . import vjp as _vjp
 
 INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
-PROGRAMS_A_PROCESSOR = 8
-# A program's int64 sums hold 2^22 rows (csrc/exact_sum.h).
-ROWS_BEFORE_FLUSH = 1 << 22
-# Entries of a tile: what four warps hold in registers beside three float64 sums an entry.
+PROGRAMS_PER_MULTIPROCESSOR = 8
+# The number of rows that a program's int64 sums can hold.
+ROWS_BEFORE_FLUSH = _core.ROWS_BEFORE_FLUSH
+# Entries of a tile: as many as four warps hold in registers, with three float64 sums per entry.
 TILE = 1024
 WARPS = 4
-# Of `apply`: left alone, ptxas prefers 128 and a spill where it could have 160 and none.
+# For `apply`: by default ptxas uses 128 registers and spills; with 160 it does not.
 APPLY_REGISTERS = 160
 
 
@@ -34,13 +36,13 @@ class Tile(NamedTuple):
 
 
 def apply_tile(d: int) -> Tile:
-    """Few rows, long pieces: 16 bytes a thread."""
+    """Few rows, long blocks: 16 bytes per thread."""
     block = min(256, triton.next_power_of_2(max(d, 16)))
     return Tile(TILE // block, block)
 
 
 def reduce_tile(d: int, itemsize: int) -> Tile:
-    """Sixteen rows share a reading and a writing of the sums; a piece of a row is at least 128 bytes."""
+    """Sixteen rows share one load and store of the sums; a block of a row is at least 128 bytes."""
     block = min(128 if itemsize == 2 else 64, triton.next_power_of_2(max(d, 16)))
     return Tile(max(16, TILE // block), block)
 
@@ -56,7 +58,7 @@ def apply(
     bad: torch.Tensor,
     flags: torch.Tensor | None,
 ) -> None:
-    """Store f(x) in `out`; x and out (n, d), rows at any stride, columns together. Adds to sums (low, high) and bad."""
+    """Store f(x) in `out`; x and out (n, d), any row stride, contiguous columns. Adds to sums (low, high) and bad."""
     d = x.shape[1]
     tile = apply_tile(d)
     wide = torch.float64 in (x.dtype, out.dtype)
@@ -98,7 +100,7 @@ def reduce(
     bad: torch.Tensor,
     flags: torch.Tensor | None,
 ) -> None:
-    """Add f(x) over the rows of x (n, d) to sums (low, high), and to bad what has no direction."""
+    """Add f(x) over the rows of x (n, d) to sums (low, high), and rows without a direction to bad."""
     d = x.shape[1]
     tile = reduce_tile(d, x.element_size())
     for lo, hi in _slices(x, tile):
@@ -125,7 +127,7 @@ def reduce(
 
 
 def vjp(y: torch.Tensor, g: torch.Tensor, out: torch.Tensor, packed: torch.Tensor, terms: int) -> None:
-    """Store J(y)^T g in `out`; all (n, d), rows at any stride, columns together."""
+    """Store J(y)^T g in `out`; all (n, d), any row stride, contiguous columns."""
     if len(y) == 0:
         return
     d = y.shape[1]
@@ -154,17 +156,17 @@ def _finish(partial: torch.Tensor, sums: tuple[torch.Tensor, torch.Tensor], prog
 
 
 def _programs(n: int, tile: Tile, x: torch.Tensor) -> int:
-    """Enough to fill the device, no more than there are tiles. Results do not depend on it."""
-    most = 3 if INTERPRETED else PROGRAMS_A_PROCESSOR * _processors(x.device)
+    """Enough programs to fill the device, at most one per tile. Results do not depend on their number."""
+    most = 3 if INTERPRETED else PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(x.device)
     return max(1, min(most, triton.cdiv(n, tile.rows)))
 
 
-def _processors(device: torch.device) -> int:
+def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _slices(x: torch.Tensor, tile: Tile) -> Iterator[tuple[int, int]]:
-    """Pieces of the rows that the programs' sums can hold."""
+    """Slices of the rows, as many rows as the programs' sums can hold."""
     step = _programs(len(x), tile, x) * ROWS_BEFORE_FLUSH
     for lo in range(0, len(x), step):
         yield lo, min(lo + step, len(x))
@@ -174,13 +176,13 @@ def _partial(programs: int, d: int, x: torch.Tensor) -> torch.Tensor:
     return torch.zeros(programs, d, dtype=torch.int64, device=x.device)
 
 
-def _on(x: torch.Tensor) -> Any:
-    """Triton starts kernels on the current device, whatever device the tensors are on."""
+def _on(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """Makes the device of x current: Triton launches kernels on the current device, wherever the tensors are."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def _options(registers: int | None = None) -> dict[str, Any]:
-    # No fusing behind our back: what is fused says so in the kernel. (The default of this option changes with Triton 3.10.)
+    # No implicit fused multiply-add: kernels fuse explicitly. (The default of this option changes with Triton 3.10.)
     options: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": False}
     if registers and not INTERPRETED and not torch.version.hip:
         options["maxnreg"] = registers

@@ -1,6 +1,6 @@
-"""reduce: add f(y; s, b, c) over rows, exactly; nothing is stored. Triton twin of csrc/cpu/reduce.cpp and csrc/cuda/reduce.cu.
+"""reduce: add f(y; s, b, c) over rows, exactly; nothing is stored. The Triton version of csrc/{cpu,cuda}/reduce.
 
-Bytes: each row comes from memory once. A program adds ROWS rows of a column before it touches its sums, D int64 a program,
+Bytes: each row comes from memory once. A program adds ROWS rows of a column before it updates its sums, D int64 per program,
 which stay in a cache. Arithmetic is float64 throughout, as on the CPU.
 """
 
@@ -10,17 +10,19 @@ import triton
 import triton.language as tl
 
 from .rows import (
-    AGAIN,
     GOOD,
     HEADER,
+    RECOMPUTE,
+    TERMS_B,
+    TERMS_BC,
     add_columns,
     coefficients,
     dots,
     load_tile,
     load_vector,
-    mapped_the_long_way,
     record,
-    the_long_way,
+    slow_path,
+    slow_path_values,
 )
 
 
@@ -48,23 +50,23 @@ def reduce_kernel(
         here = rows < n
         p, q, r = dots(x_ptr, map_ptr, rows, here, x_stride, D, ROWS, BLOCK, TERMS)
         alpha, beta, gamma, state = coefficients(p, q, r, map_ptr, -1.0, TERMS)
-        quick = here & (state == GOOD)
+        fast = here & (state == GOOD)
         for at in range(0, D, BLOCK):
-            value = alpha[:, None] * load_tile(x_ptr, rows, quick, x_stride, at, D, BLOCK).to(tl.float64)
-            if TERMS >= 1:
+            value = alpha[:, None] * load_tile(x_ptr, rows, fast, x_stride, at, D, BLOCK).to(tl.float64)
+            if TERMS >= TERMS_B:
                 value += beta[:, None] * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
-            if TERMS == 2:
+            if TERMS == TERMS_BC:
                 value += gamma[:, None] * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
-            add_columns(sums_ptr, value, quick, at, D, BLOCK)
-        again = here & (state == AGAIN)
-        if tl.sum(again.to(tl.int32), 0) > 0:
-            scale, unit, inv_u, inv_v, found = the_long_way(
-                x_ptr, map_ptr, rows, again, x_stride, D, ROWS, BLOCK, TERMS
+            add_columns(sums_ptr, value, fast, at, D, BLOCK)
+        recompute = here & (state == RECOMPUTE)
+        if tl.sum(recompute.to(tl.int32), 0) > 0:
+            scale, unit, inv_u, inv_v, found = slow_path(
+                x_ptr, map_ptr, rows, recompute, x_stride, D, ROWS, BLOCK, TERMS
             )
-            state = tl.where(again, found, state)
-            slow = again & (found == GOOD)
+            state = tl.where(recompute, found, state)
+            slow = recompute & (found == GOOD)
             for at in range(0, D, BLOCK):
                 x = load_tile(x_ptr, rows, slow, x_stride, at, D, BLOCK).to(tl.float64)
-                value = mapped_the_long_way(x, scale, unit, inv_u, inv_v, map_ptr, at, D, BLOCK, TERMS)
+                value = slow_path_values(x, scale, unit, inv_u, inv_v, map_ptr, at, D, BLOCK, TERMS)
                 add_columns(sums_ptr, value, slow, at, D, BLOCK)
         record(bad_ptr, flags_ptr, rows, here, state, first_row, FLAGS)

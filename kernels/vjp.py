@@ -1,4 +1,4 @@
-"""vjp: J(y)^T g, J the Jacobian of the row map at each row y. Triton twin of csrc/{cpu,cuda}/vjp; see csrc/row_gradient.h.
+"""vjp: J(y)^T g, J the Jacobian of the row map at each row y. Triton version of csrc/{cpu,cuda}/vjp; see csrc/row_gradient.h.
 
 Bytes: y and g come from memory once each, the result is written once. A row for which the map has no value gets zeros.
 """
@@ -9,7 +9,21 @@ import triton
 import triton.language as tl
 
 from .apply import store_tile
-from .rows import AGAIN, GOOD, HEADER, coefficients, dots, load_tile, load_vector, rounded_for, the_long_way
+from .rows import (
+    BB,
+    BC,
+    GOOD,
+    HEADER,
+    RECOMPUTE,
+    TERMS_B,
+    TERMS_BC,
+    coefficients,
+    dots,
+    load_tile,
+    load_vector,
+    rounded_for,
+    slow_path,
+)
 
 
 @triton.jit
@@ -33,9 +47,9 @@ def gradient_dots(
     for at in range(0, D, BLOCK):
         g = load_tile(g_ptr, rows, here, g_stride, at, D, BLOCK).to(tl.float64)
         p += g * load_tile(y_ptr, rows, here, y_stride, at, D, BLOCK).to(tl.float64)
-        if TERMS >= 1:
+        if TERMS >= TERMS_B:
             q += g * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
-        if TERMS == 2:
+        if TERMS == TERMS_BC:
             r += g * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
     return tl.sum(p, 1), tl.sum(q, 1), tl.sum(r, 1)
 
@@ -43,8 +57,8 @@ def gradient_dots(
 @triton.jit
 def combine(yy, yb, yc, gy, gb, gc, unit, inv_u, inv_v, map_ptr):
     """A, B, C, D of g_y = A g + B y + C b + D c, where u = unit y + b; dots of y, and of g, with y, b and c."""
-    bb = tl.load(map_ptr + 1)
-    bc = tl.load(map_ptr + 2)
+    bb = tl.load(map_ptr + BB)
+    bc = tl.load(map_ptr + BC)
     alpha = inv_v * inv_u * unit
     beta = inv_v * inv_u
     gamma = inv_v
@@ -89,45 +103,45 @@ def vjp_kernel(
         unit = alpha / tl.where(state == GOOD, beta, 1.0)
         inv_u = beta / tl.where(state == GOOD, gamma, 1.0)
         scale = tl.zeros_like(alpha) + 1.0
-        again = here & (state == AGAIN)
-        if tl.sum(again.to(tl.int32), 0) > 0:
-            s_scale, s_unit, s_inv_u, s_inv_v, found = the_long_way(
-                y_ptr, map_ptr, rows, again, y_stride, D, ROWS, BLOCK, TERMS
+        recompute = here & (state == RECOMPUTE)
+        if tl.sum(recompute.to(tl.int32), 0) > 0:
+            s_scale, s_unit, s_inv_u, s_inv_v, found = slow_path(
+                y_ptr, map_ptr, rows, recompute, y_stride, D, ROWS, BLOCK, TERMS
             )
-            scale = tl.where(again, s_scale, scale)
-            unit = tl.where(again, s_unit, unit)
-            inv_u = tl.where(again, s_inv_u, inv_u)
-            gamma = tl.where(again, s_inv_v, gamma)
-            state = tl.where(again, found, state)
-            # The dots of y over its scale: p itself may have over- or underflowed.
+            scale = tl.where(recompute, s_scale, scale)
+            unit = tl.where(recompute, s_unit, unit)
+            inv_u = tl.where(recompute, s_inv_u, inv_u)
+            gamma = tl.where(recompute, s_inv_v, gamma)
+            state = tl.where(recompute, found, state)
+            # The dot products of y / scale: those of y itself may have over- or underflowed.
             p = tl.zeros([ROWS], tl.float64)
             q = tl.zeros([ROWS], tl.float64)
             r = tl.zeros([ROWS], tl.float64)
             m = tl.zeros([ROWS], tl.float64)
             for at in range(0, D, BLOCK):
-                y = load_tile(y_ptr, rows, again, y_stride, at, D, BLOCK).to(tl.float64) / scale[:, None]
-                g = load_tile(g_ptr, rows, again, g_stride, at, D, BLOCK).to(tl.float64)
+                y = load_tile(y_ptr, rows, recompute, y_stride, at, D, BLOCK).to(tl.float64) / scale[:, None]
+                g = load_tile(g_ptr, rows, recompute, g_stride, at, D, BLOCK).to(tl.float64)
                 p += tl.sum(y * y, 1)
                 m += tl.sum(g * y, 1)
-                if TERMS >= 1:
+                if TERMS >= TERMS_B:
                     q += tl.sum(y * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :], 1)
-                if TERMS == 2:
+                if TERMS == TERMS_BC:
                     r += tl.sum(y * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :], 1)
-            yy = tl.where(again, p, yy)
-            yb = tl.where(again, q, yb)
-            yc = tl.where(again, r, yc)
-            gy = tl.where(again, m, gy)
+            yy = tl.where(recompute, p, yy)
+            yb = tl.where(recompute, q, yb)
+            yc = tl.where(recompute, r, yc)
+            gy = tl.where(recompute, m, gy)
         good = here & (state == GOOD)
         yy = tl.where(good, yy, 1.0)
-        # In units of y / scale throughout; the gradient with respect to y itself is over scale once more.
+        # All in terms of y / scale; the gradient with respect to y is divided by scale once more.
         of_g, of_y, of_b, of_c = combine(yy, yb, yc, gy, gb, gc, unit, inv_u, gamma, map_ptr)
         for at in range(0, D, BLOCK):
             y = load_tile(y_ptr, rows, good, y_stride, at, D, BLOCK).to(tl.float64) / scale[:, None]
             g = load_tile(g_ptr, rows, good, g_stride, at, D, BLOCK).to(tl.float64)
             value = of_g[:, None] * g + of_y[:, None] * y
-            if TERMS >= 1:
+            if TERMS >= TERMS_B:
                 value += of_b[:, None] * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
-            if TERMS == 2:
+            if TERMS == TERMS_BC:
                 value += of_c[:, None] * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
             value = tl.where(good[:, None], value / scale[:, None], 0.0)
             store_tile(out_ptr, rows, here, out_stride, at, rounded_for(out_ptr, value), D, BLOCK)

@@ -1,12 +1,12 @@
-// apply: store f(y; s, b, c), and if asked add up what was stored. Compiled once for each instruction set (FR_ISA).
+// apply: store f(y; s, b, c) and, on request, sum the stored rows. Compiled once for each instruction set (FR_ISA).
 //
-// Bytes: each row is read once and written once, in order; where the output does not fit in the cache it is written
-// past it, in whole 64-byte lines, which saves the read that an ordinary store begins with. While one row is written,
-// the dot products of the next are taken, so that reading and writing never wait for each other.
+// Bytes: each row is read once and written once, in order. An output that does not fit in the cache is written with
+// non-temporal stores of whole cache lines, which saves the read for ownership of an ordinary store. Writing a row is
+// interleaved with the dot products of the next one, so that loads and stores overlap.
 //
-// Arithmetic: an entry is one sum of three float32 products, or float64 ones where one side is float64. The dot
-// products are float64 too, unless both sides are 16-bit: in float32 a row with one large entry loses its small ones,
-// and up to 7e-7.
+// Arithmetic: an entry is a sum of three products, in float64 where input or output is float64, else in float32. The
+// dot products are float64 too, unless both input and output are 16-bit: in float32 a row with one large entry loses
+// its small ones, an error of up to 7e-7.
 #include <algorithm>
 #include <type_traits>
 
@@ -16,16 +16,15 @@ namespace fastrealign {
 namespace FR_ISA {
 namespace {
 
-constexpr int64_t line = 64;
-constexpr int64_t step = 2 * lanes;  // columns a turn: two groups of eight
+constexpr int64_t step = 2 * lanes;  // columns per step: two vectors
 
 template <typename In, typename Out>
 using Real = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>, double, float>;
-// Whether whole turns are taken as even and odd columns.
+// Whether whole steps are taken as even and odd columns.
 template <typename In, typename Out, typename R>
 constexpr bool even_odd = std::is_same_v<In, BFloat> && std::is_same_v<Out, BFloat> && std::is_same_v<R, float>;
 
-// One good row on its way out: alpha x + beta b + gamma c, column by column, and the sums of what was stored.
+// Writes one good row, alpha x + beta b + gamma c, column by column, and sums what it stores.
 template <typename In, typename Out, typename R, bool sums>
 class RowWriter {
  public:
@@ -33,55 +32,56 @@ class RowWriter {
 
     RowWriter(const ApplyBlock& block)
         : vectors_(block.vectors),
-          b_(pick(block.vectors, R{})),
-          c_(pick_c(block.vectors, R{})),
+          b_(b_of(block.vectors, R{})),
+          c_(c_of(block.vectors, R{})),
           bits_(block.sums.bits),
           d_(block.in.d),
           column_(d_) {}
 
-    // Writes the columns up to the first whole line; the others follow by `turn` and `finish`.
-    void begin(const In* x, Out* out, const Coefficients& k, bool past_cache) {
+    // Writes the columns before the first whole cache line; `advance` and `finish` write the others.
+    void begin(const In* x, Out* out, const Coefficients& k, bool non_temporal) {
         x_ = x;
         out_ = out;
         alpha_ = splat(static_cast<R>(k.alpha));
         beta_ = splat(static_cast<R>(k.beta));
         gamma_ = splat(static_cast<R>(k.gamma));
-        const int64_t misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % line);
-        const int64_t head = misplaced == 0 ? 0 : (line - misplaced) / static_cast<int64_t>(sizeof(Out));
-        constexpr int64_t a_line = line / static_cast<int64_t>(sizeof(Out));
-        const bool lines = past_cache && misplaced % static_cast<int64_t>(sizeof(Out)) == 0 && d_ >= head + a_line;
+        const int64_t misalignment = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % cache_line);
+        const int64_t head = misalignment == 0 ? 0 : (cache_line - misalignment) / static_cast<int64_t>(sizeof(Out));
+        constexpr int64_t line_columns = cache_line / static_cast<int64_t>(sizeof(Out));
+        const bool whole_lines =
+            non_temporal && misalignment % static_cast<int64_t>(sizeof(Out)) == 0 && d_ >= head + line_columns;
         column_ = 0;
-        if (lines) ordinary(head);
-        // Whole turns of whole lines.
-        end_ = lines ? column_ + (d_ - column_) / std::max(a_line, step) * std::max(a_line, step) : d_ / step * step;
-        streamed_ = lines;
+        if (whole_lines) write_cached(head);
+        constexpr int64_t unit = std::max(line_columns, step);  // whole steps of whole cache lines
+        end_ = whole_lines ? column_ + (d_ - column_) / unit * unit : d_ / step * step;
+        streamed_ = whole_lines;
         in_groups_ = column_ % step == 0;
     }
-    FR_INLINE bool busy() const { return column_ < end_; }
+    FR_INLINE bool unfinished() const { return column_ < end_; }
     template <bool streamed>
-    FR_INLINE void turn() {
+    FR_INLINE void advance() {
         if (even_odd<In, Out, R> && in_groups_) {
-            sixteen<streamed>(column_);
+            write_sixteen<streamed>(column_);
         } else {
-            eight<streamed>(column_);
-            eight<streamed>(column_ + lanes);
+            write_eight<streamed>(column_);
+            write_eight<streamed>(column_ + lanes);
         }
         column_ += step;
     }
     bool streamed() const { return streamed_; }
     void finish() {
         if (streamed_) {
-            while (busy()) turn<true>();
+            while (unfinished()) advance<true>();
         }
-        ordinary(d_);
+        write_cached(d_);
         end_ = column_;
     }
 
  private:
-    static const double* pick(const MapVectors& v, double) { return v.b; }
-    static const float* pick(const MapVectors& v, float) { return v.b32; }
-    static const double* pick_c(const MapVectors& v, double) { return v.c; }
-    static const float* pick_c(const MapVectors& v, float) { return v.c32; }
+    static const double* b_of(const MapVectors& v, double) { return v.b; }
+    static const float* b_of(const MapVectors& v, float) { return v.b32; }
+    static const double* c_of(const MapVectors& v, double) { return v.c; }
+    static const float* c_of(const MapVectors& v, float) { return v.c32; }
 
     FR_INLINE Vector mapped(Vector x, Vector b, Vector c) const {
         return fma(alpha_, x, fma(beta_, b, mul(gamma_, c)));
@@ -89,7 +89,7 @@ class RowWriter {
     FR_INLINE auto value(Vector x, Vector b, Vector c) const { return narrow_to<Out>(mapped(x, b, c)); }
 
     template <typename V>
-    FR_INLINE I8 counted(const uint64_t* bits, V stored) const {
+    FR_INLINE I8 accumulated(const uint64_t* bits, V stored) const {
         return add_bits(load_i8(bits), add(to_d8(widen(stored, Out{})), splat(rounding_offset)));
     }
     template <bool streamed, typename V>
@@ -101,13 +101,13 @@ class RowWriter {
         }
     }
     template <bool streamed>
-    FR_INLINE void eight(int64_t j) const {
+    FR_INLINE void write_eight(int64_t j) const {
         const auto stored = value(Pack<R>::load(x_ + j), Pack<R>::load(b_ + j), Pack<R>::load(c_ + j));
         store<streamed>(j, stored);
-        if constexpr (sums) put(bits_ + j, counted(bits_ + j, stored));
+        if constexpr (sums) put(bits_ + j, accumulated(bits_ + j, stored));
     }
     template <bool streamed>
-    FR_INLINE void sixteen(int64_t j) const {
+    FR_INLINE void write_sixteen(int64_t j) const {
         if constexpr (even_odd<In, Out, R>) {
             const float* b = vectors_.b_even_odd + j;
             const float* c = vectors_.c_even_odd + j;
@@ -115,25 +115,25 @@ class RowWriter {
                                                 mapped(load_odd(x_ + j), load_f8(b + lanes), load_f8(c + lanes)));
             store<streamed>(j, stored);
             if constexpr (sums) {
-                put(bits_ + j, counted(bits_ + j, first_eight(stored)));
-                put(bits_ + j + lanes, counted(bits_ + j + lanes, last_eight(stored)));
+                put(bits_ + j, accumulated(bits_ + j, first_eight(stored)));
+                put(bits_ + j + lanes, accumulated(bits_ + j + lanes, last_eight(stored)));
             }
         }
     }
-    void ordinary(int64_t to) {
-        for (; column_ + lanes <= to; column_ += lanes) eight<false>(column_);
+    void write_cached(int64_t to) {
+        for (; column_ + lanes <= to; column_ += lanes) write_eight<false>(column_);
         const int count = static_cast<int>(to - column_);
         if (count <= 0) return;
-        // Fewer than eight: the columns behind them must neither be read nor counted.
+        // Fewer than eight: the columns after them must be neither read nor summed.
         const int64_t j = column_;
         const auto stored =
-            value(load_some<R>(x_ + j, count), load_some<R>(b_ + j, count), load_some<R>(c_ + j, count));
-        put_some(out_ + j, stored, count);
+            value(load_partial<R>(x_ + j, count), load_partial<R>(b_ + j, count), load_partial<R>(c_ + j, count));
+        put_partial(out_ + j, stored, count);
         if constexpr (sums) {
             uint64_t all[lanes];
             memcpy(all, bits_ + j, static_cast<size_t>(count) * sizeof(uint64_t));
             std::fill(all + count, all + lanes, 0);
-            put(all, counted(all, stored));
+            put(all, accumulated(all, stored));
             memcpy(bits_ + j, all, static_cast<size_t>(count) * sizeof(uint64_t));
         }
         column_ = to;
@@ -144,21 +144,21 @@ class RowWriter {
     const R* c_;
     uint64_t* bits_;
     int64_t d_;
-    int64_t column_, end_ = 0;  // the next column, and where the turns end
+    int64_t column_, end_ = 0;  // the next column, and the end of the whole steps
     const In* x_ = nullptr;
     Out* out_ = nullptr;
     typename Pack<R>::Scalar alpha_, beta_, gamma_;
     bool streamed_ = false;
-    bool in_groups_ = false;  // turns begin where the groups of sixteen of the even-odd vectors do
+    bool in_groups_ = false;  // steps coincide with the groups of sixteen of the even-odd vectors
 };
 
-// The dot products of one row; meanwhile the row before goes on its way out.
+// The dot products of one row, interleaved with writing the row before it.
 template <typename Sums, bool pairs, bool streamed, typename In, typename Writer>
-Dots dots_meanwhile(const In* row, const char* ahead, int64_t d, const MapVectors& vectors, Writer& writer) {
+Dots interleaved_dots(const In* row, const char* ahead, int64_t d, const MapVectors& vectors, Writer& writer) {
     Sums dots(vectors);
     using R = typename Sums::Real;
-    const auto turn = [&](int64_t j) FR_LAMBDA {
-        fetch<step* static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
+    const auto add = [&](int64_t j) FR_LAMBDA {
+        prefetch<step* static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
         if constexpr (pairs) {
             dots.template add<0>(j, load_even(row + j));
             dots.template add<1>(j + lanes, load_odd(row + j));
@@ -167,34 +167,34 @@ Dots dots_meanwhile(const In* row, const char* ahead, int64_t d, const MapVector
             dots.template add<1>(j + lanes, Pack<R>::load(row + j + lanes));
         }
     };
-    // A copy, so that its coefficients can live in registers: a store through `out` could change them otherwise.
-    Writer mine = writer;
+    // A local copy, so that its coefficients stay in registers: a store through `out` may alias the original.
+    Writer local = writer;
     for (int64_t from = 0; from < d; from += dots_chunk) {
         const int64_t to = std::min(d, from + dots_chunk);
         int64_t j = from;
-        for (; j + step <= to && mine.busy(); j += step) {
-            turn(j);
-            mine.template turn<streamed>();
+        for (; j + step <= to && local.unfinished(); j += step) {
+            add(j);
+            local.template advance<streamed>();
         }
-        for (; j + step <= to; j += step) turn(j);
+        for (; j + step <= to; j += step) add(j);
         if (j + lanes <= to) {
             dots.template add<0>(j, Pack<R>::load(row + j));
             j += lanes;
         }
-        if (j < to) dots.template add<1>(j, load_some<R>(row + j, static_cast<int>(to - j)));
-        dots.move();
+        if (j < to) dots.template add<1>(j, load_partial<R>(row + j, static_cast<int>(to - j)));
+        dots.widen_sums();
     }
-    writer = mine;
+    writer = local;
     return dots.result();
 }
 
-// The coefficients of one row by float64 dot products.
+// The coefficients of one row from float64 dot products.
 template <typename In>
-RowState careful_coefficients(const RowMap& map, const MapVectors& vectors, const In* row, int64_t d, Coefficients& k) {
+RowState float64_coefficients(const RowMap& map, const MapVectors& vectors, const In* row, int64_t d, Coefficients& k) {
     WideDots<Terms::bc> dots(vectors);
     int64_t j = 0;
     for (; j + lanes <= d; j += lanes) dots.template add<0>(j, load_d8(row + j));
-    if (j < d) dots.template add<0>(j, load_some<double>(row + j, static_cast<int>(d - j)));
+    if (j < d) dots.template add<0>(j, load_partial<double>(row + j, static_cast<int>(d - j)));
     return row_coefficients(map, dots.result(), k);
 }
 
@@ -204,34 +204,35 @@ void apply_rows(ApplyBlock& block) {
     constexpr bool pairs = even_odd<In, Out, R>;
     using Sums = std::conditional_t<sizeof(In) == 2 && sizeof(Out) == 2, NarrowDots<pairs>, WideDots<Terms::bc>>;
     const int64_t d = block.in.d;
-    RowMap careful = *block.map;
-    careful.cancelled_below = float64_throughout.cancelled_below;
-    careful.largest_b = careful.largest_c = careful.largest_shift = 0.0;
+    RowMap float64_map = *block.map;
+    float64_map.cancelled_below = float64_throughout.cancelled_below;
+    float64_map.largest_b = float64_map.largest_c = float64_map.largest_shift = 0.0;
     RowWriter<In, Out, R, sums> writer(block);
     for (int64_t i = 0; i < block.in.count; ++i) {
         const In* row = reinterpret_cast<const In*>(block.in.data + i * block.in.stride);
         Out* out = reinterpret_cast<Out*>(block.out + i * block.out_stride);
         const char* ahead = ahead_of(row, block.in);
-        const Dots dots = writer.streamed() ? dots_meanwhile<Sums, pairs, true>(row, ahead, d, block.vectors, writer)
-                                            : dots_meanwhile<Sums, pairs, false>(row, ahead, d, block.vectors, writer);
+        const Dots dots = writer.streamed()
+                              ? interleaved_dots<Sums, pairs, true>(row, ahead, d, block.vectors, writer)
+                              : interleaved_dots<Sums, pairs, false>(row, ahead, d, block.vectors, writer);
         writer.finish();
         Coefficients k;
         RowState state = row_coefficients(*block.map, dots, k);
         if (state == RowState::good) {
             writer.begin(row, out, k, block.stream);
         } else if (!std::is_same_v<R, double> &&
-                   careful_coefficients(careful, block.vectors, row, d, k) == RowState::good) {
+                   float64_coefficients(float64_map, block.vectors, row, d, k) == RowState::good) {
             state = RowState::good;
-            RowWriter<In, Out, double, sums> slow(block);
-            slow.begin(row, out, k, false);
-            slow.finish();
+            RowWriter<In, Out, double, sums> float64_writer(block);
+            float64_writer.begin(row, out, k, false);
+            float64_writer.finish();
         } else {
-            // A row without a direction is stored as it came; the caller decides what becomes of it.
-            state = long_way(*block.map, block.vectors, row, d, block.scratch);
+            // A row without a direction is stored unchanged; the caller decides what to do with it.
+            state = slow_path(*block.map, block.vectors, row, d, block.scratch);
             for (int64_t j = 0; j < d; ++j) {
-                In as_read;
-                memcpy(&as_read, row + j, sizeof as_read);
-                const Out value = from_double<Out>(state == RowState::good ? block.scratch[j] : to_double(as_read));
+                In input;
+                memcpy(&input, row + j, sizeof input);
+                const Out value = from_double<Out>(state == RowState::good ? block.scratch[j] : to_double(input));
                 memcpy(out + j, &value, sizeof value);
                 if (sums && state == RowState::good) block.sums.bits[j] += sum_bits(to_double(value));
             }
@@ -254,7 +255,7 @@ void apply(ApplyBlock& block) {
 
 }  // namespace
 
-const ApplyKernel apply_kernels[4][4] = {
+const ApplyKernel apply_kernels[dtype_count][dtype_count] = {
     {apply<float, float>, apply<float, Half>, apply<float, BFloat>, apply<float, double>},
     {apply<Half, float>, apply<Half, Half>, apply<Half, BFloat>, apply<Half, double>},
     {apply<BFloat, float>, apply<BFloat, Half>, apply<BFloat, BFloat>, apply<BFloat, double>},

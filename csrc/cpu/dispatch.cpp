@@ -1,8 +1,8 @@
-// Chooses the instruction set at run time, cuts the rows into blocks and shares them out between threads. Compiled
+// Chooses the instruction set at run time, splits the rows into blocks and distributes them over threads. Compiled
 // without SIMD flags: this code runs on every machine.
 //
-// Threads live for one call: starting one costs some 15 us against the milliseconds of a call that is worth sharing,
-// and a process that forks later (a DataLoader worker) inherits no broken pool.
+// Threads live for one call. Starting one costs about 15 us, against the milliseconds of a call that is worth
+// parallelising, and a process that forks later (a DataLoader worker) does not inherit a broken thread pool.
 #include "dispatch.h"
 
 #include <unistd.h>
@@ -20,20 +20,20 @@
 namespace fastrealign {
 namespace {
 
-// Large enough that taking a block costs nothing, small enough that threads finish together.
+// Large enough that fetching a block costs nothing, small enough that threads finish together.
 constexpr int64_t block_bytes = 256 * 1024;
-// Below this the work is done before a thread has started.
+// A smaller share is finished before its thread has started.
 constexpr int64_t bytes_worth_a_thread = 512 * 1024;
 
 struct Kernels {
     const char* name;
     const ReduceKernel* reduce;
-    const ApplyKernel (*apply)[4];
+    const ApplyKernel (*apply)[dtype_count];
     const VjpKernel* vjp;
 };
 
 const Kernels& choose(const std::string& wanted) {
-    static const std::vector<Kernels> present = [] {
+    static const std::vector<Kernels> supported = [] {
         std::vector<Kernels> list;
 #if defined(FR_X86)
         __builtin_cpu_init();
@@ -48,25 +48,25 @@ const Kernels& choose(const std::string& wanted) {
         list.push_back({"baseline", baseline::reduce_kernels, baseline::apply_kernels, baseline::vjp_kernels});
         return list;
     }();
-    if (wanted.empty()) return present.front();
-    for (const Kernels& kernels : present) {
+    if (wanted.empty()) return supported.front();
+    for (const Kernels& kernels : supported) {
         if (wanted == kernels.name) return kernels;
     }
     std::string message = "instruction set '" + wanted + "' cannot run on this machine; it has";
-    for (const Kernels& kernels : present) message += std::string(" ") + kernels.name;
+    for (const Kernels& kernels : supported) message += std::string(" ") + kernels.name;
     throw std::invalid_argument(message);
 }
 
-// 64-byte aligned memory, zeroed.
+// Memory aligned to cache lines, zeroed.
 template <typename T>
 class Buffer {
  public:
     explicit Buffer(int64_t size)
         : size_(std::max<int64_t>(size, 1)),
-          data_(static_cast<T*>(::operator new(static_cast<size_t>(size_) * sizeof(T), std::align_val_t{64}))) {
+          data_(static_cast<T*>(::operator new(static_cast<size_t>(size_) * sizeof(T), std::align_val_t{cache_line}))) {
         std::fill_n(data_, size_, T{});
     }
-    ~Buffer() { ::operator delete(data_, std::align_val_t{64}); }
+    ~Buffer() { ::operator delete(data_, std::align_val_t{cache_line}); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     T* data() { return data_; }
@@ -76,22 +76,23 @@ class Buffer {
     T* data_;
 };
 
-int64_t padded(int64_t d) { return (d + 7) / 8 * 8; }
+int64_t padded(int64_t d) { return (d + lanes - 1) / lanes * lanes; }
 
-// When a row is taken more carefully, in `apply`.
+// When `apply` recomputes a row.
 const Limits& limits(DType in, DType out) {
     if (in == DType::float64 || out == DType::float64) return float64_throughout;
     if (out == DType::float32) return float32_entries;
     return in == DType::float32 ? rounded_entries : float32_throughout;
 }
 
-// Where a column stands once the even columns of each whole group of sixteen precede its odd ones.
+// The position of a column once the even columns of each whole group of sixteen precede its odd ones.
 int64_t even_odd(int64_t column, int64_t d) {
-    const int64_t in_group = column % 16, start = column - in_group;
-    return start + 16 > d ? column : start + in_group / 2 + in_group % 2 * 8;
+    constexpr int64_t size = 2 * lanes;
+    const int64_t in_group = column % size, start = column - in_group;
+    return start + size > d ? column : start + in_group / 2 + in_group % 2 * lanes;
 }
 
-// The map's vectors as the kernels want them, and its constants.
+// The map's vectors as the kernels read them, and its constants.
 struct Prepared {
     Buffer<double> b, c;
     Buffer<float> b32, c32, b_even_odd, c_even_odd;
@@ -128,19 +129,9 @@ struct Prepared {
     MapVectors vectors() { return {b.data(), c.data(), b32.data(), c32.data(), b_even_odd.data(), c_even_odd.data()}; }
 };
 
-int64_t size_of(DType type) {
-    switch (type) {
-        case DType::float32:
-            return 4;
-        case DType::float64:
-            return 8;
-        default:
-            return 2;
-    }
-}
-
-// Output larger than this is written past the cache. A processor's share of the last-level cache is rarely more; what
-// the system reports can be far more (a virtual machine that sees the whole host's), so it only lowers the bound.
+// Output larger than this is written with non-temporal stores. One core's share of the last-level cache is rarely
+// more. The system may report far more (in a virtual machine, the cache of the whole host), so its answer can only
+// lower the bound.
 int64_t cache_bytes() {
     static const int64_t size = [] {
         constexpr int64_t most = int64_t{16} << 20;
@@ -153,7 +144,7 @@ int64_t cache_bytes() {
     return size;
 }
 
-// One thread's sums under way, flushed to the 128-bit totals before they can overflow and at the end.
+// One thread's partial sums, flushed to the 128-bit totals before they can overflow and at the end.
 class ThreadSums {
  public:
     ThreadSums(Totals totals, int64_t d, std::mutex& lock)
@@ -186,7 +177,7 @@ struct Workspace {
     float* unpacked;
 };
 
-// Calls work(block of rows, sums, workspace) for all blocks and merges what the blocks found.
+// Calls work(block of rows, sums, workspace) for all blocks and merges their outcomes.
 template <typename Work>
 Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& work) {
     const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
@@ -224,7 +215,7 @@ Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& wo
         try {
             others.emplace_back(run);
         } catch (const std::system_error&) {
-            break;  // no more threads to be had: the ones there are do the work
+            break;  // the system has no more threads: the ones started so far do the work
         }
     }
     run();
@@ -262,11 +253,12 @@ Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals
     const DefaultFloatState state;
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
     Prepared prepared(map, in.d, limits(in.type, out.type));
-    const bool past_cache = out.rows * out.d * size_of(out.type) > cache_bytes();
+    const bool non_temporal = out.rows * out.d * size_of(out.type) > cache_bytes();
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         char* to = static_cast<char*>(out.data) + rows.first * out.stride;
-        ApplyBlock block{rows,          to,   out.stride, past_cache, &prepared.map, prepared.vectors(), options.flags,
-                         space.scratch, sums, {}};
+        ApplyBlock block{
+            rows,          to,   out.stride, non_temporal, &prepared.map, prepared.vectors(), options.flags,
+            space.scratch, sums, {}};
         kernel(block);
         sums = block.sums;
         return block.bad;

@@ -1,4 +1,4 @@
-// The CPU backend as the bindings see it: rows in memory, a map, and how many threads.
+// Interface of the CPU backend: rows in memory, a row map, the number of threads.
 #pragma once
 
 #include <string>
@@ -22,7 +22,7 @@ struct Map {
     const double* c;
 };
 
-// 128-bit totals a column in steps of 2^-40 (exact_sum.h), added to; null: not wanted.
+// The 128-bit totals of the columns, in steps of 2^-40 (exact_sum.h), to add to; null: no sums.
 struct Totals {
     uint64_t* low;
     int64_t* high;
@@ -35,11 +35,11 @@ struct Outcome {
 
 struct Options {
     int threads;
-    std::string isa;  // "avx512", "avx2", "baseline", or empty for the best this machine has
+    std::string isa;  // "avx512", "avx2", "baseline", or empty for the best one that this machine supports
     uint8_t* flags;   // RowState of each row; may be null
 };
 
-// What this machine can run, best first.
+// The instruction sets that this machine supports, best first.
 std::vector<std::string> instruction_sets();
 
 Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options);

@@ -1,5 +1,6 @@
-// The dot products of a row, taken while an earlier row is finished ("meanwhile"): the memory never waits for
-// arithmetic. A row's dot products do not depend on what is done meanwhile, nor on the rows around it.
+// The dot products of a row. The kernels interleave them with the second pass over earlier rows, so that memory
+// accesses and arithmetic overlap; the bits of a row's dot products depend on neither that work nor the neighbouring
+// rows.
 #pragma once
 
 #include "kernels.h"
@@ -8,25 +9,24 @@
 namespace fastrealign {
 namespace FR_ISA {
 
-// How far ahead of the row the memory is asked for, where rows are packed. Measured: 1 KiB is a tenth slower, 4 KiB no
-// faster; the hardware's own prefetching stops at the end of each 4 KiB page.
-constexpr int64_t fetch_ahead = 2048;
+// Prefetch distance in bytes for rows without gaps. Measured: 1 KiB is a tenth slower, 4 KiB no faster; the hardware
+// prefetcher stops at the end of each 4 KiB page.
+constexpr int64_t prefetch_distance = 2048;
 
 template <typename T>
 inline const char* ahead_of(const T* row, const Rows& in) {
     const bool packed = in.stride == in.d * static_cast<int64_t>(sizeof(T));
-    return reinterpret_cast<const char*>(row) + (packed ? fetch_ahead : in.stride);
+    return reinterpret_cast<const char*>(row) + (packed ? prefetch_distance : in.stride);
 }
 
-// Asks for the lines of `bytes` bytes from `ahead` on (a share of a line is asked for once or twice; that costs
-// nothing).
+// Prefetches the cache lines of `bytes` bytes from `ahead` on (some lines twice, which costs nothing).
 template <int bytes>
-FR_INLINE void fetch(const char* ahead) {
+FR_INLINE void prefetch(const char* ahead) {
     FR_UNROLL
-    for (int k = 0; k < bytes; k += 64) __builtin_prefetch(ahead + k);
+    for (int k = 0; k < bytes; k += static_cast<int>(cache_line)) __builtin_prefetch(ahead + k);
 }
 
-// Sums of products in float64, in two sets of lanes, so that additions do not wait for each other.
+// Sums of products in float64, in two sets of accumulators, to hide the latency of additions.
 template <Terms terms>
 class WideDots {
  public:
@@ -39,7 +39,7 @@ class WideDots {
         if constexpr (terms != Terms::none) q_ = fma(x, load_d8(b_ + j), q_);
         if constexpr (terms == Terms::bc) r_ = fma(x, load_d8(c_ + j), r_);
     }
-    FR_INLINE void move() {}
+    FR_INLINE void widen_sums() {}
     FR_INLINE Dots result() const { return {total(FR_ISA::add(p0_, p1_)), total(q_), total(r_)}; }
 
  private:
@@ -48,11 +48,11 @@ class WideDots {
     D8 p0_ = splat(0.0), p1_ = splat(0.0), q_ = splat(0.0), r_ = splat(0.0);
 };
 
-// How many columns NarrowDots sums before it moves to float64.
+// How many columns NarrowDots sums in float32 before it adds the sums to float64 ones.
 constexpr int64_t dots_chunk = 512;
 
-// The same in float32, moved to float64 every `dots_chunk` columns: no lane sums more than 32 products in float32, so
-// the error does not grow with the width. `even_odd`: whole groups of sixteen come as even columns, then odd ones.
+// The same in float32, added to float64 sums every `dots_chunk` columns: no lane sums more than 32 products in float32,
+// so the error does not grow with the width. `even_odd`: whole groups of sixteen are taken as even columns, then odd.
 template <bool even_odd>
 class NarrowDots {
  public:
@@ -68,7 +68,7 @@ class NarrowDots {
         q = fma(x, load_f8(b_ + j), q);
         r = fma(x, load_f8(c_ + j), r);
     }
-    FR_INLINE void move() {
+    FR_INLINE void widen_sums() {
         p64_ = FR_ISA::add(p64_, FR_ISA::add(to_d8(p0_), to_d8(p1_)));
         q64_ = FR_ISA::add(q64_, FR_ISA::add(to_d8(q0_), to_d8(q1_)));
         r64_ = FR_ISA::add(r64_, FR_ISA::add(to_d8(r0_), to_d8(r1_)));
@@ -83,15 +83,15 @@ class NarrowDots {
     D8 p64_ = splat(0.0), q64_ = splat(0.0), r64_ = splat(0.0);
 };
 
-// The long way for one row: f(row) in `scratch`, in float64, or the reason why there is none.
+// The slow path for one row: f(row) in `scratch`, in float64, or the reason why there is none.
 template <typename T>
-RowState long_way(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
+RowState slow_path(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
     for (int64_t j = 0; j < d; ++j) {
         T value;
         memcpy(&value, row + j, sizeof value);
         scratch[j] = to_double(value);
     }
-    return row_the_long_way(map, scratch, vectors.b, vectors.c, d);
+    return map_row_slow_path(map, scratch, vectors.b, vectors.c, d);
 }
 
 }  // namespace FR_ISA

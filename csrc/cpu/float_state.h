@@ -1,4 +1,4 @@
-// The state of a thread's floating-point unit: rounding, and whether subnormal numbers count as zeros.
+// The floating-point environment of a thread: rounding mode, and whether subnormal numbers are flushed to zero.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace fastrealign {
 
-// What a program starts with: to nearest, subnormal numbers kept, no exception trapped.
+// The state that a program starts with: round to nearest, subnormal numbers kept, no exception trapped.
 #if defined(__SSE2__)
 constexpr uint64_t default_float_state = 0x1f80;
 #elif defined(__aarch64__)
@@ -20,8 +20,8 @@ constexpr uint64_t default_float_state = 0;
 constexpr uint64_t default_float_state = FE_TONEAREST;
 #endif
 
-// Sets the calling thread's state and returns the one before. Memory is a barrier: no arithmetic on what is loaded
-// after the call is moved before it, none that is stored before it behind.
+// Sets the state of the calling thread and returns the previous one. The memory clobbers are compiler barriers: loads
+// after the call stay after it, stores before the call stay before it.
 inline uint64_t set_float_state(uint64_t state) {
     asm volatile("" ::: "memory");
 #if defined(__SSE2__)
@@ -39,8 +39,8 @@ inline uint64_t set_float_state(uint64_t state) {
     return before;
 }
 
-// The default state for a scope, and then what the caller had: torch.set_flush_denormal and libraries linked with
-// -ffast-math have rows of subnormal numbers read as zeros.
+// Sets the default state for a scope and restores the caller's at its end: under torch.set_flush_denormal, and with
+// libraries linked with -ffast-math, rows of subnormal numbers would be read as zeros.
 class DefaultFloatState {
  public:
     DefaultFloatState() : before_(set_float_state(default_float_state)) {}

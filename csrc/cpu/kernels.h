@@ -1,5 +1,5 @@
-// What a kernel is told and what it answers, and the table of kernels an instruction set offers. The kernels work on
-// one block of rows on one thread; dispatch.cpp cuts the rows into blocks.
+// Parameters and results of the kernels, and the table of kernels of each instruction set. A kernel processes one block
+// of rows on one thread; dispatch.cpp splits the rows into blocks.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,19 @@
 
 namespace fastrealign {
 
+constexpr int lanes = 8;            // of the vectors of simd.h
+constexpr int64_t cache_line = 64;  // bytes
+
 // The rows of a block, in the caller's memory.
 struct Rows {
     const char* data;
     int64_t stride;  // bytes from row to row; may be negative
     int64_t count;
-    int64_t first;  // index of the block's first row, for naming bad rows
+    int64_t first;  // index of the block's first row, to report bad rows
     int64_t d;
 };
 
-// The map's vectors, padded with zeros to whole groups of eight: in both precisions, and in float32 with the even
+// The map's vectors, padded with zeros to a multiple of `lanes`: in both precisions, and in float32 with the even
 // columns of each whole group of sixteen before its odd ones.
 struct MapVectors {
     const double* b;
@@ -49,9 +52,9 @@ struct BadRows {
     }
 };
 
-// Sums under way: bit patterns of exact_sum.h a column, and how many rows they hold.
+// Partial sums: one bit pattern of exact_sum.h per column, and the number of rows added.
 struct PartialSums {
-    uint64_t* bits;  // d, padded to a multiple of eight; null: not wanted
+    uint64_t* bits;  // d, padded to a multiple of `lanes`; null: no sums
     int64_t rows = 0;
 };
 
@@ -60,8 +63,8 @@ struct ReduceBlock {
     const RowMap* map;
     MapVectors vectors;
     uint8_t* flags;   // RowState of each row, indexed by in.first + i; may be null
-    double* scratch;  // d values, for rows that take the long way
-    float* unpacked;  // max_rows_unpacked * (d, padded to a multiple of eight) values
+    double* scratch;  // d values, for rows that take the slow path
+    float* unpacked;  // max_rows_unpacked * (d, padded to a multiple of `lanes`) values
     PartialSums sums;
     BadRows bad;
 };
@@ -72,7 +75,7 @@ struct ApplyBlock {
     Rows in;
     char* out;
     int64_t out_stride;  // bytes
-    bool stream;         // past the cache, where the output does not fit there
+    bool stream;         // use non-temporal stores
     const RowMap* map;
     MapVectors vectors;
     uint8_t* flags;
@@ -98,19 +101,19 @@ using ApplyKernel = void (*)(ApplyBlock&);
 using VjpKernel = void (*)(VjpBlock&);
 
 namespace avx512 {
-extern const ReduceKernel reduce_kernels[4];
-extern const ApplyKernel apply_kernels[4][4];
-extern const VjpKernel vjp_kernels[4];
+extern const ReduceKernel reduce_kernels[dtype_count];
+extern const ApplyKernel apply_kernels[dtype_count][dtype_count];
+extern const VjpKernel vjp_kernels[dtype_count];
 }  // namespace avx512
 namespace avx2 {
-extern const ReduceKernel reduce_kernels[4];
-extern const ApplyKernel apply_kernels[4][4];
-extern const VjpKernel vjp_kernels[4];
+extern const ReduceKernel reduce_kernels[dtype_count];
+extern const ApplyKernel apply_kernels[dtype_count][dtype_count];
+extern const VjpKernel vjp_kernels[dtype_count];
 }  // namespace avx2
 namespace baseline {
-extern const ReduceKernel reduce_kernels[4];
-extern const ApplyKernel apply_kernels[4][4];
-extern const VjpKernel vjp_kernels[4];
+extern const ReduceKernel reduce_kernels[dtype_count];
+extern const ApplyKernel apply_kernels[dtype_count][dtype_count];
+extern const VjpKernel vjp_kernels[dtype_count];
 }  // namespace baseline
 
 }  // namespace fastrealign

@@ -1,8 +1,8 @@
 // reduce: add f(y; s, b, c) over rows, exactly; nothing is stored. Compiled once for each instruction set (FR_ISA).
 //
 // Bytes: each row is read once, in order. Arithmetic is float64 throughout, so that the statistics do not depend on
-// float32 rounding. Rows are added in groups, which share the loads and stores of the sums; while one group is added,
-// the dot products of the next rows are taken, so that reading never stops.
+// float32 rounding. Rows are added in groups, which share the loads and stores of the sums. Adding a group is
+// interleaved with the dot products of the next rows, so that loads never stop.
 #include <type_traits>
 
 #include "dots.h"
@@ -11,8 +11,8 @@ namespace fastrealign {
 namespace FR_ISA {
 namespace {
 
-// Rows of 16-bit elements are unpacked once, into a buffer that stays in the cache, since both passes over a row want
-// them as float64, and from float32 in memory that conversion is cheapest.
+// Rows of 16-bit elements are converted to float32 once, into a buffer that stays in the cache: both passes over a row
+// need float64, and the conversion from float32 in memory is the cheapest.
 template <typename T>
 using Unpacked = std::conditional_t<sizeof(T) == 2, float, T>;
 
@@ -43,16 +43,17 @@ class Adder {
         column_ = 0;
         tail_ = whole_ < d_;
     }
-    FR_INLINE bool busy() const { return column_ < whole_; }
+    FR_INLINE bool unfinished() const { return column_ < whole_; }
     // Adds the next eight columns of the group.
-    FR_INLINE void step() {
+    FR_INLINE void advance() {
         add([&](int i) FR_LAMBDA { return load_d8(rows_[i] + column_); });
         column_ += lanes;
     }
     void finish() {
-        while (busy()) step();
+        while (unfinished()) advance();
         if (tail_)
-            add([&](int i) FR_LAMBDA { return load_some<double>(rows_[i] + whole_, static_cast<int>(d_ - whole_)); });
+            add([&](int i)
+                    FR_LAMBDA { return load_partial<double>(rows_[i] + whole_, static_cast<int>(d_ - whole_)); });
         tail_ = false;
     }
 
@@ -83,11 +84,11 @@ class Adder {
     S8 alpha_[R], beta_[R], gamma_[R];
 };
 
-// The dot products of one row, and its unpacked elements in `buffer` where it is unpacked. Meanwhile `adder` goes on:
-// it is copied in and out so that its coefficients can live in registers.
+// The dot products of one row (and its elements as float32 in `buffer` where they are 16-bit), interleaved with the
+// work of `adder`, which is copied in and out so that its coefficients stay in registers.
 template <typename T, Terms terms, int R>
-Dots dots_meanwhile(const T* row, const char* ahead, Unpacked<T>* buffer, int64_t d, const MapVectors& vectors,
-                    Adder<T, terms, R>& adder) {
+Dots interleaved_dots(const T* row, const char* ahead, Unpacked<T>* buffer, int64_t d, const MapVectors& vectors,
+                      Adder<T, terms, R>& adder) {
     WideDots<terms> dots(vectors);
     const auto take = [&](int64_t j, auto set) FR_LAMBDA {
         constexpr int n = decltype(set)::value;
@@ -105,29 +106,29 @@ Dots dots_meanwhile(const T* row, const char* ahead, Unpacked<T>* buffer, int64_
     constexpr int64_t stride = R * lanes;
     const int64_t whole = d / lanes * lanes;
     int64_t j = 0;
-    if (adder.busy()) {
-        Adder<T, terms, R> mine = adder;
-        for (; j + stride <= whole && mine.busy(); j += stride) {
-            fetch<stride* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
+    if (adder.unfinished()) {
+        Adder<T, terms, R> local = adder;
+        for (; j + stride <= whole && local.unfinished(); j += stride) {
+            prefetch<stride* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
             FR_UNROLL
             for (int i = 0; i < R; i += 2) {
                 take(j + i * lanes, even);
                 take(j + (i + 1) * lanes, odd);
             }
-            mine.step();
+            local.advance();
         }
-        adder = mine;
+        adder = local;
     }
     for (; j + 2 * lanes <= whole; j += 2 * lanes) {
-        fetch<2 * lanes* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
+        prefetch<2 * lanes* static_cast<int>(sizeof(T))>(ahead + j * static_cast<int64_t>(sizeof(T)));
         take(j, even);
         take(j + lanes, odd);
     }
     for (; j < whole; j += lanes) take(j, even);
     if (j < d) {
-        const D8 last = load_some<double>(row + j, static_cast<int>(d - j));
+        const D8 last = load_partial<double>(row + j, static_cast<int>(d - j));
         if constexpr (sizeof(T) == 2) {
-            put(buffer + j, narrow(load_some<float>(row + j, static_cast<int>(d - j)), float{}));
+            put(buffer + j, narrow(load_partial<float>(row + j, static_cast<int>(d - j)), float{}));
         }
         dots.template add<1>(j, last);
     }
@@ -140,7 +141,7 @@ void reduce_rows(ReduceBlock& block) {
     const int64_t width = (d + lanes - 1) / lanes * lanes;
     Adder<T, terms, R> adder(block.vectors, block.sums.bits, d);
     Group<T, R> group;
-    int half = 0;  // of the buffer: one half is being added, the other filled
+    int half = 0;  // of the buffer: one half is being added, the other one filled
     static_assert(2 * R <= max_rows_unpacked);
 
     for (int64_t i = 0; i < block.in.count; ++i) {
@@ -152,7 +153,7 @@ void reduce_rows(ReduceBlock& block) {
         } else {
             unpacked = row;
         }
-        const Dots dots = dots_meanwhile(row, ahead_of(row, block.in), slot, d, block.vectors, adder);
+        const Dots dots = interleaved_dots(row, ahead_of(row, block.in), slot, d, block.vectors, adder);
         RowState state = row_coefficients(*block.map, dots, group.k[group.size]);
         if (state == RowState::good) {
             group.rows[group.size] = unpacked;
@@ -163,7 +164,7 @@ void reduce_rows(ReduceBlock& block) {
                 half ^= 1;
             }
         } else {
-            state = long_way(*block.map, block.vectors, row, d, block.scratch);
+            state = slow_path(*block.map, block.vectors, row, d, block.scratch);
             if (state == RowState::good) {
                 for (int64_t j = 0; j < d; ++j) block.sums.bits[j] += sum_bits(block.scratch[j]);
             } else {
@@ -198,7 +199,7 @@ void reduce(ReduceBlock& block) {
 
 }  // namespace
 
-const ReduceKernel reduce_kernels[4] = {reduce<float>, reduce<Half>, reduce<BFloat>, reduce<double>};
+const ReduceKernel reduce_kernels[dtype_count] = {reduce<float>, reduce<Half>, reduce<BFloat>, reduce<double>};
 
 }  // namespace FR_ISA
 }  // namespace fastrealign

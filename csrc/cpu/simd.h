@@ -1,14 +1,14 @@
-// Eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, AVX2 with FMA and F16C, and any
-// other machine (GCC/Clang vector types). One width in lanes everywhere, so a sum of products has one order of
-// additions and AVX-512 and AVX2 give the same bits. Each instruction set compiles this header in a namespace of its
-// own (FR_ISA).
+// Vectors of eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, for AVX2 with FMA and
+// F16C, and for any other machine (GCC/Clang vector types). The number of lanes is the same everywhere, so a sum of
+// products has one order of additions, and AVX-512 and AVX2 give the same bits. Each instruction set compiles this
+// header in its own namespace (FR_ISA).
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
-#include "element.h"
+#include "kernels.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -16,16 +16,14 @@
 #include <emmintrin.h>
 #endif
 
-// Loops over the few rows taken at once must be unrolled, or their vectors live in memory instead of registers.
+// Loops over the few rows processed together must be unrolled, or their vectors spill to memory.
 #define FR_UNROLL _Pragma("GCC unroll 8")
-// Inlined early, so that the vectors in a small object become registers.
+// Forced, so that the vectors in a small object become registers.
 #define FR_INLINE inline __attribute__((always_inline))
 #define FR_LAMBDA __attribute__((always_inline))
 
 namespace fastrealign {
 namespace FR_ISA {
-
-constexpr int lanes = 8;
 
 #if defined(__AVX2__)
 
@@ -46,7 +44,7 @@ inline F8 load_f8(const BFloat* x) {
 // Eight results in their output type, rounded to nearest even.
 inline __m256 narrow(F8 x, float) { return x.v; }
 inline __m128i narrow(F8 x, Half) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-// Sixteen bfloat16 as their even and their odd columns: no lane has to move, which saves a third of the instructions.
+// Sixteen bfloat16 as their even and odd columns: no shuffle across lanes, which saves a third of the instructions.
 inline F8 load_even(const BFloat* x) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), 16))};
 }
@@ -54,7 +52,7 @@ inline F8 load_odd(const BFloat* x) {
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
     return {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
-// Rounded to nearest even as a float32 whose lower half is to be ignored.
+// Rounded to nearest even, in the upper half of each 32-bit lane; the lower half is undefined.
 inline __m256i rounded_bfloat(F8 x) {
     const __m256i bits = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -81,7 +79,6 @@ inline void stream(float* to, __m256 x) { _mm256_stream_ps(to, x); }
 inline void stream(void* to, __m128i x) { _mm_stream_si128(static_cast<__m128i*>(to), x); }
 inline void stream(void* to, __m256i x) { _mm256_stream_si256(static_cast<__m256i*>(to), x); }
 inline void finish_streaming() { _mm_sfence(); }
-constexpr bool can_stream = true;
 
 #if defined(__AVX512F__)
 
@@ -114,7 +111,7 @@ struct D8 {
 struct I8 {
     __m256i lo, hi;
 };
-// One value in all lanes takes one register, not two.
+// A value broadcast to all lanes takes one register, not two.
 struct S8 {
     __m256d v;
     operator D8() const { return {v, v}; }
@@ -169,7 +166,7 @@ struct I8 {
     I8Vector v;
 };
 
-// A multiplication and an addition: a fused one would be a library call an element on machines without the instruction.
+// A multiplication and an addition: without the instruction, a fused operation would be one library call per element.
 inline F8 splat(float x) { return {F8Vector{} + x}; }
 inline F8 mul(F8 a, F8 b) { return {a.v * b.v}; }
 inline F8 add(F8 a, F8 b) { return {a.v + b.v}; }
@@ -259,17 +256,16 @@ inline Eight<BFloat> eight_from(const BFloat* x) {
 inline Eight<BFloat> first_eight(const Sixteen& x) { return eight_from(x.v); }
 inline Eight<BFloat> last_eight(const Sixteen& x) { return eight_from(x.v + lanes); }
 
-// No non-temporal stores here: what is written passes through the cache.
+// No non-temporal stores here: all stores go through the cache.
 template <typename T, typename V>
 void stream(T* to, V x) {
     put(to, x);
 }
 inline void finish_streaming() {}
-constexpr bool can_stream = false;
 
 #endif
 
-// What all three share.
+// Common to all three.
 
 inline D8 load_d8(const Half* x) { return to_d8(load_f8(x)); }
 inline D8 load_d8(const BFloat* x) { return to_d8(load_f8(x)); }
@@ -277,7 +273,7 @@ inline D8 narrow(D8 x, double) { return x; }
 inline D8 widen(D8 x, double) { return x; }
 inline D8 to_d8(D8 x) { return x; }
 
-// Eight results of either arithmetic in their output type.
+// Eight results, float32 or float64, in their output type.
 template <typename Out>
 FR_INLINE auto narrow_to(F8 x) {
     return narrow(x, Out{});
@@ -291,7 +287,7 @@ FR_INLINE auto narrow_to(D8 x) {
     }
 }
 
-// The lanes added in one fixed order: halves, quarters, pairs.
+// Horizontal sum in a fixed order: halves, quarters, pairs.
 inline double total(D8 x) {
     double v[lanes];
     put(v, x);
@@ -303,7 +299,7 @@ inline float total(F8 x) {
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
-// Loads in the arithmetic asked for.
+// Loads in the requested arithmetic.
 template <typename Real>
 struct Pack;
 template <>
@@ -325,16 +321,16 @@ struct Pack<double> {
     }
 };
 
-// The last, incomplete group of a row: fewer than eight elements, zeros behind them. Reading past a row could leave the
-// mapped memory.
+// The last, partial vector of a row: fewer than eight elements, then zeros. Reading past the row could leave mapped
+// memory.
 template <typename Real, typename T>
-typename Pack<Real>::type load_some(const T* x, int count) {
+typename Pack<Real>::type load_partial(const T* x, int count) {
     T padded[lanes] = {};
     memcpy(padded, x, static_cast<size_t>(count) * sizeof(T));
     return Pack<Real>::load(padded);
 }
 template <typename T, typename V>
-void put_some(T* to, V x, int count) {
+void put_partial(T* to, V x, int count) {
     T all[lanes];
     put(all, x);
     memcpy(to, all, static_cast<size_t>(count) * sizeof(T));

@@ -34,7 +34,7 @@ SixDots six_dots(const T* y, const T* g, const MapVectors& vectors, int64_t d) {
     }
     if (j < d) {
         const int count = static_cast<int>(d - j);
-        add(load_some<double>(y + j, count), load_some<double>(g + j, count), load_d8(vectors.b + j),
+        add(load_partial<double>(y + j, count), load_partial<double>(g + j, count), load_d8(vectors.b + j),
             load_d8(vectors.c + j));  // b and c are padded with zeros
     }
     return {{total(sums[0]), total(sums[1]), total(sums[2])}, {total(sums[3]), total(sums[4]), total(sums[5])}};
@@ -47,10 +47,10 @@ double at(const T* x, int64_t j) {
     return to_double(value);
 }
 
-// One row whose dot products lose digits or leave their range: y over a power of two, u and v themselves and their
-// norms, then the same closed form. `y` is overwritten.
+// One row whose dot products lose digits or overflow: y divided by a power of two, u and v computed explicitly for
+// their norms, then the same closed form. Overwrites `y`.
 template <typename T>
-RowState the_long_way(const RowMap& map, const MapVectors& vectors, double* y, const T* g, T* out, int64_t d) {
+RowState vjp_row_slow_path(const RowMap& map, const MapVectors& vectors, double* y, const T* g, T* out, int64_t d) {
     int exponent;
     const RowState state = scale_row(y, d, exponent);
     if (state != RowState::good) return state;
@@ -111,17 +111,17 @@ void vjp(VjpBlock& block) {
             }
             if (j < d) {
                 const int count = static_cast<int>(d - j);
-                put_some(out + j,
-                         value(load_some<double>(y + j, count), load_some<double>(g + j, count), load_d8(vectors.b + j),
-                               load_d8(vectors.c + j)),
-                         count);
+                put_partial(out + j,
+                            value(load_partial<double>(y + j, count), load_partial<double>(g + j, count),
+                                  load_d8(vectors.b + j), load_d8(vectors.c + j)),
+                            count);
             }
             continue;
         }
         for (int64_t j = 0; j < d; ++j) block.scratch[j] = at(y, j);
-        state = the_long_way(*block.map, vectors, block.scratch, g, out, d);
+        state = vjp_row_slow_path(*block.map, vectors, block.scratch, g, out, d);
         if (state != RowState::good) {
-            memset(static_cast<void*>(out), 0, static_cast<size_t>(d) * sizeof(T));  // zero in every element type
+            memset(static_cast<void*>(out), 0, static_cast<size_t>(d) * sizeof(T));  // 0.0 in every element type
             block.bad.add(block.in.first + i, state);
         }
     }
@@ -129,7 +129,7 @@ void vjp(VjpBlock& block) {
 
 }  // namespace
 
-const VjpKernel vjp_kernels[4] = {vjp<float>, vjp<Half>, vjp<BFloat>, vjp<double>};
+const VjpKernel vjp_kernels[dtype_count] = {vjp<float>, vjp<Half>, vjp<BFloat>, vjp<double>};
 
 }  // namespace FR_ISA
 }  // namespace fastrealign

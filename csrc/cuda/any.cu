@@ -1,6 +1,6 @@
-// reduce and apply for rows that have no path of their own: float64 in or out, and widths beyond the others' reach. A
-// warp takes a row the long way, in float64, whatever the types. Correct everywhere and tuned nowhere: a row is read up
-// to five times, mostly from a cache.
+// reduce and apply for rows that no other kernel takes: float64 input or output, and very wide rows. One warp per row,
+// every row on the slow path, in float64. General rather than fast: a row is read up to five times, mostly from a
+// cache.
 #include "launch.h"
 #include "paths.h"
 #include "rows.cuh"
@@ -11,9 +11,9 @@ namespace {
 
 constexpr int threads = 128;
 
-// Told that four blocks must fit, ptxas uses 58 registers; left alone it settled for 40 and spilled.
-// `shared_sums`: the sums of a block gather in shared memory; where a row is too wide for that each entry goes to the
-// totals.
+// With four blocks per multiprocessor as the bound, ptxas uses 58 registers; without a bound it used 40 and spilled.
+// `shared_sums`: the sums of a block accumulate in shared memory; where a row is too wide for that, each entry is added
+// to the totals.
 __global__ void __launch_bounds__(threads, 4)
     rows_of_any_type(const RowsParams p, const Target out, const bool shared_sums) {
     auto* const sums = reinterpret_cast<unsigned long long*>(shared_memory());
@@ -21,13 +21,13 @@ __global__ void __launch_bounds__(threads, 4)
         for (int j = static_cast<int>(threadIdx.x); j < p.d; j += static_cast<int>(blockDim.x)) sums[j] = 0;
         __syncthreads();
     }
-    const WarpTeam team(nullptr);
+    const Warp group(nullptr);
     const RowMap map = read_map(p);
     const auto work = [&](int64_t row) {
         const char* const from = p.in + row * p.in_stride;
         char* const to = out.data + row * out.stride;
         const auto load = [&](int j) { return load_any(from, p.type, j); };
-        const RowState state = take_the_long_way(team, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
+        const RowState state = map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
             if (out.data) value = store_any(to, out.type, j, value);
             if (shared_sums) {
                 atomicAdd(sums + j, static_cast<unsigned long long>(steps_of(value)));
@@ -36,11 +36,11 @@ __global__ void __launch_bounds__(threads, 4)
             }
         });
         if (state != RowState::good && out.data) {
-            for (int j = team.rank(); j < p.d; j += team.size()) store_any(to, out.type, j, load(j));
+            for (int j = group.rank(); j < p.d; j += group.size()) store_any(to, out.type, j, load(j));
         }
-        record<1>(team, p, row, state);
+        record<1>(group, p, row, state);
     };
-    over_groups<1>(team, p.rows, work, [&] {
+    over_tiles<1>(group, p.rows, work, [&] {
         if (!shared_sums) return;
         __syncthreads();
         for (int j = static_cast<int>(threadIdx.x); j < p.d; j += static_cast<int>(blockDim.x)) {

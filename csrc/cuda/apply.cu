@@ -1,14 +1,14 @@
-// apply: store f(y; s, b, c), and if asked add up what was stored.
+// apply: store f(y; s, b, c) and, on request, sum the stored rows.
 //
-// Bytes: each row is read once, in packs of 16 bytes a thread, and written once; nothing else grows with the rows. A
-// team (a warp up to 1280 columns, a block above) holds R rows in registers, takes the three dot products of each, and
-// writes alpha x + beta b + gamma c from the registers. b and c lie in shared memory as float32; each piece of them
-// that is read serves R rows.
+// Bytes: each row is read once, in packs of 16 bytes per thread, and written once; no other traffic grows with the
+// rows. A thread group (a warp up to 1280 columns, a block above) holds a tile of R rows in registers, computes the
+// three dot products of each, and writes alpha x + beta b + gamma c from registers. b and c are in shared memory as
+// float32; each load of them serves R rows.
 //
-// Arithmetic, as on the CPU: dot products in float64 unless the result is rounded to 16 bits anyway (float32 sums of a
-// thousand products miss 3e-7 on rows with few large entries; the float64 unit of a data-centre GPU is idle here: three
-// of its 64 operations a clock for each of the 2.2 float32 elements a clock that memory can bring); alpha x + beta b +
-// gamma c in float32.
+// Arithmetic, as on the CPU: dot products in float64, unless the result is rounded to 16 bits. (The error of float32
+// sums of a thousand products exceeds 3e-7 on rows with few large entries. On a data-centre GPU the float64 units are
+// mostly idle here: memory delivers 2.2 float32 elements per clock and multiprocessor, and each takes three of the 64
+// float64 operations per clock.) Entries alpha x + beta b + gamma c in float32.
 #include "launch.h"
 #include "paths.h"
 #include "rows.cuh"
@@ -17,36 +17,36 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
-template <typename In, typename Out, int C, int V, int R, typename Team, bool sums>
-__global__ void __launch_bounds__(Team::most_threads,
-                                  blocks_of<Team>(R * V * Pack<In, C>::words + (sums ? 2 * C * V : 0), C))
+template <typename In, typename Out, int C, int V, int R, typename Group, bool sums>
+__global__ void __launch_bounds__(Group::max_block_threads,
+                                  blocks_of<Group>(R * V * Pack<In, C>::words + (sums ? 2 * C * V : 0), C))
     apply_rows(const RowsParams p, const Target out) {
-    using Shared = SharedVector<float, C, V, Team>;
+    using Shared = SharedVector<float, C, V, Group>;
     using Dot = std::conditional_t<std::is_same_v<Out, Only16>, float, double>;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
     auto* const vectors =
-        reinterpret_cast<float*>(exchange + exchange_doubles<Team, C, sums>(static_cast<int>(blockDim.x)));
-    Team team(exchange);
-    const Shared b(vectors, team), c(vectors + Shared::entries(team.size()), team);
+        reinterpret_cast<float*>(exchange + exchange_doubles<Group, C, sums>(static_cast<int>(blockDim.x)));
+    Group group(exchange);
+    const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     b.fill(map_b(p), p.d);
     c.fill(map_c(p), p.d);
     __syncthreads();
 
     const RowMap map = read_map<true>(p);
     const int chunks = p.d / C;
-    const int mine = team.lane() % R;
+    const int mine = group.lane() % R;
     const bool summing = sums && p.low;
-    RowGroup<In, C, V, R, Team> group;
-    ColumnSums<C, sums ? V : 1, Team> columns;
+    RowTile<In, C, V, R, Group> tile;
+    ColumnSums<C, sums ? V : 1, Group> columns;
 
     const auto work = [&](int64_t first) {
-        group.load(team, p, first);
-        const Dots dots = group.template dots<Dot, 3>(team, b, c);
+        tile.load(group, p, first);
+        const Dots dots = tile.template dots<Dot, 3>(group, b, c);
         Coefficients k{};
         RowState state = row_coefficients(map, dots, k);
         const bool present = first + mine < p.rows;
         const unsigned good = __ballot_sync(all_lanes, present && state == RowState::good);
-        const unsigned again = __ballot_sync(all_lanes, present && state == RowState::again);
+        const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
         float alpha[R], beta[R], gamma[R];
 #pragma unroll
         for (int i = 0; i < R; ++i) {
@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(Team::most_threads,
             gamma[i] = __shfl_sync(all_lanes, static_cast<float>(k.gamma), i);
             if constexpr (sums) columns.rows += static_cast<int>(good >> i & 1u);
         }
-        __syncwarp();  // b and c are read again: kept in registers since the dot products they would crowd out the rows
+        __syncwarp();  // forces a reload of b and c: kept in registers since the dot products, they would spill the
+                       // rows
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             float at_b[Shared::planes][Shared::P], at_c[Shared::planes][Shared::P];
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(Team::most_threads,
                 b.load(v, plane, at_b[plane]);
                 c.load(v, plane, at_c[plane]);
             }
-            const int chunk = team.rank() + v * team.size();
+            const int chunk = group.rank() + v * group.size();
 #pragma unroll
             for (int i = 0; i < R; ++i) {
                 const bool is_good = good >> i & 1u;
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(Team::most_threads,
                 for (int e = 0; e < C; ++e) {
                     const float shift = fmaf(beta[i], at_b[e / Shared::P][e % Shared::P],
                                              gamma[i] * at_c[e / Shared::P][e % Shared::P]);
-                    value[e] = fmaf(alpha[i], element(group.x[i][v], e), shift);
+                    value[e] = fmaf(alpha[i], element(tile.x[i][v], e), shift);
                 }
                 Out::store(out.data + (first + i) * out.stride, chunk * C, value, is_good && chunk < chunks, out.type);
                 if constexpr (sums) {
@@ -87,32 +88,32 @@ __global__ void __launch_bounds__(Team::most_threads,
                 }
             }
         }
-        if (again) {
+        if (recompute) {
 #pragma unroll 1
             for (int i = 0; i < R; ++i) {
-                if (!(again >> i & 1u)) continue;
+                if (!(recompute >> i & 1u)) continue;
                 const char* const from = p.in + (first + i) * p.in_stride;
                 char* const to = out.data + (first + i) * out.stride;
                 const auto load = [&](int j) { return load_any(from, p.type, j); };
                 const RowState found =
-                    take_the_long_way(team, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
+                    map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
                         const double stored = store_any(to, out.type, j, value);
                         if constexpr (sums) {
                             if (summing) add_to_total(p.low + j, p.high + j, steps_of(stored));
                         }
                     });
                 if (found != RowState::good) {
-                    // A row without a direction is stored as it came; the caller decides what becomes of it.
-                    for (int j = team.rank(); j < p.d; j += team.size()) store_any(to, out.type, j, load(j));
+                    // A row without a direction is stored unchanged; the caller decides what to do with it.
+                    for (int j = group.rank(); j < p.d; j += group.size()) store_any(to, out.type, j, load(j));
                 }
                 if (mine == i) state = found;
             }
         }
-        record<R>(team, p, first + mine, state);
+        record<R>(group, p, first + mine, state);
     };
-    over_groups<R>(team, p.rows, work, [&] {
+    over_tiles<R>(group, p.rows, work, [&] {
         if constexpr (sums) {
-            if (summing) columns.flush(team, p, exchange);
+            if (summing) columns.flush(group, p, exchange);
         }
     });
 }
@@ -123,50 +124,50 @@ struct Call {
     Launch launch;
 };
 
-// E columns a thread, R rows at once. False: the row is too wide for it, or the device has too little shared memory.
-template <typename In, typename Out, int C, int E, int R, typename Team, bool sums>
+// E columns per thread, R rows per tile. Returns false where the row is too wide, or shared memory too small.
+template <typename In, typename Out, int C, int E, int R, typename Group, bool sums>
 bool run(const Call& call) {
     constexpr int V = E / C;
     const int d = call.params.d;
-    if (d > E * Team::widest) return false;
-    const int threads = threads_of<Team>(d / C, V);
+    if (d > E * Group::max_size) return false;
+    const int threads = threads_of<Group>(d / C, V);
     const size_t shared =
-        sizeof(double) * exchange_doubles<Team, C, sums>(threads) +
-        2 * sizeof(float) * SharedVector<float, C, V, Team>::entries(threads / teams_of<Team>(threads));
+        sizeof(double) * exchange_doubles<Group, C, sums>(threads) +
+        2 * sizeof(float) * SharedVector<float, C, V, Group>::entries(threads / groups_of<Group>(threads));
     if (!fits(shared, call.launch.device)) return false;
-    launch_rows(apply_rows<In, Out, C, V, R, Team, sums>, threads, shared, (call.params.rows + R - 1) / R,
-                teams_of<Team>(threads), call.launch, call.params, call.out);
+    launch_rows(apply_rows<In, Out, C, V, R, Group, sums>, threads, shared, (call.params.rows + R - 1) / R,
+                groups_of<Group>(threads), call.launch, call.params, call.out);
     return true;
 }
 
-// Rows whose types have the same size, as most have.
+// Input and output types of the same size, the common case.
 template <typename In, typename Out>
 bool same_size(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr int R = sizeof(In) == 2 ? 4 : 2;
     if (call.params.low) {
-        return run<In, Out, C, 24, R, WarpTeam, true>(call) || run<In, Out, C, 40, R, WarpTeam, true>(call) ||
-               run<In, Out, C, 24, R / 2, BlockTeam, true>(call);
+        return run<In, Out, C, 24, R, Warp, true>(call) || run<In, Out, C, 40, R, Warp, true>(call) ||
+               run<In, Out, C, 24, R / 2, Block, true>(call);
     }
-    return run<In, Out, C, 16, 4, WarpTeam, false>(call) || run<In, Out, C, 24, R, WarpTeam, false>(call) ||
-           run<In, Out, C, 32, R, WarpTeam, false>(call) || run<In, Out, C, 40, 2, WarpTeam, false>(call) ||
-           run<In, Out, C, 32, 2, BlockTeam, false>(call);
+    return run<In, Out, C, 16, 4, Warp, false>(call) || run<In, Out, C, 24, R, Warp, false>(call) ||
+           run<In, Out, C, 32, R, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||
+           run<In, Out, C, 32, 2, Block, false>(call);
 }
 
-// The wider of the two decides how many elements make 16 bytes.
+// Input and output types of different sizes; the wider one decides how many elements make 16 bytes.
 template <typename In>
 bool mixed(const Call& call) {
-    return run<In, Any32Or16, 4, 24, 2, WarpTeam, true>(call) || run<In, Any32Or16, 4, 40, 2, WarpTeam, true>(call) ||
-           run<In, Any32Or16, 4, 16, 1, BlockTeam, true>(call);
+    return run<In, Any32Or16, 4, 24, 2, Warp, true>(call) || run<In, Any32Or16, 4, 40, 2, Warp, true>(call) ||
+           run<In, Any32Or16, 4, 16, 1, Block, true>(call);
 }
 
-bool quick(const Matrix& in, const Matrix& out, const Call& call) {
+bool fast_path(const Matrix& in, const Matrix& out, const Call& call) {
     if (in.type == DType::float64 || out.type == DType::float64) return false;
-    const int64_t in_size = in.type == DType::float32 ? 4 : 2;
-    const int64_t out_size = out.type == DType::float32 ? 4 : 2;
+    const int64_t in_size = size_of(in.type);
+    const int64_t out_size = size_of(out.type);
     const int64_t chunk = 16 / std::max(in_size, out_size);
     if (in.d % chunk != 0 || !aligned(in, chunk * in_size) || !aligned(out, chunk * out_size)) {
-        return run<Any, Any32Or16, 1, single_columns, 1, BlockTeam, true>(call);
+        return run<Any, Any32Or16, 1, single_columns, 1, Block, true>(call);
     }
     if (in_size != out_size) {
         return in.type == DType::float32   ? mixed<float>(call)
@@ -187,7 +188,7 @@ void apply(const Matrix& in, const Matrix& out, const DeviceMap& map, const Resu
     const bool narrow = out.type == DType::float16 || out.type == DType::bfloat16;
     const Limits& limits = narrow ? float32_throughout : float32_entries;
     const Call call{rows_params(in, map, results, launch, limits), target, launch};
-    if (!quick(in, out, call)) any_rows(in, &out, map, results, launch);
+    if (!fast_path(in, out, call)) any_rows(in, &out, map, results, launch);
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
-// The module fastrealign._cuda, apart from _core so that the core loads where CUDA does not: addresses on the device,
-// sizes and a stream in, work queued on that stream. Nothing is computed here, and nothing waits.
+// The module fastrealign._cuda, separate from _core so that the core loads where CUDA does not. It takes device
+// addresses, sizes and a stream, and enqueues kernels on that stream; no call synchronizes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "constants.h"
 #include "cuda.h"
-#include "row_map.h"
 
 namespace py = pybind11;
 namespace fr = fastrealign;
@@ -16,13 +16,13 @@ namespace gpu = fastrealign::cuda;
 
 namespace {
 
-// (address, element type, rows, width, bytes from row to row)
+// (address, element type, rows, width, bytes between rows)
 using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
 // (address of the map, terms)
 using MapTuple = std::tuple<uintptr_t, int>;
-// (low limbs, high limbs, bad rows, flags), 0 for none
+// (addresses of the low limbs, high limbs, bad rows, flags); 0 for none
 using ResultsTuple = std::tuple<uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
-// (device, stream, number of the first row, blocks or 0)
+// (device, stream, number of the first row, blocks in the grid or 0)
 using LaunchTuple = std::tuple<int, uintptr_t, int64_t, int>;
 
 template <typename T>
@@ -32,18 +32,21 @@ T* pointer(uintptr_t address) {
 
 gpu::Matrix matrix(const MatrixTuple& t) {
     const auto [address, type, rows, d, stride] = t;
-    if (type < 0 || type > 3) throw std::invalid_argument("element type: expected 0 (float32) to 3 (float64)");
-    if (rows < 0 || d < 1 || d > INT32_MAX / 16)
+    if (type < 0 || type >= fr::dtype_count)
+        throw std::invalid_argument("element type: expected 0 (float32) to 3 (float64)");
+    if (rows < 0 || d < 1 || d > gpu::max_columns)
         throw std::invalid_argument("rows: expected 0 or more, of 1 to 2^27 - 1 columns");
-    const int64_t size = type == 0 ? 4 : type == 3 ? 8 : 2;
+    const auto dtype = static_cast<fr::DType>(type);
+    const int64_t size = fr::size_of(dtype);
     if (rows > 0 && (address % static_cast<uintptr_t>(size) != 0 || (rows > 1 && stride % size != 0))) {
-        throw std::invalid_argument("rows must lie at whole elements: a GPU reads no others; make a copy");
+        throw std::invalid_argument("rows must be aligned to their element size, as a GPU requires; pass a copy");
     }
-    return {pointer<void>(address), static_cast<fr::DType>(type), rows, d, stride};
+    return {pointer<void>(address), dtype, rows, d, stride};
 }
 gpu::DeviceMap map(const MapTuple& t) {
     const auto [address, terms] = t;
-    if (terms < 0 || terms > 2) throw std::invalid_argument("terms: expected 0 (none), 1 (s, b) or 2 (s, b, c)");
+    if (terms < 0 || terms > static_cast<int>(fr::Terms::bc))
+        throw std::invalid_argument("terms: expected 0 (none), 1 (s, b) or 2 (s, b, c)");
     return {pointer<double>(address), terms};
 }
 gpu::Results results(const ResultsTuple& t) {
@@ -82,7 +85,8 @@ void prepare(const MapTuple& by, int64_t width, const LaunchTuple& how) { gpu::p
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-    m.doc() = "Compiled CUDA kernels of fastrealign; csrc/cuda/cuda.h says what the arguments are.";
+    m.doc() = "Compiled CUDA kernels of fastrealign; csrc/cuda/cuda.h describes the arguments.";
+    m.attr("CONSTANTS") = fr::constants();
     const py::call_guard<py::gil_scoped_release> unlocked;
     m.def("device_count", &gpu::device_count);
     m.def("can_run", &gpu::can_run, py::arg("device"));

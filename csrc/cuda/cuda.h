@@ -1,51 +1,48 @@
-// The CUDA backend as its caller sees it: addresses on the device, a stream, nothing of torch. Everything is
-// asynchronous and safe to capture in a CUDA graph; nothing is allocated, and results are added to memory that the
-// caller has zeroed.
+// Interface of the CUDA backend: device addresses and a stream; it does not depend on torch. All calls are asynchronous
+// and safe to capture in a CUDA graph. Nothing is allocated; results are added to memory that the caller has zeroed.
 #pragma once
 
 #include <cstdint>
 
+#include "device_layout.h"
 #include "element.h"
 
 namespace fastrealign {
 namespace cuda {
 
+constexpr int64_t max_columns = INT32_MAX / 16;  // so that 32-bit indices do not overflow
+
 struct Matrix {
     void* data;
     DType type;
     int64_t rows;
-    int64_t d;       // up to 2^31 - 1
+    int64_t d;       // 1 to max_columns
     int64_t stride;  // bytes from row to row; may be negative
 };
 
-// The row map on the device: a header of eight float64 (s, b.b, b.c, c.c, the largest |b| and |c|, two that are not
-// used), then b (d values), then c (d values); zeros where there is none. `prepare` fills in the header but for s.
-constexpr int map_header = 8;
+// The row map on the device, as device_layout.h describes. `prepare` computes the header, s excepted, from b and c.
 struct DeviceMap {
     double* values;
     int terms;  // Terms of row_map.h
 };
 
-// What is added to, all on the device; null: not wanted.
+// Outputs that are added to, all on the device; null: not requested.
 struct Results {
     uint64_t* low;   // (d,) 128-bit totals of exact_sum.h in two limbs
     uint64_t* high;  // (d,)
-    uint64_t* bad;   // (2,) how many rows are bad, and the first of them, packed as below
+    uint64_t* bad;   // (2,) the number of bad rows, and the first one as device_layout.h packs it
     uint8_t* flags;  // (rows,) RowState of each row, stored, not added
 };
 
 struct Launch {
     int device;
     uintptr_t stream;
-    int64_t first_row = 0;  // added to row numbers in `bad`, for rows that are part of more
-    int blocks = 0;         // 0: as many as the device holds at once; results do not depend on it
+    int64_t first_row = 0;  // added to row numbers in `bad`, for a call on part of the rows
+    int blocks = 0;         // grid size; 0: as many as can be resident. Results do not depend on it
 };
 
-// bad[1] is the largest of ~(row << state_bits | state) over bad rows, so that zeroed memory means none.
-constexpr int state_bits = 2;
-
 int device_count();        // 0 where there is no driver or no device
-bool can_run(int device);  // whether this build has machine code for the device
+bool can_run(int device);  // whether this build has code for the device's architecture
 
 void prepare(const DeviceMap& map, int64_t d, const Launch& launch);
 void reduce(const Matrix& in, const DeviceMap& map, const Results& results, const Launch& launch);

@@ -1,6 +1,6 @@
-// What the machine has, what this build can run on, and the header of a map on the device.
+// The devices of the machine, the ones that this build supports, and the header of a map on the device.
 #include "launch.h"
-#include "team.cuh"
+#include "thread_group.cuh"
 
 namespace fastrealign {
 namespace cuda {
@@ -9,28 +9,28 @@ namespace {
 constexpr int threads = 256;
 
 __global__ void __launch_bounds__(threads) prepare_map(double* map, int d) {
-    const BlockTeam team(reinterpret_cast<double*>(shared_memory()));
+    const Block group(reinterpret_cast<double*>(shared_memory()));
     const double* const b = map + map_header;
     const double* const c = b + d;
     double bb = 0.0, bc = 0.0, cc = 0.0, largest_b = 0.0, largest_c = 0.0;
-    for (int j = team.rank(); j < d; j += team.size()) {
+    for (int j = group.rank(); j < d; j += group.size()) {
         bb = fma(b[j], b[j], bb);
         bc = fma(b[j], c[j], bc);
         cc = fma(c[j], c[j], cc);
         largest_b = fmax(largest_b, fabs(b[j]));
         largest_c = fmax(largest_c, fabs(c[j]));
     }
-    bb = team.sum(bb);
-    bc = team.sum(bc);
-    cc = team.sum(cc);
-    largest_b = team.max(largest_b);
-    largest_c = team.max(largest_c);
-    if (team.rank() == 0) {
-        map[1] = bb;
-        map[2] = bc;
-        map[3] = cc;
-        map[4] = largest_b;
-        map[5] = largest_c;
+    bb = group.sum(bb);
+    bc = group.sum(bc);
+    cc = group.sum(cc);
+    largest_b = group.max(largest_b);
+    largest_c = group.max(largest_c);
+    if (group.rank() == 0) {
+        map[map_field::bb] = bb;
+        map[map_field::bc] = bc;
+        map[map_field::cc] = cc;
+        map[map_field::largest_b] = largest_b;
+        map[map_field::largest_c] = largest_c;
     }
 }
 
@@ -51,13 +51,13 @@ bool can_run(int device) {
         cudaGetLastError();
         return false;
     }
-    check(error, "looking for this build's machine code");
+    check(error, "querying this build's kernels");
     return true;
 }
 
 void prepare(const DeviceMap& map, int64_t d, const Launch& launch) {
     const OnDevice on(launch.device);
-    const size_t shared = sizeof(double) * BlockTeam::exchange_doubles(threads / warp_size);
+    const size_t shared = sizeof(double) * Block::exchange_doubles(threads / warp_size);
     launch_rows(prepare_map, threads, shared, 1, 1, launch, map.values, static_cast<int>(d));
 }
 

@@ -1,4 +1,4 @@
-// Embedding elements on the device: packs of them, moved in one access of up to 16 bytes, and conversions.
+// Embedding elements on the device: packs that move in one access of up to 16 bytes, and conversions.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -14,7 +14,7 @@
 namespace fastrealign {
 namespace cuda {
 
-// C neighbouring elements as they lie in memory.
+// C adjacent elements in their memory layout.
 template <typename T, int C>
 struct Pack {
     static constexpr int bytes = C * static_cast<int>(sizeof(T));
@@ -22,7 +22,8 @@ struct Pack {
     uint32_t w[words];
 };
 
-// Streaming accesses: every row is read once and written once, and should not push anything out of the caches.
+// Streaming accesses (evict first): every row is read once and written once, and should not displace other data in the
+// caches.
 template <typename T, int C>
 FR_DEVICE Pack<T, C> load_pack(const T* at) {
     using P = Pack<T, C>;
@@ -56,7 +57,7 @@ FR_DEVICE void store_pack(T* at, const Pack<T, C>& pack) {
     }
 }
 
-// An element of a 16- or 32-bit type known at run time only; in registers it is float32.
+// An element of a 16- or 32-bit type that is known only at run time; float32 in registers.
 struct Any {
     float value;
 };
@@ -80,7 +81,7 @@ __device__ __forceinline__ float to_float32<Half>(uint32_t bits) {
     return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
 }
 
-// Element e of a pack; e must be known when compiling, so that packs stay in registers.
+// Element e of a pack; e must be a compile-time constant after unrolling, so that packs stay in registers.
 template <typename T, int C>
 FR_DEVICE float element(const Pack<T, C>& pack, int e) {
     if constexpr (sizeof(T) == 4) {
@@ -90,7 +91,7 @@ FR_DEVICE float element(const Pack<T, C>& pack, int e) {
     }
 }
 
-// Two values, rounded to nearest even, as the word that holds them.
+// Two values, rounded to nearest even, packed into one 32-bit word.
 template <typename T>
 FR_DEVICE uint32_t two_elements(float low, float high);
 template <>
@@ -117,44 +118,44 @@ FR_DEVICE Pack<T, C> pack_of(const float (&value)[C]) {
     return pack;
 }
 
-// The types that a compiled kernel writes: store(where the pack begins, its values, whether, the type) stores C values
-// and sets `value` to what was stored. Rows of the two 16-bit types move in the same packs, so one kernel writes either
-// and asks at run time which; where that is rare, one kernel writes all three.
+// Output types of a kernel: store(row, column, value, predicate, type) stores C values at `column` and sets `value` to
+// the stored ones. The two 16-bit types use the same packs, so one kernel writes both and selects at run time; where
+// speed matters less, one kernel writes all three types.
 struct Only32 {
     template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType) {
-        if (wanted) store_pack(reinterpret_cast<float*>(row) + column, pack_of<float>(value));
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType) {
+        if (predicate) store_pack(reinterpret_cast<float*>(row) + column, pack_of<float>(value));
     }
 };
 struct Only16 {
     template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType type) {
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType type) {
         const bool half = type == DType::float16;
         const auto as_half = pack_of<Half>(value);
         const auto as_bfloat = pack_of<BFloat>(value);
         Pack<Half, C> pack;
 #pragma unroll
         for (int k = 0; k < Pack<Half, C>::words; ++k) pack.w[k] = half ? as_half.w[k] : as_bfloat.w[k];
-        if (wanted) store_pack(reinterpret_cast<Half*>(row) + column, pack);
+        if (predicate) store_pack(reinterpret_cast<Half*>(row) + column, pack);
 #pragma unroll
         for (int e = 0; e < C; ++e) value[e] = half ? element(as_half, e) : element(as_bfloat, e);
     }
 };
 struct Any32Or16 {
     template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool wanted, DType type) {
+    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType type) {
         if (type == DType::float32) {
-            Only32::store(row, column, value, wanted, type);
+            Only32::store(row, column, value, predicate, type);
         } else {
-            Only16::store(row, column, value, wanted, type);
+            Only16::store(row, column, value, predicate, type);
         }
     }
 };
 
-// x * 2^-896 in float64, exact for every finite x, subnormal or not: the sign stays and the other bits move down by
-// three, under the wider exponent's bias. Two or three integer operations, where a conversion costs a quarter-rate slot
-// of the float64 unit, which 16-bit rows would fill; the factor goes into a coefficient, where it costs nothing.
-// `sixteen`: x was a 16-bit element, and has no mantissa bits in the low half.
+// x * 2^-896 in float64, exact for every finite x, subnormal or not: the sign stays and the other bits shift right by
+// three, into the wider exponent field. Two or three integer instructions; a conversion instruction has quarter rate
+// and would be the bottleneck for 16-bit rows. The factor 2^896 is folded into a coefficient, where it costs nothing.
+// `sixteen`: x was a 16-bit element and has no mantissa bits in the low half.
 constexpr double undo_scale = 0x1p896;
 template <bool sixteen>
 FR_DEVICE double scaled_float64(float x) {
@@ -163,7 +164,7 @@ FR_DEVICE double scaled_float64(float x) {
     return __hiloint2double(high, sixteen ? 0 : bits << 29);
 }
 
-// Single elements of a type known at run time only, for the kernels that take any.
+// Single elements of a type that is known only at run time, for the kernels that take any type.
 FR_DEVICE double load_any(const char* row, DType type, int j) {
     switch (type) {
         case DType::float32:
@@ -177,7 +178,7 @@ FR_DEVICE double load_any(const char* row, DType type, int j) {
     }
 }
 
-// Stores a value and returns it as stored.
+// Stores a value and returns the stored value, as rounded to the type.
 FR_DEVICE double store_any(char* row, DType type, int j, double value) {
     const float narrow = static_cast<float>(value);
     switch (type) {

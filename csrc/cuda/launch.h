@@ -1,4 +1,4 @@
-// Host side of the kernels: errors, the device asked for, and how large a grid is.
+// Host side of the kernels: error checks, the current device, the grid size.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -14,16 +14,16 @@ namespace cuda {
 
 inline void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // it would come back with the next call
+    cudaGetLastError();  // clears it; the next call would report it again
     throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 
-// Makes a device current for the length of a call.
+// Makes a device current for the duration of a call.
 class OnDevice {
  public:
     explicit OnDevice(int device) {
-        check(cudaGetDevice(&before_), "which device is current");
-        if (before_ != device) check(cudaSetDevice(device), "choosing the device");
+        check(cudaGetDevice(&before_), "getting the current device");
+        if (before_ != device) check(cudaSetDevice(device), "setting the device");
         changed_ = before_ != device;
     }
     ~OnDevice() {
@@ -39,11 +39,11 @@ class OnDevice {
 
 inline int attribute(cudaDeviceAttr which, int device) {
     int value = 0;
-    check(cudaDeviceGetAttribute(&value, which, device), "asking for a device's limits");
+    check(cudaDeviceGetAttribute(&value, which, device), "querying a device attribute");
     return value;
 }
 
-// Whether a kernel with this much shared memory can run there.
+// Whether a block on this device can have so many bytes of shared memory.
 inline bool fits(size_t shared, int device) {
     return shared <= static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
 }
@@ -53,18 +53,18 @@ inline bool aligned(const Matrix& m, int64_t bytes) {
            (m.rows <= 1 || m.stride % bytes == 0);
 }
 
-// A grid that the device holds at once, or smaller where there is less work, shares out `groups` groups of rows,
-// `teams` teams a block.
+// Launches a grid of as many blocks as can be resident, or fewer where there is less work, over `tiles` tiles of rows;
+// a block has `groups_per_block` thread groups.
 template <typename... Params>
-void launch_rows(void (*kernel)(Params...), int threads, size_t shared, int64_t groups, int teams, const Launch& launch,
-                 Params... params) {
-    constexpr size_t always_there = 48 * 1024;
-    if (shared > always_there) {
+void launch_rows(void (*kernel)(Params...), int threads, size_t shared, int64_t tiles, int groups_per_block,
+                 const Launch& launch, Params... params) {
+    constexpr size_t without_opt_in = 48 * 1024;
+    if (shared > without_opt_in) {
         check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(shared)),
-              "asking for shared memory");
+              "requesting shared memory");
     }
-    const int64_t useful = (groups + teams - 1) / teams;
+    const int64_t useful = (tiles + groups_per_block - 1) / groups_per_block;
     int64_t blocks = launch.blocks;
     if (blocks <= 0) {
         blocks = attribute(cudaDevAttrMultiProcessorCount, launch.device);
@@ -72,7 +72,7 @@ void launch_rows(void (*kernel)(Params...), int threads, size_t shared, int64_t 
             int resident = 0;
             check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, reinterpret_cast<const void*>(kernel),
                                                                 threads, shared),
-                  "asking how many blocks fit (is this build for this device?)");
+                  "querying occupancy (is this build for this device?)");
             blocks *= std::max(resident, 1);
         }
     }
@@ -81,7 +81,7 @@ void launch_rows(void (*kernel)(Params...), int threads, size_t shared, int64_t 
     config.blockDim = dim3(static_cast<unsigned>(threads));
     config.dynamicSmemBytes = shared;
     config.stream = reinterpret_cast<cudaStream_t>(launch.stream);
-    check(cudaLaunchKernelEx(&config, kernel, params...), "starting a kernel");
+    check(cudaLaunchKernelEx(&config, kernel, params...), "launching a kernel");
 }
 
 }  // namespace cuda

@@ -1,9 +1,9 @@
-// Which path a call takes through the kernels, and the constants of each.
+// The kernel variants, and the launch parameters of each.
 //
-// The paths: packs of 16 bytes a thread, a warp a row, for widths up to 512, 768, 1024 and 1280; the same with a block
-// a row above; single elements, for rows that are not aligned or of odd width; and any.cu for what is left. A kernel
-// takes narrower rows than its width, but leaves part of its registers empty. Each of them is compiled for each
-// architecture, so their number is kept down: sums and mixed types share the wider ones.
+// Variants: packs of 16 bytes per thread with one warp per row, for widths up to 512, 768, 1024 and 1280; the same with
+// one block per row above that; single elements, for rows that are not aligned or of odd width; and any.cu for the
+// rest. A variant also takes narrower rows, with some of its registers unused. Each one is compiled for every
+// architecture, so there are few: sums and mixed types share the wider ones.
 #pragma once
 
 #include "cuda.h"
@@ -12,27 +12,27 @@
 namespace fastrealign {
 namespace cuda {
 
-// Blocks that must fit on a multiprocessor of 65536 registers, where a thread keeps `kept` of them for rows and sums,
-// some five for each of the C columns that it works on, and fifty more. The limits are where ptxas spilled nothing, for
-// any architecture.
-template <typename Team>
+// Minimum number of resident blocks per multiprocessor (of 65536 registers) for __launch_bounds__, where a thread needs
+// `kept` registers for rows and sums, about five for each of the C columns in flight, and fifty more. With these
+// thresholds ptxas spilled nothing on any architecture.
+template <typename Group>
 constexpr int blocks_of(int kept, int C) {
-    if (std::is_same_v<Team, BlockTeam>) return 1;
+    if (std::is_same_v<Group, Block>) return 1;
     return kept + 5 * C <= 70 ? 4 : kept + 5 * C <= 138 ? 3 : 2;
 }
 
-// Columns a thread in the path of single elements.
+// Columns per thread in the variant of single elements.
 constexpr int single_columns = 12;
 
-// A row of `chunks` chunks, V of them a thread.
-template <typename Team>
+// Threads per block for rows of `chunks` chunks, V of them per thread.
+template <typename Group>
 int threads_of(int chunks, int V) {
-    if (std::is_same_v<Team, WarpTeam>) return Team::most_threads;
+    if (std::is_same_v<Group, Warp>) return Group::max_block_threads;
     return (chunks + V * warp_size - 1) / (V * warp_size) * warp_size;
 }
-template <typename Team>
-int teams_of(int threads) {
-    return std::is_same_v<Team, WarpTeam> ? threads / warp_size : 1;
+template <typename Group>
+int groups_of(int threads) {
+    return std::is_same_v<Group, Warp> ? threads / warp_size : 1;
 }
 
 inline RowsParams rows_params(const Matrix& in, const DeviceMap& map, const Results& results, const Launch& launch,
@@ -52,7 +52,7 @@ inline RowsParams rows_params(const Matrix& in, const DeviceMap& map, const Resu
             launch.first_row};
 }
 
-// Rows of any type, width and alignment (of whole elements), in float64; `out` null: nothing is stored.
+// Rows of any type and width, aligned to their elements, in float64. `out` null: nothing is stored.
 void any_rows(const Matrix& in, const Matrix* out, const DeviceMap& map, const Results& results, const Launch& launch);
 
 }  // namespace cuda

@@ -1,12 +1,11 @@
 // reduce: add f(y; s, b, c) over rows, exactly; nothing is stored.
 //
-// Bytes: each row is read once, in packs of 16 bytes a thread. Teams and rows in flight as in apply.cu; the rows stay
-// in registers between their dot products and their addition, and so do a thread's sums until the end, or until 2^22
-// rows.
+// Bytes: each row is read once, in packs of 16 bytes per thread. Thread groups and tiles as in apply.cu. Rows stay in
+// registers between their dot products and their addition, and so do a thread's sums, until the end or until 2^22 rows.
 //
-// Arithmetic: float64 throughout, so that the sums are the CPU's up to a rounding of single entries. On a data-centre
-// GPU memory is still the limit: an entry costs a conversion (a quarter-rate slot), two float64 operations (none) or
-// seven (b and c), and an integer addition.
+// Arithmetic: float64 throughout, so that the sums equal the CPU's up to the rounding of single entries. On a
+// data-centre GPU the kernel is still memory-bound: an entry costs one quarter-rate conversion, one integer addition,
+// and two (no b and c) or seven float64 operations.
 #include "launch.h"
 #include "paths.h"
 #include "rows.cuh"
@@ -15,16 +14,16 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
-// `shifted`: with b and c; where one of them is not there it is zero.
-template <typename In, int C, int V, int R, typename Team, bool shifted>
-__global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(R * V * Pack<In, C>::words + 2 * C * V, C))
+// `shifted`: the map has b or c; the other one may be zero.
+template <typename In, int C, int V, int R, typename Group, bool shifted>
+__global__ void __launch_bounds__(Group::max_block_threads, blocks_of<Group>(R * V * Pack<In, C>::words + 2 * C * V, C))
     reduce_rows(const RowsParams p) {
-    using Shared = SharedVector<double, C, V, Team>;
+    using Shared = SharedVector<double, C, V, Group>;
     constexpr int P = Shared::P;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
-    auto* const vectors = exchange + exchange_doubles<Team, C, true>(static_cast<int>(blockDim.x));
-    Team team(exchange);
-    const Shared b(vectors, team), c(vectors + Shared::entries(team.size()), team);
+    auto* const vectors = exchange + exchange_doubles<Group, C, true>(static_cast<int>(blockDim.x));
+    Group group(exchange);
+    const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     if constexpr (shifted) {
         b.fill(map_b(p), p.d);
         c.fill(map_c(p), p.d);
@@ -32,18 +31,18 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(R * V * Pa
     }
 
     const RowMap map = read_map(p);
-    const int mine = team.lane() % R;
-    RowGroup<In, C, V, R, Team> group;
-    ColumnSums<C, V, Team> columns;
+    const int mine = group.lane() % R;
+    RowTile<In, C, V, R, Group> tile;
+    ColumnSums<C, V, Group> columns;
 
     const auto work = [&](int64_t first) {
-        group.load(team, p, first);
-        const Dots dots = group.template dots<double, shifted ? 3 : 1>(team, b, c);
+        tile.load(group, p, first);
+        const Dots dots = tile.template dots<double, shifted ? 3 : 1>(group, b, c);
         Coefficients k{};
         RowState state = row_coefficients(map, dots, k);
         const bool present = first + mine < p.rows;
         const unsigned good = __ballot_sync(all_lanes, present && state == RowState::good);
-        const unsigned again = __ballot_sync(all_lanes, present && state == RowState::again);
+        const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
         double alpha[R], beta[R], gamma[R];
 #pragma unroll
         for (int i = 0; i < R; ++i) {
@@ -52,10 +51,10 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(R * V * Pa
             gamma[i] = shifted ? __shfl_sync(all_lanes, k.gamma, i) : 0.0;
             columns.rows += static_cast<int>(good >> i & 1u);
         }
-        __syncwarp();  // as in apply.cu
+        __syncwarp();  // forces a reload of b and c, as in apply.cu
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            // A chunk beyond the row is zero and goes into sums that nobody reads.
+            // A chunk beyond the row is zero and is added to sums that are never read.
 #pragma unroll
             for (int plane = 0; plane < Shared::planes; ++plane) {
                 double at_b[P] = {}, at_c[P] = {};
@@ -68,7 +67,7 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(R * V * Pa
                     if (!(good >> i & 1u)) continue;
 #pragma unroll
                     for (int e = 0; e < P; ++e) {
-                        const double x = scaled_float64<sizeof(In) == 2>(element(group.x[i][v], plane * P + e));
+                        const double x = scaled_float64<sizeof(In) == 2>(element(tile.x[i][v], plane * P + e));
                         uint64_t& sum = columns.bits[v][plane * P + e];
                         if constexpr (shifted) {
                             const double shift = fma(gamma[i], at_c[e], beta[i] * at_b[e]);
@@ -80,20 +79,20 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(R * V * Pa
                 }
             }
         }
-        if (again) {
+        if (recompute) {
 #pragma unroll 1
             for (int i = 0; i < R; ++i) {
-                if (!(again >> i & 1u)) continue;
+                if (!(recompute >> i & 1u)) continue;
                 const char* const from = p.in + (first + i) * p.in_stride;
-                const RowState found = take_the_long_way(
-                    team, map, map_b(p), map_c(p), p.d, [&](int j) { return load_any(from, p.type, j); },
+                const RowState found = map_row_slow_path(
+                    group, map, map_b(p), map_c(p), p.d, [&](int j) { return load_any(from, p.type, j); },
                     [&](int j, double value) { add_to_total(p.low + j, p.high + j, steps_of(value)); });
                 if (mine == i) state = found;
             }
         }
-        record<R>(team, p, first + mine, state);
+        record<R>(group, p, first + mine, state);
     };
-    over_groups<R>(team, p.rows, work, [&] { columns.flush(team, p, exchange); });
+    over_tiles<R>(group, p.rows, work, [&] { columns.flush(group, p, exchange); });
 }
 
 struct Call {
@@ -101,18 +100,19 @@ struct Call {
     Launch launch;
 };
 
-// E columns a thread, R rows at once. False: the row is too wide for it, or the device has too little shared memory.
-template <typename In, int C, int E, int R, typename Team, bool shifted>
+// E columns per thread, R rows per tile. Returns false where the row is too wide, or shared memory too small.
+template <typename In, int C, int E, int R, typename Group, bool shifted>
 bool run(const Call& call) {
     constexpr int V = E / C;
     const int d = call.params.d;
-    if (d > E * Team::widest) return false;
-    const int threads = threads_of<Team>(d / C, V);
-    const int entries = shifted ? 2 * SharedVector<double, C, V, Team>::entries(threads / teams_of<Team>(threads)) : 0;
-    const size_t shared = sizeof(double) * (exchange_doubles<Team, C, true>(threads) + entries);
+    if (d > E * Group::max_size) return false;
+    const int threads = threads_of<Group>(d / C, V);
+    const int entries =
+        shifted ? 2 * SharedVector<double, C, V, Group>::entries(threads / groups_of<Group>(threads)) : 0;
+    const size_t shared = sizeof(double) * (exchange_doubles<Group, C, true>(threads) + entries);
     if (!fits(shared, call.launch.device)) return false;
-    launch_rows(reduce_rows<In, C, V, R, Team, shifted>, threads, shared, (call.params.rows + R - 1) / R,
-                teams_of<Team>(threads), call.launch, call.params);
+    launch_rows(reduce_rows<In, C, V, R, Group, shifted>, threads, shared, (call.params.rows + R - 1) / R,
+                groups_of<Group>(threads), call.launch, call.params);
     return true;
 }
 
@@ -121,18 +121,18 @@ bool packs(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr int R = sizeof(In) == 2 ? 4 : 2;
     if (call.params.terms != Terms::none) {
-        return run<In, C, 24, 2, WarpTeam, true>(call) || run<In, C, 40, 2, WarpTeam, true>(call) ||
-               run<In, C, 24, 1, BlockTeam, true>(call);
+        return run<In, C, 24, 2, Warp, true>(call) || run<In, C, 40, 2, Warp, true>(call) ||
+               run<In, C, 24, 1, Block, true>(call);
     }
-    return run<In, C, 16, 4, WarpTeam, false>(call) || run<In, C, 24, R, WarpTeam, false>(call) ||
-           run<In, C, 32, R, WarpTeam, false>(call) || run<In, C, 40, R, WarpTeam, false>(call) ||
-           run<In, C, 24, R / 2, BlockTeam, false>(call);
+    return run<In, C, 16, 4, Warp, false>(call) || run<In, C, 24, R, Warp, false>(call) ||
+           run<In, C, 32, R, Warp, false>(call) || run<In, C, 40, R, Warp, false>(call) ||
+           run<In, C, 24, R / 2, Block, false>(call);
 }
 
-bool quick(const Matrix& in, const Call& call) {
+bool fast_path(const Matrix& in, const Call& call) {
     if (in.type == DType::float64) return false;
     const int chunk = in.type == DType::float32 ? 4 : 8;
-    if (in.d % chunk != 0 || !aligned(in, 16)) return run<Any, 1, single_columns, 1, BlockTeam, true>(call);
+    if (in.d % chunk != 0 || !aligned(in, 16)) return run<Any, 1, single_columns, 1, Block, true>(call);
     return in.type == DType::float32   ? packs<float>(call)
            : in.type == DType::float16 ? packs<Half>(call)
                                        : packs<BFloat>(call);
@@ -144,7 +144,7 @@ void reduce(const Matrix& in, const DeviceMap& map, const Results& results, cons
     if (in.rows == 0) return;
     const OnDevice on(launch.device);
     const Call call{rows_params(in, map, results, launch, float64_throughout), launch};
-    if (!quick(in, call)) any_rows(in, nullptr, map, results, launch);
+    if (!fast_path(in, call)) any_rows(in, nullptr, map, results, launch);
 }
 
 }  // namespace cuda

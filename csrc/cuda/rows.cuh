@@ -1,9 +1,10 @@
-// What the row kernels have in common: their parameters, vectors of the map in shared memory, exact sums in registers.
+// Shared by the row kernels: parameters, vectors of the map in shared memory, tiles of rows and exact sums in
+// registers.
 #pragma once
 
 #include <type_traits>
 
-#include "long_way.cuh"
+#include "slow_path.cuh"
 
 namespace fastrealign {
 namespace cuda {
@@ -14,7 +15,7 @@ struct RowsParams {
     int64_t rows;
     int d;
     DType type;         // of `in`
-    const double* map;  // DeviceMap
+    const double* map;  // DeviceMap::values
     Terms terms;
     Limits limits;
     uint64_t* low;
@@ -30,13 +31,22 @@ struct Target {
     DType type;
 };
 
-// `limited`: whether entries may be limited to shifts that float32 can bear; where never, it costs no registers.
+// `limited`: whether the kernel bounds the shift of float32 entries (RowMap::largest_shift); if not, this costs no
+// registers.
 template <bool limited = false>
 FR_DEVICE RowMap read_map(const RowsParams& p) {
-    RowMap map{p.map[0], p.map[1], p.map[2], p.map[3], p.terms, p.limits.cancelled_below, 0.0, 0.0, 0.0};
+    RowMap map{p.map[map_field::s],
+               p.map[map_field::bb],
+               p.map[map_field::bc],
+               p.map[map_field::cc],
+               p.terms,
+               p.limits.cancelled_below,
+               0.0,
+               0.0,
+               0.0};
     if constexpr (limited) {
-        map.largest_b = p.map[4];
-        map.largest_c = p.map[5];
+        map.largest_b = p.map[map_field::largest_b];
+        map.largest_c = p.map[map_field::largest_c];
         map.largest_shift = p.limits.largest_shift;
     }
     return map;
@@ -47,23 +57,23 @@ FR_DEVICE const double* map_c(const RowsParams& p) { return p.map + map_header +
 FR_DEVICE float fused(float a, float b, float c) { return fmaf(a, b, c); }
 FR_DEVICE double fused(double a, double b, double c) { return fma(a, b, c); }
 
-// A vector of the map in shared memory, as a team reads it: thread `rank` takes chunks rank, rank + size, ... (V of
-// them) of C entries, P entries (16 bytes) at a time. Entries lie so that neighbouring threads find theirs 16 bytes
-// apart, which is free of bank conflicts for every C. It is filled up with zeros to all that a team can hold, so that
-// reading needs no test.
-template <typename Real, int C, int V, typename Team>
+// A vector of the map in shared memory, in the access order of a thread group: thread `rank` reads chunks rank,
+// rank + size, ... (V of them) of C entries, P entries (16 bytes) per load. Adjacent threads read 16 bytes apart, which
+// is free of bank conflicts for every C. The vector is padded with zeros to the capacity of a group, so that loads need
+// no bounds check.
+template <typename Real, int C, int V, typename Group>
 class SharedVector {
  public:
     using Entry = Real;
     static constexpr int P = C < 16 / static_cast<int>(sizeof(Real)) ? C : 16 / static_cast<int>(sizeof(Real));
     static constexpr int planes = C / P;
-    // Entries of shared memory for a team of so many threads.
-    __host__ __device__ static constexpr int entries(int team_size) { return team_size * V * C; }
+    // Entries of shared memory for a group of `group_size` threads.
+    __host__ __device__ static constexpr int entries(int group_size) { return group_size * V * C; }
 
-    __device__ __forceinline__ SharedVector(Real* memory, const Team& team)
-        : memory_(memory), rank_(team.rank()), size_(team.size()) {}
+    __device__ __forceinline__ SharedVector(Real* memory, const Group& group)
+        : memory_(memory), rank_(group.rank()), size_(group.size()) {}
 
-    // By all threads of the block, a barrier after it.
+    // Called by all threads of the block; a barrier must follow.
     __device__ __forceinline__ void fill(const double* from, int d) const {
         for (int j = static_cast<int>(threadIdx.x); j < entries(size_); j += static_cast<int>(blockDim.x)) {
             const int chunk = j / C;
@@ -92,33 +102,33 @@ class SharedVector {
     int size_;
 };
 
-// Shared memory of a block: first what teams exchange (and stage sums in), then the vectors.
-template <typename Team, int C, bool sums>
+// Shared memory of a block: first the buffer in which groups exchange partial results and stage sums, then the vectors.
+template <typename Group, int C, bool sums>
 __host__ __device__ constexpr int exchange_doubles(int threads) {
     const int warps = threads / warp_size;
-    if constexpr (std::is_same_v<Team, BlockTeam>) return (BlockTeam::exchange_doubles(warps) + 1) / 2 * 2;
+    if constexpr (std::is_same_v<Group, Block>) return (Block::exchange_doubles(warps) + 1) / 2 * 2;
     return sums ? warps * warp_size * C : 0;
 }
 
-// One group of R rows in registers: each thread of the team has V chunks of C elements of each row. Where a row has
-// fewer chunks than the team can hold, the rest is zero; beyond the last row the last one is read again.
-template <typename In, int C, int V, int R, typename Team>
-struct RowGroup {
+// A tile of R rows in registers: each thread of the group holds V chunks of C elements of each row. Chunks beyond the
+// width are zero; beyond the last row the tile repeats the last row.
+template <typename In, int C, int V, int R, typename Group>
+struct RowTile {
     Pack<In, C> x[R][V];
 
-    __device__ __forceinline__ void load(const Team& team, const RowsParams& p, int64_t first) {
+    __device__ __forceinline__ void load(const Group& group, const RowsParams& p, int64_t first) {
         const int chunks = p.d / C;
 #pragma unroll
         for (int i = 0; i < R; ++i) {
             const int64_t row = first + i < p.rows ? first + i : p.rows - 1;
             const char* const at = p.in + row * p.in_stride;
             if constexpr (!std::is_same_v<In, Any>) {
-                load_row<In>(team, at, chunks, x[i]);
+                load_row<In>(group, at, chunks, x[i]);
             } else if (p.type == DType::float32) {
-                load_row<float>(team, at, chunks, x[i]);
+                load_row<float>(group, at, chunks, x[i]);
             } else {
-                load_row<Half>(team, at, chunks, x[i]);
-                // Once all loads are under way, not one by one.
+                load_row<Half>(group, at, chunks, x[i]);
+                // After all loads have been issued, not one by one.
                 const bool half = p.type == DType::float16;
 #pragma unroll
                 for (int v = 0; v < V; ++v) {
@@ -127,26 +137,26 @@ struct RowGroup {
                 }
             }
         }
-        // No load may move behind this: without it ptxas starts on the first pieces before it has asked for the last.
+        // No load may sink below this: without it ptxas consumes the first packs before it has issued the last load.
         __syncwarp();
     }
 
     template <typename T>
-    static __device__ __forceinline__ void load_row(const Team& team, const char* at, int chunks,
+    static __device__ __forceinline__ void load_row(const Group& group, const char* at, int chunks,
                                                     Pack<In, C> (&row)[V]) {
-        const T* const mine = reinterpret_cast<const T*>(at) + team.rank() * C;
+        const T* const mine = reinterpret_cast<const T*>(at) + group.rank() * C;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
             Pack<T, C> pack{};
-            if (team.rank() + v * team.size() < chunks) pack = load_pack<T, C>(mine + v * team.size() * C);
+            if (group.rank() + v * group.size() < chunks) pack = load_pack<T, C>(mine + v * group.size() * C);
 #pragma unroll
             for (int k = 0; k < Pack<T, C>::words; ++k) row[v].w[k] = pack.w[k];
         }
     }
 
-    // The row's dot products with itself, b and c (which: 1 or 3 of them), lane l getting row l % R's.
+    // The dot products of each row with itself, b and c (which: 1 or 3 of them); lane l gets those of row l % R.
     template <typename Real, int which, typename Shared>
-    __device__ __forceinline__ Dots dots(Team& team, const Shared& b, const Shared& c) const {
+    __device__ __forceinline__ Dots dots(Group& group, const Shared& b, const Shared& c) const {
         constexpr int P = Shared::P;
         Real sums[which][R] = {};
 #pragma unroll
@@ -173,26 +183,26 @@ struct RowGroup {
             }
         }
         double totals[which];
-        team.sum_rows(sums, totals);
+        group.sum_rows(sums, totals);
         if constexpr (which == 3) return {totals[0], totals[1], totals[2]};
         return {totals[0], 0.0, 0.0};
     }
 };
 
-// Exact sums of a thread's columns, as bit patterns of exact_sum.h.
-template <int C, int V, typename Team>
+// Exact sums of a thread's columns, as the bit patterns of exact_sum.h.
+template <int C, int V, typename Group>
 struct ColumnSums {
     uint64_t bits[V][C] = {};
     int rows = 0;
 
-    // Adds them to the totals. All threads of a block call it together. Warps of a block meet in shared memory first,
-    // so that a column costs one atomic addition a block.
-    __device__ __forceinline__ void flush(const Team& team, const RowsParams& p, double* exchange) {
+    // Adds them to the totals; called by all threads of a block. The warps of a block combine their sums in shared
+    // memory first, so that a column costs one atomic addition per block.
+    __device__ __forceinline__ void flush(const Group& group, const RowsParams& p, double* exchange) {
         const int chunks = p.d / C;
-        if constexpr (std::is_same_v<Team, BlockTeam>) {
+        if constexpr (std::is_same_v<Group, Block>) {
 #pragma unroll
             for (int v = 0; v < V; ++v) {
-                const int chunk = team.rank() + v * team.size();
+                const int chunk = group.rank() + v * group.size();
                 if (chunk >= chunks) continue;
 #pragma unroll
                 for (int e = 0; e < C; ++e) {
@@ -207,14 +217,15 @@ struct ColumnSums {
                 __syncthreads();
 #pragma unroll
                 for (int e = 0; e < C; ++e) {
-                    stage[(team.index() * C + e) * warp_size + team.lane()] = sum_steps(bits[v][e], rows);
+                    stage[(group.index() * C + e) * warp_size + group.lane()] = sum_steps(bits[v][e], rows);
                 }
                 __syncthreads();
                 for (int k = static_cast<int>(threadIdx.x); k < warp_size * C; k += static_cast<int>(blockDim.x)) {
                     const int j = v * warp_size * C + k;
                     if (j >= p.d) break;
                     int64_t steps = 0;
-                    for (int w = 0; w < team.teams(); ++w) steps += stage[(w * C + k % C) * warp_size + k / C];
+                    for (int w = 0; w < group.groups_in_block(); ++w)
+                        steps += stage[(w * C + k % C) * warp_size + k / C];
                     add_to_total(p.low + j, p.high + j, steps);
                 }
             }
@@ -228,26 +239,26 @@ struct ColumnSums {
     }
 };
 
-// Calls work(first row) for every group of R rows that falls to a team, teams of all blocks taking turns, and flush()
-// after each share that the sums can hold; every team of a block takes part in as many flushes.
-template <int R, typename Team, typename Work, typename Flush>
-FR_DEVICE void over_groups(const Team& team, int64_t rows, Work work, Flush flush) {
-    const int64_t groups = (rows + R - 1) / R;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * team.teams();
-    const int64_t share = rows_before_flush / (R * team.teams());
-    const int64_t shares = (groups + share * step - 1) / (share * step);
-    int64_t group = static_cast<int64_t>(blockIdx.x) * team.teams() + team.index();
+// Calls work(first row) for the tiles of a group (grid-stride over tiles of R rows), and flush() before the sums can
+// overflow; all groups of a block call flush() equally often.
+template <int R, typename Group, typename Work, typename Flush>
+FR_DEVICE void over_tiles(const Group& group, int64_t rows, Work work, Flush flush) {
+    const int64_t tiles = (rows + R - 1) / R;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * group.groups_in_block();
+    const int64_t share = rows_before_flush / (R * group.groups_in_block());
+    const int64_t shares = (tiles + share * step - 1) / (share * step);
+    int64_t tile = static_cast<int64_t>(blockIdx.x) * group.groups_in_block() + group.index();
     for (int64_t k = 0; k < shares; ++k) {
-        const int64_t stop = min(groups, (k + 1) * share * step);
-        for (; group < stop; group += step) work(group * R);
+        const int64_t stop = min(tiles, (k + 1) * share * step);
+        for (; tile < stop; tile += step) work(tile * R);
         flush();
     }
 }
 
-// The state of row `mine` (of a group) is known to the lanes that worked it out; one thread a row writes it down.
-template <int R, typename Team>
-FR_DEVICE void record(const Team& team, const RowsParams& p, int64_t row, RowState state) {
-    if (team.rank() >= R || row >= p.rows) return;
+// Records the state of `row`; one thread per row of the tile writes.
+template <int R, typename Group>
+FR_DEVICE void record(const Group& group, const RowsParams& p, int64_t row, RowState state) {
+    if (group.rank() >= R || row >= p.rows) return;
     if (p.flags) p.flags[row] = static_cast<uint8_t>(state);
     if (state != RowState::good) record_bad(p.bad, p.first_row + row, state);
 }

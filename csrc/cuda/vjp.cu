@@ -1,8 +1,8 @@
 // vjp: for each row y and a gradient g of f(y; s, b, c), the gradient of y. Rows without a direction get zeros.
 //
-// Bytes: y and g are read once each and the result is written once. A team holds both in registers, takes six dot
-// products in float64, and writes A g + B y + C b + D c (row_gradient.h). Paths as in apply.cu, for y, g and result of
-// one type; what is left goes the long way in float64.
+// Bytes: y and g are read once each and the result is written once. A thread group holds both in registers, computes
+// six dot products in float64, and writes A g + B y + C b + D c (row_gradient.h). Variants as in apply.cu, where y, g
+// and result have one type; everything else takes the slow path in float64.
 #include "launch.h"
 #include "paths.h"
 #include "row_gradient.h"
@@ -12,9 +12,7 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
-// Entries are float32 sums of four products: rows that cancel, or so narrow that entries near 1 are usual, take
-// float64.
-constexpr Limits limits{1.0 / 4, 0.0};
+// Entries are float32 sums of four products. Rows narrower than this, whose entries are often near 1, need float64.
 constexpr int64_t narrow_width = 16;
 
 struct Gradient {
@@ -23,20 +21,20 @@ struct Gradient {
     DType type;
 };
 
-// One row in float64, from its definition: the projections one after the other, backwards.
-template <typename Team, typename LoadY, typename LoadG>
-FR_DEVICE void gradient_the_long_way(const Team& team, const RowMap& map, const RowsParams& p, LoadY load_y,
-                                     LoadG load_g, char* to, DType type) {
-    LongRow<LoadY> row(map, map_b(p), map_c(p), p.d, load_y);
-    if (row.find(team) != RowState::good) {
-        for (int j = team.rank(); j < p.d; j += team.size()) store_any(to, type, j, 0.0);
+// The slow path: one row in float64, from the definition, back through one projection after the other.
+template <typename Group, typename LoadY, typename LoadG>
+FR_DEVICE void vjp_row_slow_path(const Group& group, const RowMap& map, const RowsParams& p, LoadY load_y, LoadG load_g,
+                                 char* to, DType type) {
+    SlowPathRow<LoadY> row(map, map_b(p), map_c(p), p.d, load_y);
+    if (row.find(group) != RowState::good) {
+        for (int j = group.rank(); j < p.d; j += group.size()) store_any(to, type, j, 0.0);
         return;
     }
     const auto dot = [&](auto left, auto right) {
         double sum = 0.0;
 #pragma unroll 1
-        for (int j = team.rank(); j < p.d; j += team.size()) sum = fma(left(j), right(j), sum);
-        return team.sum(sum);
+        for (int j = group.rank(); j < p.d; j += group.size()) sum = fma(left(j), right(j), sum);
+        return group.sum(sum);
     };
     const auto value = [&](int j) { return row.value(j); };
     const double g_o = map.terms == Terms::bc ? dot(load_g, value) : 0.0;
@@ -48,35 +46,35 @@ FR_DEVICE void gradient_the_long_way(const Team& team, const RowMap& map, const 
     const auto unit = [&](int j) { return row.unit(j); };
     const double along = dot(at_unit, unit);
 #pragma unroll 1
-    for (int j = team.rank(); j < p.d; j += team.size()) {
+    for (int j = group.rank(); j < p.d; j += group.size()) {
         store_any(to, type, j, row.over_norm(at_unit(j) - along * row.unit(j)));
     }
 }
 
-template <typename T, int C, int V, int R, typename Team>
-__global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(2 * R * V * Pack<T, C>::words + 16, C))
+template <typename T, int C, int V, int R, typename Group>
+__global__ void __launch_bounds__(Group::max_block_threads, blocks_of<Group>(2 * R * V * Pack<T, C>::words + 16, C))
     vjp_rows(const RowsParams p, const Gradient gradient, const Target out) {
-    using Shared = SharedVector<float, C, V, Team>;
+    using Shared = SharedVector<float, C, V, Group>;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
     auto* const vectors =
-        reinterpret_cast<float*>(exchange + exchange_doubles<Team, C, false>(static_cast<int>(blockDim.x)));
-    Team team(exchange);
-    const Shared b(vectors, team), c(vectors + Shared::entries(team.size()), team);
+        reinterpret_cast<float*>(exchange + exchange_doubles<Group, C, false>(static_cast<int>(blockDim.x)));
+    Group group(exchange);
+    const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     b.fill(map_b(p), p.d);
     c.fill(map_c(p), p.d);
     __syncthreads();
 
     const RowMap map = read_map(p);
     const int chunks = p.d / C;
-    const int mine = team.lane() % R;
+    const int mine = group.lane() % R;
     RowsParams gradient_rows = p;
     gradient_rows.in = gradient.data;
     gradient_rows.in_stride = gradient.stride;
-    RowGroup<T, C, V, R, Team> y, g;
+    RowTile<T, C, V, R, Group> y, g;
 
     const auto work = [&](int64_t first) {
-        y.load(team, p, first);
-        g.load(team, gradient_rows, first);
+        y.load(group, p, first);
+        g.load(group, gradient_rows, first);
         double sums[6][R] = {};
 #pragma unroll
         for (int v = 0; v < V; ++v) {
@@ -103,7 +101,7 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(2 * R * V 
             }
         }
         double dots[6];
-        team.sum_rows(sums, dots);
+        group.sum_rows(sums, dots);
         Coefficients k{};
         const Dots of_y{dots[0], dots[1], dots[2]};
         const RowState state = row_coefficients(map, of_y, k);
@@ -112,7 +110,7 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(2 * R * V 
                                              : GradientCoefficients{};
         const bool present = first + mine < p.rows;
         const unsigned good = __ballot_sync(all_lanes, present && state == RowState::good);
-        const unsigned again = __ballot_sync(all_lanes, present && state == RowState::again);
+        const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
         float of_row[R][4];
 #pragma unroll
         for (int i = 0; i < R; ++i) {
@@ -121,10 +119,10 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(2 * R * V 
             of_row[i][2] = __shfl_sync(all_lanes, static_cast<float>(mix.b), i);
             of_row[i][3] = __shfl_sync(all_lanes, static_cast<float>(mix.c), i);
         }
-        __syncwarp();  // as in apply.cu
+        __syncwarp();  // forces a reload of b and c, as in apply.cu
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            const int chunk = team.rank() + v * team.size();
+            const int chunk = group.rank() + v * group.size();
             float at_b[Shared::planes][Shared::P], at_c[Shared::planes][Shared::P];
 #pragma unroll
             for (int plane = 0; plane < Shared::planes; ++plane) {
@@ -147,36 +145,36 @@ __global__ void __launch_bounds__(Team::most_threads, blocks_of<Team>(2 * R * V 
                 }
             }
         }
-        if (again) {
+        if (recompute) {
 #pragma unroll 1
             for (int i = 0; i < R; ++i) {
-                if (!(again >> i & 1u)) continue;
+                if (!(recompute >> i & 1u)) continue;
                 const char* const from_y = p.in + (first + i) * p.in_stride;
                 const char* const from_g = gradient.data + (first + i) * gradient.stride;
-                gradient_the_long_way(
-                    team, map, p, [&](int j) { return load_any(from_y, p.type, j); },
+                vjp_row_slow_path(
+                    group, map, p, [&](int j) { return load_any(from_y, p.type, j); },
                     [&](int j) { return load_any(from_g, p.type, j); }, out.data + (first + i) * out.stride, p.type);
             }
         }
     };
-    over_groups<R>(team, p.rows, work, [] {});
+    over_tiles<R>(group, p.rows, work, [] {});
 }
 
-constexpr int threads_a_block = 128;
+constexpr int block_threads = 128;
 
-// Four blocks a multiprocessor, as for rows_of_any_type.
-__global__ void __launch_bounds__(threads_a_block, 4)
+// Four blocks per multiprocessor, as for rows_of_any_type.
+__global__ void __launch_bounds__(block_threads, 4)
     vjp_of_any_type(const RowsParams p, const Gradient gradient, const Target out) {
-    const WarpTeam team(nullptr);
+    const Warp group(nullptr);
     const RowMap map = read_map(p);
     const auto work = [&](int64_t row) {
         const char* const from_y = p.in + row * p.in_stride;
         const char* const from_g = gradient.data + row * gradient.stride;
-        gradient_the_long_way(
-            team, map, p, [&](int j) { return load_any(from_y, p.type, j); },
+        vjp_row_slow_path(
+            group, map, p, [&](int j) { return load_any(from_y, p.type, j); },
             [&](int j) { return load_any(from_g, gradient.type, j); }, out.data + row * out.stride, out.type);
     };
-    over_groups<1>(team, p.rows, work, [] {});
+    over_tiles<1>(group, p.rows, work, [] {});
 }
 
 struct Call {
@@ -186,18 +184,18 @@ struct Call {
     Launch launch;
 };
 
-template <typename T, int E, int R, typename Team>
+template <typename T, int E, int R, typename Group>
 bool run(const Call& call) {
     constexpr int C = 16 / sizeof(T);
     constexpr int V = E / C;
     const int d = call.params.d;
-    if (d > E * Team::widest) return false;
-    const int threads = threads_of<Team>(d / C, V);
+    if (d > E * Group::max_size) return false;
+    const int threads = threads_of<Group>(d / C, V);
     const size_t shared =
-        sizeof(double) * exchange_doubles<Team, C, false>(threads) +
-        2 * sizeof(float) * SharedVector<float, C, V, Team>::entries(threads / teams_of<Team>(threads));
+        sizeof(double) * exchange_doubles<Group, C, false>(threads) +
+        2 * sizeof(float) * SharedVector<float, C, V, Group>::entries(threads / groups_of<Group>(threads));
     if (!fits(shared, call.launch.device)) return false;
-    launch_rows(vjp_rows<T, C, V, R, Team>, threads, shared, (call.params.rows + R - 1) / R, teams_of<Team>(threads),
+    launch_rows(vjp_rows<T, C, V, R, Group>, threads, shared, (call.params.rows + R - 1) / R, groups_of<Group>(threads),
                 call.launch, call.params, call.gradient, call.out);
     return true;
 }
@@ -205,10 +203,10 @@ bool run(const Call& call) {
 template <typename T>
 bool packs(const Call& call) {
     constexpr int R = sizeof(T) == 2 ? 2 : 1;
-    return run<T, 24, R, WarpTeam>(call) || run<T, 40, R, WarpTeam>(call) || run<T, 32, 1, BlockTeam>(call);
+    return run<T, 24, R, Warp>(call) || run<T, 40, R, Warp>(call) || run<T, 32, 1, Block>(call);
 }
 
-bool quick(const Matrix& in, const Matrix& gradient, const Matrix& out, const Call& call) {
+bool fast_path(const Matrix& in, const Matrix& gradient, const Matrix& out, const Call& call) {
     if (in.type == DType::float64 || gradient.type != in.type || out.type != in.type) return false;
     if (in.d < narrow_width && in.type == DType::float32) return false;
     const int chunk = in.type == DType::float32 ? 4 : 8;
@@ -223,12 +221,12 @@ bool quick(const Matrix& in, const Matrix& gradient, const Matrix& out, const Ca
 void vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const DeviceMap& map, const Launch& launch) {
     if (in.rows == 0) return;
     const OnDevice on(launch.device);
-    const Call call{rows_params(in, map, {}, launch, limits),
+    const Call call{rows_params(in, map, {}, launch, float32_gradient),
                     {static_cast<const char*>(gradient.data), gradient.stride, gradient.type},
                     {static_cast<char*>(out.data), out.stride, out.type},
                     launch};
-    if (quick(in, gradient, out, call)) return;
-    launch_rows(vjp_of_any_type, threads_a_block, 0, in.rows, threads_a_block / warp_size, launch, call.params,
+    if (fast_path(in, gradient, out, call)) return;
+    launch_rows(vjp_of_any_type, block_threads, 0, in.rows, block_threads / warp_size, launch, call.params,
                 call.gradient, call.out);
 }
 

@@ -1,9 +1,9 @@
-// row_the_long_way of row_map.h for a team of threads: float64, scaled so that nothing over- or underflows, u and v
-// themselves and their norms. The row is read again for each step (it lies in a cache by then), so that nothing of its
-// size is held.
+// The slow path of row_map.h for a thread group: float64, scaled so that nothing over- or underflows, with u and v
+// computed explicitly for their norms. The row is reloaded for each step (from a cache), so that no storage of its size
+// is needed.
 #pragma once
 
-#include "team.cuh"
+#include "thread_group.cuh"
 
 namespace fastrealign {
 namespace cuda {
@@ -11,41 +11,40 @@ namespace cuda {
 // 2^k for |k| <= 1022.
 FR_DEVICE double power_of_two(int k) { return __longlong_as_double(static_cast<long long>(k + 1023) << 52); }
 
-// Load: load(j) gives element j of the row in float64. A team calls find() together and gets the same answer
-// everywhere.
+// Load: load(j) returns element j of the row in float64. All threads of a group call find() together and get the same
+// result.
 template <typename Load>
-class LongRow {
+class SlowPathRow {
  public:
     // b and c: zeros where the map has none.
-    __device__ __forceinline__ LongRow(const RowMap& map, const double* b, const double* c, int d, Load load)
+    __device__ __forceinline__ SlowPathRow(const RowMap& map, const double* b, const double* c, int d, Load load)
         : map_(map), b_(b), c_(c), d_(d), load_(load) {}
 
-    template <typename Team>
-    __device__ __forceinline__ RowState find(const Team& team) {
-        constexpr double most = 1.7976931348623157e308;
+    template <typename Group>
+    __device__ __forceinline__ RowState find(const Group& group) {
         double largest = 0.0;
         bool finite = true;
 #pragma unroll 1
-        for (int j = team.rank(); j < d_; j += team.size()) {
+        for (int j = group.rank(); j < d_; j += group.size()) {
             const double a = fabs(load_(j));
-            finite = finite && a <= most;
+            finite = finite && a <= largest_float64;
             largest = fmax(largest, a);
         }
-        largest = team.max(finite ? largest : __longlong_as_double(0x7ff0000000000000ll));
-        if (!(largest <= most)) return RowState::not_finite;
+        largest = group.max(finite ? largest : __longlong_as_double(0x7ff0000000000000ll));
+        if (!(largest <= largest_float64)) return RowState::not_finite;
         if (largest == 0.0) return RowState::zero;
-        // 2^-exponent may itself be out of range: it is applied in two halves.
+        // 2^-exponent may itself be out of range, so it is applied in two factors.
         const int exponent = static_cast<int>(__double_as_longlong(largest) >> 52) - 1022;
         half_scale_ = power_of_two(-(exponent / 2));
         other_half_ = power_of_two(-(exponent - exponent / 2));
-        inv_y_ = 1.0 / norm(team, [&](int j) { return load_(j) * half_scale_ * other_half_; });
+        inv_y_ = 1.0 / norm(group, [&](int j) { return load_(j) * half_scale_ * other_half_; });
         if (map_.terms != Terms::none) {
-            const double norm_u = norm(team, [&](int j) { return projected(j); });
+            const double norm_u = norm(group, [&](int j) { return projected(j); });
             if (!(norm_u > collapsed_below * (fabs(map_.s) + sqrt(map_.bb)))) return RowState::collapsed;
             inv_u_ = 1.0 / norm_u;
         }
         if (map_.terms == Terms::bc) {
-            const double norm_v = norm(team, [&](int j) { return value(j); });
+            const double norm_v = norm(group, [&](int j) { return value(j); });
             if (!(norm_v > collapsed_below * (1.0 + sqrt(map_.cc)))) return RowState::collapsed;
             inv_v_ = 1.0 / norm_v;
         }
@@ -63,19 +62,19 @@ class LongRow {
 
     __device__ __forceinline__ double inv_u() const { return inv_u_; }
     __device__ __forceinline__ double inv_v() const { return inv_v_; }
-    // x / |y|, which may be in range where 1 / |y| is not.
+    // x / |y|; it may be in range where 1 / |y| is not.
     __device__ __forceinline__ double over_norm(double x) const { return x * inv_y_ * half_scale_ * other_half_; }
 
  private:
-    template <typename Team, typename Entry>
-    __device__ __forceinline__ double norm(const Team& team, Entry entry) const {
+    template <typename Group, typename Entry>
+    __device__ __forceinline__ double norm(const Group& group, Entry entry) const {
         double sum = 0.0;
 #pragma unroll 1
-        for (int j = team.rank(); j < d_; j += team.size()) {
+        for (int j = group.rank(); j < d_; j += group.size()) {
             const double x = entry(j);
             sum = fma(x, x, sum);
         }
-        return sqrt(team.sum(sum));
+        return sqrt(group.sum(sum));
     }
 
     RowMap map_;
@@ -87,15 +86,15 @@ class LongRow {
     double inv_y_ = 1.0, inv_u_ = 1.0, inv_v_ = 1.0;
 };
 
-// emit(j, value) takes f(row) for j = rank, rank + size, ..., and is called for good rows only.
-template <typename Team, typename Load, typename Emit>
-FR_DEVICE RowState take_the_long_way(const Team& team, const RowMap& map, const double* b, const double* c, int d,
+// Calls emit(j, value) with the entries of f(row) for j = rank, rank + size, ...; only for good rows.
+template <typename Group, typename Load, typename Emit>
+FR_DEVICE RowState map_row_slow_path(const Group& group, const RowMap& map, const double* b, const double* c, int d,
                                      Load load, Emit emit) {
-    LongRow<Load> row(map, b, c, d, load);
-    const RowState state = row.find(team);
+    SlowPathRow<Load> row(map, b, c, d, load);
+    const RowState state = row.find(group);
     if (state != RowState::good) return state;
 #pragma unroll 1
-    for (int j = team.rank(); j < d; j += team.size()) emit(j, row.value(j));
+    for (int j = group.rank(); j < d; j += group.size()) emit(j, row.value(j));
     return state;
 }
 

@@ -1,4 +1,5 @@
-// The threads that share one row: a warp, or a whole block. Sums over a team, and sums over rows that cross blocks.
+// Thread groups that share a row: a warp, or a whole block (as thread_block_tile<32> and thread_block of cooperative
+// groups). Reductions within a group, and atomic sums across blocks.
 #pragma once
 
 #include "cuda.h"
@@ -12,7 +13,7 @@ namespace cuda {
 constexpr unsigned all_lanes = 0xffffffffu;
 constexpr int warp_size = 32;
 
-// The block's dynamic shared memory, 16-byte aligned; there is no other.
+// The dynamic shared memory of the block, 16-byte aligned; kernels use no static shared memory.
 FR_DEVICE unsigned char* shared_memory() {
     extern __shared__ __align__(16) unsigned char fr_shared[];
     return fr_shared;
@@ -29,9 +30,9 @@ FR_DEVICE double warp_max(double x) {
     return x;
 }
 
-// The sums of R values (R = 1, 2 or 4), one a row, over a warp: lane l gets the sum of value l % R. The first steps
-// halve the number of values instead of repeating each R times: 6 shuffles for four rows, not 20. A row's sum has the
-// same bits in every slot and for every R, since the tree over the lanes is the same.
+// The sums over a warp of R values per lane (R = 1, 2 or 4), one per row: lane l gets the sum of value l % R. The first
+// steps halve the number of values instead of repeating each reduction R times: 6 shuffles for four rows, not 20. A
+// row's sum has the same bits for every position and every R, since the reduction tree over the lanes is the same.
 template <int R, typename Real>
 FR_DEVICE Real warp_sum_rows(const Real (&value)[R], int lane) {
     Real x = value[0];
@@ -55,17 +56,17 @@ FR_DEVICE Real warp_sum_rows(const Real (&value)[R], int lane) {
     return x;
 }
 
-class WarpTeam {
+class Warp {
  public:
-    static constexpr int most_threads = 128;  // a block: four teams
-    static constexpr int widest = 32;         // a team
-    __device__ __forceinline__ explicit WarpTeam(double*) : rank_(static_cast<int>(threadIdx.x) % warp_size) {}
+    static constexpr int max_block_threads = 128;  // four warps
+    static constexpr int max_size = 32;
+    __device__ __forceinline__ explicit Warp(double*) : rank_(static_cast<int>(threadIdx.x) % warp_size) {}
     __device__ __forceinline__ int rank() const { return rank_; }
     __device__ __forceinline__ int lane() const { return rank_; }
     __device__ __forceinline__ int size() const { return warp_size; }
-    // Which team of the block, and how many it has.
+    // The index of the group in its block, and the number of groups in the block.
     __device__ __forceinline__ int index() const { return static_cast<int>(threadIdx.x) / warp_size; }
-    __device__ __forceinline__ int teams() const { return static_cast<int>(blockDim.x) / warp_size; }
+    __device__ __forceinline__ int groups_in_block() const { return static_cast<int>(blockDim.x) / warp_size; }
 
     __device__ __forceinline__ double sum(double x) const { return warp_sum(x); }
     __device__ __forceinline__ double max(double x) const { return warp_max(x); }
@@ -81,17 +82,17 @@ class WarpTeam {
     int rank_;
 };
 
-class BlockTeam {
+class Block {
  public:
-    static constexpr int most_threads = 512;
-    static constexpr int widest = most_threads;
-    // `exchange`: exchange_doubles() of shared memory.
-    __device__ __forceinline__ explicit BlockTeam(double* exchange) : exchange_(exchange), half_(0) {}
+    static constexpr int max_block_threads = 512;
+    static constexpr int max_size = max_block_threads;
+    // `exchange`: exchange_doubles() values in shared memory.
+    __device__ __forceinline__ explicit Block(double* exchange) : exchange_(exchange), half_(0) {}
     __device__ __forceinline__ int rank() const { return static_cast<int>(threadIdx.x); }
     __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) % warp_size; }
     __device__ __forceinline__ int size() const { return static_cast<int>(blockDim.x); }
     __device__ __forceinline__ int index() const { return 0; }
-    __device__ __forceinline__ int teams() const { return 1; }
+    __device__ __forceinline__ int groups_in_block() const { return 1; }
 
     __device__ __forceinline__ double sum(double x) const {
         return over_warps(warp_sum(x), [](double a, double b) { return a + b; });
@@ -100,13 +101,13 @@ class BlockTeam {
         return over_warps(warp_max(x), [](double a, double b) { return fmax(a, b); });
     }
 
-    // One barrier a call: calls write the two halves of `exchange` by turns, and a warp that writes a half again has
-    // passed the barrier that every reader of it reached after reading.
+    // One barrier per call: calls alternate between the two halves of `exchange` (double buffering), and a warp that
+    // rewrites a half has passed the barrier that every reader of it reached after reading.
     template <int R, int Q, typename Real>
     __device__ __forceinline__ void sum_rows(const Real (&values)[Q][R], double (&out)[Q]) {
         const int warps = size() / warp_size;
         const int warp = rank() / warp_size;
-        double* here = exchange_ + (half_ ? warps * most_values : 0);
+        double* here = exchange_ + (half_ ? warps * max_values : 0);
         half_ = !half_;
 #pragma unroll
         for (int k = 0; k < Q; ++k) {
@@ -122,14 +123,14 @@ class BlockTeam {
         }
     }
 
-    static constexpr int most_values = 12;  // Q * R
-    __host__ __device__ static constexpr int exchange_doubles(int warps) { return warps * (2 * most_values + 1); }
+    static constexpr int max_values = 12;  // Q * R
+    __host__ __device__ static constexpr int exchange_doubles(int warps) { return warps * (2 * max_values + 1); }
 
  private:
     template <typename Combine>
     __device__ __forceinline__ double over_warps(double x, Combine combine) const {
         const int warps = size() / warp_size;
-        double* here = exchange_ + 2 * warps * most_values;
+        double* here = exchange_ + 2 * warps * max_values;
         if (lane() == 0) here[rank() / warp_size] = x;
         __syncthreads();
         x = here[0];
@@ -142,8 +143,8 @@ class BlockTeam {
     bool half_;
 };
 
-// Adds to a 128-bit total in two limbs. Whoever makes the low limb wrap sees it in the value that the atomic returns
-// and carries, so any order of any number of additions gives the same bits.
+// Adds to a 128-bit total in two limbs. The thread whose addition wraps the low limb sees that in the value that the
+// atomic returns, and carries. Any order of any number of additions gives the same bits.
 FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, int64_t steps) {
     const auto add = static_cast<unsigned long long>(steps);
     const unsigned long long before = atomicAdd(reinterpret_cast<unsigned long long*>(low), add);
@@ -157,13 +158,14 @@ FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, int64_t steps) {
 // One value, rounded as exact_sum.h rounds it, in steps of 2^-40.
 FR_DEVICE int64_t steps_of(double value) { return sum_steps(sum_bits(value), 1); }
 
-// Counts a bad row and keeps the first (see cuda.h).
+// Counts a bad row and keeps the first one (device_layout.h).
 FR_DEVICE void record_bad(uint64_t* bad, int64_t row, RowState state) {
     if (!bad) return;
     auto* const words = reinterpret_cast<unsigned long long*>(bad);
     atomicAdd(words, 1ull);
     atomicMax(words + 1,
-              ~(static_cast<unsigned long long>(row) << state_bits | static_cast<unsigned long long>(state)));
+              static_cast<unsigned long long>(first_bad_base) -
+                  (static_cast<unsigned long long>(row) << state_bits | static_cast<unsigned long long>(state)));
 }
 
 }  // namespace cuda
