@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrealign import _core
 from fastrealign.core.float_state import computes
 
-# One step of the sums is 2^-40 (csrc/exact_sum.h).
-FRACTION_BITS = 40
+# One step of the sums is 2^-FRACTION_BITS (csrc/exact_sum.h).
+FRACTION_BITS: int = _core.SUM_FRACTION_BITS
 
 
 class ExactSum:

@@ -25,9 +25,14 @@ from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# The numbers of csrc/element.h.
-_CODES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, BFLOAT16: 2, np.dtype(np.float64): 3}
-_NAMES = {dtype.name: dtype for dtype in _CODES} | {
+# The element types that the kernels take, and their numbers (csrc/element.h).
+CODES: dict[np.dtype, int] = {
+    np.dtype(np.float32): _core.FLOAT32,
+    np.dtype(np.float16): _core.FLOAT16,
+    BFLOAT16: _core.BFLOAT16,
+    np.dtype(np.float64): _core.FLOAT64,
+}
+_NAMES = {dtype.name: dtype for dtype in CODES} | {
     "fp32": np.dtype("f4"),
     "fp16": np.dtype("f2"),
     "bf16": BFLOAT16,
@@ -38,7 +43,10 @@ _NAMES = {dtype.name: dtype for dtype in _CODES} | {
 }
 
 # RowState of csrc/row_map.h.
-GOOD, ZERO, NOT_FINITE, COLLAPSED = 0, 1, 2, 3
+GOOD: int = _core.GOOD
+ZERO: int = _core.ZERO
+NOT_FINITE: int = _core.NOT_FINITE
+COLLAPSED: int = _core.COLLAPSED
 REASONS = {
     ZERO: "is all zeros",
     NOT_FINITE: "has a NaN or Inf",
@@ -53,6 +61,13 @@ class RowMap:
     s: float = 1.0
     b: np.ndarray | None = None
     c: np.ndarray | None = None
+
+    @property
+    def terms(self) -> int:
+        """Which of b and c it has: Terms of csrc/row_map.h. A scale alone is a map with b = 0."""
+        if self.c is not None:
+            return _core.TERMS_BC
+        return _core.TERMS_B if self.b is not None or self.s != 1.0 else _core.TERMS_NONE
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ def as_dtype(dtype: Any) -> np.dtype:
         found = _NAMES[name] if name in _NAMES else np.dtype(dtype)
     except (TypeError, ValueError):
         found = None
-    if found not in _CODES:
+    if found not in CODES:
         raise InputError(f"element type {dtype}: expected float16, bfloat16, float32 or float64")
     return found
 
@@ -133,7 +148,7 @@ def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
 
     Raises InputError for element types other than the four, other than two dimensions, or a tensor on a device.
     """
-    known = type(x) is np.ndarray and x.dtype in _CODES
+    known = type(x) is np.ndarray and x.dtype in CODES
     return _rows(x if known else arrays.take(x, name).rows, name, x)
 
 
@@ -142,9 +157,9 @@ def _rows(x: Any, name: str, given: Any) -> np.ndarray:
         x = _tensor_view(x, name)
     elif type(x) is not np.ndarray:
         x = arrays.unmasked(x, name)
-    if x.dtype not in _CODES:
-        x = x.astype(x.dtype.newbyteorder("=")) if x.dtype.newbyteorder("=") in _CODES else x
-    if x.dtype not in _CODES:
+    if x.dtype not in CODES:
+        x = x.astype(x.dtype.newbyteorder("=")) if x.dtype.newbyteorder("=") in CODES else x
+    if x.dtype not in CODES:
         raise InputError(
             f"{name}: element type {x.dtype}, expected float16, bfloat16, float32 or float64{_conversion(given, x)}"
         )
@@ -214,7 +229,7 @@ def _tensor_view(x: Any, name: str) -> np.ndarray:
 
 
 def _matrix(x: np.ndarray) -> tuple[int, int, int, int, int]:
-    return x.ctypes.data, _CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0]
+    return x.ctypes.data, CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0]
 
 
 class _Vectors:
@@ -331,7 +346,7 @@ def apply(
 def check_output(x: np.ndarray, out: np.ndarray) -> None:
     """Raises InputError where the results of the rows `x` cannot be stored in `out`."""
     together = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
-    if out.shape != x.shape or out.dtype not in _CODES or not together:
+    if out.shape != x.shape or out.dtype not in CODES or not together:
         raise InputError(
             f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together"
         )
@@ -413,8 +428,8 @@ def counted(state: np.ndarray) -> Counts:
 def empty_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:
     """An uninitialised (rows, d) array that starts on a 64-byte line, so that whole lines can be written past the cache."""
     size = rows * d * dtype.itemsize
-    memory = np.empty(size + 64, dtype=np.uint8)
-    start = -memory.ctypes.data % 64
+    memory = np.empty(size + _core.CACHE_LINE, dtype=np.uint8)
+    start = -memory.ctypes.data % _core.CACHE_LINE
     return memory[start : start + size].view(dtype).reshape(rows, d)
 
 

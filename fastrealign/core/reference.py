@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastrealign import _core
+
 Array = np.ndarray
 
 
@@ -53,18 +55,22 @@ def row_map(y: Array, s: float = 1.0, b: Array | None = None, c: Array | None = 
 
 
 def has_direction(y: Array, s: float = 1.0, b: Array | None = None, c: Array | None = None) -> Array:
-    """RowState of csrc/row_map.h for each row (uint8): 0 good, 1 all zeros, 2 a NaN or Inf, 3 sent to zero by the map."""
+    """RowState of csrc/row_map.h for each row (uint8): good, all zeros, with a NaN or Inf, or mapped to zero."""
     y = np.asarray(y, dtype=np.float64)
-    state = np.where(np.isfinite(y).all(axis=1), np.where((y == 0).all(axis=1), 1, 0), 2).astype(np.uint8)
-    good = np.flatnonzero(state == 0)
+    zero = np.where((y == 0).all(axis=1), _core.ZERO, _core.GOOD)
+    state = np.where(np.isfinite(y).all(axis=1), zero, _core.NOT_FINITE).astype(np.uint8)
+    good = np.flatnonzero(state == _core.GOOD)
     out = project(y[good])
     if b is not None or s != 1.0:
         out = s * out + (0.0 if b is None else b)
-        short = np.linalg.norm(out, axis=1) <= 2.0**-45 * (abs(s) + (0.0 if b is None else np.linalg.norm(b)))
-        state[good[short]] = 3
+        short = np.linalg.norm(out, axis=1) <= _core.COLLAPSED_BELOW * (
+            abs(s) + (0.0 if b is None else np.linalg.norm(b))
+        )
+        state[good[short]] = _core.COLLAPSED
         good, out = good[~short], project(out[~short])
     if c is not None:
-        state[good[np.linalg.norm(out + c, axis=1) <= 2.0**-45 * (1.0 + np.linalg.norm(c))]] = 3
+        short = np.linalg.norm(out + c, axis=1) <= _core.COLLAPSED_BELOW * (1.0 + np.linalg.norm(c))
+        state[good[short]] = _core.COLLAPSED
     return state
 
 

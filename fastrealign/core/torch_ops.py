@@ -12,9 +12,12 @@ Autocast leaves the operators alone: they work in float32 or float64 whatever th
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 
+from fastrealign import _core
 from fastrealign.core import ops
 from fastrealign.core.backend import choose
 from fastrealign.core.errors import InputError
@@ -22,11 +25,16 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import Counts, RowMap
 
-# s, b.b, b.c, c.c, the largest |b| and |c|, and two that are not used; then b and c (csrc/cuda/cuda.h).
-HEADER = 8
-_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
-# csrc/cpu/dispatch.cpp: where an entry of a float32 result, or of one that is rounded to 16 bits, is computed in float64.
-_LARGEST_SHIFT = {torch.float32: 0.6, torch.float16: 8.0, torch.bfloat16: 8.0, torch.float64: -1.0}
+_Packed = TypeVar("_Packed", int, torch.Tensor)
+HEADER: int = _core.MAP_HEADER
+_CODES = {getattr(torch, dtype.name): code for dtype, code in ops.CODES.items()}
+# A shift larger than this is computed in float64, by the element type of the result (csrc/row_map.h); negative: never.
+_LARGEST_SHIFT: dict[torch.dtype, float] = {
+    torch.float32: _core.LARGEST_SHIFT_32,
+    torch.float16: _core.LARGEST_SHIFT_16,
+    torch.bfloat16: _core.LARGEST_SHIFT_16,
+    torch.float64: -1.0,
+}
 
 
 def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, int]:
@@ -34,15 +42,18 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
     b, c = (np.zeros(d) if v is None else np.asarray(v, np.float64) for v in (row_map.b, row_map.c))
     if b.shape != (d,) or c.shape != (d,):
         raise InputError(f"rows are {d} wide, but the map's b and c have shapes {b.shape} and {c.shape}")
-    terms = 2 if row_map.c is not None else int(row_map.b is not None or row_map.s != 1.0)
     # On the CPU by name, whatever the default device is: "meta" would forget the values.
-    return packed(*(torch.tensor(v, dtype=torch.float64, device="cpu") for v in (row_map.s, b, c))).to(device), terms
+    return packed(*(torch.tensor(v, dtype=torch.float64, device="cpu") for v in (row_map.s, b, c))).to(
+        device
+    ), row_map.terms
 
 
 def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """The same from float64 tensors, s (), b and c (d,), on their device."""
-    nothing = torch.zeros_like(s)
-    header = [s, b @ b, b @ c, c @ c, b.abs().max(), c.abs().max(), nothing, nothing]
+    header = [torch.zeros_like(s)] * HEADER
+    header[_core.MAP_S] = s
+    header[_core.MAP_BB], header[_core.MAP_BC], header[_core.MAP_CC] = b @ b, b @ c, c @ c
+    header[_core.MAP_LARGEST_B], header[_core.MAP_LARGEST_C] = b.abs().max(), c.abs().max()
     return torch.cat([torch.stack(header), b, c])
 
 
@@ -65,11 +76,10 @@ def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Ten
     rows = _checked(rows, map, terms)
     low, high = _zero_sums(rows)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    name = _reduce(rows, map, terms, (low, high), found, None)
-    count, first = found.unbind()
-    first = first if name == "host" else _unpacked(name, first)
-    row = torch.where(count > 0, first >> 2, -1)
-    return low, high, torch.stack([count, row, torch.where(count > 0, first & 3, 0)])
+    _reduce(rows, map, terms, (low, high), found, None)
+    count, packed = found.unbind()
+    row, state = _first_bad(packed)
+    return low, high, torch.stack([count, torch.where(count > 0, row, -1), torch.where(count > 0, state, 0)])
 
 
 @reduce.register_fake
@@ -194,12 +204,11 @@ def _counted(rows, row_map, out, into, flags, backend) -> Counts:
     sums = None if into is None else _zero_sums(rows)
     states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
     if out is None:
-        name = _reduce(rows, map, terms, sums, found, states, backend)
+        _reduce(rows, map, terms, sums, found, states, backend)
     else:
-        name = _apply(rows, out, map, terms, sums, found, states, backend)
-    bad, first = found.tolist()
-    first = first if name == "host" else _unpacked(name, first)
-    counts = Counts(len(rows) - bad, bad, first >> 2, first & 3) if bad else Counts(len(rows))
+        _apply(rows, out, map, terms, sums, found, states, backend)
+    bad, packed = found.tolist()
+    counts = Counts(len(rows) - bad, bad, *_first_bad(packed)) if bad else Counts(len(rows))
     if into is not None:
         part = ExactSum.over(*(t.cpu().numpy() for t in sums))
         part.count = counts.good
@@ -209,11 +218,10 @@ def _counted(rows, row_map, out, into, flags, backend) -> Counts:
     return counts
 
 
-def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
-    """Returns who packed `found`, for `_unpacked`."""
+def _apply(rows, out, map, terms, sums, found, states, backend=None) -> None:
     name = _backend(rows, backend)
     if len(rows) == 0:
-        return "host"
+        return
     if name == "cuda":
         from fastrealign import _cuda
 
@@ -232,14 +240,12 @@ def _apply(rows, out, map, terms, sums, found, states, backend=None) -> str:
             ops.as_rows(rows), _row_map(map, terms), ops.as_output(out), into=into, flags=flags, backend=name
         )
         _note(found, counts)
-        return "host"
-    return name
 
 
-def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
+def _reduce(rows, map, terms, sums, found, states, backend=None) -> None:
     name = _backend(rows, backend)
     if len(rows) == 0:
-        return "host"
+        return
     if name == "cuda":
         from fastrealign import _cuda
 
@@ -252,8 +258,6 @@ def _reduce(rows, map, terms, sums, found, states, backend=None) -> str:
         into = ExactSum.over(*(t.numpy() for t in sums))
         flags = None if states is None else states.numpy()
         _note(found, ops.reduce(ops.as_rows(rows), _row_map(map, terms), into, flags=flags, backend=name))
-        return "host"
-    return name
 
 
 def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
@@ -266,7 +270,7 @@ def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
             f"the map is {map.dtype}, expected float64: a module's buffers were cast, as FSDP does with a buffer_dtype; set "
             "MixedPrecision(buffer_dtype=None), or make the map with torch_ops.pack"
         )
-    if terms not in (0, 1, 2):
+    if terms not in (_core.TERMS_NONE, _core.TERMS_B, _core.TERMS_BC):
         raise InputError(f"terms={terms}: expected 0 (neither b nor c), 1 (b) or 2 (both)")
     if map.shape != (HEADER + 2 * rows.shape[1],):
         wide = (map.numel() - HEADER) // 2
@@ -296,7 +300,9 @@ def _row_map(map: torch.Tensor, terms: int) -> RowMap:
     values = map.numpy()
     d = (len(values) - HEADER) // 2
     b, c = values[HEADER : HEADER + d], values[HEADER + d :]
-    return RowMap(float(values[0]), b if terms >= 1 else None, c if terms == 2 else None)
+    return RowMap(
+        float(values[_core.MAP_S]), b if terms >= _core.TERMS_B else None, c if terms == _core.TERMS_BC else None
+    )
 
 
 def _launch(rows: torch.Tensor) -> tuple[int, int, int, int]:
@@ -315,10 +321,13 @@ def _zero_sums(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _note(found: torch.Tensor | None, counts: Counts) -> None:
+    """Store counts as the kernels do (csrc/device_layout.h)."""
     if found is not None and counts.bad:
-        found[0], found[1] = counts.bad, counts.first_bad << 2 | counts.reason
+        found[0] = counts.bad
+        found[1] = _core.FIRST_BAD_BASE - (counts.first_bad << _core.STATE_BITS | counts.reason)
 
 
-def _unpacked(name: str, packed: torch.Tensor | int) -> torch.Tensor | int:
-    """row << 2 | state of the first bad row; kernels keep it so that the first is the largest, and zeroed memory none."""
-    return (1 << 62) - packed if name == "triton" else ~packed
+def _first_bad(packed: _Packed) -> tuple[_Packed, _Packed]:
+    """The number of the first bad row and its state, as csrc/device_layout.h packs them."""
+    first = _core.FIRST_BAD_BASE - packed
+    return first >> _core.STATE_BITS, first & (1 << _core.STATE_BITS) - 1

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastrealign import _core
 from fastrealign.core import ops
 from fastrealign.core.exact_sum import ExactSum
 
@@ -23,9 +24,7 @@ SHIM = Path(__file__).resolve().parent / "cuda_shim"
 # So that sums are flushed in the middle of a test's few rows.
 FLUSH_AFTER = 64
 
-# In the order of csrc/element.h.
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
-_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 SHARED_LIMIT = 227 * 1024
 
 
@@ -57,7 +56,7 @@ class _Launch(ctypes.Structure):
 
 
 def _matrix(x: np.ndarray) -> _Matrix:
-    return _Matrix(x.ctypes.data, _CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0])
+    return _Matrix(x.ctypes.data, ops.CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0])
 
 
 class Results:
@@ -75,8 +74,8 @@ class Results:
     @property
     def first_bad(self) -> tuple[int, int] | None:
         """(row, state)"""
-        packed = int(self.bad[1]) ^ (2**64 - 1)
-        return None if self.bad[1] == 0 else (packed >> 2, packed & 3)
+        packed = _core.FIRST_BAD_BASE - int(self.bad[1])
+        return None if self.bad[1] == 0 else (packed >> _core.STATE_BITS, packed & (1 << _core.STATE_BITS) - 1)
 
 
 class Kernels:
@@ -97,12 +96,13 @@ class Kernels:
             raise RuntimeError(message.decode())
 
     def device_map(self, row_map: ops.RowMap, d: int) -> tuple[np.ndarray, _Map]:
-        terms = 2 if row_map.c is not None else 1 if row_map.b is not None or row_map.s != 1.0 else 0
-        values = np.concatenate(
-            [[row_map.s, 0, 0, 0, 0, 0, 0, 0], *(np.zeros(d) if v is None else v for v in (row_map.b, row_map.c))]
-        ).astype(np.float64)
+        values = np.zeros(_core.MAP_HEADER + 2 * d)
+        values[_core.MAP_S] = row_map.s
+        for at, vector in ((_core.MAP_HEADER, row_map.b), (_core.MAP_HEADER + d, row_map.c)):
+            if vector is not None:
+                values[at : at + d] = vector
         self._call("prepare", ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(d))
-        return values, _Map(values.ctypes.data, terms)
+        return values, _Map(values.ctypes.data, row_map.terms)
 
     def reduce(self, x, row_map, *, blocks: int = 0, first_row: int = 0, into: Results | None = None) -> Results:
         results = into or Results(*x.shape)

@@ -166,7 +166,7 @@ def test_a_row_that_the_map_sends_to_zero_is_collapsed(kernels, rows_of, d, whic
 
 @pytest.mark.parametrize("d", [48, 769, 1024, 2048])
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-def test_rows_that_cancel_take_the_long_way(kernels, rows_of, rng, dtype, d):
+def test_rows_that_cancel_take_the_slow_path(kernels, rows_of, rng, dtype, d):
     """Rows close to -b and then to -c: what is left of them has few digits in float32."""
     x = rows_of(8, d, dtype)
     x[1::2] = (x[1] + 0.01 * np.linalg.norm(x[1].astype(np.float64)) / np.sqrt(d) * rng.standard_normal((4, d))).astype(
