@@ -40,7 +40,7 @@ def test_devices():
         assert "\n" not in str(told.value)
 
 
-@pytest.fixture(params=ops._CODES, ids=str)
+@pytest.fixture(params=ops.CODES, ids=str)
 def any_dtype(request):
     return request.param
 
