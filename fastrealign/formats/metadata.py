@@ -28,6 +28,7 @@ from fastrealign.formats.table_copy import TableCopy
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import check_state, open_binary, reading, state_of
 from fastrealign.storage.paths import Place, folder_of, is_url, place
+from fastrealign.storage.retry import Denied, Missing
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
@@ -281,8 +282,6 @@ def _names(folder: Place) -> list[str]:
     if isinstance(folder, Path):
         with reading(folder):
             return os.listdir(folder) if os.path.isdir(folder) else []
-    from fastrealign.storage.retry import Denied, Missing
-
     try:
         return [name for name, _ in folder.entries()]
     except (Missing, Denied):

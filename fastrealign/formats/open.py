@@ -32,6 +32,8 @@ from fastrealign.formats.tables import TableShard
 from fastrealign.formats.unsupported import mistaken, next_step
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import Place, each, place
+from fastrealign.storage.retry import Missing
+from fastrealign.storage.session import SESSION
 
 if TYPE_CHECKING:
     from fastrealign.storage.url import Url
@@ -337,14 +339,11 @@ def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
 
 
 def _listed(folder: Url) -> list[tuple[Place, bool]]:
-    from fastrealign.storage.remote import note_listing
-    from fastrealign.storage.retry import Missing
-
     entries = []
     try:
         for name, facts in folder.entries():
             entries.append((folder / name, facts.kind == "directory"))
-            note_listing(folder / name, facts)
+            SESSION.note_listed(str(folder / name), facts)
     except Missing:
         raise InputError(f"{folder}: no such file or folder") from None
     return entries

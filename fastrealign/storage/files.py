@@ -19,6 +19,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage import remote
 from fastrealign.storage.paths import AnyPath, is_url
 from fastrealign.storage.remote import RemoteFile, RemoteStream
+from fastrealign.storage.session import SESSION
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20
@@ -127,7 +128,7 @@ def check_state(path: AnyPath, state: tuple[int, ...] | None) -> None:
 def forget_seen(path: AnyPath) -> None:
     """The file may have been written to since it was read: what is there now counts."""
     if is_url(path):
-        remote.forget(os.fspath(path))
+        SESSION.forget(os.fspath(path))
 
 
 def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: AnyPath) -> None:

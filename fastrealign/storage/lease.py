@@ -18,7 +18,7 @@ from typing import Any
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.storage.records import parsed
-from fastrealign.storage.retry import Missing, ask, filesystem
+from fastrealign.storage.retry import Missing, filesystem, request
 from fastrealign.storage.url import Url
 
 # Seconds between two changes; how long a lease must stand still to be taken over; and how long a write may take to be seen
@@ -68,7 +68,7 @@ class Lease:
             fs, path = filesystem(str(self._url))
             # What fails here, on a network that fails, does no harm: the lease stands still and is taken over.
             with suppress(Exception):
-                ask(fs, "rm_file", path, seconds=_RELEASE_SECONDS)
+                request(fs, "rm_file", path, seconds=_RELEASE_SECONDS)
 
     def _acquire(self) -> None:
         there = self._read()

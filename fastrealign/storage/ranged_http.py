@@ -1,44 +1,51 @@
-"""Parts of a file over HTTP, with what the answer says of the whole. fsspec keeps the session and its settings.
+"""Parts of a file over HTTP, with what the headers say of the whole file. fsspec keeps the connection and its settings.
 
-Its own way to read a part tells neither whether the server sent one (a server that does not know ranges sends the whole
-file), nor the ETag, by which a file that was changed is found out without asking again.
+fsspec's own method to read a part returns neither whether the server sent a part (a server without range requests sends the
+whole file) nor the ETag, which shows a changed file without a second request.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.retry import run
+from fastrealign.storage.facts import Facts
+from fastrealign.storage.retry import run_coroutine
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 
 @dataclass(frozen=True)
 class Answer:
-    """data: the bytes, None where the server sends whole files only; size: of the whole file, None if it was not told;
-    headers: those that tell contents apart."""
+    """What the headers say of the whole file: size, None if it was not told, and what tells contents apart."""
 
-    data: bytes | None
     size: int | None
-    headers: dict[str, str]
+    tags: dict[str, str]
+
+    @property
+    def facts(self) -> Facts:
+        return Facts.of({**self.tags, "size": self.size, "type": "file"})
 
 
-def look(fs: Any, url: str, seconds: float) -> Answer:
-    """What the server says of a file. Raises what aiohttp does, FileNotFoundError for 404."""
-    return run(fs, _get, fs, url, 0, 1, seconds=seconds)
+def look(fs: AbstractFileSystem, url: str, seconds: float) -> Answer:
+    """The headers of a file. Raises what aiohttp does, FileNotFoundError for 404."""
+    return run_coroutine(fs, _get, fs, url, 0, 1, seconds=seconds)[1]
 
 
-def get(fs: Any, url: str, start: int, end: int, seconds: float) -> Answer:
+def get(fs: AbstractFileSystem, url: str, start: int, end: int, seconds: float) -> tuple[bytes, Answer]:
     """Bytes start to end, or fewer where the file ends. Raises InputError if the server sends whole files only."""
-    answer = run(fs, _get, fs, url, start, end, seconds=seconds)
-    if answer.data is None:
+    data, answer = run_coroutine(fs, _get, fs, url, start, end, seconds=seconds)
+    if data is None:
         raise InputError(
             f"{url}: the server sends whole files only (it does not know range requests); download it first"
         )
-    return answer
+    return data, answer
 
 
-async def _get(fs: Any, url: str, start: int, end: int) -> Answer:
+async def _get(fs: Any, url: str, start: int, end: int) -> tuple[bytes | None, Answer]:
+    """The bytes, None where the server sends whole files only, and the headers. `fs` is fsspec's HTTPFileSystem."""
     session = await fs.set_session()
     options = dict(fs.kwargs)
     headers = {**options.pop("headers", {}), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
@@ -46,7 +53,7 @@ async def _get(fs: Any, url: str, start: int, end: int) -> Answer:
         size = _size(response.headers.get("Content-Range", ""))
         tags = {name: response.headers[name] for name in ("ETag", "Last-Modified") if name in response.headers}
         if response.status == 416:  # nothing there: the file ends before
-            return Answer(b"", size if size is not None else 0 if start == 0 else None, tags)
+            return b"", Answer(size if size is not None else 0 if start == 0 else None, tags)
         if response.status == 404:
             raise FileNotFoundError(url)
         response.raise_for_status()
@@ -54,8 +61,8 @@ async def _get(fs: Any, url: str, start: int, end: int) -> Answer:
             whole = response.headers.get("Content-Length", "")
             size = int(whole) if whole.isdecimal() else None
             if start or size is None or size > end:
-                return Answer(None, size, tags)
-        return Answer(await response.read(), size, tags)
+                return None, Answer(size, tags)
+        return await response.read(), Answer(size, tags)
 
 
 def _size(content_range: str) -> int | None:

@@ -10,55 +10,32 @@ from __future__ import annotations
 import io
 import os
 import time
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError, changed
 from fastrealign.storage import ranged_http
-from fastrealign.storage.retry import ShortAnswer, ask, filesystem, persist
-from fastrealign.storage.url import Facts, Url, known_size
+from fastrealign.storage.facts import Facts
+from fastrealign.storage.retry import ShortAnswer, filesystem, request, with_retries
+from fastrealign.storage.session import SESSION
+from fastrealign.storage.url import Url
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # Seconds after which a file that is being read is looked at again.
 CHECK_SECONDS = 2.0
-# Asked for at a time, at most: what a request has its time for.
+# Of one request, at most.
 REQUEST_BYTES = 8 << 20
-
-
-@dataclass
-class _Seen:
-    facts: Facts
-    at: float
-
-
-# By URL, what the file was when its header was read.
-_seen: dict[str, _Seen] = {}
 
 
 def file_size(url: str) -> int:
     """The size in bytes of a non-empty file; InputError for anything else. From here on, it must not change."""
-    seen = _seen.get(url)
-    if seen is None or seen.at != _LISTED:
-        seen = _Seen(Url(url).facts(), 0.0)
-    seen.at = time.monotonic()
-    _seen[url] = seen
-    size = known_size(seen.facts, url)
+    seen = SESSION.seen(url)
+    facts = seen.facts if seen is not None and seen.listed else Url(url).facts()
+    size = SESSION.note_seen(url, facts).facts.file_size(url)
     if size == 0:
         raise InputError(f"{url}: is empty (0 bytes); write it again or remove it")
     return size
-
-
-# Time of what a listing told: good for opening the file once.
-_LISTED = float("-inf")
-
-
-def note_listing(url: Url, facts: Facts) -> None:
-    """Spares `file_size` a request, where a listing is as good as asking for the file."""
-    if facts.certain and facts.size:
-        _seen[str(url)] = _Seen(facts, _LISTED)
-
-
-def forget(url: Url | str) -> None:
-    """The file may be another one from now on."""
-    _seen.pop(str(url), None)
 
 
 class RemoteFile:
@@ -72,12 +49,9 @@ class RemoteFile:
         self.url = url
         self._fs, self._path = filesystem(url)
         self._http = Url(url).is_http
-        seen = _seen.get(url)
-        if seen is None:
-            seen = _seen[url] = _Seen(Url(url).facts(), time.monotonic())
-        self._seen = seen
+        self._seen = SESSION.seen(url) or SESSION.note_seen(url, Url(url).facts())
         self._check()
-        self.size = known_size(seen.facts, url)
+        self.size = self._seen.facts.file_size(url)
 
     @property
     def modified(self) -> str | None:
@@ -104,18 +78,17 @@ class RemoteFile:
     def _part(self, start: int, end: int) -> bytes:
         def get(seconds: float) -> bytes:
             if self._http:
-                answer = ranged_http.get(self._fs, self._path, start, end, seconds)
-                now = Facts.of({**answer.headers, "size": answer.size, "type": "file"})
-                self._compare(self._seen.facts if answer.size is None else now)
-                data = answer.data
+                data, answer = ranged_http.get(self._fs, self._path, start, end, seconds)
+                if answer.size is not None:
+                    self._compare(answer.facts)
             else:
-                data = ask(self._fs, "cat_file", self._path, start=start, end=end, seconds=seconds)
+                data = request(self._fs, "cat_file", self._path, start=start, end=end, seconds=seconds)
             if len(data) != end - start:
                 self._check(always=True)
                 raise ShortAnswer(f"the answer has {len(data)} bytes of {end - start} from byte {start} on")
             return data
 
-        data = persist(self.url, "read", get)
+        data = with_retries(self.url, "read", get)
         self._check()
         return data
 
@@ -137,7 +110,7 @@ class RemoteFile:
 
 
 class RemoteStream(io.RawIOBase):
-    """A remote file as a file object, for libraries that want one. It asks for as much as they do: put a buffer around it."""
+    """A remote file as a file object, for libraries that want one. Unbuffered: each read is a request of that size."""
 
     def __init__(self, url: str) -> None:
         self._file = RemoteFile(url)
@@ -156,7 +129,7 @@ class RemoteStream(io.RawIOBase):
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
         return self._at
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         count = self._file.fill(memoryview(buffer).cast("B"), self._at)
         self._at += count
         return count

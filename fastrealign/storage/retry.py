@@ -1,7 +1,7 @@
-"""Requests to a server: with a time limit, made again where that helps, and told in one line where it does not.
+"""Requests to a server: each has a time limit; transient failures are retried, others end in one line.
 
-What passes is asked for again, after a wait that doubles: time-outs, lost connections, answers cut short, HTTP 408, 409,
-425, 429 and 5xx. What does not pass is told at once: 403, 404, a missing package.
+Retried, after a wait that doubles: time-outs, lost connections, answers cut short, HTTP 408, 409, 425, 429 and 5xx. An error
+at once: 403, 404, a missing package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line, without_secrets
+from fastrealign.storage.session import SESSION
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -29,14 +31,11 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 20.0
 _TRIES = 6
 _SECONDS = 60.0
-# For so long after a last try failed, that server is asked once only: a run that ends for it shall end soon.
-_GRACE_SECONDS = 60.0
-_given_up: dict[str, float] = {}
 
-# 409: a store that is at the same name already.
-_PASSING_STATUS = {408, 409, 425, 429}
+# 409: a store that is writing the same name already.
+_TRANSIENT_STATUS = {408, 409, 425, 429}
 # EBUSY and EREMOTEIO are what s3fs makes of 503 and 500.
-_PASSING_ERRNO = {
+_TRANSIENT_ERRNO = {
     errno.EAGAIN,
     errno.EBUSY,
     errno.ECONNABORTED,
@@ -52,9 +51,9 @@ _PASSING_ERRNO = {
     errno.EREMOTEIO,
     errno.ETIMEDOUT,
 }
-_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 # Errors of the connection itself, by class and package; their other errors are about how they were called.
-_PASSING_CLASSES = {
+_TRANSIENT_CLASSES = {
     "TimeoutError": "asyncio",  # another class than the built-in one before Python 3.11
     "ClientError": "aiohttp",
     "ConnectionError": "botocore",
@@ -73,7 +72,7 @@ class Missing(InputError):
 
 
 class Denied(InputError):
-    """The server does not let us."""
+    """The server denies access."""
 
 
 class ShortAnswer(Exception):
@@ -82,17 +81,13 @@ class ShortAnswer(Exception):
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """fsspec's file system for a URL, and the name of the file there. InputError says which package is missing."""
+    core, scheme = optional("fsspec.core", "remote", f"{url}: a URL"), url.partition("://")[0]
     try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise InputError(f"{url}: URLs need fsspec: pip install 'fastrealign[remote]'") from None
-    scheme = url.partition("://")[0]
-    try:
-        return url_to_fs(url)
+        return core.url_to_fs(url)
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or getattr(error, "name", None)
-        mend = f"pip install {package.partition('.')[0]}" if package else one_line(error)
-        raise InputError(f"{url}: {scheme}:// needs a package that is not installed: {mend}") from None
+        step = f"pip install {package.partition('.')[0]}" if package else one_line(error)
+        raise InputError(f"{url}: {scheme}:// needs a package that is not installed: {step}") from None
     except ValueError as error:
         if "Protocol not known" in str(error):
             raise InputError(f"{url}: {scheme}:// is not a protocol that fsspec knows") from None
@@ -108,61 +103,61 @@ def request_seconds() -> float:
     return _number("FASTREALIGN_REMOTE_TIMEOUT", _SECONDS)
 
 
-def ask(fs: AbstractFileSystem, method: str, *args: Any, seconds: float, **options: Any) -> Any:
+def request(fs: AbstractFileSystem, method: str, *args: Any, seconds: float, **options: Any) -> Any:
     """One call of a method of a file system, which may take so many seconds; TimeoutError after that."""
     coroutine = getattr(fs, f"_{method}", None)
     if fs.async_impl and inspect.iscoroutinefunction(coroutine):
-        return run(fs, coroutine, *args, seconds=seconds, **options)
+        return run_coroutine(fs, coroutine, *args, seconds=seconds, **options)
     return _in_time(lambda: getattr(fs, method)(*args, **options), seconds)
 
 
-def run(fs: AbstractFileSystem, coroutine: Callable[..., Any], *args: Any, seconds: float, **options: Any) -> Any:
+def run_coroutine(
+    fs: AbstractFileSystem, coroutine: Callable[..., Any], *args: Any, seconds: float, **options: Any
+) -> Any:
     """The coroutine's result, on the file system's loop."""
-    from fsspec.asyn import sync
-
-    return sync(fs.loop, coroutine, *args, timeout=seconds, **options)
+    return optional("fsspec.asyn", "remote", "a URL").sync(fs.loop, coroutine, *args, timeout=seconds, **options)
 
 
-def persist(url: str, doing: str, call: Callable[[float], T], seconds: float | None = None) -> T:
-    """What `call` returns, called again while it fails in ways that pass.
+def with_retries(url: str, doing: str, call: Callable[[float], T], seconds: float | None = None) -> T:
+    """What `call` returns, called again while its failures are transient.
 
     doing    "read", "listed", "written" or "removed", for the message
     seconds  that a request may take, which `call` is told; by default `request_seconds()`
 
-    Raises Missing, Denied or InputError for what does not pass while reading; FastRealignError after the last try, and for
-    all that goes wrong while writing.
+    Raises Missing, Denied or InputError where reading fails for good; FastRealignError after the last try, and for all
+    failures of a write.
     """
     tries = max(1, int(_number("FASTREALIGN_REMOTE_TRIES", _TRIES)))
     seconds = seconds or request_seconds()
     begun, wait = time.monotonic(), FIRST_WAIT
     server = "/".join(url.split("/", 3)[:3])
-    if begun - _given_up.get(server, float("-inf")) < _GRACE_SECONDS:
+    if SESSION.failed_lately(server):
         tries = 1
     for done in range(1, tries + 1):
         try:
             result = call(seconds)
-            _given_up.pop(server, None)
+            SESSION.note_answer(server)
             return result
         except FastRealignError:
             raise
         except Exception as caught:  # file systems raise what their libraries do
-            error = _told(caught)
+            error = _cause(caught)
         # Raised out here: what is raised in an except block keeps the error, with its secrets, as __context__.
         reason = _reason(error, seconds)
-        if not _passes(error):
-            raise _final(error, url, doing, reason) from without_secrets(error)
+        if not _is_transient(error):
+            raise _failure(error, url, doing, reason) from without_secrets(error)
         if done == tries:
-            _given_up[server] = time.monotonic()
-            tried = f", at the last of {tries} tries in {_given_up[server] - begun:.0f} s" if tries > 1 else ""
+            SESSION.note_failure(server)
+            tried = f", at the last of {tries} tries in {time.monotonic() - begun:.0f} s" if tries > 1 else ""
             raise FastRealignError(
-                f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network are well"
+                f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network respond"
             ) from without_secrets(error)
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2.0 * wait, LONGEST_WAIT)
     raise AssertionError("unreachable")
 
 
-def _final(error: BaseException, url: str, doing: str, reason: str) -> FastRealignError:
+def _failure(error: BaseException, url: str, doing: str, reason: str) -> FastRealignError:
     if doing != "written" and doing != "removed":
         if isinstance(error, FileNotFoundError) or status_of(error) in (404, 410):
             return Missing(f"{url}: no such file")
@@ -179,29 +174,29 @@ def _advice(error: BaseException) -> str:
     return "check the URL"
 
 
-def _told(error: BaseException) -> BaseException:
-    """The error that tells the cause: fsspec's http calls everything that fails a file that is not there."""
+def _cause(error: BaseException) -> BaseException:
+    """The error that names the cause: fsspec's HTTP raises FileNotFoundError for every failure."""
     cause = error.__cause__
     if isinstance(error, FileNotFoundError) and cause is not None and not isinstance(cause, (OSError, KeyError)):
         return cause if status_of(cause) not in (404, 410) else error
     return error
 
 
-def _passes(error: BaseException) -> bool:
-    if isinstance(error, (*_FINAL, NotImplementedError)):
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, (*_PERMANENT, NotImplementedError)):
         return False
     status = status_of(error)
     if status is not None:
-        return status in _PASSING_STATUS or (status >= 500 and status != 501)
+        return status in _TRANSIENT_STATUS or (status >= 500 and status != 501)
     if isinstance(error, (TimeoutError, ConnectionError, ShortAnswer)):
         return True
     if isinstance(error, ValueError):
         return False
     for kind in type(error).__mro__:
-        if _PASSING_CLASSES.get(kind.__name__) == kind.__module__.partition(".")[0]:
+        if _TRANSIENT_CLASSES.get(kind.__name__) == kind.__module__.partition(".")[0]:
             return True
     return isinstance(error, OSError) and (
-        error.errno in _PASSING_ERRNO or type(error).__module__.startswith("requests.")
+        error.errno in _TRANSIENT_ERRNO or type(error).__module__.startswith("requests.")
     )
 
 
@@ -220,7 +215,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it stands for: s3fs raises an OSError from botocore's. Other causes are inner matters."""
+    """The error and what it stands for: s3fs raises an OSError from botocore's. Other causes do not count."""
     while error is not None:
         yield error
         error = error.__cause__ if isinstance(error, OSError) else None
@@ -239,24 +234,24 @@ def _reason(error: BaseException, seconds: float) -> str:
 
 
 def _in_time(call: Callable[[], T], seconds: float) -> T:
-    """For file systems that wait themselves: a thread that is given up when the time is over."""
-    result: list[tuple[T | None, BaseException | None]] = []
+    """For file systems that block: a thread that is abandoned when the time is over."""
+    result: list[T] = []
+    failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            result.append((call(), None))
+            result.append(call())
         except BaseException as error:
-            result.append((None, error))
+            failure.append(error)
 
     thread = threading.Thread(target=work, name="fastrealign-request", daemon=True)
     thread.start()
     thread.join(seconds)
+    if failure:
+        raise failure[0]
     if not result:
         raise TimeoutError
-    value, error = result[0]
-    if error is not None:
-        raise error
-    return value
+    return result[0]
 
 
 def _number(name: str, default: float) -> float:

@@ -15,7 +15,8 @@ from typing import BinaryIO
 from fastrealign.core.errors import FastRealignError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
-from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile, forget
+from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
+from fastrealign.storage.session import SESSION
 from fastrealign.storage.url import Url
 
 
@@ -81,7 +82,7 @@ def spool_failure(url: Url | str, error: OSError) -> str:
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
     """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
-    forget(url)
+    SESSION.forget(url)
     file = RemoteFile(url)
     descriptor, path = spool(url)
     try:

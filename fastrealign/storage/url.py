@@ -1,7 +1,7 @@
-"""A place on a server, with as much of pathlib's ways as a run to files needs. Every answer is asked for anew.
+"""A place on a server: a minimal pathlib-like wrapper for the URLs of fsspec.
 
-Object stores have no folders, only names with slashes in them: there, making a folder does nothing, and one is there as
-long as something lies below it.
+Object stores have no folders, only names with slashes: there, mkdir does nothing, and a folder exists as long as something
+lies below it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,28 @@ import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.text import note_secrets, redacted
 from fastrealign.storage import ranged_http
-from fastrealign.storage.retry import Denied, Missing, ShortAnswer, ask, filesystem, persist, request_seconds, status_of
+from fastrealign.storage.facts import Facts
+from fastrealign.storage.pure_url import PureUrl
+from fastrealign.storage.retry import (
+    Denied,
+    Missing,
+    ShortAnswer,
+    filesystem,
+    request,
+    request_seconds,
+    status_of,
+    with_retries,
+)
 
-# An object appears there complete or not at all, and there are no folders. (Within a process, that is true of memory.)
-_OBJECT_STORES = {
-    "abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "memory", "oci", "ocilake", "oss", "r2", "s3", "s3a", "tos",
-}  # fmt: skip
-# What tells one content of a file from another; the times may differ between a listing and a look at the file.
-_CONTENT_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "blob_id")
-_TIME_TAGS = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created")
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
 _USUAL_PORTS = {"http": ":80", "https": ":443", "ftp": ":21", "sftp": ":22", "ssh": ":22", "smb": ":445"}
 # Listings of large folders take many requests.
 _LISTING = 10
@@ -42,111 +47,15 @@ _S3_UPLOAD = {"chunksize": 8 << 20, "max_concurrency": 4}
 _PRECONDITION_FAILED = 412
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a server says of a name: its kind is "file" or "directory"; size and tag are None where it does not say.
+class Url(PureUrl):
+    """scheme://a/b/c, and what is there. Every request goes to the server: nothing is cached."""
 
-    tag   (which of its fields, the value): an ETag or the like, else when the file was changed
-    """
-
-    kind: str
-    size: int | None
-    tag: tuple[str, str] | None
-
-    @classmethod
-    def of(cls, info: dict[str, Any]) -> Facts:
-        for name in (*_CONTENT_TAGS, *_TIME_TAGS):
-            if info.get(name):
-                return cls(info["type"], info.get("size"), (name, str(info[name])))
-        return cls(info["type"], info.get("size"), None)
-
-    @property
-    def certain(self) -> bool:
-        """Whether the tag stands for the content, and not just for a time."""
-        return self.tag is not None and self.tag[0] in _CONTENT_TAGS
-
-    def same(self, other: Facts) -> bool:
-        """Whether both can be of one content."""
-        if self.tag is None or other.tag is None or self.tag[0] != other.tag[0]:
-            return self.size == other.size
-        return self.size == other.size and self.tag == other.tag
-
-
-class Url:
-    """scheme://a/b/c; what follows a ? belongs to the name only where it is not http."""
-
-    __slots__ = ("_rest", "query", "scheme")
-
-    def __init__(self, url: str) -> None:
-        note_secrets(url)
-        self.scheme, _, rest = url.partition("://")
-        self.query = ""
-        if self.is_http:
-            rest, mark, query = rest.partition("?")
-            self.query = mark + query
-        self._rest = rest.strip("/") if self.scheme == "memory" else rest.rstrip("/")
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self._rest}{self.query}"
-
-    def __repr__(self) -> str:
-        return f"Url({redacted(str(self))!r})"
-
-    def __fspath__(self) -> str:
-        return str(self)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Url) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    @property
-    def is_http(self) -> bool:
-        return self.scheme in ("http", "https")
-
-    @property
-    def is_object_store(self) -> bool:
-        return self.scheme.rpartition(":")[2] in _OBJECT_STORES
-
-    @property
-    def name(self) -> str:
-        return self._rest.rpartition("/")[2]
-
-    @property
-    def stem(self) -> str:
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix
-
-    @property
-    def parent(self) -> Url:
-        return self._at(self._rest.rpartition("/")[0])
-
-    def __truediv__(self, name: str) -> Url:
-        at = self._rest
-        for part in str(name).split("/"):
-            if part == "..":
-                at = at.rpartition("/")[0]
-            elif part not in ("", "."):
-                at = f"{at}/{part}" if at else part
-        return self._at(at)
-
-    def with_name(self, name: str) -> Url:
-        return self.parent / name
-
-    def relative_to(self, root: Url) -> PurePosixPath:
-        above = f"{root._rest}/" if root._rest else ""
-        if self.scheme != root.scheme or not self._rest.startswith(above):
-            raise ValueError(f"{self} does not lie within {root}")
-        return PurePosixPath(self._rest[len(above) :])
+    __slots__ = ()
 
     @property
     def canonical(self) -> str:
-        """The same for URLs that name one place in different words: gs:// and gcs://, //, .., case of the host, port, user."""
-        scheme, (host, slash, path) = self.scheme, self._rest.partition("/")
+        """One spelling for all URLs of a place: they may differ in gs:// and gcs://, //, .., case of the host, port, user."""
+        scheme, (host, slash, path) = self.scheme, self.rest.partition("/")
         with suppress(InputError):  # of a link of a chain alone, such as zip://a.npy
             protocol = filesystem(str(self))[0].protocol
             scheme = self.scheme if isinstance(protocol, str) else protocol[0]
@@ -160,14 +69,14 @@ class Url:
         """What the server says. Raises Missing if there is nothing of that name."""
         fs, path = filesystem(str(self))
         if self.is_http:
-            answer = persist(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
-            return Facts.of({**answer.headers, "size": answer.size, "type": "file"})
+            answer = with_retries(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
+            return answer.facts
 
         def info(seconds: float) -> Facts:
             fs.invalidate_cache(path)
-            return Facts.of(ask(fs, "info", path, seconds=seconds))
+            return Facts.of(request(fs, "info", path, seconds=seconds))
 
-        return persist(str(self), "read", info)
+        return with_retries(str(self), "read", info)
 
     def exists(self) -> bool:
         return self._kind() is not None
@@ -208,10 +117,6 @@ class Url:
         except Missing:
             return iter(())
 
-    @property
-    def has_magic(self) -> bool:
-        return any(sign in self._rest for sign in "*?[")
-
     def glob(self) -> tuple[Url, list[Url]]:
         """This URL as a pattern: the folder before its first wildcard, and the files that match, in no order.
 
@@ -220,7 +125,7 @@ class Url:
         plain = self
         while plain.has_magic:
             plain = plain.parent
-        *folders, last = self._rest[len(plain._rest) :].strip("/").split("/")
+        *folders, last = self.rest[len(plain.rest) :].strip("/").split("/")
         root, below = plain, [*folders, last]
         while len(below) > 1 and (root / below[0]).exists():
             root /= below.pop(0)
@@ -232,16 +137,16 @@ class Url:
     def _matches(self, root: Url, below: list[str]) -> list[Url]:
         """The files whose names match these patterns, folder by folder from `root` on."""
         fs, path = filesystem(
-            str(self._at("/".join([glob.escape(root._rest), *below]) if root._rest else "/".join(below)))
+            str(self.at("/".join([glob.escape(root.rest), *below]) if root.rest else "/".join(below)))
         )
         above = filesystem(str(root))[1]
 
         def matches(seconds: float) -> list[str]:
             fs.invalidate_cache(above)
-            return ask(fs, "glob", path, seconds=seconds)
+            return request(fs, "glob", path, seconds=seconds)
 
         try:
-            found = persist(str(self), "listed", matches, _LISTING * request_seconds())
+            found = with_retries(str(self), "listed", matches, _LISTING * request_seconds())
         except Missing:
             found = []
         return [root / name[len(above) :] for name in found if not name.endswith("/")]
@@ -252,13 +157,13 @@ class Url:
 
         def get(seconds: float) -> bytes:
             if not self.is_http:
-                return ask(fs, "cat_file", path, start=0, end=_SMALL_BYTES, seconds=seconds)
-            answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
-            if answer.size is not None and len(answer.data) != answer.size:
-                raise ShortAnswer(f"the answer has {len(answer.data)} bytes of {answer.size}")
-            return answer.data
+                return request(fs, "cat_file", path, start=0, end=_SMALL_BYTES, seconds=seconds)
+            data, answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
+            if answer.size is not None and len(data) != answer.size:
+                raise ShortAnswer(f"the answer has {len(data)} bytes of {answer.size}")
+            return data
 
-        return persist(str(self), "read", get)
+        return with_retries(str(self), "read", get)
 
     def write_bytes(self, data: bytes, *, new: bool = False) -> None:
         """Put a small file in place of what is there. new: raise FileExistsError if there is something already.
@@ -277,7 +182,7 @@ class Url:
 
         def put(seconds: float) -> bool:
             try:
-                ask(fs, "pipe_file", path, data, mode="create", seconds=seconds)
+                request(fs, "pipe_file", path, data, mode="create", seconds=seconds)
             except Exception as error:
                 if isinstance(error, FileExistsError) or status_of(error) == _PRECONDITION_FAILED:
                     return False
@@ -285,7 +190,7 @@ class Url:
             return True
 
         # An answer may get lost after the server has stored the file: then it is there and it is ours.
-        if not persist(str(self), "written", put) and self.read_bytes() != data:
+        if not with_retries(str(self), "written", put) and self.read_bytes() != data:
             raise FileExistsError(str(self))
 
     def upload(self, local: str, size: int) -> None:
@@ -311,12 +216,12 @@ class Url:
 
         def remove(seconds: float) -> None:
             try:
-                ask(fs, "rm_file", path, seconds=seconds)
+                request(fs, "rm_file", path, seconds=seconds)
             except FileNotFoundError:
                 if not missing_ok:
                     raise
 
-        persist(str(self), "removed", remove)
+        with_retries(str(self), "removed", remove)
 
     def mkdir(self, exist_ok: bool = True) -> None:
         """With the folders above it."""
@@ -328,41 +233,29 @@ class Url:
         if not self.is_object_store:
             fs, path = filesystem(str(self))
             try:
-                ask(fs, "rmdir", path, seconds=request_seconds())
+                request(fs, "rmdir", path, seconds=request_seconds())
             except Exception as error:  # file systems raise what their libraries do
                 raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self)) from error
 
-    def _at(self, rest: str) -> Url:
-        return Url(f"{self.scheme}://{rest}")
-
     def _write(self, method: str, *args: Any, seconds: float | None = None, **options: Any) -> None:
         fs, _ = filesystem(str(self))
-        persist(str(self), "written", lambda limit: ask(fs, method, *args, seconds=limit, **options), seconds)
+        with_retries(str(self), "written", lambda limit: request(fs, method, *args, seconds=limit, **options), seconds)
 
     def _list(self, method: str, **options: Any) -> list[tuple[str, Facts]]:
         fs, path = filesystem(f"{self}/" if self.is_http else str(self))
 
-        def ask_for_it(seconds: float) -> Any:
+        def listing(seconds: float) -> Any:
             fs.invalidate_cache(path)
-            return ask(fs, method, path, seconds=seconds, **options)
+            return request(fs, method, path, seconds=seconds, **options)
 
-        found = persist(str(self), "listed", ask_for_it, _LISTING * request_seconds())
+        found = with_retries(str(self), "listed", listing, _LISTING * request_seconds())
         infos = found.values() if isinstance(found, dict) else found
         below = f"{path.rstrip('/')}/"
         named = ((info["name"].rstrip("/"), info) for info in infos)
         return [(name[len(below) :], Facts.of(info)) for name, info in named if name.startswith(below)]
 
 
-def _can_create(fs: Any) -> bool:
+def _can_create(fs: AbstractFileSystem) -> bool:
     """Whether the file system puts a file on the condition that there is none of that name."""
     coroutine = getattr(fs, "_pipe_file", None) if fs.async_impl else None
     return "mode" in inspect.signature(coroutine or fs.pipe_file).parameters
-
-
-def known_size(facts: Facts, url: str) -> int:
-    """The size of a file; InputError for a folder, or where the server does not tell it."""
-    if facts.kind == "directory":
-        raise InputError(f"{url}: is a folder, expected a file")
-    if facts.size is None:
-        raise InputError(f"{url}: the server does not tell the size of the file; download it first")
-    return facts.size

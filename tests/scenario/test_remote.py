@@ -21,6 +21,7 @@ from fastrealign.storage import remote, retry
 from fastrealign.storage.files import Descriptor, file_size, open_binary, read_into
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.session import RemoteSession
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
@@ -96,7 +97,7 @@ except fr.InputError as error:
     print(error)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert ran.stdout == "s3://b/x.npy: URLs need fsspec: pip install 'fastrealign[remote]'\n"
+    assert ran.stdout == "s3://b/x.npy: a URL needs fsspec: pip install 'fastrealign[remote]'\n"
 
 
 def test_a_missing_package_is_named(monkeypatch, refused):
@@ -288,7 +289,7 @@ def test_what_does_not_pass_after_all_is_told(server, rows, monkeypatch, refused
         reason,
         error=FastRealignError,
     )
-    assert "at the last of 3 tries" in told and "run again when the server and the network are well" in told
+    assert "at the last of 3 tries" in told and "run again when the server and the network respond" in told
     # After a short answer it looks whether the file has changed.
     assert server.asked.count("a.npy") == 2 + 3 * (2 if fault == SHORT else 1)
 
@@ -384,12 +385,12 @@ def test_a_file_system_that_waits_by_itself_is_given_up(monkeypatch, refused, me
 def test_waits_grow_and_are_not_all_alike(monkeypatch, refused):
     waits = []
     monkeypatch.setattr(retry.time, "sleep", waits.append)
-    monkeypatch.setattr(retry, "_given_up", {})
+    monkeypatch.setattr(retry, "SESSION", RemoteSession())
 
     def call(seconds):
         raise ConnectionResetError("reset")
 
-    refused(lambda: retry.persist("s3://b/x", "read", call), "ConnectionResetError: reset", error=FastRealignError)
+    refused(lambda: retry.with_retries("s3://b/x", "read", call), "ConnectionResetError: reset", error=FastRealignError)
     assert len(waits) == 5
     for wait, longest in zip(waits, (0.5, 1, 2, 4, 8), strict=True):
         assert longest / 2 <= wait <= longest

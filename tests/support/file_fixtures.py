@@ -96,7 +96,7 @@ def memory():
     fs = pytest.importorskip("fsspec").filesystem("memory")
     from fastrealign.storage import retry
 
-    retry._given_up.clear()
+    retry.SESSION.clear()
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]
     yield fs

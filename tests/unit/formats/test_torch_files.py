@@ -347,7 +347,7 @@ def test_damaged_files(tmp_path, refused, new):
 def test_without_torch(tmp_path, refused, monkeypatch):
     path = saved(tmp_path / "x.pt", matrix())
     monkeypatch.setitem(sys.modules, "torch", None)
-    refused(lambda: opened(path), f"{path}: .pt files need torch: pip install torch")
+    refused(lambda: opened(path), f"{path}: a .pt file needs torch: pip install 'fastrealign[torch]'")
 
 
 def test_without_rows(tmp_path, rows_in):

@@ -9,7 +9,8 @@ import pytest
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.storage import retry
-from fastrealign.storage.retry import Denied, Missing, persist
+from fastrealign.storage.retry import Denied, Missing, with_retries
+from fastrealign.storage.session import RemoteSession
 
 
 class HttpError(Exception):
@@ -40,10 +41,10 @@ def s3_error(code: str, status: int) -> OSError:
 def tried(monkeypatch):
     """tried(error, doing): the error told, and how often it was tried."""
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
-    monkeypatch.setattr(retry, "_given_up", {})
+    monkeypatch.setattr(retry, "SESSION", RemoteSession())
 
     def tried(error: BaseException, doing: str = "read"):
-        retry._given_up.clear()
+        retry.SESSION.clear()
         calls = []
 
         def call(seconds):
@@ -51,7 +52,7 @@ def tried(monkeypatch):
             raise error
 
         with pytest.raises(FastRealignError) as caught:
-            persist("s3://b/x", doing, call)
+            with_retries("s3://b/x", doing, call)
         assert "\n" not in str(caught.value) and str(caught.value).startswith("s3://b/x: ")
         return caught.value, len(calls)
 
@@ -130,7 +131,7 @@ def test_missing_credentials_are_not_waited_for(tried):
 
 def test_a_server_that_was_given_up_is_asked_once(monkeypatch):
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
-    monkeypatch.setattr(retry, "_given_up", {})
+    monkeypatch.setattr(retry, "SESSION", RemoteSession())
     calls = []
 
     def fail(seconds):
@@ -140,12 +141,12 @@ def test_a_server_that_was_given_up_is_asked_once(monkeypatch):
     for url, tries in [("s3://b/x", 6), ("s3://b/y", 1), ("s3://c/x", 6)]:
         calls.clear()
         with pytest.raises(FastRealignError):
-            persist(url, "read", fail)
+            with_retries(url, "read", fail)
         assert len(calls) == tries
-    assert persist("s3://b/x", "read", lambda seconds: seconds) == 60.0
+    assert with_retries("s3://b/x", "read", lambda seconds: seconds) == 60.0
     calls.clear()
     with pytest.raises(FastRealignError):
-        persist("s3://b/x", "read", fail)
+        with_retries("s3://b/x", "read", fail)
     assert len(calls) == 6
 
 
@@ -154,4 +155,4 @@ def test_an_interrupt_is_not_an_error(monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        persist("s3://b/x", "read", call)
+        with_retries("s3://b/x", "read", call)
