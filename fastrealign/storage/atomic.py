@@ -1,4 +1,4 @@
-"""Output files, and folders that are one thing, that appear under their name complete or not at all."""
+"""Output files, and folders that are one shard, that appear under their name complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, forget_seen, read_into
-from fastrealign.storage.paths import Place, check_output, place
+from fastrealign.storage.paths import AnyPath, Place, check_output, place
 from fastrealign.storage.spool import spool, spool_failure
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Buffer, Self
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
@@ -38,12 +38,12 @@ class AtomicFile:
     """Writes to a hidden temporary beside `path`; `commit` gives it its name, `abort` removes it.
 
     The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system. Missing
-    parent folders are made. Where `path` is a URL the temporary is a local spool file (remote.py), which `commit`
+    parent folders are made. Where `path` is a URL the temporary is a local spool file (spool.py), which `commit`
     uploads. Any failure to write removes the temporary and raises FastRealignError, which says which file, why and
     what to do. As a context manager it aborts unless `commit` was called.
     """
 
-    def __init__(self, path: str | Place, fsync: bool = True) -> None:
+    def __init__(self, path: AnyPath, fsync: bool = True) -> None:
         self.path = place(path)
         self.committed = False
         self._fsync = fsync
@@ -64,7 +64,7 @@ class AtomicFile:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = self._made()
 
-    def pwrite(self, data, offset: int) -> None:
+    def pwrite(self, data: Buffer, offset: int) -> None:
         """Write all of `data` (contiguous bytes) at byte `offset`; safe to call from several threads."""
         descriptor = self._open()
         with self._removing():
@@ -85,7 +85,7 @@ class AtomicFile:
         with self._removing():
             os.ftruncate(descriptor.fd, size)
 
-    def append(self, data) -> int:
+    def append(self, data: Buffer) -> int:
         """Write `data` after what was appended before (one thread at a time); returns its size in bytes."""
         size = memoryview(data).nbytes
         self.pwrite(data, self._end)
@@ -116,7 +116,7 @@ class AtomicFile:
                 os.replace(self.temporary, self.path)
         self.committed = True
         self._descriptor = None
-        if self._fsync and self._url is None:
+        if self._fsync and isinstance(self.path, Path):
             with self._removing():
                 _sync_folder(self.path.parent)
 
@@ -133,7 +133,7 @@ class AtomicFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def _made(self) -> Descriptor:
@@ -152,10 +152,8 @@ class AtomicFile:
         try:
             yield
         except OSError as error:
-            # Other threads that write to the file give the cause too, whichever of them is heard first.
-            self._failure = _told(self.path, error)
-            if self._url is not None:
-                self._failure = spool_failure(self._url, error)
+            # Other threads that write to the file report the same cause, whichever comes first.
+            self._failure = _failure(self.path, error) if self._url is None else spool_failure(self._url, error)
             self.abort()
             raise FastRealignError(self._failure) from error
         except BaseException:
@@ -170,7 +168,7 @@ class AtomicFolder:
     FastRealignError. A folder that has the name already is removed first, so that name is without one for a moment.
     """
 
-    def __init__(self, path: str | Path, fsync: bool = True) -> None:
+    def __init__(self, path: AnyPath, fsync: bool = True) -> None:
         self.path = Path(path)
         self.temporary = _temporary(self.path)
         self.committed = False
@@ -217,7 +215,7 @@ class AtomicFolder:
             self.abort()
             raise
         except Exception as error:
-            self._failure = _told(self.path, error)
+            self._failure = _failure(self.path, error)
             self.abort()
             raise FastRealignError(self._failure) from error
         except BaseException:
@@ -232,7 +230,7 @@ class _Stream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: Buffer) -> int:
         return self._file.append(data)
 
     def tell(self) -> int:
@@ -243,14 +241,14 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def _told(path: Path, error: Exception) -> str:
+def _failure(path: Place, error: Exception) -> str:
     number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
     reason = reason or one_line(error)
-    if number is None and os.strerror(errno.ENOSPC) in reason:  # as libraries of other languages tell it
+    if number is None and os.strerror(errno.ENOSPC) in reason:  # as libraries of other languages put it
         number = errno.ENOSPC
     elif number is None and (short := shortage(error)) is not None:
         return f"{path}: could not be written: {short}"
-    advice = _ADVICE.get(number, "nothing was kept; fix this and run again")
+    advice = _ADVICE.get(number or 0, "nothing was kept; fix this and run again")
     return f"{path}: could not be written: {reason}; {advice}"
 
 
@@ -264,7 +262,7 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-def save_bytes(path: str | Place, data: bytes) -> None:
+def save_bytes(path: AnyPath, data: bytes) -> None:
     """Write a whole file: to a temporary name, fsynced, renamed."""
     with AtomicFile(path) as file:
         file.append(data)

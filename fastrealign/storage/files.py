@@ -1,7 +1,4 @@
-"""Files as the operating system sees them: descriptors that threads share, whole reads, errors in one line.
-
-A URL is accepted wherever a path is; remote.py then talks to the server.
-"""
+"""Open files, local or on a server, behind one interface: descriptors that threads share, full reads, errors in one line."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.core.text import one_line
 from fastrealign.storage import remote
-from fastrealign.storage.paths import AnyPath, is_url
+from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import RemoteFile, RemoteStream
 from fastrealign.storage.session import SESSION
 
@@ -28,8 +26,8 @@ _STREAM_BYTES = 4 << 20
 class Descriptor:
     """An open file descriptor that closes once the last holder lets go of the object.
 
-    A thread that is still reading or writing when another one drops the file keeps its own reference, so its
-    descriptor number can never have been handed to some other file in between.
+    A thread that still reads or writes when another one drops the file keeps its own reference, so that the number of its
+    descriptor cannot have gone to another file in between.
 
     For a URL there is no descriptor: `fd` is -1, and what reads goes through `pread` and `read_into`.
     """
@@ -39,10 +37,10 @@ class Descriptor:
     def __init__(self, path: AnyPath, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
         self.remote: RemoteFile | None = None
-        if is_url(path):
-            self.remote = RemoteFile(os.fspath(path))
+        if isinstance(at := place(path), Path):
+            self.fd = os.open(at, flags | os.O_CLOEXEC, 0o666)
         else:
-            self.fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            self.remote = RemoteFile(str(at))
 
     def pread(self, count: int, offset: int) -> bytes:
         """Up to `count` bytes from byte `offset` on, fewer only where the file ends."""
@@ -88,10 +86,10 @@ def reading(path: AnyPath) -> Iterator[None]:
 
 def file_size(path: AnyPath) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
-    if is_url(path):
-        return remote.file_size(os.fspath(path))
+    if not isinstance(at := place(path), Path):
+        return remote.file_size(str(at))
     with reading(path):
-        status = os.stat(path)
+        status = os.stat(at)
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: is a folder, expected a file")
     if not stat.S_ISREG(status.st_mode):
@@ -102,17 +100,17 @@ def file_size(path: AnyPath) -> int:
 
 
 def state_of(path: AnyPath) -> tuple[int, ...] | None:
-    """What changes when a file is written to or replaced, with its size and its time kept too, or one in a folder.
+    """What changes when a file, or one in a folder, is written to or replaced, even if its size and its time are set back.
 
-    None for what is not there, and for a URL: whether that has changed is looked at with each answer (remote.py).
+    None for what is not there, and for a URL, which is checked with each answer of the server (remote.py).
     """
-    if is_url(path):
+    if not isinstance(at := place(path), Path):
         return None
     try:
-        if not os.path.isdir(path):
-            status = os.stat(path)
+        if not os.path.isdir(at):
+            status = os.stat(at)
             return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        within = [os.stat(os.path.join(at, name)) for at, _, names in os.walk(path) for name in names]
+        within = [os.stat(os.path.join(folder, name)) for folder, _, names in os.walk(at) for name in names]
     except OSError:
         return None
     changed = max((status.st_ctime_ns for status in within), default=0)
@@ -120,15 +118,14 @@ def state_of(path: AnyPath) -> tuple[int, ...] | None:
 
 
 def check_state(path: AnyPath, state: tuple[int, ...] | None) -> None:
-    """ChangedError unless the state is the one that there was."""
+    """ChangedError unless the state is still the same."""
     if state is not None and state_of(path) != state:
         raise changed(path, "while it was read")
 
 
 def forget_seen(path: AnyPath) -> None:
     """The file may have been written to since it was read: what is there now counts."""
-    if is_url(path):
-        SESSION.forget(os.fspath(path))
+    SESSION.forget(os.fspath(path))
 
 
 def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: AnyPath) -> None:
@@ -153,6 +150,6 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: Any
 
 def open_binary(path: AnyPath) -> BinaryIO:
     """The file opened to be read in order, with some of it read ahead."""
-    if is_url(path):
-        return io.BufferedReader(RemoteStream(os.fspath(path)), _STREAM_BYTES)
-    return open(path, "rb", opener=os.open)
+    if isinstance(at := place(path), Path):
+        return open(at, "rb", opener=os.open)
+    return io.BufferedReader(RemoteStream(str(at)), _STREAM_BYTES)

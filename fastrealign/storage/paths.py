@@ -1,10 +1,11 @@
-"""Where files lie: a local path or a URL ("scheme://..."). What a user names is turned into one of the two here."""
+"""Local paths and URLs behind one type: `place` turns what a user names into a Path or a Url, which share most methods."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -13,22 +14,21 @@ from fastrealign.storage.retry import filesystem
 from fastrealign.storage.url import Url
 
 Place: TypeAlias = Path | Url
-# How callers name a place: text, or an object that has one.
+# How callers name a place.
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Asked of a server at a time.
+# Of one `each`, at a time.
 _REQUESTS = 8
 # At least two letters, so that the drive of a Windows path is none. "simplecache::s3://" is one, too.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
 _LOCAL = ("file://", "local://")
-_READ_ONLY = ("http://", "https://")
 
 
 def is_url(path: AnyPath) -> bool:
-    """Whether the path is a URL, which fsspec has to open. A pathlib.Path never is."""
+    """Whether fsspec has to open it; `place` makes a Url of it. A pathlib.Path never is one."""
     if isinstance(path, Path):
         return False
     text = os.fspath(path)
@@ -47,34 +47,44 @@ def place(path: AnyPath) -> Place:
 
 
 def places_of(path: AnyPath) -> list[str]:
-    """Where the bytes of a path lie: itself; of a chain of fsspec ("zip://a.npy::file:///x.zip") each of its places."""
+    """The places of a chained URL of fsspec ("zip://a.npy::file:///x.zip"); of any other path, itself."""
     *through, last = os.fspath(path).split("::") if is_url(path) else [os.fspath(path)]
     return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(is_url, through), last)]
 
 
 def folder_of(path: AnyPath) -> str:
-    """The folder that a path or a URL lies in."""
-    return str(place(path).parent) if is_url(path) else os.path.dirname(path)
+    """The folder of a path ("" for a bare name) or a URL."""
+    at = place(path)
+    return os.path.dirname(path) if isinstance(at, Path) else str(at.parent)
+
+
+def is_folder(path: AnyPath) -> bool:
+    at = place(path)
+    return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
 
 
 def check_output(path: AnyPath) -> None:
     """InputError if nothing can be written there whatever the server says, or the package for it is missing."""
-    if is_url(path):
-        url = os.fspath(path)
-        if url.startswith(_READ_ONLY):
-            scheme = url.partition("://")[0]
-            raise InputError(
-                f"{url}: {scheme}:// can only be read from; name a folder here or in a store such as s3://"
-            )
-        filesystem(url)
+    at = place(path)
+    if isinstance(at, Path):
+        return
+    if at.is_http:
+        raise InputError(
+            f"{path}: {at.scheme}:// can only be read from; name a folder here or in a store such as s3://"
+        )
+    filesystem(str(at))
 
 
-def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool) -> Iterator[R]:
-    """What `call` returns for each, in order; where a server is asked, several at a time."""
+def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None) -> Iterator[R]:
+    """What `call` returns for each, in order.
+
+    remote   whether a server is asked: then several at a time. None: `of` are paths, and one of them is a URL
+    """
+    if remote is None:
+        of = list(of)
+        remote = any(isinstance(one, (str, os.PathLike)) and is_url(one) for one in of)
     if not remote:
         yield from map(call, of)
         return
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(_REQUESTS) as pool:
         yield from pool.map(call, of)

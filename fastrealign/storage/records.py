@@ -1,4 +1,4 @@
-"""JSON as it comes from a disk: whatever lies there, a value or a ValueError. And JSON that carries a checksum of itself."""
+"""JSON from a disk, whatever lies there: a value or a ValueError. And JSON that carries its own checksum."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def parsed(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise _too_deep() from None
-    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
-    if sum(map(text.count, brackets)) > _LEVELS:
+    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if opened > _LEVELS:
         _check_depth(value)
     return value
 
 
 def record_of(text: str | bytes) -> dict[str, Any]:
-    """The record that fastrealign wrote as JSON text. ValueError for anything else: a name twice, another value."""
+    """The JSON object that fastrealign wrote. ValueError for anything else: a name twice, a value of another type."""
     try:
         value = json.loads(text, object_pairs_hook=_no_name_twice)
     except RecursionError:
@@ -38,7 +38,7 @@ def record_of(text: str | bytes) -> dict[str, Any]:
 
 
 def sealed(text: bytes) -> bytes:
-    """The JSON text of a record that is not empty, with a checksum of all that follows it in front."""
+    """The JSON text of a record that is not empty, preceded by a checksum of it."""
     body = text.removeprefix(b"{")
     return b'{"check":"%b",%b' % (_checksum(body), body)
 
@@ -60,7 +60,7 @@ def unsealed(text: bytes) -> dict[str, Any]:
 
 
 def checked(text: bytes, form: int) -> dict[str, Any]:
-    """The record in a file of ours: with its checksum from format `form` on, which is the newest, without one before it."""
+    """The record in a file of fastrealign's. Format `form`, the newest, has a checksum; earlier ones have none."""
     if is_sealed(text):
         return unsealed(text)
     value = record_of(text)
