@@ -18,7 +18,7 @@ from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.files import Descriptor, open_binary, reading
-from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.paths import place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import id_text, rows_in_lines, values_of
 
@@ -101,7 +101,7 @@ class IdsOf:
         states = []
         for path, rows in files or [(shard.metadata or shard.path, shard.rows) for shard in self._shards]:
             # A Lance dataset is a folder, in which each version of it is a file.
-            folder = not is_url(path) and os.path.isdir(path)
+            folder = os.path.isdir(path)
             with reading(path):
                 states.append(
                     [str(path), rows, *Descriptor(os.path.join(path, "_versions") if folder else path).state()]

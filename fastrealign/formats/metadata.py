@@ -27,7 +27,7 @@ from fastrealign.formats.shard_names import Name, counting, tail_of
 from fastrealign.formats.table_copy import TableCopy
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import check_state, open_binary, reading, state_of
-from fastrealign.storage.paths import Place, folder_of, is_url, place
+from fastrealign.storage.paths import Place, folder_of, place
 from fastrealign.storage.retry import Denied, Missing
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
@@ -121,7 +121,8 @@ def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
 
 
 def _joined(folder: str, to: str) -> Place:
-    return place(folder) / to if is_url(folder) else Path(os.path.normpath(os.path.join(folder, to)))
+    at = place(folder)
+    return Path(os.path.normpath(at / to)) if isinstance(at, Path) else at / to
 
 
 class _Beside:
@@ -132,7 +133,8 @@ class _Beside:
 
     def __init__(self, folder: str, out_folder: str) -> None:
         places = [("metadata", "metadata"), (".", ".")]
-        if (folder if is_url(folder) else os.path.abspath(folder)).rpartition("/")[2] in SIDE_FOLDERS.values():
+        beside = place(folder)
+        if (Path(os.path.abspath(beside)) if isinstance(beside, Path) else beside).name in SIDE_FOLDERS.values():
             # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
             places.append(("../metadata", "../metadata" if out_folder else "metadata"))
         self.there: dict[Place, str] = {}

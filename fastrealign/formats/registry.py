@@ -15,7 +15,7 @@ from fastrealign.formats.pickles import PickleShard
 from fastrealign.formats.safetensors_files import SafetensorsShard
 from fastrealign.formats.torch_files import TorchShard
 from fastrealign.formats.unsupported import next_step
-from fastrealign.storage.paths import AnyPath, is_url, place
+from fastrealign.storage.paths import AnyPath, place
 
 FORMATS: dict[str, type[Shard]] = {
     ".arrow": ArrowShard,
@@ -49,4 +49,4 @@ def format_of(path: AnyPath) -> type[Shard]:
 
 def suffix_of(path: AnyPath) -> str:
     """With its dot, in small letters; "" where there is none."""
-    return os.path.splitext(place(path).name if is_url(path) else path)[1].lower()
+    return os.path.splitext(place(path).name)[1].lower()

@@ -18,7 +18,7 @@ from fastrealign.formats.registry import FORMATS
 from fastrealign.formats.safetensors_files import RECORD, is_of_others
 from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.atomic import save_bytes
-from fastrealign.storage.paths import Place, is_url, place
+from fastrealign.storage.paths import AnyPath, is_folder, place
 from fastrealign.storage.records import checked, is_sealed, sealed
 from fastrealign.storage.rules import Rule, broken
 from fastrealign.storage.spool import local_copy
@@ -40,7 +40,7 @@ class OtherKind(InputError):
 
 
 @computes
-def save_tensors(path: str | Place, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
     if is_of_others(path):
         raise InputError(
@@ -61,7 +61,7 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def check_saved_name(path: str | Place, kind: str) -> None:
+def check_saved_name(path: AnyPath, kind: str) -> None:
     """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
     text = str(path)
     if not text or text.endswith("/"):
@@ -73,9 +73,9 @@ def check_saved_name(path: str | Place, kind: str) -> None:
 
 
 @computes
-def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
-    if not is_url(path) and Path(path).is_dir():
+    if isinstance(place(path), Path) and is_folder(path):
         inside = Path(path, "alignment.safetensors")
         name = f"; name {inside}" if inside.exists() else ""
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder{name}")
@@ -118,7 +118,7 @@ def load_tensors(path: str | Place, kind: str, names: tuple[str, ...]) -> tuple[
 
 
 def check_tensors(
-    path: str | Place, kind: str, tensors: dict[str, np.ndarray], axes: dict[str, int], dtype: Any = np.float64
+    path: AnyPath, kind: str, tensors: dict[str, np.ndarray], axes: dict[str, int], dtype: Any = np.float64
 ) -> None:
     """InputError for a tensor of another shape or element type than `save` writes, or with a NaN or Inf.
 
@@ -139,19 +139,18 @@ def _not_finite(name: str, value: np.ndarray) -> str | None:
     return None if value.dtype.kind != "f" or np.isfinite(value).all() else f"{name} holds a NaN or an Inf"
 
 
-def check_record(path: str | Place, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:
+def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:
     """InputError for a value that is not what its rule says."""
     found = broken(record, rules)
     if found is not None:
         raise _damaged(path, kind, found)
 
 
-def _damaged(path: str | Place, kind: str, how: str) -> InputError:
+def _damaged(path: AnyPath, kind: str, how: str) -> InputError:
     return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it anew")
 
 
-def _local(path: str | Place) -> AbstractContextManager[Path]:
+def _local(path: AnyPath) -> AbstractContextManager[Path]:
     """The file itself, or a copy of what lies at a URL."""
-    if is_url(path):
-        return local_copy(str(path))
-    return nullcontext(place(path))
+    at = place(path)
+    return nullcontext(at) if isinstance(at, Path) else local_copy(str(at))

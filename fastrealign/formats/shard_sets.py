@@ -10,9 +10,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import SPLITS
 from fastrealign.formats.manifest import MANIFEST
 from fastrealign.formats.shard_names import Name, copied_from, pattern_of
-from fastrealign.storage.paths import Place, folder_of, is_url, place
+from fastrealign.storage.identity import identities
+from fastrealign.storage.paths import Place, folder_of, place
 
 # What the package datasets keeps beside the data it was made of.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"
@@ -117,12 +118,11 @@ def tell_of_others(shards: Sequence[Shard]) -> None:
 
 def tell_of_links(shards: Sequence[Shard]) -> None:
     """Warn of shards that are one file under two names (latest.npy, a link to shard_7.npy)."""
-    first: dict[tuple[int, int], Shard] = {}
+    first: dict[Hashable, Shard] = {}
     twice: list[tuple[Shard, Shard]] = []
     for shard in shards:
-        if shard.rows and not is_url(shard.path):
-            state = os.stat(shard.path)
-            one = first.setdefault((state.st_dev, state.st_ino), shard)
+        if shard.rows and isinstance(place(shard.path), Path):
+            one = first.setdefault(identities(shard.path)[-1], shard)
             if one is not shard:
                 twice.append((shard, one))
     if twice:

@@ -14,6 +14,7 @@ import threading
 import zipfile
 import zlib
 from itertools import compress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_nam
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
 from fastrealign.storage.files import file_size, reading
-from fastrealign.storage.paths import AnyPath, Place, is_url
+from fastrealign.storage.paths import AnyPath, Place, place
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class TorchShard(MatrixShard):
 
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
-        if is_url(path):
+        if not isinstance(place(path), Path):
             raise InputError(
                 f"{path}: a file of torch is mapped into memory, which a URL cannot be; copy it to a disk first, or save it "
                 "as .safetensors"

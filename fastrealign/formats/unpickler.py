@@ -15,6 +15,7 @@ import re
 import threading
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,7 +25,7 @@ from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16
 from fastrealign.formats.pickle_opcodes import check_opcodes
 from fastrealign.storage.files import open_binary, reading
-from fastrealign.storage.paths import is_url
+from fastrealign.storage.paths import place
 
 _CONVERT = "keep ids, text, numbers and float arrays only, written with plain NumPy"
 
@@ -41,7 +42,7 @@ def load(path: str) -> object:
     memory are in proportion to the size of the file, whatever it says.
     """
     with reading(path), open_binary(path) as file:
-        if is_url(path):  # it is read twice
+        if not isinstance(place(path), Path):  # it is read twice
             file = io.BytesIO(file.read())
         try:
             size = file.seek(0, os.SEEK_END)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.registry import FORMATS
-from fastrealign.storage.paths import Place, place
+from fastrealign.storage.paths import Place
 
 # A file that is being written (storage/atomic.py): ".name.process.tmp".
 TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
@@ -55,11 +55,6 @@ def remove_temporaries(paths: Collection[Place]) -> None:
         for name in walk(folder, deep=False):
             if TEMPORARY.fullmatch(name) and folder / final_name(name) in paths:
                 remove(folder / name)
-
-
-def is_folder(path: str | os.PathLike) -> bool:
-    at = place(path)
-    return os.path.isdir(at) if isinstance(at, Path) else at.is_dir()
 
 
 def is_there(path: Place) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.formats.open import Source
-from fastrealign.jobs.folders import inside, is_folder, walk
+from fastrealign.jobs.folders import inside, walk
 from fastrealign.storage.identity import identities, real
-from fastrealign.storage.paths import Place, place, places_of
+from fastrealign.storage.paths import Place, is_folder, place, places_of
 
 
 class Inputs:

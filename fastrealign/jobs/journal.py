@@ -28,7 +28,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.version import __version__
 from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
 from fastrealign.storage.append_log import open_append_log, read_append_log
-from fastrealign.storage.paths import Place, is_url
+from fastrealign.storage.paths import Place
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 from fastrealign.storage.rules import COUNT, TEXT, Rule, check, or_none
 
@@ -293,4 +293,4 @@ _GROUP = {
 
 def rank_journals(journal: Place) -> list[Path]:
     """Beside the journal of a run, those that other ranks have left; on a server there are none."""
-    return [] if is_url(journal) else sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}"))
+    return sorted(journal.parent.glob(f"{journal.stem}.*{journal.suffix}")) if isinstance(journal, Path) else []

@@ -9,11 +9,11 @@ from typing import Any
 from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
-from fastrealign.jobs.folders import inside, is_folder, is_there, walk
+from fastrealign.jobs.folders import inside, is_there, walk
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.identity import real
-from fastrealign.storage.paths import Place, folder_of, place, places_of
+from fastrealign.storage.paths import Place, folder_of, is_folder, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 METADATA = "metadata.parquet"

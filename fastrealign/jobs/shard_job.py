@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +31,7 @@ from fastrealign.jobs.write_shards import LISTED_ROWS, Note, ShardPlan, Threaded
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import check_output, each, is_url
+from fastrealign.storage.paths import check_output, each, place
 
 BAD_SHARDS = ("error", "skip")
 
@@ -77,7 +78,7 @@ class ShardJob(Job[Report]):
             raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
         check_output(out)
         ranks = ranks_of(group)
-        if ranks.size > 1 and is_url(out):
+        if ranks.size > 1 and not isinstance(place(out), Path):
             raise InputError(
                 f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
                 "of them see, or use fastrealign.ray, where one process keeps it"
@@ -227,9 +228,7 @@ class ShardJob(Job[Report]):
 def marks_of(files: formats.Source, names: Sequence[str], whole: bool = False) -> dict[str, FileFingerprint]:
     """The fingerprints of the shards, by these names."""
     paths = [shard.path for shard in files.shards]
-    marks = each(
-        lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths, remote=any(map(is_url, paths))
-    )
+    marks = each(lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths)
     return dict(zip(names, marks, strict=True))
 
 

@@ -12,7 +12,7 @@ from fastrealign.core.text import meant
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import check_suffix
 from fastrealign.storage import hub
-from fastrealign.storage.paths import is_url, place
+from fastrealign.storage.paths import place
 
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -39,7 +39,8 @@ def _faults(config: TrainConfig) -> Iterator[str]:
     for key in ("data", "embeddings", "alignment", "adapter"):
         given = getattr(config, key)
         for path in [given] if isinstance(given, str) else given or []:
-            fault = None if is_url(path) else _fault(place(path), key)
+            at = place(path)
+            fault = _fault(at, key) if isinstance(at, Path) else None
             if fault:
                 yield f"{key}: {path}: {fault}"
     fault = _unusable(Path(config.out))

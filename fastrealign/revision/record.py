@@ -16,7 +16,7 @@ from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.examples import UNUSABLE
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import each, is_url
+from fastrealign.storage.paths import each
 from fastrealign.storage.records import parsed
 
 RUN = "run.json"
@@ -92,7 +92,7 @@ def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) 
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
-    marks = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths, remote=any(map(is_url, paths)))
+    marks = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths)
     return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), marks, strict=True))}
 
 

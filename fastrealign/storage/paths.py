@@ -27,7 +27,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
 _LOCAL = ("file://", "local://")
 
 
-def is_url(path: AnyPath) -> bool:
+def _is_url(path: AnyPath) -> bool:
     """Whether fsspec has to open it; `place` makes a Url of it. A pathlib.Path never is one."""
     if isinstance(path, Path):
         return False
@@ -39,7 +39,7 @@ def place(path: AnyPath) -> Place:
     """The path as an object with pathlib's methods: a Path, or a Url for what fsspec has to open."""
     if isinstance(path, (Path, Url)):
         return path
-    if is_url(path):
+    if _is_url(path):
         return Url(os.fspath(path))
     if isinstance(path, str) and path.startswith(_LOCAL):
         return Path(path.partition("://")[2])
@@ -48,8 +48,8 @@ def place(path: AnyPath) -> Place:
 
 def places_of(path: AnyPath) -> list[str]:
     """The places of a chained URL of fsspec ("zip://a.npy::file:///x.zip"); of any other path, itself."""
-    *through, last = os.fspath(path).split("::") if is_url(path) else [os.fspath(path)]
-    return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(is_url, through), last)]
+    *through, last = os.fspath(path).split("::") if _is_url(path) else [os.fspath(path)]
+    return [str(place(part)) if part.startswith(_LOCAL) else part for part in (*filter(_is_url, through), last)]
 
 
 def folder_of(path: AnyPath) -> str:
@@ -82,7 +82,7 @@ def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None)
     """
     if remote is None:
         of = list(of)
-        remote = any(isinstance(one, (str, os.PathLike)) and is_url(one) for one in of)
+        remote = any(isinstance(one, (str, os.PathLike)) and _is_url(one) for one in of)
     if not remote:
         yield from map(call, of)
         return
