@@ -9,9 +9,8 @@ from typing import Any
 from fastrealign.cli.console import progress_of
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
-from fastrealign.data.pipeline import BAD_ROWS
-from fastrealign.jobs.shard_job import BAD_SHARDS
-from fastrealign.methods.full_pass import CENTROIDS
+from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
+from fastrealign.methods.options import CENTROIDS
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (

@@ -20,11 +20,11 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.core.progress import Progress
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.process_group import ALONE
 from fastrealign.data.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
-from fastrealign.data.workers import Device, Host, Workers
+from fastrealign.data.workers import Device, Host
 
 # What is read at one place, at most and at least: enough for a disk to be quick, little enough to see rows of many places.
 BLOCK_BYTES = 256 << 10
@@ -247,15 +247,7 @@ class Spread:
         return (1.0 - share) * self.blocks / (self.blocks - 1) * max(0.0, left) / self.rows**2
 
 
-def measure_spread(
-    source: BlockSource,
-    row_map: RowMap,
-    along: np.ndarray,
-    phase: str,
-    bad_rows: str,
-    threads: int | Workers | None,
-    progress: Progress,
-) -> Spread:
+def measure_spread(source: BlockSource, row_map: RowMap, along: np.ndarray, phase: str, options: PassOptions) -> Spread:
     """One pass over blocks. They are added in their order, so that threads do not change the last digits."""
     spread = Spread(along)
     waiting: dict[Piece, tuple[np.ndarray, int]] = {}
@@ -281,7 +273,7 @@ def measure_spread(
 
         return work
 
-    Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress).run(make_work)
+    Pass(source, phase, options).run(make_work)
     return spread
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.workers import Workers
 
 BAD_ROWS = ("error", "skip", "keep")
@@ -103,6 +104,23 @@ class OutputOptions:
         object.__setattr__(self, "dtype", None if self.dtype is None else ops.as_dtype(self.dtype))
 
 
+@dataclass(frozen=True)
+class PassOptions:
+    """How a pass over rows is made: what happens to bad rows, what computes, and what is told of it."""
+
+    bad_rows: str = "error"
+    workers: Workers = field(default_factory=Workers.of)
+    progress: Progress = SILENT
+
+    def __post_init__(self) -> None:
+        check_choice("bad_rows", self.bad_rows, BAD_ROWS)
+
+    @property
+    def later(self) -> PassOptions:
+        """For the passes that follow: bad rows are known and reported, and the same ones are left out."""
+        return self if self.bad_rows == "error" else replace(self, bad_rows="skip")
+
+
 def texts(*groups: type) -> dict[str, str]:
     """The text of each option of these classes, by its name."""
     return {option.name: option.metadata["help"] for group in groups for option in _options(group)}
@@ -129,8 +147,9 @@ def _options(group: type) -> list[Field[Any]]:
 
 def _entry(option: Field[Any]) -> str:
     """A parameter in NumPy style."""
-    text = textwrap.fill(option.metadata["help"], _WIDTH, initial_indent="    ", subsequent_indent="    ")
-    return f"{option.name} : {option.type}, default {option.default!r}\n{text}."
+    text = option.metadata["help"]
+    filled = textwrap.fill(f"{text[0].upper()}{text[1:]}.", _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{option.name} : {option.type}, default {option.default!r}\n{filled}"
 
 
 HELP = texts(ReadOptions, Compute, OutputOptions)

@@ -1,7 +1,7 @@
 """Passes over a source: read, compute, write, overlapped, in bounded memory.
 
-Threads take pieces in order; each reads into its own scratch buffer, runs the kernel, which releases the interpreter, and
-writes. Since sums are exact and order-free (exact.py), it does not matter which thread took which piece.
+Threads take pieces in order; each reads into its own scratch buffer, runs the kernel, which releases the interpreter lock, and
+writes. Since sums are exact and order-free (core/exact_sum.py), it does not matter which thread took which piece.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.core.errors import BadRowsError, BadShardError, InputError
+from fastrealign.core.errors import BadRowsError, BadShardError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.options import PassOptions
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import Piece, RowSource, check_unchanged
-from fastrealign.data.workers import Device, Host, Workers
-
-BAD_ROWS = ("error", "skip", "keep")
+from fastrealign.data.workers import Device, Host
 
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
@@ -31,16 +29,6 @@ MakeWork = Callable[[Host | Device], Work]
 
 class Terminated(KeyboardInterrupt):
     """The process is to end soon (SIGTERM): what is in hand may be finished, nothing new is begun."""
-
-
-def check_bad_rows(bad_rows: str) -> None:
-    if bad_rows not in BAD_ROWS:
-        raise InputError(f"bad_rows={bad_rows!r}: expected one of {', '.join(BAD_ROWS)}")
-
-
-def lenient(bad_rows: str) -> str:
-    """After the first pass bad rows are known and reported; later passes leave the same ones out."""
-    return "error" if bad_rows == "error" else "skip"
 
 
 @dataclass(frozen=True)
@@ -57,31 +45,27 @@ class Pass:
 
     bad_rows "error" raises BadRowsError for the first bad row of the source; otherwise bad rows are counted in `bad`.
     on_bad_shard: called from any thread when a shard cannot be read, instead of raising; its other pieces are still read
-    finish_shards: when Terminated arrives, shards that were begun are read to their end before it goes on its way
+    finish_shards: when Terminated arrives, shards that were begun are read to their end before the pass ends
     """
 
     def __init__(
         self,
         source: RowSource,
         phase: str,
+        options: PassOptions | None = None,
         *,
-        bad_rows: str = "error",
-        threads: int | Workers | None = None,
-        progress: Progress = SILENT,
         finish_shards: bool = False,
         on_bad_shard: Callable[[BadShardError], None] | None = None,
     ) -> None:
-        check_bad_rows(bad_rows)
-        self._on_bad_shard = on_bad_shard
-        self._finish_shards = finish_shards
+        options = options or PassOptions()
         self.source = source
         self.phase = phase
-        self.bad_rows = bad_rows
-        self.workers = Workers.of(threads)
-        self.progress = progress
+        self.bad_rows, self.workers, self.progress = options.bad_rows, options.workers, options.progress
         self.good = 0
         self.bad = 0
         self.first_bad: BadRow | None = None
+        self._on_bad_shard = on_bad_shard
+        self._finish_shards = finish_shards
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._abandoned = threading.Event()
@@ -103,7 +87,7 @@ class Pass:
         if self.first_bad is not None and self.bad_rows == "error":
             where = self.source.where(self.first_bad.shard, self.first_bad.row)
             raise BadRowsError(
-                f"{where} {self.first_bad.why}; mend it, or choose skip (leave such rows out) or keep (pass them on unmapped):"
+                f"{where} {self.first_bad.why}; fix it, or choose skip (leave such rows out) or keep (pass them on unmapped):"
                 " --bad-rows skip, or bad_rows='skip'"
             )
 
@@ -228,21 +212,24 @@ class _Supply:
 
 
 def reduce_source(
-    source: RowSource,
-    row_map: RowMap | Sequence[RowMap],
-    phase: str,
-    *,
-    bad_rows: str = "error",
-    threads: int | Workers | None = None,
-    progress: Progress = SILENT,
-    sample: Reservoir | None = None,
-) -> tuple[ExactSum | list[ExactSum], Pass]:
+    source: RowSource, row_map: RowMap, phase: str, options: PassOptions | None = None, sample: Reservoir | None = None
+) -> tuple[ExactSum, Pass]:
     """The exact sums of f(row) over a whole source, and the pass that made them (its counts of good and bad rows).
 
-    Several maps give a list of sums, in one pass; rows without a direction are those of the first. `sample` sees the rows too.
-    Of a source that is shared between ranks (distributed.py), all of this is over the rows of every rank.
+    `sample` sees the rows too. Of a source that is shared between ranks, all of this is over the rows of every rank.
     """
-    maps = [row_map] if isinstance(row_map, RowMap) else list(row_map)
+    (sums,), this = reduce_maps(source, [row_map], phase, options, sample)
+    return sums, this
+
+
+def reduce_maps(
+    source: RowSource,
+    maps: Sequence[RowMap],
+    phase: str,
+    options: PassOptions | None = None,
+    sample: Reservoir | None = None,
+) -> tuple[list[ExactSum], Pass]:
+    """What `reduce_source` finds for each of several maps, in one pass; bad rows are those of the first map."""
     totals = [ExactSum(source.d) for _ in maps]
     parts: list[list[ExactSum]] = []
 
@@ -258,7 +245,7 @@ def reduce_source(
         return work
 
     ranks = source.ranks
-    this = Pass(source, phase, bad_rows=bad_rows, threads=threads, progress=progress)
+    this = Pass(source, phase, options)
     with ranks.fail_together():
         this.run(make_work)
         check_unchanged(source)
@@ -270,4 +257,4 @@ def reduce_source(
     this.good, this.bad = (sum(counts) for counts in zip(*ranks.all_gather((this.good, this.bad)), strict=True))
     if sample is not None:
         sample.join(ranks.all_gather(sample.held))
-    return totals[0] if isinstance(row_map, RowMap) else totals, this
+    return totals, this

@@ -120,18 +120,16 @@ class Workers:
     @classmethod
     def of(
         cls,
-        threads: int | Workers | None = None,
+        threads: int | None = None,
         devices: Sequence[int | str] | None = None,
         max_memory: int | None = None,
     ) -> Workers:
         """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
 
-        threads      None: all processors, or some for each device; Workers stay what they are
+        threads      None: one per core, or some for each device
         devices      numbers of GPUs or names of devices of torch's; None: the processor
         max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
         """
-        if isinstance(threads, Workers):
-            return threads
         names = tuple(_usable(device) for device in devices or ())
         if threads is None and names:
             threads = THREADS_A_DEVICE * len(names)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.text import shown
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.sources import ArraySource, RowSource
 from fastrealign.gap_report.result import Domains, SampleSize
 from fastrealign.methods.alignment import Alignment
@@ -69,5 +69,5 @@ def across_domains(sides: dict[str, tuple[RowSource, RowSource]], first: Alignme
 
 
 def _gaps(source: RowSource, fits: Sequence[Alignment], mean: np.ndarray) -> list[float]:
-    sums, _ = reduce_source(source, [fitted.row_map for fitted in fits], "measuring the gaps left")
+    sums, _ = reduce_maps(source, [fitted.row_map for fitted in fits], "measuring the gaps left")
     return [float(np.linalg.norm(of.mean - mean)) for of in sums]

@@ -13,7 +13,7 @@ from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
 from fastrealign.data.sources import ArraySource, RowSource
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
-from fastrealign.methods.baselines import check_method
+from fastrealign.methods.options import check_method
 
 # Neighbours of the mixing rate, as in arXiv 2602.07026: each side needs more rows than that.
 MIXING_K = 20

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastrealign import formats
@@ -17,6 +16,7 @@ from fastrealign.core.errors import BadShardError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.sources import FileSource
 from fastrealign.data.workers import Workers
@@ -24,12 +24,13 @@ from fastrealign.formats.manifest import Manifest
 from fastrealign.jobs.shard_job import ShardJob, marks_of, specs_of
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
-from fastrealign.methods.fitting import check_alone, check_method, fit_rows, own_options
-from fastrealign.methods.full_pass import check_options
+from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.loading import as_method, told_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
+from fastrealign.methods.options import FitOptions, check_ranks
 
 
 @computes
@@ -181,11 +182,10 @@ class AlignJob(ShardJob):
         **how: Any,
     ) -> None:
         """how: the arguments of ShardJob."""
-        check_options(centroid, how["bad_rows"])
-        method, centroid = check_method(method, centroid, one_pass, tol)
-        check_devices(method, how["workers"])
+        self._wanted = FitOptions(method, centroid, one_pass, tol, confidence, seed)
+        check_devices(self._wanted.method, how["workers"])
         super().__init__(source, out, **how)
-        check_alone(method, self.ranks)
+        check_ranks(self._wanted.method, self.ranks)
         self.target = self.opened(
             "target", open_target(target, self.rows, how["column"], target_column, self.bad_shards)
         )
@@ -195,21 +195,7 @@ class AlignJob(ShardJob):
             marks = marks_of(files, [shard.name for shard in files.shards], self.verify)
         # What a target in memory holds is not in the job specification, so it is fitted again and compared.
         self._target_is_noted = bool(marks)
-        self._fit_options = {
-            "method": method,
-            "centroid": centroid,
-            "one_pass": one_pass,
-            "tol": tol,
-            "confidence": confidence,
-            "seed": seed,
-        }
-        if method == "realign":
-            asked = {"centroid": centroid, "one_pass": one_pass or None, "tol": tol}
-            if tol is not None:
-                asked |= {"confidence": confidence, "seed": seed}
-        else:
-            asked = {"method": method, **own_options(method, seed)}
-        self.ask({**asked, "target_column": target_column}, target=marks)
+        self.ask({**self._wanted.to_json(), "target_column": target_column}, target=marks)
         self.layout.check_apart([*specs_of(source), *specs_of(target)], [rows.files for rows in self.sides.values()])
 
     def fit(self) -> None:
@@ -233,24 +219,16 @@ class AlignJob(ShardJob):
         noted = self.ranks.broadcast(self.folder.noted_alignment() if resumed else None)
         if noted is not None:
             return noted
-        divide = self._fit_options["tol"] is None  # a sample is small: every rank reads the same one
+        divide = self._wanted.tol is None  # a sample is small: every rank reads the same one
         found = fit_rows(
             shared(self.rows, self.ranks) if divide else self.rows,
             shared(self.target, self.ranks) if divide and self._target_is_noted else self.target,
-            bad_rows=self.bad_rows,
-            threads=self.workers,
-            progress=self.progress,
-            **self._fit_options,
+            self._wanted,
+            PassOptions(self.bad_rows, self.workers, self.progress),
         )
-        if isinstance(found, Baseline):
+        if not isinstance(found, Alignment):
             return found
-        return replace(
-            found,
-            encoder_source=self.rows.encoder,
-            encoder_target=self.target.encoder,
-            column_source=self.rows.column,
-            column_target=self.target.column,
-        )
+        return found.named(self.rows.encoder, self.target.encoder, self.rows.column, self.target.column)
 
 
 class ApplyJob(ShardJob):

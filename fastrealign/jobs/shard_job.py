@@ -17,7 +17,7 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.data.distributed import owner
-from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.options import ReadOptions
 from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
@@ -32,8 +32,6 @@ from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output, each, place
-
-BAD_SHARDS = ("error", "skip")
 
 
 class Writer(Protocol):
@@ -73,9 +71,7 @@ class ShardJob(Job[Report]):
     ) -> None:
         """how: overwrite, resume, fsync, verify."""
         self.started = time.perf_counter()
-        check_bad_rows(bad_rows)
-        if bad_shards not in BAD_SHARDS:
-            raise InputError(f"bad_shards={bad_shards!r}: expected one of {', '.join(BAD_SHARDS)}")
+        ReadOptions(column, None, bad_rows, bad_shards)
         check_output(out)
         ranks = ranks_of(group)
         if ranks.size > 1 and not isinstance(place(out), Path):

@@ -22,6 +22,7 @@ from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
@@ -206,9 +207,7 @@ class ThreadedWriter:
         this = Pass(
             self.source,
             "aligning",
-            bad_rows=self._plan.bad_rows,
-            threads=self._workers,
-            progress=progress,
+            PassOptions(self._plan.bad_rows, self._workers, progress),
             finish_shards=True,
             on_bad_shard=self._leave_out if self._plan.bad_shards == "skip" else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,6 +241,22 @@ class Alignment:
                 f"the alignment is a {type(given).__name__}, expected an Alignment or the path of a saved one"
             )
         return cls.load(given)
+
+    def named(
+        self,
+        encoder_source: str | None,
+        encoder_target: str | None,
+        column_source: str | None,
+        column_target: str | None,
+    ) -> Alignment:
+        """The same, with the names of what its rows came from."""
+        return replace(
+            self,
+            encoder_source=encoder_source,
+            encoder_target=encoder_target,
+            column_source=column_source,
+            column_target=column_target,
+        )
 
     def check_width(self, d: int, name: str) -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""

@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.ops import Counts
-from fastrealign.data.pipeline import check_bad_rows
+from fastrealign.data.options import BAD_ROWS, check_choice
 
 # (rows, where to store the result, uint8 states of the rows or None) -> what was counted, as `ops.apply` does it
 Kernel = Callable[[Any, Any, np.ndarray | None], Counts]
@@ -19,7 +19,7 @@ Kernel = Callable[[Any, Any, np.ndarray | None], Counts]
 
 def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, bad_rows: str = "error") -> Any:
     """The rows of x (n, d), or one vector (d,), through `kernel`; the arguments are those of `Alignment.__call__`."""
-    check_bad_rows(bad_rows)
+    check_choice("bad_rows", bad_rows, BAD_ROWS)
     given = x
     if ops.is_tensor(x) and x.requires_grad:
         raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
@@ -47,7 +47,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
     flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
     found = kernel(rows, view, flags)
     if found.bad and bad_rows == "error":
-        raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; mend it, or pass bad_rows='skip' or 'keep'")
+        raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; fix it, or pass bad_rows='skip' or 'keep'")
     if out is not None:
         return out
     left = flags == ops.GOOD if found.bad and flags is not None else None

@@ -12,10 +12,9 @@ import numpy as np
 from fastrealign.core import reference
 from fastrealign.core.errors import warn
 from fastrealign.core.ops import RowMap
-from fastrealign.core.progress import Progress
-from fastrealign.data.pipeline import lenient, reduce_source
+from fastrealign.data.options import PassOptions
+from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.sources import RowSource
-from fastrealign.data.workers import Workers
 
 # |F(c)| at which the exact centroid is found, and how many passes it may take. Converging slower means that the sums'
 # own rounding has been reached.
@@ -26,30 +25,17 @@ FAR = 0.01
 
 
 def exact_centroid(
-    source: RowSource,
-    start: RowMap,
-    mean_target: np.ndarray,
-    sample: np.ndarray,
-    bad_rows: str,
-    threads: int | Workers | None,
-    progress: Progress,
+    source: RowSource, start: RowMap, mean_target: np.ndarray, sample: np.ndarray, options: PassOptions
 ) -> np.ndarray:
     """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0.
 
-    Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass betters by what it has seen
+    Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass improves by what it has seen
     (Broyden's update); F itself is exact, over all rows. sample: rows of the source, (n, d).
     """
     projected = reference.row_map(sample, start.s, start.b)
 
     def left_by(c: np.ndarray) -> np.ndarray:
-        sums, _ = reduce_source(
-            source,
-            RowMap(start.s, start.b, c),
-            "exact centroid",
-            bad_rows=lenient(bad_rows),
-            threads=threads,
-            progress=progress,
-        )
+        sums, _ = reduce_source(source, RowMap(start.s, start.b, c), "exact centroid", options)
         return sums.mean - mean_target
 
     c = start.c

@@ -24,21 +24,19 @@ more than 1 - confidence.
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.ops import UNIT
-from fastrealign.core.progress import Progress
 from fastrealign.data.cluster_sampling import Blocks, BlockSource, Spread, measure_spread, quantile
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
-from fastrealign.data.pipeline import lenient
 from fastrealign.data.sources import RowSource
-from fastrealign.data.workers import Workers
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.full_pass import fit_sides
+from fastrealign.methods.options import FitOptions
 
 # Blocks of a side to begin with: fewer say too little about the spread between them.
 FEWEST_BLOCKS = 64
@@ -46,13 +44,6 @@ FEWEST_BLOCKS = 64
 LARGEST_SHARE = 0.5
 # Rows of either side that tell copies.
 _COMPARED = 64
-
-
-def check_tol(tol: float) -> float:
-    """InputError for a tolerated gap that is none."""
-    if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0.0 < tol < math.inf:
-        raise InputError(f"tol={tol!r}: expected more than 0, and finite")
-    return float(tol)
 
 
 @dataclass(frozen=True)
@@ -75,10 +66,6 @@ class Looks:
     """Larger and larger samples of one or more sources, and the confidence that each look may spend."""
 
     def __init__(self, sources: list[RowSource], confidence: float, seed: int) -> None:
-        if not isinstance(confidence, numbers.Real) or not 0.5 <= confidence < 1.0:
-            raise InputError(f"confidence={confidence!r}: expected 0.5 to below 1")
-        if not isinstance(seed, numbers.Integral) or seed < 0:
-            raise InputError(f"seed={seed!r}: expected at least 0")
         self.samples: list[BlockSource] = []
         self._blocks = [Blocks(source, seed + i) for i, source in enumerate(sources)]
         self._wanted = float(FEWEST_BLOCKS)
@@ -136,33 +123,16 @@ def _check_differ(source: RowSource, target: RowSource) -> None:
             raise InputError(f"source and target hold the same rows: {source.name} and {target.name}; {NAME_BOTH}")
 
 
-def fit_certified(
-    source: RowSource,
-    target: RowSource,
-    tol: float,
-    confidence: float,
-    seed: int,
-    centroid: str,
-    bad_rows: str,
-    threads: int | Workers | None,
-    progress: Progress,
-) -> Alignment:
+def fit_certified(source: RowSource, target: RowSource, fit: FitOptions, tol: float, options: PassOptions) -> Alignment:
     """Fit on samples until the bound is at most `tol`. Raises InputError for sources that cannot be sampled."""
-    check_tol(tol)
-    options = {"threads": threads, "progress": progress}
     _check_differ(source, target)
-    looks = Looks([source, target], confidence, seed)
+    looks = Looks([source, target], fit.confidence, fit.seed)
     while True:
         y, x = looks.samples
-        alignment = fit_sides(y, x, centroid=centroid, bad_rows=bad_rows, **options)
-        spreads = [
-            measure_spread(sample, row_map, along, phase, lenient(bad_rows), **options)
-            for sample, row_map, along, phase in (
-                (y, alignment.row_map, alignment.mean_source, "spread of the source"),
-                (x, UNIT, alignment.mean_target, "spread of the target"),
-            )
-        ]
-        bound = looks.bound(spreads)
+        alignment = fit_sides(y, x, fit.centroid, options)
+        of_y = measure_spread(y, alignment.row_map, alignment.mean_source, "spread of the source", options.later)
+        of_x = measure_spread(x, UNIT, alignment.mean_target, "spread of the target", options.later)
+        bound = looks.bound([of_y, of_x])
         if bound.total <= tol:
             break
         looks.widen(bound, tol)
@@ -173,16 +143,16 @@ def fit_certified(
         )
     return replace(
         alignment,
-        gap_left=float(np.linalg.norm(spreads[0].mean - alignment.mean_target)),
+        gap_left=float(np.linalg.norm(of_y.mean - alignment.mean_target)),
         sampling=Sampling(
             how="certified",
             rows_source=y.rows,
             rows_target=x.rows,
             of_source=source.rows,
             of_target=target.rows,
-            error=math.sqrt(sum(s.variance(sample.share) for s, sample in zip(spreads, (y, x), strict=True))),
+            error=math.sqrt(of_y.variance(y.share) + of_x.variance(x.share)),
             bound=bound.total,
-            confidence=confidence,
-            seed=seed,
+            confidence=fit.confidence,
+            seed=fit.seed,
         ),
     )

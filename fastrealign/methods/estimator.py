@@ -14,10 +14,11 @@ import numpy as np
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.data.options import check_choice
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fitting import fit
-from fastrealign.methods.full_pass import CENTROIDS
 from fastrealign.methods.moments import Moments
+from fastrealign.methods.options import CENTROIDS
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -84,7 +85,9 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.alignment_ = self._in_place(X)
             return self
         self._check_target_names()
-        self.alignment_ = fit(X, self.target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
+        self.alignment_ = Alignment.of(
+            fit(X, self.target, centroid=self.centroid, bad_rows=self.bad_rows, threads=self.threads)
+        )
         return self
 
     @computes
@@ -96,8 +99,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self.alignment_(X, bad_rows=self.bad_rows, threads=self.threads)
 
     def _check_parameters(self) -> None:
-        if self.centroid not in CENTROIDS:
-            raise InputError(f"centroid={self.centroid!r}: expected one of {', '.join(CENTROIDS)}")
+        check_choice("centroid", self.centroid, CENTROIDS)
         if self.bad_rows not in ("error", "keep"):
             raise InputError(
                 f"bad_rows={self.bad_rows!r}: expected 'error' or 'keep'; transform returns as many rows as it is given"

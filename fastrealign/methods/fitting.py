@@ -1,8 +1,9 @@
-"""fit: from a source and a target to an Alignment.
+"""`fit`: from a source and a target to a fitted method.
 
-every row, in passes (passes.py)    target: mean and trace; source: mean and trace, then the centroid correction
-every row, once (onepass.py)        for what cannot be read again
-a sample (certified.py)             as large as the precision that is asked for
+every row, in passes (full_pass.py)    target: mean and trace; source: mean and trace, then the centroid correction
+every row, once (one_pass.py)          for a source that cannot be read again
+a sample (certified.py)                as large as the precision that is asked for
+a method to compare with               baseline_fits.py
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
+from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_both
-from fastrealign.data.pipeline import lenient, reduce_source
-from fastrealign.data.process_group import ProcessGroup, ranks_of
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import FileSource, RowSource, check_unchanged
-from fastrealign.data.workers import Workers
-from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline_fits import fit_opened
 from fastrealign.methods.certified import fit_certified
-from fastrealign.methods.full_pass import check_options, fit_sides
+from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.method import Method
+from fastrealign.methods.options import FitOptions, check_ranks
 from fastrealign.methods.statistics import check_widths
 
 
 @computes
+@documented(FitOptions, ReadOptions, Compute)
 def fit(
     source: Any,
     target: Any,
@@ -53,142 +57,87 @@ def fit(
 ) -> Method:
     """Find the alignment that moves `source` (text) to `target` (images), ReAlign of arXiv 2602.07026.
 
-    source, target   (rows, width) arrays or tensors of float16, bfloat16, float32 or float64, or any other kind of rows that
-                     an Alignment can be called on; paths, globs, folders or lists of paths of shards; or iterables of chunks,
-                     such as a DataLoader: a tuple or dict counts where one entry alone can be the rows
-    method           "realign", or another one of baselines.METHODS to compare it with: then the result is a Baseline, its gap
-                     left not measured, and centroid, one_pass, tol and encoder names are refused; c3 takes `seed` for its
-                     noise. `baselines.fit_baseline` takes the other options that a method has
-    centroid         "paper" translates once, as published; "exact" solves for the translation that leaves no gap
-    bad_rows         rows with NaN, Inf or only zeros: "error" raises BadRowsError naming the first, "skip" and "keep" leave
-                     them out of the statistics
-    one_pass         read the source once and estimate the centroid correction; `sampling` of the result states its standard
-                     error. None: only where the source cannot be read again
-    tol, confidence  fit on a sample that is just large enough: with this probability the centroid of all aligned rows lies
-                     within gap_left + tol of the target's; for files and arrays, which `seed` draws the sample from
-    column           the name under which files of the source hold the embeddings (parquet column, pickle key, tensor), where
-                     it cannot be told; that of the target, too, where it has that name and lies elsewhere
-    target_column    the same of the target. Of names in one file, text_... and the like are the source's, image_..., img_...,
-                     visual_... the target's
-    threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers;
-                     with buffers of at most so many bytes together
-    encoder_source, encoder_target   names of the encoders; by default those that `fastrealign embed` left beside the shards
-    group            a torch.distributed process group ("world": the default one) whose ranks call this together. Files,
-                     which all name alike, are shared out; arrays and chunks are each rank's own rows. The same result on
-                     every rank, to the last bit that of one process
-    Raises InputError for an unknown method, widths that differ, fewer than 2 rows, a side whose rows are all one direction,
-    or the same rows on both sides. Warns (FitWarning) of fewer rows than the width, stating the expected error of the
-    centroid, of a target without a centroid, and of sides that look swapped by their names.
+    Warns (FitWarning) of fewer rows than the width, stating the expected error of the centroid, of a target without a
+    centroid, and of sides that look swapped by their names.
+
+    Parameters
+    ----------
+    source, target : array, tensor, path or iterable of chunks
+        Rows (n, d) of float16, bfloat16, float32 or float64, or any other kind of rows that an Alignment can be called on;
+        paths, globs, folders or lists of paths of shards; or chunks of rows, such as a DataLoader yields: a tuple or dict
+        counts where one entry alone can be the rows.
+    {FitOptions}
+    {ReadOptions}
+    {Compute}
+    progress : Progress
+        What is told of each pass.
+    group : torch.distributed.ProcessGroup or "world", optional
+        The ranks that call this together. Files, which all name alike, are divided between them; arrays and chunks are each
+        rank's own rows. The same result on every rank, to the last bit that of one process.
+    encoder_source, encoder_target : str, optional
+        Names of the encoders; by default those that `fastrealign embed` left beside the shards.
+
+    Returns
+    -------
+    Alignment
+        For a method other than ReAlign a Baseline, its gap left not measured; it takes no centroid, one_pass, tol and encoder
+        names. `baselines.fit_baseline` takes the other options that a method has.
+
+    Raises
+    ------
+    InputError
+        For an unknown method, widths that differ, fewer than 2 rows, a side whose rows all have one direction, or the same
+        rows on both sides.
+    BadRowsError
+        For a row without a direction, where bad_rows is "error".
+
+    Examples
+    --------
+    >>> import fastrealign as fr
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((400, 8)) - 1.0
+    >>> alignment = fr.fit(text, images)
+    >>> bool(alignment.gap_left < 0.1 * alignment.gap_before)
+    True
+    >>> alignment(text[:3]).shape
+    (3, 8)
     """
-    method, centroid = check_method(method, centroid, one_pass, tol)
-    if method != "realign" and (encoder_source or encoder_target):
-        raise InputError(f"{method} keeps no names of encoders; leave out encoder_source and encoder_target")
+    wanted = FitOptions(method, centroid, one_pass, tol, confidence, seed)
+    options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
+    if wanted.method != "realign" and (encoder_source or encoder_target):
+        raise InputError(f"{wanted.method} keeps no names of encoders; leave out encoder_source and encoder_target")
     ranks = ranks_of(group)
-    check_alone(method, ranks)
+    check_ranks(wanted.method, ranks)
     rows, there = open_both(source, target, column, target_column)
     if tol is not None and ranks.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
-    names = {
-        "encoder_source": encoder_source or rows.encoder,
-        "encoder_target": encoder_target or there.encoder,
-        "column_source": rows.column,
-        "column_target": there.column,
-    }
+    encoders = encoder_source or rows.encoder, encoder_target or there.encoder
+    columns = rows.column, there.column
     if tol is None:
         rows, there = shared(rows, ranks), shared(there, ranks)
-    workers = Workers.of(threads, devices, max_memory)
-    options = {"bad_rows": bad_rows, "threads": workers, "progress": progress}
-    alignment = fit_rows(
-        rows,
-        there,
-        method=method,
-        centroid=centroid,
-        one_pass=one_pass,
-        tol=tol,
-        confidence=confidence,
-        seed=seed,
-        **options,
-    )
-    if isinstance(alignment, Baseline):
-        return alignment
-    if alignment.sampling is None:
-        left, _ = reduce_source(
-            rows, alignment.row_map, "measuring the gap left", **{**options, "bad_rows": lenient(bad_rows)}
-        )
-        alignment = replace(alignment, gap_left=float(np.linalg.norm(left.mean - alignment.mean_target)))
-    return replace(alignment, **names)
+    fitted = fit_rows(rows, there, wanted, options)
+    if not isinstance(fitted, Alignment):
+        return fitted
+    if fitted.sampling is None:
+        left, _ = reduce_source(rows, fitted.row_map, "measuring the gap left", options.later)
+        fitted = replace(fitted, gap_left=float(np.linalg.norm(left.mean - fitted.mean_target)))
+    return fitted.named(*encoders, *columns)
 
 
-def fit_rows(
-    source: RowSource,
-    target: RowSource,
-    *,
-    method: str,
-    centroid: str,
-    bad_rows: str,
-    one_pass: bool | None,
-    tol: float | None,
-    confidence: float,
-    seed: int,
-    threads: int | Workers | None,
-    progress: Progress,
-) -> Method:
+def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions) -> Method:
     """`fit` on opened sources; gap_left is NaN where measuring it takes a pass of its own."""
-    check_options(centroid, bad_rows)
     check_widths(source, target)
-    if method != "realign":
-        from fastrealign.methods.baselines import fit_opened
-
+    if wanted.method != "realign":
         with source.ranks.fail_together():
-            fitted = fit_opened(
-                method,
-                source,
-                target,
-                bad_rows=bad_rows,
-                threads=threads,
-                progress=progress,
-                **own_options(method, seed),
-            )
+            baseline = fit_opened(wanted.method, source, target, options, **wanted.own)
             check_unchanged(source, target)
-            return fitted
-    if tol is None:
-        options = {"bad_rows": bad_rows, "threads": threads, "progress": progress}
-        alignment = fit_sides(source, target, centroid=centroid, one_pass=one_pass, **options)
-        check_unchanged(source, target)  # passes over one see what became of the other before
-        return alignment
-    if one_pass:
-        raise InputError("tol samples the source, one_pass reads all of it: choose one")
-    alignment = fit_certified(source, target, tol, confidence, seed, centroid, bad_rows, threads, progress)
-    check_unchanged(source, target)
+        return baseline
+    if wanted.tol is None:
+        alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass)
+    else:
+        alignment = fit_certified(source, target, wanted, wanted.tol, options)
+    check_unchanged(source, target)  # passes over one see what became of the other before
     return alignment
-
-
-def check_method(method: str, centroid: str, one_pass: bool | None, tol: float | None) -> tuple[str, str]:
-    """The method and the centroid that are meant. Raises InputError for a method that there is not, and options it has not."""
-    if method == "realign":
-        return method, centroid
-    from fastrealign.methods import baselines
-
-    method = baselines.check_method(method)
-    if method == "realign":
-        return method, centroid
-    if method == "realign-exact":
-        return "realign", "exact"
-    refused = {"centroid": centroid != "paper", "one_pass": one_pass, "tol": tol is not None}
-    for name, given in refused.items():
-        if given:
-            raise InputError(f"{name} is of ReAlign, {method} has none; leave it out")
-    return method, centroid
-
-
-def check_alone(method: str, ranks: ProcessGroup) -> None:
-    """InputError where ranks are to fit together what one process alone can: covariances are not added up between them."""
-    if method == "bca" and ranks.size > 1:
-        raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
-
-
-def own_options(method: str, seed: int) -> dict[str, int]:
-    """What of the options of a fit is one of the method's."""
-    return {"seed": seed} if method == "c3" else {}

@@ -19,13 +19,12 @@ from fastrealign.core import ops, reference
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import UNIT, RowMap
-from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.options import PassOptions
+from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import ArraySource, RowSource
-from fastrealign.data.workers import Workers
 from fastrealign.methods.centroid import exact_centroid, few_digits
-from fastrealign.methods.statistics import SMALLEST_TRACE, Side, anchored, check_projected, check_side
+from fastrealign.methods.statistics import SMALLEST_TRACE, SideStatistics, anchored, check_projected, check_side
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512
@@ -42,36 +41,26 @@ class OnePass:
     error   standard error of the centroid of the aligned rows (Euclidean norm); 0 where the sample is the whole source
     """
 
-    side: Side
+    side: SideStatistics
     c: np.ndarray
     error: float
 
 
-def fit_one_pass(
-    source: RowSource, target: Side, centroid: str, bad_rows: str, threads: int | Workers | None, progress: Progress
-) -> OnePass:
+def fit_one_pass(source: RowSource, target: SideStatistics, centroid: str, options: PassOptions) -> OnePass:
     """s, b and c of a source that is read once; s and b follow from `side`. Raises InputError as `fit` does."""
     pilot, sample = _pilot_map(source, target, centroid), Reservoir.of_width(source.d)
-    (unit, mapped), this = reduce_source(
-        source,
-        (UNIT, pilot),
-        "reading the source",
-        bad_rows=bad_rows,
-        threads=threads,
-        progress=progress,
-        sample=sample,
-    )
-    side = Side.of(unit, this.bad)
+    (unit, mapped), this = reduce_maps(source, (UNIT, pilot), "reading the source", options, sample)
+    side = SideStatistics.of(unit, this.bad)
     check_side(source.name, side)
     check_projected(source.name, side.count, mapped.count)
     return _corrected(side, target, centroid, pilot, mapped, sample)
 
 
-def _pilot_map(source: RowSource, target: Side, centroid: str) -> RowMap:
+def _pilot_map(source: RowSource, target: SideStatistics, centroid: str) -> RowMap:
     rows = _good(source.pilot(PILOT_ROWS), UNIT)
     sums = ExactSum(source.d)
     ops.reduce(rows, UNIT, sums)
-    pilot = Side.of(sums, 0)
+    pilot = SideStatistics.of(sums, 0)
     s = float(np.sqrt(target.trace / pilot.trace)) if pilot.count and pilot.trace > SMALLEST_TRACE else 1.0
     b = target.mean - s * pilot.mean if pilot.count else target.mean
     if centroid == "paper" or not pilot.count:
@@ -81,7 +70,9 @@ def _pilot_map(source: RowSource, target: Side, centroid: str) -> RowMap:
     return RowMap(s, b, few_digits(reference.exact_centroid(projected, target.mean, start, steps=4)))
 
 
-def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir) -> OnePass:
+def _corrected(
+    side: SideStatistics, target: SideStatistics, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir
+) -> OnePass:
     final = anchored(side, target)
     rows = _good(_good(sample.rows(), pilot), final)
     if not len(rows):
@@ -95,7 +86,7 @@ def _corrected(side: Side, target: Side, centroid: str, pilot: RowMap, mapped: E
         # On the sample, the mean that leaves no gap over all rows.
         aim = target.mean - mapped.mean + _mean(rows, pilot)
         start = RowMap(final.s, final.b, target.mean - _mean(rows, final))
-        c = exact_centroid(ArraySource(rows, "the sample"), start, aim, rows, "skip", None, SILENT)
+        c = exact_centroid(ArraySource(rows, "the sample"), start, aim, rows, PassOptions("skip"))
         _, spread = _difference(rows, RowMap(final.s, final.b, c), pilot)
     error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)

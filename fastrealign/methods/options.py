@@ -23,12 +23,12 @@ class FitOptions:
 
     method: str = option(
         "realign",
-        "realign, realign-exact, or a method to compare with: none, mean-shift, c3, bca, anchor, anchor-trace",
+        "method to fit: realign, realign-exact, or one to compare with, none, mean-shift, c3, bca, anchor, anchor-trace",
     )
     centroid: str = option(
         "paper",
-        "paper translates once, as published, and leaves a gap of about 1e-4; exact solves for the translation that leaves "
-        "none",
+        "correction of the centroid: paper translates once, as published, and leaves a gap of about 1e-4; exact solves for the "
+        "translation that leaves none",
     )
     one_pass: bool | None = option(
         None,
@@ -73,13 +73,6 @@ class FitOptions:
         sampling = {} if self.tol is None else {"confidence": self.confidence, "seed": self.seed}
         return {"centroid": self.centroid, "one_pass": self.one_pass or None, "tol": self.tol, **sampling}
 
-    def check_ranks(self, ranks: ProcessGroup) -> None:
-        """InputError where ranks are to fit together what one process fits: covariances are not added up between them."""
-        if self.method == "bca" and ranks.size > 1:
-            raise InputError(
-                "bca is fitted by one process; fit it without a group or torchrun, then apply what was saved"
-            )
-
 
 HELP = texts(FitOptions)
 
@@ -93,6 +86,12 @@ def check_method(name: object) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
     return name.lower()
+
+
+def check_ranks(method: str, ranks: ProcessGroup) -> None:
+    """InputError where ranks are to fit together what one process fits: covariances are not added up between them."""
+    if method == "bca" and ranks.size > 1:
+        raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
 
 
 def check_tol(tol: Any) -> float:

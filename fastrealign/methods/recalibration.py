@@ -19,17 +19,19 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.cluster_sampling import Spread, measure_spread
+from fastrealign.data.options import Compute, PassOptions, ReadOptions
 from fastrealign.data.pair import open_target
-from fastrealign.data.pipeline import check_bad_rows, lenient, reduce_source
+from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import RowSource, open_rows
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.centroid import exact_centroid
-from fastrealign.methods.certified import Bound, Looks, check_tol
+from fastrealign.methods.certified import Bound, Looks
 from fastrealign.methods.loading import told_if_swapped
 from fastrealign.methods.misfit import TOLERATED, warn_of_encoder
+from fastrealign.methods.options import check_sampling, check_tol
 from fastrealign.methods.statistics import (
-    Side,
+    SideStatistics,
     alignment_of,
     anchored,
     check_differ,
@@ -130,16 +132,18 @@ def check(
     column, target_column   as for `fit`
     Raises InputError for widths that differ, fewer than 2 rows, and sources that cannot be sampled.
     """
+    read = ReadOptions(column, target_column, bad_rows)
+    check_sampling(confidence, seed)
     with told_if_swapped(alignment, source):
         alignment = Alignment.of(alignment)
-    check_bad_rows(bad_rows)
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
         raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
     tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
-    sources = [side for side in _opened(source, target, column, target_column, alignment) if side is not None]
+    sources = [side for side in _opened(source, target, read, alignment) if side is not None]
+    options = PassOptions(bad_rows, Compute(threads).workers, progress)
     looks = Looks(sources, confidence, seed)
     while True:
-        found, bound = _look(looks, alignment, tol, confidence, bad_rows, threads, progress)
+        found, bound = _look(looks, alignment, tol, confidence, options)
         away = abs(found.gap_left - tol)
         if looks.whole or found.bound < away:
             return found
@@ -147,29 +151,22 @@ def check(
 
 
 def _look(
-    looks: Looks,
-    alignment: Alignment,
-    tol: float,
-    confidence: float,
-    bad_rows: str,
-    threads: int | None,
-    progress: Progress,
+    looks: Looks, alignment: Alignment, tol: float, confidence: float, options: PassOptions
 ) -> tuple[Check, Bound]:
     """What the samples tell, and the parts of the bound."""
-    options = {"threads": threads, "progress": progress}
-    sides, changes, units = [], [], []
+    sides: list[SideStatistics] = []
+    changes: list[Change] = []
+    units: list[Spread] = []
     means, traces = (alignment.mean_source, alignment.mean_target), (alignment.trace_source, alignment.trace_target)
     for name, sample, mean, trace in zip(("source", "target"), looks.samples, means, traces, strict=False):
-        side = read_side(sample, f"reading the {name}", bad_rows, **options)
+        side = read_side(sample, f"reading the {name}", options)
         if side.count < 2:
             raise InputError(f"{sample.name}: {side.count} rows, expected at least 2 to check an alignment on")
-        spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", lenient(bad_rows), **options)
+        spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", options.later)
         sides.append(side)
         units.append(spread)
         changes.append(_change(side, spread, looks, len(changes), mean, trace))
-    mapped = measure_spread(
-        looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", lenient(bad_rows), **options
-    )
+    mapped = measure_spread(looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", options.later)
     check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
     if len(sides) > 1:
         check_differ(looks.samples[0].name, sides[0], looks.samples[1].name, sides[1])
@@ -189,7 +186,7 @@ def _look(
     return found, bound
 
 
-def _change(side: Side, spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
+def _change(side: SideStatistics, spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
     sample, unseen = looks.samples[which], looks.unseen(which, spread)
     sure = 0.0 if sample.whole else looks.quantile(spread.blocks)
     # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
@@ -231,23 +228,23 @@ def update(
     alignment = Alignment.of(alignment)
     if not isinstance(forget, numbers.Real) or not 0.0 <= forget <= 1.0:
         raise InputError(f"forget={forget!r}: expected 0 (merge) to 1 (keep nothing of the old rows)")
-    check_bad_rows(bad_rows)
-    options = {"threads": threads, "progress": progress}
-    rows, there = _opened(source, target, column, target_column, alignment)
-    y = read_side(rows, "reading the source", bad_rows, **options)
+    read = ReadOptions(column, target_column, bad_rows)
+    options = PassOptions(bad_rows, Compute(threads).workers, progress)
+    rows, there = _opened(source, target, read, alignment)
+    y = read_side(rows, "reading the source", options)
     check_side(rows.name, y)
     kept = (1.0 - forget) * alignment.count_source
     all_y = _merged(alignment.mean_source, kept, y)
     if there is None:
-        all_x, x_rows = Side(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
+        all_x, x_rows = SideStatistics(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
     else:
-        x = read_side(there, "reading the target", bad_rows, **options)
+        x = read_side(there, "reading the target", options)
         check_differ(rows.name, y, there.name, x)
         all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
         check_target(there.name, all_x)
         x_rows = x.count
     share = kept / (kept + y.count)
-    c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, bad_rows, **options)
+    c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, options.later)
     return alignment_of(
         all_y,
         all_x,
@@ -261,29 +258,21 @@ def update(
     )
 
 
-def _merged(mean: np.ndarray, weight: float, new: Side) -> Side:
+def _merged(mean: np.ndarray, weight: float, new: SideStatistics) -> SideStatistics:
     """The old rows, of this mean and weight, and the new ones together."""
     total = weight + new.count
     together = (weight * mean + new.count * new.mean) / total
-    return Side.around(together, round(total), new.bad)
+    return SideStatistics.around(together, round(total), new.bad)
 
 
 def _centroid(
-    old: Alignment,
-    rows: RowSource,
-    new: RowMap,
-    mean_target: np.ndarray,
-    share: float,
-    bad_rows: str,
-    threads: int | None,
-    progress: Progress,
+    old: Alignment, rows: RowSource, new: RowMap, mean_target: np.ndarray, share: float, options: PassOptions
 ) -> np.ndarray:
     """c for old rows, `share` of all, and new ones together: old rows move from the old map to the new one as new ones do."""
     sample = Reservoir.of_width(rows.d)
-    options = {"bad_rows": lenient(bad_rows), "threads": threads, "progress": progress}
     exact = old.centroid == "exact"
-    before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", **options)
-    after, _ = reduce_source(rows, new, "centring", sample=sample, **options)
+    before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", options)
+    after, _ = reduce_source(rows, new, "centring", options, sample)
     check_projected(rows.name, before.count, min(before.count, after.count))
     # Where the old map takes the old rows: without c to the target less c, with an exact c to the target.
     was = old.mean_target if exact else old.mean_target - old.c
@@ -291,22 +280,20 @@ def _centroid(
     if not exact:
         return paper
     aim = mean_target - share * (was - before.mean)
-    return exact_centroid(rows, RowMap(new.s, new.b, paper), aim, sample.rows(), bad_rows, threads, progress)
+    return exact_centroid(rows, RowMap(new.s, new.b, paper), aim, sample.rows(), options)
 
 
-def _opened(
-    source: Any, target: Any, column: str | None, target_column: str | None, alignment: Alignment
-) -> tuple[RowSource, RowSource | None]:
+def _opened(source: Any, target: Any, read: ReadOptions, alignment: Alignment) -> tuple[RowSource, RowSource | None]:
     """The source, and the target if there is one."""
-    if target is None and target_column is not None:
+    if target is None and read.target_column is not None:
         raise InputError(
-            f"target_column={target_column!r} (--target-column) without a target; name the target, or leave the column out"
+            f"target_column={read.target_column!r} (--target-column) without a target; name the target, or leave the column out"
         )
-    rows = open_rows(source, "source", column)
+    rows = open_rows(source, "source", read.column)
     alignment.check_width(rows.d, rows.name)
     warn_of_encoder(alignment, rows)
     if target is None:
         return rows, None
-    there = open_target(target, rows, column, target_column)
+    there = open_target(target, rows, read.column, read.target_column)
     alignment.check_width(there.d, there.name)
     return rows, there

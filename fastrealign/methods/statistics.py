@@ -10,11 +10,10 @@ import numpy as np
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import UNIT, RowMap
-from fastrealign.core.progress import Progress
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.sources import RowSource
-from fastrealign.data.workers import Workers
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.moments import trace_of_unit_rows
 
@@ -25,8 +24,8 @@ NO_CENTROID = 1e-9
 
 
 @dataclass(frozen=True)
-class Side:
-    """Statistics of one side: float64 mean (d,) of its unit rows, trace, number of rows, rows left out."""
+class SideStatistics:
+    """Of one side: float64 mean (d,) of its unit rows, trace, number of rows, rows left out."""
 
     mean: np.ndarray
     trace: float
@@ -34,23 +33,25 @@ class Side:
     bad: int
 
     @classmethod
-    def around(cls, mean: np.ndarray, count: int, bad: int) -> Side:
+    def around(cls, mean: np.ndarray, count: int, bad: int) -> SideStatistics:
         """Of unit rows with this mean."""
         return cls(mean, trace_of_unit_rows(mean), count, bad)
 
     @classmethod
-    def of(cls, sums: ExactSum, bad: int) -> Side:
+    def of(cls, sums: ExactSum, bad: int) -> SideStatistics:
         """From the sums of unit rows."""
         return cls.around(sums.mean, sums.count, bad)
 
 
-def anchored(source: Side, target: Side) -> RowMap:
+def anchored(source: SideStatistics, target: SideStatistics) -> RowMap:
     """s and b of the row map: the trace scaled, the mean shifted (arXiv 2602.07026, anchor and trace)."""
     s = float(np.sqrt(target.trace / source.trace))
     return RowMap(s, target.mean - s * source.mean)
 
 
-def alignment_of(source: Side, target: Side, c: np.ndarray, centroid: str, **more: Any) -> Alignment:
+def alignment_of(
+    source: SideStatistics, target: SideStatistics, c: np.ndarray, centroid: str, **more: Any
+) -> Alignment:
     """The alignment that these statistics and this centroid correction make; gap_left is NaN."""
     row_map = anchored(source, target)
     return Alignment(
@@ -69,10 +70,10 @@ def alignment_of(source: Side, target: Side, c: np.ndarray, centroid: str, **mor
     )
 
 
-def read_side(source: RowSource, phase: str, bad_rows: str, threads: int | Workers | None, progress: Progress) -> Side:
+def read_side(source: RowSource, phase: str, options: PassOptions) -> SideStatistics:
     """One pass over a source for its mean and trace."""
-    sums, this = reduce_source(source, UNIT, phase, bad_rows=bad_rows, threads=threads, progress=progress)
-    return Side.of(sums, this.bad)
+    sums, this = reduce_source(source, UNIT, phase, options)
+    return SideStatistics.of(sums, this.bad)
 
 
 def check_widths(source: RowSource, target: RowSource) -> None:
@@ -83,7 +84,7 @@ def check_widths(source: RowSource, target: RowSource) -> None:
         )
 
 
-def check_side(name: str, side: Side) -> None:
+def check_side(name: str, side: SideStatistics) -> None:
     """InputError where there is nothing to fit to; a warning where the mean is uncertain."""
     if side.count < 2:
         left_out = f" ({side.bad} without a direction left out)" if side.bad else ""
@@ -101,7 +102,7 @@ def check_side(name: str, side: Side) -> None:
         )
 
 
-def check_target(name: str, side: Side) -> None:
+def check_target(name: str, side: SideStatistics) -> None:
     """The same for the side that rows move to, which needs a centroid."""
     check_side(name, side)
     if np.linalg.norm(side.mean) < NO_CENTROID:
@@ -110,7 +111,7 @@ def check_target(name: str, side: Side) -> None:
         )
 
 
-def check_differ(source: str, y: Side, target: str, x: Side) -> None:
+def check_differ(source: str, y: SideStatistics, target: str, x: SideStatistics) -> None:
     """InputError where both sides have one mean to the last bit, as exact sums of the same rows do in any order."""
     if np.linalg.norm(x.mean) >= NO_CENTROID and np.array_equal(y.mean, x.mean):
         raise InputError(

@@ -22,15 +22,17 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.progress import Progress
 from fastrealign.data import reservoir
 from fastrealign.data.distributed import shared
+from fastrealign.data.options import PassOptions
 from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.jobs.align_files import AlignJob
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.methods.fitting import fit_rows
+from fastrealign.methods.options import FitOptions
 
 torch = pytest.importorskip("torch")
 
@@ -96,20 +98,11 @@ def on_ranks(size, work, may_break=False):
     return results
 
 
-def fitted(ranks, sides, **options):
-    options = {
-        "method": "realign",
-        "centroid": "paper",
-        "bad_rows": "error",
-        "one_pass": None,
-        "tol": None,
-        "confidence": 0.9,
-        **options,
-    }
+def fitted(ranks, sides, bad_rows="error", **options):
     source, target = (
         shared(open_rows(side, name), ranks) for side, name in zip(sides, ("source", "target"), strict=True)
     )
-    return fit_rows(source, target, seed=0, threads=2, progress=SILENT, **options)
+    return fit_rows(source, target, FitOptions(**options), PassOptions(bad_rows, Workers.of(2)))
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])

@@ -13,9 +13,11 @@ from fastrealign import formats
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data import sources
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.sources import open_rows
+from fastrealign.data.workers import Workers
 
 
 class Again:
@@ -134,10 +136,10 @@ def test_the_same_rows_from_every_kind_of_source(rows_of, spec_of):
 
 def test_the_same_sums_from_every_kind_of_source(rows_of, map_of, spec_of):
     rows, row_map = rows_of(97, 12), map_of(12)
-    expected, _ = reduce_source(open_rows(rows, "source"), row_map, "adding", threads=1)
+    expected, _ = reduce_source(open_rows(rows, "source"), row_map, "adding", PassOptions(workers=Workers.of(1)))
     source = open_rows(spec_of(rows), "source")
     for threads in (1, 3):
-        sums, this = reduce_source(source, row_map, "adding", threads=threads)
+        sums, this = reduce_source(source, row_map, "adding", PassOptions(workers=Workers.of(threads)))
         assert sums == expected
         assert (this.good, this.bad) == (97, 0)
 
@@ -149,14 +151,14 @@ def test_a_bad_row_is_named_in_every_kind_of_source(rows_of, spec_of, value):
     spec = spec_of(rows)
     source = open_rows(spec, "target")
     with pytest.raises(BadRowsError) as caught:
-        reduce_source(source, ops.UNIT, "adding", threads=3)
+        reduce_source(source, ops.UNIT, "adding", PassOptions(workers=Workers.of(3)))
     message = str(caught.value)
     # The shards have 32, 16 and 49 rows: row 55 is row 7 of the third.
     where = "_2." if isinstance(source, sources.FileSource) else "target: row 55 "
     assert where in message and ("row 7 " in message or "row 55 " in message)
     assert ("is all zeros" if value == 0 else "has a NaN or Inf") in message
     assert "\n" not in message
-    sums, this = reduce_source(source, ops.UNIT, "adding", bad_rows="skip")
+    sums, this = reduce_source(source, ops.UNIT, "adding", PassOptions("skip"))
     assert (sums.count, this.good, this.bad) == (94, 94, 3)
     assert sums == reduce_source(open_rows(np.delete(rows, [55, 70, 90], 0), "source"), ops.UNIT, "adding")[0]
 
@@ -170,7 +172,7 @@ def test_the_first_bad_row_is_named_whichever_thread_meets_one_first(rows_of, tm
     assert len(list(source.pieces())) > 4
     for _ in range(5):
         with pytest.raises(BadRowsError, match=r"rows\.npy: row 20011 is all zeros"):
-            reduce_source(source, ops.UNIT, "adding", threads=4)
+            reduce_source(source, ops.UNIT, "adding", PassOptions(workers=Workers.of(4)))
 
 
 def test_large_files_and_arrays_come_in_pieces(rows_of, map_of, monkeypatch, tmp_path):
@@ -182,7 +184,7 @@ def test_large_files_and_arrays_come_in_pieces(rows_of, map_of, monkeypatch, tmp
         source = open_rows(spec, "source")
         pieces = list(source.pieces())
         assert [piece.lo for piece in pieces] == list(range(0, 30_000, 777))
-        assert reduce_source(source, row_map, "adding", threads=3)[0] == whole
+        assert reduce_source(source, row_map, "adding", PassOptions(workers=Workers.of(3)))[0] == whole
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
@@ -202,7 +204,9 @@ def test_tensors_as_chunks(rows_of):
 def test_the_sample_sees_every_row_once_with_its_number(rows_of, spec_of):
     rows = rows_of(97, 12)
     sample = Reservoir(1000)
-    reduce_source(open_rows(spec_of(rows), "source"), ops.UNIT, "looking", threads=3, sample=sample)
+    reduce_source(
+        open_rows(spec_of(rows), "source"), ops.UNIT, "looking", PassOptions(workers=Workers.of(3)), sample=sample
+    )
     np.testing.assert_array_equal(sample.rows(), rows)
 
 
@@ -335,7 +339,7 @@ def test_a_pass_reports_all_of_its_rows_and_bytes(rows_of, spec_of):
     rows = rows_of(97, 12)
     source = open_rows(spec_of(rows), "source")
     watching = Watching()
-    reduce_source(source, ops.UNIT, "adding up", threads=2, progress=watching)
+    reduce_source(source, ops.UNIT, "adding up", PassOptions(workers=Workers.of(2), progress=watching))
     assert watching.told[0][:2] == ("start", "adding up")
     assert watching.told[-1] == ("finish",)
     advances = [told for told in watching.told if told[0] == "advance"]
@@ -348,7 +352,7 @@ def test_what_work_raises_comes_out_and_ends_the_pass(rows_of, tmp_path, threads
     np.save(tmp_path / "rows.npy", rows_of(60_000, 64))
     for spec in (rows_of(10, 64), tmp_path / "rows.npy"):
         watching = Watching()
-        this = Pass(open_rows(spec, "source"), "failing", threads=threads, progress=watching)
+        this = Pass(open_rows(spec, "source"), "failing", PassOptions(workers=Workers.of(threads), progress=watching))
 
         def work(piece, lo, rows, kernel_threads):
             raise ZeroDivisionError("no disk")
@@ -360,4 +364,4 @@ def test_what_work_raises_comes_out_and_ends_the_pass(rows_of, tmp_path, threads
 
 def test_a_pass_refuses_other_ways_with_bad_rows(rows_of):
     with pytest.raises(InputError, match="bad_rows='drop': expected one of error, skip, keep"):
-        Pass(open_rows(rows_of(3, 4), "source"), "adding", bad_rows="drop")
+        Pass(open_rows(rows_of(3, 4), "source"), "adding", PassOptions("drop"))

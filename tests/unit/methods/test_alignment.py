@@ -144,7 +144,7 @@ def test_bad_rows(alignment, rows, kind, value):
     rows[[4, 9]] = value
     x = rows if kind == "numpy" else torch.from_numpy(rows)
     why = "is all zeros" if value == 0 else "has a NaN or Inf"
-    with pytest.raises(BadRowsError, match=f"row 4 {why}; mend it, or pass bad_rows='skip' or 'keep'"):
+    with pytest.raises(BadRowsError, match=f"row 4 {why}; fix it, or pass bad_rows='skip' or 'keep'"):
         alignment(x)
     good = np.delete(rows, [4, 9], 0)
     skipped = np.asarray(alignment(x, bad_rows="skip"))

@@ -203,7 +203,7 @@ def test_bad_rows(sides, name):
     method = fit_baseline(name, y, x)
     rows = y.copy()
     rows[4], rows[1400] = np.nan, 0
-    with pytest.raises(BadRowsError, match="row 4 has a NaN or Inf; mend it"):
+    with pytest.raises(BadRowsError, match="row 4 has a NaN or Inf; fix it"):
         method(rows)
     numbered = {"first": 1} if name == "c3" else {}
     assert method(rows, bad_rows="skip", **numbered).shape == (1498, D)

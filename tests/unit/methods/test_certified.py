@@ -12,7 +12,9 @@ import fastrealign as fr
 from fastrealign.core import ops, reference
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data import cluster_sampling
+from fastrealign.data.options import PassOptions
 from fastrealign.data.sources import open_rows
+from fastrealign.data.workers import Workers
 from fastrealign.methods import certified
 
 
@@ -317,12 +319,8 @@ def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     np.save(tmp_path / "y.npy", y)
     drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
     along = rng.standard_normal(16)
-    options = ("spread", "error")
-    from fastrealign.core.progress import SILENT
-
-    results = [
-        cluster_sampling.measure_spread(drawn, ops.UNIT, along, *options, threads, SILENT) for threads in (1, 2, 5)
-    ]
+    ways = [PassOptions("error", Workers.of(threads)) for threads in (1, 2, 5)]
+    results = [cluster_sampling.measure_spread(drawn, ops.UNIT, along, "spread", options) for options in ways]
     assert len({spread.variance(0.3) for spread in results}) == 1
     assert len({spread.mean.tobytes() for spread in results}) == 1
 

@@ -1,0 +1,132 @@
+"""How each method that ReAlign is compared with is fitted: one function a method, from the statistics of both sides."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.ops import RowMap
+from fastrealign.data.options import PassOptions
+from fastrealign.data.sources import RowSource
+from fastrealign.diagnostics.frame import fixed_frame
+from fastrealign.diagnostics.rows import unit_blocks
+from fastrealign.diagnostics.spectrum import covariance
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.statistics import (
+    SideStatistics,
+    anchored,
+    check_differ,
+    check_side,
+    check_target,
+    check_widths,
+    read_side,
+)
+
+
+def fit_opened(name: str, source: RowSource, target: RowSource, options: PassOptions, **own: Any) -> Baseline:
+    """`fit_baseline` on opened sources, of a method that is no Alignment; `own`: options of that method."""
+    make = _MAKERS[name]
+    known = [p.name for p in list(inspect.signature(make).parameters.values())[1:]]
+    unknown = sorted(set(own) - set(known))
+    if unknown:
+        raise InputError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
+    check_widths(source, target)
+    if name == "bca" and options.bad_rows != "error":
+        raise InputError(f"bca is fitted on rows that all have a direction; leave out bad_rows={options.bad_rows!r}")
+    x = read_side(target, "reading the target", options)
+    check_target(target.name, x)
+    y = read_side(source, "reading the source", options)
+    check_side(source.name, y)
+    check_differ(source.name, y, target.name, x)
+    return make(_Sides(name, source, target, y, x), **own)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Both sides opened, and their statistics: y of the source, x of the target."""
+
+    name: str
+    source: RowSource
+    target: RowSource
+    y: SideStatistics
+    x: SideStatistics
+
+    @property
+    def anchor(self) -> np.ndarray:
+        return self.x.mean - self.y.mean
+
+    def made(self, **steps: Any) -> Baseline:
+        return Baseline(self.name, self.x.mean, float(np.linalg.norm(self.anchor)), **steps)
+
+
+def _none(sides: _Sides) -> Baseline:
+    return sides.made()
+
+
+def _mean_shift(sides: _Sides) -> Baseline:
+    return sides.made(shift=-sides.y.mean, projected=False)
+
+
+def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline:
+    sigma = 0.5 / np.sqrt(sides.target.d) if sigma is None else sigma
+    if not 0.0 <= sigma < np.inf:
+        raise InputError(f"sigma={sigma}: expected a standard deviation of 0 or more")
+    if int(seed) != seed or not 0 <= seed < 2**64:
+        raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
+    return sides.made(shift=sides.anchor, sigma=float(sigma), seed=int(seed))
+
+
+def _anchor(sides: _Sides) -> Baseline:
+    return sides.made(b=sides.anchor)
+
+
+def _anchor_trace(sides: _Sides) -> Baseline:
+    row_map = anchored(sides.y, sides.x)
+    return sides.made(s=row_map.s, b=row_map.b)
+
+
+def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6) -> Baseline:
+    """M = S_x^(1/2) S_e^(-1/2) in U and in V apart, of e = pi(pi(y) - mu_y + mu_x); shift and c set the means to mu_x.
+
+    U holds `energy` of the trace of S_x + S_y (`frame.fixed_frame`). Eigenvalues of S_e below `floor` times the largest
+    of their block are raised to that before its inverse root is taken.
+    """
+    if not 0.0 < floor <= 1.0:
+        raise InputError(f"floor={floor}: expected a part of the largest eigenvalue, above 0 and at most 1")
+    x, y = covariance(sides.target), covariance(sides.source)
+    frame = fixed_frame(x, y, energy=energy)
+    anchored = RowMap(1.0, sides.anchor)
+    e = covariance(sides.source, row_map=anchored)
+    matrix = np.zeros((x.d, x.d))
+    blocks = zip((frame.U, frame.V), frame.restrict(e), frame.restrict(x), strict=True)
+    for basis, of_e, of_x in blocks:
+        matrix += basis @ _power(of_x, 0.5, 0.0) @ _power(of_e, -0.5, floor) @ basis.T
+    shift = x.mean - matrix @ e.mean
+    total = np.zeros(x.d)
+    for _, block in unit_blocks(sides.source, row_map=anchored):
+        moved = block @ matrix.T + shift
+        total += (moved / np.linalg.norm(moved, axis=1, keepdims=True)).sum(axis=0)
+    return sides.made(b=sides.anchor, matrix=matrix, shift=shift, c=x.mean - total / e.count)
+
+
+def _power(matrix: np.ndarray, exponent: float, floor: float) -> np.ndarray:
+    """A symmetric matrix to a power; eigenvalues below floor times the largest count as that."""
+    values, vectors = np.linalg.eigh(matrix)
+    if floor and values[-1] <= 0.0:
+        raise InputError("the source has no spread in one of the two blocks, so it cannot be whitened")
+    return (vectors * np.maximum(values, floor * values[-1]) ** exponent) @ vectors.T
+
+
+_MAKERS: dict[str, Callable[..., Baseline]] = {
+    "none": _none,
+    "mean-shift": _mean_shift,
+    "c3": _c3,
+    "bca": _blockwise,
+    "anchor": _anchor,
+    "anchor-trace": _anchor_trace,
+}
