@@ -219,10 +219,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     above.legend(frameon=False, labelcolor=INK)
     others = m["others_cores"]
-    busy = f"; not to be kept: others took {others:.1f} processors" if others > BUSY else ""
+    busy = f"; busy machine: other processes took {others:.1f} cores" if others > BUSY else ""
     figure.suptitle(
         f"{rows[0]:,} to {rows[-1]:,} rows of {settings['width']} {settings['dtype']}, {settings['threads']} threads\n"
-        f"{m['cpu']}, {m['date'][:10]}; bands: tenth to ninetieth percentile\ndotted: with what a run costs once{busy}",
+        f"{m['cpu']}, {m['date'][:10]}; bands: 10th to 90th percentile\ndotted: including the fixed cost of a run{busy}",
         color=INK,
         fontsize=11,
     )

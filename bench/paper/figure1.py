@@ -172,9 +172,9 @@ def render_numbers(results: dict[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
     first = windows[0][0]
     ends = "; ".join(
-        f"{NAMES[loss]} ends with a gap of {run['frames']['late'][-1]['gap']:.3f} (begins with "
-        f"{run['frames']['late'][0]['gap']:.3f}), finds {run['training'][-1]['recall_at_1']:.0%} of the probe's pictures at "
-        f"first, logit scale {run['training'][-1]['logit_scale']:.1f}"
+        f"{NAMES[loss]} ends with a gap of {run['frames']['late'][-1]['gap']:.3f} (starts at "
+        f"{run['frames']['late'][0]['gap']:.3f}), retrieves {run['training'][-1]['recall_at_1']:.0%} of the held-out images "
+        f"at rank 1, logit scale {run['training'][-1]['logit_scale']:.1f}"
         + (f", bias {run['training'][-1]['logit_bias']:.1f}" if run["training"][-1]["logit_bias"] is not None else "")
         for loss, run in results["runs"].items()
     )
@@ -195,8 +195,8 @@ def render_numbers(results: dict[str, Any]) -> str:
             f"{s['batch']} pairs, measured every {s['every']} on {s['probe']:,} held-out pairs, {s['d']} wide, gradients in "
             f"batches of {s['batch']}. {ends} ([`bench/results/figure1.json`](../../bench/results/figure1.json)).",
             table,
-            f"Median over the records since the frame was fixed, in brackets least and greatest; drifts at the end. By chance: "
-            f"condition numbers of as many isotropic rows {chance}; angle of a random line to v1 "
+            f"Median over the records since the frame was fixed, with minimum and maximum in brackets; drifts at the end. By "
+            f"chance: condition numbers of as many isotropic rows {chance}; angle of a random line to v1 "
             f"{random_angle(s['d'] - first['rank']):.0f}°, leakage of gradients without a direction "
             f"{random_leakage(first['rank'], s['d']):.2f} (U of {first['rank']}). "
             f"Before the first step the correlations of eigenvalues and along U's axes are {untrained}.",
@@ -251,10 +251,10 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("share of the gradients outside U_t (RMS)", _spread("gradient.outside")),
     ("sin θ of the gradients' own leading directions", _spread("gradient.sin_theta")),
     (f"(b) {GAMMA}: length", _spread("gamma")),
-    (f"(b) {GAMMA}: cosine to the record before", _stability("gamma_stability")),
+    (f"(b) {GAMMA}: cosine to the previous record", _stability("gamma_stability")),
     (f"(b) {GAMMA}: drift", _last("gamma_drift")),
     ("β: length", _spread("beta")),
-    ("β: cosine to the record before", _stability("beta_stability")),
+    ("β: cosine to the previous record", _stability("beta_stability")),
     ("β: drift", _last("beta_drift")),
     (f"records in which {GAMMA} is steadier than β", _steadier),
     ("(c) κ(Σ_U)", _spread("kappa_u.value", ".0f")),

@@ -192,7 +192,7 @@ def tell(results: dict[str, Any]) -> str:
     """Markdown: a table a comparison, and its differences within seeds."""
     parts = [
         "In per cent, mean ± standard deviation over seeds: attribute F1 of captions; accuracy of answers and of yes/no "
-        "probes; in brackets, how far above the same model without the picture."
+        "probes; in brackets, the difference from the same model without the image."
     ]
     for c in COMPARISONS:
         runs: Runs = results["runs"].get(c.name, {})
@@ -205,7 +205,7 @@ def tell(results: dict[str, Any]) -> str:
         f"{LABELS[method]} {100 * low:.2g} to {100 * high:.2g} %"
         for method, (low, high) in results["align share"].items()
     ]
-    parts.append(f"What aligning took of the time of a stage that aligns: {', '.join(shares)}." if shares else "")
+    parts.append(f"Share of the time of a stage that is spent on alignment: {', '.join(shares)}." if shares else "")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -224,7 +224,7 @@ def _percent(value: tuple[float, float]) -> str:
 
 
 def _differences(c: Comparison, runs: Runs) -> str:
-    """ReAlign, or the last row, less each of the others, seed by seed."""
+    """ReAlign, or the last row, minus each of the others, seed by seed."""
     labels = list(runs)
     against = LABELS["realign"] if LABELS["realign"] in runs else labels[-1]
     lines = []
@@ -237,9 +237,11 @@ def _differences(c: Comparison, runs: Runs) -> str:
             pairs = [(runs[against][seed]["scores"][name], runs[label][seed]["scores"][name]) for seed in shared]
             apart = 100 * np.array([a - b for a, b in pairs])
             error = apart.std(ddof=1) / math.sqrt(len(apart))
-            told.append(f"{name} {apart.mean():+.1f} ± {error:.1f}, above in {np.sum(apart > 0)} of {len(apart)}")
-        lines.append(f"- {against} less {label}: {'; '.join(told)}")
-    return "\n".join(["Differences within seeds, ± the standard error of their mean:", "", *lines]) if lines else ""
+            told.append(
+                f"{WHAT[name].partition(',')[0]} {apart.mean():+.1f} ± {error:.1f}, positive in {np.sum(apart > 0)} of {len(apart)}"
+            )
+        lines.append(f"- {against} minus {label}: {'; '.join(told)}")
+    return "\n".join(["Differences within seeds, mean ± standard error:", "", *lines]) if lines else ""
 
 
 def draw(results: dict[str, Any]) -> Figure:
