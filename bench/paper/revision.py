@@ -237,9 +237,8 @@ def _differences(c: Comparison, runs: Runs) -> str:
             pairs = [(runs[against][seed]["scores"][name], runs[label][seed]["scores"][name]) for seed in shared]
             apart = 100 * np.array([a - b for a, b in pairs])
             error = apart.std(ddof=1) / math.sqrt(len(apart))
-            told.append(
-                f"{WHAT[name].partition(',')[0]} {apart.mean():+.1f} ± {error:.1f}, positive in {np.sum(apart > 0)} of {len(apart)}"
-            )
+            what, above = WHAT[name].partition(",")[0], np.sum(apart > 0)
+            told.append(f"{what} {apart.mean():+.1f} ± {error:.1f}, positive in {above} of {len(apart)}")
         lines.append(f"- {against} minus {label}: {'; '.join(told)}")
     return "\n".join(["Differences within seeds, mean ± standard error:", "", *lines]) if lines else ""
 
