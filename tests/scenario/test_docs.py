@@ -22,7 +22,7 @@ from fastrealign.cli.demo.samples import load
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for page in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 }
 # Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
 PYTHON = ("README.md", "docs/python.md", "docs/diagnostics.md")
@@ -90,6 +90,12 @@ def test_modules_and_paths_in_the_text_exist(name):
         word for word in words if re.fullmatch(r"(fastrealign|csrc|kernels|bench|tests|docs|examples)/[\w./-]*", word)
     ]
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    files = {
+        path.name
+        for folder in ("fastrealign", "csrc", "kernels", "bench", "tests")
+        for path in (ROOT / folder).rglob("*.*")
+    }
+    assert [word for word in words if re.fullmatch(r"\w+\.(py|h|cpp|cu|cuh)", word) and word not in files] == []
     for span in spans:
         if re.fullmatch(r"fastrealign(\.\w+)+", span):
             assert exists(span), span
