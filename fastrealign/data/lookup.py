@@ -257,7 +257,7 @@ def open_embeddings(
     ids        a file with the ids of all rows in order: .txt (one a line), .json (a list), .npy (text or whole numbers) or
                .parquet; or a sequence of them. Shards of a folder count in numeric order, 2.npy before 10.npy, which is not
                that of sorted(): for a list made in that order, name them with leading zeros. By default those that the
-               shards have (the first of ID_NAMES, formats/choose_column.py, of tables, pickled items, tensors and
+               shards have (the first of row_ids.ID_NAMES, of tables, pickled items, tensors and
                clip-retrieval's metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number
                over all shards, as text
     id_column  the column of the ids, where it has another name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import meant, one_line
 from fastrealign.formats.base import Shard
-from fastrealign.formats.choose_column import ID_NAMES
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
@@ -22,8 +21,20 @@ from fastrealign.storage.paths import place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import id_text, rows_in_lines, values_of
 
+# The usual names of ids and of captions, for every command: columns, keys of records, metadata. The first that is there counts.
+ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")
+CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
 _FILES = (".txt", ".json", ".npy", ".parquet")
 _STEP = 1 << 16
+
+
+def first_of(usual: Sequence[str], names: Container[str]) -> str | None:
+    """The first of the usual names that is there.
+
+    >>> first_of(ID_NAMES, ["caption", "uid", "key"])
+    'key'
+    """
+    return next((name for name in usual if name in names), None)
 
 
 class IdsOf:
@@ -121,7 +132,7 @@ class IdsOf:
         """Under which name a shard has its ids; None where it has none."""
         names = _names_in(shard)
         if self._column is None:
-            return next((name for name in ID_NAMES if name in names), None)
+            return first_of(ID_NAMES, names)
         if self._column not in names:
             listed = ", ".join(map(repr, names)) or "nothing"
             hint = meant(self._column, names)
@@ -180,7 +191,7 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     if suffix == ".parquet":
         table = ParquetTable(place(path))
         names = table.schema.names
-        name = column or next((name for name in ID_NAMES if name in names), names[0] if len(names) == 1 else None)
+        name = column or first_of(ID_NAMES, names) or (names[0] if len(names) == 1 else None)
         if name not in names:
             table.close()
             name = name or "id"

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import is_utf8, meant, one_line, shown
-from fastrealign.formats.choose_column import CAPTION_NAMES, ID_NAMES
+from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.storage.files import file_size
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_lines, values_of
@@ -105,7 +105,7 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
             continue
         names = list(record)
         # The first record with a caption tells the keys of all: a file has ids throughout or numbers throughout.
-        column = column or _caption_name(names)
+        column = column or first_of(CAPTION_NAMES, names)
         if column is None:
             yield Caption(id, where, "", _no_captions(names, "key"))
             continue
@@ -128,7 +128,7 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: se
 
     with ParquetTable(path) as table:
         names = table.schema.names
-        column = column or _caption_name(names)
+        column = column or first_of(CAPTION_NAMES, names)
         if column is None:
             raise InputError(f"{path}: {_no_captions(names, 'column')}")
         ids = ids or _id_name(names, column)
@@ -161,12 +161,8 @@ def _caption(number: str, where: str, text: str, problem: str | None, id: Any, h
     return Caption(number if problem else own, where, text, problem)
 
 
-def _caption_name(names: list[str]) -> str | None:
-    return next((name for name in CAPTION_NAMES if name in names), None)
-
-
 def _id_name(names: list[str], column: str) -> str:
-    return next((name for name in ID_NAMES if name in names and name != column), "")
+    return first_of(ID_NAMES, [name for name in names if name != column]) or ""
 
 
 def _no_captions(names: list[str], kind: str) -> str:

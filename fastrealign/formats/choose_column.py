@@ -1,4 +1,4 @@
-"""Which of the things that a file holds under names are the embeddings, and which are ids and captions."""
+"""Which of the things that a file holds under names are the embeddings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
 
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
-# Of ids and of captions, the first that is there: in columns, keys of records, metadata; for every command.
-ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")
-CAPTION_NAMES = ("caption", "text", "captions", "TEXT", "sentence")
 # Names that a message lists: a checkpoint may have thousands.
 _LISTED = 20
 # Parts of names that embeddings have, and those that say how they were written, which may come after them.

@@ -20,7 +20,8 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.nn import ReAlign
-from fastrealign.revision.examples import IMAGE, Example, Examples, read_examples
+from fastrealign.revision.conversations import IMAGE, Example
+from fastrealign.revision.examples import Examples, read_examples
 from fastrealign.revision.templates import IMAGE_TOKEN, NO_LOSS, Template, left_padded, pad_token, prompt_ids
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
 from fastrealign.revision.config import TrainConfig
-from fastrealign.revision.examples import check_suffix
+from fastrealign.revision.example_files import form_of
 from fastrealign.storage import hub
 from fastrealign.storage.paths import place
 
@@ -65,7 +65,7 @@ def _fault(path: Path, key: str) -> str | None:
             return str(error).removeprefix(f"{path}: ")
     if key == "data":
         try:
-            check_suffix(path)
+            form_of(path)
         except InputError as error:
             return str(error).removeprefix(f"{path}: ")
     if not os.access(path, os.R_OK):

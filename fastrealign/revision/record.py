@@ -13,7 +13,7 @@ from fastrealign.data.lookup import Embeddings
 from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.revision import adapter
 from fastrealign.revision.config import TrainConfig
-from fastrealign.revision.examples import UNUSABLE
+from fastrealign.revision.conversations import UNUSABLE
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import each

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrealign.core.errors import InputError
-from fastrealign.revision.examples import IMAGE
+from fastrealign.revision.conversations import IMAGE
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ import pytest
 
 from fastrealign.core.errors import InputError
 from fastrealign.revision import json_list
+from fastrealign.revision.conversations import UNUSABLE
 from fastrealign.revision.data import IMAGE, Example, read_examples
-from fastrealign.revision.examples import UNUSABLE
 
 WORDS = ["猫", "naïve", "a", "[", "]", "{", "}", ",", '"', "\\", "b\u2028c", "é\x85x", "🙂", "end."]
 

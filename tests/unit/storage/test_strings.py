@@ -13,8 +13,8 @@ pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
 from fastrealign.data.lookup import open_embeddings  # noqa: E402
+from fastrealign.data.row_ids import ID_NAMES  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
-from fastrealign.formats.choose_column import ID_NAMES  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
 from fastrealign.storage import strings  # noqa: E402
 
@@ -49,7 +49,7 @@ def test_a_blank_line_between_captions_keeps_its_number_and_is_named(tmp_path):
     assert [item.id for item in (one, two, three, four)] == ["0", "1", "2", "3"] and four.text == "four"
     assert [item.problem for item in (one, two, three, four)] == [None, *["the caption is empty"] * 2, None]
     assert two.where == f"{path}: line 2"
-    with pytest.raises(InputError, match=r"a\.txt: line 2: is empty, expected a caption a line"):
+    with pytest.raises(InputError, match=r"a\.txt: line 2: is empty, expected a caption per line"):
         read_examples(path)
 
 
