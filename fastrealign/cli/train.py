@@ -13,7 +13,7 @@ from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.optional import optional
 from fastrealign.core.text import shown
-from fastrealign.revision.config import read_config
+from fastrealign.revision.config_file import read_config
 from fastrealign.revision.paths import check_paths
 
 if TYPE_CHECKING:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Progress:
     """Shows nothing; subclasses do. `advance` may come from any thread, one call at a time."""
@@ -14,6 +17,15 @@ class Progress:
 
     def finish(self) -> None:
         """The pass is over, whether it came to its end or not."""
+
+    @contextmanager
+    def running(self, phase: str, rows: int | None, nbytes: int | None = None) -> Iterator[None]:
+        """Around a pass: `start` and `finish`."""
+        self.start(phase, rows, nbytes)
+        try:
+            yield
+        finally:
+            self.finish()
 
 
 SILENT = Progress()

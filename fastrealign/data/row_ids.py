@@ -73,9 +73,8 @@ class IdsOf:
 
     def batches(self, progress: Progress) -> Iterator[list[str]]:
         """Lists of ids; InputError for an id that is none, and for more or fewer of them than rows."""
-        progress.start("reading ids", self._rows, None)
         done = 0
-        try:
+        with progress.running("reading ids", self._rows):
             for values in self._values():
                 batch: list[str] = []
                 for value in values:
@@ -88,8 +87,6 @@ class IdsOf:
                     break
                 yield batch
                 progress.advance(len(batch), 0)
-        finally:
-            progress.finish()
         if done != self._rows:
             found = f"more than {self._rows}" if done > self._rows else done
             raise InputError(

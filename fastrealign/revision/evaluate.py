@@ -125,8 +125,7 @@ def ask(
     # Those of one length together: fewer places are padding, and a batch of one-word answers ends early.
     order = sorted(range(len(items)), key=lambda i: (items[i].task == "caption", len(items[i].prompt)))
     given: dict[int, str] = {}
-    progress.start("asking blindly" if blind else "asking", len(items), None)
-    try:
+    with progress.running("asking blindly" if blind else "asking", len(items)):
         for lo in range(0, len(order), batch):
             chosen = order[lo : lo + batch]
             inputs = left_padded(tokenizer, [prompts[i] for i in chosen])
@@ -143,8 +142,6 @@ def ask(
             texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
             given |= {i: text.strip() for i, text in zip(chosen, texts, strict=True)}
             progress.advance(len(chosen), 0)
-    finally:
-        progress.finish()
     return [Answer(item, given[i], blind) for i, item in enumerate(items)]
 
 

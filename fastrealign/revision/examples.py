@@ -189,8 +189,7 @@ def _read(file: _File, skip: bool, progress: Progress) -> None:
     """Go through a file once and note where its examples are."""
     file_size(file.path)
     ids: list[str] = []
-    progress.start(f"reading {file.path}", None, None)
-    try:
+    with progress.running(f"reading {file.path}", None):
         with nullcontext() if file.copy is None else file.copy.writing() as copy:
             for span in file.form.spans(file.path):
                 if copy is not None:
@@ -203,8 +202,6 @@ def _read(file: _File, skip: bool, progress: Progress) -> None:
                     ids.clear()
                     progress.advance(_STEP, 0)
         progress.advance(len(ids), 0)
-    finally:
-        progress.finish()
     if not len(file) and not file.unusable:
         raise InputError(f"{file.path}: holds no examples")
     file.hashes.append(lookup_hashes(ids))

@@ -116,7 +116,7 @@ def test_the_configurations_train_both_stages(world, tiny_lm, monkeypatch, capsy
 def test_the_command_tells_mistakes_in_one_line(world, capsys, monkeypatch):
     (world / "run.yaml").write_text("model: lm\ndata: a.json\nembeddings: e\nout: o\n")
     assert main(["train", "stage1", str(world / "run.yaml"), "--set", "sed=1"]) == 2
-    assert "unknown key 'sed'; did you mean seed?" in capsys.readouterr().err
+    assert "unknown key 'sed', did you mean 'seed'?" in capsys.readouterr().err
     assert main(["train", "stage2", str(world / "run.yaml")]) == 2
     assert "adapter is missing" in capsys.readouterr().err
     assert main(["train", "stage3", str(world / "run.yaml")]) == 2
