@@ -292,6 +292,13 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(results, tmp_path
     assert page.read_text() == once
 
 
+def test_the_page_of_the_project_shows_the_results_that_are_kept():
+    root = benchmarks.FOLDER.parent
+    page = (root / "docs" / "performance.md").read_text()
+    kept = max((root / "bench" / "results").glob("cpu-*.json"))
+    assert table.render(json.loads(kept.read_text()), f"../bench/results/{kept.name}") in page
+
+
 def test_a_page_without_markers_is_left_alone(results, tmp_path, capsys):
     (tmp_path / "r.json").write_text(json.dumps(results))
     page = tmp_path / "performance.md"
