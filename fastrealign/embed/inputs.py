@@ -19,7 +19,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
-from fastrealign.formats.open import numeric_order
+from fastrealign.formats.find_shards import numeric_order
 from fastrealign.formats.registry import FORMATS
 from fastrealign.storage.files import reading
 

@@ -6,6 +6,5 @@ from fastrealign.formats.base import Shard, ShardWriter
 from fastrealign.formats.metadata import write_metadata
 from fastrealign.formats.open import Source, open_source
 from fastrealign.formats.registry import FORMATS
-from fastrealign.storage.atomic import AtomicFile
 
-__all__ = ["FORMATS", "AtomicFile", "Shard", "ShardWriter", "Source", "open_source", "write_metadata"]
+__all__ = ["FORMATS", "Shard", "ShardWriter", "Source", "open_source", "write_metadata"]

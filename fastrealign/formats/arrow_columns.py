@@ -126,7 +126,7 @@ def matrix(column: pa.Array, dim: int | None, first_row: int, path: str) -> tupl
         return np.full((count, dim or 0), np.nan, np.float32), np.ones(count, bool)
     bad = is_missing(column) if _has_nulls(column) else None
     rows = np.arange(count) if bad is None else np.flatnonzero(~bad)
-    if len(rows) < count:
+    if bad is not None and len(rows) < count:
         column = column.filter(pa.array(~bad))
     if not is_float_list(kind):
         _check_lengths(pc.list_value_length(column), 1, first_row, rows, path, "lists, expected one embedding a row")

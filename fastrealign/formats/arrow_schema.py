@@ -82,6 +82,7 @@ def noted_shape(field: pa.Field) -> tuple[int, ...] | None:
     name, text = metadata.get(_NAME), metadata.get(_PARAMETERS, b"")
     if name is None:
         return None
+    noted: Any
     try:
         noted = parsed(text) if not text.startswith(b"\x80") else _pickled_numbers(text)
     except ValueError:
@@ -101,7 +102,7 @@ def noted_shape(field: pa.Field) -> tuple[int, ...] | None:
 
 def _pickled_numbers(text: bytes) -> list[int]:
     """The whole numbers of a pickled tuple of them, which is how Ray notes a shape; ValueError for others. Nothing is run."""
-    numbers = []
+    numbers: list[Any] = []
     for code, value, _ in pickletools.genops(text):
         if code.name in ("BININT", "BININT1", "BININT2"):
             numbers.append(value)

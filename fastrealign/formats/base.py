@@ -152,6 +152,7 @@ class ShardWriter(ABC):
     """
 
     container: ClassVar[type[AtomicFile | AtomicFolder]] = AtomicFile
+    _file: AtomicFile | AtomicFolder
 
     def __init__(self, path: AnyPath, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:
         self.path = place(path)
@@ -212,7 +213,7 @@ class ShardWriter(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def _matrix(self, rows: np.ndarray) -> np.ndarray:

@@ -81,8 +81,10 @@ class Wanted:
 
     def given(self, candidates: Sequence[Candidate]) -> str | None:
         """The name that was given: for this side, whether it is there or not, or else for the other side."""
-        if self.column is not None or not any(one.name == self.elsewhere for one in candidates):
+        if self.column is not None or self.elsewhere is None or self.side is None:
             return self.column
+        if not any(one.name == self.elsewhere for one in candidates):
+            return None
         of_other = role_of(self.elsewhere) not in (SIDE_ROLES[self.side], None)
         return None if of_other and of_side(self.side, candidates) else self.elsewhere
 
@@ -140,7 +142,7 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
     if given is not None:
         if given not in names:
             raise InputError(
-                f"{path}: has no {kind} {given!r}{meant(given, names)}; its {kind}s are {_listed(names) or 'none'}"
+                f"{path}: has no {kind} {given!r}{meant(given, names)}; its {kind}s are {listed(names) or 'none'}"
             )
         return given
     found = [one for name in USUAL_NAMES for one in candidates if one.name == name]
@@ -155,11 +157,11 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
         held = f"; {_shown(rivals[0])} is not taken" if rivals else ""
         raise Unclear(
             f"{path}: has no {kind} of embeddings ({', '.join(USUAL_NAMES)} or {wanted}); "
-            f"its {kind}s are {_listed(names) or 'none'}{held}"
+            f"its {kind}s are {listed(names) or 'none'}{held}"
         )
     if len(found) > 1:
         raise Unclear(
-            f"{path}: has several {kind}s of embeddings, {_listed([one.name for one in found])}; name the one to take "
+            f"{path}: has several {kind}s of embeddings, {listed([one.name for one in found])}; name the one to take "
             f"with {asked.option}"
         )
     if rivals:
@@ -230,6 +232,6 @@ def _shown(one: Candidate) -> str:
     return f"{one.name!r} ({one.holds})"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     text = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
     return " ".join(text.split())  # a name may hold a line break

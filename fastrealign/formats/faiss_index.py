@@ -140,10 +140,10 @@ class FaissShard(MatrixShard):
         self.has_ids = bool(first)
         self.counts = [_ROWS, len(first) + _ROWS] if first else [_ROWS]
         if mapped:
-            count = np.empty(_COUNT.size, dtype=np.uint8)
-            read_into(descriptor, count, end, self.path)
-            if _COUNT.unpack(count)[0] != self.rows:
-                raise self._damaged(f"{self.rows} rows, {_COUNT.unpack(count)[0]} ids")
+            count = np.empty(1, dtype="<i8")
+            read_into(descriptor, count.view(np.uint8), end, self.path)
+            if count[0] != self.rows:
+                raise self._damaged(f"{self.rows} rows, {count[0]} ids")
         self._mapped = mapped
         self.close()
 
@@ -263,5 +263,5 @@ class FaissWriter(CarryingWriter):
             ids = self._shard.ids(lo, hi)
             if mask is not None:
                 ids = ids[mask[lo:hi]]
-            self._file.pwrite(ids.view(np.uint8), offset)
+            self._file.pwrite(ids.view(np.uint8).data, offset)
             offset += ids.nbytes

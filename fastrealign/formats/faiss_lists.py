@@ -12,15 +12,12 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.storage.files import Descriptor, read_into
-
-if TYPE_CHECKING:
-    from fastrealign.storage.spool import Spool
+from fastrealign.storage.spool import Spool
 
 _HEAD = struct.Struct("<4sqq4sq")
 _CODE, _FULL, _SPARSE = b"ilar", b"full", b"sprs"
@@ -48,7 +45,10 @@ class Lists:
         self._order: np.ndarray | None = None
         self._spool: Spool | None = None
         self.numbered = True
-        self._sort(descriptor)
+        if self.rows <= _SORTED:
+            self._sorted(descriptor)
+        else:
+            self._sort_into_file(descriptor)
 
     def read(self, descriptor: Descriptor, lo: int, block: np.ndarray) -> None:
         """Rows lo to lo + len(block), in the order of ids, into the C-contiguous float32 `block`."""
@@ -76,20 +76,18 @@ class Lists:
             with self._spool.guarded():
                 return np.fromfile(self._spool.path, np.int64, hi - lo, offset=lo * 8)
         with self._lock:
-            order = self._order
-            if order is None:
-                order = self._sort(descriptor)
+            order = self._sorted(descriptor) if self._order is None else self._order
         return order[lo:hi]
 
-    def _sort(self, descriptor: Descriptor) -> np.ndarray | None:
-        """Find the order of ids, of equal ones that of places; return it, or where there are many keep it in a file."""
-        if self.rows <= _SORTED:
-            ids = self._ids_at(descriptor, np.arange(self.rows))
-            self._order = np.argsort(ids, kind="stable")
-            self.numbered = bool((ids[self._order] == np.arange(self.rows)).all())
-            return self._order
-        from fastrealign.storage.spool import Spool
+    def _sorted(self, descriptor: Descriptor) -> np.ndarray:
+        """The order of ids, of equal ones that of places, kept until `forget`."""
+        ids = self._ids_at(descriptor, np.arange(self.rows))
+        order = self._order = np.argsort(ids, kind="stable")
+        self.numbered = bool((ids[order] == np.arange(self.rows)).all())
+        return order
 
+    def _sort_into_file(self, descriptor: Descriptor) -> None:
+        """The same order, of many rows, in a temporary file."""
         spool, done = Spool("order"), 0
         with spool.writing() as file:
             for places, ids in self._windows(descriptor):
@@ -98,7 +96,6 @@ class Lists:
                 file.write(places[order].data)
                 done += len(ids)
         self._spool = spool
-        return None
 
     def _windows(self, descriptor: Descriptor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Places and ids by ranges of ids, of about as many each. All ids are read for each of them."""

@@ -59,7 +59,7 @@ def shards_of(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder / _STATE}: does not list the dataset's files under {_FILES!r}; save the dataset again"
         )
-    return [folder / name for name in names]
+    return [folder / str(name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class DatasetFolder:
     def _describe(self, info: dict[str, Any], root: Path, written: list[ShardRecord]) -> None:
         """Bring dataset_info.json up to what was written: the element type, and the number of rows."""
         there = {record.name for record in written}
-        shards = [one for one in self.shards if isinstance(one, TableShard) and one.name in there and not one.blank]
-        first = shards[0] if shards else None
+        tables = (one for one in self.shards if isinstance(one, TableShard))
+        first = next((one for one in tables if one.name in there and not one.blank), None)
         features = info.get("features")
         if first is not None and isinstance(features, dict) and first.column in features:
             dtype = type(first)(root / first.name, first.name, first.column).dtype

@@ -66,8 +66,8 @@ class JobSpec:
             {name: FileFingerprint.from_json(one) for name, one in value[side].items()} for side in ("source", "target")
         )
         check({"source": source}, {"source": _NAMES})
-        given = (value[name] for name in ("metadata", "alignment"))
-        return cls(value["kind"], value["options"], source, target, *given, value.get("numbers"))
+        kind, options, metadata, alignment = (value[name] for name in ("kind", "options", "metadata", "alignment"))
+        return cls(kind, options, source, target, metadata, alignment, value.get("numbers"))
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.formats.base import Shard, ShardWriter
 from fastrealign.formats.choose_column import Fit, Wanted
+from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import Descriptor, read_into, reading
 from fastrealign.storage.paths import AnyPath, Place
 
@@ -146,6 +147,7 @@ class MatrixShard(Shard):
 class MatrixWriter(ShardWriter):
     """Writes rows one after another from byte `_offset` on, which a subclass sets."""
 
+    _file: AtomicFile
     _offset: int
 
     def __init__(self, path: Place, dtype: np.dtype, dim: int, rows: int | None = None, fsync: bool = True) -> None:
@@ -167,7 +169,7 @@ class MatrixWriter(ShardWriter):
         self._put(self._kept, rows)
 
     def _put(self, lo: int, rows: np.ndarray) -> None:
-        self._file.pwrite(rows.reshape(-1).view(np.uint8), self._offset + lo * self._row_bytes)
+        self._file.pwrite(rows.reshape(-1).view(np.uint8).data, self._offset + lo * self._row_bytes)
         with self._lock:
             self._kept += len(rows)
 
@@ -196,5 +198,5 @@ class CarryingWriter(MatrixWriter):
         for at in range(0, size if offset < self._offset else 0, _MOVE_BYTES):
             part = buffer[: size - at]
             self._file.pread(part, self._offset + at)
-            self._file.pwrite(part, offset + at)
+            self._file.pwrite(part.data, offset + at)
         self._offset = offset

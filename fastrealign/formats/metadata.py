@@ -89,7 +89,7 @@ def write_metadata(
     keep: (shard.rows,) boolean, true for the rows that were kept; with None, or nothing dropped, the file is copied
     byte for byte.
     """
-    if shard.metadata is None:
+    if shard.metadata is None or shard.metadata_name is None:
         return None
     out = place(out_root) / shard.metadata_name
     if keep is not None and keep.shape != (shard.rows,):

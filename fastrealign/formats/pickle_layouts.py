@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from fastrealign.formats.choose_column import (
     Wanted,
     choose_name,
     instead,
+    listed,
     of_side,
     other_split,
 )
@@ -46,7 +48,7 @@ class AnyPickleShard(PickleShard):
         values, _ = super().of_rows()
         return values, self.left_out
 
-    def writer(self, *_, **__):
+    def writer(self, *_: object, **__: object) -> NoReturn:
         raise TypeError(f"{self.path}: pickles of other layouts are not written back")
 
     def _load(self) -> list:
@@ -137,6 +139,5 @@ def _holds(value: Any) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {kind_of(value)}"
 
 
-def _listed(names) -> str:
-    names = [shown_key(name) for name in names]
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+def _listed(names: Iterable[object]) -> str:
+    return listed([shown_key(name) for name in names])

@@ -97,7 +97,8 @@ class _Walk:
         """All opcodes of fixed length that follow in the window."""
         if len(self._window) - self._at < _WINDOW // 2:
             self._read(_WINDOW)
-        end = self._fixed.match(self._window, self._at).end()
+        found = self._fixed.match(self._window, self._at)
+        end = self._at if found is None else found.end()
         bare = _WITH_ARGUMENT.sub(b"", self._window[self._at : end])
         self._at = end
         self._containers += len(bare) - len(bare.translate(None, _MAKE_CONTAINERS))

@@ -19,6 +19,7 @@ from fastrealign.core.errors import InputError, changed
 from fastrealign.formats.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, of_side
 from fastrealign.formats.unpickler import Refused, load
+from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, Place
 
@@ -158,6 +159,8 @@ class PickleShard(Shard):
 
 class PickleWriter(ShardWriter):
     """Collects the items with their new embeddings and pickles them, protocol 4, on commit."""
+
+    _file: AtomicFile
 
     def __init__(self, path: Place, dtype: np.dtype, shard: PickleShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)

@@ -77,6 +77,7 @@ class SafetensorsShard(MatrixShard):
     """One safetensors file, the tensor given, else the one with a usual name, else the only matrix of floats."""
 
     format = "safetensors"
+    column: str
 
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
@@ -176,7 +177,7 @@ class SafetensorsWriter(CarryingWriter):
             self._shard.read_bytes(part, old.begin + at)
             if mask is not None:
                 part = part.reshape(-1, row)[mask[at // row : at // row + len(part) // row]].reshape(-1)
-            self._file.pwrite(part, offset)
+            self._file.pwrite(part.data, offset)
             offset += len(part)
 
 
@@ -204,8 +205,8 @@ def _own_kind(metadata: dict[str, str] | None) -> str | None:
         kind = parsed(metadata[RECORD])["kind"]
     except (ValueError, TypeError, KeyError):
         kind = None
-    known = {kind: f"a saved {kind}" for kind in ("alignment", "baseline", "frame")} | {"moments": "saved moments"}
-    return known.get(kind if isinstance(kind, str) else None, "something that fastrealign saved")
+    known = {name: f"a saved {name}" for name in ("alignment", "baseline", "frame")} | {"moments": "saved moments"}
+    return known.get(kind if isinstance(kind, str) else "", "something that fastrealign saved")
 
 
 def _fit(tensor: _Tensor) -> Fit:

@@ -48,7 +48,7 @@ class Name:
     @classmethod
     def of(cls, stem: str) -> Name:
         pieces = list(_PIECES.finditer(stem))
-        template = _PIECES.sub(lambda found: {"hash": "*", "number": "#"}.get(found.lastgroup, found[0]), stem)
+        template = _PIECES.sub(lambda found: {"hash": "*", "number": "#"}.get(found.lastgroup or "", found[0]), stem)
         numbers = tuple(int(found[0]) for found in pieces if found.lastgroup == "number")
         return cls(template, numbers, re.sub("(?<![0-9])0+(?=[0-9])", "", tail_of(stem).lower()))
 

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError
+from fastrealign.core.optional import Lazy
 from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Buffer
+else:
+    torch = Lazy("torch", "torch", "a .pt file")
 
 _DATA_DESCRIPTOR = 0x8  # flag of an entry whose checksum stands behind its bytes and not before
 _CRC_POLYNOMIAL = 0xEDB88320
@@ -32,19 +36,17 @@ class Hole:
     """A tensor of any size that takes no memory. It reads as zeros and cannot be written to."""
 
     def __init__(self, rows: int, dim: int, dtype: np.dtype) -> None:
-        import torch
-
         self.nbytes = rows * dim * dtype.itemsize
         self.address = 0
         kind = getattr(torch, dtype.name)
+        self.tensor: torch.Tensor = torch.empty((0, dim), dtype=kind)
         if not self.nbytes:
-            self.tensor = torch.empty((rows, dim), dtype=kind)
             return
         # Memory that cannot be written to is not reserved: it may be larger than what the machine has.
         self._memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
         self.address = np.frombuffer(self._memory, dtype=np.uint8).ctypes.data
         buffer = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
-        self.tensor: torch.Tensor = torch.frombuffer(buffer, dtype=kind).reshape(rows, dim)
+        self.tensor = torch.frombuffer(buffer, dtype=kind).reshape(rows, dim)
 
 
 def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int], None]) -> None:
@@ -52,8 +54,6 @@ def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int
 
     reached  is called with the byte at which they belong when all before it has been written, and nothing behind it
     """
-    import torch
-
     stream = _Stream(file, hole, reached)
     torch.save(value, stream)
     if stream.failure is not None:
@@ -77,8 +77,8 @@ class _Stream(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
-        view = np.frombuffer(data, dtype=np.uint8)
+    def write(self, data: Buffer) -> int:
+        view: np.ndarray = np.frombuffer(memoryview(data), dtype=np.uint8)
         if self.failure is None:
             try:
                 self._take(view)
@@ -93,7 +93,7 @@ class _Stream(io.RawIOBase):
                 self._reached(self.at)
             self.left_out += view.size
         else:
-            self._file.pwrite(view, self.at)
+            self._file.pwrite(view.data, self.at)
 
 
 def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
@@ -111,7 +111,7 @@ def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
         file.pread(head, at)
         if entry is chosen:
             file.pwrite(crc_bytes, at + 16)
-        at += len(head) + sum(struct.unpack_from("<HHH", head, 28))  # name, extra field, comment
+        at += len(head) + sum(struct.unpack_from("<HHH", head.data, 28))  # name, extra field, comment
 
 
 def crc_of_parts(parts: Iterable[tuple[int, int]]) -> int:

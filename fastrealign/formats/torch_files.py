@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, instead, other_split, telling
@@ -30,6 +31,8 @@ from fastrealign.storage.paths import AnyPath, Place, place
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = Lazy("torch", "torch", "a .pt file")
 
 _FLOATS = {
     "float16": np.dtype(np.float16),
@@ -65,8 +68,9 @@ class TorchShard(MatrixShard):
         self.rows, self.dim, self.dtype = self._facts(tensor)
         self.between = tuple(tensor.shape[1:-1])
         self._strides = tensor.stride(0), tensor.stride(-1)
-        # What torch negates only when it is looked at has the other sign in the file.
-        self._offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
+        # Where torch negates a tensor lazily, the file holds the other sign.
+        offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
+        self._by_position, self._offset = offset is not None, offset or 0
 
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
         return TorchWriter(out_path, dtype, self, fsync)
@@ -88,8 +92,6 @@ class TorchShard(MatrixShard):
         return value
 
     def of_rows(self) -> tuple[dict[str, Any], list[str]]:
-        import torch
-
         value = self.value()
         found: dict[str, Any] = {}
         others = []
@@ -108,8 +110,6 @@ class TorchShard(MatrixShard):
 
     def _choose(self, value: Any) -> tuple[str | None, torch.Tensor]:
         """The matrix in what was loaded, and its key if that is a dict."""
-        import torch
-
         if isinstance(value, torch.Tensor):
             return None, value
         if not isinstance(value, dict):
@@ -147,7 +147,7 @@ class TorchShard(MatrixShard):
         return *shape, _FLOATS[kind]
 
     def _fill(self, lo: int, block: np.ndarray) -> None:
-        if self._offset is not None:
+        if self._by_position:
             super()._fill(lo, block)
         else:
             block[:] = self._loaded()[lo : lo + len(block)]
@@ -157,8 +157,6 @@ class TorchShard(MatrixShard):
         with self._loading:
             whole = self._whole
             if whole is None:
-                import torch
-
                 value = self.value()
                 tensor = value if self.key is None else value[self.key]
                 plain = tensor.detach().resolve_neg().reshape(self.rows, self.dim).contiguous()
@@ -200,7 +198,7 @@ class TorchWriter(CarryingWriter):
     def _put(self, lo: int, rows: np.ndarray) -> None:
         super()._put(lo, rows)
         data = rows.reshape(-1).view(np.uint8)
-        part = (lo, data.size, zlib.crc32(data))
+        part = (lo, data.size, zlib.crc32(data.data))
         with self._lock:
             self._parts.append(part)
 
@@ -216,8 +214,6 @@ class TorchWriter(CarryingWriter):
 
 def _kept(value: Any, mask: np.ndarray) -> Any:
     """A value of the dict without the entries of dropped rows, if it has one for each row."""
-    import torch
-
     if isinstance(value, torch.Tensor):
         plain = str(value.layout) == "torch.strided" and value.ndim > 0 and value.shape[0] == len(mask)
         return value.detach()[torch.from_numpy(mask)] if plain else value
@@ -228,8 +224,6 @@ def _kept(value: Any, mask: np.ndarray) -> Any:
 
 def _fit(value: Any) -> Fit:
     """Whether a value of a dict could be the embeddings."""
-    import torch
-
     if isinstance(value, torch.Tensor):
         whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
         return fit_of_shape(value.shape, str(value.dtype).removeprefix("torch.") in _FLOATS, whole)
@@ -246,8 +240,6 @@ def _fit(value: Any) -> Fit:
 
 
 def _holds(value: Any) -> str:
-    import torch
-
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
@@ -281,10 +273,7 @@ def _is_archive(path: str, size: int) -> bool:
 
 def _load(path: str, mapped: bool) -> Any:
     """What torch.load gives, without running code. InputError if it refuses, or the file is damaged."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"{path}: .pt files need torch: pip install torch") from None
+    optional("torch", "torch", f"{path}: a .pt file")
     with reading(path):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -298,10 +287,10 @@ def _load(path: str, mapped: bool) -> Any:
                 ) from error
             if shortage(error) is not None:
                 raise
-            raise InputError(f"{path}: {_told(error)}") from error
+            raise InputError(f"{path}: {_reason(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """What an error of torch.load comes to; its own text tells at length how to run code from the file."""
     text = str(error)
     asked = re.search(r"GLOBAL (\S+)", text)

@@ -13,10 +13,11 @@ import os
 import pickle
 import re
 import threading
+from collections.abc import Callable
 from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -72,12 +73,12 @@ def _count(nbytes: int) -> None:
         raise ValueError("it makes far more bytes than it has")
 
 
-def _check_extent(value: object, most: int) -> None:
+def _check_extent(value: Any, most: int) -> None:
     """ValueError for a value that is nested too deeply, holds itself, or has more than `most` parts if none is shared."""
     done: dict[
         int, tuple[int, int] | None
     ] = {}  # by id of what holds containers: levels and parts; None while under way
-    stack = [value] if _inner(value) else []
+    stack: list[Any] = [value] if _inner(value) else []
     leaves = 0
     while stack:
         one = stack[-1]
@@ -97,7 +98,7 @@ def _check_extent(value: object, most: int) -> None:
                 raise ValueError("it holds the same parts too often")
         else:
             stack.pop()
-            inner = [done.get(id(part), (1, len(part))) for part in _inner(one)]
+            inner = [done.get(id(part)) or (1, len(part)) for part in _inner(one)]
             levels, parts = 1 + max(levels for levels, _ in inner), len(one) + sum(parts for _, parts in inner)
             if levels > _LEVELS or parts > most:
                 raise ValueError("it is nested too deeply" if levels > _LEVELS else "it holds the same parts too often")
@@ -125,16 +126,16 @@ class _Global:
 
     __slots__ = ("_call",)
 
-    def __init__(self, call) -> None:
+    def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
 
-    def __call__(self, *args):
+    def __call__(self, *args: object) -> object:
         return self._call(*args)
 
-    def __setstate__(self, state) -> NoReturn:
+    def __setstate__(self, state: object) -> NoReturn:
         raise Refused("a change to one of NumPy's own names")
 
-    def __reduce_ex__(self, protocol: int) -> NoReturn:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise Refused("one of NumPy's own names as a value")
 
 
@@ -149,7 +150,7 @@ class _DType:
         elif isinstance(code, str) and _NUMBERS_OR_TEXT.fullmatch(code):
             self.dtype = np.dtype(code)
         else:
-            raise Refused(f"an array of dtype {'object' if code in ('O', 'O8') else one_line(repr(code))}")
+            raise Refused(f"an array of dtype {'object' if code in ('O', 'O8') else one_line(ValueError(repr(code)))}")
 
     def __setstate__(self, state: tuple) -> None:
         # (version, byte order, subarray, field names, fields, item size, alignment, flags)
@@ -176,10 +177,10 @@ class _Array(np.ndarray):
         if prod(shape) * dtype.dtype.itemsize != len(raw):
             raise ValueError(f"an array of shape {shape} has {len(raw)} bytes")
         _count(len(raw))
-        super().__setstate__((1, shape, dtype.dtype, bool(fortran), raw))
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran), raw))  # type: ignore[arg-type]  # NumPy takes a bool
         self.setflags(write=False)  # NumPy may share the memory of `raw`, which others can hold too
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
@@ -189,7 +190,7 @@ def _reconstruct(subtype: object, shape: object, code: object) -> _Array:
     return np.empty(0, dtype=np.int8).view(_Array)
 
 
-def _frombuffer(raw: object, dtype: object, shape: tuple, order: str, axis_order: tuple | None = None) -> _Array:
+def _frombuffer(raw: Any, dtype: object, shape: tuple, order: Any, axis_order: tuple | None = None) -> _Array:
     if not isinstance(dtype, _DType):
         raise Refused("an array without a dtype")
     array = np.frombuffer(raw, dtype=dtype.dtype)
@@ -212,13 +213,13 @@ def _encode(text: str, encoding: str = "") -> bytes:
     return text.encode("latin1")  # how protocols up to 2 spell bytes
 
 
-def _no_bytes(*args) -> bytes:
+def _no_bytes(*args: object) -> bytes:
     if args:
         raise Refused("a call of bytes with arguments")
     return b""  # how protocols up to 2 spell it
 
 
-def _not_callable(*args) -> NoReturn:
+def _not_callable(*args: object) -> NoReturn:
     raise Refused("a call of numpy.ndarray or ml_dtypes.bfloat16 itself")
 
 

@@ -83,12 +83,12 @@ def mistaken(path: str) -> str | None:
     for begin, kind in _PACKED.items():
         if text.startswith(begin):
             return f"is compressed with {kind}; unpack it first"
-    kind = next((kind for begin, kind in _CONTENTS.items() if text.startswith(begin)), None)
-    if kind is None and text.startswith(b"PK\x03\x04"):
-        kind = ".npz" if _arrays(path) else ".pt"
-    if kind is None or kind == {".pth": ".pt"}.get(suffix.lower(), suffix.lower()):
+    really = next((one for begin, one in _CONTENTS.items() if text.startswith(begin)), None)
+    if really is None and text.startswith(b"PK\x03\x04"):
+        really = ".npz" if _arrays(path) else ".pt"
+    if really is None or really == {".pth": ".pt"}.get(suffix.lower(), suffix.lower()):
         return None
-    return f"is a {kind} file by its content; rename it to {stem + kind!r}"
+    return f"is a {really} file by its content; rename it to {stem + really!r}"
 
 
 def embed(path: str) -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import fastrealign.formats
 from fastrealign.formats import FORMATS, Shard, open_source
-from fastrealign.formats.open import numeric_order
+from fastrealign.formats.find_shards import numeric_order
 from fastrealign.formats.registry import accepted
 
 

@@ -1,0 +1,258 @@
+"""Which files a path, glob or folder names: the shards of a set in numeric order, and the root that their names start from."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from fastrealign.core.errors import InputError, warn
+from fastrealign.formats.faiss_index import FaissShard
+from fastrealign.formats.hf_dataset import is_dataset, shards_of
+from fastrealign.formats.metadata import METADATA_FILE, SIDE_FOLDERS
+from fastrealign.formats.registry import FORMATS, accepted, format_of, suffix_of
+from fastrealign.formats.safetensors_files import own_kind
+from fastrealign.formats.shard_sets import members
+from fastrealign.formats.unsupported import next_step
+from fastrealign.storage.files import reading
+from fastrealign.storage.paths import AnyPath, Place, each, place
+from fastrealign.storage.retry import Missing
+from fastrealign.storage.session import SESSION
+from fastrealign.storage.url import Url
+
+# Folders that are looked into for an example of where shards lie.
+_LOOKS = 64
+# Of Hive, Spark, DuckDB, ...: the value of a column.
+_PARTITION = re.compile("[^=]+=.*")
+# Of Delta and Hudi.
+_VERSIONED = ("_delta_log", ".hoodie")
+
+
+def numeric_order(path: AnyPath) -> tuple[object, ...]:
+    """A sort key under which shard_2 comes before shard_10, folder by folder."""
+    parts = PurePath(path).parts
+    return tuple(
+        tuple(int(piece) if at % 2 else piece for at, piece in enumerate(re.split("([0-9]+)", part))) for part in parts
+    ), parts
+
+
+def find_shards(spec: str, side: str) -> tuple[Place, Sequence[Place]]:
+    """The shards of one path, glob or folder: (root that their names are relative to, files in order)."""
+    path = place(spec)
+    if not isinstance(path, Path):
+        return _resolve_url(path, spec, side)
+    if os.path.isdir(path) and not _is_one_shard(path):
+        return path, shards_of(path) if is_saved_dataset(path) else _folder(path, side)
+    if os.path.exists(path) or not glob.has_magic(spec):
+        _check_there(path)
+        format_of(path)
+        return path.parent, [path]
+    for root, pattern in _readings(path):
+        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+        files = _shards_of(matches, [], spec, side)
+        if files:
+            return root, files
+    _check_there(root)
+    raise InputError(f"{spec}: the pattern matches no {_instead(matches, [], 'shard')}")
+
+
+def _readings(pattern: Path) -> Iterator[tuple[Path, str]]:
+    """(folder before the first wildcard, pattern): with folders that are there for what their names are, then without."""
+    parts = pattern.parts
+    there = next((at for at in range(len(parts) - 1, 0, -1) if os.path.lexists(Path(*parts[:at]))), 0)
+    for known in dict.fromkeys((there, 0)):
+        folder = Path(*parts[:known])
+        root = folder.joinpath(*takewhile(lambda part: not glob.has_magic(part), parts[known:]))
+        yield root, os.path.join(glob.escape(str(folder)) if known else "", *parts[known:])
+
+
+def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, Sequence[Place]]:
+    """The same of a URL. A name with the suffix of a format is taken for a file, which spares a request."""
+    if url.has_magic and not url.exists():
+        root, matches = url.glob()
+        files = _shards_of(matches, [], spec, side)
+        if not files:
+            raise InputError(f"{spec}: the pattern matches no {_instead(matches, [], 'shard')}")
+        return root, files
+    if url.suffix.lower() in FORMATS and not spec.endswith("/"):
+        return url.parent, [url]
+    if not url.is_http and url.is_file():
+        format_of(url)
+    return url, _folder(url, side)
+
+
+def _is_one_shard(folder: Place) -> bool:
+    kind = FORMATS.get(folder.suffix.lower())
+    return kind is not None and kind.folder
+
+
+def is_saved_dataset(path: Path) -> bool:
+    return os.path.isdir(path) and not _is_one_shard(path) and is_dataset(path)
+
+
+def _folder(folder: Place, side: str) -> list[Place]:
+    """The shards of the set that lies in a folder."""
+    wanted = folder / SIDE_FOLDERS[side]
+    entries, folders = _entries(folder)
+    for name in _VERSIONED:
+        if folder / name in folders:
+            raise InputError(
+                f"{folder}: is a table with versions ({name}/), and holds files of older ones too; name the files of one"
+            )
+    files = _shards_of(entries, entries, folder, side)
+    partitions = [one for one in folders if _PARTITION.fullmatch(one.name)]
+    if wanted in folders:
+        # clip-retrieval keeps an index of the embeddings, image.index, beside their folders, and a run its alignment.
+        if any(format_of(path) is not FaissShard and not _is_own(path) for path in files):
+            raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
+        folder = wanted
+        entries, folders = _entries(folder)
+        files = _shards_of(entries, entries, folder, side)
+    elif files and partitions:
+        warn(f"{folder}: holds shards of its own, so that those in {partitions[0].name}/ are not read", UserWarning)
+    elif partitions:
+        files = _shards_of(list(_in_folders(partitions)), [], folder, side)
+    elif not files:
+        for other in SIDE_FOLDERS.values():
+            if folder / other in folders:
+                raise InputError(
+                    f"{folder}: has {other}/ but no {wanted.name}/, which the {side} is taken from; "
+                    f"give {folder / other} if that is the {side}"
+                )
+    if not files and (below := _below(folders, side)) is not None:
+        inside = f"{below.parent.name}/" if below.parent.name in SIDE_FOLDERS.values() else ""
+        raise InputError(
+            f"{folder}: holds no shards of its own, but folders in it do, such as {below}; name one of these folders, or "
+            f"all of them with the pattern {glob.escape(str(folder))}/**/{inside}*{below.suffix}"
+        )
+    if not files:
+        raise InputError(f"{folder}: holds no {_instead(entries, folders, 'shards')}")
+    return files
+
+
+def _in_folders(folders: list[Place]) -> Iterator[Place]:
+    """Everything in folders and in those within them."""
+    for entries, inner in each(_entries, folders, remote=not isinstance(folders[0], Path)):
+        yield from entries
+        if inner := [one for one in inner if _is_searched(one)]:
+            yield from _in_folders(inner)
+
+
+def _below(folders: list[Place], side: str) -> Place | None:
+    """A shard in one of the folders or not far below them; in a clip-retrieval layout, one of this side."""
+    folders = [one for one in folders if _is_searched(one)]
+    for _ in range(_LOOKS):
+        if not folders:
+            break
+        folder = folders.pop(0)
+        entries, inner = _entries(folder)
+        if folder.name not in set(SIDE_FOLDERS.values()) - {SIDE_FOLDERS[side]}:
+            found = [path for path in entries if _is_shard(path) and not METADATA_FILE.fullmatch(path.name)]
+            if found := [path for path in found if path not in inner or _is_one_shard(path)]:
+                return min(found, key=numeric_order)
+        folders += [one for one in inner if _is_searched(one)]
+    return None
+
+
+def _is_searched(folder: Place) -> bool:
+    """Whether shards may lie in it: not in hidden folders, those of Spark (_temporary), and what is itself a shard."""
+    return not folder.name.startswith((".", "_")) and not _is_one_shard(folder)
+
+
+def _instead(found: Sequence[Place], folders: Collection[Place], wanted: str) -> str:
+    """The end of a message after "no": what was found in place of shards, and what to do with that."""
+    others = Counter(suffix_of(str(path)) for path in found if not path.name.startswith(".") and path not in folders)
+    for suffix, number in others.most_common():
+        example = min((path for path in found if suffix_of(str(path)) == suffix), key=numeric_order)
+        step = next_step(str(example))
+        if step is not None:
+            files = f"{number:,} {suffix} file{'' if number == 1 else 's'}"
+            return f"{wanted} ({accepted()} files), but {files}; of {example.name}: {step}"
+    return f"{wanted}; expected {accepted()} files, or the folders img_emb/ and text_emb/"
+
+
+def _check_there(path: Path) -> None:
+    """InputError if nothing has that name, with one that is nearly the same."""
+    try:
+        with reading(path):
+            os.lstat(path)
+    except InputError as error:
+        near = []
+        with suppress(OSError):
+            near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.7)
+        raise InputError(f"{error}{f'; did you mean {path.parent / near[0]}?' if near else ''}") from None
+
+
+def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
+    """What lies in a folder, and which of it are folders."""
+    found: dict[Place, bool] = {}
+    if isinstance(folder, Path):
+        with reading(folder):
+            found = {folder / entry.name: entry.is_dir() for entry in os.scandir(folder)}
+        return list(found), [path for path in found if found[path]]
+    try:
+        for name, facts in folder.entries():
+            found[folder / name] = facts.kind == "directory"
+            SESSION.note_listed(str(folder / name), facts)
+    except Missing:
+        raise InputError(f"{folder}: no such file or folder") from None
+    return list(found), [path for path in found if found[path]]
+
+
+def _is_shard(path: Place) -> bool:
+    """By its name."""
+    return path.suffix.lower() in FORMATS and not path.name.startswith(".")
+
+
+def _shards_of(paths: Sequence[Place], listed: Sequence[Place], where: str | Place, side: str) -> list[Place]:
+    """Those of `paths` that are shards of the set, in order; metadata files, saved alignments and hidden files are not.
+
+    listed: all that lies in their folder, where that is known
+    """
+    files = [path for path in paths if _is_shard(path)]
+    files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
+    files = [path for path in files if not _is_own(path)] or files
+    examples = sorted({format_of(path).format: path for path in files}.items())
+    if len(examples) > 1:
+        (one, a), (two, b) = examples[:2]
+        raise InputError(
+            f"{where}: holds two formats, {one} ({a.name}) and {two} ({b.name}); choose one with a pattern such as "
+            f"{glob.escape(str(a.parent))}/*{a.suffix}"
+        )
+    return members(sorted(files, key=numeric_order), listed, side)
+
+
+def _is_own(path: Place) -> bool:
+    """Whether it is a saved alignment or the like."""
+    return path.suffix.lower() == ".safetensors" and own_kind(path) is not None
+
+
+def common_folder(files: list[Place]) -> Place:
+    """The deepest folder that holds all files of a list, none of which may be named twice."""
+    paths = [os.path.abspath(path) if isinstance(path, Path) else str(path) for path in files]
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise InputError(f"{path}: is named twice; name each file once")
+        seen.add(path)
+    urls = [path for path in files if not isinstance(path, Path)]
+    if not urls:
+        return Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    schemes = {url.scheme for url in urls}
+    if len(schemes) > 1 or len(urls) < len(files):
+        raise InputError(f"{urls[0]}: lies in another place than others of the list; name files of one place at a time")
+    parents = [str(url.parent).partition("://")[2].split("/") for url in urls]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
+    return place(f"{urls[0].scheme}://{'/'.join(parts[0] for parts in same)}")
+
+
+def relative_name(path: Place, root: Place) -> str:
+    if isinstance(path, Path) or isinstance(root, Path):
+        return Path(os.path.relpath(path, root)).as_posix()
+    return path.relative_to(root).as_posix()
