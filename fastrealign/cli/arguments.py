@@ -9,23 +9,25 @@ from typing import Any
 from fastrealign.cli.console import progress_of
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
+from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
 from fastrealign.methods.options import CENTROIDS
+from fastrealign.methods.options import HELP as FIT_HELP
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (
     "text embeddings: a folder of shards, a file, a quoted glob, or several files; paths or URLs (s3://, https://, ...)"
 )
 TARGET = "image embeddings of the same encoder pair, in the same forms"
-COLUMN = "parquet column, pickle key or tensor of the embeddings, where it cannot be told"
-_SOURCE_COLUMN = (
-    "parquet column, pickle key or tensor of the embeddings in SOURCE, where it cannot be told; in TARGET too, if that lies "
-    "elsewhere and has it"
-)
-_TARGET_COLUMN = (
-    "the same in TARGET; in one file text_... is taken for SOURCE, image_..., img_..., visual_... for TARGET"
-)
+COLUMN = "parquet column, pickle key or tensor that holds the embeddings, where that is ambiguous"
 JSON = "print one JSON object instead of text"
+_HELP = options.HELP | FIT_HELP
+
+
+def add_option(parser: argparse._ActionsContainer, flag: str, **how: Any) -> None:
+    """Add an option whose text is that of the keyword of this name in Python."""
+    text = _HELP[flag.lstrip("-").replace("-", "_")]
+    parser.add_argument(flag, help=f"{text} (default: %(default)s)" if how.get("default") is not None else text, **how)
 
 
 def add_out_folder(parser: argparse.ArgumentParser) -> None:
@@ -35,111 +37,54 @@ def add_out_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_centroid(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--centroid",
-        type=small,
-        choices=CENTROIDS,
-        help="paper: as published, leaves a gap of some 1e-4; exact: solved for, leaves none (default: paper)",
-    )
+    add_option(parser, "--centroid", type=small, choices=CENTROIDS)
 
 
 def add_fit_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--method",
-        metavar="NAME",
-        help="realign (default), realign-exact, or one to compare it with: none, mean-shift, c3 "
-        "(--seed: of its noise), bca, anchor, anchor-trace",
-    )
+    add_option(parser, "--method", metavar="NAME")
     add_centroid(parser)
     how = parser.add_mutually_exclusive_group()
-    how.add_argument(
-        "--one-pass",
-        action="store_true",
-        help="read SOURCE once to fit, not twice; the centroid correction is then an estimate with a stated error",
-    )
-    how.add_argument(
-        "--tol",
-        type=float,
-        metavar="GAP",
-        help="fit on a random sample, just large enough that the centroid is certain to this, for example 1e-3",
-    )
+    add_option(how, "--one-pass", action="store_true")
+    add_option(how, "--tol", type=float, metavar="GAP")
     add_sampling_options(parser)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--confidence",
-        type=float,
-        default=0.95,
-        metavar="P",
-        help="probability that a sampled answer holds (default: 0.95)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="from which samples are drawn (default: 0)")
+    add_option(parser, "--confidence", type=float, default=0.95, metavar="P")
+    add_option(parser, "--seed", type=seed, default=0, metavar="N")
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--column", metavar="NAME", help=_SOURCE_COLUMN)
-    parser.add_argument("--target-column", metavar="NAME", help=_TARGET_COLUMN)
+    add_option(parser, "--column", metavar="NAME")
+    add_option(parser, "--target-column", metavar="NAME")
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--bad-rows",
-        type=small,
-        choices=BAD_ROWS,
-        default="error",
-        help="rows with NaN, Inf or only zeros: stop and name the first, leave them out, or keep them as they are "
-        "(default: error)",
-    )
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads to use (default: all processors)")
+    add_option(parser, "--bad-rows", type=small, choices=BAD_ROWS, default="error")
+    add_option(parser, "--threads", type=positive, metavar="N")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--devices", type=names, metavar="0,1,...", help="numbers of the GPUs to compute on (default: the processor)"
-    )
-    parser.add_argument(
-        "--max-memory",
-        type=byte_count,
-        metavar="SIZE",
-        help="most memory of all buffers together, for example 200MB; what a format needs to decode comes on top",
-    )
+    add_option(parser, "--devices", type=names, metavar="0,1,...")
+    add_option(parser, "--max-memory", type=byte_count, metavar="SIZE")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dtype",
-        type=dtype,
-        choices=DTYPES,
-        help="element type of the output (default: that of each shard; pickles at least float32, as the reference "
-        "script writes them)",
-    )
+    add_option(parser, "--dtype", type=dtype, choices=DTYPES)
     add_reading_options(parser)
     add_device_options(parser)
-    parser.add_argument(
-        "--bad-shards",
-        type=small,
-        choices=BAD_SHARDS,
-        default="error",
-        help="shards that cannot be read: stop, or leave them out, list them and exit 1 (default: error)",
-    )
+    add_option(parser, "--bad-shards", type=small, choices=BAD_SHARDS, default="error")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an unfinished run in OUT")
-    again.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="note checksums of every byte, and with --resume compare them (default: of head and tail, size, time)",
-    )
+    add_option(again, "--resume", action="store_true")
+    add_option(again, "--overwrite", action="store_true")
+    add_option(parser, "--verify", action="store_true")
     add_fsync(parser)
     add_output_options(parser)
 
 
 def add_fsync(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--no-fsync", dest="fsync", action="store_false", help="do not wait for the disk: quicker, for scratch output"
+        "--no-fsync", dest="fsync", action="store_false", help="do not wait for the disk: faster, for scratch output"
     )
 
 
@@ -166,21 +111,19 @@ def names(text: str) -> list[str]:
 
 def byte_count(text: str) -> int:
     """ "200MB", "2 GiB", "1000000"."""
-    found = re.fullmatch(r"([0-9.]+) *([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    try:
-        number = float(found[1])
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200MB or 2GiB") from None
-    return int(number * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
+    found = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+) *([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 200MB or 2GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
 def small(text: str) -> str:
-    """Names of choices, in large letters or small."""
+    """Names of choices, in upper or lower case."""
     return text.lower()
 
 
 def dtype(text: str) -> str:
-    """An element type by any name that Python takes: fp16, half, torch.float16, ... What is none is left to the choices."""
+    """An element type by any name that Python takes: fp16, half, torch.float16, ... Others are left to the choices."""
     try:
         return ops.as_dtype(text).name
     except InputError:

@@ -86,7 +86,7 @@ class Bar(_Pass):
     """A tqdm bar with rows/s, GB/s and the time left, gone when its pass is over."""
 
     def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
-        from tqdm import tqdm
+        from tqdm import tqdm  # 30 ms that a quiet run need not take
 
         super().start(phase, rows, nbytes)
         self._bar = tqdm(

@@ -161,8 +161,19 @@ def _precision(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Embed as the command line asks; exit code 1 where items were left out."""
-    names = ("side", "column", "ids", "bad_items", "dtype", "batch_size", "shard_rows", "threads")
-    names += ("resume", "overwrite", "fsync")
+    names = [
+        "side",
+        "column",
+        "ids",
+        "bad_items",
+        "dtype",
+        "batch_size",
+        "shard_rows",
+        "threads",
+        "resume",
+        "overwrite",
+        "fsync",
+    ]
     options = {name: getattr(args, name) for name in names}
     done = fr.embed.embed_files(args.input, args.out, _encoder(args), progress=progress_of(args), **options)
     show(args, done.to_json(), str(done))

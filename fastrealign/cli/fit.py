@@ -23,6 +23,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.data.process_group import ranks_of
 from fastrealign.formats.saved_tensors import check_saved_name
 from fastrealign.jobs.inspection import describe
+from fastrealign.methods.method import Method
 from fastrealign.storage.paths import check_output, place
 
 _MORE = """\
@@ -79,11 +80,11 @@ def run(args: argparse.Namespace) -> None:
                 "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
             )
         target = args.target and paths(args.target)
-        alignment = fr.update(args.old, paths(args.source), target, forget=args.forget, **reading)
+        method: Method = fr.update(args.old, paths(args.source), target, forget=args.forget, **reading)
     elif args.target is None:
         raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
     else:
-        alignment = fr.fit(
+        method = fr.fit(
             paths(args.source),
             paths(args.target),
             group=args.group,
@@ -92,5 +93,5 @@ def run(args: argparse.Namespace) -> None:
             **fit_options(args),
             **reading,
         )
-    ranks.on_rank_0(lambda: alignment.save(out))
-    show(args, *describe(alignment, str(out)))
+    ranks.on_rank_0(lambda: method.save(out))
+    show(args, *describe(method, str(out)))

@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
-    def parse_known_args(
+    def parse_known_args(  # type: ignore[override]  # without the overload for a namespace of another type
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         # Before argparse takes the value of an unknown option for a path, or misses one that was spelled wrongly.

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fastrealign.cli.arguments import add_output_options
 from fastrealign.cli.console import progress_of, show
@@ -124,13 +124,12 @@ def _silence_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _watcher(stream: Any, phase: str) -> TrainerCallback:
+def _watcher(stream: TextIO, phase: str) -> TrainerCallback:
     """A bar on a terminal, elsewhere a line every ten seconds; both with the loss."""
     from tqdm import tqdm
-    from transformers import TrainerCallback
 
-    class Watcher(TrainerCallback):
-        def on_train_begin(self, args, state, control, **_):
+    class Watcher(optional("transformers", "revision", "train").TrainerCallback):  # type: ignore[misc]  # an optional base
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar = tqdm(
                 total=state.max_steps,
                 initial=state.global_step,
@@ -143,8 +142,8 @@ def _watcher(stream: Any, phase: str) -> TrainerCallback:
             )
             self.next = time.monotonic() + 10
 
-        def on_log(self, args, state, control, logs=None, **_):
-            if "loss" not in (logs or {}):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs is None or "loss" not in logs:
                 return
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
             self.bar.update(state.global_step - self.bar.n)
@@ -153,7 +152,7 @@ def _watcher(stream: Any, phase: str) -> TrainerCallback:
                 share = 100 * state.global_step // state.max_steps
                 print(f"{phase}: {share} %, step {state.global_step}, loss {logs['loss']:.3f}", file=stream, flush=True)
 
-        def on_train_end(self, args, state, control, **_):
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.close()
 
     return Watcher()

@@ -74,7 +74,9 @@ class Compute:
         None, "GPUs to compute on, by their numbers, or torch device names; by default the CPU computes"
     )
     max_memory: int | None = option(
-        None, "bytes that all buffers together may take; what a format needs to decode comes on top"
+        None,
+        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); what a format needs to decode comes on "
+        "top",
     )
     workers: Workers = field(init=False)
 

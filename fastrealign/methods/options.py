@@ -40,7 +40,7 @@ class FitOptions:
         "fit on a random sample of files or arrays, just large enough that the centroid of all aligned rows lies within "
         "gap_left + tol of the target's, for example 1e-3",
     )
-    confidence: float = option(0.95, "probability with which a bound that comes of a sample holds")
+    confidence: float = option(0.95, "probability with which a bound from a sample holds")
     seed: int = option(0, "seed of the sample, and of the noise of c3")
 
     def __post_init__(self) -> None:
