@@ -75,8 +75,8 @@ class Compute:
     )
     max_memory: int | None = option(
         None,
-        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); what a format needs to decode comes on "
-        "top",
+        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); what a format needs to decode "
+        "comes on top",
     )
     workers: Workers = field(init=False)
 

@@ -23,11 +23,11 @@ class FitOptions:
 
     method: str = option(
         "realign",
-        "method to fit: realign, realign-exact, or one to compare with, none, mean-shift, c3, bca, anchor, anchor-trace",
+        "realign (the default), realign-exact, or a method to compare with: none, mean-shift, c3, bca, anchor, anchor-trace",
     )
     centroid: str = option(
         "paper",
-        "correction of the centroid: paper translates once, as published, and leaves a gap of about 1e-4; exact solves for the "
+        "paper (the default) translates once, as published, and leaves a gap of about 1e-4; exact solves for the "
         "translation that leaves none",
     )
     one_pass: bool | None = option(
