@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,18 +24,19 @@ from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignErro
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
-from fastrealign.jobs import align_files
 from fastrealign.jobs.align_files import AlignJob, ApplyJob
-from fastrealign.jobs.shard_job import ShardJob
+from fastrealign.jobs.shard_job import JobOptions, ShardJob
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import Note, ShardPlan, ThreadedWriter, Unwritten
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
+from fastrealign.methods.options import FitOptions
 from fastrealign.storage.fingerprint import FileFingerprint
 
 try:
@@ -45,6 +44,8 @@ try:
     import ray.data
 except ImportError as error:
     raise InputError(f"fastrealign.ray needs Ray ({error}); pip install 'fastrealign[ray]'") from None
+
+T = TypeVar("T")
 
 # Blocks that a dataset of shards is cut into, at most. The driver hears of shards a block at a time.
 _BLOCKS = 1000
@@ -66,8 +67,7 @@ def apply_files(
     cpus_per_actor   processors, and threads, of each
     options          as for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress
     """
-    how = _arguments(align_files.apply_files, options)
-    return _by_actors(ApplyJob(alignment, source, out, **how), actors, cpus_per_actor)
+    return _by_actors(ApplyJob(alignment, source, out, _job_options(options)), actors, cpus_per_actor)
 
 
 @computes
@@ -84,23 +84,23 @@ def align(
 
     The fit runs in the driver; of a large corpus let it read a sample, with tol=1e-3 for example.
     """
-    how = _arguments(align_files.align, options)
-    return _by_actors(AlignJob(source, target, out, **how), actors, cpus_per_actor)
+    fit = _taken(FitOptions, options)
+    return _by_actors(AlignJob(source, target, out, fit, _job_options(options)), actors, cpus_per_actor)
 
 
-def _arguments(function: Callable[..., Report], options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a job that `function` would make of these options."""
+def _job_options(options: dict[str, Any]) -> JobOptions:
+    """The options of a job, of those that the user gave by name."""
     if options.get("group") is not None:
         raise InputError(
             "group shares shards out between ranks of torch.distributed, Ray between its actors: choose one"
         )
-    known = {name: p.default for name, p in signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    unknown = options.keys() - known.keys()
-    if unknown:
-        raise TypeError(f"{function.__name__}() got an unexpected keyword argument {min(unknown)!r}")
-    how = {**known, **options}
-    workers = Workers.of(how.pop("threads"), how.pop("devices"), how.pop("max_memory"))
-    return {**how, "workers": workers}
+    groups = [_taken(kind, options) for kind in (ReadOptions, Compute, OutputOptions)]
+    return JobOptions(*groups, **options)
+
+
+def _taken(kind: type[T], options: dict[str, Any]) -> T:
+    """The options that are of this kind, taken out of `options`."""
+    return kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options})
 
 
 def _by_actors(job: ShardJob, actors: int | None, cpus: int) -> Report:
@@ -117,24 +117,24 @@ class RayWriter:
     """
 
     def __init__(self, plan: ShardPlan, note: Note, workers: Workers, *, actors: int | None, cpus: int) -> None:
-        self.source = Unwritten(plan.files, plan.left, plan.dtype, in_order=True)
+        self.source = Unwritten(plan.files, plan.left, plan.output.dtype, in_order=True)
         self.left_out: dict[str, str] = {}
         self._note = note
-        self._skip = plan.bad_shards == "skip"
+        self._skip = plan.read.bad_shards == "skip"
         self._actors, self._cpus = actors, cpus
         self._tasks = [
             {
                 **_task(plan.files.shards[i], plan.out.names[i], plan.out.metadata[i]),
                 "dim": plan.files.dim,
                 "first": self.source.piece(i, 0, 0).first,
-                "mark": json.dumps(plan.marks[i].to_json()),
+                "fingerprint": json.dumps(plan.fingerprints[i].to_json()),
             }
             for i in plan.left
         ]
         # What every actor is told: the plan without its shards, which it gets one by one.
         root = Path(os.path.abspath(plan.out.root))
         nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
-        shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], marks=[])
+        shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], fingerprints=[])
         self._how = {"plan": shared, "workers": replace(workers, threads=cpus)}
 
     def run(self, progress: Progress) -> None:
@@ -198,7 +198,7 @@ class ShardActor:
                 files=formats.Source(shard.path, [shard], shard.rows, shard.dim or self._plan.method.dim),
                 out=_Place(self._plan.out.root, [task["name"]], [task["metadata_name"]]),
                 left=[0],
-                marks=[FileFingerprint.from_json(json.loads(task["mark"]))],
+                fingerprints=[FileFingerprint.from_json(json.loads(task["fingerprint"]))],
                 first=task["first"],
             )
             writer = ThreadedWriter(plan, lambda *shard: noted.append(shard), self._workers)

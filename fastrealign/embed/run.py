@@ -22,10 +22,11 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import default_threads
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
+from fastrealign.data.options import OutputOptions, check_choice
 from fastrealign.embed.batches import Batch, Loaded, prepared
 from fastrealign.embed.encoders import Choice
 from fastrealign.embed.inputs import Input, Item, open_input
-from fastrealign.embed.shards import mark_of, write_shard
+from fastrealign.embed.shards import fingerprint_of, write_shard
 from fastrealign.embed.summary import Embedded
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.job import Job
@@ -79,7 +80,8 @@ def embed_files(
     encoding or writing fails. What was complete by then is kept for `resume`.
     """
     options = EmbedOptions(side, column, ids, bad_items, dtype, batch_size, shard_rows, threads)
-    folder = RunFolder(Layout.of_new_shards(out), resume=resume, overwrite=overwrite, fsync=fsync)
+    output = OutputOptions(dtype, overwrite, resume, fsync=fsync)
+    folder = RunFolder(Layout.of_new_shards(out), output)
     return EmbedJob(source, folder, encoder, options, progress).run()
 
 
@@ -98,15 +100,14 @@ class EmbedOptions:
 
     def __post_init__(self) -> None:
         for name, known in (("bad_items", BAD_ITEMS), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+            check_choice(name, getattr(self, name), known)
 
 
 def _looked_at(
     found: Input, shard_rows: int, bad_items: str, progress: Progress
 ) -> tuple[dict[str, FileFingerprint], list[int]]:
-    """The mark of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
-    marks, rows, hashes = {}, [], []
+    """The fingerprint of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
+    fingerprints, rows, hashes = {}, [], []
     progress.start(f"looking at the {found.side}", None, None)
     try:
         for items in _in_shards(found, shard_rows):
@@ -114,7 +115,7 @@ def _looked_at(
                 if item.problem is not None and bad_items == "error":
                     raise InputError(f"{item.where}: {item.problem}; mend it, or leave such out with --bad-items skip")
             hashes.append(lookup_hashes([item.id for item in items if item.problem is None]))
-            marks[f"embeddings_{len(rows):05}.parquet"] = mark_of(items, bad_items)
+            fingerprints[f"embeddings_{len(rows):05}.parquet"] = fingerprint_of(items, bad_items)
             rows.append(len(items))
             progress.advance(len(items), 0)
     finally:
@@ -123,7 +124,7 @@ def _looked_at(
         raise InputError(f"{found.name}: holds no captions, the file is empty")
     # All ids are known only now, after the last of the stream; until then 12 bytes stand for each.
     _warn_of_twice(found, np.concatenate(hashes))
-    return marks, rows
+    return fingerprints, rows
 
 
 def _warn_of_twice(found: Input, hashes: np.ndarray) -> None:
@@ -167,14 +168,14 @@ class EmbedJob(Job[Embedded]):
         folder.check()
         self.found = open_input(source, options.side, column=options.column, ids=options.ids)
         choice.check()  # before hours of looking at the input
-        marks, self.rows = _looked_at(self.found, options.shard_rows, options.bad_items, progress)
+        fingerprints, self.rows = _looked_at(self.found, options.shard_rows, options.bad_items, progress)
         self.encoder = choice.load(self.found.side)
         self.rows_now = 0
-        layout.names = list(marks)
+        layout.names = list(fingerprints)
         asked = {"encoder": self.encoder.name, "weights": self.encoder.weights, **self.encoder.options}
         for name in ("dtype", "shard_rows", "bad_items", "column", "ids"):
             asked[name] = getattr(options, name)
-        super().__init__(folder, JobSpec("embed", asked, marks), progress)
+        super().__init__(folder, JobSpec("embed", asked, fingerprints), progress)
 
     def fit(self) -> None:
         self.folder.start_writing(None)
@@ -248,12 +249,14 @@ class EmbedJob(Job[Embedded]):
 
     def _written(self, number: int, shard: _Shard) -> ShardRecord:
         name = self.folder.layout.names[number]
-        if not self.order.source[name].same(mark_of(shard.items, self.options.bad_items)):
+        if not self.spec.source[name].same(fingerprint_of(shard.items, self.options.bad_items)):
             raise InputError(f"{self.found.name}: changed while it was read: do not write to the input, run again")
         bad = sorted(shard.bad)
-        mark = write_shard(self.folder.root / name, shard.items, shard.rows, {at for at, _ in bad}, self.folder.fsync)
+        written = write_shard(
+            self.folder.root / name, shard.items, shard.rows, {at for at, _ in bad}, self.folder.fsync
+        )
         rows_in = len(shard.items)
-        return ShardRecord(name, rows_in, rows_in - len(bad), 0, len(bad), bad, mark.bytes, mark.ends)
+        return ShardRecord(name, rows_in, rows_in - len(bad), 0, len(bad), bad, written.bytes, written.ends)
 
     def report(self, manifest: Manifest) -> Embedded:
         return Embedded(

@@ -1,4 +1,4 @@
-"""A shard of embeddings as parquet, and the mark of the items that it is made of.
+"""A shard of embeddings as parquet, and the fingerprint of the items that it is made of.
 
 Parquet, since ids and captions then lie in the file of their embeddings and are carried along by whatever reads it.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastrealign.storage.paths import Place
 
 
-def mark_of(items: list[Item], bad_items: str) -> FileFingerprint:
+def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:
     """Tells whether a shard's items are what they were: captions by their text, images by name, size and time of change.
 
     bad_items "skip": an image that cannot even be looked at counts as one that is not there
@@ -45,7 +45,7 @@ def mark_of(items: list[Item], bad_items: str) -> FileFingerprint:
 
 
 def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[int], fsync: bool) -> FileFingerprint:
-    """Write ids, captions and the (n, d) rows of the items but those `left_out`; returns the mark of the file."""
+    """Write ids, captions and the (n, d) rows of the items but those `left_out`; returns the fingerprint of the file."""
     import pyarrow as pa
 
     keep = [i for i in range(len(items)) if i not in left_out]

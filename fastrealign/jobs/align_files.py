@@ -16,12 +16,11 @@ from fastrealign.core.errors import BadShardError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
-from fastrealign.data.options import PassOptions
+from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_target
 from fastrealign.data.sources import FileSource
-from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import Manifest
-from fastrealign.jobs.shard_job import ShardJob, marks_of, specs_of
+from fastrealign.jobs.shard_job import JobOptions, ShardJob, fingerprints_of, specs_of
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
@@ -34,6 +33,7 @@ from fastrealign.methods.options import FitOptions, check_ranks
 
 
 @computes
+@documented(FitOptions, ReadOptions, Compute, OutputOptions)
 def align(
     source: Any,
     target: Any,
@@ -62,61 +62,66 @@ def align(
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
-    source    path, glob, folder or list of paths of shards of any format (README); a path may be a URL (s3://, https://, ...)
-    target    the same, or an array, a tensor, or an iterable of chunks
-    out       a folder that is empty or does not exist, or for a single shard a file name of the same format. It gets a
-              shard for every shard of the source (same name, format, order, ids and other columns),
-              alignment.safetensors and, last, manifest.json
-    method    "realign", or another one of baselines.METHODS to compare it with, as for `fit`; those that take steps (c3, bca,
-              mean-shift) are computed on the CPU
-    centroid  "paper", or "exact" for the translation that leaves no gap
-    one_pass, tol, confidence, seed   as for `fit`: read the source once before it is written, or a sample of it
-    dtype     element type of the output ("float32", "float16", "bfloat16", "float64"), by default that of each shard;
-              of 16-bit pickles float32, which is what the reference script writes
-    bad_rows  rows with NaN, Inf or only zeros: "error" stops with BadRowsError, "skip" leaves them out with what
-              belongs to them, "keep" writes them as they came
-    bad_shards  shards that cannot be read: "error" stops, "skip" leaves them out, and the report and the manifest list them
-    overwrite replace an earlier run in `out`; files that are not its are never removed
-    resume    go on with an unfinished run in `out`: the result is the same bytes
-    verify    note a checksum of every byte read and written, and with `resume` look at every byte of both; without it, at size,
-              time of change, head and tail
-    threads, devices, max_memory   who does the work (workers.py): so many threads; feeding these GPUs, by their numbers,
-              where the processor would compute otherwise; with buffers of at most so many bytes together
-    column, target_column   the parquet column, pickle key or tensor of each side that holds the embeddings, where it cannot
-              be told; as for `fit`
-    fsync     False: do not wait until the disk has everything; for output that a power cut may cost
-    group     a torch.distributed process group ("world": the default one) whose ranks call this together and share the files
-              out; the output is the same
+    An error keeps the output shards that are complete, for `resume`; where none is, it leaves nothing behind.
 
-    Raises InputError for bad input or an output that cannot be used, FastRealignError when writing fails. What was
-    complete by then is kept for `resume`; if nothing was, nothing is left behind.
+    Parameters
+    ----------
+    source : path, glob, folder or list of paths
+        Shards of any format. A path may be a URL (s3://, https://, ...).
+    target : path, array, tensor or iterable of chunks
+        The same, or rows (n, d) in memory.
+    out : path
+        A folder that is empty or new; for a single shard also a file name of the same format. It gets an output shard for
+        every shard of the source (same name, format, order, ids and other columns), then alignment.safetensors and, last,
+        manifest.json.
+    {FitOptions}
+    {ReadOptions}
+    {Compute}
+    {OutputOptions}
+    progress : Progress
+        What is told of each pass.
+    group : torch.distributed.ProcessGroup or "world", optional
+        The ranks that call this together and divide the files between them. The output is the same.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        For bad input, or an output that cannot be used.
+    FastRealignError
+        When writing fails.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import fastrealign as fr
+    >>> folder, rng = Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    >>> np.save(folder / "text.npy", rng.standard_normal((500, 8)) + 1.0)
+    >>> np.save(folder / "image.npy", rng.standard_normal((400, 8)) - 1.0)
+    >>> report = fr.align(folder / "text.npy", folder / "image.npy", folder / "aligned")
+    >>> sorted(path.name for path in (folder / "aligned").iterdir())
+    ['alignment.safetensors', 'manifest.json', 'text.npy']
+    >>> report.rows_out, report.gap_left < 0.1 * report.gap_before
+    (500, True)
     """
-    return AlignJob(
-        source,
-        target,
-        out,
-        method=method,
-        centroid=centroid,
-        one_pass=one_pass,
-        tol=tol,
-        confidence=confidence,
-        seed=seed,
-        target_column=target_column,
-        column=column,
-        dtype=dtype,
-        bad_rows=bad_rows,
-        bad_shards=bad_shards,
-        overwrite=overwrite,
-        resume=resume,
-        verify=verify,
-        fsync=fsync,
-        workers=Workers.of(threads, devices, max_memory),
-        group=group,
-        progress=progress,
-    ).run()
+    fit = FitOptions(method, centroid, one_pass, tol, confidence, seed)
+    options = JobOptions(
+        ReadOptions(column, target_column, bad_rows, bad_shards),
+        Compute(threads, devices, max_memory),
+        OutputOptions(dtype, overwrite, resume, verify, fsync),
+        progress,
+        group,
+    )
+    return AlignJob(source, target, out, fit, options).run()
 
 
 @computes
+@documented(ReadOptions, Compute, OutputOptions)
 def apply_files(
     alignment: Method | str | os.PathLike,
     source: Any,
@@ -136,29 +141,60 @@ def apply_files(
     fsync: bool = True,
     group: Any = None,
 ) -> Report:
-    """Write `source` aligned by an alignment that was fitted before, shard for shard.
+    """Write `source` aligned by a method that was fitted before, shard for shard.
 
-    alignment  an Alignment or a Baseline, or the path of a saved one. Where rows are numbered (C3's noise) their numbers go
-               over all shards in the order of their names, so the output is that of one call on all rows
-    Everything else is as for `align`. The report's gap_before is the fit's; gap_left is measured on the rows written. Where
-    that is more than where it was fitted, beyond sampling and a tenth of gap_before, a FitWarning says so.
+    The report's gap_before is the fit's; gap_left is measured on the rows written. Where that is more than where the method
+    was fitted, beyond sampling and a tenth of gap_before, a FitWarning says so.
+
+    Parameters
+    ----------
+    alignment : Alignment, Baseline or path of a saved one
+        Where it numbers rows (the noise of c3), the numbers run over all shards in the order of their names, so the output is
+        that of one call on all rows.
+    source : path, glob, folder or list of paths
+        Shards of any format. A path may be a URL (s3://, https://, ...).
+    out : path
+        As for `align`.
+    {ReadOptions}
+    {Compute}
+    {OutputOptions}
+    progress : Progress
+        What is told of each pass.
+    group : torch.distributed.ProcessGroup or "world", optional
+        The ranks that call this together and divide the files between them. The output is the same.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        For bad input, or an output that cannot be used.
+    FastRealignError
+        When writing fails.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import fastrealign as fr
+    >>> folder, rng = Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((400, 8)) - 1.0
+    >>> np.save(folder / "text.npy", text)
+    >>> report = fr.apply_files(fr.fit(text, images), folder / "text.npy", folder / "aligned")
+    >>> report.rows_out
+    500
     """
-    return ApplyJob(
-        alignment,
-        source,
-        out,
-        column=column,
-        dtype=dtype,
-        bad_rows=bad_rows,
-        bad_shards=bad_shards,
-        overwrite=overwrite,
-        resume=resume,
-        verify=verify,
-        fsync=fsync,
-        workers=Workers.of(threads, devices, max_memory),
-        group=group,
-        progress=progress,
-    ).run()
+    options = JobOptions(
+        ReadOptions(column, None, bad_rows, bad_shards),
+        Compute(threads, devices, max_memory),
+        OutputOptions(dtype, overwrite, resume, verify, fsync),
+        progress,
+        group,
+    )
+    return ApplyJob(alignment, source, out, options).run()
 
 
 class AlignJob(ShardJob):
@@ -171,31 +207,21 @@ class AlignJob(ShardJob):
         source: Any,
         target: Any,
         out: str | os.PathLike,
-        *,
-        method: str,
-        centroid: str,
-        one_pass: bool | None,
-        tol: float | None,
-        confidence: float,
-        seed: int,
-        target_column: str | None,
-        **how: Any,
+        fit: FitOptions,
+        options: JobOptions,
     ) -> None:
-        """how: the arguments of ShardJob."""
-        self._wanted = FitOptions(method, centroid, one_pass, tol, confidence, seed)
-        check_devices(self._wanted.method, how["workers"])
-        super().__init__(source, out, **how)
-        check_ranks(self._wanted.method, self.ranks)
-        self.target = self.opened(
-            "target", open_target(target, self.rows, how["column"], target_column, self.bad_shards)
-        )
-        marks = {}
-        if isinstance(self.target, FileSource):
-            files = self.target.files
-            marks = marks_of(files, [shard.name for shard in files.shards], self.verify)
-        # What a target in memory holds is not in the job specification, so it is fitted again and compared.
-        self._target_is_noted = bool(marks)
-        self.ask({**self._wanted.to_json(), "target_column": target_column}, target=marks)
+        check_devices(fit.method, options.compute.workers)
+        super().__init__(source, out, options)
+        check_ranks(fit.method, self.ranks)
+        read = options.read
+        opened = open_target(target, self.rows, read.column, read.target_column, read.bad_shards)
+        self.target = self.opened("target", opened)
+        self.fit_options = fit
+        # A target in memory has no fingerprint in the job specification: it is fitted again and compared.
+        files = self.target.files if isinstance(self.target, FileSource) else None
+        self._fingerprinted = files is not None and bool(files.shards)
+        found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify) if files else {}
+        self.specify({**fit.to_json(), "target_column": read.target_column}, target=found)
         self.layout.check_apart([*specs_of(source), *specs_of(target)], [rows.files for rows in self.sides.values()])
 
     def fit(self) -> None:
@@ -205,7 +231,7 @@ class AlignJob(ShardJob):
                 self.method = self.ranks.broadcast(self._fitted())
                 break
             except BadShardError as error:  # begin again without it, if it may be left out
-                if self.bad_shards == "error":
+                if self.options.read.bad_shards == "error":
                     raise
                 for side, rows in self.sides.items():
                     if rows.name == error.source:
@@ -215,16 +241,16 @@ class AlignJob(ShardJob):
 
     def _fitted(self) -> Method:
         """The alignment that the unfinished run noted, else a fit."""
-        resumed = self.ranks.rank == 0 and self._target_is_noted
+        resumed = self.ranks.rank == 0 and self._fingerprinted
         noted = self.ranks.broadcast(self.folder.noted_alignment() if resumed else None)
         if noted is not None:
             return noted
-        divide = self._wanted.tol is None  # a sample is small: every rank reads the same one
+        divide = self.fit_options.tol is None  # a sample is small: every rank reads the same one
         found = fit_rows(
             shared(self.rows, self.ranks) if divide else self.rows,
-            shared(self.target, self.ranks) if divide and self._target_is_noted else self.target,
-            self._wanted,
-            PassOptions(self.bad_rows, self.workers, self.progress),
+            shared(self.target, self.ranks) if divide and self._fingerprinted else self.target,
+            self.fit_options,
+            PassOptions(self.options.read.bad_rows, self.options.compute.workers, self.progress),
         )
         if not isinstance(found, Alignment):
             return found
@@ -236,17 +262,18 @@ class ApplyJob(ShardJob):
 
     kind = "apply"
 
-    def __init__(self, method: Method | str | os.PathLike, source: Any, out: str | os.PathLike, **how: Any) -> None:
-        """how: the arguments of ShardJob."""
+    def __init__(
+        self, method: Method | str | os.PathLike, source: Any, out: str | os.PathLike, options: JobOptions
+    ) -> None:
         with told_if_swapped(method, source):
             self.method = as_method(method)
-        check_devices(self.method.name, how["workers"])
-        super().__init__(source, out, **how)
+        check_devices(self.method.name, options.compute.workers)
+        super().__init__(source, out, options)
         self.method.check_width(self.rows.d, self.rows.name)
         warn_of_encoder(self.method, self.rows)
         # A run that is resumed writes the alignment that it had, and removes nothing.
-        self.layout.check_apart([*specs_of(source), *([] if how["resume"] else [method])], [self.rows.files])
-        self.ask(
+        self.layout.check_apart([*specs_of(source), *([] if options.output.resume else [method])], [self.rows.files])
+        self.specify(
             {"method": self.method.name} if isinstance(self.method, Baseline) else {},
             alignment=self.method.fingerprint,
             numbers=_numbers(self.rows.files) if self.method.numbered else None,

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import ops
 from fastrealign.core.errors import InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line, shown, shown_values
+from fastrealign.data.options import OutputOptions
 from fastrealign.formats.arrow import ArrowSink
 from fastrealign.formats.arrow_columns import filtered, lists
 from fastrealign.formats.arrow_errors import writing_columns
@@ -127,14 +127,14 @@ def convert(
     conversion that fails leaves nothing new behind.
     """
     started = time.perf_counter()
-    dtype = None if dtype is None else ops.as_dtype(dtype)
+    options = OutputOptions(dtype, overwrite=overwrite, fsync=fsync)
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
     wanted = Wanted(column, SIDES.get(side))
     files = formats.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(files.shards)
-    target = _Target(out, to, side, files, overwrite=overwrite, fsync=fsync)
+    target = _Target(out, to, side, files, options)
     target.check()
     check_outside(out, target.root, [source] if isinstance(source, (str, os.PathLike)) else source, [files])
     columns: dict[str, None] = {}
@@ -148,8 +148,8 @@ def convert(
                     rest = _Rest(shard, stack)
                     columns.update(dict.fromkeys(rest.names))
                     left_out += rest.left_out
-                    writers = target.writers(at, shard, rest, dtype or shard.dtype, stack)
-                    for rows, there in _rows(shard, dtype or shard.dtype):
+                    writers = target.writers(at, shard, rest, options.dtype or shard.dtype, stack)
+                    for rows, there in _rows(shard, options.dtype or shard.dtype):
                         beside = rest.take(len(rows))
                         progress.advance(len(rows), rows.size * shard.dtype.itemsize)
                         if there is not None:
@@ -195,9 +195,7 @@ class _Target(OutputFolder):
         to: str | None,
         side: str | None,
         files: formats.Source,
-        *,
-        overwrite: bool,
-        fsync: bool,
+        options: OutputOptions,
     ) -> None:
         path = Path(out)
         suffix = path.suffix.lower()
@@ -210,7 +208,7 @@ class _Target(OutputFolder):
             if len(files.shards) != 1:
                 raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
             self.to = named
-            super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), fsync)
+            super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), options.fsync)
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
             if suffix in formats.FORMATS and not path.is_dir():
@@ -218,13 +216,13 @@ class _Target(OutputFolder):
                     f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
                 )
             self.to = to or "parquet"
-            super().__init__(path, path / JOURNAL, fsync)
+            super().__init__(path, path / JOURNAL, options.fsync)
             names, metadata = _names(files.shards, self.to, side)
         self.paths = [self.root / name for name in names]
         self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim
         self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
-        self._overwrite = overwrite
+        self._overwrite = options.overwrite
         self.written: list[Path] = []
         every = {*self.paths, *self.metadata}
         self._missing = {folder for path in every for folder in path.parents if not folder.exists()}

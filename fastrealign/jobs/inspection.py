@@ -202,7 +202,7 @@ def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any],
 def _unfinished(folder: Place) -> tuple[dict[str, Any], str]:
     noted = Journal.peek(folder / JOURNAL)
     of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
-    done, all_shards = len(noted.shards) + of_ranks, len(noted.order.source) if noted.order else 0
+    done, all_shards = len(noted.shards) + of_ranks, len(noted.spec.source) if noted.spec else 0
     value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
     return (
         value,

@@ -36,9 +36,9 @@ class Job(ABC, Generic[R]):
     manifest  in the end; from `hold` on, if the run was complete already
     """
 
-    def __init__(self, folder: RunFolder, order: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
+    def __init__(self, folder: RunFolder, spec: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
         self.folder = folder
-        self.order = folder.order = order
+        self.spec = folder.spec = spec
         self.progress = progress
         self.ranks = ranks
         self.journal: Journal | None = None
@@ -100,7 +100,7 @@ class Job(ABC, Generic[R]):
         def release(kind: type[BaseException] | None, *_: object) -> None:
             journal.remove() if kind is None else journal.close()
 
-        journal.begin(self.order)
+        journal.begin(self.spec)
         return journal
 
 

@@ -1,12 +1,12 @@
-"""The journal of a run to files: JSON lines, only ever added to, from which a run that was killed goes on.
+"""The journal of a run to files: JSON lines, only ever appended, from which a run that was killed resumes.
 
-{"order": ...}                      what was asked for; a later one takes the place of an earlier one
+{"order": ...}                      the job specification; a later one takes the place of an earlier one
 {"alignment": fingerprint}          what the shards are mapped with
 {"shards": [...], "low": ..., ...}  shards that are complete, and the exact sums of the columns of these together; for what
-                                    order and with what alignment they were made
+                                    job specification and with what alignment they were made
 {"forget": true}                    the shards noted so far are to be made again
 
-Each line begins with a checksum of the rest. One that does not match counts for nothing, wherever it stands: what it noted is
+Each line begins with a checksum of the rest. A line that does not match is ignored, wherever it stands: what it recorded is
 done again. A shard counts once, as the last line says that names it.
 """
 
@@ -35,15 +35,15 @@ from fastrealign.storage.rules import COUNT, TEXT, Rule, check, or_none
 
 @dataclass
 class Group:
-    """Finished shards and the sums of their columns: what a line tells.
+    """Finished shards and the sums of their columns: what a line records.
 
-    order, alignment   digest of the order and fingerprint of the alignment that they were made for; "" and None where that is
-                       not noted, as in a journal of format 1
+    spec, alignment    digest of the job specification and fingerprint of the alignment that they were made for; "" and None
+                       where that is not recorded, as in a journal of format 1
     """
 
     shards: list[ShardRecord]
     sums: ExactSum
-    order: str = ""
+    spec: str = ""
     alignment: str | None = None
 
     @property
@@ -53,16 +53,16 @@ class Group:
 
 @dataclass
 class Noted:
-    """What a journal tells so far.
+    """What a journal records so far.
 
-    orders    digests of all orders in it
-    damaged   how many lines, since shards were last forgotten, tell nothing or contradict a later one
+    specs     digests of all job specifications in it
+    damaged   how many lines, since shards were last forgotten, are unreadable or contradict a later one
     """
 
-    order: JobSpec | None = None
+    spec: JobSpec | None = None
     alignment: str | None = None
     groups: list[Group] = field(default_factory=list)
-    orders: set[str] = field(default_factory=set)
+    specs: set[str] = field(default_factory=set)
     damaged: int = 0
     _without_checksums: bool = False
     _group_of: dict[str, Group] = field(default_factory=dict, compare=False)
@@ -89,7 +89,7 @@ class Noted:
         return len(text) - len(rest)
 
     def _record(self, line: bytes) -> dict[str, Any]:
-        """What the line tells; ValueError if it is damaged. Only journals that begin without a checksum go on without."""
+        """What the line records; ValueError if it is damaged. Only journals that begin without checksums may lack them."""
         if is_sealed(line):
             return unsealed(line)
         value = record_of(line)
@@ -101,12 +101,10 @@ class Noted:
     def _take_in(self, value: dict[str, Any]) -> None:
         check(value, _LINE)
         if (value.get("format") or 0) > FORMAT:
-            raise InputError(
-                f"a journal of a newer fastrealign (format {value['format']}); upgrade to go on with that run"
-            )
+            raise InputError(f"a journal of a newer fastrealign (format {value['format']}); upgrade to resume that run")
         if "order" in value:
-            self.order = JobSpec.from_json(value["order"])
-            self.orders.add(self.order.digest)
+            self.spec = JobSpec.from_json(value["order"])
+            self.specs.add(self.spec.digest)
         elif "shards" in value:
             self._take_in_group(_group(value))
         elif "alignment" in value:
@@ -114,7 +112,7 @@ class Noted:
         elif "forget" in value:
             self.groups, self._group_of, self.damaged = [], {}, 0
         else:
-            raise ValueError("it tells nothing that is known")
+            raise ValueError("it holds nothing that is known")
 
     def _take_in_group(self, group: Group) -> None:
         if len(group.names) < len(group.shards):
@@ -141,24 +139,24 @@ class Journal:
         self._lock = threading.Lock()
         self._pending: Group | None = None
         self._written = time.monotonic()
-        self._lines = open_append_log(path, fsync)
+        self._log = open_append_log(path, fsync)
         try:
-            text = self._lines.text()
+            text = self._log.text()
             whole = self.noted.read(text, path)
             if whole < len(text):
-                self._lines.cut(whole)
+                self._log.cut(whole)
         except BaseException:
-            self._lines.close()
+            self._log.close()
             raise
 
     @property
     def lost(self) -> bool:
         """Whether another process has taken the output over: nothing there is this one's any more."""
-        return self._lines.lost
+        return self._log.lost
 
     @classmethod
     def peek(cls, path: Place) -> Noted:
-        """What the journal tells, without opening it for a run."""
+        """What the journal records, without opening it for a run."""
         noted = Noted()
         noted.read(read_append_log(path), path)
         return noted
@@ -179,15 +177,15 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything noted before."""
-        self._lines.cut(0)
+        self._log.cut(0)
         self.noted = Noted()
 
-    def begin(self, order: JobSpec) -> None:
+    def begin(self, spec: JobSpec) -> None:
         """Note what is asked for; finished shards that were noted before stay."""
-        if order != self.noted.order:
-            self.noted.order = order
-            self.noted.orders.add(order.digest)
-            self._append({"fastrealign": __version__, "format": FORMAT, "order": order.to_json()})
+        if spec != self.noted.spec:
+            self.noted.spec = spec
+            self.noted.specs.add(spec.digest)
+            self._append({"fastrealign": __version__, "format": FORMAT, "order": spec.to_json()})
 
     def keep(self, groups: list[Group]) -> None:
         """Forget all groups of shards but these, and that there were damaged lines."""
@@ -212,7 +210,7 @@ class Journal:
                 self._pending = self._new_group(sums.d)
             self._pending.shards.append(shard)
             self._pending.sums.add(sums)
-            if time.monotonic() - self._written >= self._lines.seconds_a_line:
+            if time.monotonic() - self._written >= self._log.seconds_a_line:
                 self._flush()
 
     def take_in(self, groups: list[Group]) -> None:
@@ -228,17 +226,17 @@ class Journal:
         """Note now what is complete. Raises FastRealignError if the output is not this process's any more."""
         with self._lock:
             self._flush()
-        self._lines.check()
+        self._log.check()
 
     def close(self) -> None:
-        """Note what is complete and give the lock back. The journal stays, for a later run to go on from."""
+        """Note what is complete and give the lock back. The journal stays, for a later run to resume from."""
         with suppress(FastRealignError):  # on a full disk the shards of the last second are made once more
             self.flush()
-        self._lines.close()
+        self._log.close()
 
     def remove(self) -> None:
         """The run is complete, or has left nothing behind."""
-        self._lines.remove()
+        self._log.remove()
 
     def _flush(self) -> None:
         if self._pending is not None:
@@ -248,16 +246,16 @@ class Journal:
             self._written = time.monotonic()
 
     def _append(self, value: dict[str, Any]) -> None:
-        self._lines.append(sealed(json.dumps(value).encode()) + b"\n")
+        self._log.append(sealed(json.dumps(value).encode()) + b"\n")
 
     def _new_group(self, d: int) -> Group:
-        order = self.noted.order
-        return Group([], ExactSum(d), "" if order is None else order.digest, self.noted.alignment)
+        spec = self.noted.spec
+        return Group([], ExactSum(d), "" if spec is None else spec.digest, self.noted.alignment)
 
 
 def _line(group: Group) -> dict[str, Any]:
     return {
-        "of": group.order,
+        "of": group.spec,
         "alignment": group.alignment,
         "shards": [shard.to_json() for shard in group.shards],
         "count": group.sums.count,

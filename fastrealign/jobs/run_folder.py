@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.data.options import OutputOptions
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
 from fastrealign.jobs.journal import Group, Journal, rank_journals
@@ -25,29 +26,26 @@ from fastrealign.storage.paths import Place, each
 class RunFolder(OutputFolder):
     """Hold on the folder of one run, until `commit`; an error keeps the shards that are complete and nothing else.
 
-    order      what is asked for; to be set before the folder is entered
+    spec       what is asked for; to be set before the folder is entered
     finished   the manifest, if the run that was asked for is already complete
     alone      no other process completes shards of the run
     """
 
     journal: Journal
-    order: JobSpec
+    spec: JobSpec
 
-    def __init__(
-        self, layout: Layout, *, resume: bool, overwrite: bool, fsync: bool = True, verify: bool = False
-    ) -> None:
-        """verify: look at every byte of the shards that are there."""
-        super().__init__(layout.root, layout.journal, fsync)
+    def __init__(self, layout: Layout, options: OutputOptions) -> None:
+        super().__init__(layout.root, layout.journal, options.fsync)
         self.layout = layout
         self.finished: Manifest | None = None
         self.alone = True
-        self._resume, self._overwrite, self._verify = resume, overwrite, verify
+        self._options = options
         self._replaced: Manifest | None = None
         self._began = False  # from here on what has the names of the run is the run's
 
     def check(self) -> None:
-        layout, may_be_there = self.layout, self._resume or self._overwrite
-        if self._resume and self._overwrite:
+        layout, may_be_there = self.layout, self._options.resume or self._options.overwrite
+        if self._options.resume and self._options.overwrite:
             raise InputError("--resume continues what is there and --overwrite restarts: choose one")
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: is a file, expected a folder to write to")
@@ -56,22 +54,22 @@ class RunFolder(OutputFolder):
             raise InputError(f"{layout.out}: {self._what_is_there(there)}")
         if layout.here(layout.manifest) in there and may_be_there:
             self._replaced = Manifest.load(layout.manifest)
-        elif self._resume and there and not layout.journal.exists():
+        elif self._options.resume and there and not layout.journal.exists():
             raise InputError(f"{layout.out}: holds {there[0]}, but no run to resume; choose an empty folder")
 
     def open_log(self) -> Journal:
         self.journal = Journal(self.layout.journal, self.fsync)
-        if not (self._resume or self._overwrite):
+        if not (self._options.resume or self._options.overwrite):
             self._check_still_empty()
         return self.journal
 
     def begin(self) -> None:
-        if self._overwrite:
+        if self._options.overwrite:
             self._clear()
-        elif self._resume:
+        elif self._options.resume:
             self._continue()
         if self.finished is None:
-            self.journal.begin(self.order)
+            self.journal.begin(self.spec)
 
     def start_writing(self, alignment: Method | None) -> None:
         """The alignment is known and shards are about to be written: note it, and clear a run that is replaced."""
@@ -112,7 +110,7 @@ class RunFolder(OutputFolder):
             alignment.save(self.layout.alignment)
         at = {name: i for i, name in enumerate(self.layout.names)}
         manifest = Manifest(
-            self.order,
+            self.spec,
             alignment and alignment.fingerprint,
             alignment and alignment.gap_before,
             None if math.isnan(gap_left) else gap_left,
@@ -127,13 +125,13 @@ class RunFolder(OutputFolder):
         self.keep_log = bool(self.journal.shards) or self.journal.lost or (self._began and not self.alone)
         if self._began and not self.keep_log:
             # Among them what a commit that failed halfway may have put in place.
-            self._remove(_planned(self.order))
+            self._remove(_planned(self.spec))
             if self.layout.alignment is not None:
                 self.layout.alignment.unlink(missing_ok=True)
 
     def _check_still_empty(self) -> None:
         """Another process may have begun, or even ended, between the look at the folder and the lock."""
-        if self.journal.noted.order is not None:
+        if self.journal.noted.spec is not None:
             self.journal.close()
         elif any(name != self.layout.here(self.layout.journal) for name in self.layout.files()):
             self.journal.remove()
@@ -154,22 +152,22 @@ class RunFolder(OutputFolder):
         """Resume the run that is there; InputError that names what is different about the one asked for."""
         noted = self.journal.noted
         # Shards are written only once a run that is replaced is cleared away: beside a manifest they are its own.
-        if self._replaced is not None and (noted.order is None or noted.groups):
+        if self._replaced is not None and (noted.spec is None or noted.groups):
             self._check_complete(self._replaced)
             self.journal.clear()
             self.finished = self._replaced
-        elif noted.order is not None or noted.groups or noted.damaged:
-            if noted.order is None:
+        elif noted.spec is not None or noted.groups or noted.damaged:
+            if noted.spec is None:
                 self._check_own()
             else:
-                known = [group for group in noted.groups if group.order in noted.orders | {""}]
-                change = self.order.change(noted.order, set().union(*(group.names for group in known)))
+                known = [group for group in noted.groups if group.spec in noted.specs | {""}]
+                change = self.spec.change(noted.spec, set().union(*(group.names for group in known)))
                 if change:
                     raise InputError(
                         f"{self.layout.out}: the run there cannot be resumed: {change}; restart with --overwrite"
                     )
             self._began = True
-            self._remove_temporaries(_planned(noted.order or self.order))
+            self._remove_temporaries(_planned(noted.spec or self.spec))
             others = [Journal(path, self.fsync) for path in rank_journals(self.layout.journal)]
             damaged = [journal for journal in (self.journal, *others) if journal.noted.damaged]
             lines = sum(journal.noted.damaged for journal in damaged)
@@ -181,24 +179,24 @@ class RunFolder(OutputFolder):
                 self._warn_of_damage(damaged[0], lines)
 
     def _still_good(self, groups: list[Group]) -> list[Group]:
-        """Those whose shards are known to be made for this order, with the alignment noted, and are as they were written."""
+        """Those whose shards were made for this job specification with this alignment, and are as they were written."""
         noted = self.journal.noted
-        orders = noted.orders | {self.order.digest, ""}
+        specs = noted.specs | {self.spec.digest, ""}
         return [
             group
             for group in groups
-            if group.order in orders
+            if group.spec in specs
             and group.alignment in (None, noted.alignment)
-            and group.names <= self.order.source.keys()
+            and group.names <= self.spec.source.keys()
             and self._changed(group.shards) is None
         ]
 
     def _check_own(self) -> None:
         """The line that says what was asked for is damaged: InputError unless a restart would write all that is there."""
-        noted, digest = self.journal.noted, self.order.digest
-        own = _planned(self.order) | self._small()
+        noted, digest = self.journal.noted, self.spec.digest
+        own = _planned(self.spec) | self._small()
         foreign = [name for name in self.layout.files() if final_name(name) not in own]
-        if foreign or any(group.order != digest for group in noted.groups):
+        if foreign or any(group.spec != digest for group in noted.groups):
             what = f"{foreign[0]} may not be" if foreign else "the shards noted are not"
             raise InputError(
                 f"{self.layout.out}: the journal there is damaged where it says what was asked for, and {what} of this run; "
@@ -207,7 +205,7 @@ class RunFolder(OutputFolder):
 
     def _warn_of_damage(self, journal: Journal, lines: int) -> None:
         done = self.journal.noted.names
-        again = sum(name in self.order.source and name not in done for name in self.layout.files())
+        again = sum(name in self.spec.source and name not in done for name in self.layout.files())
         warn(
             f"{journal.path}: {lines} damaged {'line' if lines == 1 else 'lines'}; {again} of the shards that are there "
             f"{'is' if again == 1 else 'are'} done again, for what these noted of them is lost",
@@ -225,9 +223,9 @@ class RunFolder(OutputFolder):
         for path in others:
             shards += Journal.peek(path).shards
         planned = set().union(
-            *(_planned(order) for order in (noted.order, self._replaced and self._replaced.spec) if order)
+            *(_planned(spec) for spec in (noted.spec, self._replaced and self._replaced.spec) if spec)
         )
-        planned |= _written(noted.shards)  # whose order may be lost, where the journal is damaged
+        planned |= _written(noted.shards)  # whose specification may be lost, where the journal is damaged
         for name in self.layout.files():
             if final_name(name) not in planned | self._small():
                 raise InputError(
@@ -236,7 +234,7 @@ class RunFolder(OutputFolder):
         changed = self._changed(shards, gone=False)
         if changed is not None:
             raise InputError(f"{self.layout.out}: {changed.name} was changed since it was written; move it away")
-        if noted.order is not None or noted.groups:
+        if noted.spec is not None or noted.groups:
             self._remove_temporaries(planned)
             self._remove(planned - (_planned(self._replaced.spec) if self._replaced else set()))
         if self._replaced is None and self.layout.alignment is not None:
@@ -260,7 +258,7 @@ class RunFolder(OutputFolder):
 
         def is_as_written(shard: ShardRecord) -> bool:
             path = self._path(shard.name)
-            return (not gone and not path.exists()) or shard.is_at(path, self._verify)
+            return (not gone and not path.exists()) or shard.is_at(path, self._options.verify)
 
         remote = not isinstance(self.root, Path)
         for shard, fine in zip(shards, each(is_as_written, shards, remote=remote), strict=True):
@@ -269,7 +267,7 @@ class RunFolder(OutputFolder):
         return None
 
     def _check_complete(self, manifest: Manifest) -> None:
-        change = self.order.change(manifest.spec)
+        change = self.spec.change(manifest.spec)
         if change:
             raise InputError(
                 f"{self.layout.out}: the complete run there is another one: {change}; replace it with --overwrite"
@@ -285,8 +283,8 @@ class RunFolder(OutputFolder):
         remove_temporaries({*map(self._path, planned), *self.layout.small})
 
 
-def _planned(order: JobSpec) -> set[str]:
-    return {*order.source, *order.metadata}
+def _planned(spec: JobSpec) -> set[str]:
+    return {*spec.source, *spec.metadata}
 
 
 def _written(shards: list[ShardRecord]) -> set[str]:

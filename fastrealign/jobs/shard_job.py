@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import ops
 from fastrealign.core.errors import InputError
-from fastrealign.core.progress import Progress
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import owner
-from fastrealign.data.options import ReadOptions
+from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import FileSource, RowSource, open_rows
 from fastrealign.data.workers import Workers
@@ -32,6 +31,17 @@ from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output, each, place
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job reads, computes and writes."""
+
+    read: ReadOptions
+    compute: Compute
+    output: OutputOptions
+    progress: Progress = SILENT
+    group: Any = None
 
 
 class Writer(Protocol):
@@ -59,45 +69,35 @@ class ShardJob(Job[Report]):
         self,
         source: Any,
         out: str | os.PathLike,
-        *,
-        dtype: Any,
-        bad_rows: str,
-        bad_shards: str,
-        column: str | None,
-        workers: Workers,
-        group: Any,
-        progress: Progress,
-        **how: bool,
+        options: JobOptions,
     ) -> None:
-        """how: overwrite, resume, fsync, verify."""
         self.started = time.perf_counter()
-        ReadOptions(column, None, bad_rows, bad_shards)
+        self.options = options
+        read, output = options.read, options.output
         check_output(out)
-        ranks = ranks_of(group)
+        ranks = ranks_of(options.group)
         if ranks.size > 1 and not isinstance(place(out), Path):
             raise InputError(
                 f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
                 "of them see, or use fastrealign.ray, where one process keeps it"
             )
-        self.bad_rows, self.bad_shards, self.workers = bad_rows, bad_shards, workers
-        self.verify = how["verify"]
-        self.dtype = None if dtype is None else ops.as_dtype(dtype)
         self.sides: dict[str, FileSource] = {}
         self.left_out: dict[str, dict[str, str]] = {}
         self.make_writer: Callable[[ShardPlan, Note, Workers], Writer] = ThreadedWriter
         self.now = (0, 0)  # rows that this run aligned, and their bytes
-        rows = self.opened("source", open_rows(source, "source", column, bad_shards))
+        rows = self.opened("source", open_rows(source, "source", read.column, read.bad_shards))
         if not isinstance(rows, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
         self.rows = rows
         self.layout = Layout(out, rows.files)
-        order = JobSpec(
+        dtype = None if output.dtype is None else output.dtype.name
+        spec = JobSpec(
             kind=self.kind,
-            options={"dtype": self.dtype and self.dtype.name, "bad_rows": bad_rows, "column": column},
-            source=marks_of(rows.files, self.layout.names, self.verify),
+            options={"dtype": dtype, "bad_rows": read.bad_rows, "column": read.column},
+            source=fingerprints_of(rows.files, self.layout.names, output.verify),
             metadata=[*(name for name in self.layout.metadata if name is not None), *self.layout.beside],
         )
-        super().__init__(RunFolder(self.layout, **how), order, progress, ranks)
+        super().__init__(RunFolder(self.layout, output), spec, options.progress, ranks)
 
     def opened(self, side: str, rows: RowSource) -> RowSource:
         """A side, of which what could not be opened was left out."""
@@ -107,9 +107,9 @@ class ShardJob(Job[Report]):
                 self.left_out[side] = dict(rows.files.left_out)
         return rows
 
-    def ask(self, options: dict[str, Any], **more: Any) -> None:
+    def specify(self, options: dict[str, Any], **more: Any) -> None:
         """Complete the job specification: `options` come first, `more` are its other fields."""
-        self.order = self.folder.order = replace(self.order, options={**options, **self.order.options}, **more)
+        self.spec = self.folder.spec = replace(self.spec, options={**options, **self.spec.options}, **more)
 
     def start_writing(self) -> None:
         """The method is known: note it, and clear a run that is replaced."""
@@ -122,14 +122,11 @@ class ShardJob(Job[Report]):
             self.layout,
             self._mine(),
             self.method,
-            dtype=self.dtype,
-            bad_rows=self.bad_rows,
-            bad_shards=self.bad_shards,
-            fsync=self.folder.fsync,
-            verify=self.verify,
-            marks=[self.order.source[name] for name in self.layout.names],
+            self.options.read,
+            self.options.output,
+            [self.spec.source[name] for name in self.layout.names],
         )
-        writer = self.make_writer(plan, self.journal.add, self.workers)
+        writer = self.make_writer(plan, self.journal.add, self.options.compute.workers)
         writer.run(self.progress)
         self.journal.flush()
         for left_out in self.ranks.all_gather(writer.left_out):
@@ -194,8 +191,9 @@ class ShardJob(Job[Report]):
     def check_dtype(self) -> None:
         """Refuse a type that the format cannot hold now, not after the fit."""
         first = self.rows.files.shards[0]
-        if self.dtype is not None and not first.opens_whole:
-            first.writer(self.layout.root / self.layout.names[0], self.dtype, first.rows, fsync=False).abort()
+        dtype = self.options.output.dtype
+        if dtype is not None and not first.opens_whole:
+            first.writer(self.layout.root / self.layout.names[0], dtype, first.rows, fsync=False).abort()
 
     def _method_of(self, manifest: Manifest) -> Method:
         """That of the complete run."""
@@ -221,11 +219,11 @@ class ShardJob(Job[Report]):
         return {side: rows.column for side, rows in self.sides.items() if rows.column is not None}
 
 
-def marks_of(files: formats.Source, names: Sequence[str], whole: bool = False) -> dict[str, FileFingerprint]:
+def fingerprints_of(files: formats.Source, names: Sequence[str], whole: bool = False) -> dict[str, FileFingerprint]:
     """The fingerprints of the shards, by these names."""
     paths = [shard.path for shard in files.shards]
-    marks = each(lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths)
-    return dict(zip(names, marks, strict=True))
+    found = each(lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths)
+    return dict(zip(names, found, strict=True))
 
 
 def specs_of(spec: Any) -> list[Any]:

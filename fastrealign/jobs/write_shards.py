@@ -22,7 +22,7 @@ from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
-from fastrealign.data.options import PassOptions
+from fastrealign.data.options import OutputOptions, PassOptions, ReadOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
 from fastrealign.data.workers import Device, Host, Workers
@@ -106,10 +106,7 @@ class ShardPlan:
     """What a writer writes: the shards of `files` at the places `left`, mapped by `method`.
 
     out         where to: the root, and the names of output shards and of their metadata by the places in `files`
-    dtype       element type, None: that of each shard
-    bad_shards  "skip": a shard that cannot be read is not written but listed
-    verify      note the checksum of every byte of each shard written
-    marks       of the source shards when the run began, by their places; one that has another now is an error, not put in place
+    fingerprints  of the source shards when the run began, by their places; a shard that has another now is an error
     first       the number of the first row of `files`, where these are a part of what the run was given
     """
 
@@ -117,12 +114,9 @@ class ShardPlan:
     out: Names
     left: Sequence[int]
     method: Method
-    dtype: np.dtype | None
-    bad_rows: str
-    bad_shards: str
-    fsync: bool
-    verify: bool
-    marks: Sequence[FileFingerprint]
+    read: ReadOptions
+    output: OutputOptions
+    fingerprints: Sequence[FileFingerprint]
     first: int = 0
 
 
@@ -193,7 +187,7 @@ class ThreadedWriter:
         """note: called from any thread."""
         self.left_out: dict[str, str] = {}
         self.source = Unwritten(
-            plan.files, plan.left, plan.dtype, plan.bad_rows == "skip", workers.piece_bytes, plan.first
+            plan.files, plan.left, plan.output.dtype, plan.read.bad_rows == "skip", workers.piece_bytes, plan.first
         )
         self._plan = plan
         self._note = note
@@ -207,9 +201,9 @@ class ThreadedWriter:
         this = Pass(
             self.source,
             "aligning",
-            PassOptions(self._plan.bad_rows, self._workers, progress),
+            PassOptions(self._plan.read.bad_rows, self._workers, progress),
             finish_shards=True,
-            on_bad_shard=self._leave_out if self._plan.bad_shards == "skip" else None,
+            on_bad_shard=self._leave_out if self._plan.read.bad_shards == "skip" else None,
         )
         from concurrent.futures import ThreadPoolExecutor
 
@@ -226,7 +220,7 @@ class ThreadedWriter:
 
     def _make_work(self, place: Host | Device) -> Work:
         memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
-        strict, row_map = self._plan.bad_rows == "error", self._plan.method.row_map
+        strict, row_map = self._plan.read.bad_rows == "error", self._plan.method.row_map
 
         def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
             output = self._output_shard(piece.shard)
@@ -243,7 +237,7 @@ class ThreadedWriter:
             if output.spoiled:
                 return counts
             writer = output.writer(lambda: self._writer(piece.shard))
-            if self._plan.bad_rows == "skip":
+            if self._plan.read.bad_rows == "skip":
                 keep = flags == ops.GOOD
                 writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
                 if output.shard.metadata is not None:
@@ -282,16 +276,16 @@ class ThreadedWriter:
             shard, name, metadata = output.shard, self._plan.out.names[at], self._plan.out.metadata[at]
             writer = output.writer(lambda: self._writer(at))  # an empty shard has none yet
             shard.check_unchanged()
-            if not self._plan.marks[at].holds(shard.path):
+            if not self._plan.fingerprints[at].holds(shard.path):
                 raise changed(shard.path, "while it was read")
             writer.commit()
             if metadata is not None:
                 named = copy.copy(shard)
                 named.metadata_name = metadata
                 keep = np.concatenate(output.kept) if output.kept else None
-                formats.write_metadata(named, self._plan.out.root, keep, self._plan.fsync)
-            mark = FileFingerprint.of(writer.path, whole=self._plan.verify)
-            written = output.good if self._plan.bad_rows == "skip" else output.good + output.bad
+                formats.write_metadata(named, self._plan.out.root, keep, self._plan.output.fsync)
+            found = FileFingerprint.of(writer.path, whole=self._plan.output.verify)
+            written = output.good if self._plan.read.bad_rows == "skip" else output.good + output.bad
             record = ShardRecord(
                 name=name,
                 rows_in=shard.rows,
@@ -299,10 +293,10 @@ class ThreadedWriter:
                 skipped=shard.skipped,
                 bad_rows=output.bad,
                 first_bad=[list(bad) for bad in output.first_bad],
-                bytes=mark.bytes,
-                ends=mark.ends,
+                bytes=found.bytes,
+                ends=found.ends,
                 metadata=metadata,
-                whole=mark.whole,
+                whole=found.whole,
             )
             self._note(record, output.sums)
             shard.close()
@@ -323,7 +317,7 @@ class ThreadedWriter:
     def _writer(self, at: int) -> formats.ShardWriter:
         shard = self.source.files.shards[at]
         path = self._plan.out.root / self._plan.out.names[at]
-        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._plan.fsync)
+        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._plan.output.fsync)
 
 
 def check_devices(method: str, workers: Workers) -> None:

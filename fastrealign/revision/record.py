@@ -87,13 +87,13 @@ class TrainResult:
 
 
 def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:
-    """What decides a weight beside the configuration: {"lm": fingerprint, "files": {path: mark}}."""
+    """What decides a weight beside the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
     paths = [config.data] if isinstance(config.data, str) else list(config.data)
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
     paths += [] if config.adapter is None else [str(adapter.find(config.adapter))]
-    marks = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths)
-    return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), marks, strict=True))}
+    fingerprints = each(lambda path: asdict(FileFingerprint.of(path, modified=True)), paths)
+    return {"lm": lm_fingerprint, "files": dict(zip(map(redacted, paths), fingerprints, strict=True))}
 
 
 def look(config: TrainConfig, resume: bool) -> TrainResult | None:
@@ -158,7 +158,7 @@ def _read(out: Path) -> dict[str, Any]:
 
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [path for path, mark in now["files"].items() if _changed(before["files"].get(path), mark)]
+    changed = [path for path, fingerprint in now["files"].items() if _changed(before["files"].get(path), fingerprint)]
     what = f"{changed[0]} is another one" if changed else "the language model is another one"
     if changed or before["lm"] != now["lm"]:
         raise InputError(f"{out}: the run in it cannot be gone on with: {what} than when it began; choose another out")

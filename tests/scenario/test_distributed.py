@@ -25,12 +25,13 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.data import reservoir
 from fastrealign.data.distributed import shared
-from fastrealign.data.options import PassOptions
+from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOptions
 from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.jobs.align_files import AlignJob
 from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.jobs.shard_job import JobOptions
 from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.options import FitOptions
 
@@ -305,11 +306,8 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
     fr.align(*sides, whole)
 
     def until_rank_1_fails(ranks):
-        how = dict.fromkeys(("dtype", "column", "target_column", "one_pass", "tol"))
-        how |= dict.fromkeys(("overwrite", "resume", "verify"), False)
-        how |= {"method": "realign", "centroid": "paper", "confidence": 0.95, "seed": 0}
-        how |= {"bad_rows": "error", "bad_shards": "error", "fsync": True, "group": None}
-        job = AlignJob(*sides, out, workers=Workers.of(1), progress=Fail(ranks.rank), **how)
+        options = JobOptions(ReadOptions(), Compute(threads=1), OutputOptions(), Fail(ranks.rank))
+        job = AlignJob(*sides, out, FitOptions(), options)
         job.ranks = ranks
         return job.run()
 

@@ -18,7 +18,7 @@ from fastrealign.jobs.journal import Journal, Noted
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.records import sealed
 
-ORDER = JobSpec(
+SPEC = JobSpec(
     "align",
     {"dtype": None, "bad_rows": "error"},
     {"a": FileFingerprint(3, "x", 7)},
@@ -103,7 +103,7 @@ def test_marks_of_folders(tmp_path):
 def test_a_journal_tells_what_was_noted(tmp_path):
     path = tmp_path / "j"
     first = Journal(path)
-    first.begin(ORDER)
+    first.begin(SPEC)
     first.note_alignment("abc")
     for i in range(3):
         first.add(record(f"s{i}"), sums(i))
@@ -113,7 +113,7 @@ def test_a_journal_tells_what_was_noted(tmp_path):
     first.close()
 
     noted = Journal.peek(path)
-    assert noted.order == ORDER and noted.alignment == "abc"
+    assert noted.spec == SPEC and noted.alignment == "abc"
     assert noted.shards == [record(f"s{i}") for i in range(4)]
     again = Journal(path)
     assert again.total(5) == total and again.shards == noted.shards
@@ -123,7 +123,7 @@ def test_a_journal_tells_what_was_noted(tmp_path):
 
 def test_shards_of_one_second_share_a_line(tmp_path):
     journal = Journal(tmp_path / "j")
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for i in range(50):
         journal.add(record(f"s{i}"), sums(i))
     journal.close()
@@ -135,7 +135,7 @@ def test_shards_of_one_second_share_a_line(tmp_path):
 def test_a_line_that_was_cut_off_is_dropped_and_overwritten(tmp_path, cut):
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for i in range(2):
         journal.add(record(f"s{i}"), sums(i))
         journal.flush()
@@ -151,7 +151,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_overwritten(tmp_path, cut):
 def whole_journal(path, *shards: tuple[str, int]) -> bytes:
     """An order and a line for each of `shards`, a name and the seed of its sums."""
     journal = Journal(path)
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for name, seed in shards:
         journal.add(record(name), sums(seed))
         journal.flush()
@@ -170,7 +170,7 @@ def test_what_is_not_a_line_of_a_journal_counts_for_nothing(tmp_path, line):
     noted, (order, *shards) = Noted(), whole_journal(tmp_path / "j", ("a", 0), ("b", 1)).splitlines(keepends=True)
     text = b"".join([order, shards[0], line, b"\n", sealed(line) + b"\n", shards[1], line])
     assert noted.read(text, tmp_path) == len(text) - len(line)
-    assert [shard.name for shard in noted.shards] == ["a", "b"] and noted.order == ORDER
+    assert [shard.name for shard in noted.shards] == ["a", "b"] and noted.spec == SPEC
     assert noted.damaged == 2 + (line != b"")
 
 
@@ -220,7 +220,7 @@ def test_a_shard_counts_once_as_the_last_line_says(tmp_path):
 
 def test_a_shard_twice_in_one_line_and_a_group_of_others_with_it(tmp_path):
     journal = Journal(tmp_path / "j")
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for name in ("a", "a"):
         journal.add(record(name), sums(0))
     journal.close()
@@ -228,7 +228,7 @@ def test_a_shard_twice_in_one_line_and_a_group_of_others_with_it(tmp_path):
     assert (noted.shards, noted.damaged) == ([], 1)
 
     journal = Journal(tmp_path / "k")
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for names in ("ab", "cd", "b"):
         for name in names:
             journal.add(record(name), sums(ord(name)))
@@ -249,16 +249,16 @@ def test_a_journal_of_before_there_were_checksums_is_read(tmp_path):
     old = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     noted = Noted()
     noted.read(old, tmp_path)
-    assert noted.order == ORDER and [shard.name for shard in noted.shards] == ["a", "b"] and noted.damaged == 0
+    assert noted.spec == SPEC and [shard.name for shard in noted.shards] == ["a", "b"] and noted.damaged == 0
     noted = Noted()
     noted.read(b"?" + old, tmp_path)
-    assert (noted.order, noted.shards, noted.damaged) == (None, [], 3)
+    assert (noted.spec, noted.shards, noted.damaged) == (None, [], 3)
 
 
 def test_groups_that_are_forgotten_stay_forgotten(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     for i in range(3):
         journal.add(record(f"s{i}"), sums(i))
         journal.flush()
@@ -274,13 +274,13 @@ def test_groups_that_are_forgotten_stay_forgotten(tmp_path):
 def test_a_later_order_takes_the_place_of_an_earlier_one(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     journal.add(record("s"), sums(0))
     journal.flush()
-    journal.begin(replace(ORDER, kind="apply"))
+    journal.begin(replace(SPEC, kind="apply"))
     journal.close()
     noted = Journal.peek(path)
-    assert noted.order.kind == "apply" and len(noted.shards) == 1
+    assert noted.spec.kind == "apply" and len(noted.shards) == 1
 
 
 def test_a_journal_is_one_run_s(tmp_path):
@@ -294,7 +294,7 @@ def test_a_journal_is_one_run_s(tmp_path):
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     path = tmp_path / "j"
     journal = Journal(path)
-    journal.begin(ORDER)
+    journal.begin(SPEC)
     before = path.read_bytes()
     real, calls = os.write, []
 
@@ -326,7 +326,7 @@ def test_a_newer_journal_or_manifest_is_not_guessed_at(tmp_path):
 
 
 def test_a_manifest_with_any_bit_flipped_is_damaged_and_one_of_before_is_read(tmp_path, rng):
-    manifest, path = Manifest(ORDER, "abc", 0.5, 0.25, [record("s0"), record("s1")]), tmp_path / "m.json"
+    manifest, path = Manifest(SPEC, "abc", 0.5, 0.25, [record("s0"), record("s1")]), tmp_path / "m.json"
     manifest.save(path)
     data = path.read_bytes()
     for at in range(len(data)):
@@ -346,7 +346,7 @@ def test_a_manifest_with_any_bit_flipped_is_damaged_and_one_of_before_is_read(tm
 
 @pytest.mark.parametrize("gap", [0.25, None])
 def test_a_manifest_comes_back(tmp_path, gap):
-    manifest = Manifest(ORDER, "abc", 0.5, gap, [record("s0"), record("s1")])
+    manifest = Manifest(SPEC, "abc", 0.5, gap, [record("s0"), record("s1")])
     manifest.save(tmp_path / "m.json")
     assert Manifest.load(tmp_path / "m.json") == manifest
     first = (tmp_path / "m.json").read_bytes()
@@ -369,15 +369,15 @@ def test_a_manifest_comes_back(tmp_path, gap):
         ({"source": {}}, "the source a is gone"),
         ({"source": {"a": FileFingerprint(3, "x", 9)}}, "the source a was changed"),
         ({"target": {"b": FileFingerprint(4, "z", 8)}}, "the target b was changed"),
-        ({"target": {**ORDER.target, "c": FileFingerprint(1, "", 1)}}, "the target c was not there"),
+        ({"target": {**SPEC.target, "c": FileFingerprint(1, "", 1)}}, "the target c was not there"),
         ({}, None),
     ],
 )
 def test_changes_are_named(change, named):
-    assert (replace(ORDER, **change).change(ORDER) or "").endswith(named or "")
-    assert (replace(ORDER, **change).change(ORDER) is None) == (named is None)
+    assert (replace(SPEC, **change).change(SPEC) or "").endswith(named or "")
+    assert (replace(SPEC, **change).change(SPEC) is None) == (named is None)
 
 
 def test_bad_rows_cannot_become_an_error_afterwards():
-    kept = replace(ORDER, options={"dtype": None, "bad_rows": "keep"})
-    assert ORDER.change(kept) == "bad_rows was keep, now it is error"
+    kept = replace(SPEC, options={"dtype": None, "bad_rows": "keep"})
+    assert SPEC.change(kept) == "bad_rows was keep, now it is error"
