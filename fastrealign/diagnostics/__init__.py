@@ -1,19 +1,19 @@
-"""What the gap between two sets of embeddings is made of, and what a map does to it.
+"""Metrics of the gap between two sets of embeddings, and of what a map does to it.
 
-Every metric is a function of rows (arrays, tensors, files, folders, or chunks that can be read again) or of statistics
-of them; rows are made unit rows first, and everything is float64 unless it says otherwise.
+Every metric is a function of rows or of statistics of them. Rows (`RowsLike`) are arrays, tensors, files, folders, or chunks
+that can be read again; they are normalised first. Everything is computed in float64 unless it says otherwise.
 
-    rows        unit rows in blocks, samples, `Estimate`
-    gap         gap, phantom drift
-    spectrum    covariances and their eigenvalues
-    frame       the fixed frame: biases and residuals in U and V, leakage, coupling
-    gradients   where a contrastive loss pushes the embeddings, in that frame
-    monitor     all of it while an encoder trains, every k steps
-    topology    densities of angles, what a map keeps of them
-    shape       third and fourth moments along directions
-    neighbours  exact nearest neighbours: mixing, support balance, overlap
+    rows            unit rows in blocks, samples, `Estimate`
+    mean_gap        gap, phantom drift
+    spectrum        covariances and their eigenvalues
+    frame           the fixed frame: biases and residuals in U and V, leakage, coupling
+    gradients       gradients of a contrastive loss, in that frame
+    monitor         all of it every k steps while an encoder trains
+    topology        densities of angles, and how a map preserves them
+    higher_moments  skewness and kurtosis along directions
+    neighbours      exact nearest neighbours: mixing, overlap
 
-A metric over all rows is a number. One that samples rows takes `rows` and `seed` and gives an `Estimate` with its error.
+A metric over all rows is a number. One that samples rows takes `rows` and `seed` and returns an `Estimate` with its error.
 """
 
 from fastrealign.diagnostics.frame import (
@@ -26,12 +26,12 @@ from fastrealign.diagnostics.frame import (
     leakage,
     principal_angles,
 )
-from fastrealign.diagnostics.gap import Drift, gap, phantom_drift, predicted_drift
 from fastrealign.diagnostics.gradients import GradientReading, embedding_gradients, gradient_covariance, read_gradients
+from fastrealign.diagnostics.higher_moments import Shape, shape
+from fastrealign.diagnostics.mean_gap import Drift, gap, phantom_drift, predicted_drift
 from fastrealign.diagnostics.monitor import GapMonitor, GapRecord, read_log, trainer_callback
 from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
 from fastrealign.diagnostics.rows import Estimate
-from fastrealign.diagnostics.shape import Shape, shape
 from fastrealign.diagnostics.spectrum import (
     Condition,
     Covariance,

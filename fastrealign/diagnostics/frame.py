@@ -1,4 +1,4 @@
-"""The fixed frame of arXiv 2602.07026 (Fixed-frame Modality Gap Theory): subspaces U and V, and the gap in them.
+"""The fixed frame of arXiv 2602.07026 (Fixed-frame Modality Gap Theory): subspaces U and V, and the gap within them.
 
 For pairs of unit rows, D = e_x - e_y and m = E[D]:
 
@@ -20,9 +20,16 @@ from fastrealign.diagnostics.spectrum import FLOOR, Covariance, above
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Orthonormal basis float64 (d, d), by descending energy; its first `rank` columns span U, the others V.
+    """Two orthogonal subspaces U and V of R^d.
 
-    energy  share of the trace of S_x + S_y that lies in U
+    Attributes
+    ----------
+    basis : ndarray
+        float64 (d, d), orthonormal columns by descending energy; the first `rank` span U, the others V.
+    rank : int
+        Dimension of U, 1 to d - 1.
+    energy : float
+        Share of the trace of S_x + S_y that lies in U.
     """
 
     basis: np.ndarray
@@ -31,33 +38,58 @@ class Frame:
 
     @property
     def U(self) -> np.ndarray:
-        """float64 (d, rank)"""
+        """The basis of U, float64 (d, rank)."""
         return self.basis[:, : self.rank]
 
     @property
     def V(self) -> np.ndarray:
-        """float64 (d, d - rank)"""
+        """The basis of V, float64 (d, d - rank)."""
         return self.basis[:, self.rank :]
 
     def split(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(P_U v, P_V v) of vectors (..., d): m gives beta and gamma, D - m gives delta and zeta."""
+        """(P_U v, P_V v) of vectors (..., d): of m beta and gamma, of D - m delta and zeta."""
         in_u = v @ self.U @ self.U.T
         return in_u, v - in_u
 
     def restrict(self, of: Covariance) -> tuple[np.ndarray, np.ndarray]:
-        """(S_U, S_V): the covariance in the coordinates of U (rank, rank) and of V (d - rank, d - rank)."""
+        """(S_U, S_V): the covariance in the coordinates of U, (rank, rank), and of V, (d - rank, d - rank)."""
         return self.U.T @ of.matrix @ self.U, self.V.T @ of.matrix @ self.V
 
     def spectra(self, of: Covariance) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues of S_U and S_V, descending, none below zero: what `spectrum.condition_number` takes."""
+        """Eigenvalues of S_U and of S_V, descending, none below zero, as `condition_number` takes them."""
         in_u, in_v = (np.maximum(np.linalg.eigvalsh(part)[::-1], 0.0) for part in self.restrict(of))
         return in_u, in_v
 
 
 def fixed_frame(x: Covariance, y: Covariance, *, energy: float = 0.95) -> Frame:
-    """The frame of S_x + S_y of a probe set: U is spanned by the fewest leading directions with this share of the trace.
+    """The fixed frame of a probe set: U is spanned by the fewest leading eigenvectors of S_x + S_y with a share of its trace.
 
-    energy: above 0 and below 1. V keeps at least one direction.
+    arXiv 2602.07026, section 3.1.
+
+    Parameters
+    ----------
+    x, y : Covariance
+        `covariance` of both sides.
+    energy : float
+        The share of the trace, above 0 and below 1. V keeps at least one direction.
+
+    Returns
+    -------
+    Frame
+
+    Raises
+    ------
+    InputError
+        The widths differ, the rows have no spread, or the width is 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrealign.diagnostics import covariance
+    >>> rng = np.random.default_rng(0)
+    >>> images, text = rng.normal(size=(2, 10, 4)) * [4, 1, 1, 0.1] + [0, 0, 0, 8]
+    >>> fixed_frame(covariance(images), covariance(text), energy=0.9).rank
+    3
     """
     if not 0.0 < energy < 1.0:
         raise InputError(f"energy={energy}: expected a share between 0 and 1")
@@ -74,7 +106,17 @@ def fixed_frame(x: Covariance, y: Covariance, *, energy: float = 0.95) -> Frame:
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """beta, gamma float64 (d,); energies are squared lengths of differences of unit rows, 0 to 4, and add up to `total`."""
+    """What the gap between pairs is made of. The energies are squared lengths, 0 to 4, and add up to `total`.
+
+    Attributes
+    ----------
+    beta, gamma : ndarray
+        float64 (d,): principal mean bias P_U m and passive orthogonal bias P_V m.
+    bias_u, bias_v : float
+        |beta|^2 and |gamma|^2.
+    residual_u, residual_v : float
+        E|delta|^2 and E|zeta|^2.
+    """
 
     beta: np.ndarray
     gamma: np.ndarray
@@ -85,12 +127,35 @@ class Decomposition:
 
     @property
     def total(self) -> float:
-        """E|D|^2"""
+        """E|D|^2, the mean squared distance of pairs."""
         return self.bias_u + self.bias_v + self.residual_u + self.residual_v
 
 
 def decompose(frame: Frame, difference: Covariance) -> Decomposition:
-    """What the gap is made of: |beta|^2, |gamma|^2, E|delta|^2, E|zeta|^2 of pairs (`spectrum.difference_covariance`)."""
+    """Split the gap between pairs into bias and residual, in U and in V (arXiv 2602.07026, section 3.1).
+
+    Parameters
+    ----------
+    frame : Frame
+    difference : Covariance
+        `difference_covariance` of the pairs.
+
+    Returns
+    -------
+    Decomposition
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrealign.diagnostics import covariance, difference_covariance
+    >>> rng = np.random.default_rng(0)
+    >>> images, text = rng.normal(size=(2, 10, 4)) + [[[4, 0, 0, 0]], [[0, 4, 0, 0]]]
+    >>> frame = fixed_frame(covariance(images), covariance(text))
+    >>> parts = decompose(frame, difference_covariance(images, text))
+    >>> distance = parts.bias_u + parts.bias_v + parts.residual_u + parts.residual_v
+    >>> distance == parts.total
+    True
+    """
     beta, gamma = frame.split(difference.mean)
     in_u, in_v = frame.restrict(difference)
     return Decomposition(
@@ -99,10 +164,26 @@ def decompose(frame: Frame, difference: Covariance) -> Decomposition:
 
 
 def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Angles in radians, ascending, between the spans of orthonormal columns a (d, p) and b (d, q): (min(p, q),).
+    """Principal angles between two subspaces.
 
-    The last one is theta_max of arXiv 2602.07026 for a = U_t and b = U. Small angles come from their sines, which are exact
-    where cosines are not (Björck and Golub).
+    Small angles are computed from their sines, which are exact where cosines are not (Björck and Golub, 1973). The largest
+    one is theta_max of arXiv 2602.07026 for a = U_t and b = U.
+
+    Parameters
+    ----------
+    a, b : ndarray
+        float64 (d, p) and (d, q), orthonormal columns that span the subspaces.
+
+    Returns
+    -------
+    ndarray
+        float64 (min(p, q),), in radians, ascending.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> principal_angles(np.eye(3)[:, :2], np.eye(3)[:, 1:]).round(3)
+    array([0.   , 1.571])
     """
     if a.shape[1] < b.shape[1]:
         a, b = b, a
@@ -113,9 +194,32 @@ def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def leakage(frame: Frame, gradients: np.ndarray) -> float:
-    """Root-mean-square of the gradients (n, d) in V over that of the whole: 0 to 1 (arXiv 2602.07026).
+    """The share of gradients that lies in V: their root mean square in V over that of the whole.
 
-    Gradients within U_t have at most sin(theta_max), theta_max = principal_angles(U_t, frame.U)[-1].
+    arXiv 2602.07026, section 3.2. Gradients within a subspace U_t have at most sin(theta_max), theta_max the last of
+    `principal_angles(U_t, frame.U)`.
+
+    Parameters
+    ----------
+    frame : Frame
+    gradients : ndarray
+        (n, d).
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    InputError
+        Another width than the frame's; gradients that are all zero, or have a NaN or Inf.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> leakage(Frame(np.eye(2), 1, 0.9), np.tile([3.0, 4.0], (10, 1)))
+    0.8
     """
     gradients = unmasked(gradients, "gradients").astype(np.float64, copy=False)
     if gradients.ndim != 2 or gradients.shape[1] != len(frame.basis):
@@ -130,7 +234,17 @@ def leakage(frame: Frame, gradients: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Coupling:
-    """norm |L|_2; explained: share of E|zeta|^2 that L delta explains, on the same pairs; ridge: part of tr(S_delta)/rank."""
+    """How much of the residual in V follows from the residual in U: zeta ~ L delta.
+
+    Attributes
+    ----------
+    norm : float
+        Spectral norm |L|_2.
+    explained : float
+        Share of E|zeta|^2 that L delta explains, on the same pairs.
+    ridge : float
+        Weight of the ridge penalty, relative to tr(S_delta) / rank.
+    """
 
     norm: float
     explained: float
@@ -138,7 +252,33 @@ class Coupling:
 
 
 def coupling(frame: Frame, difference: Covariance, *, ridge: float = 1e-3) -> Coupling:
-    """L: the ridge regression of zeta on delta over pairs, zeta ~ L delta (arXiv 2602.07026)."""
+    """Ridge regression L of the residual zeta in V on the residual delta in U, over pairs (arXiv 2602.07026, appendix C).
+
+    Parameters
+    ----------
+    frame : Frame
+    difference : Covariance
+        `difference_covariance` of the pairs.
+    ridge : float
+        Weight of the penalty, relative to tr(S_delta) / rank.
+
+    Returns
+    -------
+    Coupling
+
+    Raises
+    ------
+    InputError
+        The differences have no spread in U or in V.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrealign.diagnostics import Covariance
+    >>> difference = Covariance(np.zeros(2), np.array([[1.0, 0.5], [0.5, 1.0]]), 10)
+    >>> round(coupling(Frame(np.eye(2), 1, 0.5), difference, ridge=0.0).explained, 3)
+    0.25
+    """
     in_u, in_v = frame.restrict(difference)
     cross = frame.V.T @ difference.matrix @ frame.U
     if np.trace(in_v) <= 0.0 or np.trace(in_u) <= 0.0:

@@ -1,44 +1,56 @@
-"""Where a contrastive loss pushes: its gradients with respect to the embeddings, and how they lie in a fixed frame.
+"""Gradients of a contrastive loss with respect to the embeddings, and how they lie in a fixed frame.
 
-arXiv 2602.07026, section 3.2 and appendix C. The gradients are those of the unit rows as free variables, before the
-projection to the sphere and the encoders, which is what the paper's span argument is about. Needs torch.
+arXiv 2602.07026, section 3.2 and appendix C. The unit rows are free variables, before the projection to the sphere and the
+encoders, as in the paper's span argument. Needs torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
+from fastrealign.diagnostics.rows import RowsLike
 from fastrealign.diagnostics.spectrum import Covariance, spectral_correlation
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = Lazy("torch", "torch", "gradients of a loss")
 
-# loss(image, text): unit rows (n, d) each, to a tensor of one number
-Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
-# Spectra of fewer values are correlated by chance, two of them always.
+# loss(image, text): from unit rows (n, d) of both sides to a tensor of one number.
+Loss: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+# Spectra of fewer values correlate by chance, those of two always.
 FEWEST_VALUES = 3
 
 
 @dataclass(frozen=True)
 class GradientReading:
-    """How the gradients lie in a frame, beside the residual D - m of the pairs.
-
-    leakage               root-mean-square of the gradients in V over that of the whole, 0 to 1
-    outside               the same out of U_t, the leading directions of this step: what no turn of U_t away from U explains
-    sin_theta             of the largest angle between U and the leading directions of the gradients, as many as U has
-    eigen_correlation     rho_eig: Pearson correlation of the eigenvalues of S_U and of the gradients' covariance in U, both
-                          descending. Any two spectra that fall correlate so: it says nothing about directions
-    spectral_correlation  the same of their logarithms (C_lambda of AnisoAlign), which the largest does not decide alone
-    diagonal_correlation  of the variances of residual and gradients along each of U's axes: this one sees directions
+    """How the gradients lie in a frame, compared with the residual D - m of the pairs.
 
     The correlations are None where U has fewer than FEWEST_VALUES directions with a spread.
+
+    Attributes
+    ----------
+    leakage : float
+        Root mean square of the gradients in V over that of the whole, 0 to 1.
+    outside : float
+        The same outside U_t, the leading directions of this step: the part that no rotation of U_t away from U explains.
+    sin_theta : float
+        Sine of the largest angle between U and the leading directions of the gradients, as many as U has.
+    eigen_correlation : float or None
+        rho_eig: Pearson correlation of the eigenvalues of S_U and of the gradients' covariance in U, both descending. Any two
+        decreasing spectra correlate: it says nothing about directions.
+    spectral_correlation : float or None
+        The same of their logarithms (C_lambda of AnisoAlign), which the largest eigenvalue does not dominate.
+    diagonal_correlation : float or None
+        Of the variances of residual and gradients along each axis of U; depends on directions.
     """
 
     leakage: float
@@ -50,19 +62,39 @@ class GradientReading:
 
 
 def embedding_gradients(
-    image: Any, text: Any, loss: Loss, *, batch: int | None = None
+    image: RowsLike, text: RowsLike, loss: Loss, *, batch: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of loss(image, text) with respect to unit rows: float64 (m, d) for the images, and for the texts.
+    """Gradients of a contrastive loss with respect to the unit rows of both sides.
 
-    image, text  arrays or tensors (n, d), row i of one belonging to row i of the other; made unit rows in float32 (float64
-                 if given so), on the device they are on
-    batch        pairs that are contrasted with each other, as many as in a training step: m is n less what is left over.
-                 None: all n
-    Parameters of the loss (temperature, bias) get no gradient. Raises InputError for fewer than `batch` or 2 pairs and for a
-    loss that is no single number or does not depend on the rows.
+    Parameters of the loss (temperature, bias) get no gradient.
+
+    Parameters
+    ----------
+    image, text : array or tensor
+        (n, d), row i of one belonging to row i of the other; normalised in float32 (in float64 if given so), on their device.
+    loss : callable
+        loss(image, text) of two tensors of unit rows gives a tensor of one number.
+    batch : int, optional
+        Pairs contrasted with each other, as many as in a training step; pairs left over are not used. By default all.
+
+    Returns
+    -------
+    tuple of ndarray
+        Gradients of the images and of the texts, float64 (m, d), m the largest multiple of `batch` up to n.
+
+    Raises
+    ------
+    InputError
+        Fewer pairs than `batch`, or than 2; a loss that is not one number or does not depend on the rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, text = np.tile([1.0, 0.0], (10, 1)), np.tile([0.0, 1.0], (10, 1))
+    >>> of_image, of_text = embedding_gradients(image, text, lambda a, b: -(a * b).sum(), batch=4)
+    >>> of_image.shape, of_image[0].tolist()
+    ((8, 2), [-0.0, -1.0])
     """
-    import torch
-
     sides = [_unit(rows) for rows in (image, text)]
     n = len(sides[0])
     size = n if batch is None else batch
@@ -85,8 +117,6 @@ def embedding_gradients(
 
 
 def _unit(rows: Any) -> torch.Tensor:
-    import torch
-
     rows = rows.detach() if torch.is_tensor(rows) else ops.as_tensor(ops.as_rows(rows))
     if rows.dtype != torch.float64:
         rows = rows.float()
@@ -94,10 +124,26 @@ def _unit(rows: Any) -> torch.Tensor:
 
 
 def gradient_covariance(of_image: np.ndarray, of_text: np.ndarray) -> Covariance:
-    """G of arXiv 2602.07026, section 3.3: Cov of the images' gradients (n, d) plus Cov of the texts', not made unit rows.
+    """Covariance of the images' gradients plus that of the texts' (G of arXiv 2602.07026, section 3.3), not normalised.
 
-    Each side is centred by its own mean, as the residual is that it is compared with: early in SigLIP's training half of the
-    gradients' energy is one common push.
+    Each side is centred by its own mean, as is the residual that it is compared with: early in SigLIP's training half of the
+    gradients' energy is one common direction.
+
+    Parameters
+    ----------
+    of_image, of_text : ndarray
+        float64 (n, d), as `embedding_gradients` gives them.
+
+    Returns
+    -------
+    Covariance
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> of_image, of_text = np.tile(np.eye(2), (5, 1)), np.zeros((10, 2))
+    >>> gradient_covariance(of_image, of_text).trace
+    0.5
     """
     matrix = np.zeros((of_image.shape[1],) * 2)
     for rows in (of_image, of_text):
@@ -109,9 +155,32 @@ def gradient_covariance(of_image: np.ndarray, of_text: np.ndarray) -> Covariance
 def read_gradients(
     frame: Frame, now: Frame, gradients: tuple[np.ndarray, np.ndarray], difference: Covariance
 ) -> GradientReading:
-    """Of both sides' gradients (n, d) in a frame, beside `spectrum.difference_covariance`; now: the frame of this step.
+    """How the gradients of both sides lie in a frame (arXiv 2602.07026, sections 3.2 and 3.3).
 
-    If all gradients lie in a subspace of U's dimension, leakage <= sin_theta; what they have outside of it adds to that.
+    If all gradients lie in a subspace of the dimension of U, leakage <= sin_theta; their part outside of it adds to that.
+
+    Parameters
+    ----------
+    frame : Frame
+        The fixed frame.
+    now : Frame
+        That of this step, with the same rank.
+    gradients : tuple of ndarray
+        float64 (n, d) each, as `embedding_gradients` gives them.
+    difference : Covariance
+        `difference_covariance` of the pairs.
+
+    Returns
+    -------
+    GradientReading
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> frame = Frame(np.eye(2), 1, 0.9)
+    >>> gradients = np.tile([[1.0, 0.0], [-1.0, 0.0]], (5, 1))
+    >>> read_gradients(frame, frame, (gradients, gradients), gradient_covariance(gradients, gradients)).leakage
+    0.0
     """
     both = np.concatenate(gradients)
     share, outside = leakage(frame, both), leakage(now, both)

@@ -6,18 +6,18 @@
         ...
         monitor.step(step)
 
-`embed` gives held-out pairs as the encoder sees them now, in evaluation mode; the monitor changes nothing of the model, and
-leaves its mode and its gradients to `embed`. For Hugging Face's Trainer there is `trainer_callback`; in Lightning a callback
-with `def on_train_batch_end(self, trainer, *_): monitor.step(trainer.global_step)` does it.
+`embed` returns held-out pairs as the model encodes them now, in evaluation mode; the monitor does not touch the model and
+leaves its mode and its gradients to `embed`. For the Trainer of transformers there is `trainer_callback`; in Lightning, a
+callback with `def on_train_batch_end(self, trainer, *_): monitor.step(trainer.global_step)`.
 
-The frame is fixed once and kept: at the first measurement, at a later step (the paper trains 800 steps first), or handed in.
-Until it is fixed, each record is in a frame of its own step, as in the paper.
+The frame is fixed once: at the first measurement, at a later step (the paper trains 800 steps first), or given by the user.
+Until then each record is in the frame of its own step, as in the paper.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,36 +26,55 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
-from fastrealign.diagnostics.rows import open_sides
+from fastrealign.diagnostics.rows import RowsLike, count_rows, open_sides
 from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback, TrainerState
 
 
 @dataclass(frozen=True)
 class GapRecord:
-    """The gap between `rows` pairs at one step, D = e_image - e_text of unit rows, m = E[D], in a frame of `rank` directions.
+    """The gap between held-out pairs at one step: D = e_image - e_text of unit rows, m = E[D], in a frame U, V.
 
-    fixed       whether the frame is the fixed one; before that it is this step's own
-    energy      share of the trace of S_x + S_y, as they are now, that lies in U
-    gap         |m|;  beta = |P_U m|, gamma = |P_V m|
-    *_drift     |P(m - m_0)| / |P m_0|, m_0 of the first record in the fixed frame; None before
-    *_stability cosine between P m and P m' of the record before, both in this record's frame; None at first
-    residual_*  traces of S_U = Cov(P_U D) and S_V = Cov(P_V D); kappa_* their condition numbers
-    angle       between gamma and the leading direction v1 of S_V, as lines: radians, 0 to pi/2; None without a gamma
-    coupling    L, of the residual in V on that in U
-    sin_theta   of the largest angle between U and U_t, the leading directions of S_x + S_y now, as many as U has
-    rms_sin     root-mean-square of the sines of all their principal angles: what vectors spread evenly over U_t have in V. The
-                largest angle alone is a right one as soon as a single direction is exchanged
-    gradient    where the loss pushes; None for a monitor without a loss
-    mean        m, of which beta and gamma are the parts: `frame.split(mean)`
+    Attributes
+    ----------
+    step, rows, rank : int
+        Optimizer steps done, pairs measured, dimension of U.
+    fixed : bool
+        Whether the frame is the fixed one; before that it is this step's own.
+    energy : float
+        Share of the trace of S_x + S_y, as they are now, that lies in U.
+    gap, beta, gamma : float
+        |m|, |P_U m|, |P_V m|.
+    beta_drift, gamma_drift : float or None
+        |P(m - m_0)| / |P m_0|, m_0 of the first record in the fixed frame; None before that.
+    beta_stability, gamma_stability : float or None
+        Cosine of P m with P m of the previous record, both in this record's frame; None for the first record.
+    residual_u, residual_v : float
+        Traces of S_U = Cov(P_U D) and S_V = Cov(P_V D).
+    kappa_u, kappa_v : Condition
+        Their effective condition numbers.
+    angle : float or None
+        Angle between gamma and the leading direction v1 of S_V, as lines: radians, 0 to pi/2; None without a gamma.
+    coupling : Coupling
+        L, of the residual in V on that in U.
+    sin_theta : float
+        Sine of the largest angle between U and U_t, the leading directions of S_x + S_y now, as many as U has.
+    rms_sin : float
+        Root mean square of the sines of all their principal angles, the part of evenly spread vectors of U_t that lies in V.
+        (The largest angle alone is a right angle as soon as one direction is exchanged.)
+    gradient : GradientReading or None
+        Gradients of the loss; None for a monitor without a loss.
+    mean : tuple of float
+        m; beta and gamma are its parts, `frame.split(mean)`.
     """
 
     step: int
@@ -82,10 +101,12 @@ class GapRecord:
     mean: tuple[float, ...] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values for json.dumps."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GapRecord:
+        """The record that `to_json` described."""
         return cls(
             **{
                 **value,
@@ -99,24 +120,48 @@ class GapRecord:
 
 
 class GapMonitor:
-    """Measures the gap every so many steps; `records` has what it found, `frame` the fixed frame (None before it is).
+    """Measure the gap between held-out pairs every few steps of training.
 
-    embed     gives (text rows, image rows), arrays or tensors (n, d) of held-out pairs, row i of one belonging to row i of the
-              other, n > d; not needed where `measure` is called with rows
-    every     steps between measurements
-    loss      loss(image, text) of unit rows, a number: then the gradients are measured too (see `embedding_gradients`)
-    batch     pairs that are contrasted with each other in it, as many as in a training step; None: the whole probe
-    frame     a frame to measure in from the beginning
-    frame_at  fix the frame at the first measurement from this step on
-    energy    share of the trace that U is to hold when the monitor fixes the frame
-    log       a file to which each record is added as one JSON line. One that exists already is gone on with, also after a
-              kill: a run that begins again at an earlier step replaces the records from there on. The fixed frame is kept
-              beside it, in LOG.frame.safetensors
+    Parameters
+    ----------
+    embed : callable, optional
+        Returns (text rows, image rows), arrays or tensors (n, d) of held-out pairs, row i of one belonging to row i of the
+        other, n > d. Not needed where `measure` is called with rows.
+    every : int
+        Steps between measurements.
+    loss : callable, optional
+        loss(image, text) of unit rows, one number: the gradients are then measured too (see `embedding_gradients`).
+    batch : int, optional
+        Pairs contrasted with each other in the loss, as many as in a training step. By default all.
+    frame : Frame, optional
+        A frame to measure in from the beginning.
+    frame_at : int
+        Fix the frame at the first measurement from this step on.
+    energy : float
+        Share of the trace that U holds when the monitor fixes the frame.
+    log : str or Path, optional
+        File to which each record is appended as one JSON line. An existing log is resumed, also after a kill: a run that
+        restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors.
+
+    Attributes
+    ----------
+    records : list of GapRecord
+    frame : Frame or None
+        The fixed frame; None before it is fixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, image = rng.normal(size=(2, 10, 3))
+    >>> monitor = GapMonitor(lambda: (text, image), every=5)
+    >>> [record.step for step in range(11) if (record := monitor.step(step))]
+    [0, 5, 10]
     """
 
     def __init__(
         self,
-        embed: Callable[[], tuple[Any, Any]] | None = None,
+        embed: Callable[[], tuple[RowsLike, RowsLike]] | None = None,
         *,
         every: int = 20,
         loss: Loss | None = None,
@@ -140,14 +185,14 @@ class GapMonitor:
         self._handed_in = frame is not None
         self._log = None if log is None else Path(log)
         if self._log is not None:
-            self._go_on()
+            self._resume(self._log)
 
     def due(self, step: int) -> bool:
-        """Whether `step` will measure."""
+        """Whether `step` measures after this many steps."""
         return step % self.every == 0
 
     def step(self, step: int) -> GapRecord | None:
-        """To be called with the number of optimizer steps done, after each; measures if it is due."""
+        """Call this after each optimizer step with the number of steps done; measures if it is due."""
         if not self.due(step):
             return None
         if self.embed is None:
@@ -157,11 +202,25 @@ class GapMonitor:
             raise InputError("embed() of a monitor must give two arrays, (text rows, image rows)")
         return self.measure(step, *rows)
 
-    def measure(self, step: int, text: Any, image: Any) -> GapRecord:
-        """The record of this step, added to `records` and to the log. Records of this and later steps are replaced.
+    def measure(self, step: int, text: RowsLike, image: RowsLike) -> GapRecord:
+        """Measure pairs of rows and add the record to `records` and to the log; records of this and later steps are replaced.
 
-        Raises InputError for sides of unequal length or width, rows of another width than before, no more pairs than the
-        width, no spread; BadRowsError for a row with a NaN or Inf or of zeros.
+        Parameters
+        ----------
+        step : int
+        text, image : array or tensor
+            (n, d) each, n > d; row i of one belongs to row i of the other.
+
+        Returns
+        -------
+        GapRecord
+
+        Raises
+        ------
+        InputError
+            Sides of different length or width, another width than before, no more pairs than the width, no spread.
+        BadRowsError
+            A row with a NaN or Inf, or of zeros.
         """
         step = int(step)  # NumPy's integers are no JSON
         x, y, difference = self._statistics(text, image)
@@ -191,13 +250,13 @@ class GapMonitor:
         """All records as plain values."""
         return [record.to_json() for record in self.records]
 
-    def _statistics(self, text: Any, image: Any) -> tuple[Covariance, Covariance, Covariance]:
-        sides = [
+    def _statistics(self, text: RowsLike, image: RowsLike) -> tuple[Covariance, Covariance, Covariance]:
+        images, texts = (
             open_rows(rows.detach() if hasattr(rows, "detach") else rows, name)
             for rows, name in ((image, "probe images"), (text, "probe texts"))
-        ]
-        target, source = open_sides(*sides, "the monitor")
-        n, d = target.rows, target.d
+        )
+        target, source = open_sides(images, texts, "the monitor")
+        n, d = count_rows(target), target.d
         if n <= d:
             raise InputError(
                 f"a probe of {n} pairs {d} wide has directions without a spread: expected more pairs than the width, "
@@ -249,7 +308,7 @@ class GapMonitor:
         )
 
     def _forget_from(self, step: int) -> None:
-        """A run that went back to a checkpoint measures again what came after it, in the frame that was fixed before it."""
+        """After a restart from a checkpoint, later steps are measured again, in the frame that was fixed before it."""
         self.records = [record for record in self.records if record.step < step]
         if not self._handed_in and self._first() is None:
             self.frame = None
@@ -260,47 +319,80 @@ class GapMonitor:
     def _before(self) -> np.ndarray | None:
         return np.array(self.records[-1].mean) if self.records else None
 
-    def _go_on(self) -> None:
-        with closing(open_append_log(self._log, fsync=True)) as lines:
-            self.records, whole = _parse(lines.text(), self._log)
+    def _resume(self, log: Path) -> None:
+        with closing(open_append_log(log, fsync=True)) as lines:
+            self.records, whole = _parse(lines.text(), log)
             lines.cut(whole)
         fixed = next((record for record in self.records if record.fixed), None)
         if not self._handed_in and fixed is not None:
-            path = _frame_file(self._log)
+            path = _frame_file(log)
             tensors, meta = load_tensors(path, "frame", ("basis",))
             self.frame = Frame(tensors["basis"], meta["rank"], meta["energy"])
             if (self.frame.rank, len(self.frame.basis)) != (fixed.rank, len(fixed.mean)):
                 raise InputError(
-                    f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {self._log} "
+                    f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {log} "
                     f"are in one of {fixed.rank} of {len(fixed.mean)}; choose another log"
                 )
 
 
 def read_log(path: str | Path) -> list[GapRecord]:
-    """The records of a monitor's log; a last line that a kill cut off is left out. Raises InputError for any other file."""
+    """The records of a monitor's log; a last line that a kill cut off is left out.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    list of GapRecord
+
+    Raises
+    ------
+    InputError
+        The file is not such a log, or a line of it is damaged.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> rows = np.random.default_rng(0).normal(size=(2, 10, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     monitor = GapMonitor(lambda: tuple(rows), log=f"{folder}/gap.jsonl")
+    ...     record = monitor.step(0)
+    ...     read_log(f"{folder}/gap.jsonl") == [record]
+    True
+    """
     return _parse(read_append_log(Path(path)), Path(path))[0]
 
 
 def trainer_callback(monitor: GapMonitor) -> TrainerCallback:
-    """For `transformers.Trainer(callbacks=[trainer_callback(monitor)])`: measures before training and after steps that are due.
+    """A callback for the Trainer of transformers that measures before training and after steps that are due.
 
-    Only on the first process, so `embed` must not need the others (an unwrapped model under DDP).
+    It runs on the first process only, so `embed` must not need the others (an unwrapped model under DDP).
+
+    Parameters
+    ----------
+    monitor : GapMonitor
+
+    Returns
+    -------
+    transformers.TrainerCallback
+        For `transformers.Trainer(callbacks=[trainer_callback(monitor)])`.
     """
-    from transformers import TrainerCallback
+    base = optional("transformers", "revision", "trainer_callback").TrainerCallback
 
-    class Watch(TrainerCallback):
-        def on_train_begin(self, args, state, control, **_):
+    class Watch(base):
+        def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
             self.on_step_end(args, state, control)
 
-        def on_step_end(self, args, state, control, **_):
+        def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 monitor.step(state.global_step)
 
     return Watch()
 
 
-def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> zip:
-    """((P_U a, P_U b), (P_V a, P_V b))"""
+def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(P_U a, P_U b), (P_V a, P_V b)."""
     return zip(frame.split(a), frame.split(b), strict=True)
 
 
@@ -315,7 +407,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
-    """(records, bytes of whole lines). A record replaces those of its step and later ones that stand before it."""
+    """(records, bytes of whole lines). A record replaces earlier ones of its own and later steps."""
     records: list[GapRecord] = []
     *lines, rest = text.split(b"\n")
     for number, line in enumerate(lines, 1):

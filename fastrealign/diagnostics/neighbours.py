@@ -1,27 +1,28 @@
-"""Exact nearest neighbours on the sphere, and the metrics made of them.
+"""Exact nearest neighbours on the sphere, and the metrics that use them.
 
-Neighbours are those of greatest cosine in float64. Cosines that agree to 2^-40 are a tie, and of a tie the row with the
-lower number is nearer. So the same rows give the same neighbours whichever library searched: a search in float32 (faiss
-where it is installed, otherwise NumPy) finds some candidates more than are asked for, float64 puts them in order, and a
-query whose candidates may not be enough, as among rows that are nearly the same, is searched again in float64. What is left
-to rounding are rows whose cosines differ by some 2^-40 and are not equal: one in a few thousand of those.
+Neighbours are the rows of greatest cosine in float64. Cosines that agree to 2^-40 are a tie, which the lower row number wins,
+so the result does not depend on the library that searched: a search in float32 (faiss where it is installed, otherwise NumPy)
+finds more candidates than needed, and float64 orders them. A query whose candidates may not suffice, as among rows that are
+nearly equal, is searched again in float64. Rounding decides only between rows whose cosines differ by about 2^-40 without
+being equal: one in a few thousand of those.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
-from fastrealign.data.sources import RowSource
+from fastrealign.data.sources import RowSource, open_rows
 from fastrealign.diagnostics.rows import (
     BLOCK_ROWS,
     Estimate,
+    RowsLike,
     count_rows,
     mean_estimate,
     open_sides,
@@ -42,7 +43,15 @@ _STEP = 2.0**-40
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """numbers int64 (q, k): the pool's rows, nearest first; cosines float64 (q, k)."""
+    """The nearest rows of each query.
+
+    Attributes
+    ----------
+    numbers : ndarray
+        int64 (q, k): row numbers in the pool, nearest first.
+    cosines : ndarray
+        float64 (q, k).
+    """
 
     numbers: np.ndarray
     cosines: np.ndarray
@@ -50,15 +59,42 @@ class Nearest:
 
 @computes
 def nearest(
-    queries: np.ndarray, pool: RowSource, k: int, *, own: np.ndarray | None = None, engine: str | None = None
+    queries: np.ndarray, pool: RowsLike, k: int, *, own: np.ndarray | None = None, engine: str | None = None
 ) -> Nearest:
-    """The k rows of the pool (n, d) nearest to each query.
+    """The k rows of a pool nearest to each query.
 
-    queries  float64 (q, d) unit rows
-    own      int64 (q,): the row of the pool that each query is itself, which is not its neighbour; -1: none is
-    engine   "faiss" or "numpy" for the search in float32; the result is the same
-    Raises InputError where the pool has too few rows.
+    Parameters
+    ----------
+    queries : ndarray
+        float64 (q, d), unit rows.
+    pool : RowsLike
+        Rows (n, d).
+    k : int
+        At least 1.
+    own : ndarray, optional
+        int64 (q,): the row of the pool that each query is itself, and which is not its neighbour; -1 for none.
+    engine : {"faiss", "numpy"}, optional
+        Of the search in float32; the result is the same. By default faiss for large searches, where it is installed.
+
+    Returns
+    -------
+    Nearest
+
+    Raises
+    ------
+    InputError
+        The pool has too few rows; an engine that is unknown or cannot be imported.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> angle = np.arange(10) / 10
+    >>> rows = np.column_stack([np.cos(angle), np.sin(angle)])
+    >>> nearest(rows[:2], rows, 2, own=np.arange(2)).numbers
+    array([[1, 2],
+           [0, 2]])
     """
+    pool = open_rows(pool, "pool")
     rows = count_rows(pool)
     available = rows - (own is not None)
     if not 1 <= k <= available:
@@ -95,10 +131,16 @@ def kept_share(before: Nearest, after: Nearest) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Shares of the k nearest neighbours that are of the other side, 0 to 1.
+    """Shares of the k nearest neighbours that are on the other side, 0 to 1.
 
-    rate  over the rows of both sides (mixing rate of arXiv 2602.07026: 0.32 % raw, 4.35 % ReAlign)
-    x, y  support balance M_k^X, M_k^Z: of the target's rows and of the mapped source's (AnisoAlign, arXiv 2605.07825)
+    Attributes
+    ----------
+    rate : Estimate
+        Mean over the rows of both sides: the mixing rate of arXiv 2602.07026 (0.32 % before, 4.35 % with ReAlign).
+    x, y : Estimate
+        Mean over the rows of the target, and over those of the source. The support balance M_k of AnisoAlign (arXiv
+        2605.07825, appendix B.2) is the normalised binary entropy of such shares.
+    k : int
     """
 
     rate: Estimate
@@ -108,10 +150,43 @@ class Mixing:
 
 
 @computes
-def mixing(x: Any, y: Any, *, k: int = 20, rows: int | None = 1000, seed: int = 0, engine: str | None = None) -> Mixing:
-    """How much the neighbourhoods of x (n, d) and y (m, d) are of both; not paired. With n = m, `rate` 0.5 is mixed.
+def mixing(
+    x: RowsLike, y: RowsLike, *, k: int = 20, rows: int | None = 1000, seed: int = 0, engine: str | None = None
+) -> Mixing:
+    """Mixing rate: the share of the k nearest neighbours among both sides that are on the other side (arXiv 2602.07026).
 
-    rows   how many of each side to look around, among all rows of both. None: all
+    With as many rows on both sides, a `rate` of 0.5 means fully mixed.
+
+    Parameters
+    ----------
+    x, y : RowsLike
+        Rows (n, d) and (m, d), not paired.
+    k : int
+        Neighbours of each row.
+    rows : int or None
+        Rows of each side to sample as queries, among all rows of both sides. None: all.
+    seed : int
+        Of the sample.
+    engine : {"faiss", "numpy"}, optional
+        As for `nearest`.
+
+    Returns
+    -------
+    Mixing
+
+    Raises
+    ------
+    InputError
+        Too few rows for k, or widths that differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images, text = np.random.default_rng(0).normal(size=(2, 10, 3)) + [[[9, 0, 0]], [[0, 9, 0]]]
+    >>> mixing(images, text, k=5).rate.value
+    0.0
+    >>> mixing(images, images[::-1], k=1).rate.value
+    1.0
     """
     sides = open_sides(x, y)
     for side, of in zip(sides, sides[::-1], strict=True):
@@ -122,10 +197,11 @@ def mixing(x: Any, y: Any, *, k: int = 20, rows: int | None = 1000, seed: int = 
     taken = [sample(side, rows, seed) for side in sides]
     shares = []
     for (numbers, queries), side, other in zip(taken, sides, sides[::-1], strict=True):
-        among_own = nearest(queries, side, min(k, side.rows - 1), own=numbers, engine=engine)
-        among_others = nearest(queries, other, min(k, other.rows), engine=engine)
+        among_own = nearest(queries, side, min(k, count_rows(side) - 1), own=numbers, engine=engine)
+        among_others = nearest(queries, other, min(k, count_rows(other)), engine=engine)
         shares.append(foreign_share(among_own, among_others, k))
-    return mixing_of(*shares, sides[0].rows, sides[1].rows, k=k, seed=seed)
+    of_x, of_y = shares
+    return mixing_of(of_x, of_y, count_rows(sides[0]), count_rows(sides[1]), k=k, seed=seed)
 
 
 def mixing_of(x: np.ndarray, y: np.ndarray, rows_x: int, rows_y: int, *, k: int, seed: int) -> Mixing:
@@ -143,20 +219,48 @@ def mixing_of(x: np.ndarray, y: np.ndarray, rows_x: int, rows_y: int, *, k: int,
 
 @computes
 def overlap(
-    before: Any, after: Any, *, k: int = 10, rows: int | None = 1000, seed: int = 0, engine: str | None = None
+    before: RowsLike, after: RowsLike, *, k: int = 10, rows: int | None = 1000, seed: int = 0, engine: str | None = None
 ) -> Estimate:
-    """Neighbourhood overlap, also Omega_k: share of a row's k neighbours that it keeps through a map, 0 to 1
-    (arXiv 2602.07026: ReAlign 87.3 %, blockwise 10.1 %; AnisoAlign, arXiv 2605.07825).
+    """Neighbourhood overlap, also Omega_k: the share of a row's k nearest neighbours that a map keeps.
 
-    before, after   (n, d): row i of one is the image of row i of the other. Raises InputError where the counts differ.
-    rows            how many to look around, among all. None: all
+    arXiv 2602.07026 (ReAlign 87.3 %, blockwise 10.1 %) and AnisoAlign (arXiv 2605.07825).
+
+    Parameters
+    ----------
+    before, after : RowsLike
+        Rows (n, d): row i of one is the image of row i of the other.
+    k : int
+        Neighbours of each row.
+    rows : int or None
+        Rows to sample as queries, among all. None: all.
+    seed : int
+        Of the sample.
+    engine : {"faiss", "numpy"}, optional
+        As for `nearest`.
+
+    Returns
+    -------
+    Estimate
+        0 to 1.
+
+    Raises
+    ------
+    InputError
+        The numbers of rows differ, or there are too few for k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).normal(size=(10, 3))
+    >>> overlap(rows, rows * [1, 1, 0], k=3).value
+    0.9
     """
     sides = open_sides(before, after, "neighbourhood overlap")
     found = []
     for side in sides:  # of as many rows, the same are drawn
         numbers, queries = sample(side, rows, seed)
         found.append(nearest(queries, side, k, own=numbers, engine=engine))
-    return mean_estimate(kept_share(*found), sides[0].rows, seed)
+    return mean_estimate(kept_share(*found), count_rows(sides[0]), seed)
 
 
 class _Best:
@@ -164,7 +268,7 @@ class _Best:
 
     def __init__(self, queries: int, k: int, dtype: type) -> None:
         self.k = k
-        self.cosines = np.full((queries, k), -np.inf, dtype)
+        self.cosines: np.ndarray = np.full((queries, k), -np.inf, dtype)
         self.numbers = np.full((queries, k), -1, np.int64)
 
     def add(self, first: int, cosines: np.ndarray, own: np.ndarray | None) -> None:
@@ -213,11 +317,11 @@ def _candidates(queries: np.ndarray, pool: RowSource, k: int, own: np.ndarray | 
     """The k nearest in float32."""
     if engine is not None and engine not in ENGINES:
         raise InputError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
-    many = engine is None and len(queries) * pool.rows > FEW
+    many = engine is None and len(queries) * count_rows(pool) > FEW
     faiss = _faiss(engine) if many or engine == "faiss" else None
     best = _Best(len(queries), k, np.float32)
     single = queries.astype(np.float32)
-    blocks = unit_blocks(pool, size=min(POOL_ROWS, pool.rows), dtype=np.float32)
+    blocks = unit_blocks(pool, size=min(POOL_ROWS, count_rows(pool)), dtype=np.float32)
     if faiss is None:
         for first, block in blocks:
             best.add(first, single @ block.T, own)
@@ -232,12 +336,11 @@ def _candidates(queries: np.ndarray, pool: RowSource, k: int, own: np.ndarray | 
 def _faiss(engine: str | None) -> ModuleType | None:
     """The library; where it cannot be imported None, or InputError if it was asked for."""
     try:
-        import faiss
+        return import_module("faiss")
     except Exception as error:  # a wheel that does not fit NumPy or the system fails in any way
         if engine is None:
             return None
         raise InputError(f"engine='faiss': cannot be imported ({one_line(error)}); pip install faiss-cpu") from None
-    return faiss
 
 
 def _in_order(queries: np.ndarray, pool: RowSource, candidates: np.ndarray, k: int) -> Nearest:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 
@@ -13,17 +14,29 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.sources import PIECE_BYTES, Piece, RowSource, open_rows
 
+if TYPE_CHECKING:
+    import torch
+
+# Rows (n, d) as the metrics take them: an array or tensor, paths, or an iterable of chunks that can be read again.
+RowsLike: TypeAlias = Union[RowSource, np.ndarray, "torch.Tensor", str, "os.PathLike[str]", Iterable[Any]]
+
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value measured on a sample, and how far sampling may have moved it.
+    """A value measured on a sample, with its standard error; `float(estimate)` is the value.
 
-    error  standard error of `value` against the same metric over all rows given; 0 where none was left out
-    n      rows sampled, of each side where there are two; `Mixing.rate` counts both sides together
-    seed   of the sample; None where no row was left out
+    Attributes
+    ----------
+    value : float
+    error : float
+        Standard error of `value` against the same metric over all rows given; 0 where none was left out.
+    n : int
+        Rows sampled, of each side where there are two; `Mixing.rate` counts both sides together.
+    seed : int or None
+        Of the sample; None where no row was left out.
     """
 
     value: float
@@ -43,7 +56,7 @@ def mean_estimate(values: np.ndarray, of: int, seed: int) -> Estimate:
 
 
 def left_out(n: int, of: int) -> float:
-    """sqrt(1 - n/of): what sampling n of `of` rows without replacement takes off a standard error."""
+    """sqrt(1 - n/of): the finite-population correction of a standard error, for n of `of` rows without replacement."""
     return float(np.sqrt(1.0 - n / of))
 
 
@@ -56,7 +69,7 @@ def unit_blocks(
     Blocks do not depend on how the source is cut into chunks, so neither do sums over them. Raises BadRowsError naming the
     first row that has no direction.
     """
-    block = np.empty((size, source.d), dtype)
+    block: np.ndarray = np.empty((size, source.d), dtype)
     first = filled = 0
     for piece, lo, rows in chunks(source):
         at = 0
@@ -79,8 +92,8 @@ def paired_blocks(x: RowSource, y: RowSource) -> Iterator[tuple[np.ndarray, np.n
         yield one, other
 
 
-def open_sides(x: Any, y: Any, pairs_for: str | None = None) -> tuple[RowSource, RowSource]:
-    """Both sides as sources of one width. With `pairs_for` (the metric) as many rows on both: row i belongs to row i.
+def open_sides(x: RowsLike, y: RowsLike, pairs_for: str | None = None) -> tuple[RowSource, RowSource]:
+    """Both sides as sources of one width; with `pairs_for` (the metric), of as many rows: row i belongs to row i.
 
     Raises InputError where widths or, for pairs, counts differ.
     """
@@ -98,10 +111,11 @@ def open_sides(x: Any, y: Any, pairs_for: str | None = None) -> tuple[RowSource,
 
 
 def count_rows(source: RowSource) -> int:
-    """How many rows a source has; one that does not know is run through once."""
+    """How many rows a source has; one that does not know is read through once."""
     if source.rows is None:
         for _ in chunks(source):
             pass
+    assert source.rows is not None
     return source.rows
 
 
@@ -142,7 +156,7 @@ def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
     scratch = np.empty(PIECE_BYTES + source.d * 8, np.uint8)
     for piece in source.pieces():
         for lo, rows in source.chunks(piece, scratch):
-            yield piece, lo, ops.as_rows(rows.cpu() if ops.on_device(rows) else rows)
+            yield piece, lo, ops.as_rows(cast(Any, rows).cpu() if ops.on_device(rows) else rows)
 
 
 def _refuse(source: RowSource, piece: Piece, row: int, why: str) -> None:

@@ -1,18 +1,18 @@
-"""Angles between rows of one side: their density, its divergence between sides, and what a map keeps of them.
+"""Angles between rows of one side: their density, its divergence between sides, and how a map preserves them.
 
-Sampled metrics take all pairs of `rows` rows. Pairs share rows, so errors come of leaving out groups of rows (jackknife).
+Sampled metrics take all pairs of `rows` rows. Pairs share rows, so standard errors come from leaving out groups of rows
+(jackknife).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.diagnostics.rows import Estimate, left_out, open_sides, paired_blocks, sample
+from fastrealign.diagnostics.rows import Estimate, RowsLike, count_rows, left_out, open_sides, paired_blocks, sample
 
 # Groups of rows that the jackknife leaves out one at a time.
 GROUPS = 20
@@ -22,7 +22,17 @@ POINTS, REACH = 4096, 4.0
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """divergence: Jensen-Shannon, in nats, 0 to ln 2; grid float64 (POINTS,) of cosines; densities x, y on it, per unit."""
+    """Densities of the pairwise cosines within two sides.
+
+    Attributes
+    ----------
+    divergence : Estimate
+        Jensen-Shannon divergence of the densities, in nats, 0 to ln 2.
+    grid : ndarray
+        float64 (POINTS,): cosines.
+    x, y : ndarray
+        float64 (POINTS,): the densities on the grid, per unit of cosine.
+    """
 
     divergence: Estimate
     grid: np.ndarray
@@ -31,13 +41,36 @@ class Topology:
 
 
 @computes
-def angular_topology(x: Any, y: Any, *, rows: int | None = 2000, seed: int = 0) -> Topology:
-    """Densities of the pairwise cosines within each side, and their Jensen-Shannon divergence (arXiv 2602.07026, angular
-    topology: ReAlign 0.0066, C3 0.192).
+def angular_topology(x: RowsLike, y: RowsLike, *, rows: int | None = 2000, seed: int = 0) -> Topology:
+    """Densities of the pairwise cosines within each side, and their Jensen-Shannon divergence.
 
-    x, y   (n, d) and (m, d) rows, not paired
-    rows   how many of each side to sample; rows (rows - 1) / 2 cosines each, some 100 bytes a cosine. None: all
-    Densities are Gaussian kernel estimates with Scott's bandwidth, std * pairs^(-1/5), as scipy.stats.gaussian_kde has it.
+    The angular topology of arXiv 2602.07026 (ReAlign 0.0066, C3 0.192). Densities are Gaussian kernel estimates with Scott's
+    bandwidth, std * pairs^(-1/5), as in scipy.stats.gaussian_kde.
+
+    Parameters
+    ----------
+    x, y : RowsLike
+        Rows (n, d) and (m, d), not paired.
+    rows : int or None
+        Rows of each side to sample, which give rows (rows - 1) / 2 cosines each, of some 100 bytes. None: all.
+    seed : int
+        Of the sample.
+
+    Returns
+    -------
+    Topology
+
+    Raises
+    ------
+    InputError
+        Fewer than 3 rows, or all of them at one angle.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images, text = np.random.default_rng(0).normal(size=(2, 10, 3))
+    >>> 0 < angular_topology(images, text).divergence.value < 0.69
+    True
     """
     sides = []
     for source in open_sides(x, y):
@@ -46,7 +79,7 @@ def angular_topology(x: Any, y: Any, *, rows: int | None = 2000, seed: int = 0) 
             raise InputError(
                 f"{source.name}: {len(numbers)} rows, expected at least 3 to have a density of their angles"
             )
-        sides.append(_Cosines(taken, source.name, left_out(len(numbers), source.rows)))
+        sides.append(_Cosines(taken, source.name, left_out(len(numbers), count_rows(source))))
     lowest = min(side.lowest - REACH * side.bandwidth for side in sides)
     highest = max(side.highest + REACH * side.bandwidth for side in sides)
     grid = np.linspace(lowest, highest, POINTS)
@@ -54,7 +87,8 @@ def angular_topology(x: Any, y: Any, *, rows: int | None = 2000, seed: int = 0) 
     step = grid[1] - grid[0]
     spread_x = np.array([jensen_shannon(p, whole_y, step) for p in without_x])
     spread_y = np.array([jensen_shannon(whole_x, p, step) for p in without_y])
-    error = np.hypot(*(_jackknife(s) * side.left_out for s, side in zip((spread_x, spread_y), sides, strict=True)))
+    of_x, of_y = (_jackknife(s) * side.left_out for s, side in zip((spread_x, spread_y), sides, strict=True))
+    error = np.hypot(of_x, of_y)
     whole = all(side.left_out == 0.0 for side in sides)
     value = jensen_shannon(whole_x, whole_y, step)
     n = max(side.n for side in sides)
@@ -111,30 +145,75 @@ class _Cosines:
         counts = counts[:-1].reshape(groups, groups, points)
         whole = counts.sum(axis=(0, 1))
         touching = counts.sum(axis=0) + counts.sum(axis=1) - counts[np.arange(groups), np.arange(groups)]
-        return tuple(kernel_density(c, step, self.bandwidth) for c in (whole, whole - touching))
+        return kernel_density(whole, step, self.bandwidth), kernel_density(whole - touching, step, self.bandwidth)
 
 
 @computes
-def instance_cosine(before: Any, after: Any) -> float:
-    """Phi: mean cosine of each row of `before` (n, d) with its image in `after` (n, d), -1 to 1, over all rows (AnisoAlign,
-    arXiv 2605.07825: ReAlign 0.923). Raises InputError where the counts differ.
+def instance_cosine(before: RowsLike, after: RowsLike) -> float:
+    """Phi: mean cosine of each row with its image under a map, over all rows (AnisoAlign, arXiv 2605.07825: ReAlign 0.923).
+
+    Parameters
+    ----------
+    before, after : RowsLike
+        Rows (n, d): row i of one is the image of row i of the other.
+
+    Returns
+    -------
+    float
+        -1 to 1.
+
+    Raises
+    ------
+    InputError
+        The numbers of rows differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.tile([1.0, 0.0], (10, 1))
+    >>> instance_cosine(rows, np.tile([3.0, 4.0], (10, 1)))
+    0.6
     """
     target, source = open_sides(before, after, "instance cosine")
-    return sum(float(np.sum(a * b)) for a, b in paired_blocks(target, source)) / target.rows
+    return sum(float(np.sum(a * b)) for a, b in paired_blocks(target, source)) / count_rows(target)
 
 
 @computes
-def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, seed: int = 0) -> Estimate:
-    """Psi: Pearson correlation of the pairwise cosines among rows before and after a map, -1 to 1 (AnisoAlign,
-    arXiv 2605.07825: ReAlign 0.836).
+def pairwise_correlation(before: RowsLike, after: RowsLike, *, rows: int | None = 2000, seed: int = 0) -> Estimate:
+    """Psi: Pearson correlation of the pairwise cosines among rows before and after a map.
 
-    before, after   (n, d): row i of one is the image of row i of the other. Raises InputError where the counts differ.
-    rows            how many to sample; None: all. Also raised where a sample has fewer than 4 rows, or so few that differ
-                    from each other that its error cannot be told
+    AnisoAlign, arXiv 2605.07825: ReAlign 0.836.
+
+    Parameters
+    ----------
+    before, after : RowsLike
+        Rows (n, d): row i of one is the image of row i of the other.
+    rows : int or None
+        Rows to sample. None: all.
+    seed : int
+        Of the sample.
+
+    Returns
+    -------
+    Estimate
+        -1 to 1.
+
+    Raises
+    ------
+    InputError
+        The numbers of rows differ; all cosines of one side are equal; a sample of fewer than 4 rows, or in which so few rows
+        differ that it gives no standard error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).normal(size=(10, 3))
+    >>> round(pairwise_correlation(rows, -rows).value, 6)
+    1.0
     """
     sides = open_sides(before, after, "the correlation of pairwise cosines")
     taken = [sample(side, rows, seed)[1] for side in sides]  # of as many rows, the same are drawn
-    n, of = len(taken[0]), sides[0].rows
+    n, of = len(taken[0]), count_rows(sides[0])
     if n < min(4, of):
         raise InputError(f"{sides[0].name}: {n} rows sampled of {of}, expected at least 4 to correlate their cosines")
     i, j = np.triu_indices(n, 1)
@@ -153,7 +232,7 @@ def pairwise_correlation(before: Any, after: Any, *, rows: int | None = 2000, se
     without = whole[:, None] - (sums.sum(axis=1) + sums.sum(axis=2) - diagonal)
     if _flat(without):
         raise InputError(
-            "only a few of the rows sampled differ from each other, so the error of their correlation cannot be told; "
+            "only a few of the rows sampled differ from each other, too few for the standard error of their correlation; "
             "sample more rows"
         )
     return Estimate(float(_pearson(whole)), _jackknife(_pearson(without)) * left_out(n, of), n, seed)

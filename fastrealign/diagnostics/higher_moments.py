@@ -1,9 +1,8 @@
-"""Third and fourth moments along directions: how lopsided and how heavy-tailed a side is, which no covariance tells."""
+"""Third and fourth moments along directions: skewness and tails of a side, which a covariance does not show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import unit_blocks
+from fastrealign.diagnostics.rows import RowsLike, unit_blocks
 
 # A variance below this is rounding: unit rows are rounded to 2^-24 at best where they came as float32.
 LEAST_VARIANCE = 2.0**-48
@@ -20,13 +19,20 @@ LEAST_VARIANCE = 2.0**-48
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Of the rows' coordinates along k directions, all float64 (k,).
+    """Moments of the coordinates of rows along k directions; all arrays float64 (k,).
 
-    mean, std         of the coordinate, no unit (rows have length 1)
-    skewness          E[z^3] of the standardised coordinate z; 0 of a normal one
-    kurtosis          E[z^4] - 3: excess; 0 of a normal one, -2 at least
-    skewness_error, kurtosis_error   standard errors, of any distribution with eight moments (delta method)
-    count             the rows it is of
+    Attributes
+    ----------
+    mean, std : ndarray
+        Of the coordinate, without a unit (rows have length 1).
+    skewness : ndarray
+        E[z^3] of the standardised coordinate z; 0 for a normal distribution.
+    kurtosis : ndarray
+        Excess kurtosis E[z^4] - 3; 0 for a normal distribution, at least -2.
+    skewness_error, kurtosis_error : ndarray
+        Standard errors for any distribution with eight moments (delta method).
+    count : int
+        Number of rows.
     """
 
     mean: np.ndarray
@@ -39,15 +45,38 @@ class Shape:
 
 
 @computes
-def shape(rows: Any, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape:
-    """Skewness and excess kurtosis of the unit rows (or of the rows mapped by `row_map`) along each direction.
+def shape(rows: RowsLike, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape:
+    """Skewness and excess kurtosis of the unit rows, or of the rows that a map gives, along each direction.
 
-    rows        (n, d) array or tensor, files, or chunks that can be read again: two passes in bounded memory; n >= 2
-    directions  (d, k), such as leading columns of `Covariance.eigenvectors`; need not be orthonormal
-    Both are those of scipy.stats.skew and kurtosis: moments divided by n. An error is the root mean square of what one row
-    adds, the influence functions z^3 - g - 3z - 3g(z^2 - 1)/2 of skewness g and z^4 - b - 4gz - 2b(z^2 - 1) of b = E[z^4],
-    over sqrt(n). Whether ReAlign aligns these moments is a question that arXiv 2602.07026 leaves open.
-    Raises InputError for directions of another width, or along which the rows have no spread.
+    Both as in scipy.stats.skew and kurtosis: moments divided by n. A standard error is the root mean square of the influence
+    function over sqrt(n): z^3 - g - 3z - 3g(z^2 - 1)/2 of the skewness g, z^4 - b - 4gz - 2b(z^2 - 1) of b = E[z^4]. Whether
+    ReAlign aligns these moments is a question that arXiv 2602.07026 leaves open.
+
+    Parameters
+    ----------
+    rows : RowsLike
+        Rows (n, d), n >= 2; read twice, in bounded memory.
+    directions : ndarray
+        (d, k), such as leading columns of `Covariance.eigenvectors`; need not be orthonormal.
+    row_map : RowMap
+        What to measure instead of the unit rows: `Alignment.row_map`.
+
+    Returns
+    -------
+    Shape
+
+    Raises
+    ------
+    InputError
+        Directions of another width, or along which the rows have no spread.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = np.tile(np.eye(2), (5, 1))
+    >>> found = shape(rows, np.eye(2)[:, :1])
+    >>> found.mean, found.kurtosis
+    (array([0.5]), array([-2.]))
     """
     source = open_rows(rows, "source")
     directions = unmasked(directions, "directions").astype(np.float64, copy=False)
@@ -56,11 +85,11 @@ def shape(rows: Any, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape
             f"directions of shape {directions.shape}: expected ({source.d}, k), the width of {source.name}"
         )
     # About a pilot, the first block's mean, so that squares do not cancel where the rows have a mean near 1.
-    pilot, n = None, 0
+    pilot, n = np.zeros(directions.shape[1]), 0
     sums, squares = np.zeros((2, directions.shape[1]))
     for _, block in unit_blocks(source, row_map=row_map):
         along = block @ directions
-        if pilot is None:
+        if n == 0:
             pilot = along.mean(axis=0)
         along -= pilot
         sums += along.sum(axis=0)
@@ -88,7 +117,7 @@ def shape(rows: Any, directions: np.ndarray, *, row_map: RowMap = UNIT) -> Shape
     return Shape(mean, std, g, b - 3.0, np.sqrt(of_skewness / n), np.sqrt(of_kurtosis / n), n)
 
 
-def _mean_square(terms: list[tuple[int, Any]], m: np.ndarray) -> np.ndarray:
+def _mean_square(terms: list[tuple[int, float | np.ndarray]], m: np.ndarray) -> np.ndarray:
     """E of the square of a polynomial in z, given as (power, coefficient), from the moments m (9, k) of z; none below 0."""
     total = sum(a * b * m[i + j] for i, a in terms for j, b in terms)
     return np.maximum(total, 0.0)
