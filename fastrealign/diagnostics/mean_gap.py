@@ -139,5 +139,5 @@ def phantom_drift(rows: RowsLike, s: float, b: np.ndarray, of: Covariance) -> Dr
 
 
 def _mean(source: RowSource, row_map: RowMap) -> np.ndarray:
-    sums, _ = reduce_source(source, [row_map], "measuring the mean")
-    return sums[0].mean
+    sums, _ = reduce_source(source, row_map, "measuring the mean")
+    return sums.mean

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import optional
+from fastrealign.core.optional import Lazy
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
@@ -37,7 +37,9 @@ from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback, TrainerState
+    import transformers
+else:
+    transformers = Lazy("transformers", "revision", "trainer_callback")
 
 
 @dataclass(frozen=True)
@@ -364,7 +366,7 @@ def read_log(path: str | Path) -> list[GapRecord]:
     return _parse(read_append_log(Path(path)), Path(path))[0]
 
 
-def trainer_callback(monitor: GapMonitor) -> TrainerCallback:
+def trainer_callback(monitor: GapMonitor) -> transformers.TrainerCallback:
     """A callback for the Trainer of transformers that measures before training and after steps that are due.
 
     It runs on the first process only, so `embed` must not need the others (an unwrapped model under DDP).
@@ -378,13 +380,12 @@ def trainer_callback(monitor: GapMonitor) -> TrainerCallback:
     transformers.TrainerCallback
         For `transformers.Trainer(callbacks=[trainer_callback(monitor)])`.
     """
-    base = optional("transformers", "revision", "trainer_callback").TrainerCallback
 
-    class Watch(base):
-        def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+    class Watch(transformers.TrainerCallback):
+        def on_train_begin(self, args: Any, state: transformers.TrainerState, control: Any, **_: Any) -> None:
             self.on_step_end(args, state, control)
 
-        def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 monitor.step(state.global_step)
 

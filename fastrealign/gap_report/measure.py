@@ -181,8 +181,9 @@ class _Work:
     def _fitted(self, name: str) -> Method:
         if name == "realign":
             return self.realign
-        options = {"seed": self.seed} if name == "c3" else {}
-        return self._noting(lambda: fit_baseline(name, self.y, self.x, **options))
+        if name == "c3":
+            return self._noting(lambda: fit_baseline(name, self.y, self.x, seed=self.seed))
+        return self._noting(lambda: fit_baseline(name, self.y, self.x))
 
     def _noting(self, fit: Callable[[], T]) -> T:
         """The fitted method; what the fit warns of becomes a note."""

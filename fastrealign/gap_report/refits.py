@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def sample_sizes(
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FitWarning)
-                fitted = or_note(f"ReAlign fitted on {size} rows", lambda s=source, t=target: fit_realign(s, t))
+                fitted = or_note(f"ReAlign fitted on {size} rows", partial(fit_realign, source, target))
             if fitted is not None:
                 fits.append((size, fitted))
     *left, of_whole = _gaps(y, [*(fitted for _, fitted in fits), whole], mean)

@@ -71,7 +71,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"<[^>]+>", lambda found: _of_page(found[0], name), text)
     head, body = text.split(">", 1)
-    box = re.search(r'viewBox="[^"]+"', head)[0]
+    box = re.findall(r'viewBox="[^"]+"', head)[0]
     width = float(box.split()[2])
     # Namespaces are HTML's own affair, and a size in points would not shrink with the screen.
     return (

@@ -75,7 +75,7 @@ def metrics(report: GapReport) -> list[Metric]:
         Metric(
             "Angles",
             "Jensen-Shannon divergence from the target's, nats",
-            lambda m: m.topology and m.topology.divergence,
+            lambda m: m.topology.divergence if m.topology else None,
             number,
             LEAST,
         ),
@@ -85,7 +85,7 @@ def metrics(report: GapReport) -> list[Metric]:
         Metric(
             "Slope α",
             f"of the spectrum{slope}",
-            lambda m: m.spectrum.power and m.spectrum.power.alpha,
+            lambda m: m.spectrum.power.alpha if m.spectrum.power else None,
             "{:.2f}".format,
             NEAREST,
             True,
@@ -99,8 +99,14 @@ def metrics(report: GapReport) -> list[Metric]:
         ),
     ]
     if any(of.pairs for of in report.methods.values()):
-        distance = "mean squared distance, 0 to 4"
-        rows.insert(2, Metric("Distance of pairs", distance, lambda m: m.pairs and m.pairs.distance, number, LEAST))
+        distance = Metric(
+            "Distance of pairs",
+            "mean squared, 0 to 4",
+            lambda m: m.pairs.distance if m.pairs else None,
+            number,
+            LEAST,
+        )
+        rows.insert(2, distance)
     return rows
 
 
