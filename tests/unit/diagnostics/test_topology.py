@@ -164,5 +164,5 @@ def test_a_correlation_that_hangs_on_one_row_has_no_error(rng):
     rows[5] = rng.standard_normal(8)
     assert D.pairwise_correlation(rows, rows + 0.3, rows=None).value == pytest.approx(1, abs=0.5)
     seed = next(seed for seed in range(50) if 5 in draw(300, 200, seed))
-    with pytest.raises(InputError, match="error of their correlation cannot be told"):
+    with pytest.raises(InputError, match="too few for the standard error of their correlation"):
         D.pairwise_correlation(rows, rows + 0.3, rows=200, seed=seed)
