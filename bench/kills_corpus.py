@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from bench.common import CannotBenchmark
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 
 WIDTH = 64
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)

@@ -42,7 +42,10 @@ class _Fitted(torch.nn.Module):
         """Where a buffer, one of these or any, was replaced in place by a rounded copy, it gets its digits back."""
         for name in names or self._exact:
             buffer, exact = self._exact.get(name, (None, None))
-            if self._buffers[name] is not buffer or buffer is None or buffer.data_ptr() == exact.data_ptr():
+            # Of a subclass, such as the fake tensors of torch.export, the memory is not ours to compare.
+            if buffer is None or exact is None or self._buffers[name] is not buffer or type(buffer) is not torch.Tensor:
+                continue
+            if buffer.data_ptr() == exact.data_ptr():
                 continue
             here = exact.to(buffer.device)
             casts = (here.to(dtype).to(buffer.dtype) for dtype in (buffer.dtype, *_NARROWER))
@@ -133,14 +136,15 @@ class ReAlign(_Fitted):
     ) -> None:
         """decay: what is left of the weight of earlier rows after each `update`; every: updates between two solutions."""
         super().__init__()
-        if alignment is None and dim is None:
-            raise InputError("ReAlign needs an alignment or a dim")
         alignment = None if alignment is None else Alignment.of(alignment)
+        width = dim if alignment is None else alignment.dim
+        if width is None:
+            raise InputError("ReAlign needs an alignment or a dim")
         if alignment is not None and dim not in (None, alignment.dim):
             raise InputError(f"dim={dim}, but the alignment was fitted on {alignment.dim} wide rows")
         if not 0.0 < decay <= 1.0 or every < 1:
             raise InputError(f"decay={decay}, every={every}: expected 0 < decay <= 1 and every >= 1")
-        self.dim = dim if alignment is None else alignment.dim
+        self.dim = width
         self.decay, self.every = decay, every
         zeros = np.zeros(self.dim)
         row_map = RowMap(1.0, zeros, zeros) if alignment is None else alignment.row_map
@@ -154,7 +158,7 @@ class ReAlign(_Fitted):
         self.register_buffer("sum_unit", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self._first = alignment and FirstRows(alignment, "the first batches of nn.ReAlign")
+        self._first = None if alignment is None else FirstRows(alignment, "the first batches of nn.ReAlign")
         self._keep()
 
     @classmethod
@@ -171,16 +175,16 @@ class ReAlign(_Fitted):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         aligned = torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2)
         if not torch.compiler.is_compiling() and self._first is not None:
-            self._look(aligned, x)
+            self._look(self._first, aligned, x)
         return aligned.reshape(x.shape)
 
-    def _look(self, aligned: torch.Tensor, x: torch.Tensor) -> None:
+    def _look(self, first: FirstRows, aligned: torch.Tensor, x: torch.Tensor) -> None:
         """Whether the map fits the first rows that come; not of tensors without values, and not where waiting is forbidden."""
         plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta"
         if not plain or torch.jit.is_tracing() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
         # What lies within one item (the tokens of a text) is no sample of its own.
-        if self._first.look(aligned, x.shape[0] if x.ndim > 1 else 1):
+        if first.look(aligned, x.shape[0] if x.ndim > 1 else 1):
             self._first = None
 
     @torch.no_grad()
@@ -231,7 +235,8 @@ class ReAlign(_Fitted):
         self.map.copy_(torch.where(now & can, solved, self.map))
 
     def extra_repr(self) -> str:
-        return f"dim={self.dim}, s={self._value('map')[0].item():.4g}"
+        self._restore("map")
+        return f"dim={self.dim}, s={self.map[0].item():.4g}"
 
 
 class Steps(_Fitted):
@@ -285,4 +290,4 @@ def _packed(row_map: RowMap, dim: int) -> torch.Tensor:
 def as_module(method: Method | str | os.PathLike) -> ReAlign | Steps:
     """The module of any fitted method, or of a saved one by its path: what training code calls whichever method it is given."""
     method = as_method(method)
-    return Steps(method) if isinstance(method, Baseline) else ReAlign(method)
+    return Steps(method) if isinstance(method, Baseline) else ReAlign(Alignment.of(method))

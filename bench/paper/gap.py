@@ -29,7 +29,7 @@ from bench.paper.common import (
 )
 from fastrealign.core.reference import project
 from fastrealign.diagnostics import gap
-from fastrealign.methods.baseline import noise
+from fastrealign.methods.noise import noise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

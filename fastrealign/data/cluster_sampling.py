@@ -22,8 +22,8 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
-from fastrealign.data.process_group import ALONE
-from fastrealign.data.sources import PIECE_BYTES, ArraySource, FileSource, Piece, RowSource, rows_in
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, rows_in
+from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.data.workers import Device, Host
 
 # What is read at one place, at most and at least: enough for a disk to be quick, little enough to see rows of many places.
@@ -147,21 +147,28 @@ def _ends(parts: Sequence[int], step: int) -> tuple[int, ...]:
     return (*ends, rows) if lo < rows else tuple(ends)
 
 
-class BlockSource:
-    """Some blocks of a source, as a source of their own."""
+class BlockSource(RowSource):
+    """Some blocks of a source, as a source of their own; of files that ranks share, every rank reads the same sample."""
 
-    again = True
-    ranks = ALONE  # every rank reads the same sample
+    rows: int
+    nbytes: int
 
     def __init__(self, base: FileSource | ArraySource, blocks: list[Piece]) -> None:
         self._base = base
         self._blocks = blocks
         self.name = base.name
         self.d = base.d
-        self.encoder, self.column = base.encoder, base.column
         self.rows = sum(block.hi - block.lo for block in blocks)
         self.nbytes = self.rows * base.nbytes // max(1, base.rows)
         self.side_by_side = base.side_by_side
+
+    @property
+    def encoder(self) -> str | None:
+        return self._base.encoder
+
+    @property
+    def column(self) -> str | None:
+        return self._base.column
 
     @property
     def blocks(self) -> int:

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastrealign.data.process_group import ProcessGroup
-from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, RowSource, check_unchanged
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource
+from fastrealign.data.sources import FileSource
 
 # Rows that a rank numbers as its own, where it brings rows that no other rank has.
 _OWN_ROWS = 1 << 48
 
 
-class Shared:
+class Shared(RowSource):
     """This rank's part of a source, whose sums are added up over all ranks.
 
     Files are shared out, in stretches of about as many rows; all ranks name the same ones. An array or chunks are this rank's
@@ -21,23 +22,30 @@ class Shared:
     """
 
     def __init__(self, base: RowSource, ranks: ProcessGroup) -> None:
-        self._base = base
-        self.ranks = ranks
-        self.name, self.d, self.encoder, self.column = base.name, base.d, base.encoder, base.column
+        self._base, self.ranks = base, ranks
+        self.name, self.d = base.name, base.d
         self.again, self.side_by_side = base.again, base.side_by_side
-        self._divided = isinstance(base, FileSource)
-        parts = ranks.size if self._divided else 1
+        self._divided = base.rows if isinstance(base, FileSource) else None  # rows of the files that are shared out
+        parts = 1 if self._divided is None else ranks.size
         self.rows = base.rows if base.rows is None else base.rows // parts
         self.nbytes = base.nbytes if base.nbytes is None else base.nbytes // parts
 
+    @property
+    def encoder(self) -> str | None:
+        return self._base.encoder
+
+    @property
+    def column(self) -> str | None:
+        return self._base.column
+
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        if not self._divided:
+        if self._divided is None:
             for piece in self._base.pieces(nbytes):
                 yield Piece(piece.shard, piece.lo, piece.hi, piece.first + self.ranks.rank * _OWN_ROWS)
             return
         at = 0
         for piece in self._base.pieces(nbytes):
-            if owner(at, self._base.rows, self.ranks.size) == self.ranks.rank:
+            if owner(at, self._divided, self.ranks.size) == self.ranks.rank:
                 yield piece
             at += piece.hi - piece.lo
 
@@ -48,10 +56,10 @@ class Shared:
         return self._base.where(shard, row)
 
     def check_unchanged(self) -> None:
-        check_unchanged(self._base)
+        self._base.check_unchanged()
 
     def pilot(self, rows: int) -> np.ndarray:
-        if self._divided:
+        if self._divided is not None:
             return self._base.pilot(rows)
         return np.concatenate(self.ranks.all_gather(self._base.pilot(-(-rows // self.ranks.size))))
 

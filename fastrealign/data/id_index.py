@@ -206,8 +206,9 @@ def _row_type(rows: int) -> np.dtype:
 _COLUMNS = ("high", "low", "row")
 
 
-def _arrays(folder: Path) -> list[np.ndarray]:
-    return [np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _COLUMNS]
+def _arrays(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    high, low, row = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _COLUMNS)
+    return high, low, row
 
 
 def _write(folder: Path, batches: Iterable[list[str]], *, unique: bool = True) -> None:
@@ -226,8 +227,8 @@ def _write(folder: Path, batches: Iterable[list[str]], *, unique: bool = True) -
             part = _between(unsorted, low, high - 1, _row_type(rows))
             if unique:
                 part.check()
-            for name, file in zip(_COLUMNS, files, strict=True):
-                file.write(getattr(part, name).tobytes())
+            for name, column in zip(_COLUMNS, files, strict=True):
+                column.write(getattr(part, name).tobytes())
     unsorted.unlink()
 
 

@@ -34,8 +34,10 @@ class Near:
 
     def __init__(self, tails: IdIndex, counts: np.ndarray) -> None:
         self._tails, self._counts = tails, counts
-        sums = np.add.reduceat(counts, np.arange(0, len(counts), _BLOCK), dtype=np.int64) if len(counts) else []
-        self._starts = np.concatenate([[0], np.cumsum(sums, dtype=np.int64)])
+        self._starts = np.zeros(-(-len(counts) // _BLOCK) + 1, np.int64)
+        if len(counts):
+            sums = np.add.reduceat(counts, np.arange(0, len(counts), _BLOCK), dtype=np.int64)
+            np.cumsum(sums, out=self._starts[1:])
 
     @classmethod
     def make(cls, batches: Iterable[list[str]]) -> Near:

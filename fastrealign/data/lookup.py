@@ -108,7 +108,7 @@ class Embeddings:
         if isinstance(self._index, RowNumbers):
             return numbers
         left = np.flatnonzero(numbers < 0)
-        names = [(images[i] if images is not None else None) or ids[i] for i in left]
+        names = [(images[i] if images is not None else None) or ids[i] for i in left.tolist()]
         if names:
             if self._near is None:
                 self._near = Near.make(IdsOf(self._shards, *self._ids).batches(SILENT))

@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.data.sources import ArraySource, ChunkSource, FileSource, RowSource, open_rows
+from fastrealign.data.chunk_source import ChunkSource
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import ArraySource, FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.storage.identity import identities
 from fastrealign.storage.paths import place
@@ -118,11 +120,10 @@ def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
     # A folder that holds both sides says nothing of either.
     mine, theirs = ([_parts(shard.path) for shard in side.files.shards] for side in (rows, other))
     above = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*mine, *theirs, strict=False)))
-    said = {next(((role_of(part), part) for part in reversed(parts[above:]) if role_of(part)), None) for parts in mine}
-    roles = {None if one is None else one[0] for one in said}
+    nearest = [next((part for part in reversed(parts[above:]) if role_of(part)), "") for parts in mine]
+    roles = {role_of(part) if part else None for part in nearest}
     if len(roles) == 1 and None not in roles:
-        role, part = min(said)
-        return role, f"the name {part!r}"
+        return roles.pop(), f"the name {min(nearest)!r}"
     return None, ""
 
 

@@ -19,7 +19,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.reservoir import Reservoir
-from fastrealign.data.sources import Piece, RowSource, check_unchanged
+from fastrealign.data.row_source import UNKNOWN, Piece, RowSource
 from fastrealign.data.workers import Device, Host
 
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
@@ -150,7 +150,7 @@ class Pass:
                     if self._abandoned.is_set():
                         return
                     self._count(piece, lo, rows, work(piece, lo, rows, threads))
-                    if self._stop.is_set() and piece.hi is None:
+                    if self._stop.is_set() and piece.hi == UNKNOWN:
                         return
             except BadShardError as error:
                 if self._on_bad_shard is None:
@@ -188,7 +188,7 @@ class _Supply:
     """Pieces shared between threads, in order."""
 
     def __init__(self, ahead: list[Piece], rest: Iterator[Piece]) -> None:
-        self._pieces = itertools.chain(ahead, rest)
+        self._pieces: Iterator[Piece] = itertools.chain(ahead, rest)
         self._latest = -1
         self._no_more_shards = False
         self._lock = threading.Lock()
@@ -248,7 +248,7 @@ def reduce_maps(
     this = Pass(source, phase, options)
     with ranks.fail_together():
         this.run(make_work)
-        check_unchanged(source)
+        source.check_unchanged()
     for part in parts:
         for total, sums in zip(totals, part, strict=True):
             total.add(sums)

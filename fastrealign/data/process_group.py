@@ -69,7 +69,8 @@ class TorchGroup(ProcessGroup):
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def broadcast(self, value: T) -> T:
-        return self.all_gather(value if self.rank == 0 else None)[0]
+        values: list[Any] = self.all_gather(value if self.rank == 0 else None)
+        return values[0]
 
     def all_gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
@@ -103,18 +104,19 @@ class TorchGroup(ProcessGroup):
             yield
         except Exception as error:
             failure = error
-        told = self.all_gather(None if failure is None else _Told.of(failure))
-        failed = [one for one in told if one is not None]
-        if failed and all(one.bad_shard is not None for one in failed):
-            raise BadShardError(failed[0].message, *failed[0].bad_shard)  # the same on every rank: all can leave it out
+        answers = self.all_gather(None if failure is None else _Told.of(failure))
+        failed = [one for one in answers if one is not None]
+        bad_shards = [one.bad_shard for one in failed if one.bad_shard is not None]
+        if failed and len(bad_shards) == len(failed):
+            raise BadShardError(failed[0].message, *bad_shards[0])  # the same on every rank: all can leave it out
         if failure is not None:
             raise failure
-        for rank, other in enumerate(told):
+        for rank, other in enumerate(answers):
             if other is not None:
                 known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
-                error = known(f"rank {rank}: {other.message}")
-                error.told_by_another = True
-                raise error
+                told = known(f"rank {rank}: {other.message}")
+                told.told_by_another = True
+                raise told
 
 
 class _Told(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import ops
+from fastrealign.core import arrays, ops
 from fastrealign.core.float_state import computes
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
@@ -49,7 +49,7 @@ class Reservoir:
         if not len(numbers):
             return
         taken = rows[numbers - first]
-        taken = taken.double().cpu().numpy() if ops.is_tensor(taken) else np.array(taken)
+        taken = taken.double().cpu().numpy() if arrays.is_tensor(taken) else np.array(taken)
         wide = taken.astype(np.float64)
         good = np.isfinite(wide).all(axis=1) & wide.any(axis=1)
         with self._lock:

@@ -188,10 +188,9 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     if suffix == ".parquet":
         table = ParquetTable(place(path))
         names = table.schema.names
-        name = column or first_of(ID_NAMES, names) or (names[0] if len(names) == 1 else None)
+        name = column or first_of(ID_NAMES, names) or (names[0] if len(names) == 1 else "id")
         if name not in names:
             table.close()
-            name = name or "id"
             listed = ", ".join(names) or "none"
             raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed}")
         yield from _column(table, name)

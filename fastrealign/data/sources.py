@@ -1,8 +1,4 @@
-"""Anything that holds embeddings, as pieces of rows that can be read again and again.
-
-A source is files, an array or tensor, or an iterable of chunks. Each yields `Piece`s in order; pieces of files may be worked
-on side by side, each thread with a scratch buffer of its own.
-"""
+"""Sources of rows: files, an array or tensor, or an iterable of chunks (chunk_source.py); `open_rows` makes them."""
 
 from __future__ import annotations
 
@@ -10,74 +6,31 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from fastrealign import formats
 from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
-from fastrealign.core.float_state import callers_state
-from fastrealign.data.process_group import ALONE, ProcessGroup
+from fastrealign.data.chunk_source import ChunkSource
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, rows_in, together
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import encoder_of
 from fastrealign.formats.tables import TableShard
 
-# What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
-# cache, and taking a piece costs nothing beside it.
-PIECE_BYTES = 2 << 20
 # Shards that a pilot is taken from, at most.
 PILOT_SHARDS = 16
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Rows lo to hi of one shard (or of the whole array).
-
-    `first` is the number of row lo over the whole source, in an order that does not depend on how shards were listed.
-    """
-
-    shard: int
-    lo: int
-    hi: int | None  # None: to the end, which only reading will show
-    first: int
-
-
-class RowSource(Protocol):
-    """What the passes of `pipeline` read."""
-
-    name: str
-    d: int
-    rows: int | None  # None: not known before the first pass
-    nbytes: int | None
-    side_by_side: bool  # pieces may be read by several threads at once
-    again: bool  # can be read as often as asked
-    encoder: str | None  # the name of what made the rows, where that is known
-    column: str | None  # the name under which files hold the rows, where they have one
-    ranks: ProcessGroup  # whose rows these are: sums over the source are added up over them
-
-    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        """All rows, in pieces of at most so many bytes where it can be read at any place."""
-
-    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step)."""
-
-    def where(self, shard: int, row: int) -> str:
-        """How to name a row in a message."""
-
-    def pilot(self, rows: int) -> np.ndarray:
-        """Some `rows` rows (n, d) from all over the source, or its first ones where it is read once."""
-
-
-class FileSource:
+class FileSource(RowSource):
     """Shards on disk. first: the number of their first row, where they are a part of more."""
 
+    rows: int
+    nbytes: int
     side_by_side = True
-    again = True
-    ranks = ALONE
 
     def __init__(self, files: formats.Source, first: int = 0) -> None:
         self.files = files
@@ -174,7 +127,7 @@ class FileSource:
                 else:
                     parts.append(next(shard.chunks(wanted)).copy())
             shard.close()
-        return _together(parts)
+        return together(parts)
 
 
 def _firsts(shards: list[formats.Shard], first: int) -> list[int]:
@@ -186,14 +139,11 @@ def _firsts(shards: list[formats.Shard], first: int) -> list[int]:
     return firsts
 
 
-class ArraySource:
+class ArraySource(RowSource):
     """One array or tensor, in memory (or a memory map) or on a device. The kernel's own threads share each piece."""
 
-    side_by_side = False
-    again = True
-    encoder: str | None = None
-    column: str | None = None
-    ranks = ALONE
+    rows: int
+    nbytes: int
 
     def __init__(self, x: Any, name: str) -> None:
         taken = arrays.take(x, name)
@@ -216,144 +166,7 @@ class ArraySource:
         return f"{self.name}: row {row}{missing}"
 
     def pilot(self, rows: int) -> np.ndarray:
-        return _in_memory(self.array[:: max(1, -(-self.rows // rows))])
-
-
-class ChunkSource:
-    """An iterable of (n, d) chunks, each an array or what a DataLoader makes of one (`_chunk`).
-
-    again   whether it starts anew each time it is iterated over; an iterator does not, so it is read once, and what was
-            taken for the pilot comes once more in that pass
-    """
-
-    side_by_side = False
-    nbytes = None
-    encoder: str | None = None
-    column: str | None = None
-    ranks = ALONE
-
-    def __init__(self, chunks: Iterable[Any], name: str) -> None:
-        self.again = not isinstance(chunks, Iterator)
-        self.chunks_given = chunks
-        self._taken: list[Any] = []
-        self._spent = False
-        self.name = name
-        self.rows = None
-        first = next(_handed(chunks), _END)
-        if first is _END:
-            raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
-        first = ops.rows_anywhere(_chunk(first, f"{name}, chunk 0"), f"{name}, chunk 0")
-        self.d = first.shape[1]
-        if not self.again:
-            self._taken.append(first)
-
-    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        yield Piece(0, 0, None, 0)
-
-    def pilot(self, rows: int) -> np.ndarray:
-        if self.again:
-            return _first_rows(_handed(self.chunks_given), [], self, rows)
-        return _first_rows(_handed(self.chunks_given), self._taken, self, rows)
-
-    def checked(self, chunk: Any, number: int) -> Any:
-        """The chunk as rows of the right width."""
-        name = f"{self.name}, chunk {number}"
-        rows = ops.rows_anywhere(_chunk(chunk, name), name)
-        if rows.shape[1] != self.d:
-            raise InputError(f"{self.name}, chunk {number}: rows are {rows.shape[1]} wide, those before {self.d}")
-        return rows
-
-    def _all(self) -> Iterator[Any]:
-        if self.again:
-            return _handed(self.chunks_given)
-        if self._spent:
-            raise InputError(
-                f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts anew "
-                "each time it is iterated over: a list of chunks, or an object with __iter__"
-            )
-        self._spent = True
-        taken, self._taken = self._taken, []
-        return itertools.chain(taken, _handed(self.chunks_given))
-
-    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        lo = 0
-        for i, chunk in enumerate(self._all()):
-            rows = self.checked(chunk, i)
-            yield lo, rows
-            lo += len(rows)
-        if self.rows is not None and lo != self.rows:
-            raise InputError(
-                f"{self.name}: {lo} rows in this pass, {self.rows} in the one before; every pass must yield the same"
-            )
-        self.rows = lo
-
-    def where(self, shard: int, row: int) -> str:
-        return f"{self.name}: row {row}"
-
-
-def _chunk(chunk: Any, name: str) -> Any:
-    """The rows of a chunk: of a tuple, a list or a dict, as a DataLoader gives them, the one entry that is a matrix of floats.
-
-    Raises InputError where another entry may be meant as well: more matrices, or lists of arrays, which are columns where a
-    DataLoader has put together lists of numbers.
-    """
-    if not isinstance(chunk, (list, tuple, Mapping)):
-        return chunk
-    entries = dict(chunk) if isinstance(chunk, Mapping) else dict(enumerate(chunk))
-    if not isinstance(chunk, Mapping) and all(isinstance(row, (list, tuple, int, float)) for row in chunk):
-        return chunk
-    may_be = {key: entry for key, entry in entries.items() if arrays.may_hold_rows(entry)}
-    if len(may_be) == 1:
-        entry = next(iter(may_be.values()))
-        if getattr(entry, "ndim", None) == 2:
-            return entry
-    kind = type(chunk).__name__
-    if all(getattr(entry, "ndim", None) == 1 for entry in entries.values()):
-        raise InputError(
-            f"{name}: a {kind} of {len(entries)} arrays of one dimension, expected one of (rows, width); stack them"
-        )
-    key = next(iter(may_be or entries))
-    raise InputError(
-        f"{name}: a {kind} with {arrays.named(entries)}, expected one array (rows, width); pass the one that is meant, for "
-        f"example [batch[{key!r}] for batch in ...]"
-    )
-
-
-_END = object()
-
-
-def _handed(chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks, each made under the caller's floating-point state: whoever makes them may be an encoder."""
-    with callers_state():
-        numbered = iter(chunks)
-    while True:
-        with callers_state():
-            chunk = next(numbered, _END)
-        if chunk is _END:
-            return
-        yield chunk
-
-
-def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, rows: int) -> np.ndarray:
-    """The first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
-    while sum(map(len, taken)) < rows:
-        if taken:  # whoever makes the chunks may use the memory of the last one again
-            taken[-1] = taken[-1].clone() if ops.is_tensor(taken[-1]) else taken[-1].copy()
-        chunk = next(chunks, _END)
-        if chunk is _END:
-            break
-        taken.append(source.checked(chunk, len(taken)))
-    return _together([_in_memory(chunk[:rows]) for chunk in taken])[:rows]
-
-
-def _in_memory(rows: Any) -> np.ndarray:
-    return ops.as_rows(rows.cpu() if ops.is_tensor(rows) else rows)
-
-
-def _together(parts: list[np.ndarray]) -> np.ndarray:
-    """One array of all rows."""
-    dtype = ops.common_dtype(part.dtype for part in parts)
-    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
+        return in_memory(self.array[:: max(1, -(-self.rows // rows))])
 
 
 def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shards: str = "error") -> RowSource:
@@ -361,7 +174,7 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
 
     side: "source" or "target", for messages and for folders that hold both. Raises InputError for anything else.
     """
-    if isinstance(spec, (FileSource, ArraySource, ChunkSource)):
+    if isinstance(spec, RowSource):
         return spec
     if isinstance(spec, formats.Source):
         return FileSource(spec)
@@ -374,18 +187,6 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
     raise InputError(
         f"{side}: {type(spec).__name__}, expected a path, a glob, a folder, an array, a tensor or an iterable of chunks"
     )
-
-
-def check_unchanged(*sources: RowSource) -> None:
-    """ChangedError, an InputError, if a file of these was written to or replaced since it was opened."""
-    for source in sources:
-        if (check := getattr(source, "check_unchanged", None)) is not None:
-            check()
-
-
-def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
-    """How many rows of width d make up `nbytes`; at least one."""
-    return max(1, nbytes // (d * dtype.itemsize))
 
 
 def _is_paths(spec: Any) -> bool:

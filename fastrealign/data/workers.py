@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import ops
+from fastrealign.core import arrays, ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.ops import Counts, RowMap
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
 DEVICE_PIECE_BYTES = 32 << 20
@@ -101,7 +101,7 @@ class Device:
         return self._torch.cuda.stream(self._stream) if self._cuda else nullcontext()
 
     def _up(self, rows: Any) -> Any:
-        return (rows if ops.is_tensor(rows) else ops.as_tensor(rows)).to(self._device, non_blocking=True)
+        return (rows if arrays.is_tensor(rows) else ops.as_tensor(rows)).to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.pipeline import reduce_source
-from fastrealign.data.sources import RowSource, open_rows
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import RowsLike, open_sides
 from fastrealign.diagnostics.spectrum import Covariance
 

@@ -18,7 +18,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
-from fastrealign.data.sources import RowSource, open_rows
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import (
     BLOCK_ROWS,
     Estimate,

@@ -12,7 +12,8 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.ops import UNIT, RowMap
-from fastrealign.data.sources import PIECE_BYTES, Piece, RowSource, open_rows
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource
+from fastrealign.data.sources import open_rows
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,8 @@ import numpy as np
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
-from fastrealign.data.sources import ArraySource, RowSource
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import (
     Covariance,
     Estimate,

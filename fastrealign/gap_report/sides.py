@@ -11,7 +11,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
-from fastrealign.data.sources import ArraySource, RowSource
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.methods.options import check_method
 

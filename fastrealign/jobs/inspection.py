@@ -15,7 +15,7 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.text import shown
-from fastrealign.data.sources import rows_in
+from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import MANIFEST, Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS

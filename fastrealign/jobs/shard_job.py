@@ -18,7 +18,8 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import owner
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.data.process_group import ranks_of
-from fastrealign.data.sources import FileSource, RowSource, open_rows
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.job import Job

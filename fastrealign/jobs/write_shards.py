@@ -24,7 +24,8 @@ from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
 from fastrealign.data.options import OutputOptions, PassOptions, ReadOptions
 from fastrealign.data.pipeline import Pass, Work
-from fastrealign.data.sources import PIECE_BYTES, FileSource, Piece, rows_in
+from fastrealign.data.row_source import PIECE_BYTES, Piece, rows_in
+from fastrealign.data.sources import FileSource
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.methods.baseline import IN_STEPS

@@ -21,7 +21,8 @@ from fastrealign.methods.calling import call
 from fastrealign.storage.rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
-    from fastrealign.storage.paths import Place
+    from fastrealign.methods.method import Method
+    from fastrealign.storage.paths import AnyPath
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
 # What the record of a saved one must hold, and that of its sampling.
@@ -200,7 +201,7 @@ class Alignment:
         """Store f(rows) in `out`, and add up what was stored in `into` (`ops.apply`)."""
         return ops.apply(rows, self.row_map, out, into=into, flags=flags, threads=threads, backend=backend)
 
-    def save(self, path: str | Place) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.
 
         Raises InputError for a name that is another kind of file's (x.pkl), FastRealignError when writing fails.
@@ -213,7 +214,7 @@ class Alignment:
         save_tensors(path, {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars})
 
     @classmethod
-    def load(cls, path: str | Place) -> Alignment:
+    def load(cls, path: AnyPath) -> Alignment:
         """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "alignment", _VECTORS)
         check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
@@ -221,18 +222,18 @@ class Alignment:
         if meta.get("sampling") is not None:
             check_record(path, "alignment", meta["sampling"], _SAMPLING)
         known = {f.name for f in fields(cls)}
-        scalars = {k: v for k, v in meta.items() if k in known}
-        if scalars.get("gap_left") is None:
-            scalars["gap_left"] = float("nan")
+        values: dict[str, Any] = tensors | {name: value for name, value in meta.items() if name in known}
+        if values.get("gap_left") is None:
+            values["gap_left"] = float("nan")
         try:
-            if scalars.get("sampling") is not None:
-                scalars["sampling"] = Sampling(**scalars["sampling"])
-            return cls(**tensors, **scalars)
+            if values.get("sampling") is not None:
+                values["sampling"] = Sampling(**values["sampling"])
+            return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged alignment: {error}") from None
 
     @classmethod
-    def of(cls, given: Alignment | str | os.PathLike) -> Alignment:
+    def of(cls, given: Method | AnyPath) -> Alignment:
         """An alignment as it is; the path or URL of a saved one, loaded."""
         if isinstance(given, Alignment):
             return given

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,10 +25,12 @@ from fastrealign.formats.saved_tensors import (
     save_tensors,
 )
 from fastrealign.methods.calling import call
+from fastrealign.methods.exact_product import ExactProduct
+from fastrealign.methods.noise import noise, row_numbers
 from fastrealign.storage.rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
-    from fastrealign.storage.paths import Place
+    from fastrealign.storage.paths import AnyPath
 
 # Methods that are more than one row map; kernels for devices have none of them.
 IN_STEPS = ("mean-shift", "c3", "bca")
@@ -45,8 +47,6 @@ _RECORD = {
     "projected": FLAG,
     "gap_left": or_none(NOT_NEGATIVE),
 }
-# Bits of a float64 number: whole numbers below 2^53 add up without rounding.
-_BITS = 53
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,9 @@ class Baseline:
         return self.sigma > 0.0
 
     @cached_property
-    def _products(self) -> tuple[Product, Product]:
+    def _products(self) -> tuple[ExactProduct, ExactProduct] | None:
         """With M, for float64 and for narrower rows."""
-        return Product(self.matrix, False), Product(self.matrix, True)
+        return None if self.matrix is None else (ExactProduct(self.matrix, False), ExactProduct(self.matrix, True))
 
     @property
     def fingerprint(self) -> str:
@@ -150,18 +150,18 @@ class Baseline:
 
         The same bits for any split of the rows, as long as `first` numbers them alike, and for any number of threads.
         """
-        options = {"threads": threads, "backend": backend}
+        apply = partial(ops.apply, threads=threads, backend=backend)
         if self.row_map is not None:
-            return ops.apply(rows, self.row_map, out, into=into, flags=flags, **options)
+            return apply(rows, self.row_map, out, into=into, flags=flags)
         ops.check_output(rows, out)
         state = np.empty(len(rows), np.uint8) if flags is None else flags
-        product = None if self.matrix is None else self._products[np.float64 not in (rows.dtype, out.dtype)]
-        numbers = _numbers(first, len(rows))
+        product = self._products and self._products[np.float64 not in (rows.dtype, out.dtype)]
+        numbers = row_numbers(first, len(rows))
         for lo in range(0, len(rows), STEP_ROWS):
             part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
             here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
             e = np.empty(part.shape)
-            ops.apply(part, RowMap(self.s, self.b), e, flags=here, **options)
+            apply(part, RowMap(self.s, self.b), e, flags=here)
             bad = here != ops.GOOD
             reason = here[bad]
             e[bad] = 0.0
@@ -172,7 +172,7 @@ class Baseline:
                 e += self.sigma * noise(self.seed, numbers[lo : lo + STEP_ROWS], self.dim)
             if self.projected:
                 e[bad] = 0.0  # has no direction: not added up
-                ops.apply(e, RowMap(1.0, None, self.c), to, into=into, flags=here, **options)
+                apply(e, RowMap(1.0, None, self.c), to, into=into, flags=here)
                 here[bad] = reason
             else:
                 to[:] = e
@@ -182,7 +182,7 @@ class Baseline:
             to[spoiled] = part[spoiled]
         return ops.counted(state)
 
-    def save(self, path: str | Place) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
         check_saved_name(path, "method")
         tensors = {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
@@ -192,18 +192,18 @@ class Baseline:
         save_tensors(path, tensors, {"kind": "baseline", **scalars})
 
     @classmethod
-    def load(cls, path: str | Place) -> Baseline:
+    def load(cls, path: AnyPath) -> Baseline:
         """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "baseline", ("mean_target",))
         check_tensors(path, "baseline", tensors, _AXES)
         check_record(path, "baseline", meta, _RECORD)
         if "shift" not in tensors and (meta["name"] in IN_STEPS or "matrix" in tensors):
             raise InputError(f"{path}: lacks shift, a step of {meta['name']}; the file is damaged")
-        scalars = {name: value for name, value in meta.items() if name not in ("kind", "format")}
-        if scalars.get("gap_left") is None:
-            scalars["gap_left"] = float("nan")
+        values: dict[str, Any] = tensors | {name: meta[name] for name in meta if name not in ("kind", "format")}
+        if values.get("gap_left") is None:
+            values["gap_left"] = float("nan")
         try:
-            return cls(**tensors, **scalars)
+            return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged baseline: {error}") from None
 
@@ -211,71 +211,6 @@ class Baseline:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
         if d != self.dim:
             raise InputError(f"{name}: rows are {d} wide, {self.name} was fitted on {self.dim}")
-
-
-def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
-    """Standard normal float64 (n, d): the rows of these numbers, each the same whatever is asked for with it.
-
-    Philox (Salmon et al., 2011) is a function of key and counter: the seed is the key, and each row has its own stretch of
-    the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
-    of 24 bits: four times as fast, and rows are no finer.
-    """
-    half = -(-d // 4) * 2  # Philox gives four numbers a count
-    counts = half // 2
-    bits = np.empty((len(numbers), 2 * half), np.uint64)
-    source, at = np.random.Philox(key=seed), 0
-    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for lo, hi in zip([0, *cuts], [*cuts, len(numbers)], strict=True):
-        source.advance((int(numbers[lo]) - at) * counts)
-        bits[lo:hi] = source.random_raw((hi - lo) * 2 * half).reshape(-1, 2 * half)
-        at = int(numbers[hi - 1]) + 1
-    radius = np.sqrt(-2.0 * np.log(((bits[:, :half] >> np.uint64(11)) + 1.0) * 2.0**-53))
-    angle = (bits[:, half:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-24)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :d]
-
-
-def _numbers(first: int | np.ndarray, rows: int) -> np.ndarray:
-    """int64 (rows,): the numbers of rows, from that of the first one or from those of all."""
-    given = np.asarray(first)
-    if given.shape not in ((), (rows,)):
-        raise InputError(f"first has shape {given.shape} for {rows} rows; give a number, or one a row")
-    if given.size and given.dtype.kind not in "iu":
-        raise InputError(f"first holds {given.dtype}, expected the numbers of rows: whole, from 0 to 2^63 - 1")
-    if given.size and (given.min() < 0 or int(given.max()) + rows > 2**63):
-        raise InputError(
-            f"first is from {given.min()} to {given.max()}, expected the numbers of rows: from 0 to 2^63 - 1"
-        )
-    return given.astype(np.int64) + (np.arange(rows) if given.ndim == 0 else 0)
-
-
-class Product:
-    """e -> M e for unit rows e, the same bits for any split of the rows and whatever BLAS and its threads do.
-
-    Both factors are rounded to sums of whole multiples of a power of two, of so few bits that a sum of d products stays below
-    2^53 and is exact in float64: then its order does not matter (Ozaki et al., 2012). M is split in two.
-
-    narrow   one part of e, of 24 bits, for rows of float32 or less: as near as a float32 product; else two, to about 1e-12
-    """
-
-    def __init__(self, matrix: np.ndarray, narrow: bool) -> None:
-        room = _BITS - (len(matrix) - 1).bit_length()
-        self._of_e = 24 if narrow else room // 2
-        self._narrow = narrow
-        of_m = room - self._of_e
-        self._unit = 2.0 ** (int(np.frexp(np.abs(matrix).max())[1]) - of_m)
-        self._fine = self._unit * 2.0**-of_m
-        high = np.rint(matrix.T / self._unit)
-        self._high, self._low = high, np.rint((matrix.T - high * self._unit) / self._fine)
-
-    def __call__(self, e: np.ndarray) -> np.ndarray:
-        """float64 (n, d) in and out."""
-        step = 2.0**-self._of_e
-        first = np.rint(e / step)
-        low = (first @ self._low) * (self._fine * step)
-        if not self._narrow:
-            second = np.rint((e - first * step) / step**2)
-            low += (second @ self._high) * (self._unit * step**2)
-        return (first @ self._high) * (self._unit * step) + low
 
 
 def _add_stored(rows: np.ndarray, into: ExactSum) -> None:

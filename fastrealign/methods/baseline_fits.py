@@ -12,7 +12,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.ops import RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.sources import RowSource
+from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.diagnostics.spectrum import covariance

@@ -24,11 +24,12 @@ import numpy as np
 
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_both
 from fastrealign.data.process_group import ranks_of
-from fastrealign.data.sources import ChunkSource, open_rows
+from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import chunks
 from fastrealign.methods.baseline_fits import fit_opened
 from fastrealign.methods.fitting import fit

@@ -21,7 +21,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
     """The rows of x (n, d), or one vector (d,), through `kernel`; the arguments are those of `Alignment.__call__`."""
     check_choice("bad_rows", bad_rows, BAD_ROWS)
     given = x
-    if ops.is_tensor(x) and x.requires_grad:
+    if arrays.is_tensor(x) and x.requires_grad:
         raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
     taken = arrays.take(x)
     x = taken.rows
@@ -33,7 +33,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
         raise InputError(
             "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
         )
-    tensor = ops.is_tensor(x)
+    tensor = arrays.is_tensor(x)
     if out is not None:
         result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
         if dtype is not None and ops.as_dtype(dtype) != ops.as_dtype(result.dtype):
@@ -42,8 +42,8 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
             raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
     else:
         wanted = ops.as_dtype(rows.dtype if dtype is None else dtype)
-        result = _empty_like(given, x, rows.shape, wanted) if tensor else ops.empty_rows(*rows.shape, wanted)
-    view = ops.checked_output(result) if ops.on_device(rows) and ops.is_tensor(result) else ops.as_output(result)
+        result = _empty_like(given, x, rows.shape, wanted) if tensor else ops.empty_rows(len(rows), d, wanted)
+    view = ops.checked_output(result) if ops.on_device(rows) and arrays.is_tensor(result) else ops.as_output(result)
     flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
     found = kernel(rows, view, flags)
     if found.bad and bad_rows == "error":
@@ -61,10 +61,10 @@ def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> 
     import torch
 
     kind = getattr(torch, dtype.name)
-    if ops.is_tensor(given) and type(given) is not torch.Tensor:
+    if arrays.is_tensor(given) and type(given) is not torch.Tensor:
         # A subclass decides itself what an operation on it gives.
         with suppress(Exception):
             made = given.new_empty(tuple(shape), dtype=kind)
-            if ops.is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
+            if arrays.is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
                 return made
     return torch.empty(tuple(shape), dtype=kind, device=x.device)

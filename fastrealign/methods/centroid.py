@@ -14,7 +14,7 @@ from fastrealign.core.errors import warn
 from fastrealign.core.ops import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_source
-from fastrealign.data.sources import RowSource
+from fastrealign.data.row_source import RowSource
 
 # |F(c)| at which the exact centroid is found, and how many passes it may take. Converging slower means that the sums'
 # own rounding has been reached.
@@ -27,7 +27,7 @@ FAR = 0.01
 def exact_centroid(
     source: RowSource, start: RowMap, mean_target: np.ndarray, sample: np.ndarray, options: PassOptions
 ) -> np.ndarray:
-    """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0.
+    """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0; `start` has s, b and a c to begin with.
 
     Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass improves by what it has seen
     (Broyden's update); F itself is exact, over all rows. sample: rows of the source, (n, d).
@@ -38,7 +38,7 @@ def exact_centroid(
         sums, _ = reduce_source(source, RowMap(start.s, start.b, c), "exact centroid", options)
         return sums.mean - mean_target
 
-    c = start.c
+    c = np.zeros(source.d) if start.c is None else start.c
     left = left_by(c)
     gap = float(np.linalg.norm(left))
     if gap > FAR:

@@ -33,7 +33,7 @@ from fastrealign.core.ops import UNIT
 from fastrealign.data.cluster_sampling import Blocks, BlockSource, Spread, measure_spread, quantile
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
-from fastrealign.data.sources import RowSource
+from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.options import FitOptions

@@ -79,7 +79,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._check_parameters()
         X = validate_data(self, _seen(X), dtype=_DTYPES, ensure_min_samples=2)
         if self.target is None:
-            shape = np.shape(y) if isinstance(y, list) else getattr(y, "shape", ())
+            shape: tuple[int, ...] = np.shape(y) if isinstance(y, list) else getattr(y, "shape", ())
             if len(shape) == 2 and shape[1] == X.shape[1]:
                 raise InputError(f"y has shape {shape}, like a target; pass that as ReAlign(target=...)")
             self.alignment_ = self._in_place(X)

@@ -22,7 +22,8 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.process_group import ranks_of
-from fastrealign.data.sources import FileSource, RowSource, check_unchanged
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline_fits import fit_opened
 from fastrealign.methods.certified import fit_certified
@@ -133,11 +134,13 @@ def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: 
     if wanted.method != "realign":
         with source.ranks.fail_together():
             baseline = fit_opened(wanted.method, source, target, options, **wanted.own)
-            check_unchanged(source, target)
+            source.check_unchanged()
+            target.check_unchanged()
         return baseline
     if wanted.tol is None:
         alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass)
     else:
         alignment = fit_certified(source, target, wanted, wanted.tol, options)
-    check_unchanged(source, target)  # passes over one see what became of the other before
+    for side in (source, target):  # passes over one see what became of the other before
+        side.check_unchanged()
     return alignment

@@ -19,7 +19,7 @@ import numpy as np
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
-from fastrealign.data.sources import RowSource
+from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.one_pass import fit_one_pass
@@ -46,7 +46,7 @@ def fit_sides(
         check_differ(source.name, found.side, target.name, x)
         rows = found.side.count
         sampling = Sampling("one pass", rows, x.count, rows, x.count, found.error)
-        return alignment_of(found.side, x, found.c, centroid, sampling=sampling)
+        return alignment_of(found.side, x, found.c, centroid, sampling)
     y = read_side(source, "reading the source", options)
     check_side(source.name, y)
     check_differ(source.name, y, target.name, x)

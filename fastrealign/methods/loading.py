@@ -15,10 +15,10 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
 
 if TYPE_CHECKING:
-    from fastrealign.storage.paths import Place
+    from fastrealign.storage.paths import AnyPath
 
 
-def load(path: str | Place) -> Method:
+def load(path: AnyPath) -> Method:
     """Read a saved alignment or baseline. Raises InputError naming the file if it is missing, damaged or something else."""
     try:
         return Alignment.load(path)
@@ -28,7 +28,7 @@ def load(path: str | Place) -> Method:
     return Baseline.load(path)
 
 
-def as_method(given: Method | str | os.PathLike) -> Method:
+def as_method(given: Method | AnyPath) -> Method:
     """A fitted method as it is; the path or URL of a saved one, loaded."""
     if isinstance(given, Baseline):
         return given

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from fastrealign.core.exact_sum import ExactSum
     from fastrealign.core.ops import Counts, RowMap
-    from fastrealign.storage.paths import Place
+    from fastrealign.storage.paths import AnyPath
 
 
 class Method(Protocol):
@@ -84,5 +84,5 @@ class Method(Protocol):
     def check_width(self, d: int, name: str) -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
 
-    def save(self, path: str | Place) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL."""

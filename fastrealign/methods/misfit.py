@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import warn
-from fastrealign.data.sources import RowSource
+from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.method import Method
 

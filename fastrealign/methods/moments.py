@@ -11,7 +11,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 
 if TYPE_CHECKING:
-    from fastrealign.storage.paths import Place
+    from fastrealign.storage.paths import AnyPath
 
 
 class Moments:
@@ -124,7 +124,7 @@ class Moments:
     def __repr__(self) -> str:
         return f"Moments(dim={self.dim}, count={self.count}, trace={self.trace:.6g})"
 
-    def save(self, path: str | Place) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
         from fastrealign.formats.saved_tensors import check_saved_name, save_tensors
 
@@ -133,7 +133,7 @@ class Moments:
         save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
 
     @classmethod
-    def load(cls, path: str | Place) -> Moments:
+    def load(cls, path: AnyPath) -> Moments:
         """Read what `save` wrote. Raises InputError naming the file if it is something else."""
         from fastrealign.formats.saved_tensors import check_record, check_tensors, load_tensors
         from fastrealign.storage.rules import COUNT

@@ -22,7 +22,8 @@ from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.reservoir import Reservoir
-from fastrealign.data.sources import ArraySource, RowSource
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import ArraySource
 from fastrealign.methods.centroid import exact_centroid, few_digits
 from fastrealign.methods.statistics import SMALLEST_TRACE, SideStatistics, anchored, check_projected, check_side
 

@@ -23,7 +23,8 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
-from fastrealign.data.sources import RowSource, open_rows
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import open_rows
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.certified import Bound, Looks
@@ -245,16 +246,12 @@ def update(
         x_rows = x.count
     share = kept / (kept + y.count)
     c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, options.later)
-    return alignment_of(
-        all_y,
-        all_x,
-        c,
-        alignment.centroid,
-        encoder_source=alignment.encoder_source,
-        encoder_target=alignment.encoder_target,
-        column_source=rows.column,
-        column_target=alignment.column_target if there is None else there.column,
-        sampling=Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None),
+    sampling = Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None)
+    return alignment_of(all_y, all_x, c, alignment.centroid, sampling).named(
+        alignment.encoder_source,
+        alignment.encoder_target,
+        rows.column,
+        alignment.column_target if there is None else there.column,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import reduce_source
-from fastrealign.data.sources import RowSource
-from fastrealign.methods.alignment import Alignment
+from fastrealign.data.row_source import RowSource
+from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.moments import trace_of_unit_rows
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
@@ -43,20 +42,25 @@ class SideStatistics:
         return cls.around(sums.mean, sums.count, bad)
 
 
-def anchored(source: SideStatistics, target: SideStatistics) -> RowMap:
+def scale_and_shift(source: SideStatistics, target: SideStatistics) -> tuple[float, np.ndarray]:
     """s and b of the row map: the trace scaled, the mean shifted (arXiv 2602.07026, anchor and trace)."""
     s = float(np.sqrt(target.trace / source.trace))
-    return RowMap(s, target.mean - s * source.mean)
+    return s, target.mean - s * source.mean
+
+
+def anchored(source: SideStatistics, target: SideStatistics) -> RowMap:
+    """The row map of `scale_and_shift`."""
+    return RowMap(*scale_and_shift(source, target))
 
 
 def alignment_of(
-    source: SideStatistics, target: SideStatistics, c: np.ndarray, centroid: str, **more: Any
+    source: SideStatistics, target: SideStatistics, c: np.ndarray, centroid: str, sampling: Sampling | None = None
 ) -> Alignment:
     """The alignment that these statistics and this centroid correction make; gap_left is NaN."""
-    row_map = anchored(source, target)
+    s, b = scale_and_shift(source, target)
     return Alignment(
-        s=row_map.s,
-        b=row_map.b,
+        s=s,
+        b=b,
         c=c,
         mean_source=source.mean,
         mean_target=target.mean,
@@ -66,7 +70,7 @@ def alignment_of(
         count_target=target.count,
         gap_before=float(np.linalg.norm(target.mean - source.mean)),
         centroid=centroid,
-        **more,
+        sampling=sampling,
     )
 
 

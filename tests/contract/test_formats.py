@@ -12,7 +12,7 @@ import pytest
 from stops import StopAfter
 
 import fastrealign as fr
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.jobs.output_folder import JOURNAL
 
 

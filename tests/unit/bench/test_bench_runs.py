@@ -10,7 +10,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core import reference
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 
 scale, scale_point, tiny = map(benchmarks.module, ("scale", "scale_point", "tiny"))
 sample_size = benchmarks.module("paper.sample_size")

@@ -16,6 +16,7 @@ from fastrealign.data import sources
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, reduce_source
 from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import Workers
 
@@ -34,7 +35,7 @@ class Again:
 
 def read(source):
     """All rows as a pass sees them, and the number of the first row of each chunk over the whole source."""
-    scratch = np.empty(sources.PIECE_BYTES + source.d * 8, np.uint8)
+    scratch = np.empty(PIECE_BYTES + source.d * 8, np.uint8)
     chunks, firsts = [], []
     for piece in source.pieces():
         for lo, rows in source.chunks(piece, scratch):

@@ -11,7 +11,7 @@ from fastrealign.cli.main import main
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers
 
 MiB = 1 << 20

@@ -14,7 +14,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core import reference
-from fastrealign.data.sources import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES
 
 
 def test_aligns_shard_for_shard_as_the_reference_does(tmp_path):

@@ -12,8 +12,10 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.cli.demo import samples
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.methods.baseline import Baseline, Product, noise
+from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.baselines import METHODS, Mapped, fit_baseline
+from fastrealign.methods.exact_product import ExactProduct
+from fastrealign.methods.noise import noise
 
 D = 20
 BASELINES = [name for name in METHODS if not name.startswith("realign")]
@@ -348,12 +350,12 @@ def test_orderings_on_the_shipped_embeddings():
 def test_products_do_not_depend_on_what_they_are_computed_with(rng, d, narrow):
     """Any split of the rows and any order of the columns give the same bits, where BLAS alone gives others."""
     e, matrix = pi(rng.standard_normal((500, d))), rng.standard_normal((d, d)) * 10.0 ** rng.integers(-3, 4)
-    product = Product(matrix, narrow)
+    product = ExactProduct(matrix, narrow)
     whole = product(e)
     for step in (1, 7, 128):
         np.testing.assert_array_equal(np.concatenate([product(e[i : i + step]) for i in range(0, 500, step)]), whole)
     turned = rng.permutation(d)
-    np.testing.assert_array_equal(Product(matrix[:, turned], narrow)(e[:, turned]), whole)
+    np.testing.assert_array_equal(ExactProduct(matrix[:, turned], narrow)(e[:, turned]), whole)
     exact = e.astype(np.longdouble) @ matrix.T.astype(np.longdouble)
     largest = np.abs(matrix).max() * np.sqrt(d)
     assert np.abs(whole - exact).max() <= (2.0**-24 if narrow else 1e-11) * largest

@@ -1,0 +1,96 @@
+"""What passes read: rows in pieces, whatever holds them. Files and arrays are in sources.py, chunks in chunk_source.py."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core import arrays, ops
+from fastrealign.data.process_group import ALONE, ProcessGroup
+
+# What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
+# cache, and taking a piece costs nothing beside it.
+PIECE_BYTES = 2 << 20
+# Where a piece ends that only reading will show the end of.
+UNKNOWN = sys.maxsize
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows lo to hi of one shard (or of the whole array); hi may be UNKNOWN.
+
+    `first` is the number of row lo over the whole source, in an order that does not depend on how shards were listed.
+    """
+
+    shard: int
+    lo: int
+    hi: int
+    first: int
+
+
+class RowSource(ABC):
+    """Rows of one width, in pieces that can be read again and again.
+
+    rows, nbytes   None: not known before the first pass
+    side_by_side   pieces may be read by several threads at once, each with a scratch buffer of its own
+    again          can be read as often as asked
+    ranks          whose rows these are: sums over the source are added up over them
+    """
+
+    name: str
+    d: int
+    rows: int | None = None
+    nbytes: int | None = None
+    side_by_side: bool = False
+    again: bool = True
+    ranks: ProcessGroup = ALONE
+
+    @property
+    def encoder(self) -> str | None:
+        """The name of what made the rows, where that is known."""
+        return None
+
+    @property
+    def column(self) -> str | None:
+        """The name under which files hold the rows, where they have one."""
+        return None
+
+    @abstractmethod
+    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
+        """All rows in order, in pieces of at most so many bytes where it can be read at any place."""
+
+    @abstractmethod
+    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step)."""
+
+    @abstractmethod
+    def where(self, shard: int, row: int) -> str:
+        """How to name a row in a message."""
+
+    @abstractmethod
+    def pilot(self, rows: int) -> np.ndarray:
+        """Some `rows` rows (n, d) from all over the source, or its first ones where it is read once."""
+
+    def check_unchanged(self) -> None:  # noqa: B027 (most sources have no files)
+        """ChangedError, an InputError, if a file of it was written to or replaced since it was opened."""
+
+
+def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
+    """How many rows of width d make up `nbytes`; at least one."""
+    return max(1, nbytes // (d * dtype.itemsize))
+
+
+def in_memory(rows: Any) -> np.ndarray:
+    """An array in memory, of a tensor or an array."""
+    return ops.as_rows(rows.cpu() if arrays.is_tensor(rows) else rows)
+
+
+def together(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of all rows."""
+    dtype = ops.common_dtype(part.dtype for part in parts)
+    return np.concatenate([part.astype(dtype, copy=False) for part in parts])
