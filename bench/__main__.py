@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from bench import cpu
         from bench.common import CannotBenchmark, publish
-        from fastrealign.core import ops
+        from fastrealign.core.cpu import default_threads
     except ImportError as error:
         print(f"bench: {error}; build it in place first: pip install -e '.[bench]'", file=sys.stderr)
         return 2
@@ -23,9 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed against ceilings and peers.")
     parser.add_argument("--quick", action="store_true", help="width 768, fewer rounds, less memory, smaller files")
     parser.add_argument("--only", choices=cpu.PARTS, action="append", help="this part; may be given more than once")
-    parser.add_argument(
-        "--threads", type=int, default=ops.default_threads(), help="for us and the peers (default: all)"
-    )
+    parser.add_argument("--threads", type=int, default=default_threads(), help="for us and the peers (default: all)")
     parser.add_argument("--files-in", metavar="DIR", help="where the files are written (default: the temporary folder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
     given = parser.parse_args(arguments)

@@ -12,7 +12,7 @@ from bench import apply, reduce
 from bench.common import DTYPES, SHORT, WIDTHS, last_level_cache
 from bench.peers import PEERS, NotComparable, prepare
 from bench.problem import Memory
-from fastrealign.core import ops
+from fastrealign.core.cpu import default_threads
 
 OPS = (apply, reduce)
 CASES = [(op, variant) for op in OPS for variant in op.VARIANTS]
@@ -25,7 +25,7 @@ def memory():
 
 
 def problem(memory, op, variant, d, dtype):
-    return memory.problem(op.OP, variant, d, dtype, op.VARIANTS[variant], ops.default_threads())
+    return memory.problem(op.OP, variant, d, dtype, op.VARIANTS[variant], default_threads())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=SHORT.get)

@@ -32,7 +32,7 @@ from bench.common import (
 from bench.peers import PEERS, NotComparable, prepare
 from bench.problem import Memory, Problem
 from fastrealign import __version__
-from fastrealign.core import ops
+from fastrealign.core.cpu import instruction_sets
 
 OPS = {op.OP: op for op in (apply, reduce)}
 PARTS = (*OPS, "small", "files")
@@ -81,7 +81,7 @@ def quick(threads: int) -> Settings:
 
 def run(settings: Settings, say: Say) -> dict[str, Any]:
     """Run it, a line to `say` for each figure as it comes, and return what is written as JSON."""
-    isa = os.environ.get("FASTREALIGN_ISA") or ops.instruction_sets()[0]
+    isa = os.environ.get("FASTREALIGN_ISA") or instruction_sets()[0]
     results: dict[str, Any] = {
         "kind": "cpu",
         "machine": machine(PACKAGES, fastrealign=__version__, isa=isa, compiler=compiler()),

@@ -22,6 +22,7 @@ from bench.peers import NotComparable
 from fastrealign.core import ops, reference, torch_ops
 from fastrealign.core.backend import choose
 from fastrealign.core.errors import InputError
+from fastrealign.core.row_map import UNIT, RowMap
 
 WIDTHS = (512, 768, 1024, 1280, 2048, 4096)
 TYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"), ("bfloat16", "float16"))
@@ -52,7 +53,7 @@ class Problem:
         )
         b, c = rng.standard_normal((2, d)) * 0.4 / np.sqrt(d)
         moments = case.variant == "moments"
-        self.map = ops.UNIT if moments else ops.RowMap(1.1, b, c)
+        self.map = UNIT if moments else RowMap(1.1, b, c)
         self.packed, self.terms = torch_ops.pack(self.map, d, device)
         checked = self.x[0] if case.dtype_out is None else self.x[0][:CHECKED_ROWS]
         parts = checked.split(1 << 15)

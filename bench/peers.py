@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.problem import Problem
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 
 Work = Callable[[], np.ndarray]
 

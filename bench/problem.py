@@ -8,7 +8,8 @@ import numpy as np
 
 from bench.common import ITEMSIZE, Case
 from fastrealign.core import reference
-from fastrealign.core.ops import RowMap, as_dtype
+from fastrealign.core.dtypes import as_dtype
+from fastrealign.core.row_map import RowMap
 
 # Rows repeat after so many: memory is as large as it has to be, and the float64 reference needs to see them only once.
 TILE = 1024

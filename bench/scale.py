@@ -21,7 +21,7 @@ from typing import Any
 from bench import scale_point
 from bench.common import BUSY, CannotBenchmark, Others, Spread, machine, plain, publish
 from fastrealign import __version__
-from fastrealign.core import ops
+from fastrealign.core.cpu import default_threads, instruction_sets
 
 DECADES = (10**6, 10**7, 10**8, 10**9)
 QUICK = DECADES[:2]
@@ -50,9 +50,7 @@ Say = Callable[[str], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description="Time and memory per row, 10^6 to 10^9.")
     parser.add_argument("--quick", action="store_true", help="to 10^7 rows, one round")
-    parser.add_argument(
-        "--threads", type=int, default=ops.default_threads(), metavar="N", help="default: all processors"
-    )
+    parser.add_argument("--threads", type=int, default=default_threads(), metavar="N", help="default: all processors")
     parser.add_argument(
         "--patience",
         type=float,
@@ -84,7 +82,7 @@ def run(
     """One entry a kind of work. The largest size is measured once, the one below it at most twice."""
     results: dict[str, Any] = {
         "kind": "scale",
-        "machine": machine(("numpy",), fastrealign=__version__, isa=ops.instruction_sets()[0]),
+        "machine": machine(("numpy",), fastrealign=__version__, isa=instruction_sets()[0]),
         "settings": {"threads": threads, "width": scale_point.WIDTH, "dtype": scale_point.DTYPE.name, "few": FEW},
         "series": [],
     }

@@ -14,7 +14,7 @@ from bench.common import Case, Rounds, Spread, command, plain, stopwatch
 from bench.peers import NotComparable, Work, torch_eager
 from bench.problem import Problem, encodings
 from fastrealign import Alignment, fit
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 
 ROWS = (1, 64, 4096)
 WIDTH = 768

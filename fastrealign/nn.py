@@ -11,7 +11,7 @@ import torch
 
 from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method

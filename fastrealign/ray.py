@@ -19,11 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import errors, ops
+from fastrealign.core import errors
 from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import ShardRecord
@@ -306,7 +307,7 @@ class AlignBatch:
         try:
             if self.device is None:
                 return self.alignment(rows, dtype=self.dtype, bad_rows=self.bad_rows)
-            on_device = ops.as_tensor(np.ascontiguousarray(rows)).to(self.device)
+            on_device = as_tensor(np.ascontiguousarray(rows)).to(self.device)
             return self.alignment(on_device, dtype=self.dtype, bad_rows=self.bad_rows).cpu().numpy()
         except BadRowsError as error:
             raise BadRowsError(f"column {self.column!r} of a batch: {error}") from None

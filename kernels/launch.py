@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from fastrealign import _core
+import fastrealign._core as _core
 
 from . import apply as _apply
 from . import reduce as _reduce
@@ -23,6 +23,13 @@ INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") e
 PROGRAMS_PER_MULTIPROCESSOR = 8
 # The number of rows that a program's int64 sums can hold.
 ROWS_BEFORE_FLUSH = _core.ROWS_BEFORE_FLUSH
+# A shift larger than this is computed in float64, by the element type of the result (csrc/row_map.h).
+_LARGEST_SHIFT: dict[torch.dtype, float] = {
+    torch.float32: _core.LARGEST_SHIFT_32,
+    torch.float16: _core.LARGEST_SHIFT_16,
+    torch.bfloat16: _core.LARGEST_SHIFT_16,
+}
+_NO_LIMIT = -1.0
 # Entries of a tile: as many as four warps hold in registers, with three float64 sums per entry.
 TILE = 1024
 WARPS = 4
@@ -53,7 +60,6 @@ def apply(
     packed: torch.Tensor,
     terms: int,
     *,
-    largest_shift: float,
     sums: tuple[torch.Tensor, torch.Tensor] | None,
     bad: torch.Tensor,
     flags: torch.Tensor | None,
@@ -81,7 +87,7 @@ def apply(
                 ROWS=tile.rows,
                 BLOCK=tile.block,
                 TERMS=terms,
-                LARGEST_SHIFT=-1.0 if wide else largest_shift,
+                LARGEST_SHIFT=_NO_LIMIT if wide else _LARGEST_SHIFT[out.dtype],
                 WIDE=wide,
                 SUMS=sums is not None,
                 FLAGS=flags is not None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastrealign import _core
+import fastrealign._core as _core
 
 # csrc/device_layout.h: the header of the map, and the first bad row.
 HEADER = tl.constexpr(_core.MAP_HEADER)

@@ -13,7 +13,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fastrealign.core import ops
+from fastrealign.core.cpu import instruction_sets
+from fastrealign.core.dtypes import BFLOAT16
+from fastrealign.core.row_map import RowMap
 
 # In tests/support, which pyproject.toml puts on the path.
 pytest_plugins = ["file_fixtures", "embed_fixtures", "report_fixtures"]
@@ -22,7 +24,7 @@ SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(
 # The processes that share the tests, and those that tests start, draw the same.
 os.environ["FASTREALIGN_TEST_SEED"] = str(SEED)
 
-DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
+DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
 
 
 def pytest_collection_finish(session):
@@ -34,7 +36,7 @@ def pytest_collection_finish(session):
 
 
 def pytest_report_header():
-    return f"random data: FASTREALIGN_TEST_SEED={SEED}; instruction sets: {', '.join(ops.instruction_sets())}"
+    return f"random data: FASTREALIGN_TEST_SEED={SEED}; instruction sets: {', '.join(instruction_sets())}"
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def out_dtype(request):
     return request.param
 
 
-@pytest.fixture(params=ops.instruction_sets())
+@pytest.fixture(params=instruction_sets())
 def isa(request):
     return request.param
 
@@ -103,7 +105,7 @@ def map_of(rng):
         s = 1.0 if terms == "unit" else float(rng.uniform(0.7, 1.5))
         b = vector(0.5) if terms in ("b", "bc") else None
         c = vector(0.3) if terms == "bc" else None
-        return ops.RowMap(s, b, c)
+        return RowMap(s, b, c)
 
     return map_of
 
@@ -137,7 +139,7 @@ def layouts(tmp_path):
         spread[:, ::2] = rows
         yield "every other column", spread[:, ::2]
         yield "columns backwards", np.ascontiguousarray(rows[:, ::-1])[:, ::-1]
-        if rows.dtype != ops.BFLOAT16:
+        if rows.dtype != BFLOAT16:
             yield "other byte order", rows.astype(rows.dtype.newbyteorder())
 
     return layouts

@@ -23,7 +23,7 @@ from bench.common import BUSY, Others, Spread, machine, plain
 from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning
-from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.sources import open_rows
 

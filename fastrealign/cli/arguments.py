@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from fastrealign.cli.console import progress_of
-from fastrealign.core import ops
+from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import InputError
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
@@ -125,7 +125,7 @@ def small(text: str) -> str:
 def dtype(text: str) -> str:
     """An element type by any name that Python takes: fp16, half, torch.float16, ... Others are left to the choices."""
     try:
-        return ops.as_dtype(text).name
+        return as_dtype(text).name
     except InputError:
         return text
 

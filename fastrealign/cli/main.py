@@ -20,7 +20,7 @@ from fastrealign.cli.console import silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
 from fastrealign.cli.signals import Interrupt
-from fastrealign.core import ops
+from fastrealign.core.cpu import default_threads
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
 from fastrealign.core.text import note_secrets, shown, shown_traceback
 from fastrealign.data import process_group
@@ -87,7 +87,7 @@ def _ranks(args: argparse.Namespace) -> Iterator[None]:
         yield
         return
     args.group = "world"
-    args.threads = args.threads or max(1, ops.default_threads() // process_group.processes_here())
+    args.threads = args.threads or max(1, default_threads() // process_group.processes_here())
     if ranks.rank > 0:
         args.quiet, args.json = True, False
     try:

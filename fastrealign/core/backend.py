@@ -1,19 +1,21 @@
-"""Which implementation does the work: one asked for by name, else the environment's FASTREALIGN_BACKEND, else the best.
+"""Chooses the backend: the one given by name, else the environment's FASTREALIGN_BACKEND, else the fastest that can run.
 
     cuda        csrc/cuda; rows on an NVIDIA GPU
     triton      kernels/; rows on a GPU, NVIDIA's or AMD's (with TRITON_INTERPRET=1: on the CPU, for tests)
     cpu         csrc/cpu; rows in memory
-    reference   reference.py; rows in memory, float64 NumPy, to compare with
+    reference   reference.py; rows in memory, float64 NumPy, for comparison
 
-Rows are not moved between devices. A backend that was asked for by name and cannot run is an error, never replaced.
+Rows are never moved between devices. A backend given by name that cannot run is an error; no other one takes its place.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 
+import fastrealign._core as _core
 from fastrealign.core.errors import InputError
 
 VARIABLE = "FASTREALIGN_BACKEND"
@@ -29,7 +31,29 @@ class Choice:
 
 
 def choose(device: str = "cpu", index: int = 0, asked: str | None = None) -> Choice:
-    """The backend for rows on `device` ("cpu", "cuda", …; `index` of it). Raises InputError if there is none."""
+    """The backend for rows on a device.
+
+    Parameters
+    ----------
+    device, index : str, int
+        Type of the device ("cpu", "cuda", ...) and its index.
+    asked : str, optional
+        Name of the backend to use.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    InputError
+        There is no such backend, or it cannot run on that device; the message says why.
+
+    Examples
+    --------
+    >>> choose("cpu", asked="reference").name
+    'reference'
+    """
     by = f"backend={asked!r}" if asked else f"{VARIABLE}={os.environ.get(VARIABLE)}"
     name = asked or os.environ.get(VARIABLE) or None
     if name is not None:
@@ -39,7 +63,7 @@ def choose(device: str = "cpu", index: int = 0, asked: str | None = None) -> Cho
         if obstacle:
             raise InputError(f"{by} cannot run: {obstacle}")
         return Choice(name, f"asked for by {by}")
-    obstacles = []
+    obstacles: list[str] = []
     for name, obstacle_of in _OBSTACLES.items():
         obstacle = obstacle_of(device, index)
         if obstacle is None:
@@ -56,13 +80,15 @@ def _no_cuda(device: str, index: int) -> str | None:
     if torch.version.hip:
         return "the GPU is AMD's"
     try:
-        from fastrealign import _cuda
+        cuda = import_module("fastrealign._cuda")
     except ImportError:
         return (
             "fastrealign was built without CUDA; build it again where nvcc is (FASTREALIGN_CUDA=1 says what is missing)"
         )
-    if not _cuda.can_run(index):
-        built = ", ".join(f"sm_{code}" for code in _cuda.built_for)
+    if any(getattr(_core, name, None) != value for name, value in cuda.CONSTANTS.items()):
+        return "the CUDA kernels and the core were built from different sources; build fastrealign again"
+    if not cuda.can_run(index):
+        built = ", ".join(f"sm_{code}" for code in cuda.built_for)
         major, minor = torch.cuda.get_device_capability(index)
         return (
             f"the device is sm_{major}{minor}, the kernels were built for {built}; set FASTREALIGN_CUDA_ARCHITECTURES"
@@ -71,7 +97,7 @@ def _no_cuda(device: str, index: int) -> str | None:
 
 
 def _no_triton(device: str, index: int) -> str | None:
-    # First, since it costs nothing: importing Triton takes long, and rows in memory come this way at every call.
+    # Checked first: importing Triton is slow, and every call with rows in memory gets here.
     if device != "cuda" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return f"the rows are on the {device.upper()}, not on a GPU"
     if find_spec("triton") is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrealign import _core
+import fastrealign._core as _core
 from fastrealign.core.float_state import computes
 
 # One step of the sums is 2^-FRACTION_BITS (csrc/exact_sum.h).

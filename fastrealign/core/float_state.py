@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from fastrealign import _core
+import fastrealign._core as _core
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

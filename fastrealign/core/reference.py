@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrealign import _core
+import fastrealign._core as _core
 
 Array = np.ndarray
 

@@ -2,54 +2,86 @@
 
     apply(rows, map, terms, dtype=None) -> (n, d)             f of each row
     reduce(rows, map, terms) -> (low, high, bad)              exact sums of f over the rows
-    vjp(rows, gradient, map, terms) -> (n, d)                 J(row)^T gradient, what autograd calls
+    vjp(rows, gradient, map, terms) -> (n, d)                 J(row)^T gradient, which autograd calls
 
-`rows` (n, d) may be float16, bfloat16, float32 or float64 at any row stride. `map` and `terms` come from `pack`. Nothing waits
-for the device and nothing depends on values, so the operators go through torch.compile and CUDA graphs; rows without a
-direction are passed on as they came (`reduce` counts and locates them: bad is their number, the first one or -1, its state).
-Autocast leaves the operators alone: they work in float32 or float64 whatever the rows are.
+`rows` (n, d) may be float16, bfloat16, float32 or float64, with any row stride. `map` and `terms` come from `pack`. No operator
+synchronizes and none depends on values, so they work under torch.compile and in CUDA graphs. Rows without a direction are
+passed on unchanged; `reduce` reports them (`bad`: their number, the index of the first or -1, its state). Autocast does not
+change the operators: they compute in float32 or float64 for every type of rows.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
-from fastrealign import _core
-from fastrealign.core import ops
+import fastrealign._core as _core
+from fastrealign.core import cpu
 from fastrealign.core.backend import choose
+from fastrealign.core.dtypes import CODES, EXPECTED
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
-from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.optional import Lazy
+from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.rows import as_output, as_rows
+
+if TYPE_CHECKING:
+    import fastrealign._cuda as _cuda
+    from fastrealign.kernels import launch
+else:
+    _cuda = Lazy("fastrealign._cuda", "torch", "the CUDA backend")
+    launch = Lazy("fastrealign.kernels.launch", "torch", "the Triton backend")
 
 _Packed = TypeVar("_Packed", int, torch.Tensor)
+_Sums: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the low and the high limbs
 HEADER: int = _core.MAP_HEADER
-_CODES = {getattr(torch, dtype.name): code for dtype, code in ops.CODES.items()}
-# A shift larger than this is computed in float64, by the element type of the result (csrc/row_map.h); negative: never.
-_LARGEST_SHIFT: dict[torch.dtype, float] = {
-    torch.float32: _core.LARGEST_SHIFT_32,
-    torch.float16: _core.LARGEST_SHIFT_16,
-    torch.bfloat16: _core.LARGEST_SHIFT_16,
-    torch.float64: -1.0,
-}
+_CODES = {getattr(torch, dtype.name): code for dtype, code in CODES.items()}
 
 
 def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[torch.Tensor, int]:
-    """A row map as the operators take it: float64 (8 + 2 d,), and which of b and c are there (0: none, 1: b, 2: both)."""
+    """A row map as the operators take it (csrc/device_layout.h).
+
+    Parameters
+    ----------
+    row_map : RowMap
+        Its b and c have d entries.
+    d : int
+        Width of the rows.
+    device : torch.device or str
+        Where the rows are.
+
+    Returns
+    -------
+    map : float64 tensor (8 + 2 d,)
+    terms : int
+        Which of b and c the map has: 0 none, 1 b, 2 both.
+
+    Raises
+    ------
+    InputError
+        b or c has another width.
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[3.0, 4.0]])
+    >>> torch.ops.fastrealign.apply(rows, *pack(RowMap(), 2))
+    tensor([[0.6000, 0.8000]])
+    >>> torch.ops.fastrealign.reduce(rows, *pack(RowMap(), 2))[2]
+    tensor([ 0, -1,  0])
+    """
     b, c = (np.zeros(d) if v is None else np.asarray(v, np.float64) for v in (row_map.b, row_map.c))
     if b.shape != (d,) or c.shape != (d,):
         raise InputError(f"rows are {d} wide, but the map's b and c have shapes {b.shape} and {c.shape}")
-    # On the CPU by name, whatever the default device is: "meta" would forget the values.
-    return packed(*(torch.tensor(v, dtype=torch.float64, device="cpu") for v in (row_map.s, b, c))).to(
-        device
-    ), row_map.terms
+    # The CPU by name: the default device may be "meta", which has no values.
+    values = (torch.tensor(v, dtype=torch.float64, device="cpu") for v in (row_map.s, b, c))
+    return packed(*values).to(device), row_map.terms
 
 
 def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """The same from float64 tensors, s (), b and c (d,), on their device."""
+    """The same map from float64 tensors s (), b (d,) and c (d,), on their device."""
     header = [torch.zeros_like(s)] * HEADER
     header[_core.MAP_S] = s
     header[_core.MAP_BB], header[_core.MAP_BC], header[_core.MAP_CC] = b @ b, b @ c, c @ c
@@ -108,39 +140,35 @@ def _vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: i
     if len(y) == 0:
         pass
     elif chosen == "cuda":
-        from fastrealign import _cuda
-
         _cuda.vjp(_matrix(y), _matrix(g), _matrix(out), (map.data_ptr(), terms), _launch(y))
     elif chosen == "triton":
-        from fastrealign.kernels import launch
-
         launch.vjp(y, g, out, map, terms)
     else:
-        ops.vjp(ops.as_rows(y), ops.as_rows(g), _row_map(map, terms), ops.as_output(out), backend=chosen)
+        cpu.vjp(as_rows(y), as_rows(g), _row_map(map, terms), as_output(out), backend=chosen)
     return out.to(rows.dtype)
 
 
-def _remember(ctx, inputs, output) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     rows, map, ctx.terms, _ = inputs
     if ctx.needs_input_grad[1]:
         raise InputError("the map is fitted, not trained: no gradient flows to it; pass map.detach()")
-    ctx.save_for_backward(rows, map.clone())  # a module's own may follow its encoder before the gradient comes
+    ctx.save_for_backward(rows, map.clone())  # a module may update its map before the backward pass
 
 
-def _backward(ctx, gradient: torch.Tensor):
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
     rows, map = ctx.saved_tensors
     return torch.ops.fastrealign.vjp(rows, gradient, map, ctx.terms), None, None, None
 
 
-def _refuse(ctx, inputs, output) -> None:
+def _refuse(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     raise InputError("exact sums are whole numbers, through which no gradient flows; pass rows.detach()")
 
 
-def _refuse_second(ctx, inputs, output) -> None:
+def _refuse_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     raise InputError("no gradient flows through a gradient of the row map; leave out create_graph")
 
 
-def _never(ctx, *gradients):
+def _never(ctx: Any, *gradients: torch.Tensor) -> None:
     raise AssertionError("reached only if _refuse was not")
 
 
@@ -158,18 +186,18 @@ def apply_rows(
     flags: np.ndarray | None = None,
     backend: str | None = None,
 ) -> Counts:
-    """What ops.apply does, for tensors on a device: waits for it, since the counts are wanted."""
+    """`ops.apply` for tensors on a device. Synchronizes, for the counts."""
     _check_output(rows, out)
     return _counted(rows, row_map, out, into, flags, backend)
 
 
 def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
-    """`ops.check_output` for tensors on a device."""
+    """`rows.check_output` for tensors on a device."""
     if not isinstance(out, torch.Tensor) or out.device != rows.device:
         where = out.device if isinstance(out, torch.Tensor) else "the CPU"
         raise InputError(f"the rows are on {rows.device}, out on {where}; move one to the other")
-    together = out.numel() == 0 or out.shape[-1] == 1 or out.stride(-1) == 1
-    if out.shape != rows.shape or out.dtype not in _CODES or not together:
+    contiguous = out.numel() == 0 or out.shape[-1] == 1 or out.stride(-1) == 1
+    if out.shape != rows.shape or out.dtype not in _CODES or not contiguous:
         raise InputError(
             f"out has shape {tuple(out.shape)} and type {out.dtype}, expected {tuple(rows.shape)} in a float type, "
             "rows together"
@@ -192,76 +220,92 @@ def reduce_rows(
     flags: np.ndarray | None = None,
     backend: str | None = None,
 ) -> Counts:
-    """What ops.reduce does, for tensors on a device."""
+    """`ops.reduce` for tensors on a device."""
     return _counted(rows, row_map, None, into, flags, backend)
 
 
-def _counted(rows, row_map, out, into, flags, backend) -> Counts:
-    """`reduce` where there is no out, else `apply`; then what they counted, brought to the host."""
+def _counted(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    out: torch.Tensor | None,
+    into: ExactSum | None,
+    flags: np.ndarray | None,
+    backend: str | None,
+) -> Counts:
+    """`reduce` where there is no out, else `apply`; then copies counts, sums and flags to the host."""
     map, terms = pack(row_map, rows.shape[1], rows.device)
     rows = _checked(rows, map, terms)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    sums = None if into is None else _zero_sums(rows)
+    sums = _zero_sums(rows) if into is not None else None
     states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
     if out is None:
+        assert sums is not None
         _reduce(rows, map, terms, sums, found, states, backend)
     else:
         _apply(rows, out, map, terms, sums, found, states, backend)
     bad, packed = found.tolist()
     counts = Counts(len(rows) - bad, bad, *_first_bad(packed)) if bad else Counts(len(rows))
-    if into is not None:
+    if into is not None and sums is not None:
         part = ExactSum.over(*(t.cpu().numpy() for t in sums))
         part.count = counts.good
         into.add(part)
-    if flags is not None:
+    if flags is not None and states is not None:
         flags[:] = states.cpu().numpy()
     return counts
 
 
-def _apply(rows, out, map, terms, sums, found, states, backend=None) -> None:
+def _apply(
+    rows: torch.Tensor,
+    out: torch.Tensor,
+    map: torch.Tensor,
+    terms: int,
+    sums: _Sums | None,
+    found: torch.Tensor | None,
+    states: torch.Tensor | None,
+    backend: str | None = None,
+) -> None:
+    """Store f(rows) in `out`; add to sums and found (number of bad rows, the first one packed), set states."""
     name = _backend(rows, backend)
     if len(rows) == 0:
         return
     if name == "cuda":
-        from fastrealign import _cuda
-
         results = _addresses(sums, found, states)
         _cuda.apply(_matrix(rows), _matrix(out), (map.data_ptr(), terms), results, _launch(rows))
     elif name == "triton":
-        from fastrealign.kernels import launch
-
         found = torch.zeros(2, dtype=torch.int64, device=rows.device) if found is None else found
-        shift = _LARGEST_SHIFT[out.dtype]
-        computes(launch.apply)(rows, out, map, terms, largest_shift=shift, sums=sums, bad=found, flags=states)
+        computes(launch.apply)(rows, out, map, terms, sums=sums, bad=found, flags=states)
     else:
         into = None if sums is None else ExactSum.over(*(t.numpy() for t in sums))
         flags = None if states is None else states.numpy()
-        counts = ops.apply(
-            ops.as_rows(rows), _row_map(map, terms), ops.as_output(out), into=into, flags=flags, backend=name
-        )
+        counts = cpu.apply(as_rows(rows), _row_map(map, terms), as_output(out), into=into, flags=flags, backend=name)
         _note(found, counts)
 
 
-def _reduce(rows, map, terms, sums, found, states, backend=None) -> None:
+def _reduce(
+    rows: torch.Tensor,
+    map: torch.Tensor,
+    terms: int,
+    sums: _Sums,
+    found: torch.Tensor,
+    states: torch.Tensor | None,
+    backend: str | None = None,
+) -> None:
+    """Add f(rows) to sums; found and states as for `_apply`."""
     name = _backend(rows, backend)
     if len(rows) == 0:
         return
     if name == "cuda":
-        from fastrealign import _cuda
-
         _cuda.reduce(_matrix(rows), (map.data_ptr(), terms), _addresses(sums, found, states), _launch(rows))
     elif name == "triton":
-        from fastrealign.kernels import launch
-
         computes(launch.reduce)(rows, map, terms, sums=sums, bad=found, flags=states)
     else:
         into = ExactSum.over(*(t.numpy() for t in sums))
         flags = None if states is None else states.numpy()
-        _note(found, ops.reduce(ops.as_rows(rows), _row_map(map, terms), into, flags=flags, backend=name))
+        _note(found, cpu.reduce(as_rows(rows), _row_map(map, terms), into, flags=flags, backend=name))
 
 
 def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
-    """Rows with the columns of each together. Raises InputError for what no kernel takes."""
+    """Rows with contiguous columns. Raises InputError for rows and maps that no kernel takes."""
     _float(rows.dtype)
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise InputError(f"rows have shape {tuple(rows.shape)}, expected (rows, width)")
@@ -284,7 +328,7 @@ def _checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
 
 def _float(dtype: torch.dtype) -> torch.dtype:
     if dtype not in _CODES:
-        raise InputError(f"element type {dtype}, expected float16, bfloat16, float32 or float64")
+        raise InputError(f"element type {dtype}, {EXPECTED}")
     return dtype
 
 
@@ -310,12 +354,14 @@ def _launch(rows: torch.Tensor) -> tuple[int, int, int, int]:
     return device, torch.cuda.current_stream(device).cuda_stream, 0, 0
 
 
-def _addresses(sums, found, states) -> tuple[int, int, int, int]:
+def _addresses(
+    sums: _Sums | None, found: torch.Tensor | None, states: torch.Tensor | None
+) -> tuple[int, int, int, int]:
     low, high = (0, 0) if sums is None else (t.data_ptr() for t in sums)
     return low, high, 0 if found is None else found.data_ptr(), 0 if states is None else states.data_ptr()
 
 
-def _zero_sums(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _zero_sums(rows: torch.Tensor) -> _Sums:
     low = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
     return low, torch.zeros_like(low)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import arrays, ops
+from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import callers_state
+from fastrealign.core.rows import rows_anywhere
+from fastrealign.core.tensors import is_tensor
 from fastrealign.data.row_source import PIECE_BYTES, UNKNOWN, Piece, RowSource, in_memory, together
 
 
@@ -30,7 +32,7 @@ class ChunkSource(RowSource):
         first = next(_handed(chunks), _END)
         if first is _END:
             raise InputError(f"{name}: yields no chunks, expected (rows, width) arrays")
-        first = ops.rows_anywhere(_chunk(first, f"{name}, chunk 0"), f"{name}, chunk 0")
+        first = rows_anywhere(_chunk(first, f"{name}, chunk 0"), f"{name}, chunk 0")
         self.d = first.shape[1]
         if not self.again:
             self._taken.append(first)
@@ -44,7 +46,7 @@ class ChunkSource(RowSource):
     def checked(self, chunk: Any, number: int) -> Any:
         """The chunk as rows of the right width."""
         name = f"{self.name}, chunk {number}"
-        rows = ops.rows_anywhere(_chunk(chunk, name), name)
+        rows = rows_anywhere(_chunk(chunk, name), name)
         if rows.shape[1] != self.d:
             raise InputError(f"{self.name}, chunk {number}: rows are {rows.shape[1]} wide, those before {self.d}")
         return rows
@@ -124,7 +126,7 @@ def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, ro
     """The first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
     while sum(map(len, taken)) < rows:
         if taken:  # whoever makes the chunks may use the memory of the last one again
-            taken[-1] = taken[-1].clone() if arrays.is_tensor(taken[-1]) else taken[-1].copy()
+            taken[-1] = taken[-1].clone() if is_tensor(taken[-1]) else taken[-1].copy()
         chunk = next(chunks, _END)
         if chunk is _END:
             break

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, rows_in

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastrealign.core import ops
+from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.workers import Workers
@@ -103,7 +103,7 @@ class OutputOptions:
     fsync: bool = option(True, "wait until the disk has everything; without it a power cut may cost the output")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", None if self.dtype is None else ops.as_dtype(self.dtype))
+        object.__setattr__(self, "dtype", None if self.dtype is None else as_dtype(self.dtype))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import arrays, ops
+from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.float_state import computes
+from fastrealign.core.tensors import is_tensor
 
 # Rows that are enough for the means of small differences, and what they may take in memory.
 ROWS = 4096
@@ -49,7 +50,7 @@ class Reservoir:
         if not len(numbers):
             return
         taken = rows[numbers - first]
-        taken = taken.double().cpu().numpy() if arrays.is_tensor(taken) else np.array(taken)
+        taken = taken.double().cpu().numpy() if is_tensor(taken) else np.array(taken)
         wide = taken.astype(np.float64)
         good = np.isfinite(wide).all(axis=1) & wide.any(axis=1)
         with self._lock:
@@ -90,7 +91,7 @@ class Reservoir:
     def rows(self) -> np.ndarray:
         """(n, d), in the order of the source: what is computed from them must not depend on who came first."""
         order = np.argsort(self._numbers)
-        dtype = ops.common_dtype(row.dtype for row in self._rows) if self._rows else None
+        dtype = common_dtype(row.dtype for row in self._rows) if self._rows else None
         return np.array([self._rows[i] for i in order], dtype=dtype)
 
     def _drawn(self, lo: int, hi: int, level: int) -> np.ndarray:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import arrays, ops
+from fastrealign.core.dtypes import common_dtype
+from fastrealign.core.rows import as_rows
+from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
 
 # What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
@@ -87,10 +89,10 @@ def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
 
 def in_memory(rows: Any) -> np.ndarray:
     """An array in memory, of a tensor or an array."""
-    return ops.as_rows(rows.cpu() if arrays.is_tensor(rows) else rows)
+    return as_rows(rows.cpu() if is_tensor(rows) else rows)
 
 
 def together(parts: list[np.ndarray]) -> np.ndarray:
     """One array of all rows."""
-    dtype = ops.common_dtype(part.dtype for part in parts)
+    dtype = common_dtype(part.dtype for part in parts)
     return np.concatenate([part.astype(dtype, copy=False) for part in parts])

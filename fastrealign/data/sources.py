@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import arrays, ops
+from fastrealign.core import arrays
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
+from fastrealign.core.rows import taken_rows
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, rows_in, together
 from fastrealign.formats.choose_column import Wanted
@@ -147,7 +148,7 @@ class ArraySource(RowSource):
 
     def __init__(self, x: Any, name: str) -> None:
         taken = arrays.take(x, name)
-        self.array, self._nulls = ops.taken_rows(taken.rows, name, x), taken.nulls
+        self.array, self._nulls = taken_rows(taken.rows, name, x), taken.nulls
         self.name = name
         self.rows, self.d = self.array.shape
         self.nbytes = self.array.nbytes

@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import arrays, ops
+from fastrealign.core import ops
+from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.rows import empty_rows
+from fastrealign.core.tensors import as_tensor, is_tensor
 from fastrealign.data.row_source import PIECE_BYTES
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
@@ -35,7 +38,7 @@ class Host:
 
     def memory(self, nbytes: int) -> np.ndarray:
         """A buffer to read to or to write from, uint8 (nbytes,)."""
-        return ops.empty_rows(1, nbytes, np.dtype(np.uint8))[0]
+        return empty_rows(1, nbytes, np.dtype(np.uint8))[0]
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         """Add f(rows) to the sums, for each map; what the first one counted."""
@@ -92,7 +95,7 @@ class Device:
             here = self._up(rows)
             result = self._torch.empty(rows.shape, dtype=getattr(self._torch, out.dtype.name), device=self._device)
             counts = apply_rows(here, row_map, result, into=sums, flags=flags)
-            ops.as_tensor(out).copy_(result, non_blocking=True)
+            as_tensor(out).copy_(result, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # `out` is about to be written
         return counts
@@ -101,7 +104,7 @@ class Device:
         return self._torch.cuda.stream(self._stream) if self._cuda else nullcontext()
 
     def _up(self, rows: Any) -> Any:
-        return (rows if arrays.is_tensor(rows) else ops.as_tensor(rows)).to(self._device, non_blocking=True)
+        return (rows if is_tensor(rows) else as_tensor(rows)).to(self._device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Workers:
         names = tuple(_usable(device) for device in devices or ())
         if threads is None and names:
             threads = THREADS_A_DEVICE * len(names)
-        threads = ops.thread_count(threads)
+        threads = thread_count(threads)
         piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES
         if max_memory is not None:
             if not isinstance(max_memory, numbers.Integral) or max_memory < 2 * _SMALLEST_PIECE:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
+from fastrealign.core.rows import as_rows
+from fastrealign.core.tensors import as_tensor
 from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
 from fastrealign.diagnostics.rows import RowsLike
 from fastrealign.diagnostics.spectrum import Covariance, spectral_correlation
@@ -117,7 +118,7 @@ def embedding_gradients(
 
 
 def _unit(rows: Any) -> torch.Tensor:
-    rows = rows.detach() if torch.is_tensor(rows) else ops.as_tensor(ops.as_rows(rows))
+    rows = rows.detach() if torch.is_tensor(rows) else as_tensor(as_rows(rows))
     if rows.dtype != torch.float64:
         rows = rows.float()
     return torch.nn.functional.normalize(rows, dim=1)

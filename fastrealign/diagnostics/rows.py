@@ -11,7 +11,9 @@ import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
+from fastrealign.core.rows import as_rows
+from fastrealign.core.tensors import on_device
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource
 from fastrealign.data.sources import open_rows
 
@@ -157,7 +159,7 @@ def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
     scratch = np.empty(PIECE_BYTES + source.d * 8, np.uint8)
     for piece in source.pieces():
         for lo, rows in source.chunks(piece, scratch):
-            yield piece, lo, ops.as_rows(cast(Any, rows).cpu() if ops.on_device(rows) else rows)
+            yield piece, lo, as_rows(cast(Any, rows).cpu() if on_device(rows) else rows)
 
 
 def _refuse(source: RowSource, piece: Piece, row: int, why: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import RowsLike, open_sides, paired_blocks, unit_blocks
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.cpu import default_threads
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import default_threads
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.data.options import OutputOptions, check_choice

@@ -14,6 +14,7 @@ from fastrealign import formats
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import GOOD, UNIT
 from fastrealign.core.text import shown
 from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted
@@ -275,8 +276,8 @@ def _sample(files: formats.Source) -> tuple[np.ndarray, int, str | None]:
     for shard in chosen:
         rows = next(shard.chunks(rows_in(_SAMPLE_BYTES // len(chosen), files.dim, shard.dtype)))
         flags = np.empty(len(rows), dtype=np.uint8)
-        found = ops.reduce(rows, ops.UNIT, ExactSum(files.dim), flags=flags)
-        norms.append(np.linalg.norm(rows[flags == ops.GOOD].astype(np.float64), axis=1))
+        found = ops.reduce(rows, UNIT, ExactSum(files.dim), flags=flags)
+        norms.append(np.linalg.norm(rows[flags == GOOD].astype(np.float64), axis=1))
         bad += found.bad
         if found.bad and first_bad is None:
             first_bad = f"{shard.where(found.first_bad)} {found.why}"

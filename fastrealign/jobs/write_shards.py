@@ -17,11 +17,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import ops
 from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import Counts
 from fastrealign.core.progress import Progress
+from fastrealign.core.row_map import GOOD, REASONS, Counts
 from fastrealign.data.options import OutputOptions, PassOptions, ReadOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.row_source import PIECE_BYTES, Piece, rows_in
@@ -239,7 +238,7 @@ class ThreadedWriter:
                 return counts
             writer = output.writer(lambda: self._writer(piece.shard))
             if self._plan.read.bad_rows == "skip":
-                keep = flags == ops.GOOD
+                keep = flags == GOOD
                 writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
                 if output.shard.metadata is not None:
                     output.kept.append(keep)
@@ -328,5 +327,5 @@ def check_devices(method: str, workers: Workers) -> None:
 
 
 def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:
-    rows = np.flatnonzero(flags != ops.GOOD)[:LISTED_ROWS]
-    return [(lo + int(row), ops.REASONS[int(flags[row])]) for row in rows]
+    rows = np.flatnonzero(flags != GOOD)[:LISTED_ROWS]
+    return [(lo + int(row), REASONS[int(flags[row])]) for row in rows]

@@ -14,7 +14,7 @@ from fastrealign.core import ops
 from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import call

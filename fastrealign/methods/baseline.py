@@ -16,7 +16,9 @@ from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
-from fastrealign.core.ops import Counts, RowMap
+from fastrealign.core.row_map import GOOD, Counts, RowMap, counted
+from fastrealign.core.rows import check_output
+from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import (
     check_record,
     check_saved_name,
@@ -125,7 +127,7 @@ class Baseline:
         """
 
         def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
-            if ops.on_device(rows) and self.row_map is None:
+            if on_device(rows) and self.row_map is None:
                 raise InputError(
                     f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
                     "fastrealign.nn.as_module"
@@ -153,7 +155,7 @@ class Baseline:
         apply = partial(ops.apply, threads=threads, backend=backend)
         if self.row_map is not None:
             return apply(rows, self.row_map, out, into=into, flags=flags)
-        ops.check_output(rows, out)
+        check_output(rows, out)
         state = np.empty(len(rows), np.uint8) if flags is None else flags
         product = self._products and self._products[np.float64 not in (rows.dtype, out.dtype)]
         numbers = row_numbers(first, len(rows))
@@ -162,7 +164,7 @@ class Baseline:
             here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
             e = np.empty(part.shape)
             apply(part, RowMap(self.s, self.b), e, flags=here)
-            bad = here != ops.GOOD
+            bad = here != GOOD
             reason = here[bad]
             e[bad] = 0.0
             if product is not None:
@@ -178,9 +180,9 @@ class Baseline:
                 to[:] = e
                 if into is not None:
                     _add_stored(to[~bad], into)
-            spoiled = here != ops.GOOD
+            spoiled = here != GOOD
             to[spoiled] = part[spoiled]
-        return ops.counted(state)
+        return counted(state)
 
     def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrealign.core import reference
 from fastrealign.core.errors import warn
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowSource

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.ops import UNIT
+from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import Blocks, BlockSource, Spread, measure_spread, quantile
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH

@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from fastrealign.core.exact_sum import ExactSum
-    from fastrealign.core.ops import Counts, RowMap
+    from fastrealign.core.row_map import Counts, RowMap
     from fastrealign.storage.paths import AnyPath
 
 

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core import arrays, ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
+from fastrealign.core.row_map import UNIT
+from fastrealign.core.rows import as_rows
+from fastrealign.formats import in_memory  # noqa: F401  adds its kinds to arrays
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
@@ -58,14 +62,12 @@ class Moments:
         bad_rows: "error" raises BadRowsError naming the first row that has no direction, and adds nothing; "skip" leaves
         such rows out and counts them in `self.bad_rows`.
         """
-        from fastrealign.core import arrays, ops
-
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
         taken = arrays.take(x)
-        rows = ops.as_rows(taken.rows)
+        rows = as_rows(taken.rows)
         part = ExactSum(self.dim)
-        found = ops.reduce(rows, ops.UNIT, part, threads=threads)
+        found = ops.reduce(rows, UNIT, part, threads=threads)
         if found.bad and bad_rows == "error":
             raise BadRowsError(
                 f"row {found.first_bad} {taken.why(found)}; pass bad_rows='skip' to leave out the {found.bad} such rows"

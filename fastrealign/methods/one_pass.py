@@ -18,7 +18,7 @@ import numpy as np
 from fastrealign.core import ops, reference
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.row_map import GOOD, UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.reservoir import Reservoir
@@ -115,7 +115,7 @@ def _good(rows: np.ndarray, row_map: RowMap) -> np.ndarray:
     """Those that have a direction under the map."""
     flags = np.empty(len(rows), dtype=np.uint8)
     ops.reduce(rows, row_map, ExactSum(rows.shape[1]), flags=flags)
-    return rows if (flags == ops.GOOD).all() else rows[flags == ops.GOOD]
+    return rows if (flags == GOOD).all() else rows[flags == GOOD]
 
 
 def _mapped(rows: np.ndarray, row_map: RowMap) -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.ops import UNIT, RowMap
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions
 from fastrealign.data.pair import open_target

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import UNIT, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import reduce_source

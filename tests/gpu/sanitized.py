@@ -9,7 +9,7 @@ from fastrealign.core import torch_ops
 from fastrealign.core.backend import choose
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.ops import RowMap
+from fastrealign.core.row_map import RowMap
 
 
 def main() -> None:

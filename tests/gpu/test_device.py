@@ -15,6 +15,8 @@ from fastrealign.core import ops, reference, torch_ops  # noqa: E402
 from fastrealign.core.backend import choose  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
+from fastrealign.core.row_map import ZERO, Counts  # noqa: E402
+from fastrealign.core.rows import as_rows  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 WIDTHS = [1, 3, 17, 96, 257, 512, 768, 1024, 1280, 2048, 4096, 4097, 16384]
@@ -57,13 +59,13 @@ def test_apply_and_reduce(backend, rows_on, map_of, dtype, d):
         rows, row_map = rows_on(n, d, dtype), map_of(d, ["unit", "s", "b", "bc"][(i + d) % 4])
         out = torch.full_like(rows, float("nan"))
         stored, sums, cpu = ExactSum(d), ExactSum(d), ExactSum(d)
-        assert torch_ops.apply_rows(rows, row_map, out, into=stored) == ops.Counts(n)
+        assert torch_ops.apply_rows(rows, row_map, out, into=stored) == Counts(n)
         exact = mapped(rows, row_map)
         assert_close(out, exact)
         steps = np.rint(np.ldexp(out.double().cpu().numpy(), 40)).astype(np.int64).sum(0)
         np.testing.assert_array_equal(stored.low.view(np.int64), steps)
         torch_ops.reduce_rows(rows, row_map, sums)
-        ops.reduce(ops.as_rows(rows.cpu()), row_map, cpu, backend="cpu")
+        ops.reduce(as_rows(rows.cpu()), row_map, cpu, backend="cpu")
         assert np.abs(sums.mean - cpu.mean).max() <= 1e-12
 
 
@@ -75,7 +77,7 @@ def test_a_million_rows_again_and_again(backend, map_of, dtype):
     for _ in range(3):
         out, stored, sums = torch.empty_like(rows), ExactSum(96), ExactSum(96)
         counts = torch_ops.apply_rows(rows, row_map, out, into=stored)
-        assert counts == torch_ops.reduce_rows(rows, row_map, sums) == ops.Counts(1_000_002, 1, 777_777, ops.ZERO)
+        assert counts == torch_ops.reduce_rows(rows, row_map, sums) == Counts(1_000_002, 1, 777_777, ZERO)
         if first is None:
             first = out, stored, sums
         assert torch.equal(out, first[0]) and stored == first[1] and sums == first[2]

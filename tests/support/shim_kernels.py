@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign import _core
-from fastrealign.core import ops
+from fastrealign.core.dtypes import BFLOAT16, CODES
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import RowMap
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SHIM = Path(__file__).resolve().parent / "cuda_shim"
 # So that sums are flushed in the middle of a test's few rows.
 FLUSH_AFTER = 64
 
-DTYPES = [np.dtype(np.float32), np.dtype(np.float16), ops.BFLOAT16, np.dtype(np.float64)]
+DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
 SHARED_LIMIT = 227 * 1024
 
 
@@ -56,7 +57,7 @@ class _Launch(ctypes.Structure):
 
 
 def _matrix(x: np.ndarray) -> _Matrix:
-    return _Matrix(x.ctypes.data, ops.CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0])
+    return _Matrix(x.ctypes.data, CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0])
 
 
 class Results:
@@ -95,7 +96,7 @@ class Kernels:
         if message is not None:
             raise RuntimeError(message.decode())
 
-    def device_map(self, row_map: ops.RowMap, d: int) -> tuple[np.ndarray, _Map]:
+    def device_map(self, row_map: RowMap, d: int) -> tuple[np.ndarray, _Map]:
         values = np.zeros(_core.MAP_HEADER + 2 * d)
         values[_core.MAP_S] = row_map.s
         for at, vector in ((_core.MAP_HEADER, row_map.b), (_core.MAP_HEADER + d, row_map.c)):

@@ -14,7 +14,7 @@ import benchmarks
 import numpy as np
 import pytest
 
-from fastrealign.core import ops
+from fastrealign.core.cpu import instruction_sets
 
 ceilings, common, cpu, files, peers, problem, small, table = map(
     benchmarks.module, ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")
@@ -235,7 +235,7 @@ def test_the_json_holds_every_case(results):
         "load_after",
         "others_cores",
     } <= results["machine"].keys()
-    assert results["machine"]["isa"] in ops.instruction_sets()
+    assert results["machine"]["isa"] in instruction_sets()
     keys = [(c["op"], c["variant"], c["d"], c["dtype"]) for c in results["cases"]]
     assert sorted(keys) == sorted((*case, d, dtype) for case in CASES for d in (24, 768) for dtype in ("fp32", "bf16"))
     for case in results["cases"]:

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from fastrealign.core import ops, reference
+from fastrealign.core.cpu import instruction_sets
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.row_map import COLLAPSED, GOOD, NOT_FINITE, UNIT, ZERO, Counts, RowMap
 
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
 ROWS = [1, 15, 17, 129, 257]
 TERMS = ["unit", "s", "b", "bc"]
 
 BOTH_VECTOR_SETS = pytest.mark.skipif(
-    not {"avx512", "avx2"} <= set(ops.instruction_sets()), reason="needs a machine with AVX-512"
+    not {"avx512", "avx2"} <= set(instruction_sets()), reason="needs a machine with AVX-512"
 )
 
 
@@ -52,9 +55,9 @@ def test_matches_the_reference(rows_of, map_of, in_dtype, isa, d):
         rows = rows_of(n, d, in_dtype)
         row_map = map_of(d, "bc" if n == 257 else TERMS[(i + d) % len(TERMS)])
         expected = mapped(rows, row_map)
-        for dtype in (np.float32, np.float16, ops.BFLOAT16, np.float64):
+        for dtype in (np.float32, np.float16, BFLOAT16, np.float64):
             out, counts = apply(rows, row_map, dtype, isa=isa)
-            assert counts == ops.Counts(good=n)
+            assert counts == Counts(good=n)
             assert_close(out, expected)
 
 
@@ -62,7 +65,7 @@ def test_matches_the_reference(rows_of, map_of, in_dtype, isa, d):
 def test_a_million_rows_match_the_reference(rows_of, map_of, isa, d):
     rows, row_map = rows_of(1_000_003, d), map_of(d)
     out, counts = apply(rows, row_map, isa=isa)
-    assert counts == ops.Counts(good=len(rows))
+    assert counts == Counts(good=len(rows))
     assert_close(out, mapped(rows, row_map))
 
 
@@ -76,8 +79,8 @@ EXTREMES = [
     (np.float64, 1e306),
     (np.float16, 2.0**-20),
     (np.float16, 1e3),
-    (ops.BFLOAT16, 1e36),
-    (ops.BFLOAT16, 1e-38),
+    (BFLOAT16, 1e36),
+    (BFLOAT16, 1e-38),
 ]
 
 
@@ -104,8 +107,8 @@ def test_rows_of_all_lengths_together(rng, rows_of, map_of, out_dtype, isa):
 def test_rows_that_nearly_cancel(rng, rows_of, in_dtype, out_dtype, isa, d, size):
     """s pi(y) + b, and then pi(...) + c, is a vector of length `size` between two of length 1."""
     for row in rows_of(20, d, in_dtype)[:, None]:
-        opposite = size * reference.project(rng.standard_normal((1, d)))[0] - mapped(row, ops.UNIT)[0]
-        for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+        opposite = size * reference.project(rng.standard_normal((1, d)))[0] - mapped(row, UNIT)[0]
+        for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
             out, counts = apply(row, row_map, out_dtype, isa=isa)
             assert counts.good == 1
             assert_close(out, mapped(row, row_map), float64_error=2e-13 + 1e-14 / size)
@@ -123,7 +126,7 @@ def test_one_hot_rows_with_a_large_shift(rng, out_dtype, isa, d):
         b[column], c[column] = s * rng.uniform(-0.97, 0.97), rng.uniform(-0.97, 0.97)
         if d > 1:
             b += rng.standard_normal(d) * 0.01
-        row_map = ops.RowMap(s, b, c)
+        row_map = RowMap(s, b, c)
         assert_close(apply(rows, row_map, out_dtype, isa=isa)[0], mapped(rows, row_map), float64_error=1e-10)
 
 
@@ -136,7 +139,7 @@ def test_nearly_one_hot_rows_with_opposite_shifts(rng, isa, shift):
     for s in (1.0, 1.466):
         b, c = rng.standard_normal((2, d)) * 0.01
         b[0], c[0] = s * shift, shift + 0.02
-        row_map = ops.RowMap(s, b, c)
+        row_map = RowMap(s, b, c)
         assert_close(apply(rows, row_map, isa=isa)[0], mapped(rows, row_map))
 
 
@@ -188,7 +191,7 @@ def test_nothing_outside_the_output_is_written(rows_of, map_of, in_dtype, out_dt
 @pytest.mark.parametrize("d", [1, 7, 8, 17, 96])
 def test_any_layout_gives_the_same_bits(rows_of, map_of, layouts, in_dtype, isa, d):
     rows, row_map = rows_of(19, d, in_dtype), map_of(d)
-    for dtype in (np.float32, ops.BFLOAT16):
+    for dtype in (np.float32, BFLOAT16):
         expected, _ = apply(rows, row_map, dtype, isa=isa)
         for name, view in layouts(rows):
             out = np.full(rows.shape, np.nan, dtype)
@@ -215,7 +218,7 @@ def test_an_output_larger_than_the_cache_has_the_same_bits(rows_of, map_of, out_
     n = PAST_CACHE // (d * out_dtype.itemsize) + 100
     rows = few[np.arange(n) % len(few)]
     row_map = map_of(d)
-    for isa in ops.instruction_sets():
+    for isa in instruction_sets():
         in_cache, _ = apply(few, row_map, out_dtype, isa=isa)
         out, intact = poisoned(n, d, out_dtype, offset=offset, columns=3 if d == 33 else 0)
         sums, parts = ExactSum(d), ExactSum(d)
@@ -308,15 +311,15 @@ def test_a_bad_row_at_any_place_is_stored_as_it_came(rng, rows_of, map_of, in_dt
         spoiled = rows.copy()
         # Small whole numbers are the same in every element type.
         spoiled[at] = rng.integers(-100, 100, d)
-        value, reason = [(0, ops.ZERO), (np.nan, ops.NOT_FINITE), (np.inf, ops.NOT_FINITE)][rng.integers(3)]
-        if reason == ops.ZERO:
+        value, reason = [(0, ZERO), (np.nan, NOT_FINITE), (np.inf, NOT_FINITE)][rng.integers(3)]
+        if reason == ZERO:
             spoiled[at] = 0
         else:
             spoiled[at, rng.integers(d)] = value
         flags = np.full(len(rows), 99, np.uint8)
         out, counts = apply(spoiled, row_map, out_dtype, isa=isa, flags=flags)
-        assert counts == ops.Counts(good=6, bad=1, first_bad=at, reason=reason)
-        assert flags.tolist() == [reason if i == at else ops.GOOD for i in range(len(rows))]
+        assert counts == Counts(good=6, bad=1, first_bad=at, reason=reason)
+        assert flags.tolist() == [reason if i == at else GOOD for i in range(len(rows))]
         np.testing.assert_array_equal(out[at].astype(np.float64), spoiled[at].astype(np.float64))
         np.testing.assert_array_equal(np.delete(out, at, 0), np.delete(expected, at, 0))
 
@@ -328,10 +331,10 @@ def test_the_first_of_many_bad_rows_is_located(rng, rows_of, map_of, isa, thread
     rows[bad[::2]] = 0
     rows[bad[1::2], bad[1::2] % 33] = np.nan
     states = np.zeros(len(rows), np.uint8)
-    states[bad[::2]], states[bad[1::2]] = ops.ZERO, ops.NOT_FINITE
+    states[bad[::2]], states[bad[1::2]] = ZERO, NOT_FINITE
     flags = np.empty(len(rows), np.uint8)
     out, counts = apply(rows, row_map, isa=isa, threads=threads, flags=flags)
-    assert counts == ops.Counts(good=len(rows) - 300, bad=300, first_bad=bad[0], reason=states[bad[0]])
+    assert counts == Counts(good=len(rows) - 300, bad=300, first_bad=bad[0], reason=states[bad[0]])
     np.testing.assert_array_equal(flags, states)
     np.testing.assert_array_equal(out[bad], rows[bad])
 
@@ -341,16 +344,16 @@ def test_rows_that_the_map_sends_to_zero(rng, out_dtype, isa, d):
     row = rng.integers(-8, 8, d) + 0.5
     opposite = -reference.project(row[None])[0]
     rows = np.stack([row, -row, 2 * row, 3 * row])
-    for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+    for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
         flags = np.empty(4, np.uint8)
         out, counts = apply(rows, row_map, out_dtype, isa=isa, flags=flags)
-        assert counts == ops.Counts(good=1, bad=3, first_bad=0, reason=ops.COLLAPSED)
-        assert flags.tolist() == [ops.COLLAPSED, ops.GOOD, ops.COLLAPSED, ops.COLLAPSED]
+        assert counts == Counts(good=1, bad=3, first_bad=0, reason=COLLAPSED)
+        assert flags.tolist() == [COLLAPSED, GOOD, COLLAPSED, COLLAPSED]
         np.testing.assert_array_equal(out[[0, 2, 3]].astype(np.float64), rows[[0, 2, 3]])
         assert_close(out[1:2], opposite[None])
 
 
 def test_no_rows(out_dtype, isa):
-    out, counts = apply(np.empty((0, 5), np.float32), ops.RowMap(1.0, np.ones(5)), out_dtype, isa=isa)
-    assert counts == ops.Counts(0, 0, -1, ops.GOOD)
+    out, counts = apply(np.empty((0, 5), np.float32), RowMap(1.0, np.ones(5)), out_dtype, isa=isa)
+    assert counts == Counts(0, 0, -1, GOOD)
     assert out.shape == (0, 5)

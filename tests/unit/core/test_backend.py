@@ -12,6 +12,7 @@ from fastrealign.core import ops
 from fastrealign.core.backend import Choice, choose
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import UNIT, ZERO, Counts
 
 
 def test_the_best_that_can_run(monkeypatch):
@@ -38,9 +39,9 @@ def test_an_argument_goes_before_the_environment(monkeypatch):
 def test_one_asked_for_that_cannot_run_is_an_error(name, message, rows_of):
     rows = rows_of(3, 5)
     with pytest.raises(InputError, match=message):
-        ops.reduce(rows, ops.UNIT, ExactSum(5), backend=name)
+        ops.reduce(rows, UNIT, ExactSum(5), backend=name)
     with pytest.raises(InputError, match=message):
-        ops.apply(rows, ops.UNIT, np.empty_like(rows), backend=name)
+        ops.apply(rows, UNIT, np.empty_like(rows), backend=name)
 
 
 def test_from_the_environment_too(monkeypatch, rows_of):
@@ -75,7 +76,7 @@ def test_the_reference_does_what_the_kernels_do(rows_of, map_of, in_dtype, out_d
         counts = ops.apply(rows, row_map, out, into=stored, flags=flags, backend=name)
         assert ops.reduce(rows, row_map, sums, backend=name) == counts
         found[name] = out.astype(np.float64), flags, sums.mean, stored.mean, counts
-    assert found["cpu"][4] == found["reference"][4] == ops.Counts(48, 2, 4, ops.ZERO)
+    assert found["cpu"][4] == found["reference"][4] == Counts(48, 2, 4, ZERO)
     np.testing.assert_array_equal(found["cpu"][1], found["reference"][1])
     np.testing.assert_allclose(found["cpu"][2], found["reference"][2], atol=1e-12)
     step = max(3e-7, 2 * float(np.finfo(np.float16).eps)) if out_dtype.itemsize > 2 else 0.01

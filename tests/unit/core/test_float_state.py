@@ -13,8 +13,11 @@ import pytest
 
 import fastrealign as fr
 from fastrealign import _core, diagnostics
-from fastrealign.core import ops
+from fastrealign.core import cpu, ops
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import RowMap
+from fastrealign.core.rows import empty_rows
 from fastrealign.methods import baselines
 
 FLUSH = {"x86_64": 0x8040, "aarch64": 1 << 24}  # flush-to-zero and denormals-are-zero
@@ -61,12 +64,12 @@ def test_kernels(rng, in_dtype, out_dtype, isa, map_of, other):
     gradient = rng.standard_normal((n, d)).astype(in_dtype)
 
     def run(threads=None):
-        out, back = ops.empty_rows(n, d, out_dtype), ops.empty_rows(n, d, in_dtype)
+        out, back = empty_rows(n, d, out_dtype), empty_rows(n, d, in_dtype)
         sums, into = ExactSum(d), ExactSum(d)
         counts = (
             ops.reduce(rows, row_map, sums, isa=isa, threads=threads),
             ops.apply(rows, row_map, out, into=into, isa=isa, threads=threads),
-            ops.vjp(rows, gradient, row_map, back, isa=isa, threads=threads),
+            cpu.vjp(rows, gradient, row_map, back, isa=isa, threads=threads),
         )
         return bits_of(sums.low, sums.high, into.low, into.high, out, back, sums.mean), counts
 
@@ -78,8 +81,8 @@ def test_kernels(rng, in_dtype, out_dtype, isa, map_of, other):
 
 def test_threads_of_the_kernel_inherit_nothing(rng, other):
     rows = subnormal(rng, 20_000, 64, np.dtype(np.float32))
-    row_map = ops.RowMap(0.9, rng.standard_normal(64) * 0.1, rng.standard_normal(64) * 0.1)
-    expected, out = ops.empty_rows(*rows.shape, rows.dtype), ops.empty_rows(*rows.shape, rows.dtype)
+    row_map = RowMap(0.9, rng.standard_normal(64) * 0.1, rng.standard_normal(64) * 0.1)
+    expected, out = empty_rows(*rows.shape, rows.dtype), empty_rows(*rows.shape, rows.dtype)
     ops.apply(rows, row_map, expected, threads=1)
     with state(other):
         ops.apply(rows, row_map, out, threads=4)
@@ -120,7 +123,7 @@ def test_what_is_computed_in_numpy(rng, tmp_path, other):
 
 def test_the_estimator_and_bfloat16(rng, other):
     pytest.importorskip("sklearn")
-    text = subnormal(rng, 50, 5, ops.BFLOAT16)  # which scikit-learn has converted
+    text = subnormal(rng, 50, 5, BFLOAT16)  # which scikit-learn has converted
     expected = fr.ReAlign().fit_transform(text)
     with state(other):
         found = fr.ReAlign().fit_transform(text)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from fastrealign.core import ops, reference
+from fastrealign.core.cpu import instruction_sets
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.row_map import COLLAPSED, GOOD, NOT_FINITE, UNIT, ZERO, Counts, RowMap
 
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
 ROWS = [1, 15, 17, 129, 257]
@@ -16,11 +19,11 @@ TERMS = ["unit", "s", "b", "bc"]
 # What rounding to a whole number of steps may do to an entry.
 HALF_STEP = 0.5**41
 BOTH_VECTOR_SETS = pytest.mark.skipif(
-    not {"avx512", "avx2"} <= set(ops.instruction_sets()), reason="needs a machine with AVX-512"
+    not {"avx512", "avx2"} <= set(instruction_sets()), reason="needs a machine with AVX-512"
 )
 
 
-def reduce(rows, row_map=ops.UNIT, **options):
+def reduce(rows, row_map=UNIT, **options):
     sums = ExactSum(rows.shape[1])
     counts = ops.reduce(rows, row_map, sums, **options)
     assert counts.good == sums.count
@@ -87,7 +90,7 @@ def test_float64_rows_of_extreme_length(rows_of, map_of, isa, size):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size"), [(np.float16, 2.0**-20), (np.float16, 1e3), (ops.BFLOAT16, 5e36), (ops.BFLOAT16, 1e-38)]
+    ("dtype", "size"), [(np.float16, 2.0**-20), (np.float16, 1e3), (BFLOAT16, 5e36), (BFLOAT16, 1e-38)]
 )
 def test_16_bit_rows_of_extreme_length(rows_of, map_of, isa, dtype, size):
     rows = (rows_of(23, 33, np.float64) * size).astype(dtype)
@@ -105,7 +108,7 @@ def test_rows_that_nearly_cancel(rng, isa, d, size):
     b = rng.standard_normal(d)
     b /= np.linalg.norm(b)
     rows = -b + size * reference.project(rng.standard_normal((20, d)))
-    for row_map in (ops.RowMap(1.0, b), ops.RowMap(1.0, None, b)):
+    for row_map in (RowMap(1.0, b), RowMap(1.0, None, b)):
         for row in rows:
             sums, _ = reduce(row[None], row_map, isa=isa)
             expected = reference_mean(row[None], row_map)
@@ -133,7 +136,7 @@ def test_totals_carry_between_the_limbs(isa, before, value):
     sums.low[:] = before % 2**64
     sums.high[:] = before // 2**64
     sums.count = 11
-    ops.reduce(np.full((7, 1), value, np.float32).repeat(3, 1) * [[0.0, 1.0, 0.0]], ops.UNIT, sums, isa=isa)
+    ops.reduce(np.full((7, 1), value, np.float32).repeat(3, 1) * [[0.0, 1.0, 0.0]], UNIT, sums, isa=isa)
     assert total_of(sums) == [before, before + 7 * int(value) * 2**40, before]
     assert sums.count == 18
 
@@ -149,7 +152,7 @@ def test_sums_are_added_to(rows_of, map_of, isa):
 
 def test_no_rows_add_nothing(isa):
     sums, counts = reduce(np.empty((0, 5), np.float32), isa=isa)
-    assert counts == ops.Counts(0, 0, -1, ops.GOOD)
+    assert counts == Counts(0, 0, -1, GOOD)
     assert sums == ExactSum(5)
 
 
@@ -193,7 +196,7 @@ def test_avx2_and_avx512_give_the_same_bits(rows_of, map_of, in_dtype):
 
 # --- rows without a direction ----------------------------------------------------------------------------------------
 
-BAD = [(0.0, ops.ZERO), (np.nan, ops.NOT_FINITE), (np.inf, ops.NOT_FINITE), (-np.inf, ops.NOT_FINITE)]
+BAD = [(0.0, ZERO), (np.nan, NOT_FINITE), (np.inf, NOT_FINITE), (-np.inf, NOT_FINITE)]
 
 
 def spoil(row, value, column):
@@ -215,8 +218,8 @@ def test_a_bad_row_at_any_place(rng, rows_of, map_of, in_dtype, isa, d, terms):
         spoil(spoiled[at], value, rng.integers(d))
         flags = np.full(len(rows), 99, np.uint8)
         sums, counts = reduce(spoiled, row_map, isa=isa, flags=flags)
-        assert counts == ops.Counts(good=10, bad=1, first_bad=at, reason=reason)
-        assert flags.tolist() == [reason if i == at else ops.GOOD for i in range(len(rows))]
+        assert counts == Counts(good=10, bad=1, first_bad=at, reason=reason)
+        assert flags.tolist() == [reason if i == at else GOOD for i in range(len(rows))]
         assert sums == reduce(np.delete(rows, at, 0), row_map, isa=isa)[0]
 
 
@@ -231,7 +234,7 @@ def test_the_first_of_many_bad_rows_is_located(rng, rows_of, isa, threads):
     sums, counts = reduce(rows, isa=isa, threads=threads, flags=flags)
     expected = np.zeros(len(rows), np.uint8)
     expected[bad] = [BAD[kind][1] for kind in kinds]
-    assert counts == ops.Counts(good=len(rows) - 500, bad=500, first_bad=bad[0], reason=expected[bad[0]])
+    assert counts == Counts(good=len(rows) - 500, bad=500, first_bad=bad[0], reason=expected[bad[0]])
     np.testing.assert_array_equal(flags, expected)
     assert sums == reduce(np.delete(rows, bad, 0), isa=isa)[0]
 
@@ -241,21 +244,21 @@ def test_rows_that_the_map_sends_to_zero(rng, isa, d):
     row = rng.standard_normal(d)
     opposite = -reference.project(row[None])[0]
     rows = np.stack([row, -row, 3 * row])
-    for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+    for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
         flags = np.empty(3, np.uint8)
         sums, counts = reduce(rows, row_map, isa=isa, flags=flags)
-        assert counts == ops.Counts(good=1, bad=2, first_bad=0, reason=ops.COLLAPSED)
+        assert counts == Counts(good=1, bad=2, first_bad=0, reason=COLLAPSED)
         assert counts.why == "is sent to zero by the map"
-        assert flags.tolist() == [ops.COLLAPSED, ops.GOOD, ops.COLLAPSED]
+        assert flags.tolist() == [COLLAPSED, GOOD, COLLAPSED]
         np.testing.assert_allclose(sums.mean, opposite, rtol=0, atol=HALF_STEP + 1e-14)
 
 
 def test_all_rows_bad(isa):
     sums, counts = reduce(np.zeros((9, 4), np.float32), isa=isa)
-    assert counts == ops.Counts(good=0, bad=9, first_bad=0, reason=ops.ZERO)
+    assert counts == Counts(good=0, bad=9, first_bad=0, reason=ZERO)
     assert sums == ExactSum(4)
 
 
 def test_rows_of_another_shape_are_refused():
     with pytest.raises(InputError, match="expected two dimensions"):
-        ops.reduce(np.ones(3, np.float32), ops.UNIT, ExactSum(3))
+        ops.reduce(np.ones(3, np.float32), UNIT, ExactSum(3))

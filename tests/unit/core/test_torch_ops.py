@@ -14,6 +14,8 @@ import fastrealign as fr  # noqa: E402
 from fastrealign.core import ops, reference, torch_ops  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
+from fastrealign.core.row_map import UNIT, ZERO  # noqa: E402
+from fastrealign.core.rows import as_rows  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 APPLY = torch.ops.fastrealign.apply
@@ -37,11 +39,11 @@ def tensors(rng, map_of):
 def test_apply_is_ops_apply(tensors, dtype, terms):
     rows, packed, number, row_map = tensors(37, 20, dtype, terms)
     out = APPLY(rows, packed, number)
-    view = ops.as_rows(rows)
+    view = as_rows(rows)
     expected = np.empty_like(view)
     ops.apply(view, row_map, expected)
     assert out.dtype == dtype
-    np.testing.assert_array_equal(ops.as_rows(out), expected)
+    np.testing.assert_array_equal(as_rows(out), expected)
     assert APPLY(rows, packed, number, torch.float64).dtype == torch.float64
 
 
@@ -52,11 +54,11 @@ def test_reduce_is_ops_reduce(tensors, dtype):
     rows[9, 3] = float("nan")
     low, high, bad = REDUCE(rows, packed, number)
     expected = ExactSum(20)
-    counts = ops.reduce(ops.as_rows(rows), row_map, expected)
+    counts = ops.reduce(as_rows(rows), row_map, expected)
     found = ExactSum.over(low.numpy(), high.numpy())
     found.count = counts.good
     assert found == expected
-    assert bad.tolist() == [2, 7, ops.ZERO]
+    assert bad.tolist() == [2, 7, ZERO]
     assert REDUCE(rows[:7], packed, number)[2].tolist() == [0, -1, 0]
 
 
@@ -194,11 +196,11 @@ def test_an_out_for_a_device_is_checked_before_anything_is_written(rng):
         (np.zeros((9, 6)), "out on the CPU"),
     ):
         with pytest.raises(InputError, match=says):
-            torch_ops.apply_rows(rows, ops.UNIT, out)
+            torch_ops.apply_rows(rows, UNIT, out)
     memory[:9] = rows
     with pytest.raises(InputError, match="overlap in memory"):
-        torch_ops.apply_rows(memory[:9], ops.UNIT, memory[3:12])
+        torch_ops.apply_rows(memory[:9], UNIT, memory[3:12])
     assert torch.equal(memory[:9], rows) and not memory[9:].any()
-    torch_ops.apply_rows(memory[:9], ops.UNIT, memory[:9])
-    torch_ops.apply_rows(rows, ops.UNIT, memory[9:18])
+    torch_ops.apply_rows(memory[:9], UNIT, memory[:9])
+    torch_ops.apply_rows(rows, UNIT, memory[9:18])
     assert torch.equal(memory[:9], memory[9:18])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastrealign.core import ops, reference
+from fastrealign.core import cpu, reference
 from fastrealign.core.errors import InputError
+from fastrealign.core.row_map import ZERO, Counts, RowMap
 
 TERMS = ["unit", "s", "b", "bc"]
 WIDTHS = [1, 3, 7, 8, 9, 17, 33, 96, 257, 768, 4097]
@@ -14,7 +15,7 @@ WIDTHS = [1, 3, 7, 8, 9, 17, 33, 96, 257, 768, 4097]
 
 def vjp(rows, gradient, row_map, **options):
     out = np.full(rows.shape, np.nan, rows.dtype)
-    counts = ops.vjp(rows, gradient, row_map, out, **options)
+    counts = cpu.vjp(rows, gradient, row_map, out, **options)
     return out, counts
 
 
@@ -51,7 +52,7 @@ def test_matches_the_reference(rng, rows_of, map_of, in_dtype, isa, d):
         rows, row_map = rows_of(n, d, in_dtype), map_of(d, TERMS[(i + d) % 4])
         g = rng.standard_normal((n, d)).astype(in_dtype)
         out, counts = vjp(rows, g, row_map, isa=isa)
-        assert counts == ops.Counts(good=n)
+        assert counts == Counts(good=n)
         if d > 1:  # in one dimension the map is constant, and its derivative rounding noise
             assert_close(out, expected(rows, g, row_map))
         else:
@@ -71,7 +72,7 @@ def test_rows_that_nearly_cancel(rng, rows_of, isa, size):
     for row in rows_of(20, 24, np.float64)[:, None]:
         opposite = size * reference.project(rng.standard_normal((1, 24)))[0] - reference.project(row)[0]
         g = rng.standard_normal((1, 24))
-        for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+        for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
             out, _ = vjp(row, g, row_map, isa=isa)
             assert_close(out, expected(row, g, row_map), float64_error=1e-11 / size**2)
 
@@ -82,7 +83,7 @@ def test_rows_without_a_direction_get_zeros(rng, rows_of, map_of, in_dtype, isa)
     rows[4, 3] = np.nan
     g = rng.standard_normal((7, 20)).astype(in_dtype)
     out, counts = vjp(rows, g, row_map, isa=isa)
-    assert counts == ops.Counts(good=5, bad=2, first_bad=2, reason=ops.ZERO)
+    assert counts == Counts(good=5, bad=2, first_bad=2, reason=ZERO)
     assert not out[[2, 4]].any()
     good = [0, 1, 3, 5, 6]
     assert_close(out[good], expected(rows[good], g[good], row_map))
@@ -99,4 +100,4 @@ def test_any_number_of_threads_gives_the_same_bits(rng, rows_of, map_of):
 def test_what_does_not_fit_together(rows_of, map_of):
     rows = rows_of(4, 8)
     with pytest.raises(InputError, match="one shape and one element type"):
-        ops.vjp(rows, rows.astype(np.float64), map_of(8), np.empty_like(rows))
+        cpu.vjp(rows, rows.astype(np.float64), map_of(8), np.empty_like(rows))

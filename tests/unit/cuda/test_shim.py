@@ -8,6 +8,8 @@ from shim_kernels import DTYPES, FLUSH_AFTER, Results
 
 from fastrealign.core import ops, reference
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.row_map import COLLAPSED, GOOD, NOT_FINITE, ZERO, RowMap
+from fastrealign.core.rows import empty_rows
 
 # Widths for each path: packs with a warp a row (one for each width compiled, and ones that do not fill it), packs with
 # a block a row; and single elements.
@@ -38,7 +40,7 @@ def total_steps(sums: ExactSum):
 
 def aligned_rows(x, out=False):
     """A copy that starts on 16 bytes."""
-    held = ops.empty_rows(*x.shape, x.dtype)
+    held = empty_rows(*x.shape, x.dtype)
     held[:] = x
     return held
 
@@ -47,12 +49,12 @@ def aligned_rows(x, out=False):
 def test_apply_is_the_reference_for_every_pair_of_types(kernels, rows_of, map_of, in_dtype, out_dtype, d):
     x = aligned_rows(rows_of(9, d, in_dtype))
     row_map = map_of(d)
-    out = ops.empty_rows(9, d, out_dtype)
+    out = empty_rows(9, d, out_dtype)
     out[:] = np.nan
     results = kernels.apply(x, row_map, out, sums=True)
     expected = reference_rows(x, row_map)
     assert np.abs(out.astype(np.float64) - expected).max() <= tolerance(expected, out_dtype)
-    assert (results.flags == ops.GOOD).all()
+    assert (results.flags == GOOD).all()
     assert results.bad[0] == 0
     assert total_steps(results.sums) == steps_of(out)
     again = np.empty_like(out)
@@ -76,7 +78,7 @@ def test_reduce_adds_what_the_cpu_core_adds(kernels, rows_of, map_of, in_dtype, 
     ours = np.array(total_steps(results.sums)) * 2.0**-FRACTION_BITS
     assert np.abs(ours - core.mean * n).max() <= 1e-12 * n
     assert np.abs(ours - reference_rows(x, row_map).sum(axis=0)).max() <= 1e-12 * n
-    assert (results.flags == ops.GOOD).all()
+    assert (results.flags == GOOD).all()
 
 
 @pytest.mark.parametrize("terms", ["unit", "s", "b"])
@@ -84,7 +86,7 @@ def test_reduce_adds_what_the_cpu_core_adds(kernels, rows_of, map_of, in_dtype, 
 def test_apply_without_all_terms(kernels, rows_of, map_of, in_dtype, terms, d):
     x = aligned_rows(rows_of(5, d, in_dtype))
     row_map = map_of(d, terms)
-    out = ops.empty_rows(5, d, np.dtype(np.float32))
+    out = empty_rows(5, d, np.dtype(np.float32))
     kernels.apply(x, row_map, out)
     assert np.abs(out - reference_rows(x, row_map)).max() <= 3e-7
 
@@ -104,7 +106,7 @@ def test_rows_may_lie_anywhere(kernels, layouts, rows_of, map_of, d, in_dtype):
         ):
             continue  # a copy is made of these before a kernel sees them
         for gap in (1, 16):  # the output in a wider array, at single elements and at whole packs
-            wide = ops.empty_rows(n, d + 2 * gap, in_dtype)
+            wide = empty_rows(n, d + 2 * gap, in_dtype)
             wide[:] = np.nan
             out = wide[:, gap : d + gap]
             kernels.apply(x, row_map, out)
@@ -119,7 +121,7 @@ def test_rows_may_lie_anywhere(kernels, layouts, rows_of, map_of, d, in_dtype):
 def test_out_may_be_the_rows_themselves(kernels, rows_of, map_of, in_dtype, d):
     x = aligned_rows(rows_of(7, d, in_dtype))
     row_map = map_of(d)
-    out = ops.empty_rows(7, d, in_dtype)
+    out = empty_rows(7, d, in_dtype)
     kernels.apply(x, row_map, out)
     kernels.apply(x, row_map, x)
     assert x.tobytes() == out.tobytes()
@@ -135,16 +137,16 @@ def test_bad_rows_are_counted_located_and_left_as_they_came(kernels, rows_of, ma
     x[6, d // 2] = np.nan
     x[5] = 0
     expected = np.zeros(21, np.uint8)
-    expected[[5, 13]], expected[[6, 20]] = ops.ZERO, ops.NOT_FINITE
-    good = expected == ops.GOOD
-    out = ops.empty_rows(21, d, dtype)
+    expected[[5, 13]], expected[[6, 20]] = ZERO, NOT_FINITE
+    good = expected == GOOD
+    out = empty_rows(21, d, dtype)
     stored = kernels.apply(x, row_map, out, sums=True)
     added = kernels.reduce(x, row_map, first_row=1000)
     for results in (stored, added):
         assert results.flags.tolist() == expected.tolist()
         assert results.bad[0] == 4
-    assert stored.first_bad == (5, ops.ZERO)
-    assert added.first_bad == (1005, ops.ZERO)
+    assert stored.first_bad == (5, ZERO)
+    assert added.first_bad == (1005, ZERO)
     np.testing.assert_array_equal(out[~good].astype(np.float64), x[~good].astype(np.float64))
     assert total_steps(stored.sums) == steps_of(out[good])
     total = reference_rows(x[good], row_map).sum(axis=0)
@@ -156,11 +158,11 @@ def test_bad_rows_are_counted_located_and_left_as_they_came(kernels, rows_of, ma
 def test_a_row_that_the_map_sends_to_zero_is_collapsed(kernels, rows_of, d, which):
     x = aligned_rows(rows_of(5, d, np.float64))
     unit = reference.project(x)
-    row_map = ops.RowMap(1.0, -unit[3], np.zeros(d)) if which == "u" else ops.RowMap(1.0, np.zeros(d), -unit[3])
-    out = ops.empty_rows(5, d, np.dtype(np.float64))
+    row_map = RowMap(1.0, -unit[3], np.zeros(d)) if which == "u" else RowMap(1.0, np.zeros(d), -unit[3])
+    out = empty_rows(5, d, np.dtype(np.float64))
     results = kernels.apply(x, row_map, out)
-    assert results.first_bad == (3, ops.COLLAPSED)
-    assert kernels.reduce(x, row_map).first_bad == (3, ops.COLLAPSED)
+    assert results.first_bad == (3, COLLAPSED)
+    assert kernels.reduce(x, row_map).first_bad == (3, COLLAPSED)
     assert np.abs(np.delete(out, 3, 0) - reference_rows(np.delete(x, 3, 0), row_map)).max() < 1e-13
 
 
@@ -173,13 +175,13 @@ def test_rows_that_cancel_take_the_slow_path(kernels, rows_of, rng, dtype, d):
         dtype
     )
     x = aligned_rows(x)
-    row_map = ops.RowMap(1.0, -reference.project(x[1:2])[0] * 0.99, rng.standard_normal(d) * 0.3 / np.sqrt(d))
+    row_map = RowMap(1.0, -reference.project(x[1:2])[0] * 0.99, rng.standard_normal(d) * 0.3 / np.sqrt(d))
     expected = reference_rows(x, row_map)
     for out_dtype in DTYPES[:3]:
-        out = ops.empty_rows(8, d, out_dtype)
+        out = empty_rows(8, d, out_dtype)
         results = kernels.apply(x, row_map, out, sums=True)
         assert np.abs(out.astype(np.float64) - expected).max() <= tolerance(expected, out_dtype)
-        assert (results.flags == ops.GOOD).all()
+        assert (results.flags == GOOD).all()
         assert total_steps(results.sums) == steps_of(out)
     sums = np.array(total_steps(kernels.reduce(x, row_map).sums)) * 2.0**-FRACTION_BITS
     assert np.abs(sums - expected.sum(axis=0)).max() <= 8e-12
@@ -195,7 +197,7 @@ def test_very_long_and_very_short_rows(kernels, rows_of, map_of, dtype, scales, 
     x = aligned_rows(
         np.concatenate([np.abs(rows_of(2, d, np.float64)) * scale + scale for scale in scales]).astype(dtype)
     )
-    out = ops.empty_rows(*x.shape, np.dtype(np.float32))
+    out = empty_rows(*x.shape, np.dtype(np.float32))
     kernels.apply(x, row_map, out)
     assert np.abs(out - reference_rows(x, row_map)).max() <= 3e-7
 
@@ -205,8 +207,8 @@ def test_float32_rows_with_one_large_entry_keep_their_digits(kernels, rng, d):
     """Squares just below half a float32 step of the largest: a float32 sum that begins with it would lose them all."""
     x = aligned_rows(np.full((d, d), 0.45**0.5 * 2.0**-12, np.float32)[:40])
     x[np.arange(len(x)), rng.integers(0, d, len(x))] = 1
-    row_map = ops.RowMap(0.9, rng.standard_normal(d) * 0.03 / np.sqrt(d), rng.standard_normal(d) * 0.03 / np.sqrt(d))
-    out = ops.empty_rows(*x.shape, np.dtype(np.float32))
+    row_map = RowMap(0.9, rng.standard_normal(d) * 0.03 / np.sqrt(d), rng.standard_normal(d) * 0.03 / np.sqrt(d))
+    out = empty_rows(*x.shape, np.dtype(np.float32))
     kernels.apply(x, row_map, out)
     assert np.abs(out - reference_rows(x, row_map)).max() <= 3e-7
 
@@ -220,7 +222,7 @@ def test_any_grid_and_any_order_of_threads_give_the_same_bits(kernels, rows_of, 
     seen = set()
     for blocks, backwards in [(0, False), (0, True), (1, False), (3, True), (50, False)]:
         kernels.settings(backwards=backwards)
-        out = ops.empty_rows(53, d, dtype)
+        out = empty_rows(53, d, dtype)
         stored = kernels.apply(x, row_map, out, sums=True, blocks=blocks)
         added = kernels.reduce(x, row_map, blocks=blocks)
         seen.add(
@@ -239,7 +241,7 @@ def test_sums_are_flushed_before_they_are_full(kernels, rows_of, map_of, dtype, 
     for lo in range(0, n, 50):
         kernels.reduce(x[lo : lo + 50], map_of(d, "unit"), into=parts)
     assert total_steps(whole.sums) == total_steps(parts.sums)
-    out = ops.empty_rows(n, d, np.dtype(dtype))
+    out = empty_rows(n, d, np.dtype(dtype))
     assert total_steps(kernels.apply(x, map_of(d), out, sums=True, blocks=1).sums) == steps_of(out)
 
 
@@ -278,11 +280,11 @@ def test_wide_rows_and_little_shared_memory(kernels, rows_of, map_of, dtype, d):
     expected = reference_rows(x, row_map)
     for limit in (227 * 1024, 99 * 1024, 8 * 1024):
         kernels.settings(shared_limit=limit)
-        out = ops.empty_rows(3, d, dtype)
+        out = empty_rows(3, d, dtype)
         stored = kernels.apply(x, row_map, out, sums=True)
         assert np.abs(out.astype(np.float64) - expected).max() <= tolerance(expected, dtype)
         assert total_steps(stored.sums) == steps_of(out)
-        plain = ops.empty_rows(3, d, dtype)
+        plain = empty_rows(3, d, dtype)
         kernels.apply(x, row_map, plain)
         assert np.abs(plain.astype(np.float64) - expected).max() <= tolerance(expected, dtype)
         sums = np.array(total_steps(kernels.reduce(x, row_map).sums)) * 2.0**-FRACTION_BITS
@@ -315,12 +317,12 @@ def test_vjp_is_the_chain_rule(kernels, rows_of, map_of, rng, dtype, terms, d):
     x = aligned_rows(rows_of(n, d, dtype))
     g = aligned_rows(rng.standard_normal((n, d)).astype(dtype))
     row_map = map_of(d, terms)
-    out = ops.empty_rows(n, d, dtype)
+    out = empty_rows(n, d, dtype)
     kernels.vjp(x, g, row_map, out)
     expected = reference_vjp(x, g, row_map)
     size = np.abs(expected).max()
     assert np.abs(out.astype(np.float64) - expected).max() / size <= {8: 1e-13, 4: 1e-6}.get(dtype.itemsize, 0.01)
-    mixed = ops.empty_rows(n, d, np.dtype(np.float64))
+    mixed = empty_rows(n, d, np.dtype(np.float64))
     kernels.vjp(x, g.astype(np.float64), row_map, mixed)
     assert np.abs(mixed - expected).max() / size <= 1e-12
 
@@ -328,7 +330,7 @@ def test_vjp_is_the_chain_rule(kernels, rows_of, map_of, rng, dtype, terms, d):
 def test_reference_vjp_is_the_derivative(rng):
     """The yardstick of the test above, against differences of the reference."""
     y, g = rng.standard_normal((1, 12)), rng.standard_normal((1, 12))
-    row_map = ops.RowMap(0.8, rng.standard_normal(12) * 0.2, rng.standard_normal(12) * 0.1)
+    row_map = RowMap(0.8, rng.standard_normal(12) * 0.2, rng.standard_normal(12) * 0.1)
     step = 1e-6
     numeric = [
         ((reference_rows(y + e, row_map) - reference_rows(y - e, row_map)) * g).sum() / (2 * step)
@@ -344,8 +346,8 @@ def test_vjp_of_bad_and_cancelling_rows(kernels, rows_of, rng, dtype, d):
     x[2] = 0
     x[3, 1] = np.nan
     g = aligned_rows(rng.standard_normal((7, d)).astype(dtype))
-    row_map = ops.RowMap(1.0, -reference.project(x[5:6])[0] * 0.97, rng.standard_normal(d) * 0.3 / np.sqrt(d))
-    out = ops.empty_rows(7, d, np.dtype(dtype))
+    row_map = RowMap(1.0, -reference.project(x[5:6])[0] * 0.97, rng.standard_normal(d) * 0.3 / np.sqrt(d))
+    out = empty_rows(7, d, np.dtype(dtype))
     kernels.vjp(x, g, row_map, out)
     assert (out[2:4] == 0).all()
     keep = [0, 1, 4, 5, 6]

@@ -11,8 +11,8 @@ import corpus
 import numpy as np
 import pytest
 
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError
-from fastrealign.core.ops import BFLOAT16
 from fastrealign.data import id_index as index_of
 from fastrealign.data import lookup as lookup
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice, lookup_hashes, twice

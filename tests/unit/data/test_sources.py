@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fastrealign import formats
-from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.row_map import UNIT
 from fastrealign.data import sources
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, reduce_source
@@ -152,16 +152,16 @@ def test_a_bad_row_is_named_in_every_kind_of_source(rows_of, spec_of, value):
     spec = spec_of(rows)
     source = open_rows(spec, "target")
     with pytest.raises(BadRowsError) as caught:
-        reduce_source(source, ops.UNIT, "adding", PassOptions(workers=Workers.of(3)))
+        reduce_source(source, UNIT, "adding", PassOptions(workers=Workers.of(3)))
     message = str(caught.value)
     # The shards have 32, 16 and 49 rows: row 55 is row 7 of the third.
     where = "_2." if isinstance(source, sources.FileSource) else "target: row 55 "
     assert where in message and ("row 7 " in message or "row 55 " in message)
     assert ("is all zeros" if value == 0 else "has a NaN or Inf") in message
     assert "\n" not in message
-    sums, this = reduce_source(source, ops.UNIT, "adding", PassOptions("skip"))
+    sums, this = reduce_source(source, UNIT, "adding", PassOptions("skip"))
     assert (sums.count, this.good, this.bad) == (94, 94, 3)
-    assert sums == reduce_source(open_rows(np.delete(rows, [55, 70, 90], 0), "source"), ops.UNIT, "adding")[0]
+    assert sums == reduce_source(open_rows(np.delete(rows, [55, 70, 90], 0), "source"), UNIT, "adding")[0]
 
 
 def test_the_first_bad_row_is_named_whichever_thread_meets_one_first(rows_of, tmp_path):
@@ -173,7 +173,7 @@ def test_the_first_bad_row_is_named_whichever_thread_meets_one_first(rows_of, tm
     assert len(list(source.pieces())) > 4
     for _ in range(5):
         with pytest.raises(BadRowsError, match=r"rows\.npy: row 20011 is all zeros"):
-            reduce_source(source, ops.UNIT, "adding", PassOptions(workers=Workers.of(4)))
+            reduce_source(source, UNIT, "adding", PassOptions(workers=Workers.of(4)))
 
 
 def test_large_files_and_arrays_come_in_pieces(rows_of, map_of, monkeypatch, tmp_path):
@@ -206,7 +206,7 @@ def test_the_sample_sees_every_row_once_with_its_number(rows_of, spec_of):
     rows = rows_of(97, 12)
     sample = Reservoir(1000)
     reduce_source(
-        open_rows(spec_of(rows), "source"), ops.UNIT, "looking", PassOptions(workers=Workers.of(3)), sample=sample
+        open_rows(spec_of(rows), "source"), UNIT, "looking", PassOptions(workers=Workers.of(3)), sample=sample
     )
     np.testing.assert_array_equal(sample.rows(), rows)
 
@@ -234,11 +234,11 @@ def test_an_iterator_is_read_once_pilot_and_all(rows_of, make):
     source = open_rows(make(np.split(rows, [3, 20, 21])), "source")
     assert not source.again and source.d == 4
     np.testing.assert_array_equal(source.pilot(10), rows[:10])
-    sums, _ = reduce_source(source, ops.UNIT, "adding")
-    expected, _ = reduce_source(open_rows(rows, "source"), ops.UNIT, "adding")
+    sums, _ = reduce_source(source, UNIT, "adding")
+    expected, _ = reduce_source(open_rows(rows, "source"), UNIT, "adding")
     assert sums == expected
     with pytest.raises(InputError) as caught:
-        reduce_source(source, ops.UNIT, "adding")
+        reduce_source(source, UNIT, "adding")
     message = str(caught.value)
     assert message.startswith(
         "source: an iterator can be read once, and this reads more than once; pass something that"
@@ -257,8 +257,8 @@ def test_an_iterator_may_use_its_memory_again(rows_of):
 
     source = open_rows(chunks(), "source")
     np.testing.assert_array_equal(source.pilot(70), rows[:70])
-    sums, _ = reduce_source(source, ops.UNIT, "adding")
-    assert sums == reduce_source(open_rows(rows, "source"), ops.UNIT, "adding")[0]
+    sums, _ = reduce_source(source, UNIT, "adding")
+    assert sums == reduce_source(open_rows(rows, "source"), UNIT, "adding")[0]
 
 
 def test_the_pilot_of_files_comes_from_all_over_and_not_from_their_order(rows_of, tmp_path):
@@ -279,10 +279,10 @@ def test_chunks_that_change_between_passes_are_refused(rows_of):
     rows = rows_of(10, 4)
     changing = Again([rows])
     source = open_rows(changing, "source")
-    reduce_source(source, ops.UNIT, "adding")
+    reduce_source(source, UNIT, "adding")
     changing.chunks = [rows[:7]]
     with pytest.raises(InputError, match="source: 7 rows in this pass, 10 in the one before"):
-        reduce_source(source, ops.UNIT, "adding")
+        reduce_source(source, UNIT, "adding")
 
 
 @pytest.mark.parametrize(
@@ -306,10 +306,10 @@ def test_what_is_no_source_is_refused(spec, says):
 def test_chunks_of_another_width_or_type_are_named(rows_of):
     source = open_rows([rows_of(4, 6), rows_of(4, 6), rows_of(4, 5)], "source")
     with pytest.raises(InputError, match="source, chunk 2: rows are 5 wide, those before 6"):
-        reduce_source(source, ops.UNIT, "adding")
+        reduce_source(source, UNIT, "adding")
     source = open_rows([rows_of(4, 6), np.ones((4, 6), np.int64)], "source")
     with pytest.raises(InputError, match="source, chunk 1: element type int64"):
-        reduce_source(source, ops.UNIT, "adding")
+        reduce_source(source, UNIT, "adding")
 
 
 def test_missing_files_are_named(tmp_path):
@@ -340,7 +340,7 @@ def test_a_pass_reports_all_of_its_rows_and_bytes(rows_of, spec_of):
     rows = rows_of(97, 12)
     source = open_rows(spec_of(rows), "source")
     watching = Watching()
-    reduce_source(source, ops.UNIT, "adding up", PassOptions(workers=Workers.of(2), progress=watching))
+    reduce_source(source, UNIT, "adding up", PassOptions(workers=Workers.of(2), progress=watching))
     assert watching.told[0][:2] == ("start", "adding up")
     assert watching.told[-1] == ("finish",)
     advances = [told for told in watching.told if told[0] == "advance"]

@@ -8,9 +8,11 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli.main import main
-from fastrealign.core import ops
+from fastrealign.core.cpu import default_threads
+from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers
 
@@ -18,7 +20,7 @@ MiB = 1 << 20
 
 
 def test_threads_and_pieces():
-    assert Workers.of() == Workers(ops.default_threads(), (), PIECE_BYTES)
+    assert Workers.of() == Workers(default_threads(), (), PIECE_BYTES)
     assert Workers.of(3).threads == 3
     assert Workers.of(4, None, 8 * MiB) == Workers(4, (), MiB)
     assert Workers.of(4, None, 100 * MiB).piece_bytes == PIECE_BYTES
@@ -40,7 +42,7 @@ def test_devices():
         assert "\n" not in str(told.value)
 
 
-@pytest.fixture(params=ops.CODES, ids=str)
+@pytest.fixture(params=CODES, ids=str)
 def any_dtype(request):
     return request.param
 
@@ -49,7 +51,7 @@ def test_a_device_computes_what_the_processor_does(rows_of, any_dtype):
     pytest.importorskip("torch")
     rows = rows_of(50, 9, any_dtype)
     rows[7] = 0
-    maps = [ops.UNIT, ops.RowMap(0.9, np.linspace(-0.1, 0.1, 9), np.linspace(0.1, 0.0, 9))]
+    maps = [UNIT, RowMap(0.9, np.linspace(-0.1, 0.1, 9), np.linspace(0.1, 0.0, 9))]
     sums = [[ExactSum(9) for _ in maps] for _ in range(2)]
     outs, flags = [], np.empty((2, 50), np.uint8)
     for i, place in enumerate((Host(), Device("cpu"))):

@@ -8,6 +8,7 @@ import pytest
 from fastrealign import diagnostics as D
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.row_map import RowMap
 
 
 def sphere(first):
@@ -74,7 +75,7 @@ def test_a_shift_and_a_scale_change_neither_and_rows_may_be_mapped(spherical, or
     plain, scaled = D.shape(rows, directions), D.shape(rows, -3.0 * directions)
     np.testing.assert_allclose(scaled.skewness, -plain.skewness, atol=1e-11)
     np.testing.assert_allclose(scaled.kurtosis, plain.kurtosis, atol=1e-11)
-    moved = ops.RowMap(1.0, 0.4 * orthonormal(8, 1)[:, 0])
+    moved = RowMap(1.0, 0.4 * orthonormal(8, 1)[:, 0])
     out = np.empty(rows.shape)
     ops.apply(rows, moved, out)
     np.testing.assert_allclose(

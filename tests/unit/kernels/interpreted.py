@@ -9,6 +9,8 @@ import torch
 
 from fastrealign.core import ops, reference, torch_ops
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import NOT_FINITE, ZERO, Counts, RowMap
+from fastrealign.core.rows import as_rows
 from fastrealign.kernels import launch
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -52,7 +54,7 @@ def test_apply(rng, map_of, dtype, d):
         for out_dtype in (dtype, torch.float32):
             out, sums = torch.full((n, d), float("nan"), dtype=out_dtype), ExactSum(d)
             counts = torch_ops.apply_rows(rows, row_map, out, into=sums)
-            assert counts == ops.Counts(good=n) and sums.count == n
+            assert counts == Counts(good=n) and sums.count == n
             assert_close(out, mapped(rows, row_map))
             steps = np.rint(np.ldexp(out.double().numpy(), 40)).astype(np.int64).sum(0)
             np.testing.assert_array_equal(sums.low.view(np.int64), steps)
@@ -64,7 +66,7 @@ def test_reduce_is_within_a_step_of_the_cpu(rng, map_of, dtype, d):
     rows, row_map = tensor(rng.standard_normal((70, d)), dtype), map_of(d, TERMS[d % 4])
     found, cpu = ExactSum(d), ExactSum(d)
     counts = torch_ops.reduce_rows(rows, row_map, found)
-    assert counts == ops.reduce(ops.as_rows(rows), row_map, cpu, backend="cpu")
+    assert counts == ops.reduce(as_rows(rows), row_map, cpu, backend="cpu")
     assert np.abs(found.mean - cpu.mean).max() <= 1e-12
 
 
@@ -102,7 +104,7 @@ def test_rows_that_nearly_cancel(rng, dtype, size):
         row = tensor(row, dtype)
         unit = reference.project(row.double().numpy())[0]
         opposite = size * reference.project(rng.standard_normal((1, 24)))[0] - unit
-        for row_map in (ops.RowMap(1.0, opposite), ops.RowMap(1.0, None, opposite)):
+        for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
             out, sums = torch.empty_like(row), ExactSum(24)
             torch_ops.apply_rows(row, row_map, out)
             torch_ops.reduce_rows(row, row_map, sums)
@@ -116,7 +118,7 @@ def test_one_hot_rows_with_a_large_shift(rng):
     rows[np.arange(40), 3] = rng.uniform(0.5, 2, 40) * rng.choice([-1, 1], 40)
     b = rng.standard_normal(17) * 0.01
     b[3] = -0.45
-    row_map = ops.RowMap(1.2, b, b * 0.8)
+    row_map = RowMap(1.2, b, b * 0.8)
     out = torch.empty(40, 17)
     torch_ops.apply_rows(torch.from_numpy(rows), row_map, out)
     assert_close(out, mapped(torch.from_numpy(rows), row_map))
@@ -127,15 +129,15 @@ def test_rows_without_a_direction(rng, map_of, dtype):
     rows, row_map = tensor(rng.standard_normal((60, 20)), dtype), map_of(20)
     rows[17], rows[40, 3], rows[51, 0] = 0, float("nan"), float("inf")
     out, flags, sums = torch.empty_like(rows), np.empty(60, np.uint8), ExactSum(20)
-    expected = ops.Counts(good=57, bad=3, first_bad=17, reason=ops.ZERO)
+    expected = Counts(good=57, bad=3, first_bad=17, reason=ZERO)
     assert torch_ops.apply_rows(rows, row_map, out, flags=flags) == expected
-    assert np.flatnonzero(flags).tolist() == [17, 40, 51] and flags[40] == flags[51] == ops.NOT_FINITE
+    assert np.flatnonzero(flags).tolist() == [17, 40, 51] and flags[40] == flags[51] == NOT_FINITE
     as_they_came = [17, 51] if dtype == torch.bfloat16 else [17, 40, 51]  # the interpreter cannot store a bfloat16 NaN
     torch.testing.assert_close(out[as_they_came], rows[as_they_came], rtol=0, atol=0, equal_nan=True)
     assert torch_ops.reduce_rows(rows, row_map, sums) == expected
     good = np.flatnonzero(flags == 0)
     assert np.abs(sums.mean - mapped(rows[good], row_map).mean(0)).max() <= 1e-12
-    assert torch.ops.fastrealign.reduce(rows, *torch_ops.pack(row_map, 20))[2].tolist() == [3, 17, ops.ZERO]
+    assert torch.ops.fastrealign.reduce(rows, *torch_ops.pack(row_map, 20))[2].tolist() == [3, 17, ZERO]
     assert not torch.ops.fastrealign.vjp(rows, rows.nan_to_num(), *torch_ops.pack(row_map, 20))[[17, 40, 51]].any()
 
 
@@ -153,7 +155,7 @@ def test_layouts(rng, map_of):
     torch_ops.apply_rows(in_place, row_map, in_place)
     torch.testing.assert_close(in_place, expected, rtol=0, atol=0)
     empty = torch.empty(0, 33)
-    assert torch_ops.apply_rows(empty, row_map, empty) == ops.Counts(0)
+    assert torch_ops.apply_rows(empty, row_map, empty) == Counts(0)
 
 
 def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):

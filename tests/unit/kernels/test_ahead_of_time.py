@@ -18,6 +18,7 @@ pytest.importorskip("torch")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from fastrealign import _core  # noqa: E402
 from fastrealign.kernels import apply, launch, reduce, rows, vjp  # noqa: E402
 
 TARGETS = {
@@ -35,7 +36,7 @@ def source(name: str, dtype: str, out: str, d: int):
     constants = {"D": d, "ROWS": tile.rows, "BLOCK": tile.block, "TERMS": 2}
     if name == "apply":
         kernel = apply.apply_kernel
-        constants |= {"LARGEST_SHIFT": 0.6, "WIDE": False, "SUMS": True, "FLAGS": False}
+        constants |= {"LARGEST_SHIFT": _core.LARGEST_SHIFT_32, "WIDE": False, "SUMS": True, "FLAGS": False}
     elif name == "reduce":
         kernel = reduce.reduce_kernel
         constants |= {"FLAGS": False}

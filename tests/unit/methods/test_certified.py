@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 import fastrealign as fr
-from fastrealign.core import ops, reference
+from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.row_map import UNIT
 from fastrealign.data import cluster_sampling
 from fastrealign.data.options import PassOptions
 from fastrealign.data.sources import open_rows
@@ -320,7 +321,7 @@ def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
     along = rng.standard_normal(16)
     ways = [PassOptions("error", Workers.of(threads)) for threads in (1, 2, 5)]
-    results = [cluster_sampling.measure_spread(drawn, ops.UNIT, along, "spread", options) for options in ways]
+    results = [cluster_sampling.measure_spread(drawn, UNIT, along, "spread", options) for options in ways]
     assert len({spread.variance(0.3) for spread in results}) == 1
     assert len({spread.mean.tobytes() for spread in results}) == 1
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import fastrealign as fr
-from fastrealign.core import ops, reference
+from fastrealign.core import reference
+from fastrealign.core.cpu import instruction_sets
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import FRACTION_BITS
 
@@ -238,7 +239,7 @@ def test_sums_come_from_the_kernel_that_was_chosen(rows_of, monkeypatch):
     """Any instruction set gives the reference's moments; the environment reaches them through Moments too."""
     rows = rows_of(200, 24)
     mean, _ = reference.moments(rows)
-    for isa in ops.instruction_sets():
+    for isa in instruction_sets():
         monkeypatch.setenv("FASTREALIGN_ISA", isa)
         np.testing.assert_allclose(moments_of(rows).mean, mean, rtol=0, atol=1e-12)
     monkeypatch.setenv("FASTREALIGN_ISA", "sse9")
