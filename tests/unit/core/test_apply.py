@@ -284,7 +284,7 @@ def test_sums_are_those_of_the_stored_rows(rows_of, map_of, in_dtype, out_dtype,
     rows, row_map = rows_of(67, d, in_dtype), map_of(d)
     rows[5] = 0
     rows[6, d - 1] = np.nan
-    rows[7] = rows[7].astype(np.float64) * 1e-4  # for float16 and float32 the long way, at times
+    rows[7] = rows[7].astype(np.float64) * 1e-4  # for float16 and float32 the slow path, at times
     sums = ExactSum(d)
     out, counts = apply(rows, row_map, out_dtype, isa=isa, into=sums)
     assert counts.good == sums.count == 65
