@@ -10,7 +10,7 @@ An object is recognised by the protocols that it has, or by the library that its
                                                                 tensor (device)   array or a tensor
     list or tuple of rows or of numbers                         array, tensor     list or tuple of the same
 
-formats/in_memory.py adds the libraries of tables: pandas, pyarrow, polars, datasets, dask, scipy and sparse.
+formats/table_objects.py adds the libraries of tables: pandas, pyarrow, polars, datasets, dask, scipy and sparse.
 Missing rows (null, None) are taken as rows of NaN, which `bad_rows` decides about.
 """
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import arrays
+from fastrealign.core.arrays import holds_rows
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
 from fastrealign.core.rows import taken_rows
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, rows_in, together
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import encoder_of
+from fastrealign.formats.table_objects import take
 from fastrealign.formats.tables import TableShard
 
 # Shards that a pilot is taken from, at most.
@@ -147,7 +148,7 @@ class ArraySource(RowSource):
     nbytes: int
 
     def __init__(self, x: Any, name: str) -> None:
-        taken = arrays.take(x, name)
+        taken = take(x, name)
         self.array, self._nulls = taken_rows(taken.rows, name, x), taken.nulls
         self.name = name
         self.rows, self.d = self.array.shape
@@ -181,7 +182,7 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
         return FileSource(spec)
     if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
         return FileSource(formats.open_source(spec, side=side, column=column, bad_shards=bad_shards))
-    if arrays.holds_rows(spec) or isinstance(spec, Mapping):
+    if holds_rows(spec) or isinstance(spec, Mapping):
         return ArraySource(spec, side)
     if isinstance(spec, Iterable):
         return ChunkSource(spec, side)

@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,16 @@ from fastrealign.core import ops
 from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.core.rows import empty_rows
 from fastrealign.core.tensors import as_tensor, is_tensor
 from fastrealign.data.row_source import PIECE_BYTES
+
+if TYPE_CHECKING:
+    from fastrealign.core import torch_ops
+else:
+    torch_ops = Lazy("fastrealign.core.torch_ops", "torch", "a device")
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
 DEVICE_PIECE_BYTES = 32 << 20
@@ -73,11 +79,9 @@ class Device:
         return self._torch.empty(nbytes, dtype=self._torch.uint8, pin_memory=self._cuda).numpy()
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
-        from fastrealign.core.torch_ops import reduce_rows
-
         with self._current():
             here = self._up(rows)
-            counts = [reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
+            counts = [torch_ops.reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
         return counts[0]
 
     def apply(
@@ -89,12 +93,10 @@ class Device:
         flags: np.ndarray | None,
         threads: int,
     ) -> Counts:
-        from fastrealign.core.torch_ops import apply_rows
-
         with self._current():
             here = self._up(rows)
             result = self._torch.empty(rows.shape, dtype=getattr(self._torch, out.dtype.name), device=self._device)
-            counts = apply_rows(here, row_map, result, into=sums, flags=flags)
+            counts = torch_ops.apply_rows(here, row_map, result, into=sums, flags=flags)
             as_tensor(out).copy_(result, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # `out` is about to be written

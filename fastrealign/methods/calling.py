@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core import arrays
+from fastrealign.core.arrays import given_back
 from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import GOOD, Counts
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device
 from fastrealign.data.options import BAD_ROWS, check_choice
+from fastrealign.formats.table_objects import take
 
 # (rows, where to store the result, uint8 states of the rows or None) -> what was counted, as `ops.apply` does it
 Kernel = Callable[[Any, Any, np.ndarray | None], Counts]
@@ -26,7 +27,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
     given = x
     if is_tensor(x) and x.requires_grad:
         raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
-    taken = arrays.take(x)
+    taken = take(x)
     x = taken.rows
     single = x.ndim == 1
     rows = taken_rows(x[None] if single else x, given=given)
@@ -57,7 +58,7 @@ def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, 
     if left is not None:
         result = result[as_tensor(left).to(result.device)] if tensor else result[left]
     result = result[0] if single else result
-    return result if taken.back is None else arrays.given_back(taken.back, result, left, given)
+    return result if taken.back is None else given_back(taken.back, result, left, given)
 
 
 def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:

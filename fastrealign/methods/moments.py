@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.core import arrays, ops
+from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
-from fastrealign.formats import in_memory  # noqa: F401  adds its kinds to arrays
+from fastrealign.formats.table_objects import take
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
@@ -64,7 +64,7 @@ class Moments:
         """
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
-        taken = arrays.take(x)
+        taken = take(x)
         rows = as_rows(taken.rows)
         part = ExactSum(self.dim)
         found = ops.reduce(rows, UNIT, part, threads=threads)

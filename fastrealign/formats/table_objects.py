@@ -1,4 +1,4 @@
-"""Rows in the objects of table libraries: importing this module adds their readers to core/arrays.py.
+"""Rows in the objects of table libraries: `take` of core/arrays.py, with these kinds added.
 
 given                                              taken as       given back
 pandas Series of rows or numbers, DataFrame        NumPy array    Series or DataFrame with its index
@@ -21,6 +21,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.formats import arrow_columns, arrow_schema
 from fastrealign.formats.choose_column import Fit
+
+__all__ = ["take"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
