@@ -1,9 +1,9 @@
-"""The adapter (`mlp2x_gelu`): Linear, GELU, Linear; an embedding in, visual tokens out. Its weights in the field's layouts.
+"""The adapter (`mlp2x_gelu`: Linear, GELU, Linear) from an embedding to visual tokens, and the file layouts of its weights.
 
     reference   model.mm_projector.{0,2}.{weight,bias}                  a torch file, mm_projector.bin (LLaVA, ReVision)
     hf-llava    multi_modal_projector.linear_{1,2}.{weight,bias}        safetensors (transformers' LLaVA)
 
-Both name the same four tensors. A file of a whole model, which has others too, is read for these alone.
+Both name the same four tensors. Of a file with a whole model, only these are read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,34 @@ from typing import Any
 import torch
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
 from fastrealign.storage.atomic import AtomicFile
 
 LAYOUTS = {
     "reference": {"0": "model.mm_projector.0", "2": "model.mm_projector.2"},
     "hf-llava": {"0": "multi_modal_projector.linear_1", "2": "multi_modal_projector.linear_2"},
 }
-# What `find` looks for in a folder: our own, the reference code's, LLaVA's.
+# Names that `find` tries in a folder: ours, the reference code's, LLaVA's.
 FILES = ("adapter.safetensors", "mm_projector.bin", "mm_projector.safetensors")
 _TENSORS = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
 class Adapter(torch.nn.Sequential):
-    """Linear(dim, width) - GELU - Linear(width, width * tokens): (..., dim) in, (..., tokens, width) out.
+    """Linear(dim, width), GELU, Linear(width, width * tokens): (..., dim) to (..., tokens, width).
 
-    width   hidden size of the language model; with tokens=1 this is LLaVA's projector, weight for weight
+    Parameters
+    ----------
+    dim
+        Width of the embeddings.
+    width
+        Hidden size of the language model. With tokens=1 this is LLaVA's projector, weight for weight.
+    tokens
+        Visual tokens per embedding.
+
+    Examples
+    --------
+    >>> Adapter(dim=8, width=16, tokens=3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3, 16])
     """
 
     def __init__(self, dim: int, width: int, tokens: int = 1) -> None:
@@ -45,7 +58,7 @@ class Adapter(torch.nn.Sequential):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, torch.Tensor], name: str) -> Adapter:
-        """The adapter whose weights `read` found in `name`; how many tokens it makes follows from its shapes."""
+        """An adapter of the weights that `read` found in the file `name`; its number of tokens follows from their shapes."""
         first, last = tensors["0.weight"], tensors["2.weight"]
         width = first.shape[0] if first.ndim == 2 else 0
         if width == 0 or last.ndim != 2 or last.shape[1] != width or last.shape[0] % width or not last.shape[0]:
@@ -55,10 +68,10 @@ class Adapter(torch.nn.Sequential):
         for key, parameter in adapter.state_dict().items():
             if tensors[key].shape != parameter.shape:
                 raise InputError(
-                    f"{name}: {key} is {tuple(tensors[key].shape)}, expected {tuple(parameter.shape)} beside the weights"
+                    f"{name}: {key} is {tuple(tensors[key].shape)}, expected {tuple(parameter.shape)} as of the others"
                 )
             if not tensors[key].isfinite().all():
-                raise InputError(f"{name}: {key} holds NaN or Inf; the training that it comes from has diverged")
+                raise InputError(f"{name}: {key} holds NaN or Inf; its training diverged")
         adapter.load_state_dict(tensors)
         return adapter
 
@@ -79,9 +92,12 @@ class Adapter(torch.nn.Sequential):
 
 
 def load(path: str | os.PathLike) -> Adapter:
-    """The adapter in a file of any layout, or in a folder that has one of FILES; float32, on the CPU.
+    """The adapter in a file of any layout, or in a folder with one of FILES; float32, on the CPU.
 
-    Raises InputError naming the file: not there, not readable, without an adapter, or of shapes that are none.
+    Raises
+    ------
+    InputError
+        With the file: missing, unreadable, without an adapter, or with weights of other shapes.
     """
     file = find(path)
     return Adapter.from_tensors(read(file), str(file))
@@ -99,7 +115,7 @@ def find(path: str | os.PathLike) -> Path:
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """The four tensors "0.weight", "0.bias", "2.weight", "2.bias" of a file, whatever prefix its layout gives them."""
+    """The four tensors "0.weight", "0.bias", "2.weight" and "2.bias" of a file of any layout."""
     try:
         names = _read_torch(path) if _is_torch_file(path) else _read_safetensors(path)
     except FileNotFoundError:
@@ -107,8 +123,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     except InputError:
         raise
     except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read as the weights of an adapter: {said[0]}") from None
+        raise InputError(f"{path}: cannot be read as the weights of an adapter: {one_line(error)}") from None
     missing = [key for key in _TENSORS if key not in names]
     other = sorted(set(names) - set(_TENSORS))
     if missing:
@@ -118,7 +133,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         )
     if other:
         raise InputError(
-            f"{path}: its projector has {', '.join(other)}, too; an adapter is Linear, GELU, Linear (mlp2x_gelu)"
+            f"{path}: its projector also has {', '.join(other)}; an adapter is Linear, GELU, Linear (mlp2x_gelu)"
         )
     return {key: names[key].float() for key in _TENSORS}
 
@@ -140,7 +155,11 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _key(name: str) -> str | None:
-    """ "0.weight" of "model.mm_projector.0.weight" and the like; None of a tensor that is no part of an adapter."""
+    """The key of a tensor in an adapter, or None for another tensor.
+
+    >>> _key("model.mm_projector.0.weight"), _key("multi_modal_projector.linear_2.bias"), _key("lm_head.weight")
+    ('0.weight', '2.bias', None)
+    """
     parts = name.split(".")
     if len(parts) < 3 or parts[-3] not in ("mm_projector", "multi_modal_projector"):
         return None

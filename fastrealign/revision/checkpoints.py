@@ -1,7 +1,7 @@
-"""The Trainer of transformers with checkpoints that hold what trains alone, each there as a whole or not at all.
+"""The Trainer of transformers, with checkpoints that hold only the trained weights and are complete or absent.
 
-The Trainer's own would hold a frozen language model once more for every checkpoint, and lie about under their final name
-while they are written: one that was cut short by a full disk or a kill would be taken for the last one.
+The Trainer's own checkpoints hold a frozen language model each, and have their final name while they are written: one that a
+full disk or a kill cut short would be taken for the last one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _HIDDEN = ".saving"
 
 
 class Trainer(transformers.Trainer):
-    """transformers.Trainer for a model of which a part trains."""
+    """transformers.Trainer for a model of which a part is trained."""
 
     _saving: Path | None = None
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        """As the Trainer does; FastRealignError at the first loss that is no number."""
+        """FastRealignError at the first loss that is NaN or infinite."""
         if not math.isfinite(logs.get("loss", 0.0)):
             raise self._diverged(f"the loss is {logs['loss']}")
         super().log(logs, *rest)
@@ -49,7 +49,7 @@ class Trainer(transformers.Trainer):
         return str(self._saving or self.args.output_dir)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """As the Trainer does, but in a hidden folder, of which the checkpoint is moved out when it is all on the disk."""
+        """Save to a hidden folder, and move the checkpoint out when all of it is on disk."""
         bad = next((name for name, weight in self._training() if not weight.isfinite().all()), None)
         if bad is not None:
             raise self._diverged(f"{bad} holds NaN or Inf")
@@ -71,7 +71,7 @@ class Trainer(transformers.Trainer):
             last = get_last_checkpoint(out)
             stays = f"{last} stays" if last else "there is none before it"
             raise FastRealignError(
-                f"{out / name}: could not be written: {reason}; {stays}; free some space, then go on with --resume"
+                f"{out / name}: could not be written: {reason}; {stays}; free some space, then continue with --resume"
             ) from error
         finally:
             self._saving = None
@@ -101,11 +101,11 @@ class Trainer(transformers.Trainer):
                 weight.copy_(held[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with _readable(checkpoint or ""):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with _readable(checkpoint or ""):
             super()._load_rng_state(checkpoint)
 
     def _training(self) -> list[tuple[str, torch.nn.Parameter]]:
@@ -113,7 +113,7 @@ class Trainer(transformers.Trainer):
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """Of the run in a folder; None where it has none yet. Raises InputError for one that is damaged."""
+    """The last checkpoint in a folder, or None. Raises InputError if it is damaged."""
     last = get_last_checkpoint(out) if out.is_dir() else None
     if last is not None:
         with _readable(last):
@@ -122,8 +122,8 @@ def last_checkpoint(out: Path) -> str | None:
 
 
 @contextmanager
-def _readable(what: str | Path | None) -> Iterator[None]:
-    """Around what loads a part of a checkpoint: the file or the folder."""
+def _readable(what: str | Path) -> Iterator[None]:
+    """Turns whatever goes wrong while a file or folder of a checkpoint is loaded into an InputError."""
     try:
         yield
     except FastRealignError:
@@ -131,19 +131,19 @@ def _readable(what: str | Path | None) -> Iterator[None]:
     except Exception as error:
         folder = Path(what) if Path(what).is_dir() else Path(what).parent
         raise InputError(
-            f"{what}: cannot be read, the checkpoint is damaged ({one_line(error)}); remove {folder} to begin anew"
+            f"{what}: cannot be read, the checkpoint is damaged ({one_line(error)}); remove {folder} to restart"
         ) from None
 
 
 def remove_checkpoints(out: Path, but: str | None = None) -> None:
-    """Remove the checkpoints in a folder; `but` is the name of one that stays."""
+    """Remove the checkpoints in a folder, except the one named `but`."""
     for folder in out.glob("checkpoint-*"):
         if folder.name != but:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(hidden: Path, final: Path) -> None:
-    """Give a folder its name once it is on the disk with every file in it."""
+    """Rename a folder once all its files are on disk."""
     for at, _, names in os.walk(hidden):
         for path in (at, *(os.path.join(at, name) for name in names)):
             descriptor = os.open(path, os.O_RDONLY)

@@ -151,7 +151,7 @@ def _typed(value: Any, hint: Any, key: str, name: str) -> Any:
     for option in options:
         if option is type(None) and value is None:
             return None
-        if is_dataclass(option) and isinstance(value, Mapping):
+        if isinstance(option, type) and is_dataclass(option) and isinstance(value, Mapping):
             return _made(option, value, f"{name}: {key}")
         if typing.get_origin(option) is list and isinstance(value, list) and value:
             return [_typed(item, typing.get_args(option)[0], key, name) for item in value]

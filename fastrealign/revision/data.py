@@ -228,7 +228,7 @@ class Collator:
                 first = next(id for id, number in zip(ids, numbers, strict=True) if number < 0)
                 raise self.embeddings.missing(first, len(ids) - len(there), len(ids))
             self._add("missing", len(ids) - len(there))
-        return [examples[i] for i in there], numbers[there]
+        return [examples[int(i)] for i in there], numbers[there]
 
     def _encoded(self, examples: Sequence[Example]) -> list[Encoded | None]:
         """Each example, cut to the limit; None for one that is to be left out."""

@@ -1,12 +1,12 @@
-"""What a trained model says of pictures it has never seen, and how much of it is true.
+"""A trained model's answers about images it has never seen, and their scores.
 
-    caption   attribute F1: what the model's description names (objects, colours, sizes, relations) against what is there
-    vqa       accuracy by type of question
+    caption   attribute F1: facts in the model's description (objects, colours, ...) against those of the image
+    vqa       accuracy by kind of question
     probe     yes/no questions about what is and is not there, in POPE's form (arXiv 2305.10355): accuracy, precision,
               recall and F1 of "yes", and how often the model says it
 
-Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token: what language alone
-gives. Answers are kept, one JSON object a line.
+Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token. Answers are kept, one JSON
+object per line.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import one_line
 from fastrealign.revision.data import IMAGE, Template, left_padded
 from fastrealign.revision.templates import pad_token
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.files import one_line
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import lines_of
 
@@ -44,12 +44,27 @@ Facts = dict[str, set[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to ask. id: of the picture's embedding; task: one of TASKS; kind: within it, "" for captions.
+    """A question about an image, or the request for a description.
 
-    answer   what is right: one word, or for a caption nothing
-    facts    for a caption: what is there, as `statements.said` gives it, lists for sets
+    Parameters
+    ----------
+    id
+        Of the image's embedding.
+    task
+        One of TASKS.
+    kind
+        Of question within the task, by which scores are split; "" for captions.
+    prompt
+        Text, without IMAGE, which `ask` puts in front of it.
+    answer
+        The right answer, one word; "" for a caption.
+    facts
+        For a caption: the facts of the image, as lists.
 
-    Raises InputError for another task, for what is no text, and for a prompt with IMAGE, which `ask` puts in front of it.
+    Raises
+    ------
+    InputError
+        For another task, a prompt with IMAGE, or values that are no text.
     """
 
     id: str
@@ -71,7 +86,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to an item; blind: without the picture."""
+    """The model's answer to an item; blind: without the image."""
 
     item: Item
     given: str
@@ -79,7 +94,7 @@ class Answer:
 
 
 def write_items(path: str | Path, items: Iterable[Item]) -> None:
-    """One JSON object a line."""
+    """One JSON object per line."""
     _write_lines(path, (asdict(item) for item in items))
 
 
@@ -103,12 +118,23 @@ def ask(
     max_new_tokens: int = 48,
     progress: Progress = SILENT,
 ) -> list[Answer]:
-    """Greedy answers in the order of the items; embeddings are those of real images, as they are.
+    """Greedy answers, in the order of the items.
 
-    stage   "stage1": the model knows no questions yet, so it is given captions alone, and no prompt
-    blind   without the visual tokens
+    Parameters
+    ----------
+    embeddings
+        Of real images, which are not mapped.
+    stage
+        "stage1": the model has seen no questions, so it gets only the captions, without a prompt.
+    blind
+        Whether to omit the visual tokens.
+    batch
+        Prompts at a time.
 
-    Raises InputError for an id without an embedding, and for a prompt as long as the language model's context.
+    Raises
+    ------
+    InputError
+        For an id without an embedding, or a prompt as long as the language model's context.
     """
     import torch
 
@@ -122,7 +148,7 @@ def ask(
     for item, prompt in zip(items, prompts, strict=True):
         if len(prompt) >= context:
             raise InputError(f"item {item.id!r}: its prompt takes {len(prompt)} tokens, the context is {context}")
-    # Those of one length together: fewer places are padding, and a batch of one-word answers ends early.
+    # Sorted by length: less padding, and a batch of one-word answers ends early.
     order = sorted(range(len(items)), key=lambda i: (items[i].task == "caption", len(items[i].prompt)))
     given: dict[int, str] = {}
     with progress.running("asking blindly" if blind else "asking", len(items)):
@@ -146,7 +172,7 @@ def ask(
 
 
 def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
-    """One JSON object a line: the item's fields (facts, where it has some); what was given; blind."""
+    """One JSON object per line: the fields of the item (facts only if it has some), `given` and `blind`."""
 
     def record(a: Answer) -> dict[str, Any]:
         item = {name: value for name, value in asdict(a.item).items() if name != "facts" or value}
@@ -255,7 +281,7 @@ def _ratios(name: str, found: int, true: int, there: int) -> Scores:
 
 
 def _word(text: str) -> str:
-    """The first word, which is what a short answer is judged by."""
+    """The first word, by which a short answer is judged."""
     words = text.lower().replace(".", " ").replace(",", " ").split()
     return words[0] if words else ""
 

@@ -1,4 +1,7 @@
-"""A JSON list as a stream of its elements, with the bytes where each lies: memory follows the longest, not the file."""
+"""A JSON list as a stream of its elements and their bytes. Memory is that of the longest element, not of the file.
+
+ijson streams too, but does not give the bytes of an element, by which it is found again later, nor the line of a fault.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from fastrealign.storage.files import open_binary, reading
 
 _BLOCK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
-# No token but a string is longer: what fails so far from the end of what was read is wrong, and not cut off.
+# No token but a string is longer: a fault farther from the end of the block than this is no cut.
 _TOKEN = 32
 
 
 def records_of(path: str) -> Iterator[tuple[int, int, Any]]:
-    """(first byte, end, value) of each element. Raises InputError naming the line where the file is no JSON list."""
+    """(first byte, end, value) of each element. Raises InputError, with the line, if the file is no JSON list."""
     with reading(path), open_binary(path) as file:
         text = _Text(file, path)
         if text.next() != "[":
-            raise text.fault("expected a list of records, '['; a file with a record a line is to be named .jsonl")
+            raise text.fault("expected a list of records, '['; name a file with a record per line .jsonl")
         text.skip(1)
         if text.next() != "]":
             while True:
@@ -39,11 +42,11 @@ def records_of(path: str) -> Iterator[tuple[int, int, Any]]:
                 text.skip(1)
         text.skip(1)
         if text.next():
-            raise text.fault("something follows on the end of the list")
+            raise text.fault("something follows the end of the list")
 
 
 class _Text:
-    """What was read of a file and not yet passed: it goes on at character `_at`, which is byte `byte` of the file."""
+    """The part of a file that is read and not yet parsed; position `_at` in it is byte `byte` of the file."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file = file
@@ -57,9 +60,10 @@ class _Text:
             self.skip(1)
 
     def next(self) -> str:
-        """Pass white space; the character there, "" at the end of the file."""
+        """Skip white space; the next character, "" at the end of the file."""
         while True:
-            self.skip(_SPACE.match(self._text, self._at).end() - self._at)
+            space = _SPACE.match(self._text, self._at)
+            self.skip(len(space[0]) if space else 0)
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():
@@ -72,7 +76,7 @@ class _Text:
         self._at += characters
 
     def value(self) -> Any:
-        """Pass a JSON value, and return it."""
+        """Parse a JSON value."""
         while True:
             try:
                 value, end = self._raw(self._text, self._at)
@@ -81,12 +85,12 @@ class _Text:
                 if cut_off and self._more():
                     continue
                 line = self._line + self._text.count("\n", self._at, error.pos)
-                raise InputError(f"{self._path}: line {line}: is no JSON ({error.msg}); mend or cut it there") from None
-            except ValueError:  # of Python, for whole numbers of thousands of digits
-                raise self.fault("has a number that is too long; mend or cut it there") from None
+                raise InputError(f"{self._path}: line {line}: is no JSON ({error.msg}); fix or cut it there") from None
+            except ValueError:  # integers of thousands of digits
+                raise self.fault("has a number that is too long; fix or cut it there") from None
             except RecursionError:
                 raise self.fault("is nested too deeply") from None
-            if end == len(self._text) and self._more():  # a number may go on
+            if end == len(self._text) and self._more():  # a number may continue
                 continue
             self.skip(end - self._at)
             return value
@@ -95,7 +99,7 @@ class _Text:
         return InputError(f"{self._path}: line {self._line}: {what}")
 
     def _more(self) -> bool:
-        """Read on, at least as much as there is; False at the end."""
+        """Read a block, at least as long as what is unparsed; False at the end."""
         if self._ended:
             return False
         kept = self._text[self._at :]

@@ -1,9 +1,9 @@
-"""A trained model as a model of lmms-eval, found by its name there once both are installed:
+"""A trained model for lmms-eval, which finds it by name once both are installed:
 
     lmms-eval --model fastrealign --model_args model=runs/stage2,clip=ViT-L-14,pretrained=openai,hub=true --tasks pope
 
 `clip` (and `pretrained`) or `encoder` (of transformers) name the encoder whose image embeddings the model was trained on;
-hub=true allows to download it. One image a question, as in training. Imported by lmms-eval alone; fastrealign does not need it.
+hub=true allows a download. One image per question, as in training. Only lmms-eval imports this module.
 """
 
 from __future__ import annotations
@@ -27,16 +27,25 @@ if TYPE_CHECKING:
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval looks for under the entry point "lmms_eval.models"."""
+    """For the entry point "lmms_eval.models" of lmms-eval."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="fastrealign", simple_class_path="fastrealign.revision.lmms.Revision")
 
 
 class Revision(lmms):
-    """model: the folder of a trained model; clip, pretrained, encoder: its encoder; batch_size: questions at a time.
+    """A model of lmms-eval.
 
-    hub: whether what is not on this machine may be downloaded.
+    Parameters
+    ----------
+    model
+        Folder of a trained model.
+    clip, pretrained, encoder
+        Its encoder: of open_clip, or of transformers.
+    batch_size
+        Questions at a time.
+    hub
+        Whether what is not on this machine may be downloaded.
     """
 
     is_simple = True
@@ -50,7 +59,7 @@ class Revision(lmms):
         batch_size: int | str = 16,
         device: str = "auto",
         hub: bool | str = False,
-        **_: Any,  # lmms-eval hands every model its own settings, too
+        **_: Any,  # lmms-eval also passes its own settings
     ) -> None:
         super().__init__()
         from transformers import AutoTokenizer
@@ -60,12 +69,14 @@ class Revision(lmms):
         from fastrealign.embed.openclip import OpenClip
         from fastrealign.revision.model import RevisionModel
 
-        if (clip is None) == (encoder is None):
+        if bool(clip) == bool(encoder):
             raise InputError(
                 "model_args: expected clip=... or encoder=..., the encoder that the model was trained with"
             )
         hub = str(hub).lower() in ("1", "true")
-        choice = OpenClip(clip, pretrained, device, hub=hub) if clip else Transformers(encoder, device=device, hub=hub)
+        choice = (
+            OpenClip(clip, pretrained, device, hub=hub) if clip else Transformers(str(encoder), device=device, hub=hub)
+        )
         self.encoder = choice.load("images")
         self.model = RevisionModel.from_pretrained(model, hub=hub).to(device_of(device)).eval()
         if self.encoder.dim != self.model.dim:
@@ -75,7 +86,7 @@ class Revision(lmms):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """One text a request, of the tasks' (question, settings, its images, document, task, split)."""
+        """A text for each request: (question, settings, its images, document, task, split)."""
         given: list[str] = []
         for lo in range(0, len(requests), self.batch_size):
             asked = [request.args for request in requests[lo : lo + self.batch_size]]
@@ -83,22 +94,23 @@ class Revision(lmms):
             longest = max(int(args[1].get("max_new_tokens", 128)) for args in asked)
             texts = self._say([args[0] for args in asked], pictures, longest)
             for text, args in zip(texts, asked, strict=True):
-                for stop in _listed(args[1].get("until")):
+                until = args[1].get("until") or []
+                for stop in [until] if isinstance(until, str) else until:
                     text = text.split(stop)[0] if stop else text
                 given.append(text.strip())
         return given
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("fastrealign generates answers; take the generating form of the task")
+        raise NotImplementedError("fastrealign generates answers; use the generating form of the task")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("fastrealign answers one question an image")
+        raise NotImplementedError("fastrealign answers one question per image")
 
     def _picture(self, doc_to_visual: Any, number: int, task: str, split: str) -> Any:
         pictures = doc_to_visual(self.task_dict[task][split][number])
         if len(pictures) != 1:
             raise InputError(
-                f"{task}, {split} {number}: has {len(pictures)} images, the model was trained on one a question"
+                f"{task}, {split} {number}: has {len(pictures)} images, the model was trained on one per question"
             )
         try:
             return upright_rgb(pictures[0])
@@ -121,7 +133,3 @@ class Revision(lmms):
             pad_token_id=pad_token(self.words),
         )
         return self.words.batch_decode(ids, skip_special_tokens=True)
-
-
-def _listed(until: Any) -> list[str]:
-    return [until] if isinstance(until, str) else list(until or [])

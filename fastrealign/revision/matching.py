@@ -97,7 +97,7 @@ class _Found:
                     f"{self._embeddings.name}: the id {examples[i].id!r} of an example is that of {self._where(own[i])}, its "
                     f"image {examples[i].image!r} that of {self._where(row)}; give it the id of its row, or leave image out"
                 )
-        for i in np.flatnonzero((own < 0) & (numbers >= 0)):
+        for i in map(int, np.flatnonzero((own < 0) & (numbers >= 0))):
             self.by_image += 1
             image = examples[i].image or examples[i].id
             other = self._image_of.setdefault(int(numbers[i]), image)

@@ -1,22 +1,21 @@
-"""ReVision's model: an embedding becomes visual tokens, which stand among the words of any causal language model.
+"""ReVision's model: an adapter turns an embedding into visual tokens for any causal language model.
 
-`<image>` is IMAGE_TOKEN in `input_ids` (LLaVA's number for it); the adapter's output takes its places in `inputs_embeds`,
-so the language model is used as it is, by way of transformers' own forward and generate (arXiv 2602.07026, section 5).
+`<image>` is IMAGE_TOKEN in `input_ids` (LLaVA's id for it). In `inputs_embeds` the adapter's output takes its place, so the
+language model stays as it is, with transformers' own forward and generate (arXiv 2602.07026, section 5).
 
 A saved model is a folder:
 
     adapter.safetensors   the adapter, under the reference code's names
-    lm/                   the language model as transformers saves it, if it was trained (stage 2) or came from no folder
-    lora/                 what peft trained, if it was LoRA
+    lm/                   the language model as transformers saves it, if it was trained (stage 2) or not loaded from a path
+    lora/                 the low-rank updates, if peft trained some
     revision.json         widths, and the language model: "lm", or the path or name that it was loaded from
 
-A frozen language model is kept by reference: copying it would take gigabytes for every run of stage 1, and it is the same
-in all of them. A fingerprint of its weights tells whether what lies at the reference is still what the adapter was made for.
+A frozen language model is kept by reference: a copy would take gigabytes for every run of stage 1. A fingerprint of its weights
+shows whether the model at the reference is still the one that the adapter was trained with.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -26,8 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
+from fastrealign.core.text import one_line
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
+from fastrealign.revision.language_model import fingerprint, load_lm
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 from fastrealign.storage import hub as hubs
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
@@ -40,18 +42,21 @@ if TYPE_CHECKING:
 
 RECORD = "revision.json"
 _FORMAT = 1
-# Entries of each weight that a fingerprint is of: fine-tuning moves nearly all of them.
-_SAMPLED = 64
 
 
 class RevisionModel(torch.nn.Module):
     """An adapter in front of a causal language model of transformers.
 
-    lm      the language model, loaded (`load_lm`)
-    dim     width of the embeddings
-    tokens  visual tokens that an embedding becomes
+    The adapter is float32 whatever the dtype of the language model. Both are trained until `set_stage` decides.
 
-    The adapter is float32 whatever the language model is. Both train until `set_stage` decides.
+    Parameters
+    ----------
+    lm
+        The language model, from `load_lm`.
+    dim
+        Width of the embeddings.
+    tokens
+        Visual tokens per embedding.
     """
 
     def __init__(self, lm: PreTrainedModel, dim: int, *, tokens: int = 1) -> None:
@@ -63,7 +68,7 @@ class RevisionModel(torch.nn.Module):
         self.lm_fingerprint = fingerprint(lm)
         self.lm_dtype = lm.dtype
         self._lm_trained = self._lora = False
-        # What transformers.Trainer asks of a model: does its loss take `num_items_in_batch`, does it shift the labels.
+        # transformers.Trainer reads these: whether the loss takes `num_items_in_batch`, and which loss it is.
         kinds = {p.kind for p in inspect.signature(lm.forward).parameters.values()}
         self.accepts_loss_kwargs = inspect.Parameter.VAR_KEYWORD in kinds
         self.loss_type = getattr(lm, "loss_type", None)
@@ -84,13 +89,25 @@ class RevisionModel(torch.nn.Module):
         embeddings: torch.Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """The language model's output (`.loss` where there are labels) for words and images.
+        """The language model's output, with `.loss` if there are labels.
 
-        input_ids       (batch, length) int64, IMAGE_TOKEN at `tokens` places of a row that has an image, nowhere in others
-        attention_mask  (batch, length), 1 where there is something
-        labels          (batch, length) int64, -100 where nothing is to be learned, as at every IMAGE_TOKEN
-        embeddings      (batch, dim), of any floating type; the row of one without an image is not looked at
-        Raises InputError for another number of IMAGE_TOKENs, or embeddings that are missing or of another shape.
+        Parameters
+        ----------
+        input_ids
+            int64 (batch, length), IMAGE_TOKEN at `tokens` places of each row that has an image.
+        attention_mask
+            (batch, length), 0 on the padding.
+        labels
+            int64 (batch, length), -100 where there is no loss, as at every IMAGE_TOKEN.
+        embeddings
+            Any floating dtype (batch, dim); the row of an example without an image is ignored.
+        **options
+            Passed to the language model.
+
+        Raises
+        ------
+        InputError
+            For another number of IMAGE_TOKENs, or embeddings that are missing or of another shape.
         """
         if labels is not None:
             options = {"labels": labels, "use_cache": False, **options}
@@ -105,9 +122,9 @@ class RevisionModel(torch.nn.Module):
         embeddings: torch.Tensor | None = None,
         **options: Any,
     ) -> torch.Tensor:
-        """What the language model says next: (batch, new tokens), without the prompt; arguments as `forward`.
+        """Generate: int64 (batch, new tokens), without the prompt. Arguments as for `forward`.
 
-        Padding may be on either side: rows are moved to the right, where generation goes on. `options` are those of
+        Padding may be on either side; rows are moved to the right, where generation continues. `options` are those of
         transformers' `generate` (max_new_tokens, do_sample, ...).
         """
         if attention_mask is None:
@@ -122,7 +139,7 @@ class RevisionModel(torch.nn.Module):
         return self.lm.generate(inputs_embeds=words, attention_mask=attention_mask, **options)
 
     def _words(self, input_ids: torch.Tensor, embeddings: torch.Tensor | None) -> torch.Tensor:
-        """(batch, length, width): the language model's embeddings of words, the adapter's output at IMAGE_TOKEN."""
+        """(batch, length, width): the language model's word embeddings, and the adapter's output at IMAGE_TOKEN."""
         places = input_ids == IMAGE_TOKEN
         counts = places.sum(1)
         if embeddings is None:
@@ -132,7 +149,7 @@ class RevisionModel(torch.nn.Module):
         if embeddings.shape != (len(input_ids), self.dim):
             raise InputError(
                 f"embeddings are {tuple(embeddings.shape)}, expected ({len(input_ids)}, {self.dim}): "
-                "one a row of input_ids, as wide as the adapter takes them"
+                "one for each row of input_ids, as wide as the adapter's input"
             )
         seen = counts > 0
         wrong = seen & (counts != self.tokens)
@@ -140,16 +157,19 @@ class RevisionModel(torch.nn.Module):
             row = int(wrong.nonzero()[0, 0])
             raise InputError(
                 f"row {row} of input_ids has {int(counts[row])} image tokens ({IMAGE_TOKEN}), "
-                f"expected {self.tokens}: as many as the adapter makes of an embedding"
+                f"expected {self.tokens}: as many as the adapter makes per embedding"
             )
         words = self.lm.get_input_embeddings()(input_ids.masked_fill(places, 0))
         visual = self.adapter(embeddings)[seen.to(embeddings.device)]
         return words.masked_scatter(places.unsqueeze(-1), visual.to(words.device, words.dtype))
 
     def set_stage(self, stage: str, lora: Lora | None = None) -> RevisionModel:
-        """Decide what trains: "stage1" the adapter alone, the language model frozen and in eval mode; "stage2" both.
+        """Set what is trained: in "stage1" the adapter, with the language model frozen and in eval mode; in "stage2" both.
 
-        lora    in stage 2, peft's low-rank updates in place of the language model's own weights (needs the extra [lora])
+        Parameters
+        ----------
+        lora
+            In stage 2, low-rank updates (peft) in place of the language model's own weights. Needs the extra `lora`.
         """
         if stage not in STAGES:
             raise InputError(f"stage={stage!r}: expected one of {', '.join(STAGES)}")
@@ -163,14 +183,14 @@ class RevisionModel(torch.nn.Module):
         return self.train(self.training)
 
     def _add_lora(self, lora: Lora) -> None:
-        peft = _peft()
+        peft = optional("peft", "lora", "LoRA")
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
         try:
             config = peft.LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=targets)
             with hubs.asked(False):
                 self.lm = peft.get_peft_model(self.lm, config)
         except ValueError as error:
-            raise InputError(f"lora.targets: {_first_line(error)}") from None
+            raise InputError(f"lora.targets: {one_line(error)}") from None
         self._lora = True
 
     def train(self, mode: bool = True) -> RevisionModel:
@@ -180,10 +200,17 @@ class RevisionModel(torch.nn.Module):
         return self
 
     def load_adapter(self, path: str | os.PathLike) -> None:
-        """Take the weights of an adapter that was saved by `save_pretrained` or `export_adapter`, or by LLaVA.
+        """Load the weights of an adapter that `save_pretrained`, `export_adapter` or LLaVA saved.
 
-        path    a file, or a folder with one (adapter.py). Raises InputError where its widths are not this model's, and where
-                it comes from a run in front of another language model.
+        Parameters
+        ----------
+        path
+            A file, or a folder with one (adapter.py).
+
+        Raises
+        ------
+        InputError
+            If its widths are not those of this model, or if it was trained with another language model.
         """
         found = adapters.load(path)
         if found.width != self.adapter.width:
@@ -205,23 +232,26 @@ class RevisionModel(torch.nn.Module):
         self.adapter.export(path, layout)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the model to a folder, as this module describes; revision.json last, each file in one step."""
-        folder = Path(folder)
-        whole = not self._lora and (self._lm_trained or self.lm_source is None)
+        """Write the model to a folder, each file atomically, revision.json last."""
+        folder, source = Path(folder), self.lm_source
+        if self._lora and source is None:
+            raise InputError(
+                f"{folder}: with LoRA the language model is saved as a reference; load it from a path or name"
+            )
+        whole = not self._lora and (self._lm_trained or source is None)
         self.adapter.export(folder / "adapter.safetensors")
         for name, there in (("lm", whole), ("lora", self._lora)):
             if there:
                 with_weights = AtomicFolder(folder / name)
-                with with_weights.writing(), hubs.asked(False):  # peft would ask for the configuration of its base
+                with with_weights.writing(), hubs.asked(False):  # peft would ask the hub for the base's configuration
                     self.lm.save_pretrained(with_weights.temporary)
                 with_weights.commit()
-        source = self.lm_source
         record = {
             "format": _FORMAT,
             "dim": self.dim,
             "tokens": self.tokens,
             "width": self.adapter.width,
-            "lm": "lm" if whole else str(Path(source).resolve()) if Path(source).exists() else source,
+            "lm": "lm" if whole or source is None else str(Path(source).resolve()) if Path(source).exists() else source,
             "lm_fingerprint": fingerprint(self.lm) if whole else self.lm_fingerprint,
             "lora": self._lora,
         }
@@ -235,9 +265,17 @@ class RevisionModel(torch.nn.Module):
     ) -> RevisionModel:
         """The model that `save_pretrained` wrote, on the CPU and in eval mode.
 
-        lm      the language model, where it is kept by reference and no longer lies there: loaded, or its path or name
-        hub     whether the hub may be asked for it
-        Raises InputError naming the folder: no such model, a part missing, or another language model at the reference.
+        Parameters
+        ----------
+        lm
+            The language model, loaded or by path or name, if it is kept by reference and has moved.
+        hub
+            Whether it may be downloaded.
+
+        Raises
+        ------
+        InputError
+            With the folder: no model, a part missing, or another language model at the reference.
         """
         folder = Path(folder)
         record = _read_record(folder)
@@ -256,52 +294,16 @@ class RevisionModel(torch.nn.Module):
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
             with hubs.asked(False):
-                model.lm = _peft().PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
+                peft = optional("peft", "lora", "LoRA")
+                model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
             model._lora = True
         return model.eval()
-
-
-def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
-    """A causal language model of transformers, in the element type that it is stored in.
-
-    source  a folder; "hf://ORG/NAME", which may be downloaded; or a name of the hub, which is read from its cache
-    hub     whether the hub may be asked for a name that is not in the cache
-    """
-    import transformers
-    from packaging.version import Version
-
-    found = hubs.find(source, "language model", hub, "allow it (hub: true, hub=True)")
-    # Renamed on the way from transformers 4 to 5.
-    dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
-    options = {"local_files_only": not found.online, dtype: "auto"}
-    try:
-        with hubs.asked(found.online):
-            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
-                found.name, output_loading_info=True, **options
-            )
-    except Exception as error:  # from OSError to what a damaged file of weights meets
-        raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from None
-    lacking = sorted(report["missing_keys"])
-    if lacking:  # transformers would go on with random ones
-        raise InputError(f"{source}: its file of weights lacks {len(lacking)} of them, such as {lacking[0]}")
-    return lm
-
-
-def fingerprint(lm: torch.nn.Module) -> str:
-    """SHA-256 (hex) of names, shapes and a sample of the weights, the same in float32 and bfloat16."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(lm.named_parameters()):
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        flat = weight.detach().reshape(-1)
-        at = torch.arange(_SAMPLED, device=flat.device) * (len(flat) - 1) // (_SAMPLED - 1)
-        digest.update(flat[at].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_fingerprint(path: str | os.PathLike, record: dict[str, Any], model: RevisionModel) -> None:
     if model.lm_fingerprint != record["lm_fingerprint"]:
         raise InputError(
-            f"{path}: was trained in front of another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
+            f"{path}: was trained with another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
             f"than {model.lm_source or 'the one given'} ({model.lm_fingerprint[:12]}); use the one that it was trained with"
         )
 
@@ -323,15 +325,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
     return record
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise InputError("LoRA needs peft; install it with pip install 'fastrealign[lora]'") from None
-    return peft
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

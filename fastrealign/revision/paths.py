@@ -1,4 +1,4 @@
-"""The paths of a training run, looked at before anything is loaded: a misspelt one costs a second, not an hour of reading."""
+"""The paths of a training run, checked before anything is loaded: a misspelt one costs a second, not an hour."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _WEIGHTS = (".safetensors", ".bin")
 
 
 def check_paths(config: TrainConfig, name: str | None = None) -> None:
-    """Raises one InputError that names each key whose path is not there or cannot be used. Asks no network.
+    """Raises one InputError with every key whose path is missing or cannot be used. Sends no network request.
 
-    name   the file of the configuration, for the message
+    name: file of the configuration, for the message.
     """
     faults = list(_faults(config))
     if faults:
@@ -49,7 +49,7 @@ def _faults(config: TrainConfig) -> Iterator[str]:
 
 
 def _fault(path: Path, key: str) -> str | None:
-    """What is wrong with a file or folder to read."""
+    """What is wrong with an input, or None."""
     if key == "embeddings" and not path.exists() and glob.has_magic(str(path)):
         return None if next(glob.iglob(str(path)), None) else "no file of that pattern"
     if not path.exists():
@@ -74,7 +74,7 @@ def _fault(path: Path, key: str) -> str | None:
 
 
 def _lacking(model: Path) -> str | None:
-    """What a folder lacks to be a language model. Its weights are loaded after the data was read."""
+    """What a folder lacks to be a language model, or None: it is loaded only after the data is read."""
     names = [one.name for one in model.iterdir()] if model.is_dir() else None
     if names is None or "adapter_config.json" in names:
         return None
@@ -90,7 +90,7 @@ def _near(path: Path) -> str:
 
 
 def _unusable(out: Path) -> str | None:
-    """Why a folder to write can neither be written to nor made."""
+    """Why a folder cannot be written or made, or None."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         return f"{'' if there == out else f'{there} '}is a file, expected a folder"

@@ -1,4 +1,4 @@
-"""What a training run notes in its folder, run.json: what was asked for and read, in the end what came out."""
+"""run.json in the folder of a training run: the configuration and its inputs, at the end also the result."""
 
 from __future__ import annotations
 
@@ -26,22 +26,36 @@ _LOCK = ".fastrealign-train"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run did.
+    """Result of a run.
 
-    stage, out       as configured; out has the trained model
-    steps, samples   optimizer steps, and examples they were of
-    loss_first       mean loss a token of the first step
-    loss             the same over the last tenth of the steps
-    losses           of every step
-    seconds          that training took, of this call (one that resumed: since then)
-    align_share      part of `seconds` spent aligning embeddings; 0 where nothing is aligned
-    skipped          examples without an embedding, left out
-    truncated        examples of which max_length cuts something off
-    resumed_from     the step that it went on from; 0: from the start
-    unanswered       examples of whose responses max_length leaves nothing, left out
-    unusable         records that are not about one image, left out: how many, by reason (examples.UNUSABLE)
-    first_dropped    examples whose first message was not from human, and was dropped
-    by_image         examples found by their image, since no row has their id
+    Attributes
+    ----------
+    stage, out
+        As configured; `out` has the trained model.
+    steps, samples
+        Optimizer steps, and the examples they used.
+    loss_first, loss
+        Mean loss per token of the first step, and over the last tenth of the steps.
+    losses
+        Of every step.
+    seconds
+        Time of training in this call (after a resume: since then).
+    align_share
+        Share of `seconds` spent aligning embeddings; 0 where nothing is aligned.
+    skipped
+        Examples without an embedding, left out.
+    truncated
+        Examples cut to max_length.
+    resumed_from
+        Step of the checkpoint that the run was resumed from; 0: from the start.
+    unanswered
+        Examples that max_length leaves no response, left out.
+    unusable
+        Records that are not about one image, left out: their number by reason (conversations.UNUSABLE).
+    first_dropped
+        Examples whose first message was not from human, and was dropped.
+    by_image
+        Examples found by their image, since no row has their id.
     """
 
     stage: str
@@ -66,28 +80,27 @@ class TrainResult:
         return {key: value for key, value in asdict(self).items() if key != "losses"}
 
     def __str__(self) -> str:
+        counts = [
+            (self.skipped, "without an embedding left out"),
+            (self.unanswered, "with no response within max_length left out"),
+            *((number, f"{UNUSABLE.get(reason, reason)} left out") for reason, number in self.unusable.items()),
+            (self.first_dropped, "without their first message, not from human"),
+            (self.truncated, "cut to max_length"),
+            (self.by_image, "found by their image, not by their id"),
+        ]
         aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
-        left_out = f"\n{self.skipped:,} examples without an embedding left out" if self.skipped else ""
-        left_out += (
-            f"\n{self.unanswered:,} examples with no response within max_length left out" if self.unanswered else ""
-        )
-        for reason, number in self.unusable.items():
-            left_out += f"\n{number:,} examples {UNUSABLE.get(reason, reason)} left out"
-        left_out += (
-            f"\n{self.first_dropped:,} examples without their first message, not from human"
-            if self.first_dropped
-            else ""
-        )
-        left_out += f"\n{self.truncated:,} examples cut to max_length" if self.truncated else ""
-        left_out += f"\n{self.by_image:,} examples found by their image, not by their id" if self.by_image else ""
-        return (
-            f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}{left_out}\n"
-            f"loss {self.loss_first:.4g} -> {self.loss:.4g}\n{shown(self.out)}: the model"
+        return "\n".join(
+            [
+                f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}",
+                *(f"{number:,} examples {what}" for number, what in counts if number),
+                f"loss {self.loss_first:.4g} -> {self.loss:.4g}",
+                f"{shown(self.out)}: the model",
+            ]
         )
 
 
 def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:
-    """What decides a weight beside the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
+    """What decides a weight besides the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
     paths = [config.data] if isinstance(config.data, str) else list(config.data)
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
@@ -97,17 +110,17 @@ def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) 
 
 
 def look(config: TrainConfig, resume: bool) -> TrainResult | None:
-    """Whether `config.out` can be trained into; the result, where the run that is to be resumed had ended."""
+    """Check that a run can write to `config.out`. Returns the result, if the run to resume is complete."""
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, expected a new folder for the trained model")
     used = out.is_dir() and any(one.name != _LOCK for one in out.iterdir())
     there = used and (out / RUN).is_file()
     if used and not resume:
-        go_on = "go on with the run that is in it with --resume, or " if there else ""
-        raise InputError(f"{out}: is not empty; {go_on}choose another out")
+        resume_it = "resume the run in it with --resume, or " if there else ""
+        raise InputError(f"{out}: is not empty; {resume_it}choose another out")
     if used and not there:
-        raise InputError(f"{out}: has no {RUN}, so there is no run to go on with; choose another out")
+        raise InputError(f"{out}: has no {RUN}, so there is no run to resume; choose another out")
     if not there:
         return None
     run = _read(out)
@@ -116,7 +129,7 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
         now = config.to_json()
         told = ", ".join(f"{key} {run['config'].get(key)!r}, now {now[key]!r}" for key in differing)
         raise InputError(
-            f"{out}: the run in it is another one ({told}); go on with its own configuration or choose another out"
+            f"{out}: the run in it is another one ({told}); resume it with its own configuration or choose another out"
         )
     result = run.get("result")
     return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
@@ -131,17 +144,18 @@ class TrainFolder(OutputFolder):
         self._config, self._inputs, self._resume = config, inputs, resume
 
     def begin(self) -> None:
-        """Raises InputError if the run that is to be resumed was of other inputs."""
+        """Raises InputError if the run to resume had other inputs."""
+        out = Path(self._config.out)
         if look(self._config, self._resume) is not None:
-            raise InputError(f"{self.root}: another fastrealign has just finished there; look at what it wrote")
-        if (self.root / RUN).is_file():
-            _check_same(self.root, _read(self.root)["inputs"], self._inputs)
+            raise InputError(f"{out}: another fastrealign has just finished there; see what it wrote")
+        if (out / RUN).is_file():
+            _check_same(out, _read(out)["inputs"], self._inputs)
         else:
             note(self._config, self._inputs)
 
 
 def note(config: TrainConfig, inputs: dict[str, Any], result: TrainResult | None = None) -> None:
-    """Write run.json, in one step."""
+    """Write run.json atomically."""
     run = {"config": config.to_json(), "inputs": inputs} | ({} if result is None else {"result": asdict(result)})
     save_bytes(Path(config.out) / RUN, json.dumps(run, indent=1).encode())
 
@@ -161,7 +175,7 @@ def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [path for path, fingerprint in now["files"].items() if _changed(before["files"].get(path), fingerprint)]
     what = f"{changed[0]} is another one" if changed else "the language model is another one"
     if changed or before["lm"] != now["lm"]:
-        raise InputError(f"{out}: the run in it cannot be gone on with: {what} than when it began; choose another out")
+        raise InputError(f"{out}: the run in it cannot be resumed: {what} than when it began; choose another out")
 
 
 def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:

@@ -1,13 +1,13 @@
-"""How turns become token ids: the same for training and for generation, so that a model is asked as it was taught.
+"""Turns to token ids, the same for training and for generation.
 
     stage 1   [begin] V...V text [end]; loss on the text and its end
     stage 2   [begin] "USER: " V...V "\\nquestion ASSISTANT:" " answer" [end] "USER: next ASSISTANT:" " answer" [end] ...
-              as LLaVA 1.5 has it (arXiv 2310.03744; its system prompt left out, as in its Hugging Face form), or what the
-              tokenizer's own chat template makes of the turns, where it has one; loss on the answers and their ends
+              as in LLaVA 1.5 (arXiv 2310.03744; without its system prompt, as in its Hugging Face form), or the tokenizer's own
+              chat template, if it has one; loss on the answers and their ends
 
-V are the places of the visual tokens, IMAGE_TOKEN. [begin] is there where the tokenizer puts one, [end] is its eos_token, or
-with a chat template what that puts after an answer. An answer is tokenized together with the prompt before it, wherever this
-leaves the tokens of the prompt as they are without it.
+V is IMAGE_TOKEN, the place of a visual token. [begin] is there if the tokenizer adds one; [end] is its eos_token, or what its
+chat template puts after an answer. An answer is tokenized together with the prompt before it, unless that changes the tokens of
+the prompt.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-# LLaVA's placeholder among token ids.
+# LLaVA's placeholder id.
 IMAGE_TOKEN = -200
-# What a loss of transformers leaves out.
+# Label that the losses of transformers ignore.
 NO_LOSS = -100
 STAGES = ("stage1", "stage2")
 FORMS = ("llava", "chat")
@@ -33,7 +33,7 @@ Turns = Sequence[tuple[str, "str | None"]]
 
 
 class _Piece(NamedTuple):
-    """A prompt, from the end of the answer before it on, and the answer: None where it is to be generated."""
+    """A prompt, from the end of the previous answer on, and its answer, which is None if it is to be generated."""
 
     prompt: str
     between: str  # white space from one to the other
@@ -43,14 +43,27 @@ class _Piece(NamedTuple):
 class Template:
     """Turns to token ids.
 
-    tokenizer   of transformers; it needs an eos_token
-    stage       "stage1" or "stage2"
-    tokens      visual tokens an image takes; 0 leaves the image out, for a blind baseline
-    form        of stage 2: "llava" or "chat"; by default "chat" where the tokenizer has a chat template
-    end         the token id after a text or an answer, at which generation stops
+    Parameters
+    ----------
+    tokenizer
+        Of transformers; it needs an eos_token.
+    stage
+        "stage1" or "stage2".
+    tokens
+        Visual tokens per image; 0 omits the image, for a blind baseline.
+    form
+        Of stage 2: "llava" or "chat"; default "chat" if the tokenizer has a chat template.
 
-    Raises InputError for a tokenizer without an end, and for a chat template under which what is trained on would not go on
-    where the prompt of generation stops.
+    Attributes
+    ----------
+    end : int
+        Token id after a text or an answer, at which generation stops.
+
+    Raises
+    ------
+    InputError
+        For a tokenizer without an eos_token, and for a chat template whose training text does not continue its generation
+        prompt.
     """
 
     def __init__(
@@ -69,11 +82,11 @@ class Template:
         self._chat = stage == "stage2" and bool(chat_template) and form != "llava"
         if tokenizer.eos_token_id is None:
             raise InputError(
-                f"{_name(tokenizer)} has no end token, which every text ends with; set its eos_token to one the model knows"
+                f"{_name(tokenizer)} has no end token, which every text needs; set its eos_token to one that the model knows"
             )
         self.end: int = tokenizer.eos_token_id
         begin = tokenizer.bos_token_id
-        # A chat template writes it out.
+        # A chat template has it as text.
         begins = not self._chat and begin is not None and self._tokenized(["a"], special=True)["a"][:1] == [begin]
         self._begin = [begin] if begins else []
         self._end_text = ""
@@ -81,13 +94,13 @@ class Template:
             self.end, self._end_text = self._chat_end()
 
     def prompts(self, turns: Iterable[Turns]) -> list[list[int]]:
-        """The token ids after which the last response of each is to come, which is None and not looked at."""
+        """Token ids of each, up to its last response, which is to be generated: None or ignored."""
         if self.stage == "stage1":
             return [self._begin + [IMAGE_TOKEN] * self.tokens for _ in turns]
         return [ids for ids, _ in self._encoded([[*these[:-1], (these[-1][0], None)] for these in turns])]
 
     def examples(self, turns: Iterable[Turns]) -> list[tuple[list[int], list[int]]]:
-        """(token ids, labels) of each, of one length; labels are NO_LOSS where there is none."""
+        """(token ids, labels) of each, of equal length; labels are NO_LOSS where there is no loss."""
         if self.stage == "stage2":
             return self._encoded(turns)
         texts = [_only_text(these) for these in turns]
@@ -138,7 +151,7 @@ class Template:
             messages.append({"role": "user", "content": prompt})
             asked = self._rendered(messages, True)
             if not asked.startswith(done):
-                raise self._unsteady("it writes earlier turns in another way once later ones follow")
+                raise self._unsteady("it changes earlier turns when later ones follow")
             if answer is None:
                 yield _Piece(asked[len(done) :], "", None)
                 return
@@ -146,14 +159,14 @@ class Template:
             whole = self._rendered(messages, False)
             between, said, rest = whole[len(asked) :].partition(answer)
             if not whole.startswith(asked) or not said or between.strip():
-                raise self._unsteady("an answer does not stand where its prompt for generation ends")
+                raise self._unsteady("an answer does not stand where its generation prompt ends")
             if not rest.startswith(self._end_text):
                 raise self._unsteady(f"it ends some answers with {self._end_text!r} and some without")
             yield _Piece(asked[len(done) :], between, answer)
             done = asked + between + said + self._end_text
 
     def _chat_end(self) -> tuple[int, str]:
-        """What the chat template puts after an answer: the token and its text, or eos_token where it puts nothing."""
+        """The token that the chat template puts after an answer, and its text; eos_token and "" if it puts nothing."""
         asked = [{"role": "user", "content": "a question"}]
         whole = self._rendered([*asked, {"role": "assistant", "content": "an answer"}], False)
         rest = whole.rpartition("an answer")[2]
@@ -165,19 +178,19 @@ class Template:
         special = {*self.tokenizer.all_special_ids, *getattr(self.tokenizer, "added_tokens_decoder", {})}
         if first not in special or not after.startswith(text):
             raise self._unsteady(f"an answer ends with {rest!r}, which begins with no special token")
-        # White space before the end, as Llama 2 has it, is not learned: generation stops at the end with or without it.
+        # White space before the end (Llama 2) is not learned: generation stops at the end with or without it.
         return first, rest[: len(rest) - len(after)] + text
 
     def _rendered(self, messages: list[dict[str, str]], generation: bool) -> str:
-        # Templates of models that reason in front of an answer are asked not to; others do not look at this.
+        # Turns off reasoning before an answer, in templates that know it.
         options: dict[str, Any] = {"add_generation_prompt": generation, "enable_thinking": False}
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        except Exception as error:  # a template raises what it likes
+        except Exception as error:  # a template may raise anything
             raise self._unsteady(f"it fails: {' '.join(str(error).split())}") from error
 
     def _unsteady(self, why: str) -> InputError:
-        return InputError(f"the chat template of {_name(self.tokenizer)} is of no use here: {why}; set form to llava")
+        return InputError(f"the chat template of {_name(self.tokenizer)} cannot be used: {why}; set form to llava")
 
 
 def prompt_ids(
@@ -188,10 +201,10 @@ def prompt_ids(
     stage: str = "stage2",
     form: str | None = None,
 ) -> list[int]:
-    """The token ids to generate from: `turns` so far, whose last response is None (or not looked at).
+    """Token ids to generate from; the last response of `turns` is None or ignored.
 
-    They are, token for token, what stage 2 trains on up to that response; stage 1: the visual tokens alone. tokens=0 leaves
-    out the image. Many prompts are faster through `Template.prompts`.
+    They are what stage 2 trains on up to that response, token for token; in stage 1, the visual tokens alone. `tokens=0` omits
+    the image. For many prompts, `Template.prompts` is faster.
     """
     return Template(tokenizer, stage, tokens, form).prompts([turns])[0]
 
@@ -208,7 +221,7 @@ def left_padded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[i
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token id to pad with: pad_token, else eos_token, which attention masks and labels keep from having a meaning."""
+    """Token id of padding: pad_token, else eos_token, which attention masks and labels hide."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
@@ -219,8 +232,8 @@ def _llava_pieces(turns: Turns) -> Iterator[_Piece]:
 
 def _only_text(turns: Turns) -> str:
     if len(turns) != 1:
-        raise InputError(f"stage 1 takes one text an image, got {len(turns)} turns; give captions, or train stage 2")
-    return turns[0][1]
+        raise InputError(f"stage 1 takes one text per image, got {len(turns)} turns; use captions, or train stage 2")
+    return turns[0][1] or ""
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,12 +1,12 @@
 """Stage 1 and stage 2 (arXiv 2602.07026, section 5) on transformers' Trainer and accelerate.
 
-What the Trainer does: mixed precision, gradient accumulation, several processes (torchrun), the schedule, trackers. What is
-added: a checkpoint holds only what trains, appears under its name complete or not at all, and a run that was killed goes on
-from the last one with the same losses and, on a CPU, the same bits; the time that alignment takes is measured.
+The Trainer does mixed precision, gradient accumulation, several processes (torchrun), the schedule and trackers. Added here: a
+checkpoint holds only the trained weights and is complete or absent; a killed run resumes from the last one with the same losses
+and, on a CPU, the same bits; the time of aligning is measured.
 
-    out/checkpoint-N/   while it trains: what trains, optimizer, schedule, random states
-    out/run.json        the configuration and what was read; in the end also the losses and what the run took (record.py)
-    out/                in the end: the model (model.py) and its tokenizer
+    out/checkpoint-N/   during the run: trained weights, optimizer, schedule, random states
+    out/run.json        configuration and inputs; at the end also the losses and counts (record.py)
+    out/                at the end: the model (model.py) and its tokenizer
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from fastrealign.methods.method import Method
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
 from fastrealign.revision.config import WARM_UP, TrainConfig
 from fastrealign.revision.data import Collator, Selected, available, open_embeddings, read_examples
-from fastrealign.revision.model import RevisionModel, load_lm
+from fastrealign.revision.language_model import load_lm
+from fastrealign.revision.model import RevisionModel
 from fastrealign.revision.paths import check_paths
 from fastrealign.revision.record import TrainFolder, TrainResult, inputs_of, look, note
 from fastrealign.storage import hub
 
-# What a mixed precision keeps the frozen language model in.
+# Dtype of a frozen language model, by precision.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,16 +52,25 @@ def train(
     progress: Progress = SILENT,
     name: str | None = None,
 ) -> TrainResult:
-    """Train as configured and save the model to `config.out`; under torchrun, on all its processes together.
+    """Train as configured and save the model to `config.out`; under torchrun, in all its processes together.
 
-    resume      go on with the run in `config.out` from its last complete checkpoint, if it has one; one that had ended already
-                is not run again
-    callbacks   transformers' own, to watch it
-    progress    of what comes before the first step: all examples are looked up, and gone through once
-    name        the file of the configuration, for messages
+    Parameters
+    ----------
+    resume
+        Resume the run in `config.out` from its last complete checkpoint, if it has one. A complete run is not repeated.
+    callbacks
+        Of transformers, to watch the run.
+    progress
+        Of what precedes the first step: all examples are looked up and checked.
+    name
+        File of the configuration, for messages.
 
-    Raises InputError for a configuration that cannot run, and FastRealignError where a checkpoint cannot be written, or the
-    loss is no number any more: then the checkpoint before it stays.
+    Raises
+    ------
+    InputError
+        For a configuration that cannot run.
+    FastRealignError
+        If a checkpoint cannot be written or the loss is NaN or infinite; the previous checkpoint stays.
     """
     done = look(config, resume)
     if done is not None:
@@ -138,7 +148,7 @@ def _save(config: TrainConfig, model: RevisionModel, tokenizer: Any) -> None:
         tokenizer.save_pretrained(config.out)
     except (OSError, FastRealignError) as error:
         raise FastRealignError(
-            f"{config.out}: the model could not be written: {one_line(error)}; the last checkpoint stays: go on with --resume"
+            f"{config.out}: the model could not be written: {one_line(error)}; the last checkpoint stays, --resume continues"
         ) from error
 
 
@@ -159,7 +169,7 @@ def _arguments(config: TrainConfig, precision: str, examples: int) -> transforme
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=on_cpu,
-        # Every step: a mean over several would begin anew where a run resumes, and the losses would differ.
+        # Every step: a mean over several would restart where a run is resumed, and the losses would differ.
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -170,7 +180,7 @@ def _arguments(config: TrainConfig, precision: str, examples: int) -> transforme
         dataloader_pin_memory=torch.cuda.is_available() and not on_cpu,
         ddp_find_unused_parameters=False,
     )
-    # With one process, one GPU: the Trainer would put DataParallel around the model for all it sees.
+    # One GPU per process: the Trainer would wrap the model in DataParallel over all GPUs it sees.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
@@ -189,7 +199,7 @@ def _check_trackers(names: str | list[str]) -> None:
 
 
 def _samples(config: TrainConfig, examples: int, steps: int) -> int:
-    """Examples that so many steps were of."""
+    """Number of examples in so many steps."""
     epochs, rest = divmod(steps, _steps_an_epoch(config, examples))
     return epochs * examples + min(rest * _a_batch(config) * config.gradient_accumulation, examples)
 
@@ -199,15 +209,15 @@ def _steps_an_epoch(config: TrainConfig, examples: int) -> int:
 
 
 def _a_batch(config: TrainConfig) -> int:
-    """Examples of a forward pass, of all processes together."""
+    """Examples per forward pass, over all processes."""
     return config.batch_size * int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _precision(config: TrainConfig) -> str:
-    """fp32, bf16 or fp16; InputError where the device that is asked for is not there, or cannot do that."""
+    """fp32, bf16 or fp16; InputError if the device is missing or does not support it."""
     gpu = torch.cuda.is_available() and config.device != "cpu"
     if config.device == "cuda" and not gpu:
-        raise InputError("device: cuda is asked for, but torch sees no GPU here; device: auto takes what there is")
+        raise InputError("device: cuda, but torch finds no GPU here; device: auto uses what there is")
     if config.precision == "fp16" and not gpu:
         raise InputError("precision: fp16 needs a GPU; bf16 and fp32 run on the CPU too")
     if config.precision == "bf16" and gpu and not torch.cuda.is_bf16_supported():
@@ -219,7 +229,7 @@ def _precision(config: TrainConfig) -> str:
 
 def _model(config: TrainConfig, dim: int, precision: str) -> RevisionModel:
     model = RevisionModel(load_lm(config.model, hub=config.hub), dim, tokens=config.tokens)
-    # What trains is float32: an update of 1e-5 would be lost in bfloat16. What is frozen takes the precision it is used in.
+    # Trained weights are float32: an update of 1e-5 would be lost in bfloat16. Frozen ones have the precision of the run.
     frozen = config.stage == "stage1" or config.lora is not None
     model.lm.to(_DTYPES[precision] if frozen else torch.float32)
     if config.adapter is not None:
@@ -228,7 +238,7 @@ def _model(config: TrainConfig, dim: int, precision: str) -> RevisionModel:
 
 
 def _context(config: TrainConfig, lm: Any, tokenizer: Any) -> int:
-    """Tokens an example may have: as configured, or as many as the language model and its tokenizer take."""
+    """Longest example in tokens: as configured, or as long as the language model and its tokenizer allow."""
     takes = min(getattr(lm.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
     if config.max_length is not None and config.max_length > takes:
         raise InputError(f"max_length: {config.max_length}, the language model takes {takes}")

@@ -1,7 +1,7 @@
-"""The demo's language model: a small LFM2 that has read captions, notes and dialogues of the world, and seen no picture.
+"""The demo's language model: a small LFM2, trained on captions, notes and dialogues about scenes, without images.
 
-It plays the part of the pretrained language model in ReVision (arXiv 2602.07026, section 5): it speaks the captions'
-English, and answers questions about a scene that is described to it in words.
+It stands for the pretrained language model of ReVision (arXiv 2602.07026, section 5): it writes the captions' English, and
+answers questions about a scene that is described in words.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 DESCRIBE = "describe the picture ."
 CONTEXT = 192
 WIDTH = 64
-# A convolution shows each noun the words before it, its colour among them; attention alone was slower to learn to look it up.
+# A convolution shows each noun the words before it, such as its colour; attention alone learned this more slowly.
 LAYERS = ("conv", "full_attention", "conv", "full_attention")
 RATE = 4e-3
-QUESTIONS = 6  # a dialogue
+QUESTIONS = 6  # per dialogue
 ROWS, LENGTH = 20, 128  # of a batch, in tokens
-_IGNORED = -100  # no loss where this is the label
+_IGNORED = -100  # label without loss
 _END = "</s>"
 _SPECIAL = ("<pad>", "<s>", _END, "<unk>")
 Parts = list[tuple[str, bool]]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, of all words that captions, questions and prompts can hold."""
+    """One token per word, for all words of captions, questions and prompts."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -56,11 +56,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def texts(scenes: Iterable[Scene], seed: int) -> Iterator[Parts]:
-    """A text a scene, in parts: what they say, and whether it is to be learned; the end mark is written out.
+    """A text per scene, in parts: (words, whether they have a loss); the end mark is written out.
 
-    A caption said twice, notes on a caption, or a dialogue about one: so the model learns to go on from what it is told of a
-    scene, without which no visual token could tell it anything. The caption itself comes from nowhere, so nothing of it is
-    to be learned. Notes are the dialogues' questions in fewer words: to look up a thing's colour takes some hundred thousand
+    A text is a caption and its repetition, notes on a caption, or a dialogue about one: the model learns to continue from a
+    description of a scene, without which visual tokens could not help it. The caption itself cannot be predicted, so it has no
+    loss. Notes are the questions of dialogues in fewer words: looking up the colour of a thing takes some hundred thousand
     examples to learn.
     """
     rng = random.Random(f"corpus {seed}")
@@ -97,7 +97,7 @@ def _dialogue(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Par
 
 
 def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], None] = print) -> Lfm2ForCausalLM:
-    """A model trained on `steps` batches of texts about the scenes. The same for the same scenes and seed."""
+    """A model trained on `steps` batches of texts about the scenes; the same for the same scenes and seed."""
     import torch
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
@@ -115,7 +115,7 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
             num_attention_heads=2,
             num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
-            # transformers' 0.02 is for wide models: attention would begin all but uniform.
+            # transformers' 0.02 is for wide models: attention would start almost uniform.
             initializer_range=WIDTH**-0.5,
             pad_token_id=words.pad_token_id,
             bos_token_id=words.bos_token_id,
@@ -145,8 +145,8 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
 
 
 def _batches(words: PreTrainedTokenizerFast, lines: Iterator[Parts]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Tokens and labels, int64 (ROWS, LENGTH) each. A row holds as many whole texts as fit: an answer cut off from what it is
-    about teaches to guess. A text that is longer than a row loses its end."""
+    """Tokens and labels, int64 (ROWS, LENGTH) each. A row holds as many whole texts as fit: an answer without its description
+    would teach to guess. A text longer than a row loses its end."""
     import torch
 
     rows: list[tuple[list[int], list[int]]] = []
@@ -169,6 +169,6 @@ def _batches(words: PreTrainedTokenizerFast, lines: Iterator[Parts]) -> Iterator
 
 
 def save(model: Lfm2ForCausalLM, folder: Path) -> None:
-    """As transformers saves them: the model and its tokenizer in one folder."""
+    """The model and its tokenizer in one folder, as transformers saves them."""
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -1,9 +1,8 @@
-"""What people say about a scene: claims that are true of it, and sentences that make them.
+"""Captions of a scene: English sentences, and the claims that they make.
 
-A caption tells a part of its scene, as people's captions do: a short one names one or two things, a long one most of
-them, and both leave some attributes out. "complete" names everything; it serves to measure what the encoder
-loses to the partial ones. Each `Caption` carries its claims, so that whether it also fits another scene (`holds`) is
-known without reading English; a question is a claim whose truth is not known yet.
+A caption is partial, as people's are: a short one names one or two things, a long one most of them, and both omit some
+attributes. A "complete" one names everything; it shows what the encoder loses to partial ones. Each `Caption` has its claims,
+so that `holds` tells whether it also fits another scene. A question is a claim whose truth is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ OPENINGS = ("", "", "", "a picture of ", "there is ", "i see ")
 
 @dataclass(frozen=True)
 class Thing:
-    """A description of an object; what is None is left open."""
+    """A description of an object; None is any."""
 
     noun: str
     colour: str | None = None
@@ -47,7 +46,7 @@ class Exists:
 
 @dataclass(frozen=True)
 class Count:
-    """Exactly so many objects fit; with no thing, so many objects are there in all."""
+    """Exactly `number` objects fit; without a thing, of all objects."""
 
     number: int
     thing: Thing | None = None
@@ -92,9 +91,11 @@ def holds(claim: Claim, scene: Scene) -> bool:
 
 
 def caption(scene: Scene, length: str = "short", seed: int = 0) -> Caption:
-    """One caption of the scene, the same for the same scene, length ("short", "long" or "complete") and seed.
+    """A caption of the scene, of one of LENGTHS; the same for the same seed. Raises InputError for another length.
 
-    Raises InputError for another length.
+    >>> from fastrealign.cli.demo.scenes import scene
+    >>> caption(scene(7)).text
+    'two circles and a pink heart'
     """
     rng = random.Random(f"{scene.family} {scene.seed} {length} {seed}")
     if length == "short":
@@ -107,7 +108,7 @@ def caption(scene: Scene, length: str = "short", seed: int = 0) -> Caption:
 
 
 def _describe(o: Object, rng: random.Random, colour: float, size: float) -> Thing:
-    """The object with its colour and size, each named with the given probability."""
+    """The object, with its colour and size at the given probabilities."""
     return Thing(o.noun, o.colour if rng.random() < colour else None, o.size if rng.random() < size else None)
 
 
@@ -118,12 +119,13 @@ def with_article(thing: Thing) -> str:
 
 
 def _relate(scene: Scene, a: Object, b: Object, rng: random.Random, colour: float, size: float) -> Related:
-    """A true relation of two objects, described; two different cells of the grid always have one."""
+    """A true relation of two objects; those of two cells of the grid always have one."""
     relation = rng.choice([r for r in RELATIONS if related(a, r, b)])
     return Related(_describe(a, rng, colour, size), relation, _describe(b, rng, colour, size))
 
 
 def _short(scene: Scene, rng: random.Random) -> Caption:
+    claims: list[Claim]
     first, second = rng.sample(scene.objects, 2)
     style = rng.random()
     if style < 0.4:
@@ -145,12 +147,12 @@ def _short(scene: Scene, rng: random.Random) -> Caption:
 
 
 def _long(scene: Scene, rng: random.Random) -> Caption:
-    told = rng.sample(scene.objects, min(len(scene.objects), rng.randint(3, 4)))
+    named = rng.sample(scene.objects, min(len(scene.objects), rng.randint(3, 4)))
     sentences: list[tuple[str, list[Claim]]] = []
-    while told:
-        first = told.pop()
-        if told and rng.random() < 0.6:
-            claim = _relate(scene, first, told.pop(), rng, 0.95, 0.5)
+    while named:
+        first = named.pop()
+        if named and rng.random() < 0.6:
+            claim = _relate(scene, first, named.pop(), rng, 0.95, 0.5)
             sentences.append((f"{with_article(claim.a)} {claim.relation} {with_article(claim.b)}", [claim]))
         else:
             thing = _describe(first, rng, 0.95, 0.5)
@@ -177,28 +179,33 @@ PLURALS = {
     for noun in world.nouns
 }
 
-# Every word that a caption can hold, in a fixed order: the encoder's whole vocabulary.
+# All words of captions, in a fixed order: the vocabulary of the encoder.
 WORDS = tuple(
     dict.fromkeys(
         [
-            ".",
-            ",",
-            "a",
-            "an",
-            "and",
-            "there",
-            "is",
-            "i",
-            "see",
-            "picture",
-            "of",
-            "on",
-            "in",
-            "the",
-            "background",
-            "things",
+            *[
+                ".",
+                ",",
+                "a",
+                "an",
+                "and",
+                "there",
+                "is",
+                "i",
+                "see",
+                "picture",
+                "of",
+                "on",
+                "in",
+                "the",
+                "background",
+                "things",
+            ],
+            *NUMBERS.values(),
+            *COLOURS,
+            *SIZES,
+            *" ".join(RELATIONS).split(),
+            *(w for f in FAMILIES.values() for w in (*f.nouns, *(PLURALS[n] for n in f.nouns), *f.backgrounds)),
         ]
-        + [*NUMBERS.values(), *COLOURS, *SIZES, *" ".join(RELATIONS).split()]
-        + [w for f in FAMILIES.values() for w in (*f.nouns, *(PLURALS[n] for n in f.nouns), *f.backgrounds)]
     )
 )

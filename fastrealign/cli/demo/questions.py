@@ -1,14 +1,13 @@
-"""Questions about a scene whose answers are known: of a picture all that is asked, of a caption only what it tells.
+"""Questions with known answers: about all of a scene, or only about what its caption says.
 
     existence   "is there a red circle ?"                         yes, no
     colour      "what colour is the circle ?"                     a colour; the scene has one circle
     count       "how many things are there ?"                     a number
     relation    "is the red circle left of the blue square ?"     yes, no
 
-Probes are yes/no questions in the form of POPE (arXiv 2305.10355): for every thing that is there, one that is not. What
-is not there is drawn at random; from the things that are most often seen ("popular"); or shares its noun or its colour
-with things that are there ("adversarial"). The demo's scenes draw nouns and colours independently, so no two things
-occur together more often than others, which is how POPE chooses.
+Probes are yes/no questions in the form of POPE (arXiv 2305.10355): for every thing that is there, one that is not. The absent
+thing is drawn at random, from the most frequent things ("popular"), or shares its noun or colour with things that are there
+("adversarial"). POPE chooses the last by co-occurrence, but scenes draw nouns and colours independently.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Question:
 
 
 def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[Question]:
-    """At most one of each kind about the scene, in an order of their own; of what a caption tells alone, if one is given."""
+    """At most one question of each kind about the scene, in random order; if a caption is given, only about what it says."""
     rng = random.Random(f"questions {scene.family} {scene.seed} {seed}")
     things, relations, number = _known(scene, told, rng)
     asked = []
@@ -55,7 +54,7 @@ def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[
 
 
 def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
-    """At most so many questions about what a caption tells, most of them of existence and colour; some come twice."""
+    """At most `number` questions about what a caption says, most of them about existence and colour; some repeat."""
     rng = random.Random(f"many {scene.family} {scene.seed} {seed}")
     things, relations, count = _known(scene, told, rng)
     things, lone = _coloured(scene, things)
@@ -74,11 +73,11 @@ def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
 
 
 def notes(scene: Scene, told: Caption, seed: int) -> list[tuple[str, str]]:
-    """All that a caption tells of things and colours, each as words and the word that follows from the caption:
-    ("the circle is", "red"), ("a red circle ?", "yes"); and as many things that are not there."""
+    """All that a caption says of things and colours, as (words, the word that follows): ("the circle is", "red"),
+    ("a red circle ?", "yes"); and as many things that are not there."""
     rng = random.Random(f"notes {scene.family} {scene.seed} {seed}")
     things, lone = _coloured(scene, _known(scene, told, rng)[0])
-    found = [(f"the {t.noun} is", t.colour) for t in dict.fromkeys(lone)]
+    found = [(f"the {t.noun} is", t.colour or "") for t in dict.fromkeys(lone)]
     for thing in things:
         found += [(f"{with_article(thing)} ?", "yes"), (f"{with_article(_missing(scene, rng))} ?", "no")]
     rng.shuffle(found)
@@ -91,7 +90,7 @@ def exists(kind: str, thing: Thing, yes: bool) -> Question:
 
 
 def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Question]:
-    """For each of PROBES a thing that is there and one that is not; `popular` is what `most_seen` gives."""
+    """For each of PROBES, a thing that is there and one that is not; `popular` comes from `most_seen`."""
     rng = random.Random(f"probes {scene.family} {scene.seed} {seed}")
     asked = []
     for kind in PROBES:
@@ -108,24 +107,24 @@ def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Questi
 
 
 def most_seen(scenes: Iterable[Scene], number: int = 10) -> list[Thing]:
-    """The coloured things that most of the scenes have."""
+    """The coloured things of most scenes."""
     seen = Counter(thing for s in scenes for thing in {Thing(o.noun, o.colour) for o in s.objects})
     return [thing for thing, _ in seen.most_common(number)]
 
 
 def _coloured(scene: Scene, things: list[Thing]) -> tuple[list[Thing], list[Thing]]:
-    """Those whose colour is named; and of these, those whose noun is the only one of its kind in the scene."""
+    """Things with a colour; and of these, those whose noun appears once in the scene."""
     things = [t for t in things if t.colour]
     return things, [t for t in things if _one(scene, Thing(t.noun))]
 
 
 def _missing(scene: Scene, rng: random.Random) -> Thing:
-    """Half of the time near to what is there: then neither its noun nor its colour alone tells that it is not."""
+    """An absent thing; half of the time with the noun and the colour of things that are there."""
     return (_absent if rng.random() < 0.5 else _near)(scene, rng)
 
 
 def _colour(thing: Thing) -> Question:
-    return Question("colour", f"what colour is the {thing.noun} ?", thing.colour)
+    return Question("colour", f"what colour is the {thing.noun} ?", thing.colour or "")
 
 
 def _count(number: int) -> Question:
@@ -133,7 +132,7 @@ def _count(number: int) -> Question:
 
 
 def _relation_asked(scene: Scene, relations: Sequence[Related], rng: random.Random) -> list[Question]:
-    """One question, or none: nothing but the two things and the relation may be in doubt, and the opposite has to be false."""
+    """At most one question, about two things that are each unique in the scene; its opposite is false."""
     sure = [r for r in relations if _one(scene, r.a) and _one(scene, r.b) and r.a != r.b]
     if not sure:
         return []
@@ -143,7 +142,7 @@ def _relation_asked(scene: Scene, relations: Sequence[Related], rng: random.Rand
 
 
 def _known(scene: Scene, told: Caption | None, rng: random.Random) -> tuple[list[Thing], list[Related], int | None]:
-    """Things, relations and the number of things that a question may be about."""
+    """Things, relations and the number of things to ask about."""
     if told is None:
         things = [Thing(o.noun, o.colour) for o in scene.objects]
         pairs = [rng.sample(scene.objects, 2) for _ in range(4)]
@@ -171,7 +170,7 @@ def _absent(scene: Scene, rng: random.Random) -> Thing:
 
 
 def _near(scene: Scene, rng: random.Random) -> Thing:
-    """A thing that is not there, with the noun of one that is and the colour of another; where there is none, with a noun."""
+    """An absent thing with the noun of one that is there and the colour of another, or at least with such a noun."""
     nouns, colours = [o.noun for o in scene.objects], [o.colour for o in scene.objects]
     crossed = [t for n in nouns for c in colours if not holds(Exists(t := Thing(n, c)), scene)]
     if crossed:

@@ -1,4 +1,4 @@
-"""What the demo reads off two sets of paired embeddings: gap, retrieval, mixing. For small sets."""
+"""Gap, retrieval and mixing of two small sets of paired embeddings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ NEIGHBOURS = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """gap      |mean(text) - mean(image)| of the unit rows
-    recall   share of captions whose own picture is among the k most similar, for each k of RECALL_AT
-    mixing   share of the 20 nearest neighbours that are of the other modality, over all rows of both; 0.5 is mixed
+    """Metrics of paired embeddings.
+
+    Attributes
+    ----------
+    gap
+        |mean(text) - mean(image)| of the unit rows.
+    recall
+        By k of RECALL_AT: share of captions whose own image is among the k most similar.
+    mixing
+        Share of the 20 nearest neighbours that are of the other modality, over all rows of both; 0.5 is mixed.
     """
 
     gap: float
@@ -26,7 +33,7 @@ class Reading:
 
 
 def read(text: np.ndarray, image: np.ndarray) -> Reading:
-    """Readings of two (n, d) arrays, any float type; row i of one belongs to row i of the other. In float64."""
+    """Metrics, in float64, of two arrays (n, d) of any float dtype, whose rows i belong together."""
     return Reading(
         gap=gap(image, text),
         recall=recall(text, image),
@@ -35,7 +42,7 @@ def read(text: np.ndarray, image: np.ndarray) -> Reading:
 
 
 def recall(text: np.ndarray, image: np.ndarray) -> dict[int, float]:
-    """A tie counts against the true picture."""
+    """Share of rows of `text` whose `image` is among the k most similar, by k; a tie counts as a miss."""
     similarity = project(text) @ project(image).T
     rank = (similarity >= np.diag(similarity)[:, None]).sum(1)
     return {k: float(np.mean(rank <= k)) for k in RECALL_AT}

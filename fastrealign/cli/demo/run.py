@@ -1,4 +1,4 @@
-"""`fastrealign demo`: align the shipped captions to the shipped pictures, and show what that did to held-out pairs."""
+"""`fastrealign demo`: align the shipped captions to the shipped images, and measure held-out pairs before and after."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
 
 @dataclass(frozen=True)
 class DemoResult:
-    """before, after      readings of the held-out pairs, as the encoder gave them and with the captions aligned
-    fitted_gap_before, fitted_gap_left     the gap of the rows that the alignment was fitted on
-    texts, images, pairs, dim   rows to fit on (of different scenes), held-out pairs, width
-    seconds            loading, fitting and aligning; the readings are not in it
-    picture            where the picture was written, if one was asked for
+    """Result of the demo.
+
+    Attributes
+    ----------
+    before, after
+        Metrics of the held-out pairs, with the captions as the encoder gives them and aligned.
+    fitted_gap_before, fitted_gap_left
+        Gap of the rows that the alignment was fitted on.
+    texts, images, pairs, dim
+        Rows to fit on (of different scenes), held-out pairs, width.
+    centroid
+        How the centroid was found: "paper" or "exact".
+    seconds
+        Time of loading, fitting and aligning, without the metrics.
+    picture
+        File of the picture, if one was asked for.
     """
 
     before: Reading
@@ -38,7 +49,7 @@ class DemoResult:
         return asdict(self)
 
     def summary(self) -> str:
-        """What a person wants to read, some twenty lines."""
+        """Some twenty lines of text."""
         before, after = self.before, self.after
         rows = [
             ("gap  |mean(text) - mean(image)|", f"{before.gap:.3f}", f"{after.gap:.3f}"),
@@ -65,9 +76,14 @@ class DemoResult:
 
 
 def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoResult:
-    """Fit on the unpaired shipped sets, align the captions, and read the held-out pairs before and after.
+    """Fit on the unpaired shipped sets, align the captions, and measure the held-out pairs before and after.
 
-    picture   write a PNG there: both modalities in two dimensions, before and after (needs matplotlib)
+    Parameters
+    ----------
+    centroid
+        "paper" or "exact".
+    picture
+        PNG to draw: both modalities in two dimensions, before and after. Needs matplotlib.
     """
     if picture is not None:
         from fastrealign.cli.demo.picture import check_picture

@@ -1,8 +1,8 @@
-"""The embeddings that come with fastrealign, and which scenes and captions their rows are of.
+"""The embeddings shipped with fastrealign, and the scenes and captions of their rows.
 
-    image          pictures to fit on
-    text           captions to fit on, of other scenes: unpaired means unpaired
-    pairs_image, pairs_text   held out: row i of one is the picture, row i of the other a caption of the same scene
+    image          images to fit on
+    text           captions to fit on, of other scenes: unpaired
+    pairs_image, pairs_text   held out: rows i are the image and a caption of the same scene
 
 Rows are unit vectors in float16, made by bench/paper/world/shipped.py. A row's scene and caption follow from its
 seed, so neither is stored.
@@ -28,8 +28,8 @@ SEEDS = {
 }
 FIRST_TRAINING_SEED = 1_000_000  # training scenes count up from here
 
-# How long captions are. What they leave out keeps a gap open: with five to seven objects a scene, and half of the captions
-# short, it was 0.87.
+# Lengths of captions. What they omit keeps the gap open: with five to seven objects per scene, and half of the captions short,
+# it was 0.87.
 LENGTH_SHARES = {"short": 0.2, "long": 0.4, "complete": 0.4}
 
 
@@ -39,12 +39,16 @@ def sample_scene(seed: int) -> Scene:
 
 
 def sample_caption(of: Scene, length: str | None = None) -> Caption:
-    """The scene's caption; its length is drawn by LENGTH_SHARES (the same each time) unless it is given."""
+    """A caption of the scene; its length, unless given, is drawn by LENGTH_SHARES, the same every time."""
     if length is None:
         length = random.Random(f"length {of.seed}").choices(list(LENGTH_SHARES), list(LENGTH_SHARES.values()))[0]
     return caption(of, length)
 
 
 def load(name: str) -> np.ndarray:
-    """One shipped set (a key of SEEDS): float16, (rows, width), row i of the scene SEEDS[name][i]."""
+    """One shipped set (a key of SEEDS): float16 (rows, width), row i of the scene SEEDS[name][i].
+
+    >>> load("pairs_text").shape
+    (1000, 128)
+    """
     return np.load(DATA / f"{name}.npy")

@@ -1,13 +1,13 @@
-"""A small world of pictures: scenes of a few coloured objects, drawn with numpy alone.
+"""Scenes of a few coloured objects, rendered with NumPy alone.
 
-A `Scene` is a value that follows from its family and seed: the same pair gives the same scene and the same pixels
-on every machine. Pictures (`render`), captions (`captions.py`), questions and attributes are all derived from it.
+A family and a seed determine a `Scene`: the same scene and the same pixels on every machine. Its image (`render`), captions
+(captions.py), questions and facts are derived from it.
 
-Two families share colours, sizes and relations, and differ in what is drawn, on what and how: "shapes" (flat figures
-on plain paper) and "garden" (outlined things in a landscape). Statistics of one do not fit the other.
+Two families share colours, sizes and relations, and differ in objects, background and style: "shapes" (flat figures on a plain
+background) and "garden" (outlined things in a landscape). Statistics of one do not fit the other.
 
-Objects stand in the cells of a 3 x 3 grid, a few pixels off centre. So two objects of different columns are at least
-16 pixels apart horizontally and two of the same column at most 4: "left of" never hangs on a pixel.
+Objects stand in the cells of a 3 x 3 grid, a few pixels off centre. Two objects of different columns are at least 16 pixels
+apart horizontally, two of the same column at most 4, so "left of" never depends on one pixel.
 """
 
 from __future__ import annotations

@@ -13,17 +13,18 @@ from fastrealign.cli.demo import questions, statements
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.methods.baselines import check_method, fit_baseline
+from fastrealign.methods.baselines import fit_baseline
+from fastrealign.methods.options import check_method
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Answer, Scores, ask, read_items, score, write_answers
 
 TUNINGS = ("image", "text")
 # What all stages share. A scene takes about twelve words: with fewer visual tokens a description named less of it. A stage
 # takes a minute, so no checkpoint is written on the way.
-COMMON = {"tokens": 12, "save_steps": 1_000_000, "batch_size": 32}
+COMMON: dict[str, Any] = {"tokens": 12, "save_steps": 1_000_000, "batch_size": 32}
 # A small network and a corpus of thousands: higher learning rates than the paper's 5e-4 and 1e-5, and two epochs of stage 1.
-STAGE_1 = {"stage": "stage1", "learning_rate": 3e-3, "epochs": 2.0}
-STAGE_2 = {"stage": "stage2", "learning_rate": 1e-3, "epochs": 1.0}
+STAGE_1: dict[str, Any] = {"stage": "stage1", "learning_rate": 3e-3, "epochs": 2.0}
+STAGE_2: dict[str, Any] = {"stage": "stage2", "learning_rate": 1e-3, "epochs": 1.0}
 
 Watch = Callable[[str], Any]
 
@@ -157,7 +158,9 @@ def run_demo(
     answers = train_stages([first, second], world, seconds, progress=progress, watch=watch)
     if picture is not None:
         draw_answers(picture, answers, world.family)
-    return DemoResult(recipe, score(answers, statements.said), seconds, second.out, picture and str(picture))
+    return DemoResult(
+        recipe, score(answers, statements.said), seconds, second.out, None if picture is None else str(picture)
+    )
 
 
 @contextmanager
@@ -168,7 +171,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.perf_counter() - started, 2)
 
 
-def rows_of(world: World, name: str) -> dict[str, str]:
+def rows_of(world: World, name: str) -> dict[str, Any]:
     """The keys of a configuration that name a set of the world."""
     return {
         "model": str(world.backbone),

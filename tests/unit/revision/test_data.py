@@ -439,7 +439,7 @@ def test_bad_input(store, rng):
     tokenizer, (embeddings, _) = build_bytes(), store(6)
     two = Example("3", ((f"{IMAGE}\nx", "y"), ("x", "y")))
     refused(
-        "example '3': stage 1 takes one text an image, got 2 turns",
+        "example '3': stage 1 takes one text per image, got 2 turns",
         Collator(tokenizer, embeddings, stage="stage1"),
         [two],
     )
@@ -466,7 +466,7 @@ def test_bad_input(store, rng):
         (CHATML.replace("<|im_start|>assistant\n{% endif", "Answer:{% endif"), "does not stand where its prompt"),
         (
             CHATML.replace("{{ m.content }}", "{{ m.content if loop.last or m.role == 'user' else 'x' }}"),
-            "writes earlier turns in another way",
+            "changes earlier turns when later ones follow",
         ),
         ("{{ raise_exception('no images') }}", "it fails: no images"),
     ],

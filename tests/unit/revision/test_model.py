@@ -299,9 +299,9 @@ def test_an_adapter_of_other_widths_is_named(tiny_lm, tmp_path, model):
 def test_another_language_model_is_not_taken_for_the_one_that_was_trained_with(tiny_lm, tmp_path, model):
     model.set_stage("stage1").save_pretrained(tmp_path / "one")
     other = build_lm(model.lm.config.vocab_size)
-    with pytest.raises(InputError, match="one: was trained in front of another language model"):
+    with pytest.raises(InputError, match="one: was trained with another language model"):
         RevisionModel.from_pretrained(tmp_path / "one", lm=other)
-    with pytest.raises(InputError, match="was trained in front of another language model"):
+    with pytest.raises(InputError, match="was trained with another language model"):
         RevisionModel(other, DIM).load_adapter(tmp_path / "one")
     record = json.loads((tmp_path / "one" / "revision.json").read_text())
     (tmp_path / "one" / "revision.json").write_text(json.dumps({**record, "lm": str(tmp_path / "moved")}))
@@ -337,7 +337,7 @@ def test_files_that_are_no_adapter(tmp_path, model):
     named = {f"mm_projector.{k}": v for k, v in good.items()}
     save_file({**named, "mm_projector.4.weight": torch.zeros(2, 2)}, tmp_path / "deep.safetensors")
     with pytest.raises(
-        InputError, match=r"deep.safetensors: its projector has 4.weight, too; an adapter is Linear, GELU"
+        InputError, match=r"deep.safetensors: its projector also has 4.weight; an adapter is Linear, GELU"
     ):
         adapters.load(tmp_path / "deep.safetensors")
     named["mm_projector.2.bias"] = torch.full_like(good["2.bias"], torch.nan)

@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config, world, monkeypatch)
         train(config(save_steps=2))
     said = str(caught.value)
     assert "checkpoint-4: could not be written: No space left on device" in said
-    assert "checkpoint-2 stays; free some space, then go on with --resume" in said and "\n" not in said
+    assert "checkpoint-2 stays; free some space, then continue with --resume" in said and "\n" not in said
     assert [p.name for p in (world / "run").glob("*check*")] == ["checkpoint-2"] and not (
         world / "run" / ".saving"
     ).exists()
@@ -247,9 +247,7 @@ def test_a_checkpoint_holds_what_trains_and_one_is_kept(config, world, monkeypat
 def test_a_run_that_ended_is_not_run_again(config):
     done = train(config())
     assert train(config(save_steps=7), resume=True) == done
-    with pytest.raises(
-        InputError, match=r"run: is not empty; go on with the run that is in it with --resume, or choose"
-    ):
+    with pytest.raises(InputError, match=r"run: is not empty; resume the run in it with --resume, or choose"):
         train(config())
     with pytest.raises(InputError, match=r"run: the run in it is another one \(seed 0, now 5\)"):
         train(config(seed=5), resume=True)
@@ -259,7 +257,7 @@ def test_resume_of_nothing_begins(config, world):
     assert train(config(), resume=True).resumed_from == 0
     (world / "notes").mkdir()
     (world / "notes" / "a.txt").touch()
-    with pytest.raises(InputError, match=r"notes: has no run.json, so there is no run to go on with"):
+    with pytest.raises(InputError, match=r"notes: has no run.json, so there is no run to resume"):
         train(config(out="notes"), resume=True)
     with pytest.raises(InputError, match="notes: is not empty; choose another out"):
         train(config(out="notes"))
@@ -282,7 +280,7 @@ def test_a_checkpoint_of_another_model_is_not_loaded(config, world, monkeypatch)
 
 def test_what_cannot_run_is_told_before_anything_is_written(config, world, tmp_path, tiny_lm):
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="device: cuda is asked for, but torch sees no GPU here"):
+        with pytest.raises(InputError, match="device: cuda, but torch finds no GPU here"):
             train(config(device="cuda"))
     with pytest.raises(InputError, match="precision: fp16 needs a GPU"):
         train(config(precision="fp16"))
@@ -345,9 +343,7 @@ def test_a_run_goes_on_with_what_it_began_with_alone(config, world, unfinished, 
     unfinished(**options)
     said = (world / "captions.jsonl").read_text()
     (world / "captions.jsonl").write_text(said.replace("left", "right"))
-    refused(
-        r"run: the run in it cannot be gone on with: .*captions.jsonl is another one", config(**options), resume=True
-    )
+    refused(r"run: the run in it cannot be resumed: .*captions.jsonl is another one", config(**options), resume=True)
     (world / "captions.jsonl").write_text(said)
     os.utime(world / "captions.jsonl", ns=(0, 0))
     refused("captions.jsonl is another one", config(**options), resume=True)
@@ -401,7 +397,7 @@ def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkey
     with monkeypatch.context() as patch:
         patch.setattr(RevisionModel, "save_pretrained", full)
         refused(
-            r"run: the model could not be written: .*No space left.*: go on with --resume",
+            r"run: the model could not be written: .*No space left.*, --resume continues",
             config(),
             kind=FastRealignError,
         )
@@ -411,7 +407,7 @@ def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkey
 def test_faults_at_the_end_of_the_data_are_told_at_the_beginning(config, world, tiny_tokenizer):
     with (world / "captions.jsonl").open("a") as file:
         file.write((json.dumps({"id": "0", **json.loads((world / "chats.json").read_text())[0]})) + "\n")
-    refused("example '0': stage 1 takes one text an image, got 2 turns", config())
+    refused("example '0': stage 1 takes one text per image, got 2 turns", config())
     rows = np.load(world / "image.npy")
     rows[-1] = np.nan
     np.save(world / "image.npy", rows)

@@ -1,0 +1,65 @@
+"""The language model of transformers that a RevisionModel stands in front of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import one_line
+from fastrealign.storage import hub as hubs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Entries of each weight in a fingerprint: fine-tuning changes nearly all of them.
+_SAMPLED = 64
+
+
+def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
+    """A causal language model of transformers, in the dtype that it is stored in.
+
+    Parameters
+    ----------
+    source
+        A folder; "hf://ORG/NAME", which may be downloaded; or a name on the hub, which is read from its cache.
+    hub
+        Whether a name that is not in the cache may be downloaded.
+
+    Raises
+    ------
+    InputError
+        With `source`, if it cannot be loaded or lacks weights.
+    """
+    import transformers
+    from packaging.version import Version
+
+    found = hubs.find(source, "language model", hub, "allow it (hub: true, hub=True)")
+    # Renamed between transformers 4 and 5.
+    dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
+    options = {"local_files_only": not found.online, dtype: "auto"}
+    try:
+        with hubs.asked(found.online):
+            lm, report = transformers.AutoModelForCausalLM.from_pretrained(
+                found.name, output_loading_info=True, **options
+            )
+    except Exception as error:  # anything, for a damaged file of weights
+        raise InputError(f"{source}: cannot be loaded as a causal language model: {one_line(error)}") from None
+    lacking = sorted(report["missing_keys"])
+    if lacking:  # transformers would make them random
+        raise InputError(f"{source}: its file of weights lacks {len(lacking)} of them, such as {lacking[0]}")
+    return lm
+
+
+def fingerprint(lm: torch.nn.Module) -> str:
+    """SHA-256 (hex) of the names, the shapes and a sample of the weights; the same in float32 and bfloat16."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(lm.named_parameters()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        flat = weight.detach().reshape(-1)
+        at = torch.arange(_SAMPLED, device=flat.device) * (len(flat) - 1) // (_SAMPLED - 1)
+        digest.update(flat[at].to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()
