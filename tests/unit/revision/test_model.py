@@ -342,7 +342,7 @@ def test_files_that_are_no_adapter(tmp_path, model):
         adapters.load(tmp_path / "deep.safetensors")
     named["mm_projector.2.bias"] = torch.full_like(good["2.bias"], torch.nan)
     save_file(named, tmp_path / "nan.safetensors")
-    with pytest.raises(InputError, match=r"nan.safetensors: 2.bias holds NaN or Inf; the training .* diverged"):
+    with pytest.raises(InputError, match=r"nan.safetensors: 2.bias holds NaN or Inf; its training diverged"):
         adapters.load(tmp_path / "nan.safetensors")
 
 

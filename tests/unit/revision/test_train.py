@@ -415,7 +415,7 @@ def test_faults_at_the_end_of_the_data_are_told_at_the_beginning(config, world, 
     tiny_tokenizer.save_pretrained(world / "lm")
     build_lm(9).save_pretrained(world / "lm")
     refused(
-        "the language model knows 9; take the tokenizer",
+        "the language model knows 9; use the tokenizer",
         config("stage2", model=str(world / "lm"), embeddings=str(world / "text.npy")),
     )
     assert not (world / "run").exists()
