@@ -463,7 +463,10 @@ def test_bad_input(store, rng):
     ("template", "told"),
     [
         (CHATML.replace("<|im_end|>", " END"), "begins with no special token"),
-        (CHATML.replace("<|im_start|>assistant\n{% endif", "Answer:{% endif"), "does not stand where its generation prompt"),
+        (
+            CHATML.replace("<|im_start|>assistant\n{% endif", "Answer:{% endif"),
+            "does not stand where its generation prompt",
+        ),
         (
             CHATML.replace("{{ m.content }}", "{{ m.content if loop.last or m.role == 'user' else 'x' }}"),
             "changes earlier turns when later ones follow",
