@@ -24,7 +24,7 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / ext.name
         build.mkdir(parents=True, exist_ok=True)
-        # An isolated build has its tools in a folder of its own, gone by the next one; the cache would name them still.
+        # An isolated build has its tools in a temporary folder, which a cache from an earlier build would still refer to.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         cuda = os.environ.get("FASTREALIGN_CUDA", "")
         if cuda not in ("", "0", "1"):

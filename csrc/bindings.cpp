@@ -1,4 +1,4 @@
-// The module fastrealign._core: it takes addresses and sizes and computes nothing itself. fastrealign/core/ops.py
+// The module fastrealign._core: it takes addresses and sizes and computes nothing itself. fastrealign/core/cpu.py
 // checks shapes and types.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -43,7 +43,7 @@ py::tuple counts(const fr::Outcome& outcome) {
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
-    m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.core.ops.";
+    m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.core.cpu.";
     for (const auto& [name, value] : fr::constants()) m.attr(name) = value;
     m.attr("CACHE_LINE") = fr::cache_line;
     m.def("instruction_sets", &fr::instruction_sets);

@@ -1,4 +1,4 @@
-// What the GPU kernels (CUDA and Triton) and their Python callers lay out in device memory.
+// Layouts in device memory that the GPU kernels (CUDA and Triton) share with their Python callers.
 #pragma once
 
 #include <cstdint>

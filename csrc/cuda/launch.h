@@ -43,7 +43,7 @@ inline int attribute(cudaDeviceAttr which, int device) {
     return value;
 }
 
-// Whether a block on this device can have so many bytes of shared memory.
+// Whether a block on this device can have `shared` bytes of shared memory.
 inline bool fits(size_t shared, int device) {
     return shared <= static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
 }

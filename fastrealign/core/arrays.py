@@ -72,7 +72,7 @@ class Taken(NamedTuple):
         )
 
 
-def take(x: Any, name: str = "embeddings") -> Taken:
+def take(x: object, name: str = "embeddings") -> Taken:
     """The rows of x.
 
     Parameters
@@ -114,7 +114,7 @@ def take(x: Any, name: str = "embeddings") -> Taken:
     return taken
 
 
-def given_back(back: Back, result: Any, left: np.ndarray | None, given: Any) -> Any:
+def given_back(back: Back, result: Any, left: np.ndarray | None, given: object) -> Any:
     """The result as the kind that was given. Raises InputError where that has no such element type."""
     try:
         return back(result, left)
@@ -126,7 +126,7 @@ def given_back(back: Back, result: Any, left: np.ndarray | None, given: Any) -> 
         ) from error
 
 
-def holds_rows(x: Any) -> bool:
+def holds_rows(x: object) -> bool:
     """Whether x is rows, rather than an iterable of chunks of rows."""
     if isinstance(x, (list, tuple)):
         first = next((row for row in x if row is not None), None)
@@ -137,7 +137,7 @@ def holds_rows(x: Any) -> bool:
     return known or any(hasattr(x, protocol) for protocol in _PROTOCOLS) or _buffer(x)
 
 
-def unmasked(x: Any, name: str) -> np.ndarray:
+def unmasked(x: object, name: str) -> np.ndarray:
     """x as a NumPy array. Raises InputError where it has a mask that masks something: no kernel looks at masks."""
     array = np.asanyarray(x)
     mask = getattr(array, "mask", None)
@@ -151,7 +151,7 @@ def unmasked(x: Any, name: str) -> np.ndarray:
     return np.asarray(array)
 
 
-def as_rows_of(x: Any, name: str) -> np.ndarray:
+def as_rows_of(x: object, name: str) -> np.ndarray:
     """x as a NumPy array of any element type, copied from its device."""
     rows = take(x, name).rows
     if not is_tensor(rows):
@@ -173,7 +173,7 @@ def _library(x: Any) -> str:
     return next((library for library in libraries if library in KINDS), libraries[0])
 
 
-def described(x: Any) -> str:
+def described(x: object) -> str:
     """The type of x with its article: "a Series", "an Index"."""
     name = type(x).__name__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
@@ -217,7 +217,7 @@ def named(names: Iterable[Any]) -> str:
     return ", ".join(shown[:8] + ["..."] * (len(shown) > 8)) or "nothing in it"
 
 
-def may_hold_rows(x: Any) -> bool:
+def may_hold_rows(x: object) -> bool:
     """Whether this entry of a batch may be its rows: floats of at least two dimensions, or a list of arrays."""
     if isinstance(x, (list, tuple)):
         return len(x) > 0 and _axes(x) > 1

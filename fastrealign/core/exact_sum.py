@@ -1,4 +1,4 @@
-"""Exact, order-free column sums: what csrc/exact_sum.h adds up, held in two 64-bit limbs a column."""
+"""Exact, order-independent column sums (csrc/exact_sum.h), in two 64-bit limbs per column."""
 
 from __future__ import annotations
 
@@ -12,10 +12,30 @@ FRACTION_BITS: int = _core.SUM_FRACTION_BITS
 
 
 class ExactSum:
-    """Sums of entries in [-1, 1], each rounded once to 2^-40, over `count` rows of width `d`.
+    """Sums over rows of entries in [-1, 1], each rounded once to a multiple of 2^-40.
 
-    The total of a column is (high * 2^64 + low) * 2^-40. Addition of sums is exact, associative and commutative: any
-    order and grouping of the same rows gives the same bits.
+    Addition is exact, associative and commutative: any order and grouping of the same rows gives the same bits. The total of
+    a column is (high * 2^64 + low) * 2^-40.
+
+    Parameters
+    ----------
+    d : int
+        Width of the rows.
+
+    Attributes
+    ----------
+    low : uint64 array (d,)
+    high : int64 array (d,)
+    count : int
+        Number of rows.
+
+    Examples
+    --------
+    >>> sums = ExactSum(2)
+    >>> sums.add_steps([1 << FRACTION_BITS, 1 << FRACTION_BITS - 1])
+    >>> sums.count = 1
+    >>> sums.mean
+    array([1. , 0.5])
     """
 
     __slots__ = ("count", "high", "low")
@@ -27,24 +47,25 @@ class ExactSum:
 
     @classmethod
     def over(cls, low: np.ndarray, high: np.ndarray) -> ExactSum:
-        """Sums that are kept in the caller's memory: int64 (d,) limbs, seen and changed in place; count is 0."""
+        """Sums in the caller's memory: int64 (d,) limbs, which additions change in place. The count is 0."""
         sums = cls(0)
         sums.low, sums.high = low.view(np.uint64), high
         return sums
 
     def add_steps(self, steps: list[int]) -> None:
-        """Add whole numbers of 2^-40, one a column."""
+        """Add integer multiples of 2^-40, one per column."""
         for j, extra in enumerate(steps):
             total = (int(self.high[j]) << 64) + int(self.low[j]) + extra
             self.low[j], self.high[j] = total & (1 << 64) - 1, total >> 64
 
     @property
     def d(self) -> int:
+        """Width of the rows."""
         return len(self.low)
 
     @property
     def addresses(self) -> tuple[int, int]:
-        """Where the limbs lie, for the compiled core."""
+        """Addresses of the limbs, for the compiled core."""
         return self.low.ctypes.data, self.high.ctypes.data
 
     def add(self, other: ExactSum) -> None:
@@ -55,18 +76,19 @@ class ExactSum:
         self.count += other.count
 
     def copy(self) -> ExactSum:
-        twin = ExactSum(self.d)
-        twin.add(self)
-        return twin
+        """Sums of their own with the same values."""
+        copy = ExactSum(self.d)
+        copy.add(self)
+        return copy
 
     @property
     @computes
     def mean(self) -> np.ndarray:
-        """float64 (d,): the total over `count`; correct to the last digit or two of float64. NaN for no rows."""
+        """The totals divided by `count`, float64 (d,), correct to one or two units in the last place. NaN for no rows."""
         if self.count == 0:
             return np.full(self.d, np.nan)
         negative = self.high < 0
-        # |total|, since a small negative total is a large `low` that would round.
+        # Convert |total|: the low limb of a small negative total is large and would be rounded.
         low = np.where(negative, ~self.low + np.uint64(1), self.low)
         high = np.where(negative, ~self.high + (self.low == 0), self.high)
         size = np.ldexp(high.astype(np.float64), 64 - FRACTION_BITS) + np.ldexp(low.astype(np.float64), -FRACTION_BITS)
@@ -79,4 +101,4 @@ class ExactSum:
             self.count == other.count and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
         )
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable

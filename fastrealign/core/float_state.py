@@ -1,8 +1,8 @@
-"""The CPU's floating-point state: the default one while the package computes, and then what the caller had.
+"""The CPU's floating-point environment: the default one while the package computes, then the caller's again.
 
-torch.set_flush_denormal and libraries linked with -ffast-math have subnormal numbers read as zeros; fesetround changes the last
-digit of every sum. The compiled core sets its state itself (csrc/cpu/float_state.h); this is for what is computed in NumPy and
-torch. Threads that are started inside inherit the default.
+Under torch.set_flush_denormal, and with libraries linked with -ffast-math, subnormal numbers are read as zeros; fesetround
+changes the last digit of every sum. The compiled core sets the environment itself (csrc/cpu/float_state.h); this module is for
+computations in NumPy and torch. Threads that are started inside inherit the default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _thread = threading.local()
 
 
 def computes(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The function, run under the default state."""
+    """Decorate a function to run under the default state."""
 
     @wraps(function)
     def inside(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -41,7 +41,7 @@ def computes(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextmanager
 def callers_state() -> Iterator[None]:
-    """What runs the caller's own code (an iterable of chunks, which may be an encoder) does so under the caller's state."""
+    """Run the caller's own code, such as an iterable of chunks that runs an encoder, under the caller's state."""
     inside = _core.set_float_state(getattr(_thread, "callers", _core.DEFAULT_FLOAT_STATE))
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +14,17 @@ from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
+
     from fastrealign.core import torch_ops
+    from fastrealign.core.arrays import Rows
 else:
     torch_ops = Lazy("fastrealign.core.torch_ops", "torch", "a tensor on a device")
 
 
 def reduce(
-    x: Any,
+    x: ArrayLike | torch.Tensor,
     row_map: RowMap,
     into: ExactSum,
     *,
@@ -72,9 +76,9 @@ def reduce(
 
 
 def apply(
-    x: Any,
+    x: ArrayLike | torch.Tensor,
     row_map: RowMap,
-    out: Any,
+    out: Rows,
     *,
     into: ExactSum | None = None,
     flags: np.ndarray | None = None,

@@ -7,7 +7,7 @@ allocated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from fastrealign.core.arrays import Rows
 
 
-def rows_anywhere(x: Any, name: str = "embeddings") -> Rows:
+def rows_anywhere(x: object, name: str = "embeddings") -> Rows:
     """Like `as_rows`, but a tensor on a device stays there, for the kernels of that device."""
     return taken_rows(arrays.take(x, name).rows, name, x)
 
 
-def taken_rows(x: Rows, name: str = "embeddings", given: Any = None) -> Rows:
+def taken_rows(x: Rows, name: str = "embeddings", given: object = None) -> Rows:
     """`rows_anywhere` of the rows that `arrays.take` returned for `given`."""
     if not on_device(x):
         return _rows(x, name, given)
@@ -36,7 +36,7 @@ def taken_rows(x: Rows, name: str = "embeddings", given: Any = None) -> Rows:
     return x
 
 
-def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
+def as_rows(x: object, name: str = "embeddings") -> np.ndarray:
     """A (rows, width) NumPy view of `x`.
 
     Parameters
@@ -65,7 +65,7 @@ def as_rows(x: Any, name: str = "embeddings") -> np.ndarray:
     return _rows(x if known else arrays.take(x, name).rows, name, x)
 
 
-def _rows(x: Rows, name: str, given: Any) -> np.ndarray:
+def _rows(x: Rows, name: str, given: object) -> np.ndarray:
     if is_tensor(x):
         x = view_of(x, name)
     elif type(x) is not np.ndarray:
@@ -84,7 +84,7 @@ def _rows(x: Rows, name: str, given: Any) -> np.ndarray:
     return x
 
 
-def _conversion(given: Any, x: np.ndarray) -> str:
+def _conversion(given: object, x: np.ndarray) -> str:
     """How to convert numbers of another type to floats, as the end of a message; empty if they are none."""
     if x.dtype.kind in "cmMSU":
         return ""
@@ -96,7 +96,7 @@ def _conversion(given: Any, x: np.ndarray) -> str:
     return "; convert with " + (how or "numpy.asarray(x, 'float32')")
 
 
-def as_output(out: Any) -> np.ndarray:
+def as_output(out: object) -> np.ndarray:
     """A NumPy view of the caller's output, for `apply` to check and write to; never a copy, which the caller would not see."""
     if is_tensor(out):
         return view_of(checked_output(out), "out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +18,13 @@ else:
     torch = Lazy("torch", "torch", "a tensor")
 
 
-def is_tensor(x: Any) -> TypeIs[torch.Tensor]:
+def is_tensor(x: object) -> TypeIs[torch.Tensor]:
     """Whether x is a torch tensor or of a subclass; torch is not imported to find out."""
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(x, tensor)
 
 
-def on_device(x: Any) -> bool:
+def on_device(x: object) -> bool:
     """Whether x is a torch tensor that is not in the CPU's memory."""
     return is_tensor(x) and x.device.type != "cpu"
 

@@ -66,11 +66,8 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
 
     Examples
     --------
-    >>> rows = torch.tensor([[3.0, 4.0]])
-    >>> torch.ops.fastrealign.apply(rows, *pack(RowMap(), 2))
+    >>> torch.ops.fastrealign.apply(torch.tensor([[3.0, 4.0]]), *pack(RowMap(), 2))
     tensor([[0.6000, 0.8000]])
-    >>> torch.ops.fastrealign.reduce(rows, *pack(RowMap(), 2))[2]
-    tensor([ 0, -1,  0])
     """
     b, c = (np.zeros(d) if v is None else np.asarray(v, np.float64) for v in (row_map.b, row_map.c))
     if b.shape != (d,) or c.shape != (d,):
@@ -91,6 +88,32 @@ def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("fastrealign::apply", mutates_args=())
 def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """f of each row.
+
+    Parameters
+    ----------
+    rows : tensor (n, d)
+        float16, bfloat16, float32 or float64, with any row stride.
+    map, terms
+        From `pack`, on the device of the rows.
+    dtype : torch.dtype, optional
+        Of the result; the type of the rows by default.
+
+    Returns
+    -------
+    tensor (n, d)
+        A row without a direction is returned unchanged.
+
+    Raises
+    ------
+    InputError
+        The map belongs to rows of another width or device, or the kernels do not take such rows.
+
+    Examples
+    --------
+    >>> apply(torch.tensor([[3.0, 4.0]]), *pack(RowMap(), 2))
+    tensor([[0.6000, 0.8000]])
+    """
     rows = _checked(rows, map, terms)
     out = torch.empty(rows.shape, dtype=_float(dtype or rows.dtype), device=rows.device)
     _apply(rows, out, map, terms, None, None, None)
@@ -105,6 +128,26 @@ def _(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype | No
 
 @torch.library.custom_op("fastrealign::reduce", mutates_args=())
 def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Exact sums of f over the rows.
+
+    Parameters
+    ----------
+    rows, map, terms
+        As for `apply`.
+
+    Returns
+    -------
+    low, high : int64 tensors (d,)
+        The limbs of the sums (ExactSum).
+    bad : int64 tensor (3,)
+        The number of rows without a direction, the index of the first or -1, and its state.
+
+    Examples
+    --------
+    >>> low, high, bad = reduce(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), *pack(RowMap(), 2))
+    >>> bad
+    tensor([1, 1, 1])
+    """
     rows = _checked(rows, map, terms)
     low, high = _zero_sums(rows)
     found = torch.zeros(2, dtype=torch.int64, device=rows.device)
@@ -123,6 +166,25 @@ def _(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Tensor, 
 
 @torch.library.custom_op("fastrealign::vjp", mutates_args=())
 def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    """J(row)^T gradient for each row, where J is the Jacobian of f; autograd calls it for `apply`.
+
+    Parameters
+    ----------
+    rows, gradient : tensor (n, d)
+        Computed in the wider of their types.
+    map, terms
+        As for `apply`.
+
+    Returns
+    -------
+    tensor (n, d)
+        Of the type of the rows; zeros for rows without a direction.
+
+    Examples
+    --------
+    >>> vjp(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), *pack(RowMap(), 2))
+    tensor([[ 0.1280, -0.0960]])
+    """
     return _vjp(rows, gradient, map, terms)
 
 
