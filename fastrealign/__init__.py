@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from fastrealign.jobs.align_files import align, apply_files
     from fastrealign.jobs.conversion import convert
     from fastrealign.methods.alignment import Alignment
+    from fastrealign.methods.checking import check
     from fastrealign.methods.fitting import fit
     from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
-    from fastrealign.methods.recalibration import check, update
+    from fastrealign.methods.updating import update
 
 if find_spec("fastrealign._core") is None:
     raise ImportError(
@@ -62,12 +63,12 @@ _HOMES = {
     "__version__": "core.version",
     "align": "jobs.align_files",
     "apply_files": "jobs.align_files",
-    "check": "methods.recalibration",
+    "check": "methods.checking",
     "convert": "jobs.conversion",
     "fit": "methods.fitting",
     "load": "methods.loading",
     "report": "gap_report",
-    "update": "methods.recalibration",
+    "update": "methods.updating",
 }
 _MODULES = {
     "baselines": "methods.baselines",

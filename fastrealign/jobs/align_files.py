@@ -254,7 +254,7 @@ class AlignJob(ShardJob):
         )
         if not isinstance(found, Alignment):
             return found
-        return found.named(self.rows.encoder, self.target.encoder, self.rows.column, self.target.column)
+        return found.named((self.rows.encoder, self.target.encoder), (self.rows.column, self.target.column))
 
 
 class ApplyJob(ShardJob):

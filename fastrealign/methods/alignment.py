@@ -17,7 +17,8 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
-from fastrealign.methods.calling import call
+from fastrealign.methods.calling import MapsRows
+from fastrealign.methods.faiss_export import to_faiss
 from fastrealign.storage.rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
@@ -59,12 +60,21 @@ _SAMPLING = {
 class Sampling:
     """How the statistics of an alignment were estimated, where they are not those of every row.
 
-    how           "one pass": the centroid correction is corrected by a sample; "certified": all is of a sample of blocks;
-                  "updated": the old statistics and those of new rows, merged
-    rows_source, rows_target   rows that were read, of of_source and of_target (None: not known)
-    error         standard error of the centroid of the aligned rows (Euclidean norm); None: not known
-    bound         with probability `confidence`, the gap that is left is at most gap_left + bound
-    seed          that the blocks were drawn from
+    Attributes
+    ----------
+    how : str
+        "one pass": a sample corrects the centroid correction; "certified": all is of a sample of blocks; "updated": the old
+        statistics and those of new rows, merged.
+    rows_source, rows_target : int
+        Rows that were read.
+    of_source, of_target : int or None
+        Rows that there are; None: not known.
+    error : float or None
+        Standard error of the centroid of the aligned rows (Euclidean norm); None: not known.
+    bound, confidence : float or None
+        With this confidence, the gap that is left is at most gap_left + bound.
+    seed : int or None
+        Seed of the sample.
     """
 
     how: str
@@ -79,21 +89,31 @@ class Sampling:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
-    """The row map f(y; s, b, c) = pi(pi(s pi(y) + b) + c) and the statistics that it was fitted from.
+class Alignment(MapsRows):
+    """The row map f(y; s, b, c) = pi(pi(s pi(y) + b) + c), and the statistics that it was fitted from; pi(v) = v/|v|.
 
-    s               sqrt(trace_target / trace_source)
-    b, c            float64 (d,): mean_target - s mean_source, and the centroid correction
-    mean_source, mean_target     float64 (d,): means of the unit rows
-    trace_source, trace_target   E|unit row - mean|^2
-    count_source, count_target   rows that the statistics are of
-    gap_before      |mean_source - mean_target|
-    gap_left        |mean of the aligned source - mean_target|; NaN if it was not measured
-    centroid        "paper" or "exact"
-    encoder_source, encoder_target   names of the encoders, if they were given
-    column_source, column_target     names under which files held the rows (column, key, tensor), if they had some
-    sampling        how far the statistics are estimates; None: they are of every row
-    version         the fastrealign that made it
+    Attributes
+    ----------
+    s : float
+        sqrt(trace_target / trace_source).
+    b, c : float64 array (dim,)
+        mean_target - s mean_source, and the centroid correction.
+    mean_source, mean_target : float64 array (dim,)
+        Means of the unit rows.
+    trace_source, trace_target : float
+        E|unit row - mean|^2.
+    count_source, count_target : int
+        Rows that the statistics are of.
+    gap_before, gap_left : float
+        |mean_source - mean_target|, and |mean of the aligned source - mean_target|; NaN if it was not measured.
+    centroid : str
+        "paper" or "exact".
+    encoder_source, encoder_target, column_source, column_target : str or None
+        Names of the encoders, and names under which files held the rows (column, key, tensor), where they are known.
+    sampling : Sampling or None
+        How far the statistics are estimates; None: they are of every row.
+    version : str
+        The fastrealign that made it.
     """
 
     s: float
@@ -135,7 +155,7 @@ class Alignment:
 
     @property
     def name(self) -> str:
-        """What the method is called among those of baselines.METHODS."""
+        """ "realign", or "realign-exact" where the centroid is exact."""
         return "realign" if self.centroid == "paper" else "realign-exact"
 
     @property
@@ -144,7 +164,7 @@ class Alignment:
 
     @property
     def numbered(self) -> bool:
-        """Whether what becomes of a row depends on its number: never."""
+        """Whether the result for a row depends on its number: never."""
         return False
 
     @property
@@ -154,38 +174,6 @@ class Alignment:
         for v in (self.b, self.c):
             digest.update(v.tobytes())
         return digest.hexdigest()
-
-    def __call__(
-        self,
-        x: Any,
-        *,
-        dtype: Any = None,
-        out: Any = None,
-        bad_rows: str = "error",
-        threads: int | None = None,
-        backend: str | None = None,
-        first: int | np.ndarray = 0,
-    ) -> Any:
-        """Align rows: (n, d) in, (n, d) unit rows out, in the caller's kind of array and element type. One vector: (d,).
-
-        x         NumPy array, torch tensor on any device, CuPy, JAX or array API array, pandas or polars Series or DataFrame
-                  (an index is kept), list or tuple of rows (which comes back as a list or tuple of rows of their kind). A NumPy
-                  array comes back for Arrow lists, Hugging Face columns and what has `__array__`, a torch tensor for what only
-                  speaks DLPack or `__cuda_array_interface__`. Rows that are missing (None, null) have no direction
-        dtype     another element type for the result: "float32", "float16", "bfloat16", "float64", or a NumPy/torch dtype
-        out       an array or tensor of the right shape to write to (may be x itself)
-        bad_rows  "error" raises BadRowsError naming the first row that has no direction (NaN, Inf, zero), "skip" leaves
-                  such rows out of the result, "keep" passes them on as they came
-        backend   "cuda", "triton", "cpu" or "reference"; the best that can run by default (backend.py)
-        first     the number of the first row, as for a Baseline; an alignment maps equal rows alike, whatever their numbers
-        Raises InputError for a width other than `dim`, an element type other than the four, a mask that masks something, and
-        what holds no rows in memory of its own (sparse, nested, distributed tensors).
-        """
-
-        def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
-            return self.apply(rows, view, flags=flags, threads=threads, backend=backend)
-
-        return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
     def apply(
         self,
@@ -202,9 +190,29 @@ class Alignment:
         return ops.apply(rows, self.row_map, out, into=into, flags=flags, threads=threads, backend=backend)
 
     def save(self, path: AnyPath) -> None:
-        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.
+        """Write to a safetensors file, replaced in one step.
 
-        Raises InputError for a name that is another kind of file's (x.pkl), FastRealignError when writing fails.
+        Parameters
+        ----------
+        path : str or path
+            A file name or a URL.
+
+        Raises
+        ------
+        InputError
+            For a name of another kind of file (x.pkl).
+        FastRealignError
+            When writing fails.
+
+        Examples
+        --------
+        >>> import fastrealign as fr, numpy as np, tempfile
+        >>> rng = np.random.default_rng(0)
+        >>> alignment = fr.fit(rng.standard_normal((50, 8)) + 1.0, rng.standard_normal((50, 8)) - 1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     alignment.save(f"{folder}/text2image.safetensors")
+        ...     fr.load(f"{folder}/text2image.safetensors").fingerprint == alignment.fingerprint
+        True
         """
         check_saved_name(path, "alignment")
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
@@ -215,7 +223,7 @@ class Alignment:
 
     @classmethod
     def load(cls, path: AnyPath) -> Alignment:
-        """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
+        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "alignment", _VECTORS)
         check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
         check_record(path, "alignment", meta, _RECORD)
@@ -243,48 +251,45 @@ class Alignment:
             )
         return cls.load(given)
 
-    def named(
-        self,
-        encoder_source: str | None,
-        encoder_target: str | None,
-        column_source: str | None,
-        column_target: str | None,
-    ) -> Alignment:
-        """The same, with the names of what its rows came from."""
-        return replace(
-            self,
-            encoder_source=encoder_source,
-            encoder_target=encoder_target,
-            column_source=column_source,
-            column_target=column_target,
-        )
-
-    def check_width(self, d: int, name: str) -> None:
-        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
-        if d != self.dim:
-            raise InputError(f"{name}: rows are {d} wide, the alignment was fitted on {self.dim}")
+    def named(self, encoders: tuple[str | None, str | None], columns: tuple[str | None, str | None]) -> Alignment:
+        """The same, with the names of what the rows of source and target came from."""
+        fields = ("encoder_source", "encoder_target", "column_source", "column_target")
+        names: dict[str, Any] = dict(zip(fields, (*encoders, *columns), strict=True))
+        return replace(self, **names)
 
     def to_faiss(self, index: Any = None) -> Any:
-        """A FAISS index that takes source rows (text) as they come: an IndexPreTransform that aligns them in front of `index`.
+        """A FAISS index that aligns the source rows (text) that it is given, in front of `index`: an IndexPreTransform.
 
-        Text queries against an index of images: its vectors are stored already, only what is searched passes the chain.
+        In float32 throughout: about 1e-7 from this alignment, more for a row that a translation all but cancels. Rows without
+        a direction are not detected.
 
-        >>> images = faiss.IndexFlatIP(768)
-        >>> images.add(image_rows)                   # unit rows
-        >>> index = alignment.to_faiss(images)
-        >>> scores, found = index.search(text_rows, 10)
-        >>> faiss.write_index(index, "text2image.faiss")
+        Parameters
+        ----------
+        index : faiss.Index, optional
+            An index of this width, wrapped and not copied; by default a new, empty IndexFlatIP. `add` and `search` of the
+            result both align, so add only text to it; images go to `index.add`.
 
-        index   an index of the alignment's width, wrapped and not copied; None for a new, empty IndexFlatIP. Rows given to
-                `add` and `search` both pass the chain, so add only text to what is returned; images go to `images.add`.
+        Returns
+        -------
+        faiss.IndexPreTransform
 
-        In float32 throughout: some 1e-7 from this alignment, more for a row that a translation all but cancels. Rows without
-        a direction are not found out. Needs the extra [faiss]; raises InputError without it, for an index of another
-        width, and for s <= 0.
+        Raises
+        ------
+        InputError
+            Without the extra [faiss], for an index of another width, and for s <= 0.
+
+        Examples
+        --------
+        >>> import faiss, fastrealign as fr, numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> text, image = (rng.standard_normal((50, 8)).astype("float32") + shift for shift in (1.0, -1.0))
+        >>> images = faiss.IndexFlatIP(8)
+        >>> images.add(image)
+        >>> scores, found = fr.fit(text, image).to_faiss(images).search(text, 10)
+        >>> found.shape
+        (50, 10)
         """
-        from fastrealign.methods.faiss_export import to_faiss
-
-        return to_faiss(self, index)
+        return to_faiss(self.row_map, self.dim, index)
 
     def __repr__(self) -> str:
         left = "not measured" if math.isnan(self.gap_left) else f"{self.gap_left:.4g}"

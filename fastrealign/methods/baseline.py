@@ -1,7 +1,4 @@
-"""Baseline: a fitted method that ReAlign is compared with, called, saved and loaded as an Alignment is.
-
-baselines.py has the methods and fits them; here is what they are once fitted. `load` and `as_method` take either kind.
-"""
+"""Baseline: a fitted method that ReAlign is compared with; baseline_fits.py fits them."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from fastrealign.formats.saved_tensors import (
     load_tensors,
     save_tensors,
 )
-from fastrealign.methods.calling import call
+from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.noise import noise, row_numbers
 from fastrealign.storage.rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
@@ -52,17 +49,27 @@ _RECORD = {
 
 
 @dataclass(frozen=True, eq=False)
-class Baseline:
-    """f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c); what is None is left out.
+class Baseline(MapsRows):
+    """A method that ReAlign is compared with: f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c); None leaves a step out.
 
-    name         in baselines.METHODS
-    mean_target  float64 (d,), of the unit rows that it was fitted on; gap_before is |mean_target - mean_source|
-    s, b         as in an Alignment; b float64 (d,)
-    matrix       M, float64 (d, d)
-    shift, c     float64 (d,)
-    sigma, seed  noise of N(0, sigma^2 I), of which each row gets that of its number (`noise`)
-    projected    False: with neither of the last two projections
-    gap_left     |mean of the rows written - mean_target|; NaN if it was not measured
+    Attributes
+    ----------
+    name : str
+        One of baselines.METHODS.
+    mean_target : float64 array (dim,)
+        Mean of the unit rows of the target.
+    gap_before, gap_left : float
+        |mean_target - mean_source|, and |mean of the rows written - mean_target|; NaN if it was not measured.
+    s : float
+        As in an Alignment; so are b and c.
+    b, shift, c : float64 array (dim,) or None
+        Translations.
+    matrix : float64 array (dim, dim) or None
+        M.
+    sigma, seed : float, int
+        Noise of N(0, sigma^2 I): each row gets that of its number (noise.py).
+    projected : bool
+        False: without the last two projections.
     """
 
     name: str
@@ -92,7 +99,7 @@ class Baseline:
 
     @property
     def numbered(self) -> bool:
-        """Whether what becomes of a row depends on its number."""
+        """Whether the result for a row depends on its number."""
         return self.sigma > 0.0
 
     @cached_property
@@ -108,33 +115,6 @@ class Baseline:
             value = getattr(self, name)
             digest.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
         return digest.hexdigest()
-
-    def __call__(
-        self,
-        x: Any,
-        *,
-        dtype: Any = None,
-        out: Any = None,
-        bad_rows: str = "error",
-        threads: int | None = None,
-        backend: str | None = None,
-        first: int | np.ndarray = 0,
-    ) -> Any:
-        """Map rows: (n, d) in, (n, d) out, in the caller's kind of array and element type; arguments as `Alignment.__call__`.
-
-        first  where x is a part of more rows, the number of its first one, or (n,) those of all: they decide the noise
-        Tensors on a device are for the methods that are one row map (none, anchor, anchor-trace); nn.as_module has the others.
-        """
-
-        def kernel(rows: Any, view: Any, flags: np.ndarray | None) -> Counts:
-            if on_device(rows) and self.row_map is None:
-                raise InputError(
-                    f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
-                    "fastrealign.nn.as_module"
-                )
-            return self.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
-
-        return call(x, self.dim, kernel, dtype=dtype, out=out, bad_rows=bad_rows)
 
     @computes
     def apply(
@@ -155,6 +135,11 @@ class Baseline:
         apply = partial(ops.apply, threads=threads, backend=backend)
         if self.row_map is not None:
             return apply(rows, self.row_map, out, into=into, flags=flags)
+        if on_device(rows):
+            raise InputError(
+                f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
+                "fastrealign.nn.as_module"
+            )
         check_output(rows, out)
         state = np.empty(len(rows), np.uint8) if flags is None else flags
         product = self._products and self._products[np.float64 not in (rows.dtype, out.dtype)]
@@ -195,7 +180,7 @@ class Baseline:
 
     @classmethod
     def load(cls, path: AnyPath) -> Baseline:
-        """Read what `save` wrote. Raises InputError naming the file if it is missing, damaged or something else."""
+        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
         tensors, meta = load_tensors(path, "baseline", ("mean_target",))
         check_tensors(path, "baseline", tensors, _AXES)
         check_record(path, "baseline", meta, _RECORD)
@@ -208,11 +193,6 @@ class Baseline:
             return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged baseline: {error}") from None
-
-    def check_width(self, d: int, name: str) -> None:
-        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
-        if d != self.dim:
-            raise InputError(f"{name}: rows are {d} wide, {self.name} was fitted on {self.dim}")
 
 
 def _add_stored(rows: np.ndarray, into: ExactSum) -> None:

@@ -1,64 +1,117 @@
-"""Calling a map on a user's rows: any kind of array in, the same kind out. What an Alignment and a baseline have in common."""
+"""Calling a fitted method on a user's rows: any kind of array in, the same kind out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.core.arrays import given_back
 from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.core.row_map import GOOD, Counts
+from fastrealign.core.row_map import GOOD
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device
 from fastrealign.data.options import BAD_ROWS, check_choice
 from fastrealign.formats.table_objects import take
 
-# (rows, where to store the result, uint8 states of the rows or None) -> what was counted, as `ops.apply` does it
-Kernel = Callable[[Any, Any, np.ndarray | None], Counts]
+if TYPE_CHECKING:
+    from fastrealign.methods.method import Method
 
 
-def call(x: Any, d: int, kernel: Kernel, *, dtype: Any = None, out: Any = None, bad_rows: str = "error") -> Any:
-    """The rows of x (n, d), or one vector (d,), through `kernel`; the arguments are those of `Alignment.__call__`."""
-    check_choice("bad_rows", bad_rows, BAD_ROWS)
-    given = x
-    if is_tensor(x) and x.requires_grad:
-        raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
-    taken = take(x)
-    x = taken.rows
-    single = x.ndim == 1
-    rows = taken_rows(x[None] if single else x, given=given)
-    if rows.shape[1] != d:
-        raise InputError(f"rows are {rows.shape[1]} wide, the alignment was fitted on {d}")
-    if single and bad_rows == "skip":
-        raise InputError(
-            "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
-        )
-    tensor = is_tensor(x)
-    if out is not None:
-        result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
-        if dtype is not None and as_dtype(dtype) != as_dtype(result.dtype):
-            raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
-        if bad_rows == "skip":
-            raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
-    else:
-        wanted = as_dtype(rows.dtype if dtype is None else dtype)
-        result = _empty_like(given, x, rows.shape, wanted) if tensor else empty_rows(len(rows), d, wanted)
-    view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
-    flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
-    found = kernel(rows, view, flags)
-    if found.bad and bad_rows == "error":
-        raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; fix it, or pass bad_rows='skip' or 'keep'")
-    if out is not None:
-        return out
-    left = flags == GOOD if found.bad and flags is not None else None
-    if left is not None:
-        result = result[as_tensor(left).to(result.device)] if tensor else result[left]
-    result = result[0] if single else result
-    return result if taken.back is None else given_back(taken.back, result, left, given)
+class MapsRows:
+    """What an Alignment and a Baseline have in common."""
+
+    def __call__(
+        self: Method,
+        x: Any,
+        *,
+        dtype: Any = None,
+        out: Any = None,
+        bad_rows: str = "error",
+        threads: int | None = None,
+        backend: str | None = None,
+        first: int | np.ndarray = 0,
+    ) -> Any:
+        """Map rows: of an Alignment to unit rows, where the target lies.
+
+        Parameters
+        ----------
+        x : array (n, dim), or one vector (dim,)
+            NumPy array, torch tensor on any device, CuPy, JAX or array API array, pandas or polars Series or DataFrame, list
+            or tuple of rows; of float16, bfloat16, float32 or float64. Missing rows (None, null) have no direction.
+        dtype : str or dtype, optional
+            Another element type for the result: "float32", "float16", "bfloat16", "float64", or a NumPy or torch dtype.
+        out : array or tensor, optional
+            Where to write the result; may be `x` itself.
+        bad_rows : str, default "error"
+            Rows with NaN, Inf or only zeros: "error" raises BadRowsError and names the first, "skip" leaves them out of the
+            result, "keep" passes them on as they came.
+        threads : int, optional
+            CPU threads; by default one per core.
+        backend : str, optional
+            "cuda", "triton", "cpu" or "reference"; by default the best that can run (core/backend.py).
+        first : int or array (n,), default 0
+            Where `x` is a part of more rows, the number of its first row, or of each: C3's noise depends on it. Baselines in
+            steps (mean-shift, c3, bca) map rows in memory; `nn.as_module` maps tensors on a device.
+
+        Returns
+        -------
+        array (n, dim), or one vector (dim,)
+            In the caller's kind of array and element type. An index is kept; a list or tuple comes back as one; Arrow lists,
+            Hugging Face columns and what has `__array__` come back as NumPy arrays, what only speaks DLPack or
+            `__cuda_array_interface__` as torch tensors.
+
+        Raises
+        ------
+        InputError
+            For another width than `dim`, an element type other than the four, a mask that masks something, and what holds no
+            rows in memory of its own (sparse, nested, distributed tensors).
+        BadRowsError
+            For a row without a direction, where bad_rows is "error".
+        """
+        check_choice("bad_rows", bad_rows, BAD_ROWS)
+        given = x
+        if is_tensor(x) and x.requires_grad:
+            raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
+        taken = take(x)
+        x = taken.rows
+        single = x.ndim == 1
+        rows = taken_rows(x[None] if single else x, given=given)
+        self.check_width(rows.shape[1])
+        if single and bad_rows == "skip":
+            raise InputError(
+                "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
+            )
+        tensor = is_tensor(x)
+        if out is not None:
+            result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
+            if dtype is not None and as_dtype(dtype) != as_dtype(result.dtype):
+                raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
+            if bad_rows == "skip":
+                raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
+        else:
+            wanted = as_dtype(rows.dtype if dtype is None else dtype)
+            result = _empty_like(given, x, rows.shape, wanted) if tensor else empty_rows(len(rows), self.dim, wanted)
+        view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
+        flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
+        found = self.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
+        if found.bad and bad_rows == "error":
+            raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; fix it, or pass bad_rows='skip' or 'keep'")
+        if out is not None:
+            return out
+        left = flags == GOOD if found.bad and flags is not None else None
+        if left is not None:
+            result = result[as_tensor(left).to(result.device)] if tensor else result[left]
+        result = result[0] if single else result
+        return result if taken.back is None else given_back(taken.back, result, left, given)
+
+    def check_width(self: Method, d: int, name: str = "") -> None:
+        """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
+        if d != self.dim:
+            method = "the alignment" if self.name.startswith("realign") else self.name
+            raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}")
 
 
 def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:

@@ -35,18 +35,33 @@ _DTYPES = (np.float64, np.float32, np.float16)
 class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Moves rows of one modality (text) to where those of another lie (images): ReAlign of arXiv 2602.07026.
 
-    target     the embeddings to move to: whatever `fastrealign.fit` takes (array, tensor, path, glob, folder, chunks)
-               or a data frame. None (the default): the rows given to `fit` are their own target, so nothing moves and
-               `transform` only makes unit rows. `clone` and pickling copy an array; a path stays a path.
-    centroid   "paper" translates once, as published; "exact" leaves no gap
-    bad_rows   rows of zeros, which have no direction: "keep" (the default, as sklearn.preprocessing.Normalizer does)
-               leaves them out of the statistics and passes them on as they came; "error" raises BadRowsError naming
-               the first. NaN and Inf in X are always refused.
-    threads    how many to use; None: all processors
+    Parameters
+    ----------
+    target : array, path or chunks, optional
+        The embeddings to move to: whatever `fastrealign.fit` takes. By default the rows given to `fit` are their own target,
+        so nothing moves and `transform` only makes unit rows. `clone` and pickling copy an array; a path stays a path.
+    centroid : str, default "paper"
+        "paper" translates once, as published; "exact" leaves no gap.
+    bad_rows : str, default "keep"
+        Rows of zeros, which have no direction: "keep" (as sklearn.preprocessing.Normalizer does) leaves them out of the
+        statistics and passes them on as they came; "error" raises BadRowsError, which names the first. NaN and Inf in X are
+        always refused.
+    threads : int, optional
+        CPU threads; by default one per core.
 
-    Learned: `alignment_` (a fastrealign.Alignment), `n_features_in_`, `feature_names_in_`.
+    Attributes
+    ----------
+    alignment_ : Alignment
+    n_features_in_ : int
+    feature_names_in_ : array of str
 
-    >>> ReAlign(target=images).fit(texts).transform(texts)
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> texts, images = rng.standard_normal((100, 8)) + 1.0, rng.standard_normal((100, 8)) - 1.0
+    >>> fr.ReAlign(target=images).fit(texts).transform(texts).shape
+    (100, 8)
     """
 
     def __init__(
@@ -59,9 +74,9 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def from_alignment(cls, alignment: Alignment) -> ReAlign:
-        """A fitted estimator around an alignment that exists.
+        """A fitted estimator with an alignment that exists.
 
-        Fitting it, or a pipeline around it, learns anew and without a target; `sklearn.frozen.FrozenEstimator` prevents
+        Fitting it, or a pipeline that holds it, learns again and without a target; `sklearn.frozen.FrozenEstimator` prevents
         that.
         """
         estimator = cls(centroid=alignment.centroid)
@@ -71,10 +86,24 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @computes
     def fit(self, X: Any, y: Any = None) -> ReAlign:
-        """Learn the map from the rows of X (n >= 2, d) to `target`; y is ignored.
+        """Learn the map.
 
-        Raises ValueError for NaN or Inf; InputError (a ValueError) as `fastrealign.fit` does, and for a y that looks
-        like a target.
+        Parameters
+        ----------
+        X : array (n, d)
+            At least two rows.
+        y
+            Ignored.
+
+        Returns
+        -------
+        ReAlign
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For NaN or Inf; InputError, which is one, as `fastrealign.fit` does, and for a y that looks like a target.
         """
         self._check_parameters()
         X = validate_data(self, _seen(X), dtype=_DTYPES, ensure_min_samples=2)
@@ -92,7 +121,17 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @computes
     def transform(self, X: Any) -> np.ndarray:
-        """Align the rows of X (n, d): unit rows (n, d) in the element type of X, or float64 for non-float types."""
+        """Align rows.
+
+        Parameters
+        ----------
+        X : array (n, d)
+
+        Returns
+        -------
+        array (n, d)
+            Unit rows in the element type of X, or float64 for types that are not float16, float32 or float64.
+        """
         check_is_fitted(self)
         self._check_parameters()
         X = validate_data(self, _seen(X), reset=False, dtype=_DTYPES)

@@ -125,7 +125,7 @@ def fit(
     if fitted.sampling is None:
         left, _ = reduce_source(rows, fitted.row_map, "measuring the gap left", options.later)
         fitted = replace(fitted, gap_left=float(np.linalg.norm(left.mean - fitted.mean_target)))
-    return fitted.named(*encoders, *columns)
+    return fitted.named(encoders, columns)
 
 
 def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions) -> Method:

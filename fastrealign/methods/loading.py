@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 
 
 def load(path: AnyPath) -> Method:
-    """Read a saved alignment or baseline. Raises InputError naming the file if it is missing, damaged or something else."""
+    """Read a fitted method from a file.
+
+    Parameters
+    ----------
+    path : str or path
+        What `save` of an Alignment or a Baseline wrote; a URL, too.
+
+    Returns
+    -------
+    Alignment or Baseline
+
+    Raises
+    ------
+    InputError
+        Names the file if it is missing, damaged or something else.
+    """
     try:
         return Alignment.load(path)
     except OtherKind as error:

@@ -81,7 +81,7 @@ class Method(Protocol):
     ) -> Counts:
         """Store f(rows) in `out` and add up what was stored in `into`, as `ops.apply` does for a row map."""
 
-    def check_width(self, d: int, name: str) -> None:
+    def check_width(self, d: int, name: str = "") -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
 
     def save(self, path: AnyPath) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import warn
+from fastrealign.core.errors import InputError, warn
+from fastrealign.data.options import ReadOptions
+from fastrealign.data.pair import open_target
 from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import open_rows
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.method import Method
 
@@ -91,3 +94,19 @@ def warn_of_encoder(method: Method, rows: RowSource) -> None:
             f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "
             f"those of {ours!r}"
         )
+
+
+def open_new(source: Any, target: Any, read: ReadOptions, alignment: Alignment) -> tuple[RowSource, RowSource | None]:
+    """New rows for an alignment: the source, and the target if there is one."""
+    if target is None and read.target_column is not None:
+        raise InputError(
+            f"target_column={read.target_column!r} (--target-column) without a target; name the target, or leave the column out"
+        )
+    rows = open_rows(source, "source", read.column)
+    alignment.check_width(rows.d, rows.name)
+    warn_of_encoder(alignment, rows)
+    if target is None:
+        return rows, None
+    there = open_target(target, rows, read.column, read.target_column)
+    alignment.check_width(there.d, there.name)
+    return rows, there

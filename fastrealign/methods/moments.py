@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,22 +12,32 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
+from fastrealign.data.process_group import TorchGroup
+from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.formats.table_objects import take
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.rules import COUNT
 
 
 class Moments:
     """Count, mean and trace of the unit rows seen so far (arXiv 2602.07026, the statistics of ReAlign).
 
-    The same rows give the same bits however they are split into chunks, ordered, spread over threads or workers, and
-    merged: `a + b`, `a += b` and `update` are exact integer additions (csrc/exact_sum.h).
+    The same rows give the same bits, however they are split into chunks, ordered, spread over threads or workers, and merged:
+    `update`, `a + b` and `a += b` are exact integer additions (csrc/exact_sum.h).
 
-    >>> m = Moments(768)
-    >>> m.update(chunk)                 # (n, 768), any float type, NumPy or torch
-    >>> m += other
-    >>> m.mean, m.trace, m.count
+    Parameters
+    ----------
+    dim : int
+        Width of the rows.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> chunks = np.random.default_rng(0).standard_normal((2, 100, 8))
+    >>> moments = fr.Moments(8).update(chunks[0])
+    >>> moments += fr.Moments(8).update(chunks[1])
+    >>> moments.count, moments.mean.shape, bool(0.0 < moments.trace <= 1.0)
+    (200, (8,), True)
     """
 
     def __init__(self, dim: int) -> None:
@@ -57,10 +67,22 @@ class Moments:
         return trace_of_unit_rows(self.mean) if self.count else float("nan")
 
     def update(self, x: Any, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
-        """Add the rows of `x` (n, d). Returns self.
+        """Add rows.
 
-        bad_rows: "error" raises BadRowsError naming the first row that has no direction, and adds nothing; "skip" leaves
-        such rows out and counts them in `self.bad_rows`.
+        Parameters
+        ----------
+        x : array or tensor (n, dim)
+            Of any float type, NumPy or torch.
+        bad_rows : str, default "error"
+            "error" raises BadRowsError, which names the first row without a direction, and adds nothing; "skip" leaves such
+            rows out and counts them in `bad_rows`.
+        threads : int, optional
+            CPU threads; by default one per core.
+
+        Returns
+        -------
+        Moments
+            Itself.
         """
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
@@ -77,13 +99,25 @@ class Moments:
         return self
 
     def all_reduce_(self, group: Any = None) -> Moments:
-        """Replace these moments by those of all ranks of a torch.distributed group together (default: all). Returns self.
+        """Replace these moments by those of all ranks together; every rank calls it.
 
-        Every rank calls it. Exact: the bits are those of one process that had seen all rows, for any number of ranks and any
-        backend (gloo, NCCL). Raises InputError where the ranks' widths differ.
+        Exact: the bits are those of one process that had seen all rows, for any number of ranks and any backend.
+
+        Parameters
+        ----------
+        group : torch.distributed.ProcessGroup, optional
+            By default the default group.
+
+        Returns
+        -------
+        Moments
+            Itself.
+
+        Raises
+        ------
+        InputError
+            Where the ranks' widths differ.
         """
-        from fastrealign.data.process_group import TorchGroup
-
         ranks = TorchGroup(group)
         widths = ranks.all_gather(self.dim)
         if len(set(widths)) > 1:
@@ -128,18 +162,13 @@ class Moments:
 
     def save(self, path: AnyPath) -> None:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
-        from fastrealign.formats.saved_tensors import check_saved_name, save_tensors
-
         check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
         save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
 
     @classmethod
     def load(cls, path: AnyPath) -> Moments:
-        """Read what `save` wrote. Raises InputError naming the file if it is something else."""
-        from fastrealign.formats.saved_tensors import check_record, check_tensors, load_tensors
-        from fastrealign.storage.rules import COUNT
-
+        """Read what `save` wrote; InputError, which names the file, if it is something else."""
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
         check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)
         check_record(path, "moments", meta, {"count": COUNT, "bad_rows": COUNT})

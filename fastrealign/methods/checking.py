@@ -1,0 +1,233 @@
+"""`check`: whether an alignment still holds for rows of another time or domain, from a sample as large as the answer needs."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_map import UNIT
+from fastrealign.data.cluster_sampling import Spread, measure_spread
+from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.certified import Bound, Looks
+from fastrealign.methods.loading import told_if_swapped
+from fastrealign.methods.misfit import TOLERATED, open_new
+from fastrealign.methods.options import check_sampling, check_tol
+from fastrealign.methods.statistics import (
+    SideStatistics,
+    check_differ,
+    check_projected,
+    read_side,
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of the statistics of one side; each bound holds with the confidence of the check.
+
+    Attributes
+    ----------
+    shift, shift_bound : float
+        |mean of the new unit rows - mean in the alignment|.
+    trace : float
+        Of the new rows.
+    trace_change, trace_change_bound : float
+        Relative to the trace in the alignment.
+    rows, of : int
+        Rows that were read, of so many.
+    column : str or None
+        The name under which files hold them (column, key, tensor), if they have one.
+    """
+
+    shift: float
+    shift_bound: float
+    trace: float
+    trace_change: float
+    trace_change_bound: float
+    rows: int
+    of: int
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found.
+
+    Attributes
+    ----------
+    holds : bool
+        Whether the gap that the alignment leaves on the new rows is at most `tol`.
+    gap_before : float
+        |mean of the new unit rows - mean of the target|.
+    gap_left, bound : float
+        |mean of the new rows, aligned - mean of the target|, certain to +- bound.
+    tol, confidence : float
+        The gap that is tolerated, and the confidence with which each bound holds.
+    source, target : Change
+        What became of each side; target is None where no new one was given.
+    """
+
+    holds: bool
+    gap_before: float
+    gap_left: float
+    bound: float
+    tol: float
+    confidence: float
+    source: Change
+    target: Change | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "check", **asdict(self)}
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "does not hold"
+        lines = [
+            f"the alignment {verdict}: it leaves a gap of {self.gap_left:.3g} +- {self.bound:.2g} on these rows, "
+            f"at most {self.tol:.3g} is tolerated",
+            f"  gap before     {self.gap_before:.4g}",
+        ]
+        for name, side in (("source", self.source), ("target", self.target)):
+            if side is not None:
+                lines.append(
+                    f"  {name:<15}centroid moved by {side.shift:.3g} +- {side.shift_bound:.2g}, trace by "
+                    f"{side.trace_change:+.2%} +- {side.trace_change_bound:.2%} ({side.rows:,} of {side.of:,} rows read"
+                    f"{'' if side.column is None else f' of {side.column!r}'})"
+                )
+        lines.append(f"  confidence     {self.confidence:.0%}")
+        if not self.holds:
+            lines.append(
+                "  next           fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit anew"
+            )
+        return "\n".join(lines)
+
+
+@computes
+@documented(ReadOptions, Compute)
+def check(
+    alignment: Alignment | str | os.PathLike,
+    source: Any,
+    target: Any = None,
+    *,
+    tol: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    progress: Progress = SILENT,
+    column: str | None = None,
+    target_column: str | None = None,
+) -> Check:
+    """Whether an alignment closes the gap on new rows, from a random sample that grows until the answer is sure.
+
+    Parameters
+    ----------
+    alignment : Alignment or path
+        An alignment, or the path of a saved one.
+    source : path or array
+        New rows of the source: files, an array or a tensor.
+    target : path or array, optional
+        New rows of the target; without them its centroid is taken to be what it was.
+    tol : float, optional
+        The gap that may be left; by default a tenth of the gap that the alignment was fitted to close.
+    confidence : float, default 0.95
+        Probability that the answer, and each bound, is right.
+    seed : int, default 0
+        Seed of the sample.
+    {ReadOptions}
+    {Compute}
+    progress : Progress
+        What is told of each pass.
+
+    Returns
+    -------
+    Check
+
+    Raises
+    ------
+    InputError
+        For widths that differ, fewer than 2 rows, and sources that cannot be sampled.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((500, 8)) - 1.0
+    >>> fr.check(fr.fit(text, images), rng.standard_normal((500, 8)) + 1.0).holds
+    True
+    """
+    read = ReadOptions(column, target_column, bad_rows)
+    check_sampling(confidence, seed)
+    with told_if_swapped(alignment, source):
+        alignment = Alignment.of(alignment)
+    if min(alignment.trace_source, alignment.trace_target) <= 0.0:
+        raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
+    tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
+    sources = [side for side in open_new(source, target, read, alignment) if side is not None]
+    options = PassOptions(bad_rows, Compute(threads).workers, progress)
+    looks = Looks(sources, confidence, seed)
+    while True:
+        found, bound = _look(looks, alignment, tol, confidence, options)
+        away = abs(found.gap_left - tol)
+        if looks.whole or found.bound < away:
+            return found
+        looks.widen(bound, max(away, bound.total / 4.0), at_most=16.0)
+
+
+def _look(
+    looks: Looks, alignment: Alignment, tol: float, confidence: float, options: PassOptions
+) -> tuple[Check, Bound]:
+    """What the samples tell, and the parts of the bound."""
+    sides: list[SideStatistics] = []
+    changes: list[Change] = []
+    units: list[Spread] = []
+    means, traces = (alignment.mean_source, alignment.mean_target), (alignment.trace_source, alignment.trace_target)
+    for name, sample, mean, trace in zip(("source", "target"), looks.samples, means, traces, strict=False):
+        side = read_side(sample, f"reading the {name}", options)
+        if side.count < 2:
+            raise InputError(f"{sample.name}: {side.count} rows, expected at least 2 to check an alignment on")
+        spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", options.later)
+        sides.append(side)
+        units.append(spread)
+        changes.append(_change(side, spread, looks, len(changes), mean, trace))
+    mapped = measure_spread(looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", options.later)
+    check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
+    if len(sides) > 1:
+        check_differ(looks.samples[0].name, sides[0], looks.samples[1].name, sides[1])
+    mean_target = sides[1].mean if len(sides) > 1 else alignment.mean_target
+    gap_left = float(np.linalg.norm(mapped.mean - mean_target))
+    bound = looks.bound([mapped, *units[1:]])
+    found = Check(
+        holds=gap_left <= tol,
+        gap_before=float(np.linalg.norm(sides[0].mean - mean_target)),
+        gap_left=gap_left,
+        bound=bound.total,
+        tol=tol,
+        confidence=confidence,
+        source=changes[0],
+        target=changes[1] if len(changes) > 1 else None,
+    )
+    return found, bound
+
+
+def _change(side: SideStatistics, spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
+    sample, unseen = looks.samples[which], looks.unseen(which, spread)
+    sure = 0.0 if sample.whole else looks.quantile(spread.blocks)
+    # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
+    trace_bound = 2.0 * (sure * math.sqrt(spread.variance_along(sample.share)) + np.linalg.norm(side.mean) * unseen)
+    return Change(
+        shift=float(np.linalg.norm(side.mean - mean)),
+        shift_bound=sure * math.sqrt(spread.variance(sample.share)) + unseen,
+        trace=side.trace,
+        trace_change=side.trace / trace - 1.0,
+        trace_change_bound=float(trace_bound / trace),
+        rows=sample.rows,
+        of=sample.of,
+        column=sample.column,
+    )

@@ -1,0 +1,131 @@
+"""`update`: new rows merged into the statistics of an alignment, whose own rows are gone."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.row_map import RowMap
+from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reservoir import Reservoir
+from fastrealign.data.row_source import RowSource
+from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.centroid import exact_centroid
+from fastrealign.methods.misfit import open_new
+from fastrealign.methods.statistics import (
+    SideStatistics,
+    alignment_of,
+    anchored,
+    check_differ,
+    check_projected,
+    check_side,
+    check_target,
+    read_side,
+)
+
+
+@computes
+@documented(ReadOptions, Compute)
+def update(
+    alignment: Alignment | str | os.PathLike,
+    source: Any,
+    target: Any = None,
+    *,
+    forget: float = 0.0,
+    bad_rows: str = "error",
+    threads: int | None = None,
+    progress: Progress = SILENT,
+    column: str | None = None,
+    target_column: str | None = None,
+) -> Alignment:
+    """Bring an alignment up to date with new rows of the source, and of the target if they are given.
+
+    Means and traces are those of all rows together, exactly. The centroid correction needs the old rows mapped by the new s
+    and b, and they are gone: they are taken to move, from the old map to the new one, as the new rows do. gap_left is NaN.
+
+    Parameters
+    ----------
+    alignment : Alignment or path
+        An alignment, or the path of a saved one.
+    source, target
+        New rows, as for `fastrealign.fit`.
+    forget : float, default 0
+        0 merges: the old rows count as if they were read again. 0.5 halves their weight; 1 forgets them.
+    {ReadOptions}
+    {Compute}
+    progress : Progress
+        What is told of each pass.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    InputError
+        As `fastrealign.fit` does.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((500, 8)) - 1.0
+    >>> fr.update(fr.fit(text, images), rng.standard_normal((100, 8)) + 1.1).count_source
+    600
+    """
+    alignment = Alignment.of(alignment)
+    if not isinstance(forget, numbers.Real) or not 0.0 <= forget <= 1.0:
+        raise InputError(f"forget={forget!r}: expected 0 (merge) to 1 (keep nothing of the old rows)")
+    read = ReadOptions(column, target_column, bad_rows)
+    options = PassOptions(bad_rows, Compute(threads).workers, progress)
+    rows, there = open_new(source, target, read, alignment)
+    y = read_side(rows, "reading the source", options)
+    check_side(rows.name, y)
+    kept = (1.0 - forget) * alignment.count_source
+    all_y = _merged(alignment.mean_source, kept, y)
+    if there is None:
+        all_x, x_rows = SideStatistics(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
+    else:
+        x = read_side(there, "reading the target", options)
+        check_differ(rows.name, y, there.name, x)
+        all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
+        check_target(there.name, all_x)
+        x_rows = x.count
+    share = kept / (kept + y.count)
+    c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, options.later)
+    sampling = Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None)
+    encoders = alignment.encoder_source, alignment.encoder_target
+    columns = rows.column, alignment.column_target if there is None else there.column
+    return alignment_of(all_y, all_x, c, alignment.centroid, sampling).named(encoders, columns)
+
+
+def _merged(mean: np.ndarray, weight: float, new: SideStatistics) -> SideStatistics:
+    """The old rows, of this mean and weight, and the new ones together."""
+    total = weight + new.count
+    together = (weight * mean + new.count * new.mean) / total
+    return SideStatistics.around(together, round(total), new.bad)
+
+
+def _centroid(
+    old: Alignment, rows: RowSource, new: RowMap, mean_target: np.ndarray, share: float, options: PassOptions
+) -> np.ndarray:
+    """c for old rows, `share` of all, and new ones together: old rows move from the old map to the new one as new ones do."""
+    sample = Reservoir.of_width(rows.d)
+    exact = old.centroid == "exact"
+    before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", options)
+    after, _ = reduce_source(rows, new, "centring", options, sample)
+    check_projected(rows.name, before.count, min(before.count, after.count))
+    # Where the old map takes the old rows: without c to the target less c, with an exact c to the target.
+    was = old.mean_target if exact else old.mean_target - old.c
+    paper = mean_target - (after.mean + share * (was - before.mean))
+    if not exact:
+        return paper
+    aim = mean_target - share * (was - before.mean)
+    return exact_centroid(rows, RowMap(new.s, new.b, paper), aim, sample.rows(), options)
