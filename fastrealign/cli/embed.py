@@ -12,7 +12,7 @@ from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
-    from fastrealign.embed.encoders import Choice
+    from fastrealign.embed.encoders import EncoderChoice
 
 _MORE = """\
 OUT gets parquet shards with the columns id, caption (of text) and embedding,
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if done.left_out else 0
 
 
-def _encoder(args: argparse.Namespace) -> Choice:
+def _encoder(args: argparse.Namespace) -> EncoderChoice:
     how = {"device": args.device, "precision": args.precision, "hub": args.hub}
     with_model = {
         "--text-model": args.text_model,

@@ -1,9 +1,9 @@
 """`fastrealign embed`: images and captions to embeddings, with encoders of open_clip and transformers.
 
-    inputs      pictures in folders and tars, captions in text, JSONL and parquet; pictures, captions: one of these
+    inputs      the items of a folder or of files; pictures, captions: one kind of item each
     encoders    one tower, ready to run; openclip, hf: those of open_clip and transformers
-    batches     read and decoded ahead of the encoder
-    run         embed_files: shards, journal, manifest; shards, report: what it writes and says
+    batches     items read and decoded ahead of the encoder
+    run         embed_files, the job; shards: the files it writes; summary: its result
 
 Needs the extra `embed` (open_clip, transformers, torch, Pillow, pyarrow).
 """

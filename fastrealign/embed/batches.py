@@ -1,4 +1,4 @@
-"""Batches prepared ahead of the encoder: images are read and decoded by threads while it works."""
+"""Batches prepared ahead of the encoder: threads read and decode images while it computes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.embed.inputs import Item
 
-# Batches in memory beyond the one in hand: decoded images are large.
+# Batches in memory beside the current one: decoded images are large.
 _AHEAD = 2
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The items of a shard at the places `at`; `last` of the shard."""
+    """The items of a shard at the positions `at`; last: of the shard."""
 
     shard: int
     items: list[Item]
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the encoder gets of a batch: `inputs` at the places `at` of the shard, and [place, why] of what cannot be had."""
+    """A batch as the encoder takes it: `inputs` at the positions `at` of the shard; bad: (position, why) of the others."""
 
     batch: Batch
     at: list[int]
@@ -40,7 +40,7 @@ class Loaded:
 
 @contextmanager
 def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: int) -> Iterator[Iterator[Loaded]]:
-    """The batches in order, with a few being loaded by `threads` threads, which have ended when the block is left."""
+    """The batches in order, a few of them loaded ahead by `threads` threads, which end with the block."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fastrealign-load")
 
     def begun(batch: Batch) -> tuple[Batch, list[Future]]:
@@ -54,7 +54,7 @@ def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: i
 
     try:
         with warnings.catch_warnings():
-            # Pillow's, of oddities in a file that it does not name. What matters is an error of ours.
+            # Pillow warns of oddities without naming the file; what matters is an error of ours.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield in_order()
     finally:
@@ -62,7 +62,7 @@ def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: i
 
 
 def _loaded(item: Item, prepare: Callable[[Any], Any]) -> Any:
-    """The item as the encoder takes it; an InputError, returned, if that cannot be."""
+    """The item as the encoder takes it, or an InputError (returned) why there is none."""
     if item.problem is not None:
         return InputError(f"{item.where}: {item.problem}")
     try:

@@ -1,4 +1,4 @@
-"""Captions, one after the other, out of .txt (one a line), .jsonl (one record a line) and .parquet files."""
+"""Captions from .txt (one a line), .jsonl (one record a line) and .parquet files, one after the other."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import is_utf8, meant, one_line, shown
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
+from fastrealign.formats.choose_column import listed
+from fastrealign.formats.parquet import ParquetTable
 from fastrealign.storage.files import file_size
 from fastrealign.storage.records import parsed
 from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_lines, values_of
@@ -18,12 +20,11 @@ from fastrealign.storage.strings import as_text, id_text, lines_of, rows_in_line
 CAPTION_FILES = {".txt", ".jsonl", ".parquet"}
 
 _BATCH_ROWS = 4096
-_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, or why there is none.
+    """A caption, or the problem why there is none.
 
     where   how messages name it
     """
@@ -33,23 +34,24 @@ class Caption:
     text: str
     problem: str | None = None
 
-    def state(self) -> tuple[int, list]:
-        """(bytes, what is another once it was changed)."""
+    def state(self) -> tuple[int, list[str]]:
+        """(bytes, values that differ once it was changed)."""
         return len(self.text.encode()), [self.id, self.text]
 
     def load(self) -> str:
+        """The text."""
         return self.text
 
 
 def captions_in(
     path: str, prefix: str, column: str | None, ids: str | None, taken: set[str] | None = None
 ) -> Iterator[Caption]:
-    """The captions of one file; a line or row that holds none comes with its `problem`.
+    """The captions of one file; a line or row without one has a `problem`.
 
-    prefix        goes before numbers that stand for ids: of the line or row, from 0, as `revision.examples` counts them
+    prefix        before a number that serves as an id: that of the line or row, from 0, as in `revision.examples`
     column, ids   keys or columns of the captions and of their ids; by default the usual ones
-    taken         gets the key or column that the captions are taken from
-    Raises InputError, with the file's name, for what makes all of it unusable.
+    taken         receives the key or column that the captions are in
+    Raises InputError for a file that cannot be used at all.
     """
     file_size(path)
     kind = Path(path).suffix.lower()
@@ -65,12 +67,12 @@ def captions_in(
 
 
 def name_problem(id: str) -> str | None:
-    """What is wrong with an id that is the name of a file, or begins with one."""
+    """The problem of an id that is or begins with the name of a file, or None."""
     return None if is_utf8(id) else "the name is not UTF-8, as an id must be"
 
 
 def text_of(value: Any) -> tuple[str, str | None]:
-    """A caption and None, or "" and what is wrong with it."""
+    """(caption, None), or ("", its problem)."""
     try:
         value = as_text(value)
     except InputError as error:
@@ -104,28 +106,26 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
             yield Caption(id, where, "", f'is {type(record).__name__}, expected {{"caption": ...}}')
             continue
         names = list(record)
-        # The first record with a caption tells the keys of all: a file has ids throughout or numbers throughout.
+        # The first record with a caption decides the keys of all: a file has ids throughout or numbers throughout.
         column = column or first_of(CAPTION_NAMES, names)
         if column is None:
             yield Caption(id, where, "", _no_captions(names, "key"))
             continue
         if column not in record:
-            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {_listed(names)}")
+            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {listed(names)}")
             continue
         taken.add(column)
         if ids is None:
             ids = _id_name(names, column)
         text, problem = text_of(record[column])
         if ids and ids not in record:
-            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {_listed(names)}"
+            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {listed(names)}"
         elif not ids and (named := _id_name(names, column)):
             problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
         yield _caption(id, where, text, problem, record.get(ids), bool(ids))
 
 
 def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
-    from fastrealign.formats.parquet import ParquetTable
-
     with ParquetTable(path) as table:
         names = table.schema.names
         column = column or first_of(CAPTION_NAMES, names)
@@ -134,9 +134,7 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: se
         ids = ids or _id_name(names, column)
         for name in filter(None, (column, ids)):
             if name not in names:
-                raise InputError(
-                    f"{path}: has no column {name!r}{meant(name, names)}; its columns are {_listed(names)}"
-                )
+                raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed(names)}")
             if names.count(name) > 1:
                 raise InputError(f"{path}: has two columns {name!r}; rename one")
         taken.add(column)
@@ -167,11 +165,6 @@ def _id_name(names: list[str], column: str) -> str:
 
 def _no_captions(names: list[str], kind: str) -> str:
     return (
-        f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {_listed(names)}; "
+        f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {listed(names)}; "
         "name the one to take with --column"
     )
-
-
-def _listed(names: list[str]) -> str:
-    text = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
-    return " ".join(text.split()).encode(errors="backslashreplace").decode() or "none"

@@ -1,4 +1,4 @@
-"""Encoders: one tower, loaded and ready to run, and what loading any has in common. openclip.py and hf.py load them."""
+"""One tower of an encoder, ready to run, and what all encoders share. openclip.py and hf.py load them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,49 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
+else:
+    torch, Image = Lazy("torch", "embed", "embed"), Lazy("PIL.Image", "embed", "embed")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
-class Choice(Protocol):
-    """An encoder that was named and is not loaded yet."""
+class EncoderChoice(Protocol):
+    """An encoder that was named and is not loaded yet: `OpenClip`, `Transformers`."""
 
     def check(self) -> None:
-        """InputError for what can be seen without loading it: a path or a device that is not there. Asks no network."""
+        """InputError for what is wrong without loading it: a path or a device that does not exist. Uses no network."""
 
     def load(self, side: str) -> Encoder:
-        """Its tower for "images" or "text". Raises InputError if it has none, or its weights are not to be had."""
+        """Its tower for "images" or "text". InputError if it has none, or its weights cannot be found."""
 
 
 @dataclass(frozen=True)
 class Encoder:
     """One tower of an encoder, ready to run.
 
-    name      for people and for an alignment's metadata
-    weights   SHA-256 (hex) of its parameters
-    options   what else decides the numbers, by name
-    prepare   called from several threads: a picture (PIL, RGB) or a caption as `encode` takes it
-    encode    a list of these -> unit rows, float32 (n, dim)
-    by_length whether captions of like length had better share a batch, each being padded to the longest of it
+    Attributes
+    ----------
+    name : str
+        For people and for the metadata of an alignment.
+    weights : str
+        SHA-256 (hex) of its parameters.
+    options : dict of str
+        What else decides the numbers, by name.
+    prepare : callable
+        From a picture (PIL, RGB) or a caption to an input of `encode`; called from several threads.
+    encode : callable
+        From a sequence of n inputs to unit rows, float32 (n, dim).
+    by_length : bool
+        Whether captions of similar length should share a batch, each being padded to the longest.
+    dim : int
+        Width of the rows.
     """
 
     name: str
@@ -55,9 +69,7 @@ class Encoder:
     dim: int = field(init=False)
 
     def __post_init__(self) -> None:
-        # One item before the run: it tells the width, and whether this encoder runs at all.
-        from PIL import Image
-
+        # One item before the run shows the width, and whether this encoder runs at all.
         sample = Image.new("RGB", (64, 64), "gray") if self.options["side"] == "images" else "a picture"
         try:
             row = self.encode([self.prepare(sample)])
@@ -66,14 +78,13 @@ class Encoder:
         except Exception as error:
             raise FastRealignError(
                 f"{self.name}: fails on its first batch: {type(error).__name__}: {one_line(error)}; "
-                "look whether weights, tokenizer and image processor belong together"
+                "check that weights, tokenizer and image processor belong together"
             ) from error
         object.__setattr__(self, "dim", row.shape[1])
 
 
 def device_of(name: str) -> torch.device:
-    """The device; "auto": the first GPU, or the processor where there is none. Raises InputError for one that is not there."""
-    torch = needed("torch", "embed")
+    """The device; "auto": the first GPU, or the CPU where there is none. InputError for one that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -95,17 +106,13 @@ def check_precision(precision: str) -> None:
 
 
 def unit_rows(features: Callable[[], torch.Tensor]) -> np.ndarray:
-    """What an encoder computes, as unit rows: float32 (n, dim)."""
-    import torch
-
+    """The features that an encoder computes, as unit rows: float32 (n, dim)."""
     with torch.inference_mode():
         return torch.nn.functional.normalize(features().float(), dim=-1).cpu().numpy()
 
 
 def fingerprint(*models: torch.nn.Module) -> str:
     """SHA-256 (hex) of all parameters and buffers, with their names, types and shapes."""
-    import torch
-
     found = hashlib.sha256()
     for model in models:
         for name, value in sorted(model.state_dict().items()):
@@ -115,25 +122,15 @@ def fingerprint(*models: torch.nn.Module) -> str:
 
 
 def digest(value: Any) -> str:
-    """A short name for a configuration: 16 hex digits of SHA-256."""
+    """A fingerprint of a configuration: 16 hex digits of SHA-256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def needed(package: str, for_what: str) -> Any:
-    """The package, imported. Raises InputError that says how to install it."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"{for_what} needs the package {package} ({error}): pip install 'fastrealign[embed]'"
-        ) from None
 
 
 @contextmanager
 def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
-    """Around a library that loads what was `asked` for: it keeps quiet, and what it raises becomes an InputError.
+    """Around a library that loads what was `asked` for: silences it, and turns what it raises into an InputError.
 
-    online   whether it may ask the hub
+    online   whether it may use the hub
     """
     what = " ".join(filter(None, asked))
     try:
@@ -149,7 +146,7 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
                 f"{what}: runs code that comes with the model; read it, then allow it with --trust-remote-code"
             ) from error
         if hub.is_not_here(error) and online:
-            raise InputError(f"{what}: not on this machine and not to be fetched; name a file or folder") from error
+            raise InputError(f"{what}: not on this machine, and the download failed; name a file or folder") from error
         if hub.is_not_here(error):
             raise InputError(
                 f"{what}: needs files that are not on this machine ({one_line(error)}); name a folder that has them, or pass "
@@ -160,13 +157,11 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without progress bars and remarks of libraries, which would stand among our own."""
+    """Without progress bars and log lines of libraries among our own."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    bars = None
-    if "transformers" in sys.modules:
-        from transformers.utils import logging as bars
-
+    bars = import_module("transformers.utils.logging") if "transformers" in sys.modules else None
+    if bars is not None:
         bars.disable_progress_bar()
     try:
         yield

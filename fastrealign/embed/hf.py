@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.embed.encoders import (
     Encoder,
     check_precision,
@@ -22,19 +23,22 @@ from fastrealign.embed.encoders import (
     digest,
     fingerprint,
     loading,
-    needed,
     unit_rows,
 )
 from fastrealign.storage import hub
+from fastrealign.storage.hub import Found
 
 if TYPE_CHECKING:
     import torch
+    import transformers
     from PIL import Image
+else:
+    torch, transformers = Lazy("torch", "embed", "--model"), Lazy("transformers", "embed", "--model")
 
 POOLINGS = ("mean", "last", "eos")
-# Tokens of a caption at most, for language models; those with towers have a limit of their own. LLM2Vec's.
+# Tokens of a caption at most, for language models, as in LLM2Vec; models with towers have their own limit.
 _MAX_TOKENS = 512
-# A tokenizer without a limit says 1e30 or so.
+# A tokenizer without a limit has one of about 1e30.
 _NO_LIMIT = 10**6
 
 
@@ -42,17 +46,31 @@ _NO_LIMIT = 10**6
 class Transformers:
     """An encoder of transformers.
 
-    name        of a model with `get_image_features` and `get_text_features` (CLIP, SigLIP, ...), or, for text alone, of a
-                language model whose hidden states are pooled; a folder, "hf://ORG/NAME", which may be downloaded, or a name
-                of the hub, which is read from its cache
-    text_model  a language model whose pooled states `get_text_features` takes (LLM2CLIP), in place of tokens
-    processor   where the tokenizer and the image processor come from, if not from the model
-    pooling     of a language model: "mean" over the caption's tokens, "last" token, or "eos": an end token put after it
-    template    of a language model: what it reads, with {} for the caption; what stands before {} is not pooled
-    trust_remote_code   run code that comes with the model
-    device      "auto", "cpu", "cuda" or "cuda:N"
-    precision   "fp32", "fp16" or "bf16"
-    hub         whether the hub may be asked for what is not here
+    Parameters
+    ----------
+    name : str
+        A model with `get_image_features` and `get_text_features` (CLIP, SigLIP, ...), or, for text alone, a language model
+        whose hidden states are pooled. A folder; "hf://ORG/NAME", which may be downloaded; or a name of the hub, which is read
+        from its cache.
+    text_model : str, optional
+        A language model whose pooled states `get_text_features` takes in place of tokens (LLM2CLIP).
+    processor : str, optional
+        The tokenizer and the image processor, if not those of the model.
+    pooling : {"mean", "last", "eos"}
+        Of a language model: mean over the caption's tokens, the last token, or an end token appended to it.
+    template : str
+        Of a language model: its input, with {} for the caption; text before {} is not pooled.
+    trust_remote_code : bool
+        Run code that comes with the model.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:N".
+    precision : {"fp32", "fp16", "bf16"}
+    hub : bool
+        Allow downloads of what is not in the cache.
+
+    Examples
+    --------
+    >>> encoder = Transformers("hf://google/siglip-base-patch16-224", device="cuda", precision="bf16")
     """
 
     name: str
@@ -66,7 +84,7 @@ class Transformers:
     hub: bool = False
 
     def check(self) -> None:
-        """InputError for options that are none, models that are not here and a device that is not there."""
+        """InputError for unknown options, models that cannot be found and a device that does not exist."""
         check_precision(self.precision)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r}: expected one of {', '.join(POOLINGS)}")
@@ -85,10 +103,10 @@ class Transformers:
                     f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
                 )
         device_of(self.device)  # torch and transformers take seconds to import
-        needed("transformers", "--model")
+        optional("transformers", "embed", "--model")
 
     def load(self, side: str) -> Encoder:
-        """Its tower for "images" or "text". Raises InputError for models that are not here, or without that tower."""
+        """Its tower for "images" or "text". InputError for models that cannot be found, or without that tower."""
         self.check()
         device = device_of(self.device)
         model = self._model(self.name, "--model", device)
@@ -109,13 +127,10 @@ class Transformers:
         return self._language(model, self.name, device, options)
 
     def _images(self, model: Any, device: torch.device, options: dict[str, str]) -> Encoder:
-        import torch
-        from transformers import AutoImageProcessor
-
         option = "--processor" if self.processor else "--model"
         source = self._found(self.processor or self.name, option)
         with loading(f"{option} {source.name}, its image processor", online=source.online):
-            processor = AutoImageProcessor.from_pretrained(
+            processor = transformers.AutoImageProcessor.from_pretrained(
                 source.name, trust_remote_code=self.trust_remote_code, local_files_only=not source.online
             )
 
@@ -135,7 +150,7 @@ class Transformers:
         tokenizer = self._tokenizer(self.name)
         text = getattr(model.config, "text_config", model.config)
         limit = min(tokenizer.model_max_length, getattr(text, "max_position_embeddings", _NO_LIMIT))
-        # SigLIP was trained on captions padded to its limit and reads its last position, whatever stands there.
+        # SigLIP was trained on captions padded to its limit and reads its last position, padding or not.
         padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
         options = {**options, "preparation": digest([type(tokenizer).__name__, limit, padding])}
 
@@ -182,11 +197,8 @@ class Transformers:
         return Encoder(shown, fingerprint(*models), options, str, encode, by_length=True)
 
     def _model(self, name: str, option: str, device: torch.device) -> Any:
-        import torch
-        import transformers
-
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        # `dtype` came with 4.56, and took the place of torch_dtype in 5.
+        # `dtype` came with 4.56 and replaced torch_dtype in 5.
         key = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
         found = self._found(name, option)
         options = {"trust_remote_code": self.trust_remote_code, "local_files_only": not found.online, key: dtype}
@@ -194,7 +206,7 @@ class Transformers:
             model, report = transformers.AutoModel.from_pretrained(found.name, output_loading_info=True, **options)
         missing = sorted(report["missing_keys"])
         if missing:
-            raise InputError(f"{option} {name}: its file of weights lacks {len(missing)} of them, such as {missing[0]}")
+            raise InputError(f"{option} {name}: its weights lack {len(missing)} tensors, such as {missing[0]}")
         return model.to(device).eval()
 
     def _tokenizer(self, name: str) -> Any:
@@ -203,7 +215,7 @@ class Transformers:
         with loading(f"{option} {source.name}, its tokenizer", online=source.online):
             return hub.load_tokenizer(source, trust_remote_code=self.trust_remote_code)
 
-    def _found(self, name: str, option: str) -> hub.Found:
+    def _found(self, name: str, option: str) -> Found:
         return hub.find(name, option, self.hub, "pass --hub")
 
     def _no_tower(self, model: Any, what: str) -> InputError:
@@ -211,20 +223,18 @@ class Transformers:
 
 
 def _pooled(states: torch.Tensor, mask: torch.Tensor, own: list[int], pooling: str) -> torch.Tensor:
-    """One vector a caption, out of (n, tokens, width) states padded on the left; `own`: tokens that are its own, at the end."""
-    import torch
-
+    """(n, width): a vector for each caption, from states (n, tokens, width) padded on the left; own: its tokens at the end."""
     if pooling != "mean":
         return states[:, -1]
     tokens = states.shape[1]
-    own = torch.tensor(own, device=states.device).clamp(max=tokens)
-    wanted = mask.bool() & (torch.arange(tokens, device=states.device) >= tokens - own[:, None])
+    counts = torch.tensor(own, device=states.device).clamp(max=tokens)
+    wanted = mask.bool() & (torch.arange(tokens, device=states.device) >= tokens - counts[:, None])
     weights = wanted.float() / wanted.sum(1, keepdim=True)
     return torch.einsum("ntd,nt->nd", states.float(), weights)
 
 
 def _features(found: Any) -> torch.Tensor:
-    """A tensor, which transformers 5 wraps in an output object."""
+    """The tensor, which transformers 5 wraps in an output object."""
     return getattr(found, "pooler_output", found)
 
 

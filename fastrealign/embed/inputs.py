@@ -1,10 +1,10 @@
-"""What is embedded: pictures in folders, files and tars; captions in .txt, .jsonl and .parquet, streamed. In a fixed order.
+"""The items to embed, in a fixed order: pictures in folders, files and tars; captions in .txt, .jsonl and .parquet, streamed.
 
 Each item has an id, which its embedding keeps:
 
-pictures   path within the folder that was named, or the file's name; of a tar, the member's name without its suffix, which
-           pairs pictures with captions (WebDataset)
-captions   the record's own id, where it has one, else the number of the line or row, from 0; of several files, "FILE:NUMBER"
+pictures   the path within the named folder, or the file's name; in a tar, the member's name without its suffix, which pairs
+           pictures with captions (WebDataset)
+captions   the record's own id, if it has one, else the number of the line or row, from 0; of several files, "FILE:NUMBER"
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Item = Picture | Caption
 _TAR = ".tar"
 _KINDS = {"images": "images (.jpg, .png, .webp, ...)", "text": "captions (.txt, .jsonl, .parquet)"}
 _EXPECTED = f"expected {_KINDS['images']}, {_KINDS['text']} or .tar files of one of them"
-_HELD = ", but embeddings, which this makes; give them to fastrealign align, or name what they are to be made of"
+_HELD = ", but embeddings, the output of embed; pass them to fastrealign align, or name the images or captions to embed"
 _LINKS = "linked folders (not followed)"
 
 
 @dataclass(frozen=True)
 class Input:
-    """Pictures or captions in a fixed order; iterated over as often as asked.
+    """Pictures or captions in a fixed order; can be iterated over again.
 
     name      as the user named it
     side      "images" or "text"
     files     (path, name relative to the root) of every file, in numeric order
-    ignored   how many files of a folder were neither, by suffix, and how many links to folders were not followed
+    ignored   number of files of a folder that are neither, by suffix, and of links to folders (not followed)
     column, ids   of .jsonl and .parquet captions: the columns of the captions and of their ids, where they were named
-    taken     the columns that captions were found in, once it has been iterated over
+    taken     the columns that hold the captions, known after the first iteration
     """
 
     name: str
@@ -72,10 +72,10 @@ def open_input(
     column: str | None = None,
     ids: str | None = None,
 ) -> Input:
-    """Find the pictures or captions that `spec` names: a folder (searched through), a file, or a list of these.
+    """Find the pictures or captions that `spec` names: a folder (with its subfolders), a file, or a list of these.
 
-    side   "images" or "text", where files of both are there
-    Raises InputError if nothing is there, or both kinds are and `side` does not say which to take.
+    side   "images" or "text", where there are both
+    Raises InputError if there are none, or both and `side` does not say which to take.
     """
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected images or text")
@@ -96,10 +96,10 @@ def open_input(
         if not sides:
             ignored[shown(suffix) or "no suffix"] += 1
     if not any(by_side.values()):
-        seen = f"; it holds {_listed(ignored)}" if ignored else ""
+        seen = ", ".join(f"{number:,} {suffix}" for suffix, number in ignored.most_common(3))
         if ignored and all(suffix in FORMATS for suffix in ignored):
             raise InputError(f"{name}: holds no images and no captions{_HELD}")
-        raise InputError(f"{name}: holds no images and no captions{seen}; {_EXPECTED}")
+        raise InputError(f"{name}: holds no images and no captions{seen and f'; it holds {seen}'}; {_EXPECTED}")
     if side is None:
         if all(by_side.values()):
             counts = " and ".join(f"{len(by_side[one]):,} files with {_KINDS[one]}" for one in SIDES)
@@ -113,7 +113,7 @@ def open_input(
 
 
 def _found(specs: list[Path], ignored: Counter[str]) -> Iterator[tuple[str, str, bool]]:
-    """(path, name relative to the root, whether it was named itself) of all files, in order; hidden ones are left out."""
+    """(path, name relative to the root, whether the user named the file itself) in order, without hidden files."""
     several = len(specs) > 1
     for spec in specs:
         if spec.is_dir():
@@ -121,7 +121,7 @@ def _found(specs: list[Path], ignored: Counter[str]) -> Iterator[tuple[str, str,
             with reading(spec):
                 for at, folders, files in os.walk(spec, onerror=_raise):
                     folders[:] = [folder for folder in folders if not folder.startswith(".")]
-                    # Links may lead round in circles: os.walk does not follow them, and the report says so.
+                    # Links may form a cycle: os.walk does not follow them, and the report says so.
                     ignored.update(_LINKS for folder in folders if os.path.islink(os.path.join(at, folder)))
                     names += [os.path.relpath(os.path.join(at, file), spec) for file in files if file[0] != "."]
             for name in sorted(names, key=numeric_order):
@@ -145,7 +145,3 @@ def _sides_of(path: str, suffix: str) -> set[str]:
     if suffix == _TAR:
         return {side for side in SIDES if next(iter(members_of(path, side)), None) is not None}
     return set()
-
-
-def _listed(ignored: Counter[str]) -> str:
-    return ", ".join(f"{number:,} {suffix}" for suffix, number in ignored.most_common(3))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.text import meant
 from fastrealign.embed.encoders import (
     Encoder,
     check_precision,
@@ -19,13 +20,14 @@ from fastrealign.embed.encoders import (
     digest,
     fingerprint,
     loading,
-    needed,
     unit_rows,
 )
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = Lazy("torch", "embed", "--clip")
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth")
@@ -36,12 +38,22 @@ _HUB = "hf-hub:"
 class OpenClip:
     """An encoder of open_clip.
 
-    name        an architecture ("ViT-B-32"), a JSON file that describes one, a folder with open_clip_config.json and the
-                weights, "local-dir:FOLDER" or "hf://ORG/NAME" (open_clip's "hf-hub:ORG/NAME"), which may be downloaded
-    pretrained  a file of weights, or one of open_clip's tags; None for a folder or hf://, which bring theirs
-    device      "auto", "cpu", "cuda" or "cuda:N"
-    precision   "fp32", "fp16" or "bf16"
-    hub         whether the hub may be asked for the weights of a tag and for a tokenizer; else they are read from its cache
+    Parameters
+    ----------
+    name : str
+        An architecture ("ViT-B-32"), a JSON file that describes one, a folder with open_clip_config.json and the weights,
+        "local-dir:FOLDER", or "hf://ORG/NAME" (open_clip's "hf-hub:ORG/NAME"), which may be downloaded.
+    pretrained : str, optional
+        A file of weights, or one of open_clip's tags; not for a folder or hf://, which have their own.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:N".
+    precision : {"fp32", "fp16", "bf16"}
+    hub : bool
+        Allow downloads of the weights of a tag and of a tokenizer; else they are read from the cache.
+
+    Examples
+    --------
+    >>> encoder = OpenClip("ViT-B-32", pretrained="weights.safetensors", device="cuda")
     """
 
     name: str
@@ -51,20 +63,20 @@ class OpenClip:
     hub: bool = False
 
     def check(self) -> None:
-        """InputError for a name that is not known, weights that are not here, and a device that is not there."""
+        """InputError for an unknown name, weights that cannot be found, and a device that does not exist."""
         self._checked()
 
     def _checked(self) -> tuple[Any, torch.device, str]:
         """open_clip, the device, and the name as open_clip takes it."""
         device = device_of(self.device)
         check_precision(self.precision)
-        open_clip = needed("open_clip", "--clip")
+        open_clip = optional("open_clip", "embed", "--clip")
         name, complete = self._model_name(open_clip)
         self._check_pretrained(open_clip, name, complete)
         return open_clip, device, name
 
     def load(self, side: str) -> Encoder:
-        """Its tower for "images" or "text". Raises InputError for a name that is not known and weights that are not here."""
+        """Its tower for "images" or "text". InputError for an unknown name and weights that cannot be found."""
         open_clip, device, name = self._checked()
         online = self.hub or name.startswith(_HUB)
         with loading(f"--clip {self.name}", self.pretrained and f"--pretrained {self.pretrained}", online=online):
@@ -88,11 +100,9 @@ class OpenClip:
     def _images(
         self, open_clip: Any, model: Any, device: torch.device, weights: str, options: dict[str, str]
     ) -> Encoder:
-        import torch
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
+        transforms = optional("open_clip.transform", "embed", "--clip")
         described = open_clip.get_model_preprocess_cfg(model)
-        transform = image_transform_v2(PreprocessCfg(**described), is_train=False)
+        transform = transforms.image_transform_v2(transforms.PreprocessCfg(**described), is_train=False)
         dtype = open_clip.get_input_dtype(self.precision)
 
         def encode(pictures: Sequence[torch.Tensor]) -> np.ndarray:
@@ -130,10 +140,9 @@ class OpenClip:
                 raise InputError(f"{path}: describes no architecture of open_clip (embed_dim, vision_cfg, text_cfg)")
             return path.stem, False
         if self.name.replace("/", "-") not in open_clip.list_models():
-            near = get_close_matches(self.name, open_clip.list_models(), 3, 0.5)
             raise InputError(
                 f"--clip {self.name}: no such file or folder, and open_clip has no such architecture"
-                + (f"; it has {', '.join(near)}" if near else "")
+                f"{meant(self.name, open_clip.list_models())}"
             )
         return self.name.replace("/", "-"), False
 
@@ -158,7 +167,7 @@ class OpenClip:
 
 
 def _is_cached(tag: dict[str, Any]) -> bool:
-    """Whether the weights of a tag are here from an earlier download from the hub, where open_clip takes them from first."""
+    """Whether the weights of a tag are in the hub's cache, where open_clip looks first."""
     repository, file = os.path.split(tag.get("hf_hub", ""))
     names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors")
     return hub.is_cached(repository, *filter(None, (file, file and f"{Path(file).stem}.safetensors")), *names)

@@ -1,4 +1,4 @@
-"""Pictures: where each lies, what tells that it was changed, and its decoding, in a form that threads share."""
+"""Pictures in files and tars: where each is, its state (to detect changes), and its decoding, from any thread."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line, shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.strings import LINE_BYTES
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageOps
+else:
+    Image, ImageOps = Lazy("PIL.Image", "embed", "a picture"), Lazy("PIL.ImageOps", "embed", "a picture")
 
 PICTURE_FILES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-# What Pillow may take a file for: of others, some would run programs (EPS), and files have these names by mistake alone.
+# The formats that Pillow may detect: others are here by mistake only, and some run programs (EPS).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
-# Bytes of a file with a picture, of a tar's record about the member that follows. What is larger was made to fill the memory.
+# Bytes of a picture's file, and of a tar's record about the next member. Larger ones are meant to exhaust memory.
 _LARGEST = 1 << 30
 _LARGEST_RECORD = 1 << 20
-# Files whose 16-bit grey Pillow reads as mode I (32 bits), of 0 to 65535; PNG in older versions of it.
+# Formats whose 16-bit grey Pillow reads as mode I (32 bits), 0 to 65535; PNG in older versions.
 _SIXTEEN_BITS = ("PNG", "PPM")
 
 
@@ -44,26 +47,26 @@ class Picture:
     offset: int = 0
     size: int | None = None  # None: the whole file
     member: str = ""  # its name in the tar
-    fault: str | None = None  # why it cannot be had
+    fault: str | None = None  # why it cannot be read
 
     @property
     def where(self) -> str:
+        """How messages name it."""
         return shown(self.path if self.size is None else f"{self.path}: {self.member}")
 
     @property
     def problem(self) -> str | None:
+        """Why it cannot be used, as far as that is known without reading it."""
         return self.fault or name_problem(self.id)
 
-    def state(self) -> tuple[int, list]:
-        """(bytes, what is another once it was changed). Raises InputError if the file cannot be looked at."""
+    def state(self) -> tuple[int, list[str | int]]:
+        """(bytes, values that differ once it was changed). InputError if the file cannot be accessed."""
         status = self._status()
         size = status.st_size if self.size is None else self.size
         return size, [self.id, self.offset, size, status.st_mtime_ns]
 
     def load(self) -> Image.Image:
-        """Decoded, upright (its EXIF orientation applied), RGB. Raises InputError that names it."""
-        from PIL import Image
-
+        """The decoded picture, RGB, with its EXIF orientation applied. InputError that names it."""
         status = self._status()
         size = status.st_size if self.size is None else self.size
         if size > _LARGEST:
@@ -86,41 +89,39 @@ class Picture:
             raise InputError(f"{self.where}: {error}") from None
         except (
             Exception
-        ) as error:  # Pillow's own, OSError, SyntaxError, struct.error, ... whatever a damaged file meets
+        ) as error:  # Pillow's own, OSError, SyntaxError, struct.error, ...: anything, from a damaged file
             if (short := shortage(error)) is not None:
                 raise FastRealignError(f"{self.where}: {short}") from error
             why = "is no image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else None
             raise InputError(
-                f"{self.where}: {why or f'cannot be decoded ({one_line(error)})'}; mend or remove it"
+                f"{self.where}: {why or f'cannot be decoded ({one_line(error)})'}; replace or remove it"
             ) from None
 
     def _status(self) -> os.stat_result:
         with reading(self.where):
             status = os.stat(self.path)
         if not stat.S_ISREG(status.st_mode):
-            # To open a pipe waits for whoever writes to it, and some devices never end.
+            # Opening a pipe waits for a writer, and some devices never end.
             raise InputError(f"{self.where}: is not a regular file; copy its contents to one, or remove it")
         return status
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """Upright (its EXIF orientation applied), RGB. Raises InputError for numbers whose range is not known."""
-    from PIL import Image, ImageOps
-
+    """The picture in RGB with its EXIF orientation applied. InputError for numbers of unknown range."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in _SIXTEEN_BITS):
-        # Pillow would cut these off at 255, where they are white.
+        # Pillow would clip these at 255, to white.
         upright = Image.fromarray(((np.asarray(upright, np.uint32) + 128) // 257).astype(np.uint8))
     elif upright.mode in ("I", "F"):
         raise InputError(
-            f"holds numbers of no known range (Pillow's mode {upright.mode}), expected colours or grey of 8 or 16 bits; "
+            f"has pixels of unknown range (Pillow's mode {upright.mode}), expected colours or grey of 8 or 16 bits; "
             "save it as such"
         )
     return upright.convert("RGB")
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar, whose header is not believed: tarfile reads what it says, and walks back where a size is negative."""
+    """A member of a tar whose header is checked: tarfile trusts its size, and goes backwards where that is negative."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         kinds = (
@@ -132,18 +133,20 @@ class _Member(tarfile.TarInfo):
         )
         if self.size < 0 or (self.type in kinds and self.size > _LARGEST_RECORD):
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
-        return super()._proc_member(tar)
+        return super()._proc_member(tar)  # type: ignore[misc]  # not in the stubs
 
 
 def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
-    """The pictures of a tar, or its captions (.txt members, each one caption), in the order of the tar.
+    """The pictures of a tar, or its captions (.txt members, one caption each), in the order of the tar.
 
-    A link, of which the data lie under another name, comes with its problem, and so does a sparse file.
+    Links, whose data are elsewhere, and sparse files come with a problem.
     """
     whole = file_size(path)
     with reading(path), open(path, "rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise InputError(f"{path}: is compressed (gzip), of which members are not read by place; gunzip it first")
+            raise InputError(
+                f"{path}: is compressed (gzip), so members cannot be read at their position; gunzip it first"
+            )
     try:
         with reading(path), tarfile.open(path, "r:", tarinfo=_Member) as tar:
             for member in tar:
@@ -171,14 +174,15 @@ def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
                     continue
                 if fault is None and member.size > LINE_BYTES:
                     fault = f"is longer than {LINE_BYTES >> 20} MB, which no caption is"
-                text, problem = ("", fault) if fault else text_of(tar.extractfile(member).read())
+                file_of = None if fault else tar.extractfile(member)
+                text, problem = ("", fault) if file_of is None else text_of(file_of.read())
                 yield Caption(key, shown(f"{path}: {member.name}"), text, problem or name_problem(key))
-            # What is cut between two members looks like an end to tarfile, but for the block of zeros that marks one.
+            # To tarfile, a cut between two members looks like the end, except for the missing block of zeros.
             if tar.offset + tarfile.BLOCKSIZE > whole:
                 raise InputError(f"{path}: was cut short, it lacks the end of a tar; copy or make it again")
     except FastRealignError:
         raise
-    except Exception as error:  # tarfile's own, and what damaged headers make of numbers, names and nested headers
+    except Exception as error:  # tarfile's own, and anything that damaged numbers, names and nested headers cause
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: {short}") from error
         raise InputError(f"{path}: is not a readable tar ({one_line(error)}); copy or make it again") from None

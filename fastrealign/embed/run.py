@@ -1,9 +1,9 @@
-"""Pictures or captions in, parquet shards of ids and unit rows out: a run that goes on where it was stopped.
+"""Pictures or captions in, parquet shards of ids and unit rows out: a run that can be resumed.
 
 The phases are those of every job (job.py): look at the input and load the encoder; hold; encode batch by batch; manifest.
 
-A shard is rows [lo, hi) of the input and its batches begin with it, so that a run that was killed and goes on does the same
-batches and ends in the same bytes. The folder, its lock, journal and manifest are those of every run (run_folder.py).
+A shard is rows [lo, hi) of the input and its batches begin with it, so that a resumed run encodes the same batches and writes
+the same bytes. The folder, its lock, journal and manifest are those of every run (run_folder.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.data.options import OutputOptions, check_choice
 from fastrealign.embed.batches import Batch, Loaded, prepared
-from fastrealign.embed.encoders import Choice
+from fastrealign.embed.captions import Caption
+from fastrealign.embed.encoders import EncoderChoice
 from fastrealign.embed.inputs import Input, Item, open_input
 from fastrealign.embed.shards import fingerprint_of, write_shard
 from fastrealign.embed.summary import Embedded
@@ -45,7 +46,7 @@ BATCH_SIZE = 64
 def embed_files(
     source: str | os.PathLike | Sequence[str | os.PathLike],
     out: str | os.PathLike,
-    encoder: Choice,
+    encoder: EncoderChoice,
     *,
     side: str | None = None,
     column: str | None = None,
@@ -60,27 +61,56 @@ def embed_files(
     progress: Progress = SILENT,
     fsync: bool = True,
 ) -> Embedded:
-    """Embed images or captions, into a folder that `align`, `fit` and the rest read.
+    """Embed images or captions into a folder of parquet shards that `align`, `fit` and the rest read.
 
-    source      a folder of images or of caption files, a file, or a list of these (inputs.py)
-    out         an empty or new folder. It gets parquet shards with the columns id, caption (of text) and embedding, whose rows
-                have length 1, and, last, manifest.json
-    encoder     OpenClip(...) or Transformers(...)
-    side        "images" or "text", where the source has both
-    column, ids   of .jsonl and .parquet captions: their columns, where they have unusual names
-    bad_items   images that cannot be read and captions that are empty or no text: "error" stops at the first, "skip" leaves
-                them out and lists them in the manifest
-    dtype       "float16" or "float32", of the rows written
-    batch_size  items the encoder gets at a time. Another size changes rows by rounding errors
-    shard_rows  items of a shard, whose embeddings are held in memory
-    threads     that decode images; by default all processors
-    resume, overwrite, fsync   as for `align`
+    The shards have the columns id, caption (of text) and embedding, with rows of length 1; manifest.json is written last.
 
-    Raises InputError for bad input, an encoder that is not here or an output that cannot be used; FastRealignError when
-    encoding or writing fails. What was complete by then is kept for `resume`.
+    Parameters
+    ----------
+    source : path or list of paths
+        A folder of images or of caption files, a file, or a list of these (embed/inputs.py).
+    out : path
+        An empty or new folder.
+    encoder : OpenClip or Transformers
+    side : {"images", "text"}, optional
+        Where the source has both.
+    column, ids : str, optional
+        Of .jsonl and .parquet captions: the columns of the captions and of their ids, where they have unusual names.
+    bad_items : {"error", "skip"}
+        Images that cannot be read, and captions that are empty or not text: stop at the first, or leave them out and list them
+        in the manifest.
+    dtype : {"float16", "float32"}
+        Of the rows written.
+    batch_size : int
+        Items encoded at a time. Another size changes rows by rounding errors.
+    shard_rows : int
+        Items of a shard, whose embeddings are held in memory.
+    threads : int, optional
+        Threads that decode images; by default one per core.
+    resume, overwrite, fsync : bool
+        As for `align`.
+    progress : Progress
+        Is told how far the work is.
+
+    Returns
+    -------
+    Embedded
+
+    Raises
+    ------
+    InputError
+        Bad input, an encoder that cannot be found, an output that cannot be used.
+    FastRealignError
+        Encoding or writing failed. Complete shards are kept for `resume`.
+
+    Examples
+    --------
+    >>> from fastrealign.embed import OpenClip, embed_files
+    >>> encoder = OpenClip("ViT-B-32", pretrained="weights.safetensors")
+    >>> print(embed_files("photos/", "img_emb/", encoder))  # doctest: +SKIP
     """
     options = EmbedOptions(side, column, ids, bad_items, dtype, batch_size, shard_rows, threads)
-    output = OutputOptions(dtype, overwrite, resume, fsync=fsync)
+    output = OutputOptions(np.dtype(dtype), overwrite, resume, fsync=fsync)
     folder = RunFolder(Layout.of_new_shards(out), output)
     return EmbedJob(source, folder, encoder, options, progress).run()
 
@@ -107,13 +137,17 @@ def _looked_at(
     found: Input, shard_rows: int, bad_items: str, progress: Progress
 ) -> tuple[dict[str, FileFingerprint], list[int]]:
     """The fingerprint of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
-    fingerprints, rows, hashes = {}, [], []
+    fingerprints: dict[str, FileFingerprint] = {}
+    rows: list[int] = []
+    hashes = []
     progress.start(f"looking at the {found.side}", None, None)
     try:
         for items in _in_shards(found, shard_rows):
             for item in items:
                 if item.problem is not None and bad_items == "error":
-                    raise InputError(f"{item.where}: {item.problem}; mend it, or leave such out with --bad-items skip")
+                    raise InputError(
+                        f"{item.where}: {item.problem}; fix it, or leave such items out with --bad-items skip"
+                    )
             hashes.append(lookup_hashes([item.id for item in items if item.problem is None]))
             fingerprints[f"embeddings_{len(rows):05}.parquet"] = fingerprint_of(items, bad_items)
             rows.append(len(items))
@@ -128,7 +162,7 @@ def _looked_at(
 
 
 def _warn_of_twice(found: Input, hashes: np.ndarray) -> None:
-    """Name an id that comes twice, as where several captions have that of one image: a fit does not mind, training does.
+    """Warn of an id that comes twice, as where several captions have that of one image: a fit accepts it, training does not.
 
     hashes   of the ids of all items but those with a problem
     """
@@ -156,7 +190,7 @@ class EmbedJob(Job[Embedded]):
         self,
         source: str | os.PathLike | Sequence[str | os.PathLike],
         folder: RunFolder,
-        choice: Choice,
+        choice: EncoderChoice,
         options: EmbedOptions,
         progress: Progress,
     ) -> None:
@@ -198,6 +232,7 @@ class EmbedJob(Job[Embedded]):
                     self.progress.advance(len(loaded.batch.at), 0)
                     if loaded.batch.last:
                         record = self._written(loaded.batch.shard, shard)
+                        assert self.journal is not None
                         self.journal.add(record, ExactSum(0))
                         self.rows_now += record.rows_out
                         shard = None
@@ -216,9 +251,10 @@ class EmbedJob(Job[Embedded]):
                 raise InputError(f"{self.found.name}: changed while it was read: do not write to the input, run again")
             if name in self.before:
                 continue
-            at = range(len(items))
+            at: Sequence[int] = range(len(items))
             if self.encoder.by_length:
-                at = sorted(at, key=lambda i, items=items: len(items[i].text))
+                lengths = [len(item.text) for item in items if isinstance(item, Caption)]
+                at = sorted(at, key=lengths.__getitem__)
             starts = range(0, len(items), self.options.batch_size)
             for lo in starts:
                 yield Batch(number, items, at[lo : lo + self.options.batch_size], lo == starts[-1])
@@ -227,7 +263,7 @@ class EmbedJob(Job[Embedded]):
         """One batch into the rows of its shard."""
         for at, why in loaded.bad:
             if self.options.bad_items == "error":
-                raise InputError(f"{why}; or leave such out with --bad-items skip")
+                raise InputError(f"{why}; or leave such items out with --bad-items skip")
             shard.bad.append([at, why])
         if not loaded.at:
             return
@@ -238,8 +274,8 @@ class EmbedJob(Job[Embedded]):
             where = loaded.batch.items[loaded.at[int(broken[0])]].where
             if finite[broken[0]]:
                 raise FastRealignError(
-                    f"{where}: {self.encoder.name} gives zeros alone for it, a row without a direction; "
-                    "look whether its weights are whole"
+                    f"{where}: {self.encoder.name} gives only zeros for it, a row without a direction; "
+                    "check that its weights are complete"
                 )
             raise FastRealignError(
                 f"{where}: {self.encoder.name} gives NaN or Inf for it in {self.encoder.options['precision']}; "

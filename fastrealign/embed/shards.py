@@ -6,12 +6,14 @@ Parquet, since ids and captions then lie in the file of their embeddings and are
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
 from fastrealign.formats.arrow_columns import lists
@@ -22,8 +24,11 @@ from fastrealign.storage.fingerprint import FileFingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from fastrealign.storage.paths import Place
+else:
+    pa, pq = Lazy("pyarrow", "embed", "embed"), Lazy("pyarrow.parquet", "embed", "embed")
 
 
 def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:
@@ -46,8 +51,6 @@ def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:
 
 def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[int], fsync: bool) -> FileFingerprint:
     """Write ids, captions and the (n, d) rows of the items but those `left_out`; returns the fingerprint of the file."""
-    import pyarrow as pa
-
     keep = [i for i in range(len(items)) if i not in left_out]
     columns = {"id": pa.string()}
     if items and isinstance(items[0], Caption):
@@ -66,7 +69,7 @@ def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[
                 part = keep[lo : lo + step]
                 texts = {"id": [items[i].id for i in part]}
                 if "caption" in columns:
-                    texts["caption"] = [items[i].text for i in part]
+                    texts["caption"] = [item.text for i in part if isinstance(item := items[i], Caption)]
                 sink.write(pa.table({**texts, "embedding": lists(rows[part], kind)}, schema=schema))
             sink.finish()
         except BaseException:
@@ -78,10 +81,6 @@ def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[
 
 def _leaf(schema: pa.Schema) -> str:
     """The name that parquet gives the values of the embedding."""
-    import io
-
-    import pyarrow.parquet as pq
-
     empty = io.BytesIO()
     pq.write_table(schema.empty_table(), empty)
     return pq.ParquetFile(empty).schema.column(len(schema) - 1).path

@@ -13,18 +13,32 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a run of `embed_files` did.
+    """What a run of `embed_files` did; `print` it, or take `to_json`.
 
-    source, out   as they were named; `side` "images" or "text"
-    encoder       its name; its rows are `dim` wide and were written as `dtype`
-    columns       of captions in .jsonl and .parquet: the columns that were taken
-    rows          embeddings written, over all shards
-    left_out      images and captions that could not be used, one line each
-    ignored       files of the source that are neither images nor captions, and links to folders: how many, by suffix
-    shards        in the output; `shards_before` of them were complete before this run (resume)
-    bytes         they take together
-    rows_now      embeddings that this run made, in `seconds`, with loading the encoder
-    manifest      path of manifest.json
+    Attributes
+    ----------
+    source, out, side : str
+        Input and output as they were named; "images" or "text".
+    encoder : str
+        Its name.
+    dim, dtype : int, str
+        Width and element type of the rows written.
+    columns : list of str
+        Of captions in .jsonl and .parquet: the columns that were taken.
+    rows : int
+        Embeddings written, over all shards.
+    left_out : list of str
+        Images and captions that could not be used, one line each.
+    ignored : dict of int
+        Number of files that are neither images nor captions, by suffix, and of links to folders.
+    shards, shards_before : int
+        Output shards, and those of them that were complete before this run (resume).
+    bytes : int
+        Size of all shards.
+    rows_now, seconds : int, float
+        Embeddings that this run made, and the time it took, with loading the encoder.
+    manifest : str
+        Path of manifest.json.
     """
 
     source: str

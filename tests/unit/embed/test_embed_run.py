@@ -205,7 +205,7 @@ def test_bad_items_stop_the_run_or_are_left_out_and_listed(tmp_path, run, photos
     code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert (
-        f"{photos / '7.jpg'}: is no image that Pillow can read; mend or remove it; or leave such out with --bad-items"
+        f"{photos / '7.jpg'}: is no image that Pillow can read; replace or remove it; or leave such items out with --bad-items"
         in err
     )
     assert "1 of 3 shards are complete" in err
@@ -233,7 +233,7 @@ def test_what_cannot_be_an_id_is_left_out_and_listed(tmp_path, run, photos, clip
     os.rename(photos / "1.jpg", os.fsencode(photos) + b"/\xff.jpg")
     code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert rf"{photos}/\xff.jpg: the name is not UTF-8, as an id must be; mend it, or leave such out" in err
+    assert rf"{photos}/\xff.jpg: the name is not UTF-8, as an id must be; fix it, or leave such items out" in err
     code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL, "--bad-items", "skip")
     assert (code, err) == (1, "") and rf"{photos}/\xff.jpg: the name is not UTF-8" in out
     assert len(rows_of(tmp_path / "out", "id")) == 10
@@ -326,7 +326,7 @@ def test_models_that_are_not_there_or_lack_a_tower(
         assert not (tmp_path / "out").exists()
 
     weights = open_clip_folder / "open_clip_model.safetensors"
-    refused(r"--clip ViT-B-33: no such file or folder.*it has ViT-B-32", photos, "--clip", "ViT-B-33")
+    refused(r"--clip ViT-B-33: no such file or folder.*did you mean 'ViT-B-32'", photos, "--clip", "ViT-B-33")
     refused(r"--clip ViT-B-32 is without weights: name a file or a tag .*openai", photos, "--clip", "ViT-B-32")
     refused("--pretrained nope: no such file", photos, "--clip", "ViT-B-32", "--pretrained", "nope")
     refused(
