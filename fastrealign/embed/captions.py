@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import is_utf8, meant, one_line, shown
+from fastrealign.core.text import is_utf8, meant, one_line, printable, shown
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.formats.choose_column import listed
 from fastrealign.formats.parquet import ParquetTable
@@ -112,14 +112,14 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
             yield Caption(id, where, "", _no_captions(names, "key"))
             continue
         if column not in record:
-            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {listed(names)}")
+            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {_names(names)}")
             continue
         taken.add(column)
         if ids is None:
             ids = _id_name(names, column)
         text, problem = text_of(record[column])
         if ids and ids not in record:
-            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {listed(names)}"
+            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {_names(names)}"
         elif not ids and (named := _id_name(names, column)):
             problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
         yield _caption(id, where, text, problem, record.get(ids), bool(ids))
@@ -134,7 +134,7 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: se
         ids = ids or _id_name(names, column)
         for name in filter(None, (column, ids)):
             if name not in names:
-                raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed(names)}")
+                raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {_names(names)}")
             if names.count(name) > 1:
                 raise InputError(f"{path}: has two columns {name!r}; rename one")
         taken.add(column)
@@ -165,6 +165,10 @@ def _id_name(names: list[str], column: str) -> str:
 
 def _no_captions(names: list[str], kind: str) -> str:
     return (
-        f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {listed(names)}; "
+        f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {_names(names)}; "
         "name the one to take with --column"
     )
+
+
+def _names(names: list[str]) -> str:
+    return printable(listed(names)) or "none"

@@ -281,7 +281,7 @@ def test_an_encoder_that_gives_zeros(tmp_path, jsonl):
             object.__setattr__(made, "encode", lambda items: whole(items) * (np.arange(len(items)) != 1)[:, None])
             return made
 
-    with pytest.raises(fr.FastRealignError, match=r"jsonl: line 2: fake gives zeros alone for it, .*; look whether"):
+    with pytest.raises(fr.FastRealignError, match=r"jsonl: line 2: fake gives only zeros for it, .*; check that"):
         embed_files(jsonl, tmp_path / "out", Broken(), batch_size=2, fsync=False)
 
 
@@ -349,7 +349,7 @@ def test_models_that_are_not_there_or_lack_a_tower(
     )
     refused(f"{clip_folder}_: no such .*, did you mean '{clip_folder.name}'", photos, "--model", f"{clip_folder}_")
     for words in (["--model", "hf://openai/clip"], ["--model", "openai/clip", "--hub"]):  # the tests are offline
-        refused("not on this machine and not to be fetched", photos, *words)
+        refused("not on this machine, and the download failed", photos, *words)
     refused(r"has no config.json; .*--clip", photos, "--model", open_clip_folder)
     refused("LlamaModel has no image tower", photos, "--model", llama_folder)
     refused(

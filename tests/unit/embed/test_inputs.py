@@ -75,7 +75,7 @@ def test_grey_of_16_bits_as_older_versions_of_pillow_read_a_png(wide):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_numbers_of_no_known_range_are_no_picture(tmp_path, rng, dtype):
     Image.fromarray(rng.integers(0, 256, (8, 5)).astype(dtype)).save(tmp_path / "a.tif")
-    refused(r"a\.tif: holds numbers of no known range \(Pillow's mode [FI]\), expected", tmp_path / "a.tif")
+    refused(r"a\.tif: has pixels of unknown range \(Pillow's mode [FI]\), expected", tmp_path / "a.tif")
 
 
 def test_text_is_a_caption_a_line(tmp_path):

@@ -118,7 +118,7 @@ def test_it_is_shown_grey_of_16_bits_as_embed_reads_it(lmms, trained, clip_folde
     model.task_dict = {"pope": {"test": [Image.fromarray(wide), Image.fromarray(wide.astype(np.float32))]}}
     found = model._picture(lambda doc: [doc], 0, "pope", "test")
     assert np.array_equal(found, np.repeat(np.rint(wide / 257).astype(np.uint8)[..., None], 3, 2))
-    with pytest.raises(InputError, match="pope, test 1: the image holds numbers of no known range"):
+    with pytest.raises(InputError, match="pope, test 1: the image has pixels of unknown range"):
         model._picture(lambda doc: [doc], 1, "pope", "test")
 
 
