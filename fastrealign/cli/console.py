@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from fastrealign.core.errors import FastRealignError
+from fastrealign.core.listing import short
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
-from fastrealign.jobs.summary import short
 
 _SECONDS_A_LINE = 10.0
 

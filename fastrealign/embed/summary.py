@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastrealign.core.listing import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
-from fastrealign.jobs.summary import count, short, size
 
 _LISTED = 5
 
@@ -68,27 +68,26 @@ class Embedded:
         return {"kind": "embed", **shown_values(vars(self)), "nothing_to_do": self.nothing_to_do}
 
     def __str__(self) -> str:
-        thing = "image" if self.side == "images" else "caption"
+        thing, shards = "image" if self.side == "images" else "caption", count(self.shards, "shard")
         if self.nothing_to_do:
-            head = f"nothing to do: {shown(self.out)} is complete, {count(self.rows, thing)}"
+            head = f"nothing to do: {self.out} is complete, {count(self.rows, thing)}"
         else:
-            head = f"embedded {count(self.rows_now, thing)} of {shown(self.source)}"
+            head = f"embedded {count(self.rows_now, thing)} of {self.source}"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
-        lines = [head, f"  encoder    {shown(self.encoder)}, {self.dim} wide"]
-        if self.columns:
-            lines.append(f"  column     captions of {shown(', '.join(map(repr, self.columns)))}")
-        if self.left_out:
-            lines.append(f"  left out   {count(len(self.left_out), thing)}, all in the manifest, the first of them:")
-            lines += [f"             {shown(line)}" for line in self.left_out[:_LISTED]]
-        if self.ignored:
-            kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in self.ignored.items())
-            lines.append(f"  ignored    {shown(kinds)}: neither images nor captions")
-        lines.append(
-            f"  written    {shown(self.out)}: {count(self.shards, 'shard')}, {count(self.rows, 'row')} of {self.dtype}, "
-            f"{size(self.bytes)}"
+        lost = [
+            f"{count(len(self.left_out), thing)}, all in the manifest, the first of them:",
+            *self.left_out[:_LISTED],
+        ]
+        kinds = ", ".join(f"{number:,} {suffix}" for suffix, number in self.ignored.items())
+        written = f"{self.out}: {shards}, {count(self.rows, 'row')} of {self.dtype}, {size(self.bytes)}"
+        speed = f"{self.seconds:.1f} s: {short(self.rows_now / self.seconds)} rows/s"
+        lines = listing(
+            ("encoder", f"{self.encoder}, {self.dim} wide"),
+            ("column", f"captions of {', '.join(map(repr, self.columns))}" if self.columns else None),
+            ("left out", lost if self.left_out else None),
+            ("ignored", f"{kinds}: neither images nor captions" if kinds else None),
+            ("written", [written, self.manifest]),
+            ("took", None if self.nothing_to_do else speed),
         )
-        lines.append(f"             {shown(self.manifest)}")
-        if not self.nothing_to_do:
-            lines.append(f"  took       {self.seconds:.1f} s: {short(self.rows_now / self.seconds)} rows/s")
-        return "\n".join(lines)
+        return "\n".join([shown(head), *lines])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.labels import name_of, number, percent
 from fastrealign.gap_report.result import GapReport, MethodFigures
-from fastrealign.jobs.summary import count
 
 LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the source's own is best"
 

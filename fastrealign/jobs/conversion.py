@@ -20,6 +20,7 @@ import numpy as np
 from fastrealign import formats
 from fastrealign.core.errors import InputError, shortage
 from fastrealign.core.float_state import computes
+from fastrealign.core.listing import count, listing, size
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line, shown, shown_values
 from fastrealign.data.options import OutputOptions
@@ -40,7 +41,6 @@ from fastrealign.jobs.folders import remove_folders, remove_temporaries
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
-from fastrealign.jobs.summary import count, size
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.fingerprint import FileFingerprint
 
@@ -84,17 +84,16 @@ class Conversion:
         return shown_values(vars(self))
 
     def __str__(self) -> str:
-        lines = [f"converted {count(self.rows, 'row')} of {shown(self.source)}, {self.dim} wide, to {self.to}"]
-        if self.columns:
-            lines.append(f"  columns    {shown(', '.join(self.columns))}")
-        if self.column is not None:
-            lines.append(f"  column     of the embeddings: taken from {shown(repr(self.column))}")
-        if self.skipped:
-            lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
-        if self.left_out:
-            lines.append(f"  left out   {shown(', '.join(self.left_out))}: not of as many values as there are rows")
-        lines.append(f"  written    {shown(self.out)}: {count(len(self.files), 'file')}, {size(self.bytes)}")
-        return "\n".join(lines)
+        head = f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"
+        others = f"{', '.join(self.left_out)}: not of as many values as there are rows"
+        lines = listing(
+            ("columns", ", ".join(self.columns)),
+            ("column", None if self.column is None else f"of the embeddings: taken from {self.column!r}"),
+            ("skipped", f"{count(self.skipped, 'item')} without an embedding" if self.skipped else None),
+            ("left out", others if self.left_out else None),
+            ("written", f"{self.out}: {count(len(self.files), 'file')}, {size(self.bytes)}"),
+        )
+        return "\n".join([shown(head), *lines])
 
 
 @computes

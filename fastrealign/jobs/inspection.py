@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from fastrealign import formats
 from fastrealign.core import ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.listing import count, listing, size
 from fastrealign.core.row_map import GOOD, UNIT
 from fastrealign.core.text import shown
 from fastrealign.data.row_source import rows_in
@@ -23,7 +25,8 @@ from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
 from fastrealign.jobs.output_folder import JOURNAL
-from fastrealign.jobs.summary import column_text, count, gap_lines, sampling_lines, size
+from fastrealign.jobs.summary import column_text, gap_lines, sampling_lines
+from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
@@ -33,10 +36,18 @@ from fastrealign.storage.paths import Place, place
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16
 _SAMPLE_BYTES = 32 << 20
+_OF_ALIGNMENT = (
+    "dim centroid s gap_before gap_left trace_source trace_target count_source count_target sampling encoder_source "
+    "encoder_target column_source column_target fingerprint version"
+)
+_OF_BASELINE = "dim gap_before gap_left s sigma seed fingerprint"
+
+# Plain values for JSON, and text for people.
+Found: TypeAlias = tuple[dict[str, Any], str]
 
 
-def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> tuple[dict[str, Any], str]:
-    """Plain values for JSON, and text for people. Raises InputError if there is nothing that fastrealign knows."""
+def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> Found:
+    """What the path holds. Raises InputError if there is nothing that fastrealign knows."""
     if isinstance(spec, (str, os.PathLike)):
         path = place(spec)
         if (path / MANIFEST).is_file():
@@ -56,72 +67,52 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
     return _embeddings(formats.open_source(spec, side="source", column=Wanted(column)))
 
 
-def describe(method: Method, name: str) -> tuple[dict[str, Any], str]:
+def describe(method: Method, name: str) -> Found:
     """The numbers of an alignment, or of another method."""
-    if isinstance(method, Baseline):
-        return _baseline(method, name)
-    a = method
-    value = {
-        "kind": "alignment",
-        "path": name,
-        "dim": a.dim,
-        "centroid": a.centroid,
-        "s": a.s,
-        "gap_before": a.gap_before,
-        "gap_left": None if math.isnan(a.gap_left) else a.gap_left,
-        "trace_source": a.trace_source,
-        "trace_target": a.trace_target,
-        "count_source": a.count_source,
-        "count_target": a.count_target,
-        "sampling": a.sampling and asdict(a.sampling),
-        "encoder_source": a.encoder_source,
-        "encoder_target": a.encoder_target,
-        "column_source": a.column_source,
-        "column_target": a.column_target,
-        "fingerprint": a.fingerprint,
-        "version": a.version,
-    }
-    lines = [
-        f"{shown(name)}: an alignment of {a.dim} wide rows, {a.centroid} centroid, by fastrealign {shown(a.version)}",
-        *gap_lines(a.gap_before, a.gap_left),
-        f"  source         {count(a.count_source, 'row')}, trace {a.trace_source:.6g}"
-        f"{_named(a.encoder_source, a.column_source)}",
-        f"  target         {count(a.count_target, 'row')}, trace {a.trace_target:.6g}"
-        f"{_named(a.encoder_target, a.column_target)}",
-        f"  scale          s = {a.s:.6g}",
-        *sampling_lines(a.sampling),
-        f"  fingerprint    {a.fingerprint[:16]}",
-    ]
-    return value, "\n".join(lines)
+    gaps = gap_lines(method.gap_before, method.gap_left)
+    fingerprint = ("fingerprint", method.fingerprint[:16])
+    if isinstance(method, Alignment):
+        value = {"kind": "alignment", "path": name, **_values(method, _OF_ALIGNMENT)}
+        head = f"{name}: an alignment of {method.dim} wide rows, {method.centroid} centroid, by fastrealign {method.version}"
+        source = _side_text(method.count_source, method.trace_source, method.encoder_source, method.column_source)
+        target = _side_text(method.count_target, method.trace_target, method.encoder_target, method.column_target)
+        scale = ("scale", f"s = {method.s:.6g}")
+        sides = listing(("source", source), ("target", target), scale, width=15)
+        return value, _text(head, [*gaps, *sides, *sampling_lines(method.sampling)], fingerprint)
+    if not isinstance(method, Baseline):
+        raise TypeError(f"{type(method).__name__}: expected an Alignment or a Baseline")
+    value = {"kind": "baseline", "path": name, "method": method.name, **_values(method, _OF_BASELINE)}
+    return value, _text(
+        f"{name}: the method {method.name} for {method.dim} wide rows",
+        gaps,
+        ("scale", f"s = {method.s:.6g}" if method.s != 1.0 else None),
+        ("noise", f"sigma = {method.sigma:.6g}, seed {method.seed}" if method.numbered else None),
+        fingerprint,
+    )
 
 
-def _baseline(b: Baseline, name: str) -> tuple[dict[str, Any], str]:
-    value = {
-        "kind": "baseline",
-        "path": name,
-        "method": b.name,
-        "dim": b.dim,
-        "gap_before": b.gap_before,
-        "gap_left": None if math.isnan(b.gap_left) else b.gap_left,
-        "s": b.s,
-        "sigma": b.sigma,
-        "seed": b.seed,
-        "fingerprint": b.fingerprint,
-    }
-    lines = [f"{shown(name)}: the method {b.name} for {b.dim} wide rows", *gap_lines(b.gap_before, b.gap_left)]
-    if b.s != 1.0:
-        lines.append(f"  scale          s = {b.s:.6g}")
-    if b.numbered:
-        lines.append(f"  noise          sigma = {b.sigma:.6g}, seed {b.seed}")
-    lines.append(f"  fingerprint    {b.fingerprint[:16]}")
-    return value, "\n".join(lines)
+def _text(head: str, lines: list[str], *entries: tuple[str, str | None]) -> str:
+    return "\n".join([shown(head), *lines, *listing(*entries, width=15)])
 
 
-def _named(encoder: str | None, column: str | None) -> str:
-    return (f", {shown(encoder)}" if encoder else "") + (f", of {shown(repr(column))}" if column else "")
+def _values(method: Alignment | Baseline, names: str) -> dict[str, Any]:
+    """These attributes, as JSON takes them."""
+    values = {name: getattr(method, name) for name in names.split()}
+    return {name: _plain(value) for name, value in values.items()}
 
 
-def _saved(path: Place) -> tuple[dict[str, Any], str]:
+def _plain(value: Any) -> Any:
+    if isinstance(value, Sampling):
+        return asdict(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _side_text(rows: int, trace: float, encoder: str | None, column: str | None) -> str:
+    named = (f", {encoder}" if encoder else "") + (f", of {column!r}" if column else "")
+    return f"{count(rows, 'row')}, trace {trace:.6g}{named}"
+
+
+def _saved(path: Place) -> Found:
     try:
         return describe(load(path), str(path))
     except InputError as not_an_alignment:
@@ -129,99 +120,87 @@ def _saved(path: Place) -> tuple[dict[str, Any], str]:
             moments = Moments.load(path)
         except InputError:
             raise not_an_alignment from None
-    value = {
-        "kind": "moments",
-        "path": str(path),
-        "dim": moments.dim,
-        "count": moments.count,
-        "bad_rows": moments.bad_rows,
-        "trace": moments.trace if moments.count else None,
-        "norm_of_mean": float(np.linalg.norm(moments.mean)) if moments.count else None,
-    }
-    text = f"{shown(path)}: moments of {count(moments.count, 'row')}, {moments.dim} wide"
-    if moments.bad_rows:
-        text += f", {count(moments.bad_rows, 'bad row')} left out"
-    if moments.count:
-        text += f"\n  trace          {value['trace']:.6g}\n  norm of mean   {value['norm_of_mean']:.6g}"
-    return value, text
+    trace = moments.trace if moments.count else None
+    norm = float(np.linalg.norm(moments.mean)) if moments.count else None
+    value = {"kind": "moments", "path": str(path), "dim": moments.dim, "count": moments.count}
+    value |= {"bad_rows": moments.bad_rows, "trace": trace, "norm_of_mean": norm}
+    left_out = f", {count(moments.bad_rows, 'bad row')} left out" if moments.bad_rows else ""
+    return value, _text(
+        f"{path}: moments of {count(moments.count, 'row')}, {moments.dim} wide{left_out}",
+        [],
+        ("trace", None if trace is None else f"{trace:.6g}"),
+        ("norm of mean", None if norm is None else f"{norm:.6g}"),
+    )
 
 
-def _manifest(folder: Place, path: Place | None = None) -> tuple[dict[str, Any], str]:
+def _manifest(folder: Place, path: Place | None = None) -> Found:
     manifest = Manifest.load(path or folder / MANIFEST)
-    shards = manifest.shards
+    spec, shards = manifest.spec, manifest.shards
     changed = [shard.name for shard in shards if not shard.is_at(folder / shard.name)]
-    rows_in, rows_out = sum(shard.rows_in for shard in shards), sum(shard.rows_out for shard in shards)
-    bad, skipped = sum(shard.bad_rows for shard in shards), sum(shard.skipped for shard in shards)
-    nbytes = sum(shard.bytes for shard in shards)
+    names = ("rows_in", "rows_out", "skipped", "bad_rows", "bytes")
+    total = {name: sum(getattr(shard, name) for shard in shards) for name in names}
     value = {
         "kind": "output",
         "path": str(path or folder),
         "complete": True,
-        "made_by": manifest.spec.kind,
-        "options": manifest.spec.options,
+        "made_by": spec.kind,
+        "options": spec.options,
         "alignment": manifest.alignment,
         "gap_before": manifest.gap_before,
         "gap_left": manifest.gap_left,
         "shards": len(shards),
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "skipped": skipped,
-        "bad_rows": bad,
-        "bytes": nbytes,
+        **total,
         "columns": manifest.columns,
         "left_out": manifest.left_out,
         "changed": changed,
         "version": manifest.version,
     }
-    options = ", ".join(f"{name} {option}" for name, option in manifest.spec.options.items() if option is not None)
-    left = float("nan") if manifest.gap_left is None else manifest.gap_left
+    options = ", ".join(f"{name} {option}" for name, option in spec.options.items() if option is not None)
     gaps = []
     if manifest.gap_before is not None:
-        gaps = gap_lines(manifest.gap_before, left, "before" if manifest.spec.kind == "align" else "at the fit")
-    lines = [
-        f"{shown(path or folder)}: output of fastrealign {shown(manifest.spec.kind)} ({shown(options)}), "
-        f"by fastrealign {shown(manifest.version)}",
-        *gaps,
-        f"  shards         {len(shards):,}, {count(rows_out, 'row')}, {size(nbytes)}",
-    ]
-    if manifest.columns:
-        lines.append(f"  column         {column_text(manifest.columns)}")
-    if skipped or bad:
-        lines.append(f"  left aside     {count(skipped, 'item')} without an embedding, {count(bad, 'bad row')}")
-    left_out = [name for side in manifest.left_out.values() for name in side]
-    if left_out:
-        lines.append(
-            f"  left out       {count(len(left_out), 'shard')}, such as {shown(left_out[0])}: could not be read"
-        )
-    if changed:
-        lines.append(
-            f"  changed        {count(len(changed), 'shard')} gone or not as written, such as {shown(changed[0])}"
-        )
-    return value, "\n".join(lines)
+        left = math.nan if manifest.gap_left is None else manifest.gap_left
+        gaps = gap_lines(manifest.gap_before, left, "before" if spec.kind == "align" else "at the fit")
+    skipped, bad = count(total["skipped"], "item"), count(total["bad_rows"], "bad row")
+    lost = [name for side in manifest.left_out.values() for name in side]
+    return value, _text(
+        f"{path or folder}: output of fastrealign {spec.kind} ({options}), by fastrealign {manifest.version}",
+        gaps,
+        ("shards", f"{len(shards):,}, {count(total['rows_out'], 'row')}, {size(total['bytes'])}"),
+        ("column", column_text(manifest.columns)),
+        (
+            "left aside",
+            f"{skipped} without an embedding, {bad}" if total["skipped"] or total["bad_rows"] else None,
+        ),
+        ("left out", f"{count(len(lost), 'shard')}, such as {lost[0]}: could not be read" if lost else None),
+        (
+            "changed",
+            f"{count(len(changed), 'shard')} gone or not as written, such as {changed[0]}" if changed else None,
+        ),
+    )
 
 
-def _unfinished(folder: Place) -> tuple[dict[str, Any], str]:
+def _unfinished(folder: Place) -> Found:
     noted = Journal.peek(folder / JOURNAL)
     of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
     done, all_shards = len(noted.shards) + of_ranks, len(noted.spec.source) if noted.spec else 0
     value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
-    return (
-        value,
-        f"{shown(folder)}: an unfinished run, {done} of {count(all_shards, 'shard')} complete; go on with --resume",
-    )
+    state = f"{done} of {count(all_shards, 'shard')} complete; resume it with --resume"
+    return value, shown(f"{folder}: an unfinished run, {state}")
 
 
-def _embeddings(files: formats.Source) -> tuple[dict[str, Any], str]:
+def _embeddings(files: formats.Source) -> Found:
     shards = files.shards
-    dtypes: dict[str, int] = {}
-    for shard in shards:
-        dtypes[shard.dtype.name] = dtypes.get(shard.dtype.name, 0) + 1
+    dtypes = dict(Counter(shard.dtype.name for shard in shards))
     nbytes = sum(shard.nbytes for shard in shards)
+    kinds = sorted({shard.format for shard in shards})
+    notes = sorted({shard.note for shard in shards if shard.note})
+    metadata = sum(shard.metadata is not None for shard in shards)
     norms, bad, first_bad = _sample(files)
+    sampled = len(norms) + bad
     value = {
         "kind": "embeddings",
         "path": files.name,
-        "format": sorted({shard.format for shard in shards}),
+        "format": kinds,
         "shards": len(shards),
         "rows": files.rows,
         "dim": files.dim,
@@ -229,13 +208,13 @@ def _embeddings(files: formats.Source) -> tuple[dict[str, Any], str]:
         "dtypes": dtypes,
         "bytes": nbytes,
         "skipped": files.skipped,
-        "notes": sorted({shard.note for shard in shards if shard.note}),
-        "metadata": sum(shard.metadata is not None for shard in shards),
+        "notes": notes,
+        "metadata": metadata,
         "first_shards": [
             {"name": shard.name, "rows": shard.rows, "dtype": shard.dtype.name} for shard in shards[:_LISTED_SHARDS]
         ],
         "sample": {
-            "rows": len(norms) + bad,
+            "rows": sampled,
             "bad_rows": bad,
             "first_bad": first_bad,
             "norm_min": float(norms.min()) if len(norms) else None,
@@ -243,29 +222,26 @@ def _embeddings(files: formats.Source) -> tuple[dict[str, Any], str]:
             "norm_max": float(norms.max()) if len(norms) else None,
         },
     }
-    kinds = ", ".join(name if number == len(shards) else f"{name} ({number} shards)" for name, number in dtypes.items())
-    lines = [
-        f"{shown(files.name)}: {count(files.rows, 'row')} of {files.dim}, {kinds}, {size(nbytes)} "
-        f"in {count(len(shards), 'shard')} of {' and '.join(value['format'])}"
-    ]
-    lines += [f"  {shown(shard.name)}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
+    types = ", ".join(name if number == len(shards) else f"{name} ({number} shards)" for name, number in dtypes.items())
+    listed = [f"  {shown(shard.name)}: {count(shard.rows, 'row')}" for shard in shards[:_LISTED_SHARDS]]
     if len(shards) > _LISTED_SHARDS:
-        lines.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
-    lines += [f"  note           {shown(note)}" for note in value["notes"]]
-    if files.column is not None:
-        lines.append(f"  column         {shown(repr(files.column))}")
-    if value["metadata"]:
-        lines.append(f"  metadata       {count(value['metadata'], 'file')}, carried along with the aligned shards")
-    if files.skipped:
-        lines.append(f"  skipped        {count(files.skipped, 'item')} without an embedding")
+        listed.append(f"  and {len(shards) - _LISTED_SHARDS:,} more")
+    of_norms = None
     if len(norms):
-        lines.append(
-            f"  norms          {norms.min():.4g} to {norms.max():.4g}, mean {norms.mean():.4g} "
-            f"(in a sample of {count(value['sample']['rows'], 'row')})"
+        of_norms = (
+            f"{norms.min():.4g} to {norms.max():.4g}, mean {norms.mean():.4g} (in a sample of {count(sampled, 'row')})"
         )
-    if bad:
-        lines.append(f"  bad rows       {bad:,} of the sample; the first: {shown(first_bad)}")
-    return value, "\n".join(lines)
+    return value, _text(
+        f"{files.name}: {count(files.rows, 'row')} of {files.dim}, {types}, {size(nbytes)} "
+        f"in {count(len(shards), 'shard')} of {' and '.join(kinds)}",
+        listed,
+        *(("note", note) for note in notes),
+        ("column", None if files.column is None else repr(files.column)),
+        ("metadata", f"{count(metadata, 'file')}, carried along with the aligned shards" if metadata else None),
+        ("skipped", f"{count(files.skipped, 'item')} without an embedding" if files.skipped else None),
+        ("norms", of_norms),
+        ("bad rows", f"{bad:,} of the sample; the first: {first_bad}" if bad else None),
+    )
 
 
 def _sample(files: formats.Source) -> tuple[np.ndarray, int, str | None]:

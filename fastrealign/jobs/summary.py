@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fastrealign.core.listing import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import Baseline
@@ -93,37 +94,33 @@ class Report:
         }
 
     def __str__(self) -> str:
-        source, out = shown(self.source), shown(self.out)
+        rows_out, shards = count(self.rows_out, "row"), count(self.shards, "shard")
         if self.nothing_to_do:
-            head = f"nothing to do: {out} is complete, {count(self.shards, 'shard')} of {count(self.rows_out, 'row')}"
+            head = f"nothing to do: {self.out} is complete, {shards} of {rows_out}"
         else:
             by = f" by {self.alignment.name}" if isinstance(self.alignment, Baseline) else ""
-            head = f"aligned {count(self.rows_now, 'row')} of {source}{by}, {self.alignment.dim} wide"
+            head = f"aligned {count(self.rows_now, 'row')} of {self.source}{by}, {self.alignment.dim} wide"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
-        lines = [head, *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit")]
-        if self.kind == "align" and isinstance(self.alignment, Alignment):
-            lines += sampling_lines(self.alignment.sampling)
-        if self.columns:
-            lines.append(f"  column     {column_text(self.columns)}")
-        if self.skipped:
-            lines.append(f"  skipped    {count(self.skipped, 'item')} without an embedding")
-        if self.bad_rows:
-            fate = "left out" if self.bad_rows_were == "skip" else "kept as they came"
-            lines.append(f"  bad rows   {self.bad_rows:,} {fate}, the first of them:")
-            lines += [f"             {shown(line)}" for line in self.first_bad[:5]]
-        if self.left_out:
-            lines.append(
-                f"  left out   {count(len(self.left_out), 'shard')} that could not be read, the first of them:"
-            )
-            lines += [f"             {shown(line)}" for line in self.left_out[:5]]
-        lines += [f"  note       {shown(note)}" for note in self.notes]
-        written = f"{count(self.shards, 'shard')}, {count(self.rows_out, 'row')}, {size(self.bytes_out)}"
-        lines.append(f"  written    {out}: {written}")
-        lines += [f"             {shown(path)}" for path in self.files.values()]
-        if not self.nothing_to_do:
-            speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
-            lines.append(f"  took       {self.seconds:.1f} s: {speed}")
+        fitted = self.alignment if self.kind == "align" and isinstance(self.alignment, Alignment) else None
+        fate = "left out" if self.bad_rows_were == "skip" else "kept as they came"
+        bad = [f"{self.bad_rows:,} {fate}, the first of them:", *self.first_bad[:5]]
+        lost = [f"{count(len(self.left_out), 'shard')} that could not be read, the first of them:", *self.left_out[:5]]
+        speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
+        lines = [
+            shown(head),
+            *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit"),
+            *sampling_lines(fitted and fitted.sampling),
+            *listing(
+                ("column", column_text(self.columns)),
+                ("skipped", f"{count(self.skipped, 'item')} without an embedding" if self.skipped else None),
+                ("bad rows", bad if self.bad_rows else None),
+                ("left out", lost if self.left_out else None),
+                *(("note", note) for note in self.notes),
+                ("written", [f"{self.out}: {shards}, {rows_out}, {size(self.bytes_out)}", *self.files.values()]),
+                ("took", None if self.nothing_to_do else f"{self.seconds:.1f} s: {speed}"),
+            ),
+        ]
         return "\n".join(lines)
 
 
@@ -158,24 +155,3 @@ def sampling_lines(sampling: Sampling | None) -> list[str]:
 def column_text(columns: dict[str, str]) -> str:
     """ "'text_emb' of the source, 'img_emb' of the target"."""
     return ", ".join(f"{shown(repr(name))} of the {side}" for side, name in columns.items())
-
-
-def count(n: int, thing: str) -> str:
-    """ "1 row", "2,000 rows"."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
-
-
-def size(nbytes: float) -> str:
-    """ "1.23 GB", in powers of ten."""
-    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= one:
-            return f"{nbytes / one:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"
-
-
-def short(n: float) -> str:
-    """ "1.2 M", "350 k"."""
-    for unit, one in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= one:
-            return f"{n / one:.3g} {unit}"
-    return f"{n:.3g}"

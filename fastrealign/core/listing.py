@@ -1,0 +1,46 @@
+"""How results are shown to people: a head, then an entry a line. And numbers as they are written there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastrealign.core.text import shown
+
+
+def listing(*entries: tuple[str, str | Sequence[str] | None], width: int = 11) -> list[str]:
+    """A line for each entry, "  label    text"; several texts go below one another, an entry without a text is left out.
+
+    Control characters are escaped and the secrets of URLs hidden, as in messages.
+
+    Examples
+    --------
+    >>> listing(("skipped", None), ("written", ["out", "out/manifest.json"]), width=9)
+    ['  written  out', '           out/manifest.json']
+    """
+    lines = []
+    for label, text in entries:
+        texts = [text] if isinstance(text, str) else list(text or ())
+        for at, one in enumerate(filter(None, texts)):
+            lines.append(f"  {'' if at else label:<{width}}{shown(one)}")
+    return lines
+
+
+def count(n: int, thing: str) -> str:
+    """ "1 row", "2,000 rows"."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def size(nbytes: float) -> str:
+    """ "1.23 GB", in powers of ten."""
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= one:
+            return f"{nbytes / one:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def short(n: float) -> str:
+    """ "1.2 M", "350 k"."""
+    for unit, one in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= one:
+            return f"{n / one:.3g} {unit}"
+    return f"{n:.3g}"
