@@ -1,8 +1,8 @@
-"""Arrow IPC shards, as streams (what Hugging Face datasets save) or as files, told by their magic. Needs pyarrow.
+"""Arrow IPC shards: streams (saved by Hugging Face datasets) or files, told apart by their magic. Needs pyarrow.
 
-The file is mapped, so that neither opening it nor taking one column of it reads the others, and what was passed on is given
-back to the system: resident memory stays bounded however large a record batch is. Compressed batches are decoded
-whole, one at a time. Written back as what it was, stream or file, without compression, with the record batches it had.
+The file is memory-mapped: opening it or reading one column does not read the others, and pages that were read are released, so
+that resident memory stays bounded however large a record batch is. Compressed batches are decoded whole, one at a time.
+Written back as a stream or a file as before, without compression, with the same record batches.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ else:
     pa = Lazy("pyarrow", "parquet", "an Arrow file")
 
 _FILE_MAGIC = b"ARROW1"
-# How every message of a stream begins since Arrow 0.15, and how such a stream ends.
+# The beginning of each message of a stream since Arrow 0.15, and the end of such a stream.
 _CONTINUED = b"\xff\xff\xff\xff"
 _END = _CONTINUED + bytes(4)
-# Passed on before the mapped pages are given back.
+# Read before the mapped pages are released.
 _RESIDENT_BYTES = 32 << 20
 
 
@@ -54,7 +54,7 @@ class ArrowTable(Table[AtomicFile]):
         self.streamed = self._map[: len(_FILE_MAGIC)] != _FILE_MAGIC
         with decoding(path, self.kind):
             self.schema = self._reader()[0].schema
-            # One column is enough to count rows, and where batches are compressed the others need not be decoded.
+            # One column suffices to count rows; the others of compressed batches need not be decoded.
             self.sizes = [batch.num_rows for batch in self._batches([0] if len(self.schema) else [])]
         self._columns: dict[str, list[pa.Array]] = {}
 
@@ -76,7 +76,7 @@ class ArrowTable(Table[AtomicFile]):
                 yield part
                 passed += part.nbytes
                 if passed >= _RESIDENT_BYTES:
-                    # Views of these pages stay valid: what is looked at again is read again.
+                    # Views of these pages stay valid: pages that are used again are read again.
                     self._map.madvise(mmap.MADV_DONTNEED)
                     passed = 0
             done += batch.num_rows
@@ -87,7 +87,7 @@ class ArrowTable(Table[AtomicFile]):
             if not self.streamed:
                 return self._reader([place])[0].get_batch(at).column(0)
             if column not in self._columns:
-                # A stream is gone through from its beginning; views of the map cost nothing to keep, decoded batches do.
+                # A stream is read from its beginning; views of the map are free to keep, decoded batches are not.
                 batches = self._batches([place])
                 first = next(batches).column(0)
                 self._columns[column] = [first, *(b.column(0) for b in batches)] if self._is_mapped(first) else []
@@ -103,14 +103,14 @@ class ArrowTable(Table[AtomicFile]):
         return ArrowSink(file, schema, self.streamed)
 
     def close(self) -> None:
-        """Nothing: the map goes with the last view of it."""
+        """Nothing: the last view of the map closes it."""
 
     def _local(self) -> AbstractContextManager[AnyPath]:
-        """The file; of a URL a copy on the disk, which the map keeps when its name is gone."""
+        """The file; of a URL a copy on the disk, which the map keeps alive."""
         return local_copy(str(self.path)) if self._remote else nullcontext(self.path)
 
     def _reader(self, places: list[int] | None = None) -> tuple[Any, pa.BufferReader]:
-        """A reader from the beginning on, and what it reads from."""
+        """A reader, and the buffer that it reads from the beginning on."""
         options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=False)
         source = pa.BufferReader(self._buffer)
         open_one = pa.ipc.open_stream if self.streamed else pa.ipc.open_file

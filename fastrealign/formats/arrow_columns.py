@@ -42,7 +42,7 @@ def filtered(table: pa.Table, mask: np.ndarray) -> pa.Table:
 def choose(
     schema: pa.Schema, column: str | Wanted | None, path: str, is_blank: Callable[[str], bool] | None = None
 ) -> str:
-    """The name of the embedding column. is_blank: whether a column holds nothing but nulls, and so may be of any type."""
+    """The name of the embedding column. is_blank: whether a column has only nulls, and so may be of any type."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: has more than one column named {twice[0]!r}; rename one of them")
@@ -63,7 +63,7 @@ def choose(
 
 
 def candidates_of(schema: pa.Schema) -> list[Candidate]:
-    """What of the columns could be the embeddings."""
+    """The columns, and whether they may hold the embeddings."""
     return [Candidate(field.name, one_line(field.type), fit(field)) for field in schema]
 
 
@@ -98,7 +98,7 @@ def fit(field: pa.Field) -> Fit:
 
 
 def is_missing(column: pa.Array) -> np.ndarray:
-    """bool (n,): which rows of a stored column are null, or hold nothing but nulls."""
+    """bool (n,): which rows of a stored column are null, or have only nulls."""
     kind = column.type
     missing = pc.is_null(column, nan_is_null=pa.types.is_floating(kind)).to_numpy(zero_copy_only=False).copy()
     if is_list(kind) and not missing.all():
@@ -115,7 +115,7 @@ def is_missing(column: pa.Array) -> np.ndarray:
 def matrix(column: pa.Array, dim: int | None, first_row: int, path: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The lists of a batch as (n, dim), a view of their values where none is null, and which rows have nulls: (n,) or None.
 
-    Nulls are NaN, so that these rows are bad ones. dim None: that of the first row without nulls; 0 if there is none.
+    Nulls become NaN, so that these rows are bad rows. dim None: the width of the first row without nulls, 0 if there is none.
     Raises InputError for a row of another length.
     """
     column = stored(column)
@@ -162,9 +162,9 @@ def _nulls(values: pa.Array) -> np.ndarray:
 
 
 def lists(rows: np.ndarray, kind: pa.DataType, came: tuple[pa.Array, np.ndarray] | None = None) -> pa.Array:
-    """The rows of a matrix as an Arrow array of lists, in memory of its own.
+    """The rows of a matrix as an Arrow array of lists, copied.
 
-    came: a stored column of as many rows, and which of its rows (bool) are to be as they are there, nulls and all
+    came: a stored column of as many rows, and which of its rows (bool) are copied unchanged, with their nulls
     """
     array = _lists(pa.array(np.array(rows).reshape(-1)), len(rows), rows.shape[1], kind)
     if came is None:

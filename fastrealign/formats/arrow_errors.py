@@ -1,4 +1,4 @@
-"""What Arrow and the libraries of tables raise, as errors that name the file, the row and what to do."""
+"""Errors of pyarrow and Lance, turned into ones that name the file, the row and what to do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ else:
 
 @contextmanager
 def decoding(path: AnyPath, kind: str, rows_read: int = 0) -> Iterator[None]:
-    """Turns what a library raises over a damaged or unreadable file of this kind into an InputError."""
+    """Turn what a library raises about a damaged or unreadable file into an InputError."""
     with reading(path):
         try:
             yield
         except FastRealignError:
             raise
-        except BaseException as error:  # damage shows as anything, from Arrow's own errors to text that is not UTF-8
-            panic = type(error).__name__ == "PanicException"  # of Rust, which is no Exception
+        except BaseException as error:  # damage shows in any way, down to text that is not UTF-8
+            panic = type(error).__name__ == "PanicException"  # Rust's, not an Exception
             if (isinstance(error, OSError) and error.errno is not None) or not (isinstance(error, Exception) or panic):
                 raise
             if shortage(error) is not None:
@@ -42,7 +42,7 @@ def decoding(path: AnyPath, kind: str, rows_read: int = 0) -> Iterator[None]:
 
 
 def decoded(stream: Iterator[pa.RecordBatch], path: AnyPath, kind: str, done: int = 0) -> Iterator[pa.RecordBatch]:
-    """The batches of a stream, whose damage is told with the row from which on nothing can be read. done: rows before it."""
+    """The batches of a stream; an error names the row from which on it cannot be read. done: number of rows before it."""
     while True:
         with decoding(path, kind, done):
             batch = next(stream, None)
@@ -54,7 +54,7 @@ def decoded(stream: Iterator[pa.RecordBatch], path: AnyPath, kind: str, done: in
 
 @contextmanager
 def writing_columns(path: AnyPath, schema: pa.Schema, kind: str) -> Iterator[None]:
-    """Turns what Arrow refuses to write to a file of this kind into an InputError that names the column of `schema`."""
+    """Turn what Arrow refuses to write into an InputError that names the column of `schema`."""
     try:
         yield
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:

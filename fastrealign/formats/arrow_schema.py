@@ -1,4 +1,4 @@
-"""Types of Arrow: lists of floats of any kind, extension types as files store them, and the same with another element type."""
+"""Arrow types: lists of floats of any kind, extension types as files store them, schemas with another element type."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 else:
     pa = Lazy("pyarrow", "parquet", "a table")
 
-# Where Hugging Face datasets note the types of the columns a second time.
+# The metadata in which Hugging Face datasets repeat the types of the columns.
 _HUGGINGFACE = b"huggingface"
-# Where a field notes an extension type that it is stored for.
+# The metadata of a field that names its extension type.
 _NAME = b"ARROW:extension:name"
 _PARAMETERS = b"ARROW:extension:metadata"
 
@@ -39,7 +39,7 @@ def element_type(kind: pa.DataType) -> np.dtype:
 
 
 def width(kind: pa.DataType) -> int:
-    """Values in each row, where the type of the column says that; else 0."""
+    """Values per row, where the type of the column fixes that; else 0."""
     return getattr(kind if is_float_list(kind) else kind.value_type, "list_size", 0) if of_floats(kind) else 0
 
 
@@ -48,9 +48,9 @@ def of_floats(kind: pa.DataType) -> bool:
 
 
 def plain(schema: pa.Schema, column: str) -> pa.Schema:
-    """The schema with the column as it is stored: the name and parameters of an extension type in its field's metadata.
+    """The schema with the stored type of the column; an extension type goes to its field's metadata.
 
-    That is how files hold such a type, and how it is read where nothing has registered it: files of both are the same.
+    That is how files hold such a type, and how it is read where it is not registered.
     """
     at = schema.get_field_index(column)
     return schema.set(at, plain_field(schema.field(at)))
@@ -77,7 +77,7 @@ def plain_field(field: pa.Field) -> pa.Field:
 
 
 def noted_shape(field: pa.Field) -> tuple[int, ...] | None:
-    """The shape of each row that the parameters of an extension type give; () if it is not to be told, None without such."""
+    """The shape of a row from the parameters of an extension type; () if it is unknown, None without an extension type."""
     metadata = field.metadata or {}
     name, text = metadata.get(_NAME), metadata.get(_PARAMETERS, b"")
     if name is None:
@@ -101,7 +101,7 @@ def noted_shape(field: pa.Field) -> tuple[int, ...] | None:
 
 
 def _pickled_numbers(text: bytes) -> list[int]:
-    """The whole numbers of a pickled tuple of them, which is how Ray notes a shape; ValueError for others. Nothing is run."""
+    """The integers of a pickled tuple, in which Ray stores a shape; ValueError for anything else. Nothing is run."""
     numbers: list[Any] = []
     for code, value, _ in pickletools.genops(text):
         if code.name in ("BININT", "BININT1", "BININT2"):
@@ -112,7 +112,7 @@ def _pickled_numbers(text: bytes) -> list[int]:
 
 
 def retyped(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
-    """The schema with the column as it is stored, its lists holding another element type, also where that is noted."""
+    """The schema with another element type in the lists of a column, also where metadata repeats it."""
     schema = plain(schema, column)
     at = schema.get_field_index(column)
     field = schema.field(at)
@@ -128,13 +128,13 @@ def retyped(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
         noted = parsed(metadata[_HUGGINGFACE])
         features = noted["info"]["features"]
         features[column] = retyped_feature(features[column], dtype)
-    except (KeyError, TypeError, ValueError):  # it is not there, or of a form that says nothing of the column
+    except (KeyError, TypeError, ValueError):  # absent, or without this column
         return schema
     return schema.with_metadata({**metadata, _HUGGINGFACE: json.dumps(noted).encode()})
 
 
 def _retyped_parameters(text: bytes, dtype: np.dtype) -> bytes:
-    """Parameters of an extension type for another element type: those of Hugging Face name it, `[[1, 512], "float32"]`."""
+    """Parameters of an extension type with another element type; Hugging Face's name it: `[[1, 512], "float32"]`."""
     try:
         noted = parsed(text)
     except ValueError:
@@ -145,7 +145,7 @@ def _retyped_parameters(text: bytes, dtype: np.dtype) -> bytes:
 
 
 def retyped_feature(feature: Any, dtype: np.dtype) -> Any:
-    """How Hugging Face datasets describe a column (`{"feature": {"dtype": "float32", ...}, ...}`), of another type."""
+    """A column's description by Hugging Face (`{"feature": {"dtype": "float32", ...}, ...}`), with another element type."""
     if isinstance(feature, list):
         return [retyped_feature(part, dtype) for part in feature]
     if isinstance(feature, dict):

@@ -1,4 +1,4 @@
-"""The protocol of a format: a Shard reads one file of embeddings, a ShardWriter writes its aligned twin."""
+"""The protocol of a format: a Shard reads one file of embeddings, a ShardWriter writes its output shard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def native_float(dtype: np.dtype, where: str) -> np.dtype:
 
 
 def no_float(kind: object, where: str, convert: str = ".astype('float32')") -> InputError:
-    """The error, starting with `where`, about elements of a `kind` that is not accepted; `convert` is how numbers are."""
+    """The error about elements of a `kind` that is not accepted. `convert` is the code that turns numbers into floats."""
     name = str(kind)
     if isinstance(kind, np.dtype) and kind.names is not None:
         fields = [field for field in kind.names if kind[field].base.kind == "f"] or kind.names
@@ -53,21 +53,21 @@ class Shard(ABC):
     """One file of embeddings: its header is read and checked on construction, no rows are held.
 
     path      as shown to the user
-    name      relative to the root of the source, with forward slashes; the output takes the same one
-    rows, dim, dtype   what `chunks` yields: dtype is native float16, bfloat16, float32 or float64. A container
-              that has no rows and does not say how wide they would be has dim 0.
-    skipped   items of the container that carry no embedding
-    parts     how many rows lie in each part that `part` reads alone, where that is known and there are several
+    name      relative to the root of the source, with forward slashes; the output shard has the same one
+    rows, dim, dtype   of what `chunks` yields: dtype is native float16, bfloat16, float32 or float64. dim is 0 in a file
+              without rows that does not record their width.
+    skipped   number of items without an embedding
+    parts     number of rows of each part that `part` can read alone, where there are several
     column    the name under which the file holds the embeddings (column, key, tensor), where it has names
-    note      what is to be known of how the file is read and its twin written, where that is not as a matter of course
+    note      remark for the user on how the file is read or its output shard written
     metadata  the parquet file that describes the same rows (clip-retrieval layout), or None
-    metadata_name      where its twin goes, relative to the output's root
+    metadata_name      of its copy, relative to the root of the output
     """
 
     format: ClassVar[str]
     random_access: ClassVar[bool] = False
-    opens_whole: ClassVar[bool] = False  # opening has to decode the whole file, so few are opened at once
-    folder: ClassVar[bool] = False  # a shard is a folder that holds nothing else, not a file
+    opens_whole: ClassVar[bool] = False  # opening decodes the whole file: one after another
+    folder: ClassVar[bool] = False  # a shard is a folder, not a file
 
     path: str
     name: str
@@ -89,48 +89,48 @@ class Shard(ABC):
 
     @abstractmethod
     def chunks(self, rows: int) -> Iterator[np.ndarray]:
-        """The rows in order as C-contiguous (n <= rows, dim) arrays of `dtype`, each valid until the next step."""
+        """All rows in order as C-contiguous arrays (n <= rows, dim) of `dtype`, each valid until the next one."""
 
     def part(self, lo: int, hi: int, rows: int) -> Iterator[np.ndarray]:
-        """The same of rows lo to hi alone. Only where there are `parts`, of which some begin at lo and end at hi."""
+        """As `chunks`, of rows lo to hi, which are borders of `parts`."""
         raise TypeError(f"{self.path}: {self.format} has no parts; use chunks()")
 
     def read(self, lo: int, hi: int, scratch: np.ndarray) -> np.ndarray:
-        """Rows lo to hi as a (hi - lo, dim) view of `scratch`, a uint8 array of at least that many bytes.
+        """Rows lo to hi as a (hi - lo, dim) view of `scratch`, a uint8 array with room for them.
 
-        Only where `random_access`; safe to call from several threads, each with a scratch of its own.
+        Only where `random_access`; thread-safe if each thread has its own scratch.
         """
         raise TypeError(f"{self.path}: {self.format} is read in order; use chunks()")
 
     def groups(self) -> list[int]:
-        """How many rows each part has that is decoded by itself: where not `random_access`, what a row at random costs."""
+        """Number of rows of each part that is decoded separately: the cost of one row where there is no `random_access`."""
         return [self.rows]
 
     def group(self, at: int) -> np.ndarray:
-        """The rows of one of `groups`, (n, dim) of `dtype`, in memory of their own or of a mapped file."""
+        """The rows of one of `groups`, (n, dim) of `dtype`, in memory that stays valid."""
         return next((rows for rows in self.chunks(self.rows)), np.empty((0, self.dim), self.dtype))
 
     @abstractmethod
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> ShardWriter:
-        """A writer of the same container at `out_path`, elements of `dtype`; ids and other columns come from here.
+        """A writer of the same container at `out_path`, elements of `dtype`; ids and other columns are copied from here.
 
-        rows: how many source rows will pass through, checked on commit; None leaves that to the container.
+        rows   number of source rows that will be written or dropped, checked on commit; None: the container knows
         """
 
     def of_rows(self) -> tuple[dict[str, Any], list[str]]:
-        """What the file holds beside the embeddings, where that is no table: by name, values with one for each row, and the
-        names of what does not belong to rows. For `convert`; a writer of the same format takes it from the file itself.
+        """What a file that is not a table holds besides the embeddings: values with one entry per row, by name, and the names
+        of everything else. For `convert`; a writer of the same format copies it from the file.
         """
         return {}, []
 
     @property
     def nbytes(self) -> int:
-        """Size of the embeddings as they are read."""
+        """Size of the embeddings in bytes."""
         return self.rows * self.dim * self.dtype.itemsize
 
     @property
     def out_dtype(self) -> np.dtype:
-        """Element type of the aligned twin where none is asked for."""
+        """Element type of the output shard where none is given."""
         return self.dtype
 
     def check_unchanged(self) -> None:
@@ -138,15 +138,15 @@ class Shard(ABC):
         check_state(self.path, self._state)
 
     def where(self, row: int) -> str:
-        """How to name a row in a message."""
+        """The name of a row in messages."""
         return f"{redacted(self.path)}: row {row}"
 
     def close(self) -> None:  # noqa: B027 - most formats keep nothing open between calls
-        """Let go of the file. It opens again when needed."""
+        """Close the file. It is opened again when needed."""
 
 
 class ShardWriter(ABC):
-    """Writes a shard to a temporary that `commit` puts in place and any failure removes.
+    """Writes a shard to a temporary, which `commit` renames and any failure removes.
 
     As a context manager it aborts unless `commit` was called.
     """
@@ -166,8 +166,8 @@ class ShardWriter(ABC):
     def write(self, rows: np.ndarray, keep: np.ndarray | None = None) -> None:
         """Append the (n, dim) array `rows`; one thread at a time.
 
-        keep: where source rows were dropped, a boolean mask over the source rows of this chunk, true for the n
-        that are in `rows`; ids and other columns are dropped with them.
+        keep   where source rows were dropped, a boolean mask over the source rows of this chunk, true for the n in `rows`;
+               ids and other columns are dropped with them
         """
         rows = self._matrix(rows)
         if keep is not None:
@@ -185,13 +185,13 @@ class ShardWriter(ABC):
         self._count(count)
 
     def write_at(self, lo: int, rows: np.ndarray) -> None:
-        """Write the (n, dim) array `rows` as rows lo to lo + n; only for random-access formats; thread-safe."""
+        """Write the (n, dim) array `rows` as rows lo to lo + n; only for random-access formats. Thread-safe."""
         raise TypeError(f"{self.path}: this format is written in order; use write()")
 
     def commit(self) -> None:
         """Finish, flush, rename into place; a second call does nothing.
 
-        Raises FastRealignError, and keeps nothing, when a row of the source is still missing.
+        Raises FastRealignError, and keeps nothing, where a row of the source is missing.
         """
         if self._file.committed:
             return
@@ -207,7 +207,7 @@ class ShardWriter(ABC):
             raise
 
     def abort(self) -> None:
-        """Remove the temporary; safe to call at any time, does nothing after `commit`."""
+        """Remove the temporary; safe to call at any time, no effect after `commit`."""
         self._file.abort()
 
     def __enter__(self) -> Self:
@@ -231,4 +231,4 @@ class ShardWriter(ABC):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Write what is left before the file is put in place."""
+        """Write what is left before the file is renamed."""

@@ -1,4 +1,4 @@
-"""Which of the things that a file holds under names are the embeddings."""
+"""Which column, key or tensor of a file holds the embeddings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastrealign.core.text import meant
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
 # Names that a message lists: a checkpoint may have thousands.
 _LISTED = 20
-# Parts of names that embeddings have, and those that say how they were written, which may come after them.
+# Parts of names of embeddings, and of encodings, which may follow them.
 _LIKELY = re.compile(r"embed|^embs?$|embs?$|vector|^vecs?$|vecs?$|features?$|feats?$|latents?$|hidden|pooled|represent")
 _CODING = re.compile(
     r"[0-9]+|json|str|string|text|txt|bytes|binary|bin|blob|raw|b64|base|pickle|npy|u?int|fp|bf|float|q"
 )
-# Words that tell which side of an alignment something is of, alone or with one for embeddings right behind ("imgemb").
+# Words for the sides of an alignment, alone or directly before a word for embeddings ("imgemb").
 _ROLES = {
     role: re.compile(f"(?:{words})(?:emb|embs|embed|embeds|embedding|embeddings|feat|feats|features|vec|vecs)?")
     for role, words in {
@@ -32,21 +32,21 @@ _ROLES = {
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "holdout": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
-# How `--side` and `side=` name the sides.
+# The values of `--side` and `side=`.
 SIDES = {"text": "source", "image": "target"}
-# What each side of an alignment is made of.
+# The role of each side.
 SIDE_ROLES = {"source": "text", "target": "images"}
 
 
 def role_of(name: str) -> str | None:
-    """ "text" or "images" where one word of a name says so; None for neither, or for words of both."""
+    """ "text" or "images" if a word of the name says so; None for neither, or for both."""
     words = re.findall("[a-z]+", " ".join(_words(name)))
     found = {role for role, said in _ROLES.items() if any(map(said.fullmatch, words))}
     return found.pop() if len(found) == 1 else None
 
 
 def other_split(name: str, chosen: str | None) -> bool:
-    """Whether a name says that something is of another split (test_ids) than what was chosen (val_features)."""
+    """Whether the name is of another split (test_ids) than the chosen one (val_features)."""
     mine, theirs = ({SPLITS[word] for word in _words(one or "") if word in SPLITS} for one in (chosen, name))
     return len(mine) == len(theirs) == 1 and mine != theirs
 
@@ -55,10 +55,10 @@ def other_split(name: str, chosen: str | None) -> bool:
 class Wanted:
     """Which embeddings of a file are wanted.
 
-    column     their name there, as the user gave it
-    side       "source" or "target" of an alignment: text and images in one file are told apart by their names
-    elsewhere  the name that the user gave for the other side; taken in a file that has it, unless it says that it is of that
-               side and another says that it is of this one
+    column     their name, as the user gave it
+    side       "source" or "target" of an alignment, where names tell text and images of one file apart
+    elsewhere  the name that the user gave for the other side; it counts in a file that has it, unless it names the other side
+               and another name this one
     option     how the user can name them, for messages
     """
 
@@ -73,14 +73,14 @@ class Wanted:
 
     @classmethod
     def on(cls, side: str, column: str | Wanted | None, elsewhere: str | None = None) -> Wanted:
-        """The embeddings of a side, where the user names those of each."""
+        """The embeddings of a side, where the user may name those of each."""
         if isinstance(column, Wanted):
             return column
         option = "--target-column (target_column=)" if side == "target" else "--column (column=)"
         return cls(column, side, elsewhere, option)
 
     def given(self, candidates: Sequence[Candidate]) -> str | None:
-        """The name that was given: for this side, whether it is there or not, or else for the other side."""
+        """The name that the user gave: for this side, present or not, else for the other side."""
         if self.column is not None or self.elsewhere is None or self.side is None:
             return self.column
         if not any(one.name == self.elsewhere for one in candidates):
@@ -90,17 +90,17 @@ class Wanted:
 
 
 class Unclear(InputError):
-    """A file does not tell what of it the embeddings are: nothing, several things, or something else may be."""
+    """Which part of a file holds the embeddings is not clear: none, several, or one that does not fit may."""
 
 
 class Fit(IntEnum):
     """Whether something could be the embeddings.
 
-    NO       no: one number a row, lists of text
-    CODED    numbers could be written in it (text, bytes, whole numbers), if its name says so
-    SHAPED   several numbers a row, of a type or a shape that is not taken
-    PERHAPS  it is taken if its rows turn out to be one vector each
-    TAKEN    it is taken
+    NO       no: one number per row, lists of text
+    CODED    it may encode numbers (as text, bytes, integers), if its name says so
+    SHAPED   several numbers per row, of a type or a shape that is not accepted
+    PERHAPS  accepted if its rows turn out to be one vector each
+    TAKEN    accepted
     """
 
     NO = 0
@@ -111,7 +111,7 @@ class Fit(IntEnum):
 
 
 class Candidate(NamedTuple):
-    """Something that a file holds under a name. holds: its type and shape, for messages."""
+    """A named part of a file. holds: its type and shape, for messages."""
 
     name: str
     holds: str
@@ -119,7 +119,7 @@ class Candidate(NamedTuple):
 
     @property
     def likely(self) -> bool:
-        """Whether it has the name of embeddings."""
+        """Whether its name is one of embeddings."""
         words = _words(self.name)
         if self.fit is Fit.CODED:  # "embedding_model" is no embedding, "embedding_json" is one
             while len(words) > 1 and _CODING.fullmatch(words[-1]):
@@ -129,13 +129,13 @@ class Candidate(NamedTuple):
 
 
 def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted | None, kind: str, wanted: str) -> str:
-    """The name given, else the usual one, else the only one that fits, or that of the side. Unclear if that is none or
-    several, or if there is something that does not fit and could as well be the embeddings: what is left must not be taken
-    for them.
+    """The name of the embeddings: the given one, else the usual one, else the only one that fits, or that of the side.
 
-    A name that is given, or usual, is taken whether it fits or not: the caller's error about it ends in `instead`.
+    Raises Unclear if none or several qualify, and if another part does not fit but may be the embeddings all the same: the rest
+    must not be mistaken for them. A given or usual name is returned even if it does not fit; the caller's error about that ends
+    with `instead`.
 
-    kind, wanted for messages: what a name is of ("column"), and what would fit ("lists of floats")
+    kind, wanted   for messages: what has the name ("column"), and what would fit ("lists of floats")
     """
     names, asked = [one.name for one in candidates], Wanted.of(column)
     given = asked.given(candidates)
@@ -174,9 +174,9 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
 
 
 def of_side(side: str, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that fit and whose names say that they are the embeddings of this side.
+    """The candidates that fit and are embeddings of this side by their names.
 
-    Without a word for embeddings, one says so if another is of the same name but for the role ("text" and "image").
+    A name without a word for embeddings counts if another one differs from it in the role alone ("text" and "image").
     """
     role = SIDE_ROLES[side]
     fitting = [one for one in candidates if one.fit >= Fit.PERHAPS]
@@ -191,7 +191,7 @@ def _but_for_role(name: str) -> tuple[str, ...]:
 
 
 def instead(candidates: Sequence[Candidate], name: str, column: str | Wanted | None = None) -> str:
-    """What an error about the `name` that was taken, and does not fit, says of others that do: "" if there are none."""
+    """The end of an error about the chosen `name`: another candidate that fits; "" if there is none."""
     fitting = [one for one in candidates if one.name != name and one.fit is Fit.TAKEN]
     if not fitting:
         return ""
@@ -199,8 +199,8 @@ def instead(candidates: Sequence[Candidate], name: str, column: str | Wanted | N
 
 
 @contextmanager
-def telling(candidates: Sequence[Candidate], name: str, column: str | Wanted | None = None) -> Iterator[None]:
-    """An InputError about the `name` that was taken ends in what else there is."""
+def with_alternatives(candidates: Sequence[Candidate], name: str, column: str | Wanted | None = None) -> Iterator[None]:
+    """An InputError about the chosen `name` ends with `instead`."""
     try:
         yield
     except InputError as error:
@@ -208,7 +208,7 @@ def telling(candidates: Sequence[Candidate], name: str, column: str | Wanted | N
 
 
 def _rivals(candidates: Sequence[Candidate], found: Sequence[Candidate]) -> list[Candidate]:
-    """What is not among those found and could as well be the embeddings, by its name or else by its shape."""
+    """Candidates that were not found to be the embeddings but may be, by name or else by shape."""
     others = [one for one in candidates if one not in found and one.fit is not Fit.TAKEN]
     likely = [one for one in others if one.likely]
     if any(one.likely for one in found):

@@ -1,5 +1,5 @@
-"""FAISS indexes that hold float32 rows as they are: flat ones, graphs over and refinements by a flat one, inverted lists of
-rows (IVFFlat), each bare or inside an IndexIDMap. Their ids are carried through.
+"""FAISS indexes that store float32 rows unchanged: flat ones, graphs over and refinements by a flat one, inverted lists of
+rows (IVFFlat), each alone or inside an IndexIDMap. Ids are copied.
 
     index    code (4 bytes), width (int32), rows (int64), 17 bytes, metric (int32), a parameter if the metric is beyond 1
     flat     index, number of values (int64), the rows
@@ -7,12 +7,11 @@ rows (IVFFlat), each bare or inside an IndexIDMap. Their ids are carried through
     IVFFlat  index, what finds the lists, the lists (faiss_lists.py)
     id map   index, the index inside it, number of ids (int64), the ids (int64)
 
-All little-endian. The header is read here and not by faiss, which takes whole indexes into memory; so faiss is not needed.
-Graphs and centroids of lists differ from version to version and are not read: rows are found from the end of the file.
+All little-endian. faiss reads whole indexes into memory, so the header is parsed here and faiss is not needed. Graphs and
+centroids of lists differ between versions and are skipped: rows are located from the end of the file.
 
-Rows come as a flat index and an IndexIDMap over one have them; those of an IVFFlat in the order of their ids, which is the one
-they were added in where faiss numbered them. What is written is always a flat index, since graphs and lists do not fit rows
-that have moved; with ids it is inside an IndexIDMap.
+The rows of an IVFFlat come in the order of their ids, in which they were added if faiss numbered them. The output is always a
+flat index, since graphs and lists do not fit rows that have moved; with ids it is inside an IndexIDMap.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from fastrealign.storage.paths import AnyPath, Place
 _FLOAT32 = np.dtype(np.float32)
 _FLAT = ("IxF2", "IxFI", "IxFl")
 _ID_MAPS = ("IxMp", "IxM2")
-# Those that end with a flat index of the same rows, and the bytes after it.
+# Indexes that end with a flat index of the same rows, and the number of bytes after it.
 _ENDS_FLAT = {"IHNf": 0, "IHNc": 0, "IHc2": 0, "IHfP": 0, "INNf": 0, "INSf": 0, "IxRF": 4}
 _LISTS = "IwFl"
-# What indexes are called; those that are missing are named by their code.
+# Names for messages; other indexes are named by their code.
 _NAMES = {
     "IBxF": "IndexBinaryFlat",
     "IHNc": "IndexHNSWCagra",
@@ -60,7 +59,7 @@ _NAMES = {
     "IxSQ": "IndexScalarQuantizer",
 }
 _INDEX = struct.Struct("<4siq17si")
-# Where in a header the number of rows stands, and whether the index is trained.
+# Offsets in a header: the number of rows, and whether the index is trained.
 _ROWS, _TRAINED = 8, 32
 _COUNT = struct.Struct("<q")
 # Two headers with the parameter of a metric, and a count.
@@ -69,7 +68,7 @@ _COPY_IDS = 1 << 17
 
 
 class _Index(NamedTuple):
-    """One index in a file: the bytes of its header, and what they say."""
+    """One index in a file: the bytes of its header, and the values in them."""
 
     text: bytes
     code: str
@@ -88,11 +87,11 @@ class _Index(NamedTuple):
 
 
 class FaissShard(MatrixShard):
-    """One index of those kinds.
+    """One index of these kinds.
 
-    head      what comes before the rows of the twin, which is the header of this one where that is flat
-    counts    where in it the number of rows stands; the number of values is the last of it
-    has_ids   whether the rows have ids, other than their numbers
+    head      the bytes before the rows of the output; it ends with the number of values
+    counts    the offsets in it of the number of rows
+    has_ids   whether the rows have ids other than their numbers
     """
 
     format = "faiss"
@@ -173,7 +172,7 @@ class FaissShard(MatrixShard):
             super()._fill(lo, block)
 
     def _index(self, text: bytes, inside: bool = False) -> _Index:
-        """The index that `text` begins with; InputError if it is none, or one that does not hold rows as they were."""
+        """The index at the beginning of `text`; InputError if it is none, or does not store rows unchanged."""
         code = text[:4].decode("latin1")
         if len(code) < 4 or not (code.isascii() and code.isalnum() and code.startswith("I")):
             if inside and len(code) < 4:
@@ -193,7 +192,7 @@ class FaissShard(MatrixShard):
         return _Index(text[:size], code, dim, rows)
 
     def _rows_at_end(self, descriptor: Descriptor, index: _Index, end: int) -> int:
-        """Where the rows begin of the flat index, as large as `index`, that ends at byte `end`."""
+        """The offset of the rows of the flat index, of the size of `index`, that ends at byte `end`."""
         offset = end - self.rows * self.dim * 4
         for metric in (0, 4):  # with or without a parameter
             at = offset - _COUNT.size - _INDEX.size - metric
@@ -235,7 +234,7 @@ class FaissShard(MatrixShard):
 
 
 class FaissWriter(CarryingWriter):
-    """Writes the same kind of index. Its header is of one size for any number of rows."""
+    """Writes a flat index. Its header has the same size for any number of rows."""
 
     def __init__(self, path: Place, dtype: np.dtype, shard: FaissShard, fsync: bool = True) -> None:
         if dtype != _FLOAT32:

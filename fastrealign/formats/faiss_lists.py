@@ -4,7 +4,7 @@
     "full", lists (int64), the size of each (int64); or "sprs", 2 k (int64), number and size of the k that hold rows (int64)
     of every list that holds rows: the rows, then their ids (int64)
 
-A place is the number of a row in the file. Which place comes when is 8 bytes a row: in memory, or of many in a temporary file.
+A place is the number of a row in the file. The order of places, 8 bytes per row, is in memory, or of many in a file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from fastrealign.storage.spool import Spool
 _HEAD = struct.Struct("<4sqq4sq")
 _CODE, _FULL, _SPARSE = b"ilar", b"full", b"sprs"
 _ID_BYTES = 8
-# Places that are put in order at a time, and bytes of rows.
+# Places that are sorted at a time, and bytes of rows read at a time.
 _SORTED = 1 << 24
 _GATHERED_BYTES = 8 << 20
 
 
 class Lists:
-    """Where rows and ids lie.
+    """The positions of rows and ids.
 
-    base, sizes   the byte at which the first list begins, and the sizes of those that hold rows
+    base, sizes   the offset of the first list, and the sizes of those with rows
     numbered      whether the ids are 0, 1, ... up to the number of rows, each once
     """
 
@@ -63,7 +63,7 @@ class Lists:
         return self._ids_at(descriptor, self._places(descriptor, lo, hi))
 
     def forget(self) -> None:
-        """Let go of memory; what was in it is made again when needed."""
+        """Free memory; the order is computed again when needed."""
         self._order = None
 
     def _ids_at(self, descriptor: Descriptor, places: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ class Lists:
         self._spool = spool
 
     def _windows(self, descriptor: Descriptor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Places and ids by ranges of ids, of about as many each. All ids are read for each of them."""
+        """Places and ids by ranges of ids of about equal size. All ids are read for each range."""
         sample = np.sort(self._ids_at(descriptor, np.arange(0, self.rows, -(-self.rows // 65536))))
         windows = -(-2 * self.rows // _SORTED)
         bounds = np.unique(sample[np.arange(1, windows) * len(sample) // windows])
@@ -111,7 +111,7 @@ class Lists:
             yield np.concatenate([places for places, _ in found]), np.concatenate([ids for _, ids in found])
 
     def _gather(self, descriptor: Descriptor, places: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
-        """What lies at `places`, each as wide as a row of the uint8 matrix `out`; what lies side by side is read at once."""
+        """Read `places` into the rows of the uint8 matrix `out`; adjacent ones with one read."""
         width = out.shape[1]
         order = np.argsort(places, kind="stable")
         ordered = places[order]
@@ -139,7 +139,7 @@ def find_lists(descriptor: Descriptor, end: int, rows: int, dim: int, lists: int
             "damaged, or was written without them (OnDiskInvertedLists keep them in another file), or with fewer rows (rows "
             "with NaN were added, which FAISS counts and does not keep); give the embeddings that it was made from"
         )
-    # The first keeps the exact sum from overflowing.
+    # The float64 sum keeps the exact one from overflowing.
     beyond_reason = len(sizes) and (sizes.min() < 0 or sizes.sum(dtype=np.float64) > 2 * rows)
     if beyond_reason or sizes.sum() != rows:
         raise InputError(f"{path}: damaged: its lists do not hold the {rows} rows of the index; write it again")

@@ -26,7 +26,7 @@ from fastrealign.storage.retry import Missing
 from fastrealign.storage.session import SESSION
 from fastrealign.storage.url import Url
 
-# Folders that are looked into for an example of where shards lie.
+# Folders that are searched for an example of where shards are.
 _LOOKS = 64
 # Of Hive, Spark, DuckDB, ...: the value of a column.
 _PARTITION = re.compile("[^=]+=.*")
@@ -35,7 +35,7 @@ _VERSIONED = ("_delta_log", ".hoodie")
 
 
 def numeric_order(path: AnyPath) -> tuple[object, ...]:
-    """A sort key under which shard_2 comes before shard_10, folder by folder."""
+    """A sort key: shard_2 before shard_10, folder by folder."""
     parts = PurePath(path).parts
     return tuple(
         tuple(int(piece) if at % 2 else piece for at, piece in enumerate(re.split("([0-9]+)", part))) for part in parts
@@ -63,7 +63,7 @@ def find_shards(spec: str, side: str) -> tuple[Place, Sequence[Place]]:
 
 
 def _readings(pattern: Path) -> Iterator[tuple[Path, str]]:
-    """(folder before the first wildcard, pattern): with folders that are there for what their names are, then without."""
+    """(folder before the first wildcard, pattern): first with existing folders taken literally, then without."""
     parts = pattern.parts
     there = next((at for at in range(len(parts) - 1, 0, -1) if os.path.lexists(Path(*parts[:at]))), 0)
     for known in dict.fromkeys((there, 0)):
@@ -108,7 +108,7 @@ def _folder(folder: Place, side: str) -> list[Place]:
     files = _shards_of(entries, entries, folder, side)
     partitions = [one for one in folders if _PARTITION.fullmatch(one.name)]
     if wanted in folders:
-        # clip-retrieval keeps an index of the embeddings, image.index, beside their folders, and a run its alignment.
+        # clip-retrieval keeps an index, image.index, beside the folders of embeddings, and a run its alignment.
         if any(format_of(path) is not FaissShard and not _is_own(path) for path in files):
             raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
         folder = wanted
@@ -178,7 +178,7 @@ def _instead(found: Sequence[Place], folders: Collection[Place], wanted: str) ->
 
 
 def _check_there(path: Path) -> None:
-    """InputError if nothing has that name, with one that is nearly the same."""
+    """InputError if nothing has that name; it names one that is nearly the same."""
     try:
         with reading(path):
             os.lstat(path)
@@ -211,9 +211,9 @@ def _is_shard(path: Place) -> bool:
 
 
 def _shards_of(paths: Sequence[Place], listed: Sequence[Place], where: str | Place, side: str) -> list[Place]:
-    """Those of `paths` that are shards of the set, in order; metadata files, saved alignments and hidden files are not.
+    """The shards of the set, in order, without metadata files, saved alignments and hidden files.
 
-    listed: all that lies in their folder, where that is known
+    listed   everything in their folder, where that is known
     """
     files = [path for path in paths if _is_shard(path)]
     files = [path for path in files if not METADATA_FILE.fullmatch(path.name)] or files
@@ -229,12 +229,12 @@ def _shards_of(paths: Sequence[Place], listed: Sequence[Place], where: str | Pla
 
 
 def _is_own(path: Place) -> bool:
-    """Whether it is a saved alignment or the like."""
+    """Whether fastrealign saved it: an alignment or the like."""
     return path.suffix.lower() == ".safetensors" and own_kind(path) is not None
 
 
 def common_folder(files: list[Place]) -> Place:
-    """The deepest folder that holds all files of a list, none of which may be named twice."""
+    """The deepest folder with all files of a list, none of which may be named twice."""
     paths = [os.path.abspath(path) if isinstance(path, Path) else str(path) for path in files]
     seen: set[str] = set()
     for path in paths:

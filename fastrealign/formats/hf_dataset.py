@@ -1,7 +1,7 @@
-"""Folders that Hugging Face `Dataset.save_to_disk` leaves: Arrow shards, and two small files that describe them together.
+"""Folders of Hugging Face `Dataset.save_to_disk`: Arrow shards, and two small files that describe them.
 
-state.json names the shards in order; dataset_info.json says what type each column has. Both are written once all shards
-are, so that `datasets.load_from_disk` takes the output for the dataset it is.
+state.json names the shards in order; dataset_info.json has the type of each column. Both are written after all shards, so that
+`datasets.load_from_disk` reads the output.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _SPLITS = "dataset_dict.json"
 _FILES = "_data_files"
 _INDICES = ("_indices_data_files", "_indices_files")
 _FINGERPRINT = "_fingerprint"
-# What dataset_info.json tells of the bytes and rows of the files that a dataset was made of.
+# Entries of dataset_info.json on bytes and rows of the original files.
 _SIZES = ("num_bytes", "shard_lengths")
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a dataset was saved there; InputError if it is a dictionary of splits, one of which has to be named."""
+    """Whether the folder is a dataset; InputError for a dictionary of splits, of which the user has to name one."""
     if not os.path.isfile(folder / _SPLITS):
         return os.path.isfile(folder / _STATE)
     splits = _loaded(folder / _SPLITS).get("splits")
@@ -64,7 +64,7 @@ def shards_of(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """A dataset among the shards of a source: what has to be written beside its shards, once these are complete."""
+    """A dataset among the shards of a source, and the files to write next to them once they are complete."""
 
     path: Path
     shards: list[Shard]
@@ -75,9 +75,9 @@ class DatasetFolder:
         return [(self._beside / name).as_posix() for name in (_STATE, _INFO) if (self.path / name).is_file()]
 
     def write(self, root: Path, records: dict[str, ShardRecord], alignment: str, fsync: bool = True) -> None:
-        """Write both files below `root`, for shards written as `records` tell, mapped by the alignment of this fingerprint.
+        """Write both files below `root`, for shards with these `records`, mapped by the alignment with this fingerprint.
 
-        The dataset gets a fingerprint of its own: `datasets` takes what has the same one for the same rows.
+        The dataset gets a new fingerprint: `datasets` takes those with the same one for the same rows.
         """
         written = [records[shard.name] for shard in self.shards if shard.name in records]  # others were left out
         for name in self.names:
@@ -98,7 +98,7 @@ class DatasetFolder:
         return PurePosixPath(self.shards[0].name).parent
 
     def _describe(self, info: dict[str, Any], root: Path, written: list[ShardRecord]) -> None:
-        """Bring dataset_info.json up to what was written: the element type, and the number of rows."""
+        """Update dataset_info.json: the element type and the number of rows."""
         there = {record.name for record in written}
         tables = (one for one in self.shards if isinstance(one, TableShard))
         first = next((one for one in tables if one.name in there and not one.blank), None)
@@ -130,6 +130,6 @@ def _loaded(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(before: str, alignment: str, written: list[ShardRecord]) -> str:
-    """Sixteen hexadecimal digits, as `datasets` makes them, that follow from what went in and what came out."""
+    """Sixteen hexadecimal digits, as `datasets` has them, from the input and the output."""
     text = " ".join([before, alignment, *(record.ends for record in written)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

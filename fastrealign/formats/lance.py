@@ -1,8 +1,8 @@
 """Lance datasets: a folder `x.lance` is one shard. Needs pylance.
 
-The latest version of the dataset is read, without the rows that were deleted from it, in batches. Written back as a new
-dataset of one version, by a thread of Lance's that takes the batches as they come; indices are not carried along. Lance
-gives files random names, so that two runs write the same rows and not the same bytes.
+The latest version of the dataset is read in batches, without deleted rows. Written back as a new dataset of one version, by a
+thread of Lance's that takes batches from a queue; indices are not copied. Lance gives files random names: two runs write the
+same rows, but not the same bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ else:
 # What Lance reads ahead; its own default is 2 GB.
 _READ_AHEAD_BYTES = 32 << 20
 _BATCHES_READ_AHEAD = 2
-# Rows a data file where the input does not tell: Lance's own default.
+# Rows per data file where the input does not fix that: Lance's default.
 FILE_ROWS = 1 << 20
 # Read where rows are taken at random.
 PART_ROWS = 256
-# The first format of Lance can be read, and is not written any more.
+# The first format of Lance can be read but no longer be written.
 _UNWRITTEN = ("0.1", "legacy")
-# The end of a data file: where its columns' metadata begins and where the two tables of what it holds are, how many
-# buffers and columns these tell, version, magic. A table has the offset and the length of each.
+# The end of a data file: the offsets of the columns' metadata and of the two tables of contents, the number of buffers and
+# columns in them, version, magic. A table has the offset and the length of each entry.
 _END = struct.Struct("<QQQIIHH4s")
 _ENTRY = struct.Struct("<QQ")
 
@@ -63,7 +63,7 @@ class LanceTable(Table[AtomicFolder]):
             what = "is a file, expected the folder of a Lance dataset" if os.path.exists(folder) else "no such folder"
             raise InputError(f"{path}: {what}")
         with decoding(path, self.kind):
-            os.listdir(folder)  # what may not be read is told as such
+            os.listdir(folder)  # raises the right error where permission is denied
             self._dataset = library.dataset(folder)
             self.schema = self._dataset.schema
             self.version = self._dataset.data_storage_version
@@ -101,7 +101,7 @@ class LanceTable(Table[AtomicFolder]):
         self._dataset = None
 
     def _check_files(self, fragment: lance.LanceFragment, folder: str) -> None:
-        """InputError for a data file that is gone or cut off. One that lies in another dataset is Lance's to find."""
+        """InputError for a data file that is missing or cut off. One in another dataset is left to Lance."""
         for file in fragment.data_files():
             if getattr(file, "base_id", None) is not None:
                 continue
@@ -113,32 +113,32 @@ class LanceTable(Table[AtomicFolder]):
             self._check_end(path, size, file.path)
 
     def _check_end(self, path: Path, size: int, name: str) -> None:
-        """InputError for a data file over whose damage Lance would end the process: it aborts where a number at the end
-        asks for more memory than there is, and where an error in what the end leads to has a zero byte in its message."""
+        """InputError for damage that makes Lance abort the process: a number at the end asks for more memory than there is,
+        or the message of an error has a zero byte."""
         with open(path, "rb") as file:
             file.seek(max(0, size - _END.size))
             end = file.read()
             if len(end) < _END.size:
                 raise self._damaged(name, "it has no end")
             _, columns_at, buffers_at, buffers, columns, *version, magic = _END.unpack(end)
-            if magic == b"LANC" and version <= [0, 2]:  # of another layout, whose end tells no counts
+            if magic == b"LANC" and version <= [0, 2]:  # another layout, without these counts
                 return
             tables = [(columns_at, columns), (buffers_at, buffers)]
             if magic != b"LANC" or any(at + _ENTRY.size * count > size for at, count in tables):
-                raise self._damaged(name, "the end is not that of a data file")
+                raise self._damaged(name, "it does not end as a data file does")
             for at, count in tables:
                 file.seek(at)
                 for offset, length in _ENTRY.iter_unpack(file.read(_ENTRY.size * count)):
                     if offset + length > size:
-                        raise self._damaged(name, "the end tells of more than there is")
-        optional("lance.file", "lance", "Lance").LanceFileReader(str(path)).metadata()  # its errors come as errors
+                        raise self._damaged(name, "its end points beyond the file")
+        optional("lance.file", "lance", "Lance").LanceFileReader(str(path)).metadata()  # raises instead of aborting
 
     def _damaged(self, name: str, found: str) -> InputError:
-        return InputError(f"{self.path}: damaged: of the data file data/{name} {found}; copy or make it again")
+        return InputError(f"{self.path}: damaged: data file data/{name}: {found}; copy or make it again")
 
 
 class LanceSink(Sink):
-    """Hands tables to a thread in which Lance writes a dataset from them."""
+    """Passes tables to a thread in which Lance writes a dataset."""
 
     def __init__(self, folder: AtomicFolder, schema: pa.Schema, file_rows: int, version: str | None = None) -> None:
         self._lance = _lance(folder.path)
@@ -191,7 +191,7 @@ class LanceSink(Sink):
             self._lance.write_dataset(reader, str(self._folder.temporary.absolute()), mode="create", **self._options)
         except BaseException as error:
             self._failure = error
-            if type(error).__name__ == "PanicException":  # of Rust, which is no Exception
+            if type(error).__name__ == "PanicException":  # Rust's, not an Exception
                 self._failure = FastRealignError(
                     f"{self._folder.path}: Lance failed to write it ({one_line(error)}); leave out columns of rare types, or "
                     "choose another format"

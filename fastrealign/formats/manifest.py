@@ -226,7 +226,7 @@ class Manifest:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{path}: is damaged, or not a manifest that fastrealign wrote ({one_line(error)}); nothing there is touched: "
-                "make it anew in another output folder"
+                "make it again in another output folder"
             ) from None
 
 

@@ -1,7 +1,7 @@
-"""A matrix at a known place in a file: rows read and written by position, whatever the container around them.
+"""A matrix at a known offset of a file: rows are read and written by position, whatever the container.
 
-Rows come through preadv into memory of the caller's, not through a memory map, so that resident memory stays
-bounded however large the file, and a file that is cut while it is read is an error and not a signal.
+Rows are read with preadv into the caller's memory, not through a memory map: resident memory stays bounded however large the
+file, and a file that is cut off while it is read is an error and not a signal.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import Descriptor, read_into, reading
 from fastrealign.storage.paths import AnyPath, Place
 
-# Columns of a matrix stored by columns that are gathered at a time, and bytes read at a time of one whose rows lie
-# apart: what bounds the memory beyond the caller's scratch.
+# Bounds of the memory beyond the caller's scratch: columns of a matrix stored by columns that are gathered at a time, and bytes
+# read at a time of one whose rows are not adjacent.
 _COLUMNS = 64
 _SPAN_BYTES = 1 << 20
 # Moved at a time within an output file.
@@ -27,9 +27,7 @@ _MOVE_BYTES = 8 << 20
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, int]:
-    """(rows, width) if that is the shape of a matrix of embeddings, or (rows, 1, width); else an InputError that starts with
-    `where`.
-    """
+    """(rows, width) of a matrix of embeddings of shape (rows, width) or (rows, 1, width); InputError for another shape."""
     if len(shape) < 2 or min(shape) < 0 or shape[-1] == 0:
         raise InputError(
             f"{where}: has shape {tuple(shape)}, expected (rows, width): one embedding a row, every row at least 1 wide"
@@ -44,7 +42,7 @@ def check_shape(shape: Sequence[int], where: str) -> tuple[int, int]:
 
 
 def fit_of_shape(shape: Sequence[int], taken: bool, whole: bool) -> Fit:
-    """Whether an array could be embeddings: its elements are of a type that is `taken`, or are `whole` numbers."""
+    """Whether an array may hold embeddings. taken: its element type is accepted; whole: its elements are integers."""
     if len(shape) < 2:
         return Fit.NO
     if taken and _one_a_row(shape):
@@ -57,13 +55,13 @@ def _one_a_row(shape: Sequence[int]) -> bool:
 
 
 class MatrixShard(Shard):
-    """One matrix. A subclass sets rows, dim, dtype and the attributes below when it is made.
+    """One matrix. The constructor of a subclass sets rows, dim, dtype and the attributes below.
 
-    _offset   the byte at which the first element lies
-    _strides  elements from a row to the next, and from a column to the next. What is not stored row after row costs
-              a small read for every column of every block, or reads what lies between the rows.
+    _offset   of the first element, in bytes
+    _strides  from a row to the next and from a column to the next, in elements. A matrix not stored row after row costs a small
+              read for every column of every block, or reads what lies between the rows.
     _swapped  whether elements are in the other byte order
-    between   the sizes between rows and width, all 1: of an array (rows, 1, width), (1,)
+    between   the sizes between rows and width, all 1: (1,) for an array (rows, 1, width)
     """
 
     random_access = True
@@ -114,7 +112,7 @@ class MatrixShard(Shard):
         read_into(descriptor, values.view(np.uint8), self._offset + first * self.dtype.itemsize, self.path)
 
     def _opened(self) -> Descriptor:
-        # Two threads may both open the file here; each holds its own reference, and the spare one closes itself.
+        # Two threads may both open the file; each holds its own reference, and the spare descriptor closes itself.
         descriptor = self._descriptor
         if descriptor is None:
             with reading(self.path):
@@ -145,7 +143,7 @@ class MatrixShard(Shard):
 
 
 class MatrixWriter(ShardWriter):
-    """Writes rows one after another from byte `_offset` on, which a subclass sets."""
+    """Writes rows one after another from byte `_offset` on, set by the subclass."""
 
     _file: AtomicFile
     _offset: int
@@ -175,7 +173,7 @@ class MatrixWriter(ShardWriter):
 
 
 class CarryingWriter(MatrixWriter):
-    """A MatrixWriter of a container that holds other things for each row, which are dropped with their rows."""
+    """A MatrixWriter of a container with other values per row, which are dropped with their rows."""
 
     def __init__(self, path: Place, dtype: np.dtype, dim: int, rows: int, fsync: bool = True) -> None:
         super().__init__(path, dtype, dim, rows, fsync)
@@ -190,7 +188,7 @@ class CarryingWriter(MatrixWriter):
         return np.concatenate(self._masks) if self._kept < self._seen else None
 
     def _move(self, offset: int) -> None:
-        """Rows that were dropped made room for the others, which move to `offset`, before where they were."""
+        """Move the rows to `offset`, before where they are: dropped rows left room."""
         if offset > self._offset:
             raise ValueError(f"{self.path}: rows cannot move from byte {self._offset} to {offset}")
         size = self._kept * self._row_bytes

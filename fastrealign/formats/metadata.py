@@ -1,10 +1,10 @@
-"""The metadata that clip-retrieval keeps beside embeddings: `metadata/metadata_N.parquet` describes shard number N.
+"""The metadata files of the clip-retrieval layout: `metadata/metadata_N.parquet` describes shard number N.
 
-Which number of a name is that of the shard is not guessed. A shard gets, in this order:
-1. metadata named alike from the first digits on: metadata_0_fp16 for text_emb_0_fp16, metadata_7 for text_emb_07
-2. that of the number in which the shards of its folder differ (text_emb_3_v2, text_emb_00003-of-00020), if it is one
-3. where they differ in several, or one shard has several: that of the only number under which the shards and the
-   metadata correspond one to one; without such a number it is an error
+A name may have several numbers. The metadata of a shard is, in this order:
+1. the file named like it from the first digits on: metadata_0_fp16 for text_emb_0_fp16, metadata_7 for text_emb_07
+2. the file with the number in which the shards of its folder differ (text_emb_3_v2, text_emb_00003-of-00020), if it is one
+3. where they differ in several numbers: the file with the only number under which shards and metadata correspond one to one;
+   without such a number it is an error
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from fastrealign.storage.retry import Denied, Missing
 
 # Which folder of a clip-retrieval root each side of an alignment takes.
 SIDE_FOLDERS = {"source": "text_emb", "target": "img_emb"}
-# Beside a single file that was written here lies x.npy.metadata.parquet.
+# The metadata of a single output file x.npy is x.npy.metadata.parquet.
 _OF_ONE = ".metadata.parquet"
 METADATA_FILE = re.compile(rf"metadata(?:[-_. ].*)?[0-9].*\.parquet|.+{re.escape(_OF_ONE)}")
 _COPY_BYTES = 1 << 20
 
 
 def attach_metadata(shards: Iterable[Shard]) -> None:
-    """Find the metadata file of every shard and note it there; where a shard goes without, a warning says so.
+    """Find the metadata file of every shard and set it there; warn of shards without one.
 
-    Looked for beside the shard, in `metadata/` beside it, and, for shards in text_emb/ or img_emb/, in `metadata/`
-    beside that folder.
+    Searched: the folder of the shard, `metadata/` in it, and, for shards in text_emb/ or img_emb/, `metadata/` next to that
+    folder.
 
-    Raises InputError where a name leaves open which metadata belongs to a shard, where two shards of a folder have the
-    same, and where metadata has another number of rows than its shard.
+    Raises InputError where a name leaves the metadata of a shard open, where two shards of a folder share one file, and where
+    metadata and shard differ in the number of rows.
     """
     folders: dict[tuple[str, str], list[Shard]] = {}
     for shard in shards:
@@ -54,7 +54,7 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
     for (folder, out_folder), of_it in folders.items():
         beside = _Beside(folder, out_folder)
         if not beside.there:
-            _note_twins(of_it, beside)
+            _note_tables_beside(of_it, beside)
             continue
         taken: dict[Place, Shard] = {}
         for shard, path in zip(of_it, beside.belonging_to(of_it), strict=True):
@@ -72,22 +72,21 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
                 )
             shard.metadata, shard.metadata_name = path, beside.there[path]
         without = [shard for shard in of_it if shard.metadata is None]
-        _tell_without(without, len(taken), beside)
-        _note_twins(without, beside)
+        _warn_without(without, len(taken), beside)
+        _note_tables_beside(without, beside)
 
 
 def metadata_name(stem: str) -> str | None:
-    """What metadata is called so that it is found for the shard of this stem; None where the stem has no digits."""
+    """The name of the metadata file of a shard with this stem; None where the stem has no digits."""
     return f"metadata_{tail}.parquet" if (tail := tail_of(stem)) else None
 
 
 def write_metadata(
     shard: Shard, out_root: str | Place, keep: np.ndarray | None = None, fsync: bool = True
 ) -> Place | None:
-    """Write the shard's metadata below `out_root`, and return where; None if the shard has none.
+    """Write the shard's metadata below `out_root` and return its path; None if the shard has none.
 
-    keep: (shard.rows,) boolean, true for the rows that were kept; with None, or nothing dropped, the file is copied
-    byte for byte.
+    keep   (shard.rows,) boolean, true for the rows that were kept. None, or nothing dropped: the file is copied unchanged
     """
     if shard.metadata is None or shard.metadata_name is None:
         return None
@@ -128,18 +127,18 @@ def _joined(folder: str, to: str) -> Place:
 class _Beside:
     """The metadata files for the shards of a folder.
 
-    there      each, with the name its twin takes
+    there   each file, with the name of its copy
     """
 
     def __init__(self, folder: str, out_folder: str) -> None:
         places = [("metadata", "metadata"), (".", ".")]
         beside = place(folder)
         if (Path(os.path.abspath(beside)) if isinstance(beside, Path) else beside).name in SIDE_FOLDERS.values():
-            # A shard at the root of its source has no folder to go up from: its metadata goes beside it.
+            # A shard at the root of its source has no parent folder: its metadata goes beside it.
             places.append(("../metadata", "../metadata" if out_folder else "metadata"))
         self.there: dict[Place, str] = {}
         self._by_tail: dict[str, list[Place]] = {}
-        self.names: set[str] = set()  # the names of the folder, of which some may be shards
+        self.names: set[str] = set()  # all names in the folder
         for there, out_place in places:
             at = _joined(folder, there)
             found: dict[str, list[Place]] = {}
@@ -151,11 +150,11 @@ class _Beside:
                         found.setdefault(_named(name).tail, []).append(at / name)
                 elif there == ".":
                     self.names.add(name)
-            # The same in two places: the first of them counts.
+            # Of the same name in two places, the first counts.
             self._by_tail = {**found, **self._by_tail}
 
     def belonging_to(self, shards: Sequence[Shard]) -> list[Place | None]:
-        """The metadata of shards of the folder; None for one that has none."""
+        """The metadata of shards of the folder; None where there is none."""
         alike: dict[tuple[str, str], list[Shard]] = {}
         for shard in shards:
             alike.setdefault(_kind(place(shard.path).name), []).append(shard)
@@ -163,7 +162,7 @@ class _Beside:
         return [found[id(shard)] for shard in shards]
 
     def _of_kind(self, kind: tuple[str, str], shards: list[Shard]) -> list[tuple[Shard, Place | None]]:
-        """The same of shards with one template."""
+        """The same of shards with one template of names."""
         own = [self._of_one.get(f"{place(shard.path).name}{_OF_ONE}") for shard in shards]
         if any(own):
             return list(zip(shards, own, strict=True))
@@ -191,7 +190,7 @@ class _Beside:
 
     @cached_property
     def _by_number(self) -> dict[int, list[Place]]:
-        """The metadata files whose names have one number that counts them, by that."""
+        """The metadata files with one number that counts them, by that number."""
         alike: dict[str, list[tuple[Name, Place]]] = {}
         for paths in self._by_tail.values():
             for path in paths:
@@ -206,7 +205,7 @@ class _Beside:
         return found
 
     def _one_to_one(self, shard: Shard, family: list[Name], at: list[int]) -> int:
-        """Which number of the names it is under which each has metadata and all metadata belongs to one."""
+        """The number of the names under which shards and metadata correspond one to one."""
         every = set(self._by_number)
         fits = [one for one in at if {name.numbers[one] for name in family} == every and len(family) == len(every)]
         if len({tuple(name.numbers[one] for name in family) for one in fits}) == 1:
@@ -239,9 +238,9 @@ def _kind(name: str) -> tuple[str, str]:
     return _named(name).template, Path(name).suffix.lower()
 
 
-def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
-    """A warning where metadata lies beside shards, but some of them have none."""
-    lies = [path for path in beside.there if not path.name.endswith(_OF_ONE)]  # that of one file says nothing of others
+def _warn_without(shards: list[Shard], others: int, beside: _Beside) -> None:
+    """Warn where there is metadata, but not for all shards."""
+    lies = [path for path in beside.there if not path.name.endswith(_OF_ONE)]
     if not shards or not (others or lies):
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
@@ -254,19 +253,19 @@ def _tell_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     )
 
 
-def _note_twins(shards: list[Shard], beside: _Beside) -> None:
-    """A note where parquet files that are named as shards are may be their metadata: how to name them so that they are."""
-    twins = [
+def _note_tables_beside(shards: list[Shard], beside: _Beside) -> None:
+    """Note parquet files with the names of shards, which may be their metadata: how to name them so that they are read."""
+    tables = [
         (shard, f"{place(shard.path).stem}.parquet")
         for shard in shards
         if shard.format != "parquet" and f"{place(shard.path).stem}.parquet" in beside.names
     ]
-    if not twins:
+    if not tables:
         return
-    shard, name = twins[0]
+    shard, name = tables[0]
     with suppress(InputError), ParquetTable(place(shard.path).parent / name) as table:
         if sum(table.sizes) == shard.rows and all(one.fit < Fit.PERHAPS for one in candidates_of(table.schema)):
-            more = f" and {len(twins) - 1:,} more like it" if len(twins) > 1 else ""
+            more = f" and {len(tables) - 1:,} more like it" if len(tables) > 1 else ""
             note = (
                 f"{name}{more} beside the source: not read; named {place(shard.path).name}{_OF_ONE}, its ids and captions "
                 "come along"
@@ -280,7 +279,7 @@ def _rows(path: Place) -> int:
 
 
 def _names(folder: Place) -> list[str]:
-    """What lies in a folder; nothing where there is none, or where a server lists none."""
+    """The names in a folder; none where it is missing or a server does not list it."""
     if isinstance(folder, Path):
         with reading(folder):
             return os.listdir(folder) if os.path.isdir(folder) else []
@@ -288,7 +287,7 @@ def _names(folder: Place) -> list[str]:
         return [name for name, _ in folder.entries()]
     except (Missing, Denied):
         return []
-    except InputError:  # a web server may have any answer to the question for a folder
+    except InputError:  # a web server may answer anything when asked for a folder
         if folder.is_http:
             return []
         raise

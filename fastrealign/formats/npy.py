@@ -22,7 +22,7 @@ from fastrealign.formats.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.storage.files import Descriptor, file_size, reading
 from fastrealign.storage.paths import AnyPath, Place
 
-# NumPy refuses headers beyond 10,000 characters; magic, version and length come before them.
+# NumPy refuses headers beyond 10,000 characters; magic, version and length precede them.
 _HEADER_LIMIT = 10_000 + 12
 # Version 3 differs from 2 in the encoding of field names alone, and arrays with named fields are refused.
 _PARSERS = {
@@ -30,7 +30,7 @@ _PARSERS = {
     (2, 0): npy_format.read_array_header_2_0,
     (3, 0): npy_format.read_array_header_2_0,
 }
-# What NumPy itself writes for a matrix of numbers, read at a sixth of the cost of parsing it as Python: shards can be many.
+# The usual header of a matrix: matching it takes a sixth of the time that NumPy's parser does. There may be many shards.
 _SIZE = rb"(0|[1-9][0-9]{0,17})"
 _USUAL = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>][fV][248])', 'fortran_order': (True|False), 'shape': \("
@@ -43,7 +43,7 @@ _USUAL = re.compile(
 
 
 class NpyShard(MatrixShard):
-    """One .npy array, (rows, width) or (rows, 1, width). Fortran order costs a small read for every column of every block."""
+    """One array, (rows, width) or (rows, 1, width). Fortran order costs a small read for every column of every block."""
 
     format = "npy"
 
@@ -55,7 +55,7 @@ class NpyShard(MatrixShard):
             head = descriptor.pread(_HEADER_LIMIT, 0)
             descriptor.close()
         shape, fortran, dtype, self._offset = _parse_header(head, self.path)
-        # NumPy reads '>V2' as plain '|V2', so the byte order of a bfloat16 file has to come from the text.
+        # NumPy reads '>V2' as '|V2', so that the byte order of bfloat16 has to come from the text.
         self._swapped = not dtype.isnative or b"'>V2'" in head[: self._offset]
         if dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None and dtype.subdtype is None:
             dtype = BFLOAT16
@@ -63,7 +63,7 @@ class NpyShard(MatrixShard):
             raise no_float(dtype, self.path)
         self.rows, self.dim = check_shape(
             shape, self.path
-        )  # before the type: of labels, converting makes no embeddings
+        )  # before the type: converting labels would not make embeddings
         self.dtype = native_float(dtype, self.path)
         self.between = tuple(shape[1:-1])
         self._strides = (1, self.rows) if fortran else (self.dim, 1)
@@ -84,7 +84,7 @@ class NpyShard(MatrixShard):
 
 
 class NpyWriter(MatrixWriter):
-    """Writes C order. The header is of one size for any number of rows, so the count goes in on commit."""
+    """Writes C order. The header has the same size for any number of rows, and is written on commit."""
 
     def __init__(
         self,
@@ -123,13 +123,13 @@ def _parse_header(head: bytes, path: str) -> tuple[tuple[int, ...], bool, np.dty
         if version not in _PARSERS:
             raise ValueError(f"version {version} is unknown")
         shape, fortran, dtype = _persistently(_PARSERS[version], text)
-    except Exception as error:  # NumPy lets whatever its literal parser meets in a damaged header pass through
+    except Exception as error:  # NumPy lets any error of its literal parser through
         raise InputError(f"{path}: has a damaged .npy header ({one_line(error)}); make it again") from error
     return shape, fortran, dtype, text.tell()
 
 
 def _persistently(parse: Callable, text: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """NumPy parses with ast, whose count of depth another thread can upset on Python 3.11; then, parse again."""
+    """NumPy parses with ast, which fails on Python 3.11 when another thread does the same; then, parse again."""
     start = text.tell()
     for _ in range(4):
         try:

@@ -22,21 +22,21 @@ from fastrealign.formats.hf_dataset import DatasetFolder
 from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata
 from fastrealign.formats.pickles import PickleShard
 from fastrealign.formats.registry import format_of
-from fastrealign.formats.shard_sets import counted_twice, leaving_out, tell_of_links, tell_of_others
+from fastrealign.formats.shard_sets import counted_twice, leaving_out, warn_of_links, warn_of_outsiders
 from fastrealign.formats.tables import TableShard
 from fastrealign.formats.unsupported import mistaken
 from fastrealign.storage.paths import Place, place
 
-# What a chunk of a source takes when nobody says otherwise.
+# Of a chunk of a source.
 CHUNK_BYTES = 8 << 20
 _OPENERS = 8
 
 
 @dataclass(frozen=True)
 class Source:
-    """Shards of one width, in order. Iterating yields their rows in chunks, as often as asked.
+    """Shards of one width, in order. Iterating yields their rows in chunks, any number of times.
 
-    datasets   folders of Hugging Face datasets among them, whose description is written beside their shards
+    datasets   folders of Hugging Face datasets among them, whose description is written next to their shards
     """
 
     name: str
@@ -48,7 +48,7 @@ class Source:
 
     @property
     def column(self) -> str | None:
-        """The name under which its files hold the embeddings (several, if they differ: "emb, embed"); None of files without."""
+        """The name under which the files hold the embeddings ("emb, embed" if they differ); None if they have no names."""
         names = dict.fromkeys(shard.column for shard in self.shards if shard.column is not None)
         return ", ".join(names) or None
 
@@ -65,7 +65,7 @@ class Source:
                 shard.close()
 
     def where(self, row: int) -> str:
-        """How to name in a message the row with this number, counted over all shards."""
+        """The name in messages of the row with this number, counted over all shards."""
         starts = [0, *accumulate(shard.rows for shard in self.shards)]
         at = bisect.bisect_right(starts, row) - 1
         return self.shards[at].where(row - starts[at])
@@ -79,22 +79,32 @@ def open_source(
     bad_shards: str = "error",
     pickles: type[PickleShard] = PickleShard,
 ) -> Source:
-    """Find the shards that `spec` names, open every header and check that they fit together.
+    """Find the shards that `spec` names, read every header and check that they fit together.
 
-    spec    a file, a glob, a folder of shards, a Hugging Face dataset (save_to_disk), a clip-retrieval root (img_emb/,
-            text_emb/, metadata/), a folder of Hive partitions (a=1/), or a list of these, each a path or a URL. Folders
-            and globs come in numeric order (2 before 10), datasets and lists in their own. Of folders and globs,
-            members.py says which files are shards of the set.
-    side    "source" or "target": which folder of a clip-retrieval root to take, text_emb/ or img_emb/. Metadata is
-            looked for on the source side alone, the one that is written out.
-    column  the parquet column or pickle key of the embeddings, where it is not the usual one. Without it, text and images in
-            one file are told apart by their names: of "text_emb" and "image_emb" each side takes its own. A Wanted says
-            more, or that names are not to tell
-    bad_shards  "error": a shard that cannot be opened, or is of another width than most, is an error; "skip": it goes into
-            `left_out`, if there are others.
-    pickles what reads pickles: one that takes more layouts than can be written back, where that is not asked for
+    Parameters
+    ----------
+    spec : str, path, or a list of these
+        A file, a glob, a folder of shards, a Hugging Face dataset (save_to_disk), a clip-retrieval root (img_emb/, text_emb/,
+        metadata/) or a folder of Hive partitions (a=1/), each a path or a URL. Files of folders and globs come in numeric
+        order (2 before 10), those of datasets and lists in the given one. formats/shard_sets.py picks the files of a folder.
+    side : {"source", "target"}
+        The folder of a clip-retrieval root: text_emb/ or img_emb/. Only the source, which is written out, gets metadata.
+    column : str or Wanted, optional
+        The column, key or tensor with the embeddings, where it has another name than usual. Without it, the names of text and
+        images in one file tell the sides apart ("text_emb", "image_emb").
+    bad_shards : {"error", "skip"}
+        What becomes of a shard that cannot be opened, or has another width than most: an error, or an entry of `left_out`.
+    pickles : type
+        The reader of pickles; AnyPickleShard where they need not be written back.
 
-    Raises InputError, on one line with the file's name, for anything missing, unreadable, damaged or of mixed width.
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        Something is missing, unreadable, damaged or of mixed width; one line with the name of the file.
     """
     if side not in SIDE_FOLDERS:
         raise ValueError(f"side must be 'source' or 'target', not {side!r}")
@@ -105,7 +115,7 @@ def open_source(
     wanted = Wanted.on(side, column)
     files: list[Place] = []
     folders: dict[Path, slice] = {}
-    sets: list[slice] = []  # of files that are of one set by their names, not because each is named
+    sets: list[slice] = []  # slices of files that no one named one by one
     for one in specs:
         root, found = find_shards(one, side)
         which = slice(len(files), len(files) + len(found))
@@ -129,8 +139,8 @@ def open_source(
             shard.adopt(like.dim, like.dtype)
     by_path = {shard.path: shard for shard in shards}
     for which in sets:
-        tell_of_others([by_path[str(path)] for path in files[which] if str(path) in by_path])
-    tell_of_links(shards)
+        warn_of_outsiders([by_path[str(path)] for path in files[which] if str(path) in by_path])
+    warn_of_links(shards)
     if side == "source":
         attach_metadata(shards)
     datasets = []
@@ -173,23 +183,23 @@ def _open_all(
     pickles: type[PickleShard],
     of_sets: dict[str, Place],
 ) -> list[Shard]:
-    """Open in order; headers of many files by several threads, since a network file system answers slowly.
+    """Open the files, with several threads since a network file system answers slowly; the result is in order.
 
-    left_out: gets those that cannot be opened, with the reason; None: the first one is an error.
-    of_sets: those that nobody named one by one, by their paths
+    left_out   gets those that cannot be opened, with the reason; None: the first one is an error
+    of_sets    those that the user did not name one by one, by their paths
     """
 
     def open_one(path: Place, name: str, column: Wanted = wanted) -> Shard | InputError:
         try:
             kind = format_of(path)
             return (pickles if kind is PickleShard else kind)(path, name, column)
-        except InputError as told:
+        except InputError as first:
             really = mistaken(str(path)) if isinstance(path, Path) and os.path.isfile(path) else None
-            error = told if really is None else InputError(f"{path}: {really}")
+            error = first if really is None else InputError(f"{path}: {really}")
             if left_out is None and not isinstance(error, Unclear):
                 if more := _leaving_out([str(path)], of_sets):
                     raise InputError(f"{error}{more}") from None
-                raise error from told.__cause__
+                raise error from first.__cause__
             return error
 
     def again(i: int, column: str) -> Shard | InputError:
@@ -224,12 +234,12 @@ def _open_all(
 def _of_one_name(
     opened: list[Shard | InputError], again: Callable[[int, str], Shard | InputError], option: str
 ) -> list[Shard | InputError]:
-    """Shards whose embeddings have one name in all, or usual ones. InputError for another name in some of them.
+    """The shards, with one name for the embeddings in all of them, or usual names. InputError if some differ.
 
-    A shard with nothing but nulls does not tell which of its columns the embeddings are; the others do.
+    The columns of a shard with only nulls do not show which one holds the embeddings; the other shards do.
 
-    again   opens the shard with this number anew, its embeddings having this name
-    option  how the user can name them
+    again   opens a shard again by its number, with this name for the embeddings
+    option  how the user can give the name
     """
     with_rows = [one for one in opened if isinstance(one, Shard) and one.rows and one.column is not None]
     names = Counter(one.column for one in with_rows if one.column is not None)

@@ -1,7 +1,7 @@
 """Parquet shards. Needs pyarrow.
 
-The file is read in batches through a small buffer, never a row group at a time, and the rows of a batch are a view of
-Arrow's values. Written back with the codecs, the dictionaries and the row groups it had.
+The file is read in batches through a small buffer, not by row groups, and the rows of a batch are a view of Arrow's values.
+Written back with the same codecs, dictionaries and row groups.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     pa, pq, fs = (Lazy(name, "parquet", "parquet") for name in ("pyarrow", "pyarrow.parquet", "pyarrow.fs"))
 
-# Read from the file at a time; without it Arrow takes in the whole column of a row group, however large.
+# Without a buffer Arrow reads the whole column of a row group, however large.
 _BUFFER = 1 << 20
 # The same of a file on a server, where every read is a request.
 _REMOTE_BUFFER = 4 << 20
@@ -48,7 +48,7 @@ class ParquetTable(Table[AtomicFile]):
         self.path = path
         file_size(path)
         with decoding(path, self.kind):
-            # Checksums are verified where a page has one; Arrow itself writes none unless asked.
+            # Checksums are verified where a page has one.
             how: dict[str, Any] = {"pre_buffer": False, "page_checksum_verification": True}
             if isinstance(at := place(path), Path):
                 # Absolute and on a named file system, so that a name with a colon is not taken for a URL.
@@ -93,7 +93,7 @@ class ParquetTable(Table[AtomicFile]):
                 done += batch.num_rows
 
     def _fails(self, column: str, parts: list[list[int] | None]) -> bool:
-        """Whether a column cannot be read by itself."""
+        """Whether this column is one that cannot be read."""
         try:
             for _ in self._stream(_PROBED_ROWS, [column], parts):
                 pass
@@ -145,7 +145,7 @@ def _dictionary_within(kind: pa.DataType) -> bool:
 
 
 def _encoding(metadata: pq.FileMetaData, schema: pa.Schema, column: str | None) -> dict[str, Any]:
-    """Options of ParquetWriter that give every column the codec it had, and a dictionary where it had one."""
+    """Options of ParquetWriter that keep the codec and the dictionary of each column."""
     if not metadata.num_row_groups:
         return {}
     # The name of a leaf may differ from the input's (list.item, list.element); its position does not.

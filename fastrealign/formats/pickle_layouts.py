@@ -1,6 +1,6 @@
-"""Pickles in other layouts than a list of items, read as if they were one. They are not written back.
+"""Pickles in other layouts, read as if they were a list of items. They are not written back.
 
-[{"id": ..., "embed": array}, ...]                    a list of items, as ever
+[{"id": ..., "embed": array}, ...]                    a list of items
 {7: {"caption": ..., "embed": array}, ...}            items by id
 {"images": {...}, "captions": {...}}                  several of these, of which `column` names one
 {"ids": [...], "captions": [...], "embeddings": 2-D}  one array of embeddings, and lists and arrays of the same length
@@ -37,7 +37,7 @@ from fastrealign.storage.paths import AnyPath
 class AnyPickleShard(PickleShard):
     """One pickle of any of these layouts.
 
-    left_out   keys of a dict whose values do not belong to rows
+    left_out   keys of a dict whose values have no entry per row
     """
 
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
@@ -75,7 +75,7 @@ class AnyPickleShard(PickleShard):
         )
 
     def _chosen(self, value: dict) -> dict:
-        """The dict of items by id, where the pickle has several of them."""
+        """The dict of items by id, of several in a pickle the wanted one."""
         groups = [name for name, part in value.items() if part and all(isinstance(p, dict) for p in part.values())]
         if not groups:
             return value
@@ -97,7 +97,7 @@ class AnyPickleShard(PickleShard):
         return [{"id": name, **item} for name, item in items.items()]
 
     def _side_by_side(self, value: dict) -> list[dict]:
-        """Items whose embeddings are the rows of the matrix, other keys those of what is as long."""
+        """Items made of the rows of the matrix and of all values of the same length."""
         candidates = [Candidate(str(name), _holds(part), _fit(part)) for name, part in value.items()]
         self.key = choose_name(self.path, candidates, self._wanted, "array", "a 2-D array of floats")
         if self.key not in value or not _is_matrix(value[self.key]):
@@ -125,7 +125,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _fit(value: Any) -> Fit:
-    """Whether a value of a dict could be the embeddings."""
+    """Whether a value of a dict may hold the embeddings."""
     if isinstance(value, np.ndarray):
         return fit_of_shape(value.shape, value.dtype.newbyteorder("=") in FLOAT_DTYPES, value.dtype.kind in "iub")
     if _is_sequence(value) and value:

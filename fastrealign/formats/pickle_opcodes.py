@@ -1,8 +1,8 @@
-"""What a pickle would make, by its opcodes before any is carried out: nothing beyond the file, or out of proportion.
+"""A check of a pickle's opcodes before any is executed: no length beyond the file, no memory out of proportion to it.
 
-Python's unpickler takes lengths and places in its memo as they come: five bytes make it ask for 64 GB. It is also the only
-thing fast enough to read millions of items, so it reads what has passed here. Stretches of opcodes of fixed length, which
-are most, are one match of a regular expression.
+Python's unpickler trusts lengths and memo places: five bytes make it allocate 64 GB. It is also the only reader that is fast
+enough for millions of items, so it reads what passes this check. Runs of opcodes of fixed length, which are most, are one match
+of a regular expression.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import pickletools
 import re
 from typing import BinaryIO
 
-# Never written by pickle for what we read: it needs no object twice on its stack, no registries, no buffers from elsewhere.
+# Never in a pickle of what is read here: it needs no object twice on its stack, no registries, no external buffers.
 _REFUSED = {"DUP", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
-# Looked at one by one, beside those whose length is in the file.
+# Checked one by one, like those whose length is in the file.
 _APART = _REFUSED | {"STOP", "FRAME", "LONG_BINPUT"}
 _LENGTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
@@ -28,16 +28,16 @@ _MAKE_CONTAINERS = bytes(
     if code.name in ("MARK", "REDUCE", "BUILD", "OBJ", "NEWOBJ", "FROZENSET")
     or code.name.removeprefix("EMPTY_").rstrip("123") in ("TUPLE", "LIST", "DICT", "SET")
 )
-# Items with arrays have one in ten bytes, lists of pairs one in four.
+# Items with arrays have one container in ten bytes, lists of pairs one in four.
 _BYTES_A_CONTAINER = 3
 _FREE_CONTAINERS = 4096
-# A match over more takes memory that shows.
+# A match over more takes noticeable memory.
 _WINDOW = 1 << 16
 _LONGEST_LINE = 1 << 20
 
 
 def _of_fixed_length() -> dict[int, bytes]:
-    """Patterns of the opcodes that have an argument of so many bytes, by that number."""
+    """Patterns of the opcodes by the number of bytes of their argument."""
     codes: dict[int, bytes] = {}
     for number, code in _CODES.items():
         length = 0 if code.arg is None else code.arg.n
@@ -51,7 +51,7 @@ _WITH_ARGUMENT = re.compile(b"|".join([b"r.{4}", *(some for n, some in _PATTERNS
 
 
 def check_opcodes(file: BinaryIO, size: int) -> None:
-    """Read the pickle that begins where `file` stands. ValueError for what is no pickle, or out of all proportion.
+    """Check the pickle at the position of `file`. ValueError for what is not a pickle, or out of proportion.
 
     size   of the whole file in bytes
     """
@@ -62,7 +62,7 @@ class _Walk:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
         self._window, self._at = b"", 0
-        # An object's place in the memo is at most how many there are. Of these places the file's size tells the last bytes.
+        # A place in the memo is at most the number of objects, so that its high bytes follow from the size of the file.
         known = min(4, (size.bit_length() - 1) // 8)
         put = b"r.{%d}\0{%d}" % (known, 4 - known)
         self._fixed = re.compile(b"(?:%b)*" % b"|".join([*_PATTERNS.values(), put]), re.DOTALL)

@@ -1,9 +1,8 @@
-"""Pickles as embedding scripts leave them: a list of items, `[{"id": ..., "caption": ..., "embed": ndarray}, ...]`.
+"""Pickles as embedding scripts write them: a list of items, `[{"id": ..., "caption": ..., "embed": ndarray}, ...]`.
 
-An item's `embed` is a float array of shape (d,) or (1, d). Items whose embed is missing or None are skipped and
-counted; the aligned file holds the other items in their order, every key as it was, the embed replaced in its own
-shape. A pickle is one object, so a shard is decoded whole each time it is opened or read: memory follows the size of
-the largest shard, not of the corpus.
+The `embed` of an item is a float array of shape (d,) or (1, d). Items without one, or with None, are skipped and counted; the
+output has the other items in order, with all keys, and the new embed in the same shape. A pickle is one object, so that a shard
+is decoded whole each time it is opened or read: memory is bounded by the largest shard, not by the corpus.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class _Items(list):
 
 
 class PickleShard(Shard):
-    """One pickled list. `column` names the key of the embedding, by default "embed", or the one of the side that is wanted."""
+    """One pickled list. `column` names the key of the embedding, by default "embed" or the only one of the side."""
 
     format = "pickle"
     opens_whole = True
@@ -62,7 +61,7 @@ class PickleShard(Shard):
 
     @property
     def out_dtype(self) -> np.dtype:
-        """At least float32, which is what the reference script writes whatever it read."""
+        """At least float32, as the reference script writes."""
         return np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
 
     def where(self, row: int) -> str:
@@ -79,7 +78,7 @@ class PickleShard(Shard):
         return {name: [item.get(name) for item in items] for name in names}, []
 
     def items(self) -> _Items:
-        """The items that carry an embedding, decoded once for all who use them at the same time."""
+        """The items with an embedding, decoded once for all who use them at the same time."""
         items = self._items() if self._items is not None else None
         if items is None:
             decoded, facts = self._decode()
@@ -121,7 +120,7 @@ class PickleShard(Shard):
         return items, (next(iter(widths), 0), _common(dtypes), skipped)
 
     def _key_of(self, items: list) -> str:
-        """The key that the other side was given, else "embed", else the one whose name says that it is of this side."""
+        """The key given for the other side, else "embed", else the only one of this side by its name."""
         values: dict[str, Any] = {}
         for item in items:
             for key, value in item.items() if isinstance(item, dict) else ():
@@ -158,7 +157,7 @@ class PickleShard(Shard):
 
 
 class PickleWriter(ShardWriter):
-    """Collects the items with their new embeddings and pickles them, protocol 4, on commit."""
+    """Collects the items with their new embeddings and pickles them (protocol 4) on commit."""
 
     _file: AtomicFile
 
@@ -173,7 +172,7 @@ class PickleWriter(ShardWriter):
             raise
 
     def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
-        rows = np.array(rows)  # the caller goes on to reuse its own
+        rows = np.array(rows)  # the caller reuses its memory
         kept = iter(rows)
         for keep_item in [True] * len(rows) if keep is None else keep:
             item = next(self._source)

@@ -1,4 +1,4 @@
-"""The formats by file suffix. To add one, write a Shard in a file of its own and name it here."""
+"""The formats by file suffix. To add one, write a Shard in its own file and name it here."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ def format_of(path: AnyPath) -> type[Shard]:
 
 
 def suffix_of(path: AnyPath) -> str:
-    """With its dot, in small letters; "" where there is none."""
+    """The suffix with its dot, in lower case; "" where there is none."""
     return os.path.splitext(place(path).name)[1].lower()

@@ -1,8 +1,7 @@
-"""safetensors shards: one matrix of floats, also as (rows, 1, width), every other tensor and the metadata carried through.
+"""safetensors shards: one matrix of floats, also as (rows, 1, width); all other tensors and the metadata are copied.
 
-A file is the length of its header (8 bytes), the header (JSON: for each tensor the element type, the shape and the place
-of its bytes) and the bytes of the tensors, one after another without a gap. The header is read here and not by the
-library, which maps the file into memory and does not tell where in it a tensor lies.
+A file has the length of its header (8 bytes), the header (JSON: element type, shape and offsets of each tensor) and the bytes
+of the tensors, without gaps. The header is parsed here because the library maps the file and does not return offsets.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, no_float
-from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, telling
+from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, with_alternatives
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.storage.files import Descriptor, file_size, read_into, reading
 from fastrealign.storage.paths import AnyPath, Place
 from fastrealign.storage.records import parsed, record_of
 
-# The key of the JSON record in the metadata of the files that fastrealign saves its own values in.
+# The key of the JSON record in the metadata of files that fastrealign saves.
 RECORD = "fastrealign"
 _FLOATS = {
     "F16": np.dtype(np.float16),
@@ -46,9 +45,9 @@ _BITS = {
     **dict.fromkeys(["U32", "I32", "F32"], 32),
     **dict.fromkeys(["U64", "I64", "F64", "C64"], 64),
 }
-# What the library accepts.
+# The limit of the library.
 _HEADER_LIMIT = 100_000_000
-# Our own files have short headers: an alignment's takes about a kilobyte.
+# Of files that fastrealign saved: the header of an alignment takes about a kilobyte.
 _OWN_HEADER_LIMIT = 1 << 16
 _COPY_BYTES = 1 << 20
 
@@ -63,7 +62,7 @@ class _Tensor(NamedTuple):
     end: int
 
     def of_rows(self, rows: int) -> bool:
-        """Whether it has something for each of `rows` rows."""
+        """Whether it has an entry for each of `rows` rows."""
         return len(self.shape) > 0 and self.shape[0] == rows and (self.end - self.begin) % max(rows, 1) == 0
 
 
@@ -90,7 +89,7 @@ class SafetensorsShard(MatrixShard):
         self.column = choose_name(self.path, candidates, column, "tensor", "a matrix of floats")
         chosen = tensors[self.column]
         where = f"{path}: tensor {self.column!r}"
-        with telling(candidates, self.column, column):
+        with with_alternatives(candidates, self.column, column):
             self.rows, self.dim = check_shape(chosen.shape, where)
             if chosen.dtype not in _FLOATS:
                 raise no_float(chosen.dtype, where, ".float(), with safetensors.torch")
@@ -118,16 +117,16 @@ class SafetensorsShard(MatrixShard):
         return found, others
 
     def has_rows_of(self, tensor: _Tensor) -> bool:
-        """Whether another tensor has something for each of the rows."""
+        """Whether another tensor has an entry for each row."""
         return tensor.of_rows(self.rows) and not other_split(tensor.name, self.column)
 
     def read_bytes(self, buffer: np.ndarray, offset: int) -> None:
-        """Fill the uint8 array `buffer` from byte `offset` of the tensors' bytes on."""
+        """Fill the uint8 array `buffer` from byte `offset` behind the header on."""
         read_into(self._opened(), buffer, self.header.size + offset, self.path)
 
 
 class SafetensorsWriter(CarryingWriter):
-    """Writes the shard's tensors in their order, but the wider elements first, which keeps all of them aligned."""
+    """Writes the tensors in order, wider elements first, which keeps all of them aligned."""
 
     def __init__(self, path: Place, dtype: np.dtype, shard: SafetensorsShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
@@ -136,7 +135,7 @@ class SafetensorsWriter(CarryingWriter):
         self._offset = len(self._header) + places[shard.column].begin
 
     def _lay_out(self, rows: int) -> tuple[bytes, dict[str, _Tensor]]:
-        """The header for `rows` rows, and the places of all tensors."""
+        """The header for `rows` rows, and the offsets of all tensors."""
         shard = self._shard
         planned = []
         for old in shard.header.tensors.values():
@@ -167,7 +166,7 @@ class SafetensorsWriter(CarryingWriter):
         self._shard.close()
 
     def _copy(self, old: _Tensor, offset: int, mask: np.ndarray | None) -> None:
-        """Bytes of a tensor to byte `offset` of the output, where there is a mask those of the rows it keeps."""
+        """Copy a tensor to byte `offset` of the output; with a mask, the rows that it keeps."""
         size = old.end - old.begin
         row = 1 if mask is None else size // len(mask)
         step = max(_COPY_BYTES // max(row, 1), 1) * row
@@ -182,7 +181,7 @@ class SafetensorsWriter(CarryingWriter):
 
 
 def own_kind(path: AnyPath) -> str | None:
-    """What of ours a safetensors file holds ("a saved alignment"); None for anything else, also what cannot be read."""
+    """What fastrealign saved in the file ("a saved alignment"); None for any other file, also one that cannot be read."""
     try:
         size = file_size(path)
         return _own_kind(_read_header(str(path), size, _OWN_HEADER_LIMIT).metadata)
@@ -191,7 +190,7 @@ def own_kind(path: AnyPath) -> str | None:
 
 
 def is_of_others(path: AnyPath) -> bool:
-    """Whether a safetensors file lies there that is not ours, embeddings perhaps; not one that cannot be read."""
+    """Whether it is a readable safetensors file that fastrealign did not save, such as embeddings."""
     try:
         return _own_kind(_read_header(str(path), file_size(path)).metadata) is None
     except InputError:
@@ -254,7 +253,7 @@ def _entry(name: str, entry: dict[str, Any]) -> _Tensor:
 
 
 def _check_places(tensors: list[_Tensor], size: int, path: str) -> None:
-    """The tensors follow each other without a gap and fill the `size` bytes behind the header."""
+    """InputError unless the tensors fill the `size` bytes behind the header without gaps."""
     end = 0
     for tensor in tensors:
         if tensor.begin != end:

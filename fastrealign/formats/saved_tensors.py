@@ -1,4 +1,4 @@
-"""Small result files, replaced in one step: moments and alignments are safetensors with JSON metadata, never pickle."""
+"""Saved results (moments, alignments): safetensors with a JSON record and checksums, replaced atomically."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from fastrealign.storage.spool import local_copy
 
 # 1 had no checksums.
 FORMAT = 2
-# Suffixes of files that a saved one must not pass for, beside those of embeddings.
+# Suffixes that a saved file must not have, besides those of embeddings.
 _OTHERS = (".html", ".md", ".yaml", ".yml", ".log", ".py", ".manifest")
 # The key in the record of the checksum of the tensors; the record has one of itself (storage/records.py).
 _CHECKSUM = "tensors"
 
 
 class OtherKind(InputError):
-    """A file of ours, of another kind than was expected; `kind` is what it holds."""
+    """A file that fastrealign saved, of another kind than expected: `kind`."""
 
     def __init__(self, message: str, kind: str | None) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class OtherKind(InputError):
 
 @computes
 def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write arrays and a JSON record to `path`: to a temporary name, fsynced, renamed. InputError for a file of others."""
+    """Write arrays and a JSON record to `path` atomically. InputError for a file that fastrealign did not save."""
     if is_of_others(path):
         raise InputError(
             f"{path}: holds tensors that fastrealign did not save; choose another name, or remove it first"
@@ -62,7 +62,7 @@ def _checksum(tensors: dict[str, np.ndarray]) -> str:
 
 
 def check_saved_name(path: AnyPath, kind: str) -> None:
-    """InputError for a name under which a saved `kind` would not be found again: that of another kind of file, or none."""
+    """InputError for a name that a saved `kind` must not have: that of another kind of file, or none."""
     text = str(path)
     if not text or text.endswith("/"):
         raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
@@ -91,7 +91,7 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...]) -> tuple[dict
         MemoryError,
         TypeError,
         AttributeError,
-    ) as error:  # the last two: types NumPy has not
+    ) as error:  # the last two: types that NumPy lacks
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
@@ -122,7 +122,7 @@ def check_tensors(
 ) -> None:
     """InputError for a tensor of another shape or element type than `save` writes, or with a NaN or Inf.
 
-    axes   how many each tensor has that may be there, all as long as that of the first one, which is
+    axes   the number of axes of each tensor, all as long as that of the first one; only the first has to be present
     """
     width = max((1, *tensors[next(iter(axes))].shape[:1]))
     for name in filter(tensors.__contains__, axes):
@@ -140,14 +140,14 @@ def _not_finite(name: str, value: np.ndarray) -> str | None:
 
 
 def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[str, Rule]) -> None:
-    """InputError for a value that is not what its rule says."""
+    """InputError for a value that breaks its rule."""
     found = broken(record, rules)
     if found is not None:
         raise _damaged(path, kind, found)
 
 
 def _damaged(path: AnyPath, kind: str, how: str) -> InputError:
-    return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it anew")
+    return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it again")
 
 
 def _local(path: AnyPath) -> AbstractContextManager[Path]:

@@ -1,4 +1,4 @@
-"""What the names of shards say: which numbers may count shards, and which do not (fp16, v2, -of-00003, dates, hashes)."""
+"""Names of shards taken apart: which numbers may count shards, and which do not (fp16, v2, -of-00003, dates, hashes)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-# These tell versions of the same rows apart, not shards.
+# Marks of versions of the same rows, not of shards.
 _VERSION = r"(?:fp|float|bf|bfloat)[-_]?(?:8|16|32|64)|u?int8|v\d+(?:\.\d+)*|version[-_]?\d+"
 _TOTAL = r"of[-_. ]?\d+"
 _WIDTH = r"dim[-_]?\d+|\d+d(?:im)?"
@@ -36,9 +36,9 @@ _COPY_MARK = re.compile(
 class Name:
     """The stem of a file name, taken apart.
 
-    template  with # for each number that may count shards and * for a hash: alike for the shards of one set
+    template  with # for each number that may count shards and * for a hash: the same for all shards of a set
     numbers   those numbers
-    tail      from its first digits on, numbers without leading zeros: what metadata is named after
+    tail      from the first digits on, without leading zeros: metadata is named after it
     """
 
     template: str
@@ -54,19 +54,19 @@ class Name:
 
 
 def tail_of(stem: str) -> str:
-    """The stem from its first digits on, or from the mark that they belong to (v2)."""
+    """The stem from its first digits on, with the mark before them (v2)."""
     first = _PIECES.search(stem)
     return stem[first.start() :] if first else ""
 
 
 def counting(names: Collection[Name]) -> list[int]:
-    """Of names with one template, the places of the numbers that may count them: those that differ; all, of one name."""
+    """The positions of the numbers in which names of one template differ; of a single name, all."""
     columns = zip(*(name.numbers for name in names), strict=True)
     return [at for at, column in enumerate(columns) if len(names) == 1 or len(set(column)) > 1]
 
 
 def copied_from(stem: str) -> tuple[str, bool] | None:
-    """The stem of the file that this one is made from by its name, and whether versions (fp16, v2) tell them apart."""
+    """The stem of the file that this one is a copy of by its name, and whether it is another version (fp16, v2)."""
     for mark, version in ((_COPY_MARK, False), (_VERSION_MARK, True)):
         rest = mark.sub("", stem)
         if rest != stem:

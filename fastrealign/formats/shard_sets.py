@@ -1,8 +1,8 @@
 """Which files of a folder are the shards of one set, by their names.
 
-What is known not to be one is left out, with a warning; what would count rows twice (copies, all shards in one file) is an
-error; what only does not look like the others (mean.npy, a second split) is a warning. Files that are named one by one
-are taken as they are.
+Files known not to be shards are left out with a warning. Files that would count rows twice (copies, all shards in one file) are
+an error. Files unlike the others (mean.npy, a second split) are read with a warning. Files that the user names one by one are
+read as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastrealign.formats.shard_names import Name, copied_from, pattern_of
 from fastrealign.storage.identity import identities
 from fastrealign.storage.paths import Place, folder_of, place
 
-# What the package datasets keeps beside the data it was made of.
+# Caches that the package datasets keeps next to the data.
 _KEPT = "kept by the package datasets for rows that lie in other files of its folder"
 _CACHED = re.compile(r"cache-.+\.arrow|tmp\w{8}\.arrow|(?:.+[-_.])?indices\.arrow")
 _MERGED = {"all", "combined", "concat", "concatenated", "full", "merged"}
@@ -37,9 +37,9 @@ _LISTED = 3
 
 
 def members(files: list[Place], listed: Sequence[Place], side: str) -> list[Place]:
-    """Those of `files`, shards by their suffix, that belong to the set.
+    """The files that belong to the set, of those with the suffix of a shard.
 
-    listed  all that lies in their folder, where that is known
+    listed  everything in their folder, where that is known
     Raises InputError where rows would count twice.
     """
     names = {path.name for path in listed}
@@ -56,7 +56,7 @@ def members(files: list[Place], listed: Sequence[Place], side: str) -> list[Plac
 
 
 def counted_twice(files: Sequence[Place]) -> Iterator[str]:
-    """Of the files that by their names hold rows that others of their folder hold, too: what to say."""
+    """A message for each file that by its name repeats rows of others of its folder."""
     for of_it in _by_folder(files, str):
         cached = [path for path in of_it if _CACHED.fullmatch(path.name)]
         if 0 < len(cached) < len(of_it):
@@ -80,8 +80,8 @@ def counted_twice(files: Sequence[Place]) -> Iterator[str]:
                 )
 
 
-def tell_of_others(shards: Sequence[Shard]) -> None:
-    """Warn of shards that look like another set's; InputError for one that holds all rows of the others."""
+def warn_of_outsiders(shards: Sequence[Shard]) -> None:
+    """Warn of shards that look like those of another set; InputError for one that holds all rows of the others."""
     for of_it in _by_folder(shards, lambda shard: shard.path):
         splits = {split: shard for shard in reversed(of_it) for split in _splits(shard.name)}
         if len(splits) > 1:
@@ -116,8 +116,8 @@ def tell_of_others(shards: Sequence[Shard]) -> None:
             )
 
 
-def tell_of_links(shards: Sequence[Shard]) -> None:
-    """Warn of shards that are one file under two names (latest.npy, a link to shard_7.npy)."""
+def warn_of_links(shards: Sequence[Shard]) -> None:
+    """Warn of one file under two names (latest.npy, a link to shard_7.npy)."""
     first: dict[Hashable, Shard] = {}
     twice: list[tuple[Shard, Shard]] = []
     for shard in shards:
@@ -135,14 +135,14 @@ def tell_of_links(shards: Sequence[Shard]) -> None:
 
 
 def leaving_out(path: Place, files: Sequence[Place]) -> str | None:
-    """A pattern for the files of a folder that are named alike without this one; None if it is named like them."""
+    """A pattern for the files of a folder that share a template, without this one; None if it has the same template."""
     of_it = [one for one in files if folder_of(str(one)) == folder_of(str(path))]
     most = max(_alike(of_it).values(), key=len)
     return None if len(most) < 2 or path in most else _pattern(most, [path])
 
 
 def _without(files: list[Place], kind: str, is_one: Callable[[Place], object]) -> list[Place]:
-    """The files but those of this kind, where there are others; they are told."""
+    """The files without those of this kind, with a warning; all of them where there are no others."""
     out = [path for path in files if is_one(path)]
     if not 0 < len(out) < len(files):
         return files
@@ -152,9 +152,9 @@ def _without(files: list[Place], kind: str, is_one: Callable[[Place], object]) -
 
 
 def _of_side(files: list[Place], side: str) -> list[Place]:
-    """Those of one side, where both lie in a folder and have the same names but for the word for it ("text", "img").
+    """The files of one side, where a folder has both and their names differ in the word for the side alone ("text", "img").
 
-    Where words differ in more (visual_genome, conceptual_captions), they may be of one side: an error, not a guess.
+    Where names differ in more (visual_genome, conceptual_captions), both may be of one side: an error, not a guess.
     """
     kept = set()
     for of_it in _by_folder(files, str):
@@ -177,7 +177,7 @@ def _template(path: Place) -> str:
 
 
 def _alike(files: Iterable[Place]) -> dict[str, list[Place]]:
-    """The files by how they are named."""
+    """The files by the template of their names."""
     found: dict[str, list[Place]] = {}
     for path in files:
         found.setdefault(Name.of(path.stem).template, []).append(path)
@@ -185,7 +185,7 @@ def _alike(files: Iterable[Place]) -> dict[str, list[Place]]:
 
 
 def _instead(path: Place, others: Sequence[Place], of_it: Sequence[Place]) -> str:
-    """What to do to have `others`, of the files of a folder, read without `path`."""
+    """How the user can have `others`, files of the same folder, read without `path`."""
     pattern = _pattern(others, [one for one in of_it if one not in others])
     return f"{pattern} leaves it out" if pattern else "move it elsewhere, or name the files one by one"
 
@@ -196,7 +196,7 @@ def _pattern(files: Sequence[Place], others: Sequence[Place]) -> str | None:
 
 
 def _by_folder(of: Sequence, path: Callable) -> Iterator[list]:
-    of = sorted(of, key=lambda one: folder_of(path(one)))  # stable: the order within a folder stays
+    of = sorted(of, key=lambda one: folder_of(path(one)))  # a stable sort: the order within a folder stays
     yield from (list(of_it) for _, of_it in groupby(of, key=lambda one: folder_of(path(one))))
 
 
@@ -205,20 +205,20 @@ def _words(name: str) -> set[str]:
 
 
 def _splits(name: str) -> set[str]:
-    """The split that a name has; with several words for one it has none."""
+    """The split that a name has; none if it has words for several."""
     found = {SPLITS[word] for word in _words(PurePosixPath(name).name) if word in SPLITS}
     return found if len(found) == 1 else set()
 
 
 def _fingerprint(path: Place) -> str:
-    """Of a cached result; the parts of one that several processes made share it."""
+    """The fingerprint in the name of a cached result, shared by the parts that several processes made."""
     return re.sub(r"_\d+_of_\d+$", "", path.stem)
 
 
 def _first_row(shard: Shard) -> bytes | None:
     try:
         return next((np.array(rows[:1]).astype(np.float64).tobytes() for rows in shard.chunks(1)), None)
-    except InputError:  # it is told when it is read
+    except InputError:  # reported when it is read
         return None
     finally:
         shard.close()

@@ -1,7 +1,4 @@
-"""Files with columns, whatever their format, and a copy of one with other values in one column.
-
-A format says how its file is opened, read in batches and written (Table, Sink).
-"""
+"""Files with columns of any format (Table, Sink), and the copy of one with new values in one column (TableCopy)."""
 
 from __future__ import annotations
 
@@ -29,10 +26,10 @@ else:
 
 # What a table is written to: a file, or a folder of a library.
 Out = TypeVar("Out", AtomicFile, AtomicFolder)
-# Rows of the other columns in memory at a time: these may be wide (an image a row).
+# Rows of the other columns in memory at a time: they may be wide (an image per row).
 STEP_ROWS = 1024
-# Groups of rows (row groups, record batches) end where those of the input do, or at this size: one is held in memory
-# until it is written.
+# A group of rows (row group, record batch) ends where one of the input does, or at this size: it is in memory until it is
+# written.
 GROUP_BYTES = 64 << 20
 
 
@@ -49,16 +46,16 @@ class Sink(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Let go without writing: the file is about to go away."""
+        """Release everything without writing: the file is about to be removed."""
 
 
 class Table(ABC, Generic[Out]):
-    """An open file with columns, to be used as a context manager. Raises InputError for whatever is wrong with it.
+    """An open file with columns, a context manager. Raises InputError for whatever is wrong with the file.
 
-    kind     how a message names one
-    grouped  whether `batches` reads groups of rows alone
+    kind     its name in messages
+    grouped  whether `batches` can read some groups of rows alone
     schema   of all columns
-    sizes    how many rows each group (row group, record batch, fragment) has
+    sizes    number of rows of each group (row group, record batch, fragment)
     """
 
     kind: ClassVar[str]
@@ -72,10 +69,10 @@ class Table(ABC, Generic[Out]):
 
     @abstractmethod
     def batches(self, rows: int, columns: list[str], groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
-        """The named columns in batches of at most `rows` rows, in order; of these groups alone, where it is `grouped`."""
+        """The named columns in batches of at most `rows` rows, in order; of some groups only, where it is `grouped`."""
 
     def parts(self) -> list[int]:
-        """How many rows each part has that can be read by itself."""
+        """Number of rows of each part that can be read alone."""
         return self.sizes
 
     @abstractmethod
@@ -84,7 +81,7 @@ class Table(ABC, Generic[Out]):
 
     @abstractmethod
     def sink(self, file: Out, schema: pa.Schema, column: str | None = None) -> Sink:
-        """A writer of the same container, encoded alike. column: the one whose values are new."""
+        """A writer of the same container and encoding. column: the one whose values are new."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -97,14 +94,14 @@ class Table(ABC, Generic[Out]):
 
 
 class TableCopy(Generic[Out]):
-    """Copies a table row by row, in step with its caller, who may drop rows and replace one column.
+    """Copies a table in steps; the caller may drop rows and replace one column.
 
-    The column order, the schema with its metadata, the encoding and the groups of rows stay (the largest are split).
+    The order of columns, the schema with its metadata, the encoding and the groups of rows stay (the largest are split).
 
-    table     the input, which is the copy's to close
-    file      what the output is written to
-    rows      how many rows the input had when it was checked; InputError if that has changed
-    column    the column that `step` is given new values for, or None
+    table     the input, which the copy closes
+    file      the output
+    rows      number of rows when the input was checked; InputError if that has changed
+    column    the column that `step` gets new values for, or None
     dtype     the element type of that column in the output
     """
 
@@ -138,7 +135,7 @@ class TableCopy(Generic[Out]):
         except BaseException:
             table.close()
             raise
-        self.row = 0  # of the input that have passed
+        self.row = 0  # the next one of the input
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
 
@@ -149,10 +146,11 @@ class TableCopy(Generic[Out]):
         values: np.ndarray | None = None,
         came: tuple[pa.Array, np.ndarray] | None = None,
     ) -> None:
-        """Pass on the next `rows` rows of the input, those where `keep` is true, with `values` in the column.
+        """Copy the next `rows` rows of the input, those where `keep` is true, with `values` in the column.
 
-        keep: (rows,) boolean or None for all; values: (rows kept, width) of the element type, or None.
-        came: where all are kept, the column of these rows as it was read, and which of them pass as they came
+        keep    (rows,) boolean; None: all
+        values  (rows kept, width) of the element type, or None
+        came    where all are kept, the column as it was read, and which of its rows are copied unchanged
         """
         done = used = 0
         while done < rows:
@@ -170,13 +168,13 @@ class TableCopy(Generic[Out]):
                 self._flush()
 
     def finish(self) -> None:
-        """Write what is pending, and what ends the file."""
+        """Write what is pending and complete the file."""
         self._flush()
         self._sink.finish()
         self._table.close()
 
     def abandon(self) -> None:
-        """Let go without writing: the file is about to go away."""
+        """Release everything without writing: the file is about to be removed."""
         self._sink.abandon()
         self._pending.clear()
         self._table.close()
@@ -205,7 +203,7 @@ class TableCopy(Generic[Out]):
 
 
 class InStep:
-    """A stream of batches of any size, taken so many rows at a time."""
+    """A stream of batches of any size, read a given number of rows at a time."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], path: AnyPath) -> None:
         self._batches = batches

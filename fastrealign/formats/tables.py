@@ -13,24 +13,24 @@ from fastrealign.formats.arrow_columns import candidates_of, choose, fit, is_mis
 from fastrealign.formats.arrow_errors import decoding
 from fastrealign.formats.arrow_schema import element_type, plain, stored, width
 from fastrealign.formats.base import BFLOAT16, Shard, ShardWriter
-from fastrealign.formats.choose_column import Fit, Wanted, telling
+from fastrealign.formats.choose_column import Fit, Wanted, with_alternatives
 from fastrealign.formats.table_copy import STEP_ROWS, Table, TableCopy
 from fastrealign.storage.paths import AnyPath, Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows that are null whose numbers a shard keeps for messages, about.
+# Numbers of null rows that a shard keeps for messages, roughly.
 _NOTED_NULLS = 1000
 
 
 class TableShard(Shard):
-    """One file; the column given, else embedding, embeddings or emb, else the only float list.
+    """One file with columns.
 
-    Rows that are null, or have a null among their values, are rows of NaN here: bad rows.
+    Rows that are null, or have a null among their values, are rows of NaN: bad rows.
 
-    blank   the column holds nothing but nulls, or no rows, and is of a type that cannot hold embeddings. It is written back
-            as it is. `adopt` says what its rows are to look like.
+    blank   the column has only nulls, or no rows, and a type that cannot hold embeddings. It is copied unchanged; `adopt` sets
+            width and type of its rows.
     """
 
     table: ClassVar[type[Table]]
@@ -39,7 +39,7 @@ class TableShard(Shard):
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
         self._opened: Table | None = None
-        self._nulls: set[int] = set()  # numbers of rows that were seen to be, for messages
+        self._nulls: set[int] = set()  # row numbers, for messages
         self._latest: tuple[int, pa.Array, np.ndarray] | None = None
         with self.table(self.path) as table, decoding(path, table.kind):
             self.rows = sum(table.sizes)
@@ -56,14 +56,14 @@ class TableShard(Shard):
             self.dtype = np.dtype(np.float32) if self.blank else element_type(field.type)
             self.dim = 0 if self.blank else width(field.type)
             if self.rows and not self.dim and not self.blank:
-                with telling(candidates_of(table.schema), chosen, column):
+                with with_alternatives(candidates_of(table.schema), chosen, column):
                     self.dim = self._first_width(table, chosen)
 
     def _is_blank(self, table: Table, column: str) -> bool:
         return all(is_missing(stored(batch.column(0))).all() for batch in table.batches(STEP_ROWS, [column]))
 
     def _first_width(self, table: Table, column: str) -> int:
-        """Of the first row that is there; 0 if all are null."""
+        """Of the first row that is not null; 0 if all are."""
         for rows in (1, STEP_ROWS):  # most often the first one is
             at = 0
             for batch in table.batches(rows, [column]):
@@ -81,7 +81,7 @@ class TableShard(Shard):
         return 0
 
     def adopt(self, dim: int, dtype: np.dtype) -> None:
-        """Rows that are all null are as wide, and of the type, as those of other shards."""
+        """Rows that are all null take width and type of those of other shards."""
         if self.rows and not self.dim:
             self.dim = dim
         if self.blank:
@@ -91,8 +91,8 @@ class TableShard(Shard):
         return f"{super().where(row)}{' (null)' if row in self._nulls else ''}"
 
     def nulls(self, lo: int, count: int) -> tuple[pa.Array, np.ndarray] | None:
-        """Of a chunk of `count` rows that was yielded last and began at row `lo`: its column as it is stored, and which rows
-        have nulls; None if none has.
+        """For the chunk yielded last, if that is the one of `count` rows from `lo` on: the stored column, and which of its
+        rows have nulls; None if no row has.
         """
         if self._latest is None or self._latest[0] != lo or len(self._latest[1]) != count:
             return None
@@ -160,7 +160,7 @@ class TableShard(Shard):
         return self.writes(out_path, dtype, self, fsync)
 
     def _table(self) -> Table:
-        """The file, opened until `close`; one thread at a time."""
+        """The file, open until `close`; one thread at a time."""
         if self._opened is None:
             self._opened = self.table(self.path)
         return self._opened
@@ -193,6 +193,6 @@ class TableWriter(ShardWriter):
 
 
 def no_bfloat16(path: AnyPath, dtype: np.dtype, kind: str) -> None:
-    """InputError if that is what a table is to hold."""
+    """InputError if a table is to hold bfloat16."""
     if dtype == BFLOAT16:
         raise InputError(f"{path}: {kind} has no bfloat16; choose float32 or float16, or give the input as .npy")

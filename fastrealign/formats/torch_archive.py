@@ -1,8 +1,8 @@
-"""torch.save of a value whose one large matrix is not in memory: its bytes are left out and written by others.
+"""torch.save of a value with one large matrix that is not in memory: its bytes are left out, and written separately.
 
-torch writes a zip archive with each tensor's bytes uncompressed in an entry of their own. Here it saves a stand-in of the
-matrix's size, memory that nobody ever wrote to and that therefore takes none; the stream knows its bytes by their
-address, leaves them out and notes where they belong. Only their checksum has to be put right in the end.
+torch writes a zip archive with the bytes of each tensor uncompressed in an entry. Here it saves a placeholder of the matrix's
+size, memory that was never written to and so takes none; the stream recognises its bytes by their address, skips them and
+records the offset. In the end only the checksum of the entry has to be corrected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch", "torch", "a .pt file")
 
-_DATA_DESCRIPTOR = 0x8  # flag of an entry whose checksum stands behind its bytes and not before
+_DATA_DESCRIPTOR = 0x8  # flag of an entry with its checksum behind its bytes, not before
 _CRC_POLYNOMIAL = 0xEDB88320
 
 
@@ -42,7 +42,7 @@ class Hole:
         self.tensor: torch.Tensor = torch.empty((0, dim), dtype=kind)
         if not self.nbytes:
             return
-        # Memory that cannot be written to is not reserved: it may be larger than what the machine has.
+        # Read-only memory is not reserved: it may be larger than the machine's.
         self._memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
         self.address = np.frombuffer(self._memory, dtype=np.uint8).ctypes.data
         buffer = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
@@ -52,7 +52,7 @@ class Hole:
 def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int], None]) -> None:
     """torch.save `value`, in which the tensor of `hole` is, to `file`; that tensor's bytes are not written.
 
-    reached  is called with the byte at which they belong when all before it has been written, and nothing behind it
+    reached  called with their offset when all before it has been written, and nothing behind it
     """
     stream = _Stream(file, hole, reached)
     torch.save(value, stream)
@@ -64,7 +64,7 @@ def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int
 
 
 class _Stream(io.RawIOBase):
-    """Where torch writes to. It notes a failure and goes on, for torch would put an error of its own in its place."""
+    """The stream that torch writes to. It keeps a failure and continues, since torch would replace the error."""
 
     def __init__(self, file: AtomicFile, hole: Hole, reached: Callable[[int], None]) -> None:
         self.at = 0
@@ -97,7 +97,7 @@ class _Stream(io.RawIOBase):
 
 
 def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
-    """Note the checksum of the entry whose `size` bytes begin at `offset`, in both places where a zip archive has it."""
+    """Write the checksum of the entry of `size` bytes at `offset`, in both places where a zip archive has it."""
     with zipfile.ZipFile(file.temporary) as archive:
         entries, at = archive.infolist(), archive.start_dir
     crc_bytes = struct.pack("<I", crc)
@@ -134,7 +134,7 @@ def _times(a: int, b: int) -> int:
 
 @cache
 def _zeros(length: int) -> int:
-    """x^(8 length): what `length` more bytes multiply a checksum by."""
+    """x^(8 length), the factor of a checksum that is followed by `length` more bytes."""
     power, square = 1 << 31, 1 << 23  # x^0 and x^8
     while length:
         if length & 1:

@@ -1,8 +1,8 @@
-"""PyTorch shards: what torch.save wrote of a matrix, or of a dict with a matrix among its values. Needs torch.
+"""PyTorch shards: files of torch.save with a matrix, or a dict with a matrix among its values. Needs torch.
 
-torch loads the file with weights_only, which runs no code, and maps it into memory, which tells where in the file the
-matrix lies; its rows are then read by position. Whatever else a dict holds is carried through; of the lists and tensors
-that have one entry for each row, the entries of dropped rows are dropped.
+torch loads the file with weights_only, which runs no code, and maps it into memory, which shows the offset of the matrix; rows
+are then read by position. Everything else in a dict is copied; lists and tensors with one entry per row lose those of dropped
+rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from fastrealign.core.errors import FastRealignError, InputError, changed, short
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.base import BFLOAT16, no_float
-from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, instead, other_split, telling
+from fastrealign.formats.choose_column import (
+    Candidate,
+    Fit,
+    Wanted,
+    choose_name,
+    instead,
+    other_split,
+    with_alternatives,
+)
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
 from fastrealign.storage.files import file_size, reading
@@ -40,7 +48,7 @@ _FLOATS = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
-# Files of before torch 1.6 cannot be mapped and are loaded whole, up to this size.
+# Files older than torch 1.6 cannot be mapped and are loaded whole, up to this size.
 WHOLE_BYTES = 512 << 20
 _SAVE_AGAIN = "load it with torch and save it again with torch.save"
 
@@ -80,7 +88,7 @@ class TorchShard(MatrixShard):
         self._whole = None
 
     def value(self) -> Any:
-        """What the file holds, loaded anew; tensors in it are of the mapped file."""
+        """The contents, loaded again; tensors are views of the mapped file."""
         value = _load(self.path, self._mapped)
         key, tensor = self._choose(value)
         if (
@@ -109,7 +117,7 @@ class TorchShard(MatrixShard):
         return found, others
 
     def _choose(self, value: Any) -> tuple[str | None, torch.Tensor]:
-        """The matrix in what was loaded, and its key if that is a dict."""
+        """The matrix in the loaded value, and its key if that is a dict."""
         if isinstance(value, torch.Tensor):
             return None, value
         if not isinstance(value, dict):
@@ -132,7 +140,7 @@ class TorchShard(MatrixShard):
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:
         if self.key is None:
             return self._checked(tensor, self.path)
-        with telling(self._candidates, self.key, self._wanted):
+        with with_alternatives(self._candidates, self.key, self._wanted):
             return self._checked(tensor, f"{self.path}: tensor {self.key!r}")
 
     def _checked(self, tensor: torch.Tensor, where: str) -> tuple[int, int, np.dtype]:
@@ -140,7 +148,7 @@ class TorchShard(MatrixShard):
             raise InputError(
                 f"{where}: is sparse, nested or without values, expected a plain tensor; save tensor.to_dense()"
             )
-        shape = check_shape(tensor.shape, where)  # before the type: of labels, converting makes no embeddings
+        shape = check_shape(tensor.shape, where)  # before the type: converting labels would not make embeddings
         kind = str(tensor.dtype).removeprefix("torch.")
         if kind not in _FLOATS:
             raise no_float(kind, where, ".float()")
@@ -153,7 +161,7 @@ class TorchShard(MatrixShard):
             block[:] = self._loaded()[lo : lo + len(block)]
 
     def _loaded(self) -> np.ndarray:
-        """The matrix of a file whose rows are not read by position, held until `close`."""
+        """The matrix of a file whose rows cannot be read by position, kept until `close`."""
         with self._loading:
             whole = self._whole
             if whole is None:
@@ -165,7 +173,7 @@ class TorchShard(MatrixShard):
 
 
 class TorchWriter(CarryingWriter):
-    """Has torch.save write everything but the rows, and the rows at the place it left for them."""
+    """Lets torch.save write everything but the rows, and writes these into the gap."""
 
     def __init__(self, path: Place, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
@@ -180,7 +188,7 @@ class TorchWriter(CarryingWriter):
             raise
 
     def _save(self, rows: int, mask: np.ndarray | None) -> None:
-        """Write everything around `rows` rows, without what belongs to those that the mask leaves out."""
+        """Write everything around `rows` rows, without the entries of rows that the mask drops."""
         hole = Hole(rows, self.dim, self.dtype)
         value = tensor = hole.tensor.reshape(rows, *self._between, self.dim)
         if self._key is not None:
@@ -213,7 +221,7 @@ class TorchWriter(CarryingWriter):
 
 
 def _kept(value: Any, mask: np.ndarray) -> Any:
-    """A value of the dict without the entries of dropped rows, if it has one for each row."""
+    """A value of the dict without the entries of dropped rows, if it has one per row."""
     if isinstance(value, torch.Tensor):
         plain = str(value.layout) == "torch.strided" and value.ndim > 0 and value.shape[0] == len(mask)
         return value.detach()[torch.from_numpy(mask)] if plain else value
@@ -223,7 +231,7 @@ def _kept(value: Any, mask: np.ndarray) -> Any:
 
 
 def _fit(value: Any) -> Fit:
-    """Whether a value of a dict could be the embeddings."""
+    """Whether a value of a dict may hold the embeddings."""
     if isinstance(value, torch.Tensor):
         whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
         return fit_of_shape(value.shape, str(value.dtype).removeprefix("torch.") in _FLOATS, whole)
@@ -246,7 +254,7 @@ def _holds(value: Any) -> str:
 
 
 def _is_archive(path: str, size: int) -> bool:
-    """Whether the file is a zip archive that can be mapped; InputError if it is one that torch would misread."""
+    """Whether the file is a zip archive that can be mapped; InputError for one that torch would misread."""
     with reading(path), open(path, "rb", opener=os.open) as file:
         if file.read(4) != b"PK\x03\x04":
             if size > WHOLE_BYTES:
@@ -260,7 +268,7 @@ def _is_archive(path: str, size: int) -> bool:
                 order = archive.read(entries["byteorder"]).decode() if "byteorder" in entries else "little"
         except OSError:
             raise
-        except Exception as error:  # from what a damaged archive can raise, zipfile has no common class
+        except Exception as error:  # zipfile raises errors of many classes for a damaged archive
             if shortage(error) is not None:
                 raise
             raise InputError(f"{path}: is truncated or damaged ({one_line(error)}); copy or make it again") from error
@@ -272,7 +280,7 @@ def _is_archive(path: str, size: int) -> bool:
 
 
 def _load(path: str, mapped: bool) -> Any:
-    """What torch.load gives, without running code. InputError if it refuses, or the file is damaged."""
+    """torch.load, without running code. InputError if it refuses, or the file is damaged."""
     optional("torch", "torch", f"{path}: a .pt file")
     with reading(path):
         try:
@@ -291,7 +299,7 @@ def _load(path: str, mapped: bool) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What an error of torch.load comes to; its own text tells at length how to run code from the file."""
+    """The gist of an error of torch.load, whose text goes on to explain how to run code from the file."""
     text = str(error)
     asked = re.search(r"GLOBAL (\S+)", text)
     if asked:
@@ -302,7 +310,7 @@ def _reason(error: Exception) -> str:
 
 
 def _place(tensor: torch.Tensor) -> int | None:
-    """The byte of the mapped file at which the tensor begins; None where the system does not tell, or it has no values."""
+    """The offset of a tensor in the mapped file; None where the system does not show it, or without values."""
     address = tensor.data_ptr()
     try:
         with open("/proc/self/maps") as maps:

@@ -1,9 +1,9 @@
-"""A pickle reader that knows NumPy arrays and plain values, and refuses every other name.
+"""A pickle reader for NumPy arrays and plain values that refuses every other name.
 
-A pickle is a program: it imports names and calls them. Here a name stands for one of a few functions of our own, which
-check their arguments and build arrays of numbers or text; any other name ends the reading before anything is
-imported or called. NumPy's own `ndarray` and `dtype` are never handed out: a crafted pickle could call the first for
-memory of any size, and change the second, which is shared by the whole process, in place.
+A pickle is a program: it imports names and calls them. Here each known name stands for a function of this module that checks
+its arguments and builds arrays of numbers or text; any other name is an error before anything is imported or called. NumPy's
+`ndarray` and `dtype` are never passed to a pickle: it could call the first to allocate memory of any size, and change the
+second, which the whole process shares, in place.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ _CONVERT = "keep ids, text, numbers and float arrays only, written with plain Nu
 
 
 class Refused(Exception):
-    """A pickle asked for something outside arrays and plain values; says what, without the file's name."""
+    """A pickle asks for something other than arrays and plain values; the message names it, without the file."""
 
 
 def load(path: str) -> object:
-    """The one object that the pickle at `path` holds; arrays in it pickle again as plain NumPy arrays.
+    """The object in the pickle at `path`; arrays in it pickle again as plain NumPy arrays.
 
-    Raises InputError, naming the file and what was asked for, if the pickle wants any name but those that NumPy
-    arrays need, is damaged, or is followed by further data. Nothing the pickle names is ever imported or called. Time and
-    memory are in proportion to the size of the file, whatever it says.
+    Raises InputError if the pickle asks for a name that NumPy arrays do not need, is damaged, or is followed by further data.
+    Nothing that the pickle names is imported or called. Time and memory are proportional to the size of the file.
     """
     with reading(path), open_binary(path) as file:
         if not isinstance(place(path), Path):  # it is read twice
@@ -67,14 +66,14 @@ def load(path: str) -> object:
 
 
 def _count(nbytes: int) -> None:
-    """Bytes are made, of which a pickle may make so many; ValueError once it makes the same ones over and over."""
+    """Count bytes that a pickle makes; ValueError once they are out of proportion to the file."""
     _made.bytes_left -= nbytes
     if _made.bytes_left < 0:
         raise ValueError("it makes far more bytes than it has")
 
 
 def _check_extent(value: Any, most: int) -> None:
-    """ValueError for a value that is nested too deeply, holds itself, or has more than `most` parts if none is shared."""
+    """ValueError for a value that is nested too deeply, contains itself, or has more than `most` parts if none is shared."""
     done: dict[
         int, tuple[int, int] | None
     ] = {}  # by id of what holds containers: levels and parts; None while under way
@@ -122,7 +121,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Global:
-    """What a known name stands for: it can be called, and nothing about it can be changed."""
+    """What a known name stands for: it can be called but not changed."""
 
     __slots__ = ("_call",)
 
@@ -140,7 +139,7 @@ class _Global:
 
 
 class _DType:
-    """The element type that a pickled dtype describes, kept apart from NumPy's shared dtype objects."""
+    """The element type of a pickled dtype, separate from NumPy's shared dtype objects."""
 
     __slots__ = ("dtype",)
 
@@ -164,7 +163,7 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """An array being rebuilt. It checks its state, and pickles again as a plain ndarray."""
+    """An array being rebuilt: it checks its state, and pickles again as a plain ndarray."""
 
     __slots__ = ()
 
@@ -178,7 +177,7 @@ class _Array(np.ndarray):
             raise ValueError(f"an array of shape {shape} has {len(raw)} bytes")
         _count(len(raw))
         super().__setstate__((1, shape, dtype.dtype, bool(fortran), raw))  # type: ignore[arg-type]  # NumPy takes a bool
-        self.setflags(write=False)  # NumPy may share the memory of `raw`, which others can hold too
+        self.setflags(write=False)  # NumPy may share the memory of `raw` with others
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         return self.view(np.ndarray).__reduce_ex__(protocol)
@@ -210,23 +209,23 @@ def _encode(text: str, encoding: str = "") -> bytes:
     if encoding != "latin1":
         raise Refused(f"_codecs.encode with the encoding {encoding!r}")
     _count(len(text))
-    return text.encode("latin1")  # how protocols up to 2 spell bytes
+    return text.encode("latin1")  # bytes in protocols up to 2
 
 
 def _no_bytes(*args: object) -> bytes:
     if args:
         raise Refused("a call of bytes with arguments")
-    return b""  # how protocols up to 2 spell it
+    return b""  # empty bytes in protocols up to 2
 
 
 def _not_callable(*args: object) -> NoReturn:
     raise Refused("a call of numpy.ndarray or ml_dtypes.bfloat16 itself")
 
 
-# What is made may be so much larger than the file that says it.
+# How much larger than the file what it makes may be.
 _TIMES = 8
 _FREE = 1 << 16
-# Deeper than anything that is pickled for good reason; Python's and Arrow's own functions fail on some thousand levels.
+# More than any real pickle has; functions of Python and Arrow fail at some thousand levels.
 _LEVELS = 100
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 _made = threading.local()

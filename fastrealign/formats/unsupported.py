@@ -1,6 +1,6 @@
-"""Files that are not of a format that is read here: what to do with them, as a line that works when it is followed.
+"""Advice for files of formats that are not read: a line of code, or a command, that works.
 
-Where that depends on what a file holds (numbers or captions, one array or several), its beginning is looked at.
+Where it depends on the contents (numbers or captions, one array or several), the beginning of the file is read.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 import zipfile
 from pathlib import Path
 
-# Read of a file of text, to see what it holds: more than one embedding takes.
+# Read from a text file to see what it holds: more than one embedding.
 _PEEKED = 1 << 20
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".heic", ".avif")
 _RAW = (".bin", ".dat", ".raw", ".ckpt")
-# What files of other kinds begin with: those that are no data, and those with the suffix of another format.
+# Beginnings of files: those without data, and those of other formats than their suffix.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
 _PACKED = {b"\x1f\x8b": "gzip", b"(\xb5/\xfd": "zstandard", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
@@ -24,9 +24,9 @@ _CONTENTS = {b"\x93NUMPY": ".npy", b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\
 
 
 def next_step(path: str) -> str | None:
-    """What makes of the file one that is read; None where that is not known.
+    """How to convert the file to a format that is read; None where that is not known.
 
-    A local file is looked into. The code names it as it is; what it cannot know stands in it in capitals.
+    Placeholders in the line of code are in capitals.
     """
     stem, suffix = os.path.splitext(path)
     suffix, here, to = suffix.lower(), repr(path), repr(f"{stem}.npy")
@@ -73,7 +73,7 @@ def next_step(path: str) -> str | None:
 
 
 def mistaken(path: str) -> str | None:
-    """What a local file is that is not what its suffix says, and what to do with it; None where that is not known."""
+    """What a local file is if its suffix is wrong, and what to do with it; None where that is not known."""
     stem, suffix = os.path.splitext(path)
     if _begins(path, _POINTER):
         return "is a pointer that Git LFS left in place of the file; fetch it: git lfs pull"
@@ -92,7 +92,7 @@ def mistaken(path: str) -> str | None:
 
 
 def embed(path: str) -> str:
-    """How to make embeddings of what is none yet."""
+    """The command that makes embeddings of it."""
     return f"make embeddings of it first: fastrealign embed {path} --clip NAME --pretrained WEIGHTS --out OUT"
 
 
@@ -153,7 +153,7 @@ def _arrays(path: str) -> list[str]:
 
 
 def _lines(path: str) -> list[str]:
-    """The lines that a file of text begins with; none where it cannot be read."""
+    """The first lines of a text file; none where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             text = file.read(_PEEKED).decode("utf-8-sig", errors="replace")

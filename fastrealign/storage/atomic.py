@@ -37,10 +37,10 @@ _ADVICE = {
 class AtomicFile:
     """Writes to a hidden temporary beside `path`; `commit` gives it its name, `abort` removes it.
 
-    The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system. Missing
-    parent folders are made. Where `path` is a URL the temporary is a local spool file (spool.py), which `commit`
-    uploads. Any failure to write removes the temporary and raises FastRealignError, which says which file, why and
-    what to do. As a context manager it aborts unless `commit` was called.
+    The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system. Missing parent folders
+    are made. For a URL the temporary is a local spool file (spool.py), which `commit` uploads. A failed write removes the
+    temporary and raises FastRealignError with the file, the reason and what to do. As a context manager it aborts unless
+    `commit` was called.
     """
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:
@@ -74,26 +74,26 @@ class AtomicFile:
                 view, offset = view[count:], offset + count
 
     def pread(self, buffer: np.ndarray, offset: int) -> None:
-        """Fill the contiguous uint8 array `buffer` with what was written from byte `offset` on."""
+        """Read what was written from byte `offset` on into the contiguous uint8 array `buffer`."""
         descriptor = self._open()
         with self._removing():
             read_into(descriptor, buffer, offset, self.temporary)
 
     def truncate(self, size: int) -> None:
-        """Cut off what was written beyond `size` bytes."""
+        """Cut the file off after `size` bytes."""
         descriptor = self._open()
         with self._removing():
             os.ftruncate(descriptor.fd, size)
 
     def append(self, data: Buffer) -> int:
-        """Write `data` after what was appended before (one thread at a time); returns its size in bytes."""
+        """Write `data` behind what was appended before (one thread at a time); returns its size in bytes."""
         size = memoryview(data).nbytes
         self.pwrite(data, self._end)
         self._end += size
         return size
 
     def stream(self) -> io.RawIOBase:
-        """A write-only file object that appends, for libraries that want one. Closing it does not commit."""
+        """A write-only file object that appends, for libraries. Closing it does not commit."""
         return _Stream(self)
 
     def commit(self) -> None:
@@ -127,7 +127,7 @@ class AtomicFile:
             with suppress(OSError):
                 if self._url is None:
                     self.temporary.unlink()
-                # A thread or a traceback may hold the descriptor for a while yet; the space is to be free now.
+                # A thread or a traceback may still hold the descriptor; the space is freed now.
                 os.ftruncate(descriptor.fd, 0)
 
     def __enter__(self) -> Self:
@@ -164,8 +164,8 @@ class AtomicFile:
 class AtomicFolder:
     """A hidden temporary folder beside `path`, for a library to write to; `commit` gives it its name, `abort` removes it.
 
-    As AtomicFile, but for the folder's files, which others open: `writing` turns what they raise into a
-    FastRealignError. A folder that has the name already is removed first, so that name is without one for a moment.
+    As AtomicFile, except that the library opens the files: `writing` turns its errors into a FastRealignError. An existing
+    folder of that name is removed first, so that there is none for a moment.
     """
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:
@@ -180,7 +180,7 @@ class AtomicFolder:
             self.temporary.mkdir()
 
     def commit(self) -> None:
-        """Flush every file to the disk and rename the folder; a second call does nothing. Writing must have ended."""
+        """Flush every file to the disk and rename the folder; a second call does nothing. Every write must have ended."""
         if self.committed:
             return
         with self.writing():
@@ -206,7 +206,7 @@ class AtomicFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around all that writes to the folder: a failure removes it and says which folder, why and what to do."""
+        """Around writes: a failure removes the folder and raises FastRealignError with the reason and what to do."""
         if self._failure is not None:
             raise FastRealignError(self._failure)
         try:
@@ -257,13 +257,13 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor.fd)
     except OSError as error:
-        # Some network and user-space file systems cannot sync a folder; there is nothing more to be done there.
+        # Some network and user-space file systems cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
 
 
 def save_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a whole file: to a temporary name, fsynced, renamed."""
+    """Write a file atomically and flush it to the disk."""
     with AtomicFile(path) as file:
         file.append(data)
         file.commit()

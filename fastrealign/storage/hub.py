@@ -1,7 +1,7 @@
-"""Where a model is found: here first, then in Hugging Face's cache; the hub is asked only where the user names it.
+"""Find a model: a local path first, then Hugging Face's cache; the hub is asked only if the user allows it.
 
-A name is, in this order, a file or folder; `hf://ORG/NAME`, which may be downloaded; a name of the hub, which may be downloaded
-where the user allows it (`--hub`, `hub: true`) and is else read from the cache of an earlier download, without a network.
+A name is, in this order: a file or folder; `hf://ORG/NAME`, which may be downloaded; a name of the hub, which may be downloaded
+if the user allows it (`--hub`, `hub: true`), and else is read from the cache of an earlier download, without a network.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
 from fastrealign.core.text import meant
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-# One of these is in the cache once a model, a tokenizer or an image processor was loaded from the hub.
+# One of these is in the cache after a model, a tokenizer or an image processor was loaded from the hub.
 _FILES = ("config.json", "open_clip_config.json", "tokenizer_config.json", "preprocessor_config.json")
-# How the hub's libraries say that something is not here, whether they asked for it or were not to.
+# Messages of the hub's libraries about a file that is not available, online or offline.
 _NOT_HERE = (
     "couldn't connect",
     "local cache",
@@ -38,18 +39,18 @@ _NOT_HERE = (
 
 @dataclass(frozen=True)
 class Found:
-    """name: as transformers and open_clip take it; online: whether they may ask the hub."""
+    """name: for transformers and open_clip; online: whether they may ask the hub."""
 
     name: str
     online: bool
 
 
-def find(name: str | os.PathLike, option: str, hub: bool, ask: str) -> Found:
-    """Look a model up, without asking a network.
+def find(name: str | os.PathLike[str], option: str, hub: bool, ask: str) -> Found:
+    """Find a model without a network.
 
-    option   how messages name what was given: "--model", "run.yaml: model:"
-    hub      the user allows the hub to be asked for what is not here
-    ask      how the user would do so: "pass --hub"
+    option   the option in messages: "--model", "run.yaml: model:"
+    hub      whether the user allows a download
+    ask      how the user would allow it: "pass --hub"
     Raises InputError for a path that does not exist, and for a name that is not in the cache where `hub` is false.
     """
     text = os.fspath(name)
@@ -74,23 +75,21 @@ def find(name: str | os.PathLike, option: str, hub: bool, ask: str) -> Found:
 
 
 def is_cached(repository: str, *files: str) -> bool:
-    """Whether one of the files of a repository of the hub is here from an earlier download."""
+    """Whether one of the files of a repository of the hub is in the cache."""
     try:
-        from huggingface_hub import try_to_load_from_cache
-
-        return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
-    except (ImportError, ValueError):  # the latter: no name of a repository
+        cached = optional("huggingface_hub", "embed", repository).try_to_load_from_cache
+        return any(isinstance(cached(repository, file), str) for file in files)
+    except ValueError:  # not installed, or not the name of a repository
         return False
 
 
 @contextmanager
 def asked(online: bool) -> Iterator[None]:
-    """Around libraries that may ask the hub: unless `online`, they find what is here, or fail at once."""
+    """Let libraries ask the hub only if `online`; otherwise they read the cache or fail at once."""
     if online:
         yield
         return
-    import huggingface_hub.constants as constants
-
+    constants = optional("huggingface_hub.constants", "embed", "the hub")
     before, environment = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
     constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
     try:
@@ -104,23 +103,22 @@ def asked(online: bool) -> Iterator[None]:
 
 
 def is_not_here(error: BaseException) -> bool:
-    """Whether what a library raised says that a file is neither here nor to be had."""
+    """Whether the error of a library means that a file is not available."""
     return any(sign in str(error) for sign in _NOT_HERE)
 
 
 def load_tokenizer(found: Found, **options: Any) -> Any:
-    """A tokenizer of transformers. Raises what it raises, and InputError for one without words (`check_words`)."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(found.name, local_files_only=not found.online, **options)
+    """A tokenizer of transformers. Raises its errors, and InputError for a tokenizer without words (`check_words`)."""
+    auto = optional("transformers", "embed", found.name).AutoTokenizer
+    tokenizer = auto.from_pretrained(found.name, local_files_only=not found.online, **options)
     check_words(tokenizer, found.name)
     return tokenizer
 
 
 def check_words(tokenizer: Any, name: str) -> None:
-    """InputError for a tokenizer without words, which transformers makes of a folder with a configuration alone.
+    """InputError for a tokenizer without words, to which all texts are equal.
 
-    To it, all texts would be the same.
+    transformers makes one of a folder that has only a configuration.
     """
     special = {*tokenizer.all_special_tokens, "▁"}
     if not any(word not in special for word in tokenizer.get_vocab()):

@@ -16,10 +16,10 @@ def real(path: AnyPath) -> str:
 
 
 def identities(path: AnyPath, folders: Callable[[str], str] = os.path.realpath) -> list[Hashable]:
-    """What a file is known by, whatever its name; two names that share one of these are one file.
+    """Keys of a file that do not depend on its name; two names that share a key are one file.
 
-    The last one tells most: (device, inode) of a local file that exists, and of a URL its query too, which may be a signature
-    or say which file is meant. Of a chained URL ("zip://a.npy::s3://x.zip") each place counts.
+    The last key is the most exact: (device, inode) of an existing local file, or a URL with its query, which may be a signature
+    or select the file. A chained URL ("zip://a.npy::s3://x.zip") has the keys of each place.
 
     folders   follows the links of a folder's path; cached where there are many files
     """

@@ -1,8 +1,8 @@
-"""A lock on a server that has no locks: a small file that its holder goes on changing.
+"""A lease: a lock on a server without locks, a small file that its holder keeps changing.
 
-Whoever finds one watches whether it changes, and so needs no clock that agrees with another machine's. One that stands
-still is taken over: write, wait, and see whose name it bears. A holder that was put to sleep meanwhile finds another's name
-in it and stops. On the same machine a process that has ended is known at once.
+A process that finds a lease watches whether it changes, so that the clocks of the machines need not agree. A lease that does
+not change is taken over: write it, wait, and see whose token it has. A holder that was suspended meanwhile finds the token of
+another process and stops. On the same machine, a holder that has ended is recognised at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fastrealign.storage.records import parsed
 from fastrealign.storage.retry import Missing, filesystem, request
 from fastrealign.storage.url import Url
 
-# Seconds between two changes; how long a lease must stand still to be taken over; and how long a write may take to be seen
-# by others who wrote at the same time.
+# Seconds between two changes; how long a lease must stay unchanged to be taken over; and how long a write may take until others
+# that wrote at the same time see it.
 BEAT_SECONDS = 4.0
 WATCH_SECONDS = 20.0
 SETTLE_SECONDS = 1.0
@@ -31,11 +31,11 @@ _RELEASE_SECONDS = 10.0
 
 
 class Lease:
-    """Held from when it is made until `release`.
+    """A lease, held from construction until `release`.
 
     url     of the file
-    what    that it stands for, to be named in messages
-    Raises InputError if another process holds it. It takes a second, and more where a holder has to be watched.
+    what    it protects, for messages
+    Raises InputError if another process holds it. Acquiring takes a second, or more where a holder has to be watched.
     """
 
     def __init__(self, url: Url, what: str) -> None:
@@ -51,14 +51,14 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken it over: this one must not write any more."""
+        """Whether another process has taken it over: this one must stop writing."""
         return self._lost
 
     def check(self) -> None:
         """FastRealignError if it is lost."""
         if self._lost:
             raise FastRealignError(
-                f"{self._what}: another fastrealign has taken over there while this one stood still; leave it to that one"
+                f"{self._what}: another fastrealign took over there while this one was suspended; leave it to that one"
             )
 
     def release(self) -> None:
@@ -66,7 +66,7 @@ class Lease:
         self._thread.join(_RELEASE_SECONDS)
         if not self._lost:
             fs, path = filesystem(str(self._url))
-            # What fails here, on a network that fails, does no harm: the lease stands still and is taken over.
+            # A failure here does no harm: the lease no longer changes, and is taken over.
             with suppress(Exception):
                 request(fs, "rm_file", path, seconds=_RELEASE_SECONDS)
 
@@ -129,7 +129,7 @@ class Lease:
 
 
 def _parsed(text: bytes | None) -> dict[str, Any]:
-    """Nothing for a lease that is gone, or half written where the server writes in place."""
+    """The values of a lease; none if it is gone, or half written by a server that writes in place."""
     try:
         value = parsed(text or b"{}")
     except ValueError:
@@ -138,7 +138,7 @@ def _parsed(text: bytes | None) -> dict[str, Any]:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine and is no more."""
+    """Whether the holder was a process of this machine that has ended."""
     machine = _machine()
     if machine is None or holder.get("machine") != machine or not isinstance(holder.get("pid"), int):
         return False
@@ -152,7 +152,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
 
 
 def _machine() -> str | None:
-    """What tells this machine since it was started, and the process numbers of this container, from all others."""
+    """Identifies this machine since its boot, and the process numbers of this container."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"

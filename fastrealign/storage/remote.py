@@ -1,8 +1,7 @@
 """Files on a server, read by position or in order.
 
-A file must not change while it is read. What the server said of it (size, ETag, time) when its header was read is kept, and
-compared with what it says later: with every answer over HTTP, elsewhere when the file is opened once more and now and then
-while it is read.
+A file must not change while it is read. Its size, ETag and time are kept when its header is read (session.py), and compared
+later: with every answer over HTTP, elsewhere when the file is opened again and every CHECK_SECONDS while it is read.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class RemoteFile:
     """A file that any number of threads read by position.
 
     size       in bytes
-    modified   its ETag, or when it was changed; None where the server tells neither
+    modified   its ETag, or when it was changed; None where the server has neither
     """
 
     def __init__(self, url: str) -> None:
@@ -67,7 +66,7 @@ class RemoteFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def fill(self, view: memoryview, offset: int) -> int:
-        """Read into `view`; returns how many bytes there were."""
+        """Read into `view`; returns the number of bytes, fewer where the file ends."""
         done, end = 0, min(len(view), self.size - offset)
         while done < end:
             part = self._part(offset + done, offset + min(done + REQUEST_BYTES, end))

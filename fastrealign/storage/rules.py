@@ -1,4 +1,4 @@
-"""What the values of a JSON record must be: a file that was damaged or made by hand is told from a sound one."""
+"""Rules for the values of a JSON record, to detect damaged or hand-made files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value of a record must be, in words and as a test."""
+    """What a value must be, in words and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def or_none(rule: Rule) -> Rule:
-    """The same, for a value that may be left out."""
+    """The rule for a value that may be missing."""
     return Rule(f"{rule.words} or null", lambda value: value is None or rule.holds(value))
 
 
@@ -39,7 +39,7 @@ FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 
 
 def broken(record: Any, rules: dict[str, Rule]) -> str | None:
-    """Which value of a record is not what its rule says, in words; None if all are."""
+    """Which value of a record breaks its rule, in words; None if none does."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__} where a record is expected"
     for name, rule in rules.items():
@@ -51,7 +51,7 @@ def broken(record: Any, rules: dict[str, Rule]) -> str | None:
 
 
 def check(record: Any, rules: dict[str, Rule]) -> None:
-    """ValueError that names the first value that is not what its rule says."""
+    """ValueError that names the first value that breaks its rule."""
     found = broken(record, rules)
     if found is not None:
         raise ValueError(found)

@@ -1,4 +1,4 @@
-"""Temporary files that several processes may read, and that go away with the process that made them."""
+"""Temporary files that several processes may read, removed with the process that made them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fastrealign.storage.url import Url
 
 
 class Spool:
-    """A folder of its own below TMPDIR, with a file `path`. Removed when the object goes, in the process that made it.
+    """A new folder in TMPDIR with a file `path`, removed with the object by the process that made it.
 
-    Forked or spawned processes read what is there, and remove nothing.
+    Forked or spawned processes can read it, and do not remove it.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class Spool:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Around all that writes there: an OSError becomes a FastRealignError that says what to do."""
+        """Turn an OSError of a write into a FastRealignError that says what to do."""
         try:
             yield
         except OSError as error:
@@ -44,7 +44,7 @@ class Spool:
 
     @contextmanager
     def writing(self) -> Iterator[BinaryIO]:
-        """The file, opened to be written in order."""
+        """The file, open for sequential writes."""
         with self.guarded(), open(self.path, "wb", buffering=1 << 20) as file:
             yield file
 
@@ -55,9 +55,9 @@ def _remove(folder: str, pid: int) -> None:
 
 
 def spool(url: Url | str) -> tuple[Descriptor, Path]:
-    """A new local file for what belongs to `url`, and a path by which it can be opened.
+    """A new local file for the contents of `url`, and a path by which it can be opened.
 
-    It has no name: when nobody holds it any more, its space is free, also after a kill.
+    It has no name: its space is freed with its last descriptor, also after a kill.
     """
     folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
     named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
@@ -71,7 +71,7 @@ def spool(url: Url | str) -> tuple[Descriptor, Path]:
 
 
 def spool_failure(url: Url | str, error: OSError) -> str:
-    """What to say of a spool file that cannot be written."""
+    """The message about a spool file that cannot be written."""
     folder = os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir()
     return (
         f"{url}: its spool file in {folder} could not be written: {error.strerror or one_line(error)}; set "
@@ -81,7 +81,7 @@ def spool_failure(url: Url | str, error: OSError) -> str:
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A local file with the bytes that lie at `url` now, for libraries that take nothing else; gone in the end."""
+    """A local copy of `url`, for libraries that need one; removed in the end."""
     SESSION.forget(url)
     file = RemoteFile(url)
     descriptor, path = spool(url)

@@ -1,4 +1,4 @@
-"""Text of others, for every command alike: bytes that hold UTF-8 are text, ids are text, blank lines at an end are nothing."""
+"""Text of input files, the same for every command: UTF-8 bytes are text, ids are text, blank lines at the end do not count."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fastrealign.storage.paths import AnyPath
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Of a line, which is held in memory as a whole.
+# Limit of a line, which is held in memory.
 LINE_BYTES = 64 << 20
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 
 
 def as_text(value: Any) -> Any:
-    """Bytes as the text that they hold; anything else as it is. InputError ("is not UTF-8 ...") for bytes that hold none."""
+    """Bytes decoded as UTF-8; other values unchanged. InputError ("is not UTF-8 ...") if they are not UTF-8."""
     try:
         if isinstance(value, UnicodeDecodeError):  # of `values_of`
             raise value
@@ -32,14 +32,14 @@ def as_text(value: Any) -> Any:
 
 
 def texts_in(value: Any) -> Any:
-    """`as_text` of a value and of what it holds: lists, and the values of dicts."""
+    """`as_text` of a value, of the items of a list and of the values of a dict."""
     if isinstance(value, dict):
         return {name: texts_in(part) for name, part in value.items()}
     return [texts_in(part) for part in value] if isinstance(value, list) else as_text(value)
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """The values of a column; where a file says that something is text and it is not UTF-8, what Python raises for it."""
+    """The values of a column; for text that is not UTF-8, the UnicodeDecodeError."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -54,7 +54,7 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def id_text(value: Any) -> str:
-    """An id as text, as which ids are compared: 7 is "7", but not "007". InputError for a fraction, a list, null."""
+    """An id as text, for comparison: 7 equals "7", not "007". InputError for a fraction, a list, null."""
     try:
         value = as_text(value)
     except InputError as error:
@@ -67,7 +67,7 @@ def id_text(value: Any) -> str:
 
 
 def lines_of(path: AnyPath) -> Iterator[tuple[int, int, bytes]]:
-    """(number from 1, first byte, what it holds) of each line; a byte order mark is no part of the first.
+    """(number from 1, offset, bytes) of each line, without a byte order mark in the first.
 
     Raises InputError for a line longer than LINE_BYTES.
     """
@@ -88,10 +88,11 @@ def lines_of(path: AnyPath) -> Iterator[tuple[int, int, bytes]]:
 
 
 def rows_in_lines(path: AnyPath, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """`lines_of` a file in which a line is a row: without the blank ones at its end, which stand for nothing.
+    """`lines_of` a file with a row per line, without blank lines at the end.
 
-    Blank ones before that are empty, b"": each has its number, which the rows of another file may be paired with.
-    space   what a blank line is made of; None: white space
+    Blank lines before that are b"": they keep their numbers, which may pair them with the rows of another file.
+
+    space   the characters of a blank line; None: white space
     """
     blank = 0
     for number, start, line in lines_of(path):

@@ -66,7 +66,7 @@ class Url(PureUrl):
         return f"{scheme}://{at}"
 
     def facts(self) -> Facts:
-        """What the server says. Raises Missing if there is nothing of that name."""
+        """What the server says of it. Raises Missing if it does not exist."""
         fs, path = filesystem(str(self))
         if self.is_http:
             answer = with_retries(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
@@ -85,7 +85,7 @@ class Url(PureUrl):
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """For http: whether there is a page with links to what lies below."""
+        """For HTTP: whether there is a page with links to names below it."""
         if not self.is_http:
             return self._kind() == "directory"
         try:
@@ -94,33 +94,33 @@ class Url(PureUrl):
             return False
 
     def _kind(self) -> str | None:
-        """ "file" or "directory"; None if there is nothing of that name."""
+        """ "file" or "directory"; None if it does not exist."""
         try:
             return self.facts().kind
         except Missing:
             return None
         except Denied:
-            # Stores behind http that do not list say this of what they do not have; elsewhere it leaves open what is there.
+            # Stores behind HTTP answer this for missing names if listing is denied; elsewhere the name may exist.
             if self.is_http:
                 return None
             raise
 
     def entries(self) -> Iterator[tuple[str, Facts]]:
-        """The names in a folder. Raises Missing if it is not there."""
+        """Names and facts of the entries of a folder. Raises Missing if it does not exist."""
         found = self._list("ls", detail=True)
         return ((name, facts) for name, facts in found if "/" not in name)
 
     def walk(self, deep: bool = True) -> Iterator[str]:
-        """The names of all files below a folder, or right in it, relative to it; none if it is not there."""
+        """The names of all files below a folder, or directly in it, relative to it; none if it does not exist."""
         try:
             return (name for name, facts in self._list("find" if deep else "ls", detail=True) if facts.kind == "file")
         except Missing:
             return iter(())
 
     def glob(self) -> tuple[Url, list[Url]]:
-        """This URL as a pattern: the folder before its first wildcard, and the files that match, in no order.
+        """This URL as a pattern: the folder before its first wildcard, and the matching files, unordered.
 
-        Folders that are there under a name with brackets and the like are taken for what they are.
+        Existing folders with wildcards in their names are taken literally.
         """
         plain = self
         while plain.has_magic:
@@ -135,7 +135,7 @@ class Url(PureUrl):
         return root, found
 
     def _matches(self, root: Url, below: list[str]) -> list[Url]:
-        """The files whose names match these patterns, folder by folder from `root` on."""
+        """The files that match these patterns, one per level below `root`."""
         fs, path = filesystem(
             str(self.at("/".join([glob.escape(root.rest), *below]) if root.rest else "/".join(below)))
         )
@@ -152,7 +152,7 @@ class Url(PureUrl):
         return [root / name[len(above) :] for name in found if not name.endswith("/")]
 
     def read_bytes(self) -> bytes:
-        """All of a small file, in one request, so that it is of one piece also where others write to it."""
+        """A small file in one request, so that it is consistent even if others write to it."""
         fs, path = filesystem(str(self))
 
         def get(seconds: float) -> bytes:
@@ -166,9 +166,9 @@ class Url(PureUrl):
         return with_retries(str(self), "read", get)
 
     def write_bytes(self, data: bytes, *, new: bool = False) -> None:
-        """Put a small file in place of what is there. new: raise FileExistsError if there is something already.
+        """Write a small file, replacing another. new: raise FileExistsError if it exists already.
 
-        Where the store cannot put under a condition (If-None-Match), `new` looks first.
+        Where the store cannot create conditionally (If-None-Match), `new` asks first.
         """
         fs, path = filesystem(str(self))
         conditional = new and _can_create(fs)
@@ -189,12 +189,12 @@ class Url(PureUrl):
                 raise
             return True
 
-        # An answer may get lost after the server has stored the file: then it is there and it is ours.
+        # An answer may get lost after the server has stored the file: then what is there is this file.
         if not with_retries(str(self), "written", put) and self.read_bytes() != data:
             raise FileExistsError(str(self))
 
     def upload(self, local: str, size: int) -> None:
-        """Put the local file in place. Whoever looks sees what was there before, or all of the new file."""
+        """Upload a local file. Readers see the previous file or all of the new one."""
         fs, path = filesystem(str(self))
         seconds = request_seconds() + size / _UPLOAD_RATE
         if self.is_object_store:
@@ -224,12 +224,12 @@ class Url(PureUrl):
         with_retries(str(self), "removed", remove)
 
     def mkdir(self, exist_ok: bool = True) -> None:
-        """With the folders above it."""
+        """Make the folder and its parents."""
         if not self.is_object_store:
             self._write("makedirs", filesystem(str(self))[1], exist_ok=exist_ok)
 
     def rmdir(self) -> None:
-        """OSError if it is not empty."""
+        """Remove an empty folder; OSError if it is not empty."""
         if not self.is_object_store:
             fs, path = filesystem(str(self))
             try:
@@ -256,6 +256,6 @@ class Url(PureUrl):
 
 
 def _can_create(fs: AbstractFileSystem) -> bool:
-    """Whether the file system puts a file on the condition that there is none of that name."""
+    """Whether the file system can create a file on the condition that it does not exist."""
     coroutine = getattr(fs, "_pipe_file", None) if fs.async_impl else None
     return "mode" in inspect.signature(coroutine or fs.pipe_file).parameters

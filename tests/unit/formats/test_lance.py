@@ -188,9 +188,18 @@ def overwrite_in(path, old, new):
         (lambda path: [os.truncate(file, 30) for file in (path / "_versions").glob("*.manifest")], ["not a readable"]),
         (lambda path: data_file(path).unlink(), ["damaged", "it is gone", "copy or make it again"]),
         (lambda path: os.truncate(data_file(path), 100), ["damaged", "it has 100 bytes, not"]),
-        (lambda path: data_file(path).write_bytes(b"\xff" * data_file(path).stat().st_size), ["damaged", "the end is"]),
-        (lambda path: overwrite(path, -12, struct.pack("<I", 1 << 31)), ["damaged", "the end is not that of"]),
-        (lambda path: overwrite(path, -24, struct.pack("<Q", 1 << 62)), ["damaged", "the end is not that of"]),
+        (
+            lambda path: data_file(path).write_bytes(b"\xff" * data_file(path).stat().st_size),
+            ["damaged", "does not end as"],
+        ),
+        (
+            lambda path: overwrite(path, -12, struct.pack("<I", 1 << 31)),
+            ["damaged", "does not end as a data file does"],
+        ),
+        (
+            lambda path: overwrite(path, -24, struct.pack("<Q", 1 << 62)),
+            ["damaged", "does not end as a data file does"],
+        ),
         (lambda path: overwrite_in(path, b"encodings21.", b"encodings\0\0\0"), ["not a readable Lance dataset"]),
     ],
     ids=[
