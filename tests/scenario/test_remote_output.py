@@ -345,7 +345,7 @@ def test_a_run_whose_lease_was_taken_stops_and_removes_nothing(memory, sides):
                 memory.pipe_file("/out/part_4.npy", b"theirs")
                 time.sleep(0.4)
 
-    with pytest.raises(FastRealignError, match="another fastrealign has taken over there"):
+    with pytest.raises(FastRealignError, match="another fastrealign took over there"):
         fr.align(*sides, "memory://out", threads=1, progress=TakeOver(1))
     assert memory.cat_file(f"/out/{JOURNAL}/lease") == b'{"token": "theirs"}'
     assert f"/out/{JOURNAL}/00000001" in memory.store and "/out/part_4.npy" in memory.store

@@ -92,7 +92,7 @@ def test_a_holder_that_was_put_to_sleep_finds_out_and_stops(memory):
     put(token="another")
     time.sleep(0.3)
     assert lease.lost
-    with pytest.raises(FastRealignError, match="another fastrealign has taken over there"):
+    with pytest.raises(FastRealignError, match="another fastrealign took over there"):
         lease.check()
     lease.release()
     assert content()["token"] == "another"
