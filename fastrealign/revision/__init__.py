@@ -6,7 +6,7 @@
     config      options of a training run, and their YAML file (config_file.py)
     train       stage 1 (the adapter, on text) and stage 2 (the language model too), with checkpoints (checkpoints.py), paths
                 checked first (paths.py) and a record of the run (record.py)
-    evaluate    captions, questions and probes about real images
+    evaluate    captions, questions and probes about real images (answers.py)
     lmms        a trained model for lmms-eval
 
 Needs the extra `revision` (torch, transformers, accelerate, PyYAML).

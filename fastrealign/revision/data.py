@@ -49,21 +49,15 @@ __all__ = [
     "read_examples",
 ]
 
-# Examples that are checked at a time.
-_CHECKED = 1024
-# Workers whose counts are kept apart; more share.
-_SLOTS = 64
+_CHECKED = 1024  # examples at a time
+_SLOTS = 64  # workers with counts of their own; more share
 _COUNTS = ("seconds", "truncated", "missing", "unanswered")
 # Tokenizers that know no limit say some 1e30.
 _NO_LIMIT = 1 << 30
 
 
 class Checked(NamedTuple):
-    """Result of `Collator.check`.
-
-    truncated   number of examples that max_length cuts
-    answered    bool (n,): whether an example keeps some of a response
-    """
+    """Of `Collator.check`: number of examples that max_length cuts; whether each keeps some of a response, bool (n,)."""
 
     truncated: int
     answered: np.ndarray
@@ -198,10 +192,10 @@ class Collator:
             rows = self.embeddings.rows(*names_of([examples[int(i)] for i in places], self.embeddings))
             self._first.look(self.alignment(rows, bad_rows="keep"), len(rows), enough=0)
             self._first = None
-        found = Checked(self.truncated, answered)
-        self._warned = found.truncated > 0
+        truncated = self.truncated
+        self._warned = truncated > 0
         self._counts.zero_()
-        return found
+        return Checked(truncated, answered)
 
     @property
     def align_seconds(self) -> float:

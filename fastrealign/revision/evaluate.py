@@ -5,105 +5,47 @@
     probe     yes/no questions about what is and is not there, in POPE's form (arXiv 2305.10355): accuracy, precision,
               recall and F1 of "yes", and how often the model says it
 
-Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token. Answers are kept, one JSON
-object per line.
+Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import one_line
-from fastrealign.revision.data import IMAGE, Template, left_padded
-from fastrealign.revision.templates import pad_token
-from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.records import parsed
-from fastrealign.storage.strings import lines_of
+from fastrealign.revision.answers import Answer, Item, read_answers, read_items, write_answers, write_items
+from fastrealign.revision.conversations import IMAGE
+from fastrealign.revision.templates import Template, left_padded, pad_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from fastrealign.revision.data import Embeddings
+    from fastrealign.data.lookup import Embeddings
     from fastrealign.revision.model import RevisionModel
 
-TASKS = ("caption", "vqa", "probe")
+__all__ = [
+    "Answer",
+    "Facts",
+    "Item",
+    "Scores",
+    "ask",
+    "over_seeds",
+    "read_answers",
+    "read_items",
+    "score",
+    "write_answers",
+    "write_items",
+]
+
 Scores = dict[str, float]
 # By attribute ("colours"): the facts that a text states, or that are true of an image. A fact is a tuple of words.
 Facts = dict[str, set[tuple[str, ...]]]
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question about an image, or the request for a description.
-
-    Parameters
-    ----------
-    id
-        Of the image's embedding.
-    task
-        One of TASKS.
-    kind
-        Of question within the task, by which scores are split; "" for captions.
-    prompt
-        Text, without IMAGE, which `ask` puts in front of it.
-    answer
-        The right answer, one word; "" for a caption.
-    facts
-        For a caption: the facts of the image, as lists.
-
-    Raises
-    ------
-    InputError
-        For another task, a prompt with IMAGE, or values that are no text.
-    """
-
-    id: str
-    task: str
-    kind: str
-    prompt: str
-    answer: str = ""
-    facts: dict[str, list[list[str]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("id", "task", "kind", "prompt", "answer"):
-            if not isinstance(getattr(self, name), str):
-                raise InputError(f"{name} {getattr(self, name)!r}, expected text")
-        if self.task not in TASKS:
-            raise InputError(f"task {self.task!r}, expected one of {', '.join(TASKS)}")
-        if IMAGE in self.prompt:
-            raise InputError(f"the prompt holds {IMAGE}; remove it: the one image goes in front of the prompt")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The model's answer to an item; blind: without the image."""
-
-    item: Item
-    given: str
-    blind: bool
-
-
-def write_items(path: str | Path, items: Iterable[Item]) -> None:
-    """One JSON object per line."""
-    _write_lines(path, (asdict(item) for item in items))
-
-
-def read_items(path: str | Path) -> list[Item]:
-    """What `write_items` wrote. Raises InputError naming the line of anything else."""
-    items = _read_lines(path, lambda record: Item(**record), "an item to ask")
-    if not items:
-        raise InputError(f"{path}: has no items to ask")
-    return items
 
 
 def ask(
@@ -136,14 +78,11 @@ def ask(
     InputError
         For an id without an embedding, or a prompt as long as the language model's context.
     """
-    import torch
-
     if stage == "stage1":
         items = [item for item in items if item.task == "caption"]
     template = Template(tokenizer, stage, tokens=0 if blind else model.tokens)
     model.eval()
     context = getattr(model.lm.config, "max_position_embeddings", math.inf)
-    device = next(model.parameters()).device
     prompts = template.prompts([[(f"{IMAGE}\n{item.prompt}", None)] for item in items])
     for item, prompt in zip(items, prompts, strict=True):
         if len(prompt) >= context:
@@ -154,41 +93,37 @@ def ask(
     with progress.running("asking blindly" if blind else "asking", len(items)):
         for lo in range(0, len(order), batch):
             chosen = order[lo : lo + batch]
-            inputs = left_padded(tokenizer, [prompts[i] for i in chosen])
-            if not blind:
-                inputs["embeddings"] = torch.from_numpy(embeddings.rows([items[i].id for i in chosen]))
-            with torch.inference_mode():
-                ids = model.generate(
-                    **{name: value.to(device) for name, value in inputs.items()},
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    eos_token_id=template.end,
-                    pad_token_id=pad_token(tokenizer),
-                )
-            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            rows = None if blind else embeddings.rows([items[i].id for i in chosen])
+            texts = generated(model, template, [prompts[i] for i in chosen], rows, max_new_tokens)
             given |= {i: text.strip() for i, text in zip(chosen, texts, strict=True)}
             progress.advance(len(chosen), 0)
     return [Answer(item, given[i], blind) for i, item in enumerate(items)]
 
 
-def write_answers(path: str | Path, answers: Iterable[Answer]) -> None:
-    """One JSON object per line: the fields of the item (facts only if it has some), `given` and `blind`."""
+def generated(
+    model: RevisionModel,
+    template: Template,
+    prompts: Sequence[Sequence[int]],
+    embeddings: np.ndarray | None,
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy continuation of each prompt (token ids), as text; embeddings float32 (n, dim)."""
+    import torch
 
-    def record(a: Answer) -> dict[str, Any]:
-        item = {name: value for name, value in asdict(a.item).items() if name != "facts" or value}
-        return {**item, "given": a.given, "blind": a.blind}
-
-    _write_lines(path, map(record, answers))
-
-
-def read_answers(path: str | Path) -> list[Answer]:
-    """What `write_answers` wrote. Raises InputError naming the line of anything else."""
-
-    def answer(record: dict[str, Any]) -> Answer:
-        given, blind = record.pop("given"), record.pop("blind")
-        return Answer(Item(**record), given, blind)
-
-    return _read_lines(path, answer, "an answer")
+    tokenizer = template.tokenizer
+    inputs = left_padded(tokenizer, prompts)
+    if embeddings is not None:
+        inputs["embeddings"] = torch.from_numpy(embeddings)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        ids = model.generate(
+            **{name: value.to(device) for name, value in inputs.items()},
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=template.end,
+            pad_token_id=pad_token(tokenizer),
+        )
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
 def score(answers: Iterable[Answer], said: Callable[[str], Facts] | None = None) -> Scores:
@@ -284,22 +219,3 @@ def _word(text: str) -> str:
     """The first word, by which a short answer is judged."""
     words = text.lower().replace(".", " ").replace(",", " ").split()
     return words[0] if words else ""
-
-
-def _read_lines(path: str | Path, make: Callable[[dict[str, Any]], Any], what: str) -> list[Any]:
-    made = []
-    for number, _, line in lines_of(path):
-        if not line.strip():
-            continue
-        try:
-            made.append(make(parsed(line.decode())))
-        except (ValueError, TypeError, KeyError, AttributeError, InputError) as error:
-            raise InputError(f"{path}, line {number}: not {what}: {one_line(error)}") from None
-    return made
-
-
-def _write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
-    with AtomicFile(path) as file:
-        for record in records:
-            file.append((json.dumps(record) + "\n").encode())
-        file.commit()

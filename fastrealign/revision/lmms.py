@@ -18,8 +18,9 @@ except ImportError as missing:
 
 from fastrealign.core.errors import InputError
 from fastrealign.embed.pictures import upright_rgb
-from fastrealign.revision.data import IMAGE, Template, left_padded
-from fastrealign.revision.templates import pad_token
+from fastrealign.revision.conversations import IMAGE
+from fastrealign.revision.evaluate import generated
+from fastrealign.revision.templates import Template
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -81,8 +82,8 @@ class Revision(lmms):
         self.model = RevisionModel.from_pretrained(model, hub=hub).to(device_of(device)).eval()
         if self.encoder.dim != self.model.dim:
             raise InputError(f"{self.encoder.name} gives rows {self.encoder.dim} wide, {model} takes {self.model.dim}")
-        self.words = AutoTokenizer.from_pretrained(model, local_files_only=True)
-        self.template = Template(self.words, "stage2", self.model.tokens)
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self.template = Template(tokenizer, "stage2", self.model.tokens)
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -118,18 +119,6 @@ class Revision(lmms):
             raise InputError(f"{task}, {split} {number}: the image {error}") from None
 
     def _say(self, questions: Sequence[str], pictures: Sequence[Any], longest: int) -> list[str]:
-        import torch
-
         turns = [[(f"{IMAGE}\n{question.replace(IMAGE, '').strip()}", None)] for question in questions]
-        inputs = left_padded(self.words, self.template.prompts(turns))
         rows = self.encoder.encode([self.encoder.prepare(picture) for picture in pictures])
-        inputs["embeddings"] = torch.from_numpy(rows)
-        device = next(self.model.parameters()).device
-        ids = self.model.generate(
-            **{name: value.to(device) for name, value in inputs.items()},
-            max_new_tokens=longest,
-            do_sample=False,
-            eos_token_id=self.template.end,
-            pad_token_id=pad_token(self.words),
-        )
-        return self.words.batch_decode(ids, skip_special_tokens=True)
+        return generated(self.model, self.template, self.template.prompts(turns), rows, longest)

@@ -17,7 +17,6 @@ shows whether the model at the reference is still the one that the adapter was t
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,18 +29,15 @@ from fastrealign.core.text import one_line
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
 from fastrealign.revision.language_model import fingerprint, load_lm
+from fastrealign.revision.model_record import RECORD, read_record, write_record
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 from fastrealign.storage import hub as hubs
-from fastrealign.storage.atomic import AtomicFile, AtomicFolder
-from fastrealign.storage.records import parsed
+from fastrealign.storage.atomic import AtomicFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from fastrealign.revision.config import Lora
-
-RECORD = "revision.json"
-_FORMAT = 1
 
 
 class RevisionModel(torch.nn.Module):
@@ -122,10 +118,9 @@ class RevisionModel(torch.nn.Module):
         embeddings: torch.Tensor | None = None,
         **options: Any,
     ) -> torch.Tensor:
-        """Generate: int64 (batch, new tokens), without the prompt. Arguments as for `forward`.
+        """New tokens, int64 (batch, n), without the prompt. Arguments as for `forward`, options of transformers' `generate`.
 
-        Padding may be on either side; rows are moved to the right, where generation continues. `options` are those of
-        transformers' `generate` (max_new_tokens, do_sample, ...).
+        Padding may be on either side; rows are moved to the right, where generation continues.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -222,7 +217,7 @@ class RevisionModel(torch.nn.Module):
             if has != needs:
                 raise InputError(f"{path}: its adapter has {name}={has}, expected {name}={needs}")
         if (Path(path) / RECORD).is_file():
-            record = _read_record(Path(path))
+            record = read_record(Path(path))
             if record["lm"] != "lm":
                 _check_fingerprint(path, record, self)
         self.adapter.load_state_dict(found.state_dict())
@@ -247,7 +242,6 @@ class RevisionModel(torch.nn.Module):
                     self.lm.save_pretrained(with_weights.temporary)
                 with_weights.commit()
         record = {
-            "format": _FORMAT,
             "dim": self.dim,
             "tokens": self.tokens,
             "width": self.adapter.width,
@@ -255,9 +249,7 @@ class RevisionModel(torch.nn.Module):
             "lm_fingerprint": fingerprint(self.lm) if whole else self.lm_fingerprint,
             "lora": self._lora,
         }
-        with AtomicFile(folder / RECORD) as file:
-            file.append(json.dumps(record, indent=2).encode())
-            file.commit()
+        write_record(folder, record)
 
     @classmethod
     def from_pretrained(
@@ -278,7 +270,7 @@ class RevisionModel(torch.nn.Module):
             With the folder: no model, a part missing, or another language model at the reference.
         """
         folder = Path(folder)
-        record = _read_record(folder)
+        record = read_record(folder)
         if record["lm"] == "lm":
             model = cls(load_lm(folder / "lm"), record["dim"], tokens=record["tokens"])
             model.lm_source, model._lm_trained = str(folder / "lm"), True
@@ -306,22 +298,3 @@ def _check_fingerprint(path: str | os.PathLike, record: dict[str, Any], model: R
             f"{path}: was trained with another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
             f"than {model.lm_source or 'the one given'} ({model.lm_fingerprint[:12]}); use the one that it was trained with"
         )
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    file = folder / RECORD
-    try:
-        record = parsed(file.read_bytes())
-        missing = {"dim", "tokens", "lm", "lm_fingerprint", "lora"} - set(record)
-        newer = record.get("format", 0) > _FORMAT
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{folder}: has no {RECORD}; expected a folder that training or save_pretrained wrote"
-        ) from None
-    except (ValueError, TypeError, AttributeError):
-        raise InputError(f"{file}: not readable as JSON; the file is damaged") from None
-    if newer:
-        raise InputError(f"{file}: written by a newer fastrealign (format {record['format']}); upgrade to read it")
-    if missing:
-        raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
-    return record

@@ -179,33 +179,13 @@ PLURALS = {
     for noun in world.nouns
 }
 
+_FIXED_WORDS = ". , a an and there is i see picture of on in the background things"
 # All words of captions, in a fixed order: the vocabulary of the encoder.
 WORDS = tuple(
     dict.fromkeys(
-        [
-            *[
-                ".",
-                ",",
-                "a",
-                "an",
-                "and",
-                "there",
-                "is",
-                "i",
-                "see",
-                "picture",
-                "of",
-                "on",
-                "in",
-                "the",
-                "background",
-                "things",
-            ],
-            *NUMBERS.values(),
-            *COLOURS,
-            *SIZES,
-            *" ".join(RELATIONS).split(),
-            *(w for f in FAMILIES.values() for w in (*f.nouns, *(PLURALS[n] for n in f.nouns), *f.backgrounds)),
-        ]
+        " ".join(
+            [_FIXED_WORDS, *NUMBERS.values(), *COLOURS, *SIZES, *RELATIONS]
+            + [w for f in FAMILIES.values() for w in (*f.nouns, *(PLURALS[n] for n in f.nouns), *f.backgrounds)]
+        ).split()
     )
 )

@@ -20,7 +20,7 @@ from fastrealign.storage.atomic import save_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastrealign.revision.evaluate import Answer
+    from fastrealign.revision.answers import Answer
 
 PICTURES = 6
 TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: told apart with every common colour vision

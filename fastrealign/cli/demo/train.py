@@ -15,8 +15,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.options import check_method
+from fastrealign.revision.answers import Answer, read_items, write_answers
 from fastrealign.revision.config import TrainConfig
-from fastrealign.revision.evaluate import Answer, Scores, ask, read_items, score, write_answers
+from fastrealign.revision.evaluate import Scores, ask, score
 
 TUNINGS = ("image", "text")
 # What all stages share. A scene takes about twelve words: with fewer visual tokens a description named less of it. A stage

@@ -30,8 +30,8 @@ from fastrealign.cli.demo import backbone, captions, encoder, questions, samples
 from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
+from fastrealign.revision.answers import Item, write_items
 from fastrealign.revision.conversations import IMAGE
-from fastrealign.revision.evaluate import Item, write_items
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.records import parsed
 

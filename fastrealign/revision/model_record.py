@@ -1,0 +1,38 @@
+"""revision.json in the folder of a saved model: its widths, and which language model it belongs to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.records import parsed
+
+RECORD = "revision.json"
+_FORMAT = 1
+
+
+def write_record(folder: Path, values: dict[str, Any]) -> None:
+    save_bytes(folder / RECORD, json.dumps({"format": _FORMAT, **values}, indent=2).encode())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Raises InputError if it is missing, damaged or of a newer version."""
+    file = folder / RECORD
+    try:
+        record = parsed(file.read_bytes())
+        missing = {"dim", "tokens", "lm", "lm_fingerprint", "lora"} - set(record)
+        newer = record.get("format", 0) > _FORMAT
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{folder}: has no {RECORD}; expected a folder that training or save_pretrained wrote"
+        ) from None
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(f"{file}: not readable as JSON; the file is damaged") from None
+    if newer:
+        raise InputError(f"{file}: written by a newer fastrealign (format {record['format']}); upgrade to read it")
+    if missing:
+        raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
+    return record
