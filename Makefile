@@ -1,7 +1,10 @@
-.PHONY: build test slow bench lint format picture fuzz
+.PHONY: build quick test slow bench lint format picture fuzz
 
 build:          ## compile in place and install with everything that tests and benchmarks need
 	pip install -e '.[test,bench,dev]'
+
+quick:          ## a sample of the suite, in a minute
+	pytest -q --quick
 
 test:           ## the whole fast suite
 	pytest

@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import mmap
 import os
+import re
 import tempfile
 import zlib
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -18,7 +20,7 @@ from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.row_map import RowMap
 
 # In tests/support, which pyproject.toml puts on the path.
-pytest_plugins = ["file_fixtures", "embed_fixtures", "report_fixtures"]
+pytest_plugins = ["file_fixtures", "embed_fixtures", "report_fixtures", "quick"]
 
 SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
 # The processes that share the tests, and those that tests start, draw the same.
@@ -33,6 +35,14 @@ def pytest_collection_finish(session):
     session.config.add_cleanup(folder.cleanup)
     session.config.add_cleanup(partial(os.chdir, os.getcwd()))
     os.chdir(folder.name)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was skipped and what it takes to run it, in one line."""
+    skipped = (report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    counts = Counter(re.sub(r"^could not import '(\w+).*", r"pip install \1", reason) for reason in skipped)
+    if counts:
+        terminalreporter.write_line("skipped: " + ", ".join(f"{n} ({reason})" for reason, n in counts.most_common()))
 
 
 def pytest_report_header():

@@ -38,6 +38,7 @@ from fastrealign.methods.options import FitOptions
 torch = pytest.importorskip("torch")
 
 D = 12
+HANGS = 900  # seconds: three Pythons that import torch may take minutes where others compute
 
 
 @pytest.fixture
@@ -60,9 +61,9 @@ class Thread(TorchGroup):
 
     def all_gather(self, value):
         self._board[self.rank] = value
-        self._board["barrier"].wait(60)
+        self._board["barrier"].wait(HANGS)
         values = [self._board[rank] for rank in range(self.size)]
-        self._board["barrier"].wait(60)
+        self._board["barrier"].wait(HANGS)
         return values
 
     def all_reduce(self, sums):
@@ -95,7 +96,7 @@ def on_ranks(size, work, may_break=False):
     for thread in crew:
         thread.start()
     for thread in crew:
-        thread.join(120)
+        thread.join(HANGS)
     return results
 
 
@@ -253,7 +254,7 @@ def torchrun(*words, processes=2):
 
 
 def run(command):
-    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
 
 
 def test_the_command_under_torchrun(sides, tmp_path):

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import corpus
@@ -16,6 +17,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.progress import Progress
+from fastrealign.data import pipeline
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.append_log import FileLog
 
@@ -121,19 +123,6 @@ def test_a_second_signal_does_not_break_the_clean_up(tmp_path, case):
     assert corpus.tree(out) == whole
 
 
-def test_stopped_while_fitting_it_leaves_nothing(tmp_path, case):
-    text, image, _ = case
-    out = tmp_path / "out"
-    run = start(text, image, out)
-    wait_for(run, out / JOURNAL)
-    run.send_signal(signal.SIGINT)
-    told = run.communicate()[1]
-    if run.returncode == 130 and "shards are complete" not in told:
-        assert not out.exists()
-    else:
-        assert temporaries(out) == []
-
-
 def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, monkeypatch):
     text, image, _ = case
     read, stop = FileLog.text, [KeyboardInterrupt]
@@ -150,20 +139,55 @@ def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, mon
 
 
 class Signals(Progress):
-    """Sends this process signals while shards are written: one each time so many more rows are done."""
+    """Sends this process signals while a phase is under way: one each time so many more rows are done.
 
-    def __init__(self, numbers, every):
-        self.numbers, self.every, self.phase = list(numbers), every, ""
+    The thread that works waits after each one until the main thread has reacted: stopped the supply of shards, or the pass.
+    """
+
+    def __init__(self, phase, numbers, every, patch):
+        self.wanted, self.numbers, self.every, self.phase = phase, list(numbers), every, ""
+        self.reactions = threading.Semaphore(0)
+        for holder, name in ((pipeline._Supply, "begin_no_shard"), (pipeline.Pass, "_abandon")):
+            patch.setattr(holder, name, self.noted(getattr(holder, name)))
+
+    def noted(self, call):
+        def noted(*args):
+            call(*args)
+            self.reactions.release()
+
+        return noted
 
     def start(self, phase, rows, nbytes):
         self.phase, self.rows = phase, 0
 
     def advance(self, rows, nbytes):
         self.rows += rows
-        if self.phase == "aligning" and self.numbers and self.rows >= self.every:
+        if self.phase == self.wanted and self.numbers and self.rows >= self.every:
             self.rows = 0
             os.kill(os.getpid(), self.numbers.pop(0))  # to the main thread, which waits for this one
-            time.sleep(0.05)
+            assert self.reactions.acquire(timeout=600)
+
+
+@pytest.fixture
+def signalled(tmp_path, monkeypatch, capsys):
+    """Runs `align` and sends it signals; returns the folders, the exit code and stderr."""
+
+    def signalled(phase, numbers):
+        text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
+        image = corpus.npy_folder(tmp_path / "image", [corpus.rows(40_000, 2, dim=128)])
+        monkeypatch.setattr(
+            "fastrealign.cli.arguments.progress_of", lambda args: Signals(phase, numbers, 5000, monkeypatch)
+        )
+        out = tmp_path / "out"
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            code = main(["align", str(text), "--target", str(image), "--out", str(out), "--threads", "1"])
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+                signal.signal(number, handler)
+        return text, image, out, code, capsys.readouterr().err
+
+    return signalled
 
 
 @pytest.mark.parametrize(
@@ -175,19 +199,9 @@ class Signals(Progress):
         ([signal.SIGINT], 0),
     ],
 )
-def test_sigterm_finishes_the_shard_in_hand(tmp_path, monkeypatch, capsys, numbers, complete):
-    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
-    image = corpus.npy_folder(tmp_path / "image", [corpus.rows(500, 2, dim=128)])
-    monkeypatch.setattr("fastrealign.cli.arguments.progress_of", lambda args: Signals(numbers, 5000))
-    out = tmp_path / "out"
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        code = main(["align", str(text), "--target", str(image), "--out", str(out), "--threads", "1"])
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
+def test_sigterm_finishes_the_shard_in_hand(signalled, numbers, complete):
+    text, image, out, code, said = signalled("aligning", numbers)
     assert code == 128 + numbers[0]
-    said = capsys.readouterr().err
     if complete:
         assert "interrupted; 1 of 2 shards are complete, resume with --resume" in said
         assert [path.name for path in out.glob("part_*")] == ["part_0.npy"]
@@ -195,3 +209,11 @@ def test_sigterm_finishes_the_shard_in_hand(tmp_path, monkeypatch, capsys, numbe
     else:
         assert "interrupted; nothing was written" in said
         assert not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("phase", ["reading the target", "reading the source"])
+def test_stopped_while_fitting_it_leaves_nothing(signalled, phase, number):
+    _, _, out, code, said = signalled(phase, [number])
+    assert (code, said.splitlines()[-1]) == (128 + number, "fastrealign: interrupted; nothing was written")
+    assert not out.exists()

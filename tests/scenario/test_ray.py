@@ -18,9 +18,12 @@ import fastrealign.ray as fray  # noqa: E402
 
 @pytest.fixture(scope="module")
 def cluster():
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # it would be sent over a network
     ray.init(
         num_cpus=2,
         _node_ip_address="127.0.0.1",
+        object_store_memory=100 << 20,
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(fray.__file__).removesuffix("/fastrealign/ray.py")}},
@@ -28,6 +31,7 @@ def cluster():
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+    patch.undo()
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ try:
 except fr.InputError as error:
     print(error)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=900)
     assert ran.stdout == "s3://b/x.npy: a URL needs fsspec: pip install 'fastrealign[remote]'\n"
 
 

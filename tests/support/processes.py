@@ -17,7 +17,7 @@ def run_on_processes(work: Callable[[int, int, Path], None], size: int, folder: 
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(900)
         if process.is_alive():
             process.kill()
     said = [] if errors.empty() else [errors.get()]

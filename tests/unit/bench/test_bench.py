@@ -162,10 +162,15 @@ def test_ours_is_right_and_what_is_wrong_is_found(memory, op, variant, dtype):
     assert given.error(wrong) > 1.0
 
 
-@pytest.mark.parametrize("dtype", common.DTYPES)
 @pytest.mark.parametrize(("op", "variant"), [*CASES[:1], *CASES[2:]])
 @pytest.mark.parametrize(
-    "peer", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] * (p.name == "torch.compile")) for p in peers.PEERS]
+    ("peer", "dtype"),
+    [
+        pytest.param(p, dtype, id=f"{p.name}-{dtype}", marks=[pytest.mark.slow] * (p.name == "torch.compile"))
+        for p in peers.PEERS
+        for dtype in common.DTYPES
+        if p.name != "FAISS" or dtype == "float32"  # FAISS's transforms take no other rows
+    ],
 )
 def test_a_peer_computes_the_same_map(memory, peer, op, variant, dtype):
     given = make(memory, op, variant, dtype)

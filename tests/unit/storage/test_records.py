@@ -106,12 +106,12 @@ def test_manifests(made, tmp_path, capsys, name):
     one_line([*align, "--overwrite"], capsys, path)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    "name", [name for name, text in TEXTS.items() if isinstance(text, str) and name != "half a surrogate pair"]
+)
 def test_records_of_alignments(made, tmp_path, capsys, name):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     text = TEXTS[name]
-    if isinstance(text, bytes) or name == "half a surrogate pair":
-        pytest.skip("no text")
     path = tmp_path / "a.safetensors"
     vectors = {part: np.zeros(corpus.DIM) for part in ("b", "c", "mean_source", "mean_target")}
     for record in (text, sealed(text.encode()).decode()):

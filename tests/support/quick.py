@@ -1,0 +1,154 @@
+"""`pytest --quick` (`make quick`): a part of the suite that says within a minute whether something is broken.
+
+Of a test with many cases it runs a few, which cover every value of every parameter (each format, method, element type,
+instruction set) but not their combinations. Of the scenarios it runs bad input, kills, signals, ranks and servers.
+What takes long and stands alone is left out; the last line says what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Below tests/, and why these are left out: they load large libraries, compile, draw, or repeat what they do many times.
+LEFT_OUT = (
+    "unit/bench/*",
+    "unit/cli/demo/*",
+    "unit/cuda/*",
+    "unit/embed/test_encoders.py",
+    "unit/embed/test_lmms.py",
+    "unit/gap_report/test_[mp]*.py",
+    "unit/kernels/*",
+    "unit/methods/test_certified.py",
+    "unit/revision/test_[!c]*.py",
+    "unit/storage/test_hub.py",
+    "contract/test_fuzz.py",
+    "scenario/test_[!bikd]*.py",
+    "scenario/test_bad_shards.py",
+    "scenario/test_browser.py",
+    "scenario/test_da*.py",
+    "scenario/test_docs.py",
+    "scenario/test_inputs_stay.py",
+    "gpu/*",
+)
+# Single tests of the other files, each longer than half a second.
+TOO_LONG = {
+    "test_a_column_a_side_in_every_command",
+    "test_a_difference_is_found",
+    "test_a_drawing_is_replaced_only_when_told",
+    "test_a_file_of_blank_lines_takes_no_memory",
+    "test_a_full_disk_in_a_later_shard_and_more_room",
+    "test_a_full_disk_in_a_table",
+    "test_a_full_disk_in_the_first_shard",
+    "test_a_full_stderr_changes_no_exit_code",
+    "test_a_full_stdout_is_one_line",
+    "test_a_million_rows_are_not_held",
+    "test_a_million_rows_match_the_reference",
+    "test_a_reader_who_leaves_is_no_error",
+    "test_a_report_is_replaced_only_when_told",
+    "test_a_second_signal_does_not_break_the_clean_up",
+    "test_a_thousand_shards_need_few_open_files",
+    "test_an_error_under_torchrun_is_said_once",
+    "test_an_output_larger_than_the_cache_has_the_same_bits",
+    "test_any_source_chunking_and_threads_give_the_same_bits",
+    "test_damage_raises_nothing_but_input_errors",
+    "test_every_row_is_drawn_equally_often",
+    "test_few_rows_that_differ",
+    "test_files_tensors_and_chunks_give_what_arrays_give",
+    "test_json_pairs_of_their_own_domains_and_pngs",
+    "test_killed_at_any_moment_a_mixed_corpus_goes_on_to_the_same_bytes",
+    "test_killed_at_any_step_and_gone_on_with_it_ends_in_the_same_bytes",
+    "test_killed_at_random_moments_every_format_ends_in_the_same_bytes",
+    "test_memory_does_not_follow_the_size_of_a_batch",
+    "test_memory_does_not_follow_the_size_of_the_file",
+    "test_memory_does_not_follow_the_size_of_the_files",
+    "test_messages_between_processes",
+    "test_methods_come_in_the_order_of_the_paper_on_the_shipped_embeddings",
+    "test_no_angles",
+    "test_no_secret_of_a_url_is_printed_or_written",
+    "test_operators_are_there_whichever_is_imported_first",
+    "test_overlap_of_a_sample",
+    "test_pairs_that_are_the_same",
+    "test_pickles_that_would_take_all_memory_or_time",
+    "test_plain_values",
+    "test_plain_values_of_every_shape_pass",
+    "test_python_m_and_progress_on_a_terminal",
+    "test_ranks_write_what_one_process_writes",
+    "test_sides_of_one_shape_have_little_divergence",
+    "test_sides_with_more_rows_than_asked_for_are_drawn_and_that_is_said",
+    "test_sources_at_urls_give_the_bytes_of_local_ones",
+    "test_stopped_again_and_again_it_ends_in_the_same_bytes",
+    "test_streams_that_the_shell_closed",
+    "test_the_answer_is_right_as_often_as_stated",
+    "test_the_chain_gives_what_the_reference_gives",
+    "test_the_command_under_torchrun",
+    "test_the_error_is_as_stated_and_small_beside_sampling",
+    "test_the_error_is_that_of_repeated_sampling",
+    "test_the_error_of_mixing_is_that_of_repeated_sampling",
+    "test_the_error_of_the_pairwise_correlation",
+    "test_the_errors_of_a_real_process",
+    "test_the_same_bytes_in_any_memory",
+    "test_the_same_bytes_whoever_does_the_work",
+    "test_the_same_fit_in_any_memory",
+    "test_the_stated_error_is_honest_over_many_samples",
+    "test_the_vector_code_is_vector_code",
+    "test_threads_chunks_and_the_order_of_shards_do_not_matter",
+    "test_threads_do_not_matter",
+    "test_topology_has_scipys_densities",
+}
+# Cases of one test, at most.
+MOST = 8
+
+_TESTS = Path(__file__).parents[1]
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="a sample of the suite, in less than a minute")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not config.getoption("quick") or not collection_path.is_relative_to(_TESTS):
+        return None
+    name = collection_path.relative_to(_TESTS).as_posix()
+    return True if any(fnmatch(name, pattern) for pattern in LEFT_OUT) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("quick"):
+        return
+    kept, left_out = [], []
+    seen: dict[str, set] = {}
+    count: Counter[str] = Counter()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        values = set(item.callspec.indices.items()) if hasattr(item, "callspec") else {None}
+        new = values - seen.setdefault(function, set())
+        if new and count[function] < MOST and item.originalname not in TOO_LONG:
+            seen[function] |= values
+            count[function] += 1
+            kept.append(item)
+        else:
+            left_out.append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[_LEFT_OUT] = len(left_out)
+    if hasattr(config, "workeroutput"):  # each process of pytest-xdist collects all
+        config.workeroutput["quick"] = len(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("quick", 0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        terminalreporter.write_line(
+            f"quick: left out {config.stash.get(_LEFT_OUT, 0):,} further cases of these files, and all of"
+            f" {', '.join(LEFT_OUT)} (tests/support/quick.py); `make test` runs everything"
+        )
