@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import corpus
 import numpy as np
 import pytest
@@ -32,6 +34,10 @@ def cluster():
     yield
     ray.shutdown()
     patch.undo()
+    # Its types of Arrow hold for the whole process, and other tests define some of the same names.
+    for kind in ("tensor", "tensor_v2", "variable_shaped_tensor", "pickled_object"):
+        with contextlib.suppress(KeyError):
+            pa.unregister_extension_type(f"ray.data.arrow_{kind}")
 
 
 @pytest.fixture
