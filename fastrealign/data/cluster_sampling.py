@@ -21,7 +21,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import Pass, Work
+from fastrealign.data.pipeline import Pass, Work, pieces_of
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, rows_in
 from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.data.workers import Device, Host
@@ -160,7 +160,7 @@ class BlockSource(RowSource):
         self.d = base.d
         self.rows = sum(block.hi - block.lo for block in blocks)
         self.nbytes = self.rows * base.nbytes // max(1, base.rows)
-        self.side_by_side = base.side_by_side
+        self.side_by_side, self.scratch_bytes = base.side_by_side, BLOCK_BYTES
 
     @property
     def encoder(self) -> str | None:
@@ -258,7 +258,7 @@ def measure_spread(source: BlockSource, row_map: RowMap, along: np.ndarray, phas
     """One pass over blocks. They are added in their order, so that threads do not change the last digits."""
     spread = Spread(along)
     waiting: dict[Piece, tuple[np.ndarray, int]] = {}
-    order = iter(list(source.pieces()))
+    order = iter(list(pieces_of(source, options.workers)))
     expected = next(order, None)
     lock = threading.Lock()
 

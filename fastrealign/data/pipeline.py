@@ -20,7 +20,7 @@ from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import UNKNOWN, Piece, RowSource
-from fastrealign.data.workers import Device, Host
+from fastrealign.data.workers import Device, Host, Workers
 
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
@@ -79,7 +79,13 @@ class Pass:
                 self._side_by_side(make_work, done)
             else:
                 place = self.workers.place(0)
-                self._in_turn(self.source.pieces(), make_work(place), done, self.workers.threads, np.empty(0, np.uint8))
+                self._in_turn(
+                    pieces_of(self.source, self.workers),
+                    make_work(place),
+                    done,
+                    self.workers.threads,
+                    np.empty(0, np.uint8),
+                )
         finally:
             self.progress.finish()
         if self._failure is not None:
@@ -92,13 +98,13 @@ class Pass:
             )
 
     def _side_by_side(self, make_work: MakeWork, done: Callable[[Piece], None] | None) -> None:
-        pieces = self.source.pieces(self.workers.piece_bytes)
+        pieces = pieces_of(self.source, self.workers)
         ahead = [piece for _, piece in zip(range(self.workers.threads), pieces, strict=False)]
         # Fewer pieces than threads: the kernel shares each piece out instead.
         crew = list(range(max(1, len(ahead))))
         inner = max(1, self.workers.threads // len(crew))
         supply = _Supply(ahead, pieces)
-        needed = max(self.workers.piece_bytes, self.source.d * 8)
+        needed = max(self.workers.piece_bytes, self.source.d * 8, self.source.scratch_bytes)
 
         # Not Thread.join: interrupted while it waits, it may take the thread for ended (seen on Python 3.11).
         ended = threading.Event()
@@ -209,6 +215,11 @@ class _Supply:
         """Hand out what is left of the shard that was handed out last, whose pieces follow on each other, and no other."""
         with self._lock:
             self._no_more_shards = True
+
+
+def pieces_of(source: RowSource, workers: Workers) -> Iterator[Piece]:
+    """The pieces of a pass, as small as the workers' buffers where each thread has its own."""
+    return source.pieces(workers.piece_bytes) if source.side_by_side else source.pieces()
 
 
 def reduce_source(

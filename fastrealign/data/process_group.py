@@ -12,12 +12,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastrealign.core.errors import BadShardError, FastRealignError, InputError
+from fastrealign.core.errors import BadShardError, FastRealignError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.optional import Lazy, optional
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+else:
+    torch = Lazy("torch", "torch", "a process group")
+    dist = Lazy("torch.distributed", "torch", "a process group")
 
 T = TypeVar("T")
 
@@ -63,9 +71,7 @@ class TorchGroup(ProcessGroup):
     """The ranks of a torch.distributed group."""
 
     def __init__(self, group: Any = None) -> None:
-        import torch.distributed as dist
-
-        self._dist, self._group = dist, group
+        self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     def broadcast(self, value: T) -> T:
@@ -74,19 +80,17 @@ class TorchGroup(ProcessGroup):
 
     def all_gather(self, value: T) -> list[T]:
         values: list[Any] = [None] * self.size
-        self._dist.all_gather_object(values, value, group=self._group)
+        dist.all_gather_object(values, value, group=self._group)
         return values
 
     def all_reduce(self, sums: ExactSum) -> None:
-        import torch
-
         # 128 bits as four numbers below 2^32, whose sums over ranks stay far below 2^63; rows as a fifth.
         low, high = sums.low, sums.high.view(np.uint64)
         parts = [low & 0xFFFFFFFF, low >> np.uint64(32), high & 0xFFFFFFFF, high >> np.uint64(32)]
         numbers = np.concatenate([*parts, [sums.count]]).astype(np.int64)
-        device = "cuda" if self._dist.get_backend(self._group) == "nccl" else "cpu"
+        device = "cuda" if dist.get_backend(self._group) == "nccl" else "cpu"
         tensor = torch.from_numpy(numbers).to(device)
-        self._dist.all_reduce(tensor, group=self._group)
+        dist.all_reduce(tensor, group=self._group)
         *pieces, count = np.split(tensor.cpu().numpy().view(np.uint64), [i * sums.d for i in range(1, 5)])
         carried = pieces[1] + (pieces[0] >> np.uint64(32))
         sums.low[:] = (pieces[0] & 0xFFFFFFFF) | (carried << np.uint64(32))
@@ -95,7 +99,7 @@ class TorchGroup(ProcessGroup):
         sums.count = int(count[0])
 
     def close(self) -> None:
-        self._dist.destroy_process_group(self._group)
+        dist.destroy_process_group(self._group)
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
@@ -143,12 +147,7 @@ def from_torchrun() -> ProcessGroup:
     """The ranks that torchrun started, of which this process is one; one process alone where it did not."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return ALONE
-    try:
-        import torch.distributed as dist
-    except ImportError:
-        raise InputError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes need torch; pip install torch"
-        ) from None
+    optional("torch.distributed", "torch", f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a process group")
     dist.init_process_group("gloo", timeout=_PATIENCE)
     return TorchGroup()
 

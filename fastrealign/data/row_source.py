@@ -40,6 +40,7 @@ class RowSource(ABC):
 
     rows, nbytes   None: not known before the first pass
     side_by_side   pieces may be read by several threads at once, each with a scratch buffer of its own
+    scratch_bytes  what that buffer must hold, whatever size of pieces is asked for
     again          can be read as often as asked
     ranks          whose rows these are: sums over the source are added up over them
     """
@@ -49,6 +50,7 @@ class RowSource(ABC):
     rows: int | None = None
     nbytes: int | None = None
     side_by_side: bool = False
+    scratch_bytes: int = 0
     again: bool = True
     ranks: ProcessGroup = ALONE
 

@@ -1,6 +1,6 @@
-"""Who does the work of a pass: threads on the processor, or threads that each feed a GPU.
+"""Who does the work of a pass: threads on the CPU, or threads that each feed a GPU.
 
-A thread on the processor reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
+A thread on the CPU reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
 A thread that feeds a GPU has pinned buffers and a stream of its own: it reads, copies up, launches the kernel, copies down and
 writes. With some threads to a device, one's copy up runs beside the kernel of another and a third one's copy down, and beside
 the reads and writes of the rest.
@@ -27,8 +27,11 @@ from fastrealign.core.tensors import as_tensor, is_tensor
 from fastrealign.data.row_source import PIECE_BYTES
 
 if TYPE_CHECKING:
+    import torch
+
     from fastrealign.core import torch_ops
 else:
+    torch = Lazy("torch", "torch", "a device")
     torch_ops = Lazy("fastrealign.core.torch_ops", "torch", "a device")
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
@@ -40,7 +43,7 @@ _SMALLEST_PIECE = 64 << 10
 
 
 class Host:
-    """Where a thread computes: on the processor."""
+    """Where a thread computes: on the CPU."""
 
     def memory(self, nbytes: int) -> np.ndarray:
         """A buffer to read to or to write from, uint8 (nbytes,)."""
@@ -69,14 +72,12 @@ class Device:
     """Where a thread computes: on a device of torch's, over a stream of its own."""
 
     def __init__(self, name: str) -> None:
-        import torch
-
-        self._torch, self._device = torch, torch.device(name)
+        self._device = torch.device(name)
         self._cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if self._cuda else None
 
     def memory(self, nbytes: int) -> np.ndarray:
-        return self._torch.empty(nbytes, dtype=self._torch.uint8, pin_memory=self._cuda).numpy()
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._cuda).numpy()
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         with self._current():
@@ -95,7 +96,7 @@ class Device:
     ) -> Counts:
         with self._current():
             here = self._up(rows)
-            result = self._torch.empty(rows.shape, dtype=getattr(self._torch, out.dtype.name), device=self._device)
+            result = torch.empty(rows.shape, dtype=getattr(torch, out.dtype.name), device=self._device)
             counts = torch_ops.apply_rows(here, row_map, result, into=sums, flags=flags)
             as_tensor(out).copy_(result, non_blocking=True)
             if self._stream is not None:
@@ -103,7 +104,7 @@ class Device:
         return counts
 
     def _current(self) -> AbstractContextManager:
-        return self._torch.cuda.stream(self._stream) if self._cuda else nullcontext()
+        return torch.cuda.stream(self._stream) if self._cuda else nullcontext()
 
     def _up(self, rows: Any) -> Any:
         return (rows if is_tensor(rows) else as_tensor(rows)).to(self._device, non_blocking=True)
@@ -114,7 +115,7 @@ class Workers:
     """How many threads, where each computes, and how large the pieces are that they take.
 
     threads      in all
-    devices      torch names of devices that the threads feed in turn; none: they compute on the processor
+    devices      torch names of devices that the threads feed in turn; none: they compute on the CPU
     piece_bytes  of a thread's buffer for reading; it has another one for writing
     """
 
@@ -132,7 +133,7 @@ class Workers:
         """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
 
         threads      None: one per core, or some for each device
-        devices      numbers of GPUs or names of devices of torch's; None: the processor
+        devices      numbers of GPUs or names of devices of torch's; None: the CPU
         max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
         """
         names = tuple(_usable(device) for device in devices or ())
@@ -156,10 +157,6 @@ class Workers:
 
 def _usable(device: int | str) -> str:
     name = f"cuda:{device}" if str(device).isdecimal() else str(device)
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f"device {device}: needs torch; pip install 'fastrealign[torch]'") from None
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 from fastrealign.core.arrays import given_back
 from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import GOOD
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device
@@ -17,7 +18,11 @@ from fastrealign.data.options import BAD_ROWS, check_choice
 from fastrealign.formats.table_objects import take
 
 if TYPE_CHECKING:
+    import torch
+
     from fastrealign.methods.method import Method
+else:
+    torch = Lazy("torch", "torch", "a tensor")
 
 
 class MapsRows:
@@ -115,8 +120,6 @@ class MapsRows:
 
 
 def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
-    import torch
-
     kind = getattr(torch, dtype.name)
     if is_tensor(given) and type(given) is not torch.Tensor:
         # A subclass decides itself what an operation on it gives.

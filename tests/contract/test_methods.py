@@ -16,6 +16,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.methods.baseline import IN_STEPS, Baseline
 from fastrealign.methods.baselines import METHODS, fit_baseline
+from fastrealign.methods.method import Method
 
 BASELINES = [name for name in METHODS if not name.startswith("realign")]
 SIZES = (70, 1, 1300, 40)
@@ -28,6 +29,28 @@ def sides(tmp_path):
     text = corpus.npy_folder(tmp_path / "text", parts)
     image = corpus.npy_folder(tmp_path / "image", [corpus.rows(900, 50)])
     return text, image, np.concatenate(parts)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_method(tmp_path, name):
+    """What the rest of the package uses of a fitted method (Method) is there, of the type that is promised."""
+    rows, image = corpus.rows(300, 1), corpus.rows(200, 2)
+    method: Method = fit_baseline(name, rows, image)
+    for member in (member for member in vars(Method) if not member.startswith("_")):
+        assert hasattr(method, member), member
+    assert (method.name, method.dim) == (name, rows.shape[1])
+    assert isinstance(method.fingerprint, str) and isinstance(method.numbered, bool)
+    assert method.mean_target.shape == (method.dim,) and method.gap_before > 0.0
+    method.save(tmp_path / "method.safetensors")
+    loaded = fr.load(tmp_path / "method.safetensors")
+    assert (type(loaded), loaded.fingerprint) == (type(method), method.fingerprint)
+    expected, out = method(rows, first=7), np.empty_like(rows)
+    assert method.apply(rows, out, first=7).bad == 0
+    for mapped in (out, loaded(rows, first=7), np.concatenate([method(rows[:9], first=7), method(rows[9:], first=16)])):
+        np.testing.assert_array_equal(mapped, expected)
+    assert np.array_equal(method(rows), expected) == (not method.numbered)
+    with pytest.raises(InputError, match="rows are 3 wide"):
+        method(rows[:, :3])
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -8,7 +8,8 @@ import pytest
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import HELP, Compute, OutputOptions, ReadOptions, documented
 from fastrealign.data.workers import Workers
-from fastrealign.methods.options import FitOptions
+from fastrealign.methods import baseline_fits
+from fastrealign.methods.options import METHODS, FitOptions
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,10 @@ def test_what_comes_of_them():
         "confidence": 0.95,
         "seed": 0,
     }
+
+
+def test_every_method_has_a_fit():
+    assert (*baseline_fits._MAKERS, "realign", "realign-exact") == METHODS
 
 
 def test_docstrings_take_the_texts():

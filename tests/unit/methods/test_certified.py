@@ -170,6 +170,23 @@ def test_the_variance_between_blocks_is_that_of_cluster_sampling(rng):
     assert spread.variance(1.0) == 0.0
 
 
+@pytest.mark.parametrize("max_memory", [None, 200_000])
+def test_the_gap_left_is_measured_whatever_the_memory(rng, tmp_path, max_memory):
+    """A sample that became the whole source is read in pieces as small as the buffers."""
+    y, x = by_topic(rng, 10, 300, 64), by_topic(rng, 10, 300, 64)
+    np.save(tmp_path / "y.npy", y)
+    found = fr.fit(tmp_path / "y.npy", x, tol=1e-6, max_memory=max_memory, threads=2)
+    assert found.gap_left == pytest.approx(fr.fit(y, x).gap_left, rel=1e-9)
+
+
+def test_blocks_larger_than_the_buffers_are_read(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_sampling, "SMALL_BLOCK_BYTES", 96 << 10)
+    y, x = by_topic(rng, 100, 1000, 64), by_topic(rng, 100, 1000, 64)
+    np.save(tmp_path / "y.npy", y)
+    found, expected = (fr.fit(tmp_path / "y.npy", x, tol=0.5, max_memory=memory) for memory in (128 << 10, None))
+    assert found.sampling.rows_source < len(y) and found.fingerprint == expected.fingerprint
+
+
 def test_one_block_says_nothing_of_the_spread():
     spread = cluster_sampling.Spread(np.ones(2))
     spread.add(np.ones(2), 5)
