@@ -13,22 +13,18 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.core.errors import InputError, changed
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.optional import optional
 from fastrealign.formats.arrow_errors import decoding
+from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.spool import local_copy
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "an Arrow file")
 
 _FILE_MAGIC = b"ARROW1"
 # The beginning of each message of a stream since Arrow 0.15, and the end of such a stream.

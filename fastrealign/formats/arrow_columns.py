@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import InputError, changed
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_schema import (
     element_type,
@@ -21,13 +19,8 @@ from fastrealign.formats.arrow_schema import (
     width,
 )
 from fastrealign.formats.choose_column import Candidate, Fit, Unclear, Wanted, choose_name, instead
+from fastrealign.formats.libraries import pa, pc
 from fastrealign.formats.unsupported import embed
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-else:
-    pa, pc = Lazy("pyarrow", "parquet", "a table"), Lazy("pyarrow.compute", "parquet", "a table")
 
 
 def filtered(table: pa.Table, mask: np.ndarray) -> pa.Table:

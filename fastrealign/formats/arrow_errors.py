@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
+from fastrealign.formats.libraries import pa
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import AnyPath
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "a table")
 
 
 @contextmanager

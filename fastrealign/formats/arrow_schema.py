@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import pickletools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastrealign.core.optional import Lazy
+from fastrealign.formats.libraries import pa
 from fastrealign.storage.records import parsed
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "a table")
 
 # The metadata in which Hugging Face datasets repeat the types of the columns.
 _HUGGINGFACE = b"huggingface"

@@ -36,28 +36,13 @@ _ENDS_FLAT = {"IHNf": 0, "IHNc": 0, "IHc2": 0, "IHfP": 0, "INNf": 0, "INSf": 0, 
 _LISTS = "IwFl"
 # Names for messages; other indexes are named by their code.
 _NAMES = {
-    "IBxF": "IndexBinaryFlat",
-    "IHNc": "IndexHNSWCagra",
-    "IHNf": "IndexHNSWFlat",
-    "IHNp": "IndexHNSWPQ",
-    "IHNs": "IndexHNSWSQ",
-    "IHc2": "IndexHNSWCagra",
-    "IHfP": "IndexHNSWFlatPanorama",
-    "INNf": "IndexNNDescentFlat",
-    "INSf": "IndexNSGFlat",
-    "IPfs": "IndexPQFastScan",
-    "IwFd": "IndexIVFFlatDedup",
-    "IwFl": "IndexIVFFlat",
-    "IwPQ": "IndexIVFPQ",
-    "IwPf": "IndexIVFPQFastScan",
-    "IwSq": "IndexIVFScalarQuantizer",
-    "IxFP": "IndexFlatPanorama",
-    "IxHe": "IndexLSH",
-    "IxPT": "IndexPreTransform",
-    "IxPq": "IndexPQ",
-    "IxRF": "IndexRefineFlat",
+    "IBxF": "IndexBinaryFlat", "IHNc": "IndexHNSWCagra", "IHNf": "IndexHNSWFlat", "IHNp": "IndexHNSWPQ",
+    "IHNs": "IndexHNSWSQ", "IHc2": "IndexHNSWCagra", "IHfP": "IndexHNSWFlatPanorama", "INNf": "IndexNNDescentFlat",
+    "INSf": "IndexNSGFlat", "IPfs": "IndexPQFastScan", "IwFd": "IndexIVFFlatDedup", "IwFl": "IndexIVFFlat",
+    "IwPQ": "IndexIVFPQ", "IwPf": "IndexIVFPQFastScan", "IwSq": "IndexIVFScalarQuantizer", "IxFP": "IndexFlatPanorama",
+    "IxHe": "IndexLSH", "IxPT": "IndexPreTransform", "IxPq": "IndexPQ", "IxRF": "IndexRefineFlat",
     "IxSQ": "IndexScalarQuantizer",
-}
+}  # fmt: skip
 _INDEX = struct.Struct("<4siq17si")
 # Offsets in a header: the number of rows, and whether the index is trained.
 _ROWS, _TRAINED = 8, 32

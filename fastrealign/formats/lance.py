@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
+from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFolder
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     import lance
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "a Lance dataset")
 
 # What Lance reads ahead; its own default is 2 GB.
 _READ_AHEAD_BYTES = 32 << 20

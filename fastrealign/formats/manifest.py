@@ -28,6 +28,7 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 # Of the manifest's entries, those that have a line for each of theirs: a shard, and a fingerprint.
 _LEVELS = {"shards": 1, "asked": 2}
+_COUNTS = ("rows_in", "rows_out", "skipped", "bad_rows", "bytes")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class JobSpec:
     numbers: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        sides = {"source": _values(self.source), "target": _values(self.target)}
+        source, target = ({name: one.to_json() for name, one in side.items()} for side in (self.source, self.target))
+        sides = {"source": source, "target": target}
         return {
             name: value for name, value in {**vars(self), **sides}.items() if name != "numbers" or value is not None
         }
@@ -183,11 +185,7 @@ class Manifest:
             "alignment": self.alignment,
             "gap_before": self.gap_before,
             "gap_left": self.gap_left,
-            "rows_in": sum(shard.rows_in for shard in self.shards),
-            "rows_out": sum(shard.rows_out for shard in self.shards),
-            "skipped": sum(shard.skipped for shard in self.shards),
-            "bad_rows": sum(shard.bad_rows for shard in self.shards),
-            "bytes": sum(shard.bytes for shard in self.shards),
+            **{name: sum(getattr(shard, name) for shard in self.shards) for name in _COUNTS},
             "columns": self.columns,
             "shards": [shard.to_json() for shard in self.shards],
             "left_out": self.left_out,
@@ -273,7 +271,7 @@ _SPEC = {
 }
 _SHARD = {
     "name": _NAME,
-    **dict.fromkeys(("rows_in", "rows_out", "skipped", "bad_rows", "bytes"), COUNT),
+    **dict.fromkeys(_COUNTS, COUNT),
     "first_bad": Rule(
         "a list of rows, each with a reason", lambda value: _LIST.holds(value) and all(map(_is_bad_row, value))
     ),
@@ -291,10 +289,6 @@ _MANIFEST = {
     "columns": Rule("names of columns", lambda value: value is None or _is_left_out({"": value})),
     "asked": MAPPING,
 }
-
-
-def _values(fingerprints: dict[str, FileFingerprint]) -> dict[str, Any]:
-    return {name: one.to_json() for name, one in fingerprints.items()}
 
 
 def _text(value: Any, levels: int) -> str:

@@ -10,25 +10,19 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
+from fastrealign.formats.libraries import fs, pa, pq
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard, TableWriter
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import RemoteStream
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from pyarrow import fs
-else:
-    pa, pq, fs = (Lazy(name, "parquet", "parquet") for name in ("pyarrow", "pyarrow.parquet", "pyarrow.fs"))
 
 # Without a buffer Arrow reads the whole column of a row group, however large.
 _BUFFER = 1 << 20

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import numpy as np
 
 from fastrealign.core.errors import changed
-from fastrealign.core.optional import Lazy
 from fastrealign.formats.arrow_columns import filtered, fit, lists
 from fastrealign.formats.arrow_errors import decoding, writing_columns
 from fastrealign.formats.arrow_schema import retyped
 from fastrealign.formats.choose_column import Fit
+from fastrealign.formats.libraries import pa
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from typing_extensions import Self
-else:
-    pa = Lazy("pyarrow", "parquet", "a table")
 
 # What a table is written to: a file, or a folder of a library.
 Out = TypeVar("Out", AtomicFile, AtomicFolder)

@@ -19,14 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.core.optional import Lazy
+from fastrealign.formats.libraries import torch
 from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Buffer
-else:
-    torch = Lazy("torch", "torch", "a .pt file")
 
 _DATA_DESCRIPTOR = 0x8  # flag of an entry with its checksum behind its bytes, not before
 _CRC_POLYNOMIAL = 0xEDB88320

@@ -8,20 +8,15 @@ rows.
 from __future__ import annotations
 
 import copy
-import os
-import re
 import threading
-import zipfile
 import zlib
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
-from fastrealign.core.optional import Lazy, optional
-from fastrealign.core.text import one_line
+from fastrealign.core.errors import InputError, changed
 from fastrealign.formats.base import BFLOAT16, no_float
 from fastrealign.formats.choose_column import (
     Candidate,
@@ -32,15 +27,12 @@ from fastrealign.formats.choose_column import (
     other_split,
     with_alternatives,
 )
+from fastrealign.formats.libraries import torch
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
-from fastrealign.storage.files import file_size, reading
+from fastrealign.formats.torch_load import is_archive, load, offset_in_map
+from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, Place, place
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "torch", "a .pt file")
 
 _FLOATS = {
     "float16": np.dtype(np.float16),
@@ -48,9 +40,6 @@ _FLOATS = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
-# Files older than torch 1.6 cannot be mapped and are loaded whole, up to this size.
-WHOLE_BYTES = 512 << 20
-_SAVE_AGAIN = "load it with torch and save it again with torch.save"
 
 
 class TorchShard(MatrixShard):
@@ -70,14 +59,14 @@ class TorchShard(MatrixShard):
         self._whole: np.ndarray | None = None
         self._loading = threading.Lock()
         size = file_size(path)
-        self._mapped = _is_archive(self.path, size)
-        self.key, tensor = self._choose(_load(self.path, self._mapped))
+        self._mapped = is_archive(self.path, size)
+        self.key, tensor = self._choose(load(self.path, self._mapped))
         self.column = self.key
         self.rows, self.dim, self.dtype = self._facts(tensor)
         self.between = tuple(tensor.shape[1:-1])
         self._strides = tensor.stride(0), tensor.stride(-1)
         # Where torch negates a tensor lazily, the file holds the other sign.
-        offset = _place(tensor) if self._mapped and not tensor.is_neg() else None
+        offset = offset_in_map(tensor) if self._mapped and not tensor.is_neg() else None
         self._by_position, self._offset = offset is not None, offset or 0
 
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TorchWriter:
@@ -89,7 +78,7 @@ class TorchShard(MatrixShard):
 
     def value(self) -> Any:
         """The contents, loaded again; tensors are views of the mapped file."""
-        value = _load(self.path, self._mapped)
+        value = load(self.path, self._mapped)
         key, tensor = self._choose(value)
         if (
             key != self.key
@@ -251,74 +240,3 @@ def _holds(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
-
-
-def _is_archive(path: str, size: int) -> bool:
-    """Whether the file is a zip archive that can be mapped; InputError for one that torch would misread."""
-    with reading(path), open(path, "rb", opener=os.open) as file:
-        if file.read(4) != b"PK\x03\x04":
-            if size > WHOLE_BYTES:
-                raise InputError(
-                    f"{path}: is not in the format of torch 1.6 and later, and too large to be loaded whole; {_SAVE_AGAIN}"
-                )
-            return False
-        try:
-            with zipfile.ZipFile(file) as archive:
-                entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-                order = archive.read(entries["byteorder"]).decode() if "byteorder" in entries else "little"
-        except OSError:
-            raise
-        except Exception as error:  # zipfile raises errors of many classes for a damaged archive
-            if shortage(error) is not None:
-                raise
-            raise InputError(f"{path}: is truncated or damaged ({one_line(error)}); copy or make it again") from error
-    if "constants.pkl" in entries:
-        raise InputError(f"{path}: is a TorchScript program, expected tensors; save those with torch.save")
-    if order != "little" or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise InputError(f"{path}: is compressed or of the other byte order; {_SAVE_AGAIN}")
-    return True
-
-
-def _load(path: str, mapped: bool) -> Any:
-    """torch.load, without running code. InputError if it refuses, or the file is damaged."""
-    optional("torch", "torch", f"{path}: a .pt file")
-    with reading(path):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can raise almost anything
-            if "mmap" in str(error) and "Cannot allocate memory" in str(error):
-                raise FastRealignError(
-                    f"{path}: not enough memory to map it, which takes as much as it has bytes; split it, or save it as "
-                    ".npy or .safetensors"
-                ) from error
-            if shortage(error) is not None:
-                raise
-            raise InputError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The gist of an error of torch.load, whose text goes on to explain how to run code from the file."""
-    text = str(error)
-    asked = re.search(r"GLOBAL (\S+)", text)
-    if asked:
-        arrays = ", NumPy arrays as tensors: torch.from_numpy(x)" if asked[1].startswith("numpy") else ""
-        return f"refused to load: it asks for {asked[1]}; keep tensors, text, numbers, lists and dicts only{arrays}"
-    reason = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0]
-    return f"is not a readable torch file ({one_line(ValueError(reason))}); make it again"
-
-
-def _place(tensor: torch.Tensor) -> int | None:
-    """The offset of a tensor in the mapped file; None where the system does not show it, or without values."""
-    address = tensor.data_ptr()
-    try:
-        with open("/proc/self/maps") as maps:
-            for line in maps:
-                span, _, offset, _, inode = line.split()[:5]
-                first, end = (int(text, 16) for text in span.split("-"))
-                if first <= address < end and inode != "0":
-                    return address - first + int(offset, 16)
-    except OSError:
-        pass
-    return None

@@ -16,6 +16,19 @@ _PEEKED = 1 << 20
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".heic", ".avif")
 _RAW = (".bin", ".dat", ".raw", ".ckpt")
+# By suffix, where the contents do not matter.
+_STEPS = {
+    (".feather",): "make it parquet: pandas.read_feather({here}).to_parquet({table})",
+    (".orc",): "make it parquet: pandas.read_orc({here}).to_parquet({table})",
+    (".avro",): "make it parquet: polars.read_avro({here}).write_parquet({table})",
+    (".h5", ".hdf5"): "take one array out of it: numpy.save({to}, h5py.File({here})[NAME][:])",
+    (".mat",): "take one array out of it: numpy.save({to}, scipy.io.loadmat({here})[NAME])",
+    (".msgpack",): "make it .npy: numpy.save({to}, numpy.array(msgpack.unpackb(open({here}, 'rb').read()), 'float32'))",
+    (".tfrecord",): "read it with tensorflow, and save the rows as an array (rows, width): numpy.save({to}, ROWS)",
+    _ARCHIVES: "unpack it and name what was in it; if that is images or captions, {embed_folder}",
+    _IMAGES: "it is an image; {embed}",
+    _RAW: "make it .npy: numpy.save({to}, numpy.fromfile({here}, 'float32').reshape(-1, WIDTH))",
+}
 # Beginnings of files: those without data, and those of other formats than their suffix.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
@@ -49,33 +62,18 @@ def next_step(path: str) -> str | None:
             delimiter = ", delimiter=','" if "," in lines[0] else ""
             return f"make it .npy: numpy.save({to}, numpy.loadtxt({here}{delimiter}, dtype='float32', ndmin=2))"
         return f"it holds text; {embed(path)}"
-    if suffix in (".feather", ".orc"):
-        return f"make it parquet: pandas.read_{suffix[1:]}({here}).to_parquet({table})"
-    if suffix in (".h5", ".hdf5"):
-        return f"take one array out of it: numpy.save({to}, h5py.File({here})[NAME][:])"
-    if suffix == ".mat":
-        return f"take one array out of it: numpy.save({to}, scipy.io.loadmat({here})[NAME])"
-    if suffix == ".avro":
-        return f"make it parquet: polars.read_avro({here}).write_parquet({table})"
-    if suffix == ".msgpack":
-        return f"make it .npy: numpy.save({to}, numpy.array(msgpack.unpackb(open({here}, 'rb').read()), 'float32'))"
-    if suffix in _ARCHIVES:
-        return f"unpack it and name what was in it; if that is images or captions, {embed('FOLDER')}"
-    if suffix in _IMAGES:
-        return f"it is an image; {embed(path)}"
-    if suffix in _RAW:
-        if _begins(path, b"PK"):
-            return f"if torch.save wrote it, rename it to {stem + '.pt'!r}"
-        return f"make it .npy: numpy.save({to}, numpy.fromfile({here}, 'float32').reshape(-1, WIDTH))"
-    if suffix == ".tfrecord":
-        return f"read it with tensorflow, and save the rows as an array (rows, width): numpy.save({to}, ROWS)"
+    if suffix in _RAW and _beginning(path).startswith(b"PK"):
+        return f"if torch.save wrote it, rename it to {stem + '.pt'!r}"
+    for suffixes, step in _STEPS.items():
+        if suffix in suffixes:
+            return step.format(here=here, to=to, table=table, embed=embed(path), embed_folder=embed("FOLDER"))
     return None
 
 
 def mistaken(path: str) -> str | None:
     """What a local file is if its suffix is wrong, and what to do with it; None where that is not known."""
     stem, suffix = os.path.splitext(path)
-    if _begins(path, _POINTER):
+    if _beginning(path).startswith(_POINTER):
         return "is a pointer that Git LFS left in place of the file; fetch it: git lfs pull"
     text = _beginning(path).lstrip()
     if text.lower().startswith(_PAGES):
@@ -160,10 +158,6 @@ def _lines(path: str) -> list[str]:
     except (OSError, ValueError):
         return []
     return [line for line in text.splitlines() if line.strip()]
-
-
-def _begins(path: str, with_bytes: bytes) -> bool:
-    return _beginning(path).startswith(with_bytes)
 
 
 def _beginning(path: str) -> bytes:

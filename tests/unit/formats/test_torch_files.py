@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shards import rewrite, rewrite_at_random
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.formats import torch_files
+from fastrealign.formats import torch_load
 from fastrealign.formats.torch_archive import crc_of_parts
 from fastrealign.formats.torch_files import TorchShard
 
@@ -206,7 +206,7 @@ def test_files_of_before_torch_1_6(tmp_path, rows_in, refused, monkeypatch, dtyp
     shard.close()
     assert shard._whole is None
     assert same(copied(shard, tmp_path / "y.pt"), value)
-    monkeypatch.setattr(torch_files, "WHOLE_BYTES", 100)
+    monkeypatch.setattr(torch_load, "WHOLE_BYTES", 100)
     refused(lambda: opened(path), path, "torch 1.6", "too large to be loaded whole", "save it again")
     assert opened(tmp_path / "y.pt").rows == 23
 
