@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import one_line
+from fastrealign.storage.atomic import sync_tree
 from fastrealign.storage.records import parsed
 
 _TRAINED = "trained.safetensors"
@@ -144,11 +145,5 @@ def remove_checkpoints(out: Path, but: str | None = None) -> None:
 
 def publish(hidden: Path, final: Path) -> None:
     """Rename a folder once all its files are on disk."""
-    for at, _, names in os.walk(hidden):
-        for path in (at, *(os.path.join(at, name) for name in names)):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    sync_tree(hidden)
     os.replace(hidden, final)

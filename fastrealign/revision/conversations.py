@@ -109,7 +109,7 @@ def record_example(record: Any, number: str) -> Example:
         return Example(id, _turns(id, record), _image(record))
     name = _caption_key(record)
     if name is None or not isinstance(record[name], str):
-        what = "has neither conversations nor a caption" if name is None else "has a caption that is no text"
+        what = "has neither conversations nor a caption" if name is None else "has a caption that is not text"
         raise InputError(f"example {id!r}: {what}; its keys are {', '.join(map(repr, record))}")
     return Example(id, ((IMAGE, record[name].strip()),), _image(record))
 
@@ -168,7 +168,7 @@ def _turns(id: str, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 def _messages(id: str, messages: Any) -> list[tuple[str, str]]:
     """(role, text) of each."""
     if not isinstance(messages, list) or not messages:
-        raise _fault(id, "its conversations are no list of messages, or an empty one")
+        raise _fault(id, "its conversations are not a list of messages, or are empty")
     found = []
     for at, message in enumerate(messages):
         match message:

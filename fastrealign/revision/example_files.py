@@ -65,7 +65,7 @@ def form_of(path: str | os.PathLike) -> Form:
     """By suffix. Raises InputError for a file that by its name holds no examples."""
     suffix = os.path.splitext(place(path).name)[1].lower()
     if suffix not in _FORMS:
-        raise InputError(f"{path}: the suffix {suffix!r} is not of examples; expected {', '.join(_FORMS)}")
+        raise InputError(f"{path}: examples are not read from {suffix!r} files; expected {', '.join(_FORMS)}")
     return _FORMS[suffix]
 
 
@@ -82,7 +82,7 @@ def _jsonl_spans(path: str) -> Iterator[Span]:
         try:
             record = parsed(text)
         except ValueError as error:
-            raise InputError(f"{path}: line {number}: is no JSON ({one_line(error)})") from None
+            raise InputError(f"{path}: line {number}: is not JSON ({one_line(error)})") from None
         yield Span(number, start, start + len(line), record)
 
 

@@ -22,7 +22,7 @@ _TOKEN = 32
 
 
 def records_of(path: str) -> Iterator[tuple[int, int, Any]]:
-    """(first byte, end, value) of each element. Raises InputError, with the line, if the file is no JSON list."""
+    """(first byte, end, value) of each element. Raises InputError, with the line, if the file is not JSON list."""
     with reading(path), open_binary(path) as file:
         text = _Text(file, path)
         if text.next() != "[":
@@ -85,7 +85,7 @@ class _Text:
                 if cut_off and self._more():
                     continue
                 line = self._line + self._text.count("\n", self._at, error.pos)
-                raise InputError(f"{self._path}: line {line}: is no JSON ({error.msg}); fix or cut it there") from None
+                raise InputError(f"{self._path}: line {line}: is not JSON ({error.msg}); fix or cut it there") from None
             except ValueError:  # integers of thousands of digits
                 raise self.fault("has a number that is too long; fix or cut it there") from None
             except RecursionError:

@@ -185,12 +185,7 @@ class AtomicFolder:
             return
         with self.writing():
             if self._fsync:
-                for at, _, names in os.walk(self.temporary):
-                    for name in names:
-                        descriptor = Descriptor(Path(at, name))
-                        os.fsync(descriptor.fd)
-                        descriptor.close()
-                    _sync_folder(Path(at))
+                sync_tree(self.temporary)
             if self.path.is_dir():
                 shutil.rmtree(self.path)
             os.replace(self.temporary, self.path)
@@ -250,6 +245,16 @@ def _failure(path: Place, error: Exception) -> str:
         return f"{path}: could not be written: {short}"
     advice = _ADVICE.get(number or 0, "nothing was kept; fix this and run again")
     return f"{path}: could not be written: {reason}; {advice}"
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and all files below it to the disk."""
+    for at, _, names in os.walk(folder):
+        for name in names:
+            descriptor = Descriptor(Path(at, name))
+            os.fsync(descriptor.fd)
+            descriptor.close()
+        _sync_folder(Path(at))
 
 
 def _sync_folder(folder: Path) -> None:

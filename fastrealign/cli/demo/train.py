@@ -55,7 +55,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class DemoResult:
+class RecipeResult:
     """What a recipe came to.
 
     Attributes
@@ -116,7 +116,7 @@ def run_demo(
     log: Callable[[str], None] = print,
     progress: Progress = SILENT,
     watch: Watch | None = None,
-) -> DemoResult:
+) -> RecipeResult:
     """Make a world in `folder`, train a recipe in it and evaluate; what exists is not made again.
 
     Parameters
@@ -159,7 +159,7 @@ def run_demo(
     answers = train_stages([first, second], world, seconds, progress=progress, watch=watch)
     if picture is not None:
         draw_answers(picture, answers, world.family)
-    return DemoResult(
+    return RecipeResult(
         recipe, score(answers, statements.said), seconds, second.out, None if picture is None else str(picture)
     )
 

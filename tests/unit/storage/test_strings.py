@@ -196,7 +196,7 @@ def test_a_misspelt_name_of_ids_gets_the_nearest(tmp_path, rng):
 )
 def test_json_that_python_cannot_read_is_told_in_one_line(tmp_path, deep):
     (tmp_path / "a.jsonl").write_text(deep + "\n")
-    with pytest.raises(InputError, match=r"a\.jsonl: line 1: is no JSON") as told:
+    with pytest.raises(InputError, match=r"a\.jsonl: line 1: is not JSON") as told:
         read_examples(tmp_path / "a.jsonl")
     (item,) = open_input(tmp_path / "a.jsonl")
     assert item.problem.startswith("is not JSON") and len(item.problem) < 300 and len(str(told.value)) < 400
