@@ -62,7 +62,11 @@ def loads_nothing(monkeypatch):
         ("data", "caption.jsonl", "data: caption.jsonl: no such file, did you mean 'captions.jsonl'"),
         ("data", "[captions.jsonl, more/b.json]", "data: more/b.json: no such file"),
         ("data", ".", "data: .: is a folder, expected a file"),
-        ("data", "[captions.jsonl, text.npy]", r"data: text.npy: examples are not read from '.npy' files; expected .json"),
+        (
+            "data",
+            "[captions.jsonl, text.npy]",
+            r"data: text.npy: examples are not read from '.npy' files; expected .json",
+        ),
         ("model", ".", "model: .: has no config.json; name a folder that transformers saved"),
         ("embeddings", "txt.npy", r"embeddings: txt.npy: no such file or folder, did you mean 'text.npy'\?"),
         ("embeddings", "[text.npy, 'emb/*.npy']", r"embeddings: emb/\*.npy: no file of that pattern"),
