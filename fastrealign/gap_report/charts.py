@@ -11,7 +11,7 @@ from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report import verdict
 from fastrealign.gap_report.labels import name_of, number, percent
-from fastrealign.gap_report.result import Domains, GapReport
+from fastrealign.gap_report.measured import Domains, Measured
 from fastrealign.gap_report.svg import FAINT, INK, METHOD, PAPER, PARTS, TARGET
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Drawing:
     panels: tuple[tuple[str, Figure], ...]
 
 
-def plane(report: GapReport) -> Drawing:
+def plane(report: Measured) -> Drawing:
     """Rows of both sides in the plane of their leading principal components, a panel a method."""
     points = [report.plane.target, *(of.points for of in report.methods.values())]
     both = np.concatenate(points)
@@ -84,7 +84,7 @@ def plane(report: GapReport) -> Drawing:
     )
 
 
-def spectra(report: GapReport) -> Drawing:
+def spectra(report: Measured) -> Drawing:
     """Eigenvalues of the target and of each method's rows on logarithmic axes, with their power laws."""
     figure, axes = _axes(WIDE)
     lines: list[tuple[str, str, LineStyleType, float]] = [("target", TARGET, "-", 2.0)]
@@ -119,7 +119,7 @@ def spectra(report: GapReport) -> Drawing:
     )
 
 
-def angles(report: GapReport) -> Drawing:
+def angles(report: Measured) -> Drawing:
     """Densities of the pairwise cosines within each side."""
     figure, axes = _axes(WIDE)
     topologies = {name: of.topology for name, of in report.methods.items() if of.topology}
@@ -145,7 +145,7 @@ def angles(report: GapReport) -> Drawing:
     )
 
 
-def parts(report: GapReport, frame: tuple[int, float]) -> Drawing:
+def parts(report: Measured, frame: tuple[int, float]) -> Drawing:
     """Bias and residual of the pairs in U and V, a bar a method."""
     found = {name: of.pairs.parts for name, of in report.methods.items() if of.pairs}
     figure, axes = _axes((WIDE[0], 1.3 + 0.5 * len(found)))
@@ -175,7 +175,7 @@ def parts(report: GapReport, frame: tuple[int, float]) -> Drawing:
     )
 
 
-def sizes(report: GapReport) -> Drawing:
+def sizes(report: Measured) -> Drawing:
     """The gap that ReAlign leaves when it is fitted on samples of growing size."""
     figure, axes = _axes(WIDE)
     trials = report.sizes[:-1]
@@ -204,7 +204,7 @@ def sizes(report: GapReport) -> Drawing:
     )
 
 
-def drift(report: GapReport, of: Drift) -> Drawing:
+def drift(report: Measured, of: Drift) -> Drawing:
     """The phantom drift, measured against predicted, a dot a coordinate."""
     figure, axes = _axes(WIDE)
     ends = [min(of.predicted.min(), of.measured.min()), max(of.predicted.max(), of.measured.max())]
@@ -225,7 +225,7 @@ def drift(report: GapReport, of: Drift) -> Drawing:
     )
 
 
-def domains(report: GapReport, of: Domains) -> Drawing:
+def domains(report: Measured, of: Domains) -> Drawing:
     """A table of the gaps left in each domain by ReAlign fitted on each."""
     n = len(of.names)
     figure, axes = _axes((WIDE[0], 1.2 + 0.55 * (n + 1)))
@@ -282,7 +282,7 @@ def _log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _rows(report: GapReport) -> str:
+def _rows(report: Measured) -> str:
     return f"n = {report.source.rows:,} + {report.target.rows:,} rows (source + target), seed {report.seed}"
 
 

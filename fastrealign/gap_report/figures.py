@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from fastrealign.core.optional import optional
 from fastrealign.gap_report import charts
 from fastrealign.gap_report.charts import Drawing
-from fastrealign.gap_report.result import GapReport
+from fastrealign.gap_report.measured import Measured
 from fastrealign.gap_report.svg import STYLE, inline, png
 
 
-def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
+def svgs(report: Measured) -> list[tuple[Drawing, list[str]]]:
     """All figures that these rows have, in the order of the page, each with the <svg> of every panel."""
     with _style():
         return [
@@ -21,7 +21,7 @@ def svgs(report: GapReport) -> list[tuple[Drawing, list[str]]]:
         ]
 
 
-def pngs(report: GapReport) -> list[tuple[str, bytes]]:
+def pngs(report: Measured) -> list[tuple[str, bytes]]:
     """(file name, bytes) of every panel."""
     with _style():
         return [
@@ -49,7 +49,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _drawings(report: GapReport) -> list[Drawing]:
+def _drawings(report: Measured) -> list[Drawing]:
     found = [charts.plane(report), charts.spectra(report)]
     if any(of.topology for of in report.methods.values()):
         found.append(charts.angles(report))

@@ -9,13 +9,13 @@ from fastrealign.core.version import __version__
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
 from fastrealign.gap_report.labels import name_of, number
-from fastrealign.gap_report.result import GapReport
+from fastrealign.gap_report.measured import Measured
 from fastrealign.gap_report.svg import METHOD
 from fastrealign.gap_report.table import basis, metrics
-from fastrealign.gap_report.verdict import headline
+from fastrealign.gap_report.verdict import headline, verdict
 
 
-def html_page(report: GapReport) -> str:
+def html_page(report: Measured) -> str:
     """The page, whole."""
     style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     body = "\n".join(
@@ -51,17 +51,17 @@ def html_page(report: GapReport) -> str:
 """
 
 
-def _head(report: GapReport) -> str:
+def _head(report: Measured) -> str:
     sides = " → ".join(f"<span>{escape(side.name)}</span>" for side in (report.source, report.target))
     return f"""<header>
 <p class="sides">Modality gap, {sides}</p>
 <h1>{escape(headline(report))}</h1>
-<p class="verdict">{escape(report.verdict)}</p>
+<p class="verdict">{escape(verdict(report))}</p>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
 
 
-def _table(report: GapReport) -> str:
+def _table(report: Measured) -> str:
     names = list(report.methods)
     swatches = "".join(
         f'<th scope="col"><span class="swatch" style="background:var(--{name})"></span>{escape(name_of(name))}</th>'
@@ -98,7 +98,7 @@ def _table(report: GapReport) -> str:
 what a method keeps. ±: standard error of a sampled figure; all others are over all rows.{sampled}</p>"""
 
 
-def _notes(report: GapReport) -> str:
+def _notes(report: Measured) -> str:
     if not report.notes:
         return ""
     return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in report.notes)}</ul>'

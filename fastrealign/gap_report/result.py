@@ -12,122 +12,18 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
-from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
+from fastrealign.diagnostics import Drift
+from fastrealign.gap_report.figures import pngs
+from fastrealign.gap_report.measured import Measured, MethodFigures, Pairs, Spectrum, drift_cosine
+from fastrealign.gap_report.page import html_page
+from fastrealign.gap_report.table import as_text
+from fastrealign.gap_report.verdict import verdict
 from fastrealign.storage.atomic import AtomicFile
 
 
-@dataclass(frozen=True)
-class Side:
-    """name as it was given; `rows` looked at, of all those `of` it; the `column` (key, tensor) of files that name one."""
-
-    name: str
-    rows: int
-    of: int
-    column: str | None = None
-
-
 @dataclass(frozen=True, eq=False)
-class Spectrum:
-    """Eigenvalues float64 (d,), descending, of the covariance of unit rows; rank below d: fewer directions than columns.
-
-    power           None where fewer than two eigenvalues have a spread
-    effective_rank  1 to d
-    """
-
-    eigenvalues: np.ndarray
-    rank: int
-    power: PowerLaw | None
-    effective_rank: float
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """What the differences of pairs are made of: `parts` in U and V, of the pairs drawn; A_r and d_eff/d of the residual, None
-    without a spread. distance: the mean squared one, `parts.total`, with its error.
-    """
-
-    parts: Decomposition
-    distance: Estimate
-    anisotropy: float | None
-    effective_dimension: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class MethodFigures:
-    """The source as one method maps it, against the target and against itself before; units as in fastrealign.diagnostics.
-
-    kept         share of the nearest neighbours that a row keeps
-    topology     None where all angles of a side are equal; correlation: Psi, None where they do not tell it; cosine: Phi
-    points       float64 (p, 2): some mapped rows in the report's plane
-    """
-
-    gap: float
-    sigma_gap: float
-    spectrum: Spectrum
-    spectral_correlation: float | None
-    topology: Topology | None
-    mixing: Mixing
-    kept: Estimate
-    correlation: Estimate | None
-    cosine: float
-    pairs: Pairs | None
-    points: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """The two leading principal axes of both sides before; target float64 (p, 2): some of its rows; share of the variance."""
-
-    target: np.ndarray
-    share: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class SampleSize:
-    """The gap that ReAlign leaves on all rows when it was fitted on `rows` of each side, one for each trial."""
-
-    rows: int
-    gaps: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Domains:
-    """gaps float64 (n, n): left in the domain of the column by ReAlign fitted on that of the row; before float64 (n,)."""
-
-    names: tuple[str, ...]
-    gaps: np.ndarray
-    before: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class GapReport:
-    """What `fastrealign.report` measured. `print` it, `save` it, or let a notebook show it.
-
-    gap_before  |mean(source) - mean(target)| of the unit rows
-    gap_error   by how much drawing rows may have moved a gap (root mean square); 0 where all rows were looked at
-    kept_k      neighbours of which `kept` is the share
-    pair_rows   pairs looked at; None without pairs
-    frame       (rank of U, its share of the energy); None without pairs
-    drift       of ReAlign; None where the target has no centroid
-    notes       what a reader must know of these rows, a line each
-    """
-
-    source: Side
-    target: Side
-    dim: int
-    seed: int
-    gap_before: float
-    gap_error: float
-    target_spectrum: Spectrum
-    methods: dict[str, MethodFigures]
-    kept_k: int
-    plane: Plane
-    pair_rows: int | None
-    frame: tuple[int, float] | None
-    drift: Drift | None
-    sizes: tuple[SampleSize, ...]
-    domains: Domains | None
-    notes: tuple[str, ...]
+class GapReport(Measured):
+    """The result of `fastrealign.report`: `print` it, `save` it as a page, or let a notebook show it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps; None for what these rows do not have. Points and densities are left to the page."""
@@ -155,15 +51,11 @@ class GapReport:
 
     @property
     def verdict(self) -> str:
-        """Two sentences."""
-        from fastrealign.gap_report.verdict import verdict
-
+        """Two sentences: the gap before alignment, and what the methods do to it."""
         return verdict(self)
 
     def to_html(self) -> str:
         """The page, whole. Needs matplotlib."""
-        from fastrealign.gap_report.page import html_page
-
         return html_page(self)
 
     def save(self, path: str | Path, *, png: str | Path | None = None) -> list[Path]:
@@ -173,8 +65,6 @@ class GapReport:
         """
         path = Path(path)
         check_files(path, png)
-        from fastrealign.gap_report.figures import pngs
-
         texts = {
             path: self.to_html(),
             path.with_suffix(".json"): json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n",
@@ -189,8 +79,6 @@ class GapReport:
         return list(files)
 
     def __str__(self) -> str:
-        from fastrealign.gap_report.table import as_text
-
         return as_text(self)
 
     def _repr_html_(self) -> str:
@@ -258,9 +146,3 @@ def _pairs(of: Pairs) -> dict[str, Any]:
 def _drift(of: Drift) -> dict[str, Any]:
     lengths = {name: float(np.linalg.norm(getattr(of, name))) for name in ("measured", "predicted", "offset")}
     return {**lengths, "cosine": drift_cosine(of)}
-
-
-def drift_cosine(of: Drift) -> float | None:
-    """Of the drift measured with the one predicted; None where one is zero."""
-    lengths = np.linalg.norm(of.measured) * np.linalg.norm(of.predicted)
-    return float(of.measured @ of.predicted / lengths) if lengths else None

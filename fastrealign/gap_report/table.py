@@ -10,7 +10,8 @@ import numpy as np
 from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.labels import name_of, number, percent
-from fastrealign.gap_report.result import GapReport, MethodFigures
+from fastrealign.gap_report.measured import Measured, MethodFigures
+from fastrealign.gap_report.verdict import verdict
 
 LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the source's own is best"
 
@@ -32,7 +33,7 @@ class Metric:
     better: str | None
     keeps: bool = False
 
-    def best(self, report: GapReport) -> set[str]:
+    def best(self, report: Measured) -> set[str]:
         """The best method, and those within two standard errors of it."""
         rivals = {
             name: read
@@ -65,7 +66,7 @@ class Metric:
         return self.shown(float(read)), margin
 
 
-def metrics(report: GapReport) -> list[Metric]:
+def metrics(report: Measured) -> list[Metric]:
     """The rows of the table."""
     target = report.target_spectrum
     slope = f"; target {target.power.alpha:.2f}" if target.power else ""
@@ -110,7 +111,7 @@ def metrics(report: GapReport) -> list[Metric]:
     return rows
 
 
-def basis(report: GapReport) -> str:
+def basis(report: Measured) -> str:
     """What was measured: rows of each side, width, seed."""
     sides = [
         count(side.rows, f"{what} row")
@@ -121,7 +122,7 @@ def basis(report: GapReport) -> str:
     return f"{sides[0]}, {sides[1]}, width {report.dim}, seed {report.seed}"
 
 
-def as_text(report: GapReport) -> str:
+def as_text(report: Measured) -> str:
     """The verdict, the table and the notes as plain text."""
     rows = [["", *(name_of(name) for name in report.methods)]]
     for metric in metrics(report):
@@ -137,7 +138,7 @@ def as_text(report: GapReport) -> str:
         for row in rows
     ]
     notes = ["", *(f"note: {note}" for note in report.notes)] if report.notes else []
-    return "\n".join([report.verdict, "", *(line.rstrip() for line in table), f"* best; {basis(report)}", *notes])
+    return "\n".join([verdict(report), "", *(line.rstrip() for line in table), f"* best; {basis(report)}", *notes])
 
 
 def _error(read: float | Estimate) -> float:

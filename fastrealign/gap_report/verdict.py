@@ -6,10 +6,10 @@ import numpy as np
 
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report.labels import listed, name_of, number, percent
-from fastrealign.gap_report.result import Domains, GapReport, drift_cosine
+from fastrealign.gap_report.measured import Domains, Measured, drift_cosine
 
 
-def verdict(report: GapReport) -> str:
+def verdict(report: Measured) -> str:
     """Two sentences: the gap before alignment, and what the methods do to it."""
     before = f"Before alignment, the gap between source and target is {number(report.gap_before)}"
     if "none" in report.methods:
@@ -39,7 +39,7 @@ def verdict(report: GapReport) -> str:
     return f"{before}. {'; '.join(f'{name_of(name)} {said}' for name, said in by_method.items())}."
 
 
-def headline(report: GapReport) -> str:
+def headline(report: Measured) -> str:
     """The gap before alignment, and the smallest that a method leaves."""
     names = _moving(report)
     before = f"A gap of {number(report.gap_before)}"
@@ -49,7 +49,7 @@ def headline(report: GapReport) -> str:
     return f"{before}; {name_of(least)} leaves {number(report.methods[least].gap)}"
 
 
-def plane_title(report: GapReport) -> str:
+def plane_title(report: Measured) -> str:
     """Mixing before, and of the method that mixes best."""
     rates = {name: report.methods[name].mixing.rate.value for name in report.methods}
     best = max(_moving(report), key=rates.__getitem__)
@@ -58,7 +58,7 @@ def plane_title(report: GapReport) -> str:
     return f"{percent(rates['none'])} of neighbours are on the other side before, {percent(rates[best])} with {name_of(best)}"
 
 
-def spectra_title(report: GapReport) -> str:
+def spectra_title(report: Measured) -> str:
     """The methods that change the slope least and most."""
     target = report.target_spectrum.power
     slopes = {name: of.spectrum.power.alpha for name, of in report.methods.items() if of.spectrum.power}
@@ -73,7 +73,7 @@ def spectra_title(report: GapReport) -> str:
     return f"{kept}; {name_of(far)} changes it to {slopes[far]:.2f}"
 
 
-def angles_title(report: GapReport) -> str:
+def angles_title(report: Measured) -> str:
     """The method whose angles are most like the target's."""
     js = {name: of.topology.divergence.value for name, of in report.methods.items() if of.topology}
     near = min([name for name in _moving(report) if name in js] or js, key=js.__getitem__)
@@ -83,7 +83,7 @@ def angles_title(report: GapReport) -> str:
     return f"{name_of(near)} brings the angles closest to the target's: {number(js[near])} nats{before}"
 
 
-def parts_title(report: GapReport) -> str:
+def parts_title(report: Measured) -> str:
     """The share of bias in the distance of pairs, before and at best."""
     shares = {
         name: (of.pairs.parts.bias_u + of.pairs.parts.bias_v) / of.pairs.parts.total
@@ -98,7 +98,7 @@ def parts_title(report: GapReport) -> str:
     return f"Bias is {before}{percent(shares[best])}{of} with {name_of(best)}; the rest is residual"
 
 
-def sizes_title(report: GapReport) -> str:
+def sizes_title(report: Measured) -> str:
     """The gap left by fits on the smallest sample and on all rows."""
     *_, last = report.sizes
     if len(report.sizes) == 1:
@@ -125,12 +125,12 @@ def domains_title(domains: Domains) -> str:
     return f"Statistics of another domain leave {number(other)}, a domain's own {number(own)} (medians)"
 
 
-def _moving(report: GapReport) -> list[str]:
+def _moving(report: Measured) -> list[str]:
     """The methods that move rows, or "none" alone."""
     return [name for name in report.methods if name != "none"] or list(report.methods)
 
 
-def _mixed(report: GapReport) -> float:
+def _mixed(report: Measured) -> float:
     """The mixing rate of two sides that are one cloud: a neighbour's side is then left to chance."""
     x, y = report.target.rows, report.source.rows
     return 2 * x * y / (x + y) ** 2
