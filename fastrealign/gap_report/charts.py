@@ -167,8 +167,8 @@ def parts(report: Measured, frame: tuple[int, float]) -> Drawing:
     return Drawing(
         "parts",
         verdict.parts_title(report),
-        f"Each bar adds up to the mean squared distance of pairs: bias is the shift of the means, residual what differs from "
-        f"pair to pair, in U (the {rank} leading directions, {percent(energy)} of the variance) and in V (the other "
+        f"Each bar adds up to the mean squared distance of pairs: bias is the shift of the means, residual the rest, which "
+        f"differs from pair to pair; in U (the {rank} leading directions, {percent(energy)} of the variance) and in V (the other "
         f"{report.dim - rank}).",
         f"n = {report.pair_rows:,} pairs, seed {report.seed}",
         (("parts", figure),),
@@ -193,13 +193,15 @@ def sizes(report: Measured) -> Drawing:
     axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # where all gaps are of rounding alone, they lie low
     _logarithmic(axes)
     axes.legend(loc="lower left")
-    number_of = f"{len(trials[0].gaps)} trials a size" if trials else "too few rows for smaller samples"
+    number_of = (
+        f"{len(trials[0].gaps)} trials for each size, one dot each" if trials else "too few rows for smaller samples"
+    )
     return Drawing(
         "sizes",
         verdict.sizes_title(report),
         "ReAlign fitted on samples of growing size, the gap measured on all rows: where the line is level, more rows would "
         "change nothing.",
-        f"{_rows(report)}; {number_of}, each a dot",
+        f"{_rows(report)}; {number_of}",
         (("sizes", figure),),
     )
 

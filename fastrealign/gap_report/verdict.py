@@ -33,7 +33,7 @@ def verdict(report: Measured) -> str:
     claims = [
         (least, f"leaves the smallest gap ({number(of[least].gap)})"),
         (mixes, f"mixes the sides best ({percent(of[mixes].mixing.rate.value)})"),
-        (keeps, f"keeps most of the source's neighbours ({percent(of[keeps].kept.value)})"),
+        (keeps, f"preserves neighbourhoods best ({percent(of[keeps].kept.value)})"),
     ]
     by_method = {name: listed([said for who, said in claims if who == name]) for name, _ in claims}
     return f"{before}. {'; '.join(f'{name_of(name)} {said}' for name, said in by_method.items())}."
