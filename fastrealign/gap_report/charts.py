@@ -168,8 +168,8 @@ def parts(report: Measured, frame: tuple[int, float]) -> Drawing:
         "parts",
         verdict.parts_title(report),
         f"Each bar adds up to the mean squared distance of pairs: bias is the shift of the means, residual the rest, which "
-        f"differs from pair to pair; in U (the {rank} leading directions, {percent(energy)} of the variance) and in V (the other "
-        f"{report.dim - rank}).",
+        f"differs from pair to pair; in U (the {rank} leading directions, {percent(energy)} of the variance) and in V (the "
+        f"other {report.dim - rank}).",
         f"n = {report.pair_rows:,} pairs, seed {report.seed}",
         (("parts", figure),),
     )

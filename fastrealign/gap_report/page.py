@@ -94,8 +94,9 @@ def _table(report: Measured) -> str:
 </tbody>
 </table>
 </section>
-<p class="basis">Shaded <span class="mark">●</span>: best, or within two standard errors of the best; “none”, which moves no row, does not compete in
-what a method keeps. ±: standard error of a sampled figure; all others are over all rows.{sampled}</p>"""
+<p class="basis">Shaded <span class="mark">●</span>: best, or within two standard errors of the best; “none”, which moves no
+row, does not compete in what a method keeps. ±: standard error of a sampled figure;
+all others are over all rows.{sampled}</p>"""
 
 
 def _notes(report: Measured) -> str:
