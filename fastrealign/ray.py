@@ -1,55 +1,41 @@
 """fastrealign on a Ray cluster. Needs Ray: pip install 'fastrealign[ray]'.
 
-    apply_files, align   files to files: the rows of the Ray dataset are shards, not embeddings. Each actor reads, maps and
-                         commits whole shards and returns what it counted; the driver notes that in the journal of the run
-    AlignBatch           for embeddings that are in a Ray Dataset already: ds.map_batches(AlignBatch, ...)
+apply_files, align
+    Files to files: the rows of the Ray dataset are shards, not embeddings. Each actor reads, maps and commits whole shards and
+    returns what it counted; the driver records that in the journal of the run.
+AlignBatch
+    For embeddings that are in a Ray Dataset already: ds.map_batches(AlignBatch, ...).
 
-The output is the same as that of one process, and so is its journal: either can go on where the other stopped.
+The output is the same as that of one process, and so is its journal: either can resume what the other began.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from fastrealign import formats
-from fastrealign.core import errors
-from fastrealign.core.errors import BadRowsError, BadShardError, FastRealignError, InputError
-from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.optional import optional
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
-from fastrealign.data.workers import Workers
-from fastrealign.formats.manifest import ShardRecord
-from fastrealign.formats.registry import format_of
-from fastrealign.formats.tables import TableShard
 from fastrealign.jobs.align_files import AlignJob, ApplyJob
+from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob
 from fastrealign.jobs.summary import Report
-from fastrealign.jobs.write_shards import Note, ShardPlan, ThreadedWriter, Unwritten
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.methods.options import FitOptions
-from fastrealign.storage.fingerprint import FileFingerprint
 
-try:
-    import ray
-    import ray.data
-except ImportError as error:
-    raise InputError(f"fastrealign.ray needs Ray ({error}); pip install 'fastrealign[ray]'") from None
+# Now, not when the first job runs.
+optional("ray.data", "ray", "fastrealign.ray")
 
-T = TypeVar("T")
-
-# Blocks that a dataset of shards is cut into, at most. The driver hears of shards a block at a time.
-_BLOCKS = 1000
+T = TypeVar("T", ReadOptions, Compute, OutputOptions, FitOptions)
 
 
 @computes
@@ -62,11 +48,35 @@ def apply_files(
     cpus_per_actor: int = 1,
     **options: Any,
 ) -> Report:
-    """`fastrealign.apply_files` by actors of a Ray cluster; source and output must be visible from every node.
+    """`fastrealign.apply_files` by actors of a Ray cluster.
 
-    actors           how many work at a time; None: as many as the cluster has processors for
-    cpus_per_actor   processors, and threads, of each
-    options          as for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress
+    Parameters
+    ----------
+    alignment : Alignment, Baseline or path of a saved one
+    source, out : path
+        Must be visible from every node.
+    actors : int, optional
+        How many work at a time; by default as many as the cluster has CPUs for.
+    cpus_per_actor : int, default 1
+        CPUs, and threads, of each.
+    **options
+        As for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        For bad input, or an output that cannot be used.
+    FastRealignError
+        When writing fails.
+
+    Examples
+    --------
+    >>> from fastrealign.ray import apply_files
+    >>> apply_files("text2image.safetensors", "text/", "aligned/", actors=8)  # doctest: +SKIP
     """
     return _by_actors(ApplyJob(alignment, source, out, _job_options(options)), actors, cpus_per_actor)
 
@@ -81,9 +91,34 @@ def align(
     cpus_per_actor: int = 1,
     **options: Any,
 ) -> Report:
-    """`fastrealign.align` with the shards written by actors, as in `apply_files`.
+    """`fastrealign.align` with the shards written by actors of a Ray cluster.
 
     The fit runs in the driver; of a large corpus let it read a sample, with tol=1e-3 for example.
+
+    Parameters
+    ----------
+    source, target, out
+        As for `fastrealign.align`; paths must be visible from every node.
+    actors, cpus_per_actor
+        As for `apply_files`.
+    **options
+        As for `fastrealign.align`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        For bad input, or an output that cannot be used.
+    FastRealignError
+        When writing fails.
+
+    Examples
+    --------
+    >>> from fastrealign.ray import align
+    >>> align("text/", "images/", "aligned/", actors=8, tol=1e-3)  # doctest: +SKIP
     """
     fit = _taken(FitOptions, options)
     return _by_actors(AlignJob(source, target, out, fit, _job_options(options)), actors, cpus_per_actor)
@@ -95,8 +130,7 @@ def _job_options(options: dict[str, Any]) -> JobOptions:
         raise InputError(
             "group shares shards out between ranks of torch.distributed, Ray between its actors: choose one"
         )
-    groups = [_taken(kind, options) for kind in (ReadOptions, Compute, OutputOptions)]
-    return JobOptions(*groups, **options)
+    return JobOptions(_taken(ReadOptions, options), _taken(Compute, options), _taken(OutputOptions, options), **options)
 
 
 def _taken(kind: type[T], options: dict[str, Any]) -> T:
@@ -111,155 +145,34 @@ def _by_actors(job: ShardJob, actors: int | None, cpus: int) -> Report:
     return job.run()
 
 
-class RayWriter:
-    """Writes the shards of a plan by actors: they write and commit, this process notes what they say.
-
-    left_out  shards that could not be read, by name with the reason
-    """
-
-    def __init__(self, plan: ShardPlan, note: Note, workers: Workers, *, actors: int | None, cpus: int) -> None:
-        self.source = Unwritten(plan.files, plan.left, plan.output.dtype, in_order=True)
-        self.left_out: dict[str, str] = {}
-        self._note = note
-        self._skip = plan.read.bad_shards == "skip"
-        self._actors, self._cpus = actors, cpus
-        self._tasks = [
-            {
-                **_task(plan.files.shards[i], plan.out.names[i], plan.out.metadata[i]),
-                "dim": plan.files.dim,
-                "first": self.source.piece(i, 0, 0).first,
-                "fingerprint": json.dumps(plan.fingerprints[i].to_json()),
-            }
-            for i in plan.left
-        ]
-        # What every actor is told: the plan without its shards, which it gets one by one.
-        root = Path(os.path.abspath(plan.out.root))
-        nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
-        shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], fingerprints=[])
-        self._how = {"plan": shared, "workers": replace(workers, threads=cpus)}
-
-    def run(self, progress: Progress) -> None:
-        if not self._tasks:
-            return
-        if not ray.is_initialized():
-            ray.init()
-        actors = self._actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // self._cpus)
-        shards = ray.data.from_items(self._tasks, override_num_blocks=min(len(self._tasks), _BLOCKS))
-        done = shards.map(
-            ShardActor,
-            fn_constructor_kwargs=self._how,
-            concurrency=min(actors, len(self._tasks)),
-            num_cpus=self._cpus,
-        )
-        progress.start("aligning", self.source.rows, self.source.nbytes)
-        try:
-            for row in done.iter_rows():
-                self._take_in(row, progress)
-        finally:
-            progress.finish()
-
-    def _take_in(self, row: dict[str, Any], progress: Progress) -> None:
-        if row["why"]:
-            kind = getattr(errors, row["kind"], FastRealignError)
-            if kind is BadShardError and self._skip:
-                self.left_out[row["name"]] = row["why"]
-                return
-            raise kind(row["why"])
-        record = ShardRecord(**json.loads(row["record"]))
-        sums = ExactSum(self.source.d)
-        sums.low = np.frombuffer(row["low"], np.uint64).copy()
-        sums.high = np.frombuffer(row["high"], np.int64).copy()
-        sums.count = row["count"]
-        self._note(record, sums)
-        progress.advance(record.rows_in, row["nbytes"])
-
-
-class ShardActor:
-    """An actor: a shard in, its output shard committed, what is known of it returned."""
-
-    def __init__(self, plan: ShardPlan, workers: Workers) -> None:
-        self._plan, self._workers = plan, workers
-
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        noted: list[tuple[ShardRecord, ExactSum]] = []
-        said = {
-            "name": task["name"],
-            "kind": "",
-            "why": "",
-            "record": "",
-            "low": b"",
-            "high": b"",
-            "count": 0,
-            "nbytes": 0,
-        }
-        try:
-            shard = _shard(task)
-            plan = replace(
-                self._plan,
-                files=formats.Source(shard.path, [shard], shard.rows, shard.dim or self._plan.method.dim),
-                out=_Place(self._plan.out.root, [task["name"]], [task["metadata_name"]]),
-                left=[0],
-                fingerprints=[FileFingerprint.from_json(json.loads(task["fingerprint"]))],
-                first=task["first"],
-            )
-            writer = ThreadedWriter(plan, lambda *shard: noted.append(shard), self._workers)
-            writer.run(SILENT)
-        except FastRealignError as error:
-            return {**said, "kind": type(error).__name__, "why": str(error)}
-        for name, why in writer.left_out.items():
-            return {**said, "name": name, "kind": "BadShardError", "why": why}
-        record, sums = noted[0]
-        return {
-            **said,
-            "record": json.dumps(asdict(record)),
-            "low": sums.low.tobytes(),
-            "high": sums.high.tobytes(),
-            "count": sums.count,
-            "nbytes": shard.nbytes,
-        }
-
-
-class _Place(NamedTuple):
-    """Where an actor writes: as much of a Layout as it needs."""
-
-    root: Path
-    names: list[str]
-    metadata: list[str | None]
-
-
-def _task(shard: formats.Shard, name: str, metadata_name: str | None) -> dict[str, Any]:
-    return {
-        "path": os.path.abspath(shard.path),
-        "name": name,
-        "column": shard.column,
-        "metadata": None if shard.metadata is None else os.path.abspath(shard.metadata),
-        "metadata_name": metadata_name,
-    }
-
-
-def _shard(task: dict[str, Any]) -> formats.Shard:
-    try:
-        shard = format_of(task["path"])(task["path"], task["name"], task["column"])
-    except InputError as error:  # it could be opened when the run began
-        raise BadShardError(str(error)) from error
-    if isinstance(shard, TableShard):
-        shard.adopt(task["dim"], shard.dtype)
-    shard.metadata = None if task["metadata"] is None else Path(task["metadata"])
-    return shard
-
-
 class AlignBatch:
     """For ds.map_batches: aligns the column of embeddings of each batch.
 
-    >>> ds.map_batches(AlignBatch, fn_constructor_args=["text2image.safetensors"], concurrency=4)
-
-    alignment   an Alignment, or the path of a saved one; a Baseline too, unless it numbers rows (c3)
-    column      that holds the embeddings: vectors of one width
-    out         column for the result; None: the same one
-    dtype       element type of the result; None: that of the column
-    device      "cuda": map on the actor's GPU (with num_gpus=1)
-    bad_rows    "error" or "keep": a batch keeps its rows
     Batches may be NumPy dicts, pandas or pyarrow tables (batch_format); they come back as they came.
+
+    Parameters
+    ----------
+    alignment : Alignment, Baseline or path of a saved one
+        Not a method that numbers rows (c3).
+    column : str, default "embedding"
+        The column that holds the embeddings: vectors of one width.
+    out : str, optional
+        The column for the result; by default the same one.
+    dtype : str or dtype, optional
+        Element type of the result; by default that of the column.
+    device : str, optional
+        "cuda": map on the actor's GPU (with num_gpus=1).
+    bad_rows : str, default "error"
+        "error" or "keep": a batch keeps its rows.
+
+    Raises
+    ------
+    InputError
+        For other values of `bad_rows`, or a method that numbers rows.
+
+    Examples
+    --------
+    >>> ds.map_batches(AlignBatch, fn_constructor_args=["text2image.safetensors"], concurrency=4)  # doctest: +SKIP
     """
 
     def __init__(
@@ -299,7 +212,7 @@ class AlignBatch:
     def _aligned(self, rows: np.ndarray) -> np.ndarray:
         if rows.dtype == object:
             try:
-                rows = np.stack(rows)
+                rows = np.stack(list(rows))
             except ValueError:
                 raise InputError(f"column {self.column!r}: vectors of different widths, or missing ones") from None
         if rows.ndim != 2:

@@ -9,7 +9,7 @@ from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_opti
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.formats.choose_column import SIDES
-from fastrealign.jobs.conversion import TARGETS
+from fastrealign.jobs.converted_files import TARGETS
 
 _MORE = """\
 Pickles may hold one array or a list of arrays, a list of {"id": ..., "embed":

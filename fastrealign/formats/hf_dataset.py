@@ -21,6 +21,7 @@ from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import reading
+from fastrealign.storage.paths import Place
 from fastrealign.storage.records import parsed
 
 _STATE = "state.json"
@@ -74,7 +75,7 @@ class DatasetFolder:
         """Of the files that `write` makes, relative to the root of the output."""
         return [(self._beside / name).as_posix() for name in (_STATE, _INFO) if (self.path / name).is_file()]
 
-    def write(self, root: Path, records: dict[str, ShardRecord], alignment: str, fsync: bool = True) -> None:
+    def write(self, root: Place, records: dict[str, ShardRecord], alignment: str, fsync: bool = True) -> None:
         """Write both files below `root`, for shards with these `records`, mapped by the alignment with this fingerprint.
 
         The dataset gets a new fingerprint: `datasets` takes those with the same one for the same rows.
@@ -97,7 +98,7 @@ class DatasetFolder:
     def _beside(self) -> PurePosixPath:
         return PurePosixPath(self.shards[0].name).parent
 
-    def _describe(self, info: dict[str, Any], root: Path, written: list[ShardRecord]) -> None:
+    def _describe(self, info: dict[str, Any], root: Place, written: list[ShardRecord]) -> None:
         """Update dataset_info.json: the element type and the number of rows."""
         there = {record.name for record in written}
         tables = (one for one in self.shards if isinstance(one, TableShard))

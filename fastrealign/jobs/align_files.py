@@ -30,6 +30,7 @@ from fastrealign.methods.loading import as_method, told_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.methods.options import FitOptions, check_ranks
+from fastrealign.storage.fingerprint import FileFingerprint
 
 
 @computes
@@ -219,8 +220,10 @@ class AlignJob(ShardJob):
         self.fit_options = fit
         # A target in memory has no fingerprint in the job specification: it is fitted again and compared.
         files = self.target.files if isinstance(self.target, FileSource) else None
-        self._fingerprinted = files is not None and bool(files.shards)
-        found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify) if files else {}
+        found: dict[str, FileFingerprint] = {}
+        if files is not None:
+            found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
+        self._fingerprinted = bool(found)
         self.specify({**fit.to_json(), "target_column": read.target_column}, target=found)
         self.layout.check_apart([*specs_of(source), *specs_of(target)], [rows.files for rows in self.sides.values()])
 

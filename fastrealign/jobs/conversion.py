@@ -6,49 +6,30 @@ source -> rows and what belongs to them, so many at a time -> a table (parquet, 
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign import formats
-from fastrealign.core.errors import InputError, shortage
+from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.listing import count, listing, size
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import one_line, shown, shown_values
+from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import OutputOptions
-from fastrealign.formats.arrow import ArrowSink
-from fastrealign.formats.arrow_columns import filtered, lists
-from fastrealign.formats.arrow_errors import writing_columns
-from fastrealign.formats.arrow_schema import retyped
 from fastrealign.formats.choose_column import SIDES, Wanted
-from fastrealign.formats.lance import FILE_ROWS, LanceSink
-from fastrealign.formats.metadata import SIDE_FOLDERS, attach_metadata, metadata_name
-from fastrealign.formats.npy import NpyWriter
-from fastrealign.formats.parquet import ParquetSink, ParquetTable
+from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
-from fastrealign.formats.shard_names import Name
-from fastrealign.formats.table_copy import GROUP_BYTES, STEP_ROWS, InStep, Sink
-from fastrealign.formats.tables import TableShard, no_bfloat16
-from fastrealign.jobs.folders import remove_folders, remove_temporaries
-from fastrealign.jobs.inputs import Inputs, check_outside
-from fastrealign.jobs.layout import METADATA
-from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
-from fastrealign.storage.atomic import AtomicFile, AtomicFolder
+from fastrealign.formats.table_copy import STEP_ROWS
+from fastrealign.formats.tables import TableShard
+from fastrealign.jobs.converted_files import ConvertedFiles
+from fastrealign.jobs.inputs import check_outside
+from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-TARGETS = {"npy": ".npy", "parquet": ".parquet", "arrow": ".arrow", "lance": ".lance"}
-_COLUMN = "embedding"
 
 
 @dataclass(frozen=True)
@@ -111,29 +92,63 @@ def convert(
 ) -> Conversion:
     """Write the embeddings of `source` in another format, with what belongs to them.
 
-    source    path, glob, folder or list of paths of shards; of pickles, also the layouts of formats/pickle_layouts.py
-    out       a folder, which gets a file for every shard of the source; or for a single shard a file name
-    to        "npy", "parquet", "arrow" or "lance"; by default what the suffix of `out` says, else "parquet". Other
-              columns, and what else pickled items hold, become columns: for "npy" those of a parquet file beside it
-    dtype     element type ("float32", "float16", "bfloat16", "float64"), by default that of each shard
-    column    the column or pickle key that holds the embeddings, where it cannot be told; or of a pickle with several
-              sets of items the one to take
-    side      "text" or "image": of a clip-retrieval folder, which side to read; with "npy", also write such a folder
-    overwrite replace files that are there
+    Every number stays as it is. Items without an embedding, and rows of tables whose embedding is null or has a null, are
+    counted and left out. A conversion that fails leaves nothing new behind.
 
-    Items without an embedding, and rows of tables whose embedding is null or has a null, are counted and left out. Raises
-    InputError for bad input, a value that `dtype` cannot hold, or files that are there; FastRealignError when writing fails. A
-    conversion that fails leaves nothing new behind.
+    Parameters
+    ----------
+    source : path, glob, folder or list of paths
+        Shards; of pickles, also the layouts of formats/pickle_layouts.py.
+    out : path
+        A folder, which gets a file for every shard of the source; for a single shard also a file name.
+    to : str, optional
+        "npy", "parquet", "arrow" or "lance"; by default what the suffix of `out` says, else "parquet". Other columns, and
+        what else pickled items hold, become columns: for "npy" those of a parquet file beside it.
+    dtype : str, optional
+        Element type: "float32", "float16", "bfloat16" or "float64"; by default that of each shard.
+    column : str, optional
+        The column or pickle key that holds the embeddings, where that is ambiguous; or of a pickle with several sets of items
+        the one to take.
+    side : str, optional
+        "text" or "image": of a clip-retrieval folder, which side to read; with "npy", also write such a folder.
+    overwrite : bool, default False
+        Replace files that are there.
+    progress : Progress
+        What is told of the rows read.
+    fsync : bool, default True
+        Wait until the disk has everything.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    InputError
+        For bad input, a value that `dtype` cannot hold, or files that are there.
+    FastRealignError
+        When writing fails.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import fastrealign as fr
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.save(folder / "text.npy", np.ones((10, 4), np.float32))
+    >>> fr.convert(folder / "text.npy", folder / "text.arrow").rows
+    10
     """
     started = time.perf_counter()
     options = OutputOptions(dtype, overwrite=overwrite, fsync=fsync)
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
-    wanted = Wanted(column, SIDES.get(side))
-    files = formats.open_source(source, side=SIDES.get(side, "source"), column=wanted, pickles=AnyPickleShard)
+    of = None if side is None else SIDES[side]
+    files = formats.open_source(source, side=of or "source", column=Wanted(column, of), pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(files.shards)
-    target = _Target(out, to, side, files, options)
+    target = ConvertedFiles(out, to, side, files, options)
     target.check()
     check_outside(out, target.root, [source] if isinstance(source, (str, os.PathLike)) else source, [files])
     columns: dict[str, None] = {}
@@ -144,7 +159,7 @@ def convert(
         with target:
             for at, shard in enumerate(files.shards):
                 with ExitStack() as stack:
-                    rest = _Rest(shard, stack)
+                    rest = RowColumns(shard, stack)
                     columns.update(dict.fromkeys(rest.names))
                     left_out += rest.left_out
                     writers = target.writers(at, shard, rest, options.dtype or shard.dtype, stack)
@@ -154,7 +169,7 @@ def convert(
                         if there is not None:
                             skipped += len(rows) - np.count_nonzero(there)
                             rows = rows[there]
-                            beside = {name: _kept(column, there) for name, column in beside.items()}
+                            beside = {name: kept(column, there) for name, column in beside.items()}
                         for writer in writers if len(rows) else ():
                             writer.write(rows, beside)
                     shard.check_unchanged()
@@ -180,226 +195,6 @@ def convert(
     )
 
 
-class _Target(OutputFolder):
-    """The files that a conversion writes. A failure leaves nothing new behind.
-
-    root   the folder of all of them
-    paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
-    written  files that have their final name
-    """
-
-    def __init__(
-        self,
-        out: str | os.PathLike,
-        to: str | None,
-        side: str | None,
-        files: formats.Source,
-        options: OutputOptions,
-    ) -> None:
-        path = Path(out)
-        suffix = path.suffix.lower()
-        named = next((name for name, known in TARGETS.items() if known == suffix), None)
-        if to is not None and to not in TARGETS:
-            raise InputError(f"to={to!r}: expected one of {', '.join(TARGETS)}")
-        if named is not None and (named == "lance" or not path.is_dir()):
-            if to not in (None, named):
-                raise InputError(f"{out}: is the name of a {named} file, but {to} was asked for; choose one of them")
-            if len(files.shards) != 1:
-                raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
-            self.to = named
-            super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), options.fsync)
-            names, metadata = [path.name], [f"{path.name}.{METADATA}"]
-        else:
-            if suffix in formats.FORMATS and not path.is_dir():
-                raise InputError(
-                    f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
-                )
-            self.to = to or "parquet"
-            super().__init__(path, path / JOURNAL, options.fsync)
-            names, metadata = _names(files.shards, self.to, side)
-        self.paths = [self.root / name for name in names]
-        self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
-        self._dim = files.dim
-        self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
-        self._overwrite = options.overwrite
-        self.written: list[Path] = []
-        every = {*self.paths, *self.metadata}
-        self._missing = {folder for path in every for folder in path.parents if not folder.exists()}
-
-    def check(self) -> None:
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"{self.root}: is a file, expected a folder to write to")
-        seen: dict[Path, int] = {}
-        for at, path in enumerate(self.paths):
-            if seen.setdefault(path, at) != at:
-                raise InputError(f"{path}: two files of the source would become this one; convert them to two folders")
-            self._check(path)
-
-    def _check(self, path: Path) -> None:
-        self._inputs.check(path)
-        if os.path.lexists(path) and not self._overwrite:
-            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
-        if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
-            raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
-
-    def begin(self) -> None:
-        self.check()  # another process may have written since
-        every = {*self.paths, *self.metadata}
-        self._there = {path for path in every if path.exists()}
-        remove_temporaries(every)
-
-    def roll_back(self) -> None:
-        """Remove what is new of the files written, and the folders made for them."""
-        for path in set(self.written) - self._there:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        remove_folders(sorted(self._missing, key=lambda folder: -len(folder.parts)))
-
-    def writers(
-        self, at: int, shard: formats.Shard, rest: _Rest, dtype: np.dtype, stack: ExitStack
-    ) -> list[_NpyOut | _TableOut]:
-        """What writes a shard; aborted when the stack is left, unless committed."""
-        path = self.paths[at]
-        if self.to == "npy":
-            made = [_NpyOut(path, dtype, self._dim, stack, self.fsync)]
-            if rest.names:
-                self._check(self.metadata[at])
-                made.append(_TableOut(self.metadata[at], "parquet", rest.schema(), None, stack, self.fsync))
-            return made
-        no_bfloat16(path, dtype, self.to)
-        schema, column = rest.schema_with(shard, self._dim, dtype)
-        return [_TableOut(path, self.to, schema, column, stack, self.fsync)]
-
-
-class _Rest:
-    """What belongs to the rows of a shard beside their embeddings: its other columns, items' other values, metadata."""
-
-    def __init__(self, shard: formats.Shard, stack: ExitStack) -> None:
-        self._parts: list[tuple[pa.Schema, InStep]] = []
-        if isinstance(shard, TableShard):
-            table = stack.enter_context(shard.table(shard.path))
-            schema = table.schema
-            if shard.column is not None:
-                schema = schema.remove(schema.get_field_index(shard.column))
-            self._add(schema, table.batches, shard.path)
-        values, others = shard.of_rows()
-        self.left_out = [f"{shard.name}: {name}" for name in others]
-        if values:
-            self._add_table(_table(values, shard.path), shard.path)
-        if shard.metadata is not None:
-            table = stack.enter_context(ParquetTable(shard.metadata))
-            self._add(table.schema, table.batches, shard.metadata)
-        self.names = [name for schema, _ in self._parts for name in schema.names]
-        twice = next((name for name in self.names if self.names.count(name) > 1), None)
-        if twice is not None:
-            raise InputError(f"{shard.path}: has the column {twice!r}, and so has {shard.metadata}; rename one of them")
-
-    def _add_table(self, table: pa.Table, path: str | Path) -> None:
-        self._add(table.schema, lambda rows, _: iter(table.to_batches(rows)), path)
-
-    def _add(self, schema: pa.Schema, batches: Callable, path: str | Path) -> None:
-        if schema.names:
-            self._parts.append((schema, InStep(batches(STEP_ROWS, schema.names), path)))
-
-    def schema(self) -> pa.Schema:
-        import pyarrow as pa
-
-        return pa.schema([field for schema, _ in self._parts for field in schema])
-
-    def schema_with(self, shard: formats.Shard, dim: int, dtype: np.dtype) -> tuple[pa.Schema, str | None]:
-        """The schema of a table that holds the embeddings too, and the name of their column, if there is one."""
-        pa = _pyarrow(shard.path)
-        schema = self.schema()
-        if isinstance(shard, TableShard):  # where it was, as the list it was
-            with shard.table(shard.path) as table:
-                if shard.column is None:
-                    return table.schema, None
-                whole = _as_lists(table.schema, shard.column, dtype) if shard.blank else table.schema
-                whole = retyped(whole, shard.column, dtype)
-            others = [field for field in schema if field.name not in whole.names]
-            return pa.schema([*whole, *others], metadata=whole.metadata), shard.column
-        if _COLUMN in schema.names:
-            raise InputError(f"{shard.path}: holds {_COLUMN!r} beside the embeddings, whose column that is; rename it")
-        return schema.append(pa.field(_COLUMN, pa.list_(pa.from_numpy_dtype(dtype), dim))), _COLUMN
-
-    def take(self, rows: int) -> dict[str, Any]:
-        """The columns of the next rows."""
-        taken = [step.take(rows) for _, step in self._parts]
-        return {name: table.column(name) for table in taken for name in table.column_names}
-
-
-class _NpyOut:
-    def __init__(self, path: Path, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
-        self.path = path
-        self._writer = stack.enter_context(NpyWriter(path, dtype, dim, None, fsync))
-
-    def write(self, rows: np.ndarray, beside: dict[str, Any]) -> None:
-        self._writer.write(rows)
-
-    def commit(self) -> None:
-        self._writer.commit()
-
-
-class _TableOut:
-    """A table being written, with the embeddings in `column` if there is one. A parquet row group is held in memory."""
-
-    def __init__(
-        self, path: Path, to: str, schema: pa.Schema, column: str | None, stack: ExitStack, fsync: bool
-    ) -> None:
-        self.path = path
-        self._file = (AtomicFolder if to == "lance" else AtomicFile)(path, fsync)
-        stack.callback(self._file.abort)
-        self._schema = schema
-        self._column = column
-        self._writing = partial(writing_columns, path, schema, to)
-        with self._writing():
-            self._sink = self._open(to)
-        stack.callback(self._sink.abandon)
-        self._group = GROUP_BYTES if to == "parquet" else 0
-        self._pending: list[pa.Table] = []
-
-    def write(self, rows: np.ndarray, beside: dict[str, Any]) -> None:
-        import pyarrow as pa
-
-        columns = dict(beside)
-        if self._column is not None:
-            columns[self._column] = lists(rows, self._schema.field(self._column).type)
-        self._pending.append(pa.table([columns[name] for name in self._schema.names], schema=self._schema))
-        if sum(table.nbytes for table in self._pending) >= self._group:
-            self._flush()
-
-    def commit(self) -> None:
-        self._flush()
-        with self._writing():
-            self._sink.finish()
-        self._file.commit()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._pending:
-            with self._writing():
-                self._sink.write(pa.concat_tables(self._pending))
-            self._pending.clear()
-
-    def _open(self, to: str) -> Sink:
-        if to == "lance":
-            return LanceSink(self._file, self._schema, FILE_ROWS)
-        return (ParquetSink if to == "parquet" else ArrowSink)(self._file, self._schema)
-
-
-def _as_lists(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
-    import pyarrow as pa
-
-    at = schema.get_field_index(column)
-    return schema.set(at, pa.field(column, pa.list_(pa.from_numpy_dtype(dtype))))
-
-
-def _kept(column: Any, mask: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    return filtered(pa.table({"": column}), mask).column(0)
-
-
 def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """The shard's rows as elements of `dtype`, and which of them are there, (n,) bool, where some are null.
 
@@ -419,44 +214,3 @@ def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, n
             rows = converted
         yield rows, None if nulls is None else ~nulls[1]
         at += len(rows)
-
-
-def _table(values: dict[str, Any], path: str) -> pa.Table:
-    """Values by name as columns."""
-    pa = _pyarrow(path)
-    columns = {}
-    for name, of_rows in values.items():
-        if not isinstance(name, str):
-            raise InputError(f"{path}: {name!r} is no name of a column; pickle items whose keys are text")
-        try:
-            columns[name] = pa.array(of_rows)
-        except Exception as error:  # Arrow's own errors, OverflowError, UnicodeEncodeError, ...
-            if shortage(error) is not None:
-                raise
-            raise InputError(
-                f"{path}: the values of {name!r} do not make a column ({one_line(error)}); give them one type or drop them"
-            ) from error
-    return pa.table(columns)
-
-
-def _names(shards: list[formats.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
-    """Of the files in a folder, and of their metadata: numbered alike, which is how one is found beside the other."""
-    if to == "npy" and side is not None:
-        folder = SIDE_FOLDERS[SIDES[side]]
-        numbers = range(len(shards))
-        return [f"{folder}/{folder}_{i}.npy" for i in numbers], [f"metadata/metadata_{i}.parquet" for i in numbers]
-    names = [PurePosixPath(shard.name).with_suffix(TARGETS[to]) for shard in shards]
-    if to != "npy":
-        return [str(name) for name in names], []
-    tails = [(name.parent, Name.of(name.stem).tail) for name in names]
-    if len(set(tails)) < len(names) or not all(tail for _, tail in tails):
-        names = [name.with_stem(f"{name.stem}_{i}") for i, name in enumerate(names)]
-    return [str(name) for name in names], [str(name.with_name(metadata_name(name.stem))) for name in names]
-
-
-def _pyarrow(path: str | Path):
-    try:
-        import pyarrow
-    except ImportError:
-        raise InputError(f"{path}: columns need pyarrow: pip install 'fastrealign[parquet]'") from None
-    return pyarrow

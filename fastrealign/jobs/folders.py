@@ -41,9 +41,9 @@ def _is_shard_folder(name: str) -> bool:
     return kind is not None and kind.folder
 
 
-def remove(path: Path) -> None:
+def remove(path: Place) -> None:
     """A shard of the run, or another file of it, if it is there."""
-    if _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
+    if isinstance(path, Path) and _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

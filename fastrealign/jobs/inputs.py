@@ -22,9 +22,9 @@ class Inputs:
     def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
         self._names: dict[Hashable, str] = {}
         folders = cache(real)
-        for path in map(os.fspath, paths):
+        for path in paths:
             for identity in identities(path, folders):
-                self._names.setdefault(identity, path)
+                self._names.setdefault(identity, os.fspath(path))
 
     @classmethod
     def named(cls, specs: Iterable[Any]) -> Inputs:
@@ -32,7 +32,7 @@ class Inputs:
         found: list[str] = []
         for spec in specs:
             if isinstance(spec, (list, tuple)):
-                found += [path for path in spec if isinstance(path, (str, os.PathLike))]
+                found += [os.fspath(path) for path in spec if isinstance(path, (str, os.PathLike))]
             elif isinstance(spec, (str, os.PathLike)):
                 found.append(os.fspath(spec))
         for path in tuple(found):

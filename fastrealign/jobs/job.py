@@ -36,12 +36,13 @@ class Job(ABC, Generic[R]):
     manifest  in the end; from `hold` on, if the run was complete already
     """
 
+    journal: Journal
+
     def __init__(self, folder: RunFolder, spec: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
         self.folder = folder
         self.spec = folder.spec = spec
         self.progress = progress
         self.ranks = ranks
-        self.journal: Journal | None = None
         self.before: set[str] = set()
         self.manifest: Manifest | None = None
 
@@ -71,7 +72,7 @@ class Job(ABC, Generic[R]):
                     self.write()
                     manifest = self.finish()
         except BaseException as error:
-            done = 0 if self.journal is None else len(self.journal.shards)
+            done = len(self.journal.shards) if hasattr(self, "journal") else 0
             told = with_state(error, done, len(self.folder.layout.names))
             if told is error:
                 raise

@@ -36,7 +36,7 @@ class Layout:
         path = place(out)
         kind = formats.FORMATS.get(path.suffix.lower())
         self.single = kind is not None and (kind.folder or not path.is_dir())
-        if self.single:
+        if kind is not None and self.single:
             if len(files.shards) != 1:
                 raise InputError(
                     f"{out}: names one file, but {files.name} has {len(files.shards)} shards; name a folder"
@@ -50,11 +50,12 @@ class Layout:
         prefix = f"{path.name}." if self.single else ""
         self.names = [path.name] if self.single else [shard.name for shard in files.shards]
         if not self.single and ALIGNMENT in self.names:
-            path = files.shards[self.names.index(ALIGNMENT)].path
-            raise InputError(f"{path}: its output shard would have the name of the run's own {ALIGNMENT}; rename it")
-        self.metadata = [
-            shard.metadata and (f"{prefix}{METADATA}" if self.single else shard.metadata_name) for shard in files.shards
-        ]
+            named = files.shards[self.names.index(ALIGNMENT)].path
+            raise InputError(f"{named}: its output shard would have the name of the run's own {ALIGNMENT}; rename it")
+        self.metadata: list[str | None] = [None] * len(files.shards)
+        for at, shard in enumerate(files.shards):
+            if shard.metadata is not None:
+                self.metadata[at] = f"{prefix}{METADATA}" if self.single else shard.metadata_name
         taken = dict(zip(self.names, files.shards, strict=True))
         for shard, name in zip(files.shards, self.metadata, strict=True):
             if name is not None and (other := taken.setdefault(name, shard)) is not shard:
@@ -97,7 +98,7 @@ class Layout:
         read += [path for source in sources for s in source.shards for path in (s.path, s.metadata) if path is not None]
         if self.single:
             inputs = Inputs(read)
-            for name in (*self.names, *filter(None, self.metadata), *map(self.here, self.small)):
+            for name in [*self._shards, *map(self.here, self.small)]:
                 inputs.check(self.root / name)
             return
         # The folder of each file, and where the file itself lies if it is a link.
@@ -111,11 +112,15 @@ class Layout:
         """Files that lie where the run would write, relative to root: all in a folder, the few names beside a file."""
         if self.single:
             small = [self.here(path) for path in (*self.small, self.journal)]
-            names = [*self.names, *filter(None, self.metadata), *small]
-            return [name for name in names if is_there(self.root / name)]
+            return [name for name in [*self._shards, *small] if is_there(self.root / name)]
         # On a server the journal is a folder.
         journal = self.here(self.journal)
         return sorted({journal if name.startswith(f"{journal}/") else name for name in walk(self.root)})
 
     def here(self, path: Place) -> str:
-        return path.relative_to(self.root).as_posix()
+        """The name of a file of the run, relative to root."""
+        return path.relative_to(self.root).as_posix()  # type: ignore[arg-type]  # both lie here, or both on a server
+
+    @property
+    def _shards(self) -> list[str]:
+        return [*self.names, *(name for name in self.metadata if name is not None)]

@@ -83,13 +83,13 @@ class RunFolder(OutputFolder):
             self.layout.manifest.unlink(missing_ok=True)
             self._replaced = None
         self._began = True
-        if alignment is not None:
+        if alignment is not None and self.layout.alignment is not None:
             alignment.save(self.layout.alignment)
             self.journal.note_alignment(alignment.fingerprint)
 
     def noted_alignment(self) -> Method | None:
         """The alignment that the unfinished run was using, if it is still there."""
-        if self.journal.noted.alignment is None:
+        if self.journal.noted.alignment is None or self.layout.alignment is None:
             return None
         try:
             alignment = load(self.layout.alignment)
@@ -106,13 +106,13 @@ class RunFolder(OutputFolder):
     ) -> Manifest:
         """All shards but those left out are complete: write the alignment and the manifest."""
         self.journal.flush()
-        if alignment is not None:
+        if alignment is not None and self.layout.alignment is not None:
             alignment.save(self.layout.alignment)
         at = {name: i for i, name in enumerate(self.layout.names)}
         manifest = Manifest(
             self.spec,
-            alignment and alignment.fingerprint,
-            alignment and alignment.gap_before,
+            None if alignment is None else alignment.fingerprint,
+            None if alignment is None else alignment.gap_before,
             None if math.isnan(gap_left) else gap_left,
             sorted(self.journal.shards, key=lambda shard: at[shard.name]),
             left_out or {},

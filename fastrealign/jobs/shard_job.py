@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,16 @@ from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.data.process_group import ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
-from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.job import Job
 from fastrealign.jobs.journal import Group
 from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.shard_plan import MakeWriter, ShardPlan
 from fastrealign.jobs.summary import Report
-from fastrealign.jobs.write_shards import LISTED_ROWS, Note, ShardPlan, ThreadedWriter
+from fastrealign.jobs.write_shards import LISTED_ROWS, ThreadedWriter
+from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
@@ -45,18 +47,6 @@ class JobOptions:
     group: Any = None
 
 
-class Writer(Protocol):
-    """Who writes the shards of a plan: threads of this process, or actors (ray.py).
-
-    source    the shards that are written; left_out: those that could not be read, by name with the reason
-    """
-
-    source: RowSource
-    left_out: dict[str, str]
-
-    def run(self, progress: Progress) -> None: ...
-
-
 class ShardJob(Job[Report]):
     """A job that writes an output shard for each shard of its source; `fit` and what else is asked for is each kind's own.
 
@@ -65,6 +55,8 @@ class ShardJob(Job[Report]):
 
     kind: str
     method: Method
+    rows: FileSource
+    layout: Layout
 
     def __init__(
         self,
@@ -84,7 +76,7 @@ class ShardJob(Job[Report]):
             )
         self.sides: dict[str, FileSource] = {}
         self.left_out: dict[str, dict[str, str]] = {}
-        self.make_writer: Callable[[ShardPlan, Note, Workers], Writer] = ThreadedWriter
+        self.make_writer: MakeWriter = ThreadedWriter
         self.now = (0, 0)  # rows that this run aligned, and their bytes
         rows = self.opened("source", open_rows(source, "source", read.column, read.bad_shards))
         if not isinstance(rows, FileSource):
@@ -140,9 +132,10 @@ class ShardJob(Job[Report]):
         """Rank 0 takes what the other ranks noted into its journal, and writes alignment and manifest."""
         others = self.ranks.all_gather(self.journal.noted.groups if self.ranks.rank > 0 else [])
         manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._commit(others)))
+        assert manifest is not None  # rank 0 has one
         if self.kind == "align":
             gap_left = float("nan") if manifest.gap_left is None else manifest.gap_left
-            self.method = replace(self.method, gap_left=gap_left)
+            self.method = _measured(self.method, gap_left)
         return manifest
 
     def _commit(self, others: list[list[Group]]) -> Manifest:
@@ -154,11 +147,13 @@ class ShardJob(Job[Report]):
             dataset.write(self.layout.root, records, method.fingerprint, self.folder.fsync)
         gap_left = float(np.linalg.norm(journal.total(method.dim).mean - method.mean_target))
         if self.kind == "align":
-            method = replace(method, gap_left=gap_left)
+            method = _measured(method, gap_left)
         return self.folder.commit(method, gap_left, self.left_out, self._columns)
 
     def reopen(self, manifest: Manifest) -> None:
-        self.method = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._method_of(manifest)))
+        method = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._method_of(manifest)))
+        assert method is not None  # rank 0 has one
+        self.method = method
 
     def report(self, manifest: Manifest) -> Report:
         shards = dict(zip(self.layout.names, self.rows.files.shards, strict=True))
@@ -170,7 +165,7 @@ class ShardJob(Job[Report]):
             out=self.layout.out,
             columns=self._columns,
             alignment=self.method,
-            gap_before=manifest.gap_before,
+            gap_before=self.method.gap_before,
             gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left,
             rows_in=sum(shard.rows_in for shard in manifest.shards),
             rows_out=sum(shard.rows_out for shard in manifest.shards),
@@ -198,7 +193,9 @@ class ShardJob(Job[Report]):
 
     def _method_of(self, manifest: Manifest) -> Method:
         """That of the complete run."""
-        method = load(self.layout.alignment)
+        path = self.layout.alignment
+        assert path is not None
+        method = load(path)
         if method.fingerprint != manifest.alignment:
             raise InputError(
                 f"{self.layout.alignment}: was changed since the run was complete; restart with --overwrite"
@@ -225,6 +222,12 @@ def fingerprints_of(files: formats.Source, names: Sequence[str], whole: bool = F
     paths = [shard.path for shard in files.shards]
     found = each(lambda path: FileFingerprint.of(path, modified=True, whole=whole), paths)
     return dict(zip(names, found, strict=True))
+
+
+def _measured(method: Method, gap_left: float) -> Method:
+    """The method with the gap that the rows written leave."""
+    assert isinstance(method, (Alignment, Baseline))
+    return replace(method, gap_left=gap_left)
 
 
 def specs_of(spec: Any) -> list[Any]:

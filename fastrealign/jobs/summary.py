@@ -110,7 +110,7 @@ class Report:
         lines = [
             shown(head),
             *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit"),
-            *sampling_lines(fitted and fitted.sampling),
+            *sampling_lines(None if fitted is None else fitted.sampling),
             *listing(
                 ("column", column_text(self.columns)),
                 ("skipped", f"{count(self.skipped, 'item')} without an embedding" if self.skipped else None),

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from heapq import nsmallest
-from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,116 +19,19 @@ from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import GOOD, REASONS, Counts
-from fastrealign.data.options import OutputOptions, PassOptions, ReadOptions
+from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
-from fastrealign.data.row_source import PIECE_BYTES, Piece, rows_in
-from fastrealign.data.sources import FileSource
+from fastrealign.data.row_source import Piece
 from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import ShardRecord
+from fastrealign.jobs.shard_plan import Note, ShardPlan, Unwritten
 from fastrealign.methods.baseline import IN_STEPS
-from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import Place
-
-# Takes what is known of a shard that is in place, and the exact sums of its columns.
-Note: TypeAlias = Callable[[ShardRecord, ExactSum], None]
 
 # Bad rows that a shard's record lists; it counts all.
 LISTED_ROWS = 20
 # Shards being synced at a time: enough for the file system to sync several as one, few enough to keep few files open.
 _COMMITS = 4
-
-
-class Unwritten(FileSource):
-    """The shards of `files` at the places `left`, in pieces whose rows take at most `piece_bytes` read and written.
-
-    dtype     element type of the output, None for that of each shard
-    in_order  every shard is one piece, read from head to tail
-    first     the number of the first of all rows, of which `files` are a part; pieces have numbers over all
-    """
-
-    def __init__(
-        self,
-        files: formats.Source,
-        left: Sequence[int],
-        dtype: np.dtype | None,
-        in_order: bool,
-        piece_bytes: int = PIECE_BYTES,
-        first: int = 0,
-    ) -> None:
-        super().__init__(files, first)
-        self._piece_bytes = piece_bytes
-        self._left = left
-        self._dtype = dtype
-        self._in_order = in_order
-        shards = [files.shards[i] for i in left]
-        self.rows = sum(shard.rows for shard in shards)
-        self.nbytes = sum(shard.nbytes for shard in shards)
-
-    def dtype_of(self, shard: formats.Shard) -> np.dtype:
-        return self._dtype or shard.out_dtype
-
-    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        for i in self._left:
-            shard = self.files.shards[i]
-            step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
-            for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
-                yield self.piece(i, lo, min(lo + step, shard.rows))
-
-    def count_pieces(self, shard: formats.Shard) -> int:
-        return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1
-
-    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        shard = self.files.shards[piece.shard]
-        if self._at_any_place(shard):
-            if piece.hi > piece.lo:
-                with self.naming(piece.shard):
-                    yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
-            return
-        lo = 0
-        with self.naming(piece.shard):
-            for chunk in shard.chunks(self._rows(shard)):
-                yield lo, chunk
-                lo += len(chunk)
-
-    def _at_any_place(self, shard: formats.Shard) -> bool:
-        return shard.random_access and not self._in_order
-
-    def _rows(self, shard: formats.Shard) -> int:
-        wider = max(shard.dtype, self.dtype_of(shard), key=lambda dtype: dtype.itemsize)
-        return rows_in(self._piece_bytes, self.d, wider)
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """What a writer writes: the shards of `files` at the places `left`, mapped by `method`.
-
-    out         where to: the root, and the names of output shards and of their metadata by the places in `files`
-    fingerprints  of the source shards when the run began, by their places; a shard that has another now is an error
-    first       the number of the first row of `files`, where these are a part of what the run was given
-    """
-
-    files: formats.Source
-    out: Names
-    left: Sequence[int]
-    method: Method
-    read: ReadOptions
-    output: OutputOptions
-    fingerprints: Sequence[FileFingerprint]
-    first: int = 0
-
-
-class Names(Protocol):
-    """As much of a Layout as a writer needs."""
-
-    @property
-    def root(self) -> Place: ...
-
-    @property
-    def names(self) -> list[str]: ...
-
-    @property
-    def metadata(self) -> list[str | None]: ...
 
 
 class _OutputShard:
@@ -237,8 +138,8 @@ class ThreadedWriter:
             if output.spoiled:
                 return counts
             writer = output.writer(lambda: self._writer(piece.shard))
-            if self._plan.read.bad_rows == "skip":
-                keep = flags == GOOD
+            if flags is not None and self._plan.read.bad_rows == "skip":
+                keep = np.equal(flags, GOOD)
                 writer.write(out[keep] if counts.bad else out, keep if counts.bad else None)
                 if output.shard.metadata is not None:
                     output.kept.append(keep)
@@ -246,7 +147,7 @@ class ThreadedWriter:
                 writer.write_at(lo, out)
             else:
                 writer.write(out)
-            output.note(counts, sums, _listed(flags, lo) if counts.bad else [])
+            output.note(counts, sums, _listed(flags, lo) if flags is not None and counts.bad else [])
             return counts
 
         return work

@@ -24,6 +24,10 @@ class Method(Protocol):
         """Width of the rows it maps."""
 
     @property
+    def s(self) -> float:
+        """The scale."""
+
+    @property
     def mean_target(self) -> np.ndarray:
         """float64 (dim,): the mean of the target's unit rows."""
 

@@ -138,6 +138,8 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
 class TrainFolder(OutputFolder):
     """The output folder of a training run, held while it trains, so that no other run writes there."""
 
+    root: Path
+
     def __init__(self, config: TrainConfig, inputs: dict[str, Any], resume: bool) -> None:
         out = Path(config.out)
         super().__init__(out, out / _LOCK, fsync=False)

@@ -16,6 +16,7 @@ pa = pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
 
 import fastrealign.ray as fray  # noqa: E402
+from fastrealign.jobs import ray_writer  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     """In one block with those that can: what actors say of either has one schema."""
     text, image = folders
     alignment = fr.fit(text, image)
-    monkeypatch.setattr(fray, "_BLOCKS", 1)
+    monkeypatch.setattr(ray_writer, "_BLOCKS", 1)
     files = fr.formats.open_source(text, side="source")
     (text / "part_2.npy").write_bytes(b"gone since it was opened")
     with pytest.raises(InputError, match=r"part_2\.npy: is not a \.npy file"):
@@ -186,14 +187,14 @@ def test_compared_methods(cluster, folders, tmp_path, name):
 def test_a_shard_that_changes_during_the_run(cluster, folders, tmp_path, monkeypatch):
     text, image = folders
     alignment = fr.fit(text, image)
-    run = fray.RayWriter.run
+    run = ray_writer.RayWriter.run
 
     def change_and_run(self, progress):
         rows = np.load(text / "part_2.npy")
         np.save(text / "part_2.npy", rows[::-1])
         run(self, progress)
 
-    monkeypatch.setattr(fray.RayWriter, "run", change_and_run)
+    monkeypatch.setattr(ray_writer.RayWriter, "run", change_and_run)
     with pytest.raises(InputError, match=r"part_2\.npy: changed while it was read: do not write to the input"):
         fray.apply_files(alignment, text, tmp_path / "out", actors=1)
     assert not (tmp_path / "out" / "part_2.npy").exists()

@@ -18,7 +18,8 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.progress import Progress
 from fastrealign.formats import open_source
-from fastrealign.jobs.conversion import STEP_ROWS, TARGETS
+from fastrealign.formats.table_copy import STEP_ROWS
+from fastrealign.jobs.converted_files import TARGETS
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -459,7 +460,7 @@ def test_without_pyarrow(tmp_path):
         "except fr.InputError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=path.parent, capture_output=True, text=True, check=False)
-    assert done.stdout == "x.pkl: columns need pyarrow: pip install 'fastrealign[parquet]'\n", done.stderr
+    assert done.stdout == "x.pkl: a table needs pyarrow: pip install 'fastrealign[parquet]'\n", done.stderr
     assert sorted(os.listdir(tmp_path)) == ["x.npy", "x.pkl", "y.npy"]
 
 

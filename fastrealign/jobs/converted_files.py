@@ -1,0 +1,133 @@
+"""The output folder of a conversion: which files it writes, and what writes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from fastrealign import formats
+from fastrealign.core.errors import InputError
+from fastrealign.data.options import OutputOptions
+from fastrealign.formats.choose_column import SIDES
+from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
+from fastrealign.formats.shard_names import Name
+from fastrealign.formats.tables import no_bfloat16
+from fastrealign.jobs.folders import remove_folders, remove_temporaries
+from fastrealign.jobs.inputs import Inputs
+from fastrealign.jobs.layout import METADATA
+from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
+
+TARGETS = {"npy": ".npy", "parquet": ".parquet", "arrow": ".arrow", "lance": ".lance"}
+
+
+class ConvertedFiles(OutputFolder):
+    """The files that a conversion writes. A failure leaves nothing new behind.
+
+    root   the folder of all of them
+    paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
+    written  files that have their final name
+    """
+
+    root: Path
+
+    def __init__(
+        self,
+        out: str | os.PathLike,
+        to: str | None,
+        side: str | None,
+        files: formats.Source,
+        options: OutputOptions,
+    ) -> None:
+        path = Path(out)
+        suffix = path.suffix.lower()
+        named = next((name for name, known in TARGETS.items() if known == suffix), None)
+        if to is not None and to not in TARGETS:
+            raise InputError(f"to={to!r}: expected one of {', '.join(TARGETS)}")
+        if named is not None and (named == "lance" or not path.is_dir()):
+            if to not in (None, named):
+                raise InputError(f"{out}: is the name of a {named} file, but {to} was asked for; choose one of them")
+            if len(files.shards) != 1:
+                raise InputError(f"{out}: names one file, but {files.name} has {len(files.shards)}; name a folder")
+            self.to = named
+            super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), options.fsync)
+            names, metadata = [path.name], [f"{path.name}.{METADATA}"]
+        else:
+            if suffix in formats.FORMATS and not path.is_dir():
+                raise InputError(
+                    f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
+                )
+            self.to = to or "parquet"
+            super().__init__(path, path / JOURNAL, options.fsync)
+            names, metadata = names_of(files.shards, self.to, side)
+        self.paths = [self.root / name for name in names]
+        self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
+        self._dim = files.dim
+        self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
+        self._overwrite = options.overwrite
+        self.written: list[Path] = []
+        every = {*self.paths, *self.metadata}
+        self._missing: set[Path] = {folder for path in every for folder in path.parents if not folder.exists()}
+
+    def check(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError(f"{self.root}: is a file, expected a folder to write to")
+        seen: dict[Path, int] = {}
+        for at, path in enumerate(self.paths):
+            if seen.setdefault(path, at) != at:
+                raise InputError(f"{path}: two files of the source would become this one; convert them to two folders")
+            self._check(path)
+
+    def _check(self, path: Path) -> None:
+        self._inputs.check(path)
+        if os.path.lexists(path) and not self._overwrite:
+            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+        if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
+            raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
+
+    def begin(self) -> None:
+        self.check()  # another process may have written since
+        every = {*self.paths, *self.metadata}
+        self._there = {path for path in every if path.exists()}
+        remove_temporaries(every)
+
+    def roll_back(self) -> None:
+        """Remove what is new of the files written, and the folders made for them."""
+        for path in set(self.written) - self._there:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_folders(sorted(self._missing, reverse=True))
+
+    def writers(
+        self, at: int, shard: formats.Shard, rest: RowColumns, dtype: np.dtype, stack: ExitStack
+    ) -> list[Output]:
+        """What writes a shard; aborted when the stack is left, unless committed."""
+        path = self.paths[at]
+        if self.to == "npy":
+            made: list[Output] = [NpyOutput(path, dtype, self._dim, stack, self.fsync)]
+            if rest.names:
+                self._check(self.metadata[at])
+                made.append(TableOutput(self.metadata[at], "parquet", rest.schema(), None, stack, self.fsync))
+            return made
+        no_bfloat16(path, dtype, self.to)
+        schema, column = rest.schema_with(shard, self._dim, dtype)
+        return [TableOutput(path, self.to, schema, column, stack, self.fsync)]
+
+
+def names_of(shards: list[formats.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
+    """Of the files in a folder, and of their metadata: numbered alike, which is how one is found beside the other."""
+    if to == "npy" and side is not None:
+        folder = SIDE_FOLDERS[SIDES[side]]
+        numbers = range(len(shards))
+        return [f"{folder}/{folder}_{i}.npy" for i in numbers], [f"metadata/metadata_{i}.parquet" for i in numbers]
+    names = [PurePosixPath(shard.name).with_suffix(TARGETS[to]) for shard in shards]
+    if to != "npy":
+        return [str(name) for name in names], []
+    tails = [(name.parent, Name.of(name.stem).tail) for name in names]
+    if len(set(tails)) < len(names) or not all(tail for _, tail in tails):
+        names = [name.with_stem(f"{name.stem}_{i}") for i, name in enumerate(names)]
+    beside = [(name, metadata_name(name.stem)) for name in names]
+    return [str(name) for name in names], [str(name.with_name(other)) for name, other in beside if other is not None]
