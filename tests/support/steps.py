@@ -1,8 +1,8 @@
-"""python steps.py FOLDER: runs that are killed before, or in the middle of, each step that changes the disk.
+"""python steps.py FOLDER CASE: runs that are killed before, or in the middle of, each step that changes the disk.
 
-For n = 1, 2, ... a run is begun in a new output and gets SIGKILL at its n-th step; a second one goes on, and is killed at its
-n-th step as well; a third goes on undisturbed. Each is a fork, so that it costs no start of Python. Prints how many steps a run
-has; AssertionError where what bears a final name is not complete, or where the end differs from that of an undisturbed run.
+For n = 1, 2, ... a run gets SIGKILL at its n-th step; a second one, which resumes it or replaces what it left, is killed at its
+n-th step as well; a third is left alone. Each is a fork, so that it costs no start of Python. Prints how many steps a run has;
+AssertionError where what bears a final name is not complete, or where the end differs from that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import corpus
 
 import fastrealign as fr
+from fastrealign.cli.main import main as cli
+from fastrealign.jobs.output_folder import JOURNAL
 
 CHANGES = ("replace", "unlink", "mkdir", "rmdir", "fsync", "ftruncate", "pwrite", "write")
 
@@ -63,27 +66,89 @@ def check(step: int, out: Path, whole: dict[str, bytes]) -> None:
     assert "manifest.json" not in there or whole.keys() <= there.keys(), f"step {step}: a manifest without its shards"
 
 
-def main(folder: Path) -> None:
-    text, image = corpus.two_sides(folder, shards=2)
+def check_replaced(step: int, out: Path, old: dict[str, bytes], whole: dict[str, bytes]) -> None:
+    """After a kill of a run that replaces: each file is the old one or the new one; a manifest stands for its whole run, unless
+    a journal is there, which says that the run is unfinished."""
+    there = corpus.tree(out)
+    if "manifest.json" in there and JOURNAL not in there:
+        run = next(run for run in (old, whole) if run["manifest.json"] == there["manifest.json"])
+        assert {name: there.get(name) for name in run} == run, f"step {step}: a manifest without its shards"
+    elif "manifest.json" not in old:  # where no file stands for the others, none of them goes away meanwhile
+        assert old.keys() <= there.keys(), f"step {step}: the old output is gone before the new one is there"
+    for name in there.keys() & (old.keys() | whole.keys()) - {"alignment.safetensors"}:
+        assert there[name] in (old.get(name), whole.get(name)), f"step {step}: {name} is half-written"
 
-    def align(out: Path) -> None:
-        fr.align(text, image, out, resume=True, threads=2)
 
-    align(folder / "whole")
+def resumed(folder: Path, run: Callable[[Path], object]) -> int:
+    """Kills of `run(out)`, which resumes; returns how many steps it has."""
+    run(folder / "whole")
     whole = corpus.tree(folder / "whole")
+    out = folder / "new" / "out"
+    again = partial(run, out)
     for step in itertools.count(1):
-        out = folder / "new" / "out"
-        killed = killed_at(step, lambda out=out: align(out))
+        killed = killed_at(step, again)
         check(step, out, whole)
-        killed_at(step, lambda out=out: align(out))
+        killed_at(step, again)
         check(step, out, whole)
-        assert not killed_at(0, lambda out=out: align(out))
+        assert not killed_at(0, again)
         assert corpus.tree(out) == whole, f"step {step}: the end differs"
         if not killed:
-            break
+            return step - 1
         shutil.rmtree(out.parent)
-    print(step - 1)
+    raise AssertionError
+
+
+def replaced(folder: Path, run: Callable[[int, Path], object]) -> int:
+    """Kills of `run(1, out)`, which replaces what `run(0, out)` wrote; returns how many steps it has."""
+    for which, name in enumerate(("old", "whole")):
+        (folder / name).mkdir()
+        run(which, folder / name / "out")
+    old, whole = corpus.tree(folder / "old"), corpus.tree(folder / "whole")
+    old, whole = ({name.removeprefix("out/"): data for name, data in tree.items()} for tree in (old, whole))
+    assert all(old.get(name) != data for name, data in whole.items())
+    new = folder / "new"
+    out = new / "out" if (folder / "old" / "out").is_dir() else new
+    again = partial(run, 1, new / "out")
+    for step in itertools.count(1):
+        shutil.copytree(folder / "old", new)
+        killed = killed_at(step, again)
+        check_replaced(step, out, old, whole)
+        killed_at(step, again)
+        check_replaced(step, out, old, whole)
+        assert not killed_at(0, again)
+        there = corpus.tree(out)
+        if out == new:  # a file alone: what runs that were killed had begun to write stays beside it
+            there = {name: data for name, data in there.items() if not name.endswith(".tmp")}
+        assert there == whole, f"step {step}: the end differs"
+        if not killed:
+            return step - 1
+        shutil.rmtree(new)
+    raise AssertionError
+
+
+def main(folder: Path, case: str) -> None:
+    text, image = corpus.two_sides(folder, shards=2)
+    other = corpus.npy_folder(folder / "other", [corpus.rows(60, seed) for seed in (5, 6, 7)])
+    sources = (other, text)
+
+    def fitted(which: int, out: Path) -> None:
+        assert (
+            cli(["fit", str(sources[which]), "--target", str(image), "--out", str(out), "--overwrite", "--quiet"]) == 0
+        )
+
+    print(
+        {
+            "align": lambda: resumed(folder, lambda out: fr.align(text, image, out, resume=True, threads=2)),
+            "overwrite": lambda: replaced(
+                folder, lambda which, out: fr.align(sources[which], image, out, overwrite=True, threads=2)
+            ),
+            "convert": lambda: replaced(
+                folder, lambda which, out: fr.convert((image, text)[which], out, to="parquet", overwrite=True)
+            ),
+            "fit": lambda: replaced(folder, fitted),
+        }[case]()
+    )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
