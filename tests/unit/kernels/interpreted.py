@@ -49,9 +49,9 @@ def assert_close(out, exact):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", WIDTHS)
 def test_apply(rng, map_of, dtype, d):
-    for i, n in enumerate((1, 15, 33)):
+    for i, n in enumerate((1, 15, 33) if d < 257 else (1, 33)):
         rows, row_map = tensor(rng.standard_normal((n, d)) + 0.1, dtype), map_of(d, TERMS[(i + d) % 4])
-        for out_dtype in (dtype, torch.float32):
+        for out_dtype in {dtype, torch.float32}:
             out, sums = torch.full((n, d), float("nan"), dtype=out_dtype), ExactSum(d)
             counts = torch_ops.apply_rows(rows, row_map, out, into=sums)
             assert counts == Counts(good=n) and sums.count == n
@@ -74,7 +74,7 @@ def test_reduce_is_within_a_step_of_the_cpu(rng, map_of, dtype, d):
 @pytest.mark.parametrize("d", [3, 17, 96, 257])
 def test_vjp(rng, map_of, dtype, d):
     rows, g = (tensor(rng.standard_normal((20, d)), dtype) for _ in range(2))
-    for terms in TERMS:
+    for terms in TERMS if d < 257 else ("unit", "bc"):
         row_map = map_of(d, terms)
         out = torch.ops.fastrealign.vjp(rows, g, *torch_ops.pack(row_map, d))
         exact = reference.vjp(rows.double().numpy(), g.double().numpy(), row_map.s, row_map.b, row_map.c)
@@ -100,7 +100,7 @@ def test_rows_of_extreme_length(rng, map_of, size):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-6])
 def test_rows_that_nearly_cancel(rng, dtype, size):
-    for row in rng.standard_normal((5, 1, 24)):
+    for row in rng.standard_normal((3, 1, 24)):
         row = tensor(row, dtype)
         unit = reference.project(row.double().numpy())[0]
         opposite = size * reference.project(rng.standard_normal((1, 24)))[0] - unit
@@ -159,9 +159,9 @@ def test_layouts(rng, map_of):
 
 
 def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
-    rows, row_map = tensor(rng.standard_normal((333, 40)), torch.float32), map_of(40)
+    rows, row_map = tensor(rng.standard_normal((137, 40)), torch.float32), map_of(40)
     found = []
-    for programs in (1, 2, 7, 21):
+    for programs in (1, 3, 8):
         monkeypatch.setattr(launch, "_programs", lambda n, tile, x, most=programs: max(1, min(most, n // tile.rows)))
         out, stored, sums = torch.empty_like(rows), ExactSum(40), ExactSum(40)
         torch_ops.apply_rows(rows, row_map, out, into=stored)
@@ -172,7 +172,7 @@ def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
 
 
 def test_sums_are_flushed_before_they_overflow(rng, map_of, monkeypatch):
-    rows, row_map = tensor(rng.standard_normal((333, 40)), torch.float32), map_of(40)
+    rows, row_map = tensor(rng.standard_normal((97, 40)), torch.float32), map_of(40)
     expected, found = ExactSum(40), ExactSum(40)
     torch_ops.reduce_rows(rows, row_map, expected)
     monkeypatch.setattr(launch, "ROWS_BEFORE_FLUSH", 16)
