@@ -19,7 +19,7 @@ import torch
 from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, publish, schedule, stopwatch
 from bench.gpu_peers import PEERS
 from bench.peers import NotComparable
-from fastrealign.core import ops, reference, torch_ops
+from fastrealign.core import device_ops, ops, reference, torch_ops
 from fastrealign.core.backend import choose
 from fastrealign.core.errors import InputError
 from fastrealign.core.row_map import UNIT, RowMap
@@ -101,9 +101,11 @@ def ours(problem: Problem, backend: str) -> Callable[[], torch.Tensor]:
     def work() -> torch.Tensor:
         i = next(turn)
         if problem.out is None:
-            torch_ops._reduce(problem.x[i], problem.packed, problem.terms, sums, found, None, backend)
+            device_ops.reduce_into(problem.x[i], problem.packed, problem.terms, sums, found, None, backend)
             return low
-        torch_ops._apply(problem.x[i], problem.out[i], problem.packed, problem.terms, with_sums, found, None, backend)
+        device_ops.apply_into(
+            problem.x[i], problem.out[i], problem.packed, problem.terms, with_sums, found, None, backend
+        )
         return problem.out[i]
 
     return work
@@ -113,7 +115,7 @@ def check_ours(problem: Problem, backend: str) -> None:
     x = problem.x[0]
     if problem.out is not None:
         problem.out[0].fill_(float("nan"))
-        torch_ops._apply(
+        device_ops.apply_into(
             x,
             problem.out[0],
             problem.packed,
@@ -126,7 +128,7 @@ def check_ours(problem: Problem, backend: str) -> None:
         problem.check(problem.out[0])
         return
     sums = ops.ExactSum(problem.case.d)
-    torch_ops.reduce_rows(x, problem.map, sums, backend=backend)
+    device_ops.reduce_rows(x, problem.map, sums, backend=backend)
     problem.check(torch.from_numpy(sums.mean))
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike
 
-    from fastrealign.core import torch_ops
+    from fastrealign.core import device_ops
     from fastrealign.core.arrays import Rows
 else:
-    torch_ops = Lazy("fastrealign.core.torch_ops", "torch", "a tensor on a device")
+    device_ops = Lazy("fastrealign.core.device_ops", "torch", "a tensor on a device")
 
 
 def reduce(
@@ -71,7 +71,7 @@ def reduce(
     array([0.6, 0.8])
     """
     if on_device(x):
-        return torch_ops.reduce_rows(x, row_map, into, flags=flags, backend=backend)
+        return device_ops.reduce_rows(x, row_map, into, flags=flags, backend=backend)
     return cpu.reduce(as_rows(x), row_map, into, flags=flags, threads=threads, isa=isa, backend=backend)
 
 
@@ -120,6 +120,6 @@ def apply(
     array([[0.6, 0.8]], dtype=float32)
     """
     if on_device(x):
-        return torch_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
+        return device_ops.apply_rows(x, row_map, out, into=into, flags=flags, backend=backend)
     rows = as_rows(x)
     return cpu.apply(rows, row_map, out, into=into, flags=flags, threads=threads, isa=isa, backend=backend)

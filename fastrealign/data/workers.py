@@ -29,10 +29,10 @@ from fastrealign.data.row_source import PIECE_BYTES
 if TYPE_CHECKING:
     import torch
 
-    from fastrealign.core import torch_ops
+    from fastrealign.core import device_ops
 else:
     torch = Lazy("torch", "torch", "a device")
-    torch_ops = Lazy("fastrealign.core.torch_ops", "torch", "a device")
+    device_ops = Lazy("fastrealign.core.device_ops", "torch", "a device")
 
 # For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
 DEVICE_PIECE_BYTES = 32 << 20
@@ -82,7 +82,7 @@ class Device:
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         with self._current():
             here = self._up(rows)
-            counts = [torch_ops.reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
+            counts = [device_ops.reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
         return counts[0]
 
     def apply(
@@ -97,7 +97,7 @@ class Device:
         with self._current():
             here = self._up(rows)
             result = torch.empty(rows.shape, dtype=getattr(torch, out.dtype.name), device=self._device)
-            counts = torch_ops.apply_rows(here, row_map, result, into=sums, flags=flags)
+            counts = device_ops.apply_rows(here, row_map, result, into=sums, flags=flags)
             as_tensor(out).copy_(result, non_blocking=True)
             if self._stream is not None:
                 self._stream.synchronize()  # `out` is about to be written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fastrealign.core import torch_ops
+from fastrealign.core import device_ops
 from fastrealign.core.backend import choose
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -25,8 +25,8 @@ def main() -> None:
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 rows = torch.randn(37, d, device="cuda").to(dtype)
                 rows[5], rows[6, 0] = 0, float("nan")
-                torch_ops.apply_rows(rows, row_map, torch.empty_like(rows), into=ExactSum(d), backend=backend)
-                torch_ops.reduce_rows(rows, row_map, ExactSum(d), backend=backend)
+                device_ops.apply_rows(rows, row_map, torch.empty_like(rows), into=ExactSum(d), backend=backend)
+                device_ops.reduce_rows(rows, row_map, ExactSum(d), backend=backend)
     torch.cuda.synchronize()
 
 

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 import fastrealign as fr  # noqa: E402
 import fastrealign.nn  # noqa: E402
-from fastrealign.core import ops, reference, torch_ops  # noqa: E402
+from fastrealign.core import device_ops, ops, reference, torch_ops  # noqa: E402
 from fastrealign.core.backend import choose  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
@@ -59,12 +59,12 @@ def test_apply_and_reduce(backend, rows_on, map_of, dtype, d):
         rows, row_map = rows_on(n, d, dtype), map_of(d, ["unit", "s", "b", "bc"][(i + d) % 4])
         out = torch.full_like(rows, float("nan"))
         stored, sums, cpu = ExactSum(d), ExactSum(d), ExactSum(d)
-        assert torch_ops.apply_rows(rows, row_map, out, into=stored) == Counts(n)
+        assert device_ops.apply_rows(rows, row_map, out, into=stored) == Counts(n)
         exact = mapped(rows, row_map)
         assert_close(out, exact)
         steps = np.rint(np.ldexp(out.double().cpu().numpy(), 40)).astype(np.int64).sum(0)
         np.testing.assert_array_equal(stored.low.view(np.int64), steps)
-        torch_ops.reduce_rows(rows, row_map, sums)
+        device_ops.reduce_rows(rows, row_map, sums)
         ops.reduce(as_rows(rows.cpu()), row_map, cpu, backend="cpu")
         assert np.abs(sums.mean - cpu.mean).max() <= 1e-12
 
@@ -76,8 +76,8 @@ def test_a_million_rows_again_and_again(backend, map_of, dtype):
     first = None
     for _ in range(3):
         out, stored, sums = torch.empty_like(rows), ExactSum(96), ExactSum(96)
-        counts = torch_ops.apply_rows(rows, row_map, out, into=stored)
-        assert counts == torch_ops.reduce_rows(rows, row_map, sums) == Counts(1_000_002, 1, 777_777, ZERO)
+        counts = device_ops.apply_rows(rows, row_map, out, into=stored)
+        assert counts == device_ops.reduce_rows(rows, row_map, sums) == Counts(1_000_002, 1, 777_777, ZERO)
         if first is None:
             first = out, stored, sums
         assert torch.equal(out, first[0]) and stored == first[1] and sums == first[2]
@@ -88,7 +88,7 @@ def test_offsets_beyond_32_bits(backend, map_of):
     rows, row_map = torch.empty(2**31 // 1024 + 5000, 1024, device="cuda", dtype=torch.bfloat16), map_of(1024)
     rows.normal_()
     out = torch.empty_like(rows)
-    torch_ops.apply_rows(rows, row_map, out)
+    device_ops.apply_rows(rows, row_map, out)
     assert_close(out[-300:], mapped(rows[-300:], row_map))
 
 

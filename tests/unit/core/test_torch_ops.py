@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
-from fastrealign.core import ops, reference, torch_ops  # noqa: E402
+from fastrealign.core import device_ops, ops, reference, torch_ops  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
 from fastrealign.core.row_map import UNIT, ZERO  # noqa: E402
@@ -196,11 +196,11 @@ def test_an_out_for_a_device_is_checked_before_anything_is_written(rng):
         (np.zeros((9, 6)), "out on the CPU"),
     ):
         with pytest.raises(InputError, match=says):
-            torch_ops.apply_rows(rows, UNIT, out)
+            device_ops.apply_rows(rows, UNIT, out)
     memory[:9] = rows
     with pytest.raises(InputError, match="overlap in memory"):
-        torch_ops.apply_rows(memory[:9], UNIT, memory[3:12])
+        device_ops.apply_rows(memory[:9], UNIT, memory[3:12])
     assert torch.equal(memory[:9], rows) and not memory[9:].any()
-    torch_ops.apply_rows(memory[:9], UNIT, memory[:9])
-    torch_ops.apply_rows(rows, UNIT, memory[9:18])
+    device_ops.apply_rows(memory[:9], UNIT, memory[:9])
+    device_ops.apply_rows(rows, UNIT, memory[9:18])
     assert torch.equal(memory[:9], memory[9:18])

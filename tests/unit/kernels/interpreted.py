@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrealign.core import ops, reference, torch_ops
+from fastrealign.core import device_ops, ops, reference, torch_ops
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import NOT_FINITE, ZERO, Counts, RowMap
 from fastrealign.core.rows import as_rows
@@ -53,7 +53,7 @@ def test_apply(rng, map_of, dtype, d):
         rows, row_map = tensor(rng.standard_normal((n, d)) + 0.1, dtype), map_of(d, TERMS[(i + d) % 4])
         for out_dtype in {dtype, torch.float32}:
             out, sums = torch.full((n, d), float("nan"), dtype=out_dtype), ExactSum(d)
-            counts = torch_ops.apply_rows(rows, row_map, out, into=sums)
+            counts = device_ops.apply_rows(rows, row_map, out, into=sums)
             assert counts == Counts(good=n) and sums.count == n
             assert_close(out, mapped(rows, row_map))
             steps = np.rint(np.ldexp(out.double().numpy(), 40)).astype(np.int64).sum(0)
@@ -65,7 +65,7 @@ def test_apply(rng, map_of, dtype, d):
 def test_reduce_is_within_a_step_of_the_cpu(rng, map_of, dtype, d):
     rows, row_map = tensor(rng.standard_normal((70, d)), dtype), map_of(d, TERMS[d % 4])
     found, cpu = ExactSum(d), ExactSum(d)
-    counts = torch_ops.reduce_rows(rows, row_map, found)
+    counts = device_ops.reduce_rows(rows, row_map, found)
     assert counts == ops.reduce(as_rows(rows), row_map, cpu, backend="cpu")
     assert np.abs(found.mean - cpu.mean).max() <= 1e-12
 
@@ -89,7 +89,7 @@ def test_vjp(rng, map_of, dtype, d):
 def test_rows_of_extreme_length(rng, map_of, size):
     rows, row_map = tensor(rng.standard_normal((9, 33)) * size, torch.float32), map_of(33)
     out = torch.empty_like(rows)
-    assert torch_ops.apply_rows(rows, row_map, out).good == 9
+    assert device_ops.apply_rows(rows, row_map, out).good == 9
     assert_close(out, mapped(rows, row_map))
     g = tensor(rng.standard_normal((9, 33)) * min(size, 1.0), torch.float32)
     found = torch.ops.fastrealign.vjp(rows, g, *torch_ops.pack(row_map, 33)).double().numpy()
@@ -106,8 +106,8 @@ def test_rows_that_nearly_cancel(rng, dtype, size):
         opposite = size * reference.project(rng.standard_normal((1, 24)))[0] - unit
         for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
             out, sums = torch.empty_like(row), ExactSum(24)
-            torch_ops.apply_rows(row, row_map, out)
-            torch_ops.reduce_rows(row, row_map, sums)
+            device_ops.apply_rows(row, row_map, out)
+            device_ops.reduce_rows(row, row_map, sums)
             exact = mapped(row, row_map)
             assert np.abs(out.double().numpy() - exact).max() <= (3e-7 if dtype == torch.float32 else 1e-14 / size**2)
             assert np.abs(sums.mean - exact[0]).max() <= 1e-12 + 1e-14 / size**2
@@ -120,7 +120,7 @@ def test_one_hot_rows_with_a_large_shift(rng):
     b[3] = -0.45
     row_map = RowMap(1.2, b, b * 0.8)
     out = torch.empty(40, 17)
-    torch_ops.apply_rows(torch.from_numpy(rows), row_map, out)
+    device_ops.apply_rows(torch.from_numpy(rows), row_map, out)
     assert_close(out, mapped(torch.from_numpy(rows), row_map))
 
 
@@ -130,11 +130,11 @@ def test_rows_without_a_direction(rng, map_of, dtype):
     rows[17], rows[40, 3], rows[51, 0] = 0, float("nan"), float("inf")
     out, flags, sums = torch.empty_like(rows), np.empty(60, np.uint8), ExactSum(20)
     expected = Counts(good=57, bad=3, first_bad=17, reason=ZERO)
-    assert torch_ops.apply_rows(rows, row_map, out, flags=flags) == expected
+    assert device_ops.apply_rows(rows, row_map, out, flags=flags) == expected
     assert np.flatnonzero(flags).tolist() == [17, 40, 51] and flags[40] == flags[51] == NOT_FINITE
     as_they_came = [17, 51] if dtype == torch.bfloat16 else [17, 40, 51]  # the interpreter cannot store a bfloat16 NaN
     torch.testing.assert_close(out[as_they_came], rows[as_they_came], rtol=0, atol=0, equal_nan=True)
-    assert torch_ops.reduce_rows(rows, row_map, sums) == expected
+    assert device_ops.reduce_rows(rows, row_map, sums) == expected
     good = np.flatnonzero(flags == 0)
     assert np.abs(sums.mean - mapped(rows[good], row_map).mean(0)).max() <= 1e-12
     assert torch.ops.fastrealign.reduce(rows, *torch_ops.pack(row_map, 20))[2].tolist() == [3, 17, ZERO]
@@ -144,18 +144,18 @@ def test_rows_without_a_direction(rng, map_of, dtype):
 def test_layouts(rng, map_of):
     rows, row_map = tensor(rng.standard_normal((40, 33)), torch.float32), map_of(33)
     expected = torch.empty_like(rows)
-    torch_ops.apply_rows(rows, row_map, expected)
+    device_ops.apply_rows(rows, row_map, expected)
     wide = torch.full((40, 50), 7.0)
     for view in (rows.T.contiguous().T, torch.cat([rows, rows], 1)[:, :33], rows.repeat_interleave(2, 0)[::2]):
         target = wide[:, 5:38]
-        torch_ops.apply_rows(view, row_map, target)
+        device_ops.apply_rows(view, row_map, target)
         torch.testing.assert_close(target, expected, rtol=0, atol=0)
         assert (wide[:, :5] == 7).all() and (wide[:, 38:] == 7).all()
     in_place = rows.clone()
-    torch_ops.apply_rows(in_place, row_map, in_place)
+    device_ops.apply_rows(in_place, row_map, in_place)
     torch.testing.assert_close(in_place, expected, rtol=0, atol=0)
     empty = torch.empty(0, 33)
-    assert torch_ops.apply_rows(empty, row_map, empty) == Counts(0)
+    assert device_ops.apply_rows(empty, row_map, empty) == Counts(0)
 
 
 def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
@@ -164,8 +164,8 @@ def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
     for programs in (1, 3, 8):
         monkeypatch.setattr(launch, "_programs", lambda n, tile, x, most=programs: max(1, min(most, n // tile.rows)))
         out, stored, sums = torch.empty_like(rows), ExactSum(40), ExactSum(40)
-        torch_ops.apply_rows(rows, row_map, out, into=stored)
-        torch_ops.reduce_rows(rows, row_map, sums)
+        device_ops.apply_rows(rows, row_map, out, into=stored)
+        device_ops.reduce_rows(rows, row_map, sums)
         found.append((out, stored, sums))
     for out, stored, sums in found[1:]:
         assert torch.equal(out, found[0][0]) and stored == found[0][1] and sums == found[0][2]
@@ -174,9 +174,9 @@ def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
 def test_sums_are_flushed_before_they_overflow(rng, map_of, monkeypatch):
     rows, row_map = tensor(rng.standard_normal((97, 40)), torch.float32), map_of(40)
     expected, found = ExactSum(40), ExactSum(40)
-    torch_ops.reduce_rows(rows, row_map, expected)
+    device_ops.reduce_rows(rows, row_map, expected)
     monkeypatch.setattr(launch, "ROWS_BEFORE_FLUSH", 16)
-    torch_ops.reduce_rows(rows, row_map, found)
+    device_ops.reduce_rows(rows, row_map, found)
     assert found == expected
 
 

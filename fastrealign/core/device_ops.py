@@ -1,0 +1,242 @@
+"""The kernels on torch tensors: `reduce_rows`, `apply_rows` and what torch_ops.py makes operators of.
+
+Rows on the CPU are passed to cpu.py; those on a device to the CUDA or the Triton kernels, on torch's current stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+
+import fastrealign._core as _core
+from fastrealign.core import cpu
+from fastrealign.core.backend import choose
+from fastrealign.core.dtypes import CODES, EXPECTED
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
+from fastrealign.core.optional import Lazy
+from fastrealign.core.packed_map import HEADER, pack, row_map_of
+from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.rows import as_output, as_rows
+
+if TYPE_CHECKING:
+    import fastrealign._cuda as _cuda
+    from fastrealign.kernels import launch
+else:
+    _cuda = Lazy("fastrealign._cuda", "torch", "the CUDA backend")
+    launch = Lazy("fastrealign.kernels.launch", "torch", "the Triton backend")
+
+_Packed = TypeVar("_Packed", int, torch.Tensor)
+Sums: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the low and the high limbs
+_CODES = {getattr(torch, dtype.name): code for dtype, code in CODES.items()}
+
+
+def apply_rows(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    out: torch.Tensor,
+    *,
+    into: ExactSum | None = None,
+    flags: np.ndarray | None = None,
+    backend: str | None = None,
+) -> Counts:
+    """`ops.apply` for tensors on a device. Synchronizes, for the counts."""
+    _check_output(rows, out)
+    return _counted(rows, row_map, out, into, flags, backend)
+
+
+def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
+    """`rows.check_output` for tensors on a device."""
+    if not isinstance(out, torch.Tensor) or out.device != rows.device:
+        where = out.device if isinstance(out, torch.Tensor) else "the CPU"
+        raise InputError(f"the rows are on {rows.device}, out on {where}; move one to the other")
+    contiguous = out.numel() == 0 or out.shape[-1] == 1 or out.stride(-1) == 1
+    if out.shape != rows.shape or out.dtype not in _CODES or not contiguous:
+        raise InputError(
+            f"out has shape {tuple(out.shape)} and type {out.dtype}, expected {tuple(rows.shape)} in a float type, "
+            "rows together"
+        )
+    if len(out) > 1 and out.stride(0) < out.shape[1]:
+        raise InputError("the rows of out overlap each other in memory; pass memory of its own for each")
+    ends = [
+        (x.data_ptr(), x.data_ptr() + ((len(x) - 1) * x.stride(0) + x.shape[1]) * x.element_size()) for x in (rows, out)
+    ]
+    in_place = (rows.data_ptr(), rows.stride(), rows.dtype) == (out.data_ptr(), out.stride(), out.dtype)
+    if len(out) and not in_place and ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]:
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
+
+
+def reduce_rows(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    into: ExactSum,
+    *,
+    flags: np.ndarray | None = None,
+    backend: str | None = None,
+) -> Counts:
+    """`ops.reduce` for tensors on a device."""
+    return _counted(rows, row_map, None, into, flags, backend)
+
+
+def _counted(
+    rows: torch.Tensor,
+    row_map: RowMap,
+    out: torch.Tensor | None,
+    into: ExactSum | None,
+    flags: np.ndarray | None,
+    backend: str | None,
+) -> Counts:
+    """`reduce` where there is no out, else `apply`; then copies counts, sums and flags to the host."""
+    map, terms = pack(row_map, rows.shape[1], rows.device)
+    rows = checked(rows, map, terms)
+    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
+    sums = zero_sums(rows) if into is not None else None
+    states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
+    if out is None:
+        assert sums is not None
+        reduce_into(rows, map, terms, sums, found, states, backend)
+    else:
+        apply_into(rows, out, map, terms, sums, found, states, backend)
+    bad, packed = found.tolist()
+    counts = Counts(len(rows) - bad, bad, *first_bad(packed)) if bad else Counts(len(rows))
+    if into is not None and sums is not None:
+        part = ExactSum.over(*(t.cpu().numpy() for t in sums))
+        part.count = counts.good
+        into.add(part)
+    if flags is not None and states is not None:
+        flags[:] = states.cpu().numpy()
+    return counts
+
+
+def apply_into(
+    rows: torch.Tensor,
+    out: torch.Tensor,
+    map: torch.Tensor,
+    terms: int,
+    sums: Sums | None,
+    found: torch.Tensor | None,
+    states: torch.Tensor | None,
+    backend: str | None = None,
+) -> None:
+    """Store f(rows) in `out`; add to sums and found (number of bad rows, the first one packed), set states."""
+    name = _backend(rows, backend)
+    if len(rows) == 0:
+        return
+    if name == "cuda":
+        results = _addresses(sums, found, states)
+        _cuda.apply(_matrix(rows), _matrix(out), (map.data_ptr(), terms), results, _launch(rows))
+    elif name == "triton":
+        found = torch.zeros(2, dtype=torch.int64, device=rows.device) if found is None else found
+        computes(launch.apply)(rows, out, map, terms, sums=sums, bad=found, flags=states)
+    else:
+        into = None if sums is None else ExactSum.over(*(t.numpy() for t in sums))
+        flags = None if states is None else states.numpy()
+        counts = cpu.apply(as_rows(rows), row_map_of(map, terms), as_output(out), into=into, flags=flags, backend=name)
+        _note(found, counts)
+
+
+def reduce_into(
+    rows: torch.Tensor,
+    map: torch.Tensor,
+    terms: int,
+    sums: Sums,
+    found: torch.Tensor,
+    states: torch.Tensor | None,
+    backend: str | None = None,
+) -> None:
+    """Add f(rows) to sums; found and states as for `apply_into`."""
+    name = _backend(rows, backend)
+    if len(rows) == 0:
+        return
+    if name == "cuda":
+        _cuda.reduce(_matrix(rows), (map.data_ptr(), terms), _addresses(sums, found, states), _launch(rows))
+    elif name == "triton":
+        computes(launch.reduce)(rows, map, terms, sums=sums, bad=found, flags=states)
+    else:
+        into = ExactSum.over(*(t.numpy() for t in sums))
+        flags = None if states is None else states.numpy()
+        _note(found, cpu.reduce(as_rows(rows), row_map_of(map, terms), into, flags=flags, backend=name))
+
+
+@computes
+def vjp_of(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    kind = torch.promote_types(rows.dtype, gradient.dtype)
+    y, g = (checked(x.to(kind), map, terms) for x in (rows, gradient))
+    out = torch.empty(y.shape, dtype=kind, device=y.device)
+    chosen = _backend(y)
+    if len(y) == 0:
+        pass
+    elif chosen == "cuda":
+        _cuda.vjp(_matrix(y), _matrix(g), _matrix(out), (map.data_ptr(), terms), _launch(y))
+    elif chosen == "triton":
+        launch.vjp(y, g, out, map, terms)
+    else:
+        cpu.vjp(as_rows(y), as_rows(g), row_map_of(map, terms), as_output(out), backend=chosen)
+    return out.to(rows.dtype)
+
+
+def checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+    """Rows with contiguous columns. Raises InputError for rows and maps that no kernel takes."""
+    float_type(rows.dtype)
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise InputError(f"rows have shape {tuple(rows.shape)}, expected (rows, width)")
+    if map.dtype != torch.float64:
+        raise InputError(
+            f"the map is {map.dtype}, expected float64: a module's buffers were cast, as FSDP does with a buffer_dtype; set "
+            "MixedPrecision(buffer_dtype=None), or make the map with torch_ops.pack"
+        )
+    if terms not in (_core.TERMS_NONE, _core.TERMS_B, _core.TERMS_BC):
+        raise InputError(f"terms={terms}: expected 0 (neither b nor c), 1 (b) or 2 (both)")
+    if map.shape != (HEADER + 2 * rows.shape[1],):
+        wide = (map.numel() - HEADER) // 2
+        raise InputError(f"rows are {rows.shape[1]} wide, the map is of {wide} wide rows; make it with torch_ops.pack")
+    if map.device != rows.device:
+        raise InputError(f"the rows are on {rows.device}, the map on {map.device}; move one to the other")
+    if rows.shape[1] > 1 and rows.stride(1) != 1:
+        rows = rows.contiguous()
+    return rows
+
+
+def float_type(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in _CODES:
+        raise InputError(f"element type {dtype}, {EXPECTED}")
+    return dtype
+
+
+def _backend(rows: torch.Tensor, asked: str | None = None) -> str:
+    return choose(rows.device.type, rows.device.index or 0, asked).name
+
+
+def _matrix(x: torch.Tensor) -> tuple[int, int, int, int, int]:
+    return x.data_ptr(), _CODES[x.dtype], x.shape[0], x.shape[1], x.stride(0) * x.element_size()
+
+
+def _launch(rows: torch.Tensor) -> tuple[int, int, int, int]:
+    device = rows.device.index or 0
+    return device, torch.cuda.current_stream(device).cuda_stream, 0, 0
+
+
+def _addresses(sums: Sums | None, found: torch.Tensor | None, states: torch.Tensor | None) -> tuple[int, int, int, int]:
+    low, high = (0, 0) if sums is None else (t.data_ptr() for t in sums)
+    return low, high, 0 if found is None else found.data_ptr(), 0 if states is None else states.data_ptr()
+
+
+def zero_sums(rows: torch.Tensor) -> Sums:
+    low = torch.zeros(rows.shape[1], dtype=torch.int64, device=rows.device)
+    return low, torch.zeros_like(low)
+
+
+def _note(found: torch.Tensor | None, counts: Counts) -> None:
+    """Store counts as the kernels do (csrc/device_layout.h)."""
+    if found is not None and counts.bad:
+        found[0] = counts.bad
+        found[1] = _core.FIRST_BAD_BASE - (counts.first_bad << _core.STATE_BITS | counts.reason)
+
+
+def first_bad(packed: _Packed) -> tuple[_Packed, _Packed]:
+    """The number of the first bad row and its state, as csrc/device_layout.h packs them."""
+    first = _core.FIRST_BAD_BASE - packed
+    return first >> _core.STATE_BITS, first & (1 << _core.STATE_BITS) - 1
