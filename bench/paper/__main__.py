@@ -1,4 +1,4 @@
-"""python -m bench.paper [NAME ...] [--all]: list the reproductions, or carry some or all of them out."""
+"""python -m bench.paper [NAME ...] [--all]: list the reproductions, or run some or all of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""python -m bench.paper.blockwise: what blockwise covariance alignment does to neighbourhoods (arXiv 2602.07026, figure 9).
+"""python -m bench.paper.blockwise: blockwise covariance alignment and neighbourhoods (arXiv 2602.07026, figure 9).
 
-It matches second moments best and pays in neighbours. How much it pays hangs on how far the two sides' leading axes lie from
-each other, which is shown on made-up rows whose axes are turned.
+It matches second moments best, at the cost of neighbours. The cost depends on the angles between the leading axes of the two
+sides, as synthetic rows with rotated axes show.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _kept(before: np.ndarray, after: np.ndarray, rows: int | None = None) -> flo
 
 
 def _frame(sides: Sides) -> Results:
-    """How U and V of the paper's appendix F are here: the conditions that are whitened, and whether the axes agree."""
+    """U and V of the paper's appendix F here: the condition numbers that are whitened, and whether the axes agree."""
     x, y = covariance(sides.image), covariance(sides.text)
     frame = fixed_frame(x, y)
     in_u, in_v = (condition_number(values).value for values in frame.spectra(y))

@@ -1,7 +1,7 @@
-"""What the reproductions share: where their figures go, the embeddings, and the methods.
+"""Shared by the reproductions: where their results go, the embeddings, and the methods.
 
-A reproduction is measured (JSON, `bench/results/paper/NAME.json`), drawn (`docs/paper/NAME.png`) and told (between its markers
-of `docs/paper.md`). What is drawn and told comes of the JSON alone, so that `--redraw` needs no new measurement.
+A reproduction is measured (JSON, `bench/results/paper/NAME.json`), drawn (`docs/paper/NAME.png`) and described (between its
+markers in `docs/paper.md`). Picture and text come from the JSON alone, so `--redraw` needs no new measurement.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ Results = dict[str, Any]
 class Setting:
     """How to measure.
 
-    quick     few rows, few seeds: whether it runs. Nothing is kept
-    encoders  folder with trained encoders (bench/paper/encoders.py); None: only the embeddings that come along
+    quick     few rows and seeds, to test that it runs; nothing is written
+    encoders  folder with trained encoders (bench/paper/encoders.py); None: only the shipped embeddings
     """
 
     quick: bool
@@ -162,7 +162,7 @@ class Sides:
 
 
 def shipped(rows: int | None = None) -> Sides:
-    """The embeddings that come along, or the first `rows` of each side."""
+    """The shipped embeddings, or the first `rows` of each side."""
     return Sides(*(load(name)[:rows] for name in ("text", "image", "pairs_text", "pairs_image")))
 
 
@@ -198,7 +198,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def plus_minus(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """mean ± standard deviation over seeds; of one, or of equal values, no more than that."""
+    """mean ± standard deviation over seeds; only the mean for one value or equal ones."""
     of = spread(values)
     if len(values) == 1 or of["std"] < 1e-12 * abs(of["mean"]):
         return shown(of["mean"])

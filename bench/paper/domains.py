@@ -1,8 +1,8 @@
 """python -m bench.paper.domains [--encoders DIR]: statistics of one domain applied to another (arXiv 2602.07026, figure 8).
 
-With --encoders the domains are the two families of scenes, "shapes" and "garden", by each encoder. The embeddings that come
-along are of shapes alone; there the domains are the backgrounds of the scenes. Fits and gaps are on different rows, so that
-what is left within a domain is what another sample of it would show; the floor is what samples of this size differ by.
+With --encoders the domains are the two families of scenes, "shapes" and "garden", for each encoder. The shipped embeddings are
+of shapes alone; their domains are the backgrounds of the scenes. Fits and gaps are on different rows, so the gap left within a
+domain is that of another sample of it; the floor is the gap between samples of this size.
 """
 
 from __future__ import annotations

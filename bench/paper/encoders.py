@@ -1,8 +1,8 @@
-"""python -m bench.paper.encoders --out DIR [--seeds 5]: encoders that have seen both families of scenes, one a seed.
+"""python -m bench.paper.encoders --out DIR [--seeds 5]: encoders of both families of scenes, one per seed.
 
-Some figures need rows that do not come along: of another family of scenes, of captions of a given length, of another encoder
-seed. They are embedded on demand with DIR/SEED/encoder.safetensors and kept beside it. An encoder takes some ten minutes on two
-cores; the figures need the extra `encoder`.
+Some figures need rows that are not shipped: of another family of scenes, of captions of one length, of another encoder seed.
+They are embedded on demand with DIR/SEED/encoder.safetensors and kept beside it. An encoder takes ten minutes on two cores.
+Needs the extra `encoder`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rows:
 
 
 def seeds(folder: Path) -> list[int]:
-    """Of the encoders there. Raises InputError where there is none."""
+    """Seeds of the encoders in a folder. Raises InputError if there is none."""
     found = sorted(int(path.parent.name) for path in folder.glob(f"*/{FILE}") if path.parent.name.isdigit())
     if not found:
         raise InputError(f"{folder}: no SEED/{FILE}; python -m bench.paper.encoders --out {folder}")
@@ -62,7 +62,7 @@ def about(folder: Path) -> str:
 
 
 def embedded(seed: int, wanted: Mapping[str, Rows], folder: Path) -> dict[str, np.ndarray]:
-    """Embeddings of each set, float32 (n, d), as the encoder of this seed gives them; kept in the folder."""
+    """Embeddings of each set, float32 (n, d), from the encoder of this seed; kept in the folder."""
     kept = folder / str(seed) / "rows"
     missing = [rows for rows in wanted.values() if not (kept / rows.file).exists()]
     if missing:
@@ -74,7 +74,7 @@ def embedded(seed: int, wanted: Mapping[str, Rows], folder: Path) -> dict[str, n
 
 
 def load(path: Path) -> open_clip.CLIP:
-    """The encoder in a file. Raises InputError where it is not one of demo.encoder's."""
+    """The encoder in a file. Raises InputError if its layout is not that of demo.encoder."""
     from safetensors.torch import load_file
 
     from fastrealign.cli.demo import encoder

@@ -1,7 +1,7 @@
 """python -m bench.paper.exact_sums: float32 and float64 accumulators against exact sums (arXiv 2602.07026, figure 7).
 
-The mean of unit rows, 768 wide, made up chunk by chunk, added up in float32 and float64 and by `fastrealign.Moments`, against
-sums in extended precision; and whether the order of the rows shows. Time and memory of fits are those that bench.scale measured
+The mean of synthetic unit rows, 768 wide, accumulated in float32, in float64 and by `fastrealign.Moments`, against sums in
+extended precision; and the effect of the order of the rows. Time and memory of fits come from bench.scale
 (bench/results/scale.json).
 """
 
@@ -71,7 +71,7 @@ class Sums:
 
 
 def chunk(number: int, rows: int, d: int) -> np.ndarray:
-    """Made-up rows, float32 (rows, d), around a mean of some 0.7 of their length."""
+    """Synthetic rows, float32 (rows, d), around a mean of about 0.7 of their length."""
     rng = np.random.default_rng([1, number])
     found = rng.standard_normal((rows, d), np.float32)
     found += np.linspace(0.2, 2.0, d, dtype=np.float32)

@@ -1,10 +1,9 @@
-"""python -m bench.paper.figure1 [--quick] [--out FILE.json] [--docs DIR] [--runs DIR] [--only LOSS]: the gap while it trains.
+"""python -m bench.paper.figure1 [--quick] [--out FILE.json] [--docs DIR] [--runs DIR] [--only LOSS]: the gap during training.
 
-Figure 1 of the paper: the demo's encoder from scratch, once with CLIP's loss and once with SigLIP's, watched by
-`diagnostics.GapMonitor` on held-out pairs in two frames: one fixed a sixth of the way, as in the paper, and one fixed late.
-`--runs DIR` keeps what each loss gave in DIR/LOSS.json and takes it from there if it is there; `--only` trains one loss and
-ends, so that two may train side by side. `--docs` writes DIR/figure1.png and the numbers between the markers of
-DIR/figure1.md.
+Figure 1 of the paper: the demo's encoder from scratch, once with CLIP's loss and once with SigLIP's, with
+`diagnostics.GapMonitor` on held-out pairs in two frames: one fixed after a sixth of the steps, as in the paper, and one late.
+`--runs DIR` keeps the run of each loss in DIR/LOSS.json and reuses it; `--only` trains with one loss and stops, so that two can
+train side by side. `--docs` writes DIR/figure1.png and the numbers between the markers of DIR/figure1.md.
 """
 
 from __future__ import annotations

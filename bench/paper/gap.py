@@ -1,7 +1,7 @@
 """python -m bench.paper.gap: the gap that each method leaves (arXiv 2602.07026, figure 3).
 
-And why C3 and ReAlign leave more here than there: C3's noise averages out only before the projection, and what ReAlign's
-second projection leaves is, to first order in the translation c, (S + m m^T) c with S, m of the rows that it translates.
+Also why C3 and ReAlign leave more here than in the paper: C3's noise averages out only before the projection, and ReAlign's
+second projection leaves, to first order in the translation c, (S + m m^T) c with S and m of the rows that it translates.
 """
 
 from __future__ import annotations

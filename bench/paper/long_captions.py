@@ -1,8 +1,8 @@
-"""python -m bench.paper.long_captions [--encoders DIR]: what long captions lack (arXiv 2602.07026, figure 10).
+"""python -m bench.paper.long_captions [--encoders DIR]: the effective rank of long captions (arXiv 2602.07026, figure 10).
 
-The effective rank of captions by their length, of the same number of rows each, and what ReAlign makes of each length alone. On
-the captions that come along, whose length follows from their scenes' seeds; with --encoders also on captions of the same scenes
-at every length, by each encoder.
+The effective rank of captions by length, from the same number of rows each, and the effect of ReAlign on each length. On the
+shipped captions, whose length follows from their scenes' seeds; with --encoders also on captions of the same scenes at every
+length, for each encoder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """python -m bench.paper.mixing: how far the two sides mix (arXiv 2602.07026, figure 5).
 
-The mixing rate, from each side apart as well (support balance, arXiv 2605.07825), and what it hangs on besides the method: how
-many rows there are to look among, and how long C3's noise is.
+The mixing rate, also for each side alone (support balance, arXiv 2605.07825), and what else it depends on: the number of rows
+searched, and the length of C3's noise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """python -m bench.paper.moments: third and fourth moments before and after each method, which the paper leaves open.
 
-Skewness and excess kurtosis along the images' leading directions: how far each method's captions are from the images in them,
-in root mean square over the directions, beside what sampling alone would leave. On all captions that come along, which are a
-mixture of three lengths, and on those of one length.
+Skewness and excess kurtosis along the images' leading directions: RMS difference between each method's captions and
+the images, beside that of sampling alone. On all shipped captions, a mixture of three lengths, and on those of one length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """python -m bench.paper.orderings [--encoders DIR]: the paper's orderings of the methods, over seeds.
 
-A seed is a random half of the embeddings that come along and a seed of C3's noise; with --encoders, an encoder trained from its
-own first weights. An ordering is counted seed by seed: it holds where every inequality does.
+A seed is a random half of the shipped embeddings and a seed of C3's noise; with --encoders, an encoder trained from its own
+initial weights. An ordering is counted seed by seed: it holds if every inequality does.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""ReVision in miniature (arXiv 2602.07026, table 1, table 5 and section 5): methods by seeds, judged on pictures never seen.
+"""ReVision in miniature (arXiv 2602.07026, table 1, table 5 and section 5): methods by seeds, evaluated on images never seen.
 
     python -m bench.paper.revision --worlds DIR            all comparisons, five seeds: hours on two cores
     python -m bench.paper.revision --worlds DIR --only text --seeds 2
 
-A seed has its own scenes for every set, first weights and order of examples; encoder and language model are those of seed 0.
-What is in DIR is not done again, so that it can be stopped and go on.
+A seed has its own scenes for every set, initial weights and order of examples; encoder and language model are those of seed 0.
+What is in DIR is not repeated, so a run can be stopped and resumed.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def run(recipe: Recipe, worlds: Path, sizes: Sizes) -> dict[str, Any]:
 
 
 def measure(comparisons: Iterable[Comparison], seeds: int, worlds: Path, sizes: Sizes) -> None:
-    """Train what is not there yet; the seeds outermost, so that what there is can be compared at any time."""
+    """Train what is missing, seed by seed, so that methods can be compared at any time."""
     for seed in range(seeds):
         for c in comparisons:
             for i in range(len(c.recipes)):

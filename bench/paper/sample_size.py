@@ -1,8 +1,8 @@
 """python -m bench.paper.sample_size: how many rows a fit needs (arXiv 2602.07026, figure 6).
 
-Statistics from N rows of each side, drawn without replacement, five trials each; the gap that they leave over all rows, and
-over rows that were held out. On the embeddings that come along, and on a million rows a side drawn with the mean and the
-covariance of these. Beside it what `fit` does to need fewer rows, or one reading: what it cost, stated, and what was true.
+Statistics from N rows per side, drawn without replacement, five trials each; the gap that they leave over all rows, and over
+held-out rows. On the shipped embeddings, and on a million rows per side with their mean and covariance. Also the options of
+`fit` that need fewer rows, or one pass: their cost, the error that they state, and the true one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """python -m bench.paper.spectra: spectra and angular topology of each method (arXiv 2602.07026, figure 4).
 
-And why the numbers differ: what the slope depends on (the range it is fitted in), and what C3's divergence depends on (the
-length of its noise, the spectrum it is added to).
+Also why the numbers differ: the slope depends on the range of the fit, C3's divergence on the length of its noise and on the
+spectrum.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Worlds for bench.paper.revision: captions of each length, paired images, another family of scenes, a better encoder.
 
-On top of the files of fastrealign/demo/world.py:
+On top of the files of fastrealign/cli/demo/world.py:
 
     pretrain_short.json, .parquet, and _long   captions of one length
     pretrain_images.parquet                    image embeddings of the same scenes, for paired pretraining

@@ -1,6 +1,6 @@
 """Train the demo's encoder and remake the shipped embeddings: `python -m bench.paper.world.shipped --out DIR`.
 
-Needs the extra `encoder`. What fastrealign/cli/demo/encoder.py says of determinism holds here.
+Needs the extra `encoder`. Two runs are as equal as fastrealign/cli/demo/encoder.py describes.
 """
 
 from __future__ import annotations
