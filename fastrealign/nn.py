@@ -1,4 +1,4 @@
-"""Fitted methods as torch modules, for training loops: ReAlign, fixed or following encoders that move, and the baselines."""
+"""Fitted methods as torch modules for training loops: ReAlign, fixed or following encoders that move, and the baselines."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 class _Fitted(torch.nn.Module):
     """State that is float64 buffers alone, whatever `.half()`, `.to(dtype)` or FSDP's buffer_dtype ask for.
 
-    FSDP points buffers at narrower copies of themselves, in place and at a time of its own, and later casts these back. So
-    `_exact` keeps the memory that each had, by name: (the buffer, a tensor on its memory).
+    FSDP replaces buffers by narrower copies, in place and at a time of its own, and later casts these back. So `_exact` keeps
+    the memory that each had, by name: (the buffer, a tensor on its memory).
     """
 
     dim: int
@@ -110,18 +110,31 @@ class _Fitted(torch.nn.Module):
 class ReAlign(_Fitted):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
 
-    alignment   what `fastrealign.fit` found, or the path of a saved one; None: the rows are only made unit rows until a
-                state_dict is loaded
-    dim         width of the rows, where there is no alignment
+    Its state is buffers alone: nothing is trained, DDP and FSDP leave it as it is, and `state_dict` holds all of it. Gradients
+    flow to the rows (exactly, in closed form, by `backward` and torch.autograd.grad, once; torch.func's transforms and
+    gradients of gradients are refused). The map stays float64 whatever `.half()` or `.to(dtype)` ask for. Rows without a
+    direction (NaN, Inf, zero) pass unchanged. torch.compile(fullgraph=True) and CUDA graphs take it. In eager mode the first
+    512 rows are checked once: a FitWarning says that their mean lies far from where the alignment moves it (images, or rows
+    that are aligned already). For encoders that move, see `update`.
 
-    Its state is buffers alone: it has nothing to train, DDP and FSDP leave it as it is, `state_dict` holds all of it. Gradients
-    flow through to the rows (exactly, in closed form; by `backward` and torch.autograd.grad, once: torch.func's transforms and
-    gradients of gradients are refused). The map stays float64 whatever `.half()` or `.to(dtype)` ask for.
-    Rows without a direction (NaN, Inf, zero) pass as they came. torch.compile(fullgraph=True) and CUDA graphs take it.
-    Where it runs eagerly its first 512 rows are looked at, once: a FitWarning says where their mean lies far from where the
-    alignment is to move it (images, rows that were aligned before).
+    Parameters
+    ----------
+    alignment : Alignment or path, optional
+        What `fastrealign.fit` found. Without it the rows are only made unit rows, until a state_dict is loaded.
+    dim : int, optional
+        Width of the rows, where there is no alignment.
+    decay : float, default 0.99
+        What each `update` leaves of the weight of earlier rows.
+    every : int, default 100
+        Updates between two solutions.
 
-    Online, for encoders that move: see `update`.
+    Examples
+    --------
+    >>> import fastrealign as fr, torch
+    >>> text, images = torch.randn(500, 8) + 1.0, torch.randn(500, 8) - 1.0
+    >>> layer = fr.nn.ReAlign(fr.fit(text, images))
+    >>> layer(text.view(10, 50, 8)).shape
+    torch.Size([10, 50, 8])
     """
 
     _first: FirstRows | None = None
@@ -134,7 +147,6 @@ class ReAlign(_Fitted):
         decay: float = 0.99,
         every: int = 100,
     ) -> None:
-        """decay: what is left of the weight of earlier rows after each `update`; every: updates between two solutions."""
         super().__init__()
         alignment = None if alignment is None else Alignment.of(alignment)
         width = dim if alignment is None else alignment.dim
@@ -189,15 +201,19 @@ class ReAlign(_Fitted):
 
     @torch.no_grad()
     def update(self, text: torch.Tensor, group: torch.distributed.ProcessGroup | None = None) -> None:
-        """Take in a batch of source rows (..., dim), and every `every` updates find the alignment anew.
-
-        group: of ranks that call this together; the batches of all of them are added, so all find the same alignment. Without
-        it a rank takes in its own batch (and DDP, which passes the buffers of rank 0 on, only that of rank 0).
+        """Take in a batch of source rows, and solve for the alignment again every `every` updates, without a device sync.
 
         The target stays as it was fitted. Earlier rows count less, by `decay` an update. A new alignment is that of the
-        weighted rows (arXiv 2602.07026, method as in `fit`), but for the centroid, whose mean of projected rows was
-        taken with the maps of the meantime: it lags by about one solution. Where the rows have no spread (all of one
-        direction), or there is no target, the map stays as it is. Nothing waits for the device.
+        weighted rows, as in `fit`, but for the centroid, whose mean of projected rows was taken with the maps of the
+        meantime: it lags by about one solution. Where the rows have no spread (all of one direction), or there is no target,
+        the map stays as it is.
+
+        Parameters
+        ----------
+        text : tensor (..., dim)
+        group : torch.distributed.ProcessGroup, optional
+            Ranks that call this together: the batches of all are added, so all find the same alignment. Without it a rank
+            takes in its own batch (and DDP, which broadcasts the buffers of rank 0, only that of rank 0).
         """
         self._restore()
         self._first = None  # the encoder moves, and the map after it
@@ -240,11 +256,11 @@ class ReAlign(_Fitted):
 
 
 class Steps(_Fitted):
-    """A baseline in its last dimension: (..., dim) in, (..., dim) out, in the same element type, on the rows' device.
+    """A Baseline in the last dimension: (..., dim) in, (..., dim) out, in the same element type, on the rows' device.
 
-    What is said of ReAlign holds here: nothing to train, gradients flow to the rows, the buffers stay float64, rows without a
-    direction pass as they came. C3's noise is drawn anew at every call, from torch's generator, as C3 trains
-    (arXiv 2401.08567); a Baseline itself gives each row its own noise by its number.
+    As for ReAlign: nothing is trained, gradients flow to the rows, the buffers stay float64, rows without a direction pass
+    unchanged. C3's noise is drawn at every call, from torch's generator, as C3 trains (arXiv 2401.08567); a Baseline itself
+    gives each row its own noise by its number.
     """
 
     def __init__(self, baseline: Baseline) -> None:
@@ -264,7 +280,7 @@ class Steps(_Fitted):
         if matrix is None and shift is None:
             return torch.ops.fastrealign.apply(rows, map, 1).reshape(x.shape)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
-        # Of unit rows: what torch says of rows of subnormal numbers depends on the CPU's state.
+        # Asked of unit rows: whether torch takes subnormal numbers for zeros depends on the CPU's state.
         has_direction = (e.isfinite().all(-1) & e.any(-1))[:, None]
         if matrix is not None:
             e = e @ matrix.T
@@ -288,6 +304,16 @@ def _packed(row_map: RowMap, dim: int) -> torch.Tensor:
 
 
 def as_module(method: Method | str | os.PathLike) -> ReAlign | Steps:
-    """The module of any fitted method, or of a saved one by its path: what training code calls whichever method it is given."""
+    """The module of a fitted method, whichever it is.
+
+    Parameters
+    ----------
+    method : Alignment, Baseline or path
+        A method, or the path of a saved one.
+
+    Returns
+    -------
+    ReAlign or Steps
+    """
     method = as_method(method)
     return Steps(method) if isinstance(method, Baseline) else ReAlign(Alignment.of(method))

@@ -19,7 +19,7 @@ from fastrealign.data.row_source import PIECE_BYTES, UNKNOWN, Piece, RowSource, 
 class ChunkSource(RowSource):
     """An iterable of (n, d) chunks, each an array or what a DataLoader makes of one (`_chunk`).
 
-    again   whether it starts anew each time it is iterated over; an iterator does not, so it is read once, and what was
+    again   whether each iteration starts at the first chunk; an iterator does not, so it is read once, and what was
             taken for the pilot comes once more in that pass
     """
 
@@ -56,7 +56,7 @@ class ChunkSource(RowSource):
             return _handed(self.chunks_given)
         if self._spent:
             raise InputError(
-                f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts anew "
+                f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts "
                 "each time it is iterated over: a list of chunks, or an object with __iter__"
             )
         self._spent = True

@@ -1,4 +1,4 @@
-"""Blocks of rows drawn at random from all over a source, and what the spread between them tells of the mean.
+"""Blocks of rows drawn at random from all over a source, and what the spread between them says about the error of the mean.
 
 Rows that lie together are alike (shards are sorted by topic, by date, by crawl), so the error of a mean is not that of so many
 single rows. Blocks are drawn without replacement and the spread between them is measured: cluster sampling, with the ratio

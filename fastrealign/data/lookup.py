@@ -31,8 +31,8 @@ from fastrealign.formats.pickle_layouts import AnyPickleShard
 CACHE_BYTES = 256 << 20
 # Shards that are open at a time.
 _OPEN = 64
-# Parts of a shard that are larger make a row at random dear.
-_DEAR_BYTES = 1 << 20
+# Larger parts of a shard make a random row expensive.
+_EXPENSIVE_BYTES = 1 << 20
 
 
 class Embeddings:
@@ -69,7 +69,7 @@ class Embeddings:
         self._parts: dict[int, np.ndarray] = {}
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._cached = 0
-        self._told_dear = False
+        self._warned = False
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Embeddings:
         """int64 (n,): the number of each id's row, -1 where there is none. Reads no embedding.
 
         images   the path of the image that each is about, or None. What has no row of its id is looked for by this path, or
-                 else by the id as a path (near.py): tails of paths are compared, with or without suffixes
+                 else by the id as a path (image_paths.py): tails of paths are compared, with or without suffixes
 
         The first id that is not there reads all ids once more. Raises InputError where two rows may be meant, naming both.
         """
@@ -196,7 +196,7 @@ class Embeddings:
         if shard not in self._parts:
             self._parts[shard] = np.array([0, *accumulate(one.groups())])
         starts = self._parts[shard]
-        self._tell_if_dear(one, int(np.diff(starts).max()))
+        self._warn_if_expensive(one, int(np.diff(starts).max()))
         ends = np.searchsorted(rows, starts)
         for part in np.flatnonzero(np.diff(ends)):
             lo, hi = ends[part], ends[part + 1]
@@ -225,16 +225,16 @@ class Embeddings:
         if len(self._open) > _OPEN:
             self._shards[self._open.popitem(last=False)[0]].close()
 
-    def _tell_if_dear(self, shard: formats.Shard, rows: int) -> None:
+    def _warn_if_expensive(self, shard: formats.Shard, rows: int) -> None:
         nbytes = rows * shard.dim * shard.dtype.itemsize
         total = sum(one.nbytes for one in self._shards if not one.random_access)
-        if not self._told_dear and nbytes > _DEAR_BYTES and total > CACHE_BYTES and shard.format != "arrow":
+        if not self._warned and nbytes > _EXPENSIVE_BYTES and total > CACHE_BYTES and shard.format != "arrow":
             warn(
                 f"{self.name}: {shard.format} is not read at random: a row costs a part of up to {nbytes >> 20} MB, of which "
                 f"{CACHE_BYTES >> 20} MB are kept; for shuffled training convert it: fastrealign convert ... --to npy",
                 UserWarning,
             )
-        self._told_dear = True
+        self._warned = True
 
 
 def open_embeddings(
@@ -253,7 +253,7 @@ def open_embeddings(
     source     what `fastrealign.formats.open_source` takes: file, glob, folder, clip-retrieval root, list of these
     dim        the width that they are to have
     side       "text" or "image": of a clip-retrieval root, which folder to take
-    column     parquet column, pickle key, ... of the embeddings, where it cannot be told
+    column     parquet column, pickle key, ... of the embeddings, where that is ambiguous
     ids        a file with the ids of all rows in order: .txt (one a line), .json (a list), .npy (text or whole numbers) or
                .parquet; or a sequence of them. Shards of a folder count in numeric order, 2.npy before 10.npy, which is not
                that of sorted(): for a list made in that order, name them with leading zeros. By default those that the
@@ -261,7 +261,7 @@ def open_embeddings(
                clip-retrieval's metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number
                over all shards, as text
     id_column  the column of the ids, where it has another name
-    index      a folder to keep the index of ids in; used again while the files are the same (index.py has its size)
+    index      a folder to keep the index of ids in; used again while the files are the same (id_index.py has its size)
 
     Raises InputError for what `open_source` does, for another width, for shards of which some have ids and some not, for
     another number of ids than rows, and for an id that comes twice, with both rows.

@@ -108,7 +108,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PassOptions:
-    """How a pass over rows is made: what happens to bad rows, what computes, and what is told of it."""
+    """How a pass over rows is made: what happens to bad rows, what computes, and who is shown the progress."""
 
     bad_rows: str = "error"
     workers: Workers = field(default_factory=Workers.of)

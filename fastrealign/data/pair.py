@@ -1,4 +1,4 @@
-"""Both sides of an alignment opened: each its own column, the same rows never on both, a word where they look swapped."""
+"""Opens both sides of an alignment, each with its own column; refuses the same rows on both, warns of swapped sides."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _memory(array: Any) -> tuple:
 
 
 def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
-    """A FitWarning where what tells the sides says that images are to be moved to texts."""
+    """A FitWarning where names say that the source is images and the target text."""
     if not (isinstance(source, FileSource) and isinstance(target, FileSource)):
         return
     (of_source, source_name), (of_target, target_name) = _said(source, target), _said(target, source)
@@ -108,7 +108,7 @@ def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
 
 
 def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
-    """Which role the nearest name says that rows have, and the name: their column, what `embed` noted, their files, folders."""
+    """The role of the rows by the nearest name that has one, and that name: column, what `embed` recorded, file or folder."""
     shards = rows.files.shards
     columns = {shard.column for shard in shards}
     if len(columns) == 1 and (column := columns.pop()) is not None and role_of(column):

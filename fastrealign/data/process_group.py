@@ -29,7 +29,7 @@ else:
 
 T = TypeVar("T")
 
-# Ranks wait for the slowest one, which may be at it for long; one that is gone is noticed by its closed connection.
+# Ranks wait for the slowest one, which may take long; a rank that is gone is noticed by its closed connection.
 _PATIENCE = timedelta(days=7)
 
 
@@ -56,11 +56,11 @@ class ProcessGroup:
         """Replace the sums by those of all ranks together."""
 
     def close(self) -> None:
-        """Give up the connections; the last thing that is done."""
+        """Close the connections."""
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """Every rank leaves without an error, or every rank with one: its own, or that of the first rank that has one."""
+        """Every rank leaves without an error, or every rank with one: its own, else that of the first rank that failed."""
         yield
 
 
@@ -108,7 +108,7 @@ class TorchGroup(ProcessGroup):
             yield
         except Exception as error:
             failure = error
-        answers = self.all_gather(None if failure is None else _Told.of(failure))
+        answers = self.all_gather(None if failure is None else _Failure.of(failure))
         failed = [one for one in answers if one is not None]
         bad_shards = [one.bad_shard for one in failed if one.bad_shard is not None]
         if failed and len(bad_shards) == len(failed):
@@ -118,20 +118,20 @@ class TorchGroup(ProcessGroup):
         for rank, other in enumerate(answers):
             if other is not None:
                 known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
-                told = known(f"rank {rank}: {other.message}")
-                told.told_by_another = True
-                raise told
+                failed_there = known(f"rank {rank}: {other.message}")
+                failed_there.told_by_another = True
+                raise failed_there
 
 
-class _Told(NamedTuple):
-    """What a rank says of its failure."""
+class _Failure(NamedTuple):
+    """How a rank reports its failure."""
 
     kind: type[Exception]
     message: str
     bad_shard: tuple[int, str] | None  # place and source of a shard that it could not read
 
     @classmethod
-    def of(cls, failure: Exception) -> _Told:
+    def of(cls, failure: Exception) -> _Failure:
         bad = (failure.shard, failure.source) if isinstance(failure, BadShardError) else None
         return cls(type(failure), str(failure), bad)
 
@@ -153,5 +153,5 @@ def from_torchrun() -> ProcessGroup:
 
 
 def processes_here() -> int:
-    """How many ranks share this machine, as torchrun tells."""
+    """How many ranks share this machine, by torchrun's environment."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

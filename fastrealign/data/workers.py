@@ -69,7 +69,7 @@ class Host:
 
 
 class Device:
-    """Where a thread computes: on a device of torch's, over a stream of its own."""
+    """Where a thread computes: on a torch device, with a stream of its own."""
 
     def __init__(self, name: str) -> None:
         self._device = torch.device(name)
@@ -133,7 +133,7 @@ class Workers:
         """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
 
         threads      None: one per core, or some for each device
-        devices      numbers of GPUs or names of devices of torch's; None: the CPU
+        devices      numbers of GPUs or names of torch devices; None: the CPU
         max_memory   bytes that the buffers may take together; what a format needs to decode (a row group) comes on top
         """
         names = tuple(_usable(device) for device in devices or ())

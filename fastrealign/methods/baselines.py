@@ -80,7 +80,7 @@ def fit_baseline(
     {ReadOptions}
     {Compute}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
     group : torch.distributed.ProcessGroup or "world", optional
         As for `fastrealign.fit`; bca is fitted by one process.
     **options

@@ -2,7 +2,7 @@
 
 Sums over rows are exact, so the answer is the same bits for any number of threads and workers, if nothing in between depends on
 these either. Linear algebra does: libraries share a product out between threads, and its last digits follow. So what comes from
-them is rounded to far fewer digits, which costs nothing, since it only says where to look next.
+them is rounded to far fewer digits, which costs nothing, since it only decides where to search next.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The fit of a sample that says how far it may be off, and reads no more than that needs.
+"""The certified fit: of a random sample, with a bound on its error, that reads no more than the bound needs.
 
-Blocks are drawn at random from all over both sides, the alignment is fitted on them, and the spread between blocks tells how
+Blocks are drawn at random from all over both sides, the alignment is fitted on them, and the spread between blocks bounds how
 far the centroid of the whole aligned source may lie from that of the whole target. If that is more than `tol`, more are drawn.
 
 What is certified, for the row map f that was fitted on the samples S (of the source Y) and T (of the target X):
@@ -42,7 +42,7 @@ from fastrealign.methods.options import FitOptions
 FEWEST_BLOCKS = 64
 # Of a side; from here on reading all of it in order is as quick as jumping about.
 LARGEST_SHARE = 0.5
-# Rows of either side that tell copies.
+# Rows of either side that are compared to find copies.
 _COMPARED = 64
 
 

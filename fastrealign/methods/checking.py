@@ -11,6 +11,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.listing import listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import Spread, measure_spread
@@ -55,6 +56,13 @@ class Change:
     of: int
     column: str | None = None
 
+    def __str__(self) -> str:
+        column = "" if self.column is None else f" of {self.column!r}"
+        return (
+            f"centroid moved by {self.shift:.3g} +- {self.shift_bound:.2g}, trace by {self.trace_change:+.2%} +- "
+            f"{self.trace_change_bound:.2%} ({self.rows:,} of {self.of:,} rows read{column})"
+        )
+
 
 @dataclass(frozen=True)
 class Check:
@@ -88,24 +96,20 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "does not hold"
-        lines = [
+        anew = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit again"
+        lines = listing(
+            ("gap before", f"{self.gap_before:.4g}"),
+            ("source", str(self.source)),
+            ("target", None if self.target is None else str(self.target)),
+            ("confidence", f"{self.confidence:.0%}"),
+            ("next", None if self.holds else anew),
+            width=15,
+        )
+        head = (
             f"the alignment {verdict}: it leaves a gap of {self.gap_left:.3g} +- {self.bound:.2g} on these rows, "
-            f"at most {self.tol:.3g} is tolerated",
-            f"  gap before     {self.gap_before:.4g}",
-        ]
-        for name, side in (("source", self.source), ("target", self.target)):
-            if side is not None:
-                lines.append(
-                    f"  {name:<15}centroid moved by {side.shift:.3g} +- {side.shift_bound:.2g}, trace by "
-                    f"{side.trace_change:+.2%} +- {side.trace_change_bound:.2%} ({side.rows:,} of {side.of:,} rows read"
-                    f"{'' if side.column is None else f' of {side.column!r}'})"
-                )
-        lines.append(f"  confidence     {self.confidence:.0%}")
-        if not self.holds:
-            lines.append(
-                "  next           fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit anew"
-            )
-        return "\n".join(lines)
+            f"at most {self.tol:.3g} is tolerated"
+        )
+        return "\n".join([head, *lines])
 
 
 @computes
@@ -143,7 +147,7 @@ def check(
     {ReadOptions}
     {Compute}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
 
     Returns
     -------
@@ -167,7 +171,7 @@ def check(
     with told_if_swapped(alignment, source):
         alignment = Alignment.of(alignment)
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
-        raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit anew")
+        raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit again")
     tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
     sources = [side for side in open_new(source, target, read, alignment) if side is not None]
     options = PassOptions(bad_rows, Compute(threads).workers, progress)

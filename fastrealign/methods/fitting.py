@@ -71,7 +71,7 @@ def fit(
     {ReadOptions}
     {Compute}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
     group : torch.distributed.ProcessGroup or "world", optional
         The ranks that call this together. Files, which all name alike, are divided between them; arrays and chunks are each
         rank's own rows. The same result on every rank, to the last bit that of one process.

@@ -1,4 +1,4 @@
-"""Whether an alignment fits the rows that it maps: the gap that is left of them tells, at no further reading."""
+"""Whether an alignment fits the rows that it maps, from the gap that it leaves on them; no row is read again for that."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _FIRST = 512
 def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> None:
     """A FitWarning where more of the gap is left on `rows` rows than sampling and what `check` tolerates explain.
 
-    which: names the rows. Of methods that leave a gap by their nature (Baseline) nothing is known, and nothing said.
+    which: names the rows. Baselines leave a gap by design, so they are not checked.
     """
     if not isinstance(method, Alignment) or rows == 0 or not gap_left > _explained(method, rows):
         return
     fitted = "" if math.isnan(method.gap_left) else f"{method.gap_left:.2g} where it was fitted, "
     warn(
         f"{which}: the alignment leaves a gap of {gap_left:.3g} here ({fitted}{method.gap_before:.3g} before): are these rows "
-        "of its source, not aligned yet? `fastrealign check ALIGNMENT SOURCE` tells whether it holds for them"
+        "of its source, not aligned yet? `fastrealign check ALIGNMENT SOURCE` checks whether it holds for them"
     )
 
 
@@ -49,7 +49,7 @@ def _explained(alignment: Alignment, rows: int) -> float:
 
 
 class FirstRows:
-    """The first rows that a training maps, whose mean tells a gross misfit (images, rows aligned before) once for all.
+    """The first rows that a training maps: their mean shows a gross misfit (images, rows that are aligned already) once.
 
     Where they are tensors they are added up on their device; once, when there are enough, that is waited for.
     """
@@ -87,7 +87,7 @@ class FirstRows:
 
 
 def warn_of_encoder(method: Method, rows: RowSource) -> None:
-    """A FitWarning where the rows to be mapped were made by the encoder of the side that they would be moved to."""
+    """A FitWarning where the rows were made by the encoder of the target."""
     ours, theirs = method.encoder_source, method.encoder_target
     if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
         warn(

@@ -2,11 +2,11 @@
 
 The centroid correction needs the mean of the rows projected by (s, b), and these need all of the source. So a few rows, the
 pilot, give an (s0, b0) to begin with. One pass adds up the unit rows, from which (s, b) follow, and the rows mapped by the
-pilot; a sample of rows then tells how the mean differs between the two maps (a control variate):
+pilot; a sample of rows then estimates how the mean differs between the two maps (a control variate):
 
     mean f(.; s, b) ~ mean over all rows of f(.; s0, b0) + mean over the sample of f(.; s, b) - f(.; s0, b0)
 
-The difference is small and alike for all rows, so a few thousand rows tell it well; its spread gives the standard error.
+The difference is small and alike for all rows, so a few thousand rows estimate it well; its spread gives the standard error.
 """
 
 from __future__ import annotations

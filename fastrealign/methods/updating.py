@@ -61,7 +61,7 @@ def update(
     {ReadOptions}
     {Compute}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
 
     Returns
     -------
