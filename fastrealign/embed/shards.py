@@ -32,7 +32,7 @@ else:
 
 
 def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:
-    """Tells whether a shard's items are what they were: captions by their text, images by name, size and time of change.
+    """A fingerprint that shows whether a shard's items changed: captions by text, images by name, size and time of change.
 
     bad_items "skip": an image that cannot even be looked at counts as one that is not there
     """

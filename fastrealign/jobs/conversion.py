@@ -1,6 +1,6 @@
 """Embeddings from one format to another, every number as it is: for what a script has left, before it is aligned.
 
-source -> rows and what belongs to them, so many at a time -> a table (parquet, Arrow, Lance), or .npy and its metadata
+Rows and their columns are read in steps and written as a table (parquet, Arrow, Lance), or as .npy and metadata.
 """
 
 from __future__ import annotations
@@ -36,15 +36,24 @@ from fastrealign.storage.fingerprint import FileFingerprint
 class Conversion:
     """What `convert` did.
 
-    source, out  as they were named
-    to           the format written
-    rows, dim    embeddings written and their width
-    column       the name under which the source holds them (column, key, tensor), if it has one
-    skipped      items of the source without an embedding
-    columns      written beside the embeddings
-    left_out     what the source holds that does not belong to rows and was not written, as "FILE: NAME"
-    files        that were written, relative to `out` where that is a folder
-    bytes        they take together
+    Attributes
+    ----------
+    source, out : str
+        As the user named them.
+    to : str
+        The format written.
+    rows, dim : int
+        Embeddings written and their width.
+    column : str or None
+        The name under which the source holds them (column, key, tensor), if it has one.
+    skipped : int
+        Items of the source without an embedding.
+    columns : list of str
+        Columns written beside the embeddings.
+    left_out : list of str
+        What does not belong to rows and was not written, as "FILE: NAME".
+    files : list of str
+        Files that were written, relative to `out` where that is a folder; `bytes` is their size.
     """
 
     source: str

@@ -104,7 +104,7 @@ class ConvertedFiles(OutputFolder):
     def writers(
         self, at: int, shard: formats.Shard, rest: RowColumns, dtype: np.dtype, stack: ExitStack
     ) -> list[Output]:
-        """What writes a shard; aborted when the stack is left, unless committed."""
+        """The writers of a shard; leaving the stack aborts those that are not committed."""
         path = self.paths[at]
         if self.to == "npy":
             made: list[Output] = [NpyOutput(path, dtype, self._dim, stack, self.fsync)]
@@ -118,7 +118,7 @@ class ConvertedFiles(OutputFolder):
 
 
 def names_of(shards: list[formats.Shard], to: str, side: str | None) -> tuple[list[str], list[str]]:
-    """Of the files in a folder, and of their metadata: numbered alike, which is how one is found beside the other."""
+    """The names of the files in a folder and of their metadata files: numbered alike, by which readers pair them."""
     if to == "npy" and side is not None:
         folder = SIDE_FOLDERS[SIDES[side]]
         numbers = range(len(shards))

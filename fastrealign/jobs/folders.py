@@ -18,14 +18,14 @@ TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
 
 
 def final_name(name: str) -> str:
-    """The name that a temporary would have taken; other names as they are."""
+    """The final name of a temporary file; other names unchanged."""
     path = Path(name)
     temporary = TEMPORARY.fullmatch(path.name)
     return path.with_name(temporary[1]).as_posix() if temporary else name
 
 
 def walk(folder: Place, deep: bool = True) -> Iterator[str]:
-    """Everything below a folder but folders, relative to it; a folder that is a shard counts as one thing."""
+    """The files below a folder, relative to it; a folder that is a shard counts as one file."""
     if not isinstance(folder, Path):
         yield from folder.walk(deep)
         return
@@ -42,7 +42,7 @@ def _is_shard_folder(name: str) -> bool:
 
 
 def remove(path: Place) -> None:
-    """A shard of the run, or another file of it, if it is there."""
+    """Remove a shard, or another file, if it exists."""
     if isinstance(path, Path) and _is_shard_folder(path.name) and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -50,7 +50,7 @@ def remove(path: Place) -> None:
 
 
 def remove_temporaries(paths: Collection[Place]) -> None:
-    """What killed processes left of these files, half-written beside them."""
+    """Remove the temporary files that killed processes left beside these files."""
     for folder in {path.parent for path in paths}:
         for name in walk(folder, deep=False):
             if TEMPORARY.fullmatch(name) and folder / final_name(name) in paths:
@@ -85,7 +85,7 @@ def make_folders(folder: Place) -> list[Place]:
 
 
 def remove_folders(folders: Iterable[Place]) -> None:
-    """Those that are empty."""
+    """Remove those that are empty."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

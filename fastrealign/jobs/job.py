@@ -18,22 +18,22 @@ R = TypeVar("R")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C (or a signal that the command line treats alike) in the middle of a run; says what is complete."""
+    """Ctrl-C, or a signal that the command line treats alike, during a run; the message says what is complete."""
 
 
 class Job(ABC, Generic[R]):
-    """A run from files to an output folder; what its phases find and leave for each other.
+    """A run from files to an output folder.
 
-    open     the constructor: inputs are open, what is asked for is known
-    hold     the output folder is this run's; what was complete before is known
-    fit      what the rows are mapped with is known, or the encoder
-    write    every output shard is complete and in the journal
-    finish   the manifest is written
+    Phases, and what is known after each:
 
-    folder    the output folder, held by rank 0
-    journal   of this rank, from `hold` on
-    before    names of the output shards that were complete before this run
-    manifest  in the end; from `hold` on, if the run was complete already
+    open     (the constructor) the inputs and the job specification
+    hold     that no other run writes to the output folder, and which output shards were complete before
+    fit      the method that maps the rows; of an embed, nothing
+    write    that every output shard is complete and recorded in the journal
+    finish   the manifest, which is written last
+
+    Attributes: `folder` is the output folder, held by rank 0; `journal` that of this rank, from `hold` on; `before` has the
+    names of the output shards that were complete before this run.
     """
 
     journal: Journal
@@ -44,7 +44,6 @@ class Job(ABC, Generic[R]):
         self.progress = progress
         self.ranks = ranks
         self.before: set[str] = set()
-        self.manifest: Manifest | None = None
 
     @abstractmethod
     def fit(self) -> None: ...
@@ -59,7 +58,7 @@ class Job(ABC, Generic[R]):
     def report(self, manifest: Manifest) -> R: ...
 
     def reopen(self, manifest: Manifest) -> None:
-        """The run was complete already: what `report` needs of it."""
+        """Load what `report` needs of a run that was complete already."""
 
     def run(self) -> R:
         """All phases after `open`. An error says how many shards are complete and how to resume."""
@@ -73,15 +72,15 @@ class Job(ABC, Generic[R]):
                     manifest = self.finish()
         except BaseException as error:
             done = len(self.journal.shards) if hasattr(self, "journal") else 0
-            told = with_state(error, done, len(self.folder.layout.names))
-            if told is error:
+            explained = with_state(error, done, len(self.folder.layout.names))
+            if explained is error:
                 raise
-            raise told from error
+            raise explained from error
         return self.report(manifest)
 
     @contextmanager
     def hold(self) -> Iterator[Manifest | None]:
-        """The output folder on rank 0, on any other a journal beside that of the run; the manifest of a complete run."""
+        """Hold the output folder on rank 0, a journal beside it on other ranks. Yields the manifest of a complete run."""
         self.folder.alone = self.ranks.size == 1
         with ExitStack() as held:
             self.ranks.on_rank_0(lambda: held.enter_context(self.folder))

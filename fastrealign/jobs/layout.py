@@ -1,4 +1,4 @@
-"""The names of what a run writes: to a folder, here or on a server, or to one file and what lies beside it."""
+"""The names of the files that a run writes: in a folder, local or remote, or one file and those beside it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ METADATA = "metadata.parquet"
 class Layout:
     """The names that a run over `files` writes to. Nothing on disk is touched.
 
-    out      a folder, or a URL that stands for one; or, for a source of one shard, a file of the same format, beside which
-             the small files then lie
-    root     the folder of all that is written
+    out      a folder or its URL; for a source of one shard also a file of the same format, which the small files lie beside
+    root     the folder of all files
     names    of the output shards, in the order of the source, relative to root
     alignment  path of the run's alignment; None for a run that has none
     metadata names of their metadata files, None for a shard that has none
@@ -70,7 +69,7 @@ class Layout:
 
     @classmethod
     def of_new_shards(cls, out: str | os.PathLike) -> Layout:
-        """A folder of shards that do not follow those of a source, without an alignment (embed); `names` comes later."""
+        """A folder for shards that do not follow those of a source, without an alignment (embed); `names` is set later."""
         layout = cls.__new__(cls)
         layout.out = os.fspath(out)
         layout.root = place(out)
@@ -87,7 +86,7 @@ class Layout:
         return [self.manifest] if self.alignment is None else [self.manifest, self.alignment]
 
     def journal_of(self, rank: int) -> Place:
-        """The journal of one of several processes that write here; the first one's is that of the run."""
+        """The journal of one of several ranks that write here; that of rank 0 is the journal of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
     def check_apart(self, specs: Sequence[Any], sources: Sequence[formats.Source]) -> None:

@@ -1,7 +1,7 @@
 """Exclusive hold on an output folder: resume or clear the previous run, then commit or roll back.
 
-Whatever writes to a folder does so inside one of these: align, apply and embed (run_folder.py), convert (conversion.py), train
-(revision/record.py). The lock is an append log (storage/append_log.py); of a run that can be resumed it is the journal too.
+Everything that writes to a folder holds it: align, apply and embed (run_folder.py), convert (converted_files.py), train
+(revision/record.py). The run lock is an append log (storage/append_log.py), which is also the journal of a run.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ class Log(Protocol):
 class OutputFolder:
     """Exclusive hold on an output folder: resume or clear the previous run, then commit or roll back.
 
-    A context manager. Entering it calls `check`, makes the folder, takes the lock and calls `begin`. Leaving it without an
-    error commits; leaving it with one calls `roll_back` and removes the folders that were made, if they are empty. The lock
-    is released in any case; `keep_log` says whether its file stays.
+    A context manager. Entering it calls `check`, makes the folder, takes the run lock and calls `begin`. An error calls
+    `roll_back` and removes the folders that were made, if they are empty. The lock is released in any case; `keep_log` says
+    whether its file stays.
     """
 
     def __init__(self, root: Place, lock: Place, fsync: bool = True) -> None:
-        """Raises nothing and touches nothing. `lock` is the path of the append log."""
+        """Touch nothing yet. `lock` is the path of the append log."""
         self.root = root
         self.fsync = fsync
         self.keep_log = False
         self._lock = lock
 
     def check(self) -> None:
-        """Raise InputError if what is there may not be written to. Nothing is touched yet."""
+        """InputError if the folder holds what must not be replaced. Called before anything is touched."""
 
     def begin(self) -> None:
-        """The lock is taken: look again at what is there, and resume or clear it."""
+        """Resume or clear the previous run. Called under the lock: another process may have written since `check`."""
 
     def roll_back(self) -> None:
-        """Remove what an error left incomplete."""
+        """Remove what is incomplete. Called after an error, under the lock."""
 
     def open_log(self) -> Log:
         """Take the lock. Raises InputError if another process has it."""
@@ -97,7 +97,7 @@ class OutputFolder:
             self._log.remove()
 
     def _remove_empty_log(self) -> None:
-        """Of a run that was interrupted while it made it: an empty journal would be taken for an unfinished run."""
+        """After an interrupt while the log was made: an empty journal would be taken for an unfinished run."""
         with suppress(FastRealignError):  # it is another process's
             log = open_append_log(self._lock, self.fsync)
             if log.text():

@@ -25,15 +25,12 @@ from fastrealign.jobs.write_shards import ThreadedWriter
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import Place
 
-# Blocks that a dataset of shards is cut into, at most. The driver hears of shards a block at a time.
+# Blocks that a dataset of shards is cut into, at most. Actors return the records of a block together.
 _BLOCKS = 1000
 
 
 class RayWriter:
-    """Writes the shards of a plan by actors: they write and commit, this process notes what they say.
-
-    left_out  shards that could not be read, by name with the reason
-    """
+    """Writes the shards of a plan with actors: they write and commit, this process records what they return."""
 
     def __init__(self, plan: ShardPlan, note: Note, workers: Workers, *, actors: int | None, cpus: int) -> None:
         self.source = Unwritten(plan.files, plan.left, plan.output.dtype, in_order=True)
@@ -50,7 +47,7 @@ class RayWriter:
             }
             for i in plan.left
         ]
-        # What every actor is told: the plan without its shards, which it gets one by one.
+        # Every actor gets the plan without its shards, then these one by one.
         root = Path(os.path.abspath(plan.out.root))
         nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
         shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], fingerprints=[])
@@ -95,7 +92,7 @@ class RayWriter:
 
 
 class ShardActor:
-    """An actor: a shard in, its output shard committed, what is known of it returned."""
+    """An actor: reads a shard, commits its output shard and returns its record."""
 
     def __init__(self, plan: ShardPlan, workers: Workers) -> None:
         self._plan, self._workers = plan, workers

@@ -1,4 +1,4 @@
-"""What belongs to rows beside their embeddings, as columns, and the files that a conversion writes of both."""
+"""The columns that belong to the rows of a shard beside their embeddings, and the writers of a conversion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COLUMN = "embedding"
 
 
 class RowColumns:
-    """What belongs to the rows of a shard beside their embeddings: its other columns, items' other values, metadata."""
+    """The columns that belong to the rows of a shard: its other columns, other values of its items, its metadata."""
 
     def __init__(self, shard: formats.Shard, stack: ExitStack) -> None:
         self._parts: list[tuple[pa.Schema, InStep]] = []
@@ -100,7 +100,7 @@ class Output(Protocol):
 
 
 class NpyOutput:
-    """A .npy file; what belongs to the rows goes elsewhere."""
+    """A .npy file; the columns go to a file of their own."""
 
     def __init__(self, path: Path, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
         self.path = path

@@ -1,9 +1,9 @@
 """The output folder of a run that can be resumed: output shards, a journal while it is written, in the end a manifest.
 
-empty         nothing there; a run may begin
-unfinished    a journal: `resume` continues it, `overwrite` restarts
-complete      a manifest: `resume` finds nothing to do, `overwrite` restarts
-anything else is somebody's: it is neither written to nor removed
+empty         a run may begin
+unfinished    it has a journal: `resume` continues the run, `overwrite` restarts it
+complete      it has a manifest: `resume` finds nothing to do, `overwrite` restarts the run
+Any other file was not written by fastrealign: it is neither written to nor removed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fastrealign.storage.paths import Place, each
 
 
 class RunFolder(OutputFolder):
-    """Hold on the folder of one run, until `commit`; an error keeps the shards that are complete and nothing else.
+    """Hold on the output folder of one run. An error keeps the output shards that are complete and nothing else.
 
-    spec       what is asked for; to be set before the folder is entered
-    finished   the manifest, if the run that was asked for is already complete
-    alone      no other process completes shards of the run
+    spec       the job specification; to be set before the folder is entered
+    finished   the manifest, if this run is complete already
+    alone      whether this process alone completes shards of the run
     """
 
     journal: Journal
@@ -41,7 +41,7 @@ class RunFolder(OutputFolder):
         self.alone = True
         self._options = options
         self._replaced: Manifest | None = None
-        self._began = False  # from here on what has the names of the run is the run's
+        self._began = False  # from then on, files with the names of the run are its own
 
     def check(self) -> None:
         layout, may_be_there = self.layout, self._options.resume or self._options.overwrite
@@ -72,7 +72,7 @@ class RunFolder(OutputFolder):
             self.journal.begin(self.spec)
 
     def start_writing(self, alignment: Method | None) -> None:
-        """The alignment is known and shards are about to be written: note it, and clear a run that is replaced."""
+        """Before the first shard is written: record the method and clear a run that is replaced."""
         if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
             raise InputError(
                 f"{self.layout.out}: the run there used another alignment (another target, machine or version?); "
@@ -88,7 +88,7 @@ class RunFolder(OutputFolder):
             self.journal.note_alignment(alignment.fingerprint)
 
     def noted_alignment(self) -> Method | None:
-        """The alignment that the unfinished run was using, if it is still there."""
+        """The method that the unfinished run recorded, if its file is intact."""
         if self.journal.noted.alignment is None or self.layout.alignment is None:
             return None
         try:
@@ -104,7 +104,7 @@ class RunFolder(OutputFolder):
         left_out: dict[str, dict[str, str]] | None = None,
         columns: dict[str, str] | None = None,
     ) -> Manifest:
-        """All shards but those left out are complete: write the alignment and the manifest."""
+        """Write the method and the manifest: all shards but those left out are complete."""
         self.journal.flush()
         if alignment is not None and self.layout.alignment is not None:
             alignment.save(self.layout.alignment)
@@ -124,13 +124,13 @@ class RunFolder(OutputFolder):
     def roll_back(self) -> None:
         self.keep_log = bool(self.journal.shards) or self.journal.lost or (self._began and not self.alone)
         if self._began and not self.keep_log:
-            # Among them what a commit that failed halfway may have put in place.
+            # A commit that failed halfway may have put some of them in place.
             self._remove(_planned(self.spec))
             if self.layout.alignment is not None:
                 self.layout.alignment.unlink(missing_ok=True)
 
     def _check_still_empty(self) -> None:
-        """Another process may have begun, or even ended, between the look at the folder and the lock."""
+        """InputError if another process began, or even ended, between `check` and the lock."""
         if self.journal.noted.spec is not None:
             self.journal.close()
         elif any(name != self.layout.here(self.layout.journal) for name in self.layout.files()):
@@ -149,9 +149,9 @@ class RunFolder(OutputFolder):
         return f"is not empty, it holds {there[0]}; choose an empty folder"
 
     def _continue(self) -> None:
-        """Resume the run that is there; InputError that names what is different about the one asked for."""
+        """Resume the run in the folder; InputError that names how it differs from this one."""
         noted = self.journal.noted
-        # Shards are written only once a run that is replaced is cleared away: beside a manifest they are its own.
+        # Shards are written only once a replaced run is cleared: shards beside a manifest belong to it.
         if self._replaced is not None and (noted.spec is None or noted.groups):
             self._check_complete(self._replaced)
             self.journal.clear()
@@ -179,7 +179,7 @@ class RunFolder(OutputFolder):
                 self._warn_of_damage(damaged[0], lines)
 
     def _still_good(self, groups: list[Group]) -> list[Group]:
-        """Those whose shards were made for this job specification with this alignment, and are as they were written."""
+        """Groups whose shards were made for this job specification with this method, and are unchanged."""
         noted = self.journal.noted
         specs = noted.specs | {self.spec.digest, ""}
         return [
@@ -192,7 +192,7 @@ class RunFolder(OutputFolder):
         ]
 
     def _check_own(self) -> None:
-        """The line that says what was asked for is damaged: InputError unless a restart would write all that is there."""
+        """The job specification in the journal is damaged: InputError unless this run would write all files in the folder."""
         noted, digest = self.journal.noted, self.spec.digest
         own = _planned(self.spec) | self._small()
         foreign = [name for name in self.layout.files() if final_name(name) not in own]
@@ -217,7 +217,7 @@ class RunFolder(OutputFolder):
         return {self.layout.here(path) for path in own}
 
     def _clear(self) -> None:
-        """Remove the run that is there, if nothing else is. A complete one stays until `start_writing`."""
+        """Remove the previous run, if the folder holds nothing else. A complete one stays until `start_writing`."""
         noted, others = self.journal.noted, rank_journals(self.layout.journal)
         shards = noted.shards + (self._replaced.shards if self._replaced else [])
         for path in others:
@@ -225,7 +225,7 @@ class RunFolder(OutputFolder):
         planned = set().union(
             *(_planned(spec) for spec in (noted.spec, self._replaced and self._replaced.spec) if spec)
         )
-        planned |= _written(noted.shards)  # whose specification may be lost, where the journal is damaged
+        planned |= _written(noted.shards)  # whose specification may be lost where the journal is damaged
         for name in self.layout.files():
             if final_name(name) not in planned | self._small():
                 raise InputError(
@@ -254,7 +254,7 @@ class RunFolder(OutputFolder):
         remove_folders({self._path(name).parent for name in names} - {self.root})
 
     def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
-        """The first that is not as it was written, or is gone, if that counts."""
+        """The first shard that is not as it was written, or is gone, if `gone` counts."""
 
         def is_as_written(shard: ShardRecord) -> bool:
             path = self._path(shard.name)

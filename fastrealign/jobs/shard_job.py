@@ -1,4 +1,4 @@
-"""What `align` and `apply_files` have in common: shards in, an output shard for each, the alignment and the manifest."""
+"""What `align` and `apply_files` share: an output shard for each shard of the source, the alignment and the manifest."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class JobOptions:
 
 
 class ShardJob(Job[Report]):
-    """A job that writes an output shard for each shard of its source; `fit` and what else is asked for is each kind's own.
+    """A job that writes an output shard for each shard of its source. Its kinds add `fit` and complete the specification.
 
-    make_writer  of a plan, what takes note of a shard, and the workers
+    `make_writer` makes what writes the shards: threads of this process, or actors of a Ray cluster.
     """
 
     kind: str
@@ -93,7 +93,7 @@ class ShardJob(Job[Report]):
         super().__init__(RunFolder(self.layout, output), spec, options.progress, ranks)
 
     def opened(self, side: str, rows: RowSource) -> RowSource:
-        """A side, of which what could not be opened was left out."""
+        """Record a side, and which of its shards could not be opened."""
         if isinstance(rows, FileSource):
             self.sides[side] = rows
             if rows.files.left_out:
@@ -105,7 +105,7 @@ class ShardJob(Job[Report]):
         self.spec = self.folder.spec = replace(self.spec, options={**options, **self.spec.options}, **more)
 
     def start_writing(self) -> None:
-        """The method is known: note it, and clear a run that is replaced."""
+        """Record the method, and clear a run that is replaced."""
         self.ranks.on_rank_0(lambda: self.folder.start_writing(self.method))
         self.journal.note_alignment(self.method.fingerprint)
 
@@ -129,7 +129,7 @@ class ShardJob(Job[Report]):
         self.now = sum(rows), sum(nbytes)
 
     def finish(self) -> Manifest:
-        """Rank 0 takes what the other ranks noted into its journal, and writes alignment and manifest."""
+        """Rank 0 takes the records of the other ranks into its journal, and writes alignment and manifest."""
         others = self.ranks.all_gather(self.journal.noted.groups if self.ranks.rank > 0 else [])
         manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._commit(others)))
         assert manifest is not None  # rank 0 has one
@@ -185,14 +185,14 @@ class ShardJob(Job[Report]):
         )
 
     def check_dtype(self) -> None:
-        """Refuse a type that the format cannot hold now, not after the fit."""
+        """Refuse a type that the format cannot hold before the fit, not after it."""
         first = self.rows.files.shards[0]
         dtype = self.options.output.dtype
         if dtype is not None and not first.opens_whole:
             first.writer(self.layout.root / self.layout.names[0], dtype, first.rows, fsync=False).abort()
 
     def _method_of(self, manifest: Manifest) -> Method:
-        """That of the complete run."""
+        """The method of the complete run."""
         path = self.layout.alignment
         assert path is not None
         method = load(path)
@@ -203,7 +203,7 @@ class ShardJob(Job[Report]):
         return method
 
     def _mine(self) -> list[int]:
-        """The places of the shards that this rank writes: of those that are not done, a stretch of about as many rows."""
+        """The places of the shards that this rank writes: a contiguous part of those left, of about as many rows as others."""
         names, files = self.layout.names, self.rows.files
         left = [i for i, name in enumerate(names) if name not in self.before and i not in self.rows.left_out]
         starts = [0, *accumulate(files.shards[i].rows for i in left)]
@@ -213,7 +213,7 @@ class ShardJob(Job[Report]):
 
     @property
     def _columns(self) -> dict[str, str]:
-        """The names under which files hold the embeddings, of each side that has some."""
+        """The name under which the files of each side hold the embeddings, where they have one."""
         return {side: rows.column for side, rows in self.sides.items() if rows.column is not None}
 
 

@@ -20,16 +20,16 @@ from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import Place
 
-# Takes what is known of a shard that is in place, and the exact sums of its columns.
+# Called with the record of a shard that is in place, and the exact sums of its columns.
 Note: TypeAlias = Callable[[ShardRecord, ExactSum], None]
 
 
 class Unwritten(FileSource):
-    """The shards of `files` at the places `left`, in pieces whose rows take at most `piece_bytes` read and written.
+    """The shards of `files` at the places `left`, in pieces of at most `piece_bytes`, as read and as written.
 
     dtype     element type of the output, None for that of each shard
     in_order  every shard is one piece, read from head to tail
-    first     the number of the first of all rows, of which `files` are a part; pieces have numbers over all
+    first     the number of the first row of `files`, where they are a part of the source; pieces are numbered over all
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Unwritten(FileSource):
 class ShardPlan:
     """What a writer writes: the shards of `files` at the places `left`, mapped by `method`.
 
-    out         where to: the root, and the names of output shards and of their metadata by the places in `files`
-    fingerprints  of the source shards when the run began, by their places; a shard that has another now is an error
-    first       the number of the first row of `files`, where these are a part of what the run was given
+    out            the output's root, and the names of output shards and their metadata files by the places in `files`
+    fingerprints   of the source shards when the run began, by their places; a shard with another one is an error
+    first          the number of the first row of `files`, where they are a part of the source
     """
 
     files: formats.Source
@@ -104,7 +104,7 @@ class ShardPlan:
 
 
 class Names(Protocol):
-    """As much of a Layout as a writer needs."""
+    """What a writer needs of a Layout."""
 
     @property
     def root(self) -> Place: ...
@@ -117,10 +117,7 @@ class Names(Protocol):
 
 
 class Writer(Protocol):
-    """Who writes the shards of a plan.
-
-    source    the shards that are written; left_out: those that could not be read, by name with the reason
-    """
+    """Writes the shards of a plan. `left_out` has the shards that could not be read, by name with the reason."""
 
     @property
     def source(self) -> RowSource: ...
@@ -130,5 +127,5 @@ class Writer(Protocol):
     def run(self, progress: Progress) -> None: ...
 
 
-# Of a plan, what takes note of a shard, and the workers.
+# Makes a writer of a plan.
 MakeWriter: TypeAlias = Callable[[ShardPlan, Note, Workers], Writer]

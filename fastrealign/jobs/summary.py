@@ -21,23 +21,42 @@ _FULL_BAR = 1e-3
 class Report:
     """What `align` or `apply_files` did.
 
-    kind          "align" or "apply"
-    source, out   as they were named
-    columns       the names under which files hold the embeddings (column, key, tensor), of each side that has some
-    alignment     what was applied, an Alignment or a Baseline; it is saved beside the output
-    gap_before    |mean_source - mean_target| of the rows that the alignment was fitted on
-    gap_left      |mean of the rows written - mean_target|; NaN if none was
-    rows_in, rows_out    embeddings read and written, over all shards of the output
-    skipped       items of the source without an embedding
-    bad_rows      rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": kept as they came
-    first_bad     the first of them, one line each
-    left_out      shards that could not be read and were left out, one line each
-    notes         on how some shards were read and written, where that is not as a matter of course
-    shards        in the output; `shards_before` of them were complete before this run (resume)
-    bytes_out     size of the shards written, all of them
-    rows_now, bytes_now  embeddings that this run aligned, and their size as they were read
-    seconds       this run took, with fitting
-    files         paths of what lies beside the shards: alignment and manifest
+    Attributes
+    ----------
+    kind : str
+        "align" or "apply".
+    source, out : str
+        As the user named them.
+    columns : dict
+        The name under which the files of each side hold the embeddings (column, key, tensor), where they have one.
+    alignment : Alignment or Baseline
+        What was applied; it is saved beside the output.
+    gap_before : float
+        ``|mean_source - mean_target|`` of the rows that it was fitted on.
+    gap_left : float
+        ``|mean of the rows written - mean_target|``; NaN if none was written.
+    rows_in, rows_out : int
+        Embeddings read and written, over all output shards.
+    skipped : int
+        Items of the source without an embedding.
+    bad_rows : int
+        Rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": written as they came.
+    first_bad : list of str
+        The first of them, one line each.
+    left_out : list of str
+        Shards that could not be read and were left out, one line each.
+    notes : list of str
+        How some shards were read and written, where that needs a word.
+    shards, shards_before : int
+        Output shards, and those of them that were complete before this run (resume).
+    bytes_out : int
+        Size of all output shards.
+    rows_now, bytes_now : int
+        Embeddings that this run aligned, and their size as read.
+    seconds : float
+        Time of this run, with the fit.
+    files : dict
+        Paths of the files beside the shards: alignment and manifest.
     """
 
     kind: str

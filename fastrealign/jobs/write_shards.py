@@ -1,8 +1,8 @@
-"""The pass that writes: every shard that is not complete yet is read, mapped and written, in bounded memory.
+"""The pass that writes: it reads, maps and writes every shard that is not complete yet, in bounded memory.
 
-Pieces of one shard go to several threads where the format can be written at any place; otherwise, and where rows are
-left out, a shard is one thread's from head to tail. A shard whose last piece is done is synced and renamed by a small
-pool of threads, so that waiting for the disk holds up nobody.
+Several threads write pieces of one shard where the format has random access; otherwise, and where rows are left out, one
+thread writes a shard from head to tail. A small pool of threads syncs and renames shards whose last piece is done, so that no
+other thread waits for the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from heapq import nsmallest
 
 import numpy as np
@@ -28,7 +29,7 @@ from fastrealign.jobs.shard_plan import Note, ShardPlan, Unwritten
 from fastrealign.methods.baseline import IN_STEPS
 from fastrealign.storage.fingerprint import FileFingerprint
 
-# Bad rows that a shard's record lists; it counts all.
+# Bad rows that the record of a shard lists; it counts all of them.
 LISTED_ROWS = 20
 # Shards being synced at a time: enough for the file system to sync several as one, few enough to keep few files open.
 _COMMITS = 4
@@ -64,7 +65,7 @@ class _OutputShard:
                 self.first_bad = nsmallest(LISTED_ROWS, self.first_bad + bad)
 
     def piece_done(self) -> bool:
-        """Whether all are done now."""
+        """Count a piece that is done; whether it was the last one."""
         with self.lock:
             self.pieces_left -= 1
             return self.pieces_left == 0
@@ -76,12 +77,10 @@ class _OutputShard:
 
 
 class ThreadedWriter:
-    """Writes the shards of a plan with threads of this process, and hands each to `note` once it is in place.
+    """Writes the shards of a plan with threads of this process, and calls `note` for each that is in place.
 
-    When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary is
-    left; shards that were complete by then are in place and noted.
-
-    left_out  shards that could not be read, by name with the reason
+    When `run` returns, all are complete. When it raises, whatever the cause, its threads have ended and no temporary file is
+    left; shards that were complete by then are in place and recorded.
     """
 
     def __init__(self, plan: ShardPlan, note: Note, workers: Workers) -> None:
@@ -106,8 +105,6 @@ class ThreadedWriter:
             finish_shards=True,
             on_bad_shard=self._leave_out if self._plan.read.bad_shards == "skip" else None,
         )
-        from concurrent.futures import ThreadPoolExecutor
-
         self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
         try:
             this.run(self._make_work, self._piece_done)
@@ -172,7 +169,7 @@ class ThreadedWriter:
             self.left_out.setdefault(self._plan.out.names[error.shard], str(error))
 
     def _commit(self, at: int, output: _OutputShard) -> None:
-        """Put a shard in place, in a thread of the pool."""
+        """Put a shard in place and record it, in a thread of the pool."""
         try:
             shard, name, metadata = output.shard, self._plan.out.names[at], self._plan.out.metadata[at]
             writer = output.writer(lambda: self._writer(at))  # an empty shard has none yet

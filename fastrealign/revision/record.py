@@ -20,7 +20,7 @@ from fastrealign.storage.paths import each
 from fastrealign.storage.records import parsed
 
 RUN = "run.json"
-# There while a run goes on, and left where it was killed.
+# Exists while a run holds the folder, and stays where a run was killed.
 _LOCK = ".fastrealign-train"
 
 

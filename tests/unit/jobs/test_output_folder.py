@@ -14,7 +14,7 @@ import fastrealign as fr
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.storage.records import sealed
 
 
@@ -518,3 +518,52 @@ def test_a_shard_that_changes_while_it_is_read(tmp_path, big, how):
     with pytest.raises(InputError, match=r"part_1\.npy: (changed while it was read|no such file)"):
         fr.align(text, image, tmp_path / "out", progress=Change(), threads=1)
     assert not (tmp_path / "out" / "part_1.npy").exists()
+
+
+# --- the hold by itself ----------------------------------------------------------------------------------------------
+
+
+class Note(OutputFolder):
+    """Writes one file; an error removes it."""
+
+    def __init__(self, root, check=None):
+        super().__init__(root, root / ".lock")
+        self._check = check
+
+    def check(self):
+        if self._check:
+            raise self._check
+
+    def begin(self):
+        (self.root / "note").write_text("half")
+
+    def roll_back(self):
+        (self.root / "note").unlink()
+
+
+def test_a_hold_excludes_others_and_leaves_no_lock(tmp_path):
+    with Note(tmp_path / "new" / "out") as held:
+        with pytest.raises(InputError, match="another fastrealign is writing there"):
+            Note(held.root).__enter__()
+        (held.root / "note").write_text("whole")
+    assert corpus.tree(tmp_path / "new") == {"out/note": b"whole"}
+
+
+@pytest.mark.parametrize("error", [InputError("no"), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_an_error_rolls_back_and_removes_the_folders_that_were_made(tmp_path, error):
+    with pytest.raises(type(error)), Note(tmp_path / "new" / "out"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_fails_touches_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"^no$"), Note(tmp_path / "new", InputError("no")):
+        raise AssertionError("not to be reached")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_holds_the_journal_of_a_run_stays(tmp_path):
+    (tmp_path / ".lock").write_text("a line\n")
+    with Note(tmp_path):
+        pass
+    assert corpus.tree(tmp_path) == {".lock": b"a line\n", "note": b"half"}
