@@ -20,9 +20,10 @@ CXX_FILES = $(shell git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 lint:           ## what CI checks
 	ruff check .
 	ruff format --check .
+	mypy
 	clang-format --dry-run --Werror $(CXX_FILES)
 
-format:         ## mend what lint finds, where a tool can
+format:         ## fix what lint finds, where a tool can
 	ruff check --fix .
 	ruff format .
 	clang-format -i $(CXX_FILES)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import warnings
+from types import FrameType
 
 from fastrealign.core.text import shown
 
@@ -104,7 +105,7 @@ class FitWarning(UserWarning):
 def warn(message: str, kind: type[Warning] = FitWarning) -> None:
     """A warning that points at the line that called the package, in one line as the errors are."""
     here, level = os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), 2
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(here):
         frame, level = frame.f_back, level + 1
     warnings.warn(shown(message), kind, stacklevel=level)

@@ -17,6 +17,9 @@ except ImportError as missing:
     raise ImportError(f"fastrealign.revision.lmms is for lmms-eval, which is not installed: {missing}") from missing
 
 from fastrealign.core.errors import InputError
+from fastrealign.embed.encoders import device_of
+from fastrealign.embed.hf import Transformers
+from fastrealign.embed.openclip import OpenClip
 from fastrealign.embed.pictures import upright_rgb
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.revision.evaluate import generated
@@ -65,9 +68,6 @@ class Revision(lmms):
         super().__init__()
         from transformers import AutoTokenizer
 
-        from fastrealign.embed.encoders import device_of
-        from fastrealign.embed.hf import Transformers
-        from fastrealign.embed.openclip import OpenClip
         from fastrealign.revision.model import RevisionModel
 
         if bool(clip) == bool(encoder):
