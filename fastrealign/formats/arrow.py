@@ -20,7 +20,7 @@ from fastrealign.core.optional import optional
 from fastrealign.formats.arrow_errors import decoding
 from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
-from fastrealign.formats.tables import TableShard, TableWriter
+from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.paths import AnyPath, place
@@ -148,4 +148,3 @@ class ArrowShard(TableShard):
 
     format = "arrow"
     table = ArrowTable
-    writes = TableWriter

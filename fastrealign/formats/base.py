@@ -151,7 +151,7 @@ class ShardWriter(ABC):
     As a context manager it aborts unless `commit` was called.
     """
 
-    container: ClassVar[type[AtomicFile | AtomicFolder]] = AtomicFile
+    container: type[AtomicFile | AtomicFolder] = AtomicFile
     _file: AtomicFile | AtomicFolder
 
     def __init__(self, path: AnyPath, dtype: np.dtype, dim: int, rows: int | None, fsync: bool) -> None:

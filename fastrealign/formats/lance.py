@@ -21,7 +21,7 @@ from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
 from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
-from fastrealign.formats.tables import TableShard, TableWriter
+from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFolder
 from fastrealign.storage.paths import AnyPath, place
 
@@ -207,19 +207,12 @@ class LanceSink(Sink):
         raise FastRealignError("writing was stopped")
 
 
-class LanceWriter(TableWriter):
-    """Writes the shard's columns to a new dataset."""
-
-    container = AtomicFolder
-
-
 class LanceShard(TableShard):
     """One Lance dataset of embeddings."""
 
     format = "lance"
     folder = True
     table = LanceTable
-    writes = LanceWriter
 
 
 def _lance(path: AnyPath) -> ModuleType:

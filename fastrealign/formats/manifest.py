@@ -241,16 +241,16 @@ def encoder_of(shards: list[str]) -> str | None:
     return spec.options.get("encoder") if spec.kind == "embed" else None
 
 
-def _within(name: Any) -> bool:
+def _within(name: object) -> bool:
     """Whether it is the name of a file within a folder: what a run replaces lies within its output."""
     return isinstance(name, str) and name != "" and not os.path.isabs(name) and ".." not in Path(name).parts
 
 
-def _is_bad_row(value: Any) -> bool:
+def _is_bad_row(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and COUNT.holds(value[0]) and TEXT.holds(value[1])
 
 
-def _is_left_out(value: Any) -> bool:
+def _is_left_out(value: object) -> bool:
     sides = list(value.values()) if isinstance(value, dict) else [None]
     return all(isinstance(side, dict) and all(map(TEXT.holds, side.values())) for side in sides)
 
@@ -291,7 +291,7 @@ _MANIFEST = {
 }
 
 
-def _text(value: Any, levels: int) -> str:
+def _text(value: object, levels: int) -> str:
     """JSON whose first `levels` levels have a line for each entry; four times as fast as json.dumps(indent=1)."""
     if levels == 0 or not value or not isinstance(value, (dict, list)):
         return json.dumps(value)

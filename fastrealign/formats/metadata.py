@@ -66,7 +66,9 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
                     "that are meant with a pattern, or move the others to a folder of their own"
                 )
             shard.metadata_state = state_of(path)
-            if (rows := _rows(path)) != shard.rows:
+            with ParquetTable(path) as table:
+                rows = sum(table.sizes)
+            if rows != shard.rows:
                 raise InputError(
                     f"{shard.path}: has {shard.rows} rows, but its metadata {path} has {rows}; make both again"
                 )
@@ -94,19 +96,15 @@ def write_metadata(
     if keep is not None and keep.shape != (shard.rows,):
         raise ValueError(f"{out}: keep must be a mask of shape ({shard.rows},), got {keep.shape}")
     with AtomicFile(out, fsync) as file:
-        if keep is None or keep.all():
-            _copy(shard.metadata, file)
-        else:
+        if keep is not None and not keep.all():
             _filter(shard.metadata, file, keep)
+        else:
+            with reading(shard.metadata), open_binary(shard.metadata) as source:
+                while piece := source.read(_COPY_BYTES):
+                    file.append(piece)
         check_state(shard.metadata, shard.metadata_state)
         file.commit()
     return out
-
-
-def _copy(path: Place, file: AtomicFile) -> None:
-    with reading(path), open_binary(path) as source:
-        while piece := source.read(_COPY_BYTES):
-            file.append(piece)
 
 
 def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
@@ -119,11 +117,6 @@ def _filter(path: Place, file: AtomicFile, keep: np.ndarray) -> None:
         raise
 
 
-def _joined(folder: str, to: str) -> Place:
-    at = place(folder)
-    return Path(os.path.normpath(at / to)) if isinstance(at, Path) else at / to
-
-
 class _Beside:
     """The metadata files for the shards of a folder.
 
@@ -131,8 +124,7 @@ class _Beside:
     """
 
     def __init__(self, folder: str, out_folder: str) -> None:
-        places = [("metadata", "metadata"), (".", ".")]
-        beside = place(folder)
+        beside, places = place(folder), [("metadata", "metadata"), (".", ".")]
         if (Path(os.path.abspath(beside)) if isinstance(beside, Path) else beside).name in SIDE_FOLDERS.values():
             # A shard at the root of its source has no parent folder: its metadata goes beside it.
             places.append(("../metadata", "../metadata" if out_folder else "metadata"))
@@ -140,7 +132,7 @@ class _Beside:
         self._by_tail: dict[str, list[Place]] = {}
         self.names: set[str] = set()  # all names in the folder
         for there, out_place in places:
-            at = _joined(folder, there)
+            at = Path(os.path.normpath(beside / there)) if isinstance(beside, Path) else beside / there
             found: dict[str, list[Place]] = {}
             for name in sorted(_names(at)):
                 if METADATA_FILE.fullmatch(name):
@@ -271,11 +263,6 @@ def _note_tables_beside(shards: list[Shard], beside: _Beside) -> None:
                 "come along"
             )
             shard.note = note if shard.note is None else f"{shard.note}; {note}"
-
-
-def _rows(path: Place) -> int:
-    with ParquetTable(path) as table:
-        return sum(table.sizes)
 
 
 def _names(folder: Place) -> list[str]:

@@ -18,7 +18,7 @@ from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
 from fastrealign.formats.libraries import fs, pa, pq
 from fastrealign.formats.table_copy import Sink, Table
-from fastrealign.formats.tables import TableShard, TableWriter
+from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, place
@@ -129,7 +129,6 @@ class ParquetShard(TableShard):
 
     format = "parquet"
     table = ParquetTable
-    writes = TableWriter
 
 
 def _dictionary_within(kind: pa.DataType) -> bool:

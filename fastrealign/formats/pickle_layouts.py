@@ -116,11 +116,11 @@ class AnyPickleShard(PickleShard):
         return [dict(zip(beside, item, strict=True)) for item in zip(*beside.values(), strict=True)]
 
 
-def _is_sequence(value: Any) -> bool:
+def _is_sequence(value: object) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
-def _is_matrix(value: Any) -> bool:
+def _is_matrix(value: object) -> bool:
     return _fit(value) is Fit.TAKEN
 
 
@@ -135,7 +135,7 @@ def _fit(value: Any) -> Fit:
     return Fit.NO if value is None or isinstance(value, (bool, int, float)) else Fit.CODED
 
 
-def _holds(value: Any) -> str:
+def _holds(value: object) -> str:
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {kind_of(value)}"
 
 

@@ -15,6 +15,7 @@ from fastrealign.formats.arrow_schema import element_type, plain, stored, width
 from fastrealign.formats.base import BFLOAT16, Shard, ShardWriter
 from fastrealign.formats.choose_column import Fit, Wanted, with_alternatives
 from fastrealign.formats.table_copy import STEP_ROWS, Table, TableCopy
+from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.paths import AnyPath, Place
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ class TableShard(Shard):
     """
 
     table: ClassVar[type[Table]]
-    writes: ClassVar[type[TableWriter]]
 
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         super().__init__(path, name, column)
@@ -157,7 +157,7 @@ class TableShard(Shard):
             table.close()
 
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> TableWriter:
-        return self.writes(out_path, dtype, self, fsync)
+        return TableWriter(out_path, dtype, self, fsync)
 
     def _table(self) -> Table:
         """The file, open until `close`; one thread at a time."""
@@ -171,6 +171,7 @@ class TableWriter(ShardWriter):
 
     def __init__(self, path: Place, dtype: np.dtype, shard: TableShard, fsync: bool = True) -> None:
         no_bfloat16(path, dtype, shard.format)
+        self.container = AtomicFolder if shard.folder else AtomicFile
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._shard = shard
         try:

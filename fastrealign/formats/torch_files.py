@@ -236,7 +236,7 @@ def _fit(value: Any) -> Fit:
     return Fit.NO if value is None or isinstance(value, (bool, int, float)) else Fit.CODED
 
 
-def _holds(value: Any) -> str:
+def _holds(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"a {type(value).__name__}"

@@ -80,7 +80,7 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: object) -> None:
     level = _containers([value])
     for _ in range(_LEVELS):
         if not level:
@@ -89,7 +89,7 @@ def _check_depth(value: Any) -> None:
     raise _too_deep()
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
+def _containers(values: Iterable[object]) -> list[Any]:
     return [value for value in values if isinstance(value, (dict, list))]
 
 

@@ -21,12 +21,12 @@ def or_none(rule: Rule) -> Rule:
     return Rule(f"{rule.words} or null", lambda value: value is None or rule.holds(value))
 
 
-def one_of(*values: Any) -> Rule:
+def one_of(*values: object) -> Rule:
     return Rule(" or ".join(map(repr, values)), lambda value: value in values)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 NUMBER = Rule("a finite number", _is_number)
@@ -38,7 +38,7 @@ MAPPING = Rule("a record", lambda value: isinstance(value, dict))
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 
 
-def broken(record: Any, rules: dict[str, Rule]) -> str | None:
+def broken(record: object, rules: dict[str, Rule]) -> str | None:
     """Which value of a record breaks its rule, in words; None if none does."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__} where a record is expected"
@@ -50,7 +50,7 @@ def broken(record: Any, rules: dict[str, Rule]) -> str | None:
     return None
 
 
-def check(record: Any, rules: dict[str, Rule]) -> None:
+def check(record: object, rules: dict[str, Rule]) -> None:
     """ValueError that names the first value that breaks its rule."""
     found = broken(record, rules)
     if found is not None:

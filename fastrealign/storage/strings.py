@@ -53,7 +53,7 @@ def _value(scalar: pa.Scalar) -> Any:
         return error
 
 
-def id_text(value: Any) -> str:
+def id_text(value: object) -> str:
     """An id as text, for comparison: 7 equals "7", not "007". InputError for a fraction, a list, null."""
     try:
         value = as_text(value)

@@ -1,4 +1,4 @@
-"""parquet.py, tables.py and columns.py: the embedding column is read and replaced, everything else stays as it was."""
+"""parquet.py, tables.py, table_copy.py: the embedding column is read and replaced, everything else stays as it was."""
 
 from __future__ import annotations
 

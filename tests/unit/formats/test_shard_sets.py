@@ -1,4 +1,4 @@
-"""members.py: which files of a folder are shards of the set; source.py: folders in folders, patterns and ~."""
+"""shard_sets.py: which files of a folder are shards of the set; find_shards.py: folders in folders, patterns and ~."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch_files.py and torch_archive.py: what torch.save wrote is read by position; what is written torch.load loads."""
+"""torch_files.py, torch_archive.py: files of torch.save are read by position; torch.load loads the output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""retry.py: which failures pass, told from the errors that the libraries under fsspec really raise."""
+"""retry.py: which failures are transient, by the errors that the libraries under fsspec really raise."""
 
 from __future__ import annotations
 
