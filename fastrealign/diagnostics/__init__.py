@@ -5,13 +5,13 @@ that can be read again; they are normalised first. Everything is computed in flo
 
     rows            unit rows in blocks, samples, `Estimate`
     mean_gap        gap, phantom drift
-    spectrum        covariances and their eigenvalues
+    second_moments  covariances of rows and of pairs; spectrum: metrics of their eigenvalues
     frame           the fixed frame: biases and residuals in U and V, leakage, coupling
     gradients       gradients of a contrastive loss, in that frame
-    monitor         all of it every k steps while an encoder trains
+    monitor         all of it every k steps while an encoder trains; gap_record: one measurement, and the log
     topology        densities of angles, and how a map preserves them
     higher_moments  skewness and kurtosis along directions
-    neighbours      exact nearest neighbours: mixing, overlap
+    neighbours      mixing, overlap; search: exact nearest neighbours
 
 A metric over all rows is a number. One that samples rows takes `rows` and `seed` and returns an `Estimate` with its error.
 """
@@ -26,21 +26,21 @@ from fastrealign.diagnostics.frame import (
     leakage,
     principal_angles,
 )
+from fastrealign.diagnostics.gap_record import GapRecord, read_log
 from fastrealign.diagnostics.gradients import GradientReading, embedding_gradients, gradient_covariance, read_gradients
 from fastrealign.diagnostics.higher_moments import Shape, shape
 from fastrealign.diagnostics.mean_gap import Drift, gap, phantom_drift, predicted_drift
-from fastrealign.diagnostics.monitor import GapMonitor, GapRecord, read_log, trainer_callback
-from fastrealign.diagnostics.neighbours import Mixing, Nearest, mixing, nearest, overlap
+from fastrealign.diagnostics.monitor import GapMonitor, trainer_callback
+from fastrealign.diagnostics.neighbours import Mixing, mixing, overlap
 from fastrealign.diagnostics.rows import Estimate
+from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import (
     Condition,
-    Covariance,
     Overlap,
     PowerLaw,
     anisotropy,
     condition_number,
-    covariance,
-    difference_covariance,
     effective_dimension,
     effective_rank,
     power_law,

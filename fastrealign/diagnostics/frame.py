@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
-from fastrealign.diagnostics.spectrum import FLOOR, Covariance, above
+from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
 
 
 @dataclass(frozen=True, eq=False)

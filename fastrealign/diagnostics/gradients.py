@@ -18,7 +18,8 @@ from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import as_tensor
 from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
 from fastrealign.diagnostics.rows import RowsLike
-from fastrealign.diagnostics.spectrum import Covariance, spectral_correlation
+from fastrealign.diagnostics.second_moments import Covariance
+from fastrealign.diagnostics.spectrum import spectral_correlation
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import RowsLike, open_sides
-from fastrealign.diagnostics.spectrum import Covariance
+from fastrealign.diagnostics.second_moments import Covariance
 
 
 @computes

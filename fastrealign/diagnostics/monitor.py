@@ -1,11 +1,5 @@
 """Watch the modality gap while a contrastive encoder trains, in a fixed frame (arXiv 2602.07026, sections 3.1 to 3.3).
 
-    monitor = GapMonitor(lambda: (encode_texts(), encode_images()), loss=loss, batch=128, every=20, log="gap.jsonl")
-    monitor.step(0)
-    for step in range(1, steps + 1):
-        ...
-        monitor.step(step)
-
 `embed` returns held-out pairs as the model encodes them now, in evaluation mode; the monitor does not touch the model and
 leaves its mode and its gradients to `embed`. For the Trainer of transformers there is `trainer_callback`; in Lightning, a
 callback with `def on_train_batch_end(self, trainer, *_): monitor.step(trainer.global_step)`.
@@ -19,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,97 +22,20 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.frame import Coupling, Frame, coupling, decompose, fixed_frame, principal_angles
-from fastrealign.diagnostics.gradients import GradientReading, Loss, embedding_gradients, read_gradients
+from fastrealign.diagnostics.frame import Frame, coupling, decompose, fixed_frame, principal_angles
+from fastrealign.diagnostics.gap_record import GapRecord, parse_log
+from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.rows import RowsLike, count_rows, open_sides
-from fastrealign.diagnostics.spectrum import Condition, Covariance, condition_number, covariance, difference_covariance
+from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
+from fastrealign.diagnostics.spectrum import condition_number
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
-from fastrealign.storage.append_log import open_append_log, read_append_log
-from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
+from fastrealign.storage.append_log import open_append_log
+from fastrealign.storage.records import sealed
 
 if TYPE_CHECKING:
     import transformers
 else:
     transformers = Lazy("transformers", "revision", "trainer_callback")
-
-
-@dataclass(frozen=True)
-class GapRecord:
-    """The gap between held-out pairs at one step: D = e_image - e_text of unit rows, m = E[D], in a frame U, V.
-
-    Attributes
-    ----------
-    step, rows, rank : int
-        Optimizer steps done, pairs measured, dimension of U.
-    fixed : bool
-        Whether the frame is the fixed one; before that it is this step's own.
-    energy : float
-        Share of the trace of S_x + S_y, as they are now, that lies in U.
-    gap, beta, gamma : float
-        |m|, |P_U m|, |P_V m|.
-    beta_drift, gamma_drift : float or None
-        |P(m - m_0)| / |P m_0|, m_0 of the first record in the fixed frame; None before that.
-    beta_stability, gamma_stability : float or None
-        Cosine of P m with P m of the previous record, both in this record's frame; None for the first record.
-    residual_u, residual_v : float
-        Traces of S_U = Cov(P_U D) and S_V = Cov(P_V D).
-    kappa_u, kappa_v : Condition
-        Their effective condition numbers.
-    angle : float or None
-        Angle between gamma and the leading direction v1 of S_V, as lines: radians, 0 to pi/2; None without a gamma.
-    coupling : Coupling
-        L, of the residual in V on that in U.
-    sin_theta : float
-        Sine of the largest angle between U and U_t, the leading directions of S_x + S_y now, as many as U has.
-    rms_sin : float
-        Root mean square of the sines of all their principal angles, the part of evenly spread vectors of U_t that lies in V.
-        (The largest angle alone is a right angle as soon as one direction is exchanged.)
-    gradient : GradientReading or None
-        Gradients of the loss; None for a monitor without a loss.
-    mean : tuple of float
-        m; beta and gamma are its parts, `frame.split(mean)`.
-    """
-
-    step: int
-    rows: int
-    rank: int
-    fixed: bool
-    energy: float
-    gap: float
-    beta: float
-    gamma: float
-    beta_drift: float | None
-    gamma_drift: float | None
-    beta_stability: float | None
-    gamma_stability: float | None
-    residual_u: float
-    residual_v: float
-    kappa_u: Condition
-    kappa_v: Condition
-    angle: float | None
-    coupling: Coupling
-    sin_theta: float
-    rms_sin: float
-    gradient: GradientReading | None
-    mean: tuple[float, ...] = field(repr=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for json.dumps."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> GapRecord:
-        """The record that `to_json` described."""
-        return cls(
-            **{
-                **value,
-                "kappa_u": Condition(**value["kappa_u"]),
-                "kappa_v": Condition(**value["kappa_v"]),
-                "coupling": Coupling(**value["coupling"]),
-                "gradient": value["gradient"] and GradientReading(**value["gradient"]),
-                "mean": tuple(value["mean"]),
-            }
-        )
 
 
 class GapMonitor:
@@ -323,7 +240,7 @@ class GapMonitor:
 
     def _resume(self, log: Path) -> None:
         with closing(open_append_log(log, fsync=True)) as lines:
-            self.records, whole = _parse(lines.text(), log)
+            self.records, whole = parse_log(lines.text(), log)
             lines.cut(whole)
         fixed = next((record for record in self.records if record.fixed), None)
         if not self._handed_in and fixed is not None:
@@ -335,35 +252,6 @@ class GapMonitor:
                     f"{path}: a frame of {self.frame.rank} of {len(self.frame.basis)} directions, the records of {log} "
                     f"are in one of {fixed.rank} of {len(fixed.mean)}; choose another log"
                 )
-
-
-def read_log(path: str | Path) -> list[GapRecord]:
-    """The records of a monitor's log; a last line that a kill cut off is left out.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    list of GapRecord
-
-    Raises
-    ------
-    InputError
-        The file is not such a log, or a line of it is damaged.
-
-    Examples
-    --------
-    >>> import tempfile, numpy as np
-    >>> rows = np.random.default_rng(0).normal(size=(2, 10, 3))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     monitor = GapMonitor(lambda: tuple(rows), log=f"{folder}/gap.jsonl")
-    ...     record = monitor.step(0)
-    ...     read_log(f"{folder}/gap.jsonl") == [record]
-    True
-    """
-    return _parse(read_append_log(Path(path)), Path(path))[0]
 
 
 def trainer_callback(monitor: GapMonitor) -> transformers.TrainerCallback:
@@ -405,23 +293,6 @@ def _drift(now: np.ndarray, then: np.ndarray) -> float | None:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
     lengths = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / lengths) if lengths else None
-
-
-def _parse(text: bytes, path: Path) -> tuple[list[GapRecord], int]:
-    """(records, bytes of whole lines). A record replaces earlier ones of its own and later steps."""
-    records: list[GapRecord] = []
-    *lines, rest = text.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            record = GapRecord.from_json((unsealed if is_sealed(line) else record_of)(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise InputError(
-                f"{path}, line {number}: damaged, or no record of a gap monitor; remove the line or choose another log"
-            ) from None
-        records = [*(r for r in records if r.step < record.step), record]
-    if not records and rest and not rest.startswith(b'{"check":"'[: len(rest)]):
-        raise InputError(f"{path}: no log of a gap monitor; choose another log")
-    return records, len(text) - len(rest)
 
 
 def _frame_file(log: Path) -> Path:

@@ -15,7 +15,7 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import unit_blocks
-from fastrealign.diagnostics.spectrum import covariance
+from fastrealign.diagnostics.second_moments import covariance
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.statistics import (
     SideStatistics,

@@ -10,11 +10,12 @@ import pytest
 from fastrealign import diagnostics as D
 from fastrealign.core.errors import InputError
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics import neighbours
-from fastrealign.diagnostics.neighbours import Nearest, foreign_share, kept_share, nearest
+from fastrealign.diagnostics import search
+from fastrealign.diagnostics.neighbours import foreign_share, kept_share
+from fastrealign.diagnostics.search import Nearest, nearest
 
 
-@pytest.fixture(params=neighbours.ENGINES)
+@pytest.fixture(params=search.ENGINES)
 def engine(request):
     if request.param == "faiss":
         pytest.importorskip("faiss")
@@ -57,7 +58,7 @@ def test_of_a_tie_the_lower_number_is_nearer(engine):
 
 
 def test_they_are_those_of_brute_force(spherical, engine, monkeypatch):
-    monkeypatch.setattr(neighbours, "POOL_ROWS", 256)  # several blocks, the last one shorter
+    monkeypatch.setattr(search, "POOL_ROWS", 256)  # several blocks, the last one shorter
     pool = spherical(1500, 24, offset=0.5)
     own = np.arange(0, 1500, 7)
     expected = by_brute_force(pool[own], pool, 15, own)
@@ -84,7 +85,7 @@ def test_they_are_those_of_other_libraries(spherical):
 @pytest.mark.parametrize("spread", [1e-3, 1e-4, 1e-6])
 def test_rows_too_close_for_float32(rng, engine, spread, monkeypatch):
     """Cosines that differ by less than float32 can tell are put in order in float64; at 1e-6 they differ by a tie or two."""
-    monkeypatch.setattr(neighbours, "POOL_ROWS", 512)
+    monkeypatch.setattr(search, "POOL_ROWS", 512)
     rows = np.ones(8) + spread * rng.standard_normal((2000, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     own = np.arange(0, 2000, 50)
@@ -99,7 +100,7 @@ def test_rows_too_close_for_float32(rng, engine, spread, monkeypatch):
 
 def test_many_rows_of_each_kind(rng, engine, monkeypatch):
     """A hundred copies of each of 20 rows: neighbours are the copies with the lowest numbers, then the next kind's."""
-    monkeypatch.setattr(neighbours, "POOL_ROWS", 300)
+    monkeypatch.setattr(search, "POOL_ROWS", 300)
     kinds = rng.standard_normal((20, 6))
     rows = (kinds / np.linalg.norm(kinds, axis=1, keepdims=True))[rng.permutation(np.repeat(np.arange(20), 100))]
     own = np.arange(0, 2000, 13)
@@ -137,7 +138,7 @@ def test_a_faiss_that_cannot_be_imported(spherical, monkeypatch, tmp_path):
     (tmp_path / "faiss.py").write_text("raise AttributeError('built for another NumPy')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
-    monkeypatch.setattr(neighbours, "FEW", 0)
+    monkeypatch.setattr(search, "FEW", 0)
     x, y = spherical(50, 6), spherical(60, 6)
     assert D.mixing(x, y, k=5) == D.mixing(x, y, k=5, engine="numpy")
     with pytest.raises(InputError, match=r"engine='faiss': .*built for another NumPy.*pip install faiss-cpu"):
