@@ -27,7 +27,7 @@ def on_circle(*degrees):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def search(queries, pool, k, **options):
+def found_in(queries, pool, k, **options):
     return nearest(queries, open_rows(pool, "source"), k, **options)
 
 
@@ -44,17 +44,17 @@ def by_brute_force(queries, pool, k, own=None):
 
 def test_neighbours_set_by_hand(engine):
     pool = on_circle(0, 10, 25, 180, 100)
-    found = search(on_circle(8, 170), pool, 3, engine=engine)
+    found = found_in(on_circle(8, 170), pool, 3, engine=engine)
     assert found.numbers.tolist() == [[1, 0, 2], [3, 4, 2]]
     np.testing.assert_allclose(found.cosines[0], np.cos(np.radians([2, 8, 17])), atol=1e-12)
-    itself = search(pool, pool, 2, own=np.arange(5), engine=engine)
+    itself = found_in(pool, pool, 2, own=np.arange(5), engine=engine)
     assert itself.numbers.tolist() == [[1, 2], [0, 2], [1, 0], [4, 2], [2, 3]]
 
 
 def test_of_a_tie_the_lower_number_is_nearer(engine):
     pool = on_circle(20, 40, 0, 20, 20, 40)
-    assert search(on_circle(20), pool, 5, engine=engine).numbers.tolist() == [[0, 3, 4, 1, 2]]
-    assert search(pool[3:4], pool, 3, own=np.array([3]), engine=engine).numbers.tolist() == [[0, 4, 1]]
+    assert found_in(on_circle(20), pool, 5, engine=engine).numbers.tolist() == [[0, 3, 4, 1, 2]]
+    assert found_in(pool[3:4], pool, 3, own=np.array([3]), engine=engine).numbers.tolist() == [[0, 4, 1]]
 
 
 def test_they_are_those_of_brute_force(spherical, engine, monkeypatch):
@@ -63,23 +63,23 @@ def test_they_are_those_of_brute_force(spherical, engine, monkeypatch):
     own = np.arange(0, 1500, 7)
     expected = by_brute_force(pool[own], pool, 15, own)
     for rows in (pool, [pool[:100], pool[100:]]):
-        np.testing.assert_array_equal(search(pool[own], rows, 15, own=own, engine=engine).numbers, expected)
+        np.testing.assert_array_equal(found_in(pool[own], rows, 15, own=own, engine=engine).numbers, expected)
     queries = spherical(100, 24, offset=0.2)
-    found = search(queries, pool, 15, engine=engine)
+    found = found_in(queries, pool, 15, engine=engine)
     np.testing.assert_array_equal(found.numbers, by_brute_force(queries, pool, 15))
     np.testing.assert_allclose(found.cosines, np.take_along_axis(queries @ pool.T, found.numbers, 1), atol=1e-12)
 
 
 def test_they_are_those_of_other_libraries(spherical):
     pool, queries = spherical(800, 16), spherical(50, 16)
-    found = search(queries, pool, 10).numbers
+    found = found_in(queries, pool, 10).numbers
     sklearn = pytest.importorskip("sklearn.neighbors")
     model = sklearn.NearestNeighbors(n_neighbors=10, metric="cosine", algorithm="brute").fit(pool)
     np.testing.assert_array_equal(np.sort(found), np.sort(model.kneighbors(queries, return_distance=False)))
     faiss = pytest.importorskip("faiss")
     index = faiss.IndexFlatIP(16)
     index.add(pool.astype(np.float32))
-    np.testing.assert_array_equal(np.sort(found), np.sort(index.search(queries.astype(np.float32), 10)[1]))
+    np.testing.assert_array_equal(np.sort(found), np.sort(index.found_in(queries.astype(np.float32), 10)[1]))
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1e-4, 1e-6])
@@ -89,7 +89,7 @@ def test_rows_too_close_for_float32(rng, engine, spread, monkeypatch):
     rows = np.ones(8) + spread * rng.standard_normal((2000, 8))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     own = np.arange(0, 2000, 50)
-    found = search(rows[own], rows, 10, own=own, engine=engine)
+    found = found_in(rows[own], rows, 10, own=own, engine=engine)
     expected = by_brute_force(rows[own], rows, 10, own)
     if spread > 1e-5:
         np.testing.assert_array_equal(found.numbers, expected)
@@ -105,32 +105,32 @@ def test_many_rows_of_each_kind(rng, engine, monkeypatch):
     rows = (kinds / np.linalg.norm(kinds, axis=1, keepdims=True))[rng.permutation(np.repeat(np.arange(20), 100))]
     own = np.arange(0, 2000, 13)
     for k in (30, 99, 120):
-        found = search(rows[own], rows, k, own=own, engine=engine).numbers
+        found = found_in(rows[own], rows, k, own=own, engine=engine).numbers
         np.testing.assert_array_equal(found, by_brute_force(rows[own], rows, k, own))
 
 
 def test_identical_rows(engine):
     rows = np.ones((60, 4)) / 2
-    found = search(rows[[0, 30]], rows, 5, own=np.array([0, 30]), engine=engine)
+    found = found_in(rows[[0, 30]], rows, 5, own=np.array([0, 30]), engine=engine)
     assert found.numbers.tolist() == [[1, 2, 3, 4, 5], [0, 1, 2, 3, 4]]
 
 
 def test_all_there_are(engine):
     pool = on_circle(0, 90, 40)
-    assert search(on_circle(50), pool, 3, engine=engine).numbers.tolist() == [[2, 1, 0]]
-    assert search(pool[:1], pool, 2, own=np.array([0]), engine=engine).numbers.tolist() == [[2, 1]]
+    assert found_in(on_circle(50), pool, 3, engine=engine).numbers.tolist() == [[2, 1, 0]]
+    assert found_in(pool[:1], pool, 2, own=np.array([0]), engine=engine).numbers.tolist() == [[2, 1]]
 
 
 def test_what_nearest_refuses(monkeypatch):
     pool = on_circle(0, 1, 2, 3)
     for k, own in ((5, None), (0, None), (4, np.array([0]))):
         with pytest.raises(InputError, match=f"source: 4 rows, expected more for k={k} neighbours"):
-            search(pool[:1], pool, k, own=own)
+            found_in(pool[:1], pool, k, own=own)
     with pytest.raises(InputError, match="engine='annoy': expected one of faiss, numpy"):
-        search(pool, pool, 2, engine="annoy")
+        found_in(pool, pool, 2, engine="annoy")
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(InputError, match="pip install faiss-cpu"):
-        search(pool, pool, 2, engine="faiss")
+        found_in(pool, pool, 2, engine="faiss")
 
 
 def test_a_faiss_that_cannot_be_imported(spherical, monkeypatch, tmp_path):
