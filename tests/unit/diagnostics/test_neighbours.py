@@ -79,7 +79,7 @@ def test_they_are_those_of_other_libraries(spherical):
     faiss = pytest.importorskip("faiss")
     index = faiss.IndexFlatIP(16)
     index.add(pool.astype(np.float32))
-    np.testing.assert_array_equal(np.sort(found), np.sort(index.found_in(queries.astype(np.float32), 10)[1]))
+    np.testing.assert_array_equal(np.sort(found), np.sort(index.search(queries.astype(np.float32), 10)[1]))
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1e-4, 1e-6])
