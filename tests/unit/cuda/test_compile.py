@@ -145,7 +145,7 @@ def test_the_module_loads_without_a_driver():
     none, launch = (0, 0, 0, 0), (0, 0, 0, 0)
     with pytest.raises(ValueError, match="element type"):
         cuda.apply((64, 4, 2, 3, 12), (64, 0, 2, 3, 12), (0, 2), none, launch)
-    with pytest.raises(ValueError, match="whole elements"):
+    with pytest.raises(ValueError, match="aligned to their element size"):
         cuda.apply((65, 0, 2, 3, 12), (64, 0, 2, 3, 12), (0, 2), none, launch)
     with pytest.raises(ValueError, match="differ in shape"):
         cuda.apply((64, 0, 2, 3, 12), (64, 0, 2, 4, 16), (0, 2), none, launch)
