@@ -18,58 +18,26 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.lists import of_list
 from fastrealign.core.optional import Lazy
-from fastrealign.core.row_map import Counts
+from fastrealign.core.taken import Back, Taken, described, named, unmasked
 from fastrealign.core.tensors import is_tensor, plain
 from fastrealign.core.text import one_line
 
 if TYPE_CHECKING:
     import torch
-
-    Rows: TypeAlias = np.ndarray | torch.Tensor
 else:
     torch = Lazy("torch", "torch", "a tensor")
 
-# (the result, bool (n,) of the rows that are left in it or None for all) -> it as the kind that was given
-Back: TypeAlias = Callable[[Any, np.ndarray | None], Any]
-
 # DLDeviceType of dlpack.h: memory that the CPU can read, pinned or not.
 _IN_MEMORY = (1, 3)
-
-
-class Taken(NamedTuple):
-    """Rows as a NumPy array or a torch tensor.
-
-    Parameters
-    ----------
-    rows : array or tensor (n, d), or (d,) for one vector
-        The rows, without a copy where that is possible.
-    back : function, optional
-        Converts a result to the kind that was given; None where it is of that kind already.
-    nulls : bool array (n,), optional
-        The rows that were missing, and are NaN here; None where none was.
-    """
-
-    rows: Rows
-    back: Back | None = None
-    nulls: np.ndarray | None = None
-
-    def why(self, found: Counts) -> str:
-        """What is wrong with the first bad row, as the end of a sentence."""
-        return (
-            "is missing, or holds missing numbers"
-            if self.nulls is not None and self.nulls[found.first_bad]
-            else found.why
-        )
 
 
 def take(x: object, name: str = "embeddings") -> Taken:
@@ -137,20 +105,6 @@ def holds_rows(x: object) -> bool:
     return known or any(hasattr(x, protocol) for protocol in _PROTOCOLS) or _buffer(x)
 
 
-def unmasked(x: object, name: str) -> np.ndarray:
-    """x as a NumPy array. Raises InputError where it has a mask that masks something: no kernel looks at masks."""
-    array = np.asanyarray(x)
-    mask = getattr(array, "mask", None)
-    mask = getattr(x, "mask", None) if mask is None else mask
-    if mask is not None and not callable(mask) and np.shape(mask) in (array.shape, array.shape[:1]) and np.any(mask):
-        whole = isinstance(x, np.ma.MaskedArray) and x.ndim == 2
-        example = ", for example with x[~numpy.ma.getmaskarray(x).any(axis=1)]" if whole else ""
-        raise InputError(
-            f"{name}: {np.count_nonzero(mask)} numbers are masked, and a mask is not looked at; leave such rows out{example}"
-        )
-    return np.asarray(array)
-
-
 def as_rows_of(x: object, name: str) -> np.ndarray:
     """x as a NumPy array of any element type, copied from its device."""
     rows = take(x, name).rows
@@ -173,15 +127,9 @@ def _library(x: Any) -> str:
     return next((library for library in libraries if library in KINDS), libraries[0])
 
 
-def described(x: object) -> str:
-    """The type of x with its article: "a Series", "an Index"."""
-    name = type(x).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
 def _taken(x: Any, name: str) -> Taken | None:
     if isinstance(x, (list, tuple, np.ndarray)):
-        return of_list(x, name)
+        return of_list(x, name, take)
     if isinstance(x, Mapping):
         raise InputError(f"{name}: {described(x)} with {named(x)}; pass the one that holds the embeddings, x[...]")
     kind = KINDS.get(_library(x))
@@ -200,7 +148,7 @@ def _taken(x: Any, name: str) -> Taken | None:
             raise InputError(f"{name}: {described(x)} with a mask, which is not looked at; leave such rows out")
     if any(hasattr(x, protocol) for protocol in _PROTOCOLS) or _buffer(x):
         array = unmasked(x, name)
-        return of_list(array, name) if array.dtype == object and array.ndim == 1 else Taken(array)
+        return of_list(array, name, take) if array.dtype == object and array.ndim == 1 else Taken(array)
     return None
 
 
@@ -209,12 +157,6 @@ def _buffer(x: Any) -> bool:
         return memoryview(x).ndim > 0 and not isinstance(x, bytes)
     except TypeError:
         return False
-
-
-def named(names: Iterable[Any]) -> str:
-    """The first names of some, quoted and separated by commas."""
-    shown = [repr(name) for name in itertools.islice(names, 9)]
-    return ", ".join(shown[:8] + ["..."] * (len(shown) > 8)) or "nothing in it"
 
 
 def may_hold_rows(x: object) -> bool:
@@ -235,110 +177,6 @@ def _axes(x: Any) -> int:
     if hasattr(x, "ndim"):
         return int(x.ndim)
     return len(getattr(x, "shape", ())) or int(holds_rows(x) and hasattr(x, "__len__"))
-
-
-# --- rows one by one --------------------------------------------------------------------------------------------------
-
-
-def of_list(x: Any, name: str) -> Taken:
-    """A list, a tuple or an array of objects: of rows, or of the numbers of one."""
-    kind = next((k for k in (list, tuple) if isinstance(x, k)), None)
-    nulls = np.array([_missing(row) for row in x], dtype=bool)
-    held = [row for row, null in zip(x, nulls, strict=True) if not null]
-    if not held:
-        raise InputError(f"{name}: {described(x)} of {len(x)} rows, none of which is there")
-    if all(isinstance(number, (int, float, np.number)) for number in held):
-        # NumPy scalars keep their type; Python's numbers are float64
-        kinds = {type(number) for number in held}
-        row = np.array([np.nan if null else number for number, null in zip(x, nulls, strict=True)])
-        row = row if all(issubclass(k, np.number) for k in kinds) else row.astype(np.float64)
-        return Taken(row, None if kind is None else lambda result, left: kind(result.tolist()))
-    if any(isinstance(row, (str, bytes, Mapping)) for row in held):
-        odd = next(row for row in held if isinstance(row, (str, bytes, Mapping)))
-        raise InputError(f"{name}: {described(x)} that holds {described(odd)}, expected rows of numbers")
-    rows, back = _stacked(held, np.flatnonzero(~nulls), name)
-    if nulls.any():
-        rows = spread(rows, nulls)
-
-    missing = nulls if nulls.any() else None
-    return Taken(rows, (lambda r, left: kind(with_none(back(r), missing, left))) if kind else None, missing)
-
-
-def with_none(rows: Iterable[Any], nulls: np.ndarray | None, left: np.ndarray | None) -> list[Any]:
-    """The rows as a list, with None for those that were missing; `left` as for `Back`."""
-    if nulls is None:
-        return list(rows)
-    return [None if null else row for row, null in zip(rows, nulls if left is None else nulls[left], strict=True)]
-
-
-def _missing(row: Any) -> bool:
-    return row is None or (isinstance(row, float) and row != row) or type(row).__name__ == "NAType"
-
-
-def _stacked(held: list[Any], numbers: np.ndarray, name: str) -> tuple[Any, Callable[[Any], list[Any]]]:
-    """Rows of one width stacked to (n, d), and a function that makes a list of such rows from a result.
-
-    numbers: the index of each row, for messages.
-    """
-    if all(type(row) is list for row in held):
-        with suppress(ValueError, TypeError):  # the checks row by row below say which one is wrong
-            table = np.array(held)
-            if table.ndim == 2 and table.dtype.kind in "iuf":
-                return table if table.dtype.kind == "f" else table.astype(np.float64), lambda result: result.tolist()
-    taken = [_one(row, number, name) for row, number in zip(held, numbers, strict=True)]
-    widths = [len(one.rows) for one in taken]
-    other = next((i for i, width in enumerate(widths) if width != widths[0]), None)
-    if other is not None:
-        raise InputError(
-            f"{name}: row {numbers[other]} is {widths[other]} wide, row {numbers[0]} {widths[0]}; all must be of one width"
-        )
-    rows: list[Any] = [one.rows for one in taken]
-    if all(is_tensor(row) for row in rows):
-        kind = type(held[0])
-        stacked = torch.stack([row.detach().to(rows[0].device) for row in rows])
-        back = (lambda result: [row.as_subclass(kind) for row in result]) if _simple(kind) else list
-        return stacked, back
-    arrays = [row.cpu().float().numpy() if is_tensor(row) else row for row in rows]
-    first = taken[0].back
-    return np.stack(arrays), (lambda result: [first(row, None) for row in result]) if first else list
-
-
-def _simple(kind: Any) -> bool:
-    """Whether torch's operations on this tensor subclass return the subclass."""
-    return (
-        kind is not torch.nn.Parameter and kind.__torch_function__.__func__ is torch.Tensor.__torch_function__.__func__
-    )
-
-
-def _one(row: Any, number: int, name: str) -> Taken:
-    if type(row) is np.ndarray:
-        taken = Taken(row)
-    elif is_tensor(row):
-        if row.requires_grad:
-            raise InputError(f"{name}: row {number} requires a gradient, which is not recorded; pass its .detach()")
-        taken = Taken(plain(row, f"{name}: row {number}"))
-    else:
-        taken = take(row, f"{name}: row {number}")
-        if not is_tensor(taken.rows):
-            taken = Taken(unmasked(taken.rows, f"{name}: row {number}"), taken.back)
-    if taken.rows.ndim != 1:
-        raise InputError(
-            f"{name}: row {number} of a list has shape {tuple(taken.rows.shape)}, expected one dimension; pass one array of "
-            "all rows (numpy.concatenate, torch.cat)"
-        )
-    return taken
-
-
-def spread(rows: Any, nulls: np.ndarray) -> Any:
-    """The rows (n, d) at the places that are not null, and NaN at the others."""
-    if is_tensor(rows):
-        out = rows.new_full((len(nulls), rows.shape[1]), torch.nan)
-        out[torch.from_numpy(~nulls).to(rows.device)] = rows
-        return out
-    dtype = rows.dtype if rows.dtype.name in NAMES else np.float64
-    out = np.full((len(nulls), rows.shape[1]), np.nan, dtype)
-    out[~nulls] = rows
-    return out
 
 
 # --- DLPack -----------------------------------------------------------------------------------------------

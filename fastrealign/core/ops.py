@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fastrealign.core import device_ops
-    from fastrealign.core.arrays import Rows
+    from fastrealign.core.taken import Rows
 else:
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a tensor on a device")
 

@@ -15,10 +15,11 @@ import fastrealign._core as _core
 from fastrealign.core import arrays
 from fastrealign.core.dtypes import CODES, EXPECTED, as_dtype
 from fastrealign.core.errors import InputError
+from fastrealign.core.taken import unmasked
 from fastrealign.core.tensors import checked_output, is_tensor, on_device, view_of
 
 if TYPE_CHECKING:
-    from fastrealign.core.arrays import Rows
+    from fastrealign.core.taken import Rows
 
 
 def rows_anywhere(x: object, name: str = "embeddings") -> Rows:
@@ -69,7 +70,7 @@ def _rows(x: Rows, name: str, given: object) -> np.ndarray:
     if is_tensor(x):
         x = view_of(x, name)
     elif type(x) is not np.ndarray:
-        x = arrays.unmasked(x, name)
+        x = unmasked(x, name)
     if x.dtype not in CODES:
         x = x.astype(x.dtype.newbyteorder("=")) if x.dtype.newbyteorder("=") in CODES else x
     if x.dtype not in CODES:
@@ -102,7 +103,7 @@ def as_output(out: object) -> np.ndarray:
         return view_of(checked_output(out), "out")
     if not isinstance(out, np.ndarray):
         raise InputError(f"out is a {type(out).__name__}, expected a NumPy array or a torch tensor")
-    return out if type(out) is np.ndarray else arrays.unmasked(out, "out")
+    return out if type(out) is np.ndarray else unmasked(out, "out")
 
 
 def check_output(x: np.ndarray, out: np.ndarray) -> None:

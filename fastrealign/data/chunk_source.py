@@ -12,6 +12,7 @@ from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import callers_state
 from fastrealign.core.rows import rows_anywhere
+from fastrealign.core.taken import named
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.row_source import PIECE_BYTES, UNKNOWN, Piece, RowSource, in_memory, together
 
@@ -102,7 +103,7 @@ def _chunk(chunk: Any, name: str) -> Any:
         )
     key = next(iter(may_be or entries))
     raise InputError(
-        f"{name}: a {kind} with {arrays.named(entries)}, expected one array (rows, width); pass the one that is meant, for "
+        f"{name}: a {kind} with {named(entries)}, expected one array (rows, width); pass the one that is meant, for "
         f"example [batch[{key!r}] for batch in ...]"
     )
 

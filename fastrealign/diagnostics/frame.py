@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
+from fastrealign.core.taken import unmasked
 from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.core.arrays import unmasked
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
+from fastrealign.core.taken import unmasked
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import RowsLike, unit_blocks
 

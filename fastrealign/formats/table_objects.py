@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.core.arrays import KINDS, Taken, described, named, of_list, spread, take, unmasked, with_none
+from fastrealign.core.arrays import KINDS, take
 from fastrealign.core.errors import InputError
+from fastrealign.core.lists import of_list, spread, with_none
 from fastrealign.core.optional import Lazy
+from fastrealign.core.taken import Taken, described, named, unmasked
 from fastrealign.formats import arrow_columns, arrow_schema
 from fastrealign.formats.choose_column import Fit
 
@@ -58,7 +60,7 @@ def _of_pandas(x: Any, name: str) -> Taken | None:
             raise InputError(f"{name}: a Series of {x.dtype}, expected rows or numbers")
         row = x.to_numpy(kind if kind.kind == "f" or not x.hasnans else np.float64, na_value=np.nan)
         return Taken(row, lambda result, left: pandas.Series(result, x.index, **options))
-    taken = of_list(x.tolist(), name)
+    taken = of_list(x.tolist(), name, take)
     back = taken.back
     assert back is not None  # of a list
     return Taken(taken.rows, lambda r, left: pandas.Series(back(r, left), index(left), **options), taken.nulls)

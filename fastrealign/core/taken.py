@@ -1,0 +1,72 @@
+"""What every reader of rows returns, and what their messages have in common."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.row_map import Counts
+
+if TYPE_CHECKING:
+    import torch
+
+    Rows: TypeAlias = np.ndarray | torch.Tensor
+
+# (the result, bool (n,) of the rows that are left in it or None for all) -> it as the kind that was given
+Back: TypeAlias = Callable[[Any, np.ndarray | None], Any]
+
+
+class Taken(NamedTuple):
+    """Rows as a NumPy array or a torch tensor.
+
+    Parameters
+    ----------
+    rows : array or tensor (n, d), or (d,) for one vector
+        The rows, without a copy where that is possible.
+    back : function, optional
+        Converts a result to the kind that was given; None where it is of that kind already.
+    nulls : bool array (n,), optional
+        The rows that were missing, and are NaN here; None where none was.
+    """
+
+    rows: Rows
+    back: Back | None = None
+    nulls: np.ndarray | None = None
+
+    def why(self, found: Counts) -> str:
+        """What is wrong with the first bad row, as the end of a sentence."""
+        return (
+            "is missing, or holds missing numbers"
+            if self.nulls is not None and self.nulls[found.first_bad]
+            else found.why
+        )
+
+
+def unmasked(x: object, name: str) -> np.ndarray:
+    """x as a NumPy array. Raises InputError where it has a mask that masks something: no kernel looks at masks."""
+    array = np.asanyarray(x)
+    mask = getattr(array, "mask", None)
+    mask = getattr(x, "mask", None) if mask is None else mask
+    if mask is not None and not callable(mask) and np.shape(mask) in (array.shape, array.shape[:1]) and np.any(mask):
+        whole = isinstance(x, np.ma.MaskedArray) and x.ndim == 2
+        example = ", for example with x[~numpy.ma.getmaskarray(x).any(axis=1)]" if whole else ""
+        raise InputError(
+            f"{name}: {np.count_nonzero(mask)} numbers are masked, and a mask is not looked at; leave such rows out{example}"
+        )
+    return np.asarray(array)
+
+
+def described(x: object) -> str:
+    """The type of x with its article: "a Series", "an Index"."""
+    name = type(x).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def named(names: Iterable[Any]) -> str:
+    """The first names of some, quoted and separated by commas."""
+    shown = [repr(name) for name in itertools.islice(names, 9)]
+    return ", ".join(shown[:8] + ["..."] * (len(shown) > 8)) or "nothing in it"
