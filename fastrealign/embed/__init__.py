@@ -3,7 +3,7 @@
     inputs      the items of a folder or of files; pictures, captions: one kind of item each
     encoders    one tower, ready to run; openclip, hf: those of open_clip and transformers
     batches     items read and decoded ahead of the encoder
-    run         embed_files, the job; shards: the files it writes; summary: its result
+    run         embed_files; embed_job: what it does; shards: the files it writes; summary: its result
 
 Needs the extra `embed` (open_clip, transformers, torch, Pillow, pyarrow).
 """

@@ -59,9 +59,24 @@ class GapReport(Measured):
         return html_page(self)
 
     def save(self, path: str | Path, *, png: str | Path | None = None) -> list[Path]:
-        """Write the page, its figures as JSON beside it (same name, .json), and each drawing as a PNG into the folder `png`.
+        """Write the page, its figures as JSON beside it (same name, .json), and each drawing as a PNG.
 
-        Returns what was written. Raises InputError or FastRealignError, before anything is drawn, where it cannot be.
+        Parameters
+        ----------
+        path : str or Path
+            Of the page; ends in .html.
+        png : str or Path, optional
+            Folder for the PNGs; without it none are written.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+
+        Raises
+        ------
+        InputError, FastRealignError
+            A file cannot be written there, or matplotlib is missing; raised before anything is drawn.
         """
         path = Path(path)
         check_files(path, png)
