@@ -154,7 +154,7 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
         found = of_side(asked.side, candidates) or found
         rivals = [one for one in _rivals(candidates, found) if role_of(one.name) in (SIDE_ROLES[asked.side], None)]
     if not found:
-        held = f"; {_shown(rivals[0])} is not taken" if rivals else ""
+        held = f"; {_shown(rivals[0])} is not accepted" if rivals else ""
         raise Unclear(
             f"{path}: has no {kind} of embeddings ({', '.join(USUAL_NAMES)} or {wanted}); "
             f"its {kind}s are {listed(names) or 'none'}{held}"
@@ -166,9 +166,8 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
         )
     if rivals:
         raise Unclear(
-            f"{path}: which {kind} holds the embeddings? {_shown(rivals[0])} may be them and is not taken, "
-            f"{_shown(found[0])} is; pass {_passed(asked, found[0].name)} if that is the one, or save "
-            f"{rivals[0].name!r} as {wanted}"
+            f"{path}: which {kind} holds the embeddings? {_shown(rivals[0])} may, but is not accepted; {_shown(found[0])} is "
+            f"accepted: pass {_passed(asked, found[0].name)} to take it, or save {rivals[0].name!r} as {wanted}"
         )
     return found[0].name
 

@@ -165,7 +165,7 @@ class FaissShard(MatrixShard):
             raise InputError(f"{self.path}: is not a FAISS index: it begins with {text[:4]!r}")
         if code not in (*_FLAT, *_ENDS_FLAT, _LISTS) and (inside or code not in _ID_MAPS):
             raise InputError(
-                f"{self.path}: is an {_NAMES.get(code, f'index of type {code}')}, which does not hold the rows as they were; "
+                f"{self.path}: is an {_NAMES.get(code, f'index of type {code}')}, which does not store the original rows; "
                 "give the embeddings that it was made from"
             )
         if len(text) < _INDEX.size:

@@ -97,7 +97,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 def _folder(folder: Place, side: str) -> list[Place]:
-    """The shards of the set that lies in a folder."""
+    """The shards of the set in a folder."""
     wanted = folder / SIDE_FOLDERS[side]
     entries, folders = _entries(folder)
     for name in _VERSIONED:
@@ -190,7 +190,7 @@ def _check_there(path: Path) -> None:
 
 
 def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
-    """What lies in a folder, and which of it are folders."""
+    """The entries of a folder, and those of them that are folders."""
     found: dict[Place, bool] = {}
     if isinstance(folder, Path):
         with reading(folder):
@@ -246,7 +246,9 @@ def common_folder(files: list[Place]) -> Place:
         return Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
     schemes = {url.scheme for url in urls}
     if len(schemes) > 1 or len(urls) < len(files):
-        raise InputError(f"{urls[0]}: lies in another place than others of the list; name files of one place at a time")
+        raise InputError(
+            f"{urls[0]}: is on another server or disk than others of the list; name files of one at a time"
+        )
     parents = [str(url.parent).partition("://")[2].split("/") for url in urls]
     same = takewhile(lambda parts: len(set(parts)) == 1, zip(*parents, strict=False))
     return place(f"{urls[0].scheme}://{'/'.join(parts[0] for parts in same)}")

@@ -223,13 +223,13 @@ class Manifest:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
-                f"{path}: is damaged, or not a manifest that fastrealign wrote ({one_line(error)}); nothing there is touched: "
-                "make it again in another output folder"
+                f"{path}: is damaged, or not a manifest that fastrealign wrote ({one_line(error)}); nothing is changed "
+                "there: write to another output folder"
             ) from None
 
 
 def encoder_of(shards: list[str]) -> str | None:
-    """The name of the encoder that made the embeddings at these paths, where a run of `embed` that lies there wrote them."""
+    """The name of the encoder of the embeddings at these paths, if a run of `embed` wrote them and its manifest is there."""
     folders = {folder_of(path) for path in shards}
     path = place(folders.pop()) / MANIFEST if len(folders) == 1 else None
     if not isinstance(path, Path) or not path.is_file():
@@ -242,7 +242,7 @@ def encoder_of(shards: list[str]) -> str | None:
 
 
 def _within(name: object) -> bool:
-    """Whether it is the name of a file within a folder: what a run replaces lies within its output."""
+    """Whether it is the name of a file within a folder: a run replaces nothing outside of its output."""
     return isinstance(name, str) and name != "" and not os.path.isabs(name) and ".." not in Path(name).parts
 
 

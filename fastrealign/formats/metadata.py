@@ -205,8 +205,8 @@ class _Beside:
         numbers = " and ".join(str(Name.of(place(shard.path).stem).numbers[one]) for one in at)
         example = next(iter(self.there))
         raise InputError(
-            f"{shard.path}: which of the numbers {numbers} of its name is that of its metadata, such as {example}, is "
-            f"open; name the metadata after the shards from the first digits on: {metadata_name(place(shard.path).stem)}"
+            f"{shard.path}: its name has the numbers {numbers}, and which one its metadata (such as {example}) has is "
+            f"not clear; name the metadata after the shards from the first digits on: {metadata_name(place(shard.path).stem)}"
         )
 
     def _only(self, shard: Shard, paths: list[Place] | None) -> Place | None:
@@ -236,10 +236,10 @@ def _warn_without(shards: list[Shard], others: int, beside: _Beside) -> None:
     if not shards or not (others or lies):
         return
     which = shards[0].path if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1:,} more"
-    seen = f"the {others:,} other shards of the folder have some" if others else f"{lies[0]} lies beside"
+    seen = f"the {others:,} other shards of the folder have some" if others else f"{lies[0]} is beside it"
     wanted = metadata_name(place(shards[0].path).stem)
     warn(
-        f"{which}: found no metadata, though {seen}; no ids and captions come along"
+        f"{which}: found no metadata, though {seen}; ids and captions are not copied"
         + (f"; expected {wanted}" if wanted else "; give shard and metadata the same number"),
         UserWarning,
     )
@@ -260,7 +260,7 @@ def _note_tables_beside(shards: list[Shard], beside: _Beside) -> None:
             more = f" and {len(tables) - 1:,} more like it" if len(tables) > 1 else ""
             note = (
                 f"{name}{more} beside the source: not read; named {place(shard.path).name}{_OF_ONE}, its ids and captions "
-                "come along"
+                "are copied"
             )
             shard.note = note if shard.note is None else f"{shard.note}; {note}"
 

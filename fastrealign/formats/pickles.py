@@ -139,8 +139,8 @@ class PickleShard(Shard):
         items = load(self.path)
         if not isinstance(items, list):
             raise InputError(
-                f"{self.path}: holds a {kind_of(items)}, expected a list of items; of some other pickles "
-                "`fastrealign convert` makes a format that is read here"
+                f"{self.path}: holds a {kind_of(items)}, expected a list of items; "
+                "`fastrealign convert` reads some other layouts"
             )
         return items
 

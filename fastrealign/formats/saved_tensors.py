@@ -147,10 +147,10 @@ def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[s
 
 
 def _damaged(path: AnyPath, kind: str, how: str) -> InputError:
-    return InputError(f"{path}: a damaged {kind}: {how}; copy it again or make it again")
+    return InputError(f"{path}: a damaged {kind}: {how}; copy or make it again")
 
 
 def _local(path: AnyPath) -> AbstractContextManager[Path]:
-    """The file itself, or a copy of what lies at a URL."""
+    """The file itself, or a local copy of a URL."""
     at = place(path)
     return nullcontext(at) if isinstance(at, Path) else local_copy(str(at))

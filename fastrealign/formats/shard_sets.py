@@ -110,7 +110,7 @@ def warn_of_outsiders(shards: Sequence[Shard]) -> None:
             names = ", ".join(path.name for path in others[:_LISTED])
             more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
             warn(
-                f"{folder_of(str(others[0]))}: {names}{more}: read as of one set with the {len(most)} that are named like "
+                f"{folder_of(str(others[0]))}: {names}{more}: read as part of one set with the {len(most)} named like "
                 f"{most[0].name}; if that is not meant, {_instead(others[0], most, list(by_path))}",
                 UserWarning,
             )

@@ -41,9 +41,9 @@ class Facts:
         return self.size == other.size and (self.tag == other.tag or not comparable)
 
     def file_size(self, url: str) -> int:
-        """The size; InputError for a folder, or where the server does not tell it."""
+        """The size; InputError for a folder, or where the server does not report it."""
         if self.kind == "directory":
             raise InputError(f"{url}: is a folder, expected a file")
         if self.size is None:
-            raise InputError(f"{url}: the server does not tell the size of the file; download it first")
+            raise InputError(f"{url}: the server does not report the size of the file; download it first")
         return self.size

@@ -1,4 +1,4 @@
-"""JSON from a disk, whatever lies there: a value or a ValueError. And JSON that carries its own checksum."""
+"""JSON from a disk, damaged or not: a value or a ValueError. And JSON that carries its own checksum."""
 
 from __future__ import annotations
 

@@ -171,11 +171,11 @@ def test_what_is_not_there_or_does_not_fit(served, refused, tmp_path):
     refused(lambda: names_at(f"{url}/text_emb/*.pkl"), "the pattern matches no shard")
     refused(lambda: names_at([f"{url}/text_emb", f"{url}/text_emb/text_emb_0.npy"]), "is named twice")
     np.save(tmp_path / "a.npy", np.eye(4))
-    refused(lambda: names_at([f"{url}/text_emb", str(tmp_path / "a.npy")]), "lies in another place")
+    refused(lambda: names_at([f"{url}/text_emb", str(tmp_path / "a.npy")]), "is on another server or disk")
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/elsewhere/a.npy", npy(np.eye(4)))
     if not url.startswith("memory"):
-        refused(lambda: names_at([f"{url}/text_emb", "memory://elsewhere/a.npy"]), "lies in another place")
+        refused(lambda: names_at([f"{url}/text_emb", "memory://elsewhere/a.npy"]), "is on another server or disk")
 
 
 def test_a_signed_url_names_its_file(server):

@@ -140,7 +140,7 @@ def test_all_rows_of_others_in_one_file_by_its_rows(tmp_path, rng, rejected):
     assert "texts.npy: has the rows of 4 others" in message
     assert len(quietly(pattern_in(message)[0])) == 4
     np.save(tmp_path / "x" / "texts.npy", np.concatenate(parts)[::-1])  # as many rows, but others
-    with pytest.warns(UserWarning, match=r"texts.npy: read as of one set with the 4"):
+    with pytest.warns(UserWarning, match=r"texts.npy: read as part of one set with the 4"):
         assert len(names(tmp_path / "x")) == 5
 
 
@@ -152,7 +152,7 @@ def test_a_file_that_is_named_unlike_the_others(tmp_path, rng, odd):
     with pytest.warns(UserWarning) as said:
         assert len(names(tmp_path)) == 6
     (message,) = {str(one.message) for one in said}
-    assert f"{odd}.npy: read as of one set with the 5" in message
+    assert f"{odd}.npy: read as part of one set with the 5" in message
     assert quietly(pattern_in(message)[0]) == [f"text_emb_{i}.npy" for i in range(5)]
 
 
