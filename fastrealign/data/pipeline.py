@@ -107,37 +107,48 @@ class Pass:
         needed = max(self.workers.piece_bytes, self.source.d * 8, self.source.scratch_bytes)
 
         # Not Thread.join: interrupted while it waits, it may take the thread for ended (seen on Python 3.11).
-        ended = threading.Event()
+        ended, idle, working = threading.Event(), threading.Event(), set[int]()
+        idle.set()
+        gate = threading.Lock()  # a thread begins before the pass is abandoned, or does nothing
 
         def work_off(thread: int) -> None:
             try:
+                with gate:
+                    if self._abandoned.is_set():
+                        return
+                    working.add(thread)
+                    idle.clear()
                 place = self.workers.place(thread)
                 self._in_turn(supply, make_work(place), done, inner, place.memory(needed))
             except BaseException as error:
                 self._fail(error)
             finally:
-                with self._lock:
+                with gate:
+                    working.discard(thread)
+                    if not working:
+                        idle.set()
                     crew.pop()
                     if not crew:
                         ended.set()
 
-        # This thread only waits: an interrupt (Ctrl-C) arrives here and never in the middle of a piece.
-        for i in tuple(crew):
-            threading.Thread(target=work_off, args=(i,), name=f"fastrealign-{i}", daemon=True).start()
+        # This thread only starts the others and waits: an interrupt (Ctrl-C) arrives here and never in the middle of a piece.
         try:
             try:
+                for i in tuple(crew):
+                    threading.Thread(target=work_off, args=(i,), name=f"fastrealign-{i}", daemon=True).start()
                 ended.wait()
             except Terminated:
                 if self._finish_shards:
                     supply.begin_no_shard()
-                    ended.wait()
+                    idle.wait()
                 raise
         except BaseException:
             # Let each thread finish what it has in hand, so that nothing is written after clean-up.
-            self._abandon()
-            while not ended.is_set():
+            with gate:
+                self._abandon()
+            while not idle.is_set():
                 with suppress(KeyboardInterrupt):
-                    ended.wait()
+                    idle.wait()
             raise
 
     def _in_turn(

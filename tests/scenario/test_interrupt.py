@@ -138,24 +138,32 @@ def test_stopped_while_it_takes_the_output_it_leaves_nothing(tmp_path, case, mon
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def reactions(monkeypatch):
+    """Released each time the main thread has reacted to a signal: stopped the supply of shards, or the pass."""
+    reactions = threading.Semaphore(0)
+
+    def noted(call):
+        def noted(*args):
+            call(*args)
+            reactions.release()
+
+        return noted
+
+    for holder, name in ((pipeline._Supply, "begin_no_shard"), (pipeline.Pass, "_abandon")):
+        monkeypatch.setattr(holder, name, noted(getattr(holder, name)))
+    return reactions
+
+
 class Signals(Progress):
     """Sends this process signals while a phase is under way: one each time so many more rows are done.
 
-    The thread that works waits after each one until the main thread has reacted: stopped the supply of shards, or the pass.
+    The thread that works waits after each one until the main thread has reacted.
     """
 
-    def __init__(self, phase, numbers, every, patch):
+    def __init__(self, phase, numbers, every, reactions):
         self.wanted, self.numbers, self.every, self.phase = phase, list(numbers), every, ""
-        self.reactions = threading.Semaphore(0)
-        for holder, name in ((pipeline._Supply, "begin_no_shard"), (pipeline.Pass, "_abandon")):
-            patch.setattr(holder, name, self.noted(getattr(holder, name)))
-
-    def noted(self, call):
-        def noted(*args):
-            call(*args)
-            self.reactions.release()
-
-        return noted
+        self.reactions = reactions
 
     def start(self, phase, rows, nbytes):
         self.phase, self.rows = phase, 0
@@ -169,14 +177,14 @@ class Signals(Progress):
 
 
 @pytest.fixture
-def signalled(tmp_path, monkeypatch, capsys):
+def signalled(tmp_path, monkeypatch, capsys, reactions):
     """Runs `align` and sends it signals; returns the folders, the exit code and stderr."""
 
     def signalled(phase, numbers):
         text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
         image = corpus.npy_folder(tmp_path / "image", [corpus.rows(40_000, 2, dim=128)])
         monkeypatch.setattr(
-            "fastrealign.cli.arguments.progress_of", lambda args: Signals(phase, numbers, 5000, monkeypatch)
+            "fastrealign.cli.arguments.progress_of", lambda args: Signals(phase, numbers, 5000, reactions)
         )
         out = tmp_path / "out"
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -217,3 +225,29 @@ def test_stopped_while_fitting_it_leaves_nothing(signalled, phase, number):
     _, _, out, code, said = signalled(phase, [number])
     assert (code, said.splitlines()[-1]) == (128 + number, "fastrealign: interrupted; nothing was written")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("error", "complete"), [(pipeline.Terminated, 1), (KeyboardInterrupt, 0)])
+def test_stopped_while_it_starts_threads(tmp_path, monkeypatch, reactions, error, complete):
+    """The signal that arrives while the second thread is being started, when the first one works already."""
+    text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])
+    alignment = fr.fit(text, corpus.rows(500, 2, dim=128))
+    start, began = threading.Thread.start, threading.Event()
+
+    class Began(Progress):
+        def advance(self, rows, nbytes):
+            if not began.is_set():
+                began.set()
+                assert reactions.acquire(timeout=600)
+
+    def stopped(self):
+        start(self)
+        if self.name == "fastrealign-0":
+            assert began.wait(600)
+            raise error
+
+    monkeypatch.setattr(threading.Thread, "start", stopped)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        fr.apply_files(alignment, text, out, threads=2, progress=Began())
+    assert len(list(out.glob("part_*"))) == complete and temporaries(out) == []
