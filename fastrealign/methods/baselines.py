@@ -25,16 +25,12 @@ import numpy as np
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.chunk_source import ChunkSource
-from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
-from fastrealign.data.pair import open_both
-from fastrealign.data.process_group import ranks_of
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import chunks
-from fastrealign.methods.baseline_fits import fit_opened
-from fastrealign.methods.fitting import fit
+from fastrealign.methods.fitting import fit_specs
 from fastrealign.methods.method import Method
-from fastrealign.methods.options import METHODS, check_method, check_ranks
+from fastrealign.methods.options import METHODS, FitOptions, check_method
 
 __all__ = ["METHODS", "Mapped", "fit_baseline"]
 
@@ -98,23 +94,9 @@ def fit_baseline(
         For another name or option, for a group with bca, and as `fastrealign.fit` does.
     """
     name = check_method(name)
-    if name in ("realign", "realign-exact"):
-        return fit(
-            source,
-            target,
-            centroid="exact" if name == "realign-exact" else "paper",
-            bad_rows=bad_rows,
-            threads=threads,
-            devices=devices,
-            max_memory=max_memory,
-            progress=progress,
-            column=column,
-            target_column=target_column,
-            group=group,
-            **options,
-        )
+    read = ReadOptions(column, target_column, bad_rows)
     passes = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
-    ranks = ranks_of(group)
-    check_ranks(name, ranks)
-    rows, there = (shared(side, ranks) for side in open_both(source, target, column, target_column))
-    return fit_opened(name, rows, there, passes, **options)
+    if not name.startswith("realign"):
+        return fit_specs(source, target, FitOptions(name, more=options), read, passes, group)
+    encoders = options.pop("encoder_source", None), options.pop("encoder_target", None)
+    return fit_specs(source, target, FitOptions(name, **options), read, passes, group, encoders)

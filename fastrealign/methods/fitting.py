@@ -105,19 +105,34 @@ def fit(
     (3, 8)
     """
     wanted = FitOptions(method, centroid, one_pass, tol, confidence, seed)
+    read = ReadOptions(column, target_column, bad_rows)
     options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
     if wanted.method != "realign" and (encoder_source or encoder_target):
         raise InputError(f"{wanted.method} keeps no names of encoders; leave out encoder_source and encoder_target")
+    return fit_specs(source, target, wanted, read, options, group, (encoder_source, encoder_target))
+
+
+def fit_specs(
+    source: Any,
+    target: Any,
+    wanted: FitOptions,
+    read: ReadOptions,
+    options: PassOptions,
+    group: Any = None,
+    encoders: tuple[str | None, str | None] = (None, None),
+) -> Method:
+    """`fit` with its options as values."""
     ranks = ranks_of(group)
     check_ranks(wanted.method, ranks)
-    rows, there = open_both(source, target, column, target_column)
-    if tol is not None and ranks.size > 1 and not (isinstance(rows, FileSource) and isinstance(there, FileSource)):
+    rows, there = open_both(source, target, read.column, read.target_column)
+    files = isinstance(rows, FileSource) and isinstance(there, FileSource)
+    if wanted.tol is not None and ranks.size > 1 and not files:
         raise InputError(
             "tol with a group: every rank reads the same sample, so both sides must be files that all of them see"
         )
-    encoders = encoder_source or rows.encoder, encoder_target or there.encoder
+    encoders = encoders[0] or rows.encoder, encoders[1] or there.encoder
     columns = rows.column, there.column
-    if tol is None:
+    if wanted.tol is None:
         rows, there = shared(rows, ranks), shared(there, ranks)
     fitted = fit_rows(rows, there, wanted, options)
     if not isinstance(fitted, Alignment):

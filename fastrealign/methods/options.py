@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastrealign.core.errors import InputError
@@ -42,6 +43,7 @@ class FitOptions:
     )
     confidence: float = option(0.95, "probability with which a bound from a sample holds")
     seed: int = option(0, "seed of the sample, and of the noise of c3")
+    more: Mapping[str, Any] = field(default_factory=dict)  # what else a method other than ReAlign takes
 
     def __post_init__(self) -> None:
         method = check_method(self.method)
@@ -62,9 +64,9 @@ class FitOptions:
             check_sampling(self.confidence, self.seed)
 
     @property
-    def own(self) -> dict[str, int]:
+    def own(self) -> dict[str, Any]:
         """Those that are options of a method other than ReAlign."""
-        return {"seed": self.seed} if self.method == "c3" else {}
+        return {**({"seed": self.seed} if self.method == "c3" else {}), **self.more}
 
     def to_json(self) -> dict[str, Any]:
         """Those that decide the result, as a job specification records them."""
