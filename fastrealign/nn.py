@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
+from fastrealign.core.exact_module import ExactModule
 from fastrealign.core.row_map import RowMap
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
@@ -19,95 +19,8 @@ from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.methods.statistics import SMALLEST_TRACE
 
-# What buffers are cast to for mixed precision.
-_NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 
-
-class _Fitted(torch.nn.Module):
-    """State that is float64 buffers alone, whatever `.half()`, `.to(dtype)` or FSDP's buffer_dtype ask for.
-
-    FSDP replaces buffers by narrower copies, in place and at a time of its own, and later casts these back. So `_exact` keeps
-    the memory that each had, by name: (the buffer, a tensor on its memory).
-    """
-
-    dim: int
-    _exact: dict[str, tuple[torch.Tensor, torch.Tensor]]
-
-    def _keep(self) -> None:
-        """What the buffers hold now is exact."""
-        floats = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
-        self._exact = {name: (buffer, buffer.detach()) for name, buffer in floats.items()}
-
-    def _restore(self, *names: str) -> None:
-        """Where a buffer, one of these or any, was replaced in place by a rounded copy, it gets its digits back."""
-        for name in names or self._exact:
-            buffer, exact = self._exact.get(name, (None, None))
-            # Of a subclass, such as the fake tensors of torch.export, the memory is not ours to compare.
-            if buffer is None or exact is None or self._buffers[name] is not buffer or type(buffer) is not torch.Tensor:
-                continue
-            if buffer.data_ptr() == exact.data_ptr():
-                continue
-            here = exact.to(buffer.device)
-            casts = (here.to(dtype).to(buffer.dtype) for dtype in (buffer.dtype, *_NARROWER))
-            if any(torch.equal(cast.nan_to_num(), buffer.nan_to_num()) for cast in casts):
-                buffer.data = here
-            self._exact[name] = buffer, buffer.detach()
-
-    def _value(self, name: str) -> torch.Tensor | None:
-        """A buffer in float64."""
-        if not torch.compiler.is_compiling():
-            self._restore(name)
-            return self._buffers[name]
-        buffer = self._buffers[name]
-        return buffer if buffer is None or buffer.dtype == torch.float64 else self._exact[name][1]
-
-    def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        """x as rows (n, dim); InputError for another width, and for forward-mode differentiation, which operators drop."""
-        if x.layout != torch.strided:
-            raise InputError(f"a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
-        width = x.shape[-1] if x.ndim else 0
-        if width != self.dim:
-            raise InputError(f"rows are {width} wide, {self._name()} was fitted on {self.dim}")
-        if not torch.compiler.is_compiling() and torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
-            raise InputError(
-                f"{self._name()} has no forward-mode derivative; take torch.autograd.grad, or x without tangent"
-            )
-        return x.reshape(-1, self.dim)
-
-    def _name(self) -> str:
-        return "the alignment"
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> _Fitted:
-        """Moves between devices, never to another element type: float16 would cost the map its digits."""
-        self._restore()
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, kept in before.items():
-            moved = self._buffers[name]
-            if kept is not None and moved.dtype != kept.dtype:
-                self._buffers[name] = kept.to(moved.device)
-        self._keep()
-        return self
-
-    def _save_to_state_dict(self, *args: Any) -> None:
-        self._restore()
-        super()._save_to_state_dict(*args)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._restore()
-        super()._load_from_state_dict(*args)
-        self._keep()
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._restore()
-        return {name: value for name, value in vars(self).items() if name != "_exact"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._keep()
-
-
-class ReAlign(_Fitted):
+class ReAlign(ExactModule):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
 
     Its state is buffers alone: nothing is trained, DDP and FSDP leave it as it is, and `state_dict` holds all of it. Gradients
@@ -255,7 +168,7 @@ class ReAlign(_Fitted):
         return f"dim={self.dim}, s={self.map[0].item():.4g}"
 
 
-class Steps(_Fitted):
+class Steps(ExactModule):
     """A Baseline in the last dimension: (..., dim) in, (..., dim) out, in the same element type, on the rows' device.
 
     As for ReAlign: nothing is trained, gradients flow to the rows, the buffers stay float64, rows without a direction pass
