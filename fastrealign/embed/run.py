@@ -67,7 +67,7 @@ def embed_files(
     resume, overwrite, fsync : bool
         As for `align`.
     progress : Progress
-        Is told how far the work is.
+        Receives the progress of the work.
 
     Returns
     -------

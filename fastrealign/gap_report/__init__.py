@@ -1,4 +1,4 @@
-"""One page about a modality gap: what it is made of, and what each method does to it.
+"""A report on a modality gap: its components, and the effect of each method, as text, JSON and one HTML page.
 
 sides     the rows: both sides opened, and what is drawn from them
 measure   which figures are taken, from the diagnostics and the compared methods; refits: on samples, on other domains
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastrealign.gap_report.result import GapReport
 
 METHODS = ("none", "c3", "bca", "realign")
-# At most so many rows of each side are measured.
+# Rows of each side that are measured, at most.
 ROWS = 100_000
 
 
@@ -63,7 +63,7 @@ def report(
     column, target_column : str, optional
         The column of each side that holds the embeddings, where it is not clear; for pairs and domains, too.
     progress : Progress
-        Is told how far the work is.
+        Receives the progress of the work.
 
     Returns
     -------

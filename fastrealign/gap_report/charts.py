@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Inches of 72 px: as wide as a phone's screen less its margins, so that text there keeps its size.
 WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
-# Letters of a name that have room beside the figure of the domains, and those of all names under it together.
+# Letters that fit beside the figure of the domains, and under it, of all names together.
 BESIDE, UNDER = 16, 40
 # A gap below LEAST is not drawn as a full bar, nor at the top of an axis; the table of domains is faintest at FAINTEST.
 LEAST, FAINTEST = 1e-3, 1e-5
@@ -190,7 +190,7 @@ def sizes(report: Measured) -> Drawing:
     axes.axhline(report.gap_before, color=METHOD["none"], ls=DASHES["none"], lw=1.2, label="gap before")
     axes.set_xlabel("rows of each side that it was fitted on")
     axes.set_ylabel("gap left on all rows (0 to 2)")
-    axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # where all gaps are of rounding alone, they lie low
+    axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # gaps that are rounding alone stay at the bottom
     _logarithmic(axes)
     axes.legend(loc="lower left")
     number_of = (
@@ -289,7 +289,7 @@ def _rows(report: Measured) -> str:
 
 
 def _short(name: str, most: int) -> str:
-    """A name in about so many letters, and never fewer than 5: of a longer one both ends, as names often share one."""
+    """A name in at most about `most` letters, and at least 5: both ends of a longer one, as names often share one."""
     name, half = " ".join(name.split()), max(most // 2, 2)
     short = name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
     return short.replace("$", r"\$")  # between two of them matplotlib reads mathematics

@@ -11,7 +11,17 @@ from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, Powe
 
 @dataclass(frozen=True)
 class Side:
-    """name as it was given; `rows` looked at, of all those `of` it; the `column` (key, tensor) of files that name one."""
+    """One side of a gap.
+
+    Attributes
+    ----------
+    name : str
+        As the user named it.
+    rows, of : int
+        Rows measured, and all rows of the side.
+    column : str or None
+        Column, key or tensor that holds the embeddings, of files that have one.
+    """
 
     name: str
     rows: int
@@ -21,10 +31,18 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues float64 (d,), descending, of the covariance of unit rows; rank below d: fewer directions than columns.
+    """Spectrum of the covariance of unit rows.
 
-    power           None where fewer than two eigenvalues have a spread
-    effective_rank  1 to d
+    Attributes
+    ----------
+    eigenvalues : ndarray
+        float64 (d,), descending.
+    rank : int
+        Eigenvalues above the floor; below d, the rows span fewer directions than columns.
+    power : PowerLaw or None
+        None where fewer than two eigenvalues have a spread.
+    effective_rank : float
+        1 to d.
     """
 
     eigenvalues: np.ndarray
@@ -35,8 +53,16 @@ class Spectrum:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What the differences of pairs are made of: `parts` in U and V, of the pairs drawn; A_r and d_eff/d of the residual, None
-    without a spread. distance: the mean squared one, `parts.total`, with its error.
+    """The differences of pairs.
+
+    Attributes
+    ----------
+    parts : Decomposition
+        Bias and residual in U and V, of the pairs drawn.
+    distance : Estimate
+        Mean squared distance, `parts.total`, with its standard error.
+    anisotropy, effective_dimension : float or None
+        A_r and d_eff/d of the residual; None without a spread.
     """
 
     parts: Decomposition
@@ -47,11 +73,25 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class MethodFigures:
-    """The source as one method maps it, against the target and against itself before; units as in fastrealign.diagnostics.
+    """The rows of the source after one method, compared with the target and with the source; see fastrealign.diagnostics.
 
-    kept         share of the nearest neighbours that a row keeps
-    topology     None where all angles of a side are equal; correlation: Psi, None where they do not tell it; cosine: Phi
-    points       float64 (p, 2): some mapped rows in the report's plane
+    Attributes
+    ----------
+    gap, sigma_gap : float
+    spectrum : Spectrum
+    spectral_correlation : float or None
+    topology : Topology or None
+        None where all angles of a side are equal.
+    mixing : Mixing
+    kept : Estimate
+        Share of the nearest neighbours that a row keeps (`overlap`).
+    correlation : Estimate or None
+        `pairwise_correlation`; None where the rows do not determine it.
+    cosine : float
+        `instance_cosine`.
+    pairs : Pairs or None
+    points : ndarray
+        float64 (p, 2): some mapped rows in the report's plane.
     """
 
     gap: float
@@ -69,7 +109,15 @@ class MethodFigures:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The two leading principal axes of both sides before; target float64 (p, 2): some of its rows; share of the variance."""
+    """The plane of the two leading principal axes of both sides before alignment.
+
+    Attributes
+    ----------
+    target : ndarray
+        float64 (p, 2): some rows of the target.
+    share : tuple of float
+        Share of the variance of each axis.
+    """
 
     target: np.ndarray
     share: tuple[float, float]
@@ -77,7 +125,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class SampleSize:
-    """The gap that ReAlign leaves on all rows when it was fitted on `rows` of each side, one for each trial."""
+    """The gaps that ReAlign leaves on all rows when it is fitted on `rows` rows of each side, one for each trial."""
 
     rows: int
     gaps: tuple[float, ...]
@@ -85,7 +133,16 @@ class SampleSize:
 
 @dataclass(frozen=True, eq=False)
 class Domains:
-    """gaps float64 (n, n): left in the domain of the column by ReAlign fitted on that of the row; before float64 (n,)."""
+    """Gaps across n domains.
+
+    Attributes
+    ----------
+    names : tuple of str
+    gaps : ndarray
+        float64 (n, n): left in the domain of the column by ReAlign fitted on that of the row.
+    before : ndarray
+        float64 (n,): without alignment.
+    """
 
     names: tuple[str, ...]
     gaps: np.ndarray
@@ -142,6 +199,6 @@ class Measured:
 
 
 def drift_cosine(of: Drift) -> float | None:
-    """Of the drift measured with the one predicted; None where one is zero."""
+    """Cosine between the measured and the predicted drift; None where one is zero."""
     lengths = np.linalg.norm(of.measured) * np.linalg.norm(of.predicted)
     return float(of.measured @ of.predicted / lengths) if lengths else None

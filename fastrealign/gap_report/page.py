@@ -1,4 +1,4 @@
-"""One HTML file of a report: no script, nothing loaded, light or dark as the reader's system is."""
+"""A report as one HTML file: no scripts, nothing loaded from elsewhere, light or dark as the system is."""
 
 from __future__ import annotations
 

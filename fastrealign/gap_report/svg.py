@@ -1,7 +1,7 @@
-"""A drawing as part of a page: its colours are the page's, light or dark, and no name in it is that of another's.
+"""A drawing as part of a page: in the page's colours, light or dark, with ids that are unique on the page.
 
-Drawings are made in the colours below. In an SVG each becomes a CSS variable of the page (page.css), ink becomes the text's
-own colour; a PNG keeps them, on white paper.
+Drawings are made in the colours below. In an SVG each becomes a CSS variable of the page (page.css), and ink the colour of its
+text; a PNG keeps them, on a white background.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ VARIABLES = {
     **{colour: f"var(--{name})" for name, colour in (METHOD | PARTS).items()},
 }
 
-# Text stays text: it is searchable, takes the page's font, and needs no glyphs in the file. Names come from a fixed salt, so
-# that the same figures give the same bytes.
+# Text stays text: it is searchable, takes the page's font, and needs no glyphs in the file. The salt of ids is fixed, so that
+# the same figures give the same bytes.
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fastrealign",
@@ -61,7 +61,7 @@ STYLE = {
 
 
 def inline(figure: Figure, name: str, says: str) -> str:
-    """The drawing as an <svg> element. name: unlike any other on the page; says: what it shows, for those who do not see it."""
+    """The drawing as an <svg> element. name: unique on the page; says: what it shows, for screen readers."""
     stream = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
@@ -73,7 +73,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
     head, body = text.split(">", 1)
     box = re.findall(r'viewBox="[^"]+"', head)[0]
     width = float(box.split()[2])
-    # Namespaces are HTML's own affair, and a size in points would not shrink with the screen.
+    # HTML needs no namespaces, and a size in points would not shrink with the screen.
     return (
         f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(says)}">'
         + re.sub(r"\n\s*", "\n", body).strip()
@@ -81,7 +81,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
 
 
 def _of_page(tag: str, name: str) -> str:
-    """A tag with the ids of this drawing, and the font and the colours of the page. What stands between tags is a reader's."""
+    """A tag with ids of this drawing, and with the font and the colours of the page. Text between tags is not touched."""
     tag = re.sub(r'\b(id="|xlink:href="#|url\(#)', lambda found: f"{found[0]}{name}-", tag)
     tag = re.sub(r"font-family: [^;\"]+", "font-family: var(--font)", tag)
     tag = re.sub(r"font: ([\d. a-z]*?[\d.]+px) [^;\"]+", r"font: \1 var(--font)", tag)
@@ -89,7 +89,7 @@ def _of_page(tag: str, name: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The same on white paper, for slides and papers."""
+    """The drawing as a PNG on a white background, for slides and papers."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=200, facecolor=PAPER, metadata={"Software": None})
     return stream.getvalue()
