@@ -27,7 +27,7 @@ ENGINES = ("faiss", "numpy")
 MARGIN = 12
 # Rows of the pool that are searched at a time.
 POOL_ROWS = 16384
-# Below so many cosines, importing faiss takes longer than the search.
+# Below this number of cosines, importing faiss takes longer than the search.
 FEW = 1 << 26
 _STEP = 2.0**-40
 
@@ -105,7 +105,7 @@ def nearest(
 
 
 class _Best:
-    """The k greatest cosines of each query so far; among equal ones, those seen first."""
+    """The k greatest cosines of each query so far; of equal ones, those seen first."""
 
     def __init__(self, queries: int, k: int, dtype: type) -> None:
         self.k = k
@@ -121,7 +121,7 @@ class _Best:
         better = cosines > self.cosines[:, -1:]
         empty = np.flatnonzero(self.cosines[:, -1] == -np.inf)
         if len(empty) and rows > self.k:
-            # At first everything beats nothing: only the block's own k best are worth sorting.
+            # Without candidates every row is better: sort only the k best of the block.
             of = cosines[empty]
             least = np.partition(of, -self.k, axis=1)[:, -self.k, None]
             better[empty], ties = of > least, of == least
