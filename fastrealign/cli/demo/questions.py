@@ -108,7 +108,7 @@ def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Questi
 
 def most_seen(scenes: Iterable[Scene], number: int = 10) -> list[Thing]:
     """The coloured things of most scenes."""
-    seen = Counter(thing for s in scenes for thing in {Thing(o.noun, o.colour) for o in s.objects})
+    seen = Counter(t for s in scenes for t in dict.fromkeys(Thing(o.noun, o.colour) for o in s.objects))
     return [thing for thing, _ in seen.most_common(number)]
 
 

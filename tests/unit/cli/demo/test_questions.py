@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 
 import pytest
 
-from fastrealign.cli.demo.captions import LENGTHS, WORDS, caption
+from fastrealign.cli.demo.captions import LENGTHS, WORDS, Thing, caption
 from fastrealign.cli.demo.questions import KINDS, PROBES, most_seen, probes, questions
 from fastrealign.cli.demo.questions import WORDS as ASKING
 from fastrealign.cli.demo.scenes import COLOURS, FAMILIES, scene
@@ -86,3 +87,10 @@ def test_all_words_are_known(rng):
     for s in scenes:
         for q in questions(s) + probes(s, popular):
             assert set(q.text.split()) | {q.answer} <= set(WORDS) | set(ASKING)
+
+
+def test_ties_among_what_is_most_seen_do_not_depend_on_the_hash_seed():
+    scenes = [scene(seed) for seed in range(30)]
+    things = [list(dict.fromkeys(Thing(o.noun, o.colour) for o in s.objects)) for s in scenes]
+    order = list(dict.fromkeys(itertools.chain(*things)))
+    assert most_seen(scenes, len(order)) == sorted(order, key=lambda thing: -sum(thing in of for of in things))
