@@ -1,17 +1,16 @@
-"""The writer of shards on a Ray cluster: each actor reads, maps and commits whole shards, the driver records them."""
+"""The writer of shards on a Ray cluster: each actor reads, maps and commits whole shards, the driver records them.
+
+The rows of the Ray dataset have one column of bytes, so that the records of shards and errors have one schema.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, replace
+import pickle
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from fastrealign import formats
-from fastrealign.core import errors
 from fastrealign.core.errors import BadShardError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.optional import optional
@@ -39,18 +38,12 @@ class RayWriter:
         self._skip = plan.read.bad_shards == "skip"
         self._actors, self._cpus = actors, cpus
         self._tasks = [
-            {
-                **_task(plan.files.shards[i], plan.out.names[i], plan.out.metadata[i]),
-                "dim": plan.files.dim,
-                "first": self.source.piece(i, 0, 0).first,
-                "fingerprint": json.dumps(plan.fingerprints[i].to_json()),
-            }
-            for i in plan.left
+            {"task": pickle.dumps(_Task.of(plan, at, self.source.piece(at, 0, 0).first))} for at in plan.left
         ]
         # Every actor gets the plan without its shards, then these one by one.
         root = Path(os.path.abspath(plan.out.root))
         nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
-        shared = replace(plan, files=nothing, out=_Place(root, [], []), left=[], fingerprints=[])
+        shared = replace(plan, files=nothing, out=_Names(root, [], []), left=[], fingerprints=[])
         self._how = {"plan": shared, "workers": replace(workers, threads=cpus)}
 
     def run(self, progress: Progress) -> None:
@@ -71,24 +64,18 @@ class RayWriter:
         progress.start("aligning", self.source.rows, self.source.nbytes)
         try:
             for row in done.iter_rows():
-                self._take_in(row, progress)
+                self._take_in(pickle.loads(row["done"]), progress)
         finally:
             progress.finish()
 
-    def _take_in(self, row: dict[str, Any], progress: Progress) -> None:
-        if row["why"]:
-            kind = getattr(errors, row["kind"], FastRealignError)
-            if kind is BadShardError and self._skip:
-                self.left_out[row["name"]] = row["why"]
-                return
-            raise kind(row["why"])
-        record = ShardRecord(**json.loads(row["record"]))
-        sums = ExactSum(self.source.d)
-        sums.low = np.frombuffer(row["low"], np.uint64).copy()
-        sums.high = np.frombuffer(row["high"], np.int64).copy()
-        sums.count = row["count"]
-        self._note(record, sums)
-        progress.advance(record.rows_in, row["nbytes"])
+    def _take_in(self, done: _Done, progress: Progress) -> None:
+        if done.record is not None:
+            self._note(done.record, done.sums)
+            progress.advance(done.record.rows_in, done.nbytes)
+        elif self._skip and isinstance(done.error, BadShardError):
+            self.left_out[done.name] = str(done.error)
+        else:
+            raise done.error or FastRealignError(f"{done.name}: an actor returned nothing")
 
 
 class ShardActor:
@@ -97,69 +84,79 @@ class ShardActor:
     def __init__(self, plan: ShardPlan, workers: Workers) -> None:
         self._plan, self._workers = plan, workers
 
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        noted: list[tuple[ShardRecord, ExactSum]] = []
-        said = {
-            "name": task["name"],
-            "kind": "",
-            "why": "",
-            "record": "",
-            "low": b"",
-            "high": b"",
-            "count": 0,
-            "nbytes": 0,
-        }
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        task: _Task = pickle.loads(row["task"])
+        done = _Done(task.name)
+
+        def note(record: ShardRecord, sums: ExactSum) -> None:
+            done.record, done.sums = record, sums
+
         try:
-            shard = _shard(task)
+            shard = task.open()
+            done.nbytes = shard.nbytes
             plan = replace(
                 self._plan,
                 files=formats.Source(shard.path, [shard], shard.rows, shard.dim or self._plan.method.dim),
-                out=_Place(self._plan.out.root, [task["name"]], [task["metadata_name"]]),
+                out=_Names(self._plan.out.root, [task.name], [task.metadata_name]),
                 left=[0],
-                fingerprints=[FileFingerprint.from_json(json.loads(task["fingerprint"]))],
-                first=task["first"],
+                fingerprints=[task.fingerprint],
+                first=task.first,
             )
-            writer = ThreadedWriter(plan, lambda *shard: noted.append(shard), self._workers)
+            writer = ThreadedWriter(plan, note, self._workers)
             writer.run(SILENT)
+            for why in writer.left_out.values():
+                done.error = BadShardError(why)
         except FastRealignError as error:
-            return {**said, "kind": type(error).__name__, "why": str(error)}
-        for name, why in writer.left_out.items():
-            return {**said, "name": name, "kind": "BadShardError", "why": why}
-        record, sums = noted[0]
-        return {
-            **said,
-            "record": json.dumps(asdict(record)),
-            "low": sums.low.tobytes(),
-            "high": sums.high.tobytes(),
-            "count": sums.count,
-            "nbytes": shard.nbytes,
-        }
+            done.error = error
+        return {"done": pickle.dumps(done)}
 
 
-class _Place(NamedTuple):
-    """Where an actor writes: as much of a Layout as it needs."""
+@dataclass
+class _Done:
+    """What an actor returns: the record of a shard and the sums of its columns, or an error."""
+
+    name: str
+    record: ShardRecord | None = None
+    sums: ExactSum = field(default_factory=lambda: ExactSum(0))
+    nbytes: int = 0
+    error: FastRealignError | None = None
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where an actor writes: what a writer needs of a Layout."""
 
     root: Place
     names: list[str]
     metadata: list[str | None]
 
 
-def _task(shard: formats.Shard, name: str, metadata_name: str | None) -> dict[str, Any]:
-    return {
-        "path": os.path.abspath(shard.path),
-        "name": name,
-        "column": shard.column,
-        "metadata": None if shard.metadata is None else os.path.abspath(shard.metadata),
-        "metadata_name": metadata_name,
-    }
+@dataclass(frozen=True)
+class _Task:
+    """One shard, as an actor opens it."""
 
+    path: str
+    name: str
+    column: str | None
+    dim: int
+    metadata: Path | None
+    metadata_name: str | None
+    first: int
+    fingerprint: FileFingerprint
 
-def _shard(task: dict[str, Any]) -> formats.Shard:
-    try:
-        shard = format_of(task["path"])(task["path"], task["name"], task["column"])
-    except InputError as error:  # it could be opened when the run began
-        raise BadShardError(str(error)) from error
-    if isinstance(shard, TableShard):
-        shard.adopt(task["dim"], shard.dtype)
-    shard.metadata = None if task["metadata"] is None else Path(task["metadata"])
-    return shard
+    @classmethod
+    def of(cls, plan: ShardPlan, at: int, first: int) -> _Task:
+        shard = plan.files.shards[at]
+        metadata = None if shard.metadata is None else Path(os.path.abspath(shard.metadata))
+        names = plan.out.names[at], shard.column, plan.files.dim, metadata, plan.out.metadata[at]
+        return cls(os.path.abspath(shard.path), *names, first, plan.fingerprints[at])
+
+    def open(self) -> formats.Shard:
+        try:
+            shard = format_of(self.path)(self.path, self.name, self.column)
+        except InputError as error:  # it could be opened when the run began
+            raise BadShardError(str(error)) from error
+        if isinstance(shard, TableShard):
+            shard.adopt(self.dim, shard.dtype)
+        shard.metadata = self.metadata
+        return shard
