@@ -89,11 +89,11 @@ def test_mean_of_opposites_is_zero():
 
 def test_copy_does_not_share():
     sums = sum_of([1, -1], 2)
-    twin = sums.copy()
-    assert twin == sums
-    twin.add(sum_of([1, 1]))
+    copy = sums.copy()
+    assert copy == sums
+    copy.add(sum_of([1, 1]))
     assert total_of(sums) == [1, -1]
-    assert total_of(twin) == [2, 0]
+    assert total_of(copy) == [2, 0]
     assert sums.count == 2
 
 
