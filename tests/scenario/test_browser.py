@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from browser import CHROMIUM, Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="install chromium")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLog
 from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.lease import Lease
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")
@@ -336,20 +337,25 @@ def test_lines_are_put_once(memory, monkeypatch):
     assert memory.store == {}
 
 
-def test_a_run_whose_lease_was_taken_stops_and_removes_nothing(memory, sides):
+@pytest.mark.parametrize("store", ["memory", "s3"], indirect=True)
+def test_a_run_whose_lease_was_taken_stops_and_removes_nothing(store, sides, monkeypatch):
+    held, acquire, out = [], Lease._acquire, store / "out"
+    monkeypatch.setattr(Lease, "_acquire", lambda self: (held.append(self), acquire(self)))
+
     class TakeOver(StopAfter):
         def advance(self, rows, nbytes):
             if self.aligning and self.left > 0:
                 self.left = 0
-                Url(f"memory://out/{JOURNAL}/lease").write_bytes(b'{"token": "theirs"}')
-                memory.pipe_file("/out/part_4.npy", b"theirs")
-                time.sleep(0.4)
+                store.fs.pipe_file(f"{out.path}/part_4.npy", b"theirs")
+                while not held[0].lost:
+                    Url(f"{out.url}/{JOURNAL}/lease").write_bytes(b'{"token": "theirs"}')
+                    time.sleep(0.05)
 
     with pytest.raises(FastRealignError, match="another fastrealign took over there"):
-        fr.align(*sides, "memory://out", threads=1, progress=TakeOver(1))
-    assert memory.cat_file(f"/out/{JOURNAL}/lease") == b'{"token": "theirs"}'
-    assert f"/out/{JOURNAL}/00000001" in memory.store and "/out/part_4.npy" in memory.store
-    assert "/out/manifest.json" not in memory.store
+        fr.align(*sides, out.url, threads=1, progress=TakeOver(1))
+    there = out.tree()
+    assert there[f"{JOURNAL}/lease"] == b'{"token": "theirs"}'
+    assert f"{JOURNAL}/00000001" in there and "part_4.npy" in there and "manifest.json" not in there
 
 
 # Uploads that fail

@@ -303,7 +303,7 @@ def test_an_instruction_set_that_cannot_run_is_refused(rows_of, monkeypatch):
         ops.apply(rows_of(3, 4), UNIT, np.empty((3, 4), np.float32))
 
 
-@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump (binutils)")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="install binutils for objdump")
 @pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86-64 code")
 def test_the_vector_code_is_vector_code():
     """Whole vectors are multiplied and added in float32 and float64, for AVX2 (ymm) and AVX-512 (zmm)."""

@@ -16,7 +16,7 @@ def assembly():
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("there are AVX kernels on x86 alone")
     if shutil.which("objdump") is None:
-        pytest.skip("no objdump")
+        pytest.skip("install binutils for objdump")
     command = ["objdump", "-d", "--no-show-raw-insn", _core.__file__]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 

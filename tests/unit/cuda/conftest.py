@@ -7,7 +7,7 @@ from shim_kernels import Kernels, build_library
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     library = build_library(tmp_path_factory.mktemp("shim"))
-    return library if library is not None else pytest.skip("no C++ compiler")
+    return library if library is not None else pytest.skip("install a C++ compiler")
 
 
 @pytest.fixture

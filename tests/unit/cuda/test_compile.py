@@ -33,7 +33,7 @@ def _tool(name: str, *places: Path | str | None) -> str | None:
 @pytest.fixture(scope="session")
 def nvcc() -> str:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    return _tool("nvcc", home and Path(home, "bin"), "/usr/local/cuda/bin") or pytest.skip("no nvcc")
+    return _tool("nvcc", home and Path(home, "bin"), "/usr/local/cuda/bin") or pytest.skip("install nvcc")
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,9 @@ def cuobjdump(nvcc) -> str:
     places = [Path(nvcc).resolve().parent, "/usr/local/cuda/bin"]
     if triton is not None and triton.origin:
         places.append(Path(triton.origin).parent / "backends/nvidia/bin")
-    return _tool("cuobjdump", *places) or pytest.skip("no cuobjdump (it comes with CUDA's toolkit and with triton)")
+    return _tool("cuobjdump", *places) or pytest.skip(
+        "install cuobjdump, which comes with CUDA's toolkit and with triton"
+    )
 
 
 class Built:
