@@ -1,6 +1,6 @@
 """A shard of embeddings as parquet, and the fingerprint of the items that it is made of.
 
-Parquet, since ids and captions then lie in the file of their embeddings and are carried along by whatever reads it.
+Parquet keeps ids and captions in the file of their embeddings, so that whatever reads the rows has them, too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ else:
 def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:
     """A fingerprint that shows whether a shard's items changed: captions by text, images by name, size and time of change.
 
-    bad_items "skip": an image that cannot even be looked at counts as one that is not there
+    bad_items "skip": an image that cannot be accessed counts as one that does not exist
     """
     found, total = hashlib.sha256(), 0
     for item in items:

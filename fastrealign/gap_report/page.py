@@ -12,7 +12,7 @@ from fastrealign.gap_report.labels import name_of, number
 from fastrealign.gap_report.measured import Measured
 from fastrealign.gap_report.svg import METHOD
 from fastrealign.gap_report.table import basis, metrics
-from fastrealign.gap_report.verdict import headline, verdict
+from fastrealign.gap_report.verdict import headline, verdict_of
 
 
 def html_page(report: Measured) -> str:
@@ -56,7 +56,7 @@ def _head(report: Measured) -> str:
     return f"""<header>
 <p class="sides">Modality gap, {sides}</p>
 <h1>{escape(headline(report))}</h1>
-<p class="verdict">{escape(verdict(report))}</p>
+<p class="verdict">{escape(verdict_of(report))}</p>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
 

@@ -17,7 +17,7 @@ from fastrealign.gap_report.figures import pngs
 from fastrealign.gap_report.measured import Measured, MethodFigures, Pairs, Spectrum, drift_cosine
 from fastrealign.gap_report.page import html_page
 from fastrealign.gap_report.table import as_text
-from fastrealign.gap_report.verdict import verdict
+from fastrealign.gap_report.verdict import verdict_of
 from fastrealign.storage.atomic import AtomicFile
 
 
@@ -52,7 +52,7 @@ class GapReport(Measured):
     @property
     def verdict(self) -> str:
         """Two sentences: the gap before alignment, and what the methods do to it."""
-        return verdict(self)
+        return verdict_of(self)
 
     def to_html(self) -> str:
         """The page, whole. Needs matplotlib."""

@@ -11,7 +11,7 @@ from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.labels import name_of, number, percent
 from fastrealign.gap_report.measured import Measured, MethodFigures
-from fastrealign.gap_report.verdict import verdict
+from fastrealign.gap_report.verdict import verdict_of
 
 LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the source's own is best"
 
@@ -138,7 +138,7 @@ def as_text(report: Measured) -> str:
         for row in rows
     ]
     notes = ["", *(f"note: {note}" for note in report.notes)] if report.notes else []
-    return "\n".join([verdict(report), "", *(line.rstrip() for line in table), f"* best; {basis(report)}", *notes])
+    return "\n".join([verdict_of(report), "", *(line.rstrip() for line in table), f"* best; {basis(report)}", *notes])
 
 
 def _error(read: float | Estimate) -> float:

@@ -9,7 +9,7 @@ from fastrealign.gap_report.labels import listed, name_of, number, percent
 from fastrealign.gap_report.measured import Domains, Measured, drift_cosine
 
 
-def verdict(report: Measured) -> str:
+def verdict_of(report: Measured) -> str:
     """Two sentences: the gap before alignment, and what the methods do to it."""
     before = f"Before alignment, the gap between source and target is {number(report.gap_before)}"
     if "none" in report.methods:
