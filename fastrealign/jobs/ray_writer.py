@@ -19,10 +19,9 @@ from fastrealign.data.workers import Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.registry import format_of
 from fastrealign.formats.tables import TableShard
-from fastrealign.jobs.shard_plan import Note, ShardPlan, Unwritten
+from fastrealign.jobs.shard_plan import Destination, Note, ShardPlan, Unwritten
 from fastrealign.jobs.write_shards import ThreadedWriter
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import Place
 
 # Blocks that a dataset of shards is cut into, at most. Actors return the records of a block together.
 _BLOCKS = 1000
@@ -43,7 +42,7 @@ class RayWriter:
         # Every actor gets the plan without its shards, then these one by one.
         root = Path(os.path.abspath(plan.out.root))
         nothing = formats.Source(plan.files.name, [], 0, plan.files.dim)
-        shared = replace(plan, files=nothing, out=_Names(root, [], []), left=[], fingerprints=[])
+        shared = replace(plan, files=nothing, out=Destination(root, [], []), left=[], fingerprints=[])
         self._how = {"plan": shared, "workers": replace(workers, threads=cpus)}
 
     def run(self, progress: Progress) -> None:
@@ -97,7 +96,7 @@ class ShardActor:
             plan = replace(
                 self._plan,
                 files=formats.Source(shard.path, [shard], shard.rows, shard.dim or self._plan.method.dim),
-                out=_Names(self._plan.out.root, [task.name], [task.metadata_name]),
+                out=Destination(self._plan.out.root, [task.name], [task.metadata_name]),
                 left=[0],
                 fingerprints=[task.fingerprint],
                 first=task.first,
@@ -120,15 +119,6 @@ class _Done:
     sums: ExactSum = field(default_factory=lambda: ExactSum(0))
     nbytes: int = 0
     error: FastRealignError | None = None
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Where an actor writes: what a writer needs of a Layout."""
-
-    root: Place
-    names: list[str]
-    metadata: list[str | None]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fastrealign.jobs.job import Job
 from fastrealign.jobs.journal import Group
 from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.run_folder import RunFolder
-from fastrealign.jobs.shard_plan import MakeWriter, ShardPlan
+from fastrealign.jobs.shard_plan import Destination, MakeWriter, ShardPlan
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import LISTED_ROWS, ThreadedWriter
 from fastrealign.methods.alignment import Alignment
@@ -112,7 +112,7 @@ class ShardJob(Job[Report]):
     def write(self) -> None:
         plan = ShardPlan(
             self.rows.files,
-            self.layout,
+            Destination(self.layout.root, self.layout.names, self.layout.metadata),
             self._mine(),
             self.method,
             self.options.read,

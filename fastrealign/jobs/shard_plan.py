@@ -85,35 +85,30 @@ class Unwritten(FileSource):
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Where shards go: names of the output shards and of their metadata files, relative to `root`, by their places."""
+
+    root: Place
+    names: list[str]
+    metadata: list[str | None]
+
+
+@dataclass(frozen=True)
 class ShardPlan:
     """What a writer writes: the shards of `files` at the places `left`, mapped by `method`.
 
-    out            the output's root, and the names of output shards and their metadata files by the places in `files`
     fingerprints   of the source shards when the run began, by their places; a shard with another one is an error
     first          the number of the first row of `files`, where they are a part of the source
     """
 
     files: formats.Source
-    out: Names
+    out: Destination
     left: Sequence[int]
     method: Method
     read: ReadOptions
     output: OutputOptions
     fingerprints: Sequence[FileFingerprint]
     first: int = 0
-
-
-class Names(Protocol):
-    """What a writer needs of a Layout."""
-
-    @property
-    def root(self) -> Place: ...
-
-    @property
-    def names(self) -> list[str]: ...
-
-    @property
-    def metadata(self) -> list[str | None]: ...
 
 
 class Writer(Protocol):

@@ -326,7 +326,7 @@ def test_embeddings_given_to_embed(tmp_path, x, what):
 
     np.save(tmp_path / "x.npy", x)
     message = told(lambda: open_input(tmp_path / "x.npy" if what == "file" else tmp_path))
-    assert "but embeddings" in message and "give them to fastrealign align" in message
+    assert "but embeddings" in message and "pass them to fastrealign align" in message
 
 
 # What messages of the package say, without docstrings: the text of every string, with "…" for what is put into it.
