@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ else:
     dist = Lazy("torch.distributed", "torch", "a process group")
 
 T = TypeVar("T")
+# What users name a group by: one of torch.distributed, or "world" for the default one; None is this process alone.
+GroupLike: TypeAlias = "dist.ProcessGroup | str | None"
 
 # Ranks wait for the slowest one, which may take long; a rank that is gone is noticed by its closed connection.
 _PATIENCE = timedelta(days=7)
@@ -70,7 +72,7 @@ ALONE = ProcessGroup()
 class TorchGroup(ProcessGroup):
     """The ranks of a torch.distributed group."""
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
@@ -136,7 +138,7 @@ class _Failure(NamedTuple):
         return cls(type(failure), str(failure), bad)
 
 
-def ranks_of(group: Any) -> ProcessGroup:
+def ranks_of(group: GroupLike) -> ProcessGroup:
     """The ranks of a torch.distributed process group (or "world", the default group); one process alone for None."""
     if group is None:
         return ALONE

@@ -26,6 +26,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
+from fastrealign.data.process_group import GroupLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import chunks
 from fastrealign.methods.fitting import fit_specs
@@ -62,7 +63,7 @@ def fit_baseline(
     progress: Progress = SILENT,
     column: str | None = None,
     target_column: str | None = None,
-    group: Any = None,
+    group: GroupLike = None,
     **options: Any,
 ) -> Method:
     """Fit the method `name` of METHODS, which moves `source` (text) to `target` (images).

@@ -19,6 +19,7 @@ from fastrealign.formats.table_objects import take
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import DTypeLike
 
     from fastrealign.methods.method import Method
 else:
@@ -32,7 +33,7 @@ class MapsRows:
         self: Method,
         x: Any,
         *,
-        dtype: Any = None,
+        dtype: DTypeLike | torch.dtype = None,
         out: Any = None,
         bad_rows: str = "error",
         threads: int | None = None,

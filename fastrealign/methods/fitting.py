@@ -21,7 +21,7 @@ from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import reduce_source
-from fastrealign.data.process_group import ranks_of
+from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
@@ -52,7 +52,7 @@ def fit(
     progress: Progress = SILENT,
     column: str | None = None,
     target_column: str | None = None,
-    group: Any = None,
+    group: GroupLike = None,
     encoder_source: str | None = None,
     encoder_target: str | None = None,
 ) -> Method:
@@ -118,7 +118,7 @@ def fit_specs(
     wanted: FitOptions,
     read: ReadOptions,
     options: PassOptions,
-    group: Any = None,
+    group: GroupLike = None,
     encoders: tuple[str | None, str | None] = (None, None),
 ) -> Method:
     """`fit` with its options as values."""

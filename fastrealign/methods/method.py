@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import DTypeLike
+
     from fastrealign.core.exact_sum import ExactSum
     from fastrealign.core.row_map import Counts, RowMap
     from fastrealign.storage.paths import AnyPath
@@ -63,7 +66,7 @@ class Method(Protocol):
         self,
         x: Any,
         *,
-        dtype: Any = None,
+        dtype: DTypeLike | torch.dtype = None,
         out: Any = None,
         bad_rows: str = "error",
         threads: int | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fastrealign.formats.saved_tensors import check_record, check_saved_name, ch
 from fastrealign.formats.table_objects import take
 from fastrealign.storage.paths import AnyPath
 from fastrealign.storage.rules import COUNT
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Moments:
@@ -98,7 +101,7 @@ class Moments:
         self.bad_rows += found.bad
         return self
 
-    def all_reduce_(self, group: Any = None) -> Moments:
+    def all_reduce_(self, group: ProcessGroup | None = None) -> Moments:
         """Replace these moments by those of all ranks together; every rank calls it.
 
         Exact: the bits are those of one process that had seen all rows, for any number of ranks and any backend.
