@@ -22,7 +22,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import Counts, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work, pieces_of
-from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, rows_in
+from fastrealign.data.row_source import PIECE_BYTES, PartOf, Piece, RowSource, rows_in
 from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.data.workers import Device, Host
 
@@ -147,38 +147,24 @@ def _ends(parts: Sequence[int], step: int) -> tuple[int, ...]:
     return (*ends, rows) if lo < rows else tuple(ends)
 
 
-class BlockSource(RowSource):
+class BlockSource(PartOf):
     """Some blocks of a source, as a source of their own; of files that ranks share, every rank reads the same sample."""
 
     rows: int
     nbytes: int
 
     def __init__(self, base: FileSource | ArraySource, blocks: list[Piece]) -> None:
-        self._base = base
+        super().__init__(base)
         self._blocks = blocks
-        self.name = base.name
-        self.d = base.d
+        self.of = base.rows  # rows of the source
         self.rows = sum(block.hi - block.lo for block in blocks)
         self.nbytes = self.rows * base.nbytes // max(1, base.rows)
-        self.side_by_side, self.scratch_bytes = base.side_by_side, BLOCK_BYTES
-
-    @property
-    def encoder(self) -> str | None:
-        return self._base.encoder
-
-    @property
-    def column(self) -> str | None:
-        return self._base.column
+        self.scratch_bytes = BLOCK_BYTES
 
     @property
     def blocks(self) -> int:
         """How many blocks were drawn."""
         return len(self._blocks)
-
-    @property
-    def of(self) -> int:
-        """Rows of the source."""
-        return self._base.rows
 
     @property
     def whole(self) -> bool:
@@ -192,15 +178,6 @@ class BlockSource(RowSource):
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         # All of it is read in order, by large pieces: of the mean of all rows there is no error to measure.
         return self._base.pieces(nbytes) if self.whole else iter(self._blocks)
-
-    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        return self._base.chunks(piece, scratch)
-
-    def where(self, shard: int, row: int) -> str:
-        return self._base.where(shard, row)
-
-    def pilot(self, rows: int) -> np.ndarray:
-        return self._base.pilot(rows)
 
 
 class Spread:

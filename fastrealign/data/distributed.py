@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastrealign.data.process_group import ProcessGroup
-from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource
+from fastrealign.data.row_source import PIECE_BYTES, PartOf, Piece, RowSource
 from fastrealign.data.sources import FileSource
 
 # Rows that a rank numbers as its own, where it brings rows that no other rank has.
 _OWN_ROWS = 1 << 48
 
 
-class Shared(RowSource):
+class Shared(PartOf):
     """This rank's part of a source, whose sums are added up over all ranks.
 
     Files are shared out, in stretches of about as many rows; all ranks name the same ones. An array or chunks are this rank's
@@ -22,21 +22,12 @@ class Shared(RowSource):
     """
 
     def __init__(self, base: RowSource, ranks: ProcessGroup) -> None:
-        self._base, self.ranks = base, ranks
-        self.name, self.d = base.name, base.d
-        self.again, self.side_by_side = base.again, base.side_by_side
+        super().__init__(base)
+        self.ranks, self.again = ranks, base.again
         self._divided = base.rows if isinstance(base, FileSource) else None  # rows of the files that are shared out
         parts = 1 if self._divided is None else ranks.size
         self.rows = base.rows if base.rows is None else base.rows // parts
         self.nbytes = base.nbytes if base.nbytes is None else base.nbytes // parts
-
-    @property
-    def encoder(self) -> str | None:
-        return self._base.encoder
-
-    @property
-    def column(self) -> str | None:
-        return self._base.column
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         if self._divided is None:
@@ -48,12 +39,6 @@ class Shared(RowSource):
             if owner(at, self._divided, self.ranks.size) == self.ranks.rank:
                 yield piece
             at += piece.hi - piece.lo
-
-    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        return self._base.chunks(piece, scratch)
-
-    def where(self, shard: int, row: int) -> str:
-        return self._base.where(shard, row)
 
     def check_unchanged(self) -> None:
         self._base.check_unchanged()

@@ -32,11 +32,7 @@ def open_both(
 
 
 def open_target(
-    spec: Any,
-    source: RowSource,
-    column: str | None = None,
-    target_column: str | None = None,
-    bad_shards: str = "error",
+    spec: Any, source: RowSource, column: str | None = None, target_column: str | None = None, bad_shards: str = "error"
 ) -> RowSource:
     """The target of a source that is open.
 

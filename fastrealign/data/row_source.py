@@ -84,6 +84,31 @@ class RowSource(ABC):
         """ChangedError, an InputError, if a file of it was written to or replaced since it was opened."""
 
 
+class PartOf(RowSource):
+    """Some pieces of another source, which reads them."""
+
+    def __init__(self, base: RowSource) -> None:
+        self._base = base
+        self.name, self.d, self.side_by_side = base.name, base.d, base.side_by_side
+
+    @property
+    def encoder(self) -> str | None:
+        return self._base.encoder
+
+    @property
+    def column(self) -> str | None:
+        return self._base.column
+
+    def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        return self._base.chunks(piece, scratch)
+
+    def where(self, shard: int, row: int) -> str:
+        return self._base.where(shard, row)
+
+    def pilot(self, rows: int) -> np.ndarray:
+        return self._base.pilot(rows)
+
+
 def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
     """How many rows of width d make up `nbytes`; at least one."""
     return max(1, nbytes // (d * dtype.itemsize))

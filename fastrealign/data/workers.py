@@ -56,13 +56,7 @@ class Host:
         return counts[0]
 
     def apply(
-        self,
-        rows: np.ndarray,
-        row_map: RowMap,
-        out: np.ndarray,
-        sums: ExactSum,
-        flags: np.ndarray | None,
-        threads: int,
+        self, rows: np.ndarray, row_map: RowMap, out: np.ndarray, sums: ExactSum, flags: np.ndarray | None, threads: int
     ) -> Counts:
         """Store f(rows) in `out` and add it to the sums."""
         return ops.apply(rows, row_map, out, into=sums, flags=flags, threads=threads)
@@ -86,13 +80,7 @@ class Device:
         return counts[0]
 
     def apply(
-        self,
-        rows: np.ndarray,
-        row_map: RowMap,
-        out: np.ndarray,
-        sums: ExactSum,
-        flags: np.ndarray | None,
-        threads: int,
+        self, rows: np.ndarray, row_map: RowMap, out: np.ndarray, sums: ExactSum, flags: np.ndarray | None, threads: int
     ) -> Counts:
         with self._current():
             here = self._up(rows)
@@ -125,10 +113,7 @@ class Workers:
 
     @classmethod
     def of(
-        cls,
-        threads: int | None = None,
-        devices: Sequence[int | str] | None = None,
-        max_memory: int | None = None,
+        cls, threads: int | None = None, devices: Sequence[int | str] | None = None, max_memory: int | None = None
     ) -> Workers:
         """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
 

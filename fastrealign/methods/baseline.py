@@ -16,13 +16,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import GOOD, Counts, RowMap, counted
 from fastrealign.core.rows import check_output
 from fastrealign.core.tensors import on_device
-from fastrealign.formats.saved_tensors import (
-    check_record,
-    check_saved_name,
-    check_tensors,
-    load_tensors,
-    save_tensors,
-)
+from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.noise import noise, row_numbers

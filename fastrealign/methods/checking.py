@@ -21,12 +21,7 @@ from fastrealign.methods.certified import Bound, Looks
 from fastrealign.methods.loading import told_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
 from fastrealign.methods.options import check_sampling, check_tol
-from fastrealign.methods.statistics import (
-    SideStatistics,
-    check_differ,
-    check_projected,
-    read_side,
-)
+from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 
 @dataclass(frozen=True)
