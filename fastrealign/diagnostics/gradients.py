@@ -24,7 +24,7 @@ from fastrealign.diagnostics.spectrum import spectral_correlation
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Lazy("torch", "torch", "gradients of a loss")
+    torch = Lazy("torch", "torch", "embedding_gradients")
 
 # loss(image, text): from unit rows (n, d) of both sides to a tensor of one number.
 Loss: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
