@@ -11,10 +11,9 @@ The output is the same as that of one process, and so is its journal: either can
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,12 +24,16 @@ from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.jobs.align_files import AlignJob, ApplyJob
 from fastrealign.jobs.ray_writer import RayWriter
-from fastrealign.jobs.shard_job import JobOptions, ShardJob
+from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
 from fastrealign.jobs.summary import Report
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.methods.options import FitOptions
+from fastrealign.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from fastrealign.diagnostics.rows import RowsLike
 
 # Now, not when the first job runs.
 optional("ray.data", "ray", "fastrealign.ray")
@@ -40,9 +43,9 @@ T = TypeVar("T", ReadOptions, Compute, OutputOptions, FitOptions)
 
 @computes
 def apply_files(
-    alignment: Method | str | os.PathLike,
-    source: Any,
-    out: str | os.PathLike,
+    alignment: Method | AnyPath,
+    source: Shards,
+    out: AnyPath,
     *,
     actors: int | None = None,
     cpus_per_actor: int = 1,
@@ -83,9 +86,9 @@ def apply_files(
 
 @computes
 def align(
-    source: Any,
-    target: Any,
-    out: str | os.PathLike,
+    source: Shards,
+    target: RowsLike,
+    out: AnyPath,
     *,
     actors: int | None = None,
     cpus_per_actor: int = 1,
@@ -177,7 +180,7 @@ class AlignBatch:
 
     def __init__(
         self,
-        alignment: Method | str | os.PathLike,
+        alignment: Method | AnyPath,
         column: str = "embedding",
         *,
         out: str | None = None,

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign import formats
 from fastrealign.core.errors import BadShardError
@@ -20,7 +19,7 @@ from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOp
 from fastrealign.data.pair import open_target
 from fastrealign.data.sources import FileSource
 from fastrealign.formats.manifest import Manifest
-from fastrealign.jobs.shard_job import JobOptions, ShardJob, fingerprints_of, specs_of
+from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of, specs_of
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
@@ -31,14 +30,18 @@ from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.methods.options import FitOptions, check_ranks
 from fastrealign.storage.fingerprint import FileFingerprint
+from fastrealign.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from fastrealign.diagnostics.rows import RowsLike
 
 
 @computes
 @documented(FitOptions, ReadOptions, Compute, OutputOptions)
 def align(
-    source: Any,
-    target: Any,
-    out: str | os.PathLike,
+    source: Shards,
+    target: RowsLike,
+    out: AnyPath,
     *,
     method: str = "realign",
     centroid: str = "paper",
@@ -124,9 +127,9 @@ def align(
 @computes
 @documented(ReadOptions, Compute, OutputOptions)
 def apply_files(
-    alignment: Method | str | os.PathLike,
-    source: Any,
-    out: str | os.PathLike,
+    alignment: Method | AnyPath,
+    source: Shards,
+    out: AnyPath,
     *,
     dtype: Any = None,
     bad_rows: str = "error",
@@ -205,9 +208,9 @@ class AlignJob(ShardJob):
 
     def __init__(
         self,
-        source: Any,
-        target: Any,
-        out: str | os.PathLike,
+        source: Shards,
+        target: RowsLike,
+        out: AnyPath,
         fit: FitOptions,
         options: JobOptions,
     ) -> None:
@@ -265,9 +268,7 @@ class ApplyJob(ShardJob):
 
     kind = "apply"
 
-    def __init__(
-        self, method: Method | str | os.PathLike, source: Any, out: str | os.PathLike, options: JobOptions
-    ) -> None:
+    def __init__(self, method: Method | AnyPath, source: Shards, out: AnyPath, options: JobOptions) -> None:
         with told_if_swapped(method, source):
             self.method = as_method(method)
         check_devices(self.method.name, options.compute.workers)

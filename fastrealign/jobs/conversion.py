@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from fastrealign.jobs.converted_files import ConvertedFiles
 from fastrealign.jobs.inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
+from fastrealign.storage.paths import AnyPath
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class Conversion:
 
 @computes
 def convert(
-    source: Any,
-    out: str | os.PathLike,
+    source: AnyPath | Sequence[AnyPath],
+    out: AnyPath,
     *,
     to: str | None = None,
     dtype: Any = None,

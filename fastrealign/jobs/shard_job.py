@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,7 +32,9 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import check_output, each, place
+from fastrealign.storage.paths import AnyPath, check_output, each, place
+
+Shards: TypeAlias = AnyPath | Sequence[AnyPath] | formats.Source
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class ShardJob(Job[Report]):
 
     def __init__(
         self,
-        source: Any,
-        out: str | os.PathLike,
+        source: Shards,
+        out: AnyPath,
         options: JobOptions,
     ) -> None:
         self.started = time.perf_counter()
