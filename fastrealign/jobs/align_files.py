@@ -17,6 +17,7 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_target
+from fastrealign.data.process_group import GroupLike
 from fastrealign.data.sources import FileSource
 from fastrealign.formats.manifest import Manifest
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of, specs_of
@@ -62,7 +63,7 @@ def align(
     column: str | None = None,
     target_column: str | None = None,
     fsync: bool = True,
-    group: Any = None,
+    group: GroupLike = None,
 ) -> Report:
     """Fit the alignment that moves `source` (text) to `target` (images) and write the source aligned, shard for shard.
 
@@ -143,7 +144,7 @@ def apply_files(
     progress: Progress = SILENT,
     column: str | None = None,
     fsync: bool = True,
-    group: Any = None,
+    group: GroupLike = None,
 ) -> Report:
     """Write `source` aligned by a method that was fitted before, shard for shard.
 

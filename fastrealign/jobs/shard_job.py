@@ -16,7 +16,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import owner
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
-from fastrealign.data.process_group import ranks_of
+from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.formats.manifest import JobSpec, Manifest
@@ -45,7 +45,7 @@ class JobOptions:
     compute: Compute
     output: OutputOptions
     progress: Progress = SILENT
-    group: Any = None
+    group: GroupLike = None
 
 
 class ShardJob(Job[Report]):
