@@ -283,7 +283,7 @@ def test_only_some_of_the_decoded_parts_are_kept(tmp_path, rng, monkeypatch):
         part = slice(200 * i, 200 * i + 200)
         pq.write_table(corpus.table(rows[part], id=ids[part]), tmp_path / f"{i}.parquet", row_group_size=10)
     monkeypatch.setattr(lookup, "CACHE_BYTES", 3 * 10 * DIM * 4)
-    monkeypatch.setattr(lookup, "_DEAR_BYTES", 100)
+    monkeypatch.setattr(lookup, "_EXPENSIVE_BYTES", 100)
     monkeypatch.setattr(lookup, "_OPEN", 1)
     found = open_embeddings(tmp_path)
     with pytest.warns(UserWarning, match="fastrealign convert"):
