@@ -1,7 +1,7 @@
 """`pytest --quick` (`make quick`): a part of the suite that says within a minute whether something is broken.
 
-Of a test with many cases it runs a few, which cover every value of every parameter (each format, method, element type,
-instruction set) but not their combinations. Of the scenarios it runs bad input, kills, signals, ranks and servers.
+Of a test with many cases it runs at most MOST, which cover the values of its parameters (each format, method, element type,
+instruction set) but not their combinations. Of the scenarios it runs bad input, kills, signals and ranks.
 What takes long and stands alone is left out; the last line says what.
 """
 
