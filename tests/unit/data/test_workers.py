@@ -1,4 +1,4 @@
-"""Who does the work: threads, memory, devices. The processor as torch sees it stands for a GPU: same copies, no streams."""
+"""Who does the work: threads, memory, devices. The CPU as torch sees it stands for a GPU: same copies, no streams."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def any_dtype(request):
     return request.param
 
 
-def test_a_device_computes_what_the_processor_does(rows_of, any_dtype):
+def test_a_device_computes_what_the_cpu_does(rows_of, any_dtype):
     pytest.importorskip("torch")
     rows = rows_of(50, 9, any_dtype)
     rows[7] = 0
