@@ -151,7 +151,7 @@ def _by_actors(job: ShardJob, actors: int | None, cpus: int) -> Report:
 class AlignBatch:
     """For ds.map_batches: aligns the column of embeddings of each batch.
 
-    Batches may be NumPy dicts, pandas or pyarrow tables (batch_format); they come back as they came.
+    Batches may be NumPy dicts, pandas or pyarrow tables (batch_format); the result has the same type.
 
     Parameters
     ----------

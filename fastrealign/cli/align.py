@@ -23,8 +23,8 @@ _MORE = """\
 The output has a shard for every shard of SOURCE, of the same name and format,
 with ids and other columns kept; then alignment.safetensors, for `fastrealign
 apply`; and manifest.json, written last. Where OUT is a file, they are OUT,
-OUT.alignment.safetensors and OUT.manifest.json. A run that was stopped goes on
-with --resume.
+OUT.alignment.safetensors and OUT.manifest.json. --resume continues an
+interrupted run.
 
 examples:
   fastrealign align text_emb/ --target img_emb/ --out aligned/

@@ -27,7 +27,9 @@ examples:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    parser = command("check", "tell from a sample whether an alignment still holds for new embeddings", _MORE, run=run)
+    parser = command(
+        "check", "estimate from a sample whether an alignment still holds for new embeddings", _MORE, run=run
+    )
     parser.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved")
     parser.add_argument(
         "source", nargs="+", metavar="SOURCE", help="new text embeddings, in the same forms as for align"

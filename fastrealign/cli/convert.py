@@ -24,7 +24,9 @@ examples:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    parser = command("convert", "embeddings from one format to another, the numbers as they are", _MORE, run=run)
+    parser = command(
+        "convert", "convert embeddings from one format to another, without changing a number", _MORE, run=run
+    )
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
     parser.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
     parser.add_argument(
@@ -39,7 +41,7 @@ def add(command: Command) -> None:
         "--side",
         type=small,
         choices=sorted(SIDES),
-        help="of a clip-retrieval folder, which side to read; of npy, write such a folder: text_emb/ or img_emb/, metadata/",
+        help="side of a clip-retrieval folder to read; with npy, write such a folder: text_emb/ or img_emb/, and metadata/",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     add_fsync(parser)

@@ -18,7 +18,7 @@ _MORE = """\
 OUT gets parquet shards with the columns id, caption (of text) and embedding,
 whose rows have length 1, and manifest.json, written last. The id is the image's
 path within the folder, its name within a tar, or the record's own id, else the
-number of its line, from 0. A run that was stopped goes on with --resume.
+number of its line, from 0. --resume continues an interrupted run.
 
 examples:
   fastrealign embed photos/ --clip ViT-L-14 --pretrained weights.safetensors --out img_emb/
@@ -71,14 +71,14 @@ def add(command: Command) -> None:
         type=_precision,
         choices=("fp32", "fp16", "bf16"),
         default="fp32",
-        help="numbers the encoder computes with (default: fp32)",
+        help="number format that the encoder computes in (default: fp32)",
     )
     embed.add_argument(
         "--batch-size",
         type=positive,
         default=64,
         metavar="N",
-        help="items at once (default: %(default)s)",
+        help="items per batch (default: %(default)s)",
     )
     embed.add_argument(
         "--threads", type=positive, metavar="N", help="threads that decode images (default: all processors)"
@@ -95,10 +95,10 @@ def add(command: Command) -> None:
         type=positive,
         default=10_000,
         metavar="N",
-        help="items of a shard: what a run that is killed may lose (default: %(default)s)",
+        help="items per shard, the most that a killed run loses (default: %(default)s)",
     )
     again = embed.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an unfinished run in OUT")
+    again.add_argument("--resume", action="store_true", help="resume an unfinished run in OUT")
     again.add_argument(
         "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
     )

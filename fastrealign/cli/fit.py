@@ -44,7 +44,7 @@ def add(command: Command) -> None:
         "--from",
         dest="old",
         metavar="ALIGNMENT",
-        help="bring this alignment up to date with SOURCE (and TARGET) instead",
+        help="update this alignment with SOURCE (and TARGET) instead",
     )
     parser.add_argument(
         "--forget",

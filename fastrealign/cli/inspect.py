@@ -15,7 +15,7 @@ def add(command: Command) -> None:
     parser = command(
         "inspect", "show what a file or folder holds: embeddings, an alignment, moments, an output", run=run
     )
-    parser.add_argument("path", nargs="+", metavar="PATH", help="what to look at")
+    parser.add_argument("path", nargs="+", metavar="PATH", help="file or folder to describe")
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
     parser.add_argument("--json", action="store_true", help=JSON)
 

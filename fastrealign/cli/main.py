@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             with writing_out():
                 sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         silence(sys.stdout)
         return 1
     except (KeyboardInterrupt, Exception) as error:
-        code, text = _told(error, interrupt)
-        if not getattr(error, "told_by_another", False):
+        code, text = _message_of(error, interrupt)
+        if not getattr(error, "reported_elsewhere", False):
             _say(text)
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
             print(shown_traceback(error), end="", file=sys.stderr)
@@ -64,8 +64,8 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
 
 
-def _told(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
-    """The exit code for an error, and what to say of it."""
+def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
+    """The exit code for an error, and its message."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + (interrupt.signal or signal.SIGINT), str(error) or "interrupted"
     if isinstance(error, InputError):
@@ -81,7 +81,7 @@ def _told(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
 
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
-    """Under torchrun, the commands that can share the work out do so; the first process alone speaks."""
+    """Under torchrun, the commands that can share the work out do so; rank 0 alone prints."""
     ranks = process_group.from_torchrun() if args.shares else process_group.ALONE
     if ranks.size == 1:
         yield

@@ -19,7 +19,7 @@ so that text can stand in for images."""
 
 _EXAMPLES = """\
 examples:
-  # see what it does, on embeddings that come along
+  # see what it does, on embeddings that ship with it
   fastrealign demo
   # look at your own: rows, width, norms
   fastrealign inspect text_emb/
@@ -29,7 +29,7 @@ examples:
   fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/
 
-`fastrealign COMMAND --help` tells more. Formats: .npy, .parquet, .arrow,
+`fastrealign COMMAND --help` has the details. Formats: .npy, .parquet, .arrow,
 .safetensors, .pt, .pth, .lance, FAISS indexes that hold their rows, and pickles
 of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones,
 Hugging Face datasets; paths or URLs."""

@@ -27,7 +27,7 @@ examples:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    parser = command("report", "measure a gap and what each method does to it, on one page to look at", _MORE, run=run)
+    parser = command("report", "measure the gap and the effect of each method on it, as one HTML page", _MORE, run=run)
     parser.add_argument("--source", nargs="+", required=True, metavar="SOURCE", help=SOURCE)
     parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page; its figures go to FILE.json")
@@ -35,13 +35,13 @@ def add(command: Command) -> None:
         "--pairs",
         nargs="*",
         metavar="PATH",
-        help="row i of SOURCE and of TARGET belong together; or two paths, source and target rows of their own that do",
+        help="row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows",
     )
     parser.add_argument(
         "--methods",
         default=",".join(METHODS),
         metavar="NAMES",
-        help="separated by commas (default: %(default)s); a name that is not known lists them all",
+        help="methods to compare, separated by commas (default: %(default)s); an unknown name lists them all",
     )
     parser.add_argument(
         "--domain",
@@ -49,7 +49,7 @@ def add(command: Command) -> None:
         action="append",
         default=[],
         metavar=("NAME", "SOURCE", "TARGET"),
-        help="another domain: see what gap its alignment leaves here, and that of here leaves there; may be repeated",
+        help="another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated",
     )
     parser.add_argument(
         "--rows",
@@ -58,7 +58,7 @@ def add(command: Command) -> None:
         metavar="N",
         help="sample this many rows of a side that has more (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of samples and noise (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of samples and noise (default: 0)")
     add_columns(parser)
     parser.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")

@@ -26,8 +26,8 @@ _STAGES = {
 _MORE = """\
 CONFIG.yaml says what to train and on what: model, data, embeddings, out; then
 alignment, adapter, tokens, learning_rate, batch_size and a few more
-(fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml). A run
-that was stopped goes on with --resume. Needs the extra [revision].
+(fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml).
+--resume continues an interrupted run. Needs the extra [revision].
 `torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
 
 `fastrealign train demo` needs no data and downloads nothing: it draws scenes,
@@ -49,7 +49,7 @@ def add(command: Command) -> None:
     for name, help in _STAGES.items():
         stage = whats.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         stage.add_argument("config", metavar="CONFIG.yaml", help="what to train, and on what")
-        stage.add_argument("--resume", action="store_true", help="go on with the run in `out` from its last checkpoint")
+        stage.add_argument("--resume", action="store_true", help="resume the run in `out` from its last checkpoint")
         stage.add_argument(
             "--set",
             action="append",
@@ -60,7 +60,7 @@ def add(command: Command) -> None:
         add_output_options(stage)
     help = "make a small world of pictures and captions, train in it, and look at what was learned"
     demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")
-    demo.add_argument("--out", required=True, metavar="FOLDER", help="for all of it; what is there is not made again")
+    demo.add_argument("--out", required=True, metavar="FOLDER", help="for all of it; what is there is used")
     demo.add_argument(
         "--method", default="realign", metavar="NAME", help="by which text stands in for images: as for align"
     )
@@ -97,7 +97,7 @@ def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         result = train(config, resume=args.resume, callbacks=watch, progress=progress_of(args), name=args.config)
     except KeyboardInterrupt as stop:
         again = "" if args.resume else " --resume"
-        raise type(stop)(f"stopped; the same command{again} goes on from the last checkpoint in {config.out}") from None
+        raise type(stop)(f"stopped; the same command{again} resumes from the last checkpoint in {config.out}") from None
     return result.to_json(), str(result)
 
 
@@ -114,7 +114,7 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
         )
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"stopped; the same command goes on with what {args.out} has") from None
+        raise type(stop)(f"stopped; the same command resumes with what {args.out} has") from None
     return result.to_json(), result.summary()
 
 

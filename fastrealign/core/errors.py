@@ -17,10 +17,10 @@ class FastRealignError(Exception):
 
     Whatever the message quotes, it is one line without control characters, and without users, passwords and queries of URLs.
 
-    told_by_another: another process, which works on the same thing, met it and says so itself
+    reported_elsewhere: another rank of the process group met the error and reports it
     """
 
-    told_by_another = False
+    reported_elsewhere = False
 
     def __init__(self, message: object = "") -> None:
         super().__init__(shown(message))
@@ -83,8 +83,8 @@ _BEYOND = re.compile("[PE]iB|size [0-9]{15}")
 
 
 def shortage(error: BaseException) -> str | None:
-    """What to say where an error tells of the machine, not of what was read: memory, open files or room ran out, a file system
-    is away. None for all others."""
+    """What to report for an error of the machine rather than of the input: no memory, open files or disk space left, a file
+    system that is away. None for all other errors."""
     if isinstance(error, FastRealignError):
         return None
     text = str(error)

@@ -121,7 +121,7 @@ class TorchGroup(ProcessGroup):
             if other is not None:
                 known = other.kind if issubclass(other.kind, FastRealignError) else FastRealignError
                 failed_there = known(f"rank {rank}: {other.message}")
-                failed_there.told_by_another = True
+                failed_there.reported_elsewhere = True
                 raise failed_there
 
 

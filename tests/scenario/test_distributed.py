@@ -153,7 +153,7 @@ def test_a_bad_row_of_one_rank_is_an_error_of_all(sides):
     np.save(path, rows)
     results = on_ranks(3, lambda ranks: fitted(ranks, sides))
     assert all(isinstance(result, BadRowsError) for result in results)
-    assert [result.told_by_another for result in results] == [True, True, False]
+    assert [result.reported_elsewhere for result in results] == [True, True, False]
     assert str(results[2]).startswith(f"{path}: row {len(rows) - 1} has a NaN or Inf")
     assert str(results[0]) == f"rank 2: {results[2]}"
     found = on_ranks(2, lambda ranks: fitted(ranks, sides, bad_rows="skip"))

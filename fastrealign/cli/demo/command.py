@@ -13,7 +13,9 @@ from fastrealign.cli.parser import Command
 def add(command: Command) -> None:
     """Add the subcommand."""
     parser = command(
-        "demo", "align the embeddings that come along, and show the gap and the retrieval before and after", run=run
+        "demo",
+        "align the embeddings that ship with fastrealign, and show the gap and the retrieval before and after",
+        run=run,
     )
     add_centroid(parser)
     parser.add_argument(

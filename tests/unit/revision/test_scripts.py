@@ -137,7 +137,7 @@ def test_an_interrupted_command_says_how_to_go_on(world, tiny_lm, capsys, monkey
     monkeypatch.chdir(world)
     assert main(["train", "stage1", "run.yaml", "--quiet"]) == 130
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "fastrealign: stopped; the same command --resume goes on from the last checkpoint in run"
+    assert said == "fastrealign: stopped; the same command --resume resumes from the last checkpoint in run"
     monkeypatch.undo()
     monkeypatch.chdir(world)
     assert main(["train", "stage1", "run.yaml", "--quiet", "--resume"]) == 0
