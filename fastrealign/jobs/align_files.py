@@ -1,7 +1,4 @@
-"""Files to files: `align` fits and applies, `apply_files` applies what was fitted before. Both end in a Report.
-
-The phases of a job are in job.py, what the two have in common in shard_job.py.
-"""
+"""Files to files: `align` fits and applies, `apply_files` applies what was fitted before. See job.py and shard_job.py."""
 
 from __future__ import annotations
 
@@ -223,9 +220,9 @@ class AlignJob(ShardJob):
         self.target = self.opened("target", opened)
         self.fit_options = fit
         # A target in memory has no fingerprint in the job specification: it is fitted again and compared.
-        files = self.target.files if isinstance(self.target, FileSource) else None
         found: dict[str, FileFingerprint] = {}
-        if files is not None:
+        if isinstance(self.target, FileSource):
+            files = self.target.files
             found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
         self._fingerprinted = bool(found)
         self.specify({**fit.to_json(), "target_column": read.target_column}, target=found)
@@ -237,7 +234,7 @@ class AlignJob(ShardJob):
             try:
                 self.method = self.ranks.broadcast(self._fitted())
                 break
-            except BadShardError as error:  # begin again without it, if it may be left out
+            except BadShardError as error:  # fit again without it, if it may be left out
                 if self.options.read.bad_shards == "error":
                     raise
                 for side, rows in self.sides.items():
@@ -247,7 +244,7 @@ class AlignJob(ShardJob):
         self.start_writing()
 
     def _fitted(self) -> Method:
-        """The alignment that the unfinished run noted, else a fit."""
+        """The method that the unfinished run recorded, else a fit."""
         resumed = self.ranks.rank == 0 and self._fingerprinted
         noted = self.ranks.broadcast(self.folder.noted_alignment() if resumed else None)
         if noted is not None:
