@@ -27,9 +27,9 @@ from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
 from fastrealign.jobs.summary import Report
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
-from fastrealign.methods.options import FitOptions
 from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:

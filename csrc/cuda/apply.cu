@@ -10,8 +10,8 @@
 // mostly idle here: memory delivers 2.2 float32 elements per clock and multiprocessor, and each takes three of the 64
 // float64 operations per clock.) Entries alpha x + beta b + gamma c in float32.
 #include "launch.h"
-#include "paths.h"
 #include "rows.cuh"
+#include "variants.h"
 
 namespace fastrealign {
 namespace cuda {

@@ -7,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "api.h"
 #include "constants.h"
-#include "cuda.h"
 
 namespace py = pybind11;
 namespace fr = fastrealign;
@@ -85,7 +85,7 @@ void prepare(const MapTuple& by, int64_t width, const LaunchTuple& how) { gpu::p
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-    m.doc() = "Compiled CUDA kernels of fastrealign; csrc/cuda/cuda.h describes the arguments.";
+    m.doc() = "Compiled CUDA kernels of fastrealign; csrc/cuda/api.h describes the arguments.";
     m.attr("CONSTANTS") = fr::constants();
     const py::call_guard<py::gil_scoped_release> unlocked;
     m.def("device_count", &gpu::device_count);

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda.h"
+#include "api.h"
 
 namespace fastrealign {
 namespace cuda {

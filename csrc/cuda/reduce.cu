@@ -7,8 +7,8 @@
 // data-centre GPU the kernel is still memory-bound: an entry costs one quarter-rate conversion, one integer addition,
 // and two (no b and c) or seven float64 operations.
 #include "launch.h"
-#include "paths.h"
 #include "rows.cuh"
+#include "variants.h"
 
 namespace fastrealign {
 namespace cuda {

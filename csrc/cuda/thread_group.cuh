@@ -2,7 +2,7 @@
 // groups). Reductions within a group, and atomic sums across blocks.
 #pragma once
 
-#include "cuda.h"
+#include "api.h"
 #include "elements.cuh"
 #include "exact_sum.h"
 #include "row_map.h"

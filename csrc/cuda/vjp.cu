@@ -4,9 +4,9 @@
 // six dot products in float64, and writes A g + B y + C b + D c (row_gradient.h). Variants as in apply.cu, where y, g
 // and result have one type; everything else takes the slow path in float64.
 #include "launch.h"
-#include "paths.h"
 #include "row_gradient.h"
 #include "rows.cuh"
+#include "variants.h"
 
 namespace fastrealign {
 namespace cuda {

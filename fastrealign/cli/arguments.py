@@ -11,8 +11,8 @@ from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import InputError
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
-from fastrealign.methods.options import CENTROIDS
-from fastrealign.methods.options import HELP as FIT_HELP
+from fastrealign.methods.fit_options import CENTROIDS
+from fastrealign.methods.fit_options import HELP as FIT_HELP
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (

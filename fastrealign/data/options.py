@@ -1,7 +1,7 @@
 """What a user may ask for, as values that check themselves: one class for each subject, one text for each option.
 
 Public functions keep their keywords and build these in one line; inside, the values are handed on. The command's help takes the
-text of an option from `HELP`, docstrings through `documented`. The options of a fit are in methods/options.py.
+text of an option from `HELP`, docstrings through `documented`. The options of a fit are in methods/fit_options.py.
 """
 
 from __future__ import annotations

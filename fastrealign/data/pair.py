@@ -14,7 +14,7 @@ from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
-from fastrealign.storage.identity import identities
+from fastrealign.storage.file_identity import identities
 from fastrealign.storage.paths import place
 
 NAME_BOTH = (

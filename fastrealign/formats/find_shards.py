@@ -22,8 +22,8 @@ from fastrealign.formats.shard_sets import members
 from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import AnyPath, Place, each, place
+from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.retry import Missing
-from fastrealign.storage.session import SESSION
 from fastrealign.storage.url import Url
 
 # Folders that are searched for an example of where shards are.

@@ -20,8 +20,8 @@ from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import reading
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import Place, folder_of, place
+from fastrealign.storage.record_rules import COUNT, MAPPING, NUMBER, TEXT, Rule, check, or_none
 from fastrealign.storage.records import checked, sealed
-from fastrealign.storage.rules import COUNT, MAPPING, NUMBER, TEXT, Rule, check, or_none
 
 # 1 had no checksums.
 FORMAT = 2

@@ -19,8 +19,8 @@ from fastrealign.formats.safetensors_files import RECORD, is_of_others
 from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.paths import AnyPath, is_folder, place
+from fastrealign.storage.record_rules import Rule, broken
 from fastrealign.storage.records import checked, is_sealed, sealed
-from fastrealign.storage.rules import Rule, broken
 from fastrealign.storage.spool import local_copy
 
 # 1 had no checksums.

@@ -21,7 +21,7 @@ from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import SPLITS
 from fastrealign.formats.manifest import MANIFEST
 from fastrealign.formats.shard_names import Name, copied_from, pattern_of
-from fastrealign.storage.identity import identities
+from fastrealign.storage.file_identity import identities
 from fastrealign.storage.paths import Place, folder_of, place
 
 # Caches that the package datasets keeps next to the data.

@@ -11,7 +11,7 @@ from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report import verdict
 from fastrealign.gap_report.labels import name_of, number, percent
-from fastrealign.gap_report.measured import Domains, Measured
+from fastrealign.gap_report.report_data import Domains, Measured
 from fastrealign.gap_report.svg import FAINT, INK, METHOD, PAPER, PARTS, TARGET
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from fastrealign.core.optional import optional
 from fastrealign.gap_report import charts
 from fastrealign.gap_report.charts import Drawing
-from fastrealign.gap_report.measured import Measured
+from fastrealign.gap_report.report_data import Measured
 from fastrealign.gap_report.svg import STYLE, inline, png
 
 

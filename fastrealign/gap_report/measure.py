@@ -42,8 +42,8 @@ from fastrealign.diagnostics import (
 )
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share, mixing_of
 from fastrealign.diagnostics.rows import count_rows, mean_estimate, paired_blocks, sample
-from fastrealign.gap_report.measured import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
+from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
 from fastrealign.gap_report.sides import MIXING_K, OWN, ReportOptions, Sides, open_and_draw
 from fastrealign.methods.baselines import fit_baseline

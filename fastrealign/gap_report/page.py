@@ -9,7 +9,7 @@ from fastrealign.core.version import __version__
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
 from fastrealign.gap_report.labels import name_of, number
-from fastrealign.gap_report.measured import Measured
+from fastrealign.gap_report.report_data import Measured
 from fastrealign.gap_report.svg import METHOD
 from fastrealign.gap_report.table import basis, metrics
 from fastrealign.gap_report.verdict import headline, verdict_of

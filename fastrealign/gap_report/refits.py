@@ -13,7 +13,7 @@ from fastrealign.core.text import shown
 from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
-from fastrealign.gap_report.measured import Domains, SampleSize
+from fastrealign.gap_report.report_data import Domains, SampleSize
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import fit_baseline
 

@@ -14,8 +14,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report.figures import pngs
-from fastrealign.gap_report.measured import Measured, MethodFigures, Pairs, Spectrum, drift_cosine
 from fastrealign.gap_report.page import html_page
+from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, Spectrum, drift_cosine
 from fastrealign.gap_report.table import as_text
 from fastrealign.gap_report.verdict import verdict_of
 from fastrealign.storage.atomic import AtomicFile

@@ -14,7 +14,7 @@ from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
-from fastrealign.methods.options import check_method
+from fastrealign.methods.fit_options import check_method
 
 # Neighbours of the mixing rate, as in arXiv 2602.07026: each side needs more rows than that.
 MIXING_K = 20

@@ -10,7 +10,7 @@ import numpy as np
 from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.labels import name_of, number, percent
-from fastrealign.gap_report.measured import Measured, MethodFigures
+from fastrealign.gap_report.report_data import Measured, MethodFigures
 from fastrealign.gap_report.verdict import verdict_of
 
 LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the source's own is best"

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report.labels import listed, name_of, number, percent
-from fastrealign.gap_report.measured import Domains, Measured, drift_cosine
+from fastrealign.gap_report.report_data import Domains, Measured, drift_cosine
 
 
 def verdict_of(report: Measured) -> str:

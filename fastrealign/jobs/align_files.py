@@ -22,11 +22,11 @@ from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.loading import as_method, told_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
-from fastrealign.methods.options import FitOptions, check_ranks
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath
 

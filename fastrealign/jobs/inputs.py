@@ -12,7 +12,7 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.formats.open import Source
 from fastrealign.jobs.folders import inside, walk
-from fastrealign.storage.identity import identities, real
+from fastrealign.storage.file_identity import identities, real
 from fastrealign.storage.paths import Place, is_folder, place, places_of
 
 

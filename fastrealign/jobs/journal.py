@@ -29,8 +29,8 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
 from fastrealign.storage.append_log import open_append_log, read_append_log
 from fastrealign.storage.paths import Place
+from fastrealign.storage.record_rules import COUNT, TEXT, Rule, check, or_none
 from fastrealign.storage.records import is_sealed, record_of, sealed, unsealed
-from fastrealign.storage.rules import COUNT, TEXT, Rule, check, or_none
 
 
 @dataclass

@@ -12,7 +12,7 @@ from fastrealign.formats.manifest import MANIFEST
 from fastrealign.jobs.folders import inside, is_there, walk
 from fastrealign.jobs.inputs import Inputs, check_outside
 from fastrealign.jobs.output_folder import JOURNAL
-from fastrealign.storage.identity import real
+from fastrealign.storage.file_identity import real
 from fastrealign.storage.paths import Place, folder_of, is_folder, place, places_of
 
 ALIGNMENT = "alignment.safetensors"

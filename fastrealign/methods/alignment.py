@@ -19,7 +19,7 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
-from fastrealign.storage.rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
+from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
     from fastrealign.methods.method import Method

@@ -20,7 +20,7 @@ from fastrealign.formats.saved_tensors import check_record, check_saved_name, ch
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.noise import noise, row_numbers
-from fastrealign.storage.rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
+from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath

@@ -29,9 +29,9 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.data.process_group import GroupLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import chunks
+from fastrealign.methods.fit_options import METHODS, FitOptions, check_method
 from fastrealign.methods.fitting import fit_specs
 from fastrealign.methods.method import Method
-from fastrealign.methods.options import METHODS, FitOptions, check_method
 
 __all__ = ["METHODS", "Mapped", "fit_baseline"]
 

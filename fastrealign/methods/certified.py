@@ -35,8 +35,8 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.full_pass import fit_sides
-from fastrealign.methods.options import FitOptions
 
 # Blocks of a side to begin with: fewer say too little about the spread between them.
 FEWEST_BLOCKS = 64

@@ -18,9 +18,9 @@ from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.certified import Bound, Looks
+from fastrealign.methods.fit_options import check_sampling, check_tol
 from fastrealign.methods.loading import told_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
-from fastrealign.methods.options import check_sampling, check_tol
 from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 

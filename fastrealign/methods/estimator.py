@@ -16,9 +16,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.data.options import check_choice
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.fit_options import CENTROIDS
 from fastrealign.methods.fitting import fit
 from fastrealign.methods.moments import Moments
-from fastrealign.methods.options import CENTROIDS
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin

@@ -25,11 +25,11 @@ from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline_fits import fit_opened
+from fastrealign.methods.baseline_statistics import fit_opened
 from fastrealign.methods.certified import fit_certified
+from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.method import Method
-from fastrealign.methods.options import FitOptions, check_ranks
 from fastrealign.methods.statistics import check_widths
 
 

@@ -16,7 +16,7 @@ from fastrealign.data.process_group import TorchGroup
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.formats.table_objects import take
 from fastrealign.storage.paths import AnyPath
-from fastrealign.storage.rules import COUNT
+from fastrealign.storage.record_rules import COUNT
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -15,7 +15,7 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import is_utf8
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
-from fastrealign.storage.strings import id_text
+from fastrealign.storage.text_values import id_text
 
 # Placeholder for the visual tokens in a prompt.
 IMAGE = "<image>"

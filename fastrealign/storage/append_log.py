@@ -16,8 +16,8 @@ from typing import Protocol
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, reading
-from fastrealign.storage.lease import Lease
 from fastrealign.storage.paths import Place, each
+from fastrealign.storage.remote_lock import Lease
 from fastrealign.storage.url import Url
 
 _LEASE = "lease"

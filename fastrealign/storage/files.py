@@ -17,7 +17,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage import remote
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import RemoteFile, RemoteStream
-from fastrealign.storage.session import SESSION
+from fastrealign.storage.remote_session import SESSION
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20

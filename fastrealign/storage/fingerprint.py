@@ -14,7 +14,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.storage.files import Descriptor, forget_seen, read_into, reading
 from fastrealign.storage.paths import AnyPath, place
-from fastrealign.storage.rules import COUNT, TEXT, Rule, check, or_none
+from fastrealign.storage.record_rules import COUNT, TEXT, Rule, check, or_none
 
 # Read from the head and from the tail of a file: the cost does not grow with its size. A checksum of every byte takes about
 # as long as copying the file (CRC-32: 1.6 GB/s a core).

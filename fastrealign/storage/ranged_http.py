@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.facts import Facts
+from fastrealign.storage.remote_facts import Facts
 from fastrealign.storage.retry import run_coroutine
 
 if TYPE_CHECKING:

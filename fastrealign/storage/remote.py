@@ -1,7 +1,7 @@
 """Files on a server, read by position or in order.
 
-A file must not change while it is read. Its size, ETag and time are kept when its header is read (session.py), and compared
-later: with every answer over HTTP, elsewhere when the file is opened again and every CHECK_SECONDS while it is read.
+A file must not change while it is read. Its size, ETag and time are kept when its header is read (remote_session.py), and
+compared later: with every answer over HTTP, elsewhere when the file is opened again and every CHECK_SECONDS while it is read.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError, changed
 from fastrealign.storage import ranged_http
-from fastrealign.storage.facts import Facts
+from fastrealign.storage.remote_facts import Facts
+from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.retry import ShortAnswer, filesystem, request, with_retries
-from fastrealign.storage.session import SESSION
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line, without_secrets
-from fastrealign.storage.session import SESSION
+from fastrealign.storage.remote_session import SESSION
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

@@ -16,7 +16,7 @@ from fastrealign.core.errors import FastRealignError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
 from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
-from fastrealign.storage.session import SESSION
+from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.url import Url
 
 

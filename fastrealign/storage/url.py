@@ -18,8 +18,8 @@ from urllib.parse import unquote
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.storage import ranged_http
-from fastrealign.storage.facts import Facts
 from fastrealign.storage.pure_url import PureUrl
+from fastrealign.storage.remote_facts import Facts
 from fastrealign.storage.retry import (
     Denied,
     Missing,

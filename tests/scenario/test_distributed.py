@@ -32,8 +32,8 @@ from fastrealign.data.workers import Workers
 from fastrealign.jobs.align_files import AlignJob
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.shard_job import JobOptions
+from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.fitting import fit_rows
-from fastrealign.methods.options import FitOptions
 
 torch = pytest.importorskip("torch")
 

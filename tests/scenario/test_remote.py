@@ -21,7 +21,7 @@ from fastrealign.storage import remote, retry
 from fastrealign.storage.files import Descriptor, file_size, open_binary, read_into
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import place
-from fastrealign.storage.session import RemoteSession
+from fastrealign.storage.remote_session import RemoteSession
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")

@@ -25,7 +25,7 @@ from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage import retry
 from fastrealign.storage.append_log import RemoteLog
 from fastrealign.storage.atomic import AtomicFile
-from fastrealign.storage.lease import Lease
+from fastrealign.storage.remote_lock import Lease
 from fastrealign.storage.url import Url
 
 fsspec = pytest.importorskip("fsspec")

@@ -106,8 +106,8 @@ def memory():
 @pytest.fixture
 def quick_lease(monkeypatch):
     """A lease that is taken, and given up for dead, in a moment."""
-    from fastrealign.storage import lease
+    from fastrealign.storage import remote_lock
 
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "WATCH_SECONDS", 0.6)
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr(remote_lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(remote_lock, "WATCH_SECONDS", 0.6)
+    monkeypatch.setattr(remote_lock, "SETTLE_SECONDS", 0.02)

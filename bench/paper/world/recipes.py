@@ -11,7 +11,7 @@ from bench.paper.world.sets import World
 from fastrealign.cli.demo import statements
 from fastrealign.cli.demo.train import COMMON, STAGE_1, STAGE_2, TUNINGS, fitted, rows_of, timed, train_stages
 from fastrealign.core.errors import InputError
-from fastrealign.methods.options import check_method
+from fastrealign.methods.fit_options import check_method
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import score
 from fastrealign.storage.atomic import save_bytes

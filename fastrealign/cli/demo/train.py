@@ -14,7 +14,7 @@ from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.methods.baselines import fit_baseline
-from fastrealign.methods.options import check_method
+from fastrealign.methods.fit_options import check_method
 from fastrealign.revision.answers import Answer, read_items, write_answers
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Scores, ask, score

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda.h"
+#include "api.h"
 #include "cuda_runtime.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;

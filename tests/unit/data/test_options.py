@@ -8,8 +8,8 @@ import pytest
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import HELP, Compute, OutputOptions, ReadOptions, documented
 from fastrealign.data.workers import Workers
-from fastrealign.methods import baseline_fits
-from fastrealign.methods.options import METHODS, FitOptions
+from fastrealign.methods import baseline_statistics
+from fastrealign.methods.fit_options import METHODS, FitOptions
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_comes_of_them():
 
 
 def test_every_method_has_a_fit():
-    assert (*baseline_fits._MAKERS, "realign", "realign-exact") == METHODS
+    assert (*baseline_statistics._MAKERS, "realign", "realign-exact") == METHODS
 
 
 def test_docstrings_take_the_texts():

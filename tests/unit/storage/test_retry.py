@@ -9,8 +9,8 @@ import pytest
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.storage import retry
+from fastrealign.storage.remote_session import RemoteSession
 from fastrealign.storage.retry import Denied, Missing, with_retries
-from fastrealign.storage.session import RemoteSession
 
 
 class HttpError(Exception):

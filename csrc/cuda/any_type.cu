@@ -2,8 +2,8 @@
 // every row on the slow path, in float64. General rather than fast: a row is read up to five times, mostly from a
 // cache.
 #include "launch.h"
-#include "paths.h"
 #include "rows.cuh"
+#include "variants.h"
 
 namespace fastrealign {
 namespace cuda {

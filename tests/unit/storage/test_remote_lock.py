@@ -1,4 +1,4 @@
-"""lease.py: one holder at a time, told apart from one that has died by whether it goes on changing."""
+"""remote_lock.py: one holder at a time, told apart from one that has died by whether it goes on changing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from fastrealign.core.errors import FastRealignError, InputError
 
 pytest.importorskip("fsspec")
-from fastrealign.storage import lease as module
-from fastrealign.storage.lease import Lease
+from fastrealign.storage import remote_lock as module
+from fastrealign.storage.remote_lock import Lease
 from fastrealign.storage.url import Url
 
 URL = Url("memory://out/journal/lease")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from fastrealign.storage.facts import Facts
+from fastrealign.storage.remote_facts import Facts
 
 # For so long after the last attempt failed, a server is asked once only: a run that ends because of it shall end soon.
 _GRACE_SECONDS = 60.0
