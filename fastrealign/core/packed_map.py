@@ -37,6 +37,7 @@ def pack(row_map: RowMap, d: int, device: torch.device | str = "cpu") -> tuple[t
 
     Examples
     --------
+    >>> import fastrealign.nn  # registers torch.ops.fastrealign
     >>> torch.ops.fastrealign.apply(torch.tensor([[3.0, 4.0]]), *pack(RowMap(), 2))
     tensor([[0.6000, 0.8000]])
     """

@@ -48,6 +48,7 @@ def apply(rows: torch.Tensor, map: torch.Tensor, terms: int, dtype: torch.dtype 
 
     Examples
     --------
+    >>> from fastrealign.core.row_map import RowMap
     >>> apply(torch.tensor([[3.0, 4.0]]), *pack(RowMap(), 2))
     tensor([[0.6000, 0.8000]])
     """
@@ -81,6 +82,7 @@ def reduce(rows: torch.Tensor, map: torch.Tensor, terms: int) -> tuple[torch.Ten
 
     Examples
     --------
+    >>> from fastrealign.core.row_map import RowMap
     >>> low, high, bad = reduce(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), *pack(RowMap(), 2))
     >>> bad
     tensor([1, 1, 1])
@@ -119,6 +121,7 @@ def vjp(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms: in
 
     Examples
     --------
+    >>> from fastrealign.core.row_map import RowMap
     >>> vjp(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), *pack(RowMap(), 2))
     tensor([[ 0.1280, -0.0960]])
     """

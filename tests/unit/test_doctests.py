@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import fastrealign
 
 PACKAGE = Path(fastrealign.__path__[0])
+# Ray's types of Arrow hold for the whole process; its examples need a cluster and are skipped anyway.
 MODULES = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in sorted(PACKAGE.rglob("*.py"))
-    if ">>>" in path.read_text()
+    if ">>>" in path.read_text() and path.name != "ray.py"
 ]
+
+
+def _examples(module: ModuleType) -> Iterator[doctest.DocTest]:
+    """One test for each docstring with examples, of decorated functions too, which doctest's own finder passes over."""
+    path = Path(str(module.__file__))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ">>>" in (
+            text := ast.get_docstring(node) or ""
+        ):
+            name = getattr(node, "name", module.__name__)
+            yield doctest.DocTestParser().get_doctest(text, dict(vars(module)), name, str(path), 0)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -25,5 +40,7 @@ def test_examples_of_docstrings(name, monkeypatch, tmp_path):
         module = importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"needs {error.name}")
-    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    assert result.attempted > 0 and result.failed == 0
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for example in _examples(module):
+        runner.run(example)
+    assert runner.tries > 0 and runner.failures == 0
