@@ -23,8 +23,10 @@ LEFT_OUT = (
     "unit/gap_report/test_[mp]*.py",
     "unit/kernels/*",
     "unit/methods/test_certified.py",
-    "unit/revision/test_[!c]*.py",
+    "unit/diagnostics/test_monitor.py",
+    "unit/revision/*",
     "unit/storage/test_hub.py",
+    "unit/storage/test_remote_lock.py",
     "contract/test_fuzz.py",
     "scenario/test_[!bikd]*.py",
     "scenario/test_bad_shards.py",
@@ -100,7 +102,7 @@ TOO_LONG = {
     "test_topology_has_scipys_densities",
 }
 # Cases of one test, at most.
-MOST = 8
+MOST = 5
 
 _TESTS = Path(__file__).parents[1]
 _LEFT_OUT = pytest.StashKey[int]()
