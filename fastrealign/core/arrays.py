@@ -1,6 +1,6 @@
-"""Rows of every kind that holds them, and results as the kind that was given.
+"""Takes rows from arrays of any kind, and returns results as the kind that was given.
 
-An object is recognised by the protocols that it has, or by the library that its class is from.
+An object is recognised by its protocols, or by the library of its class.
 
     given                                                       taken as          given back
     NumPy array, buffer, `__array__`, `__array_interface__`     NumPy array       NumPy array
@@ -11,7 +11,7 @@ An object is recognised by the protocols that it has, or by the library that its
     list or tuple of rows or of numbers                         array, tensor     list or tuple of the same
 
 formats/table_objects.py adds the libraries of tables: pandas, pyarrow, polars, datasets, dask, scipy and sparse.
-Missing rows (null, None) are taken as rows of NaN, which `bad_rows` decides about.
+Missing rows (null, None) become rows of NaN, for which `bad_rows` applies.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def take(x: object, name: str = "embeddings") -> Taken:
 
 
 def given_back(back: Back, result: Any, left: np.ndarray | None, given: object) -> Any:
-    """The result as the kind that was given. Raises InputError where that has no such element type."""
+    """The result as the kind that was given. Raises InputError if that kind does not support its element type."""
     try:
         return back(result, left)
     except (FastRealignError, MemoryError):

@@ -1,4 +1,4 @@
-"""Chooses the backend: the one given by name, else the environment's FASTREALIGN_BACKEND, else the fastest that can run.
+"""Chooses the backend: the one given by name, else that of FASTREALIGN_BACKEND, else the fastest that can run.
 
     cuda        csrc/cuda; rows on an NVIDIA GPU
     triton      kernels/; rows on a GPU, NVIDIA's or AMD's (with TRITON_INTERPRET=1: on the CPU, for tests)

@@ -1,4 +1,4 @@
-"""The kernels on the CPU: reduce, apply and vjp of NumPy arrays, by the compiled core or the reference, and their threads."""
+"""reduce, apply and vjp of NumPy arrays on the CPU, by the compiled core or the reference; the number of threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def default_threads() -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    """`threads`, or the number of CPUs for None. Raises InputError for anything that is no number of threads."""
+    """`threads`, or the number of CPUs for None. Raises InputError unless it is a positive integer."""
     if threads is None:
         return default_threads()
     if not isinstance(threads, numbers.Integral) or not 1 <= threads < 1 << 31:

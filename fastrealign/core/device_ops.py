@@ -1,6 +1,6 @@
-"""The kernels on torch tensors: `reduce_rows`, `apply_rows` and what torch_ops.py makes operators of.
+"""The kernels on torch tensors: `reduce_rows`, `apply_rows`, and the functions behind the operators of torch_ops.py.
 
-Rows on the CPU are passed to cpu.py; those on a device to the CUDA or the Triton kernels, on torch's current stream.
+Rows on the CPU go to cpu.py; rows on a device go to the CUDA or Triton kernels, on torch's current stream.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
             "rows together"
         )
     if len(out) > 1 and out.stride(0) < out.shape[1]:
-        raise InputError("the rows of out overlap each other in memory; pass memory of its own for each")
+        raise InputError("the rows of out overlap in memory; pass separate memory for each row")
     ends = [
         (x.data_ptr(), x.data_ptr() + ((len(x) - 1) * x.stride(0) + x.shape[1]) * x.element_size()) for x in (rows, out)
     ]
     in_place = (rows.data_ptr(), rows.stride(), rows.dtype) == (out.data_ptr(), out.stride(), out.dtype)
     if len(out) and not in_place and ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]:
-        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or separate memory")
 
 
 def reduce_rows(
@@ -192,7 +192,7 @@ def checked(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
         raise InputError(f"terms={terms}: expected 0 (neither b nor c), 1 (b) or 2 (both)")
     if map.shape != (HEADER + 2 * rows.shape[1],):
         wide = (map.numel() - HEADER) // 2
-        raise InputError(f"rows are {rows.shape[1]} wide, the map is of {wide} wide rows; make it with torch_ops.pack")
+        raise InputError(f"rows are {rows.shape[1]} wide, the map is for rows {wide} wide; make it with torch_ops.pack")
     if map.device != rows.device:
         raise InputError(f"the rows are on {rows.device}, the map on {map.device}; move one to the other")
     if rows.shape[1] > 1 and rows.stride(1) != 1:

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message is one line: which file, which row, what was expected, what to do."""
+"""The errors that users see. Each message is one line: which file, which row, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastrealign.core.text import shown
 class FastRealignError(Exception):
     """Something failed that the caller's input did not cause (exit code 1).
 
-    Whatever the message quotes, it is one line without control characters, and without users, passwords and queries of URLs.
+    The message is one line, without control characters and without the users, passwords and queries of URLs.
 
     reported_elsewhere: another rank of the process group met the error and reports it
     """
@@ -27,11 +27,11 @@ class FastRealignError(Exception):
 
 
 class InputError(FastRealignError, ValueError):
-    """The input or the way it was asked for is wrong (exit code 2)."""
+    """The input or an option is wrong (exit code 2)."""
 
 
 class ChangedError(InputError):
-    """An input was written to while it was read: what was read of it so far is not what it is now."""
+    """An input was written to while it was being read, so the parts read so far may not match the file."""
 
 
 def changed(path: object, when: str = "during the run") -> ChangedError:
@@ -66,7 +66,7 @@ _NUMBERS = {
     errno.EDQUOT: _ROOM,
     **dict.fromkeys((getattr(errno, f"E{name}") for name in _OF_NETWORKS.split()), _AWAY),
 }
-# As libraries of other languages tell it, in errors of any class.
+# The same in the messages of libraries in other languages, which raise errors of any class.
 _TEXTS = [
     (
         re.compile(
@@ -78,13 +78,13 @@ _TEXTS = [
     (re.compile(os.strerror(errno.ENOSPC), re.I), _ROOM),
     (re.compile(os.strerror(errno.ESTALE), re.I), _AWAY),
 ]
-# More than any machine has: what asks for it is damaged.
+# More memory than any machine has: the file that asks for it is damaged.
 _BEYOND = re.compile("[PE]iB|size [0-9]{15}")
 
 
 def shortage(error: BaseException) -> str | None:
     """What to report for an error of the machine rather than of the input: no memory, open files or disk space left, a file
-    system that is away. None for all other errors."""
+    system that does not answer. None for all other errors."""
     if isinstance(error, FastRealignError):
         return None
     text = str(error)
@@ -103,7 +103,7 @@ class FitWarning(UserWarning):
 
 
 def warn(message: str, kind: type[Warning] = FitWarning) -> None:
-    """A warning that points at the line that called the package, in one line as the errors are."""
+    """A warning that points at the line that called the package; one line, like the errors."""
     here, level = os.path.join(os.path.dirname(os.path.dirname(__file__)), ""), 2
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(here):

@@ -1,4 +1,4 @@
-"""A torch module whose buffers stay exact in float64, whatever mixed precision does to the modules around it."""
+"""A torch module whose buffers stay exact in float64 under mixed precision."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class ExactModule(torch.nn.Module):
-    """State that is float64 buffers alone, whatever `.half()`, `.to(dtype)` or FSDP's buffer_dtype ask for.
+    """All state is in buffers, which stay float64 under `.half()`, `.to(dtype)` and FSDP's buffer_dtype.
 
-    FSDP replaces buffers by narrower copies, in place and at a time of its own, and later casts these back. So `_exact` keeps
-    the memory that each had, by name: (the buffer, a tensor on its memory).
+    FSDP replaces buffers with narrower copies, in place and at any time, and later casts them back. So `_exact` keeps the
+    original memory of each, by name: (the buffer, a tensor on its memory).
     """
 
     dim: int
     _exact: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
     def _keep(self) -> None:
-        """What the buffers hold now is exact."""
+        """Record the present values of the buffers as exact."""
         floats = {name: b for name, b in self._buffers.items() if b is not None and b.is_floating_point()}
         self._exact = {name: (buffer, buffer.detach()) for name, buffer in floats.items()}
 
     def _restore(self, *names: str) -> None:
-        """Where a buffer, one of these or any, was replaced in place by a rounded copy, it gets its digits back."""
+        """Undo the in-place replacement of buffers by rounded copies, for the named buffers or for all."""
         for name in names or self._exact:
             buffer, exact = self._exact.get(name, (None, None))
-            # Of a subclass, such as the fake tensors of torch.export, the memory is not ours to compare.
+            # The memory of a subclass, such as the fake tensors of torch.export, cannot be compared.
             if buffer is None or exact is None or self._buffers[name] is not buffer or type(buffer) is not torch.Tensor:
                 continue
             if buffer.data_ptr() == exact.data_ptr():

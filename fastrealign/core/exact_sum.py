@@ -75,12 +75,6 @@ class ExactSum:
         self.low = low
         self.count += other.count
 
-    def copy(self) -> ExactSum:
-        """Sums of their own with the same values."""
-        copy = ExactSum(self.d)
-        copy.add(self)
-        return copy
-
     @property
     @computes
     def mean(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How results are shown to people: a head, then an entry a line. And numbers as they are written there."""
+"""Formats results for people: one labelled entry per line, and numbers with units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastrealign.core.text import shown
 
 
 def listing(*entries: tuple[str, str | Sequence[str] | None], width: int = 11) -> list[str]:
-    """A line for each entry, "  label    text"; several texts go below one another, an entry without a text is left out.
+    """A line for each entry, "  label    text"; each of several texts has its line, an entry without a text none.
 
     Control characters are escaped and the secrets of URLs hidden, as in messages.
 

@@ -28,7 +28,7 @@ def of_list(x: Any, name: str, take: Take) -> Taken:
     nulls = np.array([_missing(row) for row in x], dtype=bool)
     held = [row for row, null in zip(x, nulls, strict=True) if not null]
     if not held:
-        raise InputError(f"{name}: {described(x)} of {len(x)} rows, none of which is there")
+        raise InputError(f"{name}: {described(x)} of {len(x)} rows, all of them missing")
     if all(isinstance(number, (int, float, np.number)) for number in held):
         # NumPy scalars keep their type; Python's numbers are float64
         kinds = {type(number) for number in held}

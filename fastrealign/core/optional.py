@@ -7,7 +7,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 
-# How a package is named where it is installed, where that is not how it is imported.
+# Packages whose name for pip differs from the one they are imported by.
 _PACKAGES = {"lance": "pylance", "sklearn": "scikit-learn", "open_clip": "open_clip_torch", "PIL": "pillow"}
 
 
@@ -42,9 +42,9 @@ def optional(module: str, extra: str, what: str) -> Any:
 
 
 class Lazy:
-    """An optional library under a name of a module, imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
+    """A stand-in for an optional library, imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
 
-    For code that runs after something else has imported the library with `optional`, and named the file that needs it.
+    For code that runs after other code has imported the library with `optional`, whose error names the file that needs it.
     """
 
     def __init__(self, module: str, extra: str, what: str) -> None:

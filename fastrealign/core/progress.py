@@ -1,4 +1,4 @@
-"""How long work reports itself. The core calls these; who shows them is the caller's affair (the CLI, a notebook)."""
+"""Progress of long work: the package calls these methods, and the CLI or a notebook overrides them to show it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Progress:
         """A pass begins: what it does, how many rows and bytes it will read (None: not known)."""
 
     def advance(self, rows: int, nbytes: int) -> None:
-        """So many more rows and bytes are done."""
+        """More rows and bytes are done."""
 
     def finish(self) -> None:
-        """The pass is over, whether it came to its end or not."""
+        """The pass is over, complete or not."""
 
     @contextmanager
     def running(self, phase: str, rows: int | None, nbytes: int | None = None) -> Iterator[None]:

@@ -75,7 +75,7 @@ def has_direction(y: Array, s: float = 1.0, b: Array | None = None, c: Array | N
 
 
 def vjp(y: Array, g: Array, s: float = 1.0, b: Array | None = None, c: Array | None = None) -> Array:
-    """J(y)^T g for each row, J the Jacobian of `row_map`: each projection passes on what is at right angles to it."""
+    """J(y)^T g for each row, J the Jacobian of `row_map`: each projection keeps the component orthogonal to its output."""
 
     def through(g: Array, v: Array) -> Array:
         """The gradient of v from that of pi(v)."""

@@ -116,10 +116,10 @@ def check_output(x: np.ndarray, out: np.ndarray) -> None:
     if not out.flags.writeable:
         raise InputError("out is read-only")
     if len(out) > 1 and abs(out.strides[0]) < out.shape[1] * out.itemsize:
-        raise InputError("the rows of out overlap each other in memory; pass memory of its own for each")
+        raise InputError("the rows of out overlap in memory; pass separate memory for each row")
     in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
     if not in_place and np.shares_memory(x, out):
-        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or memory of its own")
+        raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or separate memory")
 
 
 def empty_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:

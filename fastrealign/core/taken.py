@@ -1,4 +1,4 @@
-"""What every reader of rows returns, and what their messages have in common."""
+"""The result of every reader of rows, and the parts that their messages share."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Taken(NamedTuple):
     rows : array or tensor (n, d), or (d,) for one vector
         The rows, without a copy where that is possible.
     back : function, optional
-        Converts a result to the kind that was given; None where it is of that kind already.
+        Converts a result to the kind that was given; None if it is of that kind already.
     nulls : bool array (n,), optional
-        The rows that were missing, and are NaN here; None where none was.
+        The rows that were missing, and are NaN here; None if none was missing.
     """
 
     rows: Rows
@@ -47,7 +47,7 @@ class Taken(NamedTuple):
 
 
 def unmasked(x: object, name: str) -> np.ndarray:
-    """x as a NumPy array. Raises InputError where it has a mask that masks something: no kernel looks at masks."""
+    """x as a NumPy array. Raises InputError if it has masked numbers: no kernel supports masks."""
     array = np.asanyarray(x)
     mask = getattr(array, "mask", None)
     mask = getattr(x, "mask", None) if mask is None else mask
@@ -67,6 +67,6 @@ def described(x: object) -> str:
 
 
 def named(names: Iterable[Any]) -> str:
-    """The first names of some, quoted and separated by commas."""
+    """The first few names, quoted and separated by commas."""
     shown = [repr(name) for name in itertools.islice(names, 9)]
     return ", ".join(shown[:8] + ["..."] * (len(shown) > 8)) or "nothing in it"

@@ -1,4 +1,4 @@
-"""torch tensors as rows: which ones hold values, and NumPy views of them. Imports torch only where one is given."""
+"""torch tensors as rows: checks that they hold values, and NumPy views of them. Imports torch only if given a tensor."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def on_device(x: object) -> bool:
 
 
 def plain(x: torch.Tensor, name: str) -> torch.Tensor:
-    """A dense tensor with values of its own, as a torch.Tensor without gradient and negative bit.
+    """A dense tensor that holds values, as a torch.Tensor without gradient and negative bit.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def as_tensor(x: np.ndarray) -> torch.Tensor:
 
 
 def checked_output(out: torch.Tensor) -> torch.Tensor:
-    """A tensor to write to, as the memory that it is. Raises InputError for one whose memory is not its own."""
+    """A tensor to write to, as a plain tensor. Raises InputError if writing to its memory would not change its values."""
     if out.is_neg():
         raise InputError("out is a negated view of other memory; pass that memory")
     if out.requires_grad:

@@ -1,4 +1,4 @@
-"""Text of others in messages: control characters come escaped, the secrets of URLs not at all."""
+"""Foreign text in messages: control characters are escaped, and the secrets of URLs are hidden."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-# What stands in the place of a secret.
+# Replaces a secret.
 HIDDEN = "***"
 # Up to the last @ before the path. In every URL of a chain (zip://x::https://user:password@host/y).
 # Path("https://…") has one slash less.
@@ -34,7 +34,7 @@ _secrets: list[str] = []
 
 @lru_cache(maxsize=4096)
 def note_secrets(url: str) -> None:
-    """From here on, the user, the password and the query of this URL are hidden wherever they stand in a text."""
+    """Remember the user, the password and the query of this URL, so that `redacted` hides them in every text."""
     found: list[str] = []
     for part in filter(None, map(_USER_OF_ONE.search, url.split("::"))):
         user = part[0][:-1]
@@ -64,9 +64,9 @@ def _without_query(match: re.Match[str]) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with control characters, line breaks and what changes the direction of text as \\x1b, but for those to `keep`.
+    """The text with control characters, line breaks and marks of text direction escaped (\\x1b), except those in `keep`.
 
-    Bytes of file names that are not UTF-8 come as \\xff.
+    Bytes of file names that are not UTF-8 become \\xff.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -74,12 +74,12 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def shown(text: Any, keep: str = "") -> str:
-    """Text of others (a name, a path, what a library says) as messages and pages show it."""
+    """Foreign text (a name, a path, the message of a library) as messages and pages show it."""
     return printable(redacted(str(text)), keep)
 
 
 def shown_values(value: Any) -> Any:
-    """A value for JSON without the secrets of URLs. Control characters are json.dumps' own matter."""
+    """A value for JSON without the secrets of URLs. json.dumps escapes control characters."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):
@@ -95,7 +95,7 @@ def shown_traceback(error: BaseException) -> str:
 
 
 def without_secrets(error: BaseException) -> BaseException | None:
-    """The error, to be the cause of another, unless its traceback would quote a secret of a URL."""
+    """The error, for `raise ... from`; None if its traceback would quote a secret of a URL."""
     text = "".join(traceback.format_exception(error))
     return error if redacted(text) == text else None
 
@@ -113,13 +113,13 @@ def _escaped(c: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line of bounded length."""
+    """The message of an exception, on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 
 
 def is_utf8(text: str) -> bool:
-    """Whether it can be written: not with half of a surrogate pair, which also stands for bytes of names that are not UTF-8."""
+    """Whether it can be encoded: lone surrogates, which os.fsdecode makes of bytes that are not UTF-8, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -128,6 +128,6 @@ def is_utf8(text: str) -> bool:
 
 
 def meant(given: str, names: Iterable[str]) -> str:
-    """A hint at the name that was probably meant, to put after the one that there is not; "" where none is near."""
+    """For a message about an unknown name: ", did you mean 'x'?"; "" if no name is similar."""
     near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
     return f", did you mean {near[0]!r}?" if near else ""

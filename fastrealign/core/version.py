@@ -1,3 +1,3 @@
-"""The one place of the version, readable without importing the rest."""
+"""The version, in a module that imports nothing."""
 
 __version__ = "0.1.0"

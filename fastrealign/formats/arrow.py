@@ -1,4 +1,4 @@
-"""Arrow IPC shards: streams (saved by Hugging Face datasets) or files, told apart by their magic. Needs pyarrow.
+"""Arrow IPC shards: streams (saved by Hugging Face datasets) or files, distinguished by their magic bytes. Needs pyarrow.
 
 The file is memory-mapped: opening it or reading one column does not read the others, and pages that were read are released, so
 that resident memory stays bounded however large a record batch is. Compressed batches are decoded whole, one at a time.
@@ -11,7 +11,6 @@ import itertools
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,8 @@ class ArrowTable(Table[AtomicFile]):
         self.path = path
         self._size = file_size(path)
         self._remote = not isinstance(place(path), Path)
-        with self._local() as local, reading(path), open(local, "rb", opener=os.open) as file:
+        # The map keeps the copy of a URL alive.
+        with local_copy(path) as local, reading(path), open(local, "rb", opener=os.open) as file:
             self._map = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
         self._buffer = pa.py_buffer(self._map)
         self.streamed = self._map[: len(_FILE_MAGIC)] != _FILE_MAGIC
@@ -101,10 +101,6 @@ class ArrowTable(Table[AtomicFile]):
     def close(self) -> None:
         """Nothing: the last view of the map closes it."""
 
-    def _local(self) -> AbstractContextManager[AnyPath]:
-        """The file; of a URL a copy on the disk, which the map keeps alive."""
-        return local_copy(str(self.path)) if self._remote else nullcontext(self.path)
-
     def _reader(self, places: list[int] | None = None) -> tuple[Any, pa.BufferReader]:
         """A reader, and the buffer that it reads from the beginning on."""
         options = pa.ipc.IpcReadOptions(included_fields=places, use_threads=False)
@@ -124,7 +120,7 @@ class ArrowTable(Table[AtomicFile]):
         if self._map[: len(_CONTINUED)] == _CONTINUED and self._map[max(0, end - len(_END)) : end] != _END:
             raise InputError(f"{self.path}: truncated: the stream has no end; copy or make it again")
         if end != self._size:
-            raise InputError(f"{self.path}: goes on for {self._size - end} bytes after its end; make it again")
+            raise InputError(f"{self.path}: has {self._size - end} bytes after its end; make it again")
 
 
 class ArrowSink(Sink):

@@ -1,4 +1,4 @@
-"""The protocol of a format: a Shard reads one file of embeddings, a ShardWriter writes its output shard."""
+"""The interface of a format: a Shard reads one file of embeddings, a ShardWriter writes its output shard."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 
+from fastrealign.core.dtypes import CODES, EXPECTED
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import redacted
 from fastrealign.formats.choose_column import Wanted
@@ -20,14 +20,11 @@ from fastrealign.storage.paths import AnyPath, Place, place
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOAT_DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
-
 
 def native_float(dtype: np.dtype, where: str) -> np.dtype:
     """`dtype` in native byte order if it is an accepted element type; else an InputError that starts with `where`."""
     native = dtype.newbyteorder("=")
-    if native not in FLOAT_DTYPES:
+    if native not in CODES:
         raise no_float(dtype, where)
     return native
 
@@ -46,7 +43,7 @@ def no_float(kind: object, where: str, convert: str = ".astype('float32')") -> I
         step = "these are no embeddings; give those that they belong to"
     else:
         step = f"convert it first, for example with {convert}"
-    return InputError(f"{where}: holds {name} values, expected float16, bfloat16, float32 or float64; {step}")
+    return InputError(f"{where}: holds {name} values, {EXPECTED}; {step}")
 
 
 class Shard(ABC):

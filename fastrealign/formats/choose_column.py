@@ -56,9 +56,9 @@ class Wanted:
     """Which embeddings of a file are wanted.
 
     column     their name, as the user gave it
-    side       "source" or "target" of an alignment, where names tell text and images of one file apart
-    elsewhere  the name that the user gave for the other side; it counts in a file that has it, unless it names the other side
-               and another name this one
+    side       "source" or "target" of an alignment, where the names in one file distinguish text and images
+    elsewhere  the name that the user gave for the other side. A file that has it is read by it, unless its words name the
+               other side and another name there has the words of this one
     option     how the user can name them, for messages
     """
 
@@ -119,7 +119,7 @@ class Candidate(NamedTuple):
 
     @property
     def likely(self) -> bool:
-        """Whether its name is one of embeddings."""
+        """Whether its name suggests embeddings."""
         words = _words(self.name)
         if self.fit is Fit.CODED:  # "embedding_model" is no embedding, "embedding_json" is one
             while len(words) > 1 and _CODING.fullmatch(words[-1]):

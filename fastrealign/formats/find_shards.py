@@ -26,7 +26,7 @@ from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.retry import Missing
 from fastrealign.storage.url import Url
 
-# Folders that are searched for an example of where shards are.
+# Folders that are searched for a shard to name as an example.
 _LOOKS = 64
 # Of Hive, Spark, DuckDB, ...: the value of a column.
 _PARTITION = re.compile("[^=]+=.*")
@@ -110,12 +110,12 @@ def _folder(folder: Place, side: str) -> list[Place]:
     if wanted in folders:
         # clip-retrieval keeps an index, image.index, beside the folders of embeddings, and a run its alignment.
         if any(format_of(path) is not FaissShard and not _is_own(path) for path in files):
-            raise InputError(f"{folder}: holds shards of its own and {wanted.name}/; name the files or {wanted}")
+            raise InputError(f"{folder}: holds shards and a folder {wanted.name}/; name the files or {wanted}")
         folder = wanted
         entries, folders = _entries(folder)
         files = _shards_of(entries, entries, folder, side)
     elif files and partitions:
-        warn(f"{folder}: holds shards of its own, so that those in {partitions[0].name}/ are not read", UserWarning)
+        warn(f"{folder}: holds shards itself, so that those in {partitions[0].name}/ are not read", UserWarning)
     elif partitions:
         files = _shards_of(list(_in_folders(partitions)), [], folder, side)
     elif not files:
@@ -128,7 +128,7 @@ def _folder(folder: Place, side: str) -> list[Place]:
     if not files and (below := _below(folders, side)) is not None:
         inside = f"{below.parent.name}/" if below.parent.name in SIDE_FOLDERS.values() else ""
         raise InputError(
-            f"{folder}: holds no shards of its own, but folders in it do, such as {below}; name one of these folders, or "
+            f"{folder}: holds no shards itself, but folders in it do, such as {below}; name one of these folders, or "
             f"all of them with the pattern {glob.escape(str(folder))}/**/{inside}*{below.suffix}"
         )
     if not files:

@@ -73,7 +73,8 @@ class DatasetFolder:
     @property
     def names(self) -> list[str]:
         """Of the files that `write` makes, relative to the root of the output."""
-        return [(self._beside / name).as_posix() for name in (_STATE, _INFO) if (self.path / name).is_file()]
+        beside = PurePosixPath(self.shards[0].name).parent
+        return [(beside / name).as_posix() for name in (_STATE, _INFO) if (self.path / name).is_file()]
 
     def write(self, root: Place, records: dict[str, ShardRecord], alignment: str, fsync: bool = True) -> None:
         """Write both files below `root`, for shards with these `records`, mapped by the alignment with this fingerprint.
@@ -93,10 +94,6 @@ class DatasetFolder:
             with AtomicFile(path, fsync) as file:
                 file.append(json.dumps(value, indent=2, ensure_ascii=False).encode())
                 file.commit()
-
-    @property
-    def _beside(self) -> PurePosixPath:
-        return PurePosixPath(self.shards[0].name).parent
 
     def _describe(self, info: dict[str, Any], root: Place, written: list[ShardRecord]) -> None:
         """Update dataset_info.json: the element type and the number of rows."""

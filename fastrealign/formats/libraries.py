@@ -1,4 +1,4 @@
-"""The optional libraries of the formats, imported on first use: whatever opens a file names it if one is missing."""
+"""The optional libraries of the formats, imported on first use; the code that opens a file reports a missing one."""
 
 from __future__ import annotations
 

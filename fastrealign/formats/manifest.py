@@ -236,7 +236,7 @@ def encoder_of(shards: list[str]) -> str | None:
         return None
     try:
         spec = Manifest.load(path).spec
-    except InputError:  # somebody else's
+    except InputError:  # not one of ours
         return None
     return spec.options.get("encoder") if spec.kind == "embed" else None
 

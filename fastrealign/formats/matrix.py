@@ -1,7 +1,7 @@
-"""A matrix at a known offset of a file: rows are read and written by position, whatever the container.
+"""A matrix at a known offset of a file: rows are read and written by position, in any container.
 
 Rows are read with preadv into the caller's memory, not through a memory map: resident memory stays bounded however large the
-file, and a file that is cut off while it is read is an error and not a signal.
+file, and a file that is truncated while it is read causes an error, not a signal.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MatrixShard(Shard):
 
     _offset   of the first element, in bytes
     _strides  from a row to the next and from a column to the next, in elements. A matrix not stored row after row costs a small
-              read for every column of every block, or reads what lies between the rows.
+              read for every column of every block, or reads the bytes between the rows.
     _swapped  whether elements are in the other byte order
     between   the sizes between rows and width, all 1: (1,) for an array (rows, 1, width)
     """

@@ -44,8 +44,8 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
     Searched: the folder of the shard, `metadata/` in it, and, for shards in text_emb/ or img_emb/, `metadata/` next to that
     folder.
 
-    Raises InputError where a name leaves the metadata of a shard open, where two shards of a folder share one file, and where
-    metadata and shard differ in the number of rows.
+    Raises InputError where the name of a shard does not determine its metadata, where two shards of a folder share one file,
+    and where metadata and shard differ in the number of rows.
     """
     folders: dict[tuple[str, str], list[Shard]] = {}
     for shard in shards:
@@ -63,7 +63,7 @@ def attach_metadata(shards: Iterable[Shard]) -> None:
             if (other := taken.setdefault(path, shard)) is not shard:
                 raise InputError(
                     f"{shard.path}: its metadata would be {path}, and so would that of {other.path}; name the shards "
-                    "that are meant with a pattern, or move the others to a folder of their own"
+                    "that are meant with a pattern, or move the others to another folder"
                 )
             shard.metadata_state = state_of(path)
             with ParquetTable(path) as table:

@@ -14,9 +14,10 @@ from math import prod
 import numpy as np
 from numpy.lib import format as npy_format
 
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
-from fastrealign.formats.base import BFLOAT16, native_float, no_float
+from fastrealign.formats.base import native_float, no_float
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.matrix import MatrixShard, MatrixWriter, check_shape
 from fastrealign.storage.files import Descriptor, file_size, reading
@@ -61,9 +62,8 @@ class NpyShard(MatrixShard):
             dtype = BFLOAT16
         if dtype.names is not None or dtype.hasobject:
             raise no_float(dtype, self.path)
-        self.rows, self.dim = check_shape(
-            shape, self.path
-        )  # before the type: converting labels would not make embeddings
+        # Before the type: converting labels would not make embeddings.
+        self.rows, self.dim = check_shape(shape, self.path)
         self.dtype = native_float(dtype, self.path)
         self.between = tuple(shape[1:-1])
         self._strides = (1, self.rows) if fortran else (self.dim, 1)

@@ -91,9 +91,9 @@ def open_source(
         The folder of a clip-retrieval root: text_emb/ or img_emb/. Only the source, which is written out, gets metadata.
     column : str or Wanted, optional
         The column, key or tensor with the embeddings, where it has another name than usual. Without it, the names of text and
-        images in one file tell the sides apart ("text_emb", "image_emb").
+        images in one file identify the sides ("text_emb", "image_emb").
     bad_shards : {"error", "skip"}
-        What becomes of a shard that cannot be opened, or has another width than most: an error, or an entry of `left_out`.
+        The result for a shard that cannot be opened, or has another width than most: an error, or an entry of `left_out`.
     pickles : type
         The reader of pickles; AnyPickleShard where they need not be written back.
 
@@ -115,7 +115,7 @@ def open_source(
     wanted = Wanted.on(side, column)
     files: list[Place] = []
     folders: dict[Path, slice] = {}
-    sets: list[slice] = []  # slices of files that no one named one by one
+    sets: list[slice] = []  # slices of files that the user did not name one by one
     for one in specs:
         root, found = find_shards(one, side)
         which = slice(len(files), len(files) + len(found))

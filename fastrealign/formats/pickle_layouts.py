@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
-from fastrealign.formats.base import FLOAT_DTYPES
 from fastrealign.formats.choose_column import (
     USUAL_NAMES,
     Candidate,
@@ -63,7 +63,7 @@ class AnyPickleShard(PickleShard):
         if not isinstance(value, dict) or not value:
             raise InputError(f"{self.path}: holds a {kind_of(value)}, expected a list or a dict with embeddings")
         if all(isinstance(part, dict) for part in value.values()):
-            return self._by_id(self._chosen(value))
+            return [{"id": name, **item} for name, item in self._chosen(value).items()]
         if any(_is_matrix(part) or (name in USUAL_NAMES and _is_sequence(part)) for name, part in value.items()):
             return self._side_by_side(value)
         if all(isinstance(part, np.ndarray) for part in value.values()):
@@ -92,9 +92,6 @@ class AnyPickleShard(PickleShard):
                 f"{self._wanted.option}"
             )
         return value[groups[0]]
-
-    def _by_id(self, items: dict) -> list[dict]:
-        return [{"id": name, **item} for name, item in items.items()]
 
     def _side_by_side(self, value: dict) -> list[dict]:
         """Items made of the rows of the matrix and of all values of the same length."""
@@ -127,7 +124,7 @@ def _is_matrix(value: object) -> bool:
 def _fit(value: Any) -> Fit:
     """Whether a value of a dict may hold the embeddings."""
     if isinstance(value, np.ndarray):
-        return fit_of_shape(value.shape, value.dtype.newbyteorder("=") in FLOAT_DTYPES, value.dtype.kind in "iub")
+        return fit_of_shape(value.shape, value.dtype.newbyteorder("=") in CODES, value.dtype.kind in "iub")
     if _is_sequence(value) and value:
         first = value[0]
         vectors = first.dtype.kind in "fcV" and first.ndim > 0 if isinstance(first, np.ndarray) else _is_sequence(first)

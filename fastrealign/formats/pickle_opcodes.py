@@ -33,7 +33,6 @@ _BYTES_A_CONTAINER = 3
 _FREE_CONTAINERS = 4096
 # A match over more takes noticeable memory.
 _WINDOW = 1 << 16
-_LONGEST_LINE = 1 << 20
 
 
 def _of_fixed_length() -> dict[int, bytes]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.dtypes import CODES, common_dtype
 from fastrealign.core.errors import InputError, changed
-from fastrealign.formats.base import FLOAT_DTYPES, Shard, ShardWriter, native_float
+from fastrealign.formats.base import Shard, ShardWriter, native_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, of_side
 from fastrealign.formats.unpickler import Refused, load
 from fastrealign.storage.atomic import AtomicFile
@@ -78,7 +79,7 @@ class PickleShard(Shard):
         return {name: [item.get(name) for item in items] for name in names}, []
 
     def items(self) -> _Items:
-        """The items with an embedding, decoded once for all who use them at the same time."""
+        """The items with an embedding, decoded once for all users at the same time."""
         items = self._items() if self._items is not None else None
         if items is None:
             decoded, facts = self._decode()
@@ -117,7 +118,7 @@ class PickleShard(Shard):
                 f"{self.path}: no item has the key {self.key!r}, the keys are {', '.join(keys[:20])}; name the column "
                 f"with {self._wanted.option}"
             )
-        return items, (next(iter(widths), 0), _common(dtypes), skipped)
+        return items, (next(iter(widths), 0), common_dtype(dtypes or {np.dtype(np.float32)}), skipped)
 
     def _key_of(self, items: list) -> str:
         """The key given for the other side, else "embed", else the only one of this side by its name."""
@@ -194,7 +195,7 @@ def _is_vector(value: object) -> bool:
         isinstance(value, np.ndarray)
         and value.size > 0
         and (value.ndim == 1 or (value.ndim == 2 and len(value) == 1))
-        and value.dtype.newbyteorder("=") in FLOAT_DTYPES
+        and value.dtype.newbyteorder("=") in CODES
     )
 
 
@@ -206,10 +207,3 @@ def shown_key(key: object) -> str:
 
 def kind_of(value: object) -> str:
     return "ndarray" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def _common(dtypes: set[np.dtype]) -> np.dtype:
-    """The narrowest accepted type that holds every one of `dtypes` exactly."""
-    if len(dtypes) == 1:
-        return next(iter(dtypes))
-    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
-from fastrealign.formats.base import BFLOAT16, no_float
+from fastrealign.formats.base import no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, with_alternatives
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.storage.files import Descriptor, file_size, read_into, reading

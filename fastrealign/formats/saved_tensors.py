@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +79,13 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...]) -> tuple[dict
         name = f"; name {inside}" if inside.exists() else ""
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder{name}")
     try:
-        with _local(path) as local, safe_open(str(local), framework="numpy") as file:
+        with local_copy(path) as local, safe_open(str(local), framework="numpy") as file:
             record = (file.metadata() or {}).get(RECORD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None
-    except (
-        SafetensorError,
-        OSError,
-        MemoryError,
-        TypeError,
-        AttributeError,
-    ) as error:  # the last two: types that NumPy lacks
+    # TypeError and AttributeError: of element types that NumPy lacks.
+    except (SafetensorError, OSError, MemoryError, TypeError, AttributeError) as error:
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
@@ -148,9 +142,3 @@ def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[s
 
 def _damaged(path: AnyPath, kind: str, how: str) -> InputError:
     return InputError(f"{path}: a damaged {kind}: {how}; copy or make it again")
-
-
-def _local(path: AnyPath) -> AbstractContextManager[Path]:
-    """The file itself, or a local copy of a URL."""
-    at = place(path)
-    return nullcontext(at) if isinstance(at, Path) else local_copy(str(at))

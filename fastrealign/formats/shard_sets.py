@@ -161,7 +161,9 @@ def _of_side(files: list[Place], side: str) -> list[Place]:
         sides = [{one for one, words in _SIDE_WORDS.items() if _words(path.name) & words} for path in of_it]
         found = {one: [path for path, of in zip(of_it, sides, strict=True) if of == {one}] for one in _SIDE_WORDS}
         if all(found.values()):
-            texts, images = ({_SIDE_WORD.sub("", _template(path)) for path in of} for of in found.values())
+            texts, images = (
+                {_SIDE_WORD.sub("", Name.of(path.stem.lower()).template) for path in of} for of in found.values()
+            )
             if sum(map(len, found.values())) < len(of_it) or not (texts <= images or images <= texts):
                 text, image = (one[0].name for one in found.values())
                 raise InputError(
@@ -170,10 +172,6 @@ def _of_side(files: list[Place], side: str) -> list[Place]:
                 )
         kept.update(found[side] if all(found.values()) else of_it)
     return [path for path in files if path in kept]
-
-
-def _template(path: Place) -> str:
-    return Name.of(path.stem.lower()).template
 
 
 def _alike(files: Iterable[Place]) -> dict[str, list[Place]]:

@@ -47,7 +47,7 @@ class Sink(ABC):
 
 
 class Table(ABC, Generic[Out]):
-    """An open file with columns, a context manager. Raises InputError for whatever is wrong with the file.
+    """An open file with columns, a context manager. Raises InputError if the file cannot be read.
 
     kind     its name in messages
     grouped  whether `batches` can read some groups of rows alone

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError, changed
 from fastrealign.formats.arrow_columns import candidates_of, choose, fit, is_missing, matrix
 from fastrealign.formats.arrow_errors import decoding
 from fastrealign.formats.arrow_schema import element_type, plain, stored, width
-from fastrealign.formats.base import BFLOAT16, Shard, ShardWriter
+from fastrealign.formats.base import Shard, ShardWriter
 from fastrealign.formats.choose_column import Fit, Wanted, with_alternatives
 from fastrealign.formats.table_copy import STEP_ROWS, Table, TableCopy
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder

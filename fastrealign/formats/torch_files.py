@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError, changed
-from fastrealign.formats.base import BFLOAT16, no_float
+from fastrealign.formats.base import no_float
 from fastrealign.formats.choose_column import (
     Candidate,
     Fit,
@@ -33,13 +34,6 @@ from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_
 from fastrealign.formats.torch_load import is_archive, load, offset_in_map
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, Place, place
-
-_FLOATS = {
-    "float16": np.dtype(np.float16),
-    "bfloat16": BFLOAT16,
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-}
 
 
 class TorchShard(MatrixShard):
@@ -139,9 +133,9 @@ class TorchShard(MatrixShard):
             )
         shape = check_shape(tensor.shape, where)  # before the type: converting labels would not make embeddings
         kind = str(tensor.dtype).removeprefix("torch.")
-        if kind not in _FLOATS:
+        if kind not in NAMES:
             raise no_float(kind, where, ".float()")
-        return *shape, _FLOATS[kind]
+        return *shape, NAMES[kind]
 
     def _fill(self, lo: int, block: np.ndarray) -> None:
         if self._by_position:
@@ -223,7 +217,7 @@ def _fit(value: Any) -> Fit:
     """Whether a value of a dict may hold the embeddings."""
     if isinstance(value, torch.Tensor):
         whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
-        return fit_of_shape(value.shape, str(value.dtype).removeprefix("torch.") in _FLOATS, whole)
+        return fit_of_shape(value.shape, str(value.dtype).removeprefix("torch.") in NAMES, whole)
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)) and value:

@@ -64,7 +64,7 @@ def load(path: str, mapped: bool) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The gist of an error of torch.load, whose text goes on to explain how to run code from the file."""
+    """The gist of an error of torch.load, whose text also explains how to run code from the file."""
     text = str(error)
     asked = re.search(r"GLOBAL (\S+)", text)
     if asked:

@@ -1,6 +1,6 @@
 """A pickle reader for NumPy arrays and plain values that refuses every other name.
 
-A pickle is a program: it imports names and calls them. Here each known name stands for a function of this module that checks
+A pickle is a program: it imports names and calls them. Here each known name is bound to a function of this module that checks
 its arguments and builds arrays of numbers or text; any other name is an error before anything is imported or called. NumPy's
 `ndarray` and `dtype` are never passed to a pickle: it could call the first to allocate memory of any size, and change the
 second, which the whole process shares, in place.
@@ -21,9 +21,9 @@ from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
+from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.text import one_line
-from fastrealign.formats.base import BFLOAT16
 from fastrealign.formats.pickle_opcodes import check_opcodes
 from fastrealign.storage.files import open_binary, reading
 from fastrealign.storage.paths import place
@@ -74,9 +74,8 @@ def _count(nbytes: int) -> None:
 
 def _check_extent(value: Any, most: int) -> None:
     """ValueError for a value that is nested too deeply, contains itself, or has more than `most` parts if none is shared."""
-    done: dict[
-        int, tuple[int, int] | None
-    ] = {}  # by id of what holds containers: levels and parts; None while under way
+    # By the id of what holds containers: levels and parts; None while under way.
+    done: dict[int, tuple[int, int] | None] = {}
     stack: list[Any] = [value] if _inner(value) else []
     leaves = 0
     while stack:
@@ -121,7 +120,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Global:
-    """What a known name stands for: it can be called but not changed."""
+    """The object that a known name is bound to: it can be called but not changed."""
 
     __slots__ = ("_call",)
 
@@ -185,7 +184,7 @@ class _Array(np.ndarray):
 
 def _reconstruct(subtype: object, shape: object, code: object) -> _Array:
     if subtype is not _NDARRAY or shape != (0,) or code not in (b"b", "b"):
-        raise Refused("an array type of its own (a subclass of ndarray)")
+        raise Refused("a subclass of ndarray")
     return np.empty(0, dtype=np.int8).view(_Array)
 
 

@@ -1,7 +1,7 @@
-"""Append logs: lines that are only ever added, by one process at a time. A journal is one.
+"""Append logs, such as a journal: lines are only added, by one process at a time.
 
-On a disk the log is a file with a lock. A server offers neither appending nor locks: there each line is a small file with a
-number, put in one piece, and the lock is a lease (lease.py).
+On a disk the log is a file with a lock. A server offers neither appending nor locks: there each line is a small
+numbered file, written in one request, and the lock is a lease (remote_lock.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NUMBER = re.compile("[0-9]{8}")
 class AppendLog(Protocol):
     """An open append log. All methods but `close` raise FastRealignError where the disk or the server fails."""
 
-    seconds_a_line: float  # how far apart a journal's lines are, at least: what keeps it small beside the shards
+    seconds_a_line: float  # least time between two lines of a journal, to keep it small beside the shards
 
     @property
     def lost(self) -> bool:
@@ -48,7 +48,7 @@ class AppendLog(Protocol):
         """Release the lock; the lines stay."""
 
     def remove(self) -> None:
-        """Release the lock; nothing stays."""
+        """Release the lock and delete the log."""
 
 
 def open_append_log(path: Place, fsync: bool) -> AppendLog:
@@ -95,7 +95,7 @@ class FileLog:
             return b"".join(parts)
 
     def check(self) -> None:
-        """A lock on a file is not lost."""
+        """Does nothing: a lock on a file cannot be taken over."""
 
     def append(self, line: bytes) -> None:
         size = os.fstat(self._file.fd).st_size
@@ -190,7 +190,7 @@ class RemoteLog:
         return self.path / f"{number:08d}"
 
     def _unlink(self, urls: list[Url]) -> None:
-        """The first one first: lines that follow on none do not count, should we be stopped halfway."""
+        """Remove the first one first: if this is stopped halfway, lines after the gap do not count."""
         for part in (urls[:1], urls[1:]):
             for _ in each(lambda url: url.unlink(missing_ok=True), part, remote=True):
                 pass

@@ -1,4 +1,4 @@
-"""Output files, and folders that are one shard, that appear under their name complete or not at all."""
+"""Atomic output: files, and folders that are one shard, get their name only once they are complete."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.core.text import one_line
-from fastrealign.storage.files import Descriptor, forget_seen, read_into
+from fastrealign.storage.files import Descriptor, read_into
 from fastrealign.storage.paths import AnyPath, Place, check_output, place
+from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.spool import spool, spool_failure
 from fastrealign.storage.url import Url
 
@@ -107,7 +108,7 @@ class AtomicFile:
         with self._removing():
             if self._url is not None:
                 self._url.upload(str(self.temporary), descriptor.state()[0])
-                forget_seen(self._url)
+                SESSION.forget(str(self._url))
                 descriptor.close()
             else:
                 if self._fsync:
@@ -165,7 +166,7 @@ class AtomicFolder:
     """A hidden temporary folder beside `path`, for a library to write to; `commit` gives it its name, `abort` removes it.
 
     As AtomicFile, except that the library opens the files: `writing` turns its errors into a FastRealignError. An existing
-    folder of that name is removed first, so that there is none for a moment.
+    folder of that name is removed first, so for a moment there is none.
     """
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:
@@ -239,7 +240,7 @@ def _temporary(path: Path) -> Path:
 def _failure(path: Place, error: Exception) -> str:
     number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
     reason = reason or one_line(error)
-    if number is None and os.strerror(errno.ENOSPC) in reason:  # as libraries of other languages put it
+    if number is None and os.strerror(errno.ENOSPC) in reason:  # raised by a library in another language
         number = errno.ENOSPC
     elif number is None and (short := shortage(error)) is not None:
         return f"{path}: could not be written: {short}"

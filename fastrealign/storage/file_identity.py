@@ -1,4 +1,4 @@
-"""Whether two names stand for one file: links, other spellings of a URL, relative paths."""
+"""Whether two names refer to one file: links, other spellings of a URL, relative paths."""
 
 from __future__ import annotations
 

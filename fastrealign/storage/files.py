@@ -17,7 +17,6 @@ from fastrealign.core.text import one_line
 from fastrealign.storage import remote
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import RemoteFile, RemoteStream
-from fastrealign.storage.remote_session import SESSION
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20
@@ -47,7 +46,7 @@ class Descriptor:
         return self.remote.read(offset, count) if self.remote is not None else os.pread(self.fd, count, offset)
 
     def state(self) -> tuple[int, int | str | None]:
-        """The size in bytes, and when it was last changed: in ns, or what the server says that stands for it."""
+        """The size in bytes, and when it was last changed: in ns, or the server's tag (remote_facts.py)."""
         if self.remote is not None:
             return self.remote.size, self.remote.modified
         status = os.fstat(self.fd)
@@ -65,8 +64,8 @@ class Descriptor:
 
 @contextmanager
 def reading(path: AnyPath) -> Iterator[None]:
-    """Turns an OSError met while reading `path` into an InputError that names it, and what is no fault of the file, such as
-    memory that ran out, into a FastRealignError."""
+    """Turns an OSError while reading `path` into an InputError that names it, and a shortage of the machine, such as memory,
+    into a FastRealignError."""
     try:
         yield
     except FastRealignError:
@@ -100,9 +99,9 @@ def file_size(path: AnyPath) -> int:
 
 
 def state_of(path: AnyPath) -> tuple[int, ...] | None:
-    """What changes when a file, or one in a folder, is written to or replaced, even if its size and its time are set back.
+    """Values that change when a file, or one in a folder, is written to or replaced, even if size and time are set back.
 
-    None for what is not there, and for a URL, which is checked with each answer of the server (remote.py).
+    None if it does not exist, and for a URL, which is checked with each answer of the server (remote.py).
     """
     if not isinstance(at := place(path), Path):
         return None
@@ -121,11 +120,6 @@ def check_state(path: AnyPath, state: tuple[int, ...] | None) -> None:
     """ChangedError unless the state is still the same."""
     if state is not None and state_of(path) != state:
         raise changed(path, "while it was read")
-
-
-def forget_seen(path: AnyPath) -> None:
-    """The file may have been written to since it was read: what is there now counts."""
-    SESSION.forget(os.fspath(path))
 
 
 def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: AnyPath) -> None:

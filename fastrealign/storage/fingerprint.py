@@ -1,4 +1,4 @@
-"""Fingerprints of files: size and checksums, by which a later run sees whether an input or an output changed."""
+"""Fingerprints of files: size and checksums, which show a later run whether an input or an output changed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.files import Descriptor, forget_seen, read_into, reading
+from fastrealign.storage.files import Descriptor, read_into, reading
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.record_rules import COUNT, TEXT, Rule, check, or_none
+from fastrealign.storage.remote_session import SESSION
 
 # Read from the head and from the tail of a file: the cost does not grow with its size. A checksum of every byte takes about
 # as long as copying the file (CRC-32: 1.6 GB/s a core).
@@ -42,7 +43,7 @@ class FileFingerprint:
         if isinstance(at, Path) and os.path.isdir(at):
             return cls._of_folder(at, modified, whole)
         if not modified:
-            forget_seen(path)  # at an output: what was there before does not count
+            SESSION.forget(os.fspath(path))  # an output: earlier contents do not count
         with reading(path):
             descriptor = Descriptor(path)
             size, changed = descriptor.state()
@@ -56,13 +57,13 @@ class FileFingerprint:
         return cls(size, digest.hexdigest(), changed if modified else None, every)
 
     def same(self, other: FileFingerprint) -> bool:
-        """Whether both are of one content: by every byte where both have that, else by ends, size and modification."""
+        """Whether both have the same content: by every byte where both have that, else by ends, size and modification."""
         if self.whole is not None and other.whole is not None:
             return (self.bytes, self.whole) == (other.bytes, other.whole)
         return (self.bytes, self.ends, self.modified) == (other.bytes, other.ends, other.modified)
 
     def holds(self, path: AnyPath) -> bool:
-        """Whether size and time of change at `path` still are these; the contents are not read."""
+        """Whether the file at `path` still has this size and time of change; its contents are not read."""
         at = place(path)
         try:
             if isinstance(at, Path) and os.path.isdir(at):

@@ -116,7 +116,7 @@ def load_tokenizer(found: Found, **options: Any) -> Any:
 
 
 def check_words(tokenizer: Any, name: str) -> None:
-    """InputError for a tokenizer without words, to which all texts are equal.
+    """InputError for a tokenizer without words, which makes all texts equal.
 
     transformers makes one of a folder that has only a configuration.
     """

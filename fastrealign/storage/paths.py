@@ -20,15 +20,15 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Of one `each`, at a time.
+# Requests of one `each` at a time.
 _REQUESTS = 8
-# At least two letters, so that the drive of a Windows path is none. "simplecache::s3://" is one, too.
+# At least two letters: the drive of a Windows path is no scheme. "simplecache::s3://" matches, too.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+://")
 _LOCAL = ("file://", "local://")
 
 
 def _is_url(path: AnyPath) -> bool:
-    """Whether fsspec has to open it; `place` makes a Url of it. A pathlib.Path never is one."""
+    """Whether fsspec has to open it; `place` makes a Url of it. Never true of a pathlib.Path."""
     if isinstance(path, Path):
         return False
     text = os.fspath(path)
@@ -64,7 +64,7 @@ def is_folder(path: AnyPath) -> bool:
 
 
 def check_output(path: AnyPath) -> None:
-    """InputError if nothing can be written there whatever the server says, or the package for it is missing."""
+    """InputError for a URL that can only be read from, or whose package is missing. No request is made."""
     at = place(path)
     if isinstance(at, Path):
         return

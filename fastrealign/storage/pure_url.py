@@ -1,4 +1,4 @@
-"""The name of a place on a server, with the methods of pathlib.PurePath that are needed. No server is asked."""
+"""The name of a place on a server, with the methods of pathlib.PurePath that are needed. It makes no requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastrealign.core.text import note_secrets, redacted
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# An object appears there complete or not at all, and there are no folders. (Within a process, that is true of memory.)
+# There an object appears only once it is complete, and there are no folders. (Within a process, this holds for memory://.)
 _OBJECT_STORES = {
     "abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "memory", "oci", "ocilake", "oss", "r2", "s3", "s3a", "tos",
 }  # fmt: skip

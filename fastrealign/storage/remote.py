@@ -21,7 +21,7 @@ from fastrealign.storage.url import Url
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# Seconds after which a file that is being read is looked at again.
+# A file that is being read is checked again after so many seconds.
 CHECK_SECONDS = 2.0
 # Of one request, at most.
 REQUEST_BYTES = 8 << 20
@@ -77,9 +77,9 @@ class RemoteFile:
     def _part(self, start: int, end: int) -> bytes:
         def get(seconds: float) -> bytes:
             if self._http:
-                data, answer = ranged_http.get(self._fs, self._path, start, end, seconds)
-                if answer.size is not None:
-                    self._compare(answer.facts)
+                data, facts = ranged_http.get(self._fs, self._path, start, end, seconds)
+                if facts.size is not None:
+                    self._compare(facts)
             else:
                 data = request(self._fs, "cat_file", self._path, start=start, end=end, seconds=seconds)
             if len(data) != end - start:

@@ -1,4 +1,4 @@
-"""What a server says of a file: kind, size, and a tag that tells one content from another."""
+"""Facts that a server reports about a file: kind, size, and a tag that changes with the content."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 
-# Tags that stand for the content. The times may differ between a listing and a request for the file.
+# Tags that identify the content. The times may differ between a listing and a request for the file.
 _CONTENT_TAGS = ("ETag", "etag", "md5Hash", "content_md5", "generation", "blob_id")
 _TIME_TAGS = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a server says of a name: its kind is "file" or "directory"; size and tag are None where it does not say.
+    """Facts about a name on a server: its kind is "file" or "directory"; size and tag are None where it does not say.
 
     tag   (which of its fields, the value): an ETag or the like, else when the file was changed
     """
@@ -32,11 +32,11 @@ class Facts:
 
     @property
     def certain(self) -> bool:
-        """Whether the tag stands for the content, and not just for a time."""
+        """Whether the tag identifies the content, and is not just a time."""
         return self.tag is not None and self.tag[0] in _CONTENT_TAGS
 
     def same(self, other: Facts) -> bool:
-        """Whether both can be of one content."""
+        """Whether both can describe the same content."""
         comparable = self.tag is not None and other.tag is not None and self.tag[0] == other.tag[0]
         return self.size == other.size and (self.tag == other.tag or not comparable)
 

@@ -1,7 +1,7 @@
 """A lease: a lock on a server without locks, a small file that its holder keeps changing.
 
 A process that finds a lease watches whether it changes, so that the clocks of the machines need not agree. A lease that does
-not change is taken over: write it, wait, and see whose token it has. A holder that was suspended meanwhile finds the token of
+not change is taken over: write it, wait, and check whose token it has. A holder that was suspended meanwhile finds the token of
 another process and stops. On the same machine, a holder that has ended is recognised at once.
 """
 
@@ -43,20 +43,15 @@ class Lease:
         self._what = what
         self._token = uuid.uuid4().hex
         self._beats = 0
-        self._lost = False
+        self.lost = False  # whether another process has taken it over: this one must stop writing
         self._acquire()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="fastrealign-lease", daemon=True)
         self._thread.start()
 
-    @property
-    def lost(self) -> bool:
-        """Whether another process has taken it over: this one must stop writing."""
-        return self._lost
-
     def check(self) -> None:
         """FastRealignError if it is lost."""
-        if self._lost:
+        if self.lost:
             raise FastRealignError(
                 f"{self._what}: another fastrealign took over there while this one was suspended; leave it to that one"
             )
@@ -64,7 +59,7 @@ class Lease:
     def release(self) -> None:
         self._stop.set()
         self._thread.join(_RELEASE_SECONDS)
-        if not self._lost:
+        if not self.lost:
             fs, path = filesystem(str(self._url))
             # A failure here does no harm: the lease no longer changes, and is taken over.
             with suppress(Exception):
@@ -106,7 +101,7 @@ class Lease:
             with suppress(FastRealignError):  # the next beat tries again
                 there = self._read()
                 if _parsed(there).get("token") != self._token:
-                    self._lost = True
+                    self.lost = True
                     return
                 self._beats += 1
                 self._write(new=False)

@@ -1,8 +1,8 @@
-"""What this process knows of servers: the only state of storage/ that outlives an opened file.
+"""The state of servers and their files in this process: the only state of storage/ that outlives an opened file.
 
 It belongs to the process and not to an opened source. A shard is opened by its path again and again, by several threads, by the
-reader of a table and by whatever fingerprints it: all of them compare the file with what it was when its header was first read.
-In the same way all files of a server share its failures.
+reader of a table and by fingerprints: all of them compare the file with its facts when its header was first read. In the same
+way all files of a server share its failures.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from fastrealign.storage.remote_facts import Facts
 
-# For so long after the last attempt failed, a server is asked once only: a run that ends because of it shall end soon.
+# For so long after a request has failed for good, requests to that server are not retried, so that a failing run ends soon.
 _GRACE_SECONDS = 60.0
-# The time of what a listing says of a file: it is good for opening the file once.
+# `Seen.at` of facts from a listing, which serve to open the file once.
 _LISTED = float("-inf")
 
 
@@ -52,7 +52,7 @@ class RemoteSession:
             self._seen[url] = Seen(facts, _LISTED)
 
     def forget(self, url: str) -> None:
-        """The file may be another one from now on."""
+        """The file may have been replaced."""
         self._seen.pop(url, None)
 
     def note_failure(self, server: str) -> None:
@@ -65,7 +65,7 @@ class RemoteSession:
         return time.monotonic() - self._failed.get(server, float("-inf")) < _GRACE_SECONDS
 
     def clear(self) -> None:
-        """For tests: as if the process had just begun."""
+        """For tests: as in a new process."""
         self._seen.clear()
         self._failed.clear()
 

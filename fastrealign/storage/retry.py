@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The first wait, in seconds, before a request is made again; each that follows is twice as long, up to the last.
+# Seconds before the first retry; each further wait is twice as long, up to the longest.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 20.0
 _TRIES = 6
@@ -110,7 +110,7 @@ def with_retries(url: str, doing: str, call: Callable[[float], T], seconds: floa
     """What `call` returns, called again while its failures are transient.
 
     doing    "read", "listed", "written" or "removed", for the message
-    seconds  that a request may take, which `call` is told; by default `request_seconds()`
+    seconds  time limit of a request, passed to `call`; by default `request_seconds()`
 
     Raises Missing, Denied or InputError where reading fails for good; FastRealignError after the last try, and for all
     failures of a write.
@@ -189,7 +189,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an error of aiohttp, requests, httpx, gcsfs or botocore stands for."""
+    """The HTTP status that an error of aiohttp, requests, httpx, gcsfs or botocore carries."""
     for one in _chain(error):
         response = getattr(one, "response", None)
         if isinstance(response, dict):
@@ -203,7 +203,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it stands for: s3fs raises an OSError from botocore's. Other causes do not count."""
+    """The error and the causes that it wraps: s3fs raises an OSError from botocore's. Other causes do not count."""
     while error is not None:
         yield error
         error = error.__cause__ if isinstance(error, OSError) else None
@@ -222,7 +222,7 @@ def _reason(error: BaseException, seconds: float) -> str:
 
 
 def _in_time(call: Callable[[], T], seconds: float) -> T:
-    """For file systems that block: a thread that is abandoned when the time is over."""
+    """For file systems that block: call in a thread, which is abandoned when the time is over."""
     result: list[T] = []
     failure: list[BaseException] = []
 

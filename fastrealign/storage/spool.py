@@ -15,6 +15,7 @@ from typing import BinaryIO
 from fastrealign.core.errors import FastRealignError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
+from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.url import Url
@@ -80,20 +81,24 @@ def spool_failure(url: Url | str, error: OSError) -> str:
 
 
 @contextmanager
-def local_copy(url: str) -> Iterator[Path]:
-    """A local copy of `url`, for libraries that need one; removed in the end."""
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file on the disk, for libraries that need one: of a URL, a copy that is removed at the end."""
+    if isinstance(at := place(path), Path):
+        yield at
+        return
+    url = str(at)
     SESSION.forget(url)
     file = RemoteFile(url)
-    descriptor, path = spool(url)
+    descriptor, copy = spool(url)
     try:
-        for at in range(0, file.size, REQUEST_BYTES):
-            part = memoryview(file.read(at, REQUEST_BYTES))
+        for offset in range(0, file.size, REQUEST_BYTES):
+            part = memoryview(file.read(offset, REQUEST_BYTES))
             try:
                 while part:
-                    count = os.pwrite(descriptor.fd, part, at)
-                    part, at = part[count:], at + count
+                    count = os.pwrite(descriptor.fd, part, offset)
+                    part, offset = part[count:], offset + count
             except OSError as error:
                 raise FastRealignError(spool_failure(url, error)) from error
-        yield path
+        yield copy
     finally:
         descriptor.close()

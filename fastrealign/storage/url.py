@@ -1,7 +1,7 @@
 """A place on a server: a minimal pathlib-like wrapper for the URLs of fsspec.
 
-Object stores have no folders, only names with slashes: there, mkdir does nothing, and a folder exists as long as something
-lies below it.
+Object stores have no folders, only names with slashes: there, mkdir does nothing, and a folder exists as long as it holds
+a file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Url(PureUrl):
     def canonical(self) -> str:
         """One spelling for all URLs of a place: they may differ in gs:// and gcs://, //, .., case of the host, port, user."""
         scheme, (host, slash, path) = self.scheme, self.rest.partition("/")
-        with suppress(InputError):  # of a link of a chain alone, such as zip://a.npy
+        with suppress(InputError):  # one link of a chain, such as zip://a.npy
             protocol = filesystem(str(self))[0].protocol
             scheme = self.scheme if isinstance(protocol, str) else protocol[0]
         if not self.is_object_store:
@@ -66,11 +66,10 @@ class Url(PureUrl):
         return f"{scheme}://{at}"
 
     def facts(self) -> Facts:
-        """What the server says of it. Raises Missing if it does not exist."""
+        """Kind, size and tag, from the server. Raises Missing if it does not exist."""
         fs, path = filesystem(str(self))
         if self.is_http:
-            answer = with_retries(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
-            return answer.facts
+            return with_retries(str(self), "read", lambda seconds: ranged_http.look(fs, path, seconds))
 
         def info(seconds: float) -> Facts:
             fs.invalidate_cache(path)
@@ -158,9 +157,9 @@ class Url(PureUrl):
         def get(seconds: float) -> bytes:
             if not self.is_http:
                 return request(fs, "cat_file", path, start=0, end=_SMALL_BYTES, seconds=seconds)
-            data, answer = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
-            if answer.size is not None and len(data) != answer.size:
-                raise ShortAnswer(f"the answer has {len(data)} bytes of {answer.size}")
+            data, facts = ranged_http.get(fs, path, 0, _SMALL_BYTES, seconds)
+            if facts.size is not None and len(data) != facts.size:
+                raise ShortAnswer(f"the answer has {len(data)} bytes of {facts.size}")
             return data
 
         return with_retries(str(self), "read", get)
@@ -189,7 +188,7 @@ class Url(PureUrl):
                 raise
             return True
 
-        # An answer may get lost after the server has stored the file: then what is there is this file.
+        # If the answer was lost after the server had stored the file, the file there is this one.
         if not with_retries(str(self), "written", put) and self.read_bytes() != data:
             raise FileExistsError(str(self))
 

@@ -531,7 +531,7 @@ def test_lists_that_are_no_rows(sides, alignment):
         ([text, text], r"row 0 of a list has shape \(30, 8\), .*numpy.concatenate"),
         ([text[0], "x"], "holds a str"),
         ([{"e": text[0]}], "holds a dict"),
-        ([None, None], "none of which is there"),
+        ([None, None], "all of them missing"),
         ("text", "a str, expected rows"),
         (None, "a NoneType, expected rows"),
         ((row for row in text), "a generator, expected rows"),

@@ -87,16 +87,6 @@ def test_mean_of_opposites_is_zero():
     assert sums.mean[0] == 0.0
 
 
-def test_copy_does_not_share():
-    sums = sum_of([1, -1], 2)
-    copy = sums.copy()
-    assert copy == sums
-    copy.add(sum_of([1, 1]))
-    assert total_of(sums) == [1, -1]
-    assert total_of(copy) == [2, 0]
-    assert sums.count == 2
-
-
 def test_addresses_are_those_of_the_limbs():
     sums = sum_of([7, LOW + 9])
     low, high = sums.addresses

@@ -174,7 +174,7 @@ def test_an_out_whose_rows_overlap_is_refused(rows_of):
     step = np.empty(40, np.float32)
     for rows, stride in ((x, 0), (x, 4), (x, 20), (x[:, :1], 0)):
         out = np.lib.stride_tricks.as_strided(step, rows.shape, (stride, 4))
-        with pytest.raises(InputError, match="the rows of out overlap each other"):
+        with pytest.raises(InputError, match="the rows of out overlap"):
             ops.apply(rows, UNIT, out)
     for out in (np.empty((4, 6), np.float32)[::-1], np.empty((4, 9), np.float32)[:, 1:7]):
         ops.apply(x, UNIT, out)

@@ -121,7 +121,7 @@ def test_layouts(tensors):
 def test_odd_inputs_are_named(tensors):
     rows, packed, number, _ = tensors(6, 9)
     for arguments, message in [
-        ((rows[:, :8], packed, number), "rows are 8 wide, the map is of 9 wide rows"),
+        ((rows[:, :8], packed, number), "rows are 8 wide, the map is for rows 9 wide"),
         ((rows.int(), packed, number), "element type torch.int32, expected float16"),
         ((rows, packed, number, torch.int8), "element type torch.int8, expected float16"),
         ((rows[None], packed, number), "expected \\(rows, width\\)"),
@@ -191,7 +191,7 @@ def test_an_out_for_a_device_is_checked_before_anything_is_written(rng):
         (torch.zeros(8, 6), r"shape \(8, 6\)"),
         (torch.zeros(9, 6, dtype=torch.int32), "float type"),
         (torch.zeros(6, 9).T, "rows together"),
-        (torch.zeros(1, 6).expand(9, 6), "overlap each other"),
+        (torch.zeros(1, 6).expand(9, 6), "rows of out overlap"),
         (torch.zeros(9, 6, device="meta"), "out on meta"),
         (np.zeros((9, 6)), "out on the CPU"),
     ):

@@ -256,7 +256,7 @@ def test_cut_off_between_two_batches(tmp_path, refused):
     [
         (lambda data: b"", "empty (0 bytes)"),
         (lambda data: b"PK\x03\x04 something else", "not a readable Arrow file"),
-        (lambda data: data + data, "goes on for"),
+        (lambda data: data + data, "bytes after its end"),
         (lambda data: data[:8] + b"\xff" * 200 + data[208:], "not a readable Arrow file"),
     ],
 )

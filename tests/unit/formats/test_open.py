@@ -211,7 +211,7 @@ def test_clip_retrieval_root_with_one_side(tmp_path, refused):
     refused(lambda: source_of(tmp_path), tmp_path, "has img_emb/ but no text_emb/", f"give {tmp_path / 'img_emb'}")
     assert source_of(tmp_path, "target").rows == 3
     save(tmp_path / "x.npy")
-    refused(lambda: source_of(tmp_path, "target"), tmp_path, "shards of its own and img_emb/")
+    refused(lambda: source_of(tmp_path, "target"), tmp_path, "shards and a folder img_emb/")
 
 
 def test_clip_retrieval_root_with_indexes_of_its_own(tmp_path, refused):
