@@ -19,7 +19,7 @@ SOURCE = Path(__file__).with_name("ceilings.cpp")
 
 
 def compiler() -> str:
-    """$CXX, or the first of c++, g++, clang++ there is. Raises CannotBenchmark without any."""
+    """$CXX, or the first of c++, g++, clang++ that exists. Raises CannotBenchmark if there is none."""
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         if name and shutil.which(name):
             return name

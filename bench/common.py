@@ -1,4 +1,4 @@
-"""What every benchmark shares: the bytes a case moves, spreads, ratios between neighbours in time, the machine.
+"""What all benchmarks share: the bytes that a case moves, spreads, ratios of consecutive runs, the machine.
 
 A rate is the bytes that the operation must move (each row read once, and written once if it is stored) over the seconds
 it took, for us and for the peers alike, however often a peer goes over its temporaries. A ratio is taken between runs
@@ -26,18 +26,18 @@ DTYPES = ("float32", "float16", "bfloat16")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
-# OpenMP's threads spin for some milliseconds after their work, in the way of whoever comes next.
+# OpenMP's threads spin for some milliseconds after their work, and slow down the next run.
 SECONDS_TO_SETTLE = 5e-3
 
-# Processors taken by others above which figures are not to be kept.
+# Cores used by others above which figures are not to be kept.
 BUSY = 0.1
 
-# Does something once and says how many seconds it took. On a GPU the clock is its events, hence no clock here.
+# Does something once and returns the seconds it took. A GPU is timed by its events, so the clock belongs to the run.
 Run = Callable[[], float]
 
 
 class CannotBenchmark(Exception):
-    """Something the benchmark cannot do without is missing or wrong; the message is one line."""
+    """Something that the benchmark requires is missing or wrong; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def command(words: Sequence[str], shown: str) -> None:
 
 
 def keep_memory() -> bool:
-    """Have malloc keep what is freed, for the peers' sake; says whether it does (glibc only).
+    """Have malloc keep what is freed, for the peers' sake; returns whether it does (glibc only).
 
     By default large temporaries go back to the system and are faulted in again, zeroed, on the next call: measured at
     9,000 faults and more than twice the time for torch eager on 4,096 rows, none of which is its arithmetic.
@@ -124,7 +124,7 @@ def release_memory() -> None:
 
 
 class Others:
-    """How much of the processors went to others while we ran.
+    """The cores that other processes used while we ran.
 
     Load averages lag, and one busy core is enough to slow threads that wait for each other (OpenMP's) many times over:
     torch eager in blocks came out at 180 and 500 times our time beside a compiler, on two cores.
@@ -134,7 +134,7 @@ class Others:
         self._before = self._read()
 
     def cores(self) -> float | None:
-        """Processors that others used or the hypervisor withheld, on average since the start; None if unknown."""
+        """Cores that others used or the hypervisor withheld, on average since the start; None if unknown."""
         if self._before is None or (now := self._read()) is None:
             return None
         wall, busy, ours = (b - a for a, b in zip(self._before, now, strict=True))
@@ -173,7 +173,7 @@ class Rounds:
                 self._log.append((name, self._runs[name]()))
 
     def forget(self) -> None:
-        """Take the runs so far for a warm-up."""
+        """Discard the runs so far, as warm-up."""
         self._log.clear()
 
     def seconds(self, name: str) -> Spread:
@@ -259,7 +259,7 @@ def _cpu_model() -> str:
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())
     name = found.get("model name", platform.processor() or "unknown")
-    # Virtual machines hide the name; family and model still tell the generation.
+    # Virtual machines hide the name; family and model still identify the generation.
     return f"{name} (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else name
 
 

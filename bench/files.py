@@ -1,8 +1,8 @@
 """Files to files: `fastrealign align` as a user runs it, against `cp` of the source; both read from the page cache.
 
-What is written is on disk when `align` returns, since it syncs; `cp` leaves that to the system. So like is compared with
-like: `align --no-fsync` with cp, and `align` with cp followed by a sync of what it wrote. Nothing waits to be written to the
-disk when a timing starts.
+What is written is on disk when `align` returns, since it syncs; `cp` leaves that to the system. So
+`align --no-fsync` is compared with cp, and `align` with cp followed by a sync of its output. No writes are pending when a
+timing starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """python -m bench.gpu [--quick] [--device cuda] [--out FILE]: the GPU kernels against a device copy and their peers.
 
-Several pairs of buffers are used by turns, together many times the last-level cache, so that nothing is read from it. Times are
+Several pairs of buffers, together many times the last-level cache, are used in turn, so that nothing is read from it. Times are
 of CUDA events; ratios are between runs that followed one another. Prints a line a figure; the last line is all of it as JSON.
 """
 
@@ -246,7 +246,7 @@ def _call_us(device: str, call: Callable[[], object], calls: int = 50, rounds: i
 
 
 def backends_on(device: str) -> tuple[list[str], dict[str, str]]:
-    """Those that can run there, best first, and what is in the way of the others."""
+    """The backends that can run there, best first, and why the others cannot."""
     can, cannot = [], {}
     for name in ("cuda", "triton") if device != "cpu" else ("cpu",):
         try:

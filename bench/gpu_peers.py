@@ -29,7 +29,7 @@ def eager(problem: Any) -> Work:
 
 def compiled(mode: str) -> Callable[[Any], Work]:
     def prepare(problem: Any) -> Work:
-        # Each case is compiled anew: kept, they would pass the limit of recompilations and quietly run eagerly.
+        # Compiled again for each case: with a cache, torch would reach its recompilation limit and silently run eagerly.
         torch._dynamo.reset()
         try:
             function = torch.compile(

@@ -1,10 +1,9 @@
-"""python -m bench.kills [--kills 200] [--seed N] [--in DIR]: runs that are killed, again and again, lose nothing.
+"""python -m bench.kills [--kills 200] [--seed N] [--in DIR]: runs that are killed repeatedly lose nothing.
 
-A corpus in every format is aligned as a user would align it, once undisturbed and then over and over by runs that get SIGKILL
-at random moments (at any time; in the fit; once some shard is there; once all are), each of which goes on where the one
-before was killed. After every kill what bears a final name must be complete; at the end every byte must be that of the
-undisturbed run: shards, metadata, statistics and manifest, and nothing else may lie there. A line a run; exit 1 on any
-difference.
+A corpus in every format is aligned as a user would align it: once undisturbed, then repeatedly by runs that get SIGKILL at
+random moments (at any time; during the fit; once some shard exists; once all do), each of which resumes the one before. After
+every kill, each file with a final name must be complete. At the end all bytes must be those of the undisturbed run (shards,
+metadata, statistics and manifest), with no other files. Prints a line for each run; exits with 1 on any difference.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from fastrealign.jobs.journal import Journal
 from fastrealign.jobs.layout import ALIGNMENT
 from fastrealign.jobs.output_folder import JOURNAL
 
-# Seconds until a run is killed, at most, after what it waited for was there.
+# Most seconds from the awaited moment to the kill.
 SOON = 0.15
-# A run is left alone after so many kills, so that every run ends.
+# After so many kills a run is left alone, so that it ends.
 MOST_KILLS = 12
 SECONDS_UNTIL_STUCK = 300.0
 MOMENTS = ("any time", "journal", "some shard", "some shard", "all shards")
@@ -40,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Case:
-    """One command over a part of the corpus, and what it makes when nobody disturbs it.
+    """One command over a part of the corpus, and its output when it is not disturbed.
 
     words    of the command, without --out
     file     name of the output where it is one file; "" for a folder
@@ -67,7 +66,7 @@ class Case:
 
     @property
     def shards(self) -> list[str]:
-        """What has to be complete as soon as it bears its name (the alignment gets the gap left at the end)."""
+        """Files that must be complete whenever they exist (the alignment receives the gap left at the end)."""
         return [name for name in self.whole if name not in (self.alignment, self.manifest)]
 
     def command(self, folder: Path) -> list[str]:
@@ -75,8 +74,8 @@ class Case:
 
 
 @dataclass
-class Told:
-    """What came of one run: how far it had come at each kill, and what was wrong, if anything."""
+class Outcome:
+    """The outcome of one run: how far it was at each kill, and what was wrong, if anything."""
 
     kills: list[str] = field(default_factory=list)
     wrong: str | None = None
@@ -90,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the corpus and of the moments (default: 0)")
     parser.add_argument("--in", dest="where", metavar="DIR", help="folder to work in (default: the temporary folder)")
     given = parser.parse_args(arguments)
-    # What went wrong stays to be looked at.
+    # After a failure the folder is kept for inspection.
     folder = Path(tempfile.mkdtemp(prefix="fastrealign-kills-", dir=given.where))
     try:
         cases = undisturbed([Case(*case) for case in corpus(folder / "in", given.seed)], folder)
@@ -106,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def undisturbed(cases: list[Case], folder: Path) -> list[Case]:
-    """The cases with what their commands make when they are left alone, and how long that takes."""
+    """The cases with the output of their undisturbed commands, and the time these take."""
     for i, case in enumerate(cases):
         out = folder / f"whole{i}"
         started = time.perf_counter()
@@ -126,11 +125,11 @@ def run(cases: list[Case], folder: Path, kills: int, seed: int, say: Say) -> lis
     while sum(met.values()) < kills:
         case, out = cases[runs % len(cases)], folder / f"run{runs}"
         runs += 1
-        told = until_complete(case, out, rng)
-        met.update(told.kills)
-        line = f"run {runs}, {case.name}: killed {', '.join(told.kills) or 'never'}; {told.wrong or 'the same bytes'}"
+        outcome = until_complete(case, out, rng)
+        met.update(outcome.kills)
+        line = f"run {runs}, {case.name}: killed {', '.join(outcome.kills) or 'never'}; {outcome.wrong or 'the same bytes'}"
         say(line)
-        if told.wrong:
+        if outcome.wrong:
             wrong.append(line)
         else:
             shutil.rmtree(out)
@@ -142,16 +141,16 @@ def run(cases: list[Case], folder: Path, kills: int, seed: int, say: Say) -> lis
     return wrong
 
 
-def until_complete(case: Case, out: Path, rng: random.Random) -> Told:
-    """Start it, kill it, look at what is there, start it again, until it is complete; then once more, for nothing."""
-    told = Told()
+def until_complete(case: Case, out: Path, rng: random.Random) -> Outcome:
+    """Start, kill and check a run until it is complete; then run it once more, which must find nothing to do."""
+    outcome = Outcome()
     out.mkdir()  # a single file needs its folder, and --resume takes an empty one for a run that begins
     words = [*case.command(out), "--resume"]
-    while told.wrong is None:
+    while outcome.wrong is None:
         complete = (out / case.manifest).exists()
         left = Left.of(case, out)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if len(told.kills) < MOST_KILLS and not complete:
+        if len(outcome.kills) < MOST_KILLS and not complete:
             wait(left, case, out, process, rng)
             process.kill()
         try:
@@ -159,25 +158,25 @@ def until_complete(case: Case, out: Path, rng: random.Random) -> Told:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            told.wrong = f"it still ran after {SECONDS_UNTIL_STUCK:.0f} s"
+            outcome.wrong = f"it still ran after {SECONDS_UNTIL_STUCK:.0f} s"
             break
         if process.returncode == 0:
-            told.wrong = difference(case.whole, tree(out))
+            outcome.wrong = difference(case.whole, tree(out))
             break
         if process.returncode > 0:
-            told.wrong = f"exit {process.returncode}: {printed.strip().splitlines()[-1]}"
+            outcome.wrong = f"exit {process.returncode}: {printed.strip().splitlines()[-1]}"
             break
-        told.kills.append(moment(left, case, out))
-        told.wrong = half_written(case, out)
-    if told.wrong is None:
+        outcome.kills.append(moment(left, case, out))
+        outcome.wrong = half_written(case, out)
+    if outcome.wrong is None:
         again = subprocess.run(words, capture_output=True, text=True)
         if again.returncode or not again.stdout.startswith("nothing to do"):
-            told.wrong = f"a complete run had something to do: {(again.stdout + again.stderr).strip()[:300]}"
-    return told
+            outcome.wrong = f"a complete run had something to do: {(again.stdout + again.stderr).strip()[:300]}"
+    return outcome
 
 
 class Left:
-    """The shards that a run has to write, and whether it has: those that lie there unnoted are written once more."""
+    """The shards that a run has to write, and whether it has: shards that the journal lacks are written again."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -195,7 +194,7 @@ class Left:
 
 
 def wait(left: Left, case: Case, out: Path, process: subprocess.Popen, rng: random.Random) -> None:
-    """Until a random time, or until soon after something has come to be there; or until the run is over."""
+    """Wait until a random time, or until soon after a file exists, or until the run ends."""
     at = rng.randrange(len(left.paths)) if left.paths else 0
     arrived = {
         "any time": lambda: True,
@@ -213,7 +212,7 @@ def wait(left: Left, case: Case, out: Path, process: subprocess.Popen, rng: rand
 
 
 def moment(left: Left, case: Case, out: Path) -> str:
-    """How far a run had come, by what it left."""
+    """How far a run was, judged by the files it left."""
     if (out / case.manifest).exists():
         return "after the manifest"
     if not (out / case.journal).exists():
@@ -225,7 +224,7 @@ def moment(left: Left, case: Case, out: Path) -> str:
 
 
 def half_written(case: Case, out: Path) -> str | None:
-    """What bears a final name without being complete, or does not belong there at all."""
+    """A file with a final name that is not complete, or that does not belong there."""
     there = tree(out)
     small = {case.journal, case.alignment}
     for name, data in there.items():
@@ -251,7 +250,7 @@ def difference(expected: dict[str, bytes], there: dict[str, bytes]) -> str | Non
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """Which file lies there: a shard that is written again is another one."""
+    """Identifies a file: a shard that is written again is another file."""
     if not path.exists():
         return None
     status = path.stat()

@@ -2,7 +2,7 @@
 
 A peer is a function of a Problem that returns the work to be timed, which returns the mapped rows (where they are
 stored) or their mean. 16-bit rows are computed in float32 and rounded at the end, as `apply` does; a mean is summed in
-the peer's own way. `NotComparable` says in one line why a peer is left out.
+the peer's own way. `NotComparable` gives the reason why a peer is left out, in one line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCK_BYTES = 256 * 1024
 
 
 class NotComparable(Exception):
-    """The peer is not installed, or cannot compute the map; the message says which."""
+    """The peer is not installed, or cannot compute the map; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def torch_blocked(problem: Problem) -> Work:
 def torch_compiled(problem: Problem) -> Work:
     """The same through torch.compile for exactly this shape."""
     torch, x, out, function = _torch(problem)
-    # Each case is compiled anew: kept, they would pass the limit of recompilations and quietly run eagerly.
+    # Compiled again for each case: with a cache, torch would reach its recompilation limit and silently run eagerly.
     torch._dynamo.reset()
     compiled = torch.compile(function, dynamic=False, fullgraph=True)
 

@@ -1,4 +1,4 @@
-"""The data of a CPU case: rows of a made-up encoder in memory that was touched before, a row map, and what is right."""
+"""The data of a CPU case: rows of a synthetic encoder in memory that was touched before, a row map, and the expected result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrealign.core import reference
 from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.row_map import RowMap
 
-# Rows repeat after so many: memory is as large as it has to be, and the float64 reference needs to see them only once.
+# Rows repeat after so many: memory has its full size, and the float64 reference is computed only once.
 TILE = 1024
 
 # How far a float32 result may be from the reference, on entries of some 0.03; where it is rounded to 16 bits, by half a

@@ -1,6 +1,6 @@
 """python -m bench.scale [--quick] [--threads N] [--patience S] [--in DIR] [--out FILE] [--plot FILE]: cost of a row.
 
-Fits, and files to files, of 10^6 to 10^9 rows (`--quick`: to 10^7), each point in a process of its own (bench/scale_point.py).
+Fits, and files to files, of 10^6 to 10^9 rows (`--quick`: to 10^7), each point in a separate process (bench/scale_point.py).
 A time is flat when it is the same per row at every size. Small points carry what a run costs however few its rows are: it is
 measured with 10^5 rows, stated, and taken off (the dotted lines have it). Wants a quiet machine; a point during which others
 were busy is measured again.
@@ -25,13 +25,13 @@ from fastrealign.core.cpu import default_threads, instruction_sets
 
 DECADES = (10**6, 10**7, 10**8, 10**9)
 QUICK = DECADES[:2]
-# Rows from which on a time per row is taken: enough to meet all that a run does once.
+# Fewest rows for a time per row: enough to include everything that a run does once.
 FEW = 10**5
 ROUNDS = 5
-# A point that others disturbed is measured again so often; the quietest is kept.
+# Tries for a point that other processes disturbed; the quietest is kept.
 TRIES = 3
 QUIET_SECONDS = 3.0
-# What the issue of memory is measured against, and what a time per row may differ by.
+# Limits: peak memory, and the ratio of the largest to the smallest time per row.
 MEMORY_MB = 400
 FLAT = 1.05
 
@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description="Time and memory per row, 10^6 to 10^9.")
     parser.add_argument("--quick", action="store_true", help="to 10^7 rows, one round")
-    parser.add_argument("--threads", type=int, default=default_threads(), metavar="N", help="default: all processors")
+    parser.add_argument("--threads", type=int, default=default_threads(), metavar="N", help="default: one per core")
     parser.add_argument(
         "--patience",
         type=float,
@@ -122,7 +122,7 @@ def quiet_point(kind: str, rows: int, threads: int, patience: float, where: str 
 
 
 def wait_for_quiet(patience: float) -> None:
-    """Until others left the processors alone for some seconds, or patience (seconds) is at an end."""
+    """Wait until others have left the cores alone for some seconds, or until `patience` seconds have passed."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
         others = Others()

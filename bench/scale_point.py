@@ -1,8 +1,8 @@
-"""One point of bench.scale, in a process of its own: python -m bench.scale_point KIND ROWS THREADS FOLDER -> a JSON line.
+"""One point of bench.scale, in a separate process: python -m bench.scale_point KIND ROWS THREADS FOLDER -> a JSON line.
 
 Rows are made up at no cost, so that a thousand million of them need no disk: for a fit they are windows into one tile of
 memory; for files to files all shards of the source are links to one file, and shards of the output are removed as soon as they
-are complete, as they would be by whoever moves them on.
+are complete, as if they were moved elsewhere.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ DTYPE = np.dtype(np.float16)
 TILE_ROWS = 250_000
 SHARD_ROWS = 4 * TILE_ROWS
 TARGET_ROWS = 10_000
-# A point is measured again and again until it took so long, so that small ones are as certain as large ones.
+# A point is repeated until it has taken this long, so that small ones are as certain as large ones.
 SECONDS = 2.0
 MOST_TIMES = 25
-# A shard is moved on so long after it was there: by then the run has looked at it for its manifest.
+# A shard is removed this long after it appears: by then the run has read it for its manifest.
 SECONDS_UNTIL_MOVED = 2.0
 
 

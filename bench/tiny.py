@@ -25,7 +25,7 @@ from fastrealign import __version__, fit
 
 ROWS, WIDTH = 8, 64
 
-# A loop such as anybody would write, in a process of its own as the command is.
+# A plain loop, in a separate process like the command.
 LOOP = """
 import os, sys
 sync, source, out = sys.argv[1] == "fsync", sys.argv[2], sys.argv[3]

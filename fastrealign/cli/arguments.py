@@ -25,7 +25,7 @@ _HELP = options.HELP | FIT_HELP
 
 
 def add_option(parser: argparse._ActionsContainer, flag: str, **how: Any) -> None:
-    """Add an option whose text is that of the keyword of this name in Python."""
+    """Add an option with the help text of the Python keyword of the same name."""
     text = _HELP[flag.lstrip("-").replace("-", "_")]
     parser.add_argument(flag, help=f"{text} (default: %(default)s)" if how.get("default") is not None else text, **how)
 
@@ -118,12 +118,12 @@ def byte_count(text: str) -> int:
 
 
 def small(text: str) -> str:
-    """Names of choices, in upper or lower case."""
+    """A choice, accepted in upper or lower case."""
     return text.lower()
 
 
 def dtype(text: str) -> str:
-    """An element type by any name that Python takes: fp16, half, torch.float16, ... Others are left to the choices."""
+    """An element type by any name that Python takes: fp16, half, torch.float16, ... argparse refuses the rest."""
     try:
         return as_dtype(text).name
     except InputError:
@@ -134,7 +134,7 @@ def fit_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("one_pass", "tol", "confidence", "seed")
     method = (args.method or "realign").lower()
     if method != "realign" and args.centroid is not None:
-        raise InputError(f"--centroid is of --method realign, not of {method}; leave one out")
+        raise InputError(f"--centroid applies to --method realign, not to {method}; leave one out")
     return {"method": method, "centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
 
 

@@ -41,7 +41,7 @@ def add(command: Command) -> None:
         "--tol",
         type=float,
         metavar="GAP",
-        help="the gap it may leave (default: a tenth of the one it was fitted to close)",
+        help="the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)",
     )
     add_sampling_options(parser)
     add_columns(parser)

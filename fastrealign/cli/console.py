@@ -20,12 +20,12 @@ _SECONDS_A_LINE = 10.0
 
 
 def progress_of(args: argparse.Namespace) -> Progress:
-    """What the command line asks for: a display on stderr, or none with --quiet."""
+    """Progress on stderr, or none with --quiet."""
     return SILENT if args.quiet else console()
 
 
 def show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
-    """Print a result as the command line asks: as text, as one JSON object, or not at all."""
+    """Print a result: as text, with --json as one JSON object, with --quiet not at all."""
     with writing_out():
         if args.json:
             print(json.dumps(shown_values(value)).replace("\x7f", "\\u007f"))
@@ -40,7 +40,7 @@ def console(stream: TextIO | None = None) -> Progress:
 
 
 class _Pass(Progress):
-    """Counts what a pass has done."""
+    """Counts the rows and bytes of a pass."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -61,7 +61,7 @@ class _Pass(Progress):
 
 
 class Lines(_Pass):
-    """ "aligning: 42 %, 1.2 M rows/s, 3.51 GB/s, 17 s left", for logs; short passes pass in silence."""
+    """ "aligning: 42 %, 1.2 M rows/s, 3.51 GB/s, 17 s left", for logs; a pass of less than ten seconds prints nothing."""
 
     def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
         super().start(phase, rows, nbytes)
@@ -83,10 +83,10 @@ class Lines(_Pass):
 
 
 class Bar(_Pass):
-    """A tqdm bar with rows/s, GB/s and the time left, gone when its pass is over."""
+    """A tqdm bar with rows/s, GB/s and the time left, removed when its pass ends."""
 
     def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
-        from tqdm import tqdm  # 30 ms that a quiet run need not take
+        from tqdm import tqdm  # takes 30 ms, which a quiet run avoids
 
         super().start(phase, rows, nbytes)
         self._bar = tqdm(
@@ -115,7 +115,7 @@ class Bar(_Pass):
 
 @contextmanager
 def writing_out() -> Iterator[None]:
-    """Around what is written to stdout: a FastRealignError where it cannot be, for example on a full disk."""
+    """Around writes to stdout: raises a FastRealignError if one fails, for example on a full disk."""
     try:
         yield
     except BrokenPipeError:
@@ -128,5 +128,5 @@ def writing_out() -> Iterator[None]:
 
 
 def silence(stream: TextIO) -> None:
-    """What is left to write goes nowhere: Python must not fail once more when it flushes at exit."""
+    """Discard what is still to be written, so that Python does not fail again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

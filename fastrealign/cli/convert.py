@@ -33,7 +33,7 @@ def add(command: Command) -> None:
         "--to",
         type=small,
         choices=sorted(TARGETS),
-        help="format to write (default: what OUT's suffix says, else parquet)",
+        help="format to write (default: that of OUT's suffix, else parquet)",
     )
     parser.add_argument("--dtype", type=dtype, choices=DTYPES, help="element type (default: that of each file)")
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
@@ -43,7 +43,7 @@ def add(command: Command) -> None:
         choices=sorted(SIDES),
         help="side of a clip-retrieval folder to read; with npy, write such a folder: text_emb/ or img_emb/, and metadata/",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_fsync(parser)
     add_output_options(parser)
 

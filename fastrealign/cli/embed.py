@@ -1,4 +1,4 @@
-"""`fastrealign embed`: what it takes, and the call to the package. Nothing heavy is imported until it runs."""
+"""`fastrealign embed`: images and captions to embeddings. Heavy libraries are imported only when it runs."""
 
 from __future__ import annotations
 
@@ -74,14 +74,10 @@ def add(command: Command) -> None:
         help="number format that the encoder computes in (default: fp32)",
     )
     embed.add_argument(
-        "--batch-size",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="items per batch (default: %(default)s)",
+        "--batch-size", type=positive, default=64, metavar="N", help="items per batch (default: %(default)s)"
     )
     embed.add_argument(
-        "--threads", type=positive, metavar="N", help="threads that decode images (default: all processors)"
+        "--threads", type=positive, metavar="N", help="threads that decode images (default: one per core)"
     )
     embed.add_argument(
         "--dtype",
@@ -133,7 +129,9 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
         "--text-model", metavar="NAME", help="with --model: the language model whose pooled states it takes (LLM2CLIP)"
     )
     embed.add_argument(
-        "--processor", metavar="NAME", help="with --model: where the tokenizer or image processor is, if not there"
+        "--processor",
+        metavar="NAME",
+        help="with --model: where the tokenizer or image processor is, if not in the model's folder",
     )
     embed.add_argument(
         "--pooling",
@@ -155,26 +153,14 @@ def _add_encoder(embed: argparse.ArgumentParser) -> None:
 
 
 def _precision(text: str) -> str:
-    """By any name that --dtype takes, too."""
+    """A precision by its name or by any name that --dtype takes."""
     return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(dtype(text), text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embed as the command line asks; exit code 1 where items were left out."""
-    names = [
-        "side",
-        "column",
-        "ids",
-        "bad_items",
-        "dtype",
-        "batch_size",
-        "shard_rows",
-        "threads",
-        "resume",
-        "overwrite",
-        "fsync",
-    ]
-    options = {name: getattr(args, name) for name in names}
+    """Exit code 1 if items were left out."""
+    names = "side column ids bad_items dtype batch_size shard_rows threads resume overwrite fsync"
+    options = {name: getattr(args, name) for name in names.split()}
     done = fr.embed.embed_files(args.input, args.out, _encoder(args), progress=progress_of(args), **options)
     show(args, done.to_json(), str(done))
     return 1 if done.left_out else 0

@@ -56,7 +56,7 @@ def add(command: Command) -> None:
     add_columns(parser)
     add_reading_options(parser)
     add_device_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an alignment that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing alignment")
     add_output_options(parser)
 
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if out.exists():
         if not args.overwrite:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
-        fr.load(out)  # anything but an alignment is not ours to replace
+        fr.load(out)  # raises for any other file, which must not be replaced
     reading = reading_options(args)
     ranks = ranks_of(args.group)
     if args.old is not None:

@@ -1,7 +1,7 @@
 """The `fastrealign` command: options in, calls to the package, text or JSON out.
 
-Exit codes: 0 done, 1 something failed, 2 bad input or usage, 3 `check` says no, 130 interrupted (Ctrl-C), 143 terminated
-(SIGTERM). Errors are one line on stderr; FASTREALIGN_DEBUG=1 adds the traceback.
+Exit codes: 0 done, 1 something failed, 2 bad input or usage, 3 the alignment does not hold (`check`), 130 interrupted (Ctrl-C),
+143 terminated (SIGTERM). Errors are one line on stderr; FASTREALIGN_DEBUG=1 adds the traceback.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """A stream that the shell closed (>&-) goes nowhere: its number must not be given to the next file that is opened."""
+    """Open a stream that the shell closed (>&-) on /dev/null, or the next file opened would get its number."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
@@ -75,13 +75,13 @@ def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
     short = shortage(error)
     if short is not None:
         return 1, f"error: {short}"
-    said = str(error).strip().splitlines()
-    return 1, f"error: {type(error).__name__}: {said[0] if said else ''} (FASTREALIGN_DEBUG=1 shows where)"
+    lines = str(error).strip().splitlines()
+    return 1, f"error: {type(error).__name__}: {lines[0] if lines else ''} (FASTREALIGN_DEBUG=1 shows where)"
 
 
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
-    """Under torchrun, the commands that can share the work out do so; rank 0 alone prints."""
+    """Under torchrun, commands that can share their work join the process group; only rank 0 prints."""
     ranks = process_group.from_torchrun() if args.shares else process_group.ALONE
     if ranks.size == 1:
         yield
@@ -99,7 +99,7 @@ def _ranks(args: argparse.Namespace) -> Iterator[None]:
 def _say(text: str) -> None:
     try:
         print(f"fastrealign: {shown(text)}", file=sys.stderr, flush=True)
-    except OSError:  # a full disk, for example: the exit code says it
+    except OSError:  # for example on a full disk; the exit code still reports the error
         silence(sys.stderr)
 
 

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from fastrealign.cli.console import writing_out
 from fastrealign.core.text import meant, shown
@@ -35,8 +35,11 @@ of [{"id": ..., "embed": array}, ...]; folders of these, clip-retrieval ones,
 Hugging Face datasets; paths or URLs."""
 
 
-class Command(Protocol):
+class Command:
     """Adds a subcommand and returns its parser. shares: under torchrun, its processes share the work."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def __call__(
         self,
@@ -46,7 +49,12 @@ class Command(Protocol):
         *,
         run: Callable[[argparse.Namespace], int | None],
         shares: bool = False,
-    ) -> argparse.ArgumentParser: ...
+    ) -> argparse.ArgumentParser:
+        added = self._subparsers.add_parser(
+            name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=more, formatter_class=_Help
+        )
+        added.set_defaults(command=run, group=None, shares=shares)
+        return added
 
 
 def parser_of(commands: Iterable[Callable[[Command], None]]) -> argparse.ArgumentParser:
@@ -54,22 +62,7 @@ def parser_of(commands: Iterable[Callable[[Command], None]]) -> argparse.Argumen
     parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"fastrealign {__version__}")
     parser.set_defaults(command=lambda args: parser.print_help(), shares=False)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    def command(
-        name: str,
-        help: str,
-        more: str = "",
-        *,
-        run: Callable[[argparse.Namespace], int | None],
-        shares: bool = False,
-    ) -> argparse.ArgumentParser:
-        added = subparsers.add_parser(
-            name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=more, formatter_class=_Help
-        )
-        added.set_defaults(command=run, group=None, shares=shares)
-        return added
-
+    command = Command(parser)
     for add in commands:
         add(command)
     return parser
@@ -80,8 +73,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors in one line, too, with the option or command that was probably meant. Options are not abbreviated: what is
-    short for one today would be so for two once another is added.
+    """Usage errors in one line, with the option or command that was probably meant. Abbreviated options are refused: an
+    abbreviation that is unique today becomes ambiguous when an option is added.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -90,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # without the overload for a namespace of another type
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        # Before argparse takes the value of an unknown option for a path, or misses one that was spelled wrongly.
+        # First, since argparse would take the value of an unknown option for a path, or miss a required one that is misspelt.
         args = sys.argv[1:] if args is None else list(args)
         for arg in args:
             if arg == "--" or (self._subparsers is not None and not arg.startswith("-")):
@@ -107,7 +100,7 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}; choose from {listed}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse's own is silent about what could not be written."""
+        """argparse's own method ignores failed writes."""
         with writing_out():
             (file or sys.stderr).write(message)
 

@@ -17,7 +17,8 @@ from fastrealign.gap_report.result import check_files
 from fastrealign.jobs.inputs import Inputs
 
 _MORE = """\
-A minute for 100,000 rows of 768 a side on two cores. Needs matplotlib.
+Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
+matplotlib.
 
 examples:
   fastrealign report --source text_emb/ --target img_emb/ --out report.html
@@ -61,7 +62,7 @@ def add(command: Command) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of samples and noise (default: 0)")
     add_columns(parser)
     parser.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
-    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
     add_output_options(parser)
 
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--pairs takes two paths, SOURCE and TARGET, or none, got {len(args.pairs)}")
     domains = {name: (source, target) for name, source, target in args.domain}
     if len(domains) < len(args.domain):
-        raise InputError("two --domain of one name, expected a name of its own for each")
+        raise InputError("two --domain of one name; give each a different name")
     found = fr.report(
         paths(args.source),
         paths(args.target),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first signal ends a run in order, a second one at once."""
+"""Ctrl-C and SIGTERM: the first signal ends a run in an orderly way, a second one at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fastrealign.data.pipeline import Terminated
 
 
 class Interrupt:
-    """The first Ctrl-C becomes a KeyboardInterrupt, the first SIGTERM a Terminated, which lets the shard in hand be finished.
+    """The first Ctrl-C raises KeyboardInterrupt, the first SIGTERM Terminated, which lets shards in progress complete.
 
-    A second signal ends that too. From then on the process is ending and ignores more.
+    A second signal stops those, too. Further signals are ignored while the process ends.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ _STAGES = {
     "stage2": "train the language model too, on instructions about images",
 }
 _MORE = """\
-CONFIG.yaml says what to train and on what: model, data, embeddings, out; then
+CONFIG.yaml holds the settings of a run: model, data, embeddings, out; then
 alignment, adapter, tokens, learning_rate, batch_size and a few more
 (fastrealign/revision/config.py; examples/stage1.yaml and stage2.yaml).
 --resume continues an interrupted run. Needs the extra [revision].
@@ -32,7 +32,7 @@ alignment, adapter, tokens, learning_rate, batch_size and a few more
 
 `fastrealign train demo` needs no data and downloads nothing: it draws scenes,
 trains a small encoder and a small language model on them, then both stages, and
-asks about pictures never seen. Needs the extras [revision,encoder,parquet].
+asks about held-out pictures. Needs the extras [revision,encoder,parquet].
 
 examples:
   fastrealign train demo --out world/
@@ -42,7 +42,7 @@ examples:
 
 
 def add(command: Command) -> None:
-    """Add the subcommand, with its own: a stage each, and the demo."""
+    """Add the subcommand with its own subcommands: the two stages and the demo."""
     parser = command("train", "train a vision-language model on text, then on images", _MORE, run=run)
     whats = parser.add_subparsers(title="what to train", dest="what", metavar="STAGE")
     parser.set_defaults(help=parser.print_help)
@@ -55,29 +55,27 @@ def add(command: Command) -> None:
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="in place of what the file says; may be repeated",
+            help="override a key of the file; may be repeated",
         )
         add_output_options(stage)
-    help = "make a small world of pictures and captions, train in it, and look at what was learned"
+    help = "render a small world of pictures and captions, train on it, and evaluate the result"
     demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")
-    demo.add_argument("--out", required=True, metavar="FOLDER", help="for all of it; what is there is used")
     demo.add_argument(
-        "--method", default="realign", metavar="NAME", help="by which text stands in for images: as for align"
+        "--out", required=True, metavar="FOLDER", help="for the world and the models; complete steps are not repeated"
     )
+    demo.add_argument("--method", default="realign", metavar="NAME", help="method that aligns the text, as for align")
     demo.add_argument(
         "--tuning", choices=("image", "text"), default="image", help="what stage 2 is trained on (default: real images)"
     )
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of scenes and first weights, 0 to 99 (default: 0)"
     )
-    demo.add_argument(
-        "--picture", metavar="FILE.png", help="also draw what was said of some pictures (needs matplotlib)"
-    )
+    demo.add_argument("--picture", metavar="FILE.png", help="also draw answers about some pictures (needs matplotlib)")
     add_output_options(demo)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train as `args` say, and show what came out. Under torchrun all but the first process are quiet."""
+    """Train, and show the result. Under torchrun only rank 0 prints."""
     if args.what is None:
         args.help()
         return
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     config = read_config(args.config, args.what, args.set)
-    if not args.resume:  # a run that has ended is shown as it is; `train` looks at the paths of others
+    if not args.resume:  # a complete run is only shown; `train` checks the paths of an incomplete one
         check_paths(config, args.config)  # before torch and transformers are imported, which takes seconds
     _silence_transformers()
     train = optional("fastrealign.revision.train", "revision", "train").train
@@ -114,7 +112,7 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
         )
     except KeyboardInterrupt as stop:
-        raise type(stop)(f"stopped; the same command resumes with what {args.out} has") from None
+        raise type(stop)(f"stopped; the same command continues after the steps complete in {args.out}") from None
     return result.to_json(), result.summary()
 
 

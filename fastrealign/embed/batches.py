@@ -20,7 +20,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """The items of a shard at the positions `at`; last: of the shard."""
+    """Items of a shard, at the positions `at`; last: whether this is the last batch of the shard."""
 
     shard: int
     items: list[Item]
@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A batch as the encoder takes it: `inputs` at the positions `at` of the shard; bad: (position, why) of the others."""
+    """A batch as the encoder takes it: `inputs` of the positions `at`; bad: (position, reason) of items that cannot be used."""
 
     batch: Batch
     at: list[int]
@@ -40,7 +40,7 @@ class Loaded:
 
 @contextmanager
 def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: int) -> Iterator[Iterator[Loaded]]:
-    """The batches in order, a few of them loaded ahead by `threads` threads, which end with the block."""
+    """The batches in order, a few of them loaded ahead by `threads` threads, which stop when the block ends."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fastrealign-load")
 
     def begun(batch: Batch) -> tuple[Batch, list[Future]]:
@@ -54,7 +54,7 @@ def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: i
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns of oddities without naming the file; what matters is an error of ours.
+            # Pillow's warnings do not name the file; whatever makes a picture unusable is raised as an InputError.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             yield in_order()
     finally:
@@ -62,7 +62,7 @@ def prepared(batches: Iterator[Batch], prepare: Callable[[Any], Any], threads: i
 
 
 def _loaded(item: Item, prepare: Callable[[Any], Any]) -> Any:
-    """The item as the encoder takes it, or an InputError (returned) why there is none."""
+    """The item as the encoder takes it, or an InputError (returned, not raised) with the reason why there is none."""
     if item.problem is not None:
         return InputError(f"{item.where}: {item.problem}")
     try:

@@ -24,7 +24,7 @@ _BATCH_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, or the problem why there is none.
+    """A caption, or the reason why there is none (`problem`).
 
     where   how messages name it
     """
@@ -35,7 +35,7 @@ class Caption:
     problem: str | None = None
 
     def state(self) -> tuple[int, list[str]]:
-        """(bytes, values that differ once it was changed)."""
+        """(bytes, values that change with it)."""
         return len(self.text.encode()), [self.id, self.text]
 
     def load(self) -> str:
@@ -43,12 +43,10 @@ class Caption:
         return self.text
 
 
-def captions_in(
-    path: str, prefix: str, column: str | None, ids: str | None, taken: set[str] | None = None
-) -> Iterator[Caption]:
+def captions_in(path: str, prefix: str, column: str | None, ids: str | None, taken: set[str]) -> Iterator[Caption]:
     """The captions of one file; a line or row without one has a `problem`.
 
-    prefix        before a number that serves as an id: that of the line or row, from 0, as in `revision.examples`
+    prefix        precedes the number of the line or row (from 0, as in `revision.examples`) where this serves as an id
     column, ids   keys or columns of the captions and of their ids; by default the usual ones
     taken         receives the key or column that the captions are in
     Raises InputError for a file that cannot be used at all.
@@ -62,7 +60,6 @@ def captions_in(
             )
         yield from _lines(path, prefix)
     else:
-        taken = set() if taken is None else taken
         yield from (_records if kind == ".jsonl" else _rows)(path, prefix, column, ids, taken)
 
 
@@ -106,7 +103,7 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
             yield Caption(id, where, "", f'is {type(record).__name__}, expected {{"caption": ...}}')
             continue
         names = list(record)
-        # The first record with a caption decides the keys of all: a file has ids throughout or numbers throughout.
+        # The first record with a caption determines the keys of all, so that either all records have an id or none has.
         column = column or first_of(CAPTION_NAMES, names)
         if column is None:
             yield Caption(id, where, "", _no_captions(names, "key"))

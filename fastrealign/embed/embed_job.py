@@ -1,9 +1,10 @@
 """Pictures or captions in, parquet shards of ids and unit rows out: a run that can be resumed.
 
-The phases are those of every job (jobs/job.py): look at the input and load the encoder; hold; encode batch by batch; manifest.
+The phases are those of every job (jobs/job.py): check the input and load the encoder; lock the output folder; encode batch by
+batch; write the manifest.
 
-A shard is rows [lo, hi) of the input and its batches begin with it, so that a resumed run encodes the same batches and writes
-the same bytes. The folder, its lock, journal and manifest are those of every run (jobs/run_folder.py).
+A shard is rows [lo, hi) of the input. Batches do not cross shards, so a resumed run encodes the same batches and writes the
+same bytes. The folder, its lock, journal and manifest are those of every run (jobs/run_folder.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -41,7 +42,7 @@ DTYPES = ("float16", "float32")
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What is embedded how: the options of `embed_files`, checked."""
+    """The options of `embed_files`, checked."""
 
     side: str | None
     column: str | None
@@ -57,10 +58,10 @@ class EmbedOptions:
             check_choice(name, getattr(self, name), known)
 
 
-def _looked_at(
+def _scan(
     found: Input, shard_rows: int, bad_items: str, progress: Progress
 ) -> tuple[dict[str, FileFingerprint], list[int]]:
-    """The fingerprint of each shard's items, by the name of the shard, and how many these are; bad captions are found here."""
+    """(fingerprint of each shard's items by the name of the shard, number of items of each). Finds bad captions and ids."""
     fingerprints: dict[str, FileFingerprint] = {}
     rows: list[int] = []
     hashes = []
@@ -80,13 +81,13 @@ def _looked_at(
         progress.finish()
     if not rows:
         raise InputError(f"{found.name}: holds no captions, the file is empty")
-    # All ids are known only now, after the last of the stream; until then 12 bytes stand for each.
-    _warn_of_twice(found, np.concatenate(hashes))
+    # All ids are known only after the last item; until then each takes 12 bytes.
+    _warn_of_duplicate(found, np.concatenate(hashes))
     return fingerprints, rows
 
 
-def _warn_of_twice(found: Input, hashes: np.ndarray) -> None:
-    """Warn of an id that comes twice, as where several captions have that of one image: a fit accepts it, training does not.
+def _warn_of_duplicate(found: Input, hashes: np.ndarray) -> None:
+    """Warn of a duplicate id, for example of several captions of one image: a fit accepts it, training does not.
 
     hashes   of the ids of all items but those with a problem
     """
@@ -108,7 +109,7 @@ def _in_shards(found: Input, shard_rows: int) -> Iterator[list[Item]]:
 
 
 class EmbedJob(Job[Embedded]):
-    """Look at the input and load the encoder; then encode the shards that are left, batch by batch."""
+    """Check the input and load the encoder; then encode the remaining shards batch by batch."""
 
     def __init__(
         self,
@@ -125,8 +126,8 @@ class EmbedJob(Job[Embedded]):
         layout.check_apart([source] if isinstance(source, (str, os.PathLike)) else list(source), [])
         folder.check()
         self.found = open_input(source, options.side, column=options.column, ids=options.ids)
-        choice.check()  # before hours of looking at the input
-        fingerprints, self.rows = _looked_at(self.found, options.shard_rows, options.bad_items, progress)
+        choice.check()  # before the input is read, which may take hours
+        fingerprints, self.rows = _scan(self.found, options.shard_rows, options.bad_items, progress)
         self.encoder = choice.load(self.found.side)
         self.rows_now = 0
         layout.names = list(fingerprints)
@@ -139,7 +140,7 @@ class EmbedJob(Job[Embedded]):
         self.folder.start_writing(None)
 
     def write(self) -> None:
-        """The shards that are left, one after the other."""
+        """Write the remaining shards one after the other."""
         names = self.folder.layout.names
         left = [rows for name, rows in zip(names, self.rows, strict=True) if name not in self.before]
         self.progress.start("embedding", sum(left), None)
@@ -148,10 +149,8 @@ class EmbedJob(Job[Embedded]):
             with prepared(self._batches(), self.encoder.prepare, self.options.threads or default_threads()) as batches:
                 for loaded in batches:
                     if shard is None:
-                        shard = _Shard(
-                            loaded.batch.items,
-                            np.empty((len(loaded.batch.items), self.encoder.dim), self.options.dtype),
-                        )
+                        items = loaded.batch.items
+                        shard = _Shard(items, np.empty((len(items), self.encoder.dim), self.options.dtype))
                     self._encode(loaded, shard)
                     self.progress.advance(len(loaded.batch.at), 0)
                     if loaded.batch.last:
@@ -184,7 +183,7 @@ class EmbedJob(Job[Embedded]):
                 yield Batch(number, items, at[lo : lo + self.options.batch_size], lo == starts[-1])
 
     def _encode(self, loaded: Loaded, shard: _Shard) -> None:
-        """One batch into the rows of its shard."""
+        """Encode a batch into the rows of its shard."""
         for at, why in loaded.bad:
             if self.options.bad_items == "error":
                 raise InputError(f"{why}; or leave such items out with --bad-items skip")
@@ -241,10 +240,8 @@ class EmbedJob(Job[Embedded]):
 
 @dataclass
 class _Shard:
-    """A shard being encoded: its items, a row for each, and [place, why] of those that are left out."""
+    """A shard being encoded: its items, a row for each, and [position, reason] of those that are left out."""
 
     items: list[Item]
     rows: np.ndarray
-
-    def __post_init__(self) -> None:
-        self.bad: list[list[Any]] = []
+    bad: list[list[Any]] = field(default_factory=list)

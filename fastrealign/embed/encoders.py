@@ -1,4 +1,4 @@
-"""One tower of an encoder, ready to run, and what all encoders share. openclip.py and hf.py load them."""
+"""One tower of an encoder, ready to run, and the helpers that all encoders share. openclip.py and hf.py load encoders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EncoderChoice(Protocol):
     """An encoder that was named and is not loaded yet: `OpenClip`, `Transformers`."""
 
     def check(self) -> None:
-        """InputError for what is wrong without loading it: a path or a device that does not exist. Uses no network."""
+        """Raises InputError for faults that show without loading it: a missing path or device. Uses no network."""
 
     def load(self, side: str) -> Encoder:
         """Its tower for "images" or "text". InputError if it has none, or its weights cannot be found."""
@@ -49,7 +49,7 @@ class Encoder:
     weights : str
         SHA-256 (hex) of its parameters.
     options : dict of str
-        What else decides the numbers, by name.
+        Other settings that determine the numbers, by name.
     prepare : callable
         From a picture (PIL, RGB) or a caption to an input of `encode`; called from several threads.
     encode : callable
@@ -100,7 +100,7 @@ def device_of(name: str) -> torch.device:
 
 
 def check_precision(precision: str) -> None:
-    """InputError for another than `PRECISIONS`."""
+    """Raises InputError unless the precision is one of PRECISIONS."""
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
 
@@ -138,7 +138,7 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
             yield
     except FastRealignError:
         raise
-    except Exception as error:  # anything from OSError to what a damaged archive meets
+    except Exception as error:  # OSError, or anything that a damaged archive causes
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{what}: {short}") from error
         if "trust_remote_code" in str(error):
@@ -157,7 +157,7 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without progress bars and log lines of libraries among our own."""
+    """Silences the progress bars and log lines of the libraries."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     bars = import_module("transformers.utils.logging") if "transformers" in sys.modules else None

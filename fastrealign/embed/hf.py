@@ -17,15 +17,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
-from fastrealign.embed.encoders import (
-    Encoder,
-    check_precision,
-    device_of,
-    digest,
-    fingerprint,
-    loading,
-    unit_rows,
-)
+from fastrealign.embed.encoders import Encoder, check_precision, device_of, digest, fingerprint, loading, unit_rows
 from fastrealign.storage import hub
 from fastrealign.storage.hub import Found
 
@@ -37,9 +29,9 @@ else:
     torch, transformers = Lazy("torch", "embed", "--model"), Lazy("transformers", "embed", "--model")
 
 POOLINGS = ("mean", "last", "eos")
-# Tokens of a caption at most, for language models, as in LLM2Vec; models with towers have their own limit.
+# Most tokens of a caption for language models, as in LLM2Vec; models with towers have their own limit.
 _MAX_TOKENS = 512
-# A tokenizer without a limit has one of about 1e30.
+# For models that state no limit. Tokenizers without a limit state about 1e30.
 _NO_LIMIT = 10**6
 
 

@@ -13,15 +13,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import meant
-from fastrealign.embed.encoders import (
-    Encoder,
-    check_precision,
-    device_of,
-    digest,
-    fingerprint,
-    loading,
-    unit_rows,
-)
+from fastrealign.embed.encoders import Encoder, check_precision, device_of, digest, fingerprint, loading, unit_rows
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
@@ -115,7 +107,7 @@ class OpenClip:
         return f"open_clip {name}" + (f" {os.path.basename(self.pretrained)}" if self.pretrained else "")
 
     def _model_name(self, open_clip: Any) -> tuple[str, bool]:
-        """As open_clip takes it, and whether weights come with it."""
+        """(the name as open_clip takes it, whether weights come with it)."""
         if self.name.startswith((hub.SCHEME, _HUB)):
             named = hub.SCHEME + self.name.removeprefix(_HUB).removeprefix(hub.SCHEME)
             return _HUB + hub.find(named, "--clip", self.hub, "pass --hub").name, True

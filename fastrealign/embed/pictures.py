@@ -26,7 +26,7 @@ else:
     Image, ImageOps = Lazy("PIL.Image", "embed", "a picture"), Lazy("PIL.ImageOps", "embed", "a picture")
 
 PICTURE_FILES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
-# The formats that Pillow may detect: others are here by mistake only, and some run programs (EPS).
+# The formats that Pillow may detect. Others would be mistakes, and some execute programs (EPS).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 # Bytes of a picture's file, and of a tar's record about the next member. Larger ones are meant to exhaust memory.
 _LARGEST = 1 << 30
@@ -60,7 +60,7 @@ class Picture:
         return self.fault or name_problem(self.id)
 
     def state(self) -> tuple[int, list[str | int]]:
-        """(bytes, values that differ once it was changed). InputError if the file cannot be accessed."""
+        """(bytes, values that change with it). InputError if the file cannot be accessed."""
         status = self._status()
         size = status.st_size if self.size is None else self.size
         return size, [self.id, self.offset, size, status.st_mtime_ns]
@@ -121,7 +121,7 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar whose header is checked: tarfile trusts its size, and goes backwards where that is negative."""
+    """A member of a tar whose header is checked: tarfile trusts its size, and seeks backwards if it is negative."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         kinds = (
@@ -182,7 +182,7 @@ def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
                 raise InputError(f"{path}: was cut short, it lacks the end of a tar; copy or make it again")
     except FastRealignError:
         raise
-    except Exception as error:  # tarfile's own, and anything that damaged numbers, names and nested headers cause
+    except Exception as error:  # tarfile's errors, and anything that damaged numbers, names and nested headers cause
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: {short}") from error
         raise InputError(f"{path}: is not a readable tar ({one_line(error)}); copy or make it again") from None

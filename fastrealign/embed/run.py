@@ -15,7 +15,7 @@ from fastrealign.embed.summary import Embedded
 from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.run_folder import RunFolder
 
-# Small enough that a kill costs minutes even without a GPU, large enough that the files of a billion rows can be counted.
+# Small enough that a kill costs minutes even without a GPU; a billion rows make 100,000 files.
 SHARD_ROWS = 10_000
 BATCH_SIZE = 64
 
@@ -38,7 +38,7 @@ def embed_files(
     progress: Progress = SILENT,
     fsync: bool = True,
 ) -> Embedded:
-    """Embed images or captions into a folder of parquet shards that `align`, `fit` and the rest read.
+    """Embed images or captions into a folder of parquet shards that `align`, `fit`, `report` and `train` read.
 
     The shards have the columns id, caption (of text) and embedding, with rows of length 1; manifest.json is written last.
 
@@ -50,7 +50,7 @@ def embed_files(
         An empty or new folder.
     encoder : OpenClip or Transformers
     side : {"images", "text"}, optional
-        Where the source has both.
+        Which to take, if the source has both.
     column, ids : str, optional
         Of .jsonl and .parquet captions: the columns of the captions and of their ids, where they have unusual names.
     bad_items : {"error", "skip"}

@@ -1,6 +1,6 @@
 """A shard of embeddings as parquet, and the fingerprint of the items that it is made of.
 
-Parquet keeps ids and captions in the file of their embeddings, so that whatever reads the rows has them, too.
+Parquet keeps ids and captions in the file of their embeddings, so that every reader of the rows has them, too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write_shard(path: Place, items: list[Item], rows: np.ndarray, left_out: set[
     schema = pa.schema({**columns, "embedding": kind})
     step = max(1, GROUP_BYTES // (rows.shape[1] * rows.itemsize))
     with AtomicFile(path, fsync) as file:
-        # Embeddings are noise to a compressor, and no value comes twice.
+        # Embeddings do not compress, and their values do not repeat.
         leaf = _leaf(schema)
         sink = ParquetSink(
             file, schema, compression={**dict.fromkeys(columns, "ZSTD"), leaf: "NONE"}, use_dictionary=False

@@ -1,4 +1,4 @@
-"""What `embed_files` did, for people (str) and for machines (to_json)."""
+"""The result of `embed_files`, as text (str) and as plain values (to_json)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a run of `embed_files` did; `print` it, or take `to_json`.
+    """The result of `embed_files`; `print` it, or take `to_json`.
 
     Attributes
     ----------

@@ -50,14 +50,14 @@ def report(
     source, target : array, tensor, path, list of paths, or chunks
         Rows (n, d) and (m, d), as `fastrealign.fit` takes them; chunks must be readable again.
     pairs : bool or (source, target), optional
-        True: row i of source and target belong together. Or rows of their own that do, held out perhaps. The distance of
+        True: row i of source and target belong together. Or separate rows that do, such as held-out pairs. The distance of
         pairs is then split into bias and residual.
     methods : sequence of str
         Names of `fastrealign.baselines.METHODS`.
     domains : mapping of str to (source, target), optional
-        Other sides by name: the report says what gap an alignment of one domain leaves in another.
+        Other sides by name: the report states the gap that an alignment of one domain leaves in another.
     rows : int
-        Rows drawn from a side that has more, on which all else is done: fits, metrics, pools of neighbours.
+        Rows drawn from a side that has more. Fits, metrics and pools of neighbours use only these.
     seed : int
         Of every sample and of the noise of c3.
     column, target_column : str, optional

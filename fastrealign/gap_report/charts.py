@@ -292,4 +292,4 @@ def _short(name: str, most: int) -> str:
     """A name in at most about `most` letters, and at least 5: both ends of a longer one, as names often share one."""
     name, half = " ".join(name.split()), max(most // 2, 2)
     short = name if len(name) <= 2 * half + 1 else f"{name[:half]}…{name[-half:]}"
-    return short.replace("$", r"\$")  # between two of them matplotlib reads mathematics
+    return short.replace("$", r"\$")  # matplotlib typesets text between two dollar signs as mathematics

@@ -52,7 +52,7 @@ from fastrealign.methods.method import Method
 # Neighbours of the share kept, as in arXiv 2602.07026.
 KEPT_K = 10
 QUERIES, ANGLES, POINTS = 500, 1500, 300
-# Steps of the progress bar: for each method map and spectrum, angles, neighbours, pairs; and what is done once.
+# Steps of the progress bar: four for each method (map and spectrum, angles, neighbours, pairs), and five that are done once.
 METHOD_STEPS, OTHER_STEPS = 4, 5
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class _Work:
     def __init__(self, sides: Sides, seed: int, done: Callable[[], None]) -> None:
         self.sides, self.x, self.y, self.seed, self.done = sides, sides.x, sides.y, seed, done
         self.notes: dict[str, None] = {}  # in order, each once
-        # What cannot be fitted is refused before anything takes time.
+        # First, so that sides that cannot be fitted are refused before anything takes time.
         self.realign = self._noting(lambda: fit_realign(self.y, self.x))
         self.of_x, self.of_y = covariance(self.x), covariance(self.y)
         for side, of in ((self.x, self.of_x), (self.y, self.of_y)):
@@ -188,11 +188,11 @@ class _Work:
         return self._noting(lambda: fit_baseline(name, self.y, self.x))
 
     def _noting(self, fit: Callable[[], T]) -> T:
-        """The fitted method; what the fit warns of becomes a note."""
-        with warnings.catch_warnings(record=True) as said:
+        """The fitted method; warnings of the fit become notes."""
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FitWarning)
             fitted = fit()
-        self.notes |= dict.fromkeys(str(warning.message) for warning in said)
+        self.notes |= dict.fromkeys(str(warning.message) for warning in caught)
         return fitted
 
     def _neighbours(self, after: ArraySource) -> tuple[Mixing, Estimate]:

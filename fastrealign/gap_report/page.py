@@ -80,9 +80,8 @@ def _table(report: Measured) -> str:
             small = f"<small>{plus}</small>" if plus else ""
             cells.append(f"<td{mark}>{star}{shown}{small}</td>")
         better = f"; <em>{metric.better}</em>" if metric.better else ""
-        rows.append(
-            f'<tr><th scope="row">{escape(metric.label)}<small>{escape(metric.says)}{better}</small></th>{"".join(cells)}</tr>'
-        )
+        head = f"{escape(metric.label)}<small>{escape(metric.meaning)}{better}</small>"
+        rows.append(f'<tr><th scope="row">{head}</th>{"".join(cells)}</tr>')
     sampled = (
         f" The sides were sampled, which changes a gap by about {number(report.gap_error)}." if report.gap_error else ""
     )

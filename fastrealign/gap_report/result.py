@@ -97,7 +97,7 @@ class GapReport(Measured):
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        """In a frame of its own, so that neither page's style reaches the other."""
+        """In an iframe, so that the styles of the report and of the notebook do not mix."""
         try:
             html = self.to_html()
         except InputError as error:
@@ -106,7 +106,7 @@ class GapReport(Measured):
 
 
 def check_files(path: Path, png: str | Path | None = None) -> None:
-    """Raise in one line where a report cannot be drawn or written there; measuring takes a minute, so ask before."""
+    """Raise if a report cannot be drawn or written there. Call it before measuring, which takes a minute."""
     optional("matplotlib", "report", "a report")
     for name in (path, path.with_suffix(".json")):
         if name.is_dir():

@@ -20,7 +20,7 @@ from fastrealign.methods.fit_options import check_method
 MIXING_K = 20
 # Pairs drawn: their mean squared distance is then known to 0.001.
 PAIRS = 20_000
-# The domain that source and target are.
+# The name of the domain of source and target.
 OWN = "these rows"
 
 
@@ -116,7 +116,7 @@ def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArrayS
         and isinstance(source.array, np.ndarray)
         and source.array.itemsize >= 4
     ):
-        for _ in unit_blocks(source):  # float32 or float64: named is a row without a direction
+        for _ in unit_blocks(source):  # raises BadRowsError for a row without a direction
             pass
         return source
     held = np.empty((len(numbers), source.d), np.float32)

@@ -60,8 +60,8 @@ STYLE = {
 }
 
 
-def inline(figure: Figure, name: str, says: str) -> str:
-    """The drawing as an <svg> element. name: unique on the page; says: what it shows, for screen readers."""
+def inline(figure: Figure, name: str, label: str) -> str:
+    """The drawing as an <svg> element. name: unique on the page; label: its content, for screen readers."""
     stream = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
@@ -75,7 +75,7 @@ def inline(figure: Figure, name: str, says: str) -> str:
     width = float(box.split()[2])
     # HTML needs no namespaces, and a size in points would not shrink with the screen.
     return (
-        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(says)}">'
+        f'<svg class="drawing" style="max-width:{1.25 * width:.0f}px" {box} role="img" aria-label="{escape(label)}">'
         + re.sub(r"\n\s*", "\n", body).strip()
     )
 

@@ -20,14 +20,14 @@ LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the so
 class Metric:
     """A row of the table.
 
-    says    one line that explains the label
+    meaning one line that explains the label
     read    the value for a method: a number, an Estimate, or None where these rows have none
     better  LEAST, MOST, NEAREST, or None where no direction is better
     keeps   the metric compares a method's output with its input: "none" is perfect in it and does not compete
     """
 
     label: str
-    says: str
+    meaning: str
     read: Callable[[MethodFigures], float | Estimate | None]
     shown: Callable[[float], str]
     better: str | None

@@ -35,8 +35,8 @@ def verdict_of(report: Measured) -> str:
         (mixes, f"mixes the sides best ({percent(of[mixes].mixing.rate.value)})"),
         (keeps, f"preserves neighbourhoods best ({percent(of[keeps].kept.value)})"),
     ]
-    by_method = {name: listed([said for who, said in claims if who == name]) for name, _ in claims}
-    return f"{before}. {'; '.join(f'{name_of(name)} {said}' for name, said in by_method.items())}."
+    by_method = {name: listed([text for who, text in claims if who == name]) for name, _ in claims}
+    return f"{before}. {'; '.join(f'{name_of(name)} {text}' for name, text in by_method.items())}."
 
 
 def headline(report: Measured) -> str:
@@ -131,6 +131,6 @@ def _moving(report: Measured) -> list[str]:
 
 
 def _mixed(report: Measured) -> float:
-    """The mixing rate of two sides that are one cloud: a neighbour's side is then left to chance."""
+    """The mixing rate if the sides were one cloud, in which a neighbour's side is left to chance."""
     x, y = report.target.rows, report.source.rows
     return 2 * x * y / (x + y) ** 2

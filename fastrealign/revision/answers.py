@@ -30,7 +30,7 @@ class Item:
     task
         One of TASKS.
     kind
-        Of question within the task, by which scores are split; "" for captions.
+        Kind of question within the task, for which scores are also given; "" for captions.
     prompt
         Text, without IMAGE, which `ask` puts in front of it.
     answer
@@ -41,7 +41,7 @@ class Item:
     Raises
     ------
     InputError
-        For another task, a prompt with IMAGE, or values that are no text.
+        For another task, a prompt with IMAGE, or values that are not text.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """The Trainer of transformers, with checkpoints that hold only the trained weights and are complete or absent.
 
-The Trainer's own checkpoints hold a frozen language model each, and have their final name while they are written: one that a
-full disk or a kill cut short would be taken for the last one.
+The Trainer's own checkpoints each hold a frozen language model, and have their final name while they are written: one that a
+full disk or a kill cut short would count as the last one.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _TOO_MANY = 1 << 31
 # Characters of a value that a message shows.
 _SHOWN = 100
 _COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
-# Keys that may differ when a run is resumed: none of them decides a weight.
+# Keys that may differ when a run is resumed: none of them affects a weight.
 FREE = ("save_steps", "report_to", "device", "hub")
 
 
@@ -40,7 +40,7 @@ def brief(value: Any) -> str:
     """A value for messages, of bounded length."""
     try:
         return shortened(repr(value))
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python formats no number of more than 4,300 digits
         return "a number of too many digits"
 
 
@@ -187,11 +187,11 @@ class TrainConfig:
             raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values. URLs come without their secrets, so that a renewed signature makes no other run."""
+        """Plain values. URLs come without their secrets, so that a renewed signature is not another configuration."""
         return shown_values(asdict(self))
 
     def differing(self, other: Mapping[str, Any]) -> list[str]:
-        """Keys whose values decide a weight and are not those of `other`, the configuration of a run to resume."""
+        """Keys that affect the weights and whose values are not those of `other`, the configuration of a run to resume."""
         mine = self.to_json()
         before = {field.name: field.default for field in fields(self)} | dict(other)  # an older version lacks some keys
         return [key for key in mine if key not in FREE and mine[key] != before[key]]

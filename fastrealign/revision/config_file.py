@@ -86,8 +86,8 @@ def _value(text: str) -> Any:
 
 
 def _loader(yaml: Any) -> Any:
-    """YAML's safe loader, which would let aliases make billions of values of a few lines, and take the last of equal keys: both
-    are errors here."""
+    """YAML's safe loader, with aliases and duplicate keys as errors: aliases can expand a few lines to billions of values, and
+    of duplicate keys only the last would count."""
 
     class Strict(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
@@ -129,7 +129,7 @@ def _set(given: dict[str, Any], override: str) -> None:
 
 
 def _made(kind: type[Any], given: Mapping[Any, Any], name: str) -> Any:
-    """A dataclass from the values of its fields, which are converted to their types; name: where they come from."""
+    """A dataclass from the values of its fields, which are converted to their types; name: the file and key, for messages."""
     known = {field.name: field for field in fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in given:

@@ -34,7 +34,7 @@ UNUSABLE = {
 
 
 class UnusableError(InputError):
-    """An example that is left out or refused, as `read_examples` is asked to. reason: a key of UNUSABLE."""
+    """A valid record that cannot be used; `read_examples` leaves it out or raises this. reason: a key of UNUSABLE."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class Example:
         (prompt, response) in order. The first prompt holds IMAGE once, no other text does. A caption is one turn whose prompt
         is IMAGE alone.
     image
-        Path of the image, if the record has one: it finds the embedding where none has the id.
+        Path of the image, if the record has one: the embedding is looked up by it if none has the id.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class Example:
             if prompt.count(IMAGE) + response.count(IMAGE) != (number == 0):
                 raise _fault(
                     self.id,
-                    f"{IMAGE} stands more than once in it; expected once, in the first prompt",
+                    f"{IMAGE} appears more than once in it; expected once, in the first prompt",
                     "several_images",
                 )
             if not response.strip():
@@ -115,7 +115,7 @@ def record_example(record: Any, number: str) -> Example:
 
 
 def is_numbered(record: Any) -> bool:
-    """Whether it is a caption whose number is its id, as in `embed`: no key of ids, and no image."""
+    """Whether it is a caption with neither an id nor an image, so that its number is its id, as in `embed`."""
     if not isinstance(record, dict):
         return isinstance(record, str)
     named = first_of(ID_NAMES, record) or "conversations" in record
@@ -149,7 +149,7 @@ def _turns(id: str, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     if not placed:
         raise _fault(id, f"is text only: its first prompt has no {IMAGE}", "text_only")
     if placed > 1:
-        raise _fault(id, f"{IMAGE} stands more than once in it, expected one image", "several_images")
+        raise _fault(id, f"{IMAGE} appears more than once in it, expected one image", "several_images")
     if images > 1:
         raise _fault(id, f"is about {images} images, expected one", "several_images")
     for at, (role, _) in enumerate(messages):
@@ -180,7 +180,7 @@ def _messages(id: str, messages: Any) -> list[tuple[str, str]]:
 
 
 def _listed(images: Any) -> list[Any]:
-    """What a record's "image" or "images" names: a path, several, or none."""
+    """The images that a record's "image" or "images" names: none, one or several."""
     return images if isinstance(images, list) else [images] if images else []
 
 

@@ -19,13 +19,14 @@ import torch
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.lookup import Embeddings, open_embeddings
+from fastrealign.data.options import check_choice
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.nn import ReAlign
 from fastrealign.revision.conversations import IMAGE, Example
 from fastrealign.revision.examples import Examples, read_examples
-from fastrealign.revision.matching import Selected, available, check_choice, names_of
+from fastrealign.revision.matching import MISSING, Selected, available, names_of
 from fastrealign.revision.templates import IMAGE_TOKEN, NO_LOSS, Template, left_padded, pad_token, prompt_ids
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ __all__ = [
 ]
 
 _CHECKED = 1024  # examples at a time
-_SLOTS = 64  # workers with counts of their own; more share
+_SLOTS = 64  # workers with separate counts; further ones share them
 _COUNTS = ("seconds", "truncated", "missing", "unanswered")
-# Tokenizers that know no limit say some 1e30.
+# Tokenizers without a limit state about 1e30.
 _NO_LIMIT = 1 << 30
 
 
@@ -72,7 +73,7 @@ class Collator:
     Parameters
     ----------
     tokenizer
-        Of transformers; templates.py says what it needs. One without pad_token is padded with its eos_token.
+        Of transformers; templates.py documents what it needs. One without pad_token is padded with its eos_token.
     embeddings
         From `open_embeddings`, or an object with its dim, find, missing and rows.
     stage
@@ -80,12 +81,12 @@ class Collator:
     tokens
         Visual tokens per image.
     max_length
-        Tokens per example, visual ones included. What is longer is cut, with one warning, and counted. None: an example longer
-        than the tokenizer's model_max_length is an error.
+        Tokens per example, visual ones included. Longer examples are cut, with one warning, and counted. None: an example
+        longer than the tokenizer's model_max_length is an error.
     alignment
         A fitted method or an nn.ReAlign that maps the embeddings of each batch; no copy is written. The noise of C3 is that of
-        the row's number, as if the whole source were mapped. A FitWarning says if an Alignment does not fit the embeddings: in
-        `check` from a sample of all, otherwise from the first batches.
+        the row's number, as if the whole source were mapped. A FitWarning reports an Alignment that does not fit the
+        embeddings: in `check` from a sample of all, otherwise from the first batches.
     missing
         For an example whose id has no embedding: "error", or "skip" to leave it out and count it.
     unanswered
@@ -116,8 +117,8 @@ class Collator:
             raise InputError(f"tokens={tokens}: expected at least one visual token")
         if max_length is not None and max_length < 1:
             raise InputError(f"max_length={max_length}: expected a number of tokens")
-        check_choice("missing", missing)
-        check_choice("unanswered", unanswered)
+        check_choice("missing", missing, MISSING)
+        check_choice("unanswered", unanswered, MISSING)
         if alignment is not None and alignment.dim != embeddings.dim:
             raise InputError(
                 f"the embeddings are {embeddings.dim} wide, the alignment was fitted on {alignment.dim}; use one encoder"
@@ -130,7 +131,7 @@ class Collator:
         named = getattr(embeddings, "name", "the embeddings")
         self._first = FirstRows(alignment, named) if isinstance(alignment, Alignment) else None
         self._limit = max_length or min(getattr(tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT)
-        # Shared, so that the process that started the workers knows what they did.
+        # In shared memory, so that the process that started the workers reads their counts.
         self._counts = torch.zeros(_SLOTS, len(_COUNTS), dtype=torch.float64).share_memory_()
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -171,7 +172,7 @@ class Collator:
         Raises
         ------
         InputError
-            For whatever a batch would, and for a token that the language model does not know.
+            For every fault that a batch would raise, and for a token that the language model does not know.
         """
         answered = np.ones(len(examples), dtype=bool)
         with progress.running("checking examples", len(examples)):
@@ -229,7 +230,7 @@ class Collator:
         try:
             encoded = self.template.examples([example.turns for example in examples])
         except InputError:
-            for example in examples:  # find out which one it was
+            for example in examples:  # find the one at fault
                 try:
                     self.template.examples([example.turns])
                 except InputError as error:

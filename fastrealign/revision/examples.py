@@ -19,6 +19,7 @@ import numpy as np
 from fastrealign.core.errors import InputError, changed, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import lookup_hashes, twice
+from fastrealign.data.options import check_choice
 from fastrealign.revision.conversations import UNUSABLE, Example, UnusableError, drops_first, is_numbered
 from fastrealign.revision.example_files import Form, Span, form_of
 from fastrealign.storage.files import Descriptor, file_size, reading
@@ -89,7 +90,7 @@ class _File:
         return f"{self.form.unit} {number + (self.form.unit == 'line')}"
 
     def checked(self) -> None:
-        """Drop what only checks and messages need; of the numbers, those that are no ids or 0, 1, 2, ..."""
+        """Free what only checks and messages need: the hashes, and the numbers unless they are ids with gaps."""
         self.hashes.clear()
         if not self.numbered or self.numbers[-1:] == array("Q", [len(self) - 1]):
             self.numbers = array("Q")
@@ -151,11 +152,10 @@ def read_examples(
     Raises
     ------
     InputError
-        With the file and the record, line or row of whatever is wrong; also where no example can be used. When examples are
-        read later: if a file has changed.
+        With the file and the record, line or row at fault; also if no example can be used, and later, when examples are read,
+        if a file has changed.
     """
-    if unusable not in ("skip", "error"):
-        raise InputError(f"unusable={unusable!r}: expected skip or error")
+    check_choice("unusable", unusable, ("skip", "error"))
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not paths:
         raise InputError("an empty list of files, expected some with examples")
@@ -186,7 +186,7 @@ def read_examples(
 
 
 def _read(file: _File, skip: bool, progress: Progress) -> None:
-    """Go through a file once and note where its examples are."""
+    """Read a file once and note where its examples are."""
     file_size(file.path)
     ids: list[str] = []
     with progress.running(f"reading {file.path}", None):

@@ -15,7 +15,7 @@ from fastrealign.storage import hub as hubs
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Entries of each weight in a fingerprint: fine-tuning changes nearly all of them.
+# Entries of each weight that a fingerprint samples: fine-tuning changes nearly all entries.
 _SAMPLED = 64
 
 
@@ -46,7 +46,7 @@ def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
             lm, report = transformers.AutoModelForCausalLM.from_pretrained(
                 found.name, output_loading_info=True, **options
             )
-    except Exception as error:  # anything, for a damaged file of weights
+    except Exception as error:  # a damaged file of weights may raise anything
         raise InputError(f"{source}: cannot be loaded as a causal language model: {one_line(error)}") from None
     lacking = sorted(report["missing_keys"])
     if lacking:  # transformers would make them random

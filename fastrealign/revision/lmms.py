@@ -93,7 +93,7 @@ class Revision(lmms):
             asked = [request.args for request in requests[lo : lo + self.batch_size]]
             pictures = [self._picture(*args[2:6]) for args in asked]
             longest = max(int(args[1].get("max_new_tokens", 128)) for args in asked)
-            texts = self._say([args[0] for args in asked], pictures, longest)
+            texts = self._answers([args[0] for args in asked], pictures, longest)
             for text, args in zip(texts, asked, strict=True):
                 until = args[1].get("until") or []
                 for stop in [until] if isinstance(until, str) else until:
@@ -118,7 +118,7 @@ class Revision(lmms):
         except InputError as error:
             raise InputError(f"{task}, {split} {number}: the image {error}") from None
 
-    def _say(self, questions: Sequence[str], pictures: Sequence[Any], longest: int) -> list[str]:
+    def _answers(self, questions: Sequence[str], pictures: Sequence[Any], longest: int) -> list[str]:
         turns = [[(f"{IMAGE}\n{question.replace(IMAGE, '').strip()}", None)] for question in questions]
         rows = self.encoder.encode([self.encoder.prepare(picture) for picture in pictures])
         return generated(self.model, self.template, self.template.prompts(turns), rows, longest)

@@ -11,11 +11,14 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.image_paths import is_tail
 from fastrealign.data.lookup import Embeddings
+from fastrealign.data.options import check_choice
 from fastrealign.revision.conversations import Example
 from fastrealign.revision.examples import Rows
 
 # Examples that are looked up at a time.
 _STEP = 1 << 12
+# What happens to an example without an embedding, or without a response within max_length.
+MISSING = ("error", "skip")
 
 
 class Selected(Rows):
@@ -64,7 +67,7 @@ def available(
         Also if none is left; if the id of an example is that of one row and its image's path that of another; and if one row
         is the nearest to two images.
     """
-    check_choice("missing", missing)
+    check_choice("missing", missing, MISSING)
     there = np.zeros(len(examples), dtype=bool)
     found = _Found(embeddings)
     with progress.running("looking up ids", len(examples)):
@@ -81,7 +84,7 @@ def available(
 
 
 class _Found:
-    """The image that each row was found by: two for one row would be images that a shortened path does not tell apart."""
+    """The image by which each row was found. Two for one row are an error: a shortened path does not distinguish them."""
 
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
@@ -104,7 +107,7 @@ class _Found:
             if other != image and not is_tail(other, image):
                 raise InputError(
                     f"{self._where(numbers[i])}: is the nearest to two images, {other!r} and {image!r}; give the rows ids that "
-                    "tell these apart, or give the examples the ids of their rows"
+                    "distinguish them, or give the examples the ids of their rows"
                 )
             self._image_of[int(numbers[i])] = max(other, image, key=len)
 
@@ -113,12 +116,6 @@ class _Found:
 
 
 def names_of(examples: Sequence[Example], embeddings: Embeddings) -> tuple[list[Any], ...]:
-    """What examples are looked up by: ids, and the paths of their images where `embeddings` know what to do with them."""
+    """The keys by which examples are looked up: ids, and the paths of their images if `embeddings` can look these up."""
     ids = [example.id for example in examples]
     return (ids, [example.image for example in examples]) if isinstance(embeddings, Embeddings) else (ids,)
-
-
-def check_choice(name: str, value: Any) -> None:
-    """InputError for an option that is neither "error" nor "skip"."""
-    if value not in ("error", "skip"):
-        raise InputError(f"{name}={value!r}: expected error or skip")

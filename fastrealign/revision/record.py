@@ -100,7 +100,7 @@ class TrainResult:
 
 
 def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:
-    """What decides a weight besides the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
+    """What determines the weights besides the configuration: {"lm": fingerprint, "files": {path: fingerprint}}."""
     paths = [config.data] if isinstance(config.data, str) else list(config.data)
     paths += embeddings.paths
     paths += [] if config.alignment is None else [config.alignment]
@@ -127,9 +127,9 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
     differing = config.differing(run["config"])
     if differing:
         now = config.to_json()
-        told = ", ".join(f"{key} {run['config'].get(key)!r}, now {now[key]!r}" for key in differing)
+        changes = ", ".join(f"{key} {run['config'].get(key)!r}, now {now[key]!r}" for key in differing)
         raise InputError(
-            f"{out}: the run in it is another one ({told}); resume it with its own configuration or choose another out"
+            f"{out}: the run in it has another configuration ({changes}); resume it with that one or choose another out"
         )
     result = run.get("result")
     return None if result is None else TrainResult(**{**result, "losses": tuple(result["losses"])})
@@ -175,9 +175,11 @@ def _read(out: Path) -> dict[str, Any]:
 
 def _check_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [path for path, fingerprint in now["files"].items() if _changed(before["files"].get(path), fingerprint)]
-    what = f"{changed[0]} is another one" if changed else "the language model is another one"
     if changed or before["lm"] != now["lm"]:
-        raise InputError(f"{out}: the run in it cannot be resumed: {what} than when it began; choose another out")
+        what = changed[0] if changed else "the language model"
+        raise InputError(
+            f"{out}: the run in it cannot be resumed: {what} has changed since it began; choose another out"
+        )
 
 
 def _changed(before: dict[str, Any] | None, now: dict[str, Any]) -> bool:

@@ -106,8 +106,8 @@ class Template:
         texts = [_only_text(these) for these in turns]
         tokenized = self._tokenized(texts)
         head = self._begin + [IMAGE_TOKEN] * self.tokens
-        said = [[*tokenized[text], self.end] for text in texts]
-        return [(head + ids, [NO_LOSS] * len(head) + ids) for ids in said]
+        learned = [[*tokenized[text], self.end] for text in texts]
+        return [(head + ids, [NO_LOSS] * len(head) + ids) for ids in learned]
 
     def _encoded(self, turns: Iterable[Turns]) -> list[tuple[list[int], list[int]]]:
         pieces = [list(self._chat_pieces(these) if self._chat else _llava_pieces(these)) for these in turns]
@@ -132,10 +132,10 @@ class Template:
             labels += [NO_LOSS] * (len(ids) - len(labels))
             if answer is not None:
                 before_it, both = tokenized[last], tokenized[last + between + answer]
-                goes_on = both[: len(before_it)] == before_it and len(both) > len(before_it)
-                said = both[len(before_it) :] if goes_on else tokenized[between + answer]
-                ids += [*said, self.end]
-                labels += [*said, self.end]
+                continues = both[: len(before_it)] == before_it and len(both) > len(before_it)
+                learned = both[len(before_it) :] if continues else tokenized[between + answer]
+                ids += [*learned, self.end]
+                labels += [*learned, self.end]
         return ids, labels
 
     def _tokenized(self, texts: list[str], special: bool = False) -> dict[str, list[int]]:
@@ -157,13 +157,13 @@ class Template:
                 return
             messages.append({"role": "assistant", "content": answer})
             whole = self._rendered(messages, False)
-            between, said, rest = whole[len(asked) :].partition(answer)
-            if not whole.startswith(asked) or not said or between.strip():
+            between, found, rest = whole[len(asked) :].partition(answer)
+            if not whole.startswith(asked) or not found or between.strip():
                 raise self._unsteady("an answer does not stand where its generation prompt ends")
             if not rest.startswith(self._end_text):
                 raise self._unsteady(f"it ends some answers with {self._end_text!r} and some without")
             yield _Piece(asked[len(done) :], between, answer)
-            done = asked + between + said + self._end_text
+            done = asked + between + found + self._end_text
 
     def _chat_end(self) -> tuple[int, str]:
         """The token that the chat template puts after an answer, and its text; eos_token and "" if it puts nothing."""

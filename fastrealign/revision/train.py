@@ -61,7 +61,7 @@ def train(
     callbacks
         Of transformers, to watch the run.
     progress
-        Of what precedes the first step: all examples are looked up and checked.
+        Receives the progress before the first step, while all examples are looked up and checked.
     name
         File of the configuration, for messages.
 
@@ -217,7 +217,7 @@ def _precision(config: TrainConfig) -> str:
     """fp32, bf16 or fp16; InputError if the device is missing or does not support it."""
     gpu = torch.cuda.is_available() and config.device != "cpu"
     if config.device == "cuda" and not gpu:
-        raise InputError("device: cuda, but torch finds no GPU here; device: auto uses what there is")
+        raise InputError("device: cuda, but torch finds no GPU here; device: auto uses the CPU")
     if config.precision == "fp16" and not gpu:
         raise InputError("precision: fp16 needs a GPU; bf16 and fp32 run on the CPU too")
     if config.precision == "bf16" and gpu and not torch.cuda.is_bf16_supported():
@@ -260,8 +260,8 @@ def _tokenizer(config: TrainConfig) -> Any:
             tokenizer = hub.load_tokenizer(found)
     except InputError:
         raise
-    except Exception as error:  # from OSError to what a damaged file meets
+    except Exception as error:  # OSError, or anything that a damaged file causes
         raise InputError(f"{config.model}: has no tokenizer that can be loaded: {one_line(error)}") from None
     if config.form == "llava":
-        tokenizer.chat_template = None  # so that the one saved with the model asks in the same form
+        tokenizer.chat_template = None  # so that the tokenizer saved with the model uses the same form
     return tokenizer

@@ -1,6 +1,6 @@
 """The demo's language model: a small LFM2, trained on captions, notes and dialogues about scenes, without images.
 
-It stands for the pretrained language model of ReVision (arXiv 2602.07026, section 5): it writes the captions' English, and
+It takes the place of ReVision's pretrained language model (arXiv 2602.07026, section 5): it writes the captions' English, and
 answers questions about a scene that is described in words.
 """
 
@@ -56,7 +56,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def texts(scenes: Iterable[Scene], seed: int) -> Iterator[Parts]:
-    """A text per scene, in parts: (words, whether they have a loss); the end mark is written out.
+    """A text per scene, in parts: (words, whether they have a loss); the end mark is included.
 
     A text is a caption and its repetition, notes on a caption, or a dialogue about one: the model learns to continue from a
     description of a scene, without which visual tokens could not help it. The caption itself cannot be predicted, so it has no
@@ -146,7 +146,7 @@ def train(scenes: Iterator[Scene], steps: int, seed: int, log: Callable[[str], N
 
 def _batches(words: PreTrainedTokenizerFast, lines: Iterator[Parts]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Tokens and labels, int64 (ROWS, LENGTH) each. A row holds as many whole texts as fit: an answer without its description
-    would teach to guess. A text longer than a row loses its end."""
+    would teach the model to guess. A text longer than a row loses its end."""
     import torch
 
     rows: list[tuple[list[int], list[int]]] = []

@@ -2,7 +2,7 @@
 
 A caption is partial, as people's are: a short one names one or two things, a long one most of them, and both omit some
 attributes. A "complete" one names everything; it shows what the encoder loses to partial ones. Each `Caption` has its claims,
-so that `holds` tells whether it also fits another scene. A question is a claim whose truth is asked for.
+so that `holds` shows whether it also fits another scene. A question is a claim whose truth is asked for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Exists:
 
 @dataclass(frozen=True)
 class Count:
-    """Exactly `number` objects fit; without a thing, of all objects."""
+    """Exactly `number` objects fit the thing; without a thing: the scene has `number` objects."""
 
     number: int
     thing: Thing | None = None
@@ -119,7 +119,7 @@ def with_article(thing: Thing) -> str:
 
 
 def _relate(scene: Scene, a: Object, b: Object, rng: random.Random, colour: float, size: float) -> Related:
-    """A true relation of two objects; those of two cells of the grid always have one."""
+    """A true relation of two objects; objects in two cells of the grid always have one."""
     relation = rng.choice([r for r in RELATIONS if related(a, r, b)])
     return Related(_describe(a, rng, colour, size), relation, _describe(b, rng, colour, size))
 

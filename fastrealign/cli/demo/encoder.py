@@ -4,7 +4,7 @@
 transformer of two layers over the words of the captions. The temperature starts at CLIP's value (arXiv 2103.00020), is
 learned, and is clamped at CLIP's floor of 0.01.
 
-Every training step draws new scenes. Captions are partial, so an image holds more than its caption says. The modality gap
+Every training step draws new scenes. Captions are partial, so an image holds more than its caption states. The modality gap
 comes from that and from the learned temperature alone. The same seed, machine, PyTorch and number of threads give the same
 weights. Needs the extra `encoder` (torch, open_clip_torch).
 """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastrealign.revision.answers import Answer
 
 PICTURES = 6
-TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: told apart with every common colour vision
+TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: distinguishable with every common form of colour vision
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 INK, PAPER = "#24292f", "#ffffff"  # opaque, so that it reads on light and dark pages
 
@@ -103,15 +103,15 @@ def draw_answers(path: str | Path, answers: Sequence[Answer], family: str) -> No
                 lines += [(line, "black") for line in textwrap.wrap(f"“{a.given}”", 52)]
                 continue
             right = a.given.split()[:1] == [a.item.answer]
-            said = f"{a.item.prompt} {a.given}" + ("" if right else f"  ({a.item.answer})")
-            lines += [(line, RIGHT if right else WRONG) for line in textwrap.wrap(said, 52)]
+            answer = f"{a.item.prompt} {a.given}" + ("" if right else f"  ({a.item.answer})")
+            lines += [(line, RIGHT if right else WRONG) for line in textwrap.wrap(answer, 52)]
         for row, (text, colour) in enumerate(lines):
             words.text(0, 0.97 - 0.11 * row, text, color=colour, fontsize=9, va="top", transform=words.transAxes)
     save(figure, path, dpi=130)
 
 
 def check_picture(path: str | Path) -> None:
-    """Raises InputError where no picture can be drawn to `path`: to call before long work."""
+    """Raises InputError if no picture can be drawn to `path`. Call it before long work."""
     optional("matplotlib", "demo", "a picture")
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"{path}: a picture is a PNG, expected a name that ends in .png, such as picture.png")

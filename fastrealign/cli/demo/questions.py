@@ -1,4 +1,4 @@
-"""Questions with known answers: about all of a scene, or only about what its caption says.
+"""Questions with known answers: about all of a scene, or only about what its caption states.
 
     existence   "is there a red circle ?"                         yes, no
     colour      "what colour is the circle ?"                     a colour; the scene has one circle
@@ -36,7 +36,7 @@ class Question:
 
 
 def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[Question]:
-    """At most one question of each kind about the scene, in random order; if a caption is given, only about what it says."""
+    """At most one question of each kind about the scene, in random order; if a caption is given, only about what it states."""
     rng = random.Random(f"questions {scene.family} {scene.seed} {seed}")
     things, relations, number = _known(scene, told, rng)
     asked = []
@@ -54,7 +54,7 @@ def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[
 
 
 def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
-    """At most `number` questions about what a caption says, most of them about existence and colour; some repeat."""
+    """At most `number` questions about what a caption states, most of them about existence and colour; some repeat."""
     rng = random.Random(f"many {scene.family} {scene.seed} {seed}")
     things, relations, count = _known(scene, told, rng)
     things, lone = _coloured(scene, things)
@@ -73,7 +73,7 @@ def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
 
 
 def notes(scene: Scene, told: Caption, seed: int) -> list[tuple[str, str]]:
-    """All that a caption says of things and colours, as (words, the word that follows): ("the circle is", "red"),
+    """All that a caption states about things and colours, as (words, the word that follows): ("the circle is", "red"),
     ("a red circle ?", "yes"); and as many things that are not there."""
     rng = random.Random(f"notes {scene.family} {scene.seed} {seed}")
     things, lone = _coloured(scene, _known(scene, told, rng)[0])
@@ -107,7 +107,7 @@ def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Questi
 
 
 def most_seen(scenes: Iterable[Scene], number: int = 10) -> list[Thing]:
-    """The coloured things of most scenes."""
+    """The coloured things that appear in the most scenes."""
     seen = Counter(t for s in scenes for t in dict.fromkeys(Thing(o.noun, o.colour) for o in s.objects))
     return [thing for thing, _ in seen.most_common(number)]
 

@@ -1,4 +1,4 @@
-"""`fastrealign train demo`: make a world, train in it in two stages, and evaluate on images never seen."""
+"""`fastrealign train demo`: make a world, train in it in two stages, and evaluate on held-out images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RecipeResult:
-    """What a recipe came to.
+    """The result of a recipe.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def run_demo(
     picture
         PNG to draw, with answers beside some images. Needs matplotlib.
     log
-        Gets a line of text now and then.
+        Receives lines of text about the progress.
     watch
         Makes the callback of transformers that shows the progress of a stage ("stage1", "stage2").
     """
@@ -166,7 +166,7 @@ def run_demo(
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes the seconds that its block takes."""
+    """Notes the seconds that the block takes."""
     started = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - started, 2)
@@ -198,7 +198,7 @@ def train_stages(
     progress: Progress = SILENT,
     watch: Watch | None = None,
 ) -> list[Answer]:
-    """Train stage by stage, or go on with one; then the last model's answers, which are also written to answers.jsonl.
+    """Train the stages in order, resuming interrupted ones; return the last model's answers and write them to answers.jsonl.
 
     Text goes through the alignment on its way into a batch. Real images, in stage 2 and in the evaluation, are not mapped.
     """

@@ -11,7 +11,7 @@ A world is a folder:
     held_out.jsonl, held_out.parquet       questions about images never seen, and their image embeddings
     world.json                             sizes, seed and family; written last
 
-Every set has scenes of its own. The seed of a scene is its id and tells which set it is in (`FIRST`).
+No two sets share a scene. The id of a scene is its seed, which determines its set (`FIRST`).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def both_families(seed: int) -> Scene:
 
 
 def make(world: World, *, log: Log = print) -> None:
-    """Make what the world lacks."""
+    """Make the missing parts of the world."""
     if world.done:
         log(f"{world.folder}: exists already")
         return
@@ -198,13 +198,13 @@ def write_images(world: World, model: open_clip.CLIP, scenes: str, name: str) ->
 
 
 def _write_text_tuning(world: World, model: open_clip.CLIP) -> None:
-    """Nothing is known of a scene but its caption, so questions are about what the caption says."""
+    """Conversations about captions alone: questions are only about what the caption states."""
     scenes = world.scenes("text_tuning")
-    said = [captions.caption(s, ("complete", "long")[i % 2]) for i, s in enumerate(scenes)]
-    _write_rows(world.path("text_tuning.parquet"), scenes, encoder.encode_texts(model, [c.text for c in said]))
+    texts = [captions.caption(s, ("complete", "long")[i % 2]) for i, s in enumerate(scenes)]
+    _write_rows(world.path("text_tuning.parquet"), scenes, encoder.encode_texts(model, [c.text for c in texts]))
     _write_conversations(
         world.path("text_tuning.json"),
-        [(s, questions.questions(s, c), c.text) for s, c in zip(scenes, said, strict=True)],
+        [(s, questions.questions(s, c), c.text) for s, c in zip(scenes, texts, strict=True)],
     )
 
 
@@ -242,9 +242,9 @@ def _write_examples(path: Path, scenes: Sequence[Scene], turns: Sequence[list[tu
     """The JSON of the reference code."""
     records = []
     for s, spoken in zip(scenes, turns, strict=True):
-        said = []
+        messages = []
         for i, (prompt, response) in enumerate(spoken):
             front = f"{IMAGE}\n" if i == 0 and prompt else IMAGE if i == 0 else ""
-            said += [{"from": "human", "value": front + prompt}, {"from": "gpt", "value": response}]
-        records.append({"id": str(s.seed), "conversations": said})
+            messages += [{"from": "human", "value": front + prompt}, {"from": "gpt", "value": response}]
+        records.append({"id": str(s.seed), "conversations": messages})
     save_bytes(path, json.dumps(records).encode())

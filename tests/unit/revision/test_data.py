@@ -448,7 +448,9 @@ def test_bad_input(store, rng):
     refused("stage='stage3': expected stage1 or stage2", Collator, tokenizer, embeddings, stage="stage3")
     refused("tokens=0", Collator, tokenizer, embeddings, stage="stage1", tokens=0)
     refused("max_length=0", Collator, tokenizer, embeddings, stage="stage1", max_length=0)
-    refused("missing='drop': expected error or skip", Collator, tokenizer, embeddings, stage="stage1", missing="drop")
+    refused(
+        "missing='drop': expected one of error, skip", Collator, tokenizer, embeddings, stage="stage1", missing="drop"
+    )
     refused("form='vicuna'", Collator, tokenizer, embeddings, stage="stage2", form="vicuna")
     refused("no chat template", Collator, tokenizer, embeddings, stage="stage2", form="chat")
     other = fr.fit(rng.standard_normal((9, DIM + 1)), rng.standard_normal((9, DIM + 1)))

@@ -155,11 +155,11 @@ def record(*messages, **other):
     ("bad", "told"),
     [
         (record(("human", "what?"), ("gpt", "a cat")), "example 'a': is text only: its first prompt has no <image>"),
-        (record(("human", "<image> <image>"), ("gpt", "a cat")), "<image> stands more than once"),
-        (record(("human", "<image>"), ("gpt", "a <image>")), "<image> stands more than once"),
+        (record(("human", "<image> <image>"), ("gpt", "a cat")), "<image> appears more than once"),
+        (record(("human", "<image>"), ("gpt", "a <image>")), "<image> appears more than once"),
         (
             record(("human", "<image>"), ("gpt", "x"), ("human", "<image>"), ("gpt", "x")),
-            "<image> stands more than once",
+            "<image> appears more than once",
         ),
         (record(("gpt", "a cat"), ("gpt", "<image>")), "message 1 is from 'gpt', expected 'human'"),
         (record(("gpt", "a cat"), ("human", "<image>")), "ends with a prompt, message 1"),
@@ -210,7 +210,7 @@ def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
         ("x.jsonl", b"\n\n", "holds no examples"),
         ("x.txt", b"one\n\nthree\n", "line 2: is empty"),
         ("x.txt", b"one\n\xe9\n", "line 2: is not UTF-8"),
-        ("x.txt", b"one\nan <image> in it\n", "line 2: example '1': <image> stands more than once"),
+        ("x.txt", b"one\nan <image> in it\n", "line 2: example '1': <image> appears more than once"),
         ("x.parquet", b"PAR1", "is not a readable parquet"),
         ("x.csv", b"a,b", r"examples are not read from '\.csv' files; expected \.json"),
     ],
@@ -385,7 +385,7 @@ def test_files_of_which_nothing_can_be_used(tmp_path):
     with pytest.warns(UserWarning, match="3 files: 5 of 6 examples"):
         found = read_examples([*paths, tmp_path / "c.json"])
     assert [one.id for one in found] == ["a"] and found.unusable == {"text_only": 4, "no_answer": 1}
-    with pytest.raises(InputError, match="unusable='no': expected skip or error"):
+    with pytest.raises(InputError, match="unusable='no': expected one of skip, error"):
         read_examples(paths, unusable="no")
 
 

@@ -249,7 +249,7 @@ def test_a_run_that_ended_is_not_run_again(config):
     assert train(config(save_steps=7), resume=True) == done
     with pytest.raises(InputError, match=r"run: is not empty; resume the run in it with --resume, or choose"):
         train(config())
-    with pytest.raises(InputError, match=r"run: the run in it is another one \(seed 0, now 5\)"):
+    with pytest.raises(InputError, match=r"run: the run in it has another configuration \(seed 0, now 5\)"):
         train(config(seed=5), resume=True)
 
 
@@ -343,17 +343,17 @@ def test_a_run_goes_on_with_what_it_began_with_alone(config, world, unfinished, 
     unfinished(**options)
     said = (world / "captions.jsonl").read_text()
     (world / "captions.jsonl").write_text(said.replace("left", "right"))
-    refused(r"run: the run in it cannot be resumed: .*captions.jsonl is another one", config(**options), resume=True)
+    refused(r"run: the run in it cannot be resumed: .*captions.jsonl has changed", config(**options), resume=True)
     (world / "captions.jsonl").write_text(said)
     os.utime(world / "captions.jsonl", ns=(0, 0))
-    refused("captions.jsonl is another one", config(**options), resume=True)
+    refused("captions.jsonl has changed", config(**options), resume=True)
 
 
 def test_a_run_goes_on_with_its_own_language_model(config, world, unfinished, tiny_lm, tiny_tokenizer):
     shutil.copytree(tiny_lm, world / "lm")
     unfinished(model=str(world / "lm"))
     build_lm(len(tiny_tokenizer)).save_pretrained(world / "lm")
-    refused("the language model is another one than when it began", config(model=str(world / "lm")), resume=True)
+    refused("the language model has changed since it began", config(model=str(world / "lm")), resume=True)
 
 
 def test_one_run_at_a_time(config, world, unfinished):
