@@ -140,12 +140,12 @@ def _taken(x: Any, name: str) -> Taken | None:
         return _of_dlpack(x, name)
     if hasattr(x, "__cuda_array_interface__"):
         if x.__cuda_array_interface__.get("mask") is not None:
-            raise InputError(f"{name}: {described(x)} with a mask, which is not looked at; leave such rows out")
+            raise InputError(f"{name}: {described(x)} with a mask, which is not supported; leave the masked rows out")
         return Taken(plain(torch.as_tensor(x, device="cuda"), name))
     if hasattr(x, "__array_interface__"):
         mask = x.__array_interface__.get("mask")
         if mask is not None and np.any(mask):
-            raise InputError(f"{name}: {described(x)} with a mask, which is not looked at; leave such rows out")
+            raise InputError(f"{name}: {described(x)} with a mask, which is not supported; leave the masked rows out")
     if any(hasattr(x, protocol) for protocol in _PROTOCOLS) or _buffer(x):
         array = unmasked(x, name)
         return of_list(array, name, take) if array.dtype == object and array.ndim == 1 else Taken(array)

@@ -55,7 +55,7 @@ def unmasked(x: object, name: str) -> np.ndarray:
         whole = isinstance(x, np.ma.MaskedArray) and x.ndim == 2
         example = ", for example with x[~numpy.ma.getmaskarray(x).any(axis=1)]" if whole else ""
         raise InputError(
-            f"{name}: {np.count_nonzero(mask)} numbers are masked, and a mask is not looked at; leave such rows out{example}"
+            f"{name}: {np.count_nonzero(mask)} numbers are masked, and masks are not supported; leave such rows out{example}"
         )
     return np.asarray(array)
 

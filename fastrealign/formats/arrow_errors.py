@@ -29,7 +29,7 @@ def decoding(path: AnyPath, kind: str, rows_read: int = 0) -> Iterator[None]:
             if isinstance(error, NotImplementedError):  # of Arrow: the file is as it should be
                 raise InputError(
                     f"{path}: this version of pyarrow cannot read all of it ({one_line(error)}); it is not damaged: upgrade "
-                    f"pyarrow, or save it without what is named there"
+                    f"pyarrow, or save it without the feature named there"
                 ) from error
             where = f" from row {rows_read} on" if rows_read else ""
             raise InputError(f"{path}: is not a readable {kind}{where} ({one_line(error)}); make it again") from error

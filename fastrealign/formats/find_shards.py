@@ -73,7 +73,7 @@ def _readings(pattern: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _resolve_url(url: Url, spec: str, side: str) -> tuple[Url, Sequence[Place]]:
-    """The same of a URL. A name with the suffix of a format is taken for a file, which spares a request."""
+    """`find_shards` for a URL. A name with the suffix of a format is taken for a file, which spares a request."""
     if url.has_magic and not url.exists():
         root, matches = url.glob()
         files = _shards_of(matches, [], spec, side)
@@ -166,7 +166,7 @@ def _is_searched(folder: Place) -> bool:
 
 
 def _instead(found: Sequence[Place], folders: Collection[Place], wanted: str) -> str:
-    """The end of a message after "no": what was found in place of shards, and what to do with that."""
+    """The end of a message after "no": what was found instead of shards, and how to convert it."""
     others = Counter(suffix_of(str(path)) for path in found if not path.name.startswith(".") and path not in folders)
     for suffix, number in others.most_common():
         example = min((path for path in found if suffix_of(str(path)) == suffix), key=numeric_order)

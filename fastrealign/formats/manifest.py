@@ -26,7 +26,7 @@ from fastrealign.storage.records import checked, sealed
 # 1 had no checksums.
 FORMAT = 2
 MANIFEST = "manifest.json"
-# Of the manifest's entries, those that have a line for each of theirs: a shard, and a fingerprint.
+# Entries whose elements (shards, fingerprints) each have a line, and at which depth.
 _LEVELS = {"shards": 1, "asked": 2}
 _COUNTS = ("rows_in", "rows_out", "skipped", "bad_rows", "bytes")
 
@@ -36,13 +36,13 @@ class JobSpec:
     """The specification of a job: everything that decides the bytes it writes.
 
     kind       "align", "apply" or "embed"
-    options    centroid or method, dtype, bad_rows, column; of an embed what makes its encoder, too
+    options    centroid or method, dtype, bad_rows, column; for an embed also the options of its encoder
     source     the fingerprint of each source shard, by the name of its output shard; of an embed, that of a shard's
                pictures or captions together
     target     the same of the target by input name; empty where there is none or it is not a file
     metadata   names of the metadata files that will be written
     alignment  fingerprint of the alignment, where it was given (apply)
-    numbers    where that maps a row by its number: SHA-256 of the names of the source shards and how many rows each has
+    numbers    if the alignment maps rows by their numbers: SHA-256 of the names of the source shards and how many rows each has
     """
 
     kind: str
@@ -86,7 +86,7 @@ class JobSpec:
             return f"it was made by {earlier.kind}, not by {self.kind}"
         for name in sorted(self.options.keys() | earlier.options.keys()):
             before, now = earlier.options.get(name), self.options.get(name)
-            # What "error" let pass has no bad rows, so the other ways would have written the same.
+            # A shard that passed "error" has no bad rows, so the other choices would have written the same.
             if before != now and not (name in ("bad_rows", "bad_items") and before == "error"):
                 return f"{name} was {before or 'the default'}, now it is {now or 'the default'}"
         if self.alignment != earlier.alignment:

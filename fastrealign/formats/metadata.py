@@ -154,7 +154,7 @@ class _Beside:
         return [found[id(shard)] for shard in shards]
 
     def _of_kind(self, kind: tuple[str, str], shards: list[Shard]) -> list[tuple[Shard, Place | None]]:
-        """The same of shards with one template of names."""
+        """`belonging_to` for shards whose names have one template."""
         own = [self._of_one.get(f"{place(shard.path).name}{_OF_ONE}") for shard in shards]
         if any(own):
             return list(zip(shards, own, strict=True))

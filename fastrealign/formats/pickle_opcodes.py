@@ -11,7 +11,7 @@ import pickletools
 import re
 from typing import BinaryIO
 
-# Never in a pickle of what is read here: it needs no object twice on its stack, no registries, no external buffers.
+# Not in the pickles read here: they duplicate nothing on the stack and use no registries or external buffers.
 _REFUSED = {"DUP", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
 # Checked one by one, like those whose length is in the file.
 _APART = _REFUSED | {"STOP", "FRAME", "LONG_BINPUT"}

@@ -167,7 +167,7 @@ def _of_dask(x: Any, name: str) -> Taken | None:
     computed = x.compute()  # `__array__` drops masks
     if np.ma.is_masked(computed):
         raise InputError(
-            f"{name}: {described(x)} of dask with masked numbers, and a mask is not looked at; leave such rows out"
+            f"{name}: {described(x)} of dask with masked numbers, and masks are not supported; leave such rows out"
         )
     return Taken(unmasked(computed, name))
 

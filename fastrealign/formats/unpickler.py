@@ -221,7 +221,7 @@ def _not_callable(*args: object) -> NoReturn:
     raise Refused("a call of numpy.ndarray or ml_dtypes.bfloat16 itself")
 
 
-# How much larger than the file what it makes may be.
+# A pickle may make this many times its size in bytes, and this many more.
 _TIMES = 8
 _FREE = 1 << 16
 # More than any real pickle has; functions of Python and Arrow fail at some thousand levels.

@@ -10,7 +10,7 @@ from fastrealign.storage.paths import AnyPath, place, places_of
 
 
 def real(path: AnyPath) -> str:
-    """One spelling for all names of a place: links are followed, a URL is in its canonical form."""
+    """One spelling for all names of a place: links are resolved, a URL is in its canonical form."""
     at = place(path)
     return os.path.realpath(at) if isinstance(at, Path) else at.canonical
 

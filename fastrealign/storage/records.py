@@ -1,4 +1,4 @@
-"""JSON from a disk, damaged or not: a value or a ValueError. And JSON that carries its own checksum."""
+"""JSON that may be damaged, parsed to a value or a ValueError; and JSON records that contain a checksum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Deeper than anything that is written for good reason. Python's own functions fail at about a thousand levels.
+# More than any real record has. Python's own functions fail at about a thousand levels.
 _LEVELS = 100
 _SEAL = re.compile(rb'\{"check":"([0-9a-f]{32})",')
 

@@ -1,7 +1,7 @@
 """Requests to a server: each has a time limit; transient failures are retried, others end in one line.
 
-Retried, after a wait that doubles: time-outs, lost connections, answers cut short, HTTP 408, 409, 425, 429 and 5xx. An error
-at once: 403, 404, a missing package.
+Retried, after a wait that doubles: time-outs, lost connections, answers cut short, HTTP 408, 409, 425, 429 and 5xx. Not
+retried: 403, 404, a missing package.
 """
 
 from __future__ import annotations

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 _USUAL_PORTS = {"http": ":80", "https": ":443", "ftp": ":21", "sftp": ":22", "ssh": ":22", "smb": ":445"}
-# Listings of large folders take many requests.
+# Factor on the time limit of listings: large folders take many requests.
 _LISTING = 10
 # More than any file that is read whole.
 _SMALL_BYTES = 1 << 30
-# An upload may take this much longer for each byte: a quarter of a megabyte a second.
+# Bytes per second, at least, that the time limit of an upload expects.
 _UPLOAD_RATE = 1 << 18
-# Parts of an upload that s3fs holds in memory; left to itself it takes ten of 50 MB.
+# Parts of an upload that s3fs holds in memory; by default it holds ten of 50 MB.
 _S3_UPLOAD = {"chunksize": 8 << 20, "max_concurrency": 4}
 _PRECONDITION_FAILED = 412
 

@@ -188,7 +188,7 @@ def test_masks_are_not_ignored(rows_of):
     mask = np.zeros(x.shape, bool)
     np.testing.assert_array_equal(as_rows(np.ma.masked_array(x, mask)), x)
     mask[1] = True
-    with pytest.raises(InputError, match="text: 6 numbers are masked, and a mask is not looked at"):
+    with pytest.raises(InputError, match="text: 6 numbers are masked, and masks are not supported"):
         as_rows(np.ma.masked_array(x, mask), "text")
 
 
