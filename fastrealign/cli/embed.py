@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import fastrealign as fr
-from fastrealign.cli.arguments import add_fsync, add_output_options, dtype, positive, small
+from fastrealign.cli.arguments import add_fsync, add_option, add_output_options, dtype, positive, small
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -94,10 +94,8 @@ def add(command: Command) -> None:
         help="items per shard, the most that a killed run loses (default: %(default)s)",
     )
     again = embed.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="resume an unfinished run in OUT")
-    again.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier run in OUT; other files are left alone"
-    )
+    add_option(again, "--resume", action="store_true")
+    add_option(again, "--overwrite", action="store_true")
     add_fsync(embed)
     add_output_options(embed)
 

@@ -65,8 +65,7 @@ def _scan(
     fingerprints: dict[str, FileFingerprint] = {}
     rows: list[int] = []
     hashes = []
-    progress.start(f"looking at the {found.side}", None, None)
-    try:
+    with progress.running(f"checking the {found.side}", None):
         for items in _in_shards(found, shard_rows):
             for item in items:
                 if item.problem is not None and bad_items == "error":
@@ -77,8 +76,6 @@ def _scan(
             fingerprints[f"embeddings_{len(rows):05}.parquet"] = fingerprint_of(items, bad_items)
             rows.append(len(items))
             progress.advance(len(items), 0)
-    finally:
-        progress.finish()
     if not rows:
         raise InputError(f"{found.name}: holds no captions, the file is empty")
     # All ids are known only after the last item; until then each takes 12 bytes.
@@ -143,8 +140,7 @@ class EmbedJob(Job[Embedded]):
         """Write the remaining shards one after the other."""
         names = self.folder.layout.names
         left = [rows for name, rows in zip(names, self.rows, strict=True) if name not in self.before]
-        self.progress.start("embedding", sum(left), None)
-        try:
+        with self.progress.running("embedding", sum(left)):
             shard: _Shard | None = None
             with prepared(self._batches(), self.encoder.prepare, self.options.threads or default_threads()) as batches:
                 for loaded in batches:
@@ -159,8 +155,6 @@ class EmbedJob(Job[Embedded]):
                         self.journal.add(record, ExactSum(0))
                         self.rows_now += record.rows_out
                         shard = None
-        finally:
-            self.progress.finish()
 
     def finish(self) -> Manifest:
         columns = {"source": ", ".join(sorted(self.found.taken))} if self.found.taken else {}

@@ -63,8 +63,7 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
     sides = open_and_draw(source, target, options, progress)
     x, y = sides.x, sides.y
     steps = METHOD_STEPS * len(options.methods) + OTHER_STEPS
-    progress.start("measuring", steps * y.rows, steps * y.nbytes)
-    try:
+    with progress.running("measuring", steps * y.rows, steps * y.nbytes):
         work = _Work(sides, options.seed, lambda: progress.advance(y.rows, y.nbytes))
         figures = {name: work.method(name) for name in options.methods}
         realign = work.realign
@@ -74,8 +73,6 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
         work.done()
         domains = across_domains({OWN: (x, y), **sides.domains}, realign) if sides.domains else None
         work.done()
-    finally:
-        progress.finish()
     of_target, of_source = (
         Side(shown(given.name), held.rows, count_rows(given), given.column)
         for given, held in zip(sides.given, (x, y), strict=True)

@@ -120,11 +120,8 @@ def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArrayS
             pass
         return source
     held = np.empty((len(numbers), source.d), np.float32)
-    progress.start(f"reading {source.name}", len(numbers), held.nbytes)
-    try:
+    with progress.running(f"reading {source.name}", len(numbers), held.nbytes):
         for here, unit in pick(source, numbers):
             held[here] = unit
             progress.advance(len(unit), held[here].nbytes)
-    finally:
-        progress.finish()
     return ArraySource(held, source.name)

@@ -5,8 +5,8 @@
     count       "how many things are there ?"                     a number
     relation    "is the red circle left of the blue square ?"     yes, no
 
-Probes are yes/no questions in the form of POPE (arXiv 2305.10355): for every thing that is there, one that is not. The absent
-thing is drawn at random, from the most frequent things ("popular"), or shares its noun or colour with things that are there
+Probes are yes/no questions in the form of POPE (arXiv 2305.10355): for every present thing, an absent one. The absent
+thing is drawn at random, from the most frequent things ("popular"), or shares its noun or colour with present things
 ("adversarial"). POPE chooses the last by co-occurrence, but scenes draw nouns and colours independently.
 """
 
@@ -90,7 +90,7 @@ def exists(kind: str, thing: Thing, yes: bool) -> Question:
 
 
 def probes(scene: Scene, popular: Sequence[Thing], seed: int = 0) -> list[Question]:
-    """For each of PROBES, a thing that is there and one that is not; `popular` comes from `most_seen`."""
+    """For each of PROBES, a present thing and an absent one; `popular` comes from `most_seen`."""
     rng = random.Random(f"probes {scene.family} {scene.seed} {seed}")
     asked = []
     for kind in PROBES:
@@ -119,7 +119,7 @@ def _coloured(scene: Scene, things: list[Thing]) -> tuple[list[Thing], list[Thin
 
 
 def _missing(scene: Scene, rng: random.Random) -> Thing:
-    """An absent thing; half of the time with the noun and the colour of things that are there."""
+    """An absent thing; half of the time with the noun and the colour of present things."""
     return (_absent if rng.random() < 0.5 else _near)(scene, rng)
 
 
@@ -170,7 +170,7 @@ def _absent(scene: Scene, rng: random.Random) -> Thing:
 
 
 def _near(scene: Scene, rng: random.Random) -> Thing:
-    """An absent thing with the noun of one that is there and the colour of another, or at least with such a noun."""
+    """An absent thing with the noun of a present one and the colour of another, or at least with such a noun."""
     nouns, colours = [o.noun for o in scene.objects], [o.colour for o in scene.objects]
     crossed = [t for n in nouns for c in colours if not holds(Exists(t := Thing(n, c)), scene)]
     if crossed:
