@@ -25,7 +25,7 @@ class ReAlign(ExactModule):
 
     Its state is buffers alone: nothing is trained, DDP and FSDP leave it as it is, and `state_dict` holds all of it. Gradients
     flow to the rows (exactly, in closed form, by `backward` and torch.autograd.grad, once; torch.func's transforms and
-    gradients of gradients are refused). The map stays float64 whatever `.half()` or `.to(dtype)` ask for. Rows without a
+    gradients of gradients are refused). The map stays float64 under `.half()` and `.to(dtype)`. Rows without a
     direction (NaN, Inf, zero) pass unchanged. torch.compile(fullgraph=True) and CUDA graphs take it. In eager mode the first
     512 rows are checked once: a FitWarning says that their mean lies far from where the alignment moves it (images, or rows
     that are aligned already). For encoders that move, see `update`.
@@ -74,7 +74,7 @@ class ReAlign(ExactModule):
         zeros = np.zeros(self.dim)
         row_map = RowMap(1.0, zeros, zeros) if alignment is None else alignment.row_map
         self.register_buffer("map", _packed(row_map, self.dim))
-        # Without a target, no trace: nothing can be solved for.
+        # Without a target the trace is NaN: nothing can be solved for.
         mean, trace = (zeros, float("nan")) if alignment is None else (alignment.mean_target, alignment.trace_target)
         self.register_buffer("mean_target", torch.tensor(mean))
         self.register_buffer("trace_target", torch.tensor(trace, dtype=torch.float64))
@@ -91,7 +91,7 @@ class ReAlign(ExactModule):
         return cls(alignment, **options)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._first = None  # of the map that was there before
+        self._first = None  # it was of the previous map
         super()._load_from_state_dict(*args)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,11 +104,11 @@ class ReAlign(ExactModule):
         return aligned.reshape(x.shape)
 
     def _look(self, first: FirstRows, aligned: torch.Tensor, x: torch.Tensor) -> None:
-        """Whether the map fits the first rows that come; not of tensors without values, and not where waiting is forbidden."""
+        """Check the map on the first rows; not for tensors without values, nor where a device sync is forbidden."""
         plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type != "meta"
         if not plain or torch.jit.is_tracing() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
-        # What lies within one item (the tokens of a text) is no sample of its own.
+        # What lies within one item (the tokens of a text) is not independent.
         if first.look(aligned, x.shape[0] if x.ndim > 1 else 1):
             self._first = None
 
@@ -117,8 +117,8 @@ class ReAlign(ExactModule):
         """Take in a batch of source rows, and solve for the alignment again every `every` updates, without a device sync.
 
         The target stays as it was fitted. Earlier rows count less, by `decay` an update. A new alignment is that of the
-        weighted rows, as in `fit`, but for the centroid, whose mean of projected rows was taken with the maps of the
-        meantime: it lags by about one solution. Where the rows have no spread (all of one direction), or there is no target,
+        weighted rows, as in `fit`, but for the centroid, whose mean of projected rows was taken with earlier
+        maps: it lags by about one solution. Where the rows have no spread (all of one direction), or there is no target,
         the map stays as it is.
 
         Parameters
@@ -131,7 +131,9 @@ class ReAlign(ExactModule):
         self._restore()
         self._first = None  # the encoder moves, and the map after it
         rows = self._rows(text.detach())
-        sums, good = self._sums(rows, self._unit_map(), 0)
+        unit = torch.zeros_like(self.map)
+        unit[0] = 1.0
+        sums, good = self._sums(rows, unit, 0)
         projected, _ = self._sums(rows, self.map, 1)
         if group is not None:
             together = torch.cat([sums, projected, good.double()[None]])
@@ -148,11 +150,6 @@ class ReAlign(ExactModule):
         low, high, bad = torch.ops.fastrealign.reduce(rows, map, terms)
         # low is unsigned; as a signed number it is 2^64 less where its top bit is set, and small totals keep their digits.
         return ((high + (low < 0)).double() * 2.0**64 + low.double()) * 2.0**-40, len(rows) - bad[0]
-
-    def _unit_map(self) -> torch.Tensor:
-        unit = torch.zeros_like(self.map)
-        unit[0] = 1.0
-        return unit
 
     def _solved_where(self, now: torch.Tensor) -> None:
         mean, projected = self.sum_unit / self.weight, self.sum_projected / self.weight
@@ -193,7 +190,7 @@ class Steps(ExactModule):
         if matrix is None and shift is None:
             return torch.ops.fastrealign.apply(rows, map, 1).reshape(x.shape)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
-        # Asked of unit rows: whether torch takes subnormal numbers for zeros depends on the CPU's state.
+        # Tested on unit rows: whether torch takes subnormal numbers for zeros depends on the CPU's state.
         has_direction = (e.isfinite().all(-1) & e.any(-1))[:, None]
         if matrix is not None:
             e = e @ matrix.T

@@ -35,7 +35,7 @@ from fastrealign.storage.paths import AnyPath
 if TYPE_CHECKING:
     from fastrealign.diagnostics.rows import RowsLike
 
-# Now, not when the first job runs.
+# Fails when this module is imported, not when the first job runs.
 optional("ray.data", "ray", "fastrealign.ray")
 
 T = TypeVar("T", ReadOptions, Compute, OutputOptions, FitOptions)
@@ -156,7 +156,7 @@ class AlignBatch:
     Parameters
     ----------
     alignment : Alignment, Baseline or path of a saved one
-        Not a method that numbers rows (c3).
+        Not a method that depends on row numbers (c3).
     column : str, default "embedding"
         The column that holds the embeddings: vectors of one width.
     out : str, optional
@@ -171,7 +171,7 @@ class AlignBatch:
     Raises
     ------
     InputError
-        For other values of `bad_rows`, or a method that numbers rows.
+        For other values of `bad_rows`, or a method that depends on row numbers.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rows that come in chunks: an iterable of arrays, which may be read once only."""
+"""Rows from an iterable of arrays (chunks), which may be readable only once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastrealign.data.row_source import PIECE_BYTES, UNKNOWN, Piece, RowSource, 
 
 
 class ChunkSource(RowSource):
-    """An iterable of (n, d) chunks, each an array or what a DataLoader makes of one (`_chunk`).
+    """An iterable of (n, d) chunks: arrays, or the batches of a DataLoader (`_chunk`).
 
-    again   whether each iteration starts at the first chunk; an iterator does not, so it is read once, and what was
-            taken for the pilot comes once more in that pass
+    again   whether each iteration starts at the first chunk. An iterator does not: it is read once, and that pass begins
+            with the chunks that the pilot took
     """
 
     def __init__(self, chunks: Iterable[Any], name: str) -> None:
@@ -49,7 +49,7 @@ class ChunkSource(RowSource):
         name = f"{self.name}, chunk {number}"
         rows = rows_anywhere(_chunk(chunk, name), name)
         if rows.shape[1] != self.d:
-            raise InputError(f"{self.name}, chunk {number}: rows are {rows.shape[1]} wide, those before {self.d}")
+            raise InputError(f"{name}: rows are {rows.shape[1]} wide, those before {self.d}")
         return rows
 
     def _all(self) -> Iterator[Any]:
@@ -57,8 +57,8 @@ class ChunkSource(RowSource):
             return _handed(self.chunks_given)
         if self._spent:
             raise InputError(
-                f"{self.name}: an iterator can be read once, and this reads more than once; pass something that starts "
-                "each time it is iterated over: a list of chunks, or an object with __iter__"
+                f"{self.name}: an iterator can be read once, and this reads more than once; pass a list of chunks, or an "
+                "object whose __iter__ starts at the first chunk"
             )
         self._spent = True
         taken, self._taken = self._taken, []
@@ -72,7 +72,7 @@ class ChunkSource(RowSource):
             lo += len(rows)
         if self.rows is not None and lo != self.rows:
             raise InputError(
-                f"{self.name}: {lo} rows in this pass, {self.rows} in the one before; every pass must yield the same"
+                f"{self.name}: {lo} rows in this pass, {self.rows} in the one before; every pass must yield the same rows"
             )
         self.rows = lo
 
@@ -81,10 +81,10 @@ class ChunkSource(RowSource):
 
 
 def _chunk(chunk: Any, name: str) -> Any:
-    """The rows of a chunk: of a tuple, a list or a dict, as a DataLoader gives them, the one entry that is a matrix of floats.
+    """The rows of a chunk. A tuple, list or dict, as a DataLoader yields it, must have exactly one float matrix.
 
-    Raises InputError where another entry may be meant as well: more matrices, or lists of arrays, which are columns where a
-    DataLoader has put together lists of numbers.
+    Raises InputError where that is ambiguous: several matrices, or a list of arrays, which are columns if the DataLoader
+    collated lists of numbers.
     """
     if not isinstance(chunk, (list, tuple, Mapping)):
         return chunk
@@ -103,7 +103,7 @@ def _chunk(chunk: Any, name: str) -> Any:
         )
     key = next(iter(may_be or entries))
     raise InputError(
-        f"{name}: a {kind} with {named(entries)}, expected one array (rows, width); pass the one that is meant, for "
+        f"{name}: a {kind} with {named(entries)}, expected one array (rows, width); pass the right one, for "
         f"example [batch[{key!r}] for batch in ...]"
     )
 
@@ -112,7 +112,7 @@ _END = object()
 
 
 def _handed(chunks: Iterable[Any]) -> Iterator[Any]:
-    """The chunks, each made under the caller's floating-point state: whoever makes them may be an encoder."""
+    """The chunks, each produced under the caller's floating-point state: the producer may be an encoder."""
     with callers_state():
         numbered = iter(chunks)
     while True:
@@ -124,9 +124,9 @@ def _handed(chunks: Iterable[Any]) -> Iterator[Any]:
 
 
 def _first_rows(chunks: Iterator[Any], taken: list[Any], source: ChunkSource, rows: int) -> np.ndarray:
-    """The first `rows` rows of `taken` and the chunks that follow, which `taken` gets as they are pulled."""
+    """The first `rows` rows of `taken` and the chunks that follow; chunks that are read are added to `taken`."""
     while sum(map(len, taken)) < rows:
-        if taken:  # whoever makes the chunks may use the memory of the last one again
+        if taken:  # the producer may reuse the memory of its last chunk
             taken[-1] = taken[-1].clone() if is_tensor(taken[-1]) else taken[-1].copy()
         chunk = next(chunks, _END)
         if chunk is _END:

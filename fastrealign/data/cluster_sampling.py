@@ -1,8 +1,8 @@
-"""Blocks of rows drawn at random from all over a source, and what the spread between them says about the error of the mean.
+"""Cluster sampling: random blocks of rows of a source, and the error of the mean from the spread between blocks.
 
-Rows that lie together are alike (shards are sorted by topic, by date, by crawl), so the error of a mean is not that of so many
-single rows. Blocks are drawn without replacement and the spread between them is measured: cluster sampling, with the ratio
-estimator for blocks of unequal size (Cochran, Sampling Techniques, chapter 9A and 6).
+Neighbouring rows are alike (shards are sorted by topic, date or crawl), so the standard error of independent rows would be too
+small. Blocks are drawn without replacement, and the spread between them gives the error, with the ratio estimator for blocks of
+unequal size (Cochran, Sampling Techniques, chapters 6 and 9A).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from fastrealign.data.row_source import PIECE_BYTES, PartOf, Piece, RowSource, r
 from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.data.workers import Device, Host
 
-# What is read at one place, at most and at least: enough for a disk to be quick, little enough to see rows of many places.
+# Largest and smallest size of a block: large enough for a disk to be quick, small enough to sample many places.
 BLOCK_BYTES = 256 << 10
 SMALL_BLOCK_BYTES = 16 << 10
-# How many blocks a source is cut into, unless they were too small: what rare blocks can do falls with the number drawn.
+# Blocks that a source is cut into, unless they would be too small. The more are drawn, the less can the others move the mean.
 BLOCKS = 1 << 13
 
 
@@ -51,7 +51,7 @@ class Blocks:
         self._seen: set[int] = set()
 
     def draw(self, count: int) -> BlockSource:
-        """A source of the first `count` blocks drawn; a larger draw contains a smaller one. All, if there are no more."""
+        """The first `count` blocks drawn, or all if there are no more, as a source. A larger draw contains a smaller one."""
         if count >= self.count:
             return BlockSource(self.source, [self._piece(i) for i in range(self.count)])
         while len(self._drawn) < count:
@@ -62,10 +62,10 @@ class Blocks:
         return BlockSource(self.source, [self._piece(i) for i in sorted(self._drawn[:count])])
 
     def unseen(self, drawn: int, allowed: float) -> float:
-        """The largest share of the rows in blocks of which none was drawn; more only with a probability below `allowed`.
+        """Bound on the share of rows in a group of blocks of which none was drawn; it fails with probability `allowed`.
 
-        That none of K blocks is among n of N has a probability of at most (1 - n / N)^K, so K is at most
-        ln(allowed) / ln(1 - n / N). They are taken to be the largest blocks.
+        n blocks drawn of N miss a group of K with a probability of at most (1 - n / N)^K, so K is at most
+        ln(allowed) / ln(1 - n / N). The bound takes the K largest blocks.
         """
         if drawn >= self.count:
             return 0.0
@@ -78,7 +78,7 @@ class Blocks:
 
     @cached_property
     def _sizes(self) -> Counter[int]:
-        """How many blocks there are of each number of rows; every look asks."""
+        """How many blocks there are of each number of rows; every look needs it."""
         sizes = Counter[int]()
         for cut in self._cuts:
             sizes.update(cut.sizes)
@@ -93,7 +93,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How one shard, of this number, is cut into blocks: of `step` rows each, or, of unequal size, at `ends`."""
+    """How the shard with this number is cut into blocks: every `step` rows, or, for blocks of unequal size, at `ends`."""
 
     shard: int
     rows: int
@@ -114,14 +114,14 @@ class _Cut:
         return sizes
 
     def block(self, i: int) -> tuple[int, int]:
-        """The rows of the block with this number, from the first to after the last."""
+        """(first row, end) of the block with this number."""
         if self.ends:
             return self.ends[i - 1] if i else 0, self.ends[i]
         return i * self.step, min((i + 1) * self.step, self.rows)
 
 
 def _cuts(source: FileSource | ArraySource) -> Iterator[_Cut]:
-    """Of each shard, by name. What is read in order is cut where its parts end, if it has any: a block is some parts."""
+    """The cut of each shard, in the order of names. Without random access, blocks are whole parts, or the whole shard."""
     block_bytes = min(BLOCK_BYTES, max(SMALL_BLOCK_BYTES, source.nbytes // BLOCKS))
     if isinstance(source, ArraySource):
         yield _Cut(0, source.rows, rows_in(block_bytes, source.d, source.array.dtype))
@@ -137,7 +137,7 @@ def _cuts(source: FileSource | ArraySource) -> Iterator[_Cut]:
 
 
 def _ends(parts: Sequence[int], step: int) -> tuple[int, ...]:
-    """Where blocks of at least `step` rows end, the last one aside, if parts are not to be divided."""
+    """The ends of blocks of whole parts with at least `step` rows each; the last block may have fewer."""
     ends, lo = [], 0
     for end in itertools.accumulate(parts):
         if end - lo >= step:
@@ -148,7 +148,7 @@ def _ends(parts: Sequence[int], step: int) -> tuple[int, ...]:
 
 
 class BlockSource(PartOf):
-    """Some blocks of a source, as a source of their own; of files that ranks share, every rank reads the same sample."""
+    """Some blocks of a source, as a source. Ranks that share files all read the same sample."""
 
     rows: int
     nbytes: int
@@ -172,18 +172,18 @@ class BlockSource(PartOf):
 
     @property
     def share(self) -> float:
-        """Its part of the rows of the source."""
+        """Share of the rows of the source."""
         return self.rows / max(1, self.of)
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        # All of it is read in order, by large pieces: of the mean of all rows there is no error to measure.
+        # A whole source is read in large pieces: the mean of all rows has no sampling error, so no blocks are needed.
         return self._base.pieces(nbytes) if self.whole else iter(self._blocks)
 
 
 class Spread:
-    """Sums over blocks from which the error of their common mean follows.
+    """Sums over blocks, for the sampling error of the mean over all of them.
 
-    along   float64 (d,): the direction whose own variance is wanted too
+    along   float64 (d,): a direction along which the variance is wanted too
     """
 
     def __init__(self, along: np.ndarray) -> None:
@@ -195,7 +195,7 @@ class Spread:
         self._squares = self._rows_squared = self._along_squared = self._along_weighted = 0.0
 
     def add(self, total: np.ndarray, rows: int) -> None:
-        """A block: the sum of its rows, float64 (d,), and how many they are."""
+        """Add a block: the sum of its rows, float64 (d,), and their number."""
         along = float(total @ self._along)
         self.blocks += 1
         self.rows += rows
@@ -217,7 +217,7 @@ class Spread:
         return self._scaled(left, share)
 
     def variance_along(self, share: float) -> float:
-        """The same of along @ mean."""
+        """The variance of along @ mean."""
         mean = float(self.mean @ self._along)
         return self._scaled(
             self._along_squared - 2.0 * mean * self._along_weighted + mean**2 * self._rows_squared, share
@@ -232,7 +232,7 @@ class Spread:
 
 
 def measure_spread(source: BlockSource, row_map: RowMap, along: np.ndarray, phase: str, options: PassOptions) -> Spread:
-    """One pass over blocks. They are added in their order, so that threads do not change the last digits."""
+    """One pass over blocks. They are added in order, so that the number of threads does not change the last digits."""
     spread = Spread(along)
     waiting: dict[Piece, tuple[np.ndarray, int]] = {}
     order = iter(list(pieces_of(source, options.workers)))
@@ -262,7 +262,7 @@ def measure_spread(source: BlockSource, row_map: RowMap, along: np.ndarray, phas
 
 
 def quantile(confidence: float, freedom: int) -> float:
-    """Student's t: |t| stays below it with this probability. Cornish-Fisher, good to 1e-5 from 30 degrees of freedom on."""
+    """Two-sided quantile of Student's t, by Cornish and Fisher's expansion: to 1e-5 from 30 degrees of freedom on."""
     from statistics import NormalDist
 
     z = NormalDist().inv_cdf(0.5 + confidence / 2.0)

@@ -1,4 +1,4 @@
-"""One rank's part of a source, whose sums are those of all ranks."""
+"""One rank's part of a source; sums are taken over all ranks."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from fastrealign.data.process_group import ProcessGroup
 from fastrealign.data.row_source import PIECE_BYTES, PartOf, Piece, RowSource
 from fastrealign.data.sources import FileSource
 
-# Rows that a rank numbers as its own, where it brings rows that no other rank has.
+# Row numbers reserved for each rank, where ranks bring different rows.
 _OWN_ROWS = 1 << 48
 
 
 class Shared(PartOf):
-    """This rank's part of a source, whose sums are added up over all ranks.
+    """This rank's part of a source; sums are added up over all ranks.
 
-    Files are shared out, in stretches of about as many rows; all ranks name the same ones. An array or chunks are this rank's
-    own rows, which no other has.
+    Files, which all ranks name alike, are divided into contiguous parts of about equal size. An array or chunks are rows of
+    this rank alone.
     """
 
     def __init__(self, base: RowSource, ranks: ProcessGroup) -> None:
         super().__init__(base)
         self.ranks, self.again = ranks, base.again
-        self._divided = base.rows if isinstance(base, FileSource) else None  # rows of the files that are shared out
+        self._divided = base.rows if isinstance(base, FileSource) else None  # rows of the files that are divided
         parts = 1 if self._divided is None else ranks.size
         self.rows = base.rows if base.rows is None else base.rows // parts
         self.nbytes = base.nbytes if base.nbytes is None else base.nbytes // parts
@@ -54,5 +54,5 @@ def shared(source: RowSource, ranks: ProcessGroup) -> RowSource:
 
 
 def owner(at: int, rows: int, size: int) -> int:
-    """The rank that gets what begins at row `at` of `rows`."""
+    """The rank that processes a piece which begins at row `at` of `rows`."""
     return min(size - 1, at * size // max(1, rows))

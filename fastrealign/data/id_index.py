@@ -1,16 +1,16 @@
 """From ids to row numbers: a sorted array of hashes, in memory or in files that are mapped.
 
-An id is known by 96 bits of its BLAKE2b hash; of 10^8 ids two share one with a probability of 6e-14. Per id that is 16 bytes
-(20 from 2^32 rows on): in memory, or beyond 4 million ids in files, 1.6 GB for 10^8, whose mapped pages processes share and the
-system takes back. Making it takes 12 bytes an id more, in a file, and some 200 MB of memory.
-Ids are compared code point by code point: "é" written in two ways is two ids.
+An id is identified by 96 bits of its BLAKE2b hash; among 10^8 ids two collide with a probability of 6e-14. The index takes 16
+bytes an id (20 from 2^32 rows on): in memory, or beyond 4 million ids in mapped files (1.6 GB for 10^8), whose pages processes
+share. Building it takes another 12 bytes an id on disk and about 200 MB of memory.
+Ids are compared by code point: "é" in two Unicode forms is two ids.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
@@ -25,25 +25,25 @@ from fastrealign.storage.records import parsed
 from fastrealign.storage.spool import Spool
 
 _HASH = np.dtype([("high", "<u8"), ("low", "<u4")])
-# Ids that are sorted at a time, and up to which the index stays in memory.
+# Ids sorted at a time; an index of up to so many stays in memory.
 PART = 1 << 22
 _SCAN = 1 << 20
 _MADE_OF = "made_of.json"
 
 
 def lookup_hashes(ids: Sequence[str]) -> np.ndarray:
-    """(n,) of (high, low): what ids are looked up by."""
+    """(n,) of (high, low): the hashes by which ids are looked up."""
     digests = [blake2b(id.encode("utf-8", "surrogatepass"), digest_size=_HASH.itemsize).digest() for id in ids]
     return np.frombuffer(b"".join(digests), _HASH)
 
 
 def twice(hashes: np.ndarray) -> tuple[int, int] | None:
-    """Two places (first, second) of one id, where there is one that comes twice."""
+    """Places (first, second) of an id that occurs twice; None if there is none."""
     return _Part(hashes["high"], hashes["low"], np.arange(len(hashes))).twice
 
 
 class RowNumbers:
-    """Where embeddings have no ids: the id of a row is its number, as text."""
+    """The index of embeddings without ids: the id of a row is its number, as text."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -58,7 +58,7 @@ class RowNumbers:
 
 
 class IdIndex:
-    """Where embeddings have ids.
+    """The index of embeddings with ids.
 
     high, low, row   (n,) sorted by high: the two parts of an id's hash, and the row that has it
     """
@@ -77,14 +77,14 @@ class IdIndex:
         return self._at(self._places(lookup_hashes(ids)))
 
     def both(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (n,) twice: the first and the last row of each id, where it may come more than once (`of_many`)."""
+        """Two int64 (n,): the first and the last row of each id, in an index with repeated ids (`of_many`)."""
         wanted = lookup_hashes(ids)
         first = self._places(wanted)
         last = first.copy()
         left = np.flatnonzero(first >= 0)
         if len(left):
             last[left] = np.searchsorted(self._high, np.ascontiguousarray(wanted["high"][left]), side="right") - 1
-        while len(left):  # not of this id only where the first 64 bits of two hashes are the same
+        while len(left):  # repeats only where the first 64 bits of two hashes collide
             left = left[self._low[last[left]] != wanted["low"][left]]
             last[left] -= 1
         return self._at(first), self._at(last)
@@ -96,14 +96,14 @@ class IdIndex:
         return rows
 
     def _places(self, wanted: np.ndarray) -> np.ndarray:
-        """int64 (n,): where in the arrays each hash is, the first time; -1 where it is not."""
+        """int64 (n,): the first place of each hash in the arrays; -1 where it is missing."""
         high, low = np.ascontiguousarray(wanted["high"]), wanted["low"]
         found = np.full(len(wanted), -1)
         if not len(self._high):
             return found
         at = np.searchsorted(self._high, high)
         left = np.arange(len(wanted))
-        while len(left):  # goes round again only where the first 64 bits of two hashes are the same
+        while len(left):  # repeats only where the first 64 bits of two hashes collide
             left = left[at[left] < len(self._high)]
             left = left[self._high[at[left]] == high[left]]
             hit = self._low[at[left]] == low[left]
@@ -114,11 +114,10 @@ class IdIndex:
 
     @classmethod
     def make(cls, batches: Iterable[list[str]], rows: int, keep: Path | None, made_of: dict[str, Any]) -> IdIndex:
-        """The index of `rows` ids, which come in batches in the order of the rows.
+        """Build the index of `rows` ids, given in batches in the order of the rows.
 
-        keep      a folder to keep it in, to be used again where `made_of` is the same; None: in memory, or in
-                  temporary files
-        Raises Twice where an id comes twice.
+        keep      a folder to store it in, reused while `made_of` is the same; None: in memory, or in temporary files
+        Raises Twice where an id occurs twice.
         """
         if keep is None and rows <= PART:
             hashes = np.concatenate([np.empty(0, _HASH), *map(lookup_hashes, batches)])
@@ -135,7 +134,7 @@ class IdIndex:
             with folder.writing():
                 _write(folder.temporary, batches)
                 (folder.temporary / _MADE_OF).write_text(json.dumps(made_of))
-                made = cls(*_arrays(folder.temporary), keep)  # stays mapped, whoever replaces it
+                made = cls(*_arrays(folder.temporary), keep)  # stays mapped even if another process replaces the folder
             folder.commit()
         except BaseException:
             folder.abort()
@@ -144,7 +143,7 @@ class IdIndex:
 
     @classmethod
     def of_many(cls, batches: Iterable[list[str]]) -> IdIndex:
-        """The index of ids that may come more than once (`both`) and are not counted before; in temporary files."""
+        """The index of any number of ids, which may repeat (`both`); in temporary files."""
         spool = Spool("tails")
         with spool.guarded():
             _write(Path(spool.folder), batches, unique=False)
@@ -152,7 +151,7 @@ class IdIndex:
 
     @classmethod
     def kept(cls, folder: Path, made_of: dict[str, Any]) -> IdIndex | None:
-        """What was kept there, if it was made of the same; InputError where something else lies there."""
+        """The index stored in a folder, None if it was made of something else; InputError for a folder of other files."""
         if not os.path.lexists(folder):
             return None
         try:
@@ -160,7 +159,7 @@ class IdIndex:
                 return cls._mapped(folder)
         except (OSError, ValueError):
             if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MADE_OF).exists()):
-                raise InputError(f"{folder}: is there and no index of ids; choose another place for it") from None
+                raise InputError(f"{folder}: exists and is not an index of ids; choose another folder") from None
         return None
 
     @classmethod
@@ -169,10 +168,10 @@ class IdIndex:
 
 
 class Twice(InputError):
-    """An id comes twice: in which rows."""
+    """An id occurs twice; `first` and `second` are its rows."""
 
     def __init__(self, first: int, second: int) -> None:
-        super().__init__(f"rows {first} and {second} have one id")
+        super().__init__(f"rows {first} and {second} have the same id")
         self.first, self.second = first, second
 
 
@@ -212,7 +211,7 @@ def _arrays(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _write(folder: Path, batches: Iterable[list[str]], *, unique: bool = True) -> None:
-    """Hashes in the order of the rows first, then so many of them at a time, those of the next range, sorted."""
+    """Write the hashes in the order of the rows, then sort them, one range of hashes at a time, into the files."""
     unsorted = folder / "unsorted"
     with open(unsorted, "wb") as file:
         for ids in batches:
@@ -240,18 +239,12 @@ def _npy(path: Path, dtype: np.dtype, rows: int) -> BinaryIO:
 
 def _between(path: Path, low: int, high: int, row_type: np.dtype) -> _Part:
     """The hashes of a file from `low` to `high`, both included, with their places."""
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    for first, hashes in _scanned(path):
-        here = np.flatnonzero((hashes["high"] >= np.uint64(low)) & (hashes["high"] <= np.uint64(high)))
-        found.append((hashes[here], (first + here).astype(row_type)))
-    hashes = np.concatenate([hashes for hashes, _ in found]) if found else np.empty(0, _HASH)
-    rows = np.concatenate([rows for _, rows in found]) if found else np.empty(0, row_type)
-    return _Part(hashes["high"], hashes["low"], rows)
-
-
-def _scanned(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    first = 0
+    parts, places, first = [np.empty(0, _HASH)], [np.empty(0, row_type)], 0
     with open(path, "rb") as file:
-        while len(hashes := np.fromfile(file, _HASH, _SCAN)):
-            yield first, hashes
-            first += len(hashes)
+        while len(read := np.fromfile(file, _HASH, _SCAN)):
+            here = np.flatnonzero((read["high"] >= np.uint64(low)) & (read["high"] <= np.uint64(high)))
+            parts.append(read[here])
+            places.append((first + here).astype(row_type))
+            first += len(read)
+    hashes = np.concatenate(parts)
+    return _Part(hashes["high"], hashes["low"], np.concatenate(places))

@@ -1,11 +1,11 @@
 """Rows found by the path of an image, where ids and paths differ in the folders before it or in its suffix.
 
-An example about "coco/train2017/000000033471.jpg" is meant by a row "train2017/000000033471.jpg", "000000033471.jpg",
+An example about "coco/train2017/000000033471.jpg" matches a row "train2017/000000033471.jpg", "000000033471.jpg",
 "000000033471" or "/data/coco/train2017/000000033471.jpg": one path is the tail of the other, with or without the suffix of an
-image file. "val2017/000000033471.jpg" is another image. Names of which neither has such a suffix are compared as a whole only.
+image file. "val2017/000000033471.jpg" is another image. Two names without such a suffix are compared only as a whole.
 
-Of several rows the nearest is meant, in this order: the same path; a longer one; shorter ones, the longest first; then the same
-again without suffixes. Two rows that are equally near are an error, which names both.
+Of several rows the nearest counts, in this order: the same path; a longer one; shorter ones, the longest first; then the same
+without suffixes. Two equally near rows are an error that names both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SUFFIX = re.compile(r"(?<=[^/\\])\.(?:jpe?g|jfif|png|webp|bmp|gif|tiff?|ppm|hei
 # Paths of more parts are looked up as a whole only.
 _DEEPEST = 16
 _BLOCK = 1024
-# What a tail is of, put before it: a whole path without its suffix; part of a path that has one; part of one that has none.
+# Prefix of a key, by what it is of: a whole path without its suffix; part of one with it; part of one that has none.
 _WHOLE, _PART, _BARE = "=", "<", "~"
 
 
 class Near:
     """An index of the tails of row ids, a few of each row.
 
-    tails    by hash, the number of the tail; those of one row follow on each other
+    tails    from the hash of a tail to its number; the tails of one row are consecutive
     counts   uint8 (n,): how many tails each row has
     """
 
@@ -41,7 +41,7 @@ class Near:
 
     @classmethod
     def make(cls, batches: Iterable[list[str]]) -> Near:
-        """The index of the ids of all rows, which come in batches in their order."""
+        """Build the index of the ids of all rows, given in batches in the order of the rows."""
         counts: list[np.ndarray] = [np.empty(0, np.uint8)]
 
         def tails() -> Iterator[list[str]]:
@@ -50,11 +50,10 @@ class Near:
                 counts.append(np.array([len(one) for one in of_each], np.uint8))
                 yield [tail for one in of_each for tail in one]
 
-        index = IdIndex.of_many(tails())
-        return cls(index, np.concatenate(counts))
+        return cls(IdIndex.of_many(tails()), np.concatenate(counts))
 
     def find(self, names: Sequence[str], ids: IdIndex | RowNumbers) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (n,) twice: the row that each name means, -1 for none; and another that it may mean as well, -1 for none.
+        """Two int64 (n,): the row that matches each name, and another one that is equally near; -1 for none.
 
         ids   the index of whole ids
         """
@@ -85,7 +84,7 @@ def is_tail(one: str, other: str) -> bool:
 
 
 def _tails(id: str) -> list[str]:
-    """By what a row with this id is found, beside the id itself."""
+    """The keys under which a row with this id is found, besides the id itself."""
     suffix = _SUFFIX.search(id)
     if suffix is None:
         return [] if "/" not in id and "\\" not in id else [_BARE + tail for tail in _split(id)[1:]]
@@ -95,7 +94,7 @@ def _tails(id: str) -> list[str]:
 
 
 def _wanted(name: str) -> list[tuple[str, bool]]:
-    """What to look for, the nearest first, and whether it is an id as a whole."""
+    """The keys to look up, the nearest first, and whether each is a whole id."""
     full, *shorter = _split(name) or [name]
     suffix = _SUFFIX.search(name)
     if suffix is None:

@@ -1,7 +1,7 @@
 """Embeddings looked up by id in shards of any format, which are never loaded: an index of ids, and rows read by position.
 
-What can be read at random (.npy, .safetensors, FAISS, torch's own, Arrow as Hugging Face datasets save it) is. Of others, the
-part that a row lies in is decoded, a row group of parquet or a whole pickle, and the last of these are kept.
+Formats with random access (.npy, .safetensors, FAISS, torch, Arrow as Hugging Face datasets save it) are read row by row. Of
+others, the part with the row is decoded (a row group of parquet, a whole pickle), and the latest parts are cached.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from fastrealign.formats.lance import LanceShard
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
 
-# Of decoded parts, kept for the rows that follow; at least one is.
+# Size of the cache of decoded parts, which holds at least one.
 CACHE_BYTES = 256 << 20
-# Shards that are open at a time.
+# Shards open at a time.
 _OPEN = 64
 # Larger parts of a shard make a random row expensive.
 _EXPENSIVE_BYTES = 1 << 20
@@ -63,7 +63,7 @@ class Embeddings:
         self._shards = source.shards
         self._starts = np.array([0, *accumulate(shard.rows for shard in source.shards)])
         files = FileSource(source)
-        # The numbers that rows have in a pass over the source, which decide the noise of a method that adds some.
+        # The numbers of the rows in a pass over the source, on which the noise of c3 depends.
         self._firsts = np.array([files.piece(i, 0, 0).first for i in range(len(source.shards))])
         self._open: OrderedDict[int, None] = OrderedDict()
         self._parts: dict[int, np.ndarray] = {}
@@ -99,10 +99,10 @@ class Embeddings:
     def find(self, ids: Sequence[str], images: Sequence[str | None] | None = None) -> np.ndarray:
         """int64 (n,): the number of each id's row, -1 where there is none. Reads no embedding.
 
-        images   the path of the image that each is about, or None. What has no row of its id is looked for by this path, or
-                 else by the id as a path (image_paths.py): tails of paths are compared, with or without suffixes
+        images   the path of the image of each, or None. An id without a row is looked up by this path, or else by the id as a
+                 path (image_paths.py): tails of paths are compared, with or without suffixes
 
-        The first id that is not there reads all ids once more. Raises InputError where two rows may be meant, naming both.
+        The first missing id causes one more pass over all ids. Raises InputError where two rows match equally, naming both.
         """
         numbers = self._index.find(ids)
         if isinstance(self._index, RowNumbers):
@@ -125,12 +125,12 @@ class Embeddings:
     def _ambiguous(self, name: str, *rows: int) -> InputError:
         of = IdsOf(self._shards, *self._ids)
         either = " or ".join(f"{of.of_row(row)!r} ({self.where(row)})" for row in rows)
-        return InputError(f"{self.name}: {name!r} may be {either}; give more of its path, as the ids there have it")
+        return InputError(f"{self.name}: {name!r} may be {either}; give a longer part of its path, as in these ids")
 
     def rows(self, ids: Sequence[str], images: Sequence[str | None] | None = None) -> np.ndarray:
         """float32 (n, dim): the embeddings of these ids, in their order; images: as in `find`.
 
-        Raises InputError for ids that are not there (which, how many, where they were looked for), and for a row without a
+        Raises InputError for missing ids (the first, how many, where they were looked for), and for a row without a
         direction (zero, NaN, Inf).
         """
         numbers = self.find(ids, images)
@@ -214,7 +214,7 @@ class Embeddings:
         return self._cache[key]
 
     def _opening(self, shard: int) -> None:
-        """Note that a shard is read, and let go of the one that was not for the longest time."""
+        """Mark a shard as used, and close the least recently used one if too many are open."""
         if self._pid != os.getpid() and isinstance(self._shards[shard], LanceShard):
             raise InputError(
                 f"{self._shards[shard].path}: Lance cannot be read in a forked process; start workers with "
@@ -251,20 +251,20 @@ def open_embeddings(
     """Open the embeddings of shards to be looked up by id: headers and ids are read, no rows.
 
     source     what `fastrealign.formats.open_source` takes: file, glob, folder, clip-retrieval root, list of these
-    dim        the width that they are to have
-    side       "text" or "image": of a clip-retrieval root, which folder to take
+    dim        the expected width
+    side       "text" or "image": which folder of a clip-retrieval root to read
     column     parquet column, pickle key, ... of the embeddings, where that is ambiguous
     ids        a file with the ids of all rows in order: .txt (one a line), .json (a list), .npy (text or whole numbers) or
-               .parquet; or a sequence of them. Shards of a folder count in numeric order, 2.npy before 10.npy, which is not
-               that of sorted(): for a list made in that order, name them with leading zeros. By default those that the
+               .parquet; or a sequence of them. Shards of a folder are in numeric order, 2.npy before 10.npy, unlike
+               sorted(): for a list in that order, name them with leading zeros. By default those that the
                shards have (the first of row_ids.ID_NAMES, of tables, pickled items, tensors and
                clip-retrieval's metadata, the ids of a FAISS IDMap); where they have none, the id of a row is its number
                over all shards, as text
     id_column  the column of the ids, where it has another name
     index      a folder to keep the index of ids in; used again while the files are the same (id_index.py has its size)
 
-    Raises InputError for what `open_source` does, for another width, for shards of which some have ids and some not, for
-    another number of ids than rows, and for an id that comes twice, with both rows.
+    Raises InputError as `open_source` does, for another width, where only some shards have ids, for another number of ids than
+    rows, and for an id that occurs twice, naming both rows.
     """
     if side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")

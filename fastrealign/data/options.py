@@ -1,7 +1,7 @@
-"""What a user may ask for, as values that check themselves: one class for each subject, one text for each option.
+"""The user's options, as dataclasses that validate themselves: one class a subject, one help text an option.
 
-Public functions keep their keywords and build these in one line; inside, the values are handed on. The command's help takes the
-text of an option from `HELP`, docstrings through `documented`. The options of a fit are in methods/fit_options.py.
+Public functions build these from their keywords and pass them on. The command's help takes the text of an option from `HELP`,
+docstrings through `documented`. The options of a fit are in methods/fit_options.py.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Compute:
-    """What computes; `workers` is what comes of it."""
+    """What computes: CPU threads, GPUs, memory; `workers` follows from these."""
 
     threads: int | None = option(None, "CPU threads; by default one per core, or four per GPU")
     devices: Sequence[int | str] | None = option(
@@ -108,7 +108,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PassOptions:
-    """How a pass over rows is made: what happens to bad rows, what computes, and who is shown the progress."""
+    """How a pass over rows runs: what happens to bad rows, what computes, and where progress is shown."""
 
     bad_rows: str = "error"
     workers: Workers = field(default_factory=Workers.of)
@@ -119,7 +119,7 @@ class PassOptions:
 
     @property
     def later(self) -> PassOptions:
-        """For the passes that follow: bad rows are known and reported, and the same ones are left out."""
+        """For further passes over the same rows: their bad rows were reported, and are left out silently."""
         return self if self.bad_rows == "error" else replace(self, bad_rows="skip")
 
 

@@ -26,7 +26,7 @@ NAME_BOTH = (
 def open_both(
     source: Any, target: Any, column: str | None = None, target_column: str | None = None
 ) -> tuple[RowSource, RowSource]:
-    """The source and the target of whatever compares them or fits one to the other; raises and warns as `open_target`."""
+    """Open a source and a target; raises and warns as `open_target` does."""
     rows = open_rows(source, "source", column)
     return rows, open_target(target, rows, column, target_column)
 
@@ -34,10 +34,10 @@ def open_both(
 def open_target(
     spec: Any, source: RowSource, column: str | None = None, target_column: str | None = None, bad_shards: str = "error"
 ) -> RowSource:
-    """The target of a source that is open.
+    """Open the target of a source that is open.
 
-    column         what the user named for the source; for the target it counts in files of another place that have it
-    target_column  what the user named for the target
+    column         the column of the source; also that of the target, in other files that have it
+    target_column  the column of the target
     Raises InputError where both sides are the same rows. Warns (FitWarning) where some are, and where the sides look swapped.
     """
     rows = open_rows(spec, "target", Wanted.on("target", target_column, elsewhere=column), bad_shards)
@@ -57,14 +57,14 @@ def check_apart(source: RowSource, target: RowSource) -> None:
         of = max(len(source.files.shards), len(target.files.shards))
         if len(shared) < of:
             warn(
-                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files are: rows of one side alone?"
+                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files are: is each file of one side?"
             )
             return
     raise InputError(f"source and target are the same rows: {shared[0]} is both; {NAME_BOTH}")
 
 
 def _shared(source: RowSource, target: RowSource) -> list[str]:
-    """What is on both sides, for messages."""
+    """The names of what is on both sides."""
     if isinstance(source, FileSource) and isinstance(target, FileSource):
         there = set(_identities(source))
         return [shown for one, shown in _identities(target).items() if one in there]
@@ -76,7 +76,7 @@ def _shared(source: RowSource, target: RowSource) -> list[str]:
 
 
 def _identities(rows: FileSource) -> dict[tuple[Hashable, str | None], str]:
-    """What makes the embeddings of each shard themselves, however the path is spelled, and how to name them."""
+    """The identity of each shard's embeddings, independent of the spelling of the path, and their name for messages."""
     found: dict[tuple[Hashable, str | None], str] = {}
     for shard in rows.files.shards:
         of = "" if shard.column is None else f", {shard.column!r}"
@@ -95,7 +95,7 @@ def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
     """A FitWarning where names say that the source is images and the target text."""
     if not (isinstance(source, FileSource) and isinstance(target, FileSource)):
         return
-    (of_source, source_name), (of_target, target_name) = _said(source, target), _said(target, source)
+    (of_source, source_name), (of_target, target_name) = _role(source, target), _role(target, source)
     if (of_source, of_target) == ("images", "text"):
         warn(
             f"source and target look swapped: by {source_name} the source is images, by {target_name} the target is text; "
@@ -103,8 +103,8 @@ def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
         )
 
 
-def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
-    """The role of the rows by the nearest name that has one, and that name: column, what `embed` recorded, file or folder."""
+def _role(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
+    """The role that names suggest for the rows, and the name: of column, encoder, file or folder, the nearest first."""
     shards = rows.files.shards
     columns = {shard.column for shard in shards}
     if len(columns) == 1 and (column := columns.pop()) is not None and role_of(column):
@@ -113,7 +113,7 @@ def _said(rows: FileSource, other: FileSource) -> tuple[str | None, str]:
         return rows.embedded, f"what `embed` noted beside {shards[0].path}"
     if rows.encoder is not None and role_of(rows.encoder):
         return role_of(rows.encoder), f"the encoder {rows.encoder!r}"
-    # A folder that holds both sides says nothing of either.
+    # The name of a folder that holds both sides suggests neither role.
     mine, theirs = ([_parts(shard.path) for shard in side.files.shards] for side in (rows, other))
     above = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*mine, *theirs, strict=False)))
     nearest = [next((part for part in reversed(parts[above:]) if role_of(part)), "") for parts in mine]

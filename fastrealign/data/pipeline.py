@@ -25,15 +25,16 @@ from fastrealign.data.workers import Device, Host, Workers
 # (piece, row within the shard, rows, threads for the kernel) -> what the kernel counted
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
 MakeWork = Callable[[Host | Device], Work]
+Done = Callable[[Piece], None]
 
 
 class Terminated(KeyboardInterrupt):
-    """The process is to end soon (SIGTERM): what is in hand may be finished, nothing new is begun."""
+    """SIGTERM: work in progress may be finished, nothing new is begun."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """The first row without a direction that a pass met."""
+    """The first row without a direction in a pass."""
 
     shard: int
     row: int
@@ -71,21 +72,15 @@ class Pass:
         self._abandoned = threading.Event()
         self._failure: BaseException | None = None
 
-    def run(self, make_work: MakeWork, done: Callable[[Piece], None] | None = None) -> None:
+    def run(self, make_work: MakeWork, done: Done | None = None) -> None:
         """Call the `Work` of each thread (made by `make_work`, once a thread) on all rows; `done` after each piece."""
         self.progress.start(self.phase, self.source.rows, self.source.nbytes)
         try:
             if self.source.side_by_side:
                 self._side_by_side(make_work, done)
             else:
-                place = self.workers.place(0)
-                self._in_turn(
-                    pieces_of(self.source, self.workers),
-                    make_work(place),
-                    done,
-                    self.workers.threads,
-                    np.empty(0, np.uint8),
-                )
+                pieces, work = pieces_of(self.source, self.workers), make_work(self.workers.place(0))
+                self._in_turn(pieces, work, done, self.workers.threads, np.empty(0, np.uint8))
         finally:
             self.progress.finish()
         if self._failure is not None:
@@ -97,10 +92,10 @@ class Pass:
                 " --bad-rows skip, or bad_rows='skip'"
             )
 
-    def _side_by_side(self, make_work: MakeWork, done: Callable[[Piece], None] | None) -> None:
+    def _side_by_side(self, make_work: MakeWork, done: Done | None) -> None:
         pieces = pieces_of(self.source, self.workers)
         ahead = [piece for _, piece in zip(range(self.workers.threads), pieces, strict=False)]
-        # Fewer pieces than threads: the kernel shares each piece out instead.
+        # With fewer pieces than threads, the kernel divides each piece between threads instead.
         crew = list(range(max(1, len(ahead))))
         inner = max(1, self.workers.threads // len(crew))
         supply = _Supply(ahead, pieces)
@@ -143,7 +138,7 @@ class Pass:
                     idle.wait()
                 raise
         except BaseException:
-            # Let each thread finish what it has in hand, so that nothing is written after clean-up.
+            # Let each thread finish its current chunk, so that nothing is written after clean-up.
             with gate:
                 self._abandon()
             while not idle.is_set():
@@ -152,12 +147,7 @@ class Pass:
             raise
 
     def _in_turn(
-        self,
-        pieces: Iterator[Piece],
-        work: Work,
-        done: Callable[[Piece], None] | None,
-        threads: int,
-        scratch: np.ndarray,
+        self, pieces: Iterator[Piece], work: Work, done: Done | None, threads: int, scratch: np.ndarray
     ) -> None:
         for piece in pieces:
             if self._stop.is_set():
@@ -223,7 +213,7 @@ class _Supply:
             return piece
 
     def begin_no_shard(self) -> None:
-        """Hand out what is left of the shard that was handed out last, whose pieces follow on each other, and no other."""
+        """Hand out only the remaining pieces of the current shard, which are consecutive."""
         with self._lock:
             self._no_more_shards = True
 

@@ -1,7 +1,7 @@
-"""The ranks that work on one thing: torch.distributed for the messages, exact sums for the result.
+"""Ranks that compute one result together: messages by torch.distributed, sums that are exact.
 
-Sums are exact and order-free (exact_sum.py), so what is added up over ranks is the same, to the last bit, as what one process
-finds, for any number of them. Messages are few and small: a sum takes 32 bytes a column.
+Sums are exact and order-free (exact_sum.py), so those over any number of ranks have the same bits as those of one
+process. Messages are few and small: a sum takes 32 bytes a column.
 
     torchrun --nproc-per-node 8 -m fastrealign apply text2image.safetensors text_emb/ --out aligned/
 """

@@ -1,4 +1,4 @@
-"""A uniform sample of the rows of a pass, the same rows whatever the chunks, the order and the threads."""
+"""A uniform sample of the rows of a pass, independent of chunks, order and threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.float_state import computes
 from fastrealign.core.tensors import is_tensor
 
-# Rows that are enough for the means of small differences, and what they may take in memory.
+# Rows that suffice for the means of small differences, and their limit in memory.
 ROWS = 4096
 BYTES = 32 << 20
 
@@ -22,9 +22,9 @@ _STEP = 0x9E3779B97F4A7C15
 class Reservoir:
     """Between `capacity` / 2 and `capacity` rows of a longer source; all rows of a shorter one.
 
-    One row is drawn from every 2^level rows that follow on another (a stratum). Which one depends on its number alone, and of
-    two strata that become one it is the row of either, so whatever is held at a level contains what is held at the next. The
-    level rises until the rows fit: it depends on the rows of the source alone, not on who came when.
+    One row is drawn from each stratum of 2^level consecutive rows. Which one depends on row numbers alone, and when two strata
+    merge, the row of one of them stays, so the sample at a level contains that at the next. The level rises until the rows
+    fit: it depends on the source alone, not on the order in which rows arrive.
     """
 
     def __init__(self, capacity: int, seed: int = 0) -> None:
@@ -32,7 +32,7 @@ class Reservoir:
         self._seed = seed
         self._level = 0
         self._numbers = np.empty(0, np.int64)
-        self._rows: list[np.ndarray] = []  # one a number, in the same order
+        self._rows: list[np.ndarray] = []  # one per number, in the same order
         self._known: dict[int, int] = {}  # stratum -> its row, at the present level
         self._lock = threading.Lock()
 
@@ -89,7 +89,7 @@ class Reservoir:
         return self._level == 0
 
     def rows(self) -> np.ndarray:
-        """(n, d), in the order of the source: what is computed from them must not depend on who came first."""
+        """(n, d), in the order of the source: results must not depend on the order in which rows arrive."""
         order = np.argsort(self._numbers)
         dtype = common_dtype(row.dtype for row in self._rows) if self._rows else None
         return np.array([self._rows[i] for i in order], dtype=dtype)

@@ -1,4 +1,4 @@
-"""The ids that rows of shards have: their own columns, metadata beside them, or a file that the user names."""
+"""The ids of the rows of shards: from a column, from metadata beside them, or from a file that the user names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class IdsOf:
         if self._file is not None:
             suffix = os.path.splitext(place(given).name)[1].lower()
             if suffix not in _FILES:
-                raise InputError(f"{given}: the suffix {suffix!r} is not of ids; expected {', '.join(_FILES)}")
+                raise InputError(f"{given}: ids are not read from {suffix!r} files; expected {', '.join(_FILES)}")
             self.named = os.fspath(given)
         elif self._list is not None:
             self.named = "the list that was given"
@@ -72,7 +72,7 @@ class IdsOf:
                 self.named = f"the numbers of the rows, 0 to {self._rows - 1}, since the files hold none"
 
     def batches(self, progress: Progress) -> Iterator[list[str]]:
-        """Lists of ids; InputError for an id that is none, and for more or fewer of them than rows."""
+        """Lists of ids; InputError for an invalid one, and for more or fewer of them than rows."""
         done = 0
         with progress.running("reading ids", self._rows):
             for values in self._values():
@@ -102,9 +102,9 @@ class IdsOf:
         raise IndexError(row)
 
     def made_of(self) -> dict[str, Any]:
-        """What the ids are read from: while this stays the same, so do they."""
+        """The state of the files that the ids are read from: a stored index is valid while it stays the same."""
         if self._list is not None:
-            raise InputError("an index of a list of ids is not kept; leave index out, or name a file of them")
+            raise InputError("an index is not stored for a list of ids; leave out index, or name a file of ids")
         files = [(self._file, self._rows)] if self._file is not None else []
         states = []
         for path, rows in files or [(shard.metadata or shard.path, shard.rows) for shard in self._shards]:
@@ -139,7 +139,7 @@ class IdsOf:
         return self._column
 
     def _has_ids(self, shard: Shard) -> bool:
-        """Whether ids lie where they are found without reading all of a shard."""
+        """Whether a shard has ids that are found without reading all of it."""
         return (shard.metadata is not None or isinstance(shard, TableShard)) and self._name(shard) is not None
 
     def _values(self) -> Iterator[Sequence[Any]]:
@@ -183,7 +183,7 @@ def _cut(values: Any) -> Iterator[Sequence[Any]]:
 
 
 def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]]:
-    """The ids in a file of their own."""
+    """The ids in a separate file."""
     suffix = os.path.splitext(place(path).name)[1].lower()
     if suffix == ".parquet":
         table = ParquetTable(place(path))
@@ -196,7 +196,7 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
         yield from _column(table, name)
         return
     if suffix == ".txt":
-        lines = _lines(path)
+        lines = (line.rstrip(b"\r\n") for _, _, line in rows_in_lines(path, b"\r\n"))
         while part := list(itertools.islice(lines, _STEP)):
             yield part
         return
@@ -210,8 +210,3 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.ndim == 1):
         raise InputError(f"{path}: holds no list of ids")
     yield from _cut(values)
-
-
-def _lines(path: str | os.PathLike) -> Iterator[bytes]:
-    for _, _, line in rows_in_lines(path, b"\r\n"):
-        yield line.rstrip(b"\r\n")

@@ -1,4 +1,4 @@
-"""What passes read: rows in pieces, whatever holds them. Files and arrays are in sources.py, chunks in chunk_source.py."""
+"""`RowSource`: rows in pieces, as passes read them. Files and arrays are in sources.py, chunks in chunk_source.py."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
 
-# What one thread reads, computes and writes at a time: two such buffers (in and out) stay within a share of the last-level
-# cache, and taking a piece costs nothing beside it.
+# Bytes that a thread reads, maps and writes at a time: two such buffers (in and out) fit in its share of the last-level cache,
+# and the overhead of a piece is negligible.
 PIECE_BYTES = 2 << 20
-# Where a piece ends that only reading will show the end of.
+# The end of a piece whose number of rows is not known before it is read.
 UNKNOWN = sys.maxsize
 
 
@@ -40,9 +40,9 @@ class RowSource(ABC):
 
     rows, nbytes   None: not known before the first pass
     side_by_side   pieces may be read by several threads at once, each with a scratch buffer of its own
-    scratch_bytes  what that buffer must hold, whatever size of pieces is asked for
-    again          can be read as often as asked
-    ranks          whose rows these are: sums over the source are added up over them
+    scratch_bytes  what that buffer must hold, for any size of pieces
+    again          whether it can be read more than once
+    ranks          over which the sums of the source are added up
     """
 
     name: str
@@ -66,7 +66,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        """All rows in order, in pieces of at most so many bytes where it can be read at any place."""
+        """All rows in order, in pieces of at most `nbytes` where the source has random access."""
 
     @abstractmethod
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -78,7 +78,7 @@ class RowSource(ABC):
 
     @abstractmethod
     def pilot(self, rows: int) -> np.ndarray:
-        """Some `rows` rows (n, d) from all over the source, or its first ones where it is read once."""
+        """About `rows` rows (n, d) from all over the source; its first ones if it can be read only once."""
 
     def check_unchanged(self) -> None:  # noqa: B027 (most sources have no files)
         """ChangedError, an InputError, if a file of it was written to or replaced since it was opened."""

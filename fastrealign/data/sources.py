@@ -28,7 +28,7 @@ PILOT_SHARDS = 16
 
 
 class FileSource(RowSource):
-    """Shards on disk. first: the number of their first row, where they are a part of more."""
+    """Shards on disk. first: the number of their first row, where they are part of a larger source."""
 
     rows: int
     nbytes: int
@@ -89,7 +89,7 @@ class FileSource(RowSource):
 
     @contextmanager
     def naming(self, shard: int) -> Iterator[None]:
-        """An error in reading becomes one that says which shard it is; unless the file is another one now."""
+        """Turn an error in reading into a BadShardError for this shard, or a ChangedError if the file was replaced."""
         try:
             yield
         except ChangedError:
@@ -105,7 +105,7 @@ class FileSource(RowSource):
                 shard.check_unchanged()
 
     def leave_out(self, shard: int) -> None:
-        """Read a shard no more."""
+        """Leave a shard out of further passes."""
         self.left_out.add(shard)
         left = [s for i, s in enumerate(self.files.shards) if i not in self.left_out]
         self.rows = sum(s.rows for s in left)
@@ -133,7 +133,7 @@ class FileSource(RowSource):
 
 
 def _firsts(shards: list[formats.Shard], first: int) -> list[int]:
-    """The number of each shard's first row when shards follow on each other by name, the first one's given."""
+    """The number of each shard's first row, numbered from `first` on in the order of their names."""
     by_name = sorted(range(len(shards)), key=lambda i: shards[i].name)
     firsts = [first] * len(shards)
     for before, i in itertools.pairwise(by_name):

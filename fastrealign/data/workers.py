@@ -1,9 +1,9 @@
-"""Who does the work of a pass: threads on the CPU, or threads that each feed a GPU.
+"""What computes a pass: threads on the CPU, or threads that each feed a GPU.
 
 A thread on the CPU reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
-A thread that feeds a GPU has pinned buffers and a stream of its own: it reads, copies up, launches the kernel, copies down and
-writes. With some threads to a device, one's copy up runs beside the kernel of another and a third one's copy down, and beside
-the reads and writes of the rest.
+A thread that feeds a GPU has pinned buffers and its own stream: it reads, copies up, launches the kernel, copies down and
+writes. With several threads per device, one thread's copy up overlaps another's kernel, a third one's copy down, and the
+reads and writes of the others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ else:
     torch = Lazy("torch", "torch", "a device")
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a device")
 
-# For a GPU: copies reach the speed of the bus, and the launch of a kernel is nothing beside them.
+# For a GPU: copies reach the speed of the bus, and the cost of launching a kernel is negligible.
 DEVICE_PIECE_BYTES = 32 << 20
 # Threads that feed one GPU: one reads, one copies up, one copies down, one writes.
 THREADS_A_DEVICE = 4
@@ -50,8 +50,8 @@ class Host:
         return empty_rows(1, nbytes, np.dtype(np.uint8))[0]
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
-        """Add f(rows) to the sums, for each map; what the first one counted."""
-        # What the first map leaves in the cache, the others find there.
+        """Add f(rows) to the sums, for each map; returns the counts of the first."""
+        # The first map leaves the rows in the cache for the others.
         counts = [ops.reduce(rows, m, into, threads=threads) for m, into in zip(maps, sums, strict=True)]
         return counts[0]
 
@@ -63,7 +63,7 @@ class Host:
 
 
 class Device:
-    """Where a thread computes: on a torch device, with a stream of its own."""
+    """Where a thread computes: on a torch device, with its own stream."""
 
     def __init__(self, name: str) -> None:
         self._device = torch.device(name)
@@ -104,7 +104,7 @@ class Workers:
 
     threads      in all
     devices      torch names of devices that the threads feed in turn; none: they compute on the CPU
-    piece_bytes  of a thread's buffer for reading; it has another one for writing
+    piece_bytes  size of a thread's read buffer; its write buffer is as large
     """
 
     threads: int
@@ -115,7 +115,7 @@ class Workers:
     def of(
         cls, threads: int | None = None, devices: Sequence[int | str] | None = None, max_memory: int | None = None
     ) -> Workers:
-        """From what a user asks for. Raises InputError for a device that cannot be used, and memory for less than a thread.
+        """From the user's options. Raises InputError for a device that cannot be used, and too little memory for one thread.
 
         threads      None: one per core, or some for each device
         devices      numbers of GPUs or names of torch devices; None: the CPU

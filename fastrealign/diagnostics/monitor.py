@@ -189,7 +189,7 @@ class GapMonitor:
         return x, y, difference_covariance(target, source)
 
     def _record(self, step: int, now: Frame, both: np.ndarray, difference: Covariance) -> GapRecord:
-        """now: the frame of this step; both: S_x + S_y, of which it is."""
+        """now: the frame of this step; both: S_x + S_y, from which it is computed."""
         frame, mean = self.frame or now, difference.mean
         parts = decompose(frame, difference)
         spectrum_u, spectrum_v = frame.spectra(difference)

@@ -15,7 +15,7 @@ from fastrealign.diagnostics.search import Nearest, nearest
 def foreign_share(own: Nearest, other: Nearest, k: int) -> np.ndarray:
     """float64 (q,): share of each query's k nearest, of its own and the other side together, that are of the other.
 
-    Both with at least k neighbours, or with all there are. Of a tie the own side's row is nearer.
+    Both with at least k neighbours, or with all there are. In a tie, the row of the own side is nearer.
     """
     cosines = np.concatenate([own.cosines, other.cosines], axis=1)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
@@ -156,7 +156,7 @@ def overlap(
     """
     sides = open_sides(before, after, "neighbourhood overlap")
     found = []
-    for side in sides:  # of as many rows, the same are drawn
+    for side in sides:  # both have as many rows, so the same ones are drawn
         numbers, queries = sample(side, rows, seed)
         found.append(nearest(queries, side, k, own=numbers, engine=engine))
     return mean_estimate(kept_share(*found), count_rows(sides[0]), seed)

@@ -96,7 +96,7 @@ def paired_blocks(x: RowSource, y: RowSource) -> Iterator[tuple[np.ndarray, np.n
 
 
 def open_sides(x: RowsLike, y: RowsLike, pairs_for: str | None = None) -> tuple[RowSource, RowSource]:
-    """Both sides as sources of one width; with `pairs_for` (the metric), of as many rows: row i belongs to row i.
+    """Both sides as sources of one width; with `pairs_for` (the name of a metric of pairs), of equally many rows.
 
     Raises InputError where widths or, for pairs, counts differ.
     """

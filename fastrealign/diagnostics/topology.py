@@ -212,7 +212,7 @@ def pairwise_correlation(before: RowsLike, after: RowsLike, *, rows: int | None 
     1.0
     """
     sides = open_sides(before, after, "the correlation of pairwise cosines")
-    taken = [sample(side, rows, seed)[1] for side in sides]  # of as many rows, the same are drawn
+    taken = [sample(side, rows, seed)[1] for side in sides]  # both have as many rows
     n, of = len(taken[0]), count_rows(sides[0])
     if n < min(4, of):
         raise InputError(f"{sides[0].name}: {n} rows sampled of {of}, expected at least 4 to correlate their cosines")

@@ -24,7 +24,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.fitting import fit_rows
-from fastrealign.methods.loading import as_method, told_if_swapped
+from fastrealign.methods.loading import as_method, explained_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.storage.fingerprint import FileFingerprint
@@ -81,7 +81,7 @@ def align(
     {Compute}
     {OutputOptions}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
     group : torch.distributed.ProcessGroup or "world", optional
         The ranks that call this together and divide the files between them. The output is the same.
 
@@ -151,8 +151,8 @@ def apply_files(
     Parameters
     ----------
     alignment : Alignment, Baseline or path of a saved one
-        Where it numbers rows (the noise of c3), the numbers run over all shards in the order of their names, so the output is
-        that of one call on all rows.
+        Where the result depends on row numbers (the noise of c3), they run over all shards in the order of their names, so the
+        output is that of one call on all rows.
     source : path, glob, folder or list of paths
         Shards of any format. A path may be a URL (s3://, https://, ...).
     out : path
@@ -161,7 +161,7 @@ def apply_files(
     {Compute}
     {OutputOptions}
     progress : Progress
-        What is told of each pass.
+        Called as the passes advance; by default nothing is shown.
     group : torch.distributed.ProcessGroup or "world", optional
         The ranks that call this together and divide the files between them. The output is the same.
 
@@ -204,14 +204,7 @@ class AlignJob(ShardJob):
 
     kind = "align"
 
-    def __init__(
-        self,
-        source: Shards,
-        target: RowsLike,
-        out: AnyPath,
-        fit: FitOptions,
-        options: JobOptions,
-    ) -> None:
+    def __init__(self, source: Shards, target: RowsLike, out: AnyPath, fit: FitOptions, options: JobOptions) -> None:
         check_devices(fit.method, options.compute.workers)
         super().__init__(source, out, options)
         check_ranks(fit.method, self.ranks)
@@ -267,13 +260,13 @@ class ApplyJob(ShardJob):
     kind = "apply"
 
     def __init__(self, method: Method | AnyPath, source: Shards, out: AnyPath, options: JobOptions) -> None:
-        with told_if_swapped(method, source):
+        with explained_if_swapped(method, source):
             self.method = as_method(method)
         check_devices(self.method.name, options.compute.workers)
         super().__init__(source, out, options)
         self.method.check_width(self.rows.d, self.rows.name)
         warn_of_encoder(self.method, self.rows)
-        # A run that is resumed writes the alignment that it had, and removes nothing.
+        # A resumed run keeps its alignment file and removes nothing.
         self.layout.check_apart([*specs_of(source), *([] if options.output.resume else [method])], [self.rows.files])
         self.specify(
             {"method": self.method.name} if isinstance(self.method, Baseline) else {},
@@ -294,5 +287,5 @@ class ApplyJob(ShardJob):
 
 
 def _numbers(files: formats.Source) -> str:
-    """A SHA-256 of what the numbers of the rows follow from."""
+    """SHA-256 of what determines the row numbers: names and sizes of the shards."""
     return hashlib.sha256(json.dumps(sorted((shard.name, shard.rows) for shard in files.shards)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Embeddings from one format to another, every number as it is: for what a script has left, before it is aligned.
+"""Converts embeddings from one format to another, number for number: for the output of a script, before it is aligned.
 
 Rows and their columns are read in steps and written as a table (parquet, Arrow, Lance), or as .npy and metadata.
 """
@@ -76,7 +76,7 @@ class Conversion:
 
     def __str__(self) -> str:
         head = f"converted {count(self.rows, 'row')} of {self.source}, {self.dim} wide, to {self.to}"
-        others = f"{', '.join(self.left_out)}: not of as many values as there are rows"
+        others = f"{', '.join(self.left_out)}: not one value for each row"
         lines = listing(
             ("columns", ", ".join(self.columns)),
             ("column", None if self.column is None else f"of the embeddings: taken from {self.column!r}"),
@@ -124,7 +124,7 @@ def convert(
     overwrite : bool, default False
         Replace files that are there.
     progress : Progress
-        What is told of the rows read.
+        Called as rows are read; by default nothing is shown.
     fsync : bool, default True
         Wait until the disk has everything.
 
@@ -184,7 +184,7 @@ def convert(
                             writer.write(rows, beside)
                     shard.check_unchanged()
                     for writer in writers:
-                        target.written.append(writer.path)  # before it is there: an interrupt may come right after
+                        target.written.append(writer.path)  # before the commit: an interrupt may come right after it
                         writer.commit()
                 shard.close()
     finally:
@@ -206,7 +206,7 @@ def convert(
 
 
 def _rows(shard: formats.Shard, dtype: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The shard's rows as elements of `dtype`, and which of them are there, (n,) bool, where some are null.
+    """The shard's rows in `dtype`, and, where some are null, a mask (n,) bool of the others.
 
     Raises InputError for the first row with a number that becomes infinite.
     """

@@ -29,19 +29,14 @@ class ConvertedFiles(OutputFolder):
     """The files that a conversion writes. A failure leaves nothing new behind.
 
     root   the folder of all of them
-    paths  of the embeddings, one a shard; `metadata` of what belongs to them, where that is a file of its own (npy)
+    paths  of the embeddings, one a shard; `metadata`: of the tables beside them (npy only)
     written  files that have their final name
     """
 
     root: Path
 
     def __init__(
-        self,
-        out: str | os.PathLike,
-        to: str | None,
-        side: str | None,
-        files: formats.Source,
-        options: OutputOptions,
+        self, out: str | os.PathLike, to: str | None, side: str | None, files: formats.Source, options: OutputOptions
     ) -> None:
         path = Path(out)
         suffix = path.suffix.lower()

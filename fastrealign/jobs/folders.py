@@ -1,4 +1,4 @@
-"""What is in a folder, here or on a server: names, what lies below it, making and removing. A shard may itself be a folder."""
+"""Files and folders, local or remote: list, make and remove them. A shard may itself be a folder."""
 
 from __future__ import annotations
 

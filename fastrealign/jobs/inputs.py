@@ -1,4 +1,4 @@
-"""Inputs are only read: nothing that a run writes may be one of them, or lie inside one, by whatever name or link."""
+"""Inputs are only read: nothing that a run writes may be one of them, or lie inside one, under any name or link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastrealign.storage.paths import Place, is_folder, place, places_of
 
 
 class Inputs:
-    """Files that a run reads: none of what it writes may be one of them, by whatever name or link."""
+    """Files that a run reads: none of what it writes may be one of them, under any name or link."""
 
     def __init__(self, paths: Iterable[str | os.PathLike]) -> None:
         self._names: dict[Hashable, str] = {}
@@ -54,7 +54,7 @@ class Inputs:
 
 
 def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[Source]) -> None:
-    """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would take it in."""
+    """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would include it."""
     folders = [shard.path for source in sources for shard in source.shards if shard.folder]
     named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]
     folders += [at for at in named if type(place(at)) is type(root) and is_folder(at)]

@@ -47,7 +47,7 @@ Found: TypeAlias = tuple[dict[str, Any], str]
 
 
 def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> Found:
-    """What the path holds. Raises InputError if there is nothing that fastrealign knows."""
+    """What the path holds. Raises InputError for anything unknown to fastrealign."""
     if isinstance(spec, (str, os.PathLike)):
         path = place(spec)
         if (path / MANIFEST).is_file():
@@ -167,10 +167,7 @@ def _manifest(folder: Place, path: Place | None = None) -> Found:
         gaps,
         ("shards", f"{len(shards):,}, {count(total['rows_out'], 'row')}, {size(total['bytes'])}"),
         ("column", column_text(manifest.columns)),
-        (
-            "left aside",
-            f"{skipped} without an embedding, {bad}" if total["skipped"] or total["bad_rows"] else None,
-        ),
+        ("not aligned", f"{skipped} without an embedding, {bad}" if total["skipped"] or total["bad_rows"] else None),
         ("left out", f"{count(len(lost), 'shard')}, such as {lost[0]}: could not be read" if lost else None),
         (
             "changed",

@@ -4,7 +4,7 @@
 {"alignment": fingerprint}          what the shards are mapped with
 {"shards": [...], "low": ..., ...}  shards that are complete, and the exact sums of the columns of these together; for what
                                     job specification and with what alignment they were made
-{"forget": true}                    the shards noted so far are to be made again
+{"forget": true}                    the shards recorded so far are done again
 
 Each line begins with a checksum of the rest. A line that does not match is ignored, wherever it stands: what it recorded is
 done again. A shard counts once, as the last line says that names it.
@@ -151,7 +151,7 @@ class Journal:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the output over: nothing there is this one's any more."""
+        """Whether another process has taken over the output folder."""
         return self._log.lost
 
     @classmethod
@@ -181,7 +181,7 @@ class Journal:
         self.noted = Noted()
 
     def begin(self, spec: JobSpec) -> None:
-        """Note what is asked for; finished shards that were noted before stay."""
+        """Record the job specification; finished shards that were recorded before stay."""
         if spec != self.noted.spec:
             self.noted.spec = spec
             self.noted.specs.add(spec.digest)
@@ -203,7 +203,7 @@ class Journal:
     def add(self, shard: ShardRecord, sums: ExactSum) -> None:
         """A shard is complete; called from any thread.
 
-        It is noted together with others of the same second or so; a run that is killed before makes those once more.
+        It is recorded together with others of about the same second; a run that is killed before that does those again.
         """
         with self._lock:
             if self._pending is None:
@@ -230,12 +230,12 @@ class Journal:
 
     def close(self) -> None:
         """Note what is complete and give the lock back. The journal stays, for a later run to resume from."""
-        with suppress(FastRealignError):  # on a full disk the shards of the last second are made once more
+        with suppress(FastRealignError):  # on a full disk the shards of the last second are done again
             self.flush()
         self._log.close()
 
     def remove(self) -> None:
-        """The run is complete, or has left nothing behind."""
+        """Remove the file: the run is complete, or has left nothing behind."""
         self._log.remove()
 
     def _flush(self) -> None:
@@ -265,7 +265,7 @@ def _line(group: Group) -> dict[str, Any]:
 
 
 def _group(value: dict[str, Any]) -> Group:
-    """Of a line; ValueError or KeyError for one that says something else."""
+    """The group that a line records; ValueError or KeyError for another line."""
     check(value, _GROUP)
     low, high = (
         np.frombuffer(base64.b64decode(value[limb], validate=True), dtype).astype(dtype[1:])

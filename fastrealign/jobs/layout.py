@@ -90,7 +90,7 @@ class Layout:
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
     def check_apart(self, specs: Sequence[Any], sources: Sequence[formats.Source]) -> None:
-        """InputError if the output lies inside an input, or an input inside the output, by whatever name or link."""
+        """InputError if the output lies inside an input, or an input inside the output, under any name or link."""
         check_outside(self.out, self.root, specs, sources)
         root = real(self.root)
         read = [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and not is_folder(spec)]

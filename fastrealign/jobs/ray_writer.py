@@ -55,10 +55,7 @@ class RayWriter:
         actors = self._actors or max(1, int(ray.cluster_resources().get("CPU", 1)) // self._cpus)
         shards = data.from_items(self._tasks, override_num_blocks=min(len(self._tasks), _BLOCKS))
         done = shards.map(
-            ShardActor,
-            fn_constructor_kwargs=self._how,
-            concurrency=min(actors, len(self._tasks)),
-            num_cpus=self._cpus,
+            ShardActor, fn_constructor_kwargs=self._how, concurrency=min(actors, len(self._tasks)), num_cpus=self._cpus
         )
         progress.start("aligning", self.source.rows, self.source.nbytes)
         try:

@@ -48,7 +48,8 @@ class RowColumns:
         values, others = shard.of_rows()
         self.left_out = [f"{shard.name}: {name}" for name in others]
         if values:
-            self._add_table(_table(values, shard.path), shard.path)
+            own = _table(values, shard.path)
+            self._add(own.schema, lambda rows, _: iter(own.to_batches(rows)), shard.path)
         if shard.metadata is not None:
             table = stack.enter_context(ParquetTable(shard.metadata))
             self._add(table.schema, table.batches, shard.metadata)
@@ -56,9 +57,6 @@ class RowColumns:
         twice = next((name for name in self.names if self.names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"{shard.path}: has the column {twice!r}, and so has {shard.metadata}; rename one of them")
-
-    def _add_table(self, table: pa.Table, path: AnyPath) -> None:
-        self._add(table.schema, lambda rows, _: iter(table.to_batches(rows)), path)
 
     def _add(self, schema: pa.Schema, batches: Callable, path: AnyPath) -> None:
         if schema.names:
@@ -75,12 +73,17 @@ class RowColumns:
             with shard.table(shard.path) as table:
                 if shard.column is None:
                     return table.schema, None
-                whole = _as_lists(table.schema, shard.column, dtype) if shard.blank else table.schema
+                whole = table.schema
+                if shard.blank:
+                    lists_of = pa.field(shard.column, pa.list_(pa.from_numpy_dtype(dtype)))
+                    whole = whole.set(whole.get_field_index(shard.column), lists_of)
                 whole = retyped(whole, shard.column, dtype)
             others = [field for field in schema if field.name not in whole.names]
             return pa.schema([*whole, *others], metadata=whole.metadata), shard.column
         if _COLUMN in schema.names:
-            raise InputError(f"{shard.path}: holds {_COLUMN!r} beside the embeddings, whose column that is; rename it")
+            raise InputError(
+                f"{shard.path}: holds {_COLUMN!r} beside the embeddings, which are written under that name; rename it"
+            )
         return schema.append(pa.field(_COLUMN, pa.list_(pa.from_numpy_dtype(dtype), dim))), _COLUMN
 
     def take(self, rows: int) -> dict[str, pa.ChunkedArray]:
@@ -100,7 +103,7 @@ class Output(Protocol):
 
 
 class NpyOutput:
-    """A .npy file; the columns go to a file of their own."""
+    """A .npy file; the columns go to a separate file."""
 
     def __init__(self, path: Path, dtype: np.dtype, dim: int, stack: ExitStack, fsync: bool) -> None:
         self.path = path
@@ -156,11 +159,6 @@ class TableOutput:
             with self._writing():
                 self._sink.write(pa.concat_tables(self._pending))
             self._pending.clear()
-
-
-def _as_lists(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
-    at = schema.get_field_index(column)
-    return schema.set(at, pa.field(column, pa.list_(pa.from_numpy_dtype(dtype))))
 
 
 def kept(column: pa.ChunkedArray, mask: np.ndarray) -> pa.ChunkedArray:

@@ -20,7 +20,7 @@ from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
-from fastrealign.storage.paths import Place, each
+from fastrealign.storage.paths import each
 
 
 class RunFolder(OutputFolder):
@@ -199,7 +199,7 @@ class RunFolder(OutputFolder):
         if foreign or any(group.spec != digest for group in noted.groups):
             what = f"{foreign[0]} may not be" if foreign else "the shards noted are not"
             raise InputError(
-                f"{self.layout.out}: the journal there is damaged where it says what was asked for, and {what} of this run; "
+                f"{self.layout.out}: the job specification in the journal there is damaged, and {what} of this run; "
                 "restart with --overwrite, or choose another output folder"
             )
 
@@ -208,7 +208,7 @@ class RunFolder(OutputFolder):
         again = sum(name in self.spec.source and name not in done for name in self.layout.files())
         warn(
             f"{journal.path}: {lines} damaged {'line' if lines == 1 else 'lines'}; {again} of the shards that are there "
-            f"{'is' if again == 1 else 'are'} done again, for what these noted of them is lost",
+            f"{'is' if again == 1 else 'are'} done again, because their records are lost",
             UserWarning,
         )
 
@@ -225,7 +225,8 @@ class RunFolder(OutputFolder):
         planned = set().union(
             *(_planned(spec) for spec in (noted.spec, self._replaced and self._replaced.spec) if spec)
         )
-        planned |= _written(noted.shards)  # whose specification may be lost where the journal is damaged
+        # Where the journal is damaged, the specification of its shards may be lost.
+        planned |= {name for shard in noted.shards for name in (shard.name, shard.metadata) if name is not None}
         for name in self.layout.files():
             if final_name(name) not in planned | self._small():
                 raise InputError(
@@ -243,21 +244,18 @@ class RunFolder(OutputFolder):
             Journal(path, self.fsync).remove()
         self.journal.clear()
 
-    def _path(self, name: str) -> Place:
-        return self.root / name
-
     def _remove(self, names: set[str]) -> None:
         """Files of a run, and the folders within the output that they leave empty."""
         remote = not isinstance(self.root, Path)
-        for _ in each(lambda name: remove(self._path(name)), sorted(names), remote=remote):
+        for _ in each(lambda name: remove(self.root / name), sorted(names), remote=remote):
             pass
-        remove_folders({self._path(name).parent for name in names} - {self.root})
+        remove_folders({(self.root / name).parent for name in names} - {self.root})
 
     def _changed(self, shards: list[ShardRecord], gone: bool = True) -> ShardRecord | None:
         """The first shard that is not as it was written, or is gone, if `gone` counts."""
 
         def is_as_written(shard: ShardRecord) -> bool:
-            path = self._path(shard.name)
+            path = self.root / shard.name
             return (not gone and not path.exists()) or shard.is_at(path, self._options.verify)
 
         remote = not isinstance(self.root, Path)
@@ -280,12 +278,8 @@ class RunFolder(OutputFolder):
             )
 
     def _remove_temporaries(self, planned: set[str]) -> None:
-        remove_temporaries({*map(self._path, planned), *self.layout.small})
+        remove_temporaries({*(self.root / name for name in planned), *self.layout.small})
 
 
 def _planned(spec: JobSpec) -> set[str]:
     return {*spec.source, *spec.metadata}
-
-
-def _written(shards: list[ShardRecord]) -> set[str]:
-    return {name for shard in shards for name in (shard.name, shard.metadata) if name is not None}

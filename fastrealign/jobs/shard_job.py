@@ -49,7 +49,7 @@ class JobOptions:
 
 
 class ShardJob(Job[Report]):
-    """A job that writes an output shard for each shard of its source. Its kinds add `fit` and complete the specification.
+    """A job that writes an output shard for each shard of its source. Subclasses add `fit` and complete the specification.
 
     `make_writer` makes what writes the shards: threads of this process, or actors of a Ray cluster.
     """
@@ -59,12 +59,7 @@ class ShardJob(Job[Report]):
     rows: FileSource
     layout: Layout
 
-    def __init__(
-        self,
-        source: Shards,
-        out: AnyPath,
-        options: JobOptions,
-    ) -> None:
+    def __init__(self, source: Shards, out: AnyPath, options: JobOptions) -> None:
         self.started = time.perf_counter()
         self.options = options
         read, output = options.read, options.output
@@ -72,8 +67,8 @@ class ShardJob(Job[Report]):
         ranks = ranks_of(options.group)
         if ranks.size > 1 and not isinstance(place(out), Path):
             raise InputError(
-                f"{out}: several processes keep their journals beside the shards, which a store cannot; name a folder that all "
-                "of them see, or use fastrealign.ray, where one process keeps it"
+                f"{out}: several processes keep their journals beside the shards, which a remote store does not "
+                "allow; name a folder that all of them see, or use fastrealign.ray, where one process keeps it"
             )
         self.sides: dict[str, FileSource] = {}
         self.left_out: dict[str, dict[str, str]] = {}

@@ -13,7 +13,7 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
 
 _BAR = 40
-# The least gap whose bar may be full: one of rounding alone, some 1e-8, must not look like one to close.
+# The smallest gap whose bar may be full: one of rounding alone, about 1e-8, must not look large.
 _FULL_BAR = 1e-3
 
 
@@ -46,7 +46,7 @@ class Report:
     left_out : list of str
         Shards that could not be read and were left out, one line each.
     notes : list of str
-        How some shards were read and written, where that needs a word.
+        How some shards were read and written, where that needs an explanation.
     shards, shards_before : int
         Output shards, and those of them that were complete before this run (resume).
     bytes_out : int
@@ -156,7 +156,7 @@ def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
 
 
 def sampling_lines(sampling: Sampling | None) -> list[str]:
-    """How little was read for a fit, and how far it may be off for that."""
+    """How the fit was sampled, and the size of its error."""
     if sampling is None:
         return []
     if sampling.how == "certified":
@@ -168,7 +168,7 @@ def sampling_lines(sampling: Sampling | None) -> list[str]:
     if sampling.how == "one pass":
         return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
     new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
-    return [f"  updated        {new}, the others are remembered"]
+    return [f"  updated        {new}, the others are those of the alignment before"]
 
 
 def column_text(columns: dict[str, str]) -> str:

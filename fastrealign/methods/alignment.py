@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
-# What the record of a saved one must hold, and that of its sampling.
+# Rules for the record of a saved alignment, and for that of its sampling.
 _RECORD = {
     "s": NUMBER,
     "trace_source": NOT_NEGATIVE,
@@ -63,12 +63,12 @@ class Sampling:
     Attributes
     ----------
     how : str
-        "one pass": a sample corrects the centroid correction; "certified": all is of a sample of blocks; "updated": the old
-        statistics and those of new rows, merged.
+        "one pass": a sample corrects the centroid correction; "certified": all statistics are of a sample of blocks;
+        "updated": the old statistics and those of new rows, merged.
     rows_source, rows_target : int
         Rows that were read.
     of_source, of_target : int or None
-        Rows that there are; None: not known.
+        Rows of each side; None: not known.
     error : float or None
         Standard error of the centroid of the aligned rows (Euclidean norm); None: not known.
     bound, confidence : float or None
@@ -103,7 +103,7 @@ class Alignment(MapsRows):
     trace_source, trace_target : float
         E|unit row - mean|^2.
     count_source, count_target : int
-        Rows that the statistics are of.
+        Rows that the statistics were computed from.
     gap_before, gap_left : float
         |mean_source - mean_target|, and |mean of the aligned source - mean_target|; NaN if it was not measured.
     centroid : str
@@ -111,9 +111,9 @@ class Alignment(MapsRows):
     encoder_source, encoder_target, column_source, column_target : str or None
         Names of the encoders, and names under which files held the rows (column, key, tensor), where they are known.
     sampling : Sampling or None
-        How far the statistics are estimates; None: they are of every row.
+        How the statistics were estimated; None: they are of every row.
     version : str
-        The fastrealign that made it.
+        Version of fastrealign that made it.
     """
 
     s: float
@@ -252,13 +252,13 @@ class Alignment(MapsRows):
         return cls.load(given)
 
     def named(self, encoders: tuple[str | None, str | None], columns: tuple[str | None, str | None]) -> Alignment:
-        """The same, with the names of what the rows of source and target came from."""
+        """A copy with the names of the encoders and columns of source and target."""
         fields = ("encoder_source", "encoder_target", "column_source", "column_target")
         names: dict[str, Any] = dict(zip(fields, (*encoders, *columns), strict=True))
         return replace(self, **names)
 
     def to_faiss(self, index: Any = None) -> Any:
-        """A FAISS index that aligns the source rows (text) that it is given, in front of `index`: an IndexPreTransform.
+        """A FAISS index that aligns source rows (text) before it passes them to `index`: an IndexPreTransform.
 
         In float32 throughout: about 1e-7 from this alignment, more for a row that a translation all but cancels. Rows without
         a direction are not detected.

@@ -1,4 +1,4 @@
-"""Baseline: a fitted method that ReAlign is compared with; baseline_fits.py fits them."""
+"""Baseline: a fitted method that ReAlign is compared with; baseline_statistics.py fits them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, T
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
-# Methods that are more than one row map; kernels for devices have none of them.
+# Methods that are more than one row map; the device kernels do not compute them.
 IN_STEPS = ("mean-shift", "c3", "bca")
 # Rows that pass through the steps at a time.
 STEP_ROWS = 1024
@@ -88,7 +88,7 @@ class Baseline(MapsRows):
 
     @property
     def row_map(self) -> RowMap | None:
-        """All of it as the one map that the kernels take; None if it takes steps."""
+        """The method as a single row map for the kernels; None if it takes several steps."""
         return RowMap(self.s, self.b) if self.matrix is None and self.shift is None else None
 
     @property
@@ -98,7 +98,7 @@ class Baseline(MapsRows):
 
     @cached_property
     def _products(self) -> tuple[ExactProduct, ExactProduct] | None:
-        """With M, for float64 and for narrower rows."""
+        """Products with M, for float64 and for narrower rows."""
         return None if self.matrix is None else (ExactProduct(self.matrix, False), ExactProduct(self.matrix, True))
 
     @property
@@ -190,7 +190,7 @@ class Baseline(MapsRows):
 
 
 def _add_stored(rows: np.ndarray, into: ExactSum) -> None:
-    """Entries up to 2 in size, few rows: whole steps of the sums, added as such."""
+    """Add a few rows with entries up to 2 in size, rounded to the fixed-point steps of the sums."""
     steps = np.rint(np.ldexp(rows.astype(np.float64), FRACTION_BITS)).astype(np.int64).sum(axis=0)
     part = ExactSum(into.d)
     part.low, part.high, part.count = steps.view(np.uint64), steps >> 63, len(rows)

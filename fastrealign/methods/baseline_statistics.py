@@ -1,4 +1,4 @@
-"""How each method that ReAlign is compared with is fitted: one function a method, from the statistics of both sides."""
+"""Fits the methods that ReAlign is compared with: one function a method, from the statistics of both sides."""
 
 from __future__ import annotations
 
@@ -64,14 +64,6 @@ class _Sides:
         return Baseline(self.name, self.x.mean, float(np.linalg.norm(self.anchor)), **steps)
 
 
-def _none(sides: _Sides) -> Baseline:
-    return sides.made()
-
-
-def _mean_shift(sides: _Sides) -> Baseline:
-    return sides.made(shift=-sides.y.mean, projected=False)
-
-
 def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline:
     sigma = 0.5 / np.sqrt(sides.target.d) if sigma is None else sigma
     if not 0.0 <= sigma < np.inf:
@@ -79,10 +71,6 @@ def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline
     if int(seed) != seed or not 0 <= seed < 2**64:
         raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
     return sides.made(shift=sides.anchor, sigma=float(sigma), seed=int(seed))
-
-
-def _anchor(sides: _Sides) -> Baseline:
-    return sides.made(b=sides.anchor)
 
 
 def _anchor_trace(sides: _Sides) -> Baseline:
@@ -123,10 +111,10 @@ def _power(matrix: np.ndarray, exponent: float, floor: float) -> np.ndarray:
 
 
 _MAKERS: dict[str, Callable[..., Baseline]] = {
-    "none": _none,
-    "mean-shift": _mean_shift,
+    "none": lambda sides: sides.made(),
+    "mean-shift": lambda sides: sides.made(shift=-sides.y.mean, projected=False),
     "c3": _c3,
     "bca": _blockwise,
-    "anchor": _anchor,
+    "anchor": lambda sides: sides.made(b=sides.anchor),
     "anchor-trace": _anchor_trace,
 }

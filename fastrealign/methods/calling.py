@@ -53,20 +53,20 @@ class MapsRows:
             Where to write the result; may be `x` itself.
         bad_rows : str, default "error"
             Rows with NaN, Inf or only zeros: "error" raises BadRowsError and names the first, "skip" leaves them out of the
-            result, "keep" passes them on as they came.
+            result, "keep" passes them on unchanged.
         threads : int, optional
             CPU threads; by default one per core.
         backend : str, optional
             "cuda", "triton", "cpu" or "reference"; by default the best that can run (core/backend.py).
         first : int or array (n,), default 0
-            Where `x` is a part of more rows, the number of its first row, or of each: C3's noise depends on it. Baselines in
+            Number of the first row of `x`, or of each, where `x` is part of more rows: C3's noise depends on it. Baselines in
             steps (mean-shift, c3, bca) map rows in memory; `nn.as_module` maps tensors on a device.
 
         Returns
         -------
         array (n, dim), or one vector (dim,)
             In the caller's kind of array and element type. An index is kept; a list or tuple comes back as one; Arrow lists,
-            Hugging Face columns and what has `__array__` come back as NumPy arrays, what only speaks DLPack or
+            Hugging Face columns and what has `__array__` come back as NumPy arrays, what only supports DLPack or
             `__cuda_array_interface__` as torch tensors.
 
         Raises

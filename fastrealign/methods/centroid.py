@@ -1,8 +1,8 @@
 """The exact centroid: the c of the row map that leaves no gap at all, solved over all rows of a source.
 
-Sums over rows are exact, so the answer is the same bits for any number of threads and workers, if nothing in between depends on
-these either. Linear algebra does: libraries share a product out between threads, and its last digits follow. So what comes from
-them is rounded to far fewer digits, which costs nothing, since it only decides where to search next.
+Sums over rows are exact, so the result has the same bits for any number of threads and workers, if no other step depends on
+these. Linear algebra does: the last digits of a product depend on how a library divides it between threads. Its results are
+therefore rounded to far fewer digits, which costs no accuracy, since they only decide where to search next.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowSource
 
-# |F(c)| at which the exact centroid is found, and how many passes it may take. Converging slower means that the sums'
-# own rounding has been reached.
+# The search ends at this |F(c)|, or after so many passes.
 EXACT_GAP = 1e-13
 EXACT_PASSES = 24
-# |F(c)| up to which the Jacobian at one place serves.
+# |F(c)| up to which the Jacobian at one point is good enough.
 FAR = 0.01
 
 
@@ -29,8 +28,8 @@ def exact_centroid(
 ) -> np.ndarray:
     """The c that solves F(c) = E[pi(e' + c)] - mean_target = 0; `start` has s, b and a c to begin with.
 
-    Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass improves by what it has seen
-    (Broyden's update); F itself is exact, over all rows. sample: rows of the source, (n, d).
+    Newton's method with the Jacobian E[(I - p p^T)/|e' + c|] of a sample, which each pass improves by Broyden's
+    update; F itself is exact, over all rows. sample: rows of the source, (n, d).
     """
     projected = reference.row_map(sample, start.s, start.b)
 
@@ -42,7 +41,7 @@ def exact_centroid(
     left = left_by(c)
     gap = float(np.linalg.norm(left))
     if gap > FAR:
-        # Too far for one Jacobian. The sample is solved whole, for the mean that takes all rows to theirs.
+        # Too far for one Jacobian: solve on the sample, for a mean shifted by the difference between sample and all rows.
         c = few_digits(reference.exact_centroid(projected, reference.project(projected + c).mean(axis=0) - left, c))
         left = left_by(c)
         gap = float(np.linalg.norm(left))
@@ -75,7 +74,7 @@ def exact_centroid(
 
 
 def _inverse_jacobian(v: np.ndarray) -> np.ndarray:
-    """Of E[pi(v)] by a shift of v; v float64 (n, d)."""
+    """Pseudo-inverse of the Jacobian of E[pi(v)] with respect to a shift of v; v float64 (n, d)."""
     norm = np.linalg.norm(v, axis=1)
     p = v / norm[:, None]
     jacobian = np.mean(1.0 / norm) * np.eye(v.shape[1]) - (p / norm[:, None]).T @ p / len(p)
@@ -83,7 +82,7 @@ def _inverse_jacobian(v: np.ndarray) -> np.ndarray:
 
 
 def few_digits(a: np.ndarray) -> np.ndarray:
-    """Each entry to the 14 bits below the largest, so that answers of linear algebra that differ in their last become one."""
+    """Entries rounded to 14 bits below the largest, so that results that differ only in their last bits become equal."""
     largest = np.abs(a).max(initial=0.0)
     if not largest > 0.0:
         return a

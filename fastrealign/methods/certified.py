@@ -1,4 +1,4 @@
-"""The certified fit: of a random sample, with a bound on its error, that reads no more than the bound needs.
+"""The certified fit: on a random sample, just as large as a bound on its error needs.
 
 Blocks are drawn at random from all over both sides, the alignment is fitted on them, and the spread between blocks bounds how
 far the centroid of the whole aligned source may lie from that of the whole target. If that is more than `tol`, more are drawn.
@@ -8,17 +8,17 @@ What is certified, for the row map f that was fitted on the samples S (of the so
     |mean_Y f - mean_X| <= |mean_S f - mean_T| + |mean_S f - mean_Y f| + |mean_T - mean_X|
                            = gap_left            <= bound
 
-`bound` has two parts, each of which may fail with half of what is allowed.
+`bound` has two parts, each of which may fail with half of the allowed probability.
 
-- What the spread between the drawn blocks says. The errors of the two means are independent; their variances, between blocks
-  and with the correction for drawing without replacement, add. The norm of an error whose components have given variances is
-  largest, at a confidence that matters, where all of it lies in one direction, so Student's t of a single number bounds it.
-- What it cannot say: blocks unlike all others of which none was drawn (a run of empty captions, another language). With the
-  confidence asked for they are a share p of the rows at most (`Blocks.unseen`), and unit rows whose mean is m can move it by
-  p (1 + |m|) at most.
+- The spread between the drawn blocks. The errors of the two means are independent; their variances, between blocks and with
+  the correction for drawing without replacement, add. At the confidences that matter, the norm of an error with given variances
+  is largest where all of it lies in one direction, so Student's t of a single number bounds it.
+- Blocks unlike all drawn ones (a run of empty captions, another language), which the spread does not show. At the wanted
+  confidence they hold at most a share p of the rows (`Blocks.unseen`), and can move the mean m of unit rows by at most
+  p (1 + |m|).
 
-Looking again after drawing more costs confidence: look j may fail with a share 1 / (j (j + 1)) of what is allowed, in all no
-more than 1 - confidence.
+Each look at a larger sample costs confidence: look j may fail with a share 1 / (j (j + 1)) of the allowed probability, in all
+no more than 1 - confidence.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.full_pass import fit_sides
 
-# Blocks of a side to begin with: fewer say too little about the spread between them.
+# Blocks of a side in the first sample: fewer do not suffice to estimate the spread between them.
 FEWEST_BLOCKS = 64
-# Of a side; from here on reading all of it in order is as quick as jumping about.
+# Share of a side from which on reading all of it in order is as fast as reading blocks.
 LARGEST_SHARE = 0.5
 # Rows of either side that are compared to find copies.
 _COMPARED = 64
@@ -48,7 +48,7 @@ _COMPARED = 64
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound in its two parts: what the spread between blocks says, and what blocks that were not seen can do."""
+    """The two parts of a bound: from the spread between drawn blocks, and from blocks that were not drawn."""
 
     seen: float
     unseen: float
@@ -58,12 +58,12 @@ class Bound:
         return self.seen + self.unseen
 
     def growth(self, wanted: float) -> float:
-        """How many times as many blocks bring the total to `wanted`: `seen` falls as 1 / √n, `unseen` as 1 / n."""
+        """The factor by which more blocks bring the total to `wanted`: `seen` falls as 1 / √n, `unseen` as 1 / n."""
         return ((self.seen + math.sqrt(self.seen**2 + 4.0 * wanted * self.unseen)) / (2.0 * wanted)) ** 2
 
 
 class Looks:
-    """Larger and larger samples of one or more sources, and the confidence that each look may spend."""
+    """Growing samples of one or more sources, and the confidence that each look costs."""
 
     def __init__(self, sources: list[RowSource], confidence: float, seed: int) -> None:
         self.samples: list[BlockSource] = []
@@ -87,7 +87,7 @@ class Looks:
         return Bound(seen, sum(self.unseen(i, spreads[i], len(sampled)) for i in sampled))
 
     def quantile(self, blocks: int) -> float:
-        """Of Student's t at this look, for a spread between so many blocks."""
+        """The quantile of Student's t at this look, for the spread between so many blocks."""
         return quantile(1.0 - self._allowed, max(1, blocks - 1))
 
     def unseen(self, which: int, spread: Spread, sampled: int = 1) -> float:
@@ -98,13 +98,13 @@ class Looks:
         return share * min(2.0, 1.0 + float(np.linalg.norm(spread.mean)))
 
     def widen(self, bound: Bound, wanted: float, at_most: float = math.inf) -> None:
-        """Draw as many blocks as bring `bound` to `wanted` by prediction, and a fifth more; at least half as many more."""
+        """Draw a fifth more blocks than are predicted to bring `bound` to `wanted`; at least 1.5 times as many as before."""
         self._wanted *= min(at_most, max(1.5, 1.2 * bound.growth(wanted)))
         self._draw()
 
     @property
     def _allowed(self) -> float:
-        """How often each of the two parts of a bound may fail at this look."""
+        """The probability with which each part of a bound may fail at this look."""
         return (1.0 - self._confidence) / (2 * self._looks * (self._looks + 1))
 
     def _draw(self) -> None:
@@ -116,7 +116,7 @@ class Looks:
 
 
 def _check_differ(source: RowSource, target: RowSource) -> None:
-    """InputError where both sides are copies of the same rows, of which the samples would be different ones."""
+    """InputError where both sides are copies of the same rows: their samples would differ, so `check_differ` would pass."""
     if source.rows is not None and source.rows == target.rows and source.d == target.d:
         ours, theirs = source.pilot(_COMPARED), target.pilot(_COMPARED)
         if ours.dtype == theirs.dtype and np.array_equal(ours, theirs):

@@ -19,25 +19,25 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.certified import Bound, Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
-from fastrealign.methods.loading import told_if_swapped
+from fastrealign.methods.loading import explained_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
 from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of the statistics of one side; each bound holds with the confidence of the check.
+    """How the statistics of one side changed; each bound holds with the confidence of the check.
 
     Attributes
     ----------
     shift, shift_bound : float
         |mean of the new unit rows - mean in the alignment|.
     trace : float
-        Of the new rows.
+        Trace of the new rows.
     trace_change, trace_change_bound : float
         Relative to the trace in the alignment.
     rows, of : int
-        Rows that were read, of so many.
+        Rows that were read, and rows of this side.
     column : str or None
         The name under which files hold them (column, key, tensor), if they have one.
     """
@@ -74,7 +74,7 @@ class Check:
     tol, confidence : float
         The gap that is tolerated, and the confidence with which each bound holds.
     source, target : Change
-        What became of each side; target is None where no new one was given.
+        How each side changed; target is None where no new one was given.
     """
 
     holds: bool
@@ -91,13 +91,13 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "does not hold"
-        anew = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit again"
+        refit = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit again"
         lines = listing(
             ("gap before", f"{self.gap_before:.4g}"),
             ("source", str(self.source)),
             ("target", None if self.target is None else str(self.target)),
             ("confidence", f"{self.confidence:.0%}"),
-            ("next", None if self.holds else anew),
+            ("next", None if self.holds else refit),
             width=15,
         )
         head = (
@@ -132,7 +132,7 @@ def check(
     source : path or array
         New rows of the source: files, an array or a tensor.
     target : path or array, optional
-        New rows of the target; without them its centroid is taken to be what it was.
+        New rows of the target; without them its centroid counts as unchanged.
     tol : float, optional
         The gap that may be left; by default a tenth of the gap that the alignment was fitted to close.
     confidence : float, default 0.95
@@ -163,7 +163,7 @@ def check(
     """
     read = ReadOptions(column, target_column, bad_rows)
     check_sampling(confidence, seed)
-    with told_if_swapped(alignment, source):
+    with explained_if_swapped(alignment, source):
         alignment = Alignment.of(alignment)
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
         raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit again")
@@ -182,7 +182,7 @@ def check(
 def _look(
     looks: Looks, alignment: Alignment, tol: float, confidence: float, options: PassOptions
 ) -> tuple[Check, Bound]:
-    """What the samples tell, and the parts of the bound."""
+    """The result for the present samples, and the parts of its bound."""
     sides: list[SideStatistics] = []
     changes: list[Change] = []
     units: list[Spread] = []

@@ -28,7 +28,7 @@ except ImportError as error:
         f"fastrealign.ReAlign needs scikit-learn 1.6 or newer ({error}); pip install 'fastrealign[sklearn]'"
     ) from None
 
-# Kept as they come; the first one is what anything else (integers, lists, bfloat16) is converted to.
+# Element types that are kept; all others (integers, lists, bfloat16) are converted to the first one.
 _DTYPES = (np.float64, np.float32, np.float16)
 
 
@@ -44,7 +44,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "paper" translates once, as published; "exact" leaves no gap.
     bad_rows : str, default "keep"
         Rows of zeros, which have no direction: "keep" (as sklearn.preprocessing.Normalizer does) leaves them out of the
-        statistics and passes them on as they came; "error" raises BadRowsError, which names the first. NaN and Inf in X are
+        statistics and passes them on unchanged; "error" raises BadRowsError, which names the first. NaN and Inf in X are
         always refused.
     threads : int, optional
         CPU threads; by default one per core.
@@ -74,9 +74,9 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @classmethod
     def from_alignment(cls, alignment: Alignment) -> ReAlign:
-        """A fitted estimator with an alignment that exists.
+        """A fitted estimator from an alignment.
 
-        Fitting it, or a pipeline that holds it, learns again and without a target; `sklearn.frozen.FrozenEstimator` prevents
+        Fitting it, or a pipeline with it, fits it again, without a target; `sklearn.frozen.FrozenEstimator` prevents
         that.
         """
         estimator = cls(centroid=alignment.centroid)

@@ -9,12 +9,13 @@ _BITS = 53
 
 
 class ExactProduct:
-    """e -> M e for unit rows e, the same bits for any split of the rows and whatever BLAS and its threads do.
+    """e -> M e for unit rows e, the same bits for any split of the rows and any BLAS and number of its threads.
 
     Both factors are rounded to sums of whole multiples of a power of two, of so few bits that a sum of d products stays below
     2^53 and is exact in float64: then its order does not matter (Ozaki et al., 2012). M is split in two.
 
-    narrow   one part of e, of 24 bits, for rows of float32 or less: as near as a float32 product; else two, to about 1e-12
+    narrow   True: one part of e, of 24 bits, for rows of float32 or less, as near as a float32 product; False: two, to about
+             1e-12
     """
 
     def __init__(self, matrix: np.ndarray, narrow: bool) -> None:

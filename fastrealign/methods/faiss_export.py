@@ -1,4 +1,4 @@
-"""An alignment as a chain of FAISS transforms, so that an index takes rows of the source as they come. Needs faiss."""
+"""An alignment as a chain of FAISS transforms, so that an index takes rows of the source unaligned. Needs faiss."""
 
 from __future__ import annotations
 

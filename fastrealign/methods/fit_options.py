@@ -13,7 +13,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.data.options import check_choice, option, texts
 from fastrealign.data.process_group import ProcessGroup
 
-# Where each method comes from: baselines.py.
+# baselines.py describes the methods.
 METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
 CENTROIDS = ("paper", "exact")
 
@@ -43,7 +43,7 @@ class FitOptions:
     )
     confidence: float = option(0.95, "probability with which a bound from a sample holds")
     seed: int = option(0, "seed of the sample, and of the noise of c3")
-    more: Mapping[str, Any] = field(default_factory=dict)  # what else a method other than ReAlign takes
+    more: Mapping[str, Any] = field(default_factory=dict)  # further options of a method other than ReAlign
 
     def __post_init__(self) -> None:
         method = check_method(self.method)
@@ -65,7 +65,7 @@ class FitOptions:
 
     @property
     def own(self) -> dict[str, Any]:
-        """Those that are options of a method other than ReAlign."""
+        """The options of a method other than ReAlign."""
         return {**({"seed": self.seed} if self.method == "c3" else {}), **self.more}
 
     def to_json(self) -> dict[str, Any]:
@@ -91,20 +91,20 @@ def check_method(name: object) -> str:
 
 
 def check_ranks(method: str, ranks: ProcessGroup) -> None:
-    """InputError where ranks are to fit together what one process fits: covariances are not added up between them."""
+    """InputError for bca and several ranks: covariances are not added up between ranks."""
     if method == "bca" and ranks.size > 1:
         raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
 
 
 def check_tol(tol: Any) -> float:
-    """InputError for a tolerated gap that is none."""
+    """The tolerated gap as a float; InputError if it is not positive and finite."""
     if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0.0 < float(tol) < math.inf:
         raise InputError(f"tol={tol!r}: expected more than 0, and finite")
     return float(tol)
 
 
 def check_sampling(confidence: Any, seed: Any) -> None:
-    """InputError for a confidence or a seed that a sample cannot be drawn with."""
+    """InputError for a confidence or a seed out of range."""
     if not isinstance(confidence, numbers.Real) or not 0.5 <= float(confidence) < 1.0:
         raise InputError(f"confidence={confidence!r}: expected 0.5 to below 1")
     if not isinstance(seed, numbers.Integral) or seed < 0:

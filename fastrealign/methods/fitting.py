@@ -3,7 +3,7 @@
 every row, in passes (full_pass.py)    target: mean and trace; source: mean and trace, then the centroid correction
 every row, once (one_pass.py)          for a source that cannot be read again
 a sample (certified.py)                as large as the precision that is asked for
-a method to compare with               baseline_fits.py
+a method to compare with               baseline_statistics.py
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def fit(
     progress : Progress
         Called as the passes advance; by default nothing is shown.
     group : torch.distributed.ProcessGroup or "world", optional
-        The ranks that call this together. Files, which all name alike, are divided between them; arrays and chunks are each
-        rank's own rows. The same result on every rank, to the last bit that of one process.
+        The ranks that call this together. Files, which all ranks name alike, are divided between them; arrays and
+        chunks are each rank's own rows. Every rank gets the same result, with the bits of one process.
     encoder_source, encoder_target : str, optional
         Names of the encoders; by default those that `fastrealign embed` left beside the shards.
 
@@ -144,7 +144,7 @@ def fit_specs(
 
 
 def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions) -> Method:
-    """`fit` on opened sources; gap_left is NaN where measuring it takes a pass of its own."""
+    """`fit` on opened sources; gap_left is NaN where measuring it takes a separate pass."""
     check_widths(source, target)
     if wanted.method != "realign":
         with source.ranks.fail_together():
@@ -156,6 +156,6 @@ def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: 
         alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass)
     else:
         alignment = fit_certified(source, target, wanted, wanted.tol, options)
-    for side in (source, target):  # passes over one see what became of the other before
+    for side in (source, target):  # one side may have changed during the passes over the other
         side.check_unchanged()
     return alignment

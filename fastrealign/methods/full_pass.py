@@ -56,7 +56,7 @@ def fit_sides(
 def _correction(
     source: RowSource, y: SideStatistics, x: SideStatistics, centroid: str, options: PassOptions
 ) -> np.ndarray:
-    """c, of every row of the source."""
+    """c, from every row of the source."""
     start = anchored(y, x)
     sample = Reservoir.of_width(source.d) if centroid == "exact" else None
     projected, _ = reduce_source(source, start, "centring", options, sample)

@@ -1,4 +1,4 @@
-"""Fitted methods from files: `load`, and whatever a user may give for one."""
+"""Fitted methods from files: `load`, and `as_method` for an argument that may be a path."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def as_method(given: Method | AnyPath) -> Method:
 
 
 @contextmanager
-def told_if_swapped(given: Any, source: Any) -> Iterator[None]:
-    """Around loading what is to map `source`: an InputError says so where the two look swapped."""
+def explained_if_swapped(given: Any, source: Any) -> Iterator[None]:
+    """Around loading the method that maps `source`: the InputError says so if the two arguments look swapped."""
     try:
         yield
     except InputError:

@@ -20,7 +20,7 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """One of METHODS (options.py)."""
+        """One of METHODS (fit_options.py)."""
 
     @property
     def dim(self) -> int:
@@ -52,7 +52,7 @@ class Method(Protocol):
 
     @property
     def row_map(self) -> RowMap | None:
-        """All of it as the one map that the kernels take; None if it takes steps."""
+        """The method as a single row map for the kernels; None if it takes several steps."""
 
     @property
     def numbered(self) -> bool:

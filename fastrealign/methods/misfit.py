@@ -15,12 +15,12 @@ from fastrealign.data.sources import open_rows
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.method import Method
 
-# Of the gap that the alignment was fitted to close: what it may leave on new rows and still hold.
+# Share of the original gap that an alignment may leave on new rows and still hold.
 TOLERATED = 0.1
-# Standard errors of the mean that a gap may be of besides. They are those of rows that have nothing to do with each other:
-# in groups of sixteen alike (captions of one image, rows of one page), they are in truth a fourth of as many.
+# And so many standard errors of the mean. They assume independent rows: in groups of sixteen similar rows (captions of one
+# image, rows of one page), four of them are one true standard error.
 _STANDARD_ERRORS = 4.0
-# The first rows of a training that are looked at.
+# Rows at the start of a training that are checked.
 _FIRST = 512
 
 
@@ -39,8 +39,8 @@ def warn_of_misfit(method: Method, gap_left: float, rows: int, which: str) -> No
 
 
 def _explained(alignment: Alignment, rows: int) -> float:
-    """The largest gap on so many rows that an alignment which holds for their like may leave."""
-    # The mean of these rows varies, and so did that of those it was fitted on; aligned rows have the trace of the target.
+    """The largest gap that an alignment which holds for the rows may leave on so many of them."""
+    # Variance of the mean of these rows and of those of the fit; aligned rows have the trace of the target.
     variance = alignment.trace_target * (1.0 / rows + 1.0 / max(alignment.count_source, 1))
     if alignment.sampling is not None:
         variance += (alignment.sampling.error or 0.0) ** 2
@@ -49,9 +49,9 @@ def _explained(alignment: Alignment, rows: int) -> float:
 
 
 class FirstRows:
-    """The first rows that a training maps: their mean shows a gross misfit (images, rows that are aligned already) once.
+    """Warns once if the mean of the first rows of a training shows a gross misfit (images, rows that are aligned already).
 
-    Where they are tensors they are added up on their device; once, when there are enough, that is waited for.
+    Tensors are added up on their device; the check waits for it only once, when there are enough rows.
     """
 
     def __init__(self, alignment: Alignment, which: str) -> None:
@@ -61,12 +61,10 @@ class FirstRows:
         self._good: Any = 0.0
 
     def look(self, aligned: Any, items: int, enough: int = _FIRST) -> bool:
-        """Take in aligned rows (n, d), an array or a tensor, of so many items that are independent. Whether these are enough,
-        and the answer was given.
-        """
+        """Add aligned rows (n, d), an array or a tensor, of `items` independent items; True once there were enough to check."""
         if hasattr(aligned, "detach"):
             rows = aligned.detach().double()
-            good = (rows.square().sum(-1) - 1.0).abs() < 0.1  # not rows without a direction, passed as they came
+            good = (rows.square().sum(-1) - 1.0).abs() < 0.1  # not rows without a direction, which pass unchanged
             rows = rows.where(good[:, None], rows.new_zeros(()))
             if hasattr(self._total, "to"):
                 self._total, self._good = self._total.to(rows.device), self._good.to(rows.device)

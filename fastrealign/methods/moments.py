@@ -151,7 +151,7 @@ class Moments:
         return total
 
     def __copy__(self) -> Moments:
-        return self + Moments(self.dim)  # sums of its own
+        return self + Moments(self.dim)  # a copy of the sums
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Moments):

@@ -8,7 +8,7 @@ from fastrealign.core.errors import InputError
 
 
 def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
-    """Standard normal float64 (n, d): the rows of these numbers, each the same whatever is asked for with it.
+    """Standard normal float64 (n, d): the rows of these numbers, each independent of the others that are asked for.
 
     Philox (Salmon et al., 2011) is a function of key and counter: the seed is the key, and each row has its own stretch of
     the counter. Box and Muller make two normals of two of its numbers, so every row takes equally many. Angles are float32,
@@ -29,7 +29,7 @@ def noise(seed: int, numbers: np.ndarray, d: int) -> np.ndarray:
 
 
 def row_numbers(first: int | np.ndarray, rows: int) -> np.ndarray:
-    """int64 (rows,): the numbers of rows, from that of the first one or from those of all."""
+    """int64 (rows,): the numbers of rows, from the number of the first one or from all numbers."""
     given = np.asarray(first)
     if given.shape not in ((), (rows,)):
         raise InputError(f"first has shape {given.shape} for {rows} rows; give a number, or one a row")

@@ -1,7 +1,7 @@
 """The fit of a source that is read once: a pilot, exact sums of the rows mapped by the pilot's map, and a sample.
 
-The centroid correction needs the mean of the rows projected by (s, b), and these need all of the source. So a few rows, the
-pilot, give an (s0, b0) to begin with. One pass adds up the unit rows, from which (s, b) follow, and the rows mapped by the
+The centroid correction needs the mean of the rows projected by (s, b), which are known only after the source was read. So a few
+rows, the pilot, give a first (s0, b0). One pass adds up the unit rows, from which (s, b) follow, and the rows mapped by the
 pilot; a sample of rows then estimates how the mean differs between the two maps (a control variate):
 
     mean f(.; s, b) ~ mean over all rows of f(.; s0, b0) + mean over the sample of f(.; s, b) - f(.; s0, b0)
@@ -29,7 +29,7 @@ from fastrealign.methods.statistics import SMALLEST_TRACE, SideStatistics, ancho
 
 # Rows of the sample that are mapped at a time.
 _BLOCK = 512
-# Rows that the pilot's map is made from.
+# Rows of the pilot.
 PILOT_ROWS = 4096
 
 
@@ -54,26 +54,6 @@ def fit_one_pass(source: RowSource, target: SideStatistics, centroid: str, optio
     side = SideStatistics.of(unit, this.bad)
     check_side(source.name, side)
     check_projected(source.name, side.count, mapped.count)
-    return _corrected(side, target, centroid, pilot, mapped, sample)
-
-
-def _pilot_map(source: RowSource, target: SideStatistics, centroid: str) -> RowMap:
-    rows = _good(source.pilot(PILOT_ROWS), UNIT)
-    sums = ExactSum(source.d)
-    ops.reduce(rows, UNIT, sums)
-    pilot = SideStatistics.of(sums, 0)
-    s = float(np.sqrt(target.trace / pilot.trace)) if pilot.count and pilot.trace > SMALLEST_TRACE else 1.0
-    b = target.mean - s * pilot.mean if pilot.count else target.mean
-    if centroid == "paper" or not pilot.count:
-        return RowMap(s, b)
-    projected = _mapped(_good(rows, RowMap(s, b)), RowMap(s, b))
-    start = target.mean - projected.mean(axis=0)
-    return RowMap(s, b, few_digits(reference.exact_centroid(projected, target.mean, start, steps=4)))
-
-
-def _corrected(
-    side: SideStatistics, target: SideStatistics, centroid: str, pilot: RowMap, mapped: ExactSum, sample: Reservoir
-) -> OnePass:
     final = anchored(side, target)
     rows = _good(_good(sample.rows(), pilot), final)
     if not len(rows):
@@ -91,6 +71,20 @@ def _corrected(
         _, spread = _difference(rows, RowMap(final.s, final.b, c), pilot)
     error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)
+
+
+def _pilot_map(source: RowSource, target: SideStatistics, centroid: str) -> RowMap:
+    rows = _good(source.pilot(PILOT_ROWS), UNIT)
+    sums = ExactSum(source.d)
+    ops.reduce(rows, UNIT, sums)
+    pilot = SideStatistics.of(sums, 0)
+    s = float(np.sqrt(target.trace / pilot.trace)) if pilot.count and pilot.trace > SMALLEST_TRACE else 1.0
+    b = target.mean - s * pilot.mean if pilot.count else target.mean
+    if centroid == "paper" or not pilot.count:
+        return RowMap(s, b)
+    projected = _mapped(_good(rows, RowMap(s, b)), RowMap(s, b))
+    start = target.mean - projected.mean(axis=0)
+    return RowMap(s, b, few_digits(reference.exact_centroid(projected, target.mean, start, steps=4)))
 
 
 def _difference(rows: np.ndarray, a: RowMap, b: RowMap) -> tuple[np.ndarray, float]:

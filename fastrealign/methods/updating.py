@@ -1,4 +1,4 @@
-"""`update`: new rows merged into the statistics of an alignment, whose own rows are gone."""
+"""`update`: new rows merged into the statistics of an alignment, without its old rows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def update(
     """Bring an alignment up to date with new rows of the source, and of the target if they are given.
 
     Means and traces are those of all rows together, exactly. The centroid correction needs the old rows mapped by the new s
-    and b, and they are gone: they are taken to move, from the old map to the new one, as the new rows do. gap_left is NaN.
+    and b, which are gone: they are assumed to move, from the old map to the new one, as the new rows do. gap_left is NaN.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def _centroid(
     before, _ = reduce_source(rows, old.row_map if exact else RowMap(old.s, old.b), "as it was", options)
     after, _ = reduce_source(rows, new, "centring", options, sample)
     check_projected(rows.name, before.count, min(before.count, after.count))
-    # Where the old map takes the old rows: without c to the target less c, with an exact c to the target.
+    # The mean of the old rows under the old map: mean_target - c without c, mean_target with an exact c.
     was = old.mean_target if exact else old.mean_target - old.c
     paper = mean_target - (after.mean + share * (was - before.mean))
     if not exact:
