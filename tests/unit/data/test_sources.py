@@ -241,7 +241,7 @@ def test_an_iterator_is_read_once_pilot_and_all(rows_of, make):
         reduce_source(source, UNIT, "adding")
     message = str(caught.value)
     assert message.startswith(
-        "source: an iterator can be read once, and this reads more than once; pass something that"
+        "source: an iterator can be read once, and this reads more than once; pass a list of chunks"
     )
     assert "a list of chunks, or an object with __iter__" in message
 
