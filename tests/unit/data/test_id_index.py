@@ -384,7 +384,7 @@ def test_bad_input(tmp_path, rng):
     ):
         (tmp_path / name).write_bytes(text)
         refused(name, open_embeddings, path, ids=tmp_path / name)
-    refused("index of a list", open_embeddings, path, ids=ids, index=tmp_path / "index")
+    refused("index is not stored for a list", open_embeddings, path, ids=ids, index=tmp_path / "index")
     corpus.parquet_file(tmp_path / "two" / "1.parquet", rows, id=ids)
     corpus.parquet_file(tmp_path / "two" / "2.parquet", rows, id=list("ghicjk"))
     refused(r"2\.parquet: row 3: has the id 'c', as .*1\.parquet: row 2 has", open_embeddings, tmp_path / "two")

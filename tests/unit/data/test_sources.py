@@ -243,7 +243,7 @@ def test_an_iterator_is_read_once_pilot_and_all(rows_of, make):
     assert message.startswith(
         "source: an iterator can be read once, and this reads more than once; pass a list of chunks"
     )
-    assert "a list of chunks, or an object with __iter__" in message
+    assert "an object whose __iter__ starts at the first chunk" in message
 
 
 def test_an_iterator_may_use_its_memory_again(rows_of):

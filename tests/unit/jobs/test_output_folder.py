@@ -384,9 +384,7 @@ def test_two_shards_of_one_metadata_file(tmp_path, sides):
             name,
             first,
             second,
-            "move the others to a folder of their own"
-            if source == flat
-            else "rename one of the two, or run them apart",
+            "move the others to another folder" if source == flat else "rename one of the two, or run them apart",
         )
         assert not (tmp_path / "out").exists()
     fr.apply_files(alignment, root / "text_emb", tmp_path / "out")
