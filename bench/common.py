@@ -1,8 +1,8 @@
 """What all benchmarks share: the bytes that a case moves, spreads, ratios of consecutive runs, the machine.
 
 A rate is the bytes that the operation must move (each row read once, and written once if it is stored) over the seconds
-it took, for us and for the peers alike, however often a peer goes over its temporaries. A ratio is taken between runs
-that followed one another, since clocks drift and other tenants come and go; median and spread are over all such pairs.
+it took, for us and for the peers alike, however often a peer goes over its temporaries. A ratio is taken between
+consecutive runs, since clocks drift and the load of other tenants changes; median and spread are over all such pairs.
 """
 
 from __future__ import annotations

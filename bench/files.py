@@ -80,7 +80,7 @@ def _measure(
     seconds = {who: timing.seconds(who) for who in ("cp", "align --no-fsync", "cp and sync", "align")}
     for folder in (source, target, out):
         shutil.rmtree(folder)
-    # Of times, hence the rates the other way round.
+    # `ratio` divides rates, so the names are swapped to get ratios of times.
     times = {"of_cp": timing.ratio("cp", "align --no-fsync"), "of_cp_and_sync": timing.ratio("cp and sync", "align")}
     peak = max(peaks)
     say(

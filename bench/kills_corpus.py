@@ -18,7 +18,7 @@ DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 def corpus(root: Path, seed: int, shards: int = 120) -> list[tuple[str, list[str], str]]:
     """Write it below `root`. Returns (name, words of a command, name of its output if that is one file) for each case.
 
-    shards: in a folder; files that are written in order, parquet and pickles, are a third as many
+    shards: number of plain .npy shards; the other folders hold a third as many
     """
     rng = np.random.default_rng(seed)
     text, image = rng.standard_normal((2, WIDTH)) * 0.5
@@ -30,7 +30,7 @@ def corpus(root: Path, seed: int, shards: int = 120) -> list[tuple[str, list[str
         return rows(int(rng.integers(100, 1500)), centre, dtype)
 
     images = str(_npy(root / "images" / "images_0.npy", rows(5000, image)))
-    # More pieces than one, and the last of them shorter.
+    # Several pieces, of which the last is shorter.
     long = rows(3 * PIECE_BYTES // (4 * WIDTH) + 77, text)
     for i in range(shards):
         _npy(root / "npy" / f"part_{i}.npy", some(text, DTYPES[i % len(DTYPES)]))

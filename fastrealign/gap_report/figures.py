@@ -13,7 +13,7 @@ from fastrealign.gap_report.svg import STYLE, inline, png
 
 
 def svgs(report: Measured) -> list[tuple[Drawing, list[str]]]:
-    """All figures that these rows have, in the order of the page, each with the <svg> of every panel."""
+    """All figures of a report, in the order of the page, each with the <svg> of every panel."""
     with _style():
         return [
             (drawing, [inline(figure, f"{drawing.name}-{panel}", drawing.title) for panel, figure in drawing.panels])
@@ -44,7 +44,7 @@ def _file_name(drawing: str, panel: str, panels: int) -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """The report's settings of matplotlib, for making figures and for saving them: ticks are made when a figure is drawn."""
+    """The report's matplotlib settings. They must hold while figures are saved, too, since that is when ticks are made."""
     with optional("matplotlib", "report", "a report").rc_context(STYLE):
         yield
 

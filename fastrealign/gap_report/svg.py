@@ -1,4 +1,4 @@
-"""A drawing as part of a page: in the page's colours, light or dark, with ids that are unique on the page.
+"""A drawing inside a page: in the page's colours, light or dark, with ids that are unique on the page.
 
 Drawings are made in the colours below. In an SVG each becomes a CSS variable of the page (page.css), and ink the colour of its
 text; a PNG keeps them, on a white background.

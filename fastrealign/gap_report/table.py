@@ -23,7 +23,7 @@ class Metric:
     meaning one line that explains the label
     read    the value for a method: a number, an Estimate, or None where these rows have none
     better  LEAST, MOST, NEAREST, or None where no direction is better
-    keeps   the metric compares a method's output with its input: "none" is perfect in it and does not compete
+    keeps   the metric compares a method's output with its input: "none" is perfect by it and does not compete
     """
 
     label: str

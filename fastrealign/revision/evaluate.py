@@ -3,7 +3,7 @@
     caption   attribute F1: facts in the model's description (objects, colours, ...) against those of the image
     vqa       accuracy by kind of question
     probe     yes/no questions about what is and is not there, in POPE's form (arXiv 2305.10355): accuracy, precision,
-              recall and F1 of "yes", and how often the model says it
+              recall and F1 of "yes", and the share of answers "yes"
 
 Decoding is greedy. The blind baseline is the same model with the same prompts and no visual token.
 """
@@ -67,7 +67,7 @@ def ask(
     embeddings
         Of real images, which are not mapped.
     stage
-        "stage1": the model has seen no questions, so it gets only the captions, without a prompt.
+        "stage1": the model has seen no questions, so only items of task "caption" are asked, without a prompt.
     blind
         Whether to omit the visual tokens.
     batch

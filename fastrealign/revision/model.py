@@ -64,7 +64,7 @@ class RevisionModel(torch.nn.Module):
         self.lm_fingerprint = fingerprint(lm)
         self.lm_dtype = lm.dtype
         self._lm_trained = self._lora = False
-        # transformers.Trainer reads these: whether the loss takes `num_items_in_batch`, and which loss it is.
+        # transformers.Trainer reads these: whether the loss takes `num_items_in_batch`, and the name of the loss.
         kinds = {p.kind for p in inspect.signature(lm.forward).parameters.values()}
         self.accepts_loss_kwargs = inspect.Parameter.VAR_KEYWORD in kinds
         self.loss_type = getattr(lm, "loss_type", None)

@@ -1,4 +1,4 @@
-"""revision.json in the folder of a saved model: its widths, and which language model it belongs to."""
+"""revision.json in the folder of a saved model: its widths, and the language model that it belongs to."""
 
 from __future__ import annotations
 

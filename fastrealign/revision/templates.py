@@ -110,7 +110,7 @@ class Template:
         return [(head + ids, [NO_LOSS] * len(head) + ids) for ids in learned]
 
     def _encoded(self, turns: Iterable[Turns]) -> list[tuple[list[int], list[int]]]:
-        pieces = [list(self._chat_pieces(these) if self._chat else _llava_pieces(these)) for these in turns]
+        pieces = [list(self._chat_pieces(these)) if self._chat else _llava_pieces(these) for these in turns]
         texts: dict[str, None] = {}
         for piece in (piece for these in pieces for piece in these):
             *before, last = piece.prompt.split(IMAGE)
@@ -225,9 +225,8 @@ def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def _llava_pieces(turns: Turns) -> Iterator[_Piece]:
-    for prompt, answer in turns:
-        yield _Piece(f"USER: {prompt} ASSISTANT:", " ", answer)
+def _llava_pieces(turns: Turns) -> list[_Piece]:
+    return [_Piece(f"USER: {prompt} ASSISTANT:", " ", answer) for prompt, answer in turns]
 
 
 def _only_text(turns: Turns) -> str:

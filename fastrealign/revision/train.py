@@ -246,7 +246,7 @@ def _context(config: TrainConfig, lm: Any, tokenizer: Any) -> int:
 
 
 def _alignment(path: str, dim: int) -> Method:
-    """An alignment or a baseline (baselines.py) from a file, for rows of this width."""
+    """The fitted method in a file, for rows of this width."""
     found = load(path)
     if found.dim != dim:
         raise InputError(f"{path}: was fitted on rows {found.dim} wide, the embeddings are {dim} wide")
