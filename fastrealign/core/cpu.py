@@ -10,11 +10,12 @@ import numpy as np
 import fastrealign._core as _core
 from fastrealign.core import reference
 from fastrealign.core.backend import choose
+from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
-from fastrealign.core.row_map import GOOD, Counts, RowMap, counted
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
 
 

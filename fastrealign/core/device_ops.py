@@ -13,13 +13,14 @@ import torch
 import fastrealign._core as _core
 from fastrealign.core import cpu
 from fastrealign.core.backend import choose
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.dtypes import CODES, EXPECTED
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.packed_map import HEADER, pack, row_map_of
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_output, as_rows
 
 if TYPE_CHECKING:

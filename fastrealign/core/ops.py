@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.core import cpu
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.optional import Lazy
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
 

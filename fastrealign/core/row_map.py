@@ -1,4 +1,4 @@
-"""The row map f(y; s, b, c), and what its kernels report about rows: their states and counts."""
+"""The row map f(y; s, b, c)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastrealign._core as _core
-
-# RowState of csrc/row_map.h.
-GOOD: int = _core.GOOD
-ZERO: int = _core.ZERO
-NOT_FINITE: int = _core.NOT_FINITE
-COLLAPSED: int = _core.COLLAPSED
-REASONS = {
-    ZERO: "is all zeros",
-    NOT_FINITE: "has a NaN or Inf",
-    COLLAPSED: "is sent to zero by the map",
-}
 
 
 @dataclass(frozen=True)
@@ -53,36 +42,3 @@ class RowMap:
 
 
 UNIT = RowMap()
-
-
-@dataclass(frozen=True)
-class Counts:
-    """The number of rows with and without a direction, counted by a kernel in the same pass.
-
-    Parameters
-    ----------
-    good, bad : int
-        Number of rows.
-    first_bad : int
-        Index of the first bad row; -1 if there is none.
-    reason : int
-        State of that row: ZERO, NOT_FINITE or COLLAPSED.
-    """
-
-    good: int = 0
-    bad: int = 0
-    first_bad: int = -1
-    reason: int = GOOD
-
-    @property
-    def why(self) -> str:
-        """What is wrong with the first bad row, as the end of a sentence."""
-        return REASONS[self.reason]
-
-
-def counted(state: np.ndarray) -> Counts:
-    """The counts of rows in these states, uint8 (n,)."""
-    bad = np.flatnonzero(state)
-    if not len(bad):
-        return Counts(len(state))
-    return Counts(len(state) - len(bad), len(bad), int(bad[0]), int(state[bad[0]]))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_map import Counts
 
 if TYPE_CHECKING:
     import torch

@@ -17,9 +17,10 @@ from functools import cached_property
 
 import numpy as np
 
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work, pieces_of
 from fastrealign.data.row_source import PIECE_BYTES, PartOf, Piece, RowSource, rows_in

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import BadRowsError, BadShardError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import UNKNOWN, Piece, RowSource

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.optional import Lazy
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import empty_rows
 from fastrealign.core.tensors import as_tensor, is_tensor
 from fastrealign.data.row_source import PIECE_BYTES

@@ -13,10 +13,11 @@ import numpy as np
 
 from fastrealign import formats
 from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.listing import count, listing, size
-from fastrealign.core.row_map import GOOD, UNIT
+from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import shown
 from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted

@@ -16,10 +16,10 @@ from heapq import nsmallest
 import numpy as np
 
 from fastrealign import formats
+from fastrealign.core.bad_rows import GOOD, REASONS, Counts
 from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
-from fastrealign.core.row_map import GOOD, REASONS, Counts
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.row_source import Piece

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.taken import unmasked
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors

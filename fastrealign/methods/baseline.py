@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
-from fastrealign.core.row_map import GOOD, Counts, RowMap, counted
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
 from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors

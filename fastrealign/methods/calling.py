@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.arrays import given_back
+from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.optional import Lazy
-from fastrealign.core.row_map import GOOD
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device
 from fastrealign.data.options import BAD_ROWS, check_choice

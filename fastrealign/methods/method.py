@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import DTypeLike
 
+    from fastrealign.core.bad_rows import Counts
     from fastrealign.core.exact_sum import ExactSum
-    from fastrealign.core.row_map import Counts, RowMap
+    from fastrealign.core.row_map import RowMap
     from fastrealign.storage.paths import AnyPath
 
 

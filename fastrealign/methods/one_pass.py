@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.core import ops, reference
+from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import GOOD, UNIT, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_maps
 from fastrealign.data.reservoir import Reservoir

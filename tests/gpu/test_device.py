@@ -13,9 +13,9 @@ import fastrealign as fr  # noqa: E402
 import fastrealign.nn  # noqa: E402
 from fastrealign.core import device_ops, ops, reference, torch_ops  # noqa: E402
 from fastrealign.core.backend import choose  # noqa: E402
+from fastrealign.core.bad_rows import ZERO, Counts  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
-from fastrealign.core.row_map import ZERO, Counts  # noqa: E402
 from fastrealign.core.rows import as_rows  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -10,9 +10,10 @@ import pytest
 import fastrealign as fr
 from fastrealign.core import ops
 from fastrealign.core.backend import Choice, choose
+from fastrealign.core.bad_rows import ZERO, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import UNIT, ZERO, Counts
+from fastrealign.core.row_map import UNIT
 
 
 def test_the_best_that_can_run(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 import fastrealign
 import fastrealign._core as _core
-from fastrealign.core import dtypes, exact_sum, row_map
+from fastrealign.core import bad_rows, dtypes, exact_sum
 
 PACKAGE = Path(fastrealign.__file__).parent
 KERNELS = next(
@@ -40,7 +40,7 @@ def test_constants_agree_with_each_other():
 def test_python_reads_them_from_the_core():
     assert exact_sum.FRACTION_BITS == _core.SUM_FRACTION_BITS
     for name in ("GOOD", "ZERO", "NOT_FINITE", "COLLAPSED"):
-        assert getattr(row_map, name) == getattr(_core, name)
+        assert getattr(bad_rows, name) == getattr(_core, name)
     assert {dtype.name.upper(): code for dtype, code in dtypes.CODES.items()} == {
         name: getattr(_core, name) for name in ("FLOAT32", "FLOAT16", "BFLOAT16", "FLOAT64")
     }

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from fastrealign.core import ops, reference
+from fastrealign.core.bad_rows import COLLAPSED, GOOD, NOT_FINITE, ZERO, Counts
 from fastrealign.core.cpu import instruction_sets
 from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
-from fastrealign.core.row_map import COLLAPSED, GOOD, NOT_FINITE, UNIT, ZERO, Counts, RowMap
+from fastrealign.core.row_map import UNIT, RowMap
 
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
 ROWS = [1, 15, 17, 129, 257]

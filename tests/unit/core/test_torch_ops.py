@@ -12,9 +12,10 @@ torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
 from fastrealign.core import device_ops, ops, reference, torch_ops  # noqa: E402
+from fastrealign.core.bad_rows import ZERO  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
-from fastrealign.core.row_map import UNIT, ZERO  # noqa: E402
+from fastrealign.core.row_map import UNIT  # noqa: E402
 from fastrealign.core.rows import as_rows  # noqa: E402
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fastrealign.core import cpu, reference
+from fastrealign.core.bad_rows import ZERO, Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_map import ZERO, Counts, RowMap
+from fastrealign.core.row_map import RowMap
 
 TERMS = ["unit", "s", "b", "bc"]
 WIDTHS = [1, 3, 7, 8, 9, 17, 33, 96, 257, 768, 4097]

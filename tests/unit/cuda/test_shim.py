@@ -7,8 +7,9 @@ import pytest
 from shim_kernels import DTYPES, FLUSH_AFTER, Results
 
 from fastrealign.core import ops, reference
+from fastrealign.core.bad_rows import COLLAPSED, GOOD, NOT_FINITE, ZERO
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
-from fastrealign.core.row_map import COLLAPSED, GOOD, NOT_FINITE, ZERO, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import empty_rows
 
 # Widths for each path: packs with a warp a row (one for each width compiled, and ones that do not fill it), packs with

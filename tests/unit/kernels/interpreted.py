@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fastrealign.core import device_ops, ops, reference, torch_ops
+from fastrealign.core.bad_rows import NOT_FINITE, ZERO, Counts
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.row_map import NOT_FINITE, ZERO, Counts, RowMap
+from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.kernels import launch
 
