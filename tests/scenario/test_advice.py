@@ -624,7 +624,7 @@ def test_advice_on_outputs(tmp_path, x, capsys):
 def test_advice_on_what_is_read_once(x):
     y = np.roll(x, 1, axis=1)
     message = told(lambda: fr.fit(iter([x, x]), y, one_pass=False))
-    assert "a list of chunks, or an object with __iter__" in message
+    assert "pass a list of chunks, or an object whose __iter__ starts" in message
 
     class Chunks:
         def __iter__(self):
