@@ -213,7 +213,10 @@ def test_the_command(sides, tmp_path, capsys):
     assert "apply (" in (shown := capsys.readouterr().out) and "method c3" in shown
     for words, says in (
         (["align", text, "--target", image, "--out", "x", "--method", "bac"], "did you mean 'bca'"),
-        (["align", text, "--target", image, "--out", "x", "--method", "c3", "--centroid", "paper"], "--centroid is of"),
+        (
+            ["align", text, "--target", image, "--out", "x", "--method", "c3", "--centroid", "paper"],
+            "--centroid applies to",
+        ),
         (["align", text, "--target", image, "--out", "x", "--method", "c3", "--tol", "1"], "tol is of ReAlign"),
         (["fit", text, "--from", saved, "--out", "x", "--method", "c3"], "leave out --method"),
         (["check", saved, text], "holds baseline, expected alignment"),

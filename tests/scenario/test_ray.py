@@ -15,8 +15,17 @@ ray = pytest.importorskip("ray")
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
 
-import fastrealign.ray as fray  # noqa: E402
-from fastrealign.jobs import ray_writer  # noqa: E402
+
+@pytest.fixture(scope="module", autouse=True)
+def types_of_arrow():
+    """Importing ray.data registers types for the whole process, and other tests define some of the same names.
+
+    For the same reason no test imports fastrealign.ray at the top: `fr.ray` imports it when it is used.
+    """
+    yield
+    for kind in ("tensor", "tensor_v2", "variable_shaped_tensor", "pickled_object"):
+        with contextlib.suppress(KeyError):
+            pa.unregister_extension_type(f"ray.data.arrow_{kind}")
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +38,12 @@ def cluster():
         object_store_memory=100 << 20,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(fray.__file__).removesuffix("/fastrealign/ray.py")}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(fr.ray.__file__).removesuffix("/fastrealign/ray.py")}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
     patch.undo()
-    # Its types of Arrow hold for the whole process, and other tests define some of the same names.
-    for kind in ("tensor", "tensor_v2", "variable_shaped_tensor", "pickled_object"):
-        with contextlib.suppress(KeyError):
-            pa.unregister_extension_type(f"ray.data.arrow_{kind}")
 
 
 @pytest.fixture
@@ -54,12 +59,12 @@ def test_actors_write_what_one_process_writes(cluster, folders, tmp_path):
     spoiled[7] = 0
     np.save(text / "part_3.npy", spoiled)
     options = {"bad_rows": "skip", "dtype": "float16"}
-    report = fray.align(text, image, tmp_path / "out", actors=2, **options)
+    report = fr.ray.align(text, image, tmp_path / "out", actors=2, **options)
     expected = fr.align(text, image, tmp_path / "alone", **options)
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
     assert report.first_bad == expected.first_bad and report.bad_rows == 1
     assert report.rows_now == report.rows_in
-    assert fray.align(text, image, tmp_path / "out", resume=True, **options).nothing_to_do
+    assert fr.ray.align(text, image, tmp_path / "out", resume=True, **options).nothing_to_do
 
 
 def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
@@ -69,7 +74,7 @@ def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
     rows[3] = np.nan
     np.save(text / "part_4.npy", rows)
     with pytest.raises(BadRowsError, match=r"part_4\.npy: row 3 has a NaN or Inf") as told:
-        fray.apply_files(alignment, text, tmp_path / "out", actors=1)
+        fr.ray.apply_files(alignment, text, tmp_path / "out", actors=1)
     # What was complete is kept, and one process goes on from there.
     np.save(text / "part_4.npy", np.where(np.isfinite(rows), rows, 1.0).astype(np.float32))
     report = fr.apply_files(alignment, text, tmp_path / "out", resume="shards are complete" in str(told.value))
@@ -86,7 +91,7 @@ def test_shards_with_metadata_and_other_columns(cluster, tmp_path):
     pa.parquet = pytest.importorskip("pyarrow.parquet")
     pa.parquet.write_table(pa.table({"id": np.arange(50)}), tmp_path / "in" / "metadata" / "metadata_0.parquet")
     alignment = fr.fit(rows, corpus.rows(80, 2, dim=16))
-    fray.apply_files(alignment, tmp_path / "in", tmp_path / "out", actors=1)
+    fr.ray.apply_files(alignment, tmp_path / "in", tmp_path / "out", actors=1)
     fr.apply_files(alignment, tmp_path / "in", tmp_path / "alone")
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
     assert any("metadata" in name for name in corpus.tree(tmp_path / "out"))
@@ -99,7 +104,7 @@ def test_embeddings_in_a_dataset(cluster, folders, batch_format):
     rows = corpus.rows(120, 3, dim=16)
     ds = ray.data.from_items([{"id": i, "embedding": row} for i, row in enumerate(rows)], override_num_blocks=3)
     mapped = ds.map_batches(
-        fray.AlignBatch, fn_constructor_args=[alignment], concurrency=1, batch_format=batch_format, batch_size=50
+        fr.ray.AlignBatch, fn_constructor_args=[alignment], concurrency=1, batch_format=batch_format, batch_size=50
     )
     out = sorted(mapped.take_all(), key=lambda row: row["id"])
     assert [row["id"] for row in out] == list(range(120))
@@ -114,7 +119,7 @@ def test_a_batch_alone(folders, tmp_path):
     alignment = fr.fit(text, image)
     alignment.save(tmp_path / "a.safetensors")
     rows = corpus.rows(9, 3, dim=16)
-    align = fray.AlignBatch(tmp_path / "a.safetensors", out="aligned", dtype="float16")
+    align = fr.ray.AlignBatch(tmp_path / "a.safetensors", out="aligned", dtype="float16")
     expected = alignment(rows, dtype="float16")
     table = pa.table({"id": range(9), "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 16)})
     lists = table.set_column(1, "embedding", table["embedding"].cast(pa.list_(pa.float32())))
@@ -132,7 +137,7 @@ def test_a_batch_alone(folders, tmp_path):
         )
         np.testing.assert_array_equal(np.stack(column), expected)
         np.testing.assert_array_equal(np.asarray(out["id"]), range(9))
-    on_cpu = fray.AlignBatch(alignment, device="cpu")({"embedding": rows})["embedding"]
+    on_cpu = fr.ray.AlignBatch(alignment, device="cpu")({"embedding": rows})["embedding"]
     np.testing.assert_array_equal(on_cpu, alignment(rows))
     spoiled = rows.copy()
     spoiled[4] = 0
@@ -144,20 +149,26 @@ def test_a_batch_alone(folders, tmp_path):
         (lambda: align({"embedding": uneven}), "vectors of different widths"),
         (lambda: align({"embedding": spoiled}), "column 'embedding' of a batch: row 4 is all zeros"),
         (lambda: align(pa.table({"embedding": [[1.0], None]})), "expected 16 values in every row"),
-        (lambda: fray.AlignBatch(alignment, bad_rows="skip"), "a batch keeps its rows"),
-        (lambda: fray.AlignBatch(fr.fit(text, image, method="c3")), "c3 numbers rows, and a batch does not say where"),
+        (lambda: fr.ray.AlignBatch(alignment, bad_rows="skip"), "a batch keeps its rows"),
         (
-            lambda: fray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]),
+            lambda: fr.ray.AlignBatch(fr.fit(text, image, method="c3")),
+            "c3 numbers rows, and a batch does not say where",
+        ),
+        (
+            lambda: fr.ray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]),
             "c3 is computed on the CPU",
         ),
-        (lambda: fray.align(text, image, tmp_path / "o", actors=0), "actors=0, cpus_per_actor=1: expected at least 1"),
-        (lambda: fray.align(text, image, tmp_path / "o", group="world"), "choose one"),
+        (
+            lambda: fr.ray.align(text, image, tmp_path / "o", actors=0),
+            "actors=0, cpus_per_actor=1: expected at least 1",
+        ),
+        (lambda: fr.ray.align(text, image, tmp_path / "o", group="world"), "choose one"),
     ):
         with pytest.raises(InputError, match=says):
             call()
     anchor = fr.fit(text, image, method="anchor")
-    np.testing.assert_array_equal(fray.AlignBatch(anchor)({"embedding": rows})["embedding"], anchor(rows))
-    kept = fray.AlignBatch(alignment, bad_rows="keep")({"embedding": spoiled})["embedding"]
+    np.testing.assert_array_equal(fr.ray.AlignBatch(anchor)({"embedding": rows})["embedding"], anchor(rows))
+    kept = fr.ray.AlignBatch(alignment, bad_rows="keep")({"embedding": spoiled})["embedding"]
     np.testing.assert_array_equal(kept[4], spoiled[4])
 
 
@@ -165,12 +176,12 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     """In one block with those that can: what actors say of either has one schema."""
     text, image = folders
     alignment = fr.fit(text, image)
-    monkeypatch.setattr(ray_writer, "_BLOCKS", 1)
+    monkeypatch.setattr("fastrealign.jobs.ray_writer._BLOCKS", 1)
     files = fr.formats.open_source(text, side="source")
     (text / "part_2.npy").write_bytes(b"gone since it was opened")
     with pytest.raises(InputError, match=r"part_2\.npy: is not a \.npy file"):
-        fray.apply_files(alignment, files, tmp_path / "stopped", actors=1)
-    report = fray.apply_files(alignment, files, tmp_path / "out", actors=1, bad_shards="skip")
+        fr.ray.apply_files(alignment, files, tmp_path / "stopped", actors=1)
+    report = fr.ray.apply_files(alignment, files, tmp_path / "out", actors=1, bad_shards="skip")
     assert report.shards == 5 and "part_2.npy" in report.left_out[0]
 
 
@@ -179,7 +190,7 @@ def test_compared_methods(cluster, folders, tmp_path, name):
     """Rows have their numbers over all shards, whichever actor writes them."""
     text, image = folders
     method = fr.fit(text, image, method=name)
-    fray.apply_files(method, text, tmp_path / "out", actors=1)
+    fr.ray.apply_files(method, text, tmp_path / "out", actors=1)
     fr.apply_files(method, text, tmp_path / "alone")
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
 
@@ -187,6 +198,8 @@ def test_compared_methods(cluster, folders, tmp_path, name):
 def test_a_shard_that_changes_during_the_run(cluster, folders, tmp_path, monkeypatch):
     text, image = folders
     alignment = fr.fit(text, image)
+    from fastrealign.jobs import ray_writer
+
     run = ray_writer.RayWriter.run
 
     def change_and_run(self, progress):
@@ -196,5 +209,5 @@ def test_a_shard_that_changes_during_the_run(cluster, folders, tmp_path, monkeyp
 
     monkeypatch.setattr(ray_writer.RayWriter, "run", change_and_run)
     with pytest.raises(InputError, match=r"part_2\.npy: changed while it was read: do not write to the input"):
-        fray.apply_files(alignment, text, tmp_path / "out", actors=1)
+        fr.ray.apply_files(alignment, text, tmp_path / "out", actors=1)
     assert not (tmp_path / "out" / "part_2.npy").exists()
