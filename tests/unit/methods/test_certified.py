@@ -43,9 +43,9 @@ def left_by(alignment, y, x):
 @pytest.mark.parametrize("centroid", ["paper", "exact"])
 def test_what_is_certified_holds(rng, small_blocks, centroid):
     y, x = by_topic(rng, 40, 1000, 16), by_topic(rng, 30, 1000, 16)
-    found = fr.fit(y, x, tol=0.12, confidence=0.99, centroid=centroid, seed=3)
+    found = fr.fit(y, x, tol=0.2, confidence=0.99, centroid=centroid, seed=3)
     told = found.sampling
-    assert told.how == "certified" and told.bound <= 0.12 and told.confidence == 0.99 and told.seed == 3
+    assert told.how == "certified" and told.bound <= 0.2 and told.confidence == 0.99 and told.seed == 3
     assert 0 < told.rows_source < told.of_source == 40_000
     assert 0 < told.rows_target < told.of_target == 30_000
     assert (found.count_source, found.count_target) == (told.rows_source, told.rows_target)
