@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli.arguments import SOURCE, TARGET, add_columns, add_output_options, paths, positive, seed
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
-from fastrealign.gap_report.figures import png_names
-from fastrealign.gap_report.result import check_files
 from fastrealign.jobs.inputs import Inputs
+
+if TYPE_CHECKING:
+    from fastrealign.gap_report import figures, result
+else:  # only when a report is made, for they import the diagnostics
+    figures = Lazy("fastrealign.gap_report.figures", "report", "a report")
+    result = Lazy("fastrealign.gap_report.result", "report", "a report")
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
@@ -69,8 +75,8 @@ def add(command: Command) -> None:
 def run(args: argparse.Namespace) -> None:
     out, pairs = Path(args.out), args.pairs is not None
     methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
-    check_files(out, args.png)
-    names = png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
+    result.check_files(out, args.png)
+    names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
     inputs = Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):

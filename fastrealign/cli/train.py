@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fastrealign.cli.arguments import add_output_options
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
-from fastrealign.core.optional import optional
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import shown
-from fastrealign.revision.config_file import read_config
-from fastrealign.revision.paths import check_paths
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+    from fastrealign.revision import config_file
+    from fastrealign.revision import paths as revision_paths
+else:  # only when a stage is trained
+    config_file = Lazy("fastrealign.revision.config_file", "revision", "train")
+    revision_paths = Lazy("fastrealign.revision.paths", "revision", "train")
 
 _STAGES = {
     "stage1": "train the adapter alone on text, whose embeddings stand in for images",
@@ -85,9 +89,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    config = read_config(args.config, args.what, args.set)
+    config = config_file.read_config(args.config, args.what, args.set)
     if not args.resume:  # a complete run is only shown; `train` checks the paths of an incomplete one
-        check_paths(config, args.config)  # before torch and transformers are imported, which takes seconds
+        # Before torch and transformers are imported, which takes seconds.
+        revision_paths.check_paths(config, args.config)
     _silence_transformers()
     train = optional("fastrealign.revision.train", "revision", "train").train
     watch = [] if args.quiet else [_watcher(sys.stderr, args.what)]

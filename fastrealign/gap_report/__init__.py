@@ -2,7 +2,7 @@
 
 sides     the rows: both sides opened, and what is drawn from them
 measure   which figures are taken, from the diagnostics and the compared methods; refits: on samples, on other domains
-measured  the figures; result: GapReport, the same with text, JSON, HTML and files
+data      report_data, the figures; result: GapReport, the same with text, JSON, HTML and files
 verdict   the sentences that state a finding: verdict, headline, titles
 table     the rows of the table, and the report as plain text; labels: names of methods, numbers
 charts    how each figure is drawn; figures: all of them as SVG and PNG; svg: a drawing inside a page, light or dark

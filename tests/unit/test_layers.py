@@ -41,6 +41,7 @@ class Import(NamedTuple):
     line: int
     typing: bool
     inside: bool
+    lazy: bool = False  # by `Lazy` or `optional`, whose argument names the module
 
 
 def _modules() -> dict[str, Path]:
@@ -69,14 +70,20 @@ def _imports(module: str) -> Iterator[Import]:
                 ]
             else:
                 names = []
+            lazy = isinstance(child, ast.Call) and getattr(child.func, "id", "") in ("Lazy", "optional")
+            if lazy and isinstance(child.args[0], ast.Constant):
+                names = [str(child.args[0].value)]
             for name in names:
                 if name.partition(".")[0] == "fastrealign":
                     while name not in MODULES and name not in ("fastrealign._core", "fastrealign._cuda"):
                         name = name.rpartition(".")[0]
-                    yield Import(module, name, child.lineno, typing, inside)
-            guard = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+                    yield Import(module, name, child.lineno, typing, inside, lazy)
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                yield from visit(ast.Module(child.body, []), True, inside)
+                yield from visit(ast.Module(child.orelse, []), typing, inside)
+                continue
             function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from visit(child, typing or guard, inside or function)
+            yield from visit(child, typing, inside or function)
 
     yield from visit(ast.parse(MODULES[module].read_text()), False, False)
 
@@ -172,7 +179,10 @@ def _at_the_top(module: str) -> set[str]:
 
 def test_own_modules_are_imported_at_the_top():
     """In functions only those that import an optional library themselves."""
-    above = {module: {found.of for found in IMPORTS if found.by == module and not found.inside} for module in MODULES}
+    above = {
+        module: {found.of for found in IMPORTS if found.by == module and not found.inside and not found.lazy}
+        for module in MODULES
+    }
     heavy = {module for module in MODULES if _at_the_top(module) & OPTIONAL}
     while more := {module for module in MODULES if above[module] & heavy} - heavy:
         heavy |= more
