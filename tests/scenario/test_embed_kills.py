@@ -90,7 +90,7 @@ def test_two_at_once_on_one_output(tmp_path, source):
 
 
 def test_terminated_it_keeps_what_is_complete(tmp_path, source, llama_folder):
-    """By SIGTERM, as schedulers do; the command ends with 143, and goes on with --resume."""
+    """By SIGTERM, as schedulers do; the command ends with 143, and --resume continues the run."""
     words = ["embed", str(source), "--model", str(llama_folder), "--device", "cpu", "--batch-size", "1"]
     words += ["--shard-rows", "8", "--quiet", "--threads", "1", "--resume"]
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0

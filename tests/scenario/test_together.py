@@ -131,7 +131,7 @@ def test_resumed_and_begun_anew(tmp_path, sides, hows, before):
         elif before == "complete":
             fr.align(*sides, out, fsync=False)
         said = at_once(*(ways(sides, out, **{how: True}) for how in hows))
-        # One that comes when the other is through finds a complete run: a resume has nothing to do, an overwrite begins anew.
+        # One that comes when the other is through finds a complete run: a resume has nothing to do, an overwrite restarts it.
         assert "" in said, said
         assert all(text == "" or any(piece in text for piece in SAID) for text in said), said
         assert corpus.tree(out) == whole

@@ -51,7 +51,7 @@ class Runs:
         self.folder = folder
 
     def killed_and_resumed(self, name: str, options: dict, steps: list[int]) -> None:
-        """One run to its end in NAME-whole; one in NAME-killed, killed after each of `steps` and gone on with; then killed
+        """One run to its end in NAME-whole; one in NAME-killed, killed after each of `steps` and resumed; then killed
         while it writes a checkpoint (where one is left to write); then gone on with to its end."""
         self._run(f"{name}-whole", options)
         killed = self.folder / f"{name}-killed"
@@ -62,7 +62,7 @@ class Runs:
         self._run(killed.name, options, resume=True)
 
     def killed_at_random(self, name: str, options: dict, seed: int, kills: int) -> None:
-        """Killed at so many random moments, by SIGKILL and SIGTERM in turn, and gone on with; then to its end."""
+        """Killed at so many random moments, by SIGKILL and SIGTERM in turn, and resumed; then to its end."""
         rng = np.random.default_rng(seed)
         begun = time.monotonic()
         self._run(f"{name}-whole", options)

@@ -43,7 +43,7 @@ class World(world.World):
 
 
 def siblings(seed: int) -> Scene:
-    """Four scenes in a row with the same layout and colours, and nouns drawn anew.
+    """Four scenes in a row with the same layout and colours, and newly drawn nouns.
 
     Among unrelated scenes, colours and places identify the caption of an image within a batch: after 1,000 steps the encoder
     knows these without fail, and nothing of the nouns. Among siblings it needs the nouns.

@@ -270,7 +270,8 @@ def test_an_index_that_is_kept(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(IdIndex, "make", lambda *a: made.append(1) or real(*a))
     again = open_embeddings(path, index=kept)
     assert not made and np.array_equal(again.rows(ids[::-1]), rows[::-1])
-    corpus.parquet_file(path, rows, id=ids[::-1])  # another file: made again, and whoever has the old one open keeps it
+    # Another file: the index is rebuilt, and a reader that has the old one open keeps it.
+    corpus.parquet_file(path, rows, id=ids[::-1])
     assert np.array_equal(open_embeddings(path, index=kept).rows(ids), rows[::-1])
     assert made and np.array_equal(again.find(ids), np.arange(50))
     with pytest.raises(InputError, match="not an index of ids"):

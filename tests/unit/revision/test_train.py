@@ -171,7 +171,7 @@ def test_runs_that_are_killed_and_runs_on_two_ranks(config, world, tiny_tokenize
     ):
         one, two = result(f"{stage}-whole"), result(f"{stage}-killed")
         assert one["losses"] == two["losses"] and one["steps"] == two["steps"] == len(one["losses"]) == 6
-        # Killed before step 2 was saved, and again while that was saved, it begins anew.
+        # Killed before step 2 was saved, and again while that was saved, it restarts.
         assert one["resumed_from"] == 0 and two["resumed_from"] in (0, 2, 4)
         for file in files:
             assert same(load_file(world / f"{stage}-whole" / file), load_file(world / f"{stage}-killed" / file)), file

@@ -1,4 +1,4 @@
-"""remote_lock.py: one holder at a time, told apart from one that has died by whether it goes on changing."""
+"""remote_lock.py: one holder at a time; one that has died no longer changes the lock."""
 
 from __future__ import annotations
 
