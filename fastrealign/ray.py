@@ -19,21 +19,24 @@ import numpy as np
 
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.optional import optional
+from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, OutputOptions, ReadOptions
 from fastrealign.jobs.align_files import AlignJob, ApplyJob
 from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
 from fastrealign.jobs.summary import Report
-from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from fastrealign.diagnostics.rows import RowsLike
+else:
+    pa = Lazy("pyarrow", "parquet", "a table")
 
 # Fails when this module is imported, not when the first job runs.
 optional("ray.data", "ray", "fastrealign.ray")
@@ -191,7 +194,7 @@ class AlignBatch:
         if bad_rows not in ("error", "keep"):
             raise InputError(f"bad_rows={bad_rows!r}: a batch keeps its rows, expected 'error' or 'keep'")
         self.alignment = as_method(alignment)
-        if isinstance(self.alignment, Baseline) and self.alignment.numbered:
+        if self.alignment.numbered:
             raise InputError(
                 f"{self.alignment.name} numbers rows, and a batch does not say where its rows stand; write the dataset to "
                 "files and use fastrealign.ray.apply_files"
@@ -229,8 +232,6 @@ class AlignBatch:
             raise BadRowsError(f"column {self.column!r} of a batch: {error}") from None
 
     def _with_column(self, table: Any) -> Any:
-        import pyarrow as pa
-
         lists = table[self.column].combine_chunks()
         if isinstance(lists, pa.ChunkedArray):  # extension types (Ray's tensors) stay in chunks
             lists = pa.chunked_array([getattr(chunk, "storage", chunk) for chunk in lists.chunks]).combine_chunks()

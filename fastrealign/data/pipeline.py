@@ -75,15 +75,12 @@ class Pass:
 
     def run(self, make_work: MakeWork, done: Done | None = None) -> None:
         """Call the `Work` of each thread (made by `make_work`, once a thread) on all rows; `done` after each piece."""
-        self.progress.start(self.phase, self.source.rows, self.source.nbytes)
-        try:
+        with self.progress.running(self.phase, self.source.rows, self.source.nbytes):
             if self.source.side_by_side:
                 self._side_by_side(make_work, done)
             else:
                 pieces, work = pieces_of(self.source, self.workers), make_work(self.workers.place(0))
                 self._in_turn(pieces, work, done, self.workers.threads, np.empty(0, np.uint8))
-        finally:
-            self.progress.finish()
         if self._failure is not None:
             raise self._failure
         if self.first_bad is not None and self.bad_rows == "error":

@@ -164,31 +164,27 @@ def convert(
     columns: dict[str, None] = {}
     left_out: list[str] = []
     skipped = 0
-    progress.start("converting", files.rows, sum(shard.nbytes for shard in files.shards))
-    try:
-        with target:
-            for at, shard in enumerate(files.shards):
-                with ExitStack() as stack:
-                    rest = RowColumns(shard, stack)
-                    columns.update(dict.fromkeys(rest.names))
-                    left_out += rest.left_out
-                    writers = target.writers(at, shard, rest, options.dtype or shard.dtype, stack)
-                    for rows, there in _rows(shard, options.dtype or shard.dtype):
-                        beside = rest.take(len(rows))
-                        progress.advance(len(rows), rows.size * shard.dtype.itemsize)
-                        if there is not None:
-                            skipped += len(rows) - np.count_nonzero(there)
-                            rows = rows[there]
-                            beside = {name: kept(column, there) for name, column in beside.items()}
-                        for writer in writers if len(rows) else ():
-                            writer.write(rows, beside)
-                    shard.check_unchanged()
-                    for writer in writers:
-                        target.written.append(writer.path)  # before the commit: an interrupt may come right after it
-                        writer.commit()
-                shard.close()
-    finally:
-        progress.finish()
+    with progress.running("converting", files.rows, sum(shard.nbytes for shard in files.shards)), target:
+        for at, shard in enumerate(files.shards):
+            with ExitStack() as stack:
+                rest = RowColumns(shard, stack)
+                columns.update(dict.fromkeys(rest.names))
+                left_out += rest.left_out
+                writers = target.writers(at, shard, rest, options.dtype or shard.dtype, stack)
+                for rows, there in _rows(shard, options.dtype or shard.dtype):
+                    beside = rest.take(len(rows))
+                    progress.advance(len(rows), rows.size * shard.dtype.itemsize)
+                    if there is not None:
+                        skipped += len(rows) - np.count_nonzero(there)
+                        rows = rows[there]
+                        beside = {name: kept(column, there) for name, column in beside.items()}
+                    for writer in writers if len(rows) else ():
+                        writer.write(rows, beside)
+                shard.check_unchanged()
+                for writer in writers:
+                    target.written.append(writer.path)  # before the commit: an interrupt may come right after it
+                    writer.commit()
+            shard.close()
     return Conversion(
         source=files.name,
         out=os.fspath(out),

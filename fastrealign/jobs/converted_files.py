@@ -17,7 +17,7 @@ from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
 from fastrealign.jobs.folders import remove_folders, remove_temporaries
-from fastrealign.jobs.inputs import Inputs
+from fastrealign.jobs.inputs import Inputs, files_of
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
@@ -62,7 +62,7 @@ class ConvertedFiles(OutputFolder):
         self.paths = [self.root / name for name in names]
         self.metadata = [self.root / name for name in metadata] if self.to == "npy" else []
         self._dim = files.dim
-        self._inputs = Inputs(path for s in files.shards for path in (s.path, s.metadata) if path is not None)
+        self._inputs = Inputs(files_of(files))
         self._overwrite = options.overwrite
         self.written: list[Path] = []
         every = {*self.paths, *self.metadata}

@@ -13,7 +13,12 @@ from fastrealign.core.errors import InputError
 from fastrealign.formats.open import Source
 from fastrealign.jobs.folders import inside, walk
 from fastrealign.storage.file_identity import identities, real
-from fastrealign.storage.paths import Place, is_folder, place, places_of
+from fastrealign.storage.paths import AnyPath, Place, is_folder, place, places_of
+
+
+def files_of(source: Source) -> list[AnyPath]:
+    """The paths of its shards, and of the metadata beside them."""
+    return [path for shard in source.shards for path in (shard.path, shard.metadata) if path is not None]
 
 
 class Inputs:

@@ -10,7 +10,7 @@ from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
 from fastrealign.jobs.folders import inside, is_there, walk
-from fastrealign.jobs.inputs import Inputs, check_outside
+from fastrealign.jobs.inputs import Inputs, check_outside, files_of
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.file_identity import real
 from fastrealign.storage.paths import Place, folder_of, is_folder, place, places_of
@@ -94,7 +94,7 @@ class Layout:
         check_outside(self.out, self.root, specs, sources)
         root = real(self.root)
         read = [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and not is_folder(spec)]
-        read += [path for source in sources for s in source.shards for path in (s.path, s.metadata) if path is not None]
+        read += [path for source in sources for path in files_of(source)]
         if self.single:
             inputs = Inputs(read)
             for name in [*self._shards, *map(self.here, self.small)]:

@@ -57,12 +57,9 @@ class RayWriter:
         done = shards.map(
             ShardActor, fn_constructor_kwargs=self._how, concurrency=min(actors, len(self._tasks)), num_cpus=self._cpus
         )
-        progress.start("aligning", self.source.rows, self.source.nbytes)
-        try:
+        with progress.running("aligning", self.source.rows, self.source.nbytes):
             for row in done.iter_rows():
                 self._take_in(pickle.loads(row["done"]), progress)
-        finally:
-            progress.finish()
 
     def _take_in(self, done: _Done, progress: Progress) -> None:
         if done.record is not None:

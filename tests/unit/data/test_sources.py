@@ -11,6 +11,7 @@ import pytest
 
 from fastrealign import formats
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data import sources
 from fastrealign.data.options import PassOptions
@@ -320,8 +321,8 @@ def test_missing_files_are_named(tmp_path):
 # --- passes ----------------------------------------------------------------------------------------------------------
 
 
-class Watching:
-    """A progress that keeps what it was told."""
+class Watching(Progress):
+    """Keeps the calls."""
 
     def __init__(self):
         self.told = []
