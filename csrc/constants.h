@@ -26,6 +26,7 @@ inline pybind11::dict constants() {
         "COLLAPSED_BELOW"_a = collapsed_below, "CANCELLED_BELOW"_a = float64_throughout.cancelled_below,
         "LARGEST_SHIFT_32"_a = float32_entries.largest_shift, "LARGEST_SHIFT_16"_a = rounded_entries.largest_shift,
         // exact_sum.h
+        "STEP_FRACTION_BITS"_a = step_fraction_bits, "VECTOR_FRACTION_BITS"_a = vector_fraction_bits,
         "SUM_FRACTION_BITS"_a = sum_fraction_bits, "ROUNDING_OFFSET"_a = rounding_offset,
         "ROUNDING_OFFSET_BITS"_a = rounding_offset_bits, "ROWS_BEFORE_FLUSH"_a = rows_before_flush,
         // device_layout.h

@@ -40,6 +40,7 @@ CANCELLED_BELOW = tl.constexpr(_core.CANCELLED_BELOW)
 # csrc/exact_sum.h: the low bits of a value in [-1, 1] plus this offset are the value in steps of 2^-40.
 ROUNDING_OFFSET = tl.constexpr(_core.ROUNDING_OFFSET)
 ROUNDING_OFFSET_BITS = tl.constexpr(_core.ROUNDING_OFFSET_BITS)
+VECTOR_FRACTION_BITS = tl.constexpr(_core.VECTOR_FRACTION_BITS)
 
 
 @triton.jit
@@ -223,9 +224,9 @@ def finish_kernel(partial_ptr, low_ptr, high_ptr, programs, D: tl.constexpr, BLO
         steps = tl.load(partial_ptr + i * D + columns, mask=exists, other=0)
         high += steps >> 32
         low += steps & 0xFFFFFFFF
-    upper = ((high & 0xFFFFFFFF) << 32).to(tl.uint64, bitcast=True)
-    sum_low = upper + low.to(tl.uint64, bitcast=True)
-    sum_high = (high >> 32) + (sum_low < upper).to(tl.int64)
+    # In totals: (high * 2^32 + low) * 2^48.
+    sum_low = (low << VECTOR_FRACTION_BITS).to(tl.uint64, bitcast=True)
+    sum_high = (high << (VECTOR_FRACTION_BITS - 32)) + (low >> (64 - VECTOR_FRACTION_BITS))
     before = tl.load(low_ptr + columns, mask=exists, other=0).to(tl.uint64, bitcast=True)
     total = before + sum_low
     carry = (total < before).to(tl.int64)

@@ -158,7 +158,7 @@ class ThreadSums {
         if (!totals_.low || rows_ == 0) return;
         const std::lock_guard<std::mutex> guard(lock_);
         for (int64_t j = 0; j < d_; ++j) {
-            add_steps(sum_steps(bits_.data()[j], rows_), totals_.low[j], totals_.high[j]);
+            add_to_limbs(total_of_steps(sum_steps(bits_.data()[j], rows_)), totals_.low[j], totals_.high[j]);
             bits_.data()[j] = 0;
         }
         rows_ = 0;

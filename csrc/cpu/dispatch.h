@@ -22,7 +22,7 @@ struct Map {
     const double* c;
 };
 
-// The 128-bit totals of the columns, in steps of 2^-40 (exact_sum.h), to add to; null: no sums.
+// The 128-bit totals of the columns, of exact_sum.h, to add to; null: no sums.
 struct Totals {
     uint64_t* low;
     int64_t* high;

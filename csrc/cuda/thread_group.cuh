@@ -143,16 +143,16 @@ class Block {
     bool half_;
 };
 
-// Adds to a 128-bit total in two limbs. The thread whose addition wraps the low limb sees that in the value that the
-// atomic returns, and carries. Any order of any number of additions gives the same bits.
-FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, int64_t steps) {
-    const auto add = static_cast<unsigned long long>(steps);
+// Adds to a total in two limbs. The thread whose addition wraps the low limb sees that in the value that the atomic
+// returns, and carries. Any order of any number of additions gives the same bits.
+FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, Total total) {
+    const auto add = static_cast<unsigned long long>(total);
     const unsigned long long before = atomicAdd(reinterpret_cast<unsigned long long*>(low), add);
-    const int carry = (steps < 0 ? -1 : 0) + (before + add < before ? 1 : 0);
-    if (carry != 0) {
-        atomicAdd(reinterpret_cast<unsigned long long*>(high),
-                  static_cast<unsigned long long>(static_cast<long long>(carry)));
-    }
+    const unsigned long long carried = static_cast<unsigned long long>(total >> 64) + (before + add < before ? 1 : 0);
+    if (carried != 0) atomicAdd(reinterpret_cast<unsigned long long*>(high), carried);
+}
+FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, int64_t steps) {
+    add_to_total(low, high, total_of_steps(steps));
 }
 
 // One value, rounded as exact_sum.h rounds it, in steps of 2^-40.

@@ -13,7 +13,7 @@ from fastrealign.core.backend import choose
 from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
@@ -218,9 +218,7 @@ def _by_reference(
         out[good] = rows
         rows = out[good].astype(np.float64)
     if into is not None:
-        steps = np.rint(np.ldexp(rows, FRACTION_BITS)).astype(np.int64).astype(object)
-        into.add_steps(steps.sum(axis=0).tolist() if len(rows) else [0] * x.shape[1])
-        into.count += len(rows)
+        into.add_rows(rows)
     if flags is not None:
         flags[:] = state
     return counted(state)

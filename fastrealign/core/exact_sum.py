@@ -7,15 +7,17 @@ import numpy as np
 import fastrealign._core as _core
 from fastrealign.core.float_state import computes
 
-# One step of the sums is 2^-FRACTION_BITS (csrc/exact_sum.h).
+# Of the totals (csrc/exact_sum.h).
 FRACTION_BITS: int = _core.SUM_FRACTION_BITS
+# Rows whose int64 sums cannot overflow.
+_ROWS: int = _core.ROWS_BEFORE_FLUSH // 2
 
 
 class ExactSum:
     """Sums over rows of entries in [-1, 1], each rounded once to a multiple of 2^-40.
 
     Addition is exact, associative and commutative: any order and grouping of the same rows gives the same bits. The total of
-    a column is (high * 2^64 + low) * 2^-40.
+    a column is (high * 2^64 + low) * 2^-88; it holds 2^39 rows.
 
     Parameters
     ----------
@@ -32,8 +34,7 @@ class ExactSum:
     Examples
     --------
     >>> sums = ExactSum(2)
-    >>> sums.add_steps([1 << FRACTION_BITS, 1 << FRACTION_BITS - 1])
-    >>> sums.count = 1
+    >>> sums.add_rows(np.array([[1.0, 0.5]]))
     >>> sums.mean
     array([1. , 0.5])
     """
@@ -52,11 +53,31 @@ class ExactSum:
         sums.low, sums.high = low.view(np.uint64), high
         return sums
 
-    def add_steps(self, steps: list[int]) -> None:
-        """Add integer multiples of 2^-40, one per column."""
-        for j, extra in enumerate(steps):
-            total = (int(self.high[j]) << 64) + int(self.low[j]) + extra
-            self.low[j], self.high[j] = total & (1 << 64) - 1, total >> 64
+    @classmethod
+    def saved(cls, low: np.ndarray, high: np.ndarray, count: int, fraction_bits: int | None) -> ExactSum:
+        """Sums from a file. Version 0.1 did not save the fraction bits; it had 40. ValueError for another number."""
+        sums = cls(len(low))
+        sums.low[:], sums.high[:], sums.count = low.view(np.uint64), high, count
+        if fraction_bits is None:
+            sums.scale(FRACTION_BITS - _core.STEP_FRACTION_BITS)
+        elif fraction_bits != FRACTION_BITS:
+            raise ValueError(f"sums with {fraction_bits} fraction bits")
+        return sums
+
+    def add_rows(self, rows: np.ndarray) -> None:
+        """Add rows (n, d) as they are, with entries of at most 2 in size; the kernels add rows with a map."""
+        for first in range(0, len(rows), _ROWS):
+            part = ExactSum(self.d)
+            block = rows[first : first + _ROWS].astype(np.float64)
+            steps = np.rint(np.ldexp(block, _core.STEP_FRACTION_BITS)).astype(np.int64).sum(axis=0)
+            part.low[:], part.high[:], part.count = steps.view(np.uint64), steps >> 63, len(block)
+            part.scale(_core.VECTOR_FRACTION_BITS)
+            self.add(part)
+
+    def scale(self, bits: int) -> None:
+        """Multiply the totals by 2^bits, 0 < bits < 64."""
+        self.high[:] = self.high << bits | (self.low >> np.uint64(64 - bits)).view(np.int64)
+        self.low <<= np.uint64(bits)
 
     @property
     def d(self) -> int:
@@ -70,9 +91,8 @@ class ExactSum:
 
     def add(self, other: ExactSum) -> None:
         """Add another sum of the same width to this one."""
-        low = self.low + other.low
-        self.high += other.high + (low < self.low)
-        self.low = low
+        self.low += other.low
+        self.high += other.high + (self.low < other.low)
         self.count += other.count
 
     @property

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.version import __version__
 from fastrealign.formats.manifest import FORMAT, JobSpec, ShardRecord
 from fastrealign.storage.append_log import open_append_log, read_append_log
@@ -259,6 +259,7 @@ def _line(group: Group) -> dict[str, Any]:
         "alignment": group.alignment,
         "shards": [shard.to_json() for shard in group.shards],
         "count": group.sums.count,
+        "fraction_bits": FRACTION_BITS,
         "low": base64.b64encode(group.sums.low.astype("<u8").tobytes()).decode(),
         "high": base64.b64encode(group.sums.high.astype("<i8").tobytes()).decode(),
     }
@@ -273,8 +274,7 @@ def _group(value: dict[str, Any]) -> Group:
     )
     if len(low) != len(high):
         raise ValueError("its sums are of two widths")
-    sums = ExactSum(0)
-    sums.low, sums.high, sums.count = low, high, value["count"]
+    sums = ExactSum.saved(low, high, value["count"], value.get("fraction_bits"))
     shards = [ShardRecord.from_json(shard) for shard in value["shards"]]
     return Group(shards, sums, value.get("of") or "", value.get("alignment"))
 
@@ -283,6 +283,7 @@ _LINE = {"format": or_none(COUNT), "alignment": or_none(TEXT)}
 _GROUP = {
     "shards": Rule("a list", lambda value: isinstance(value, list)),
     "count": COUNT,
+    "fraction_bits": or_none(COUNT),
     "low": TEXT,
     "high": TEXT,
     "of": or_none(TEXT),

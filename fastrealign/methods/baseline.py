@@ -12,7 +12,7 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
@@ -159,7 +159,7 @@ class Baseline(MapsRows):
             else:
                 to[:] = e
                 if into is not None:
-                    _add_stored(to[~bad], into)
+                    into.add_rows(to[~bad])
             spoiled = here != GOOD
             to[spoiled] = part[spoiled]
         return counted(state)
@@ -188,11 +188,3 @@ class Baseline(MapsRows):
             return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged baseline: {error}") from None
-
-
-def _add_stored(rows: np.ndarray, into: ExactSum) -> None:
-    """Add a few rows with entries up to 2 in size, rounded to the fixed-point steps of the sums."""
-    steps = np.rint(np.ldexp(rows.astype(np.float64), FRACTION_BITS)).astype(np.int64).sum(axis=0)
-    part = ExactSum(into.d)
-    part.low, part.high, part.count = steps.view(np.uint64), steps >> 63, len(rows)
-    into.add(part)

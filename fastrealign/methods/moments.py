@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
@@ -16,7 +16,7 @@ from fastrealign.data.process_group import TorchGroup
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.formats.table_objects import take
 from fastrealign.storage.paths import AnyPath
-from fastrealign.storage.record_rules import COUNT
+from fastrealign.storage.record_rules import COUNT, or_none
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -167,18 +167,20 @@ class Moments:
         """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
         check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
-        save_tensors(path, tensors, {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows})
+        record = {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows, "fraction_bits": FRACTION_BITS}
+        save_tensors(path, tensors, record)
 
     @classmethod
     def load(cls, path: AnyPath) -> Moments:
         """Read what `save` wrote; InputError, which names the file, if it is something else."""
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
         check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)
-        check_record(path, "moments", meta, {"count": COUNT, "bad_rows": COUNT})
+        check_record(path, "moments", meta, {"count": COUNT, "bad_rows": COUNT, "fraction_bits": or_none(COUNT)})
         moments = cls(len(tensors["low"]))
-        moments.sums.low = tensors["low"].view(np.uint64)
-        moments.sums.high = tensors["high"]
-        moments.sums.count = meta["count"]
+        try:
+            moments.sums = ExactSum.saved(tensors["low"], tensors["high"], meta["count"], meta.get("fraction_bits"))
+        except ValueError as error:
+            raise InputError(f"{path}: moments of another fastrealign: {error}") from None
         moments.bad_rows = meta["bad_rows"]
         return moments
 

@@ -187,7 +187,10 @@ def many_sums(seed):
     rng = np.random.default_rng(seed)
     moments = fr.Moments(40)
     moments.update(rng.standard_normal((30 + seed, 40)))
-    moments.sums.add_steps([int(rng.integers(-(2**62), 2**62)) << int(rng.integers(0, 40)) for _ in range(40)])
+    large = ExactSum(40)
+    large.low[:] = rng.integers(0, 2**64, 40, np.uint64)
+    large.high[:] = rng.integers(-(2**60), 2**60, 40)
+    moments.sums.add(large)
     moments.bad_rows = seed
     return moments
 

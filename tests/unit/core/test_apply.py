@@ -275,9 +275,9 @@ def test_avx2_and_avx512_give_the_same_bits(rows_of, map_of, in_dtype, out_dtype
 
 
 def steps_of(stored):
-    """The exact sum, as Python integers, of entries rounded to whole steps of 2^-40."""
-    steps = np.rint(np.ldexp(stored.astype(np.float64), FRACTION_BITS))
-    return [sum(map(int, column)) for column in steps.T]
+    """The exact total, as Python integers in units of 2^-88, of entries rounded to whole steps of 2^-40."""
+    steps = np.rint(np.ldexp(stored.astype(np.float64), 40))
+    return [sum(map(int, column)) << FRACTION_BITS - 40 for column in steps.T]
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 17, 96])

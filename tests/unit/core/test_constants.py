@@ -19,8 +19,8 @@ KERNELS = next(
 
 
 def test_numbers_that_outlive_a_process_are_what_they_were():
-    """Saved moments hold sums in steps of 2^-40; states of rows and element types pass through a compiled interface."""
-    assert (_core.SUM_FRACTION_BITS, _core.ROUNDING_OFFSET) == (40, 1.5 * 2.0**12)
+    """Saved moments hold totals in units of 2^-88; states of rows and element types pass through a compiled interface."""
+    assert (_core.STEP_FRACTION_BITS, _core.SUM_FRACTION_BITS, _core.ROUNDING_OFFSET) == (40, 88, 1.5 * 2.0**12)
     assert [_core.GOOD, _core.ZERO, _core.NOT_FINITE, _core.COLLAPSED, _core.RECOMPUTE] == [0, 1, 2, 3, 4]
     assert [_core.TERMS_NONE, _core.TERMS_B, _core.TERMS_BC] == [0, 1, 2]
     assert [_core.FLOAT32, _core.FLOAT16, _core.BFLOAT16, _core.FLOAT64] == [0, 1, 2, 3]
@@ -31,7 +31,7 @@ def test_constants_agree_with_each_other():
 
     (bits,) = struct.unpack("<Q", struct.pack("<d", _core.ROUNDING_OFFSET))
     assert bits == _core.ROUNDING_OFFSET_BITS
-    assert _core.ROWS_BEFORE_FLUSH << _core.SUM_FRACTION_BITS < 1 << 63
+    assert _core.ROWS_BEFORE_FLUSH << _core.STEP_FRACTION_BITS < 1 << 63
     assert _core.COLLAPSED < 1 << _core.STATE_BITS  # the final states fit beside a row number
     fields = [_core.MAP_S, _core.MAP_BB, _core.MAP_BC, _core.MAP_CC, _core.MAP_LARGEST_B, _core.MAP_LARGEST_C]
     assert sorted(set(fields)) == sorted(fields) and max(fields) < _core.MAP_HEADER

@@ -14,8 +14,8 @@ from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 # The limbs are a two's complement number of 128 bits.
 LOW, HALF = 1 << 64, 1 << 127
 totals = st.integers(-HALF, HALF - 1)
-# What columns of real sums hold: 10^13 rows at most.
-real_totals = st.integers(-(1 << 83), 1 << 83)
+# What columns of real sums hold: 2^38 rows at most.
+real_totals = st.integers(-(1 << 126), 1 << 126)
 
 
 def sum_of(totals: list[int], count: int = 1) -> ExactSum:
@@ -85,6 +85,33 @@ def test_mean_of_opposites_is_zero():
     sums = sum_of([123456789 << 50])
     sums.add(sum_of([-123456789 << 50]))
     assert sums.mean[0] == 0.0
+
+
+@given(st.lists(st.integers(-(1 << 62), 1 << 62), min_size=1, max_size=4), st.integers(1, 63))
+def test_scaling_is_a_shift(terms, bits):
+    sums = sum_of(terms)
+    sums.scale(bits)
+    assert total_of(sums) == [term << bits for term in terms]
+
+
+def test_rows_are_rounded_to_steps(rng):
+    rows = rng.uniform(-2, 2, (33, 5))
+    sums = ExactSum(5)
+    sums.add_rows(rows)
+    steps = [[round(Fraction(float(value)) * 2**40) for value in column] for column in rows.T]  # Fraction: half to even
+    assert total_of(sums) == [sum(column) << FRACTION_BITS - 40 for column in steps]
+    assert sums.count == 33
+
+
+def test_sums_of_version_0_1_had_40_fraction_bits():
+    rows = np.array([[1.0, -0.25], [0.5, 0.125]])
+    expected = ExactSum(2)
+    expected.add_rows(rows)
+    steps = np.ldexp(rows.sum(axis=0), 40).astype(np.int64)
+    assert ExactSum.saved(steps, steps >> 63, 2, None) == expected
+    assert ExactSum.saved(expected.low, expected.high, 2, FRACTION_BITS) == expected
+    with pytest.raises(ValueError, match="39 fraction bits"):
+        ExactSum.saved(steps, steps, 2, 39)
 
 
 def test_addresses_are_those_of_the_limbs():

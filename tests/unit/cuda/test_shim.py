@@ -30,9 +30,9 @@ def tolerance(expected, dtype):
 
 
 def steps_of(rows):
-    """The exact sums of rows as stored, as Python integers in steps of 2^-40."""
-    steps = np.rint(np.ldexp(rows.astype(np.float64), FRACTION_BITS)).astype(np.int64)
-    return [sum(map(int, column)) for column in steps.T]
+    """The exact totals of rows as stored and rounded to steps of 2^-40, as Python integers in units of 2^-88."""
+    steps = np.rint(np.ldexp(rows.astype(np.float64), 40)).astype(np.int64)
+    return [sum(map(int, column)) << FRACTION_BITS - 40 for column in steps.T]
 
 
 def total_steps(sums: ExactSum):
