@@ -15,6 +15,7 @@
 // too, and the totals are the same for any split of the rows into sums of beta. A total holds 2^39 rows.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -31,6 +32,20 @@ constexpr uint64_t rounding_offset_bits = 0x40B8000000000000ull;
 // The absolute value of a sum of n values is at most n * 2^40 and must stay below 2^63, which 2^23 values of 1 reach.
 constexpr int64_t rows_before_flush = int64_t{1} << 22;
 
+// Accumulators. A float64 that starts at the offset and stays in [2^12, 2^13) takes a value by one fused multiply-add,
+// fma(alpha, y, accumulator), which rounds alpha y once to steps. That is exact and independent of the order unless
+// alpha y lies half-way between two steps, where the rounding would depend on the sum so far. So the last bit of alpha
+// is set (`odd`), a change of 2^-52 at most: alpha y = A m 2^e with an odd integer A >= 2^52 and an integer m;
+// half-way, its lowest bit has the value 2^-41, so |alpha y| >= 2^52 2^-41 = 2^11, but no row of such a size is added.
+// A value that is added as it is takes the odd factor 1 + 2^-52: half-way cases are rounded away from zero.
+constexpr double stored_scale = 1.0 + 0x1p-52;
+
+// The weight of a row bounds its absolute entries. Accumulators stay in range as long as the sum of weights since the
+// last flush is at most this, which leaves room for the rounding. Rows of more than `largest_weight` are not added in
+// this way but take the slow path.
+constexpr double weight_before_flush = 2040.0;
+constexpr double largest_weight = 128.0;
+
 FR_HOST_DEVICE uint64_t bits_of(double value) {
 #if defined(__CUDA_ARCH__)
     return static_cast<uint64_t>(__double_as_longlong(value));
@@ -40,6 +55,18 @@ FR_HOST_DEVICE uint64_t bits_of(double value) {
     return bits;
 #endif
 }
+
+FR_HOST_DEVICE double from_bits(uint64_t bits) {
+#if defined(__CUDA_ARCH__)
+    return __longlong_as_double(static_cast<long long>(bits));
+#else
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+#endif
+}
+
+FR_HOST_DEVICE double odd(double alpha) { return from_bits(bits_of(alpha) | 1); }
 
 // The bit pattern to add for one value in [-1, 1].
 FR_HOST_DEVICE uint64_t sum_bits(double value) { return bits_of(value + rounding_offset); }
@@ -54,6 +81,19 @@ using Total = unsigned __int128;
 
 FR_HOST_DEVICE Total total_of_steps(int64_t steps) {
     return static_cast<Total>(static_cast<__int128>(steps)) << vector_fraction_bits;
+}
+
+// B b_j in a total: B a sum of beta 2^exponent in steps, and b_j as vector_steps gives it; modulo 2^128.
+FR_HOST_DEVICE Total total_of_product(__int128 steps, int64_t vector_steps) {
+    return static_cast<Total>(steps) * static_cast<Total>(static_cast<__int128>(vector_steps));
+}
+
+// The exponent of the largest absolute entry of b or c: 2^exponent <= largest < 2^(exponent + 1); 0 for zeros.
+FR_HOST_DEVICE int vector_exponent(double largest) { return largest > 0.0 ? ilogb(largest) : 0; }
+
+// An entry divided by 2^exponent, rounded to 48 fraction bits.
+FR_HOST_DEVICE int64_t vector_steps(double entry, int exponent) {
+    return static_cast<int64_t>(rint(ldexp(entry, vector_fraction_bits - exponent)));
 }
 
 FR_HOST_DEVICE void add_to_limbs(Total total, uint64_t& low, int64_t& high) {
