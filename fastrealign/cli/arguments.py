@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli.console import progress_of
-from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
 from fastrealign.methods.fit_options import CENTROIDS
 from fastrealign.methods.fit_options import HELP as FIT_HELP
+
+if TYPE_CHECKING:
+    from fastrealign.core import dtypes
+else:
+    dtypes = Lazy("fastrealign.core.dtypes")
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (
@@ -125,7 +130,7 @@ def small(text: str) -> str:
 def dtype(text: str) -> str:
     """An element type by any name that Python takes: fp16, half, torch.float16, ... argparse refuses the rest."""
     try:
-        return as_dtype(text).name
+        return dtypes.as_dtype(text).name
     except InputError:
         return text
 

@@ -8,8 +8,7 @@ import fastrealign as fr
 from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_options, dtype, paths, small
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
-from fastrealign.formats.choose_column import SIDES
-from fastrealign.jobs.converted_files import TARGETS
+from fastrealign.core.choices import SIDES, TARGETS
 
 _MORE = """\
 Pickles may hold one array or a list of arrays, a list of {"id": ..., "embed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli.arguments import (
@@ -20,11 +21,19 @@ from fastrealign.cli.arguments import (
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
-from fastrealign.data.process_group import ranks_of
-from fastrealign.formats.saved_tensors import check_saved_name
-from fastrealign.jobs.inspection import describe
-from fastrealign.methods.method import Method
-from fastrealign.storage.paths import check_output, place
+from fastrealign.core.optional import Lazy
+
+if TYPE_CHECKING:
+    from fastrealign.data import process_group
+    from fastrealign.formats import saved_tensors
+    from fastrealign.jobs import inspection
+    from fastrealign.methods.method import Method
+    from fastrealign.storage import paths as storage_paths
+else:
+    process_group = Lazy("fastrealign.data.process_group")
+    saved_tensors = Lazy("fastrealign.formats.saved_tensors")
+    inspection = Lazy("fastrealign.jobs.inspection")
+    storage_paths = Lazy("fastrealign.storage.paths")
 
 _MORE = """\
 example:
@@ -61,9 +70,9 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_output(args.out)
-    out = place(args.out)
-    check_saved_name(args.out, "alignment")
+    storage_paths.check_output(args.out)
+    out = storage_paths.place(args.out)
+    saved_tensors.check_saved_name(args.out, "alignment")
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file to save the alignment to")
     if out.exists():
@@ -71,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         fr.load(out)  # raises for any other file, which must not be replaced
     reading = reading_options(args)
-    ranks = ranks_of(args.group)
+    ranks = process_group.ranks_of(args.group)
     if args.old is not None:
         if ranks.size > 1:
             raise InputError("--from runs in one process; leave out torchrun")
@@ -94,4 +103,4 @@ def run(args: argparse.Namespace) -> None:
             **reading,
         )
     ranks.on_rank_0(lambda: method.save(out))
-    show(args, *describe(method, str(out)))
+    show(args, *inspection.describe(method, str(out)))

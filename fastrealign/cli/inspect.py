@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import COLUMN, JSON, paths
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
-from fastrealign.jobs.inspection import inspect
+from fastrealign.core.optional import Lazy
+
+if TYPE_CHECKING:
+    from fastrealign.jobs import inspection
+else:
+    inspection = Lazy("fastrealign.jobs.inspection")
 
 
 def add(command: Command) -> None:
@@ -21,4 +27,4 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    show(args, *inspect(paths(args.path), args.column))
+    show(args, *inspection.inspect(paths(args.path), args.column))

@@ -13,23 +13,33 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli import align, apply, check, convert, embed, fit, inspect, report, train
 from fastrealign.cli.console import silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
 from fastrealign.cli.signals import Interrupt
-from fastrealign.core.cpu import default_threads
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import note_secrets, shown, shown_traceback
-from fastrealign.data import process_group
 
+if TYPE_CHECKING:
+    from fastrealign.core import cpu
+    from fastrealign.data import process_group
+else:  # they import NumPy, which --help and a misspelt option do without
+    cpu = Lazy("fastrealign.core.cpu")
+    process_group = Lazy("fastrealign.data.process_group")
+
+# OpenBLAS's threads spin this long, 2^20 clock ticks, before they sleep. By default they take a core for 0.1 s once NumPy is
+# imported, and align multiplies no matrices.
+_OPENBLAS = ("OPENBLAS_THREAD_TIMEOUT", "20")
 COMMANDS = tuple(module.add for module in (align, fit, apply, check, convert, report, inspect, embed, demo, train))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
+    os.environ.setdefault(*_OPENBLAS)
     _open_closed_streams()
     interrupt = Interrupt()
     for arg in sys.argv[1:] if argv is None else argv:
@@ -82,12 +92,12 @@ def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
 @contextmanager
 def _ranks(args: argparse.Namespace) -> Iterator[None]:
     """Under torchrun, commands that can share their work join the process group; only rank 0 prints."""
-    ranks = process_group.from_torchrun() if args.shares else process_group.ALONE
-    if ranks.size == 1:
+    ranks = process_group.from_torchrun() if args.shares else None
+    if ranks is None or ranks.size == 1:
         yield
         return
     args.group = "world"
-    args.threads = args.threads or max(1, default_threads() // process_group.processes_here())
+    args.threads = args.threads or max(1, cpu.default_threads() // process_group.processes_here())
     if ranks.rank > 0:
         args.quiet, args.json = True, False
     try:

@@ -14,13 +14,14 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
-from fastrealign.jobs.inputs import Inputs
 
 if TYPE_CHECKING:
     from fastrealign.gap_report import figures, result
+    from fastrealign.jobs import inputs
 else:  # only when a report is made, for they import the diagnostics
     figures = Lazy("fastrealign.gap_report.figures", "report", "a report")
     result = Lazy("fastrealign.gap_report.result", "report", "a report")
+    inputs = Lazy("fastrealign.jobs.inputs")
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
@@ -78,9 +79,9 @@ def run(args: argparse.Namespace) -> None:
     result.check_files(out, args.png)
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
-    inputs = Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])
+    given = inputs.Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
-        inputs.check(path)
+        given.check(path)
         if path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
     if pairs and len(args.pairs) not in (0, 2):

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastrealign.data.pipeline import Terminated
+from fastrealign.core.errors import Terminated
 
 
 class Interrupt:

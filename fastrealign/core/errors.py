@@ -98,6 +98,10 @@ def shortage(error: BaseException) -> str | None:
     return said.format(getattr(error, "strerror", None) or os.strerror(errno.ESTALE))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: work in progress may be finished, nothing new is begun."""
+
+
 class FitWarning(UserWarning):
     """The fit is valid, but its statistics are weak."""
 

@@ -42,12 +42,13 @@ def optional(module: str, extra: str, what: str) -> Any:
 
 
 class Lazy:
-    """A stand-in for an optional library, imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
+    """A stand-in for a module that is imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
 
-    For code that runs after other code has imported the library with `optional`, whose error names the file that needs it.
+    An optional library: for code that runs after other code has imported it with `optional`, whose error names the file that
+    needs it. A module of this package, with its name alone: for the command line, which starts without NumPy.
     """
 
-    def __init__(self, module: str, extra: str, what: str) -> None:
+    def __init__(self, module: str, extra: str | None = None, what: str = "") -> None:
         self._given = module, extra, what
         self._module: Any = None
 
@@ -55,5 +56,6 @@ class Lazy:
         if name.startswith("__"):  # asked by tools that look at modules
             raise AttributeError(name)
         if self._module is None:
-            self._module = optional(*self._given)
+            module, extra, what = self._given
+            self._module = import_module(module) if extra is None else optional(module, extra, what)
         return getattr(self._module, name)

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
+from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.image_paths import Near
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.sources import FileSource
-from fastrealign.formats.choose_column import SIDES, Wanted
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.lance import LanceShard
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard

@@ -10,14 +10,21 @@ import inspect
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.workers import Workers
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fastrealign.core import dtypes
+    from fastrealign.data import workers as worker_threads
+    from fastrealign.data.workers import Workers
+else:  # the texts are read by `--help`, which needs none of these
+    dtypes = Lazy("fastrealign.core.dtypes")
+    worker_threads = Lazy("fastrealign.data.workers")
 
 BAD_ROWS = ("error", "skip", "keep")
 BAD_SHARDS = ("error", "skip")
@@ -81,7 +88,7 @@ class Compute:
     workers: Workers = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "workers", Workers.of(self.threads, self.devices, self.max_memory))
+        object.__setattr__(self, "workers", worker_threads.Workers.of(self.threads, self.devices, self.max_memory))
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class OutputOptions:
     fsync: bool = option(True, "wait until the disk has everything; without it a power cut may cost the output")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", None if self.dtype is None else as_dtype(self.dtype))
+        object.__setattr__(self, "dtype", None if self.dtype is None else dtypes.as_dtype(self.dtype))
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class PassOptions:
     """How a pass over rows runs: what happens to bad rows, what computes, and where progress is shown."""
 
     bad_rows: str = "error"
-    workers: Workers = field(default_factory=Workers.of)
+    workers: Workers = field(default_factory=lambda: worker_threads.Workers.of())
     progress: Progress = SILENT
 
     def __post_init__(self) -> None:

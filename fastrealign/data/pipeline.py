@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.core.bad_rows import Counts
-from fastrealign.core.errors import BadRowsError, BadShardError
+from fastrealign.core.errors import BadRowsError, BadShardError, Terminated
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
@@ -27,10 +27,6 @@ from fastrealign.data.workers import Device, Host, Workers
 Work = Callable[[Piece, int, np.ndarray, int], Counts]
 MakeWork = Callable[[Host | Device], Work]
 Done = Callable[[Piece], None]
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: work in progress may be finished, nothing new is begun."""
 
 
 @dataclass(frozen=True)

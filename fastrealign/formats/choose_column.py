@@ -32,8 +32,6 @@ _ROLES = {
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "holdout": "test"} | dict.fromkeys(
     ("val", "valid", "validation", "dev", "eval"), "validation"
 )
-# The values of `--side` and `side=`.
-SIDES = {"text": "source", "image": "target"}
 # The role of each side.
 SIDE_ROLES = {"source": "text", "target": "images"}
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from fastrealign import formats
+from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.listing import count, listing, size
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import OutputOptions
-from fastrealign.formats.choose_column import SIDES, Wanted
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.table_copy import STEP_ROWS

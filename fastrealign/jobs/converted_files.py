@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fastrealign import formats
+from fastrealign.core.choices import SIDES, TARGETS
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import OutputOptions
-from fastrealign.formats.choose_column import SIDES
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
@@ -21,8 +21,6 @@ from fastrealign.jobs.inputs import Inputs, files_of
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
-
-TARGETS = {"npy": ".npy", "parquet": ".parquet", "arrow": ".arrow", "lance": ".lance"}
 
 
 class ConvertedFiles(OutputFolder):

@@ -7,11 +7,13 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import check_choice, option, texts
-from fastrealign.data.process_group import ProcessGroup
+
+if TYPE_CHECKING:
+    from fastrealign.data.process_group import ProcessGroup
 
 # baselines.py describes the methods.
 METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")

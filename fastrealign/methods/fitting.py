@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
@@ -25,12 +26,16 @@ from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline_statistics import fit_opened
-from fastrealign.methods.certified import fit_certified
 from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.method import Method
 from fastrealign.methods.statistics import check_widths
+
+if TYPE_CHECKING:
+    from fastrealign.methods import baseline_statistics, certified
+else:  # with the diagnostics a sixth of what `align` imports, for methods that it seldom takes
+    baseline_statistics = Lazy("fastrealign.methods.baseline_statistics")
+    certified = Lazy("fastrealign.methods.certified")
 
 
 @computes
@@ -148,14 +153,14 @@ def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: 
     check_widths(source, target)
     if wanted.method != "realign":
         with source.ranks.fail_together():
-            baseline = fit_opened(wanted.method, source, target, options, **wanted.own)
+            baseline = baseline_statistics.fit_opened(wanted.method, source, target, options, **wanted.own)
             source.check_unchanged()
             target.check_unchanged()
         return baseline
     if wanted.tol is None:
         alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass)
     else:
-        alignment = fit_certified(source, target, wanted, wanted.tol, options)
+        alignment = certified.fit_certified(source, target, wanted, wanted.tol, options)
     for side in (source, target):  # one side may have changed during the passes over the other
         side.check_unchanged()
     return alignment

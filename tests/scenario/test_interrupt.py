@@ -16,6 +16,7 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.cli.main import main
+from fastrealign.core import errors
 from fastrealign.core.progress import Progress
 from fastrealign.data import pipeline
 from fastrealign.jobs.output_folder import JOURNAL
@@ -227,7 +228,7 @@ def test_stopped_while_fitting_it_leaves_nothing(signalled, phase, number):
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("error", "complete"), [(pipeline.Terminated, 1), (KeyboardInterrupt, 0)])
+@pytest.mark.parametrize(("error", "complete"), [(errors.Terminated, 1), (KeyboardInterrupt, 0)])
 def test_stopped_while_it_starts_threads(tmp_path, monkeypatch, reactions, error, complete):
     """The signal that arrives while the second thread is being started, when the first one works already."""
     text = corpus.npy_folder(tmp_path / "text", [corpus.rows(40_000, i, dim=128) for i in range(2)])

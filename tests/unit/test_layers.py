@@ -237,7 +237,18 @@ def test_no_function_takes_more_than_eight_parameters():
 
 @pytest.mark.parametrize("statement", ["import fastrealign", "from fastrealign.cli.main import main"])
 def test_nothing_heavy_is_imported_before_it_is_used(statement):
-    heavy = {"torch", "pyarrow", "pandas", "matplotlib", "transformers", "sklearn", "scipy", "fsspec", "asyncio"}
+    heavy = {
+        "torch",
+        "pyarrow",
+        "pandas",
+        "matplotlib",
+        "transformers",
+        "sklearn",
+        "scipy",
+        "fsspec",
+        "asyncio",
+        "numpy",
+    }
     code = f"import sys; {statement}; print(*{sorted(heavy)!r} and [name for name in {sorted(heavy)!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert run.stdout.split() == []

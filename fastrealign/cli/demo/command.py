@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import JSON, add_centroid
 from fastrealign.cli.console import show
-from fastrealign.cli.demo.run import run as run_demo
 from fastrealign.cli.parser import Command
+from fastrealign.core.optional import Lazy
+
+if TYPE_CHECKING:
+    from fastrealign.cli.demo import run as demo
+else:
+    demo = Lazy("fastrealign.cli.demo.run")
 
 
 def add(command: Command) -> None:
@@ -25,5 +31,5 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    result = run_demo(centroid=args.centroid or "paper", picture=args.picture)
+    result = demo.run(centroid=args.centroid or "paper", picture=args.picture)
     show(args, result.to_json(), result.summary())

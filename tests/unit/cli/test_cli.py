@@ -20,6 +20,8 @@ from fastrealign.cli.main import main
 from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
 
+COMMAND_NAMES = ("align", "fit", "apply", "check", "convert", "report", "inspect", "embed", "demo", "train")
+
 
 @pytest.fixture
 def sides(tmp_path):
@@ -410,6 +412,23 @@ def test_python_m_and_progress_on_a_terminal(tmp_path, sides):
     os.close(follower)
     assert done.returncode == 0 and b"gap left" in done.stdout
     assert "aligning:   0%" in shown and shown.endswith(" \r") and "\n" not in shown
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["--version"], *([name, "--help"] for name in COMMAND_NAMES)])
+def test_help_starts_without_numpy(argv):
+    code = "import sys; from fastrealign.cli.main import main; main(sys.argv[1:]); sys.exit('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() and not done.stderr
+
+
+def test_threads_of_openblas_do_not_spin_in_the_command(monkeypatch, capsys):
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    assert main(["--version"]) == 0
+    assert int(os.environ["OPENBLAS_THREAD_TIMEOUT"]) < 26  # its own default
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "28")
+    assert main(["--version"]) == 0
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "28"  # what the user set stays
+    capsys.readouterr()
 
 
 def test_nothing_heavy_is_imported_for_help_or_align(tmp_path, sides):
