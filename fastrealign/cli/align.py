@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 
 import fastrealign as fr
-from fastrealign.cli.arguments import (
-    SOURCE,
-    TARGET,
-    add_columns,
-    add_fit_options,
-    add_out_folder,
-    add_run_options,
-    fit_options,
-    paths,
-    run_options,
-)
+from fastrealign.cli import arguments
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 
@@ -36,15 +26,16 @@ examples:
 def add(command: Command) -> None:
     """Add the subcommand."""
     parser = command("align", "fit and apply: embeddings in, aligned embeddings out", _MORE, run=run, shares=True)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
-    parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
-    add_out_folder(parser)
-    add_columns(parser)
-    add_fit_options(parser)
-    add_run_options(parser)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=arguments.SOURCE)
+    parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=arguments.TARGET)
+    arguments.add_out_folder(parser)
+    arguments.add_columns(parser)
+    arguments.add_fit_options(parser)
+    arguments.add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    report = fr.align(paths(args.source), paths(args.target), args.out, **fit_options(args), **run_options(args))
+    how = {**arguments.fit_options(args), **arguments.run_options(args)}
+    report = fr.align(arguments.paths(args.source), arguments.paths(args.target), args.out, **how)
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

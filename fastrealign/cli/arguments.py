@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli.console import progress_of
@@ -29,9 +30,9 @@ JSON = "print one JSON object instead of text"
 _HELP = options.HELP | FIT_HELP
 
 
-def add_option(parser: argparse._ActionsContainer, flag: str, **how: Any) -> None:
+def add_option(parser: argparse._ActionsContainer, flag: str, *, texts: Mapping[str, str] = _HELP, **how: Any) -> None:
     """Add an option with the help text of the Python keyword of the same name."""
-    text = _HELP[flag.lstrip("-").replace("-", "_")]
+    text = texts[flag.lstrip("-").replace("-", "_")]
     parser.add_argument(flag, help=f"{text} (default: %(default)s)" if how.get("default") is not None else text, **how)
 
 
@@ -135,22 +136,27 @@ def dtype(text: str) -> str:
         return text
 
 
+def chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of these options, as keywords."""
+    return {name: getattr(args, name) for name in names}
+
+
 def fit_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("one_pass", "tol", "confidence", "seed")
     method = (args.method or "realign").lower()
     if method != "realign" and args.centroid is not None:
         raise InputError(f"--centroid applies to --method realign, not to {method}; leave one out")
-    return {"method": method, "centroid": args.centroid or "paper", **{name: getattr(args, name) for name in names}}
+    options = chosen(args, "one_pass", "tol", "confidence", "seed")
+    return {"method": method, "centroid": args.centroid or "paper", **options}
 
 
 def reading_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("bad_rows", "column", "threads", *(["target_column"] if hasattr(args, "target_column") else []))
-    return {**{name: getattr(args, name) for name in names}, "progress": progress_of(args)}
+    target = ["target_column"] if hasattr(args, "target_column") else []
+    return {**chosen(args, "bad_rows", "column", "threads", *target), "progress": progress_of(args)}
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("dtype", "bad_shards", "resume", "overwrite", "verify", "fsync", "devices", "max_memory")
-    return {**{name: getattr(args, name) for name in names}, **reading_options(args), "group": args.group}
+    names = ("dtype", "bad_shards", "resume", "overwrite", "verify", "fsync", "devices", "max_memory", "group")
+    return {**chosen(args, *names), **reading_options(args)}
 
 
 def paths(given: list[str]) -> str | list[str]:

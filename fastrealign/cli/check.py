@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 
 import fastrealign as fr
-from fastrealign.cli.arguments import (
-    add_columns,
-    add_output_options,
-    add_reading_options,
-    add_sampling_options,
-    paths,
-    reading_options,
-)
+from fastrealign.cli import arguments
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 
@@ -43,21 +36,19 @@ def add(command: Command) -> None:
         metavar="GAP",
         help="the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)",
     )
-    add_sampling_options(parser)
-    add_columns(parser)
-    add_reading_options(parser)
-    add_output_options(parser)
+    arguments.add_sampling_options(parser)
+    arguments.add_columns(parser)
+    arguments.add_reading_options(parser)
+    arguments.add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     found = fr.check(
         args.alignment,
-        paths(args.source),
-        args.target and paths(args.target),
-        tol=args.tol,
-        confidence=args.confidence,
-        seed=args.seed,
-        **reading_options(args),
+        arguments.paths(args.source),
+        args.target and arguments.paths(args.target),
+        **arguments.chosen(args, "tol", "confidence", "seed"),
+        **arguments.reading_options(args),
     )
     show(args, found.to_json(), str(found))
     return 0 if found.holds else 3

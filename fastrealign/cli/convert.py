@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import fastrealign as fr
-from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_options, dtype, paths, small
+from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_options, chosen, dtype, paths, small
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.choices import SIDES, TARGETS
@@ -48,6 +48,6 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    options = {name: getattr(args, name) for name in ("to", "dtype", "column", "side", "overwrite", "fsync")}
+    options = chosen(args, "to", "dtype", "column", "side", "overwrite", "fsync")
     done = fr.convert(paths(args.source), args.out, progress=progress_of(args), **options)
     show(args, done.to_json(), str(done))

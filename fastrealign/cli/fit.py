@@ -6,18 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import fastrealign as fr
-from fastrealign.cli.arguments import (
-    SOURCE,
-    TARGET,
-    add_columns,
-    add_device_options,
-    add_fit_options,
-    add_output_options,
-    add_reading_options,
-    fit_options,
-    paths,
-    reading_options,
-)
+from fastrealign.cli import arguments
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -43,17 +32,16 @@ example:
 def add(command: Command) -> None:
     """Add the subcommand."""
     parser = command("fit", "find the alignment of two sets of embeddings and save it", _MORE, run=run, shares=True)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
-    parser.add_argument("--target", nargs="+", metavar="TARGET", help=f"{TARGET}; needed unless --from is given")
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help=arguments.SOURCE)
+    parser.add_argument(
+        "--target", nargs="+", metavar="TARGET", help=f"{arguments.TARGET}; needed unless --from is given"
+    )
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
     )
-    add_fit_options(parser)
+    arguments.add_fit_options(parser)
     parser.add_argument(
-        "--from",
-        dest="old",
-        metavar="ALIGNMENT",
-        help="update this alignment with SOURCE (and TARGET) instead",
+        "--from", dest="old", metavar="ALIGNMENT", help="update this alignment with SOURCE (and TARGET) instead"
     )
     parser.add_argument(
         "--forget",
@@ -62,11 +50,11 @@ def add(command: Command) -> None:
         metavar="SHARE",
         help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
     )
-    add_columns(parser)
-    add_reading_options(parser)
-    add_device_options(parser)
+    arguments.add_columns(parser)
+    arguments.add_reading_options(parser)
+    arguments.add_device_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing alignment")
-    add_output_options(parser)
+    arguments.add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.overwrite:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         fr.load(out)  # raises for any other file, which must not be replaced
-    reading = reading_options(args)
+    reading = arguments.reading_options(args)
     ranks = process_group.ranks_of(args.group)
     if args.old is not None:
         if ranks.size > 1:
@@ -88,19 +76,13 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(
                 "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
             )
-        target = args.target and paths(args.target)
-        method: Method = fr.update(args.old, paths(args.source), target, forget=args.forget, **reading)
+        target = args.target and arguments.paths(args.target)
+        method: Method = fr.update(args.old, arguments.paths(args.source), target, forget=args.forget, **reading)
     elif args.target is None:
         raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
     else:
-        method = fr.fit(
-            paths(args.source),
-            paths(args.target),
-            group=args.group,
-            devices=args.devices,
-            max_memory=args.max_memory,
-            **fit_options(args),
-            **reading,
-        )
+        shared = arguments.chosen(args, "group", "devices", "max_memory")
+        source, target = arguments.paths(args.source), arguments.paths(args.target)
+        method = fr.fit(source, target, **shared, **arguments.fit_options(args), **reading)
     ranks.on_rank_0(lambda: method.save(out))
     show(args, *inspection.describe(method, str(out)))

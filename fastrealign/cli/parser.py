@@ -12,6 +12,7 @@ from fastrealign.cli.console import writing_out
 from fastrealign.core.text import meant, shown
 from fastrealign.core.version import __version__
 
+_Help = argparse.RawDescriptionHelpFormatter  # keeps the line breaks of examples
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text
 embeddings are moved to where the image embeddings of the same encoder pair lie,
@@ -66,10 +67,6 @@ def parser_of(commands: Iterable[Callable[[Command], None]]) -> argparse.Argumen
     for add in commands:
         add(command)
     return parser
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of examples."""
 
 
 class _Parser(argparse.ArgumentParser):

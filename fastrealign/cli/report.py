@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastrealign as fr
-from fastrealign.cli.arguments import SOURCE, TARGET, add_columns, add_output_options, paths, positive, seed
+from fastrealign.cli.arguments import SOURCE, TARGET, add_columns, add_output_options, chosen, paths, positive, seed
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -95,10 +95,7 @@ def run(args: argparse.Namespace) -> None:
         pairs=tuple(args.pairs) if args.pairs else pairs,
         methods=methods,
         domains=domains,
-        rows=args.rows,
-        seed=args.seed,
-        column=args.column,
-        target_column=args.target_column,
+        **chosen(args, "rows", "seed", "column", "target_column"),
         progress=progress_of(args),
     )
     files = [str(path) for path in found.save(out, png=args.png)]

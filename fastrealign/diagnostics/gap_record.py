@@ -81,16 +81,10 @@ class GapRecord:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GapRecord:
         """The record that `to_json` described."""
-        return cls(
-            **{
-                **value,
-                "kappa_u": Condition(**value["kappa_u"]),
-                "kappa_v": Condition(**value["kappa_v"]),
-                "coupling": Coupling(**value["coupling"]),
-                "gradient": value["gradient"] and GradientReading(**value["gradient"]),
-                "mean": tuple(value["mean"]),
-            }
-        )
+        kinds = {"kappa_u": Condition, "kappa_v": Condition, "coupling": Coupling}
+        parts: dict[str, Any] = {name: kind(**value[name]) for name, kind in kinds.items()}
+        gradient = value["gradient"] and GradientReading(**value["gradient"])
+        return cls(**{**value, **parts, "gradient": gradient, "mean": tuple(value["mean"])})
 
 
 def read_log(path: str | Path) -> list[GapRecord]:

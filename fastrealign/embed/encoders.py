@@ -99,12 +99,6 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def check_precision(precision: str) -> None:
-    """Raises InputError unless the precision is one of PRECISIONS."""
-    if precision not in PRECISIONS:
-        raise InputError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
-
-
 def unit_rows(features: Callable[[], torch.Tensor]) -> np.ndarray:
     """The features that an encoder computes, as unit rows: float32 (n, dim)."""
     with torch.inference_mode():

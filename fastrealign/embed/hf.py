@@ -17,7 +17,8 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
-from fastrealign.embed.encoders import Encoder, check_precision, device_of, digest, fingerprint, loading, unit_rows
+from fastrealign.data.options import check_choice
+from fastrealign.embed.encoders import PRECISIONS, Encoder, device_of, digest, fingerprint, loading, unit_rows
 from fastrealign.storage import hub
 from fastrealign.storage.hub import Found
 
@@ -78,16 +79,12 @@ class Transformers:
 
     def check(self) -> None:
         """InputError for unknown options, models that cannot be found and a device that does not exist."""
-        check_precision(self.precision)
-        if self.pooling not in POOLINGS:
-            raise InputError(f"pooling={self.pooling!r}: expected one of {', '.join(POOLINGS)}")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("pooling", self.pooling, POOLINGS)
         if self.template.count("{}") != 1:
             raise InputError(f"--template {self.template!r}: expected one {{}}, where the caption goes")
-        for name, option in (
-            (self.name, "--model"),
-            (self.text_model, "--text-model"),
-            (self.processor, "--processor"),
-        ):
+        named = {"--model": self.name, "--text-model": self.text_model, "--processor": self.processor}
+        for option, name in named.items():
             if name is not None:
                 self._found(name, option)
         for name in filter(None, (self.name, self.text_model)):

@@ -13,7 +13,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import meant
-from fastrealign.embed.encoders import Encoder, check_precision, device_of, digest, fingerprint, loading, unit_rows
+from fastrealign.data.options import check_choice
+from fastrealign.embed.encoders import PRECISIONS, Encoder, device_of, digest, fingerprint, loading, unit_rows
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class OpenClip:
     def _checked(self) -> tuple[Any, torch.device, str]:
         """open_clip, the device, and the name as open_clip takes it."""
         device = device_of(self.device)
-        check_precision(self.precision)
+        check_choice("precision", self.precision, PRECISIONS)
         open_clip = optional("open_clip", "embed", "--clip")
         name, complete = self._model_name(open_clip)
         self._check_pretrained(open_clip, name, complete)

@@ -87,9 +87,7 @@ class Picture:
                 return upright_rgb(picture)
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from None
-        except (
-            Exception
-        ) as error:  # Pillow's own, OSError, SyntaxError, struct.error, ...: anything, from a damaged file
+        except Exception as error:  # Pillow's own, OSError, SyntaxError, struct.error, ...: from a damaged file
             if (short := shortage(error)) is not None:
                 raise FastRealignError(f"{self.where}: {short}") from error
             why = "is no image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else None

@@ -192,14 +192,14 @@ def _check_there(path: Path) -> None:
 def _entries(folder: Place) -> tuple[list[Place], list[Place]]:
     """The entries of a folder, and those of them that are folders."""
     found: dict[Place, bool] = {}
-    if isinstance(folder, Path):
-        with reading(folder):
-            found = {folder / entry.name: entry.is_dir() for entry in os.scandir(folder)}
-        return list(found), [path for path in found if found[path]]
     try:
-        for name, facts in folder.entries():
-            found[folder / name] = facts.kind == "directory"
-            SESSION.note_listed(str(folder / name), facts)
+        if isinstance(folder, Path):
+            with reading(folder):
+                found = {folder / entry.name: entry.is_dir() for entry in os.scandir(folder)}
+        else:
+            for name, facts in folder.entries():
+                found[folder / name] = facts.kind == "directory"
+                SESSION.note_listed(str(folder / name), facts)
     except Missing:
         raise InputError(f"{folder}: no such file or folder") from None
     return list(found), [path for path in found if found[path]]

@@ -34,11 +34,8 @@ _PARSERS = {
 # The usual header of a matrix: matching it takes a sixth of the time that NumPy's parser does. There may be many shards.
 _SIZE = rb"(0|[1-9][0-9]{0,17})"
 _USUAL = re.compile(
-    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>][fV][248])', 'fortran_order': (True|False), 'shape': \("
-    + _SIZE
-    + rb", "
-    + _SIZE
-    + rb"\), \} *\n",
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>][fV][248])', 'fortran_order': (True|False), "
+    rb"'shape': \(%b, %b\), \} *\n" % (_SIZE, _SIZE),
     re.DOTALL,
 )
 
@@ -68,16 +65,11 @@ class NpyShard(MatrixShard):
         self.between = tuple(shape[1:-1])
         self._strides = (1, self.rows) if fortran else (self.dim, 1)
         expected = self._offset + prod(shape) * self.dtype.itemsize
+        takes = f"{self.rows} x {self.dim} {self.dtype} take {expected} bytes with the header, the file has {size}"
         if size < expected:
-            raise InputError(
-                f"{path}: truncated: {self.rows} x {self.dim} {self.dtype} take {expected} bytes with the header, "
-                f"the file has {size}; copy or make it again"
-            )
+            raise InputError(f"{path}: truncated: {takes}; copy or make it again")
         if size > expected:
-            raise InputError(
-                f"{path}: {self.rows} x {self.dim} {self.dtype} take {expected} bytes with the header, the file has "
-                f"{size}; if several arrays were saved into one file, save each into its own"
-            )
+            raise InputError(f"{path}: {takes}; if several arrays were saved into one file, save each into its own")
 
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
         return NpyWriter(out_path, dtype, self.dim, rows, fsync, self.between)

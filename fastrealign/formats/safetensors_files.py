@@ -25,12 +25,7 @@ from fastrealign.storage.records import parsed, record_of
 
 # The key of the JSON record in the metadata of files that fastrealign saves.
 RECORD = "fastrealign"
-_FLOATS = {
-    "F16": np.dtype(np.float16),
-    "BF16": BFLOAT16,
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-}
+_FLOATS = {"F16": np.dtype(np.float16), "BF16": BFLOAT16, "F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
 # What a column of a table can hold.
 _OF_ROWS = {
     **{f"{kind}{bits}": np.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
@@ -263,13 +258,11 @@ def _check_places(tensors: list[_Tensor], size: int, path: str) -> None:
                 f"{path}: tensor {tensor.name!r} begins at byte {tensor.begin}, expected {end}: it {what}; make it again"
             )
         end = tensor.end
+    takes = f"its tensors take {end} bytes, the file has {size} behind the header"
     if end > size:
-        raise InputError(
-            f"{path}: truncated: its tensors take {end} bytes, the file has {size} behind the header; "
-            "copy or make it again"
-        )
+        raise InputError(f"{path}: truncated: {takes}; copy or make it again")
     if end < size:
-        raise InputError(f"{path}: its tensors take {end} bytes, the file has {size} behind the header; make it again")
+        raise InputError(f"{path}: {takes}; make it again")
 
 
 def _header_bytes(tensors: Iterable[_Tensor], metadata: dict[str, str] | None) -> bytes:

@@ -103,12 +103,7 @@ class TableCopy(Generic[Out]):
     """
 
     def __init__(
-        self,
-        table: Table[Out],
-        file: Out,
-        rows: int,
-        column: str | None = None,
-        dtype: np.dtype | None = None,
+        self, table: Table[Out], file: Out, rows: int, column: str | None = None, dtype: np.dtype | None = None
     ) -> None:
         self._table: Table[Out] = table
         self._column = column

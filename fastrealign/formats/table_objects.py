@@ -179,12 +179,5 @@ def _of_sparse(x: Any, name: str) -> Taken | None:
     raise InputError(f"{name}: {described(x)}, which is sparse; embeddings are dense: pass x.{instead}()")
 
 
-KINDS.update(
-    pandas=_of_pandas,
-    pyarrow=_of_arrow,
-    polars=_of_polars,
-    datasets=_of_datasets,
-    dask=_of_dask,
-    scipy=_of_sparse,
-    sparse=_of_sparse,
-)
+KINDS.update(pandas=_of_pandas, pyarrow=_of_arrow, polars=_of_polars, datasets=_of_datasets)
+KINDS.update(dask=_of_dask, scipy=_of_sparse, sparse=_of_sparse)

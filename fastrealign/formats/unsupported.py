@@ -152,18 +152,15 @@ def _arrays(path: str) -> list[str]:
 
 def _lines(path: str) -> list[str]:
     """The first lines of a text file; none where it cannot be read."""
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_PEEKED).decode("utf-8-sig", errors="replace")
-    except (OSError, ValueError):
-        return []
+    text = _beginning(path, _PEEKED).decode("utf-8-sig", errors="replace")
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _beginning(path: str) -> bytes:
+def _beginning(path: str, count: int = 64) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            return file.read(64)
+            return file.read(count)
     except (OSError, ValueError):
         return b""
 

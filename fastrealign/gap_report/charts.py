@@ -63,9 +63,7 @@ def plane(report: Measured) -> Drawing:
         rate = of.mixing.rate
         plus = f" ± {100 * rate.error:.1g}" if rate.error else ""
         axes.set_title(f"{name_of(name)}: mixing {percent(rate.value)}{plus}", loc="left", fontsize=10.5, weight="bold")
-        axes.set_xlim(low[0] - pad, high[0] + pad)
-        axes.set_ylim(low[1] - pad, high[1] + pad)
-        axes.set_aspect("equal")
+        axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
         axes.locator_params(nbins=5)
         axes.set_xlabel(f"1st axis ({percent(report.plane.share[0])} of the variance)")
         axes.set_ylabel(f"2nd axis ({percent(report.plane.share[1])})")
@@ -102,9 +100,7 @@ def spectra(report: Measured) -> Drawing:
     fitted = report.target_spectrum.power
     if fitted:
         axes.axvspan(fitted.first, fitted.last, color=FAINT, alpha=0.25, lw=0)
-    axes.set_ylim(0.5 * lowest, 2.0)
-    axes.set_xlabel("rank k of the eigenvalue")
-    axes.set_ylabel("eigenvalue / trace (no unit)")
+    axes.set(ylim=(0.5 * lowest, 2.0), xlabel="rank k of the eigenvalue", ylabel="eigenvalue / trace (no unit)")
     _logarithmic(axes)
     axes.legend(loc="lower left")
     r2 = [of.power.r2 for of in spectra if of.power]
@@ -130,8 +126,7 @@ def angles(report: Measured) -> Drawing:
         js = of.divergence
         label = f"{name_of(name)}, JS {number(js.value)}" + (f" ± {js.error:.1g}" if js.error else "")
         axes.plot(of.grid, of.y, color=METHOD[name], ls=DASHES.get(name, "-"), lw=1.5, label=label)
-    axes.set_xlabel("cosine between two rows of one side")
-    axes.set_ylabel("density (per unit of cosine)")
+    axes.set(xlabel="cosine between two rows of one side", ylabel="density (per unit of cosine)")
     axes.set_ylim(bottom=0)
     axes.grid(True)
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
@@ -188,8 +183,7 @@ def sizes(report: Measured) -> Drawing:
     last = report.sizes[-1]
     axes.loglog([last.rows], last.gaps, "D", ms=5, color=colour, label="fitted on all rows")
     axes.axhline(report.gap_before, color=METHOD["none"], ls=DASHES["none"], lw=1.2, label="gap before")
-    axes.set_xlabel("rows of each side that it was fitted on")
-    axes.set_ylabel("gap left on all rows (0 to 2)")
+    axes.set(xlabel="rows of each side that it was fitted on", ylabel="gap left on all rows (0 to 2)")
     axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # gaps that are rounding alone stay at the bottom
     _logarithmic(axes)
     axes.legend(loc="lower left")
@@ -212,8 +206,7 @@ def drift(report: Measured, of: Drift) -> Drawing:
     ends = [min(of.predicted.min(), of.measured.min()), max(of.predicted.max(), of.measured.max())]
     axes.plot(ends, ends, color=INK, lw=0.8, alpha=0.6, label="predicted = measured")
     axes.plot(of.predicted, of.measured, "o", ms=3, mew=0, alpha=0.6, color=METHOD["realign"], label="coordinate")
-    axes.set_xlabel("drift predicted to second order (length)")
-    axes.set_ylabel("drift measured (length)")
+    axes.set(xlabel="drift predicted to second order (length)", ylabel="drift measured (length)")
     axes.locator_params(nbins=6)
     axes.grid(True)
     axes.legend(loc="upper left")
@@ -237,14 +230,11 @@ def domains(report: Measured, of: Domains) -> Drawing:
         for j in range(n):
             axes.axvspan(j - 0.5, j + 0.5, 1 - (i + 1) / (n + 1), 1 - i / (n + 1), color=TARGET, alpha=dark[i, j], lw=0)
             axes.text(j, i, number(shown[i, j]), ha="center", va="center", weight="bold" if i == j else "normal")
-    axes.set_xlim(-0.5, n - 0.5)
-    axes.set_ylim(n + 0.5, -0.5)
+    axes.set(xlim=(-0.5, n - 0.5), ylim=(n + 0.5, -0.5), xlabel="measured on (gap, 0 to 2)", ylabel="fitted on")
     axes.set_xticks(range(n), [_short(name, UNDER // n) for name in of.names])
     axes.set_yticks(range(n + 1), [*(_short(name, BESIDE) for name in of.names), "not aligned"])
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xlabel("measured on (gap, 0 to 2)")
-    axes.set_ylabel("fitted on")
     return Drawing(
         "domains",
         verdict.domains_title(of),

@@ -156,8 +156,7 @@ class _Work:
             sigma_gap=sigma_gap(self.of_x, of),
             spectrum=self.spectrum(of, name),
             spectral_correlation=self.or_note(
-                f"{name}, spectral correlation",
-                lambda: spectral_correlation(self.of_x.eigenvalues, of.eigenvalues),
+                f"{name}, spectral correlation", lambda: spectral_correlation(self.of_x.eigenvalues, of.eigenvalues)
             ),
             topology=topology,
             mixing=mixing,

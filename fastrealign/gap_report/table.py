@@ -101,11 +101,7 @@ def metrics(report: Measured) -> list[Metric]:
     ]
     if any(of.pairs for of in report.methods.values()):
         distance = Metric(
-            "Distance of pairs",
-            "mean squared, 0 to 4",
-            lambda m: m.pairs.distance if m.pairs else None,
-            number,
-            LEAST,
+            "Distance of pairs", "mean squared, 0 to 4", lambda m: m.pairs.distance if m.pairs else None, number, LEAST
         )
         rows.insert(2, distance)
     return rows

@@ -194,12 +194,7 @@ class Template:
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Turns,
-    tokens: int = 1,
-    *,
-    stage: str = "stage2",
-    form: str | None = None,
+    tokenizer: PreTrainedTokenizerBase, turns: Turns, tokens: int = 1, *, stage: str = "stage2", form: str | None = None
 ) -> list[int]:
     """Token ids to generate from; the last response of `turns` is None or ignored.
 

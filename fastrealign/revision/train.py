@@ -101,11 +101,7 @@ def train(
     arguments = _arguments(config, precision, len(examples))
     with TrainFolder(config, inputs, resume) if arguments.should_save else nullcontext():
         trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=examples,
-            data_collator=collator,
-            callbacks=list(callbacks),
+            model=model, args=arguments, train_dataset=examples, data_collator=collator, callbacks=list(callbacks)
         )
         trainer.remove_callback(PrinterCallback)
         last = last_checkpoint(Path(config.out)) if resume else None

@@ -26,13 +26,7 @@ if TYPE_CHECKING:
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-}
+_ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EROFS: _DENIED}
 
 
 class AtomicFile:

@@ -32,7 +32,6 @@ def draw(
     path: str | Path, text: np.ndarray, aligned: np.ndarray, image: np.ndarray, before: Reading, after: Reading
 ) -> None:
     """Write a PNG with two panels. Both show the same two axes: the principal components of text and image before."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     text, aligned, image = map(project, (text, aligned, image))
@@ -42,7 +41,6 @@ def draw(
     share = singular**2 / (singular**2).sum()
 
     figure = Figure(figsize=(9.4, 5.6), dpi=160, facecolor=PAPER, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, rows, reading, title in zip(
         panels,
@@ -83,13 +81,11 @@ def draw(
 
 def draw_answers(path: str | Path, answers: Sequence[Answer], family: str) -> None:
     """Write a PNG of the first PICTURES held-out scenes, with the model's description and its answer to each question."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     seen = [a for a in answers if not a.blind]
     shown = list(dict.fromkeys(a.item.id for a in seen))[:PICTURES]
     figure = Figure(figsize=(11, 2.6 * -(-len(shown) // 2)), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(-(-len(shown) // 2), 4, width_ratios=(1, 2, 1, 2), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()

@@ -35,9 +35,7 @@ class Reading:
 def read(text: np.ndarray, image: np.ndarray) -> Reading:
     """Metrics, in float64, of two arrays (n, d) of any float dtype, whose rows i belong together."""
     return Reading(
-        gap=gap(image, text),
-        recall=recall(text, image),
-        mixing=mixing(image, text, k=NEIGHBOURS, rows=None).rate.value,
+        gap=gap(image, text), recall=recall(text, image), mixing=mixing(image, text, k=NEIGHBOURS, rows=None).rate.value
     )
 
 
