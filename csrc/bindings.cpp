@@ -1,7 +1,11 @@
-// The module fastrealign._core: it takes addresses and sizes and computes nothing itself. fastrealign/core/cpu.py
-// checks shapes and types.
+// The module fastrealign._core: it takes NumPy arrays and computes nothing itself. fastrealign/core/cpu.py checks
+// shapes and types.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <optional>
 
 #include "constants.h"
 #include "cpu/dispatch.h"
@@ -12,31 +16,38 @@ namespace fr = fastrealign;
 
 namespace {
 
+// About 10 us of a core.
+constexpr int64_t entries_worth_a_release = 16 * 1024;
+
+fr::Matrix matrix(const py::array& rows, void* data, int type) {
+    return {data, static_cast<fr::DType>(type), rows.shape(0), rows.shape(1), rows.strides(0)};
+}
+// The kernels do not write to rows.
+fr::Matrix rows_of(const py::array& rows, int type) { return matrix(rows, const_cast<void*>(rows.data()), type); }
+fr::Matrix output_of(py::array& out, int type) { return matrix(out, out.mutable_data(), type); }
+
+// The memory of an array, or null for None.
 template <typename T>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
+T* written(const py::object& array) {
+    return array.is_none() ? nullptr : static_cast<T*>(py::reinterpret_borrow<py::array>(array).mutable_data());
+}
+const double* read(const py::object& array) {
+    return array.is_none() ? nullptr : static_cast<const double*>(py::reinterpret_borrow<py::array>(array).data());
+}
+fr::Totals totals(const py::object& low, const py::object& high) {
+    return {written<uint64_t>(low), written<int64_t>(high)};
 }
 
-// (address, element type, rows, width, bytes between rows)
-using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
-// (s, address of b, address of c): float64, 0 for none
-using MapTuple = std::tuple<double, uintptr_t, uintptr_t>;
-// (address of the low limbs, address of the high limbs); 0 for none
-using TotalsTuple = std::tuple<uintptr_t, uintptr_t>;
-
-fr::Matrix matrix(const MatrixTuple& t) {
-    return {pointer<void>(std::get<0>(t)), static_cast<fr::DType>(std::get<1>(t)), std::get<2>(t), std::get<3>(t),
-            std::get<4>(t)};
-}
-fr::Map map(const MapTuple& t) {
-    return {std::get<0>(t), pointer<const double>(std::get<1>(t)), pointer<const double>(std::get<2>(t))};
-}
-fr::Totals totals(const TotalsTuple& t) {
-    return {pointer<uint64_t>(std::get<0>(t)), pointer<int64_t>(std::get<1>(t))};
-}
-
-// (good rows, bad rows, index of the first bad row or -1, its state)
-py::tuple counts(const fr::Outcome& outcome) {
+// Runs a kernel and returns (good rows, bad rows, index of the first bad row or -1, its state). Other Python threads
+// run meanwhile, but where the work is shorter than it takes to get the interpreter back from them.
+template <typename Work>
+py::tuple counts(const fr::Matrix& in, const Work& work) {
+    fr::Outcome outcome;
+    {
+        std::optional<py::gil_scoped_release> release;
+        if (in.rows * in.d >= entries_worth_a_release) release.emplace();
+        outcome = work();
+    }
     return py::make_tuple(outcome.good, outcome.bad.count, outcome.bad.first, static_cast<int>(outcome.bad.state));
 }
 
@@ -46,45 +57,95 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "Compiled CPU kernels of fastrealign; called through fastrealign.core.cpu.";
     for (const auto& [name, value] : fr::constants()) m.attr(name) = value;
     m.attr("CACHE_LINE") = fr::cache_line;
+    m.attr("BYTES_WORTH_A_THREAD") = fr::bytes_worth_a_thread;
     m.def("instruction_sets", &fr::instruction_sets);
     m.attr("DEFAULT_FLOAT_STATE") = fr::default_float_state;
     m.def("set_float_state", &fr::set_float_state, py::arg("state"));
+    // A variable of the environment as it is now, or "". os.environ, which keeps it up to date, takes five times as
+    // long.
+    m.def(
+        "environment",
+        [](const char* name) {
+            const char* value = std::getenv(name);
+            return py::reinterpret_steal<py::str>(PyUnicode_DecodeFSDefault(value ? value : ""));
+        },
+        py::arg("name"));
+    py::class_<fr::PreparedMap>(m, "PreparedMap", "A row map (s, b, c) as the kernels read it; b and c may be None.")
+        .def(py::init([](double s, const py::object& b, const py::object& c, int64_t d) {
+                 return std::make_unique<fr::PreparedMap>(fr::Map{s, read(b), read(c)}, d);
+             }),
+             py::arg("s"), py::arg("b"), py::arg("c"), py::arg("d"))
+        .def_property_readonly("d", &fr::PreparedMap::d);
     m.def(
         "reduce",
-        [](const MatrixTuple& in, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags, int threads,
-           const std::string& isa) {
-            fr::Outcome outcome;
-            {
-                const py::gil_scoped_release release;
-                outcome = fr::reduce(matrix(in), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
-            }
-            return counts(outcome);
+        [](const py::array& rows, int type, const fr::PreparedMap& map, const py::object& low, const py::object& high,
+           const py::object& flags, int threads, const std::string& isa) {
+            const fr::Matrix in = rows_of(rows, type);
+            const fr::Totals sums = totals(low, high);
+            const fr::Options options{threads, isa, written<uint8_t>(flags)};
+            return counts(in, [&] { return fr::reduce(in, map, sums, options); });
         },
-        py::arg("rows"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"), py::arg("isa"));
+        py::arg("rows"), py::arg("type"), py::arg("map"), py::arg("low"), py::arg("high"), py::arg("flags"),
+        py::arg("threads"), py::arg("isa"));
     m.def(
         "apply",
-        [](const MatrixTuple& in, const MatrixTuple& out, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags,
-           int threads, const std::string& isa) {
-            fr::Outcome outcome;
-            {
-                const py::gil_scoped_release release;
-                outcome =
-                    fr::apply(matrix(in), matrix(out), map(by), totals(sums), {threads, isa, pointer<uint8_t>(flags)});
-            }
-            return counts(outcome);
+        [](const py::array& rows, int type, py::array& out, int out_type, const fr::PreparedMap& map,
+           const py::object& low, const py::object& high, const py::object& flags, int threads,
+           const std::string& isa) {
+            const fr::Matrix in = rows_of(rows, type), to = output_of(out, out_type);
+            const fr::Totals sums = totals(low, high);
+            const fr::Options options{threads, isa, written<uint8_t>(flags)};
+            return counts(in, [&] { return fr::apply(in, to, map, sums, options); });
         },
-        py::arg("rows"), py::arg("out"), py::arg("map"), py::arg("totals"), py::arg("flags"), py::arg("threads"),
-        py::arg("isa"));
+        py::arg("rows"), py::arg("type"), py::arg("out"), py::arg("out_type"), py::arg("map"), py::arg("low"),
+        py::arg("high"), py::arg("flags"), py::arg("threads"), py::arg("isa"));
     m.def(
         "vjp",
-        [](const MatrixTuple& in, const MatrixTuple& gradient, const MatrixTuple& out, const MapTuple& by, int threads,
-           const std::string& isa) {
-            fr::Outcome outcome;
-            {
-                const py::gil_scoped_release release;
-                outcome = fr::vjp(matrix(in), matrix(gradient), matrix(out), map(by), {threads, isa, nullptr});
-            }
-            return counts(outcome);
+        [](const py::array& rows, const py::array& gradient, py::array& out, int type, const fr::PreparedMap& map,
+           int threads, const std::string& isa) {
+            const fr::Matrix in = rows_of(rows, type), g = rows_of(gradient, type), to = output_of(out, type);
+            return counts(in, [&] { return fr::vjp(in, g, to, map, {threads, isa, nullptr}); });
         },
-        py::arg("rows"), py::arg("gradient"), py::arg("out"), py::arg("map"), py::arg("threads"), py::arg("isa"));
+        py::arg("rows"), py::arg("gradient"), py::arg("out"), py::arg("type"), py::arg("map"), py::arg("threads"),
+        py::arg("isa"));
+
+    // Until every worktree has the new calls: addresses in tuples.
+    using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
+    using MapTuple = std::tuple<double, uintptr_t, uintptr_t>;
+    using TotalsTuple = std::tuple<uintptr_t, uintptr_t>;
+    const auto old_matrix = [](const MatrixTuple& t) {
+        return fr::Matrix{reinterpret_cast<void*>(std::get<0>(t)), static_cast<fr::DType>(std::get<1>(t)),
+                          std::get<2>(t), std::get<3>(t), std::get<4>(t)};
+    };
+    const auto old_map = [](const MapTuple& t, int64_t d) {
+        return fr::PreparedMap({std::get<0>(t), reinterpret_cast<const double*>(std::get<1>(t)),
+                                reinterpret_cast<const double*>(std::get<2>(t))},
+                               d);
+    };
+    const auto old_totals = [](const TotalsTuple& t) {
+        return fr::Totals{reinterpret_cast<uint64_t*>(std::get<0>(t)), reinterpret_cast<int64_t*>(std::get<1>(t))};
+    };
+    m.def("reduce", [=](const MatrixTuple& x, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags, int threads,
+                        const std::string& isa) {
+        const fr::Matrix in = old_matrix(x);
+        return counts(in, [&] {
+            return fr::reduce(in, old_map(by, in.d), old_totals(sums),
+                              {threads, isa, reinterpret_cast<uint8_t*>(flags)});
+        });
+    });
+    m.def("apply", [=](const MatrixTuple& x, const MatrixTuple& out, const MapTuple& by, const TotalsTuple& sums,
+                       uintptr_t flags, int threads, const std::string& isa) {
+        const fr::Matrix in = old_matrix(x);
+        return counts(in, [&] {
+            return fr::apply(in, old_matrix(out), old_map(by, in.d), old_totals(sums),
+                             {threads, isa, reinterpret_cast<uint8_t*>(flags)});
+        });
+    });
+    m.def("vjp", [=](const MatrixTuple& x, const MatrixTuple& gradient, const MatrixTuple& out, const MapTuple& by,
+                     int threads, const std::string& isa) {
+        const fr::Matrix in = old_matrix(x);
+        return counts(in, [&] {
+            return fr::vjp(in, old_matrix(gradient), old_matrix(out), old_map(by, in.d), {threads, isa, nullptr});
+        });
+    });
 }

@@ -9,12 +9,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <thread>
 
+#include "buffer.h"
 #include "float_state.h"
 
 namespace fastrealign {
@@ -22,8 +21,6 @@ namespace {
 
 // Large enough that fetching a block costs nothing, small enough that threads finish together.
 constexpr int64_t block_bytes = 256 * 1024;
-// A smaller share is finished before its thread has started.
-constexpr int64_t bytes_worth_a_thread = 512 * 1024;
 
 struct Kernels {
     const char* name;
@@ -57,77 +54,12 @@ const Kernels& choose(const std::string& wanted) {
     throw std::invalid_argument(message);
 }
 
-// Memory aligned to cache lines, zeroed.
-template <typename T>
-class Buffer {
- public:
-    explicit Buffer(int64_t size)
-        : size_(std::max<int64_t>(size, 1)),
-          data_(static_cast<T*>(::operator new(static_cast<size_t>(size_) * sizeof(T), std::align_val_t{cache_line}))) {
-        std::fill_n(data_, size_, T{});
-    }
-    ~Buffer() { ::operator delete(data_, std::align_val_t{cache_line}); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    T* data() { return data_; }
-
- private:
-    int64_t size_;
-    T* data_;
-};
-
-int64_t padded(int64_t d) { return (d + lanes - 1) / lanes * lanes; }
-
 // When `apply` recomputes a row.
 const Limits& limits(DType in, DType out) {
     if (in == DType::float64 || out == DType::float64) return float64_throughout;
     if (out == DType::float32) return float32_entries;
     return in == DType::float32 ? rounded_entries : float32_throughout;
 }
-
-// The position of a column once the even columns of each whole group of sixteen precede its odd ones.
-int64_t even_odd(int64_t column, int64_t d) {
-    constexpr int64_t size = 2 * lanes;
-    const int64_t in_group = column % size, start = column - in_group;
-    return start + size > d ? column : start + in_group / 2 + in_group % 2 * lanes;
-}
-
-// The map's vectors as the kernels read them, and its constants.
-struct Prepared {
-    Buffer<double> b, c;
-    Buffer<float> b32, c32, b_even_odd, c_even_odd;
-    RowMap map;
-
-    Prepared(const Map& from, int64_t d, const Limits& limits)
-        : b(padded(d)),
-          c(padded(d)),
-          b32(padded(d)),
-          c32(padded(d)),
-          b_even_odd(padded(d)),
-          c_even_odd(padded(d)),
-          map{} {
-        map.s = from.s;
-        map.cancelled_below = limits.cancelled_below;
-        map.largest_shift = limits.largest_shift;
-        map.terms = from.c ? Terms::bc : from.b || from.s != 1.0 ? Terms::b : Terms::none;
-        for (int64_t j = 0; j < d; ++j) {
-            if (from.b) b.data()[j] = from.b[j];
-            if (from.c) c.data()[j] = from.c[j];
-            map.bb += b.data()[j] * b.data()[j];
-            map.bc += b.data()[j] * c.data()[j];
-            map.cc += c.data()[j] * c.data()[j];
-            if (limits.largest_shift > 0.0) {
-                map.largest_b = std::max(map.largest_b, std::fabs(b.data()[j]));
-                map.largest_c = std::max(map.largest_c, std::fabs(c.data()[j]));
-            }
-            b32.data()[j] = static_cast<float>(b.data()[j]);
-            c32.data()[j] = static_cast<float>(c.data()[j]);
-            b_even_odd.data()[even_odd(j, d)] = b32.data()[j];
-            c_even_odd.data()[even_odd(j, d)] = c32.data()[j];
-        }
-    }
-    MapVectors vectors() { return {b.data(), c.data(), b32.data(), c32.data(), b_even_odd.data(), c_even_odd.data()}; }
-};
 
 // Output larger than this is written with non-temporal stores. One core's share of the last-level cache is rarely
 // more. The system may report far more (in a virtual machine, the cache of the whole host), so its answer can only
@@ -236,39 +168,38 @@ std::vector<std::string> instruction_sets() {
     return names;
 }
 
-Outcome reduce(const Matrix& in, const Map& map, Totals totals, const Options& options) {
+Outcome reduce(const Matrix& in, const PreparedMap& prepared, Totals totals, const Options& options) {
     const DefaultFloatState state;
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
-    Prepared prepared(map, in.d, float64_throughout);
+    const RowMap map = prepared.with(float64_throughout);
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
-        ReduceBlock block{rows, &prepared.map, prepared.vectors(), options.flags, space.scratch, space.unpacked, sums,
-                          {}};
+        ReduceBlock block{rows, &map, prepared.vectors(), options.flags, space.scratch, space.unpacked, sums, {}};
         kernel(block);
         sums = block.sums;
         return block.bad;
     });
 }
 
-Outcome apply(const Matrix& in, const Matrix& out, const Map& map, Totals totals, const Options& options) {
+Outcome apply(const Matrix& in, const Matrix& out, const PreparedMap& prepared, Totals totals, const Options& options) {
     const DefaultFloatState state;
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
-    Prepared prepared(map, in.d, limits(in.type, out.type));
+    const RowMap map = prepared.with(limits(in.type, out.type));
     const bool non_temporal = out.rows * out.d * size_of(out.type) > cache_bytes();
     return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
         char* to = static_cast<char*>(out.data) + rows.first * out.stride;
-        ApplyBlock block{
-            rows,          to,   out.stride, non_temporal, &prepared.map, prepared.vectors(), options.flags,
-            space.scratch, sums, {}};
+        ApplyBlock block{rows,          to,   out.stride, non_temporal, &map, prepared.vectors(), options.flags,
+                         space.scratch, sums, {}};
         kernel(block);
         sums = block.sums;
         return block.bad;
     });
 }
 
-Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const Map& map, const Options& options) {
+Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const PreparedMap& prepared,
+            const Options& options) {
     const DefaultFloatState state;
     const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
-    Prepared prepared(map, in.d, float64_throughout);
+    const RowMap map = prepared.with(float64_throughout);
     return over_blocks(in, {nullptr, nullptr}, options.threads,
                        [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
                            VjpBlock block{rows,
@@ -276,7 +207,7 @@ Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const M
                                           gradient.stride,
                                           static_cast<char*>(out.data) + rows.first * out.stride,
                                           out.stride,
-                                          &prepared.map,
+                                          &map,
                                           prepared.vectors(),
                                           space.scratch,
                                           {}};

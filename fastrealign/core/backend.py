@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -54,9 +55,16 @@ def choose(device: str = "cpu", index: int = 0, asked: str | None = None) -> Cho
     >>> choose("cpu", asked="reference").name
     'reference'
     """
-    by = f"backend={asked!r}" if asked else f"{VARIABLE}={os.environ.get(VARIABLE)}"
-    name = asked or os.environ.get(VARIABLE) or None
-    if name is not None:
+    # Every call asks. Devices and libraries stay as they are while a process runs; the environment may change.
+    return _chosen(device, index, asked, _core.environment(VARIABLE), _core.environment("TRITON_INTERPRET"))
+
+
+@lru_cache
+def _chosen(device: str, index: int, asked: str | None, variable: str, interpreted: str) -> Choice:
+    """`choose`, for these values of the environment; errors are not kept."""
+    by = f"backend={asked!r}" if asked else f"{VARIABLE}={variable}"
+    name = asked or variable
+    if name:
         if name not in _OBSTACLES:
             raise InputError(f"{by}: expected one of {', '.join(_OBSTACLES)}")
         obstacle = _OBSTACLES[name](device, index)

@@ -7,7 +7,7 @@ include them. The option `bad_rows` decides what follows (BadRowsError, drop or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """The number of rows with and without a direction, counted by a kernel in the same pass.
 
     Parameters

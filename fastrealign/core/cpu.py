@@ -1,4 +1,8 @@
-"""reduce, apply and vjp of NumPy arrays on the CPU, by the compiled core or the reference; the number of threads."""
+"""reduce, apply and vjp of NumPy arrays on the CPU, by the compiled core or the reference; the number of threads.
+
+A call on one row takes a few microseconds, so what a map needs is made once (`RowMap.prepared`), and the environment is read
+where it lies: it may change between calls.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def thread_count(threads: int | None) -> int:
     """`threads`, or the number of CPUs for None. Raises InputError unless it is a positive integer."""
     if threads is None:
         return default_threads()
-    if not isinstance(threads, numbers.Integral) or not 1 <= threads < 1 << 31:
+    if not isinstance(threads, (int, numbers.Integral)) or not 1 <= threads < 1 << 31:
         raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
     return int(threads)
 
@@ -53,11 +57,19 @@ def reduce(
     _check_sums(x, into)
     if _backend(backend) == "reference":
         return _by_reference(x, row_map, None, into, flags)
-    vectors = _Vectors(row_map, x.shape[1])
-    found = _core.reduce(
-        _matrix(x), vectors.addresses, into.addresses, _flags_address(flags, len(x)), thread_count(threads), _isa(isa)
+    _check_flags(x, flags)
+    counts = Counts(
+        *_core.reduce(
+            x,
+            CODES[x.dtype],
+            row_map.prepared(x.shape[1]),
+            into.low,
+            into.high,
+            flags,
+            _threads(threads, x),
+            _isa(isa),
+        )
     )
-    counts = Counts(*found)
     into.count += counts.good
     return counts
 
@@ -79,17 +91,10 @@ def apply(
         _check_sums(x, into)
     if _backend(backend) == "reference":
         return _by_reference(x, row_map, out, into, flags)
-    vectors = _Vectors(row_map, x.shape[1])
-    found = _core.apply(
-        _matrix(x),
-        _matrix(out),
-        vectors.addresses,
-        into.addresses if into is not None else (0, 0),
-        _flags_address(flags, len(x)),
-        thread_count(threads),
-        _isa(isa),
-    )
-    counts = Counts(*found)
+    _check_flags(x, flags)
+    low, high = (None, None) if into is None else (into.low, into.high)
+    prepared, many = row_map.prepared(x.shape[1]), _threads(threads, x)
+    counts = Counts(*_core.apply(x, CODES[x.dtype], out, CODES[out.dtype], prepared, low, high, flags, many, _isa(isa)))
     if into is not None:
         into.count += counts.good
     return counts
@@ -145,9 +150,8 @@ def vjp(
         out[~good] = 0
         out[good] = reference.vjp(x[good], gradient[good], row_map.s, row_map.b, row_map.c)
         return counted(state)
-    vectors = _Vectors(row_map, x.shape[1])
-    matrices = (_matrix(v) for v in (x, gradient, out))
-    return Counts(*_core.vjp(*matrices, vectors.addresses, thread_count(threads), _isa(isa)))
+    prepared = row_map.prepared(x.shape[1])
+    return Counts(*_core.vjp(x, gradient, out, CODES[x.dtype], prepared, _threads(threads, x), _isa(isa)))
 
 
 def _check_sums(x: np.ndarray, into: ExactSum) -> None:
@@ -155,39 +159,13 @@ def _check_sums(x: np.ndarray, into: ExactSum) -> None:
         raise InputError(f"rows are {x.shape[1]} wide, the sums {into.d}")
 
 
-def _matrix(x: np.ndarray) -> tuple[int, int, int, int, int]:
-    return x.ctypes.data, CODES[x.dtype], x.shape[0], x.shape[1], x.strides[0]
+def _check_flags(x: np.ndarray, flags: np.ndarray | None) -> None:
+    assert flags is None or (flags.dtype == np.uint8 and flags.shape == (len(x),) and flags.flags.c_contiguous)
 
 
-class _Vectors:
-    """Addresses of b and c as contiguous float64; keeps them alive for the call."""
-
-    def __init__(self, row_map: RowMap, d: int) -> None:
-        self.s = float(row_map.s)
-        self._held = [self._checked(v, label, d) for v, label in ((row_map.b, "b"), (row_map.c, "c"))]
-
-    @staticmethod
-    def _checked(v: np.ndarray | None, label: str, d: int) -> np.ndarray | None:
-        if v is None:
-            return None
-        v = np.ascontiguousarray(v, dtype=np.float64)
-        if v.shape != (d,):
-            raise InputError(
-                f"rows are {d} wide, but the map's {label} has shape {v.shape}: it was fitted on another encoder"
-            )
-        return v
-
-    @property
-    def addresses(self) -> tuple[float, int, int]:
-        b, c = (0 if v is None else v.ctypes.data for v in self._held)
-        return self.s, b, c
-
-
-def _flags_address(flags: np.ndarray | None, rows: int) -> int:
-    if flags is None:
-        return 0
-    assert flags.dtype == np.uint8 and flags.shape == (rows,) and flags.flags.c_contiguous
-    return flags.ctypes.data
+def _threads(threads: int | None, x: np.ndarray) -> int:
+    """`thread_count`; CPUs are not counted for rows that one thread maps alone."""
+    return 1 if threads is None and x.nbytes < 2 * _core.BYTES_WORTH_A_THREAD else thread_count(threads)
 
 
 def _backend(asked: str | None) -> str:
@@ -198,7 +176,7 @@ def _backend(asked: str | None) -> str:
 
 
 def _isa(asked: str | None) -> str:
-    chosen = asked or os.environ.get("FASTREALIGN_ISA", "")
+    chosen: str = asked or _core.environment("FASTREALIGN_ISA")
     if chosen and chosen not in instruction_sets():
         raise InputError(
             f"instruction set {chosen!r} cannot run here; this machine has {', '.join(instruction_sets())}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 import fastrealign._core as _core
+from fastrealign.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class RowMap:
     s : float
         Scale of the unit row.
     b, c : float64 array (d,), optional
-        Shifts; None is zero.
+        Shifts; None is zero. The map keeps copies that cannot be written to.
 
     Examples
     --------
@@ -32,6 +33,37 @@ class RowMap:
     s: float = 1.0
     b: np.ndarray | None = None
     c: np.ndarray | None = None
+    _prepared: _core.PreparedMap | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "s", float(self.s))
+        for name in ("b", "c"):
+            if (given := getattr(self, name)) is not None:
+                kept = np.array(given, dtype=np.float64, order="C")
+                kept.setflags(write=False)
+                object.__setattr__(self, name, kept)
+
+    def __reduce__(self) -> tuple[type[RowMap], tuple[float, np.ndarray | None, np.ndarray | None]]:
+        return RowMap, (self.s, self.b, self.c)
+
+    def prepared(self, d: int) -> _core.PreparedMap:
+        """The map as the compiled core reads it, made by the first call and kept as long as the map.
+
+        Raises
+        ------
+        InputError
+            b or c has another width than d.
+        """
+        made = self._prepared
+        if made is None or made.d != d:  # without b and c a map fits rows of any width
+            for label, v in (("b", self.b), ("c", self.c)):
+                if v is not None and v.shape != (d,):
+                    raise InputError(
+                        f"rows are {d} wide, but the map's {label} has shape {v.shape}: it was fitted on another encoder"
+                    )
+            made = _core.PreparedMap(self.s, self.b, self.c, d)
+            object.__setattr__(self, "_prepared", made)
+        return made
 
     @property
     def terms(self) -> int:

@@ -117,9 +117,13 @@ def check_output(x: np.ndarray, out: np.ndarray) -> None:
         raise InputError("out is read-only")
     if len(out) > 1 and abs(out.strides[0]) < out.shape[1] * out.itemsize:
         raise InputError("the rows of out overlap in memory; pass separate memory for each row")
-    in_place = (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
-    if not in_place and np.shares_memory(x, out):
+    # Memory of its own is the rule, and told at once by its bounds.
+    if np.may_share_memory(x, out) and not _in_place(x, out) and np.shares_memory(x, out):
         raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or separate memory")
+
+
+def _in_place(x: np.ndarray, out: np.ndarray) -> bool:
+    return (x.ctypes.data, x.strides, x.dtype) == (out.ctypes.data, out.strides, out.dtype)
 
 
 def empty_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:

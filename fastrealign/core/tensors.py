@@ -20,6 +20,8 @@ else:
 
 def is_tensor(x: object) -> TypeIs[torch.Tensor]:
     """Whether x is a torch tensor or of a subclass; torch is not imported to find out."""
+    if type(x) is np.ndarray:
+        return False
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(x, tensor)
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,10 +146,6 @@ class Alignment(MapsRows):
         if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
             raise InputError(f"vectors of an alignment must have one width, got {shapes}")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.__post_init__()  # what copy and pickle make of a read-only array can be written to
-
     @property
     def dim(self) -> int:
         """Width of the rows it maps."""
@@ -159,7 +156,7 @@ class Alignment(MapsRows):
         """ "realign", or "realign-exact" where the centroid is exact."""
         return "realign" if self.centroid == "paper" else "realign-exact"
 
-    @property
+    @cached_property
     def row_map(self) -> RowMap:
         return RowMap(self.s, self.b, self.c)
 

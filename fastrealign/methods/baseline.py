@@ -87,10 +87,15 @@ class Baseline(MapsRows):
         """Width of the rows it maps."""
         return len(self.mean_target)
 
-    @property
+    @cached_property
     def row_map(self) -> RowMap | None:
         """The method as a single row map for the kernels; None if it takes several steps."""
-        return RowMap(self.s, self.b) if self.matrix is None and self.shift is None else None
+        return self._ends[0] if self.matrix is None and self.shift is None else None
+
+    @cached_property
+    def _ends(self) -> tuple[RowMap, RowMap]:
+        """The first and the last of the steps."""
+        return RowMap(self.s, self.b), RowMap(1.0, None, self.c)
 
     @property
     def numbered(self) -> bool:
@@ -143,7 +148,7 @@ class Baseline(MapsRows):
             part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
             here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
             e = np.empty(part.shape)
-            apply(part, RowMap(self.s, self.b), e, flags=here)
+            apply(part, self._ends[0], e, flags=here)
             bad = here != GOOD
             reason = here[bad]
             e[bad] = 0.0
@@ -154,7 +159,7 @@ class Baseline(MapsRows):
                 e += self.sigma * noise(self.seed, numbers[lo : lo + STEP_ROWS], self.dim)
             if self.projected:
                 e[bad] = 0.0  # has no direction: not added up
-                apply(e, RowMap(1.0, None, self.c), to, into=into, flags=here)
+                apply(e, self._ends[1], to, into=into, flags=here)
                 here[bad] = reason
             else:
                 to[:] = e

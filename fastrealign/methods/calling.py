@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +27,31 @@ else:
     torch = Lazy("torch", "torch", "a tensor")
 
 
+# Results smaller than this are never stored past the cache (`empty_rows`).
+_SMALL = 64 * 1024
+
+
 class MapsRows:
-    """What an Alignment and a Baseline have in common."""
+    """What an Alignment and a Baseline, frozen dataclasses, have in common.
+
+    Their arrays are copies that cannot be written to, so what is made of them once (the row map) holds for good.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if isinstance(value := getattr(self, name), np.ndarray):
+                value = np.array(value)
+                value.setflags(write=False)
+                object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # without what was made of them
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()  # what copy and pickle make of a read-only array can be written to
 
     def __call__(
         self: Method,
@@ -97,10 +121,14 @@ class MapsRows:
                 raise InputError(f"dtype={dtype} and an out of type {result.dtype} contradict each other")
             if bad_rows == "skip":
                 raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
+            view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
+        elif tensor:
+            result = _empty_like(given, x, rows.shape, as_dtype(rows.dtype if dtype is None else dtype))
+            view = checked_output(result) if on_device(rows) else as_output(result)
         else:
-            wanted = as_dtype(rows.dtype if dtype is None else dtype)
-            result = _empty_like(given, x, rows.shape, wanted) if tensor else empty_rows(len(rows), self.dim, wanted)
-        view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
+            wanted = rows.dtype if dtype is None else as_dtype(dtype)
+            small = rows.size * wanted.itemsize < _SMALL
+            result = view = np.empty(rows.shape, wanted) if small else empty_rows(len(rows), rows.shape[1], wanted)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
         found = self.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
         if found.bad and bad_rows == "error":

@@ -92,7 +92,7 @@ def test_threads_of_the_kernel_inherit_nothing(rng, other):
 def test_it_stays_when_a_call_fails(other):
     with state(other):
         with pytest.raises(ValueError, match="instruction set"):
-            _core.reduce((0, 0, 0, 1, 4), (1.0, 0, 0), (0, 0), 0, 1, "none such")
+            _core.reduce(np.ones((1, 1)), _core.FLOAT64, RowMap().prepared(1), None, None, None, 1, "none such")
         with pytest.raises(fr.InputError):
             fr.fit(np.zeros((4, 3)), np.zeros((4, 2)))
 
