@@ -139,6 +139,12 @@ def phantom_drift(rows: RowsLike, s: float, b: np.ndarray, of: Covariance) -> Dr
     return Drift(projected - mean / np.linalg.norm(mean), predicted, projected - mean)
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float | None:
+    """The cosine between two vectors; None where one is zero."""
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / lengths) if lengths else None
+
+
 def _mean(source: RowSource, row_map: RowMap) -> np.ndarray:
     sums, _ = reduce_source(source, row_map, "measuring the mean")
     return sums.mean

@@ -25,6 +25,7 @@ from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Frame, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
+from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.diagnostics.rows import RowsLike, count_rows, open_sides
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import condition_number
@@ -197,10 +198,10 @@ class GapMonitor:
         if first is None and self.frame is not None:
             first = mean
         drifts = [None, None] if first is None else [_drift(*pair) for pair in _paired(frame, mean, first)]
-        cosines = [None, None] if before is None else [_cosine(*pair) for pair in _paired(frame, mean, before)]
+        cosines = [None, None] if before is None else [cosine(*pair) for pair in _paired(frame, mean, before)]
         sines = np.sin(principal_angles(now.basis[:, : frame.rank], frame.U))
         v1 = frame.V @ np.linalg.eigh(frame.restrict(difference)[1])[1][:, -1]
-        aligned = _cosine(parts.gamma, v1)
+        aligned = cosine(parts.gamma, v1)
         return GapRecord(
             step=step,
             rows=difference.count,
@@ -288,11 +289,6 @@ def _paired(frame: Frame, a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.nda
 def _drift(now: np.ndarray, then: np.ndarray) -> float | None:
     length = np.linalg.norm(then)
     return float(np.linalg.norm(now - then) / length) if length else None
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / lengths) if lengths else None
 
 
 def _frame_file(log: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,12 +187,12 @@ class Transformers:
 
     def _model(self, name: str, option: str, device: torch.device) -> Any:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        # `dtype` came with 4.56 and replaced torch_dtype in 5.
-        key = "dtype" if tuple(map(int, version("transformers").split(".")[:2])) >= (4, 56) else "torch_dtype"
         found = self._found(name, option)
-        options = {"trust_remote_code": self.trust_remote_code, "local_files_only": not found.online, key: dtype}
+        options = {"local_files_only": not found.online, hub.dtype_option(): dtype}
         with loading(f"{option} {name}", online=found.online):
-            model, report = transformers.AutoModel.from_pretrained(found.name, output_loading_info=True, **options)
+            model, report = transformers.AutoModel.from_pretrained(
+                found.name, output_loading_info=True, trust_remote_code=self.trust_remote_code, **options
+            )
         missing = sorted(report["missing_keys"])
         if missing:
             raise InputError(f"{option} {name}: its weights lack {len(missing)} tensors, such as {missing[0]}")

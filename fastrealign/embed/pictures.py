@@ -161,12 +161,11 @@ def members_of(path: str, side: str) -> Iterator[Picture | Caption]:
                 if not (member.isfile() or member.issym() or member.islnk()):
                     continue
                 key = str(name.with_suffix(""))
-                fault = (
-                    None
-                    if member.isfile()
-                    else f"is a link to {shown(member.linkname)}; put the file itself into the tar"
-                )
-                fault = "is a sparse file; write the tar again without sparse files" if member.issparse() else fault
+                fault = None
+                if member.issparse():
+                    fault = "is a sparse file; write the tar again without sparse files"
+                elif not member.isfile():
+                    fault = f"is a link to {shown(member.linkname)}; put the file itself into the tar"
                 if side == "images":
                     yield Picture(key, path, member.offset_data, member.size, member.name, fault)
                     continue

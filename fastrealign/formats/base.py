@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,9 +17,6 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.files import check_state, state_of
 from fastrealign.storage.paths import AnyPath, Place, place
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 def native_float(dtype: np.dtype, where: str) -> np.dtype:
@@ -174,11 +172,8 @@ class ShardWriter(ABC):
         count = len(rows) if keep is None else len(keep)
         if self._expected is not None and self._seen + count > self._expected:
             raise ValueError(f"{self.path}: {self._seen + count} rows for a shard of {self._expected}")
-        try:
+        with self._whole():
             self._append(rows, keep)
-        except BaseException:
-            self.abort()
-            raise
         self._count(count)
 
     def write_at(self, lo: int, rows: np.ndarray) -> None:
@@ -192,26 +187,32 @@ class ShardWriter(ABC):
         """
         if self._file.committed:
             return
-        try:
+        with self._whole():
             if self._expected is not None and self._seen != self._expected:
                 raise FastRealignError(
                     f"{self.path}: {self._seen} of {self._expected} rows were written, nothing was kept; run again"
                 )
             self._finish()
             self._file.commit()
-        except BaseException:
-            self.abort()
-            raise
 
     def abort(self) -> None:
         """Remove the temporary; safe to call at any time, no effect after `commit`."""
         self._file.abort()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.abort()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Aborts if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
 
     def _matrix(self, rows: np.ndarray) -> np.ndarray:
         if rows.ndim != 2 or (rows.shape[1] != self.dim and len(rows)):

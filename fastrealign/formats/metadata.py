@@ -160,21 +160,17 @@ class _Beside:
             return list(zip(shards, own, strict=True))
         named = [_named(place(shard.path).name) for shard in shards]
         if any(name.tail in self._by_tail for name in named):
-            return [
-                (shard, self._only(shard, self._by_tail.get(name.tail)))
-                for shard, name in zip(shards, named, strict=True)
-            ]
-        family = {name.numbers: name for name in named}
-        family.update((name.numbers, name) for name in map(_named, (one for one in self.names if _kind(one) == kind)))
-        at = counting(family.values())
-        if len(at) > 1 and any(number in self._by_number for name in named for number in name.numbers):
-            at = [self._one_to_one(shards[0], list(family.values()), at)]
-        if len(at) != 1:
-            return [(shard, None) for shard in shards]
-        return [
-            (shard, self._only(shard, self._by_number.get(name.numbers[at[0]])))
-            for shard, name in zip(shards, named, strict=True)
-        ]
+            found = [self._by_tail.get(name.tail) for name in named]
+        else:
+            family = {name.numbers: name for name in named}
+            family.update(
+                (name.numbers, name) for name in map(_named, (one for one in self.names if _kind(one) == kind))
+            )
+            at = counting(family.values())
+            if len(at) > 1 and any(number in self._by_number for name in named for number in name.numbers):
+                at = [self._one_to_one(shards[0], list(family.values()), at)]
+            found = [self._by_number.get(name.numbers[at[0]]) if len(at) == 1 else None for name in named]
+        return [(shard, self._only(shard, paths)) for shard, paths in zip(shards, found, strict=True)]
 
     @cached_property
     def _of_one(self) -> dict[str, Place]:

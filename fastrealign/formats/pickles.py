@@ -166,11 +166,8 @@ class PickleWriter(ShardWriter):
         super().__init__(path, dtype, shard.dim, shard.rows, fsync)
         self._key = shard.key
         self._out: list[dict] = []
-        try:
+        with self._whole():
             self._source = iter(shard.items())
-        except BaseException:
-            self.abort()
-            raise
 
     def _append(self, rows: np.ndarray, keep: np.ndarray | None) -> None:
         rows = np.array(rows)  # the caller reuses its memory

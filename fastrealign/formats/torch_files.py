@@ -89,11 +89,10 @@ class TorchShard(MatrixShard):
         for name, one in value.items() if isinstance(value, dict) else ():
             if name == self.key:
                 continue
-            if other_split(str(name), self.key):
-                others.append(str(name))
-            elif isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
+            mine = not other_split(str(name), self.key)
+            if mine and isinstance(one, torch.Tensor) and one.shape == (self.rows,) and one.dtype != torch.bfloat16:
                 found[str(name)] = one.detach().clone().numpy()
-            elif isinstance(one, (list, tuple)) and len(one) == self.rows:
+            elif mine and isinstance(one, (list, tuple)) and len(one) == self.rows:
                 found[str(name)] = list(one)
             else:
                 others.append(str(name))
@@ -163,12 +162,9 @@ class TorchWriter(CarryingWriter):
         self._key = shard.key
         self._between = shard.between
         self._parts: list[tuple[int, int, int]] = []  # first row, bytes and checksum of what was written
-        try:
+        with self._whole():
             self._value = shard.value()
             self._save(shard.rows, None)
-        except BaseException:
-            self.abort()
-            raise
 
     def _save(self, rows: int, mask: np.ndarray | None) -> None:
         """Write everything around `rows` rows, without the entries of rows that the mask drops."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+from contextlib import suppress
 from typing import Any
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
@@ -77,13 +78,10 @@ def _reason(error: Exception) -> str:
 def offset_in_map(tensor: torch.Tensor) -> int | None:
     """The offset of a tensor in the mapped file; None where the system does not show it, or without values."""
     address = tensor.data_ptr()
-    try:
-        with open("/proc/self/maps") as maps:
-            for line in maps:
-                span, _, offset, _, inode = line.split()[:5]
-                first, end = (int(text, 16) for text in span.split("-"))
-                if first <= address < end and inode != "0":
-                    return address - first + int(offset, 16)
-    except OSError:
-        pass
+    with suppress(OSError), open("/proc/self/maps") as maps:
+        for line in maps:
+            span, _, offset, _, inode = line.split()[:5]
+            first, end = (int(text, 16) for text in span.split("-"))
+            if first <= address < end and inode != "0":
+                return address - first + int(offset, 16)
     return None

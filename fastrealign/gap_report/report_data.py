@@ -196,9 +196,3 @@ class Measured:
     sizes: tuple[SampleSize, ...]
     domains: Domains | None
     notes: tuple[str, ...]
-
-
-def drift_cosine(of: Drift) -> float | None:
-    """Cosine between the measured and the predicted drift; None where one is zero."""
-    lengths = np.linalg.norm(of.measured) * np.linalg.norm(of.predicted)
-    return float(of.measured @ of.predicted / lengths) if lengths else None

@@ -13,9 +13,10 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
+from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.figures import pngs
 from fastrealign.gap_report.page import html_page
-from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, Spectrum, drift_cosine
+from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, Spectrum
 from fastrealign.gap_report.table import as_text
 from fastrealign.gap_report.verdict import verdict_of
 from fastrealign.storage.atomic import AtomicFile
@@ -160,4 +161,4 @@ def _pairs(of: Pairs) -> dict[str, Any]:
 
 def _drift(of: Drift) -> dict[str, Any]:
     lengths = {name: float(np.linalg.norm(getattr(of, name))) for name in ("measured", "predicted", "offset")}
-    return {**lengths, "cosine": drift_cosine(of)}
+    return {**lengths, "cosine": cosine(of.measured, of.predicted)}

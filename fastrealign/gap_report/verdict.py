@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastrealign.diagnostics import Drift
+from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.labels import listed, name_of, number, percent
-from fastrealign.gap_report.report_data import Domains, Measured, drift_cosine
+from fastrealign.gap_report.report_data import Domains, Measured
 
 
 def verdict_of(report: Measured) -> str:
@@ -113,7 +114,7 @@ def sizes_title(report: Measured) -> str:
 def drift_title(drift: Drift) -> str:
     """The length of the drift, measured and predicted."""
     measured, predicted = (number(float(np.linalg.norm(v))) for v in (drift.measured, drift.predicted))
-    alike = drift_cosine(drift)
+    alike = cosine(drift.measured, drift.predicted)
     along = "" if alike is None else f" (cosine {alike:.3f})"
     return f"Projection shifts the mean by {measured}; the second order predicts {predicted}{along}"
 

@@ -33,22 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "IMAGE",
-    "IMAGE_TOKEN",
-    "NO_LOSS",
-    "Checked",
-    "Collator",
-    "Embeddings",
-    "Example",
-    "Examples",
-    "Selected",
-    "Template",
-    "available",
-    "left_padded",
-    "open_embeddings",
-    "prompt_ids",
-    "read_examples",
-]
+    "IMAGE", "IMAGE_TOKEN", "NO_LOSS", "Checked", "Collator", "Embeddings", "Example", "Examples", "Selected",
+    "Template", "available", "left_padded", "open_embeddings", "prompt_ids", "read_examples",
+]  # fmt: skip
 
 _CHECKED = 1024  # examples at a time
 _SLOTS = 64  # workers with separate counts; further ones share them

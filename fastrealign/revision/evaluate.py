@@ -30,18 +30,9 @@ if TYPE_CHECKING:
     from fastrealign.revision.model import RevisionModel
 
 __all__ = [
-    "Answer",
-    "Facts",
-    "Item",
-    "Scores",
-    "ask",
-    "over_seeds",
-    "read_answers",
-    "read_items",
-    "score",
-    "write_answers",
-    "write_items",
-]
+    "Answer", "Facts", "Item", "Scores", "ask", "over_seeds", "read_answers", "read_items", "score",
+    "write_answers", "write_items",
+]  # fmt: skip
 
 Scores = dict[str, float]
 # By attribute ("colours"): the facts that a text states, or that are true of an image. A fact is a tuple of words.

@@ -35,12 +35,9 @@ def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
         With `source`, if it cannot be loaded or lacks weights.
     """
     import transformers
-    from packaging.version import Version
 
     found = hubs.find(source, "language model", hub, "allow it (hub: true, hub=True)")
-    # Renamed between transformers 4 and 5.
-    dtype = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
-    options = {"local_files_only": not found.online, dtype: "auto"}
+    options = {"local_files_only": not found.online, hubs.dtype_option(): "auto"}
     try:
         with hubs.asked(found.online):
             lm, report = transformers.AutoModelForCausalLM.from_pretrained(

@@ -56,18 +56,15 @@ def _fault(path: Path, key: str) -> str | None:
         return f"no such {'file' if key == 'data' else 'file or folder'}{_near(path)}"
     if key in ("data", "alignment") and path.is_dir():
         return "is a folder, expected a file"
-    if key == "adapter" and path.is_dir():
-        from fastrealign.revision import adapter  # torch, which takes seconds
+    try:
+        if key == "adapter" and path.is_dir():
+            from fastrealign.revision import adapter  # torch, which takes seconds
 
-        try:
             adapter.find(path)
-        except InputError as error:
-            return str(error).removeprefix(f"{path}: ")
-    if key == "data":
-        try:
+        if key == "data":
             form_of(path)
-        except InputError as error:
-            return str(error).removeprefix(f"{path}: ")
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
     if not os.access(path, os.R_OK):
         return "cannot be read: permission denied"
     return None

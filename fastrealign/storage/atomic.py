@@ -22,7 +22,7 @@ from fastrealign.storage.spool import spool, spool_failure
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing_extensions import Buffer
 
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
@@ -125,7 +125,7 @@ class AtomicFile:
                 # A thread or a traceback may still hold the descriptor; the space is freed now.
                 os.ftruncate(descriptor.fd, 0)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AtomicFile:
         return self
 
     def __exit__(self, *_: object) -> None:

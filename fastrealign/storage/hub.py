@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,9 @@ _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # One of these is in the cache after a model, a tokenizer or an image processor was loaded from the hub.
 _FILES = ("config.json", "open_clip_config.json", "tokenizer_config.json", "preprocessor_config.json")
 # Messages of the hub's libraries about a file that is not available, online or offline.
-_NOT_HERE = (
-    "couldn't connect",
-    "local cache",
-    "Can't load",
-    "is not a local folder",
-    "Failed to download",
-    "Connection error",
-    "Repo id must be",
-    "Max retries",
-    "offline mode",
-    "outgoing traffic has been disabled",
+_NOT_HERE = re.compile(
+    r"couldn't connect|local cache|Can't load|is not a local folder|Failed to download|Connection error|Repo id must be|"
+    r"Max retries|offline mode|outgoing traffic has been disabled"
 )
 
 
@@ -104,7 +97,13 @@ def asked(online: bool) -> Iterator[None]:
 
 def is_not_here(error: BaseException) -> bool:
     """Whether the error of a library means that a file is not available."""
-    return any(sign in str(error) for sign in _NOT_HERE)
+    return _NOT_HERE.search(str(error)) is not None
+
+
+def dtype_option() -> str:
+    """The keyword of transformers' `from_pretrained` for the element type, which 4.56 renamed."""
+    major, minor = version("transformers").split(".")[:2]
+    return "dtype" if (int(major), int(minor)) >= (4, 56) else "torch_dtype"
 
 
 def load_tokenizer(found: Found, **options: Any) -> Any:
