@@ -19,15 +19,7 @@ import numpy as np
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError, changed
 from fastrealign.formats.base import no_float
-from fastrealign.formats.choose_column import (
-    Candidate,
-    Fit,
-    Wanted,
-    choose_name,
-    instead,
-    other_split,
-    with_alternatives,
-)
+from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, with_alternatives
 from fastrealign.formats.libraries import torch
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
@@ -114,9 +106,8 @@ class TorchShard(MatrixShard):
         tensor = value.get(key)
         if not isinstance(tensor, torch.Tensor):
             held = next(one.holds for one in self._candidates if one.name == key)
-            raise InputError(
-                f"{self.path}: {key!r} is {held}, expected a tensor{instead(self._candidates, key, self._wanted)}"
-            )
+            with with_alternatives(self._candidates, key, self._wanted):
+                raise InputError(f"{self.path}: {key!r} is {held}, expected a tensor")
         return key, tensor
 
     def _facts(self, tensor: torch.Tensor) -> tuple[int, int, np.dtype]:

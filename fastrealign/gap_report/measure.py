@@ -17,31 +17,14 @@ from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
-from fastrealign.diagnostics import (
-    Covariance,
-    Estimate,
-    Frame,
-    Mixing,
-    Nearest,
-    angular_topology,
-    anisotropy,
-    covariance,
-    decompose,
-    difference_covariance,
-    effective_dimension,
-    effective_rank,
-    fixed_frame,
-    gap,
-    instance_cosine,
-    nearest,
-    pairwise_correlation,
-    phantom_drift,
-    power_law,
-    sigma_gap,
-    spectral_correlation,
-)
-from fastrealign.diagnostics.neighbours import foreign_share, kept_share, mixing_of
-from fastrealign.diagnostics.rows import count_rows, mean_estimate, paired_blocks, sample
+from fastrealign.diagnostics import spectrum as spectra
+from fastrealign.diagnostics.frame import Frame, decompose, fixed_frame
+from fastrealign.diagnostics.mean_gap import gap, phantom_drift
+from fastrealign.diagnostics.neighbours import Mixing, foreign_share, kept_share, mixing_of
+from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
+from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
+from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
 from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
@@ -153,10 +136,11 @@ class _Work:
         self.done()
         return MethodFigures(
             gap=gap(self.x, after),
-            sigma_gap=sigma_gap(self.of_x, of),
+            sigma_gap=spectra.sigma_gap(self.of_x, of),
             spectrum=self.spectrum(of, name),
             spectral_correlation=self.or_note(
-                f"{name}, spectral correlation", lambda: spectral_correlation(self.of_x.eigenvalues, of.eigenvalues)
+                f"{name}, spectral correlation",
+                lambda: spectra.spectral_correlation(self.of_x.eigenvalues, of.eigenvalues),
             ),
             topology=topology,
             mixing=mixing,
@@ -169,8 +153,8 @@ class _Work:
 
     def spectrum(self, of: Covariance, name: str) -> Spectrum:
         """Eigenvalues, their power law and effective rank."""
-        power = self.or_note(f"{name}, slope of the spectrum", lambda: power_law(of.eigenvalues))
-        return Spectrum(of.eigenvalues, of.rank, power, effective_rank(of.eigenvalues))
+        power = self.or_note(f"{name}, slope of the spectrum", lambda: spectra.power_law(of.eigenvalues))
+        return Spectrum(of.eigenvalues, of.rank, power, spectra.effective_rank(of.eigenvalues))
 
     def points(self, side: ArraySource) -> np.ndarray:
         """Some of its rows in the plane: float64 (points, 2)."""
@@ -219,8 +203,8 @@ class _Work:
         return Pairs(
             decompose(self.frame, difference),
             mean_estimate(np.concatenate(apart), self.sides.pairs_of, self.seed),
-            self.or_note(f"{name}, residual of pairs", lambda: anisotropy(difference)),
-            self.or_note(f"{name}, residual of pairs", lambda: effective_dimension(difference)),
+            self.or_note(f"{name}, residual of pairs", lambda: spectra.anisotropy(difference)),
+            self.or_note(f"{name}, residual of pairs", lambda: spectra.effective_dimension(difference)),
         )
 
     def _plane(self) -> None:

@@ -91,14 +91,12 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     file = RemoteFile(url)
     descriptor, copy = spool(url)
     try:
-        for offset in range(0, file.size, REQUEST_BYTES):
-            part = memoryview(file.read(offset, REQUEST_BYTES))
-            try:
-                while part:
-                    count = os.pwrite(descriptor.fd, part, offset)
-                    part, offset = part[count:], offset + count
-            except OSError as error:
-                raise FastRealignError(spool_failure(url, error)) from error
+        try:
+            with open(copy, "wb") as out:
+                for offset in range(0, file.size, REQUEST_BYTES):
+                    out.write(file.read(offset, REQUEST_BYTES))
+        except OSError as error:
+            raise FastRealignError(spool_failure(url, error)) from error
         yield copy
     finally:
         descriptor.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import fastrealign as fr
 from fastrealign.cli.demo import samples
+from fastrealign.cli.demo.picture import check_picture, draw
 from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
 
 
@@ -86,8 +87,6 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
         PNG to draw: both modalities in two dimensions, before and after. Needs matplotlib.
     """
     if picture is not None:
-        from fastrealign.cli.demo.picture import check_picture
-
         check_picture(picture)
     start = time.perf_counter()
     text, image = samples.load("text"), samples.load("image")
@@ -99,8 +98,6 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     aligned = alignment(pairs_text)
     before, after = read(pairs_text, pairs_image), read(aligned, pairs_image)
     if picture is not None:
-        from fastrealign.cli.demo.picture import draw
-
         draw(picture, pairs_text, aligned, pairs_image, before, after)
     return DemoResult(
         before=before,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.cli.demo import questions, statements
+from fastrealign.cli.demo.picture import check_picture, draw_answers
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
@@ -128,8 +129,6 @@ def run_demo(
     watch
         Makes the callback of transformers that shows the progress of a stage ("stage1", "stage2").
     """
-    from fastrealign.cli.demo.picture import check_picture, draw_answers
-
     if picture is not None:
         check_picture(picture)
     world = World(Path(folder) / "world", sizes or Sizes(), recipe.seed)
