@@ -40,7 +40,6 @@ CONFIG = {
 MAX_LOGIT_SCALE = 100.0
 INITIAL_LOGITS = {"init_logit_scale": math.log(1 / 0.07)}
 BATCH = 128
-ENCODED = 256  # items that are encoded at a time
 WARM_UP = 100
 PEAK_RATE = 2e-3
 # The temperature is one number that has to move far in few steps. At five times the rate of the weights, and with fewer
@@ -160,20 +159,22 @@ def _parameter_groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
     ]
 
 
-def encode_images(model: open_clip.CLIP, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def encode_images(model: open_clip.CLIP, pictures: Sequence[np.ndarray], batch: int = 256) -> np.ndarray:
     """Embeddings of images, not normalised: float32 (n, DIM)."""
-    return _encode(model, lambda part: model.encode_image(pixels(part)), pictures)
+    return _encode(model, lambda part: model.encode_image(pixels(part)), pictures, batch)
 
 
-def encode_texts(model: open_clip.CLIP, texts: Sequence[str]) -> np.ndarray:
+def encode_texts(model: open_clip.CLIP, texts: Sequence[str], batch: int = 256) -> np.ndarray:
     """Embeddings of captions, not normalised: float32 (n, DIM)."""
-    return _encode(model, lambda part: model.encode_text(tokenize(part)), texts)
+    return _encode(model, lambda part: model.encode_text(tokenize(part)), texts, batch)
 
 
-def _encode(model: open_clip.CLIP, encode: Callable[[Any], torch.Tensor], items: Sequence[Any]) -> np.ndarray:
+def _encode(
+    model: open_clip.CLIP, encode: Callable[[Any], torch.Tensor], items: Sequence[Any], batch: int
+) -> np.ndarray:
     import torch
 
     model.eval()
     with torch.inference_mode():
-        parts = [encode(items[lo : lo + ENCODED]).numpy() for lo in range(0, len(items), ENCODED)]
+        parts = [encode(items[lo : lo + batch]).numpy() for lo in range(0, len(items), batch)]
     return np.concatenate(parts)
