@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,9 +14,10 @@ from fastrealign.core.listing import listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import Spread, measure_spread
+from fastrealign.data.error_bound import ErrorBound
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.certified import Bound, Looks
+from fastrealign.methods.certified import Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
 from fastrealign.methods.loading import explained_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
@@ -170,19 +170,19 @@ def check(
     tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))
     sources = [side for side in open_new(source, target, read, alignment) if side is not None]
     options = PassOptions(bad_rows, Compute(threads).workers, progress)
-    looks = Looks(sources, confidence, seed)
+    looks = Looks(sources, tol, confidence, seed)
     while True:
-        found, bound = _look(looks, alignment, tol, confidence, options)
+        found, error = _look(looks, alignment, tol, confidence, options)
         away = abs(found.gap_left - tol)
         if looks.whole or found.bound < away:
             return found
-        looks.widen(bound, max(away, bound.total / 4.0), at_most=16.0)
+        looks.widen(error, max(away, found.bound / 4.0), at_most=16.0)
 
 
 def _look(
     looks: Looks, alignment: Alignment, tol: float, confidence: float, options: PassOptions
-) -> tuple[Check, Bound]:
-    """The result for the present samples, and the parts of its bound."""
+) -> tuple[Check, ErrorBound]:
+    """The result for the present samples, and what is known of the error of its gap."""
     sides: list[SideStatistics] = []
     changes: list[Change] = []
     units: list[Spread] = []
@@ -191,41 +191,41 @@ def _look(
         side = read_side(sample, f"reading the {name}", options)
         if side.count < 2:
             raise InputError(f"{sample.name}: {side.count} rows, expected at least 2 to check an alignment on")
-        spread = measure_spread(sample, UNIT, side.mean, f"spread of the {name}", options.later)
+        spread = measure_spread(sample, UNIT, f"spread of the {name}", options.later)
         sides.append(side)
         units.append(spread)
-        changes.append(_change(side, spread, looks, len(changes), mean, trace))
-    mapped = measure_spread(looks.samples[0], alignment.row_map, alignment.mean_source, "gap left", options.later)
+        changes.append(_change(spread, looks, len(changes), mean, trace))
+    mapped = measure_spread(looks.samples[0], alignment.row_map, "gap left", options.later)
     check_projected(looks.samples[0].name, sides[0].count, mapped.rows)
     if len(sides) > 1:
         check_differ(looks.samples[0].name, sides[0], looks.samples[1].name, sides[1])
-    mean_target = sides[1].mean if len(sides) > 1 else alignment.mean_target
+    mean_target = units[1].mean if len(sides) > 1 else alignment.mean_target
     gap_left = float(np.linalg.norm(mapped.mean - mean_target))
-    bound = looks.bound([mapped, *units[1:]])
+    error = looks.error({0: mapped, **dict(enumerate(units[1:], 1))})
     found = Check(
         holds=gap_left <= tol,
-        gap_before=float(np.linalg.norm(sides[0].mean - mean_target)),
+        gap_before=float(np.linalg.norm(units[0].mean - mean_target)),
         gap_left=gap_left,
-        bound=bound.total,
+        bound=looks.bound(error),
         tol=tol,
         confidence=confidence,
         source=changes[0],
         target=changes[1] if len(changes) > 1 else None,
     )
-    return found, bound
+    return found, error
 
 
-def _change(side: SideStatistics, spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
-    sample, unseen = looks.samples[which], looks.unseen(which, spread)
-    sure = 0.0 if sample.whole else looks.quantile(spread.blocks)
+def _change(spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:
+    sample, now = looks.samples[which], spread.mean
+    new_trace = 1.0 - float(now @ now)
     # T = 1 - |mean|^2, so an error e of the mean changes it by 2 mean @ e.
-    trace_bound = 2.0 * (sure * math.sqrt(spread.variance_along(sample.share)) + np.linalg.norm(side.mean) * unseen)
+    trace_bound = 2.0 * looks.bound(looks.error({which: spread}, along=now))
     return Change(
-        shift=float(np.linalg.norm(side.mean - mean)),
-        shift_bound=sure * math.sqrt(spread.variance(sample.share)) + unseen,
-        trace=side.trace,
-        trace_change=side.trace / trace - 1.0,
-        trace_change_bound=float(trace_bound / trace),
+        shift=float(np.linalg.norm(now - mean)),
+        shift_bound=looks.bound(looks.error({which: spread})),
+        trace=new_trace,
+        trace_change=new_trace / trace - 1.0,
+        trace_change_bound=trace_bound / trace,
         rows=sample.rows,
         of=sample.of,
         column=sample.column,
