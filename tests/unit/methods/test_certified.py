@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import fastrealign as fr
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import UNIT
-from fastrealign.data import cluster_sampling
+from fastrealign.data import cluster_sampling, error_bound
 from fastrealign.data.options import PassOptions
+from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.row_source import Piece
 from fastrealign.data.sources import open_rows
+from fastrealign.data.strata import Strata
 from fastrealign.data.workers import Workers
 from fastrealign.methods import certified
 
@@ -120,15 +124,70 @@ def test_the_sample_is_the_same_for_threads_and_any_order_of_shards(rng, small_b
     assert other.c.tobytes() != expected.c.tobytes()
 
 
-def test_blocks_are_drawn_without_replacement_and_a_larger_draw_contains_a_smaller(small_blocks):
+def test_every_stretch_of_rows_is_in_the_sample_with_the_same_share(small_blocks):
     source = open_rows(np.ones((10_000, 16), np.float32), "source")
-    drawn = cluster_sampling.Blocks(source, 5)
-    assert drawn.count == 625
-    few, many = (list(drawn.draw(count).pieces()) for count in (40, 300))
-    assert len(set(few)) == 40 and len(set(many)) == 300 and set(few) < set(many)
-    again = cluster_sampling.Blocks(source, 5)
-    assert list(again.draw(300).pieces()) == many
-    assert drawn.draw(625).whole and not drawn.draw(624).whole
+    drawn = Strata(source, (5, 0)).draw(0.1)
+    pieces = list(drawn.pieces())
+    assert len(set(pieces)) == len(pieces) == 2 * 32 and drawn.rows == 1000
+    assert all(0 < piece.hi - piece.lo <= 16 for piece in pieces)
+    assert [block.stratum for block in drawn.blocks.values()] == [i // 2 for i in range(64)]
+    assert {block.of for block in drawn.blocks.values()} == {20}
+    assert all((piece.lo + piece.hi) * 16 // 10_000 == i // 2 for i, piece in enumerate(pieces))
+    assert list(Strata(source, (5, 0)).draw(0.1).pieces()) == pieces
+    assert list(Strata(source, (6, 0)).draw(0.1).pieces()) != pieces
+    assert Strata(source, (5, 0)).draw(0.51).whole and not Strata(source, (5, 0)).draw(0.5).whole
+
+
+def test_every_block_and_every_pair_of_a_stratum_is_drawn_equally_often(small_blocks):
+    source = open_rows(np.ones((160, 16), np.float32), "source")
+    pairs = Counter(tuple(piece.lo for piece in Strata(source, (seed, 0)).draw(0.4).pieces()) for seed in range(4000))
+    assert len(pairs) == 10 * 10  # two strata of five blocks
+    assert stats.chisquare(list(pairs.values())).pvalue > 1e-4
+
+
+def shards_of(tmp_path, sizes, d=16):
+    """Files of so many rows, whose entries are the number of the file."""
+    for i, size in enumerate(sizes):
+        np.save(tmp_path / f"{i:05}.npy", np.full((size, d), float(i + 1), np.float32))
+    return open_rows(tmp_path, "source")
+
+
+def test_a_stratum_lies_in_one_shard_and_each_shard_is_drawn_with_its_share(small_blocks, tmp_path):
+    sizes = [4000, 1000, 2500, 320]
+    drawn = Strata(shards_of(tmp_path, sizes), (0, 0)).draw(0.1)
+    rows, strata = Counter(), {}
+    for piece, block in drawn.blocks.items():
+        rows[piece.shard] += piece.hi - piece.lo
+        strata.setdefault(block.stratum, set()).add(piece.shard)
+    assert all(len(shards) == 1 for shards in strata.values())
+    assert [rows[i] for i in range(4)] == pytest.approx([0.1 * size for size in sizes], abs=2)
+
+
+def test_shards_smaller_than_a_stratum_are_drawn_in_runs_of_neighbours(small_blocks, tmp_path):
+    """Each shard is a block: two are drawn of every 20, and of what is left at the end with the others."""
+    drawn = Strata(shards_of(tmp_path, [7] * 205), (0, 0)).draw(0.1)
+    strata = {}
+    for piece, block in drawn.blocks.items():
+        assert (piece.lo, piece.hi) == (0, 7)
+        strata.setdefault(block.stratum, []).append(piece.shard)
+    assert len(strata) == 10 and all(len(shards) == 2 for shards in strata.values())
+    assert all(20 * i <= shard < 20 * (i + 1) for i in range(9) for shard in strata[i])
+    assert all(180 <= shard < 205 for shard in strata[9])
+    assert [block.of for block in drawn.blocks.values()] == [20] * 18 + [25] * 2
+
+
+def test_what_differs_between_shards_costs_nothing(small_blocks, tmp_path):
+    """Shards far apart, each of equal rows: the mean of any sample is that of all rows."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        np.save(tmp_path / f"{i}.npy", np.tile(rng.standard_normal(16), (640, 1)).astype(np.float32))
+    source = open_rows(tmp_path, "source")
+    sample = Strata(source, (0, 0)).draw(0.1)
+    spread = cluster_sampling.measure_spread(sample, UNIT, "spread", PassOptions())
+    whole, _ = reduce_source(source, UNIT, "mean")
+    np.testing.assert_allclose(spread.mean, whole.mean, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(spread.errors, 0.0, atol=1e-12)
+    assert sample.rows < source.rows / 9
 
 
 def test_formats_that_are_read_in_order_are_drawn_whole(rng, tmp_path):
@@ -146,28 +205,28 @@ def test_formats_that_are_read_in_order_are_drawn_whole(rng, tmp_path):
     assert found.sampling.rows_target == 100
 
 
-def test_the_variance_between_blocks_is_that_of_cluster_sampling(rng):
-    """Unequal blocks drawn many times: the mean square error of the mean against what Spread says of it."""
-    d = 3
-    sizes = rng.integers(1, 30, 200)
-    means = rng.standard_normal((200, d)) + np.array([2, 0, 0])
-    totals = means * sizes[:, None]
-    truth = totals.sum(axis=0) / sizes.sum()
-    errors, along_errors, said, said_along = [], [], [], []
-    along = np.array([0.6, 0.8, 0.0])
-    for _ in range(3000):
-        chosen = rng.choice(200, 60, replace=False)
-        spread = cluster_sampling.Spread(along)
-        for i in chosen:
-            spread.add(totals[i], int(sizes[i]))
-        share = sizes[chosen].sum() / sizes.sum()
-        errors.append(((spread.mean - truth) ** 2).sum())
-        along_errors.append(((spread.mean - truth) @ along) ** 2)
-        said.append(spread.variance(share))
-        said_along.append(spread.variance_along(share))
-    assert np.mean(said) == pytest.approx(np.mean(errors), rel=0.12)
-    assert np.mean(said_along) == pytest.approx(np.mean(along_errors), rel=0.12)
-    assert spread.variance(1.0) == 0.0
+def test_the_covariance_is_that_of_the_error_of_the_mean(rng):
+    """Unequal blocks in unequal strata, drawn many times: the covariance of the error against what Spread says of it."""
+    d, strata = 3, [int(n) for n in rng.integers(2, 12, 300)]
+    sizes = [rng.integers(5, 30, n) for n in strata]
+    centres = rng.standard_normal((300, 1, d)) + np.array([2, 0, 0])
+    totals = [
+        size[:, None] * (centre + 0.5 * rng.standard_normal((len(size), d)) * [1.0, 2.0, 0.5])
+        for size, centre in zip(sizes, centres, strict=True)
+    ]
+    truth = sum(total.sum(axis=0) for total in totals) / sum(size.sum() for size in sizes)
+    errors, said = [], []
+    for _ in range(2000):
+        spread = cluster_sampling.Spread(d)
+        for i, (total, size) in enumerate(zip(totals, sizes, strict=True)):
+            for sign, j in zip((1, -1), rng.permutation(len(size))[:2], strict=True):
+                block = cluster_sampling.Block(Piece(0, 0, 1, 0), i, len(size), sign if len(size) > 2 else 0)
+                spread.add(total[j], int(size[j]), block)
+        errors.append(spread.mean - truth)
+        said.append(spread.errors.T @ spread.errors)
+    scale = np.trace(np.mean(said, axis=0))
+    np.testing.assert_allclose(np.mean(said, axis=0), np.cov(np.transpose(errors)), atol=0.06 * scale)
+    assert np.linalg.norm(np.mean(errors, axis=0)) < 0.1 * math.sqrt(scale)
 
 
 @pytest.mark.parametrize("max_memory", [None, 200_000])
@@ -187,54 +246,96 @@ def test_blocks_larger_than_the_buffers_are_read(rng, tmp_path, monkeypatch):
     assert found.sampling.rows_source < len(y) and found.fingerprint == expected.fingerprint
 
 
-def test_one_block_says_nothing_of_the_spread():
-    spread = cluster_sampling.Spread(np.ones(2))
-    spread.add(np.ones(2), 5)
-    assert math.isinf(spread.variance(0.5))
+@pytest.mark.parametrize("freedom", [1.5, 12.0, 256.0])
+@pytest.mark.parametrize("terms", [1.0, 2.5, 60.0])
+def test_quantiles_of_f(terms, freedom):
+    exceeded = np.array([0.9, 0.5, 0.1, 1e-2, 1e-4])
+    found = error_bound._quantile(exceeded, terms, freedom)
+    np.testing.assert_allclose(found, stats.f.isf(exceeded, terms, freedom), rtol=1e-3)
 
 
-@pytest.mark.parametrize("freedom", [30, 63, 500])
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-def test_quantiles(confidence, freedom):
-    assert cluster_sampling.quantile(confidence, freedom) == pytest.approx(
-        stats.t.ppf(0.5 + confidence / 2, freedom), rel=1e-4
-    )
+SPECTRA = {
+    "one direction": np.ones(1),
+    "one above many": np.array([0.5, *[0.5 / 60] * 60]),
+    "many": np.full(64, 1 / 64),
+    "falling": np.arange(1.0, 200.0) ** -1.3,
+}
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_a_normal_error_exceeds_the_bound_as_often_as_allowed_whatever_was_missed(rng, spectrum, reach):
+    variances = SPECTRA[spectrum] / SPECTRA[spectrum].sum()
+    errors = np.sqrt(variances) * rng.standard_normal((100_000, len(variances)))
+    squares, along = np.square(errors).sum(axis=1), errors[:, 0]  # the first direction has the largest variance
+    for allowed in (0.1, 0.01):
+        bound = error_bound.ErrorBound(variances, 1e4, reach).at(allowed)
+        fails = [
+            math.exp(-missed) * (squares + 2.0 * missed * reach * along + (missed * reach) ** 2 > bound**2).mean()
+            for missed in np.linspace(0.0, -math.log(allowed), 60)[:-1]
+        ]
+        assert 0.5 * allowed < max(fails) < 1.15 * allowed
+
+
+def test_few_strata_that_stand_out_leave_few_degrees_of_freedom(rng):
+    """One direction, n strata: Student's t, at least. Then the same with one stratum that outweighs the others."""
+    errors = np.ones((40, 1)) * rng.choice([-1.0, 1.0], (40, 1))
+    known = error_bound.ErrorBound.of(errors, 0.0)
+    assert known.freedom == pytest.approx(40.0)
+    assert known.at(0.05) == pytest.approx(stats.t.ppf(0.975, 40) * math.sqrt(40), rel=2e-3)
+    errors[7] = 60.0
+    odd = error_bound.ErrorBound.of(errors, 0.0)
+    assert odd.freedom < 1.1 and odd.at(0.05) > 8.0 * 60.0
+
+
+def test_no_error_and_nothing_missed_is_no_bound_and_the_bound_is_rounded_up():
+    assert error_bound.ErrorBound.of(np.zeros((0, 5)), 0.0).at(0.01) == 0.0
+    exact = math.sqrt(stats.chi2.isf(0.05, 1))
+    assert error_bound.ErrorBound(np.ones(1), 1e4, 0.0).at(0.05) in (1.961, 1.96) and exact <= 1.961
+    # Rows that are all alike: what was missed lies on the other side.
+    assert error_bound.ErrorBound.of(np.zeros((9, 5)), 0.01).at(0.05) == pytest.approx(0.01 * math.log(20), rel=1e-3)
 
 
 def test_looking_again_spends_no_more_than_is_allowed(small_blocks):
-    source = open_rows(np.ones((100_000, 16), np.float32), "source")
-    looks = certified.Looks([source], 0.9, 0)
-    spread = cluster_sampling.Spread(np.ones(16))
-    spread.add(np.zeros(16), 1)
-    spent, missed = [], []
+    looks = certified.Looks([open_rows(np.ones((100_000, 16), np.float32), "source")], 0.1, 0.9, 0)
+    error = error_bound.ErrorBound(np.ones(1), 1e4, 0.0)
+    spent, rows = [], []
     for _ in range(3):
-        spent.append(2 * (1 - stats.t.cdf(looks.quantile(64), 63)))
-        # With a mean of zero, the share of rows in blocks that were not seen is what they can move it by.
-        sample = looks.samples[0]
-        hidden = round(looks.unseen(0, spread) * source.rows / 16) + 1
-        missed.append(stats.hypergeom.pmf(0, 6250, hidden, sample.blocks))
-        looks.widen(certified.Bound(1.0, 0.0), 1.0)
-    allowed = np.array([0.1 / 2, 0.1 / 6, 0.1 / 12]) / 2
-    np.testing.assert_allclose(spent, allowed, rtol=2e-3)
-    assert (missed <= allowed).all() and (missed > 0.8 * allowed).all()
+        spent.append(2 * stats.norm.sf(looks.bound(error)))
+        rows.append(looks.samples[0].rows)
+        looks.widen(error, 1.5)
+    np.testing.assert_allclose(spent, [0.05, 0.025, 0.0125], rtol=5e-3)
+    assert rows == sorted(rows) and rows[2] >= 2 * rows[0]
 
 
-def test_a_prediction_of_how_many_blocks_a_bound_takes():
-    for seen, unseen in ((0.3, 0.0), (0.0, 0.2), (0.1, 0.2)):
-        growth = certified.Bound(seen, unseen).growth(0.01)
-        assert seen / math.sqrt(growth) + unseen / growth == pytest.approx(0.01)
+def test_a_prediction_of_how_many_blocks_a_bound_takes(small_blocks):
+    """Four times as many where the error decides, twice as many where a part that was missed does; for 0.9 of the bound."""
+    for error, growth in (
+        (error_bound.ErrorBound(np.full(50, 0.02), 1e4, 0.0), 4.0),
+        (error_bound.ErrorBound(np.zeros(1), 1.0, 1.0), 2.0),
+    ):
+        looks = certified.Looks([open_rows(np.ones((100_000, 16), np.float32), "source")], 0.1, 0.9, 0)
+        rows = looks.samples[0].rows
+        looks.widen(error, error.at(0.025) / 1.8)
+        assert looks.samples[0].rows / rows == pytest.approx(growth, rel=0.12)
 
 
-def test_blocks_that_were_not_seen_are_taken_to_be_the_largest(rng, tmp_path):
-    """Shards of unequal size, each a block: none of `most` was drawn, and these may be those with the most rows."""
+def test_a_part_that_is_missed_holds_no_more_rows_than_is_said(rng, tmp_path):
+    """Any group of blocks (shards of unequal size), one a stratum above all: none of it is drawn with a probability exp(-x)."""
     pytest.importorskip("pyarrow")
     sizes = rng.integers(1, 40, 200)
     for i, size in enumerate(sizes):
-        parquet(tmp_path / f"part_{i}.parquet", rng.standard_normal((size, 4)), 1000)
-    drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0)
-    most = math.floor(math.log(0.02) / math.log(1 - 70 / 200))
-    assert drawn.unseen(70, 0.02) == pytest.approx(np.sort(sizes)[::-1][:most].sum() / sizes.sum())
-    assert drawn.unseen(199, 1e-9) == pytest.approx(sizes.max() / sizes.sum()) and drawn.unseen(200, 0.02) == 0.0
+        parquet(tmp_path / f"part_{i:03}.parquet", rng.standard_normal((size, 4)), 1000)
+    drawn = Strata(open_rows(tmp_path, "source"), (0, 0)).draw(0.2)
+    strata = [range(10 * i, 10 * i + 10) for i in range(20)]
+    assert {block.of for block in drawn.blocks.values()} == {10}
+    for _ in range(200):
+        groups = [rng.choice(stratum, rng.integers(0, 4), replace=False) for stratum in strata]
+        missed = sum(math.log(math.comb(10 - len(group), 2) / math.comb(10, 2)) for group in groups)
+        assert sizes[np.concatenate(groups)].sum() / sizes.sum() <= -missed * drawn.rarity
+    largest = [stratum[int(np.argmax(sizes[stratum]))] for stratum in strata]
+    assert sizes[largest].sum() / sizes.sum() > 0.8 * 20 * -math.log(0.8) * drawn.rarity
+    assert Strata(open_rows(tmp_path, "source"), (0, 0)).draw(0.6).rarity == 0.0
 
 
 def around(rng, centres, spread=0.3):
@@ -335,11 +436,10 @@ def test_refused(rng):
 def test_threads_do_not_change_the_spread(rng, tmp_path, small_blocks):
     y = by_topic(rng, 10, 500, 16)
     np.save(tmp_path / "y.npy", y)
-    drawn = cluster_sampling.Blocks(open_rows(tmp_path, "source"), 0).draw(60)
-    along = rng.standard_normal(16)
+    drawn = Strata(open_rows(tmp_path, "source"), (0, 0)).draw(0.2)
     ways = [PassOptions("error", Workers.of(threads)) for threads in (1, 2, 5)]
-    results = [cluster_sampling.measure_spread(drawn, UNIT, along, "spread", options) for options in ways]
-    assert len({spread.variance(0.3) for spread in results}) == 1
+    results = [cluster_sampling.measure_spread(drawn, UNIT, "spread", options) for options in ways]
+    assert len({spread.errors.tobytes() for spread in results}) == 1
     assert len({spread.mean.tobytes() for spread in results}) == 1
 
 
@@ -361,14 +461,13 @@ def test_row_groups_of_a_parquet_file_are_drawn_singly(rng, small_blocks, tmp_pa
     assert left_by(found, y, x) <= found.gap_left + told.bound
     assert fr.fit(whole, x, tol=0.3, threads=3).c.tobytes() == found.c.tobytes()
     # The rows that were read are those of whole groups.
-    drawn = cluster_sampling.Blocks(open_rows(whole, "source"), 0)
-    assert drawn.count == 1000
-    for piece in drawn.draw(70).pieces():
+    drawn = Strata(open_rows(whole, "source"), (0, 0)).draw(0.07)
+    for piece in drawn.pieces():
         assert piece.lo % 20 == 0 and piece.hi - piece.lo == 20
-        (lo, read), *more = drawn.source.chunks(piece, np.empty(1 << 20, np.uint8))
+        (lo, read), *more = drawn.chunks(piece, np.empty(1 << 20, np.uint8))
         assert lo == piece.lo and not more
         np.testing.assert_array_equal(read, y[piece.lo : piece.hi])
-        parts = list(drawn.source.chunks(piece, np.empty(6 * 16 * 4, np.uint8)))
+        parts = list(drawn.chunks(piece, np.empty(6 * 16 * 4, np.uint8)))
         assert [lo for lo, _ in parts] == list(range(piece.lo, piece.hi, 6))
         np.testing.assert_array_equal(np.concatenate([rows for _, rows in parts]), y[piece.lo : piece.hi])
 
@@ -389,23 +488,23 @@ def test_parquet_in_any_order_of_shards(rng, small_blocks, tmp_path):
 def test_small_row_groups_are_drawn_together(rng, small_blocks, tmp_path):
     """A block has at least BLOCK_BYTES, here 16 rows, and ends where a group does."""
     y = by_topic(rng, 1, 1007, 16)
-    drawn = cluster_sampling.Blocks(open_rows(parquet(tmp_path / "y.parquet", y, 5), "source"), 0)
-    pieces = list({*drawn.draw(50).pieces(), *cluster_sampling.Blocks(drawn.source, 1).draw(50).pieces()})
-    pieces.sort(key=lambda piece: piece.lo)
+    source = open_rows(parquet(tmp_path / "y.parquet", y, 5), "source")
+    drawn = [Strata(source, (seed, 0)).draw(0.5) for seed in range(20)]
+    pieces = sorted({piece for sample in drawn for piece in sample.pieces()}, key=lambda piece: piece.lo)
     assert [piece.hi - piece.lo for piece in pieces] == [20] * 50 + [7]
     assert [piece.lo for piece in pieces] == list(range(0, 1007, 20))
-    read = [np.concatenate([r for _, r in drawn.source.chunks(p, np.empty(1 << 20, np.uint8))]) for p in pieces]
+    read = [np.concatenate([r for _, r in source.chunks(p, np.empty(1 << 20, np.uint8))]) for p in pieces]
     np.testing.assert_array_equal(np.concatenate(read), y)
 
 
 def test_row_groups_of_a_block_give_what_the_blocks_of_an_array_give(rng, small_blocks, tmp_path):
     """So that what is tested of arrays, how often the bound covers above all, is tested of row groups."""
-    y, x = by_topic(rng, 25, 640, 8), by_topic(rng, 25, 640, 8)
+    y = by_topic(rng, 25, 640, 8)
     path = parquet(tmp_path / "y.parquet", y, 32)
-    for seed in range(2):
-        found, expected = (fr.fit(source, x, tol=0.3, confidence=0.8, seed=seed, threads=1) for source in (path, y))
-        assert found.sampling == expected.sampling and found.sampling.rows_source < len(y)
-        assert found.c.tobytes() == expected.c.tobytes() and found.gap_left == expected.gap_left
+    of_groups, of_array = (Strata(open_rows(source, "source"), (0, 0)).draw(0.1) for source in (path, y))
+    assert list(of_groups.pieces()) == list(of_array.pieces()) and of_groups.rarity == of_array.rarity
+    one, other = (cluster_sampling.measure_spread(s, UNIT, "spread", PassOptions()) for s in (of_groups, of_array))
+    assert one.mean.tobytes() == other.mean.tobytes() and one.errors.tobytes() == other.errors.tobytes()
 
 
 @pytest.mark.slow
