@@ -16,13 +16,8 @@ example:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    parser = command(
-        "apply",
-        "apply a saved alignment (or another method) to embeddings, shard for shard",
-        _MORE,
-        run=run,
-        shares=True,
-    )
+    text = "apply a saved alignment (or another method) to embeddings, shard for shard"
+    parser = command("apply", text, _MORE, run=run, shares=True)
     parser.add_argument(
         "alignment", metavar="ALIGNMENT", help="what fit saved, or alignment.safetensors in align's output"
     )

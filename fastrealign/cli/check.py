@@ -30,12 +30,8 @@ def add(command: Command) -> None:
     parser.add_argument(
         "--target", nargs="+", metavar="TARGET", help="new image embeddings, if they may have changed too"
     )
-    parser.add_argument(
-        "--tol",
-        type=float,
-        metavar="GAP",
-        help="the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)",
-    )
+    text = "the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)"
+    parser.add_argument("--tol", type=float, metavar="GAP", help=text)
     arguments.add_sampling_options(parser)
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)

@@ -28,20 +28,14 @@ def add(command: Command) -> None:
     )
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="a folder of shards, a file, a quoted glob, ...")
     parser.add_argument("--out", required=True, metavar="OUT", help="a folder, or for a single file a file name")
-    parser.add_argument(
-        "--to",
-        type=small,
-        choices=sorted(TARGETS),
-        help="format to write (default: that of OUT's suffix, else parquet)",
-    )
+    text = "format to write (default: that of OUT's suffix, else parquet)"
+    parser.add_argument("--to", type=small, choices=sorted(TARGETS), help=text)
     parser.add_argument("--dtype", type=dtype, choices=DTYPES, help="element type (default: that of each file)")
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
-    parser.add_argument(
-        "--side",
-        type=small,
-        choices=sorted(SIDES),
-        help="side of a clip-retrieval folder to read; with npy, write such a folder: text_emb/ or img_emb/, and metadata/",
+    text = (
+        "side of a clip-retrieval folder to read; with npy, write such a folder: text_emb/ or img_emb/, and metadata/"
     )
+    parser.add_argument("--side", type=small, choices=sorted(SIDES), help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_fsync(parser)
     add_output_options(parser)

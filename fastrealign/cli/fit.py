@@ -43,13 +43,8 @@ def add(command: Command) -> None:
     parser.add_argument(
         "--from", dest="old", metavar="ALIGNMENT", help="update this alignment with SOURCE (and TARGET) instead"
     )
-    parser.add_argument(
-        "--forget",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)",
-    )
+    text = "with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)"
+    parser.add_argument("--forget", type=float, default=0.0, metavar="SHARE", help=text)
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)
     arguments.add_device_options(parser)

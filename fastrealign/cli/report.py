@@ -39,33 +39,15 @@ def add(command: Command) -> None:
     parser.add_argument("--source", nargs="+", required=True, metavar="SOURCE", help=SOURCE)
     parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page; its figures go to FILE.json")
-    parser.add_argument(
-        "--pairs",
-        nargs="*",
-        metavar="PATH",
-        help="row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows",
-    )
-    parser.add_argument(
-        "--methods",
-        default=",".join(METHODS),
-        metavar="NAMES",
-        help="methods to compare, separated by commas (default: %(default)s); an unknown name lists them all",
-    )
-    parser.add_argument(
-        "--domain",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "SOURCE", "TARGET"),
-        help="another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated",
-    )
-    parser.add_argument(
-        "--rows",
-        type=positive,
-        default=ROWS,
-        metavar="N",
-        help="sample this many rows of a side that has more (default: %(default)s)",
-    )
+    text = "row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows"
+    parser.add_argument("--pairs", nargs="*", metavar="PATH", help=text)
+    text = "methods to compare, separated by commas (default: %(default)s); an unknown name lists them all"
+    parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=text)
+    text = "another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated"
+    domain = ("NAME", "SOURCE", "TARGET")
+    parser.add_argument("--domain", nargs=3, action="append", default=[], metavar=domain, help=text)
+    text = "sample this many rows of a side that has more (default: %(default)s)"
+    parser.add_argument("--rows", type=positive, default=ROWS, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of samples and noise (default: 0)")
     add_columns(parser)
     parser.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")

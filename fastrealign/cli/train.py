@@ -54,13 +54,8 @@ def add(command: Command) -> None:
         stage = whats.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         stage.add_argument("config", metavar="CONFIG.yaml", help="what to train, and on what")
         stage.add_argument("--resume", action="store_true", help="resume the run in `out` from its last checkpoint")
-        stage.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="override a key of the file; may be repeated",
-        )
+        text = "override a key of the file; may be repeated"
+        stage.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
         add_output_options(stage)
     help = "render a small world of pictures and captions, train on it, and evaluate the result"
     demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")

@@ -149,11 +149,8 @@ class GapMonitor:
         if self.frame is None and step >= self.frame_at:
             self.frame = now
             if self._log is not None:
-                save_tensors(
-                    _frame_file(self._log),
-                    {"basis": now.basis},
-                    {"kind": "frame", "rank": now.rank, "energy": now.energy},
-                )
+                about = {"kind": "frame", "rank": now.rank, "energy": now.energy}
+                save_tensors(_frame_file(self._log), {"basis": now.basis}, about)
         record = self._record(step, now, x.matrix + y.matrix, difference)
         if self.loss is not None:
             gradients = embedding_gradients(image, text, self.loss, batch=self.batch)

@@ -107,13 +107,9 @@ def mixing_of(x: np.ndarray, y: np.ndarray, rows_x: int, rows_y: int, *, k: int,
     """`mixing` from the foreign shares of sampled rows of each side, where the searches were done already."""
     a, b = mean_estimate(x, rows_x, seed), mean_estimate(y, rows_y, seed)
     weight = rows_x / (rows_x + rows_y)
-    rate = Estimate(
-        weight * a.value + (1 - weight) * b.value,
-        float(np.hypot(weight * a.error, (1 - weight) * b.error)),
-        a.n + b.n,
-        a.seed if a.seed is not None else b.seed,
-    )
-    return Mixing(rate, a, b, k)
+    value = weight * a.value + (1 - weight) * b.value
+    error = float(np.hypot(weight * a.error, (1 - weight) * b.error))
+    return Mixing(Estimate(value, error, a.n + b.n, a.seed if a.seed is not None else b.seed), a, b, k)
 
 
 @computes

@@ -19,7 +19,7 @@ from fastrealign.formats.arrow_schema import retyped_feature
 from fastrealign.formats.base import Shard
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.formats.tables import TableShard
-from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import Place
 from fastrealign.storage.records import parsed
@@ -91,9 +91,7 @@ class DatasetFolder:
                 value[_FINGERPRINT] = _fingerprint(str(value.get(_FINGERPRINT)), alignment, written)
             else:
                 self._describe(value, root, written)
-            with AtomicFile(path, fsync) as file:
-                file.append(json.dumps(value, indent=2, ensure_ascii=False).encode())
-                file.commit()
+            save_bytes(path, json.dumps(value, indent=2, ensure_ascii=False).encode(), fsync)
 
     def _describe(self, info: dict[str, Any], root: Place, written: list[ShardRecord]) -> None:
         """Update dataset_info.json: the element type and the number of rows."""

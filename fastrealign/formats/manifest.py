@@ -16,7 +16,7 @@ from typing import Any
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.core.version import __version__
-from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.files import reading
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import Place, folder_of, place
@@ -192,9 +192,7 @@ class Manifest:
             "asked": {**spec, **inputs},
         }
         entries = [f'"{name}": {_text(part, _LEVELS.get(name, 0))}' for name, part in value.items()]
-        with AtomicFile(path, fsync) as file:
-            file.append(sealed("{{\n{}\n}}\n".format(",\n".join(entries)).encode()))
-            file.commit()
+        save_bytes(path, sealed("{{\n{}\n}}\n".format(",\n".join(entries)).encode()), fsync)
 
     @classmethod
     def load(cls, path: Place) -> Manifest:

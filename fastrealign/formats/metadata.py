@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -100,8 +101,7 @@ def write_metadata(
             _filter(shard.metadata, file, keep)
         else:
             with reading(shard.metadata), open_binary(shard.metadata) as source:
-                while piece := source.read(_COPY_BYTES):
-                    file.append(piece)
+                shutil.copyfileobj(source, file.stream(), _COPY_BYTES)
         check_state(shard.metadata, shard.metadata_state)
         file.commit()
     return out

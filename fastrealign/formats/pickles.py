@@ -150,7 +150,7 @@ class PickleShard(Shard):
             raise InputError(
                 f"{self.path}: item {at}: {self.key!r} is a {kind_of(embed)}, expected a NumPy float array"
             )
-        if embed.size == 0 or embed.ndim not in (1, 2) or embed.shape[:-1] not in ((), (1,)):
+        if not _one_vector(embed):
             raise InputError(
                 f"{self.path}: item {at}: {self.key!r} has shape {embed.shape}, expected (width,) or (1, width)"
             )
@@ -188,12 +188,12 @@ class PickleWriter(ShardWriter):
 
 
 def _is_vector(value: object) -> bool:
-    return (
-        isinstance(value, np.ndarray)
-        and value.size > 0
-        and (value.ndim == 1 or (value.ndim == 2 and len(value) == 1))
-        and value.dtype.newbyteorder("=") in CODES
-    )
+    return isinstance(value, np.ndarray) and _one_vector(value) and value.dtype.newbyteorder("=") in CODES
+
+
+def _one_vector(array: np.ndarray) -> bool:
+    """Whether its shape is (width,) or (1, width)."""
+    return array.size > 0 and array.ndim > 0 and array.shape[:-1] in ((), (1,))
 
 
 def shown_key(key: object) -> str:

@@ -70,8 +70,8 @@ def _of_frame(pandas: Any, x: Any, name: str) -> Taken:
     rows = np.asanyarray(x)
     if rows.dtype == object:
         floats = [getattr(kind, "numpy_dtype", kind) for kind in x.dtypes]
-        if not all(isinstance(kind, np.dtype) and kind.kind == "f" for kind in floats):
-            odd = next(i for i, k in enumerate(floats) if not (isinstance(k, np.dtype) and k.kind == "f"))
+        odd = next((i for i, k in enumerate(floats) if not (isinstance(k, np.dtype) and k.kind == "f")), None)
+        if odd is not None:
             raise InputError(
                 f"{name}: a DataFrame whose column {x.columns[odd]!r} holds {x.dtypes.iloc[odd]}, expected numbers in every "
                 "column; pass the one column that holds the embeddings, x[...], or x.select_dtypes('number')"

@@ -10,9 +10,9 @@ import numpy as np
 from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report import verdict
-from fastrealign.gap_report.labels import name_of, number, percent
+from fastrealign.gap_report.labels import DASHES, METHOD, name_of, number, percent
 from fastrealign.gap_report.report_data import Domains, Measured
-from fastrealign.gap_report.svg import FAINT, INK, METHOD, PAPER, PARTS, TARGET
+from fastrealign.gap_report.svg import FAINT, INK, PAPER, PARTS, TARGET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,12 +26,6 @@ WIDE, SMALL = (4.9, 3.5), (3.5, 3.5)
 BESIDE, UNDER = 16, 40
 # A gap below LEAST is not drawn as a full bar, nor at the top of an axis; the table of domains is faintest at FAINTEST.
 LEAST, FAINTEST = 1e-3, 1e-5
-DASHES: dict[str, LineStyleType] = {
-    "none": (0, (4, 2)),
-    "c3": (0, (5, 1.5, 1, 1.5)),
-    "bca": (0, (2, 1)),
-    "mean-shift": (0, (1, 1)),
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def spectra(report: Measured) -> Drawing:
     """Eigenvalues of the target and of each method's rows on logarithmic axes, with their power laws."""
     figure, axes = _axes(WIDE)
     lines: list[tuple[str, str, LineStyleType, float]] = [("target", TARGET, "-", 2.0)]
-    lines += [(name_of(name), METHOD[name], DASHES.get(name, "-"), 1.5) for name in report.methods]
+    lines += [(name_of(name), METHOD[name], DASHES[name], 1.5) for name in report.methods]
     spectra = [report.target_spectrum, *(of.spectrum for of in report.methods.values())]
     lowest = 1.0
     for (name, colour, dash, width), of in zip(lines, spectra, strict=True):
@@ -125,7 +119,7 @@ def angles(report: Measured) -> Drawing:
     for name, of in topologies.items():
         js = of.divergence
         label = f"{name_of(name)}, JS {number(js.value)}" + (f" ± {js.error:.1g}" if js.error else "")
-        axes.plot(of.grid, of.y, color=METHOD[name], ls=DASHES.get(name, "-"), lw=1.5, label=label)
+        axes.plot(of.grid, of.y, color=METHOD[name], ls=DASHES[name], lw=1.5, label=label)
     axes.set(xlabel="cosine between two rows of one side", ylabel="density (per unit of cosine)")
     axes.set_ylim(bottom=0)
     axes.grid(True)

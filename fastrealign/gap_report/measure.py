@@ -60,10 +60,8 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
         Side(shown(given.name), held.rows, count_rows(given), given.column)
         for given, held in zip(sides.given, (x, y), strict=True)
     )
-    lost = [
-        of.trace * (1 / side.rows - 1 / side.of)
-        for of, side in zip((work.of_x, work.of_y), (of_target, of_source), strict=True)
-    ]
+    drawn = zip((work.of_x, work.of_y), (of_target, of_source), strict=True)
+    lost = [of.trace * (1 / side.rows - 1 / side.of) for of, side in drawn]
     return GapReport(
         source=of_source,
         target=of_target,
@@ -182,14 +180,8 @@ class _Work:
             mapped = sample(after, QUERIES, self.seed)[1]  # of as many rows, the same are drawn
             among, x_to_y = _search(after, numbers, mapped, from_x)
             y_to_x = nearest(mapped, self.x, MIXING_K)
-        mixing = mixing_of(
-            foreign_share(self.among_x, x_to_y, MIXING_K),
-            foreign_share(among, y_to_x, MIXING_K),
-            self.x.rows,
-            self.y.rows,
-            k=MIXING_K,
-            seed=self.seed,
-        )
+        of_x, of_y = foreign_share(self.among_x, x_to_y, MIXING_K), foreign_share(among, y_to_x, MIXING_K)
+        mixing = mixing_of(of_x, of_y, self.x.rows, self.y.rows, k=MIXING_K, seed=self.seed)
         kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among)))
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 

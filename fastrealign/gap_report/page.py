@@ -8,9 +8,8 @@ from importlib.resources import files
 from fastrealign.core.version import __version__
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
-from fastrealign.gap_report.labels import name_of, number
+from fastrealign.gap_report.labels import METHOD, name_of, number
 from fastrealign.gap_report.report_data import Measured
-from fastrealign.gap_report.svg import METHOD
 from fastrealign.gap_report.table import basis, metrics
 from fastrealign.gap_report.verdict import headline, verdict_of
 
@@ -18,18 +17,17 @@ from fastrealign.gap_report.verdict import headline, verdict_of
 def html_page(report: Measured) -> str:
     """The page, whole."""
     style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
-    body = "\n".join(
-        [
-            _head(report),
-            _table(report),
-            _notes(report),
-            '<section class="figures" aria-label="Figures">',
-            *(_figure(drawing, panels) for drawing, panels in svgs(report)),
-            "</section>",
-            f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}. Methods and metrics: "
-            "arXiv 2602.07026, arXiv 2605.07825.</footer>",
-        ]
-    )
+    lines = [
+        _head(report),
+        _table(report),
+        _notes(report),
+        '<section class="figures" aria-label="Figures">',
+        *(_figure(drawing, panels) for drawing, panels in svgs(report)),
+        "</section>",
+        f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}. Methods and metrics: "
+        "arXiv 2602.07026, arXiv 2605.07825.</footer>",
+    ]
+    body = "\n".join(lines)
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -19,7 +19,7 @@ from fastrealign.gap_report.page import html_page
 from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, Spectrum
 from fastrealign.gap_report.table import as_text
 from fastrealign.gap_report.verdict import verdict_of
-from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.atomic import AtomicFile, save_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +89,7 @@ class GapReport(Measured):
         if png is not None:
             files |= {Path(png) / name: data for name, data in pngs(self)}
         for name, data in files.items():
-            with AtomicFile(name) as file:
-                file.append(data)
-                file.commit()
+            save_bytes(name, data)
         return list(files)
 
     def __str__(self) -> str:

@@ -11,21 +11,13 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
+from fastrealign.gap_report.labels import METHOD
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, PAPER = "#24292f", "#d5d9de", "#ffffff"
 TARGET = "#2f6db5"
-METHOD = {
-    "none": "#7d8590",
-    "mean-shift": "#8a6d00",
-    "c3": "#b03a83",
-    "bca": "#2c8a57",
-    "anchor": "#7a62c9",
-    "anchor-trace": "#0b8494",
-    "realign": "#d9661f",
-    "realign-exact": "#a3341a",
-}
 PARTS = {"bias-u": "#c44e12", "bias-v": "#f0a878", "residual-u": "#31639c", "residual-v": "#9dbfe3"}
 VARIABLES = {
     INK: "currentColor",

@@ -81,11 +81,8 @@ class Example:
             if number == 0 and IMAGE not in prompt:
                 raise _fault(self.id, f"its first prompt has no {IMAGE}, where visual tokens go", "image_not_first")
             if prompt.count(IMAGE) + response.count(IMAGE) != (number == 0):
-                raise _fault(
-                    self.id,
-                    f"{IMAGE} appears more than once in it; expected once, in the first prompt",
-                    "several_images",
-                )
+                what = f"{IMAGE} appears more than once in it; expected once, in the first prompt"
+                raise _fault(self.id, what, "several_images")
             if not response.strip():
                 raise _fault(self.id, f"response {number} is empty; remove it", "empty_answer")
         if not is_utf8(self.id + "".join(map("".join, self.turns))):

@@ -89,14 +89,13 @@ class TrainResult:
             (self.by_image, "found by their image, not by their id"),
         ]
         aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
-        return "\n".join(
-            [
-                f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}",
-                *(f"{number:,} examples {what}" for number, what in counts if number),
-                f"loss {self.loss_first:.4g} -> {self.loss:.4g}",
-                f"{shown(self.out)}: the model",
-            ]
-        )
+        lines = [
+            f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}",
+            *(f"{number:,} examples {what}" for number, what in counts if number),
+            f"loss {self.loss_first:.4g} -> {self.loss:.4g}",
+            f"{shown(self.out)}: the model",
+        ]
+        return "\n".join(lines)
 
 
 def inputs_of(config: TrainConfig, embeddings: Embeddings, lm_fingerprint: str) -> dict[str, Any]:

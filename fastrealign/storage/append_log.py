@@ -6,7 +6,9 @@ numbered file, written in one request, and the lock is a lease (remote_lock.py).
 
 from __future__ import annotations
 
+import bisect
 import fcntl
+import itertools
 import os
 import re
 from contextlib import suppress
@@ -167,9 +169,7 @@ class RemoteLog:
 
     def cut(self, size: int) -> None:
         self.check()
-        kept = 0
-        while kept < len(self._sizes) and sum(self._sizes[: kept + 1]) <= size:
-            kept += 1
+        kept = bisect.bisect_right(list(itertools.accumulate(self._sizes)), size)
         self._unlink([self._at(number) for number in range(kept + 1, len(self._sizes) + 1)])
         del self._sizes[kept:]
 

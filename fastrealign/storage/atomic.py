@@ -262,8 +262,8 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-def save_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a file atomically and flush it to the disk."""
-    with AtomicFile(path) as file:
+def save_bytes(path: AnyPath, data: bytes, fsync: bool = True) -> None:
+    """Write a file atomically and, unless `fsync` is false, flush it to the disk."""
+    with AtomicFile(path, fsync) as file:
         file.append(data)
         file.commit()

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -223,23 +224,20 @@ def _reason(error: BaseException, seconds: float) -> str:
 
 def _in_time(call: Callable[[], T], seconds: float) -> T:
     """For file systems that block: call in a thread, which is abandoned when the time is over."""
-    result: list[T] = []
-    failure: list[BaseException] = []
+    answer: Future[T] = Future()
 
     def work() -> None:
         try:
-            result.append(call())
+            answer.set_result(call())
         except BaseException as error:
-            failure.append(error)
+            answer.set_exception(error)
 
     thread = threading.Thread(target=work, name="fastrealign-request", daemon=True)
     thread.start()
     thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not result:
+    if not answer.done():
         raise TimeoutError
-    return result[0]
+    return answer.result()
 
 
 def _number(name: str, default: float) -> float:

@@ -18,11 +18,8 @@ else:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    parser = command(
-        "demo",
-        "align the embeddings that ship with fastrealign, and show the gap and the retrieval before and after",
-        run=run,
-    )
+    text = "align the embeddings that ship with fastrealign, and show the gap and the retrieval before and after"
+    parser = command("demo", text, run=run)
     add_centroid(parser)
     parser.add_argument(
         "--picture", metavar="FILE.png", help="also draw both sides before and after (needs matplotlib)"

@@ -60,20 +60,19 @@ class DemoResult:
                 for (k, b), a in zip(before.recall.items(), after.recall.values(), strict=True)
             ),
         ]
-        return "\n".join(
-            [
-                f"Aligned {self.texts:,} captions to {self.images:,} pictures of other scenes "
-                f"({self.dim} wide, float16) in {self.seconds:.2f} s.",
-                f"Gap of these rows: {self.fitted_gap_before:.3f} before, {self.fitted_gap_left:.1e} left.",
-                "",
-                f"{f'On {self.pairs:,} held-out pairs':44}{'before':>9}{'after':>9}",
-                *(f"{name:44}{b:>9}{a:>9}" for name, b, a in rows),
-                *(["", f"Picture: {self.picture}"] if self.picture else []),
-                "",
-                "With your own embeddings (.npy, .parquet or pickles; text and image of one encoder pair):",
-                "    fastrealign align text_emb/ --target img_emb/ --out aligned/",
-            ]
-        )
+        lines = [
+            f"Aligned {self.texts:,} captions to {self.images:,} pictures of other scenes "
+            f"({self.dim} wide, float16) in {self.seconds:.2f} s.",
+            f"Gap of these rows: {self.fitted_gap_before:.3f} before, {self.fitted_gap_left:.1e} left.",
+            "",
+            f"{f'On {self.pairs:,} held-out pairs':44}{'before':>9}{'after':>9}",
+            *(f"{name:44}{b:>9}{a:>9}" for name, b, a in rows),
+            *(["", f"Picture: {self.picture}"] if self.picture else []),
+            "",
+            "With your own embeddings (.npy, .parquet or pickles; text and image of one encoder pair):",
+            "    fastrealign align text_emb/ --target img_emb/ --out aligned/",
+        ]
+        return "\n".join(lines)
 
 
 def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoResult:

@@ -95,17 +95,16 @@ class RecipeResult:
         ]
         tuned_on = "real images" if self.recipe.tuning == "image" else "text alone"
         took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
-        return "\n".join(
-            [
-                f"Pretrained on text by {self.recipe.method}, tuned on {tuned_on} ({took}).",
-                "",
-                f"{'On images never seen':44}{'':>9}{'blind':>9}",
-                *rows,
-                "",
-                f"{self.out}: the model, and its answers in answers.jsonl",
-                *([f"{self.picture}: its answers about some images"] if self.picture else []),
-            ]
-        )
+        lines = [
+            f"Pretrained on text by {self.recipe.method}, tuned on {tuned_on} ({took}).",
+            "",
+            f"{'On images never seen':44}{'':>9}{'blind':>9}",
+            *rows,
+            "",
+            f"{self.out}: the model, and its answers in answers.jsonl",
+            *([f"{self.picture}: its answers about some images"] if self.picture else []),
+        ]
+        return "\n".join(lines)
 
 
 def run_demo(
@@ -138,14 +137,9 @@ def run_demo(
     seconds: dict[str, float] = {}
     with timed(seconds, "fit"):
         alignment = fitted(recipe.method, world, "pretrain_mixed", trained)
-    first = TrainConfig(
-        **COMMON,
-        **STAGE_1,
-        **rows_of(world, "pretrain_mixed"),
-        alignment=alignment,
-        seed=recipe.seed,
-        out=str(trained / f"stage1-{recipe.method}"),
-    )
+    out = str(trained / f"stage1-{recipe.method}")
+    rows = rows_of(world, "pretrain_mixed")
+    first = TrainConfig(**COMMON, **STAGE_1, **rows, alignment=alignment, seed=recipe.seed, out=out)
     second = TrainConfig(
         **COMMON,
         **STAGE_2,
