@@ -24,11 +24,14 @@ inline pybind11::dict constants() {
         "NOT_FINITE"_a = number(RowState::not_finite), "COLLAPSED"_a = number(RowState::collapsed),
         "RECOMPUTE"_a = number(RowState::recompute), "SMALLEST_P"_a = smallest_p, "LARGEST_P"_a = largest_p,
         "COLLAPSED_BELOW"_a = collapsed_below, "CANCELLED_BELOW"_a = float64_throughout.cancelled_below,
+        "CANCELLED_BELOW_16"_a = float32_throughout.cancelled_below,
         "LARGEST_SHIFT_32"_a = float32_entries.largest_shift, "LARGEST_SHIFT_16"_a = rounded_entries.largest_shift,
         // exact_sum.h
         "STEP_FRACTION_BITS"_a = step_fraction_bits, "VECTOR_FRACTION_BITS"_a = vector_fraction_bits,
         "SUM_FRACTION_BITS"_a = sum_fraction_bits, "ROUNDING_OFFSET"_a = rounding_offset,
         "ROUNDING_OFFSET_BITS"_a = rounding_offset_bits, "ROWS_BEFORE_FLUSH"_a = rows_before_flush,
+        "WEIGHT_BEFORE_FLUSH"_a = weight_before_flush, "LARGEST_WEIGHT"_a = largest_weight,
+        "STORED_SCALE"_a = stored_scale,
         // device_layout.h
         "MAP_HEADER"_a = map_header, "MAP_S"_a = number(map_field::s), "MAP_BB"_a = number(map_field::bb),
         "MAP_BC"_a = number(map_field::bc), "MAP_CC"_a = number(map_field::cc),

@@ -1,57 +1,66 @@
-"""Launches the Triton kernels: tiles, grids, memory for partial sums. Takes tensors and enqueues on the current stream.
+"""Launches the Triton kernels: tiles, grids, memory for sums. Takes tensors and enqueues on the current stream.
 
-Memory besides input and output: for sums, `programs` x D int64, at most PROGRAMS_PER_MULTIPROCESSOR per multiprocessor.
+Memory besides input and output: for sums, 2 d + 2 int64 per program. A program is one warp; as many run as registers allow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 
 import fastrealign._core as _core
 
 from . import apply as _apply
 from . import reduce as _reduce
-from . import rows as _rows
+from . import sums as _sums
 from . import vjp as _vjp
 
-INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
-PROGRAMS_PER_MULTIPROCESSOR = 8
-# The number of rows that a program's int64 sums can hold.
-ROWS_BEFORE_FLUSH = _core.ROWS_BEFORE_FLUSH
-# A shift larger than this is computed in float64, by the element type of the result (csrc/row_map.h).
-_LARGEST_SHIFT: dict[torch.dtype, float] = {
-    torch.float32: _core.LARGEST_SHIFT_32,
-    torch.float16: _core.LARGEST_SHIFT_16,
-    torch.bfloat16: _core.LARGEST_SHIFT_16,
-}
-_NO_LIMIT = -1.0
-# Entries of a tile: as many as four warps hold in registers, with three float64 sums per entry.
-TILE = 1024
-WARPS = 4
-# For `apply`: by default ptxas uses 128 registers and spills; with 160 it does not.
-APPLY_REGISTERS = 160
+INTERPRETED = _sums.INTERPRETED
+# Rows of a program in one launch. Its int64 sums hold them: of the rows, at most 128 2^40 steps each, and of beta, 161 2^40.
+ROWS_BEFORE_FLUSH = 1 << 15
+_CANCELLED_BELOW_16 = getattr(_core, "CANCELLED_BELOW_16", 1 / 16)
+_HALVES = (torch.float16, torch.bfloat16)
+# Of a multiprocessor of NVIDIA's.
+_REGISTERS = 1 << 16
 
 
 class Tile(NamedTuple):
+    """Rows of a tile; columns of each for the dot products, columns of one row where it is written or added.
+
+    registers: of a thread, as few as the code takes without spilling.
+    """
+
     rows: int
     block: int
+    long: int
+    registers: int
 
 
-def apply_tile(d: int) -> Tile:
-    """Few rows, long blocks: 16 bytes per thread."""
-    block = min(256, triton.next_power_of_2(max(d, 16)))
-    return Tile(TILE // block, block)
+def tile_of(d: int, itemsize: int, registers: int) -> Tile:
+    """Tiles in which a thread loads 16 bytes of a row."""
+    line = 128 // itemsize
+    block, long = (min(most, triton.next_power_of_2(max(d, 16))) for most in (line, 4 * line))
+    # The weights of eight rows, at most 128 each, fit an accumulator.
+    return Tile(8, block, long, registers)
 
 
-def reduce_tile(d: int, itemsize: int) -> Tile:
-    """Sixteen rows share one load and store of the sums; a block of a row is at least 128 bytes."""
-    block = min(128 if itemsize == 2 else 64, triton.next_power_of_2(max(d, 16)))
-    return Tile(max(16, TILE // block), block)
+def apply_tile(x: torch.dtype, out: torch.dtype, d: int, sums: bool) -> Tile:
+    return tile_of(d, max(x.itemsize, out.itemsize), 200 if sums else 168)
+
+
+def reduce_tile(x: torch.dtype, d: int, terms: int) -> Tile:
+    shifted = 255 if x.itemsize == 2 else 200
+    return tile_of(d, x.itemsize, 128 if terms == _core.TERMS_NONE else shifted)
+
+
+def vjp_tile(x: torch.dtype, d: int) -> Tile:
+    return tile_of(d, x.itemsize, 255)
 
 
 def apply(
@@ -66,11 +75,10 @@ def apply(
 ) -> None:
     """Store f(x) in `out`; x and out (n, d), any row stride, contiguous columns. Adds to sums (low, high) and bad."""
     d = x.shape[1]
-    tile = apply_tile(d)
-    wide = torch.float64 in (x.dtype, out.dtype)
+    tile = apply_tile(x.dtype, out.dtype, d, sums is not None)
     for lo, hi in _slices(x, tile) if sums is not None else [(0, len(x))]:
         programs = _programs(hi - lo, tile, x)
-        partial = _partial(programs, d, x) if sums is not None else bad
+        partial = _partial(programs, x) if sums is not None else bad
         with _on(x):
             _apply.apply_kernel[(programs,)](
                 x[lo:hi],
@@ -83,18 +91,14 @@ def apply(
                 x.stride(0),
                 out.stride(0),
                 lo,
-                D=d,
-                ROWS=tile.rows,
-                BLOCK=tile.block,
-                TERMS=terms,
-                LARGEST_SHIFT=_NO_LIMIT if wide else _LARGEST_SHIFT[out.dtype],
-                WIDE=wide,
+                **constants(d, terms, tile),
+                **arithmetic(x.dtype, out.dtype),
                 SUMS=sums is not None,
                 FLAGS=flags is not None,
-                **_options(APPLY_REGISTERS),
+                **_options(tile),
             )
             if sums is not None:
-                _finish(partial, sums, programs, d)
+                _finish(partial, packed, _core.TERMS_NONE, sums, programs)
 
 
 def reduce(
@@ -108,10 +112,10 @@ def reduce(
 ) -> None:
     """Add f(x) over the rows of x (n, d) to sums (low, high), and rows without a direction to bad."""
     d = x.shape[1]
-    tile = reduce_tile(d, x.element_size())
+    tile = reduce_tile(x.dtype, d, terms)
     for lo, hi in _slices(x, tile):
         programs = _programs(hi - lo, tile, x)
-        partial = _partial(programs, d, x)
+        partial = _partial(programs, x)
         with _on(x):
             _reduce.reduce_kernel[(programs,)](
                 x[lo:hi],
@@ -122,14 +126,11 @@ def reduce(
                 hi - lo,
                 x.stride(0),
                 lo,
-                D=d,
-                ROWS=tile.rows,
-                BLOCK=tile.block,
-                TERMS=terms,
+                **constants(d, terms, tile),
                 FLAGS=flags is not None,
-                **_options(),
+                **_options(tile),
             )
-            _finish(partial, sums, programs, d)
+            _finish(partial, packed, terms, sums, programs)
 
 
 def vjp(y: torch.Tensor, g: torch.Tensor, out: torch.Tensor, packed: torch.Tensor, terms: int) -> None:
@@ -137,7 +138,7 @@ def vjp(y: torch.Tensor, g: torch.Tensor, out: torch.Tensor, packed: torch.Tenso
     if len(y) == 0:
         return
     d = y.shape[1]
-    tile = apply_tile(d)
+    tile = vjp_tile(y.dtype, d)
     with _on(y):
         _vjp.vjp_kernel[(_programs(len(y), tile, y),)](
             y,
@@ -152,23 +153,57 @@ def vjp(y: torch.Tensor, g: torch.Tensor, out: torch.Tensor, packed: torch.Tenso
             ROWS=tile.rows,
             BLOCK=tile.block,
             TERMS=terms,
-            **_options(),
+            **_options(tile),
         )
 
 
-def _finish(partial: torch.Tensor, sums: tuple[torch.Tensor, torch.Tensor], programs: int, d: int) -> None:
-    block = min(128, triton.next_power_of_2(max(d, 16)))
-    _rows.finish_kernel[(triton.cdiv(d, block),)](partial, *sums, programs, D=d, BLOCK=block, **_options())
+def arithmetic(x: torch.dtype, out: torch.dtype) -> dict[str, Any]:
+    """The types of dot products and entries, and the bounds that go with them (csrc/row_map.h), as csrc/cuda/apply.cu."""
+    if torch.float64 in (x, out):
+        dot, entry, cancelled, shift = tl.float64, tl.float64, _core.CANCELLED_BELOW, 0.0
+    elif out not in _HALVES:
+        dot, entry, cancelled, shift = tl.float64, tl.float32, _core.CANCELLED_BELOW, _core.LARGEST_SHIFT_32
+    elif x not in _HALVES:
+        dot, entry, cancelled, shift = tl.float64, tl.float32, _core.CANCELLED_BELOW, _core.LARGEST_SHIFT_16
+    else:
+        dot, entry, cancelled, shift = (
+            tl.float32,
+            tl.float32,
+            _CANCELLED_BELOW_16,
+            _core.LARGEST_SHIFT_16,
+        )
+    return {"DOT": dot, "ENTRY": entry, "CANCELLED_BELOW": cancelled, "LARGEST_SHIFT": shift}
+
+
+def constants(d: int, terms: int, tile: Tile) -> dict[str, int]:
+    """What a kernel is compiled for."""
+    return {"D": d, "ROWS": tile.rows, "BLOCK": tile.block, "LONG": tile.long, "TERMS": terms}
+
+
+def _finish(
+    partial: torch.Tensor, packed: torch.Tensor, terms: int, sums: tuple[torch.Tensor, torch.Tensor], programs: int
+) -> None:
+    d = len(sums[0])
+    _sums.finish_kernel[(triton.cdiv(d, FINISH["BLOCK"]),)](
+        partial, packed, *sums, programs, D=d, TERMS=terms, **FINISH, num_warps=4
+    )
+
+
+# Many programs' sums of a few columns at a time, so that the loads of a launch are under way together.
+FINISH = {"PROGRAMS": 64, "BLOCK": 16}
 
 
 def _programs(n: int, tile: Tile, x: torch.Tensor) -> int:
-    """Enough programs to fill the device, at most one per tile. Results do not depend on their number."""
-    most = 3 if INTERPRETED else PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(x.device)
-    return max(1, min(most, triton.cdiv(n, tile.rows)))
+    """As many programs as run at the same time, at most one per tile. Results do not depend on their number."""
+    return max(1, min(_resident(x.device, tile.registers), triton.cdiv(n, tile.rows)))
 
 
-def _multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+@cache
+def _resident(device: torch.device, registers: int) -> int:
+    """How many warps with so many registers the device runs at the same time; asked once."""
+    if INTERPRETED:
+        return 3
+    return torch.cuda.get_device_properties(device).multi_processor_count * (_REGISTERS // (32 * registers))
 
 
 def _slices(x: torch.Tensor, tile: Tile) -> Iterator[tuple[int, int]]:
@@ -178,8 +213,8 @@ def _slices(x: torch.Tensor, tile: Tile) -> Iterator[tuple[int, int]]:
         yield lo, min(lo + step, len(x))
 
 
-def _partial(programs: int, d: int, x: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(programs, d, dtype=torch.int64, device=x.device)
+def _partial(programs: int, x: torch.Tensor) -> torch.Tensor:
+    return torch.empty(programs * (2 * x.shape[1] + 2), dtype=torch.int64, device=x.device)
 
 
 def _on(x: torch.Tensor) -> AbstractContextManager[Any]:
@@ -187,9 +222,9 @@ def _on(x: torch.Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _options(registers: int | None = None) -> dict[str, Any]:
+def _options(tile: Tile) -> dict[str, Any]:
     # No implicit fused multiply-add: kernels fuse explicitly. (The default of this option changes with Triton 3.10.)
-    options: dict[str, Any] = {"num_warps": WARPS, "enable_fp_fusion": False}
-    if registers and not INTERPRETED and not torch.version.hip:
-        options["maxnreg"] = registers
+    options: dict[str, Any] = {"num_warps": 1, "enable_fp_fusion": False}
+    if not INTERPRETED and not torch.version.hip:
+        options["maxnreg"] = tile.registers
     return options

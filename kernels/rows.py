@@ -1,7 +1,7 @@
-"""Shared by the Triton kernels: tiles of rows, the coefficients of csrc/row_map.h, its slow path, exact column sums.
+"""Shared by the Triton kernels: tiles of rows, the coefficients of csrc/row_map.h, its slow path.
 
-A program processes a tile of ROWS rows, BLOCK columns at a time: one pass for the dot products and one to write or add the
-rows, which then come from a cache. Arithmetic on dot products is float64, as on the CPU.
+A program is one warp, so nothing in it waits at a barrier. It processes a tile of ROWS rows: one pass over its columns for the
+dot products, BLOCK columns of all rows at a time, and one to write or add the rows, which then come from a cache.
 
 The map is one float64 tensor, laid out as csrc/device_layout.h describes. All constants come from the C++ headers.
 """
@@ -37,10 +37,8 @@ LARGEST_P = tl.constexpr(_core.LARGEST_P)
 COLLAPSED_BELOW = tl.constexpr(_core.COLLAPSED_BELOW)
 CANCELLED_BELOW = tl.constexpr(_core.CANCELLED_BELOW)
 
-# csrc/exact_sum.h: the low bits of a value in [-1, 1] plus this offset are the value in steps of 2^-40.
-ROUNDING_OFFSET = tl.constexpr(_core.ROUNDING_OFFSET)
-ROUNDING_OFFSET_BITS = tl.constexpr(_core.ROUNDING_OFFSET_BITS)
-VECTOR_FRACTION_BITS = tl.constexpr(_core.VECTOR_FRACTION_BITS)
+# Blocks of columns whose loads are under way together.
+UNROLL = tl.constexpr(4)
 
 
 @triton.jit
@@ -68,7 +66,11 @@ def load_tile(ptr, rows, here, stride, at, D: tl.constexpr, BLOCK: tl.constexpr)
 @triton.jit
 def load_vector(ptr, at, D: tl.constexpr, BLOCK: tl.constexpr):
     columns, exists = columns_at(at, D, BLOCK)
-    return tl.load(ptr + columns, mask=exists, other=0.0)
+    if D % BLOCK != 0:
+        values = tl.load(ptr + columns, mask=exists, other=0.0)
+    else:
+        values = tl.load(ptr + columns)
+    return values
 
 
 @triton.jit
@@ -81,25 +83,36 @@ def rounded_for(ptr, value):
 
 @triton.jit
 def dots(
-    x_ptr, map_ptr, rows, here, stride, D: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TERMS: tl.constexpr
+    x_ptr,
+    map_ptr,
+    rows,
+    here,
+    stride,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TERMS: tl.constexpr,
+    REAL: tl.constexpr,
 ):
-    """y.y, y.b and y.c of each row: float64 [ROWS]."""
-    p = tl.zeros([ROWS, BLOCK], tl.float64)
-    q = tl.zeros([ROWS, BLOCK], tl.float64)
-    r = tl.zeros([ROWS, BLOCK], tl.float64)
-    for at in range(0, D, BLOCK):
-        x = load_tile(x_ptr, rows, here, stride, at, D, BLOCK).to(tl.float64)
-        p += x * x
+    """y.y, y.b and y.c of each row, added in REAL: float64 [ROWS]."""
+    p = tl.zeros([ROWS, BLOCK], REAL)
+    q = tl.zeros([ROWS, BLOCK], REAL)
+    r = tl.zeros([ROWS, BLOCK], REAL)
+    for at in tl.range(0, D, BLOCK, loop_unroll_factor=UNROLL):
+        x = load_tile(x_ptr, rows, here, stride, at, D, BLOCK).to(REAL)
+        p = tl.fma(x, x, p)
         if TERMS >= TERMS_B:
-            q += x * load_vector(map_ptr + HEADER, at, D, BLOCK)[None, :]
+            b = load_vector(map_ptr + HEADER, at, D, BLOCK).to(REAL)
+            q = tl.fma(x, tl.broadcast_to(b[None, :], [ROWS, BLOCK]), q)
         if TERMS == TERMS_BC:
-            r += x * load_vector(map_ptr + HEADER + D, at, D, BLOCK)[None, :]
-    return tl.sum(p, 1), tl.sum(q, 1), tl.sum(r, 1)
+            c = load_vector(map_ptr + HEADER + D, at, D, BLOCK).to(REAL)
+            r = tl.fma(x, tl.broadcast_to(c[None, :], [ROWS, BLOCK]), r)
+    return tl.sum(p, 1).to(tl.float64), tl.sum(q, 1).to(tl.float64), tl.sum(r, 1).to(tl.float64)
 
 
 @triton.jit
-def coefficients(p, q, r, map_ptr, largest_shift, TERMS: tl.constexpr):
-    """alpha, beta, gamma and the state of each row; largest_shift as in csrc/row_map.h, negative for no bound."""
+def coefficients(p, q, r, map_ptr, CANCELLED: tl.constexpr, SHIFT: tl.constexpr, TERMS: tl.constexpr):
+    """alpha, beta, gamma and the state of each row; the bounds as in csrc/row_map.h, SHIFT 0 for none."""
     s = tl.load(map_ptr + S)
     bb = tl.load(map_ptr + BB)
     bc = tl.load(map_ptr + BC)
@@ -111,19 +124,19 @@ def coefficients(p, q, r, map_ptr, largest_shift, TERMS: tl.constexpr):
     if TERMS >= TERMS_B:
         terms = s * s + bb
         uu = s * s + 2.0 * s * rho * q + bb
-        good &= uu >= terms * CANCELLED_BELOW
+        good &= uu >= terms * CANCELLED
         inv_u = 1.0 / tl.sqrt(tl.where(good, uu, 1.0))
     if TERMS == TERMS_BC:
         vv = 1.0 + 2.0 * (s * rho * r + bc) * inv_u + cc
-        good &= vv >= (1.0 + cc) * CANCELLED_BELOW
+        good &= vv >= (1.0 + cc) * CANCELLED
         inv_v = 1.0 / tl.sqrt(tl.where(good, vv, 1.0))
     gamma = inv_v
     beta = inv_v * inv_u
     alpha = beta * rho
     if TERMS >= TERMS_B:
         alpha = alpha * s
-    shift = beta * tl.load(map_ptr + LARGEST_B) + gamma * tl.load(map_ptr + LARGEST_C)
-    good &= (largest_shift < 0.0) | (shift <= largest_shift)
+    if SHIFT > 0.0:
+        good &= beta * tl.load(map_ptr + LARGEST_B) + gamma * tl.load(map_ptr + LARGEST_C) <= SHIFT
     return alpha, beta, gamma, tl.where(good, GOOD, RECOMPUTE)
 
 
@@ -194,12 +207,35 @@ def slow_path_values(
 
 
 @triton.jit
-def add_columns(partial_ptr, value, included, at, D: tl.constexpr, BLOCK: tl.constexpr):
-    """Add the rows of a float64 tile for which `included` is true to this program's sums, exactly."""
-    steps = (value + ROUNDING_OFFSET).to(tl.int64, bitcast=True) - ROUNDING_OFFSET_BITS
+def bits_of_rows(chosen, ROWS: tl.constexpr):
+    """One bit for each row of the tile, in one number."""
+    return tl.sum(tl.where(chosen, 1 << tl.arange(0, ROWS), 0), 0)
+
+
+@triton.jit
+def of_row(values, i: tl.constexpr, ROWS: tl.constexpr):
+    """The value of row i, which all threads get."""
+    return tl.sum(tl.where(tl.arange(0, ROWS) == i, values, 0.0), 0)
+
+
+@triton.jit
+def row_mask(chosen, exists, D: tl.constexpr, BLOCK: tl.constexpr):
+    if D % BLOCK != 0:
+        chosen = exists & chosen
+    return chosen
+
+
+@triton.jit
+def load_row(x_ptr, row, chosen, stride, at, D: tl.constexpr, BLOCK: tl.constexpr):
+    """A part of one row, zeros where it is not `chosen`."""
     columns, exists = columns_at(at, D, BLOCK)
-    sums = tl.load(partial_ptr + columns, mask=exists, other=0)
-    tl.store(partial_ptr + columns, sums + tl.sum(tl.where(included[:, None], steps, 0), 0), mask=exists)
+    return tl.load(x_ptr + row * stride + columns, mask=row_mask(chosen, exists, D, BLOCK), other=0.0)
+
+
+@triton.jit
+def fused(factor, x, more):
+    """factor x + more, rounded once; factor and more may be scalars."""
+    return tl.fma(tl.broadcast_to(factor, x.shape), x, tl.broadcast_to(more, x.shape))
 
 
 @triton.jit
@@ -212,23 +248,3 @@ def record(bad_ptr, flags_ptr, rows, here, state, first_row, FLAGS: tl.constexpr
         tl.atomic_max(bad_ptr + 1, tl.max(tl.where(bad, packed, 0), 0))
     if FLAGS:
         tl.store(flags_ptr + rows, state.to(tl.uint8), mask=here)
-
-
-@triton.jit
-def finish_kernel(partial_ptr, low_ptr, high_ptr, programs, D: tl.constexpr, BLOCK: tl.constexpr):
-    """Add the sums of all programs to the 128-bit totals (low, high): exact, so the order is irrelevant."""
-    columns, exists = columns_at(tl.program_id(0) * BLOCK, D, BLOCK)
-    high = tl.zeros([BLOCK], tl.int64)  # sums of the upper and of the lower 32 bits; neither can overflow
-    low = tl.zeros([BLOCK], tl.int64)
-    for i in range(programs):
-        steps = tl.load(partial_ptr + i * D + columns, mask=exists, other=0)
-        high += steps >> 32
-        low += steps & 0xFFFFFFFF
-    # In totals: (high * 2^32 + low) * 2^48.
-    sum_low = (low << VECTOR_FRACTION_BITS).to(tl.uint64, bitcast=True)
-    sum_high = (high << (VECTOR_FRACTION_BITS - 32)) + (low >> (64 - VECTOR_FRACTION_BITS))
-    before = tl.load(low_ptr + columns, mask=exists, other=0).to(tl.uint64, bitcast=True)
-    total = before + sum_low
-    carry = (total < before).to(tl.int64)
-    tl.store(low_ptr + columns, total.to(tl.int64, bitcast=True), mask=exists)
-    tl.store(high_ptr + columns, tl.load(high_ptr + columns, mask=exists, other=0) + sum_high + carry, mask=exists)

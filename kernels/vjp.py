@@ -12,6 +12,7 @@ from .apply import store_tile
 from .rows import (
     BB,
     BC,
+    CANCELLED_BELOW,
     GOOD,
     HEADER,
     RECOMPUTE,
@@ -76,7 +77,7 @@ def combine(yy, yb, yc, gy, gb, gc, unit, inv_u, inv_v, map_ptr):
     return through * gamma, of_y, -through * (gamma * g_o * beta + gv_e * inv_u), -through * gamma * g_o * gamma
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def vjp_kernel(
     y_ptr,
     g_ptr,
@@ -93,12 +94,12 @@ def vjp_kernel(
 ):
     """y, g and out (n, D), strides in elements."""
     program = tl.program_id(0)
-    for tile in range(program, tl.cdiv(n, ROWS), tl.num_programs(0)):
+    for tile in range(program, tl.cdiv(n.to(tl.int64), ROWS), tl.num_programs(0)):
         rows = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
         here = rows < n
-        yy, yb, yc = dots(y_ptr, map_ptr, rows, here, y_stride, D, ROWS, BLOCK, TERMS)
+        yy, yb, yc = dots(y_ptr, map_ptr, rows, here, y_stride, D, ROWS, BLOCK, TERMS, tl.float64)
         gy, gb, gc = gradient_dots(g_ptr, y_ptr, map_ptr, rows, here, g_stride, y_stride, D, ROWS, BLOCK, TERMS)
-        alpha, beta, gamma, state = coefficients(yy, yb, yc, map_ptr, -1.0, TERMS)
+        alpha, beta, gamma, state = coefficients(yy, yb, yc, map_ptr, CANCELLED_BELOW, 0.0, TERMS)
         # alpha = beta s rho, and with scale 1 the unit is s rho.
         unit = alpha / tl.where(state == GOOD, beta, 1.0)
         inv_u = beta / tl.where(state == GOOD, gamma, 1.0)

@@ -3,10 +3,14 @@ its own: TRITON_INTERPRET is read when Triton is imported, and then holds for al
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
+from fastrealign import _core
 from fastrealign.core import device_ops, ops, reference, torch_ops
 from fastrealign.core.bad_rows import NOT_FINITE, ZERO, Counts
 from fastrealign.core.exact_sum import ExactSum
@@ -47,19 +51,31 @@ def assert_close(out, exact):
         assert (np.abs(found - exact) <= 2.0**-7 * np.abs(exact) + 1e-6).all()
 
 
+def totals(sums):
+    return [(int(high) << 64) + int(low) for low, high in zip(sums.low, sums.high, strict=True)]
+
+
+def stored_totals(out):
+    """The totals of stored rows: entries in steps, half-way cases away from zero."""
+    steps = np.ldexp(out.double().abs().numpy(), _core.STEP_FRACTION_BITS)
+    whole = np.floor(steps) + (steps - np.floor(steps) >= 0.5)
+    signed = (np.sign(out.double().numpy()) * whole).astype(np.int64)
+    return signed.astype(object).sum(axis=0) << _core.VECTOR_FRACTION_BITS
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", WIDTHS)
 def test_apply(rng, map_of, dtype, d):
-    for i, n in enumerate((1, 15, 33) if d < 257 else (1, 33)):
+    for i, n in enumerate((1, 15, 33) if d < 257 else (1, 17)):
         rows, row_map = tensor(rng.standard_normal((n, d)) + 0.1, dtype), map_of(d, TERMS[(i + d) % 4])
         for out_dtype in {dtype, torch.float32}:
             out, sums = torch.full((n, d), float("nan"), dtype=out_dtype), ExactSum(d)
             counts = device_ops.apply_rows(rows, row_map, out, into=sums)
             assert counts == Counts(good=n) and sums.count == n
             assert_close(out, mapped(rows, row_map))
-            expected = ExactSum(d)
-            expected.add_rows(out.double().numpy())
-            assert sums == expected
+            # Two roundings of a float64 entry, here in the interpreter, may be off by a step.
+            error = np.abs(np.array(totals(sums)) - stored_totals(out))
+            assert (error <= (n << _core.VECTOR_FRACTION_BITS if out_dtype == torch.float64 else 0)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,7 +92,7 @@ def test_reduce_is_within_a_step_of_the_cpu(rng, map_of, dtype, d):
 @pytest.mark.parametrize("d", [3, 17, 96, 257])
 def test_vjp(rng, map_of, dtype, d):
     rows, g = (tensor(rng.standard_normal((20, d)), dtype) for _ in range(2))
-    for terms in TERMS if d < 257 else ("unit", "bc"):
+    for terms in TERMS if d < 257 else ["bc"]:
         row_map = map_of(d, terms)
         out = torch.ops.fastrealign.vjp(rows, g, *torch_ops.pack(row_map, d))
         exact = reference.vjp(rows.double().numpy(), g.double().numpy(), row_map.s, row_map.b, row_map.c)
@@ -173,7 +189,7 @@ def test_any_grid_gives_the_same_bits(rng, map_of, monkeypatch):
         assert torch.equal(out, found[0][0]) and stored == found[0][1] and sums == found[0][2]
 
 
-def test_sums_are_flushed_before_they_overflow(rng, map_of, monkeypatch):
+def test_launches_end_before_sums_overflow(rng, map_of, monkeypatch):
     rows, row_map = tensor(rng.standard_normal((97, 40)), torch.float32), map_of(40)
     expected, found = ExactSum(40), ExactSum(40)
     device_ops.reduce_rows(rows, row_map, expected)
@@ -182,15 +198,46 @@ def test_sums_are_flushed_before_they_overflow(rng, map_of, monkeypatch):
     assert found == expected
 
 
-def test_totals_carry_into_the_high_limb():
-    """Sums of programs that together pass 2^63, and totals that carry, in both directions."""
-    from fastrealign.kernels import rows as parts
+@pytest.mark.parametrize("length", [0.05, 0.012, 0.004])
+def test_heavy_rows(rng, length):
+    """Rows that b nearly cancels have a weight of about 1 / length: flushed every few rows, or, above 128, the slow path's."""
+    unit = reference.project(rng.standard_normal((1, 24)))[0]
+    rows = tensor(unit + 0.2 * length * rng.standard_normal((90, 24)), torch.float64)
+    row_map = RowMap(1.0, length * unit - unit)
+    expected = mapped(rows, row_map).mean(0)
+    parts, whole = ExactSum(24), ExactSum(24)
+    assert device_ops.reduce_rows(rows, row_map, whole).good == 90
+    for first, last in ((0, 7), (7, 64), (64, 90)):
+        device_ops.reduce_rows(rows[first:last], row_map, parts)
+    assert parts == whole and np.abs(whole.mean - expected).max() <= 1e-11
+
+
+def test_totals_of_many_programs():
+    """Sums of programs that together pass 2^63, coefficients of b and c, totals that carry in both directions."""
+    from fastrealign.kernels import sums
 
     rng = np.random.default_rng(4)
-    partial = torch.from_numpy(rng.integers(-(2**62), 2**62, (37, 20)))
-    partial[:, 0], partial[:, 1], partial[:, 2] = 2**62 - 1, -(2**62), -1
-    low, high = torch.full((20,), -1), torch.full((20,), 3)
-    parts.finish_kernel[(1,)](partial, low, high, 37, D=20, BLOCK=32)
-    for j in range(20):
-        total = (3 << 64) + (2**64 - 1) + (sum(map(int, partial[:, j])) << 48)
-        assert (int(high[j]) << 64) + (int(low[j]) & 2**64 - 1) == total
+    programs, d = 137, 20
+    b, c = rng.standard_normal(d), 1e-7 * rng.standard_normal(d)
+    packed, terms = torch_ops.pack(RowMap(0.5, b, c), d)
+    steps = rng.integers(-(2**62), 2**62, (programs, d))
+    steps[:, 0], steps[:, 1], steps[:, 2] = 2**62 - 1, -(2**62), -1
+    for sign in (1, -1):
+        coefficients = sign * rng.integers(2**61, 2**62, (programs, 2))
+        memory = np.concatenate([steps.ravel(), np.zeros(programs * d, np.int64), coefficients.ravel()])
+        low, high = torch.full((d,), -1), torch.full((d,), 3)
+        sums.finish_kernel[(2,)](
+            torch.from_numpy(memory), packed, low, high, programs, D=d, TERMS=terms, **launch.FINISH
+        )
+        of_b, of_c = (sum(map(int, column)) for column in coefficients.T)
+        for j in range(d):
+            total = (4 << 64) - 1 + (sum(map(int, steps[:, j])) << _core.VECTOR_FRACTION_BITS)
+            total += of_b * in_steps(b, j) + of_c * in_steps(c, j)
+            found = (int(high[j]) << 64) + (int(low[j]) & 2**64 - 1)
+            assert (total - found) % 2**128 == 0
+
+
+def in_steps(vector, j):
+    """An entry relative to the power of two of the largest one, rounded to even at 48 fraction bits."""
+    exponent = math.frexp(np.abs(vector).max())[1] - 1
+    return round(Fraction(float(vector[j])) * Fraction(2) ** (_core.VECTOR_FRACTION_BITS - exponent))
