@@ -66,11 +66,7 @@ def load_tile(ptr, rows, here, stride, at, D: tl.constexpr, BLOCK: tl.constexpr)
 @triton.jit
 def load_vector(ptr, at, D: tl.constexpr, BLOCK: tl.constexpr):
     columns, exists = columns_at(at, D, BLOCK)
-    if D % BLOCK != 0:
-        values = tl.load(ptr + columns, mask=exists, other=0.0)
-    else:
-        values = tl.load(ptr + columns)
-    return values
+    return tl.load(ptr + columns, mask=exists, other=0.0) if D % BLOCK != 0 else tl.load(ptr + columns)
 
 
 @triton.jit

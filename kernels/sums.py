@@ -46,13 +46,9 @@ def steps_of(raised):
 @triton.jit
 def add_rounded(alpha, x, accumulator):
     """accumulator + alpha x, alpha x rounded once to steps; alpha is odd."""
-    if FUSED:
-        total = fused(alpha, x, accumulator)
-    else:
-        # A product that was rounded can lie half-way between steps. It is rounded with the offset alone, so this too does
-        # not depend on the order.
-        total = accumulator + ((alpha * x + ROUNDING_OFFSET) - ROUNDING_OFFSET)
-    return total
+    # Without FUSED, a product that was rounded can lie half-way between steps. It is then rounded with the offset alone, so
+    # this too does not depend on the order.
+    return fused(alpha, x, accumulator) if FUSED else accumulator + ((alpha * x + ROUNDING_OFFSET) - ROUNDING_OFFSET)
 
 
 @triton.jit
