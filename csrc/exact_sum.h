@@ -45,6 +45,8 @@ constexpr double stored_scale = 1.0 + 0x1p-52;
 // this way but take the slow path.
 constexpr double weight_before_flush = 2040.0;
 constexpr double largest_weight = 128.0;
+// Of a row of `apply` as stored: rounding to 16 bits may take an entry beyond 1.
+constexpr double stored_weight = 1.0 + 0x1p-7;
 
 FR_HOST_DEVICE uint64_t bits_of(double value) {
 #if defined(__CUDA_ARCH__)
@@ -68,13 +70,16 @@ FR_HOST_DEVICE double from_bits(uint64_t bits) {
 
 FR_HOST_DEVICE double odd(double alpha) { return from_bits(bits_of(alpha) | 1); }
 
-// The bit pattern to add for one value in [-1, 1].
-FR_HOST_DEVICE uint64_t sum_bits(double value) { return bits_of(value + rounding_offset); }
+// The bit pattern to add for one value in [-1, 1], rounded as an accumulator rounds it.
+FR_HOST_DEVICE uint64_t sum_bits(double value) { return bits_of(fma(value, stored_scale, rounding_offset)); }
 
 // The sum in steps of 2^-40, from the added bit patterns of `rows` values.
 FR_HOST_DEVICE int64_t sum_steps(uint64_t bits, int64_t rows) {
     return static_cast<int64_t>(bits - static_cast<uint64_t>(rows) * rounding_offset_bits);
 }
+
+// One value in steps.
+FR_HOST_DEVICE int64_t value_steps(double value) { return sum_steps(sum_bits(value), 1); }
 
 // Totals are 128-bit integers, kept in two limbs: high * 2^64 + low. Sums are modulo 2^128; the final one is in range.
 using Total = unsigned __int128;
@@ -88,12 +93,19 @@ FR_HOST_DEVICE Total total_of_product(__int128 steps, int64_t vector_steps) {
     return static_cast<Total>(steps) * static_cast<Total>(static_cast<__int128>(vector_steps));
 }
 
-// The exponent of the largest absolute entry of b or c: 2^exponent <= largest < 2^(exponent + 1); 0 for zeros.
-FR_HOST_DEVICE int vector_exponent(double largest) { return largest > 0.0 ? ilogb(largest) : 0; }
+// The exponent by which b or c is divided, and beta or gamma multiplied, from its largest absolute entry: entries
+// become less than 1/2, so that rounding beta to steps costs an entry at most half as much as rounding alpha y does,
+// and beta stays below 2^10. Its negative is in range too; entries so small that the exponent is limited add nothing to
+// a total.
+FR_HOST_DEVICE int vector_exponent(double largest) {
+    return largest == 0.0 ? 0 : largest < 0x1p-900 ? -900 : ilogb(largest) + 2;
+}
 
-// An entry divided by 2^exponent, rounded to 48 fraction bits.
-FR_HOST_DEVICE int64_t vector_steps(double entry, int exponent) {
-    return static_cast<int64_t>(rint(ldexp(entry, vector_fraction_bits - exponent)));
+// An entry of b or c, divided by 2^exponent, in steps of 2^-48. `scale` is 2^-exponent; in [2^52, 2^53) neighbouring
+// float64 numbers are 1 apart.
+FR_HOST_DEVICE int64_t vector_steps(double entry, double scale) {
+    constexpr double offset = 0x1.8p52;
+    return static_cast<int64_t>(bits_of(entry * scale * 0x1p48 + offset) - bits_of(offset));
 }
 
 FR_HOST_DEVICE void add_to_limbs(Total total, uint64_t& low, int64_t& high) {

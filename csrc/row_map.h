@@ -86,27 +86,28 @@ constexpr double largest_p = 0x1p+80;
 
 constexpr double largest_float64 = 1.7976931348623157e308;
 
+// Without branches that depend on the row, so that a loop over rows can be vectorised. Written so that a NaN fails the
+// comparisons.
 FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Coefficients& out) {
-    // Written so that a NaN fails the comparison.
-    if (!(dots.p >= smallest_p && dots.p <= largest_p)) return RowState::recompute;
+    bool good = (dots.p >= smallest_p) & (dots.p <= largest_p);
     const double rho = 1.0 / sqrt(dots.p);
     double inv_u = 1.0, inv_v = 1.0;
     if (map.terms != Terms::none) {
         const double ss = map.s * map.s;
         const double uu = ss + 2.0 * map.s * rho * dots.q + map.bb;
-        if (!(uu >= map.cancelled_below * (ss + map.bb))) return RowState::recompute;
+        good &= uu >= map.cancelled_below * (ss + map.bb);
         inv_u = 1.0 / sqrt(uu);
     }
     if (map.terms == Terms::bc) {
         const double vv = 1.0 + 2.0 * (map.s * rho * dots.r + map.bc) * inv_u + map.cc;
-        if (!(vv >= map.cancelled_below * (1.0 + map.cc))) return RowState::recompute;
+        good &= vv >= map.cancelled_below * (1.0 + map.cc);
         inv_v = 1.0 / sqrt(vv);
     }
     out.gamma = inv_v;
     out.beta = inv_v * inv_u;
     out.alpha = map.terms == Terms::none ? rho : out.beta * map.s * rho;
-    if (out.beta * map.largest_b + out.gamma * map.largest_c > map.largest_shift) return RowState::recompute;
-    return RowState::good;
+    good &= out.beta * map.largest_b + out.gamma * map.largest_c <= map.largest_shift;
+    return good ? RowState::good : RowState::recompute;
 }
 
 // Divides a row by a power of two, 2^exponent, so that its largest entry is in [1/2, 1): its squares are in range.

@@ -34,7 +34,7 @@ class RowWriter {
         : vectors_(block.vectors),
           b_(b_of(block.vectors, R{})),
           c_(c_of(block.vectors, R{})),
-          bits_(block.sums.bits),
+          sums_(block.sums.accumulators),
           d_(block.in.d),
           column_(d_) {}
 
@@ -89,8 +89,8 @@ class RowWriter {
     FR_INLINE auto value(Vector x, Vector b, Vector c) const { return narrow_to<Out>(mapped(x, b, c)); }
 
     template <typename V>
-    FR_INLINE I8 accumulated(const uint64_t* bits, V stored) const {
-        return add_bits(load_i8(bits), add(to_d8(widen(stored, Out{})), splat(rounding_offset)));
+    FR_INLINE D8 accumulated(const double* sum, V stored) const {
+        return fma(splat(stored_scale), to_d8(widen(stored, Out{})), load_d8(sum));
     }
     template <bool streamed, typename V>
     FR_INLINE void store(int64_t j, const V& stored) const {
@@ -104,7 +104,7 @@ class RowWriter {
     FR_INLINE void write_eight(int64_t j) const {
         const auto stored = value(Pack<R>::load(x_ + j), Pack<R>::load(b_ + j), Pack<R>::load(c_ + j));
         store<streamed>(j, stored);
-        if constexpr (sums) put(bits_ + j, accumulated(bits_ + j, stored));
+        if constexpr (sums) put(sums_ + j, accumulated(sums_ + j, stored));
     }
     template <bool streamed>
     FR_INLINE void write_sixteen(int64_t j) const {
@@ -115,8 +115,8 @@ class RowWriter {
                                                 mapped(load_odd(x_ + j), load_f8(b + lanes), load_f8(c + lanes)));
             store<streamed>(j, stored);
             if constexpr (sums) {
-                put(bits_ + j, accumulated(bits_ + j, first_eight(stored)));
-                put(bits_ + j + lanes, accumulated(bits_ + j + lanes, last_eight(stored)));
+                put(sums_ + j, accumulated(sums_ + j, first_eight(stored)));
+                put(sums_ + j + lanes, accumulated(sums_ + j + lanes, last_eight(stored)));
             }
         }
     }
@@ -130,11 +130,7 @@ class RowWriter {
             value(load_partial<R>(x_ + j, count), load_partial<R>(b_ + j, count), load_partial<R>(c_ + j, count));
         put_partial(out_ + j, stored, count);
         if constexpr (sums) {
-            uint64_t all[lanes];
-            memcpy(all, bits_ + j, static_cast<size_t>(count) * sizeof(uint64_t));
-            std::fill(all + count, all + lanes, 0);
-            put(all, accumulated(all, stored));
-            memcpy(bits_ + j, all, static_cast<size_t>(count) * sizeof(uint64_t));
+            put(sums_ + j, accumulated(sums_ + j, stored));  // padded, and the values after the row are zeros
         }
         column_ = to;
     }
@@ -142,7 +138,7 @@ class RowWriter {
     MapVectors vectors_;
     const R* b_;
     const R* c_;
-    uint64_t* bits_;
+    double* sums_;
     int64_t d_;
     int64_t column_, end_ = 0;  // the next column, and the end of the whole steps
     const In* x_ = nullptr;
@@ -218,6 +214,7 @@ void apply_rows(ApplyBlock& block) {
         writer.finish();
         Coefficients k;
         RowState state = row_coefficients(*block.map, dots, k);
+        if constexpr (sums) make_room(block.sums, stored_weight, d);
         if (state == RowState::good) {
             writer.begin(row, out, k, block.stream);
         } else if (!std::is_same_v<R, double> &&
@@ -234,14 +231,11 @@ void apply_rows(ApplyBlock& block) {
                 memcpy(&input, row + j, sizeof input);
                 const Out value = from_double<Out>(state == RowState::good ? block.scratch[j] : to_double(input));
                 memcpy(out + j, &value, sizeof value);
-                if (sums && state == RowState::good) block.sums.bits[j] += sum_bits(to_double(value));
+                if (sums && state == RowState::good) block.scratch[j] = to_double(value);
             }
+            if (sums && state == RowState::good) add_finished(block.sums, block.scratch, d);
         }
-        if (state == RowState::good) {
-            block.sums.rows += 1;
-        } else {
-            block.bad.add(block.in.first + i, state);
-        }
+        if (state != RowState::good) block.bad.add(block.in.first + i, state);
         if (block.flags) block.flags[block.in.first + i] = static_cast<uint8_t>(state);
     }
     writer.finish();
@@ -250,7 +244,7 @@ void apply_rows(ApplyBlock& block) {
 
 template <typename In, typename Out>
 void apply(ApplyBlock& block) {
-    block.sums.bits ? apply_rows<In, Out, true>(block) : apply_rows<In, Out, false>(block);
+    block.sums.accumulators ? apply_rows<In, Out, true>(block) : apply_rows<In, Out, false>(block);
 }
 
 }  // namespace

@@ -76,32 +76,27 @@ int64_t cache_bytes() {
     return size;
 }
 
-// One thread's partial sums, flushed to the 128-bit totals before they can overflow and at the end.
+// The sums of one thread, added to the caller's totals at the end.
 class ThreadSums {
  public:
-    ThreadSums(Totals totals, int64_t d, std::mutex& lock)
-        : totals_(totals), d_(d), lock_(lock), bits_(totals.low ? padded(d) : 0) {}
-    PartialSums begin(int64_t rows) {
-        if (rows_ + rows > rows_before_flush) flush();
-        return {totals_.low ? bits_.data() : nullptr, 0};
+    ThreadSums(bool wanted, int64_t d) : accumulators_(wanted ? padded(d) : 0), totals_(wanted ? d : 0) {
+        if (!wanted) return;
+        std::fill_n(accumulators_.data(), padded(d), rounding_offset);
+        sums = {accumulators_.data(), totals_.data()};
     }
-    void end(const PartialSums& sums) { rows_ += sums.rows; }
-    void flush() {
-        if (!totals_.low || rows_ == 0) return;
-        const std::lock_guard<std::mutex> guard(lock_);
-        for (int64_t j = 0; j < d_; ++j) {
-            add_to_limbs(total_of_steps(sum_steps(bits_.data()[j], rows_)), totals_.low[j], totals_.high[j]);
-            bits_.data()[j] = 0;
+    // The caller holds the lock on `to`. `map`: the one that beta and gamma belong to.
+    void add_to(const Totals& to, const PreparedMap& map) {
+        if (!sums.accumulators) return;
+        flush(sums, map.d());
+        for (int64_t j = 0; j < map.d(); ++j) {
+            add_to_limbs(totals_.data()[j] + map.shift(j, sums.beta, sums.gamma), to.low[j], to.high[j]);
         }
-        rows_ = 0;
     }
+    Sums sums{};
 
  private:
-    Totals totals_;
-    int64_t d_;
-    std::mutex& lock_;
-    Buffer<uint64_t> bits_;
-    int64_t rows_ = 0;
+    Buffer<double> accumulators_;
+    Buffer<Total> totals_;
 };
 
 struct Workspace {
@@ -109,11 +104,11 @@ struct Workspace {
     float* unpacked;
 };
 
-// Calls work(block of rows, sums, workspace) for all blocks and merges their outcomes.
+// Calls work(block of rows, sums, workspace), which returns the bad rows, for all blocks and merges their outcomes.
 template <typename Work>
-Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& work) {
+Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, int threads, const Work& work) {
     const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
-    const int64_t rows_a_block = std::min(rows_before_flush, std::max<int64_t>(4, block_bytes / row_bytes / 4 * 4));
+    const int64_t rows_a_block = std::max<int64_t>(batch_rows, block_bytes / row_bytes / batch_rows * batch_rows);
     const int64_t blocks = (in.rows + rows_a_block - 1) / rows_a_block;
     const int64_t useful = std::max<int64_t>(1, in.rows * row_bytes / bytes_worth_a_thread);
     const int n = static_cast<int>(std::min<int64_t>({std::max(threads, 1), blocks, useful}));
@@ -123,22 +118,20 @@ Outcome over_blocks(const Matrix& in, Totals totals, int threads, const Work& wo
     Outcome outcome;
     const auto run = [&] {
         const DefaultFloatState state;
-        ThreadSums sums(totals, in.d, lock);
+        ThreadSums sums(totals.low != nullptr, in.d);
         Buffer<double> scratch(in.d);
-        Buffer<float> unpacked(max_rows_unpacked * padded(in.d));
+        Buffer<float> unpacked(batch_rows * padded(in.d));
         Outcome mine;
         for (int64_t k = next++; k < blocks; k = next++) {
             const int64_t first = k * rows_a_block;
             const int64_t count = std::min(rows_a_block, in.rows - first);
             const Rows rows{static_cast<const char*>(in.data) + first * in.stride, in.stride, count, first, in.d};
-            PartialSums partial = sums.begin(count);
-            const BadRows bad = work(rows, partial, Workspace{scratch.data(), unpacked.data()});
-            sums.end(partial);
+            const BadRows bad = work(rows, sums.sums, Workspace{scratch.data(), unpacked.data()});
             mine.good += count - bad.count;
             mine.bad.merge(bad);
         }
-        sums.flush();
         const std::lock_guard<std::mutex> guard(lock);
+        sums.add_to(totals, map);
         outcome.good += mine.good;
         outcome.bad.merge(mine.bad);
     };
@@ -172,12 +165,21 @@ Outcome reduce(const Matrix& in, const PreparedMap& prepared, Totals totals, con
     const DefaultFloatState state;
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
     const RowMap map = prepared.with(float64_throughout);
-    return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
-        ReduceBlock block{rows, &map, prepared.vectors(), options.flags, space.scratch, space.unpacked, sums, {}};
-        kernel(block);
-        sums = block.sums;
-        return block.bad;
-    });
+    return over_blocks(in, prepared, totals, options.threads,
+                       [&](const Rows& rows, Sums& sums, const Workspace& space) {
+                           ReduceBlock block{rows,
+                                             &map,
+                                             prepared.vectors(),
+                                             prepared.b_scale(),
+                                             prepared.c_scale(),
+                                             options.flags,
+                                             space.scratch,
+                                             space.unpacked,
+                                             sums,
+                                             {}};
+                           kernel(block);
+                           return block.bad;
+                       });
 }
 
 Outcome apply(const Matrix& in, const Matrix& out, const PreparedMap& prepared, Totals totals, const Options& options) {
@@ -185,14 +187,14 @@ Outcome apply(const Matrix& in, const Matrix& out, const PreparedMap& prepared, 
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
     const RowMap map = prepared.with(limits(in.type, out.type));
     const bool non_temporal = out.rows * out.d * size_of(out.type) > cache_bytes();
-    return over_blocks(in, totals, options.threads, [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
-        char* to = static_cast<char*>(out.data) + rows.first * out.stride;
-        ApplyBlock block{rows,          to,   out.stride, non_temporal, &map, prepared.vectors(), options.flags,
-                         space.scratch, sums, {}};
-        kernel(block);
-        sums = block.sums;
-        return block.bad;
-    });
+    return over_blocks(
+        in, prepared, totals, options.threads, [&](const Rows& rows, Sums& sums, const Workspace& space) {
+            char* to = static_cast<char*>(out.data) + rows.first * out.stride;
+            ApplyBlock block{rows,          to,   out.stride, non_temporal, &map, prepared.vectors(), options.flags,
+                             space.scratch, sums, {}};
+            kernel(block);
+            return block.bad;
+        });
 }
 
 Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const PreparedMap& prepared,
@@ -200,8 +202,8 @@ Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const P
     const DefaultFloatState state;
     const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
     const RowMap map = prepared.with(float64_throughout);
-    return over_blocks(in, {nullptr, nullptr}, options.threads,
-                       [&](const Rows& rows, PartialSums& sums, const Workspace& space) {
+    return over_blocks(in, prepared, {nullptr, nullptr}, options.threads,
+                       [&](const Rows& rows, Sums&, const Workspace& space) {
                            VjpBlock block{rows,
                                           static_cast<const char*>(gradient.data) + rows.first * gradient.stride,
                                           gradient.stride,
@@ -212,7 +214,6 @@ Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const P
                                           space.scratch,
                                           {}};
                            kernel(block);
-                           sums.rows = rows.count - block.bad.count;
                            return block.bad;
                        });
 }

@@ -3,27 +3,18 @@
 // rows.
 #pragma once
 
-#include "kernels.h"
-#include "simd.h"
+#include "batch.h"
 
 namespace fastrealign {
 namespace FR_ISA {
 
-// Prefetch distance in bytes for rows without gaps. Measured: 1 KiB is a tenth slower, 4 KiB no faster; the hardware
-// prefetcher stops at the end of each 4 KiB page.
+// Prefetch distance in bytes for rows without gaps.
 constexpr int64_t prefetch_distance = 2048;
 
 template <typename T>
 inline const char* ahead_of(const T* row, const Rows& in) {
     const bool packed = in.stride == in.d * static_cast<int64_t>(sizeof(T));
     return reinterpret_cast<const char*>(row) + (packed ? prefetch_distance : in.stride);
-}
-
-// Prefetches the cache lines of `bytes` bytes from `ahead` on (some lines twice, which costs nothing).
-template <int bytes>
-FR_INLINE void prefetch(const char* ahead) {
-    FR_UNROLL
-    for (int k = 0; k < bytes; k += static_cast<int>(cache_line)) __builtin_prefetch(ahead + k);
 }
 
 // Sums of products in float64, in two sets of accumulators, to hide the latency of additions.
@@ -82,17 +73,6 @@ class NarrowDots {
     F8 p0_ = splat(0.0f), p1_ = splat(0.0f), q0_ = splat(0.0f), q1_ = splat(0.0f), r0_ = splat(0.0f), r1_ = splat(0.0f);
     D8 p64_ = splat(0.0), q64_ = splat(0.0), r64_ = splat(0.0);
 };
-
-// The slow path for one row: f(row) in `scratch`, in float64, or the reason why there is none.
-template <typename T>
-RowState slow_path(const RowMap& map, const MapVectors& vectors, const T* row, int64_t d, double* scratch) {
-    for (int64_t j = 0; j < d; ++j) {
-        T value;
-        memcpy(&value, row + j, sizeof value);
-        scratch[j] = to_double(value);
-    }
-    return map_row_slow_path(map, scratch, vectors.b, vectors.c, d);
-}
 
 }  // namespace FR_ISA
 }  // namespace fastrealign

@@ -11,6 +11,7 @@
 namespace fastrealign {
 
 constexpr int lanes = 8;            // of the vectors of simd.h
+constexpr int batch_rows = 8;       // rows that a kernel works on together
 constexpr int64_t cache_line = 64;  // bytes
 
 // The rows of a block, in the caller's memory.
@@ -52,24 +53,45 @@ struct BadRows {
     }
 };
 
-// Partial sums: one bit pattern of exact_sum.h per column, and the number of rows added.
-struct PartialSums {
-    uint64_t* bits;  // d, padded to a multiple of `lanes`; null: no sums
-    int64_t rows = 0;
+// The exact sums of one thread (exact_sum.h): accumulators, and the totals that take them up. The functions are static
+// for the reason given in row_map.h.
+struct Sums {
+    double* accumulators;  // d, padded to a multiple of `lanes`; null: no sums
+    Total* totals;         // d
+    double weight = 0.0;   // of the rows in the accumulators
+    __int128 beta = 0, gamma = 0;
 };
+
+static inline void flush(Sums& sums, int64_t d) {
+    for (int64_t j = 0; j < d; ++j) {
+        sums.totals[j] += total_of_steps(sum_steps(bits_of(sums.accumulators[j]), 1));
+        sums.accumulators[j] = rounding_offset;
+    }
+    sums.weight = 0.0;
+}
+
+// Before rows of this weight are added to the accumulators.
+static inline void make_room(Sums& sums, double weight, int64_t d) {
+    if (sums.weight + weight > weight_before_flush) flush(sums, d);
+    sums.weight += weight;
+}
+
+// Adds a row of the slow path.
+static inline void add_finished(Sums& sums, const double* row, int64_t d) {
+    for (int64_t j = 0; j < d; ++j) sums.totals[j] += total_of_steps(value_steps(row[j]));
+}
 
 struct ReduceBlock {
     Rows in;
     const RowMap* map;
     MapVectors vectors;
-    uint8_t* flags;   // RowState of each row, indexed by in.first + i; may be null
-    double* scratch;  // d values, for rows that take the slow path
-    float* unpacked;  // max_rows_unpacked * (d, padded to a multiple of `lanes`) values
-    PartialSums sums;
+    double b_scale, c_scale;  // 2^vector_exponent of b and c
+    uint8_t* flags;           // RowState of each row, indexed by in.first + i; may be null
+    double* scratch;          // d values, for rows that take the slow path
+    float* unpacked;          // batch_rows * (d, padded to a multiple of `lanes`) values
+    Sums& sums;
     BadRows bad;
 };
-
-constexpr int max_rows_unpacked = 8;
 
 struct ApplyBlock {
     Rows in;
@@ -80,7 +102,7 @@ struct ApplyBlock {
     MapVectors vectors;
     uint8_t* flags;
     double* scratch;
-    PartialSums sums;  // of the rows as stored
+    Sums& sums;  // of the rows as stored
     BadRows bad;
 };
 

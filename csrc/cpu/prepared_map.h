@@ -28,6 +28,8 @@ class PreparedMap {
           c32_(padded(d)),
           b_even_odd_(padded(d)),
           c_even_odd_(padded(d)),
+          b_steps_(d),
+          c_steps_(d),
           map_{} {
         const DefaultFloatState state;
         map_.s = from.s;
@@ -46,6 +48,12 @@ class PreparedMap {
             b_even_odd_.data()[even_odd(j, d)] = static_cast<float>(b);
             c_even_odd_.data()[even_odd(j, d)] = static_cast<float>(c);
         }
+        b_scale_ = std::ldexp(1.0, vector_exponent(map_.largest_b));
+        c_scale_ = std::ldexp(1.0, vector_exponent(map_.largest_c));
+        for (int64_t j = 0; j < d; ++j) {
+            b_steps_.data()[j] = vector_steps(b_.data()[j], 1.0 / b_scale_);
+            c_steps_.data()[j] = vector_steps(c_.data()[j], 1.0 / c_scale_);
+        }
     }
 
     int64_t d() const { return d_; }
@@ -60,6 +68,12 @@ class PreparedMap {
         if (limits.largest_shift == 0.0) map.largest_b = map.largest_c = 0.0;  // no bound
         return map;
     }
+    // What beta and gamma are multiplied by before they are summed (exact_sum.h), and their sums times b and c.
+    double b_scale() const { return b_scale_; }
+    double c_scale() const { return c_scale_; }
+    Total shift(int64_t j, __int128 beta, __int128 gamma) const {
+        return total_of_product(beta, b_steps_.data()[j]) + total_of_product(gamma, c_steps_.data()[j]);
+    }
 
  private:
     // The position of a column once the even columns of each whole group of sixteen precede its odd ones.
@@ -72,6 +86,8 @@ class PreparedMap {
     int64_t d_;
     Buffer<double> b_, c_;
     Buffer<float> b32_, c32_, b_even_odd_, c_even_odd_;
+    Buffer<int64_t> b_steps_, c_steps_;
+    double b_scale_ = 1.0, c_scale_ = 1.0;
     RowMap map_;
 };
 

@@ -82,6 +82,8 @@ inline void finish_streaming() { _mm_sfence(); }
 
 #if defined(__AVX512F__)
 
+constexpr int most_sums = 8;  // sums of D8 that registers hold beside other values
+
 struct D8 {
     __m512d v;
 };
@@ -104,6 +106,8 @@ inline void put(uint64_t* to, I8 x) { _mm512_storeu_si512(to, x.v); }
 inline I8 add_bits(I8 sum, D8 x) { return {_mm512_add_epi64(sum.v, _mm512_castpd_si512(x.v))}; }
 
 #else
+
+constexpr int most_sums = 4;
 
 struct D8 {
     __m256d lo, hi;
@@ -153,6 +157,8 @@ inline I8 add_bits(I8 sum, D8 x) {
 
 #else  // any other machine
 
+constexpr int most_sums = 4;
+
 typedef float F8Vector __attribute__((vector_size(32)));
 typedef double D8Vector __attribute__((vector_size(64)));
 typedef uint64_t I8Vector __attribute__((vector_size(64)));
@@ -166,18 +172,66 @@ struct I8 {
     I8Vector v;
 };
 
-// A multiplication and an addition: without the instruction, a fused operation would be one library call per element.
 inline F8 splat(float x) { return {F8Vector{} + x}; }
 inline F8 mul(F8 a, F8 b) { return {a.v * b.v}; }
 inline F8 add(F8 a, F8 b) { return {a.v + b.v}; }
-inline F8 fma(F8 a, F8 b, F8 c) { return {a.v * b.v + c.v}; }
 using S8 = D8;
 inline S8 splat(double x) { return {D8Vector{} + x}; }
 inline D8 mul(D8 a, D8 b) { return {a.v * b.v}; }
 inline D8 add(D8 a, D8 b) { return {a.v + b.v}; }
-inline D8 fma(D8 a, D8 b, D8 c) { return {a.v * b.v + c.v}; }
 inline D8 to_d8(F8 x) { return {__builtin_convertvector(x.v, D8Vector)}; }
 inline F8 to_f8(D8 x) { return {__builtin_convertvector(x.v, F8Vector)}; }
+
+// The fused multiply-add, rounded once as everywhere else, so that every instruction set gives the same bits. Where the
+// machine has no instruction for it, from the exact errors of a product and of sums, the last one rounded to odd
+// (Boldo and Melquiond, IEEE Trans. Computers 57(4), 2008).
+#if defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+inline D8 fma(D8 a, D8 b, D8 c) {
+    for (int i = 0; i < lanes; ++i) c.v[i] = __builtin_fma(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+inline F8 fma(F8 a, F8 b, F8 c) {
+    for (int i = 0; i < lanes; ++i) c.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+#else
+struct ExactPair {
+    D8Vector value, error;
+};
+inline ExactPair exact_sum(D8Vector a, D8Vector b) {
+    const D8Vector sum = a + b, of_b = sum - a;
+    return {sum, (a - (sum - of_b)) + (b - of_b)};
+}
+inline ExactPair halves(D8Vector a) {
+    const D8Vector t = a * 134217729.0;  // 2^27 + 1
+    const D8Vector high = t - (t - a);
+    return {high, a - high};
+}
+inline ExactPair exact_product(D8Vector a, D8Vector b) {
+    const D8Vector product = a * b;
+    const ExactPair x = halves(a), y = halves(b);
+    return {product, ((x.value * y.value - product) + x.value * y.error + x.error * y.value) + x.error * y.error};
+}
+// a + b towards zero, with the last bit set if that is not exact.
+inline D8Vector sum_to_odd(D8Vector a, D8Vector b) {
+    const ExactPair sum = exact_sum(a, b);
+    I8Vector bits, error;
+    memcpy(&bits, &sum.value, sizeof bits);
+    memcpy(&error, &sum.error, sizeof error);
+    const I8Vector inexact = reinterpret_cast<I8Vector>(sum.error != D8Vector{}) & 1;
+    bits = (bits - (inexact & (bits ^ error) >> 63)) | inexact;
+    D8Vector odd;
+    memcpy(&odd, &bits, sizeof odd);
+    return odd;
+}
+inline D8 fma(D8 a, D8 b, D8 c) {
+    const ExactPair product = exact_product(a.v, b.v);
+    const ExactPair low = exact_sum(c.v, product.error);
+    const ExactPair high = exact_sum(product.value, low.value);
+    return {high.value + sum_to_odd(low.error, high.error)};
+}
+inline F8 fma(F8 a, F8 b, F8 c) { return to_f8({sum_to_odd(to_d8(a).v * to_d8(b).v, to_d8(c).v)}); }
+#endif
 
 template <typename T>
 F8 load_f8(const T* x) {

@@ -69,7 +69,7 @@ class ExactSum:
         for first in range(0, len(rows), _ROWS):
             part = ExactSum(self.d)
             block = rows[first : first + _ROWS].astype(np.float64)
-            steps = np.rint(np.ldexp(block, _core.STEP_FRACTION_BITS)).astype(np.int64).sum(axis=0)
+            steps = _rounded(np.ldexp(block, _core.STEP_FRACTION_BITS)).astype(np.int64).sum(axis=0)
             part.low[:], part.high[:], part.count = steps.view(np.uint64), steps >> 63, len(block)
             part.scale(_core.VECTOR_FRACTION_BITS)
             self.add(part)
@@ -116,3 +116,10 @@ class ExactSum:
         )
 
     __hash__ = None  # type: ignore[assignment]  # mutable
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """values * (1 + 2^-52), exactly, rounded to the nearest integer: what the kernels do, so that there are no ties."""
+    size = np.abs(values)
+    whole = np.floor(size)
+    return np.copysign(whole + (0.5 - (size - whole) < np.ldexp(size, -52)), values)

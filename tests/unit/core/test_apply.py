@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from fastrealign.core import ops, reference
 from fastrealign.core.bad_rows import COLLAPSED, GOOD, NOT_FINITE, ZERO, Counts
 from fastrealign.core.cpu import instruction_sets
 from fastrealign.core.dtypes import BFLOAT16
-from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import UNIT, RowMap
 
 WIDTHS = [1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 96, 257, 768, 4097]
@@ -275,9 +277,8 @@ def test_avx2_and_avx512_give_the_same_bits(rows_of, map_of, in_dtype, out_dtype
 
 
 def steps_of(stored):
-    """The exact total, as Python integers in units of 2^-88, of entries rounded to whole steps of 2^-40."""
-    steps = np.rint(np.ldexp(stored.astype(np.float64), 40))
-    return [sum(map(int, column)) << FRACTION_BITS - 40 for column in steps.T]
+    """The exact total, as Python integers in units of 2^-88, of entries times 1 + 2^-52 in whole steps of 2^-40."""
+    return [sum(round(Fraction(float(x)) * (2**52 + 1) / 2**12) for x in column) << 48 for column in stored.T]
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 17, 96])

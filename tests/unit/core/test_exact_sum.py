@@ -97,8 +97,9 @@ def test_scaling_is_a_shift(terms, bits):
 def test_rows_are_rounded_to_steps(rng):
     rows = rng.uniform(-2, 2, (33, 5))
     sums = ExactSum(5)
+    rows[:9, 0] = np.ldexp([1, 3, -1, -3, 1 - 2**-53, 1 - 2**-52, 2**40 - 1, 1 + 2**-52, -1 + 2**-53], -41)  # half-way
     sums.add_rows(rows)
-    steps = [[round(Fraction(float(value)) * 2**40) for value in column] for column in rows.T]  # Fraction: half to even
+    steps = [[round(Fraction(float(value)) * (2**52 + 1) / 2**12) for value in column] for column in rows.T]
     assert total_of(sums) == [sum(column) << FRACTION_BITS - 40 for column in steps]
     assert sums.count == 33
 

@@ -146,7 +146,8 @@ def test_the_reference_backend(tensors, monkeypatch):
     monkeypatch.setenv("FASTREALIGN_BACKEND", "reference")
     slow = APPLY(rows, packed, number), *REDUCE(rows, packed, number)
     torch.testing.assert_close(slow[0], fast[0], rtol=0, atol=1e-14)
-    assert (slow[1] - fast[1]).abs().max() <= 40 and slow[3].tolist() == fast[3].tolist()
+    high = slow[2] - fast[2]  # in units of 2^-24: at most two steps of 2^-40 a row, and a carry
+    assert high.abs().max() <= 1 and slow[3].tolist() == fast[3].tolist()
     good = [i for i in range(40) if i != 3]
     exact = reference.row_map(rows[good].numpy(), row_map.s, row_map.b, row_map.c)
     np.testing.assert_array_equal(slow[0][good].numpy(), exact)
