@@ -95,10 +95,11 @@ FR_HOST_DEVICE Total total_of_product(__int128 steps, int64_t vector_steps) {
 
 // The exponent by which b or c is divided, and beta or gamma multiplied, from its largest absolute entry: entries
 // become less than 1/2, so that rounding beta to steps costs an entry at most half as much as rounding alpha y does,
-// and beta stays below 2^10. Its negative is in range too; entries so small that the exponent is limited add nothing to
-// a total.
+// and beta stays below 2^10. Limited, so that powers of two are in range: smaller entries add nothing to a total, and
+// larger ones leave no row on the fast path.
 FR_HOST_DEVICE int vector_exponent(double largest) {
-    return largest == 0.0 ? 0 : largest < 0x1p-900 ? -900 : ilogb(largest) + 2;
+    if (!(largest > 0x1p-900)) return largest == 0.0 ? 0 : -900;
+    return largest < 0x1p900 ? ilogb(largest) + 2 : 900;
 }
 
 // An entry of b or c, divided by 2^exponent, in steps of 2^-48. `scale` is 2^-exponent; in [2^52, 2^53) neighbouring

@@ -125,7 +125,9 @@ class Pass:
             try:
                 for i in tuple(crew):
                     threading.Thread(target=work_off, args=(i,), name=f"fastrealign-{i}", daemon=True).start()
-                ended.wait()
+                # In turns: Python does not notice a signal that arrives just before it begins to wait.
+                while not ended.wait(0.5):
+                    pass
             except Terminated:
                 if self._finish_shards:
                     supply.begin_no_shard()

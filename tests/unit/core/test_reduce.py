@@ -19,9 +19,6 @@ TERMS = ["unit", "s", "b", "bc"]
 
 # What rounding may do to an entry: half a step of 2^-40 for alpha y, a quarter each for beta b and gamma c.
 ROUNDING = 0.5**40
-BOTH_VECTOR_SETS = pytest.mark.skipif(
-    not {"avx512", "avx2"} <= set(instruction_sets()), reason="needs a machine with AVX-512"
-)
 
 
 def reduce(rows, row_map=UNIT, **options):
@@ -187,12 +184,55 @@ def test_repeated_runs_give_the_same_bits(rows_of, map_of):
         assert reduce(rows, row_map, threads=4)[0] == expected
 
 
-@BOTH_VECTOR_SETS
-def test_avx2_and_avx512_give_the_same_bits(rows_of, map_of, in_dtype):
+def test_every_instruction_set_gives_the_same_bits(rows_of, map_of, in_dtype):
     for d in WIDTHS:
         for terms in TERMS:
             rows, row_map = rows_of(130, d, in_dtype), map_of(d, terms)
-            assert reduce(rows, row_map, isa="avx2")[0] == reduce(rows, row_map, isa="avx512")[0], (d, terms)
+            sums = [reduce(rows, row_map, isa=isa)[0] for isa in instruction_sets()]
+            assert all(one == sums[0] for one in sums), (d, terms)
+
+
+def halfway(rng, n, d):
+    """Rows whose unit entries alpha y lie half-way between two steps of 2^-40, were alpha not made odd."""
+    rows = rng.integers(-4, 4, (n, d)) * 2.0**-41 + rng.integers(0, 2, (n, d)) * 2.0**-40
+    rows[:, 0] = rng.choice([-1.0, 1.0], n)
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_do_not_depend_on_the_order(rng, isa, dtype):
+    """A fused multiply-add onto a running sum rounds a tie by the sum so far: there must be none."""
+    rows = halfway(rng, 500, 9).astype(dtype)
+    expected, _ = reduce(rows, isa=isa)
+    for _ in range(20):
+        assert reduce(rng.permutation(rows), isa=isa)[0] == expected
+    parts = ExactSum(9)
+    for part in np.array_split(rng.permutation(rows), 23):
+        ops.reduce(part, UNIT, parts, isa=isa)
+    assert parts == expected
+    np.testing.assert_allclose(expected.mean, reference_mean(rows, UNIT), rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-12, 1e-3, 1.0, 40.0, 1e9])
+def test_shifts_of_every_size(rng, isa, size):
+    """beta and gamma are summed apart from the rows, scaled by the largest entries of b and c."""
+    rows, directions = rng.standard_normal((700, 20)), reference.project(rng.standard_normal((2, 20)))
+    for row_map in (RowMap(0.7, size * directions[0]), RowMap(1.3, 0.4 * directions[0], size * directions[1])):
+        sums, _ = reduce(rows, row_map, isa=isa)
+        np.testing.assert_allclose(sums.mean, reference_mean(rows, row_map), rtol=0, atol=ROUNDING + 1e-14)
+
+
+def test_large_coefficients_flush_the_accumulators_in_time(rng, isa):
+    """Rows that b nearly cancels have alpha y of up to 128 and more: thousands of them, of one sign."""
+    d, n = 10, 4000
+    b = -reference.project(rng.standard_normal((1, d)))[0]
+    rows = reference.project(-b + rng.uniform(0.004, 0.5, (n, 1)) * reference.project(rng.standard_normal((n, d))))
+    sums, _ = reduce(rows, RowMap(1.0, b), isa=isa)
+    np.testing.assert_allclose(sums.mean, reference_mean(rows, RowMap(1.0, b)), rtol=0, atol=1e-12)
+    parts = ExactSum(d)
+    for part in np.array_split(rows[::-1], 17):
+        ops.reduce(part, RowMap(1.0, b), parts, isa=isa)
+    assert parts == sums
 
 
 # --- rows without a direction ----------------------------------------------------------------------------------------
