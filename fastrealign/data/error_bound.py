@@ -48,15 +48,15 @@ class ErrorBound:
         freedom = total**2 / np.square(squares).sum() if total > 0.0 else 1.0
         return cls(np.maximum(0.0, np.linalg.eigvalsh(gram)) if total > 0.0 else np.zeros(1), freedom, reach)
 
-    def at(self, allowed: float, less: float = 1.0, rarer: float = 1.0) -> float:
+    def at(self, allowed: float, variance: float = 1.0, reach: float = 1.0) -> float:
         """What the norm of the error exceeds with a probability of at most `allowed`.
 
-        less, rarer: for a sample with so much smaller variances, and so much smaller a reach
+        variance, reach: factors of the variances and of the reach, to predict it for another sample
         """
         missed = np.linspace(0.0, -math.log(allowed), _STEPS)
         left = np.minimum(1.0, allowed * np.exp(missed))
-        moved = missed * self.reach / rarer
-        variances = self.variances / less
+        moved = missed * self.reach * reach
+        variances = self.variances * variance
         total, squares, cubes = (float((variances**i).sum()) for i in (1, 2, 3))
         square = moved**2
         if total > 0.0:

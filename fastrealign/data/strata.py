@@ -42,6 +42,7 @@ class Strata:
             )
         self._source = source
         self._key = key
+        self.nbytes = source.nbytes
 
     def first_share(self, wanted: float) -> float:
         """The share of rows of the first sample for a bound of `wanted`."""

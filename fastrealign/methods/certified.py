@@ -24,7 +24,7 @@ Each look at a larger sample costs confidence: look j may fail with a share 2^-j
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class Looks:
         along: float64 (d,); of along @ mean instead of the mean
         """
         errors = np.concatenate([spread.errors for spread in spreads.values()])
-        reach = max(self.samples[i].rarity * min(2.0, 1.0 + _norm(s.mean)) for i, s in spreads.items())
+        reach = max(self._reach(i, spread) for i, spread in spreads.items())
         if along is None:
             return ErrorBound.of(errors, reach)
         return ErrorBound.of((errors @ along)[:, None], reach * _norm(along))
@@ -75,31 +75,74 @@ class Looks:
         """What an error is at most, with the confidence that is left for this look."""
         return error.at(self._allowed)
 
-    def widen(self, error: ErrorBound, wanted: float, at_most: float = math.inf) -> None:
-        """Draw as many more blocks as are predicted to bring the bound to 0.9 of `wanted`; at least 1.5 times as many."""
+    def widen(self, spreads: dict[int, Spread], wanted: float, at_most: float = math.inf) -> None:
+        """Draw as many more blocks as are predicted to bring the bound to 0.9 of `wanted`, from where they are worth most.
+
+        One side grows 1.5 to `at_most` times.
+        """
         self._allowed /= 2.0
-        growth = 1.5
-        while growth < at_most and self._predicted(error, growth) > 0.9 * wanted:
-            growth *= 1.1
-        self._shares = [share * min(growth, at_most) for share in self._shares]
+        error = self.error(spreads)
+        sides = [
+            _Side(strata, share, float(np.square(spread.errors).sum()), self._reach(i, spread))
+            for (i, spread), strata, share in zip(spreads.items(), self._strata, self._shares, strict=True)
+        ]
+        while any(side.errs for side in sides):
+            grown = max(side.growth for side in sides)
+            if grown >= at_most or (grown >= 1.5 and _predicted(error, sides, self._allowed) <= 0.9 * wanted):
+                break
+            max(sides, key=lambda side: side.worth).growth *= 1.1
+        self._shares = [share * side.growth for share, side in zip(self._shares, sides, strict=True)]
         self.samples = self._draw()
 
-    def _predicted(self, error: ErrorBound, growth: float) -> float:
-        """The bound of a sample that is so many times as large."""
-        sampled = [at for at, sample in zip(self._at, self.samples, strict=True) if not sample.whole]
-        if min(share for _, share in sampled) * growth > LARGEST_SHARE:
-            return 0.0
-        blocks = min(
-            growth * strata.block_bytes(share) / strata.block_bytes(growth * share) for strata, share in sampled
-        )
-        return error.at(self._allowed, growth, blocks)
-
-    @property
-    def _at(self) -> list[tuple[Strata, float]]:
-        return list(zip(self._strata, self._shares, strict=True))
+    def _reach(self, which: int, spread: Spread) -> float:
+        """How far a part that the draw misses moves the mean of a sample (`ErrorBound.reach`)."""
+        return self.samples[which].rarity * min(2.0, 1.0 + _norm(spread.mean))
 
     def _draw(self) -> list[BlockSource]:
-        return [strata.draw(share) for strata, share in self._at]
+        return [strata.draw(share) for strata, share in zip(self._strata, self._shares, strict=True)]
+
+
+@dataclass
+class _Side:
+    """A sample of `share` of the rows, and what is predicted of it if it grows.
+
+    variance, reach   of the error of its mean, now
+    """
+
+    strata: Strata
+    share: float
+    variance: float
+    reach: float
+    growth: float = 1.0
+
+    @property
+    def errs(self) -> bool:
+        """Whether it will not be read whole."""
+        return self.share * self.growth <= LARGEST_SHARE
+
+    @property
+    def later(self) -> tuple[float, float]:
+        """The variance and the reach after it has grown."""
+        if not self.errs:
+            return 0.0, 0.0
+        size = self.strata.block_bytes(self.share * self.growth) / self.strata.block_bytes(self.share)
+        return self.variance / self.growth, self.reach * size / self.growth
+
+    @property
+    def worth(self) -> float:
+        """How much of the squared bound is its own, for each byte that is read."""
+        variance, reach = self.later
+        return (variance + (2.0 * reach) ** 2) / (self.share * self.growth * self.strata.nbytes)
+
+
+def _predicted(error: ErrorBound, sides: list[_Side], allowed: float) -> float:
+    """The bound after the sides have grown."""
+    variances, reaches = zip(*(side.later for side in sides), strict=True)
+    return error.at(allowed, _ratio(sum(variances), float(error.variances.sum())), _ratio(max(reaches), error.reach))
+
+
+def _ratio(later: float, now: float) -> float:
+    return later / now if now > 0.0 else 1.0
 
 
 def _norm(vector: np.ndarray) -> float:
@@ -123,11 +166,12 @@ def fit_certified(source: RowSource, target: RowSource, fit: FitOptions, tol: fl
         alignment = fit_sides(y, x, fit.centroid, options)
         of_y = measure_spread(y, alignment.row_map, "spread of the source", options.later)
         of_x = measure_spread(x, UNIT, "spread of the target", options.later)
-        error = looks.error({0: of_y, 1: of_x})
+        spreads = {0: of_y, 1: of_x}
+        error = looks.error(spreads)
         bound = looks.bound(error)
         if bound <= tol:
             break
-        looks.widen(error, tol)
+        looks.widen(spreads, tol)
     if alignment.gap_before <= bound:
         warn(
             f"{source.name}: the gap before, {alignment.gap_before:.2g}, is no larger than what this sample leaves open, "

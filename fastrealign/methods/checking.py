@@ -14,7 +14,6 @@ from fastrealign.core.listing import listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import Spread, measure_spread
-from fastrealign.data.error_bound import ErrorBound
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.certified import Looks
@@ -172,17 +171,17 @@ def check(
     options = PassOptions(bad_rows, Compute(threads).workers, progress)
     looks = Looks(sources, tol, confidence, seed)
     while True:
-        found, error = _look(looks, alignment, tol, confidence, options)
+        found, spreads = _look(looks, alignment, tol, confidence, options)
         away = abs(found.gap_left - tol)
         if looks.whole or found.bound < away:
             return found
-        looks.widen(error, max(away, found.bound / 4.0), at_most=16.0)
+        looks.widen(spreads, max(away, found.bound / 4.0), at_most=16.0)
 
 
 def _look(
     looks: Looks, alignment: Alignment, tol: float, confidence: float, options: PassOptions
-) -> tuple[Check, ErrorBound]:
-    """The result for the present samples, and what is known of the error of its gap."""
+) -> tuple[Check, dict[int, Spread]]:
+    """The result for the present samples, and the spreads that bound its gap."""
     sides: list[SideStatistics] = []
     changes: list[Change] = []
     units: list[Spread] = []
@@ -201,18 +200,18 @@ def _look(
         check_differ(looks.samples[0].name, sides[0], looks.samples[1].name, sides[1])
     mean_target = units[1].mean if len(sides) > 1 else alignment.mean_target
     gap_left = float(np.linalg.norm(mapped.mean - mean_target))
-    error = looks.error({0: mapped, **dict(enumerate(units[1:], 1))})
+    spreads = {0: mapped, **dict(enumerate(units[1:], 1))}
     found = Check(
         holds=gap_left <= tol,
         gap_before=float(np.linalg.norm(units[0].mean - mean_target)),
         gap_left=gap_left,
-        bound=looks.bound(error),
+        bound=looks.bound(looks.error(spreads)),
         tol=tol,
         confidence=confidence,
         source=changes[0],
         target=changes[1] if len(changes) > 1 else None,
     )
-    return found, error
+    return found, spreads
 
 
 def _change(spread: Spread, looks: Looks, which: int, mean: np.ndarray, trace: float) -> Change:

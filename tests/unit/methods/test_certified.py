@@ -296,28 +296,52 @@ def test_no_error_and_nothing_missed_is_no_bound_and_the_bound_is_rounded_up():
     assert error_bound.ErrorBound.of(np.zeros((9, 5)), 0.01).at(0.05) == pytest.approx(0.01 * math.log(20), rel=1e-3)
 
 
+def spread_of(sample, size):
+    """Of a sample, all whose blocks but two are alike: the error of the mean is about `size`, along one direction."""
+    spread = cluster_sampling.Spread(16)
+    blocks = list(sample.blocks.values())
+    for block in blocks:
+        rows = block.piece.hi - block.piece.lo
+        off = size * len(blocks) * np.eye(16)[0] * block.sign if block is blocks[0] else 0.0
+        spread.add(rows * (np.eye(16)[1] + off), rows, block)
+    return spread
+
+
+def looks_at(*rows, wanted=0.1):
+    return certified.Looks([open_rows(np.ones((n, 16), np.float32), "source") for n in rows], wanted, 0.9, 0)
+
+
 def test_looking_again_spends_no_more_than_is_allowed(small_blocks):
-    looks = certified.Looks([open_rows(np.ones((100_000, 16), np.float32), "source")], 0.1, 0.9, 0)
+    looks = looks_at(100_000)
     error = error_bound.ErrorBound(np.ones(1), 1e4, 0.0)
     spent, rows = [], []
     for _ in range(3):
         spent.append(2 * stats.norm.sf(looks.bound(error)))
         rows.append(looks.samples[0].rows)
-        looks.widen(error, 1.5)
+        looks.widen({0: spread_of(looks.samples[0], 0.0)}, 1.5)
     np.testing.assert_allclose(spent, [0.05, 0.025, 0.0125], rtol=5e-3)
-    assert rows == sorted(rows) and rows[2] >= 2 * rows[0]
+    assert rows[1] >= 1.45 * rows[0] and rows[2] >= 1.45 * rows[1]
 
 
 def test_a_prediction_of_how_many_blocks_a_bound_takes(small_blocks):
     """Four times as many where the error decides, twice as many where a part that was missed does; for 0.9 of the bound."""
-    for error, growth in (
-        (error_bound.ErrorBound(np.full(50, 0.02), 1e4, 0.0), 4.0),
-        (error_bound.ErrorBound(np.zeros(1), 1.0, 1.0), 2.0),
-    ):
-        looks = certified.Looks([open_rows(np.ones((100_000, 16), np.float32), "source")], 0.1, 0.9, 0)
-        rows = looks.samples[0].rows
-        looks.widen(error, error.at(0.025) / 1.8)
+    for size, growth in ((1.0, 4.0), (0.0, 2.0)):
+        looks = looks_at(1_000_000)
+        spreads, rows = {0: spread_of(looks.samples[0], size)}, looks.samples[0].rows
+        looks.widen(spreads, looks.error(spreads).at(0.025) / 1.8)
         assert looks.samples[0].rows / rows == pytest.approx(growth, rel=0.12)
+
+
+def test_the_side_that_errs_more_grows_more(small_blocks):
+    looks = looks_at(1_000_000, 1_000_000)
+    before = [sample.rows for sample in looks.samples]
+    spreads = {0: spread_of(looks.samples[0], 0.01), 1: spread_of(looks.samples[1], 1.0)}
+    looks.widen(spreads, looks.error(spreads).at(0.025) / 2.0)
+    after = [sample.rows for sample in looks.samples]
+    assert after[0] < 1.2 * before[0] and after[1] > 3.5 * before[1]
+    # Nothing but all of it is enough.
+    looks.widen(spreads, 1e-9)
+    assert looks.whole
 
 
 def test_a_part_that_is_missed_holds_no_more_rows_than_is_said(rng, tmp_path):
