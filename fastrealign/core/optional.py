@@ -53,9 +53,9 @@ class Lazy:
         self._module: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by tools that look at modules
-            raise AttributeError(name)
         if self._module is None:
+            if name.startswith("__"):  # asked by tools that look at modules
+                raise AttributeError(name)
             module, extra, what = self._given
             self._module = import_module(module) if extra is None else optional(module, extra, what)
         return getattr(self._module, name)

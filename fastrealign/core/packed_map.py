@@ -58,11 +58,26 @@ def packed(s: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.stack(header), b, c])
 
 
+# The row maps of the last tensors, newest first, with their bytes and terms.
+_known: tuple[tuple[bytes, int, RowMap], ...] = ()
+_KEPT = 4
+
+
 def row_map_of(map: torch.Tensor, terms: int) -> RowMap:
-    """The row map of a tensor on the CPU."""
+    """The row map of a tensor on the CPU.
+
+    A model calls with few maps, again and again. They are known by their bytes, so a tensor that is written to is another map.
+    """
+    global _known
     values = map.numpy()
+    data = values.tobytes()
+    for known, its_terms, row_map in _known:
+        if known == data and its_terms == terms:
+            return row_map
     d = (len(values) - HEADER) // 2
     b, c = values[HEADER : HEADER + d], values[HEADER + d :]
-    return RowMap(
+    row_map = RowMap(
         float(values[_core.MAP_S]), b if terms >= _core.TERMS_B else None, c if terms == _core.TERMS_BC else None
     )
+    _known = ((data, terms, row_map), *_known[: _KEPT - 1])
+    return row_map

@@ -28,7 +28,7 @@ def is_tensor(x: object) -> TypeIs[torch.Tensor]:
 
 def on_device(x: object) -> bool:
     """Whether x is a torch tensor that is not in the CPU's memory."""
-    return is_tensor(x) and x.device.type != "cpu"
+    return is_tensor(x) and not x.is_cpu
 
 
 def plain(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -52,6 +52,7 @@ def plain(x: torch.Tensor, name: str) -> torch.Tensor:
 
 
 def _plain(x: torch.Tensor, name: str) -> torch.Tensor:
+    torch = sys.modules["torch"]  # quicker than Lazy, for every call asks
     if x.layout != torch.strided:
         raise InputError(f"{name}: a tensor of layout {x.layout}, expected a dense one; pass x.to_dense()")
     if x.is_quantized:
@@ -66,8 +67,9 @@ def _plain(x: torch.Tensor, name: str) -> torch.Tensor:
 
 def view_of(x: torch.Tensor, name: str) -> np.ndarray:
     """A NumPy view of a tensor that `plain` returned. Raises InputError for a device or an element type that NumPy lacks."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         raise InputError(f"{name}: a tensor on {x.device}, expected one on the CPU; move it with .cpu()")
+    torch = sys.modules["torch"]
     if x.dtype == torch.bfloat16:
         return x.view(torch.int16).numpy().view(BFLOAT16)
     try:

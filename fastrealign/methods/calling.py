@@ -14,7 +14,7 @@ from fastrealign.core.dtypes import as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
-from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device
+from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
 from fastrealign.data.options import BAD_ROWS, check_choice
 from fastrealign.formats.table_objects import take
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import DTypeLike
 
+    from fastrealign.core.taken import Rows
     from fastrealign.methods.method import Method
 else:
     torch = Lazy("torch", "torch", "a tensor")
@@ -123,8 +124,8 @@ class MapsRows:
                 raise InputError("bad_rows='skip' changes the number of rows, which out= fixes")
             view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
         elif tensor:
-            result = _empty_like(given, x, rows.shape, as_dtype(rows.dtype if dtype is None else dtype))
-            view = checked_output(result) if on_device(rows) else as_output(result)
+            kind = x.dtype if dtype is None else getattr(torch, as_dtype(dtype).name)
+            result, view = _made_like(given, x, rows.shape, kind)
         else:
             wanted = rows.dtype if dtype is None else as_dtype(dtype)
             small = rows.size * wanted.itemsize < _SMALL
@@ -148,12 +149,13 @@ class MapsRows:
             raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}")
 
 
-def _empty_like(given: Any, x: Any, shape: tuple[int, int], dtype: np.dtype) -> Any:
-    kind = getattr(torch, dtype.name)
-    if is_tensor(given) and type(given) is not torch.Tensor:
+def _made_like(given: Any, x: torch.Tensor, shape: tuple[int, int], kind: torch.dtype) -> tuple[torch.Tensor, Rows]:
+    """A tensor for the result, of the class of the given one where that can be made, and how `apply` writes to it."""
+    if type(given) is not type(x) and is_tensor(given):
         # A subclass decides itself what an operation on it gives.
         with suppress(Exception):
             made = given.new_empty(tuple(shape), dtype=kind)
             if is_tensor(made) and made.shape == tuple(shape) and made.dtype == kind:
-                return made
-    return torch.empty(tuple(shape), dtype=kind, device=x.device)
+                return made, checked_output(made) if on_device(x) else as_output(made)
+    made = x.new_empty(tuple(shape), dtype=kind)
+    return made, made if on_device(x) else view_of(made, "out")

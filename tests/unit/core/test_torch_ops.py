@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastrealign as fr  # noqa: E402
-from fastrealign.core import device_ops, ops, reference, torch_ops  # noqa: E402
+from fastrealign.core import device_ops, ops, packed_map, reference, torch_ops  # noqa: E402
 from fastrealign.core.bad_rows import ZERO  # noqa: E402
 from fastrealign.core.errors import InputError  # noqa: E402
 from fastrealign.core.exact_sum import ExactSum  # noqa: E402
@@ -137,6 +137,19 @@ def test_odd_inputs_are_named(tensors):
         REDUCE(rows.clone().requires_grad_(), packed, number)
     with pytest.raises(InputError, match="no gradient flows to it"):
         APPLY(rows, packed.clone().requires_grad_(), number)
+
+
+def test_a_map_that_was_written_to_is_another_map(tensors):
+    """However it was written to: the maps of earlier calls are kept."""
+    rows, packed, number, _ = tensors(7, 20)
+    others = [tensors(7, 20)[1] for _ in range(6)]
+    expected = {id(m): APPLY(rows, m.clone(), number) for m in others}
+    for written in (packed.copy_, packed.data.copy_, lambda m: packed.numpy().__setitem__(slice(None), m.numpy())):
+        for other in others:
+            written(other)
+            assert torch.equal(APPLY(rows, packed, number), expected[id(other)])
+            assert torch.equal(APPLY(rows, packed, 1), APPLY(rows, other.clone(), 1))
+    assert len(packed_map._known) <= 4
 
 
 def test_the_reference_backend(tensors, monkeypatch):
