@@ -11,6 +11,7 @@ import torch
 from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_module import ExactModule
+from fastrealign.core.exact_sum import FRACTION_BITS
 from fastrealign.core.row_map import RowMap
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
@@ -149,7 +150,7 @@ class ReAlign(ExactModule):
         """float64 sums of f over the rows, and how many have a direction."""
         low, high, bad = torch.ops.fastrealign.reduce(rows, map, terms)
         # low is unsigned; as a signed number it is 2^64 less where its top bit is set, and small totals keep their digits.
-        return ((high + (low < 0)).double() * 2.0**64 + low.double()) * 2.0**-40, len(rows) - bad[0]
+        return ((high + (low < 0)).double() * 2.0**64 + low.double()) * 2.0**-FRACTION_BITS, len(rows) - bad[0]
 
     def _solved_where(self, now: torch.Tensor) -> None:
         mean, projected = self.sum_unit / self.weight, self.sum_projected / self.weight
