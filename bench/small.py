@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from bench.common import Case, Rounds, Spread, command, plain, stopwatch
-from bench.peers import NotComparable, Work, torch_eager
+from bench.peers import NotComparable, Work, numpy_plain, torch_eager
 from bench.problem import Problem, encodings
-from fastrealign import Alignment, fit
-from fastrealign.core.row_map import RowMap
+from fastrealign import Alignment, _core, fit
 
 ROWS = (1, 64, 4096)
 WIDTH = 768
@@ -26,14 +25,15 @@ CLI = "import sys; from fastrealign.cli.main import main; sys.exit(main())"
 
 
 def run(rows: tuple[int, ...], threads: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """{"batches": [one entry a number of rows, in microseconds], "startup": {"nothing", "import", "help"} in
-    seconds of a whole process}."""
+    """{"batches": [one entry a number of rows, in microseconds], "one_row": {call: microseconds}, "startup": {"nothing",
+    "import", "help"} in seconds of a whole process}."""
     text, images = encodings(2 * WIDTH, WIDTH)
     alignment = fit(text, images, threads=threads)
     return {
         "d": WIDTH,
         "dtype": "fp32",
         "batches": [_batch(n, alignment, threads, rounds, say) for n in rows],
+        "one_row": _one_row(alignment, rounds, say),
         "startup": _startup(rounds, say),
     }
 
@@ -42,11 +42,12 @@ def _batch(n: int, alignment: Alignment, threads: int, rounds: int, say: Callabl
     x = np.resize(encodings(min(n, 64), WIDTH)[0], (n, WIDTH))
     timing = Rounds()
     timing.add("ours", _repeated(lambda: alignment(x, threads=threads)), n)
-    order = ["ours"] * PAIRS_A_ROUND
+    timing.add("NumPy", _repeated(numpy_plain(_problem(x, alignment, threads))), n)
+    order = ["NumPy", "ours"] * PAIRS_A_ROUND
     left_out: dict[str, str] = {}
     try:
-        timing.add("torch eager", _repeated(_eager(x, alignment, threads)), n)
-        order = ["torch eager", "ours"] * PAIRS_A_ROUND
+        timing.add("torch eager", _repeated(torch_eager(_problem(x, alignment, threads))), n)
+        order += ["torch eager", "ours"] * PAIRS_A_ROUND
     except NotComparable as reason:
         left_out["torch eager"] = str(reason)
     timing.go(order, rounds)
@@ -58,10 +59,66 @@ def _batch(n: int, alignment: Alignment, threads: int, rounds: int, say: Callabl
     return entry
 
 
-def _eager(x: np.ndarray, alignment: Alignment, threads: int) -> Work:
-    row_map = RowMap(alignment.s, alignment.b, alignment.c)
+def _problem(x: np.ndarray, alignment: Alignment, threads: int) -> Problem:
     case = Case("apply", "plain", WIDTH, len(x), "float32", "float32")
-    return torch_eager(Problem(case, x, np.empty_like(x), row_map, len(x), threads))
+    return Problem(case, x, np.empty_like(x), alignment.row_map, len(x), threads)
+
+
+def _one_row(alignment: Alignment, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Microseconds of one row through each entrance, and of what no entrance can avoid: the core on no rows, an operator of
+    torch that computes nothing."""
+    x = encodings(1, WIDTH)[0]
+    nothing, half, out, prepared = x[:0], x.astype(np.float16), np.empty_like(x), alignment.row_map.prepared(WIDTH)
+    calls: dict[str, Work] = {
+        "core, no rows": lambda: _core.apply(nothing, 0, nothing, 0, prepared, None, None, None, 1, ""),
+        "core": lambda: _core.apply(x, 0, out, 0, prepared, None, None, None, 1, ""),
+        "array (1, d)": lambda: alignment(x),
+        "vector (d,)": lambda: alignment(x[0]),
+        "float16": lambda: alignment(half),
+        **_torch_calls(alignment, x),
+    }
+    timing = Rounds()
+    for name, work in calls.items():
+        timing.add(name, _repeated(work), 1)
+    timing.go(list(calls) * PAIRS_A_ROUND, rounds)
+    found = {name: _microseconds(timing.seconds(name)) for name in calls}
+    say("one row: " + ", ".join(f"{name} {us.text(1)} us" for name, us in found.items()))
+    return plain(found)
+
+
+def _torch_calls(alignment: Alignment, x: np.ndarray) -> dict[str, Work]:
+    try:
+        import torch
+
+        from fastrealign import nn
+    except ImportError:
+        return {}
+
+    schema = "(Tensor rows, Tensor map, int terms) -> Tensor"
+
+    @torch.library.custom_op("fastrealign_bench::nothing", mutates_args=(), schema=schema)
+    def nothing(rows: torch.Tensor, map: torch.Tensor, terms: int) -> torch.Tensor:
+        return torch.empty(rows.shape, dtype=rows.dtype)
+
+    nothing.register_autograd(lambda ctx, gradient: (gradient, None, None), setup_context=lambda *_, **__: None)
+    row, module = torch.from_numpy(x), nn.ReAlign(alignment)
+    module(torch.from_numpy(encodings(1024, WIDTH)[0]))  # the first rows are looked at
+
+    def without_gradient(function: Callable[..., object], *arguments: object) -> Work:
+        def work() -> None:
+            with torch.inference_mode():
+                function(*arguments)
+
+        return work
+
+    return {
+        "tensor": lambda: alignment(row),
+        "torch, an operator that does nothing": without_gradient(
+            torch.ops.fastrealign_bench.nothing, row, module.map, 2
+        ),
+        "operator": without_gradient(torch.ops.fastrealign.apply, row, module.map, 2),
+        "module": without_gradient(module, row),
+    }
 
 
 def _repeated(work: Callable[[], object]) -> Callable[[], float]:

@@ -108,44 +108,4 @@ PYBIND11_MODULE(_core, m) {
         },
         py::arg("rows"), py::arg("gradient"), py::arg("out"), py::arg("type"), py::arg("map"), py::arg("threads"),
         py::arg("isa"));
-
-    // Until every worktree has the new calls: addresses in tuples.
-    using MatrixTuple = std::tuple<uintptr_t, int, int64_t, int64_t, int64_t>;
-    using MapTuple = std::tuple<double, uintptr_t, uintptr_t>;
-    using TotalsTuple = std::tuple<uintptr_t, uintptr_t>;
-    const auto old_matrix = [](const MatrixTuple& t) {
-        return fr::Matrix{reinterpret_cast<void*>(std::get<0>(t)), static_cast<fr::DType>(std::get<1>(t)),
-                          std::get<2>(t), std::get<3>(t), std::get<4>(t)};
-    };
-    const auto old_map = [](const MapTuple& t, int64_t d) {
-        return fr::PreparedMap({std::get<0>(t), reinterpret_cast<const double*>(std::get<1>(t)),
-                                reinterpret_cast<const double*>(std::get<2>(t))},
-                               d);
-    };
-    const auto old_totals = [](const TotalsTuple& t) {
-        return fr::Totals{reinterpret_cast<uint64_t*>(std::get<0>(t)), reinterpret_cast<int64_t*>(std::get<1>(t))};
-    };
-    m.def("reduce", [=](const MatrixTuple& x, const MapTuple& by, const TotalsTuple& sums, uintptr_t flags, int threads,
-                        const std::string& isa) {
-        const fr::Matrix in = old_matrix(x);
-        return counts(in, [&] {
-            return fr::reduce(in, old_map(by, in.d), old_totals(sums),
-                              {threads, isa, reinterpret_cast<uint8_t*>(flags)});
-        });
-    });
-    m.def("apply", [=](const MatrixTuple& x, const MatrixTuple& out, const MapTuple& by, const TotalsTuple& sums,
-                       uintptr_t flags, int threads, const std::string& isa) {
-        const fr::Matrix in = old_matrix(x);
-        return counts(in, [&] {
-            return fr::apply(in, old_matrix(out), old_map(by, in.d), old_totals(sums),
-                             {threads, isa, reinterpret_cast<uint8_t*>(flags)});
-        });
-    });
-    m.def("vjp", [=](const MatrixTuple& x, const MatrixTuple& gradient, const MatrixTuple& out, const MapTuple& by,
-                     int threads, const std::string& isa) {
-        const fr::Matrix in = old_matrix(x);
-        return counts(in, [&] {
-            return fr::vjp(in, old_matrix(gradient), old_matrix(out), old_map(by, in.d), {threads, isa, nullptr});
-        });
-    });
 }
