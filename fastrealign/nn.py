@@ -102,7 +102,7 @@ class ReAlign(ExactModule):
         aligned = torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2)
         if not torch.compiler.is_compiling() and self._first is not None:
             self._look(self._first, aligned, x)
-        return aligned.reshape(x.shape)
+        return aligned if x.ndim == 2 else aligned.reshape(x.shape)
 
     def _look(self, first: FirstRows, aligned: torch.Tensor, x: torch.Tensor) -> None:
         """Check the map on the first rows; not for tensors without values, nor where a device sync is forbidden."""
