@@ -1,13 +1,13 @@
-"""python -m bench [--quick] [--only apply|reduce|small|files] [--threads N] [--files-in DIR] [--out FILE]
+"""python -m bench [--quick] [--only WHAT]... [--threads N] [--files-in DIR] [--out FILE]
 
-Prints a line a figure as it comes; the last line is all of it as JSON. Wants a quiet machine.
+WHAT is small, files, or an operation, variant, element type, width, or several of them: apply, gap, sums, float32,
+apply-float32, gap-bf16-4096. Prints a line a figure as it comes; the last line is all of it as JSON. Wants a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 
@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed against ceilings and peers.")
-    parser.add_argument("--quick", action="store_true", help="width 768, fewer rounds, less memory, smaller files")
-    parser.add_argument("--only", choices=cpu.PARTS, action="append", help="this part; may be given more than once")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, the two fastest peers only, smaller files")
+    parser.add_argument("--only", metavar="WHAT", action="append", default=[], help="may be given more than once")
     parser.add_argument("--threads", type=int, default=default_threads(), help="for us and the peers (default: all)")
     parser.add_argument("--files-in", metavar="DIR", help="where the files are written (default: the temporary folder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there too")
@@ -32,8 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.files_in and not Path(given.files_in).is_dir():
         parser.error(f"--files-in {given.files_in}: not a folder")
 
-    settings = (cpu.quick if given.quick else cpu.full)(given.threads)
-    settings = replace(settings, parts=tuple(given.only or cpu.PARTS), files_in=given.files_in)
+    try:
+        settings = cpu.settings(given.only, given.quick, given.threads, given.files_in)
+    except ValueError as error:
+        parser.error(f"--only {error}")
     try:
         results = cpu.run(settings, lambda line: print(line, flush=True))
     except CannotBenchmark as error:

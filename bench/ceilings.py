@@ -1,94 +1,81 @@
-"""The CPU's ceilings: ceilings.cpp compiled with the system's compiler, and the fastest copy and read in it."""
+"""The machine's limits, from ceilings.cpp: the fastest copy and read of a run's buffers, and the clock of a core."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
 import statistics
-import tempfile
+import time
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from bench.common import CannotBenchmark, command, stopwatch
-
-SOURCE = Path(__file__).with_name("ceilings.cpp")
-
-
-def compiler() -> str:
-    """$CXX, or the first of c++, g++, clang++ that exists. Raises CannotBenchmark if there is none."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
-    raise CannotBenchmark("no C++ compiler (c++, g++, clang++): the ceilings are compiled code; install one or set CXX")
+from bench.common import stopwatch
+from bench.native import INTEGER, POINTER, SIZE, compiled
 
 
-@cache
 def _library() -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder, "ceilings.so")
-        flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-pthread"]
-        command([compiler(), *flags, str(SOURCE), "-o", str(built)], f"compiling {SOURCE.name}")
-        library = ctypes.CDLL(str(built))
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    library.copy.argtypes = [ctypes.c_int, pointer, pointer, size, ctypes.c_int]
+    library = compiled("ceilings.cpp")
+    library.copy.argtypes = [INTEGER, POINTER, POINTER, SIZE, INTEGER]
     library.copy.restype = None
-    library.read_sum.argtypes = [ctypes.c_int, pointer, size, ctypes.c_int]
+    library.read_sum.argtypes = [INTEGER, POINTER, SIZE, INTEGER]
     library.read_sum.restype = ctypes.c_uint64
-    library.copy_name.restype = library.read_name.restype = ctypes.c_char_p
+    library.loop_name.restype = ctypes.c_char_p
+    library.dependent_adds.argtypes = [SIZE]
     return library
 
 
-def copy_names() -> list[str]:
+def loop_names() -> list[str]:
     library = _library()
-    return [library.copy_name(i).decode() for i in range(library.copy_variants())]
+    return [library.loop_name(i).decode() for i in range(library.loop_count())]
 
 
-def read_names() -> list[str]:
-    library = _library()
-    return [library.read_name(i).decode() for i in range(library.read_variants())]
-
-
-def copy(variant: int, source: np.ndarray, out: np.ndarray, threads: int) -> None:
+def copy(loop: int, source: np.ndarray, out: np.ndarray, threads: int) -> None:
     """Copy all bytes of `source` to `out`, same size; both start on a 64-byte line and are contiguous."""
     assert source.nbytes == out.nbytes and source.ctypes.data % 64 == out.ctypes.data % 64 == 0
-    _library().copy(variant, source.ctypes.data, out.ctypes.data, source.nbytes // 64 * 64, threads)
+    _library().copy(loop, source.ctypes.data, out.ctypes.data, source.nbytes // 64 * 64, threads)
 
 
-def read_sum(variant: int, source: np.ndarray, threads: int) -> int:
+def read_sum(loop: int, source: np.ndarray, threads: int) -> int:
     """Sum of all 64-bit words of `source`, modulo 2^64; it starts on a 64-byte line and is contiguous."""
     assert source.ctypes.data % 64 == 0
-    return _library().read_sum(variant, source.ctypes.data, source.nbytes // 64 * 64, threads)
+    return _library().read_sum(loop, source.ctypes.data, source.nbytes // 64 * 64, threads)
 
 
 class Ceilings:
-    """The fastest loops of each kind on these buffers; which they were is in `chosen`, all rates (GB/s) in `tried`.
+    """The fastest loop of each kind on these buffers; its name is in `chosen`, all rates (GB/s) in `tried`.
 
-    Besides, `plain=True` is the first of each kind, the loop that anybody would write.
+    Bytes are bytes: the same buffers serve rows of every width and type, so one choice does for all of them.
     """
 
-    def __init__(self, source: np.ndarray, out: np.ndarray, threads: int, rounds: int = 15) -> None:
+    def __init__(self, source: np.ndarray, out: np.ndarray, threads: int, rounds: int = 7) -> None:
         self.threads = threads
         self.tried = {
-            "copy": self._try(copy_names(), lambda i: copy(i, source, out, threads), 2 * source.nbytes, rounds),
-            "read": self._try(read_names(), lambda i: read_sum(i, source, threads), source.nbytes, rounds),
+            "copy": self._try(lambda i: copy(i, source, out, threads), 2 * source.nbytes, rounds),
+            "read": self._try(lambda i: read_sum(i, source, threads), source.nbytes, rounds),
         }
         self.chosen = {kind: max(rates, key=rates.__getitem__) for kind, rates in self.tried.items()}
 
     @staticmethod
-    def _try(names: list[str], work: Callable[[int], object], nbytes: int, rounds: int) -> dict[str, float]:
-        runs = [stopwatch(lambda i=i: work(i)) for i in range(len(names))]
-        seconds: list[list[float]] = [[] for _ in names]
-        for _ in range(rounds):
-            for i, run in enumerate(runs):
-                seconds[i].append(run())
-        return {name: round(nbytes / statistics.median(s) / 1e9, 2) for name, s in zip(names, seconds, strict=True)}
+    def _try(work: Callable[[int], object], nbytes: int, rounds: int) -> dict[str, float]:
+        names = loop_names()
+        seconds = [[stopwatch(lambda i=i: work(i))() for i in range(len(names))] for _ in range(rounds)]
+        return {
+            name: round(nbytes / statistics.median(of) / 1e9, 2)
+            for name, of in zip(names, zip(*seconds, strict=True), strict=True)
+        }
 
-    def copy(self, source: np.ndarray, out: np.ndarray, plain: bool) -> None:
-        copy(0 if plain else copy_names().index(self.chosen["copy"]), source, out, self.threads)
+    def run(self, x: np.ndarray, out: np.ndarray | None) -> None:
+        """Copy x to `out`, or without one read it, with the chosen loop."""
+        loop = loop_names().index(self.chosen["read" if out is None else "copy"])
+        if out is None:
+            read_sum(loop, x, self.threads)
+        else:
+            copy(loop, x, out, self.threads)
 
-    def read(self, source: np.ndarray, plain: bool) -> None:
-        read_sum(0 if plain else read_names().index(self.chosen["read"]), source, self.threads)
+
+def clock(adds: int = 200_000) -> float:
+    """Cycles a second of the core that this thread is on, now: by additions that each take a cycle."""
+    library = _library()
+    start = time.perf_counter()
+    library.dependent_adds(adds)
+    return adds / (time.perf_counter() - start)

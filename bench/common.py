@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-WIDTHS = (512, 768, 1024, 1280, 4096)
+WIDTHS = (768, 1024)
 DTYPES = ("float32", "float16", "bfloat16")
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -198,8 +198,10 @@ class Rounds:
 
 
 def schedule(ours: str, ceilings: Sequence[str], peers: Sequence[str], repeats: int = 4) -> list[str]:
-    """One round: every ceiling `repeats` times and every peer once, each between two runs of ours."""
-    return [name for other in [*list(ceilings) * repeats, *peers] for name in (other, ours)]
+    """One round: every peer once and every ceiling `repeats` times, spread out, each between two runs of ours."""
+    turns = max(repeats, len(peers))
+    others = [name for i in range(turns) for name in (*ceilings[: len(ceilings) * (i < repeats)], *peers[i : i + 1])]
+    return [name for other in others for name in (other, ours)]
 
 
 def publish(results: dict[str, Any], out: Path | None) -> None:
@@ -227,11 +229,21 @@ def spread(value: dict[str, Any]) -> Spread:
 
 def last_level_cache() -> int:
     """Bytes of the largest cache of the first processor; 32 MiB where the system does not say."""
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]])
-    return max(sizes, default=32 << 20)
+    return max(_caches().values(), default=32 << 20)
+
+
+def second_level_cache() -> int:
+    """Bytes of the first processor's second-level cache; 512 KiB where the system does not say."""
+    return _caches().get(2, 512 << 10)
+
+
+def _caches() -> dict[int, int]:
+    """level -> bytes"""
+    sizes = {}
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        text = (folder / "size").read_text().strip()
+        sizes[int((folder / "level").read_text())] = int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
+    return sizes
 
 
 def machine(packages: Sequence[str], **more: Any) -> dict[str, Any]:

@@ -1,22 +1,18 @@
-"""The CPU benchmark: all cases of apply and reduce against their ceilings and peers, small batches, files to files."""
+"""The CPU benchmark: the operations against their ceilings and peers, small batches, files to files."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from itertools import product
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from bench import apply, files, reduce, small
-from bench.ceilings import Ceilings, compiler
+from bench import files, small
+from bench.ceilings import Ceilings, clock
 from bench.common import (
     BUSY,
-    DTYPES,
     SHORT,
-    WIDTHS,
     CannotBenchmark,
     Others,
     Rounds,
@@ -29,14 +25,17 @@ from bench.common import (
     schedule,
     stopwatch,
 )
-from bench.peers import PEERS, NotComparable, prepare
+from bench.native import compiler
+from bench.ops import Shape, cycles_a_line, ours, shapes
+from bench.peers import PEERS, NotComparable, Peer, prepare
 from bench.problem import Memory, Problem
 from fastrealign import __version__
 from fastrealign.core.cpu import instruction_sets
 
-OPS = {op.OP: op for op in (apply, reduce)}
-PARTS = (*OPS, "small", "files")
+PARTS = ("small", "files")
 PACKAGES = ("numpy", "torch", "scikit-learn", "faiss-cpu")
+# These are timed on every case that is compared; the others on the first width and type only.
+STRONGEST = tuple(peer.name for peer in PEERS[:2])
 
 Say = Callable[[str], None]
 
@@ -45,66 +44,65 @@ Say = Callable[[str], None]
 class Settings:
     """What is run: `full`, `quick`, or less for a test.
 
+    shapes        the operations, as `ops.shapes` gives them
     parts         of PARTS
     peers         names of those to time
     input_bytes   of each case; the output takes as much again
     file_bytes    sizes of the source files: the first is timed against cp, the others once, for the memory they take
     """
 
+    shapes: Sequence[Shape] = tuple(shapes([]))
     parts: tuple[str, ...] = PARTS
-    widths: tuple[int, ...] = WIDTHS
-    dtypes: tuple[str, ...] = DTYPES
     peers: tuple[str, ...] = tuple(peer.name for peer in PEERS)
     input_bytes: int = 300_000_000
-    rounds: int = 9
+    rounds: int = 7
     threads: int = 1
     small_rows: tuple[int, ...] = small.ROWS
     file_bytes: tuple[int, ...] = (1_200_000_000, 4_000_000_000)
     files_in: str | None = None
 
 
-def full(threads: int) -> Settings:
-    """Every width, type and peer. Memory several times the last-level cache, for the peers' quarter of it too."""
-    return Settings(input_bytes=max(300_000_000, 8 * last_level_cache()), threads=threads)
-
-
-def quick(threads: int) -> Settings:
-    """Width 768 in every type, fewer rounds, less memory."""
+def settings(wanted: Sequence[str], quick: bool, threads: int, files_in: str | None) -> Settings:
+    """wanted: parts and names of `ops.shapes`, everything if there are none. quick: fewer rounds and peers, small files."""
+    names = [name for name in wanted if name not in PARTS]
     return Settings(
-        widths=(768,),
-        input_bytes=max(128_000_000, 4 * last_level_cache()),
-        rounds=3,
+        shapes=tuple(shapes(names)) if names or not wanted else (),
+        parts=tuple(part for part in PARTS if part in wanted or not wanted),
+        # Several times what one tenant has of the last-level cache; a virtual machine may be told that of the whole host.
+        input_bytes=min(400_000_000, max(256_000_000, 8 * last_level_cache())),
         threads=threads,
-        file_bytes=(300_000_000,),
+        files_in=files_in,
+        **({"peers": STRONGEST, "rounds": 3, "file_bytes": (300_000_000,)} if quick else {}),
     )
 
 
 def run(settings: Settings, say: Say) -> dict[str, Any]:
     """Run it, a line to `say` for each figure as it comes, and return what is written as JSON."""
     isa = os.environ.get("FASTREALIGN_ISA") or instruction_sets()[0]
-    results: dict[str, Any] = {
-        "kind": "cpu",
-        "machine": machine(PACKAGES, fastrealign=__version__, isa=isa, compiler=compiler()),
-        "settings": asdict(settings),
-    }
-    m = results["machine"]
+    m = machine(PACKAGES, fastrealign=__version__, isa=isa, compiler=compiler(), clock_ghz=round(clock() / 1e9, 2))
     m["malloc_keeps_memory"] = keep_memory()
+    results: dict[str, Any] = {"kind": "cpu", "machine": m, "settings": asdict(replace(settings, shapes=()))}
     others = Others()
-    say(f"{m['cpu']}, {settings.threads} of {m['cores']} cores, {m['isa']}, load {m['load_before']:.1f}")
-    wanted = [OPS[name] for name in settings.parts if name in OPS]
-    if wanted:
+    say(
+        f"{m['cpu']}, {m['isa']}, {settings.threads} of {m['cores']} cores at {m['clock_ghz']:.1f} GHz, "
+        f"load {m['load_before']:.1f}"
+    )
+    if settings.shapes:
         memory = Memory(settings.input_bytes // 64 * 64)
         ceilings = Ceilings(memory.source, memory.out, settings.threads)
-        for kind, name in ceilings.chosen.items():
-            straight = next(iter(ceilings.tried[kind].values()))
-            say(f"{kind} ceiling: {name}, {ceilings.tried[kind][name]:.1f} GB/s; a plain loop {straight:.1f}")
         results["ceilings"] = {"chosen": ceilings.chosen, "tried_gbs": ceilings.tried}
+        for kind, name in ceilings.chosen.items():
+            say(f"memory ceiling, {kind}: {ceilings.tried[kind][name]:.1f} GB/s ({name})")
         results["cases"] = []
-        shapes = [(d, dtype) for d in settings.widths for dtype in settings.dtypes]
-        for op in wanted:
-            for (d, dtype), (variant, terms) in product(shapes, op.VARIANTS.items()):
-                problem = memory.problem(op.OP, variant, d, dtype, terms, settings.threads)
-                results["cases"].append(measure(op, problem, ceilings, settings, say))
+        for op, d, dtype in settings.shapes:
+            problem = memory.problem(op, d, dtype, settings.threads)
+            everyone = op.compared and (d, dtype) == settings.shapes[0][1:]
+            peers = [
+                peer
+                for peer in PEERS
+                if peer.name in settings.peers and (everyone or peer.name in STRONGEST[: 1 + op.compared])
+            ]
+            results["cases"].append(measure(problem, ceilings, peers, settings.rounds, say))
         del memory, problem
         gc.collect()
         release_memory()
@@ -122,22 +120,19 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     return results
 
 
-def measure(op: ModuleType, problem: Problem, ceilings: Ceilings, settings: Settings, say: Say) -> dict[str, Any]:
-    """One case: GB/s, the ratio to its ceiling, and for the compared variants the ratio to each peer."""
+def measure(problem: Problem, ceilings: Ceilings, peers: Sequence[Peer], repeats: int, say: Say) -> dict[str, Any]:
+    """One case: GB/s, the ratio to its ceiling and to each peer, cycles a line in cache."""
     case = problem.case
-    work = op.ours(problem)
+    work = ours(problem)
     error = problem.error(work())
     if not error <= 1.0:
         raise CannotBenchmark(f"{case}: our own result is off by {error:.1f} times what is allowed; not worth timing")
     rounds = Rounds()
     rounds.add("ours", stopwatch(work), case.bytes)
-    rounds.add("ceiling", stopwatch(op.ceiling(problem, ceilings, plain=False)), case.bytes)
-    rounds.add("plain loop", stopwatch(op.ceiling(problem, ceilings, plain=True)), case.bytes)
+    rounds.add("ceiling", stopwatch(lambda: ceilings.run(problem.x, problem.out)), case.bytes)
     left_out: dict[str, str] = {}
     rows: dict[str, int] = {}
-    for peer in PEERS if case.variant in op.COMPARED else ():
-        if peer.name not in settings.peers:
-            continue
+    for peer in peers:
         try:
             theirs, smaller = prepare(peer, problem)
         except NotComparable as reason:
@@ -145,8 +140,8 @@ def measure(op: ModuleType, problem: Problem, ceilings: Ceilings, settings: Sett
             continue
         rounds.add(peer.name, stopwatch(theirs), smaller.case.bytes)
         rows[peer.name] = smaller.case.rows
-    rounds.go(schedule("ours", ["ceiling", "plain loop"], list(rows)), settings.rounds)
-    peers = {
+    rounds.go(schedule("ours", ["ceiling"], list(rows)), repeats)
+    timed = {
         name: plain({"rows": n, "gbs": rounds.gbs(name), "ours_is": rounds.ratio("ours", name)})
         for name, n in rows.items()
     }
@@ -155,14 +150,12 @@ def measure(op: ModuleType, problem: Problem, ceilings: Ceilings, settings: Sett
         "gbs": rounds.gbs("ours"),
         "ceiling_gbs": rounds.gbs("ceiling"),
         "of_ceiling": rounds.ratio("ours", "ceiling"),
-        "plain_loop_gbs": rounds.gbs("plain loop"),
-        "of_plain_loop": rounds.ratio("ours", "plain loop"),
+        "cycles_a_line": cycles_a_line(problem),
     }
-    compared = "".join(f", {peer['ours_is']['median']:.3g} x {name}" for name, peer in peers.items())
-    speed, share, of_plain = found["gbs"].text(1), found["of_ceiling"].text(), found["of_plain_loop"].text()
+    compared = "".join(f", {peer['ours_is']['median']:.2f} x {name}" for name, peer in timed.items())
     say(
-        f"{case} {case.bytes / 1e6:5.0f} MB {speed} GB/s = {share} of the fastest {op.CEILING}, "
-        f"{of_plain} of a plain one{compared}"
+        f"{case} {found['gbs'].text(1)} GB/s = {found['of_ceiling'].text()} of the ceiling, "
+        f"{found['cycles_a_line'].text(1)} cycles a line in cache{compared}"
     )
     for name, reason in left_out.items():
         say(f"  {name} left out: {reason}")
@@ -174,6 +167,6 @@ def measure(op: ModuleType, problem: Problem, ceilings: Ceilings, settings: Sett
         "rows": case.rows,
         "bytes": case.bytes,
         **plain(found),
-        "peers": peers,
+        "peers": timed,
         "left_out": left_out,
     }

@@ -7,11 +7,15 @@ the peer's own way. `NotComparable` gives the reason why a peer is left out, in 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from bench.common import CannotBenchmark
+from bench.native import INTEGER, POINTER, SIZE, compiled
 from bench.problem import Problem
 from fastrealign.core.row_map import RowMap
 
@@ -50,6 +54,36 @@ def prepare(peer: Peer, problem: Problem) -> tuple[Work, Problem]:
 def blocks(problem: Problem) -> list[slice]:
     rows = max(1, BLOCK_BYTES // (problem.case.d * 4))
     return [slice(i, i + rows) for i in range(0, len(problem.x), rows)]
+
+
+# --- C++ --------------------------------------------------------------------------------------------------------------
+
+
+def fast_math(problem: Problem) -> Work:
+    """fast_math.cpp: plain loops, auto-vectorised."""
+    try:
+        run = compiled("fast_math.cpp", "-ffast-math").fast_math
+    except CannotBenchmark as error:
+        raise NotComparable(str(error)) from None
+    pointers = [POINTER] * 3
+    run.argtypes = [INTEGER, *pointers[:2], SIZE, SIZE, ctypes.c_float, *pointers, INTEGER]
+    run.restype = None
+    s, b, c = _float32_map(problem)
+    x, out = problem.x, problem.out
+    n, d = x.shape
+    itemsize = x.itemsize * (-1 if x.dtype.name == "bfloat16" else 1)
+    summed = out is None or problem.case.variant == "with sums"
+
+    def work() -> np.ndarray:
+        sums = np.zeros(d) if summed else None
+        run(itemsize, *map(_address, (x, out)), n, d, s, *map(_address, (b, c, sums)), problem.threads)
+        return sums / n if out is None else out
+
+    return work
+
+
+def _address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 # --- NumPy ------------------------------------------------------------------------------------------------------------
@@ -147,12 +181,12 @@ def torch_blocked(problem: Problem) -> Work:
     return work
 
 
-def torch_compiled(problem: Problem) -> Work:
+def torch_compiled(problem: Problem, mode: str = "default") -> Work:
     """The same through torch.compile for exactly this shape."""
     torch, x, out, function = _torch(problem)
     # Compiled again for each case: with a cache, torch would reach its recompilation limit and silently run eagerly.
     torch._dynamo.reset()
-    compiled = torch.compile(function, dynamic=False, fullgraph=True)
+    compiled = torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
 
     def work() -> np.ndarray:
         with torch.inference_mode():
@@ -297,11 +331,13 @@ def faiss_transforms(problem: Problem) -> Work:
 
 
 PEERS = (
-    Peer("NumPy", numpy_plain, 0.25),
-    Peer("NumPy, blocked", numpy_blocked, 0.25),
+    Peer("fast-math loop", fast_math, 1.0),
+    Peer("torch.compile", torch_compiled, 1.0),
+    Peer("torch.compile, max-autotune", partial(torch_compiled, mode="max-autotune"), 1.0),
     Peer("torch eager", torch_eager, 0.25),
     Peer("torch eager, blocked", torch_blocked, 0.25),
-    Peer("torch.compile", torch_compiled, 1.0),
+    Peer("NumPy", numpy_plain, 0.25),
+    Peer("NumPy, blocked", numpy_blocked, 0.25),
     Peer("scikit-learn", sklearn_steps, 0.25),
     Peer("FAISS", faiss_transforms, 0.25),
 )

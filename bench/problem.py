@@ -22,6 +22,29 @@ HALF_UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 @dataclass(frozen=True)
+class Op:
+    """What is timed. `apply` stores f(y; s, b, c) of every row y, and may add up what it stored; `reduce` only adds up.
+
+    terms     "" for the unit map, "b" for s and b, "bc" for s, b and c
+    compared  timed against every peer, not only the plain loop
+    """
+
+    op: str
+    variant: str
+    terms: str
+    compared: bool = True
+
+
+OPS = (
+    Op("apply", "plain", "bc"),
+    Op("apply", "with sums", "bc", compared=False),
+    Op("reduce", "moments", ""),
+    Op("reduce", "centring", "b", compared=False),
+    Op("reduce", "gap", "bc"),
+)
+
+
+@dataclass(frozen=True)
 class Problem:
     """x (rows, d) to be mapped by `map`, to out (rows, d) if it is stored; tile: the first rows, which repeat."""
 
@@ -58,19 +81,19 @@ class Memory:
         self.source = _touched(nbytes)
         self.out = _touched(nbytes)
 
-    def problem(self, op: str, variant: str, d: int, dtype: str, terms: str, threads: int) -> Problem:
-        """terms: "" for the unit map, "b" for s and b, "bc" for s, b and c. "apply" stores in the type of the input."""
+    def problem(self, op: Op, d: int, dtype: str, threads: int) -> Problem:
+        """`apply` stores in the type of the input."""
         tile = min(TILE, len(self.source) // (d * ITEMSIZE[dtype]))
         rows = len(self.source) // (d * ITEMSIZE[dtype]) // tile * tile
-        stored = op == "apply"
-        case = Case(op, variant, d, rows, dtype, dtype if stored else None)
+        stored = op.op == "apply"
+        case = Case(op.op, op.variant, d, rows, dtype, dtype if stored else None)
         size = rows * d * ITEMSIZE[dtype]
         x = self.source[:size].view(as_dtype(dtype)).reshape(rows, d)
         text, images = encodings(tile, d)
         x.reshape(-1, tile, d)[:] = text.astype(x.dtype)
         out = self.out[:size].view(x.dtype).reshape(rows, d) if stored else None
         fit = reference.fit(text, images)
-        map_ = {"": RowMap(), "b": RowMap(fit.s, fit.b), "bc": RowMap(fit.s, fit.b, fit.c)}[terms]
+        map_ = {"": RowMap(), "b": RowMap(fit.s, fit.b), "bc": RowMap(fit.s, fit.b, fit.c)}[op.terms]
         return Problem(case, x, out, map_, tile, threads)
 
 

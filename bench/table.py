@@ -1,7 +1,8 @@
 """python -m bench.table RESULTS.json [PAGE.md]: render the results as Markdown, between the markers of the page.
 
-The markers are `<!-- results:KIND -->` and `<!-- /results:KIND -->`, where KIND is that of the results ("cpu"). The tables
-show only what the file holds; without a page they are printed. The CPU results are in docs/performance.md.
+The markers are `<!-- results:KIND -->` and `<!-- /results:KIND -->`, where KIND is that of the results: gpu, or for a CPU its
+instruction set too (cpu-avx512), since a page shows machines of both. The tables show only what the file holds; without a page
+they are printed. The CPU results are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.common import BUSY, spread
+from bench.common import BUSY, WIDTHS, spread
 
 Results = dict[str, Any]
 
@@ -33,11 +34,16 @@ def main(arguments: Sequence[str]) -> int:
         else:
             page = Path(arguments[1])
             text = render(results, Path(os.path.relpath(path, page.parent)).as_posix())
-            page.write_text(fill(page.read_text(), results["kind"], text))
+            page.write_text(fill(page.read_text(), marker(results), text))
     except (OSError, KeyError, ValueError) as error:
         print(f"bench.table: {' '.join(arguments)}: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def marker(results: Results) -> str:
+    """KIND, see above."""
+    return "-".join(filter(None, (results["kind"], results["machine"].get("isa"))))
 
 
 def fill(page: str, kind: str, text: str) -> str:
@@ -58,11 +64,16 @@ def render(results: Results, name: str) -> str:
 def cpu(results: Results, name: str) -> list[str]:
     m, settings = results["machine"], results["settings"]
     versions = ", ".join(f"{package} {version}" for package, version in m["versions"].items() if version)
+    clock = f" at {m['clock_ghz']} GHz" if "clock_ghz" in m else ""
     head = (
-        f"{m['cpu']}, {settings['threads']} threads, {m['isa'].upper()}, {m['date'][:10]}; {versions}. "
+        f"{m['cpu']}, {m['isa'].upper()}, {settings['threads']} threads{clock}, {m['date'][:10]}; {versions}. "
         "Cells are medians, with the 10th and 90th percentile in brackets. Ratios compare consecutive runs in "
         f"one process ([`{Path(name).name}`]({name}))."
     )
+    if "ceilings" in results:
+        found = results["ceilings"]
+        copy, read = (f"{found['tried_gbs'][kind][found['chosen'][kind]]:.1f}" for kind in ("copy", "read"))
+        head += f" Memory ceilings: copy {copy} GB/s, read {read} GB/s."
     if (m["others_cores"] or 0.0) > BUSY:
         head += (
             f" **The machine was busy: other processes took {m['others_cores']:.2f} cores. Do not keep these results.**"
@@ -72,35 +83,42 @@ def cpu(results: Results, name: str) -> list[str]:
         head,
         against_ceilings(cases),
         against_peers(cases),
-        *(across_widths(cases, op, variant) for op, variant in (("apply", "plain"), ("reduce", "moments"))),
         small_batches(results.get("small")),
         *to_files(results.get("files", [])),
     ]
 
 
-def against_ceilings(cases: Iterable[dict[str, Any]]) -> str:
-    """The shown width and type: GB/s and the share of the ceilings."""
+def against_ceilings(cases: Sequence[dict[str, Any]]) -> str:
+    """Every case: GB/s, the share of its ceiling, cycles a line, and how many times as fast as the strongest peers."""
+    if not cases:
+        return ""
+    rivals = ("fast-math loop", "torch.compile")
     rows = [
         [
             _name(case),
+            case["dtype"],
+            str(case["d"]),
             spread(case["gbs"]).text(1),
             spread(case["of_ceiling"]).text(),
-            spread(case["of_plain_loop"]).text(),
+            spread(case["cycles_a_line"]).text(1) if "cycles_a_line" in case else "",
+            *(_times(case["peers"][peer]["ours_is"]) if peer in case["peers"] else "" for peer in rivals),
         ]
-        for case in _shown(cases)
+        for case in cases
+        if case["d"] in WIDTHS
     ]
-    if not rows:
-        return ""
     title = (
-        f"**Memory bandwidth**, d = {SHOWN['d']}, {SHOWN['dtype']}. The ceiling of `apply` is a copy, that of `reduce` a sum "
-        "over the same bytes: the fastest of several loops, which bypass the cache, and a plain one."
+        "**Memory bandwidth.** The ceiling of `apply` is a copy that writes past the cache, that of `reduce` a sum over the "
+        "same bytes: the fastest of several loops of up to eight streams, with as many threads. Cycles are of one core for "
+        "each 64-byte line of rows that are in its second-level cache, so they compare between machines."
     )
-    return f"{title}\n\n{_table(['', 'GB/s', 'of the fastest loop', 'of a plain loop'], rows)}"
+    head = ["", "type", "d", "GB/s", "of the ceiling", "cycles a line", *(f"over {peer}" for peer in rivals)]
+    return f"{title}\n\n{_table(head, rows)}"
 
 
 def against_peers(cases: Iterable[dict[str, Any]]) -> str:
     """The shown width and type: how many times as fast as each peer, a row a peer."""
-    compared = [case for case in _shown(cases) if case["peers"] or case["left_out"]]
+    shown = [case for case in cases if all(case[key] == value for key, value in SHOWN.items())]
+    compared = [case for case in shown if len(case["peers"]) + len(case["left_out"]) > 1]
     if not compared:
         return ""
     peers = dict.fromkeys(peer for case in compared for peer in (*case["peers"], *case["left_out"]))
@@ -113,19 +131,6 @@ def against_peers(cases: Iterable[dict[str, Any]]) -> str:
         "rows, into memory that was touched before; *blocked* ones work on blocks that fit the cache."
     )
     return f"{title}\n\n{_table(['', *map(_name, compared)], rows)}"
-
-
-def across_widths(cases: Iterable[dict[str, Any]], op: str, variant: str) -> str:
-    """The share of the ceiling of one case, for each width and type."""
-    found = {(case["d"], case["dtype"]): case for case in cases if (case["op"], case["variant"]) == (op, variant)}
-    if not found:
-        return ""
-    widths, dtypes = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
-    rows = [
-        [str(d), *(spread(found[d, dtype]["of_ceiling"]).text() if (d, dtype) in found else "" for dtype in dtypes)]
-        for d in widths
-    ]
-    return f"**`{op}` by width and type**: share of the fastest loop.\n\n{_table(['d', *dtypes], rows)}"
 
 
 def small_batches(small: dict[str, Any] | None) -> str:
@@ -171,10 +176,6 @@ def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
         f"Peak memory is {peak:.0f} MB."
     )
     return [title, compared("align --no-fsync", "cp", "of_cp"), compared("align", "cp and sync", "of_cp_and_sync")]
-
-
-def _shown(cases: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [case for case in cases if all(case[key] == value for key, value in SHOWN.items())]
 
 
 def _name(case: dict[str, Any]) -> str:

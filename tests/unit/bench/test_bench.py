@@ -16,12 +16,12 @@ import pytest
 
 from fastrealign.core.cpu import instruction_sets
 
-ceilings, common, cpu, files, peers, problem, small, table = map(
-    benchmarks.module, ("ceilings", "common", "cpu", "files", "peers", "problem", "small", "table")
+ceilings, common, cpu, files, native, ops, peers, problem, table = map(
+    benchmarks.module, ("ceilings", "common", "cpu", "files", "native", "ops", "peers", "problem", "table")
 )
 
-# (op, variant): apply with and without sums, and the reductions
-CASES = [(op, variant) for op in cpu.OPS for variant in cpu.OPS[op].VARIANTS]
+# apply with and without sums, and the reductions
+CASES = [pytest.param(op, id=f"{op.op}-{op.variant}") for op in problem.OPS]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def torch_threads():
         torch.set_num_threads(before)
 
 
-def make(memory, op, variant, dtype="float32", d=33):
-    return memory.problem(op, variant, d, dtype, cpu.OPS[op].VARIANTS[variant], threads=1)
+def make(memory, op=problem.OPS[0], dtype="float32", d=33):
+    return memory.problem(op, d, dtype, threads=1)
 
 
 # --- common.py --------------------------------------------------------------------------------------------------------
@@ -82,9 +82,11 @@ def test_ratios_are_between_neighbours_only(monkeypatch):
     assert rounds.seconds("ours").median == 1.5
 
 
-def test_schedule_puts_each_peer_between_two_of_ours():
+def test_schedule_puts_each_peer_between_two_of_ours_and_a_ceiling_beside_it():
     order = common.schedule("ours", ["x", "y"], ["a", "b"], repeats=2)
-    assert order == [name for other in "xyxyab" for name in (other, "ours")]
+    assert order == [name for other in "xyaxyb" for name in (other, "ours")]
+    assert common.schedule("ours", ["x"], ["a"], repeats=3)[::2] == list("xaxx")
+    assert common.schedule("ours", ["x"], ["a", "b", "c"], repeats=1)[::2] == list("xabc")
 
 
 def test_a_program_that_fails_is_named_in_one_line():
@@ -120,7 +122,7 @@ BYTES = 64 * 9001
 def test_every_copy_copies_every_byte(memory):
     source = problem.Memory(BYTES)
     source.source[:] = np.random.default_rng(0).integers(0, 256, BYTES, dtype=np.uint8)
-    for variant, name in enumerate(ceilings.copy_names()):
+    for variant, name in enumerate(ceilings.loop_names()):
         source.out[:] = 0
         ceilings.copy(variant, source.source, source.out, threads=2)
         assert np.array_equal(source.source, source.out), name
@@ -130,7 +132,7 @@ def test_every_read_reads_every_byte():
     source = problem.Memory(BYTES).source
     source[:] = np.random.default_rng(0).integers(0, 256, BYTES, dtype=np.uint8)
     expected = int(source.view(np.uint64).sum(dtype=np.uint64))
-    for variant, name in enumerate(ceilings.read_names()):
+    for variant, name in enumerate(ceilings.loop_names()):
         assert ceilings.read_sum(variant, source, threads=2) == expected, name
 
 
@@ -144,36 +146,43 @@ def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(common.CannotBenchmark, match="no C\\+\\+ compiler"):
-        ceilings.compiler()
+        native.compiler()
 
 
-# --- the problem and the peers ----------------------------------------------------------------------------------------
+def test_a_cycle_is_an_addition():
+    assert 0.3e9 < ceilings.clock() < 10e9
+    x = ceilings._library().dependent_adds
+    x.restype = ceilings.ctypes.c_uint64
+    assert x(8_000) == 8_000
+
+
+# --- the operations, the problem and the peers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", common.DTYPES)
-@pytest.mark.parametrize(("op", "variant"), CASES)
-def test_ours_is_right_and_what_is_wrong_is_found(memory, op, variant, dtype):
-    given = make(memory, op, variant, dtype)
+@pytest.mark.parametrize("op", CASES)
+def test_ours_is_right_and_what_is_wrong_is_found(memory, op, dtype):
+    given = make(memory, op, dtype)
     assert given.x.ctypes.data % 64 == 0 and len(given.x) > 2
-    result = cpu.OPS[op].ours(given)()
+    result = ops.ours(given)()
     assert given.error(result) <= 1.0
     wrong = result.copy()
     wrong[-1] += 0.05
     assert given.error(wrong) > 1.0
 
 
-@pytest.mark.parametrize(("op", "variant"), [*CASES[:1], *CASES[2:]])
+@pytest.mark.parametrize("op", CASES)
 @pytest.mark.parametrize(
     ("peer", "dtype"),
     [
-        pytest.param(p, dtype, id=f"{p.name}-{dtype}", marks=[pytest.mark.slow] * (p.name == "torch.compile"))
+        pytest.param(p, dtype, id=f"{p.name}-{dtype}", marks=[pytest.mark.slow] * ("compile" in p.name))
         for p in peers.PEERS
         for dtype in common.DTYPES
         if p.name != "FAISS" or dtype == "float32"  # FAISS's transforms take no other rows
     ],
 )
-def test_a_peer_computes_the_same_map(memory, peer, op, variant, dtype):
-    given = make(memory, op, variant, dtype)
+def test_a_peer_computes_the_same_map(memory, peer, op, dtype):
+    given = make(memory, op, dtype)
     before = given.x.copy()
     if given.out is not None:
         given.out[:] = 0
@@ -191,7 +200,7 @@ def test_a_peer_that_is_wrong_is_not_timed(memory):
         return lambda: given.x * np.float32(0.5)
 
     with pytest.raises(peers.NotComparable, match="its result is off by"):
-        peers.prepare(peers.Peer("half", half, 1.0), make(memory, "apply", "plain"))
+        peers.prepare(peers.Peer("half", half, 1.0), make(memory))
 
 
 @pytest.mark.parametrize(
@@ -203,16 +212,15 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name(memory, monkeypatch, p
     monkeypatch.setitem(sys.modules, package, None)
     peer = next(peer for peer in peers.PEERS if peer.name == name)
     with pytest.raises(peers.NotComparable, match="is not installed"):
-        peer.prepare(make(memory, "apply", "plain"))
+        peer.prepare(make(memory))
 
 
 # --- a whole run, its JSON and its tables -----------------------------------------------------------------------------
 
 TINY = cpu.Settings(
-    parts=("apply", "reduce", "small"),
-    widths=(24, 768),
-    dtypes=("float32", "bfloat16"),
-    peers=("NumPy", "FAISS"),
+    shapes=ops.shapes([], widths=(768, 24), dtypes=("float32", "bfloat16")),
+    parts=("small",),
+    peers=("fast-math loop", "NumPy", "FAISS"),
     input_bytes=2**17,
     rounds=1,
     small_rows=(1, 5),
@@ -223,7 +231,7 @@ TINY = cpu.Settings(
 def results():
     said = []
     found = cpu.run(TINY, said.append)
-    assert sum("fastest copy" in line for line in said) == 8 and sum("fastest read" in line for line in said) == 12
+    assert sum("of the ceiling" in line for line in said) == 20 and sum("memory ceiling" in line for line in said) == 2
     return json.loads(json.dumps(found))
 
 
@@ -242,15 +250,15 @@ def test_the_json_holds_every_case(results):
     } <= results["machine"].keys()
     assert results["machine"]["isa"] in instruction_sets()
     keys = [(c["op"], c["variant"], c["d"], c["dtype"]) for c in results["cases"]]
-    assert sorted(keys) == sorted((*case, d, dtype) for case in CASES for d in (24, 768) for dtype in ("fp32", "bf16"))
+    assert keys == [(o.op, o.variant, d, t) for d in (768, 24) for t in ("fp32", "bf16") for o in problem.OPS]
     for case in results["cases"]:
         size = {"fp32": 4, "bf16": 2}[case["dtype"]] * (2 if case["op"] == "apply" else 1)
         assert case["bytes"] == case["rows"] * case["d"] * size
         assert case["gbs"]["median"] == pytest.approx(case["bytes"] / case["seconds"]["median"] / 1e9, rel=0.01)
         assert case["of_ceiling"]["p10"] <= case["of_ceiling"]["median"] <= case["of_ceiling"]["p90"]
-        compared = case["variant"] in cpu.OPS[case["op"]].COMPARED
-        assert set(case["peers"]) | set(case["left_out"]) == ({"NumPy", "FAISS"} if compared else set())
-        assert ("FAISS" in case["left_out"]) or not compared or case["dtype"] == "fp32"
+        everyone = case["variant"] in ("plain", "moments", "gap") and (case["d"], case["dtype"]) == (768, "fp32")
+        assert list(case["peers"]) == (["fast-math loop", "NumPy", "FAISS"] if everyone else ["fast-math loop"])
+        assert case["cycles_a_line"]["n"] > 1 and not case["left_out"]
     assert [batch["rows"] for batch in results["small"]["batches"]] == [1, 5]
 
 
@@ -259,13 +267,13 @@ def test_the_tables_show_what_the_json_holds(results):
     case = next(
         c for c in results["cases"] if (c["op"], c["variant"], c["d"], c["dtype"]) == ("reduce", "gap", 768, "fp32")
     )
-    row = next(line for line in text.splitlines() if line.startswith("| `reduce`, gap |"))
+    row = next(line for line in text.splitlines() if line.startswith("| `reduce`, gap | fp32 | 768 |"))
     assert f"{case['gbs']['median']:.1f} (" in row and f"{case['of_ceiling']['median']:.2f} (" in row
-    assert f"{case['of_plain_loop']['median']:.2f} (" in row
+    assert f"{case['cycles_a_line']['median']:.1f} (" in row
+    assert table._times(case["peers"]["fast-math loop"]["ours_is"]) in row
     over = next(line for line in text.splitlines() if line.startswith("| NumPy |"))
     assert table._times(case["peers"]["NumPy"]["ours_is"]) in over and over.count("(") == 3
-    widths = [line for line in text.splitlines() if line.startswith(("| 24 |", "| 768 |"))]
-    assert len(widths) == 4 and all(line.count("(") == 2 for line in widths)
+    assert sum("| 768 |" in line for line in text.splitlines()) == 10 and "Memory ceilings: copy" in text
     assert "bench/results/x.json" in text and "fastrealign --help" in text
     # Cells line up: every line of a table has as many as its head.
     for block in text.split("\n\n"):
@@ -286,12 +294,16 @@ def test_a_part_that_was_not_run_has_no_table(results):
 
 def test_a_page_is_filled_between_its_markers_and_nowhere_else(results, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(results))
+    kind = table.marker(results)
+    assert kind == f"cpu-{results['machine']['isa']}"
     page = tmp_path / "docs" / "performance.md"
     page.parent.mkdir()
-    page.write_text("before\n<!-- results:cpu -->\nold\n<!-- /results:cpu -->\nafter\n")
+    page.write_text(f"before\n<!-- results:{kind} -->\nold\n<!-- /results:{kind} -->\nafter\n")
     assert table.main([str(tmp_path / "r.json"), str(page)]) == 0
     once = page.read_text()
-    assert once.startswith("before\n<!-- results:cpu -->\n") and once.endswith("\n<!-- /results:cpu -->\nafter\n")
+    assert once.startswith(f"before\n<!-- results:{kind} -->\n") and once.endswith(
+        f"\n<!-- /results:{kind} -->\nafter\n"
+    )
     assert "| `apply`, plain |" in once and "old" not in once and "[`r.json`](../r.json)" in once
     assert table.main([str(tmp_path / "r.json"), str(page)]) == 0
     assert page.read_text() == once
@@ -300,8 +312,8 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(results, tmp_path
 def test_the_page_of_the_project_shows_the_results_that_are_kept():
     root = benchmarks.FOLDER.parent
     page = (root / "docs" / "performance.md").read_text()
-    kept = max((root / "bench" / "results").glob("cpu-*.json"))
-    assert table.render(json.loads(kept.read_text()), f"../bench/results/{kept.name}") in page
+    for kept in (root / "bench" / "results").glob("cpu-*.json"):
+        assert table.render(json.loads(kept.read_text()), f"../bench/results/{kept.name}") in page
 
 
 def test_a_page_without_markers_is_left_alone(results, tmp_path, capsys):
@@ -310,18 +322,34 @@ def test_a_page_without_markers_is_left_alone(results, tmp_path, capsys):
     page.write_text("no markers\n")
     assert table.main([str(tmp_path / "r.json"), str(page)]) == 2
     assert page.read_text() == "no markers\n"
-    assert "expected one <!-- results:cpu -->" in capsys.readouterr().err
+    assert f"expected one <!-- results:{table.marker(results)} -->" in capsys.readouterr().err
 
 
 def test_the_last_line_is_json_and_so_is_the_file(monkeypatch, tmp_path, capsys):
     command = benchmarks.module("__main__")
-    monkeypatch.setattr(cpu, "quick", lambda threads: replace(TINY, widths=(24,), peers=(), threads=threads))
+    whole = cpu.settings
+    monkeypatch.setattr(cpu, "settings", lambda *of: replace(whole(*of), input_bytes=2**17, peers=()))
     out = tmp_path / "results" / "x.json"
-    assert command.main(["--quick", "--only", "reduce", "--threads", "1", "--out", str(out)]) == 0
+    assert command.main(["--quick", "--only", "reduce-24", "--threads", "1", "--out", str(out)]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last == json.loads(out.read_text())
     assert {case["op"] for case in last["cases"]} == {"reduce"} and "small" not in last
     assert last["settings"]["threads"] == 1
+
+
+def test_what_a_name_selects():
+    def of(*names):
+        return [(op.variant, d, dtype) for op, d, dtype in ops.shapes(names)]
+
+    assert len(of()) == 5 * 2 * 3
+    assert of("apply-float32-768") == [("plain", 768, "float32"), ("with sums", 768, "float32")]
+    assert of("gap-bf16-4096", "gap-bf16") == [("gap", d, "bfloat16") for d in (4096, 768, 1024)]
+    assert {(variant, dtype) for variant, _, dtype in of("sums")} == {("with sums", t) for t in common.DTYPES}
+    with pytest.raises(ValueError, match="apply-int8: int8 is no operation"):
+        of("apply-int8")
+    chosen = cpu.settings(["small", "moments"], True, 2, None)
+    assert chosen.parts == ("small",) and {op.variant for op, *_ in chosen.shapes} == {"moments"}
+    assert cpu.settings(["files"], False, 1, None).shapes == () and cpu.settings([], False, 1, None).parts == cpu.PARTS
 
 
 @pytest.mark.parametrize("given", [["--threads", "0"], ["--files-in", "/no/such/folder"], ["--only", "everything"]])
