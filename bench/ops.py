@@ -60,7 +60,7 @@ def ours(problem: Problem) -> Callable[[], np.ndarray]:
     return apply
 
 
-def cycles_a_line(problem: Problem, rounds: int = 25) -> Spread:
+def cycles_a_line(problem: Problem, rounds: int = 75) -> Spread:
     """Cycles of one core for each 64-byte line of rows, while rows and results stay in its second-level cache.
 
     Memory has no part in it, so it can be compared between machines. What a call costs besides is not counted: the time is

@@ -200,7 +200,7 @@ def test_figures_of_the_readme_are_those_of_the_pages():
     rows = [line for line in PAGES["README.md"].splitlines() if line.startswith("|")]
     for op, kernel in (("`apply` (", "`apply`, plain"), ("`reduce` (", "`reduce`, moments")):
         cells = next(line for line in rows if op in line).split("|")
-        assert f"| {kernel} | {cells[2].strip()} (" in performance
+        assert f"| {kernel} | fp32 | 768 | {cells[2].strip()} (" in performance
         assert all(f" {cell.strip()} (" in performance for cell in cells[3:5])
     assert all(
         figure in paper and figure in uses for figure in ("56.2 ± 2.0", "58.6 ± 2.3", "60.4 ± 1.4", "60.7 ± 1.3")
