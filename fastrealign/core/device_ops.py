@@ -46,7 +46,7 @@ def apply_rows(
 ) -> Counts:
     """`ops.apply` for tensors on a device. Synchronizes, for the counts."""
     _check_output(rows, out)
-    return _counted(rows, row_map, out, into, flags, backend)
+    return collected(Launched(rows, pack(row_map, rows.shape[1], rows.device), out, into, flags, backend))[0]
 
 
 def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
@@ -79,37 +79,69 @@ def reduce_rows(
     backend: str | None = None,
 ) -> Counts:
     """`ops.reduce` for tensors on a device."""
-    return _counted(rows, row_map, None, into, flags, backend)
+    return collected(Launched(rows, pack(row_map, rows.shape[1], rows.device), None, into, flags, backend))[0]
 
 
-def _counted(
-    rows: torch.Tensor,
-    row_map: RowMap,
-    out: torch.Tensor | None,
-    into: ExactSum | None,
-    flags: np.ndarray | None,
-    backend: str | None,
-) -> Counts:
-    """`reduce` where there is no out, else `apply`; then copies counts, sums and flags to the host."""
-    map, terms = pack(row_map, rows.shape[1], rows.device)
-    rows = checked(rows, map, terms)
-    found = torch.zeros(2, dtype=torch.int64, device=rows.device)
-    sums = zero_sums(rows) if into is not None else None
-    states = None if flags is None else torch.zeros(len(rows), dtype=torch.uint8, device=rows.device)
-    if out is None:
-        assert sums is not None
-        reduce_into(rows, map, terms, sums, found, states, backend)
-    else:
-        apply_into(rows, out, map, terms, sums, found, states, backend)
-    bad, packed = found.tolist()
-    counts = Counts(len(rows) - bad, bad, *first_bad(packed)) if bad else Counts(len(rows))
-    if into is not None and sums is not None:
-        part = ExactSum.over(*(t.cpu().numpy() for t in sums))
-        part.count = counts.good
-        into.add(part)
-    if flags is not None and states is not None:
-        flags[:] = states.cpu().numpy()
-    return counts
+class Launched:
+    """A kernel that was launched, and its results on their way to the host: `collected` waits for them.
+
+    rows, packed   on one device; packed as `pack` gives it
+    out            where the kernel stores f(rows); None: it only adds f(rows) to `into`
+    into, flags    receive the sums and the state of each row
+    """
+
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        packed: tuple[torch.Tensor, int],
+        out: torch.Tensor | None,
+        into: ExactSum | None,
+        flags: np.ndarray | None,
+        backend: str | None = None,
+    ) -> None:
+        self._into, self._flags = into, flags
+        rows, (n, d) = checked(rows, *packed), rows.shape
+        self._rows, self.device = n, rows.device
+        # What was found and the limbs of the sums in one tensor: one copy to the host.
+        results = torch.zeros(2 if into is None else 2 + 2 * d, dtype=torch.int64, device=rows.device)
+        found, sums = results[:2], None if into is None else (results[2 : 2 + d], results[2 + d :])
+        states = None if flags is None else torch.zeros(n, dtype=torch.uint8, device=rows.device)
+        if out is not None:
+            apply_into(rows, out, *packed, sums, found, states, backend)
+        elif sums is not None:
+            reduce_into(rows, *packed, sums, found, states, backend)
+        self._results, self._states = _sent(results), None if states is None else _sent(states)
+
+    def counts(self) -> Counts:
+        """What was counted, once the device is done; adds the sums to `into` and sets the flags."""
+        results = self._results.numpy()
+        bad, packed = int(results[0]), int(results[1])
+        counts = Counts(self._rows - bad, bad, *first_bad(packed)) if bad else Counts(self._rows)
+        if self._into is not None:
+            part = ExactSum.over(*np.split(results[2:], 2))
+            part.count = counts.good
+            self._into.add(part)
+        if self._flags is not None and self._states is not None:
+            self._flags[:] = self._states.numpy()
+        return counts
+
+
+def collected(*launched: Launched) -> list[Counts]:
+    """Wait, once, for what this thread launched on the current stream of a device; the counts of each."""
+    _wait(launched[0].device)
+    return [one.counts() for one in launched]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def _sent(x: torch.Tensor) -> torch.Tensor:
+    """A copy on the host that is there after `_wait`."""
+    if not x.is_cuda:
+        return x.cpu()
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
 
 def apply_into(

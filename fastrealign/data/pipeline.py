@@ -71,8 +71,8 @@ class Pass:
 
     def run(self, make_work: MakeWork, done: Done | None = None) -> None:
         """Call the `Work` of each thread (made by `make_work`, once a thread) on all rows; `done` after each piece."""
-        with self.progress.running(self.phase, self.source.rows, self.source.nbytes):
-            if self.source.side_by_side:
+        with self.progress.running(self.phase + self.workers.where, self.source.rows, self.source.nbytes):
+            if _side_by_side(self.source, self.workers):
                 self._side_by_side(make_work, done)
             else:
                 pieces, work = pieces_of(self.source, self.workers), make_work(self.workers.place(0))
@@ -216,7 +216,12 @@ class _Supply:
 
 def pieces_of(source: RowSource, workers: Workers) -> Iterator[Piece]:
     """The pieces of a pass, as small as the workers' buffers where each thread has its own."""
-    return source.pieces(workers.piece_bytes) if source.side_by_side else source.pieces()
+    return source.pieces(workers.piece_bytes) if _side_by_side(source, workers) else source.pieces()
+
+
+def _side_by_side(source: RowSource, workers: Workers) -> bool:
+    """Whether each thread takes pieces of its own."""
+    return source.side_by_side or (source.pageable and bool(workers.devices))
 
 
 def reduce_source(

@@ -40,6 +40,7 @@ class RowSource(ABC):
 
     rows, nbytes   None: not known before the first pass
     side_by_side   pieces may be read by several threads at once, each with a scratch buffer of its own
+    pageable       rows in memory, from which devices copy slowly: where devices compute, threads copy them to their buffers
     scratch_bytes  what that buffer must hold, for any size of pieces
     again          whether it can be read more than once
     ranks          over which the sums of the source are added up
@@ -50,6 +51,7 @@ class RowSource(ABC):
     rows: int | None = None
     nbytes: int | None = None
     side_by_side: bool = False
+    pageable: bool = False
     scratch_bytes: int = 0
     again: bool = True
     ranks: ProcessGroup = ALONE

@@ -23,6 +23,8 @@ from fastrealign.formats.manifest import encoder_of
 from fastrealign.formats.table_objects import take
 from fastrealign.formats.tables import TableShard
 
+# Pieces of an array: large enough for all threads to have work, small enough to show progress and to be interrupted.
+_ARRAY_PIECE_BYTES = 64 << 20
 # Shards that a pilot is taken from, at most.
 PILOT_SHARDS = 16
 
@@ -153,15 +155,20 @@ class ArraySource(RowSource):
         self.name = name
         self.rows, self.d = self.array.shape
         self.nbytes = self.array.nbytes
+        self.pageable = isinstance(self.array, np.ndarray)
 
-    def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        # Large enough for all threads to have work, small enough to show progress and to be interrupted.
-        step = rows_in(64 << 20, self.d, self.array.dtype)
+    def pieces(self, nbytes: int = _ARRAY_PIECE_BYTES) -> Iterator[Piece]:
+        step = rows_in(nbytes, self.d, self.array.dtype)
         for lo in range(0, self.rows, step):
             yield Piece(0, lo, min(lo + step, self.rows), lo)
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        yield piece.lo, self.array[piece.lo : piece.hi]
+        rows = self.array[piece.lo : piece.hi]
+        if len(scratch):
+            copied = scratch[: rows.nbytes].view(rows.dtype).reshape(rows.shape)
+            copied[:] = rows
+            rows = copied
+        yield piece.lo, rows
 
     def where(self, shard: int, row: int) -> str:
         missing = " (which is missing)" if self._nulls is not None and self._nulls[row] else ""

@@ -1,22 +1,23 @@
 """What computes a pass: threads on the CPU, or threads that each feed a GPU.
 
 A thread on the CPU reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
-A thread that feeds a GPU has pinned buffers and its own stream: it reads, copies up, launches the kernel, copies down and
-writes. With several threads per device, one thread's copy up overlaps another's kernel, a third one's copy down, and the
-reads and writes of the others.
+A thread that feeds a GPU has pinned buffers and its own stream: it reads (or packs rows that are in memory), copies up,
+launches the kernel, copies down, waits and writes. With several threads per device, one thread's copy up overlaps another's
+kernel, a third one's copy down, and the reads and writes of the others.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.backend import choose
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
@@ -64,38 +65,52 @@ class Host:
 
 
 class Device:
-    """Where a thread computes: on a torch device, with its own stream."""
+    """Where a thread computes: on a torch device, with its own stream. The host waits once a piece."""
 
     def __init__(self, name: str) -> None:
         self._device = torch.device(name)
-        self._cuda = self._device.type == "cuda"
-        self._stream = torch.cuda.Stream(self._device) if self._cuda else None
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # By the map's identity, which stays its own as long as the map is kept here.
+        self._packed: dict[int, tuple[RowMap, tuple[torch.Tensor, int]]] = {}
 
     def memory(self, nbytes: int) -> np.ndarray:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._cuda).numpy()
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._stream is not None).numpy()
 
     def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
-        with self._current():
+        with self._stream_after(rows):
             here = self._up(rows)
-            counts = [device_ops.reduce_rows(here, m, into) for m, into in zip(maps, sums, strict=True)]
-        return counts[0]
+            pairs = zip(maps, sums, strict=True)
+            launched = [device_ops.Launched(here, self._pack(m, here), None, into, None) for m, into in pairs]
+            return device_ops.collected(*launched)[0]
 
     def apply(
         self, rows: np.ndarray, row_map: RowMap, out: np.ndarray, sums: ExactSum, flags: np.ndarray | None, threads: int
     ) -> Counts:
-        with self._current():
+        with self._stream_after(rows):
             here = self._up(rows)
             result = torch.empty(rows.shape, dtype=getattr(torch, out.dtype.name), device=self._device)
-            counts = device_ops.apply_rows(here, row_map, result, into=sums, flags=flags)
+            launched = device_ops.Launched(here, self._pack(row_map, here), result, sums, flags)
             as_tensor(out).copy_(result, non_blocking=True)
-            if self._stream is not None:
-                self._stream.synchronize()  # `out` is about to be written
-        return counts
+            return device_ops.collected(launched)[0]
 
-    def _current(self) -> AbstractContextManager:
-        return torch.cuda.stream(self._stream) if self._cuda else nullcontext()
+    @contextmanager
+    def _stream_after(self, rows: Any) -> Iterator[None]:
+        """Makes the thread's stream current. Rows on a device may still be computed by the caller's stream, so it waits."""
+        if self._stream is None:
+            yield
+            return
+        if is_tensor(rows):
+            self._stream.wait_stream(torch.cuda.current_stream(rows.device))
+        with torch.cuda.stream(self._stream):
+            yield
 
-    def _up(self, rows: Any) -> Any:
+    def _pack(self, row_map: RowMap, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The map on the device, packed and copied once."""
+        if id(row_map) not in self._packed:
+            self._packed[id(row_map)] = row_map, device_ops.pack(row_map, rows.shape[1], self._device)
+        return self._packed[id(row_map)][1]
+
+    def _up(self, rows: Any) -> torch.Tensor:
         return (rows if is_tensor(rows) else as_tensor(rows)).to(self._device, non_blocking=True)
 
 
@@ -135,6 +150,13 @@ class Workers:
             threads = min(threads, max_memory // (2 * _SMALLEST_PIECE))
             piece = min(piece, max_memory // (2 * threads))
         return cls(threads, names, piece)
+
+    @property
+    def where(self) -> str:
+        """The devices, each with its kernels, as " on cuda:0 (cuda kernels)"; nothing where the CPU computes."""
+        found = [(name, torch.device(name)) for name in dict.fromkeys(self.devices)]
+        named = [f"{name} ({choose(device.type, device.index or 0).name} kernels)" for name, device in found]
+        return f" on {', '.join(named)}" if named else ""
 
     def place(self, thread: int) -> Host | Device:
         """Where the thread with this number computes."""

@@ -12,8 +12,12 @@ from fastrealign.core.cpu import default_threads
 from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT, RowMap
+from fastrealign.data.options import PassOptions
+from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import PIECE_BYTES
+from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers
 
 MiB = 1 << 20
@@ -67,6 +71,70 @@ def test_a_device_computes_what_the_cpu_does(rows_of, any_dtype):
     read_only = rows.copy()
     read_only.setflags(write=False)
     Device("cpu").reduce(read_only, maps, sums[1], 1)
+
+
+def test_progress_says_which_devices_compute(rows_of):
+    pytest.importorskip("torch")
+    phases = []
+
+    class Shown(Progress):
+        def start(self, phase, rows, nbytes):
+            phases.append(phase)
+
+    for devices in ((), ("cpu", "cpu")):
+        workers = Workers(2, devices)
+        options = PassOptions(workers=workers, progress=Shown())
+        reduce_source(open_rows(rows_of(20, 4, np.dtype(np.float32)), "source"), UNIT, "reading", options)
+    assert phases == ["reading", "reading on cpu (cpu kernels)"]
+
+
+MAPS = [UNIT, RowMap(0.9, np.linspace(-0.1, 0.1, 9), np.linspace(0.1, 0.0, 9))]
+
+
+def test_a_device_waits_for_the_stream_that_computes_its_rows(rows_of, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from fake_gpu import FakeGpu
+
+    gpu, values, rows = FakeGpu(monkeypatch), rows_of(50, 9, np.dtype(np.float32)), torch.ones(50, 9)
+    gpu.current.enqueue(lambda: rows.copy_(torch.from_numpy(values)))
+    found, expected = ([ExactSum(9) for _ in MAPS] for _ in range(2))
+    counts = gpu.place().reduce(rows, MAPS, found, 1)
+    assert counts == Host().reduce(values, MAPS, expected, 1) and found == expected
+
+
+def test_a_piece_on_a_device_costs_one_wait_and_maps_are_packed_once(rows_of, monkeypatch):
+    pytest.importorskip("torch")
+    from fake_gpu import FakeGpu
+
+    gpu, rows = FakeGpu(monkeypatch), rows_of(50, 9, np.dtype(np.float32))
+    place, sums, out, flags = gpu.place(), [ExactSum(9) for _ in MAPS], np.empty_like(rows), np.empty(50, np.uint8)
+    for pieces in (1, 2, 3):
+        assert place.reduce(rows, MAPS, sums, 1).good == 50
+        assert (gpu.waits, gpu.packed) == (pieces, len(MAPS))
+    assert place.apply(rows, MAPS[1], out, ExactSum(9), flags, 1).good == 50
+    assert (gpu.waits, gpu.packed) == (4, len(MAPS))
+
+
+def test_threads_copy_arrays_to_the_buffers_from_which_a_device_copies(rows_of, monkeypatch, any_dtype):
+    pytest.importorskip("torch")
+    rows, buffers, used = rows_of(1000, 9, any_dtype), [], []
+    memory, reduce = Device.memory, Device.reduce
+
+    def recorded(place, nbytes):
+        buffers.append(memory(place, nbytes))
+        return buffers[-1]
+
+    def seen(place, piece, *arguments):
+        used.append(any(np.shares_memory(piece.view(np.uint8), buffer) for buffer in buffers))
+        return reduce(place, piece, *arguments)
+
+    monkeypatch.setattr(Device, "memory", recorded)
+    monkeypatch.setattr(Device, "reduce", seen)
+    options = PassOptions(workers=Workers(3, ("cpu",), 100 * rows[0].nbytes))
+    sums, this = reduce_source(open_rows(rows, "source"), UNIT, "reading", options)
+    expected, _ = reduce_source(open_rows(rows, "source"), UNIT, "reading")
+    assert sums == expected and this.good == 1000
+    assert len(buffers) == 3 and used == [True] * 10
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
