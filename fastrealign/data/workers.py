@@ -31,10 +31,11 @@ from fastrealign.data.row_source import PIECE_BYTES
 if TYPE_CHECKING:
     import torch
 
-    from fastrealign.core import device_ops
+    from fastrealign.core import device_ops, packed_map
 else:
     torch = Lazy("torch", "torch", "a device")
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a device")
+    packed_map = Lazy("fastrealign.core.packed_map", "torch", "a device")
 
 # For a GPU: copies reach the speed of the bus, and the cost of launching a kernel is negligible.
 DEVICE_PIECE_BYTES = 32 << 20
@@ -107,7 +108,7 @@ class Device:
     def _pack(self, row_map: RowMap, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
         """The map on the device, packed and copied once."""
         if id(row_map) not in self._packed:
-            self._packed[id(row_map)] = row_map, device_ops.pack(row_map, rows.shape[1], self._device)
+            self._packed[id(row_map)] = row_map, packed_map.pack(row_map, rows.shape[1], self._device)
         return self._packed[id(row_map)][1]
 
     def _up(self, rows: Any) -> torch.Tensor:

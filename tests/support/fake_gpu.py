@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastrealign.core import device_ops
+from fastrealign.core import device_ops, packed_map
 from fastrealign.data.workers import Device
 
 
@@ -41,7 +41,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
         monkeypatch.setattr(torch.cuda, "stream", self._on)
         monkeypatch.setattr(device_ops, "_wait", lambda device: self.current.synchronize())
-        reduce_into, pack = device_ops.reduce_into, device_ops.pack
+        reduce_into, pack = device_ops.reduce_into, packed_map.pack
         monkeypatch.setattr(
             device_ops, "reduce_into", lambda *arguments: self.current.enqueue(lambda: reduce_into(*arguments))
         )
@@ -50,7 +50,7 @@ class FakeGpu:
             self.packed += 1
             return pack(*arguments)
 
-        monkeypatch.setattr(device_ops, "pack", counted)
+        monkeypatch.setattr(packed_map, "pack", counted)
 
     def place(self) -> Device:
         place = Device("cpu")
