@@ -1,14 +1,15 @@
 """Passes over a source: read, compute, write, overlapped, in bounded memory.
 
-Threads take pieces in order; each reads into its own scratch buffer, runs the kernel, which releases the interpreter lock, and
-writes. Since sums are exact and order-free (core/exact_sum.py), it does not matter which thread took which piece.
+Threads take pieces in order, or a run of pieces each (RowSource.runs); each reads into its own scratch buffer, runs the kernel,
+which releases the interpreter lock, and writes. Since sums are exact and order-free (core/exact_sum.py), it does not matter
+which thread took which piece.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -65,7 +66,6 @@ class Pass:
         self._on_bad_shard = on_bad_shard
         self._finish_shards = finish_shards
         self._lock = threading.Lock()
-        self._stop = threading.Event()
         self._abandoned = threading.Event()
         self._failure: BaseException | None = None
 
@@ -88,11 +88,10 @@ class Pass:
 
     def _side_by_side(self, make_work: MakeWork, done: Done | None) -> None:
         pieces = pieces_of(self.source, self.workers)
-        ahead = [piece for _, piece in zip(range(self.workers.threads), pieces, strict=False)]
         # With fewer pieces than threads, the kernel divides each piece between threads instead.
-        crew = list(range(max(1, len(ahead))))
+        crew = list(range(max(1, len(list(itertools.islice(pieces, self.workers.threads))))))
         inner = max(1, self.workers.threads // len(crew))
-        supply = _Supply(ahead, pieces)
+        supply = _Supply(self.source.runs(self.workers.piece_bytes), self._past)
         needed = max(self.workers.piece_bytes, self.source.d * 8, self.source.scratch_bytes)
 
         # Not Thread.join: interrupted while it waits, it may take the thread for ended (seen on Python 3.11).
@@ -143,17 +142,17 @@ class Pass:
             raise
 
     def _in_turn(
-        self, pieces: Iterator[Piece], work: Work, done: Done | None, threads: int, scratch: np.ndarray
+        self, pieces: Iterable[Piece], work: Work, done: Done | None, threads: int, scratch: np.ndarray
     ) -> None:
         for piece in pieces:
-            if self._stop.is_set():
+            if self._abandoned.is_set() or self._past(piece):
                 return
             try:
                 for lo, rows in self.source.chunks(piece, scratch):
                     if self._abandoned.is_set():
                         return
                     self._count(piece, lo, rows, work(piece, lo, rows, threads))
-                    if self._stop.is_set() and piece.hi == UNKNOWN:
+                    if piece.hi == UNKNOWN and self._past(piece, lo):
                         return
             except BadShardError as error:
                 if self._on_bad_shard is None:
@@ -170,10 +169,12 @@ class Pass:
                 here = BadRow(piece.shard, lo + counts.first_bad, counts.why)
                 if self.first_bad is None or (here.shard, here.row) < (self.first_bad.shard, self.first_bad.row):
                     self.first_bad = here
-                if self.bad_rows == "error":
-                    # Pieces are handed out in order: the first bad row is in one that is done or under way.
-                    self._stop.set()
             self.progress.advance(len(rows), rows.nbytes)
+
+    def _past(self, piece: Piece, lo: int = 0) -> bool:
+        """Whether a bad row that ends the pass comes before the piece (or before its row `lo`): it need not be read."""
+        bad = self.first_bad if self.bad_rows == "error" else None
+        return bad is not None and (bad.shard, bad.row) < (piece.shard, max(lo, piece.lo))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -184,34 +185,54 @@ class Pass:
     def _abandon(self) -> None:
         """Take no more pieces, and leave those under way at their next chunk."""
         self._abandoned.set()
-        self._stop.set()
 
 
 class _Supply:
-    """Pieces shared between threads, in order."""
+    """Pieces shared between threads: a thread takes a run of its own while there are any, then pieces of the others' runs.
 
-    def __init__(self, ahead: list[Piece], rest: Iterator[Piece]) -> None:
-        self._pieces: Iterator[Piece] = itertools.chain(ahead, rest)
-        self._latest = -1
-        self._no_more_shards = False
+    past: whether a piece need not be read, nor those that follow it
+    """
+
+    def __init__(self, runs: Iterator[Iterator[Piece]], past: Callable[[Piece], bool]) -> None:
+        self._runs = runs
+        self._past = past
+        self._begun: list[Iterator[Piece]] = []
         self._lock = threading.Lock()
 
-    def __iter__(self) -> _Supply:
-        return self
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces of one thread."""
+        run: Iterator[Piece] | None = None
+        while True:
+            with self._lock:
+                run, piece = self._next(run)
+            if piece is None:
+                return
+            yield piece
 
-    def __next__(self) -> Piece:
-        with self._lock:
-            piece = next(self._pieces)
-            if self._no_more_shards and piece.shard != self._latest:
-                self._pieces = iter(())
-                raise StopIteration
-            self._latest = piece.shard
-            return piece
+    def _next(self, run: Iterator[Piece] | None) -> tuple[Iterator[Piece] | None, Piece | None]:
+        """The next piece of the run, or else of another one, and its run; no piece where all are taken."""
+        while True:
+            if run is None:
+                run = next(self._runs, None)
+                if run is not None:
+                    self._begun.append(run)
+                elif self._begun:
+                    run = self._begun[-1]  # it has most pieces left
+                else:
+                    return None, None
+            piece = next(run, None)
+            if piece is not None and not self._past(piece):
+                return run, piece
+            if piece is not None:
+                self._runs = iter(())
+            if run in self._begun:
+                self._begun.remove(run)
+            run = None
 
     def begin_no_shard(self) -> None:
-        """Hand out only the remaining pieces of the current shard, which are consecutive."""
+        """Hand out only what is left of the runs that were begun."""
         with self._lock:
-            self._no_more_shards = True
+            self._runs = iter(())
 
 
 def pieces_of(source: RowSource, workers: Workers) -> Iterator[Piece]:

@@ -70,6 +70,11 @@ class RowSource(ABC):
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
         """All rows in order, in pieces of at most `nbytes` where the source has random access."""
 
+    def runs(self, nbytes: int = PIECE_BYTES) -> Iterator[Iterator[Piece]]:
+        """The same pieces, those that one thread should read one after another together."""
+        for piece in self.pieces(nbytes):
+            yield iter((piece,))
+
     @abstractmethod
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step)."""

@@ -180,6 +180,9 @@ class ShardWriter(ABC):
         """Write the (n, dim) array `rows` as rows lo to lo + n; only for random-access formats. Thread-safe."""
         raise TypeError(f"{self.path}: this format is written in order; use write()")
 
+    def reserve(self) -> None:  # noqa: B027 (most formats do not know their size)
+        """Set aside the space of the expected rows, all of which will be written: a full disk is an error now."""
+
     def commit(self) -> None:
         """Finish, flush, rename into place; a second call does nothing.
 

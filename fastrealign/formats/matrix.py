@@ -159,6 +159,9 @@ class MatrixWriter(ShardWriter):
         self._put(lo, rows)
         self._count(len(rows))
 
+    def reserve(self) -> None:
+        self._file.reserve(self._offset + (self._expected or 0) * self._row_bytes)
+
     @property
     def _row_bytes(self) -> int:
         return self.dim * self.dtype.itemsize

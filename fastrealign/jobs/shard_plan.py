@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -54,11 +55,17 @@ class Unwritten(FileSource):
         return self._dtype or shard.out_dtype
 
     def pieces(self, nbytes: int = PIECE_BYTES) -> Iterator[Piece]:
-        for i in self._left:
-            shard = self.files.shards[i]
-            step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
-            for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
-                yield self.piece(i, lo, min(lo + step, shard.rows))
+        return itertools.chain.from_iterable(self.runs(nbytes))
+
+    def runs(self, nbytes: int = PIECE_BYTES) -> Iterator[Iterator[Piece]]:
+        """A shard each: two threads that write to one file wait for each other."""
+        return map(self._pieces_of, self._left)
+
+    def _pieces_of(self, at: int) -> Iterator[Piece]:
+        shard = self.files.shards[at]
+        step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
+        for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
+            yield self.piece(at, lo, min(lo + step, shard.rows))
 
     def count_pieces(self, shard: formats.Shard) -> int:
         return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1

@@ -1,7 +1,7 @@
 """The pass that writes: it reads, maps and writes every shard that is not complete yet, in bounded memory.
 
-Several threads write pieces of one shard where the format has random access; otherwise, and where rows are left out, one
-thread writes a shard from head to tail. A small pool of threads syncs and renames shards whose last piece is done, so that no
+Each thread writes a shard of its own. Where fewer are left than threads, several write pieces of one, if the format has random
+access and no rows are left out. A small pool of threads syncs and renames shards whose last piece is done, so that no
 other thread waits for the disk.
 """
 
@@ -215,7 +215,10 @@ class ThreadedWriter:
     def _writer(self, at: int) -> formats.ShardWriter:
         shard = self.source.files.shards[at]
         path = self._plan.out.root / self._plan.out.names[at]
-        return shard.writer(path, self.source.dtype_of(shard), shard.rows, self._plan.output.fsync)
+        writer = shard.writer(path, self.source.dtype_of(shard), shard.rows, self._plan.output.fsync)
+        if self._plan.read.bad_rows != "skip":
+            writer.reserve()
+        return writer
 
 
 def check_devices(method: str, workers: Workers) -> None:

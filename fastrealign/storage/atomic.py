@@ -18,6 +18,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, read_into
 from fastrealign.storage.paths import AnyPath, Place, check_output, place
 from fastrealign.storage.remote_session import SESSION
+from fastrealign.storage.space import set_aside
 from fastrealign.storage.spool import spool, spool_failure
 from fastrealign.storage.url import Url
 
@@ -67,6 +68,13 @@ class AtomicFile:
             while view:
                 count = os.pwrite(descriptor.fd, view, offset)
                 view, offset = view[count:], offset + count
+
+    def reserve(self, size: int) -> None:
+        """Set aside `size` bytes of a file to be written, where the file system can; a spool file grows as it is written."""
+        descriptor = self._open()
+        if self._url is None:
+            with self._removing():
+                set_aside(descriptor.fd, size)
 
     def pread(self, buffer: np.ndarray, offset: int) -> None:
         """Read what was written from byte `offset` on into the contiguous uint8 array `buffer`."""
