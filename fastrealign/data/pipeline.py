@@ -264,6 +264,8 @@ def reduce_maps(
     sample: Reservoir | None = None,
 ) -> tuple[list[ExactSum], Pass]:
     """What `reduce_source` finds for each of several maps, in one pass; bad rows are those of the first map."""
+    if sample is not None and source.rows:
+        sample.foresee(source.rows)
     totals = [ExactSum(source.d) for _ in maps]
     parts: list[list[ExactSum]] = []
 

@@ -34,12 +34,22 @@ class Reservoir:
         self._numbers = np.empty(0, np.int64)
         self._rows: list[np.ndarray] = []  # one per number, in the same order
         self._known: dict[int, int] = {}  # stratum -> its row, at the present level
+        self._foreseen = 0  # rows of the source, where `foresee` was told, and those that are drawn
+        self._draws = np.empty(0, np.int64)
         self._lock = threading.Lock()
 
     @classmethod
     def of_width(cls, d: int, seed: int = 0) -> Reservoir:
         """One that stays within BYTES for rows of float32."""
         return cls(max(2, min(ROWS, BYTES // (4 * d))), seed)
+
+    @computes
+    def foresee(self, rows: int) -> None:
+        """Expect this many rows. The sample is the same, unless most rows are bad, without being drawn level by level."""
+        while (rows - 1 >> self._level) + 1 > 2 * self.capacity:
+            self._level += 1
+        self._foreseen = rows
+        self._draws = self._rows_of(np.arange((rows - 1 >> self._level) + 1), self._level)
 
     @computes
     def look(self, first: int, rows: Any) -> None:
@@ -79,6 +89,7 @@ class Reservoir:
         """To a level that holds less."""
         self._level = level
         self._known.clear()
+        self._draws = self._draws[self._picks(self._draws, level)]
         stay = self._picks(self._numbers, level)
         self._numbers = self._numbers[stay]
         self._rows = [row for row, stays in zip(self._rows, stay, strict=True) if stays]
@@ -96,6 +107,8 @@ class Reservoir:
 
     def _drawn(self, lo: int, hi: int, level: int) -> np.ndarray:
         """The numbers drawn among lo to hi, at the present level."""
+        if hi <= self._foreseen:
+            return self._draws[slice(*np.searchsorted(self._draws, (lo, hi)))]
         if level == 0:
             return np.arange(lo, hi)
         first, last = lo >> level, ((hi - 1) >> level) + 1

@@ -90,3 +90,31 @@ def test_what_is_held_does_not_keep_the_chunks_alive():
     rows[:] = -1
     assert (reservoir.rows() > 0).all()
     assert all(row.base is None for row in reservoir._rows)
+
+
+@pytest.mark.parametrize("n", [1, 64, 65, 129, 500, 10_000, 65_536])
+@pytest.mark.parametrize("bad", [0.0, 0.3])
+def test_a_foreseen_source_gives_the_same_sample_in_any_order(rng, n, bad):
+    rows = numbered(n)
+    rows[rng.random(n) < bad] = np.nan
+    expected = Reservoir(64)
+    expected.look(0, rows)
+    for count in (0, 7, 60):
+        cuts = np.sort(rng.choice(np.arange(1, n), min(count, n - 1), replace=False)) if n > 1 else []
+        parts, firsts = np.split(rows, cuts), [0, *cuts]
+        reservoir = Reservoir(64)
+        reservoir.foresee(n)
+        for i in rng.permutation(len(parts)):
+            reservoir.look(firsts[i], parts[i])
+        assert reservoir.whole == expected.whole
+        np.testing.assert_array_equal(reservoir.rows(), expected.rows())
+
+
+def test_rows_beyond_those_foreseen_are_sampled_too():
+    expected, reservoir = (Reservoir(64) for _ in range(2))
+    reservoir.foresee(3000)
+    rows = numbered(10_000)
+    for lo in range(0, 10_000, 700):
+        expected.look(lo, rows[lo : lo + 700])
+        reservoir.look(lo, rows[lo : lo + 700])
+    np.testing.assert_array_equal(reservoir.rows(), expected.rows())
