@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from dataclasses import replace
 
 import benchmarks
@@ -371,8 +372,22 @@ def test_files_to_files(tmp_path):
         assert 10e6 < entry["peak_bytes"] < 2e9
         assert entry["of_cp"]["median"] > 0
         assert entry["seconds"]["align"]["n"] == 1
+        assert entry["one_pass_of_two"].keys() == {"page cache", "slow source"}
     assert list(tmp_path.iterdir()) == [] and len(said) == 3
     assert all("| " in part for part in table.to_files(entries)[1:])
+
+
+def test_a_slow_source_is_slow_and_read_in_part(tmp_path, monkeypatch):
+    rows = np.ones((4000, 32), np.float32)
+    for i in range(2):
+        np.save(tmp_path / f"{i}.npy", rows)
+    monkeypatch.setattr(files, "SLOW_BYTES", 2e6)
+    slow = files._Slow(tmp_path, 384_000)
+    start = time.perf_counter()
+    read = sum(
+        len(chunk) for piece in slow.pieces(64_000) for _, chunk in slow.chunks(piece, np.empty(64_000, np.uint8))
+    )
+    assert read == slow.rows == 3000 and time.perf_counter() - start >= 0.19
 
 
 def test_files_are_left_out_where_there_is_no_room(tmp_path):
