@@ -35,8 +35,8 @@ class FitOptions:
     )
     one_pass: bool | None = option(
         None,
-        "read the source once; the centroid correction is then an estimate whose standard error is stated; by default only "
-        "where the source cannot be read again",
+        "read the source once, which pays where reading is slow (a disk, a server); the centroid correction is then an "
+        "estimate whose standard error is stated; by default only where the source cannot be read again",
     )
     tol: float | None = option(
         None,
