@@ -16,7 +16,7 @@ namespace fr = fastrealign;
 
 namespace {
 
-// About 10 us of a core.
+// About 5 us of a core.
 constexpr int64_t entries_worth_a_release = 16 * 1024;
 
 fr::Matrix matrix(const py::array& rows, void* data, int type) {
