@@ -120,7 +120,7 @@ def run(settings: Settings, say: Say) -> dict[str, Any]:
     return results
 
 
-def measure(problem: Problem, ceilings: Ceilings, peers: Sequence[Peer], repeats: int, say: Say) -> dict[str, Any]:
+def measure(problem: Problem, ceilings: Ceilings, peers: Sequence[Peer], times: int, say: Say) -> dict[str, Any]:
     """One case: GB/s, the ratio to its ceiling and to each peer, cycles a line in cache."""
     case = problem.case
     work = ours(problem)
@@ -140,7 +140,7 @@ def measure(problem: Problem, ceilings: Ceilings, peers: Sequence[Peer], repeats
             continue
         rounds.add(peer.name, stopwatch(theirs), smaller.case.bytes)
         rows[peer.name] = smaller.case.rows
-    rounds.go(schedule("ours", ["ceiling"], list(rows)), repeats)
+    rounds.go(schedule("ours", ["ceiling"], list(rows), repeats=3), times)
     timed = {
         name: plain({"rows": n, "gbs": rounds.gbs(name), "ours_is": rounds.ratio("ours", name)})
         for name, n in rows.items()
