@@ -28,11 +28,11 @@ __global__ void __launch_bounds__(threads, 4)
         char* const to = out.data + row * out.stride;
         const auto load = [&](int j) { return load_any(from, p.type, j); };
         const RowState state = map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
-            if (out.data) value = store_any(to, out.type, j, value);
+            const int64_t steps = out.data ? steps_of_stored(store_any(to, out.type, j, value)) : steps_of(value);
             if (shared_sums) {
-                atomicAdd(sums + j, static_cast<unsigned long long>(steps_of(value)));
+                atomicAdd(sums + j, static_cast<unsigned long long>(steps));
             } else if (p.low) {
-                add_to_total(p.low + j, p.high + j, steps_of(value));
+                add_to_total(p.low + j, p.high + j, steps);
             }
         });
         if (state != RowState::good && out.data) {

@@ -9,35 +9,41 @@
 // sums of a thousand products exceeds 3e-7 on rows with few large entries. On a data-centre GPU the float64 units are
 // mostly idle here: memory delivers 2.2 float32 elements per clock and multiprocessor, and each takes three of the 64
 // float64 operations per clock.) Entries alpha x + beta b + gamma c in float32.
+#include "column_sums.cuh"
 #include "launch.h"
-#include "rows.cuh"
 #include "variants.h"
 
 namespace fastrealign {
 namespace cuda {
 namespace {
 
-template <typename In, typename Out, int C, int V, int R, typename Group, bool sums>
+// The weight of a stored row: its entries are at most 1, and rounded to 16 bits.
+constexpr double stored_weight = 1.0 + 0x1p-7;
+
+template <int C, int V, int R, typename Group, bool with_sums>
+using SumsOf = std::conditional_t<with_sums, ColumnSums<C, V, R, Group, false>, NoSums>;
+
+template <typename In, typename Out, int C, int V, int R, typename Group, bool with_sums>
 __global__ void __launch_bounds__(Group::max_block_threads,
-                                  blocks_of<Group>(R * V * Pack<In, C>::words + (sums ? 2 * C * V : 0), C))
+                                  blocks_of<Group>(R * V * Pack<In, C>::words + (with_sums ? 2 * C * V + C : 0), C))
     apply_rows(const RowsParams p, const Target out) {
     using Shared = SharedVector<float, C, V, Group>;
+    using Sums = SumsOf<C, V, R, Group, with_sums>;
     using Dot = std::conditional_t<std::is_same_v<Out, Only16>, float, double>;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
-    auto* const vectors =
-        reinterpret_cast<float*>(exchange + exchange_doubles<Group, C, sums>(static_cast<int>(blockDim.x)));
-    Group group(exchange);
+    auto* const of_sums = exchange + exchange_doubles<Group>(static_cast<int>(blockDim.x));
+    auto* const vectors = reinterpret_cast<float*>(of_sums + Sums::doubles(static_cast<int>(blockDim.x)));
+    Group group(exchange + map_doubles);
+    const RowMap& map = share_map(p, exchange);
     const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     b.fill(map_b(p), p.d);
     c.fill(map_c(p), p.d);
-    __syncthreads();
-
-    const RowMap map = read_map<true>(p);
     const int chunks = p.d / C;
     const int mine = group.lane() % R;
-    const bool summing = sums && p.low;
+    const bool summing = with_sums && p.low;
     RowTile<In, C, V, R, Group> tile;
-    ColumnSums<C, sums ? V : 1, Group> columns;
+    Sums sums(of_sums, group, p);
+    __syncthreads();
 
     const auto work = [&](int64_t first) {
         tile.load(group, p, first);
@@ -48,46 +54,48 @@ __global__ void __launch_bounds__(Group::max_block_threads,
         const unsigned good = __ballot_sync(all_lanes, present && state == RowState::good);
         const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
         float alpha[R], beta[R], gamma[R];
+        double counted[R];  // the factor of stored values in the sums
 #pragma unroll
         for (int i = 0; i < R; ++i) {
             alpha[i] = __shfl_sync(all_lanes, static_cast<float>(k.alpha), i);
             beta[i] = __shfl_sync(all_lanes, static_cast<float>(k.beta), i);
             gamma[i] = __shfl_sync(all_lanes, static_cast<float>(k.gamma), i);
-            if constexpr (sums) columns.rows += static_cast<int>(good >> i & 1u);
+            counted[i] = good >> i & 1u ? stored_scale * undo_scale : 0.0;
         }
+        sums.make_room(summing && (good >> mine & 1u) ? stored_weight : 0.0);
         __syncwarp();  // forces a reload of b and c: kept in registers since the dot products, they would spill the
                        // rows
+        Out::with(out.type, [&](auto of_type) {
+            using T = decltype(of_type);
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-            float at_b[Shared::planes][Shared::P], at_c[Shared::planes][Shared::P];
+            for (int v = 0; v < V; ++v) {
+                float at_b[Shared::planes][Shared::P], at_c[Shared::planes][Shared::P];
 #pragma unroll
-            for (int plane = 0; plane < Shared::planes; ++plane) {
-                b.load(v, plane, at_b[plane]);
-                c.load(v, plane, at_c[plane]);
-            }
-            const int chunk = group.rank() + v * group.size();
-#pragma unroll
-            for (int i = 0; i < R; ++i) {
-                const bool is_good = good >> i & 1u;
-                float value[C];
-#pragma unroll
-                for (int e = 0; e < C; ++e) {
-                    const float shift = fmaf(beta[i], at_b[e / Shared::P][e % Shared::P],
-                                             gamma[i] * at_c[e / Shared::P][e % Shared::P]);
-                    value[e] = fmaf(alpha[i], element(tile.x[i][v], e), shift);
+                for (int plane = 0; plane < Shared::planes; ++plane) {
+                    b.load(v, plane, at_b[plane]);
+                    c.load(v, plane, at_c[plane]);
                 }
-                Out::store(out.data + (first + i) * out.stride, chunk * C, value, is_good && chunk < chunks, out.type);
-                if constexpr (sums) {
-                    if (summing && is_good) {
+                const int chunk = group.rank() + v * group.size();
 #pragma unroll
-                        for (int e = 0; e < C; ++e) {
-                            const double stored = scaled_float64<std::is_same_v<Out, Only16>>(value[e]);
-                            columns.bits[v][e] += bits_of(fma(stored, undo_scale, rounding_offset));
-                        }
+                for (int i = 0; i < R; ++i) {
+                    float value[C];
+#pragma unroll
+                    for (int e = 0; e < C; ++e) {
+                        const float shift = fmaf(beta[i], at_b[e / Shared::P][e % Shared::P],
+                                                 gamma[i] * at_c[e / Shared::P][e % Shared::P]);
+                        value[e] = fmaf(alpha[i], element(tile.x[i][v], e), shift);
+                    }
+                    const Pack<T, C> stored = pack_of<T>(value);
+                    if ((good >> i & 1u) && chunk < chunks) {
+                        store_pack(reinterpret_cast<T*>(out.data + (first + i) * out.stride) + chunk * C, stored);
+                    }
+                    if constexpr (with_sums) {
+#pragma unroll
+                        for (int e = 0; e < C; ++e) sums.add(v, e, counted[i], scaled_float64(stored, e));
                     }
                 }
             }
-        }
+        });
         if (recompute) {
 #pragma unroll 1
             for (int i = 0; i < R; ++i) {
@@ -98,9 +106,7 @@ __global__ void __launch_bounds__(Group::max_block_threads,
                 const RowState found =
                     map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
                         const double stored = store_any(to, out.type, j, value);
-                        if constexpr (sums) {
-                            if (summing) add_to_total(p.low + j, p.high + j, steps_of(stored));
-                        }
+                        if (summing) add_to_total(p.low + j, p.high + j, steps_of_stored(stored));
                     });
                 if (found != RowState::good) {
                     // A row without a direction is stored unchanged; the caller decides what to do with it.
@@ -112,9 +118,7 @@ __global__ void __launch_bounds__(Group::max_block_threads,
         record<R>(group, p, first + mine, state);
     };
     over_tiles<R>(group, p.rows, work, [&] {
-        if constexpr (sums) {
-            if (summing) columns.flush(group, p, exchange);
-        }
+        if (summing) sums.flush();
     });
 }
 
@@ -125,17 +129,17 @@ struct Call {
 };
 
 // E columns per thread, R rows per tile. Returns false where the row is too wide, or shared memory too small.
-template <typename In, typename Out, int C, int E, int R, typename Group, bool sums>
+template <typename In, typename Out, int C, int E, int R, typename Group, bool with_sums>
 bool run(const Call& call) {
     constexpr int V = E / C;
     const int d = call.params.d;
     if (d > E * Group::max_size) return false;
     const int threads = threads_of<Group>(d / C, V);
     const size_t shared =
-        sizeof(double) * exchange_doubles<Group, C, sums>(threads) +
+        sizeof(double) * (exchange_doubles<Group>(threads) + SumsOf<C, V, R, Group, with_sums>::doubles(threads)) +
         2 * sizeof(float) * SharedVector<float, C, V, Group>::entries(threads / groups_of<Group>(threads));
     if (!fits(shared, call.launch.device)) return false;
-    launch_rows(apply_rows<In, Out, C, V, R, Group, sums>, threads, shared, (call.params.rows + R - 1) / R,
+    launch_rows(apply_rows<In, Out, C, V, R, Group, with_sums>, threads, shared, (call.params.rows + R - 1) / R,
                 groups_of<Group>(threads), call.launch, call.params, call.out);
     return true;
 }
@@ -146,12 +150,13 @@ bool same_size(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr int R = sizeof(In) == 2 ? 4 : 2;
     if (call.params.low) {
-        return run<In, Out, C, 24, R, Warp, true>(call) || run<In, Out, C, 40, R, Warp, true>(call) ||
-               run<In, Out, C, 24, R / 2, Block, true>(call);
+        return run<In, Out, C, 16, R, Warp, true>(call) || run<In, Out, C, 24, 2, Warp, true>(call) ||
+               run<In, Out, C, 32, 2, Warp, true>(call) || run<In, Out, C, 40, 2, Warp, true>(call) ||
+               run<In, Out, C, 24, 1, Block, true>(call);
     }
     return run<In, Out, C, 16, 4, Warp, false>(call) || run<In, Out, C, 24, R, Warp, false>(call) ||
-           run<In, Out, C, 32, R, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||
-           run<In, Out, C, 32, 2, Block, false>(call);
+           run<In, Out, C, 32, 2, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||
+           run<In, Out, C, 32, 1, Block, false>(call);
 }
 
 // Input and output types of different sizes; the wider one decides how many elements make 16 bytes.

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "element.h"
 
@@ -118,50 +119,54 @@ FR_DEVICE Pack<T, C> pack_of(const float (&value)[C]) {
     return pack;
 }
 
-// Output types of a kernel: store(row, column, value, predicate, type) stores C values at `column` and sets `value` to
-// the stored ones. The two 16-bit types use the same packs, so one kernel writes both and selects at run time; where
-// speed matters less, one kernel writes all three types.
+// Output types of a kernel: with(type, write) calls write with an element of the type that rows have at run time. The
+// two 16-bit types share a kernel; where speed matters less, one kernel writes all three types.
 struct Only32 {
-    template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType) {
-        if (predicate) store_pack(reinterpret_cast<float*>(row) + column, pack_of<float>(value));
+    template <typename Write>
+    static __device__ __forceinline__ void with(DType, const Write& write) {
+        write(0.0f);
     }
 };
 struct Only16 {
-    template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType type) {
-        const bool half = type == DType::float16;
-        const auto as_half = pack_of<Half>(value);
-        const auto as_bfloat = pack_of<BFloat>(value);
-        Pack<Half, C> pack;
-#pragma unroll
-        for (int k = 0; k < Pack<Half, C>::words; ++k) pack.w[k] = half ? as_half.w[k] : as_bfloat.w[k];
-        if (predicate) store_pack(reinterpret_cast<Half*>(row) + column, pack);
-#pragma unroll
-        for (int e = 0; e < C; ++e) value[e] = half ? element(as_half, e) : element(as_bfloat, e);
+    template <typename Write>
+    static __device__ __forceinline__ void with(DType type, const Write& write) {
+        if (type == DType::float16) {
+            write(Half{});
+        } else {
+            write(BFloat{});
+        }
     }
 };
 struct Any32Or16 {
-    template <int C>
-    static __device__ __forceinline__ void store(char* row, int column, float (&value)[C], bool predicate, DType type) {
+    template <typename Write>
+    static __device__ __forceinline__ void with(DType type, const Write& write) {
         if (type == DType::float32) {
-            Only32::store(row, column, value, predicate, type);
+            Only32::with(type, write);
         } else {
-            Only16::store(row, column, value, predicate, type);
+            Only16::with(type, write);
         }
     }
 };
 
-// x * 2^-896 in float64, exact for every finite x, subnormal or not: the sign stays and the other bits shift right by
-// three, into the wider exponent field. Two or three integer instructions; a conversion instruction has quarter rate
-// and would be the bottleneck for 16-bit rows. The factor 2^896 is folded into a coefficient, where it costs nothing.
-// `sixteen`: x was a 16-bit element and has no mantissa bits in the low half.
+// Element e of a pack times 2^-896 in float64, exact, subnormal or not: the sign stays and the other bits shift right
+// by three, into the wider exponent field. Two or three integer instructions; a conversion instruction has quarter
+// rate, and a second one an element would be the bottleneck for 16-bit rows. The factor 2^896 is folded into a
+// coefficient, where it costs nothing. NaN and Inf become finite numbers, so a coefficient of zero is enough to leave
+// out a row.
 constexpr double undo_scale = 0x1p896;
-template <bool sixteen>
-FR_DEVICE double scaled_float64(float x) {
-    const int bits = __float_as_int(x);
-    const int high = (bits >> 3) & static_cast<int>(0x8fffffffu);
-    return __hiloint2double(high, sixteen ? 0 : bits << 29);
+template <typename T, int C>
+FR_DEVICE double scaled_float64(const Pack<T, C>& pack, int e) {
+    if constexpr (sizeof(T) == 4) {
+        const int bits = static_cast<int>(pack.w[e]);
+        return __hiloint2double((bits >> 3) & static_cast<int>(0x8fffffffu), bits << 29);
+    } else {
+        // The float32 of a 16-bit element has no bits in its low half; a bfloat16 may have its neighbour there. The
+        // permutation is a shift by 16 that a compiler does not keep in registers since the dot products.
+        constexpr bool bfloat = std::is_same_v<T, BFloat>;
+        const int bits = bfloat ? static_cast<int>(e % 2 == 0 ? __byte_perm(pack.w[e / 2], 0, 0x1044) : pack.w[e / 2])
+                                : __float_as_int(element(pack, e));
+        return __hiloint2double((bits >> 3) & static_cast<int>(bfloat ? 0x8fffe000u : 0x8fffffffu), 0);
+    }
 }
 
 // Single elements of a type that is known only at run time, for the kernels that take any type.

@@ -1,82 +1,73 @@
 // reduce: add f(y; s, b, c) over rows, exactly; nothing is stored.
 //
 // Bytes: each row is read once, in packs of 16 bytes per thread. Thread groups and tiles as in apply.cu. Rows stay in
-// registers between their dot products and their addition, and so do a thread's sums, until the end or until 2^22 rows.
+// registers between their dot products and their addition, and so do a thread's sums.
 //
-// Arithmetic: float64 throughout, so that the sums equal the CPU's up to the rounding of single entries. On a
-// data-centre GPU the kernel is still memory-bound: an entry costs one quarter-rate conversion, one integer addition,
-// and two (no b and c) or seven float64 operations.
+// Arithmetic: float64 throughout, so that the sums equal the CPU's up to the rounding of single entries. An entry costs
+// one quarter-rate conversion, one (no b and c) or three operations for the dot products, and one for its sum: b and c
+// are added at the end, times the sums of beta and gamma (exact_sum.h).
+#include "column_sums.cuh"
 #include "launch.h"
-#include "rows.cuh"
 #include "variants.h"
 
 namespace fastrealign {
 namespace cuda {
 namespace {
 
+constexpr double weight_rounding = 1.0 + 0x1p-20;
+
+// Registers for float32 entries, which in float64 have bits in both words.
+template <typename In, int C>
+constexpr int wide_entries = sizeof(In) == 4 ? 6 * C : 0;
+
 // `shifted`: the map has b or c; the other one may be zero.
 template <typename In, int C, int V, int R, typename Group, bool shifted>
-__global__ void __launch_bounds__(Group::max_block_threads, blocks_of<Group>(R * V * Pack<In, C>::words + 2 * C * V, C))
+__global__ void __launch_bounds__(Group::max_block_threads,
+                                  blocks_of<Group>(R * V * Pack<In, C>::words + 2 * C * V + wide_entries<In, C>, C))
     reduce_rows(const RowsParams p) {
     using Shared = SharedVector<double, C, V, Group>;
-    constexpr int P = Shared::P;
+    using Sums = ColumnSums<C, V, R, Group, shifted>;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
-    auto* const vectors = exchange + exchange_doubles<Group, C, true>(static_cast<int>(blockDim.x));
-    Group group(exchange);
+    auto* const of_sums = exchange + exchange_doubles<Group>(static_cast<int>(blockDim.x));
+    auto* const vectors = of_sums + Sums::doubles(static_cast<int>(blockDim.x));
+    Group group(exchange + map_doubles);
+    const RowMap& map = share_map(p, exchange);
     const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     if constexpr (shifted) {
         b.fill(map_b(p), p.d);
         c.fill(map_c(p), p.d);
-        __syncthreads();
     }
-
-    const RowMap map = read_map(p);
     const int mine = group.lane() % R;
     RowTile<In, C, V, R, Group> tile;
-    ColumnSums<C, V, Group> columns;
+    Sums sums(of_sums, group, p);
+    __syncthreads();
 
     const auto work = [&](int64_t first) {
         tile.load(group, p, first);
         const Dots dots = tile.template dots<double, shifted ? 3 : 1>(group, b, c);
         Coefficients k{};
         RowState state = row_coefficients(map, dots, k);
+        double weight = shifted ? fabs(k.beta * map.s) * weight_rounding : weight_rounding;
+        if (state == RowState::good && !(weight <= largest_weight)) state = RowState::recompute;
         const bool present = first + mine < p.rows;
-        const unsigned good = __ballot_sync(all_lanes, present && state == RowState::good);
-        const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
-        double alpha[R], beta[R], gamma[R];
-#pragma unroll
-        for (int i = 0; i < R; ++i) {
-            alpha[i] = __shfl_sync(all_lanes, k.alpha * undo_scale, i);
-            beta[i] = shifted ? __shfl_sync(all_lanes, k.beta, i) : 0.0;
-            gamma[i] = shifted ? __shfl_sync(all_lanes, k.gamma, i) : 0.0;
-            columns.rows += static_cast<int>(good >> i & 1u);
+        if (!present || state != RowState::good) {
+            k = {};
+            weight = 0.0;
         }
-        __syncwarp();  // forces a reload of b and c, as in apply.cu
+        const unsigned recompute = __ballot_sync(all_lanes, present && state == RowState::recompute);
+        sums.make_room(weight);
+        if constexpr (shifted) sums.add_coefficients(k);
+        const double mine_odd = k.alpha == 0.0 ? 0.0 : odd(k.alpha * undo_scale);
+        double alpha[R];
+#pragma unroll
+        for (int i = 0; i < R; ++i) alpha[i] = __shfl_sync(all_lanes, mine_odd, i);
+        // A chunk beyond the row is zero and is added to sums that are never read.
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            // A chunk beyond the row is zero and is added to sums that are never read.
 #pragma unroll
-            for (int plane = 0; plane < Shared::planes; ++plane) {
-                double at_b[P] = {}, at_c[P] = {};
-                if constexpr (shifted) {
-                    b.load(v, plane, at_b);
-                    c.load(v, plane, at_c);
-                }
+            for (int i = 0; i < R; ++i) {
 #pragma unroll
-                for (int i = 0; i < R; ++i) {
-                    if (!(good >> i & 1u)) continue;
-#pragma unroll
-                    for (int e = 0; e < P; ++e) {
-                        const double x = scaled_float64<sizeof(In) == 2>(element(tile.x[i][v], plane * P + e));
-                        uint64_t& sum = columns.bits[v][plane * P + e];
-                        if constexpr (shifted) {
-                            const double shift = fma(gamma[i], at_c[e], beta[i] * at_b[e]);
-                            sum += sum_bits(fma(alpha[i], x, shift));
-                        } else {
-                            sum += bits_of(fma(alpha[i], x, rounding_offset));
-                        }
-                    }
-                }
+                for (int e = 0; e < C; ++e) sums.add(v, e, alpha[i], scaled_float64(tile.x[i][v], e));
             }
         }
         if (recompute) {
@@ -92,7 +83,7 @@ __global__ void __launch_bounds__(Group::max_block_threads, blocks_of<Group>(R *
         }
         record<R>(group, p, first + mine, state);
     };
-    over_tiles<R>(group, p.rows, work, [&] { columns.flush(group, p, exchange); });
+    over_tiles<R>(group, p.rows, work, [&] { sums.flush(); });
 }
 
 struct Call {
@@ -107,26 +98,32 @@ bool run(const Call& call) {
     const int d = call.params.d;
     if (d > E * Group::max_size) return false;
     const int threads = threads_of<Group>(d / C, V);
-    const int entries =
+    const int vectors =
         shifted ? 2 * SharedVector<double, C, V, Group>::entries(threads / groups_of<Group>(threads)) : 0;
-    const size_t shared = sizeof(double) * (exchange_doubles<Group, C, true>(threads) + entries);
+    const size_t shared = sizeof(double) * (exchange_doubles<Group>(threads) +
+                                            ColumnSums<C, V, R, Group, shifted>::doubles(threads) + vectors);
     if (!fits(shared, call.launch.device)) return false;
     launch_rows(reduce_rows<In, C, V, R, Group, shifted>, threads, shared, (call.params.rows + R - 1) / R,
                 groups_of<Group>(threads), call.launch, call.params);
     return true;
 }
 
+template <typename In, bool shifted>
+bool widths(const Call& call) {
+    constexpr int C = 16 / sizeof(In);
+    constexpr bool narrow = sizeof(In) == 2;
+    constexpr int R = narrow ? 4 : 1;
+    constexpr int block_columns = narrow || shifted ? 24 : 20;
+    constexpr int block_rows = narrow && !shifted ? 2 : 1;
+    return run<In, C, 16, narrow ? 4 : 2, Warp, shifted>(call) || run<In, C, 24, R, Warp, shifted>(call) ||
+           run<In, C, 32, R, Warp, shifted>(call) || run<In, C, 40, R, Warp, shifted>(call) ||
+           run<In, C, block_columns, block_rows, Block, shifted>(call);
+}
+
 template <typename In>
 bool packs(const Call& call) {
-    constexpr int C = 16 / sizeof(In);
-    constexpr int R = sizeof(In) == 2 ? 4 : 2;
-    if (call.params.terms != Terms::none) {
-        return run<In, C, 24, 2, Warp, true>(call) || run<In, C, 40, 2, Warp, true>(call) ||
-               run<In, C, 24, 1, Block, true>(call);
-    }
-    return run<In, C, 16, 4, Warp, false>(call) || run<In, C, 24, R, Warp, false>(call) ||
-           run<In, C, 32, R, Warp, false>(call) || run<In, C, 40, R, Warp, false>(call) ||
-           run<In, C, 24, R / 2, Block, false>(call);
+    if (call.params.terms != Terms::none) return widths<In, true>(call);
+    return widths<In, false>(call);
 }
 
 bool fast_path(const Matrix& in, const Call& call) {

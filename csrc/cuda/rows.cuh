@@ -1,5 +1,4 @@
-// Shared by the row kernels: parameters, vectors of the map in shared memory, tiles of rows and exact sums in
-// registers.
+// Shared by the row kernels: parameters, vectors of the map in shared memory, tiles of rows in registers.
 #pragma once
 
 #include <type_traits>
@@ -31,25 +30,23 @@ struct Target {
     DType type;
 };
 
-// `limited`: whether the kernel bounds the shift of float32 entries (RowMap::largest_shift); if not, this costs no
-// registers.
-template <bool limited = false>
 FR_DEVICE RowMap read_map(const RowsParams& p) {
-    RowMap map{p.map[map_field::s],
-               p.map[map_field::bb],
-               p.map[map_field::bc],
-               p.map[map_field::cc],
-               p.terms,
-               p.limits.cancelled_below,
-               0.0,
-               0.0,
-               0.0};
-    if constexpr (limited) {
-        map.largest_b = p.map[map_field::largest_b];
-        map.largest_c = p.map[map_field::largest_c];
-        map.largest_shift = p.limits.largest_shift;
-    }
-    return map;
+    const bool limited = p.limits.largest_shift > 0.0;
+    return {p.map[map_field::s],
+            p.map[map_field::bb],
+            p.map[map_field::bc],
+            p.map[map_field::cc],
+            p.terms,
+            p.limits.cancelled_below,
+            limited ? p.map[map_field::largest_b] : 0.0,
+            limited ? p.map[map_field::largest_c] : 0.0,
+            p.limits.largest_shift};
+}
+// The map in shared memory, where it costs no registers; called by all threads of the block, and a barrier must follow.
+FR_DEVICE const RowMap& share_map(const RowsParams& p, double* memory) {
+    auto* const map = reinterpret_cast<RowMap*>(memory);
+    if (threadIdx.x == 0) *map = read_map(p);
+    return *map;
 }
 FR_DEVICE const double* map_b(const RowsParams& p) { return p.map + map_header; }
 FR_DEVICE const double* map_c(const RowsParams& p) { return p.map + map_header + p.d; }
@@ -102,12 +99,13 @@ class SharedVector {
     int size_;
 };
 
-// Shared memory of a block: first the buffer in which groups exchange partial results and stage sums, then the vectors.
-template <typename Group, int C, bool sums>
+// Shared memory of a block: first the row map, then the buffer in which the warps of a Block exchange partial results,
+// then what a kernel sums, then the vectors.
+constexpr int map_doubles = (sizeof(RowMap) + 15) / 16 * 2;
+template <typename Group>
 __host__ __device__ constexpr int exchange_doubles(int threads) {
-    const int warps = threads / warp_size;
-    if constexpr (std::is_same_v<Group, Block>) return (Block::exchange_doubles(warps) + 1) / 2 * 2;
-    return sums ? warps * warp_size * C : 0;
+    const int exchange = std::is_same_v<Group, Block> ? (Block::exchange_doubles(threads / warp_size) + 1) / 2 * 2 : 0;
+    return map_doubles + exchange;
 }
 
 // A tile of R rows in registers: each thread of the group holds V chunks of C elements of each row. Chunks beyond the
@@ -118,10 +116,10 @@ struct RowTile {
 
     __device__ __forceinline__ void load(const Group& group, const RowsParams& p, int64_t first) {
         const int chunks = p.d / C;
+        const char* at = p.in + first * p.in_stride;
 #pragma unroll
         for (int i = 0; i < R; ++i) {
-            const int64_t row = first + i < p.rows ? first + i : p.rows - 1;
-            const char* const at = p.in + row * p.in_stride;
+            if (i > 0 && first + i < p.rows) at += p.in_stride;
             if constexpr (!std::is_same_v<In, Any>) {
                 load_row<In>(group, at, chunks, x[i]);
             } else if (p.type == DType::float32) {
@@ -189,69 +187,28 @@ struct RowTile {
     }
 };
 
-// Exact sums of a thread's columns, as the bit patterns of exact_sum.h.
-template <int C, int V, typename Group>
-struct ColumnSums {
-    uint64_t bits[V][C] = {};
-    int rows = 0;
+// 64-bit sums of this many rows of a block cannot overflow: their entries are at most largest_weight, and beta and
+// gamma times the largest entries of b and c at most largest_weight + 33, which leaves 2^8 2^40 a row.
+constexpr int64_t block_rows_before_flush = int64_t{1} << 15;
 
-    // Adds them to the totals; called by all threads of a block. The warps of a block combine their sums in shared
-    // memory first, so that a column costs one atomic addition per block.
-    __device__ __forceinline__ void flush(const Group& group, const RowsParams& p, double* exchange) {
-        const int chunks = p.d / C;
-        if constexpr (std::is_same_v<Group, Block>) {
-#pragma unroll
-            for (int v = 0; v < V; ++v) {
-                const int chunk = group.rank() + v * group.size();
-                if (chunk >= chunks) continue;
-#pragma unroll
-                for (int e = 0; e < C; ++e) {
-                    const int64_t j = static_cast<int64_t>(chunk) * C + e;
-                    add_to_total(p.low + j, p.high + j, sum_steps(bits[v][e], rows));
-                }
-            }
-        } else {
-            auto* const stage = reinterpret_cast<int64_t*>(exchange);
-#pragma unroll
-            for (int v = 0; v < V; ++v) {
-                __syncthreads();
-#pragma unroll
-                for (int e = 0; e < C; ++e) {
-                    stage[(group.index() * C + e) * warp_size + group.lane()] = sum_steps(bits[v][e], rows);
-                }
-                __syncthreads();
-                for (int k = static_cast<int>(threadIdx.x); k < warp_size * C; k += static_cast<int>(blockDim.x)) {
-                    const int j = v * warp_size * C + k;
-                    if (j >= p.d) break;
-                    int64_t steps = 0;
-                    for (int w = 0; w < group.groups_in_block(); ++w)
-                        steps += stage[(w * C + k % C) * warp_size + k / C];
-                    add_to_total(p.low + j, p.high + j, steps);
-                }
-            }
-        }
-#pragma unroll
-        for (int v = 0; v < V; ++v) {
-#pragma unroll
-            for (int e = 0; e < C; ++e) bits[v][e] = 0;
-        }
-        rows = 0;
-    }
-};
-
-// Calls work(first row) for the tiles of a group (grid-stride over tiles of R rows), and flush() before the sums can
+// Calls work(first row) for the tiles of a group (grid-stride over tiles of R rows), and flush() before sums can
 // overflow; all groups of a block call flush() equally often.
 template <int R, typename Group, typename Work, typename Flush>
 FR_DEVICE void over_tiles(const Group& group, int64_t rows, Work work, Flush flush) {
     const int64_t tiles = (rows + R - 1) / R;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * group.groups_in_block();
-    const int64_t share = rows_before_flush / (R * group.groups_in_block());
-    const int64_t shares = (tiles + share * step - 1) / (share * step);
-    int64_t tile = static_cast<int64_t>(blockIdx.x) * group.groups_in_block() + group.index();
-    for (int64_t k = 0; k < shares; ++k) {
-        const int64_t stop = min(tiles, (k + 1) * share * step);
-        for (; tile < stop; tile += step) work(tile * R);
-        flush();
+    const int groups = group.groups_in_block();
+    const int share = static_cast<int>(block_rows_before_flush) / (R * groups);
+    int left = share;
+    // The same for all groups of a block, so that they meet in flush().
+    int64_t tile = static_cast<int64_t>(blockIdx.x) * groups;
+    for (bool last = false; !last;) {
+        if (tile + group.index() < tiles) work((tile + group.index()) * R);
+        tile += static_cast<int64_t>(gridDim.x) * groups;
+        last = tile >= tiles;
+        if (last || --left == 0) {
+            flush();
+            left = share;
+        }
     }
 }
 

@@ -56,9 +56,8 @@ __global__ void __launch_bounds__(Group::max_block_threads, blocks_of<Group>(2 *
     vjp_rows(const RowsParams p, const Gradient gradient, const Target out) {
     using Shared = SharedVector<float, C, V, Group>;
     auto* const exchange = reinterpret_cast<double*>(shared_memory());
-    auto* const vectors =
-        reinterpret_cast<float*>(exchange + exchange_doubles<Group, C, false>(static_cast<int>(blockDim.x)));
-    Group group(exchange);
+    auto* const vectors = reinterpret_cast<float*>(exchange + exchange_doubles<Group>(static_cast<int>(blockDim.x)));
+    Group group(exchange + map_doubles);
     const Shared b(vectors, group), c(vectors + Shared::entries(group.size()), group);
     b.fill(map_b(p), p.d);
     c.fill(map_c(p), p.d);
@@ -192,7 +191,7 @@ bool run(const Call& call) {
     if (d > E * Group::max_size) return false;
     const int threads = threads_of<Group>(d / C, V);
     const size_t shared =
-        sizeof(double) * exchange_doubles<Group, C, false>(threads) +
+        sizeof(double) * exchange_doubles<Group>(threads) +
         2 * sizeof(float) * SharedVector<float, C, V, Group>::entries(threads / groups_of<Group>(threads));
     if (!fits(shared, call.launch.device)) return false;
     launch_rows(vjp_rows<T, C, V, R, Group>, threads, shared, (call.params.rows + R - 1) / R, groups_of<Group>(threads),

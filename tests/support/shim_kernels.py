@@ -22,8 +22,10 @@ from fastrealign.core.row_map import RowMap
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 SHIM = Path(__file__).resolve().parent / "cuda_shim"
-# So that sums are flushed in the middle of a test's few rows.
+# So that sums are flushed in the middle of a test's few rows: 64-bit sums after so many rows of a block, accumulators
+# after rows of this weight.
 FLUSH_AFTER = 64
+FLUSH_WEIGHT = 520
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
 SHARED_LIMIT = 227 * 1024
@@ -137,12 +139,15 @@ def build_library(build: Path) -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return None
-    header = (CSRC / "exact_sum.h").read_text()
-    changed = header.replace("rows_before_flush = int64_t{1} << 22", f"rows_before_flush = {FLUSH_AFTER}")
-    assert changed != header, "exact_sum.h: rows_before_flush has moved"
     sources = build / "csrc"
     shutil.copytree(CSRC, sources)
-    (sources / "exact_sum.h").write_text(changed)
+    for name, before, after in (
+        ("exact_sum.h", "weight_before_flush = 2040.0", f"weight_before_flush = {FLUSH_WEIGHT}"),
+        ("cuda/rows.cuh", "block_rows_before_flush = int64_t{1} << 15", f"block_rows_before_flush = {FLUSH_AFTER}"),
+    ):
+        text = (sources / name).read_text()
+        assert before in text, f"{name}: {before} has moved"
+        (sources / name).write_text(text.replace(before, after))
     flags = ["-std=gnu++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
     flags += [f"-I{path}" for path in (SHIM, sources, sources / "cuda")]
 

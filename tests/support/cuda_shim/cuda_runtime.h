@@ -132,6 +132,15 @@ inline unsigned __float_as_uint(float x) { return shim::from_word<unsigned>(shim
 inline float __uint_as_float(unsigned x) { return shim::from_word<float>(x); }
 inline long long __double_as_longlong(double x) { return shim::from_word<long long>(shim::to_word(x)); }
 inline double __longlong_as_double(long long x) { return shim::from_word<double>(static_cast<uint64_t>(x)); }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+    const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+    unsigned result = 0;
+    for (int k = 0; k < 4; ++k) {
+        if (selector >> 4 * k & 8u) throw std::logic_error("sign bits are not implemented");
+        result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * k & 7u) & 0xffu) << 8 * k;
+    }
+    return result;
+}
 inline double __hiloint2double(int high, int low) {
     return shim::from_word<double>(static_cast<uint64_t>(static_cast<unsigned>(high)) << 32 |
                                    static_cast<unsigned>(low));

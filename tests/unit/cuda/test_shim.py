@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shim_kernels import DTYPES, FLUSH_AFTER, Results
+from shim_kernels import DTYPES, FLUSH_AFTER, FLUSH_WEIGHT, Results
 
 from fastrealign.core import ops, reference
 from fastrealign.core.bad_rows import COLLAPSED, GOOD, NOT_FINITE, ZERO
@@ -29,9 +29,17 @@ def tolerance(expected, dtype):
     return 2 * np.abs(expected.astype(dtype).astype(np.float64) - expected).max() + 1e-12
 
 
+def rounded(x):
+    """x (1 + 2^-52) in steps of 2^-40, exactly: half-way cases away from zero."""
+    scaled = np.ldexp(np.abs(x), 40)
+    whole = np.floor(scaled)
+    up = np.ldexp(scaled, -52) >= 0.5 - (scaled - whole)
+    return (np.copysign(1, x) * (whole + up)).astype(np.int64)
+
+
 def steps_of(rows):
     """The exact totals of rows as stored and rounded to steps of 2^-40, as Python integers in units of 2^-88."""
-    steps = np.rint(np.ldexp(rows.astype(np.float64), 40)).astype(np.int64)
+    steps = rounded(rows.astype(np.float64))
     return [sum(map(int, column)) << FRACTION_BITS - 40 for column in steps.T]
 
 
@@ -230,6 +238,99 @@ def test_any_grid_and_any_order_of_threads_give_the_same_bits(kernels, rows_of, 
             (out.tobytes(), *(a.tobytes() for r in (stored, added) for a in (r.sums.low, r.sums.high, r.bad, r.flags)))
         )
     assert len(seen) == 1
+
+
+def assert_any_split_gives_the_same_sums(kernels, x, row_map):
+    """The totals of reduce: in one launch or in many, in few blocks or in many, forwards and backwards."""
+    n, d = x.shape
+    whole = kernels.reduce(x, row_map, blocks=1)
+    for blocks, backwards, piece in [(0, False, n), (7, True, n), (1, True, 50), (3, False, 13), (0, False, 1)]:
+        kernels.settings(backwards=backwards)
+        parts = Results(n, d)
+        for lo in range(0, n, piece):
+            kernels.reduce(x[lo : lo + piece], row_map, blocks=blocks, into=parts)
+        assert total_steps(parts.sums) == total_steps(whole.sums)
+    kernels.settings()
+    return np.array(total_steps(whole.sums)) * 2.0**-FRACTION_BITS
+
+
+@pytest.mark.parametrize("d", [65, 256, 768, 1536])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weights", [(1, 30), (30, 128), (100, 1000)])
+def test_heavy_rows_flush_earlier_or_take_the_slow_path(kernels, rng, dtype, weights, d):
+    """Rows so close to -b that what is left of them is lengthened up to a thousand times."""
+    n = 60
+    b = rng.standard_normal(d)
+    b /= np.linalg.norm(b)
+    aside = rng.standard_normal((n, d))
+    aside -= np.outer(aside @ b, b)
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True) * np.exp(rng.uniform(*np.log(weights), (n, 1)))
+    x = aligned_rows((3 * (aside - b)).astype(dtype))
+    row_map = RowMap(1.0, b, rng.standard_normal(d) * 0.1 / np.sqrt(d))
+    sums = assert_any_split_gives_the_same_sums(kernels, x, row_map)
+    # The fast path's relative error is 2^-52 / cancelled_below for each row.
+    assert np.abs(sums - reference_rows(x, row_map).sum(axis=0)).max() <= n * 1e-11
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 0.0, 1e3, 1e9, 1e100])
+@pytest.mark.parametrize("s", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize("d, dtype", [(65, np.float32), (768, np.float16), (768, np.float32), (1536, np.float32)])
+def test_vectors_of_any_size(kernels, rows_of, rng, d, dtype, s, scale):
+    x = aligned_rows(rows_of(23, d, dtype))
+    for c in (None, scale * rng.standard_normal(d) / np.sqrt(d)):
+        row_map = RowMap(s, scale * rng.standard_normal(d) / np.sqrt(d), c)
+        sums = assert_any_split_gives_the_same_sums(kernels, x, row_map)
+        assert np.abs(sums - reference_rows(x, row_map).sum(axis=0)).max() <= 23e-12
+
+
+@pytest.mark.parametrize("d", [64, 768, 1024, 1280, 1536])
+@pytest.mark.parametrize(
+    "dtype, large, of, step", [(np.float32, 1.0, 4, 2.0**-40), (np.float16, 2.0**15, 16, 2.0**-24)], ids=str
+)
+def test_no_tie_depends_on_the_order(kernels, rng, dtype, large, of, step, d):
+    """A few large entries make the norm a power of two; of all others, a half of an odd number of steps is added."""
+    n = 150
+    x = (2 * rng.integers(-60, 60, (n, d)) + 1) * step
+    x[:, :of] = rng.choice([-large, large], (n, of))
+    x = aligned_rows(x.astype(dtype))
+    exact = x.astype(np.float64) / (large * of**0.5)
+    assert (np.ldexp(exact[:, of:], 41) % 2 == 1).all()
+    sums = assert_any_split_gives_the_same_sums(kernels, x, RowMap(1.0, None, None))
+    assert (np.ldexp(sums.astype(np.float64), 40) == rounded(exact).sum(axis=0)).all()
+    out = empty_rows(n, d, np.dtype(np.float32))
+    stored = kernels.apply(x, RowMap(1.0, None, None), out, sums=True)
+    np.testing.assert_array_equal(out, exact)
+    assert total_steps(stored.sums) == steps_of(out)
+
+
+@pytest.mark.parametrize("d", [48, 768, 1536])
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+def test_rows_that_are_not_good_leave_no_trace_in_the_sums(kernels, rows_of, map_of, rng, dtype, d):
+    """Anywhere in a tile, whatever their numbers."""
+    x = aligned_rows(rows_of(41, d, dtype))
+    bad = np.sort(rng.choice(41, 12, replace=False))
+    x[bad[0::3]] = 0
+    x[bad[1::3], rng.integers(0, d, 4)] = np.nan
+    x[bad[2::3]] = np.inf
+    good = np.delete(x, bad, 0)
+    for row_map in (map_of(d, "unit"), map_of(d)):
+        assert total_steps(kernels.reduce(x, row_map).sums) == total_steps(
+            kernels.reduce(aligned_rows(good), row_map).sums
+        )
+        out = empty_rows(41, d, np.dtype(dtype))
+        stored = kernels.apply(x, row_map, out, sums=True)
+        assert total_steps(stored.sums) == steps_of(np.delete(out, bad, 0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=str)
+def test_accumulators_of_stored_rows_are_emptied_in_time(kernels, rows_of, map_of, dtype):
+    n = 5 * FLUSH_WEIGHT
+    x = aligned_rows(rows_of(n, 8, dtype))
+    x[:, 0] = np.abs(x[:, 0]) * 100  # one column that grows by one a row
+    out = empty_rows(n, 8, np.dtype(dtype))
+    assert total_steps(kernels.apply(x, map_of(8), out, sums=True, blocks=1).sums) == steps_of(out)
+    unit = np.array(total_steps(kernels.reduce(x, RowMap(1.0, None, None), blocks=1).sums)) * 2.0**-FRACTION_BITS
+    assert np.abs(unit - reference.project(x.astype(np.float64)).sum(axis=0)).max() <= n * 1e-12
 
 
 @pytest.mark.parametrize("d", [2, 65, 256])
