@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(threads, 4)
         char* const to = out.data + row * out.stride;
         const auto load = [&](int j) { return load_any(from, p.type, j); };
         const RowState state = map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
-            const int64_t steps = out.data ? steps_of_stored(store_any(to, out.type, j, value)) : steps_of(value);
+            if (out.data) value = store_any(to, out.type, j, value);
+            const int64_t steps = value_steps(value);
             if (shared_sums) {
                 atomicAdd(sums + j, static_cast<unsigned long long>(steps));
             } else if (p.low) {

@@ -17,9 +17,6 @@ namespace fastrealign {
 namespace cuda {
 namespace {
 
-// The weight of a stored row: its entries are at most 1, and rounded to 16 bits.
-constexpr double stored_weight = 1.0 + 0x1p-7;
-
 template <int C, int V, int R, typename Group, bool with_sums>
 using SumsOf = std::conditional_t<with_sums, ColumnSums<C, V, R, Group, false>, NoSums>;
 
@@ -106,7 +103,7 @@ __global__ void __launch_bounds__(Group::max_block_threads,
                 const RowState found =
                     map_row_slow_path(group, map, map_b(p), map_c(p), p.d, load, [&](int j, double value) {
                         const double stored = store_any(to, out.type, j, value);
-                        if (summing) add_to_total(p.low + j, p.high + j, steps_of_stored(stored));
+                        if (summing) add_to_total(p.low + j, p.high + j, value_steps(stored));
                     });
                 if (found != RowState::good) {
                     // A row without a direction is stored unchanged; the caller decides what to do with it.
@@ -152,7 +149,7 @@ bool same_size(const Call& call) {
     if (call.params.low) {
         return run<In, Out, C, 16, R, Warp, true>(call) || run<In, Out, C, 24, 2, Warp, true>(call) ||
                run<In, Out, C, 32, 2, Warp, true>(call) || run<In, Out, C, 40, 2, Warp, true>(call) ||
-               run<In, Out, C, 24, 1, Block, true>(call);
+               run<In, Out, C, sizeof(In) == 2 ? 16 : 24, 1, Block, true>(call);
     }
     return run<In, Out, C, 16, 4, Warp, false>(call) || run<In, Out, C, 24, R, Warp, false>(call) ||
            run<In, Out, C, 32, 2, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||

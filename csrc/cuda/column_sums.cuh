@@ -31,8 +31,8 @@ class ColumnSums {
             for (int k = 0; k < columns; ++k) mine()[k * warp_size] = 0;
         }
         if (shifted && threadIdx.x == 0) {
-            scales()[0] = ldexp(1.0, exponent(map_field::largest_b));
-            scales()[1] = ldexp(1.0, exponent(map_field::largest_c));
+            scales()[0] = ldexp(1.0, vector_exponent(p.map[map_field::largest_b]));
+            scales()[1] = ldexp(1.0, vector_exponent(p.map[map_field::largest_c]));
         }
     }
 
@@ -52,8 +52,8 @@ class ColumnSums {
 
     // Adds beta and gamma of row l % R in lane l.
     __device__ __forceinline__ void add_coefficients(const Coefficients& k) {
-        beta_ += steps_of(k.beta * scales()[0]);
-        gamma_ += steps_of(k.gamma * scales()[1]);
+        beta_ += value_steps(k.beta * scales()[0]);
+        gamma_ += value_steps(k.gamma * scales()[1]);
     }
 
     // Adds everything to the totals; called by all threads of a block.
@@ -83,8 +83,8 @@ class ColumnSums {
             Total total = 0;
             if constexpr (in_shared) total = total_of_steps(take(j));
             if constexpr (shifted) {
-                total += total_of_product(beta, vector_steps(map_b(p_)[j], exponent(map_field::largest_b)));
-                total += total_of_product(gamma, vector_steps(map_c(p_)[j], exponent(map_field::largest_c)));
+                total += total_of_product(beta, vector_steps(map_b(p_)[j], 1.0 / scales()[0]));
+                total += total_of_product(gamma, vector_steps(map_c(p_)[j], 1.0 / scales()[1]));
             }
             add_to_total(p_.low + j, p_.high + j, total);
         }
@@ -149,7 +149,6 @@ class ColumnSums {
     __device__ __forceinline__ double* scales() const {
         return reinterpret_cast<double*>(of_warps() + static_cast<int>(blockDim.x) / warp_size * 2);
     }
-    __device__ __forceinline__ int exponent(int largest) const { return vector_exponent(p_.map[largest]); }
 
     double sum_[V][C];
     double weight_ = 0.0;

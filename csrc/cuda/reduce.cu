@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Group::max_block_threads,
                 const char* const from = p.in + (first + i) * p.in_stride;
                 const RowState found = map_row_slow_path(
                     group, map, map_b(p), map_c(p), p.d, [&](int j) { return load_any(from, p.type, j); },
-                    [&](int j, double value) { add_to_total(p.low + j, p.high + j, steps_of(value)); });
+                    [&](int j, double value) { add_to_total(p.low + j, p.high + j, value_steps(value)); });
                 if (mine == i) state = found;
             }
         }
@@ -113,7 +113,7 @@ bool widths(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr bool narrow = sizeof(In) == 2;
     constexpr int R = narrow ? 4 : 1;
-    constexpr int block_columns = narrow || shifted ? 24 : 20;
+    constexpr int block_columns = narrow ? 24 : 20;
     constexpr int block_rows = narrow && !shifted ? 2 : 1;
     return run<In, C, 16, narrow ? 4 : 2, Warp, shifted>(call) || run<In, C, 24, R, Warp, shifted>(call) ||
            run<In, C, 32, R, Warp, shifted>(call) || run<In, C, 40, R, Warp, shifted>(call) ||

@@ -187,9 +187,9 @@ struct RowTile {
     }
 };
 
-// 64-bit sums of this many rows of a block cannot overflow: their entries are at most largest_weight, and beta and
-// gamma times the largest entries of b and c at most largest_weight + 33, which leaves 2^8 2^40 a row.
-constexpr int64_t block_rows_before_flush = int64_t{1} << 15;
+// 64-bit sums of this many rows of a block cannot overflow: entries are at most largest_weight, and the scaled beta and
+// gamma below 2^10 (vector_exponent), so that a row adds less than 2^10 2^40.
+constexpr int block_rows_before_flush = 1 << 13;
 
 // Calls work(first row) for the tiles of a group (grid-stride over tiles of R rows), and flush() before sums can
 // overflow; all groups of a block call flush() equally often.
@@ -197,7 +197,7 @@ template <int R, typename Group, typename Work, typename Flush>
 FR_DEVICE void over_tiles(const Group& group, int64_t rows, Work work, Flush flush) {
     const int64_t tiles = (rows + R - 1) / R;
     const int groups = group.groups_in_block();
-    const int share = static_cast<int>(block_rows_before_flush) / (R * groups);
+    const int share = block_rows_before_flush / (R * groups);
     int left = share;
     // The same for all groups of a block, so that they meet in flush().
     int64_t tile = static_cast<int64_t>(blockIdx.x) * groups;

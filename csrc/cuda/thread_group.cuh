@@ -155,13 +155,6 @@ FR_DEVICE void add_to_total(uint64_t* low, uint64_t* high, int64_t steps) {
     add_to_total(low, high, total_of_steps(steps));
 }
 
-// One value in steps of 2^-40: an entry that a slow path has finished, and a stored one, each rounded as exact_sum.h
-// says.
-FR_DEVICE int64_t steps_of(double value) { return sum_steps(sum_bits(value), 1); }
-FR_DEVICE int64_t steps_of_stored(double value) {
-    return sum_steps(bits_of(fma(value, stored_scale, rounding_offset)), 1);
-}
-
 // Counts a bad row and keeps the first one (device_layout.h).
 FR_DEVICE void record_bad(uint64_t* bad, int64_t row, RowState state) {
     if (!bad) return;

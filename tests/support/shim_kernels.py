@@ -143,7 +143,7 @@ def build_library(build: Path) -> ctypes.CDLL | None:
     shutil.copytree(CSRC, sources)
     for name, before, after in (
         ("exact_sum.h", "weight_before_flush = 2040.0", f"weight_before_flush = {FLUSH_WEIGHT}"),
-        ("cuda/rows.cuh", "block_rows_before_flush = int64_t{1} << 15", f"block_rows_before_flush = {FLUSH_AFTER}"),
+        ("cuda/rows.cuh", "block_rows_before_flush = 1 << 13", f"block_rows_before_flush = {FLUSH_AFTER}"),
     ):
         text = (sources / name).read_text()
         assert before in text, f"{name}: {before} has moved"
