@@ -3,7 +3,7 @@
 // Variants: packs of 16 bytes per thread with one warp per row, for widths up to 512, 768, 1024 and 1280; the same with
 // one block per row above that; single elements, for rows that are not aligned or of odd width; and any_type.cu for the
 // rest. A variant also takes narrower rows, with some of its registers unused. Each one is compiled for every
-// architecture, so there are few: sums and mixed types share the wider ones. `fast_path` of apply.cu, reduce.cu and
+// architecture, so there are few: mixed types share the wider ones. `fast_path` of apply.cu, reduce.cu and
 // vjp.cu chooses one by types, width and alignment.
 #pragma once
 
