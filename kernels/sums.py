@@ -17,13 +17,13 @@ from .rows import HEADER, LARGEST_B, LARGEST_C, TERMS_B, TERMS_BC, columns_at, f
 ROUNDING_OFFSET = tl.constexpr(_core.ROUNDING_OFFSET)
 ROUNDING_OFFSET_BITS = tl.constexpr(_core.ROUNDING_OFFSET_BITS)
 VECTOR_FRACTION_BITS = tl.constexpr(_core.VECTOR_FRACTION_BITS)
-WEIGHT_BEFORE_FLUSH = tl.constexpr(getattr(_core, "WEIGHT_BEFORE_FLUSH", 2040.0))
-LARGEST_WEIGHT = tl.constexpr(getattr(_core, "LARGEST_WEIGHT", 128.0))
+WEIGHT_BEFORE_FLUSH = tl.constexpr(_core.WEIGHT_BEFORE_FLUSH)
+LARGEST_WEIGHT = tl.constexpr(_core.LARGEST_WEIGHT)
 # Counted with a weight, for the rounding of coefficients.
 ROUNDING_HAIR = tl.constexpr(1.0 + 2.0**-20)
 # Of a stored row, for its rounding to 16 bits.
 STORED_WEIGHT = tl.constexpr(1.0 + 2.0**-7)
-STORED_SCALE = tl.constexpr(getattr(_core, "STORED_SCALE", 1.0 + 2.0**-52))
+STORED_SCALE = tl.constexpr(_core.STORED_SCALE)
 # In [2^52, 2^53) neighbouring float64 numbers are 1 apart.
 ROUND_TO_WHOLE = tl.constexpr(1.5 * 2.0**52)
 ROUND_TO_WHOLE_BITS = tl.constexpr(0x4338000000000000)
