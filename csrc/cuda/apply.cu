@@ -149,7 +149,7 @@ bool same_size(const Call& call) {
     if (call.params.low) {
         return run<In, Out, C, 16, R, Warp, true>(call) || run<In, Out, C, 24, 2, Warp, true>(call) ||
                run<In, Out, C, 32, 2, Warp, true>(call) || run<In, Out, C, 40, 2, Warp, true>(call) ||
-               run<In, Out, C, sizeof(In) == 2 ? 16 : 24, 1, Block, true>(call);
+               run<In, Out, C, sizeof(In) == 2 ? 16 : 20, 1, Block, true>(call);
     }
     return run<In, Out, C, 16, 4, Warp, false>(call) || run<In, Out, C, 24, R, Warp, false>(call) ||
            run<In, Out, C, 32, 2, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||

@@ -113,7 +113,7 @@ bool widths(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr bool narrow = sizeof(In) == 2;
     constexpr int R = narrow ? 4 : 1;
-    constexpr int block_columns = narrow ? 24 : 20;
+    constexpr int block_columns = !narrow ? 20 : shifted ? 16 : 24;
     constexpr int block_rows = narrow && !shifted ? 2 : 1;
     return run<In, C, 16, narrow ? 4 : 2, Warp, shifted>(call) || run<In, C, 24, narrow ? 4 : 2, Warp, shifted>(call) ||
            run<In, C, 32, R, Warp, shifted>(call) || run<In, C, 40, R, Warp, shifted>(call) ||
