@@ -51,7 +51,8 @@ def test_triton_reads_them_from_the_core():
     text = (KERNELS / "rows.py").read_text()
     constants = re.findall(r"^([A-Z_]+) = tl\.constexpr\((.*)\)$", text, re.M)
     assert len(constants) > 20
-    assert all(re.fullmatch(r"_core\.[A-Z_]+", value) for _, value in constants), constants
+    tuning = {"UNROLL"}
+    assert all(re.fullmatch(r"_core\.[A-Z_]+", value) for name, value in constants if name not in tuning), constants
     assert not re.search(r"map_ptr \+ \d|2\.0\*\*|1 << \d|0x40B8|TERMS [=>]= ?=? ?\d", text)
 
 
@@ -63,9 +64,10 @@ def test_triton_has_the_values_of_the_core():
         name: f"MAP_{name}" for name in ("S", "BB", "BC", "CC", "LARGEST_B", "LARGEST_C")
     }
     for name, value in vars(rows).items():
-        if name.isupper():
+        if name.isupper() and name != "UNROLL":
             assert value.value == getattr(_core, renamed.get(name, name)), name
-    assert launch.ROWS_BEFORE_FLUSH == _core.ROWS_BEFORE_FLUSH
+    # A program sums beta and gamma in steps, at most 161 each on the fast path, in 64 bits.
+    assert launch.ROWS_BEFORE_FLUSH * 161 << _core.STEP_FRACTION_BITS < 1 << 63
 
 
 @pytest.mark.skipif(find_spec("fastrealign._cuda") is None, reason="built without CUDA")
