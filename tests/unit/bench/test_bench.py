@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import benchmarks
 import numpy as np
@@ -394,3 +396,12 @@ def test_files_are_left_out_where_there_is_no_room(tmp_path):
     said = []
     assert files.run([10**18], 2, 1, str(tmp_path), said.append) == []
     assert "left out" in said[0]
+
+
+def test_the_fast_math_loop_leaves_the_float_state_as_it_was():
+    """A library linked with -ffast-math would flush subnormal numbers in the whole process."""
+    program = (
+        "from fastrealign import _core; from bench.native import compiled; compiled('fast_math.cpp', '-ffast-math'); "
+        "left = _core.set_float_state(_core.DEFAULT_FLOAT_STATE); assert left & ~0x3F == _core.DEFAULT_FLOAT_STATE, hex(left)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
