@@ -142,7 +142,12 @@ class RunFolder(OutputFolder):
     def _what_is_there(self, there: list[str]) -> str:
         journal = self.layout.journal
         if journal.exists():
-            done = sum(len(Journal.peek(path).shards) for path in (journal, *rank_journals(journal)))
+            try:
+                done = sum(len(Journal.peek(path).shards) for path in (journal, *rank_journals(journal)))
+            except InputError:
+                if journal.exists():
+                    raise
+                return "another fastrealign has just been writing there; look at what it wrote"
             return f"holds an unfinished run ({done} shards complete); continue it with --resume or restart with --overwrite"
         if self.layout.here(self.layout.manifest) in there:
             return "is not empty, a run is complete there; --resume checks it, --overwrite replaces it"
