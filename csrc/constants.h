@@ -29,9 +29,8 @@ inline pybind11::dict constants() {
         // exact_sum.h
         "STEP_FRACTION_BITS"_a = step_fraction_bits, "VECTOR_FRACTION_BITS"_a = vector_fraction_bits,
         "SUM_FRACTION_BITS"_a = sum_fraction_bits, "ROUNDING_OFFSET"_a = rounding_offset,
-        "ROUNDING_OFFSET_BITS"_a = rounding_offset_bits, "ROWS_BEFORE_FLUSH"_a = rows_before_flush,
-        "WEIGHT_BEFORE_FLUSH"_a = weight_before_flush, "LARGEST_WEIGHT"_a = largest_weight,
-        "STORED_SCALE"_a = stored_scale,
+        "ROUNDING_OFFSET_BITS"_a = rounding_offset_bits, "WEIGHT_BEFORE_FLUSH"_a = weight_before_flush,
+        "LARGEST_WEIGHT"_a = largest_weight, "STORED_SCALE"_a = stored_scale, "STORED_WEIGHT"_a = stored_weight,
         // device_layout.h
         "MAP_HEADER"_a = map_header, "MAP_S"_a = number(map_field::s), "MAP_BB"_a = number(map_field::bb),
         "MAP_BC"_a = number(map_field::bc), "MAP_CC"_a = number(map_field::cc),

@@ -2,9 +2,8 @@
 //
 // Each value is rounded once to an integer number of steps of 2^-40 and added as an integer. Integer addition is
 // associative and commutative, so a sum has the same bits for any split into chunks, any order of the rows, any number
-// of threads or workers. The rounding is one float64 addition: in [2^12, 2^13) neighbouring float64 numbers are 2^-40
-// apart, so the low bits of (x + 1.5 * 2^12) are the value in steps. A kernel adds these bit patterns unchanged and
-// subtracts the offsets once, at the end (modulo 2^64; the true sum is in range).
+// of threads or workers. Rounding costs one operation: in [2^12, 2^13) neighbouring float64 numbers are 2^-40 apart, so
+// the low bits of (x + 1.5 * 2^12) are the value in steps.
 //
 // `reduce` needs no work per entry for b and c: the sum of f = alpha y + beta b + gamma c over rows is
 //
@@ -28,9 +27,6 @@ constexpr int step_fraction_bits = 40;    // of values, and of beta and gamma
 constexpr int vector_fraction_bits = 48;  // of b and c
 constexpr int sum_fraction_bits = step_fraction_bits + vector_fraction_bits;
 constexpr uint64_t rounding_offset_bits = 0x40B8000000000000ull;
-
-// The absolute value of a sum of n values is at most n * 2^40 and must stay below 2^63, which 2^23 values of 1 reach.
-constexpr int64_t rows_before_flush = int64_t{1} << 22;
 
 // Accumulators. A float64 that starts at the offset and stays in [2^12, 2^13) takes a value by one fused multiply-add,
 // fma(alpha, y, accumulator), which rounds alpha y once to steps. That is exact and independent of the order unless
@@ -70,16 +66,14 @@ FR_HOST_DEVICE double from_bits(uint64_t bits) {
 
 FR_HOST_DEVICE double odd(double alpha) { return from_bits(bits_of(alpha) | 1); }
 
-// The bit pattern to add for one value in [-1, 1], rounded as an accumulator rounds it.
+// The bit pattern of one value in [-1, 1], rounded as an accumulator rounds it.
 FR_HOST_DEVICE uint64_t sum_bits(double value) { return bits_of(fma(value, stored_scale, rounding_offset)); }
 
-// The sum in steps of 2^-40, from the added bit patterns of `rows` values.
-FR_HOST_DEVICE int64_t sum_steps(uint64_t bits, int64_t rows) {
-    return static_cast<int64_t>(bits - static_cast<uint64_t>(rows) * rounding_offset_bits);
-}
+// The steps of an accumulator, or of one bit pattern.
+FR_HOST_DEVICE int64_t sum_steps(uint64_t bits) { return static_cast<int64_t>(bits - rounding_offset_bits); }
 
 // One value in steps.
-FR_HOST_DEVICE int64_t value_steps(double value) { return sum_steps(sum_bits(value), 1); }
+FR_HOST_DEVICE int64_t value_steps(double value) { return sum_steps(sum_bits(value)); }
 
 // Totals are 128-bit integers, kept in two limbs: high * 2^64 + low. Sums are modulo 2^128; the final one is in range.
 using Total = unsigned __int128;

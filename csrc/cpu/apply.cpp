@@ -154,7 +154,7 @@ Dots interleaved_dots(const In* row, const char* ahead, int64_t d, const MapVect
     Sums dots(vectors);
     using R = typename Sums::Real;
     const auto add = [&](int64_t j) FR_LAMBDA {
-        prefetch<step* static_cast<int>(sizeof(In))>(ahead + j * static_cast<int64_t>(sizeof(In)));
+        prefetch<step* static_cast<int>(sizeof(In)), in_first_cache>(ahead + j * static_cast<int64_t>(sizeof(In)));
         if constexpr (pairs) {
             dots.template add<0>(j, load_even(row + j));
             dots.template add<1>(j + lanes, load_odd(row + j));
@@ -187,7 +187,7 @@ Dots interleaved_dots(const In* row, const char* ahead, int64_t d, const MapVect
 // The coefficients of one row from float64 dot products.
 template <typename In>
 RowState float64_coefficients(const RowMap& map, const MapVectors& vectors, const In* row, int64_t d, Coefficients& k) {
-    WideDots<Terms::bc> dots(vectors);
+    WideDots dots(vectors);
     int64_t j = 0;
     for (; j + lanes <= d; j += lanes) dots.template add<0>(j, load_d8(row + j));
     if (j < d) dots.template add<0>(j, load_partial<double>(row + j, static_cast<int>(d - j)));
@@ -198,7 +198,7 @@ template <typename In, typename Out, bool sums>
 void apply_rows(ApplyBlock& block) {
     using R = Real<In, Out>;
     constexpr bool pairs = even_odd<In, Out, R>;
-    using Sums = std::conditional_t<sizeof(In) == 2 && sizeof(Out) == 2, NarrowDots<pairs>, WideDots<Terms::bc>>;
+    using Sums = std::conditional_t<sizeof(In) == 2 && sizeof(Out) == 2, NarrowDots<pairs>, WideDots>;
     const int64_t d = block.in.d;
     RowMap float64_map = *block.map;
     float64_map.cancelled_below = float64_throughout.cancelled_below;

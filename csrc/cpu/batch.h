@@ -42,11 +42,12 @@ struct Batch {
     }
 };
 
-// Prefetches the cache lines of `bytes` bytes from `ahead` on into the second-level cache.
-template <int bytes>
+// Prefetches the cache lines of `bytes` bytes from `ahead` on into this cache (some lines twice, which costs nothing).
+constexpr int in_first_cache = 3, in_second_cache = 2;
+template <int bytes, int cache>
 FR_INLINE void prefetch(const char* ahead) {
     FR_UNROLL
-    for (int k = 0; k < bytes; k += static_cast<int>(cache_line)) __builtin_prefetch(ahead + k, 0, 2);
+    for (int k = 0; k < bytes; k += static_cast<int>(cache_line)) __builtin_prefetch(ahead + k, 0, cache);
 }
 
 // The slow path for one row: f(row) in `scratch`, in float64, or the reason why there is none.

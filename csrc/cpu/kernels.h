@@ -64,7 +64,7 @@ struct Sums {
 
 static inline void flush(Sums& sums, int64_t d) {
     for (int64_t j = 0; j < d; ++j) {
-        sums.totals[j] += total_of_steps(sum_steps(bits_of(sums.accumulators[j]), 1));
+        sums.totals[j] += total_of_steps(sum_steps(bits_of(sums.accumulators[j])));
         sums.accumulators[j] = rounding_offset;
     }
     sums.weight = 0.0;

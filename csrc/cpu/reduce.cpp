@@ -86,7 +86,8 @@ class Reducer {
         int64_t j = 0;
         for (; j + line <= whole_; j += line) {
             FR_UNROLL
-            for (int k = 0; k < R; ++k) prefetch<cache_line>(reinterpret_cast<const char*>(rows[k] + j) + batch.ahead);
+            for (int k = 0; k < R; ++k)
+                prefetch<cache_line, in_second_cache>(reinterpret_cast<const char*>(rows[k] + j) + batch.ahead);
             FR_UNROLL
             for (int64_t at = 0; at < line; at += lanes) take(j + at);
         }

@@ -1,7 +1,6 @@
-// Vectors of eight lanes of float32 (F8), float64 (D8) and 64-bit integers (I8), for AVX-512, for AVX2 with FMA and
-// F16C, and for any other machine (GCC/Clang vector types). The number of lanes is the same everywhere, so a sum of
-// products has one order of additions, and AVX-512 and AVX2 give the same bits. Each instruction set compiles this
-// header in its own namespace (FR_ISA).
+// Vectors of eight lanes of float32 (F8) and float64 (D8), for AVX-512, for AVX2 with FMA and F16C, and for any other
+// machine (GCC/Clang vector types). The number of lanes is the same everywhere, so a sum of products has one order of
+// additions, and all instruction sets give the same bits. Each one compiles this header in its own namespace (FR_ISA).
 #pragma once
 
 #include <cstdint>
@@ -87,9 +86,6 @@ constexpr int most_sums = 8;  // sums of D8 that registers hold beside other val
 struct D8 {
     __m512d v;
 };
-struct I8 {
-    __m512i v;
-};
 using S8 = D8;
 inline S8 splat(double x) { return {_mm512_set1_pd(x)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
@@ -101,9 +97,6 @@ inline D8 load_d8(const double* x) { return {_mm512_loadu_pd(x)}; }
 inline D8 load_d8(const float* x) { return {_mm512_cvtps_pd(_mm256_loadu_ps(x))}; }
 inline void put(double* to, D8 x) { _mm512_storeu_pd(to, x.v); }
 inline void stream(double* to, D8 x) { _mm512_stream_pd(to, x.v); }
-inline I8 load_i8(const uint64_t* x) { return {_mm512_loadu_si512(x)}; }
-inline void put(uint64_t* to, I8 x) { _mm512_storeu_si512(to, x.v); }
-inline I8 add_bits(I8 sum, D8 x) { return {_mm512_add_epi64(sum.v, _mm512_castpd_si512(x.v))}; }
 
 #else
 
@@ -111,9 +104,6 @@ constexpr int most_sums = 4;
 
 struct D8 {
     __m256d lo, hi;
-};
-struct I8 {
-    __m256i lo, hi;
 };
 // A value broadcast to all lanes takes one register, not two.
 struct S8 {
@@ -123,9 +113,7 @@ struct S8 {
 inline S8 splat(double x) { return {_mm256_set1_pd(x)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
 inline D8 fma(S8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.lo), _mm256_fmadd_pd(a.v, b.hi, c.hi)}; }
-inline D8 fma(S8 a, D8 b, S8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.v), _mm256_fmadd_pd(a.v, b.hi, c.v)}; }
 inline D8 mul(S8 a, D8 b) { return {_mm256_mul_pd(a.v, b.lo), _mm256_mul_pd(a.v, b.hi)}; }
-inline D8 add(D8 a, S8 b) { return {_mm256_add_pd(a.lo, b.v), _mm256_add_pd(a.hi, b.v)}; }
 inline D8 add(D8 a, D8 b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
 inline D8 to_d8(F8 x) {
     return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
@@ -141,18 +129,6 @@ inline void stream(double* to, D8 x) {
     _mm256_stream_pd(to, x.lo);
     _mm256_stream_pd(to + 4, x.hi);
 }
-inline I8 load_i8(const uint64_t* x) {
-    const __m256i* from = reinterpret_cast<const __m256i*>(x);
-    return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
-}
-inline void put(uint64_t* to, I8 x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.lo);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to) + 1, x.hi);
-}
-inline I8 add_bits(I8 sum, D8 x) {
-    return {_mm256_add_epi64(sum.lo, _mm256_castpd_si256(x.lo)), _mm256_add_epi64(sum.hi, _mm256_castpd_si256(x.hi))};
-}
-
 #endif
 
 #else  // any other machine
@@ -167,9 +143,6 @@ struct F8 {
 };
 struct D8 {
     D8Vector v;
-};
-struct I8 {
-    I8Vector v;
 };
 
 inline F8 splat(float x) { return {F8Vector{} + x}; }
@@ -267,18 +240,6 @@ void put(T* to, const Eight<T>& x) {
     memcpy(to, x.v, sizeof x.v);
 }
 inline void put(double* to, D8 x) { memcpy(to, &x.v, sizeof x.v); }
-inline I8 load_i8(const uint64_t* x) {
-    I8 out;
-    memcpy(&out.v, x, sizeof out.v);
-    return out;
-}
-inline void put(uint64_t* to, I8 x) { memcpy(to, &x.v, sizeof x.v); }
-inline I8 add_bits(I8 sum, D8 x) {
-    I8Vector bits;
-    memcpy(&bits, &x.v, sizeof bits);
-    return {sum.v + bits};
-}
-
 inline F8 every_other(const BFloat* x, int from) {
     F8 out;
     for (int i = 0; i < lanes; ++i) {

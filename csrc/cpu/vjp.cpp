@@ -5,8 +5,8 @@
 // A g + B y + C b + D c (row_gradient.h).
 #include <cmath>
 
-#include "dots.h"
 #include "row_gradient.h"
+#include "simd.h"
 
 namespace fastrealign {
 namespace FR_ISA {

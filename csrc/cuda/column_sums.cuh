@@ -108,7 +108,7 @@ class ColumnSums {
             for (int e = 0; e < C; ++e) {
                 // No more loads or additions at once than these, or registers would not suffice.
                 if (!in_shared || e == 0) __syncwarp();
-                const int64_t steps = sum_steps(bits_of(sum_[v][e]), 1);
+                const int64_t steps = sum_steps(bits_of(sum_[v][e]));
                 if constexpr (in_shared) {
                     mine()[(v * C + e) * warp_size] += steps;
                 } else if (chunk * C < p_.d) {

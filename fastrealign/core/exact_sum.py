@@ -9,8 +9,8 @@ from fastrealign.core.float_state import computes
 
 # Of the totals (csrc/exact_sum.h).
 FRACTION_BITS: int = _core.SUM_FRACTION_BITS
-# Rows whose int64 sums cannot overflow.
-_ROWS: int = _core.ROWS_BEFORE_FLUSH // 2
+# Rows with entries of at most 2, whose int64 sums of steps cannot overflow.
+ROWS = 1 << 21
 
 
 class ExactSum:
@@ -66,9 +66,9 @@ class ExactSum:
 
     def add_rows(self, rows: np.ndarray) -> None:
         """Add rows (n, d) as they are, with entries of at most 2 in size; the kernels add rows with a map."""
-        for first in range(0, len(rows), _ROWS):
+        for first in range(0, len(rows), ROWS):
             part = ExactSum(self.d)
-            block = rows[first : first + _ROWS].astype(np.float64)
+            block = rows[first : first + ROWS].astype(np.float64)
             steps = _rounded(np.ldexp(block, _core.STEP_FRACTION_BITS)).astype(np.int64).sum(axis=0)
             part.low[:], part.high[:], part.count = steps.view(np.uint64), steps >> 63, len(block)
             part.scale(_core.VECTOR_FRACTION_BITS)
@@ -83,11 +83,6 @@ class ExactSum:
     def d(self) -> int:
         """Width of the rows."""
         return len(self.low)
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """Addresses of the limbs, for the compiled core."""
-        return self.low.ctypes.data, self.high.ctypes.data
 
     def add(self, other: ExactSum) -> None:
         """Add another sum of the same width to this one."""

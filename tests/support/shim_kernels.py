@@ -71,7 +71,7 @@ class Results:
         self.flags = np.full(n, 77, np.uint8)
 
     def view(self, sums: bool) -> _Results:
-        low, high = self.sums.addresses if sums else (None, None)
+        low, high = (limb.ctypes.data if sums else None for limb in (self.sums.low, self.sums.high))
         return _Results(low, high, self.bad.ctypes.data, self.flags.ctypes.data)
 
     @property

@@ -31,7 +31,7 @@ def test_constants_agree_with_each_other():
 
     (bits,) = struct.unpack("<Q", struct.pack("<d", _core.ROUNDING_OFFSET))
     assert bits == _core.ROUNDING_OFFSET_BITS
-    assert _core.ROWS_BEFORE_FLUSH << _core.STEP_FRACTION_BITS < 1 << 63
+    assert 2 * exact_sum.ROWS << _core.STEP_FRACTION_BITS < 1 << 63
     assert _core.COLLAPSED < 1 << _core.STATE_BITS  # the final states fit beside a row number
     fields = [_core.MAP_S, _core.MAP_BB, _core.MAP_BC, _core.MAP_CC, _core.MAP_LARGEST_B, _core.MAP_LARGEST_C]
     assert sorted(set(fields)) == sorted(fields) and max(fields) < _core.MAP_HEADER
@@ -66,8 +66,8 @@ def test_triton_has_the_values_of_the_core():
     for name, value in vars(rows).items():
         if name.isupper() and name != "UNROLL":
             assert value.value == getattr(_core, renamed.get(name, name)), name
-    # A program sums beta and gamma in steps, at most 161 each on the fast path, in 64 bits.
-    assert launch.ROWS_BEFORE_FLUSH * 161 << _core.STEP_FRACTION_BITS < 1 << 63
+    # A program sums beta and gamma in steps, at most 644 each on the fast path, in 64 bits.
+    assert launch.ROWS_BEFORE_FLUSH * 644 << _core.STEP_FRACTION_BITS < 1 << 63
 
 
 @pytest.mark.skipif(find_spec("fastrealign._cuda") is None, reason="built without CUDA")

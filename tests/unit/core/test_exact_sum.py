@@ -115,12 +115,6 @@ def test_sums_of_version_0_1_had_40_fraction_bits():
         ExactSum.saved(steps, steps, 2, 39)
 
 
-def test_addresses_are_those_of_the_limbs():
-    sums = sum_of([7, LOW + 9])
-    low, high = sums.addresses
-    assert (low, high) == (sums.low.ctypes.data, sums.high.ctypes.data)
-
-
 @pytest.mark.parametrize(
     "other", [sum_of([1, 2], 5), sum_of([1, 3], 4), sum_of([1, 2 + LOW], 4), sum_of([1, 2, 0], 4), "no sum"]
 )

@@ -118,7 +118,7 @@ def test_rows_that_nearly_cancel(rng, isa, d, size):
 
 @pytest.mark.parametrize(("value", "threads"), [(1, 1), (-1, 1), (1, 2)])
 def test_the_largest_sums_do_not_overflow(value, threads):
-    """All entries 1: the sum that grows fastest. 2^23 rows would fill 63 bits, a flush comes every 2^22."""
+    """All entries 1: the sum that grows fastest. 2^11 rows would leave the range of an accumulator, a flush comes before."""
     n = 2**23 + 5
     rows = np.broadcast_to(np.float16(value), (n, 1))
     sums, counts = reduce(rows, threads=threads)

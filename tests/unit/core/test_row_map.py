@@ -79,9 +79,9 @@ def test_another_width_is_refused_before_and_after_it_was_prepared(rows_of, call
 def test_copies_and_pickles(rows_of, map_of):
     rows, row_map = rows_of(5, 9), map_of(9)
     expected = mapped(rows, row_map)
-    for twin in (copy.copy(row_map), copy.deepcopy(row_map), pickle.loads(pickle.dumps(row_map))):
-        np.testing.assert_array_equal(mapped(rows, twin), expected)
-        assert not twin.b.flags.writeable and not twin.c.flags.writeable
+    for copied in (copy.copy(row_map), copy.deepcopy(row_map), pickle.loads(pickle.dumps(row_map))):
+        np.testing.assert_array_equal(mapped(rows, copied), expected)
+        assert not copied.b.flags.writeable and not copied.c.flags.writeable
 
 
 def test_what_is_prepared_goes_with_the_map(rows_of, map_of):
@@ -103,9 +103,9 @@ def test_a_method_is_saved_without_what_was_made_of_it(rows_of, name):
     method = fr.fit(text, rows_of(60, 9), method=name)
     size, expected = len(pickle.dumps(method)), method(text)
     assert len(pickle.dumps(method)) == size
-    for twin in (copy.copy(method), copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
-        np.testing.assert_array_equal(twin(text), expected)
-        assert all(not v.flags.writeable for v in vars(twin).values() if isinstance(v, np.ndarray))
+    for copied in (copy.copy(method), copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        np.testing.assert_array_equal(copied(text), expected)
+        assert all(not v.flags.writeable for v in vars(copied).values() if isinstance(v, np.ndarray))
 
 
 def test_the_arrays_of_a_baseline_may_change(rows_of):
