@@ -22,8 +22,8 @@ from . import sums as _sums
 from . import vjp as _vjp
 
 INTERPRETED = _sums.INTERPRETED
-# Rows of a program in one launch. Its int64 sums hold them: of the rows, at most 128 2^40 steps each, and of beta, 161 2^40.
-ROWS_BEFORE_FLUSH = 1 << 15
+# Rows of a program in one launch. Its int64 sums hold them: of the rows, at most 128 2^40 steps each, and of beta, 644 2^40.
+ROWS_BEFORE_FLUSH = 1 << 13
 _CANCELLED_BELOW_16 = _core.CANCELLED_BELOW_16
 _HALVES = (torch.float16, torch.bfloat16)
 # Of a multiprocessor of NVIDIA's.

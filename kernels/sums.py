@@ -21,8 +21,7 @@ WEIGHT_BEFORE_FLUSH = tl.constexpr(_core.WEIGHT_BEFORE_FLUSH)
 LARGEST_WEIGHT = tl.constexpr(_core.LARGEST_WEIGHT)
 # Counted with a weight, for the rounding of coefficients.
 ROUNDING_HAIR = tl.constexpr(1.0 + 2.0**-20)
-# Of a stored row, for its rounding to 16 bits.
-STORED_WEIGHT = tl.constexpr(1.0 + 2.0**-7)
+STORED_WEIGHT = tl.constexpr(_core.STORED_WEIGHT)
 STORED_SCALE = tl.constexpr(_core.STORED_SCALE)
 # In [2^52, 2^53) neighbouring float64 numbers are 1 apart.
 ROUND_TO_WHOLE = tl.constexpr(1.5 * 2.0**52)
@@ -110,9 +109,9 @@ def add_finished(steps_ptr, raised, included, at, D: tl.constexpr, BLOCK: tl.con
 
 @triton.jit
 def exponent_of(largest):
-    """vector_exponent of csrc/exact_sum.h, but at least -900: a smaller vector adds nothing to a total."""
-    exponent = ((largest.to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1023
-    return tl.where(largest > 0.0, tl.maximum(exponent, -900), 0)
+    """vector_exponent of csrc/exact_sum.h."""
+    exponent = ((largest.to(tl.int64, bitcast=True) >> 52) & 0x7FF) - 1021
+    return tl.where(largest > 0.0, tl.minimum(tl.maximum(exponent, -900), 900), 0)
 
 
 @triton.jit
