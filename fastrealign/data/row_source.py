@@ -77,7 +77,10 @@ class RowSource(ABC):
 
     @abstractmethod
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step)."""
+        """The piece's rows in order, as (row within the shard, (n, d) array valid until the next step).
+
+        Sources whose pieces are not read side by side need no scratch: an empty array.
+        """
 
     @abstractmethod
     def where(self, shard: int, row: int) -> str:

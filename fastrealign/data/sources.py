@@ -163,14 +163,12 @@ class ArraySource(RowSource):
             yield Piece(0, lo, min(lo + step, self.rows), lo)
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        if not len(scratch):
-            yield piece.lo, self.array[piece.lo : piece.hi]
-            return
-        for lo in range(piece.lo, piece.hi, step := rows_in(len(scratch), self.d, self.array.dtype)):
-            rows = self.array[lo : min(lo + step, piece.hi)]
+        rows = self.array[piece.lo : piece.hi]
+        if len(scratch):
             copied = scratch[: rows.nbytes].view(rows.dtype).reshape(rows.shape)
             copied[:] = rows
-            yield lo, copied
+            rows = copied
+        yield piece.lo, rows
 
     def where(self, shard: int, row: int) -> str:
         missing = " (which is missing)" if self._nulls is not None and self._nulls[row] else ""

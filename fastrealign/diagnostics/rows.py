@@ -156,7 +156,7 @@ def sample(source: RowSource, rows: int | None, seed: int) -> tuple[np.ndarray, 
 
 def chunks(source: RowSource) -> Iterator[tuple[Piece, int, np.ndarray]]:
     """The rows of a source in order, as they are: (piece, first row within its shard, (n, d) array valid until the next)."""
-    scratch = np.empty(PIECE_BYTES + source.d * 8, np.uint8)
+    scratch = np.empty(PIECE_BYTES + source.d * 8 if source.side_by_side else 0, np.uint8)
     for piece in source.pieces():
         for lo, rows in source.chunks(piece, scratch):
             yield piece, lo, as_rows(cast(Any, rows).cpu() if on_device(rows) else rows)
