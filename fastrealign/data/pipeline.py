@@ -124,13 +124,11 @@ class Pass:
             try:
                 for i in tuple(crew):
                     threading.Thread(target=work_off, args=(i,), name=f"fastrealign-{i}", daemon=True).start()
-                # In turns: Python does not notice a signal that arrives just before it begins to wait.
-                while not ended.wait(0.5):
-                    pass
+                _wait(ended)
             except Terminated:
                 if self._finish_shards:
                     supply.begin_no_shard()
-                    idle.wait()
+                    _wait(idle)
                 raise
         except BaseException:
             # Let each thread finish its current chunk, so that nothing is written after clean-up.
@@ -138,7 +136,7 @@ class Pass:
                 self._abandon()
             while not idle.is_set():
                 with suppress(KeyboardInterrupt):
-                    idle.wait()
+                    _wait(idle)
             raise
 
     def _in_turn(
@@ -233,6 +231,12 @@ class _Supply:
         """Hand out only what is left of the runs that were begun."""
         with self._lock:
             self._runs = iter(())
+
+
+def _wait(event: threading.Event) -> None:
+    """In turns: Python does not notice a signal that arrives just before it begins to wait."""
+    while not event.wait(0.5):
+        pass
 
 
 def pieces_of(source: RowSource, workers: Workers) -> Iterator[Piece]:

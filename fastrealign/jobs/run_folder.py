@@ -22,6 +22,8 @@ from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.storage.paths import each
 
+_JUST_WRITTEN = "another fastrealign has just been writing there; look at what it wrote"
+
 
 class RunFolder(OutputFolder):
     """Hold on the output folder of one run. An error keeps the output shards that are complete and nothing else.
@@ -137,7 +139,7 @@ class RunFolder(OutputFolder):
             self.journal.remove()
         else:
             return
-        raise InputError(f"{self.layout.out}: another fastrealign has just been writing there; look at what it wrote")
+        raise InputError(f"{self.layout.out}: {_JUST_WRITTEN}")
 
     def _what_is_there(self, there: list[str]) -> str:
         journal = self.layout.journal
@@ -147,7 +149,7 @@ class RunFolder(OutputFolder):
             except InputError:
                 if journal.exists():
                     raise
-                return "another fastrealign has just been writing there; look at what it wrote"
+                return _JUST_WRITTEN
             return f"holds an unfinished run ({done} shards complete); continue it with --resume or restart with --overwrite"
         if self.layout.here(self.layout.manifest) in there:
             return "is not empty, a run is complete there; --resume checks it, --overwrite replaces it"

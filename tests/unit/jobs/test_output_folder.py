@@ -339,6 +339,18 @@ def test_a_run_that_slips_in_before_the_lock_is_left_alone(tmp_path, sides, monk
     assert fr.align(*sides, out, resume=True).shards_before == (5 if ended else 1)
 
 
+def test_a_run_that_ends_while_another_one_looks_at_its_folder(sides, unfinished, monkeypatch):
+    """Its journal was there a moment ago."""
+
+    def peek(path):
+        monkeypatch.undo()
+        assert fr.align(*sides, unfinished, resume=True).shards_before > 0
+        return Journal.peek(path)
+
+    monkeypatch.setattr(Journal, "peek", peek)
+    refused(lambda: fr.align(*sides, unfinished), "another fastrealign has just been writing there")
+
+
 def test_an_overwrite_of_an_unfinished_run_that_fails_at_once_leaves_nothing(tmp_path, sides, unfinished):
     with pytest.raises(fr.FastRealignError):
         fr.align(*sides, unfinished, overwrite=True, progress=StopAfter(0))
