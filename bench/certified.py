@@ -98,15 +98,15 @@ def measure(source: RowSource, target: RowSource, tol: float, confidence: float,
         start = time.perf_counter()
         found = fr.fit(source, target, tol=tol, confidence=confidence, seed=seed, threads=1)
         seconds.append(time.perf_counter() - start)
-        told = found.sampling
-        assert told is not None and told.bound is not None
-        shares.append(told.rows_source / (told.of_source or 1))
-        if told.bound == 0.0:
+        sampling = found.sampling
+        assert sampling is not None and sampling.bound is not None
+        shares.append(sampling.rows_source / (sampling.of_source or 1))
+        if sampling.bound == 0.0:
             whole += 1
             continue
         left = float(np.linalg.norm(reduce_source(source, found.row_map, "gap")[0].mean - mean))
-        held += left <= found.gap_left + told.bound
-        ratios.append(left / (found.gap_left + told.bound))
+        held += left <= found.gap_left + sampling.bound
+        ratios.append(left / (found.gap_left + sampling.bound))
     sampled = seeds - whole
     if not sampled:
         return f"read whole {whole} of {seeds}"

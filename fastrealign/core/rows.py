@@ -117,7 +117,7 @@ def check_output(x: np.ndarray, out: np.ndarray) -> None:
         raise InputError("out is read-only")
     if len(out) > 1 and abs(out.strides[0]) < out.shape[1] * out.itemsize:
         raise InputError("the rows of out overlap in memory; pass separate memory for each row")
-    # Memory of its own is the rule, and told at once by its bounds.
+    # Memory of its own is the rule, and its bounds show it at once.
     if np.may_share_memory(x, out) and not _in_place(x, out) and np.shares_memory(x, out):
         raise InputError("out and the rows overlap in memory; pass the rows themselves as out, or separate memory")
 

@@ -34,7 +34,7 @@ class Reservoir:
         self._numbers = np.empty(0, np.int64)
         self._rows: list[np.ndarray] = []  # one per number, in the same order
         self._known: dict[int, int] = {}  # stratum -> its row, at the present level
-        self._foreseen = 0  # rows of the source, where `foresee` was told, and those that are drawn
+        self._foreseen = 0  # rows of the source, which `foresee` was given, and those that are drawn
         self._draws = np.empty(0, np.int64)
         self._lock = threading.Lock()
 

@@ -66,7 +66,7 @@ class Strata:
             return BlockSource(self._source)
         size = int(2.0 / share)
         strata = _strata(self._cuts(share, size), size)
-        # The same for every rank, and for a run that goes on where another was killed.
+        # The same for every rank, and for a run that resumes a killed one.
         rng = np.random.default_rng([*self._key, size])
         counts = np.array([_count(stratum) for stratum in strata])
         firsts = rng.integers(counts)

@@ -1,4 +1,4 @@
-"""A GPU whose memory is the CPU's, with streams that compute nothing before somebody waits for them."""
+"""A GPU whose memory is the CPU's, with streams that compute nothing before they are waited for."""
 
 from __future__ import annotations
 

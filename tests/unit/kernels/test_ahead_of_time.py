@@ -145,7 +145,7 @@ class Driver:
 
 
 def test_row_counts_share_one_compiled_kernel():
-    """Triton compiles anew for a number that is 1, and for multiples of 16, unless it is told not to."""
+    """By default Triton compiles again for a number that is 1, and for multiples of 16."""
     from triton.runtime import driver
 
     before = dict(vars(driver))

@@ -48,12 +48,12 @@ def left_by(alignment, y, x):
 def test_what_is_certified_holds(rng, small_blocks, centroid):
     y, x = by_topic(rng, 40, 1000, 16), by_topic(rng, 30, 1000, 16)
     found = fr.fit(y, x, tol=0.2, confidence=0.99, centroid=centroid, seed=3)
-    told = found.sampling
-    assert told.how == "certified" and told.bound <= 0.2 and told.confidence == 0.99 and told.seed == 3
-    assert 0 < told.rows_source < told.of_source == 40_000
-    assert 0 < told.rows_target < told.of_target == 30_000
-    assert (found.count_source, found.count_target) == (told.rows_source, told.rows_target)
-    assert left_by(found, y, x) <= found.gap_left + told.bound
+    sampling = found.sampling
+    assert sampling.how == "certified" and sampling.bound <= 0.2 and sampling.confidence == 0.99 and sampling.seed == 3
+    assert 0 < sampling.rows_source < sampling.of_source == 40_000
+    assert 0 < sampling.rows_target < sampling.of_target == 30_000
+    assert (found.count_source, found.count_target) == (sampling.rows_source, sampling.rows_target)
+    assert left_by(found, y, x) <= found.gap_left + sampling.bound
     if centroid == "exact":
         assert found.gap_left < 1e-9
 
@@ -480,9 +480,9 @@ def test_row_groups_of_a_parquet_file_are_drawn_singly(rng, small_blocks, tmp_pa
     y, x = by_topic(rng, 40, 500, 16), by_topic(rng, 40, 500, 16)
     whole = parquet(tmp_path / "text.parquet", y, 20)
     found = fr.fit(whole, x, tol=0.3, threads=1)
-    told = found.sampling
-    assert 64 * 20 <= told.rows_source < told.of_source == len(y) and told.rows_source % 20 == 0
-    assert left_by(found, y, x) <= found.gap_left + told.bound
+    sampling = found.sampling
+    assert 64 * 20 <= sampling.rows_source < sampling.of_source == len(y) and sampling.rows_source % 20 == 0
+    assert left_by(found, y, x) <= found.gap_left + sampling.bound
     assert fr.fit(whole, x, tol=0.3, threads=3).c.tobytes() == found.c.tobytes()
     # The rows that were read are those of whole groups.
     drawn = Strata(open_rows(whole, "source"), (0, 0)).draw(0.07)
