@@ -238,6 +238,6 @@ def test_totals_of_many_programs():
 
 
 def in_steps(vector, j):
-    """An entry relative to the power of two of the largest one, rounded to even at 48 fraction bits."""
-    exponent = math.frexp(np.abs(vector).max())[1] - 1
+    """An entry relative to four times the power of two of the largest one, rounded to even at 48 fraction bits."""
+    exponent = math.frexp(np.abs(vector).max())[1] + 1
     return round(Fraction(float(vector[j])) * Fraction(2) ** (_core.VECTOR_FRACTION_BITS - exponent))
