@@ -1,6 +1,7 @@
 """What computes a pass: threads on the CPU, or threads that each feed a GPU.
 
-A thread on the CPU reads a piece into its buffer, maps it into another one while it is in the cache, and writes that.
+A thread on the CPU reads a piece into its buffer, maps it in place (or into another buffer, where the element type changes)
+while it is in the cache, and writes it.
 A thread that feeds a GPU has pinned buffers and its own stream: it reads (or packs rows that are in memory), copies up,
 launches the kernel, copies down, waits and writes. With several threads per device, one thread's copy up overlaps another's
 kernel, a third one's copy down, and the reads and writes of the others.
@@ -121,7 +122,7 @@ class Workers:
 
     threads      in all
     devices      torch names of devices that the threads feed in turn; none: they compute on the CPU
-    piece_bytes  size of a thread's read buffer; its write buffer is as large
+    piece_bytes  size of a thread's read buffer; its write buffer, where it needs one, is as large
     """
 
     threads: int

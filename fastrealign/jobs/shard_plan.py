@@ -63,16 +63,16 @@ class Unwritten(FileSource):
 
     def _pieces_of(self, at: int) -> Iterator[Piece]:
         shard = self.files.shards[at]
-        step = self._rows(shard) if self._at_any_place(shard) else max(shard.rows, 1)
+        step = self._rows(shard) if self.in_scratch(shard) else max(shard.rows, 1)
         for lo in range(0, max(shard.rows, 1), step):  # an empty shard is one empty piece
             yield self.piece(at, lo, min(lo + step, shard.rows))
 
     def count_pieces(self, shard: formats.Shard) -> int:
-        return max(1, -(-shard.rows // self._rows(shard))) if self._at_any_place(shard) else 1
+        return max(1, -(-shard.rows // self._rows(shard))) if self.in_scratch(shard) else 1
 
     def chunks(self, piece: Piece, scratch: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         shard = self.files.shards[piece.shard]
-        if self._at_any_place(shard):
+        if self.in_scratch(shard):
             if piece.hi > piece.lo:
                 with self.naming(piece.shard):
                     yield piece.lo, shard.read(piece.lo, piece.hi, scratch)
@@ -83,7 +83,8 @@ class Unwritten(FileSource):
                 yield lo, chunk
                 lo += len(chunk)
 
-    def _at_any_place(self, shard: formats.Shard) -> bool:
+    def in_scratch(self, shard: formats.Shard) -> bool:
+        """Whether pieces of the shard are read at any place, each into the scratch buffer of the thread that reads it."""
         return shard.random_access and not self._in_order
 
     def _rows(self, shard: formats.Shard) -> int:

@@ -117,13 +117,19 @@ class ThreadedWriter:
             raise self._failure
 
     def _make_work(self, place: Host | Device) -> Work:
-        memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
+        memory = np.empty(0, np.uint8)
         strict, row_map = self._plan.read.bad_rows == "error", self._plan.method.row_map
 
         def work(piece: Piece, lo: int, rows: np.ndarray, threads: int) -> Counts:
+            nonlocal memory
             output = self._output_shard(piece.shard)
             dtype = self.source.dtype_of(output.shard)
-            out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
+            if dtype == rows.dtype and self.source.in_scratch(output.shard):
+                out = rows  # nothing else reads them; one buffer instead of two stays in the cache
+            else:
+                if not len(memory):
+                    memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
+                out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
             sums = ExactSum(self.source.d)
             if row_map is None:

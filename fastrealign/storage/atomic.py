@@ -25,6 +25,8 @@ from fastrealign.storage.url import Url
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+# Written at a time. For more, the system looks for pages as large, and moves others out of the way to get them.
+_WRITE_BYTES = 1 << 20
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
 _ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EROFS: _DENIED}
@@ -66,7 +68,7 @@ class AtomicFile:
         with self._removing():
             view = memoryview(data).cast("B")
             while view:
-                count = os.pwrite(descriptor.fd, view, offset)
+                count = os.pwrite(descriptor.fd, view[:_WRITE_BYTES], offset)
                 view, offset = view[count:], offset + count
 
     def reserve(self, size: int) -> None:

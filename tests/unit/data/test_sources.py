@@ -171,10 +171,11 @@ def test_the_first_bad_row_is_named_whichever_thread_meets_one_first(rows_of, tm
     rows[bad] = 0
     np.save(tmp_path / "rows.npy", rows)
     source = open_rows(tmp_path / "rows.npy", "source")
-    assert len(list(source.pieces())) > 4
+    workers = Workers.of(4, None, 8 << 20)
+    assert len(list(source.pieces(workers.piece_bytes))) > 4
     for _ in range(5):
         with pytest.raises(BadRowsError, match=r"rows\.npy: row 20011 is all zeros"):
-            reduce_source(source, UNIT, "adding", PassOptions(workers=Workers.of(4)))
+            reduce_source(source, UNIT, "adding", PassOptions(workers=workers))
 
 
 def test_large_files_and_arrays_come_in_pieces(rows_of, map_of, monkeypatch, tmp_path):

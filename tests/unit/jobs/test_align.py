@@ -15,6 +15,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.core import reference
 from fastrealign.data.row_source import PIECE_BYTES
+from fastrealign.data.workers import Host
 
 
 def test_aligns_shard_for_shard_as_the_reference_does(tmp_path):
@@ -87,6 +88,18 @@ def test_a_wide_output_of_narrow_rows_stays_within_its_buffer(tmp_path):
     image = corpus.npy_folder(tmp_path / "image", [corpus.rows(90, 9)])
     alignment = fr.align(text, image, tmp_path / "out", dtype="float64").alignment
     assert np.array_equal(corpus.loaded(tmp_path / "out"), alignment(corpus.loaded(text), dtype="float64"))
+
+
+@pytest.mark.parametrize(("dtype", "buffers"), [(None, 1), ("float64", 2)])
+def test_rows_are_mapped_in_their_read_buffer_unless_the_type_changes(tmp_path, monkeypatch, dtype, buffers):
+    text, image = corpus.two_sides(tmp_path)
+    alignment, expected = fr.fit(text, image), corpus.loaded(text)
+    made, memory = [], Host.memory
+    monkeypatch.setattr(Host, "memory", lambda self, nbytes: made.append(nbytes) or memory(self, nbytes))
+    fr.apply_files(alignment, text, tmp_path / "out", dtype=dtype, threads=1)
+    assert np.array_equal(corpus.loaded(tmp_path / "out"), alignment(expected, dtype=dtype))
+    assert np.array_equal(corpus.loaded(text), expected)
+    assert len(made) == buffers
 
 
 def test_parquet_keeps_its_other_columns(tmp_path):

@@ -79,6 +79,16 @@ def test_a_leftover_of_the_same_name_is_written_over(tmp_path, tree):
     assert tree(tmp_path) == ["x"]
 
 
+def test_much_is_written_in_parts(tmp_path, monkeypatch):
+    data, sizes, real = os.urandom(3_500_000), [], os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: sizes.append(len(data)) or real(fd, data, at))
+    with AtomicFile(tmp_path / "x") as file:
+        file.append(data)
+        file.commit()
+    assert (tmp_path / "x").read_bytes() == data
+    assert len(sizes) > 1 and max(sizes) <= 1 << 20
+
+
 def test_short_writes_are_continued(tmp_path, monkeypatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:3], at))
