@@ -30,12 +30,12 @@ def test_rows_that_are_made_up_are_windows_into_the_tile():
 
 
 def test_a_fit_of_made_up_rows_is_that_of_the_same_rows_in_memory():
-    tile, image = (np.random.default_rng(i).standard_normal((90_000, 8)).astype(np.float32) for i in (1, 2))
-    shard = scale_point.MadeShard(200_000, tile)
+    tile, image = (np.random.default_rng(i).standard_normal((150_000, 8)).astype(np.float32) for i in (1, 2))
+    shard = scale_point.MadeShard(300_000, tile)
     step = PIECE_BYTES // (8 * 4)
-    rows = np.concatenate([shard.read(lo, min(lo + step, 200_000), image) for lo in range(0, 200_000, step)])
-    made = fr.fit(fr.formats.Source("made", [shard], 200_000, 8), image)
-    assert made.count_source == 200_000 and made.fingerprint == fr.fit(rows, image).fingerprint
+    rows = np.concatenate([shard.read(lo, min(lo + step, 300_000), image) for lo in range(0, 300_000, step)])
+    made = fr.fit(fr.formats.Source("made", [shard], 300_000, 8), image)
+    assert made.count_source == 300_000 and made.fingerprint == fr.fit(rows, image).fingerprint
 
 
 @pytest.mark.parametrize("kind", scale_point.KINDS)
