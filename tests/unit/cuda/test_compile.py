@@ -13,10 +13,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import benchmarks
 import pytest
+
+gpu_budget = benchmarks.module("gpu_budget")
 
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 # As CMakeLists.txt compiles them.
@@ -47,6 +51,11 @@ def cuobjdump(nvcc) -> str:
     )
 
 
+@cache
+def listing(cuobjdump: str, architecture: str, target: Path) -> str:
+    return gpu_budget.listing(cuobjdump, target, architecture)
+
+
 class Built:
     """The kernels compiled for some architectures: nvcc's report, and machine code by architecture and kernel."""
 
@@ -72,13 +81,10 @@ class Built:
     def kernels(self, cuobjdump: str) -> Iterator[tuple[str, str, Counter[str]]]:
         """Architecture, mangled name and how often each instruction occurs, for each kernel."""
 
-        def listing(pair: tuple[str, Path]) -> str:
-            command = [cuobjdump, "--dump-sass", f"--gpu-architecture={pair[0]}", str(pair[1])]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
         pairs = [(architecture, target) for target in self.objects for architecture in self.architectures]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for (architecture, _), text in zip(pairs, pool.map(listing, pairs), strict=True):
+            texts = pool.map(lambda pair: listing(cuobjdump, *pair), pairs)
+            for (architecture, _), text in zip(pairs, texts, strict=True):
                 for part in text.split("Function : ")[1:]:
                     name, _, body = part.partition("\n")
                     operations = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", body)
@@ -132,6 +138,19 @@ def test_nothing_is_spilled(usual):
 
 def test_rows_move_in_packs_of_16_bytes(usual, cuobjdump):
     check_machine_code(usual, cuobjdump)
+
+
+def test_no_main_loop_takes_more_than_before(usual, nvcc, cuobjdump):
+    """bench/results/gpu-budget.json has the counts; after a change that is meant, bench.gpu_budget --json writes it."""
+    compilers, committed = gpu_budget.load()
+    if compilers["nvcc"] != gpu_budget.nvcc_version(nvcc):
+        pytest.skip(f"the counts are of nvcc {compilers['nvcc']}, this is {gpu_budget.nvcc_version(nvcc)}")
+    counts = {}
+    for path in usual.objects:
+        registers = gpu_budget.registers_of(cuobjdump, path, USUAL[0])
+        counts |= gpu_budget.cuda_counts(listing(cuobjdump, USUAL[0], path), registers, USUAL[0])
+    assert counts.keys() == {name for name in committed if name.startswith(f"cuda {USUAL[0]} ")}
+    assert gpu_budget.grown(counts, committed) == []
 
 
 @pytest.mark.slow
