@@ -7,6 +7,8 @@ Exit codes: 0 done, 1 something failed, 2 bad input or usage, 3 the alignment do
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -40,6 +42,7 @@ COMMANDS = tuple(module.add for module in (align, fit, apply, check, convert, re
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
     os.environ.setdefault(*_OPENBLAS)
+    atexit.register(gc.freeze)  # what is left goes with the process: looking for cycles in it took 0.04 s
     _open_closed_streams()
     interrupt = Interrupt()
     for arg in sys.argv[1:] if argv is None else argv:

@@ -421,6 +421,15 @@ def test_help_starts_without_numpy(argv):
     assert done.stdout.strip() and not done.stderr
 
 
+def test_nothing_is_collected_when_the_command_ends():
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "from fastrealign.cli.main import main; main(['--version']); print(gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["0", "True"]
+
+
 def test_threads_of_openblas_do_not_spin_in_the_command(monkeypatch, capsys):
     monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
     assert main(["--version"]) == 0
