@@ -58,7 +58,7 @@ class Settings:
     rounds: int = 7
     threads: int = 1
     small_rows: tuple[int, ...] = small.ROWS
-    file_bytes: tuple[int, ...] = (1_200_000_000, 4_000_000_000)
+    file_bytes: tuple[int, ...] = (1_200_000_000, 6_000_000_000)
     files_in: str | None = None
 
 

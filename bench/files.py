@@ -2,7 +2,8 @@
 
 What is written is on disk when `align` returns, since it syncs; `cp` leaves that to the system. So
 `align --no-fsync` is compared with cp, and `align` with cp followed by a sync of its output. No writes are pending when a
-timing starts.
+timing starts. Two yardsticks say how much of the time is moving bytes: the reads and writes that `align` makes by as many
+threads, with nothing between them, and for one pass, which reads the source twice, cp and a read of the source.
 
 One pass over the source is compared with two: files to files from the page cache, and fits of a source that delivers
 SLOW_BYTES a second, as a disk or a server may.
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from fastrealign.data.row_source import Piece
 from fastrealign.data.sources import FileSource
 from fastrealign.data.workers import Workers
 from fastrealign.methods.full_pass import fit_sides
+from fastrealign.storage.space import set_aside
 
 WIDTH = 768
 SHARDS = 4
@@ -42,11 +45,16 @@ TARGET_SHARE = {"target of the same size": 1.0, "target of a tenth": 0.1}
 SLOW_BYTES = 200e6
 SLOW_SIZE = 200_000_000
 TWO, ONE = "align --no-fsync", "align --no-fsync --one-pass"
+CP, CP_READ, CP_SYNC, MOVES = "cp", "cp and a read", "cp and sync", "its reads and writes"
 
-# The command as its console script runs it, and afterwards the most memory that it held at any time (VmHWM: a child's
-# getrusage would count what the parent held when it forked).
+# Read and written at a time by the yardsticks: it stays in a core's second-level cache.
+STEP = 1 << 20
+
+# The command as its console script runs it, compiled as pip does when it installs a package. Afterwards, the most memory
+# that it held at any time (VmHWM: a child's getrusage would count what the parent held when it forked).
 ALIGN = """
 import sys
+sys.dont_write_bytecode, sys.pycache_prefix = False, COMPILED_IN
 from fastrealign.cli.main import main
 try:
     code = main()
@@ -65,6 +73,7 @@ def run(
     entries = []
     with tempfile.TemporaryDirectory(prefix="fastrealign-bench-", dir=where) as folder:
         root = Path(folder)
+        _compile(root)
         for i, size in enumerate(sizes):
             needed = int(3.2 * size)
             if shutil.disk_usage(root).free < needed:
@@ -86,24 +95,32 @@ def _measure(
     os.sync()
     peaks: list[int] = []
     timing = Rounds()
-    timing.add("cp", _fresh(out, lambda: _copy(source, out)), written)
-    timing.add("cp and sync", _fresh(out, lambda: _copy_and_sync(source, out)), written)
+    timing.add(CP, _fresh(out, lambda: _copy(source, out)), written)
+    timing.add(CP_READ, _fresh(out, lambda: _copy_and_read(source, out, threads)), written)
+    timing.add(CP_SYNC, _fresh(out, lambda: _copy_and_sync(source, out)), written)
+    timing.add(MOVES, _fresh(out, lambda: _move_all(source, target, out, threads)), written)
     for who, more in (("align", []), (TWO, ["--no-fsync"]), (ONE, ["--no-fsync", "--one-pass"])):
-        work = partial(_align, source, target, out, root / "peak", [*more, "--threads", str(threads)])
+        work = partial(_align, source, target, out, root, [*more, "--threads", str(threads)])
         timing.add(who, _fresh(out, partial(_noting, peaks, work)), written)
-    order = ["cp", TWO, ONE, "cp and sync", "align"]
-    timing.go(order, rounds)
-    seconds = {who: timing.seconds(who) for who in order}
+    # Each pair that is compared, one directly after the other.
+    timing.go([CP, TWO, ONE, CP_READ, "align", CP_SYNC, MOVES, TWO], rounds)
+    seconds = {who: timing.seconds(who) for who in (CP, TWO, MOVES, ONE, CP_READ, CP_SYNC, "align")}
     one_pass = {"page cache": timing.ratio(TWO, ONE), "slow source": _slow_fits(source, target, threads, rounds)}
     for folder in (source, target, out):
         shutil.rmtree(folder)
     # `ratio` divides rates, so the names are swapped to get ratios of times.
-    times = {"of_cp": timing.ratio("cp", TWO), "of_cp_and_sync": timing.ratio("cp and sync", "align")}
+    times = {
+        "of_cp": timing.ratio(CP, TWO),
+        "of_its_moves": timing.ratio(MOVES, TWO),
+        "one_pass_of_cp_and_read": timing.ratio(CP_READ, ONE),
+        "of_cp_and_sync": timing.ratio(CP_SYNC, "align"),
+    }
     peak = max(peaks)
     say(
         f"align {written / 1e9:.2f} GB of .npy, {name}: "
         + ", ".join(f"{who} {s.text()} s" for who, s in seconds.items())
-        + f"; --no-fsync {times['of_cp'].text()} x cp, peak {peak / 1e6:.0f} MB; one pass "
+        + f"; --no-fsync {times['of_cp'].text()} x cp, {times['of_its_moves'].text()} x {MOVES}; one pass "
+        + f"{times['one_pass_of_cp_and_read'].text()} x {CP_READ}; peak {peak / 1e6:.0f} MB; one pass "
         + ", ".join(f"{ratio.text()} of two ({where})" for where, ratio in one_pass.items())
     )
     return {
@@ -182,8 +199,18 @@ def _noting(peaks: list[int], work: Callable[[], int]) -> None:
     peaks.append(work())
 
 
-def _align(source: Path, target: Path, out: Path, peak_to: Path, more: Sequence[str]) -> int:
-    program = ALIGN.replace("PEAK_TO", repr(str(peak_to)))
+def _compile(root: Path) -> None:
+    """Have the code of a run compiled, by a run on few rows."""
+    for name, tile in zip(("source", "target"), encodings(TILE, WIDTH), strict=True):
+        _write(root / name, tile, 0)
+    _align(root / "source", root / "target", root / "out", root, ["--no-fsync"])
+    for name in ("source", "target", "out"):
+        shutil.rmtree(root / name)
+
+
+def _align(source: Path, target: Path, out: Path, root: Path, more: Sequence[str]) -> int:
+    peak_to = root / "peak"
+    program = ALIGN.replace("PEAK_TO", repr(str(peak_to))).replace("COMPILED_IN", repr(str(root / "compiled")))
     words = ["align", str(source), "--target", str(target), "--out", str(out), *more]
     command([sys.executable, "-c", program, *words], f"fastrealign {' '.join(words)}")
     return int(peak_to.read_text()) * 1024
@@ -191,6 +218,36 @@ def _align(source: Path, target: Path, out: Path, peak_to: Path, more: Sequence[
 
 def _copy(source: Path, out: Path) -> None:
     command(["cp", "-r", str(source), str(out)], "cp")
+
+
+def _copy_and_read(source: Path, out: Path, threads: int) -> None:
+    _copy(source, out)
+    _move(source, None, threads)
+
+
+def _move_all(source: Path, target: Path, out: Path, threads: int) -> None:
+    """The reads of a fit in two passes, then the reads and writes of the rows aligned."""
+    out.mkdir()
+    for folder, to in ((target, None), (source, None), (source, None), (source, out)):
+        _move(folder, to, threads)
+
+
+def _move(folder: Path, to: Path | None, threads: int) -> None:
+    """Read each file of a folder, one a thread, and write it to another folder."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(partial(_move_file, to=to), sorted(folder.iterdir())))
+
+
+def _move_file(path: Path, to: Path | None) -> None:
+    buffer = memoryview(bytearray(STEP))
+    with open(path, "rb", 0) as file, open(os.devnull if to is None else to / path.name, "wb", 0) as copy:
+        size = path.stat().st_size
+        if to is not None:
+            set_aside(copy.fileno(), size)
+        for at in range(0, size, STEP):
+            count = os.preadv(file.fileno(), [buffer], at)
+            if to is not None:
+                os.pwrite(copy.fileno(), buffer[:count], at)
 
 
 def _copy_and_sync(source: Path, out: Path) -> None:

@@ -183,9 +183,19 @@ def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
     more = (
         [_table(["time with `--one-pass`, over that without", "page cache", "200 MB/s"], one_pass)] if one_pass else []
     )
+    yardsticks = [
+        [
+            f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}",
+            *(spread(entry[of]).text() for of in ("of_its_moves", "one_pass_of_cp_and_read")),
+        ]
+        for entry in entries
+        if "of_its_moves" in entry
+    ]
+    against = ["source", "`align` over its reads and writes alone", "`--one-pass` over `cp` and a read"]
     return [
         title,
         compared("align --no-fsync", "cp", "of_cp"),
+        *([_table(against, yardsticks)] if yardsticks else []),
         compared("align", "cp and sync", "of_cp_and_sync"),
         *more,
     ]

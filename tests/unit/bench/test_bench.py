@@ -372,11 +372,22 @@ def test_files_to_files(tmp_path):
     assert entries[0]["source_bytes"] == 4 * (tile + 128)
     for entry in entries:
         assert 10e6 < entry["peak_bytes"] < 2e9
-        assert entry["of_cp"]["median"] > 0
+        assert all(entry[of]["median"] > 0 for of in ("of_cp", "of_its_moves", "one_pass_of_cp_and_read"))
+        assert entry["of_cp"]["n"] == entry["one_pass_of_cp_and_read"]["n"] == 1
         assert entry["seconds"]["align"]["n"] == 1
         assert entry["one_pass_of_two"].keys() == {"page cache", "slow source"}
     assert list(tmp_path.iterdir()) == [] and len(said) == 3
     assert all("| " in part for part in table.to_files(entries)[1:])
+
+
+def test_the_yardstick_moves_every_byte(tmp_path):
+    data = {f"{i}.npy": np.random.default_rng(i).bytes(size) for i, size in enumerate((5, 3_000_000, files.STEP))}
+    for folder in ("source", "target"):
+        (tmp_path / folder).mkdir()
+        for name, content in data.items():
+            (tmp_path / folder / name).write_bytes(content)
+    files._move_all(tmp_path / "source", tmp_path / "target", tmp_path / "out", 2)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == data
 
 
 def test_a_slow_source_is_slow_and_read_in_part(tmp_path, monkeypatch):
