@@ -194,8 +194,12 @@ FINISH = {"PROGRAMS": 64, "BLOCK": 16}
 
 
 def _programs(n: int, tile: Tile, x: torch.Tensor) -> int:
-    """As many programs as run at the same time, at most one per tile. Results do not depend on their number."""
-    return max(1, min(_resident(x.device, tile.registers), triton.cdiv(n, tile.rows)))
+    """As many programs as run at the same time, or fewer: so many that all have the same number of tiles, one more or less.
+
+    Results do not depend on their number.
+    """
+    tiles = max(1, triton.cdiv(n, tile.rows))
+    return triton.cdiv(tiles, triton.cdiv(tiles, _resident(x.device, tile.registers)))
 
 
 @cache

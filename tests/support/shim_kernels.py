@@ -90,8 +90,23 @@ class Kernels:
             getattr(library, f"shim_{name}").restype = ctypes.c_char_p
         self.settings()
 
-    def settings(self, *, backwards: bool = False, shared_limit: int = SHARED_LIMIT) -> None:
+    def settings(self, *, backwards: bool = False, shared_limit: int = SHARED_LIMIT, device: int | None = None) -> None:
+        """device: a number for each `shared_limit`, since a device is asked once; by default one of its own."""
         self._library.shim_settings(int(backwards), ctypes.c_size_t(shared_limit))
+        self._device = shared_limit if device is None else device
+
+    @property
+    def questions(self) -> int:
+        """How often the runtime was asked about devices and kernels."""
+        return self._library.shim_questions()
+
+    @property
+    def grid(self) -> int:
+        """Blocks of the last launch."""
+        return self._library.shim_grid()
+
+    def ask_from_threads(self, device: int, threads: int) -> None:
+        self._library.shim_ask_from_threads(device, threads)
 
     def _call(self, name: str, *arguments) -> None:
         message = getattr(self._library, f"shim_{name}")(*arguments)
@@ -112,7 +127,10 @@ class Kernels:
         values, device_map = self.device_map(row_map, x.shape[1])
         self._call(
             "reduce",
-            *map(ctypes.byref, (_matrix(x), device_map, results.view(True), _Launch(0, None, first_row, blocks))),
+            *map(
+                ctypes.byref,
+                (_matrix(x), device_map, results.view(True), _Launch(self._device, None, first_row, blocks)),
+            ),
         )
         del values
         return results
@@ -122,14 +140,17 @@ class Kernels:
         values, device_map = self.device_map(row_map, x.shape[1])
         self._call(
             "apply",
-            *map(ctypes.byref, (_matrix(x), _matrix(out), device_map, results.view(sums), _Launch(0, None, 0, blocks))),
+            *map(
+                ctypes.byref,
+                (_matrix(x), _matrix(out), device_map, results.view(sums), _Launch(self._device, None, 0, blocks)),
+            ),
         )
         del values
         return results
 
     def vjp(self, x, gradient, row_map, out, *, blocks: int = 0) -> None:
         values, device_map = self.device_map(row_map, x.shape[1])
-        matrices = (_matrix(x), _matrix(gradient), _matrix(out), device_map, _Launch(0, None, 0, blocks))
+        matrices = (_matrix(x), _matrix(gradient), _matrix(out), device_map, _Launch(self._device, None, 0, blocks))
         self._call("vjp", *map(ctypes.byref, matrices))
         del values
 
@@ -148,7 +169,7 @@ def build_library(build: Path) -> ctypes.CDLL | None:
         text = (sources / name).read_text()
         assert before in text, f"{name}: {before} has moved"
         (sources / name).write_text(text.replace(before, after))
-    flags = ["-std=gnu++17", "-O1", "-fPIC", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+    flags = ["-std=gnu++17", "-O1", "-fPIC", "-pthread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
     flags += [f"-I{path}" for path in (SHIM, sources, sources / "cuda")]
 
     def compiled(source: Path) -> Path:
@@ -161,5 +182,5 @@ def build_library(build: Path) -> ctypes.CDLL | None:
             pool.map(compiled, [*sorted((sources / "cuda").glob("*.cu"), reverse=True), SHIM / "runtime.cpp"])
         )
     library = build / "libkernels.so"
-    subprocess.run([compiler, "-shared", "-o", str(library), *map(str, objects)], check=True)
+    subprocess.run([compiler, "-shared", "-pthread", "-o", str(library), *map(str, objects)], check=True)
     return ctypes.CDLL(str(library))

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <atomic>
 #include <functional>
 #include <stdexcept>
 #include <type_traits>
@@ -160,7 +161,8 @@ struct cudaLaunchConfig_t {
 };
 
 namespace shim {
-extern size_t shared_limit;  // bytes a block
+extern size_t shared_limit;         // bytes a block
+extern std::atomic<int> questions;  // to the runtime, about devices and kernels
 void run(const cudaLaunchConfig_t& config, const std::function<void()>& thread);
 }  // namespace shim
 
@@ -170,13 +172,14 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) { return cudaSuccess; }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return ++shim::questions, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+    ++shim::questions;
     *value = which == cudaDevAttrMultiProcessorCount ? 2 : static_cast<int>(shim::shared_limit);
     return cudaSuccess;
 }
 inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t) {
-    return *blocks = 2, cudaSuccess;
+    return ++shim::questions, *blocks = 2, cudaSuccess;
 }
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args... args) {

@@ -6,10 +6,12 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "api.h"
 #include "cuda_runtime.h"
+#include "launch.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -23,6 +25,7 @@ alignas(16) unsigned char fr_shared[shared_bytes];
 namespace shim {
 
 size_t shared_limit = 227 * 1024;
+std::atomic<int> questions{0};
 bool backwards = false;
 
 namespace {
@@ -198,6 +201,15 @@ extern "C" {
 void shim_settings(int backwards, size_t shared_limit) {
     shim::backwards = backwards != 0;
     shim::shared_limit = shared_limit;
+}
+int shim_questions() { return shim::questions; }
+int shim_grid() { return static_cast<int>(gridDim.x); }  // of the last launch
+void shim_ask_from_threads(int device, int threads) {
+    std::vector<std::thread> all;
+    for (int i = 0; i < threads; ++i) {
+        all.emplace_back([=] { attribute(cudaDevAttrMultiProcessorCount, device); });
+    }
+    for (std::thread& thread : all) thread.join();
 }
 const char* shim_prepare(double* map, int64_t d) {
     return guarded([&] { prepare({map, 0}, d, {0, 0}); });

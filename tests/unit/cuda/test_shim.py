@@ -393,6 +393,34 @@ def test_wide_rows_and_little_shared_memory(kernels, rows_of, map_of, dtype, d):
         assert np.abs(sums - expected.sum(axis=0)).max() <= 3e-12
 
 
+def test_devices_and_kernels_are_asked_once(kernels, rows_of, map_of):
+    x, y, row_map = aligned_rows(rows_of(5, 1280)), aligned_rows(rows_of(5, 512)), map_of(1280)
+    asked = []
+    for device, rows in ((1, x), (1, x), (1, y), (2, x), (1, x)):
+        kernels.settings(device=device)
+        before = kernels.questions
+        kernels.reduce(rows, row_map if rows is x else map_of(512))
+        asked.append(kernels.questions - before)
+    # Two attributes; for a kernel its occupancy, after a request for more shared memory than is there without one.
+    assert asked == [4, 0, 1, 4, 0]
+
+
+def test_threads_ask_a_device_once(kernels):
+    before = kernels.questions
+    kernels.ask_from_threads(77, 16)
+    assert kernels.questions == before + 1
+
+
+# The shim's device holds 4 blocks at once; a block has 16 rows here.
+@pytest.mark.parametrize(
+    ("rows", "grid"), [(1, 1), (16, 1), (17, 2), (64, 4), (65, 3), (80, 3), (128, 4), (129, 3), (640, 4)]
+)
+def test_blocks_have_equally_many_rows(kernels, rows_of, map_of, rows, grid):
+    x = aligned_rows(rows_of(rows, 768, np.float16))
+    kernels.reduce(x, map_of(768))
+    assert kernels.grid == grid
+
+
 def reference_vjp(y, gradient, row_map):
     """J^T g for each row, by the chain rule through the two projections, in float64."""
     y, g = np.asarray(y, np.float64), np.asarray(gradient, np.float64)

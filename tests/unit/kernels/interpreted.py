@@ -212,6 +212,15 @@ def test_heavy_rows(rng, length):
     assert parts == whole and np.abs(whole.mean - expected).max() <= 1e-11
 
 
+# The interpreter's device runs three programs at once; a tile has eight rows.
+@pytest.mark.parametrize(
+    ("rows", "programs"), [(0, 1), (1, 1), (8, 1), (9, 2), (24, 3), (25, 2), (32, 2), (40, 3), (80, 3)]
+)
+def test_programs_have_equally_many_tiles(rows, programs):
+    x = torch.zeros(1, 64)
+    assert launch._programs(rows, launch.tile_of(64, 4, 128), x) == programs
+
+
 def test_totals_of_many_programs():
     """Sums of programs that together pass 2^63, coefficients of b and c, totals that carry in both directions."""
     from fastrealign.kernels import sums
