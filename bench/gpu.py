@@ -1,7 +1,9 @@
 """python -m bench.gpu [--quick] [--device cuda] [--out FILE]: the GPU kernels against a device copy and their peers.
 
-Several pairs of buffers, together many times the last-level cache, are used in turn, so that nothing is read from it. Times are
-of CUDA events; ratios are between runs that followed one another. Prints a line a figure; the last line is all of it as JSON.
+Several pairs of buffers, together many times the last-level cache, are used in turn, so that nothing is read from it. A
+time is that of several calls back to back between two CUDA events; the same calls replayed from a CUDA graph check it.
+Ratios are between runs that followed one another. Beside each is what bench.gpu_budget predicts. Prints a line a figure;
+the last line is all of it as JSON.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import SHORT, Case, Rounds, Run, Spread, machine, plain, publish, schedule, stopwatch
+from bench import gpu_budget
+from bench.common import SHORT, Case, Rounds, Spread, machine, plain, publish, schedule, stopwatch
+from bench.gpu_issue import OPS
 from bench.gpu_peers import PEERS
+from bench.gpu_timing import CALLS, ceilings, graphed, timed
 from bench.peers import NotComparable
 from fastrealign.core import device_ops, ops, reference, torch_ops
 from fastrealign.core.backend import choose
@@ -29,6 +34,7 @@ TYPES = (("float32", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16"
 SMALL_ROWS = (1, 16, 128, 1024, 4096)
 BUFFERS = 3
 CHECKED_ROWS = 512
+GRAPH = "the same in a CUDA graph"
 PACKAGES = ("torch", "triton", "cupy-cuda13x", "numpy")
 # On entries of some 0.03: what float32 arithmetic explains, and half a unit of the output type.
 ERROR = {"float32": 3e-7, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -74,22 +80,6 @@ class Problem:
             raise NotComparable(f"its result is off by {error:.1e}, {allowed:.1e} is allowed")
 
 
-def timed(device: str, work: Callable[[], object]) -> Run:
-    """Seconds on the device, by events; by the clock where there is none (a trial run on a CPU)."""
-    if device == "cpu":
-        return stopwatch(work)
-
-    def run() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    return run
-
-
 def ours(problem: Problem, backend: str) -> Callable[[], torch.Tensor]:
     """The kernel on the next buffers; without checks, waiting or counting, as a training loop calls it."""
     turn = cycle(range(BUFFERS))
@@ -132,29 +122,13 @@ def check_ours(problem: Problem, backend: str) -> None:
     problem.check(torch.from_numpy(sums.mean))
 
 
-def ceiling(problem: Problem) -> tuple[Callable[[], object], int]:
-    """A device copy of the same bytes, or a sum of them as whole numbers; and the bytes that it moves."""
-    turn = cycle(range(BUFFERS))
-    if problem.out is None:
-        words = [x.view(torch.int32) for x in problem.x]
-        return lambda: words[next(turn)].sum(), problem.case.bytes
-    into = [out.view(torch.uint8) for out in problem.out]
-    source = [x.view(torch.uint8) for x in problem.x]
-    if into[0].shape != source[0].shape:
-        raise NotComparable("rows and results differ in size")
-
-    def copy() -> None:
-        i = next(turn)
-        into[i].copy_(source[i])
-
-    return copy, problem.case.bytes
-
-
 def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: int, say: Say) -> dict[str, Any]:
     problem = Problem(case, device, case.bytes)
     measured, left_out = Rounds(), {}
-    work, moved = ceiling(problem)
-    measured.add("ceiling", timed(device, work), moved)
+    calls = CALLS if device != "cpu" else 2
+    yardsticks = ceilings(problem)
+    for name, (work, moved) in yardsticks.items():
+        measured.add(name, timed(device, work, calls), moved * calls)
     contestants: dict[str, Callable[[], object]] = {}
     for backend in backends:
         try:
@@ -172,15 +146,25 @@ def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: 
             left_out[name] = str(error)
     for name, work in contestants.items():
         work()
-        measured.add(name, timed(device, work), case.bytes)
+        measured.add(name, timed(device, work, calls), case.bytes * calls)
     first = next((name for name in backends if name in contestants), None)
     if first is None:
         say(f"{case}  left out: {left_out}")
         return {"case": str(case), "left_out": left_out}
+    if device != "cpu":
+        try:
+            contestants[GRAPH] = graphed(contestants[first], calls)
+            measured.add(GRAPH, timed(device, contestants[GRAPH], 1), case.bytes * calls)
+        except RuntimeError as error:
+            left_out[GRAPH] = str(error).splitlines()[0]
     others = [name for name in contestants if name != first]
-    measured.go(schedule(first, ["ceiling"], others), 3)  # clocks settle
+    measured.go(schedule(first, list(yardsticks), others), 3)  # clocks settle
     measured.forget()
-    measured.go(schedule(first, ["ceiling"], others), rounds)
+    measured.go(schedule(first, list(yardsticks), others), rounds)
+    # Of `reduce` the faster read.
+    ceiling = max(
+        (name for name in yardsticks if (name == "copy") == (case.op == "apply")), key=lambda n: measured.gbs(n).median
+    )
     result = {
         "op": case.op,
         "variant": case.variant,
@@ -190,15 +174,35 @@ def one_case(case: Case, device: str, backends: list[str], peers: bool, rounds: 
         "dtype_out": SHORT.get(case.dtype_out or ""),
         "bytes": case.bytes,
         "backend": first,
-        "ceiling_gbs": measured.gbs("ceiling"),
+        "ceiling": ceiling,
+        "ceilings_gbs": {name: measured.gbs(name) for name in yardsticks},
         "gbs": {name: measured.gbs(name) for name in contestants},
-        "of_ceiling": measured.ratio(first, "ceiling"),
+        "of_ceiling": measured.ratio(first, ceiling),
+        "predicted": predicted(case, device, first),
         "over": {name: measured.ratio(first, name) for name in others},
         "left_out": left_out,
     }
     over = "  ".join(f"{name} {spread.text()}x" for name, spread in result["over"].items())
-    say(f"{case} {first} {result['gbs'][first].text(0)} GB/s, {result['of_ceiling'].text(3)} of the ceiling; {over}")
+    speeds = ", ".join(f"{name} {gbs.text(0)}" for name, gbs in result["ceilings_gbs"].items())
+    say(
+        f"{case} {first} {result['gbs'][first].text(0)} GB/s, {result['of_ceiling'].text(3)} of the {ceiling.split(',')[0]}, "
+        f"{result['predicted'] or 'not predicted'} ({speeds}); {over}"
+    )
     return {key: plain(value) if isinstance(value, dict) else value for key, value in plain(result).items()}
+
+
+def predicted(case: Case, device: str, backend: str) -> str | None:
+    """The share of the ceiling that bench.gpu_budget predicts for this kernel on this device, if it does."""
+    if device == "cpu":
+        return None
+    machine, architecture = gpu_budget.machine_of(torch.cuda.get_device_name(), backend)
+    op = next(name for name, kind in OPS.items() if kind == (case.op, case.variant))
+    name = gpu_budget.key(backend, architecture, op, SHORT[case.dtype], case.d)
+    counts = gpu_budget.load()[1].get(name) if case.dtype_out in (None, case.dtype) else None
+    if machine is None or counts is None:
+        return None
+    share = gpu_budget.predicted(counts, op, SHORT[case.dtype], case.d, machine)
+    return f"predicted {share.low:.2f}-{share.high:.2f} ({share.limit})"
 
 
 def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
@@ -212,7 +216,7 @@ def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
             "torch eager": lambda w=eager: w(0),
         }
         if device != "cpu":
-            calls["operator, CUDA graph"] = _graphed(calls["operator"])
+            calls["operator, CUDA graph"] = graphed(calls["operator"])
         entry = {"rows": rows, "us": {name: _call_us(device, call) for name, call in calls.items()}}
         say(
             f"small  {rows:>5} rows  "
@@ -220,17 +224,6 @@ def small_batches(device: str, say: Say) -> list[dict[str, Any]]:
         )
         results.append({"rows": rows, "us": plain(entry["us"])})
     return results
-
-
-def _graphed(call: Callable[[], object]) -> Callable[[], object]:
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
 
 
 def _call_us(device: str, call: Callable[[], object], calls: int = 50, rounds: int = 9) -> Spread:
@@ -280,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
             for op, variant, dtype_out in shown:
                 case = Case(op, variant, d, rows, dtype, dtype_out)
                 peers = variant in ("plain", "moments")
-                cases.append(one_case(case, given.device, can, peers, 3 if given.quick else 9, say))
+                cases.append(one_case(case, given.device, can, peers, 3 if given.quick else 5, say))
                 if given.device != "cpu":
                     torch.cuda.empty_cache()
     device = torch.cuda.get_device_name() if given.device == "cuda" else "CPU (a trial)"

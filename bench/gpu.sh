@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bench/gpu.sh FOLDER: on a machine with a GPU, in under nine minutes and without a network: build, test on the device, sanitize,
-# benchmark. Writes gpu.json, gpu.md and the logs to FOLDER. What is not installed is skipped by name.
+# benchmark, beside what bench.gpu_budget predicts. Writes gpu.json, gpu.md, issue.json and the logs to FOLDER. What is not
+# installed is skipped by name.
 set -uo pipefail
 [ $# -eq 1 ] || { echo "usage: bench/gpu.sh FOLDER" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
@@ -65,10 +66,17 @@ done
 
 step "benchmark"
 # What is left of nine minutes: all widths, or two of them.
-left=$((530 - SECONDS))
+left=$((470 - SECONDS))
 quick=$([ $left -lt 240 ] && echo --quick)
 limited $left bench.log python3 -m bench.gpu ${quick:-} --out "$out/gpu.json" &&
     python3 -m bench.table "$out/gpu.json" >"$out/gpu.md" && sed '$d' "$out/bench.log" | tail -n 60
+
+step "issue slots"
+if [ $SECONDS -lt 500 ]; then
+    limited $((530 - SECONDS)) issue.log python3 -m bench.gpu_issue --out "$out/issue.json" && cat "$out/issue.log"
+else
+    echo "skipped: no time is left"
+fi
 
 step "done; see $out"
 exit $failed

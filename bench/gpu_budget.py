@@ -33,7 +33,8 @@ ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
 # Multiplications that an element needs.
 FUSED = dict(zip(OPS, (6, 7, 2, 3, 4), strict=True))
 WIDTHS = (512, 768, 1024, 1280)
-CUDA_ARCHITECTURES = ("sm_90a", "sm_100")
+CUDA = ("sm_90a", "sm_100")
+TRITON = ("sm_90", "sm_100")
 # As CMakeLists.txt compiles them.
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xptxas=-v"]
 
@@ -191,7 +192,7 @@ def _output(*command: str) -> str:
 def compile_cuda(nvcc: str, folder: Path) -> list[Path]:
     def one(name: str) -> Path:
         target = folder / f"{name}.o"
-        code = f"-gencode=arch=compute_80,code=[{','.join(CUDA_ARCHITECTURES)}]"
+        code = f"-gencode=arch=compute_80,code=[{','.join(CUDA)}]"
         source = ROOT / "csrc" / "cuda" / f"{name}.cu"
         _output(nvcc, *NVCC_FLAGS, code, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target))
         return target
@@ -338,6 +339,22 @@ def predicted(counts: Counts, op: str, dtype: str, d: int, machine: Machine) -> 
     return Share(cycles["memory"] / slowest, cycles["memory"] / cycles[limit], limit)
 
 
+def machine_of(device: str, by: str) -> tuple[Machine | None, str]:
+    """The machine that a device is, by its name, and the architecture of its kernels; None for one without predictions."""
+    for machine in MACHINES:
+        if machine.name in device:
+            return machine, next(a for a in machine.architectures if a in (CUDA if by == "cuda" else TRITON))
+    return None, ""
+
+
+def issue_slots(counts: Counts, op: str, dtype: str, d: int, machine: Machine) -> tuple[float, float]:
+    """The share of issue slots in use, at the lower and at the higher prediction of speed."""
+    moved = counts.rows * d * ITEMSIZE[dtype] * (2 if op.startswith("apply") else 1)
+    needed = counts.instructions / RATES["issue"] / (moved / machine.bytes_per_cycle)
+    share = predicted(counts, op, dtype, d, machine)
+    return share.low * needed, share.high * needed
+
+
 def text_of(machine: str, share: Share) -> str:
     return f"{machine} {share.low:.2f}-{share.high:.2f} ({share.limit})"
 
@@ -414,7 +431,7 @@ def measure(objects: list[Path] | None) -> tuple[dict[str, str], dict[str, Count
             nvcc = tool("nvcc")
             compilers["nvcc"] = nvcc_version(nvcc)
             objects = compile_cuda(nvcc, Path(folder))
-        for architecture in CUDA_ARCHITECTURES:
+        for architecture in CUDA:
             for path in objects:
                 registers = registers_of(cuobjdump, path, architecture)
                 counts |= cuda_counts(listing(cuobjdump, path, architecture), registers, architecture)
@@ -424,7 +441,7 @@ def measure(objects: list[Path] | None) -> tuple[dict[str, str], dict[str, Count
         print("Triton's kernels: left out: Triton is not installed", file=sys.stderr)
         return compilers, counts
     compilers["triton"] = triton.__version__
-    cases = [(op, dtype, d, arch) for arch in ("sm_90", "sm_100") for op in OPS for dtype in ITEMSIZE for d in WIDTHS]
+    cases = [(op, dtype, d, arch) for arch in TRITON for op in OPS for dtype in ITEMSIZE for d in WIDTHS]
     for op, dtype, d, architecture in cases:
         counts[key("triton", architecture, op, dtype, d)] = triton_counts(cuobjdump, op, dtype, d, architecture)
     return compilers, counts

@@ -222,7 +222,7 @@ def gpu(results: Results, name: str) -> list[str]:
     versions = ", ".join(f"{package} {version}" for package, version in m["versions"].items() if version)
     cases = [case for case in results["cases"] if "gbs" in case]
     others = list(dict.fromkeys(other for case in cases for other in case["over"]))
-    head = ["", "d", "type", "GB/s", "of the ceiling", *(f"over {other}" for other in others)]
+    head = ["", "d", "type", "GB/s", "of the ceiling", "predicted", *(f"over {other}" for other in others)]
     rows = [
         [
             f"`{case['op']}`, {case['variant']} ({case['backend']})",
@@ -230,6 +230,7 @@ def gpu(results: Results, name: str) -> list[str]:
             case["dtype"] + (f" to {case['dtype_out']}" if case["dtype_out"] not in (None, case["dtype"]) else ""),
             spread(case["gbs"][case["backend"]]).text(0),
             spread(case["of_ceiling"]).text(3),
+            (case["predicted"] or "").removeprefix("predicted "),
             *(_times(case["over"][other]) if other in case["over"] else "" for other in others),
         ]
         for case in cases
@@ -240,8 +241,9 @@ def gpu(results: Results, name: str) -> list[str]:
         for batch in results["small"]
     ]
     return [
-        f"{m['device']}, {m['date'][:10]}; {versions}. Ceilings: a device copy of the same bytes (`apply`), a sum of the "
-        f"rows' words (`reduce`), in the same run. Medians, tenth and ninetieth percentile ([`{name}`]({name})).",
+        f"{m['device']}, {m['date'][:10]}; {versions}. Ceilings: a device copy of the same bytes (`apply`), the faster of "
+        "two kernels that only read them (`reduce`), in the same run. Predicted: from machine code (bench.gpu_budget). "
+        f"Medians, tenth and ninetieth percentile ([`{name}`]({name})).",
         _table(head, rows),
         f"Small batches, d = 768, bf16, microseconds a call.\n\n{_table(['rows', *calls], small)}" if small else "",
     ]
