@@ -435,6 +435,8 @@ def measure(objects: list[Path] | None) -> tuple[dict[str, str], dict[str, Count
             for path in objects:
                 registers = registers_of(cuobjdump, path, architecture)
                 counts |= cuda_counts(listing(cuobjdump, path, architecture), registers, architecture)
+    if not counts:
+        raise CannotBenchmark(f"no kernels for {' or '.join(CUDA)} in {', '.join(map(str, objects))}")
     try:
         import triton
     except ImportError:

@@ -166,6 +166,13 @@ def test_counts_are_read_as_they_were_written(tmp_path):
     assert gpu_budget.load(tmp_path / "counts.json") == (compilers, counts)
 
 
+def test_objects_without_our_kernels_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_budget, "tool", lambda name: name)
+    monkeypatch.setattr(gpu_budget, "_output", lambda *command: "")
+    assert gpu_budget.main(["--objects", "other.o"]) == 1
+    assert capsys.readouterr().err == "bench.gpu_budget: no kernels for sm_90a or sm_100 in other.o\n"
+
+
 def test_no_compiler_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CUDA_HOME", "/nowhere")
