@@ -93,7 +93,7 @@ def _measure(
     written = _write(source, text, size)
     _write(target, images, int(size * share))
     os.sync()
-    peaks: list[int] = []
+    peaks: dict[str, list[int]] = {"align": [], TWO: [], ONE: []}
     timing = Rounds()
     timing.add(CP, _fresh(out, lambda: _copy(source, out)), written)
     timing.add(CP_READ, _fresh(out, lambda: _copy_and_read(source, out, threads)), written)
@@ -101,7 +101,7 @@ def _measure(
     timing.add(MOVES, _fresh(out, lambda: _move_all(source, target, out, threads)), written)
     for who, more in (("align", []), (TWO, ["--no-fsync"]), (ONE, ["--no-fsync", "--one-pass"])):
         work = partial(_align, source, target, out, root, [*more, "--threads", str(threads)])
-        timing.add(who, _fresh(out, partial(_noting, peaks, work)), written)
+        timing.add(who, _fresh(out, partial(_noting, peaks[who], work)), written)
     # Each pair that is compared, one directly after the other.
     timing.go([CP, TWO, ONE, CP_READ, "align", CP_SYNC, MOVES, TWO], rounds)
     seconds = {who: timing.seconds(who) for who in (CP, TWO, MOVES, ONE, CP_READ, CP_SYNC, "align")}
@@ -115,12 +115,12 @@ def _measure(
         "one_pass_of_cp_and_read": timing.ratio(CP_READ, ONE),
         "of_cp_and_sync": timing.ratio(CP_SYNC, "align"),
     }
-    peak = max(peaks)
+    peak, one_pass_peak = max(peaks["align"] + peaks[TWO]), max(peaks[ONE])
     say(
         f"align {written / 1e9:.2f} GB of .npy, {name}: "
         + ", ".join(f"{who} {s.text()} s" for who, s in seconds.items())
         + f"; --no-fsync {times['of_cp'].text()} x cp, {times['of_its_moves'].text()} x {MOVES}; one pass "
-        + f"{times['one_pass_of_cp_and_read'].text()} x {CP_READ}; peak {peak / 1e6:.0f} MB; one pass "
+        + f"{times['one_pass_of_cp_and_read'].text()} x {CP_READ}; peak {peak / 1e6:.0f} and {one_pass_peak / 1e6:.0f} MB; one pass "
         + ", ".join(f"{ratio.text()} of two ({where})" for where, ratio in one_pass.items())
     )
     return {
@@ -131,6 +131,7 @@ def _measure(
         **plain(times),
         "one_pass_of_two": plain(one_pass),
         "peak_bytes": peak,
+        "one_pass_peak_bytes": one_pass_peak,
     }
 
 

@@ -171,9 +171,10 @@ def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
         return _table(["source", f"`{ours}`, s", f"`{copy}`, s", "ratio"], rows)
 
     peak = max(entry["peak_bytes"] for entry in entries) / 1e6
+    one_peak = max(entry.get("one_pass_peak_bytes", 0) for entry in entries) / 1e6
     title = (
         f"**Files to files**, .npy in the page cache, on {entries[0]['file_system']}, compared with a copy of the source. "
-        f"Peak memory is {peak:.0f} MB."
+        f"Peak memory is {peak:.0f} MB{f', {one_peak:.0f} MB with `--one-pass`' if one_peak else ''}."
     )
     one_pass = [
         [f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}", *(spread(of).text() for of in found.values())]

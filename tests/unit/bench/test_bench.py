@@ -371,7 +371,7 @@ def test_files_to_files(tmp_path):
     tile = problem.TILE * files.WIDTH * 4
     assert entries[0]["source_bytes"] == 4 * (tile + 128)
     for entry in entries:
-        assert 10e6 < entry["peak_bytes"] < 2e9
+        assert 10e6 < entry["peak_bytes"] < entry["one_pass_peak_bytes"] < 2e9  # which holds a sample
         assert all(entry[of]["median"] > 0 for of in ("of_cp", "of_its_moves", "one_pass_of_cp_and_read"))
         assert entry["of_cp"]["n"] == entry["one_pass_of_cp_and_read"]["n"] == 1
         assert entry["seconds"]["align"]["n"] == 1
