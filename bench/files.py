@@ -120,7 +120,8 @@ def _measure(
         f"align {written / 1e9:.2f} GB of .npy, {name}: "
         + ", ".join(f"{who} {s.text()} s" for who, s in seconds.items())
         + f"; --no-fsync {times['of_cp'].text()} x cp, {times['of_its_moves'].text()} x {MOVES}; one pass "
-        + f"{times['one_pass_of_cp_and_read'].text()} x {CP_READ}; peak {peak / 1e6:.0f} and {one_pass_peak / 1e6:.0f} MB; one pass "
+        + f"{times['one_pass_of_cp_and_read'].text()} x {CP_READ}; peak {peak / 1e6:.0f} and "
+        + f"{one_pass_peak / 1e6:.0f} MB; one pass "
         + ", ".join(f"{ratio.text()} of two ({where})" for where, ratio in one_pass.items())
     )
     return {
