@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -44,9 +44,10 @@ Predicted from machine code; nothing was timed. Assumed:
   B200 7.0 TB/s, 1.85 GHz, 148. Reads reach the same.
 - A multiprocessor and clock: 4 warp instructions issued; 64 FP64 operations; 16 conversions or square-root seeds; 128 FP32, 64
   integer or logic, 64 integer-multiply or half-precision operations; 128 bytes of shared memory or shuffles.
-- A wait for memory takes 700 cycles, one for a cache 250, shuffles, square roots and divisions of a tile 600. The higher figure
-  is for instructions of a warp that overlap in different units, the lower one for none that do; those of different warps always
-  overlap. A multiprocessor has 65,536 registers and 227 KiB of shared memory.
+- In one warp instructions start in order; a result takes 8 cycles (FP64), 4 (FP32), 5 (integer), 14 (conversion), 22 (root), 24
+  (shuffle), 30 (shared memory), 250 (a cache) or 700 (rows from memory). With W warps, A cycles for a turn of one of them alone
+  and M for the most that a turn takes of a unit or of memory, the speed lies between W / (A + (W - 1) M) and the smaller of
+  1 / M and W / A (bounds of closed queueing networks). A multiprocessor has 65,536 registers and 227 KiB of shared memory.
 - Rows are good, in range and packed; a loop counts once around its longest way. The bandwidth of caches is not counted.
 The share is that of the copy for apply, of the read for reduce; beside it what limits it. Counts are of warp instructions for
 32 elements (an element of each thread)."""
@@ -72,7 +73,10 @@ MACHINES = (
 )
 # Warp instructions a multiprocessor starts in a cycle; of shared memory, bytes of a thread.
 RATES = {"issue": 4.0, "fp64": 2.0, "conversions": 0.5, "fp32": 4.0, "alu": 2.0, "multiply": 2.0, "shared": 4.0}
-MEMORY_WAIT, CACHE_WAIT, COEFFICIENTS = 700, 250, 600
+MEMORY_WAIT, CACHE_WAIT = 700, 250
+# Cycles until a result is there.
+RESULT = {"fp64": 8, "fp32": 4, "alu": 5, "multiply": 5, "conversions": 14, "shared": 30, "": 8}
+RESULT_OF = {"SHFL": 24, "MUFU": 22}
 REGISTERS, SHARED_MEMORY, MAX_BLOCKS, MAX_WARPS = 1 << 16, 227 << 10, 32, 64
 _PIPES = {
     "fp64": ("DFMA", "DADD", "DMUL", "DSETP", "DMNMX"),
@@ -116,8 +120,8 @@ class Counts:
     spills: int
     registers: int
     warps: int  # resident in a multiprocessor
-    waits: int  # for memory, one after the other
-    cache_waits: int
+    waits: int  # for rows from memory, one after the other
+    alone: int  # cycles of a turn of one warp by itself
 
 
 def pipe_of(instruction: sass.Instruction) -> str:
@@ -135,7 +139,10 @@ def bytes_of(instruction: sass.Instruction) -> int:
     )
 
 
-def counted(way: Iterable[tuple[sass.Instruction, int]], **more: int) -> Counts:
+def counted(
+    way: list[tuple[sass.Instruction, int]], of_rows: Callable[[sass.Instruction], bool], **more: int
+) -> Counts:
+    """of_rows: whether a load is of rows, from memory."""
     pipes: Counter[str] = Counter()
     for instruction, n in way:
         pipe = pipe_of(instruction)
@@ -143,7 +150,24 @@ def counted(way: Iterable[tuple[sass.Instruction, int]], **more: int) -> Counts:
         pipes["spills"] += n * (instruction.operation in ("LDL", "STL"))
         pipes[pipe] += n * (bytes_of(instruction) if pipe == "shared" else 1)
     names = ("instructions", "fp64", "conversions", "fp32", "alu", "multiply", "shared", "spills")
-    return Counts(**{name: pipes[name] for name in names}, **more)
+    return Counts(**{name: pipes[name] for name in names}, alone=alone(sass.repeated(way), of_rows), **more)
+
+
+def alone(way: Iterable[sass.Instruction], of_rows: Callable[[sass.Instruction], bool]) -> int:
+    """Cycles of one warp by itself: each instruction starts when its operands and its unit are there, in order."""
+    now, free, ready = 0.0, Counter[str](), {}
+    for instruction in way:
+        pipe = pipe_of(instruction)
+        written, read = sass.registers(instruction, pipe == "fp64")
+        now = max([now + 1, free[pipe] if pipe else 0, *(ready.get(r, 0) for r in written | read)])
+        # A warp has a quarter of a multiprocessor, and all of its shared memory.
+        width = bytes_of(instruction) / RATES["shared"] if pipe == "shared" else 4 / RATES[pipe] if pipe else 1
+        free[pipe] = now + width
+        takes = RESULT_OF.get(instruction.operation, RESULT[pipe])
+        if instruction.operation == "LDG":
+            takes = MEMORY_WAIT if of_rows(instruction) else CACHE_WAIT
+        ready.update(dict.fromkeys(written, now + takes))
+    return round(now)
 
 
 def resident(registers: int, warps: int, shared: int) -> int:
@@ -220,11 +244,11 @@ def cuda_counts(sass_of_all: str, registers: dict[str, int], architecture: str) 
         marked = {b for b, block in flow.blocks.items() if any(i.name.startswith("LDG.E.EF.128") for i in block)}
         counts = counted(
             flow.once_around(sass.smallest_loop(flow, marked), marked, {}),
+            lambda i: ".EF" in i.name,
             rows=rows,
             registers=registers[name],
             warps=resident(registers[name], _WARPS, shared_memory(kind, columns, with_more)),
             waits=1,
-            cache_waits=0,
         )
         for op in {"apply": (OPS[:1], OPS[1:2]), "reduce": (OPS[2:3], OPS[3:])}[kind][with_more]:
             variants.setdefault((op, dtype), {})[columns * 32] = counts
@@ -284,20 +308,20 @@ def triton_counts(cuobjdump: str, op: str, dtype: str, d: int, architecture: str
     flow = sass.Flow(code)
     # The dot products, UNROLL blocks a turn; then, after the square roots, the columns of one row after the other. What is
     # unrolled altogether is no loop.
-    waits, cache_waits = d // (tile.block * 4), d // tile.long
+    waits = d // (tile.block * 4)
     roots = next(i.address for i in code if i.name == "MUFU.RSQ64H")
-    turns = {loop.header: waits if loop.header < roots else cache_waits for loop in streaming_loops(flow)}
+    turns = {loop.header: waits if loop.header < roots else d // tile.long for loop in streaming_loops(flow)}
     if not turns:
         raise CannotBenchmark(f"{op} {dtype} {d}: no loop over columns in the machine code of Triton's kernel")
     over_tiles = max(flow.loops, key=lambda loop: len(loop.body))
     way = flow.once_around(over_tiles, set(turns), turns)
     counts = counted(
         way,
+        lambda i: i.address < roots,
         rows=tile.rows,
         registers=registers,
         warps=resident(registers, 1, compiled.metadata.shared),
         waits=waits,
-        cache_waits=cache_waits,
     )
     if counts.fp64 + counts.fp32 < FUSED[op] * tile.rows * d / 32:
         raise CannotBenchmark(f"{op} {dtype} {d}: the way through the machine code misses some of the columns")
@@ -317,7 +341,7 @@ def parts(name: str) -> tuple[str, str, str, str, int]:
 
 
 class Share(NamedTuple):
-    """Of the copy or read: where instructions of a warp do not overlap, where they do, and what limits the latter."""
+    """Of the copy or read: a lower and an upper bound, and what limits the latter."""
 
     low: float
     high: float
@@ -328,15 +352,13 @@ def predicted(counts: Counts, op: str, dtype: str, d: int, machine: Machine) -> 
     moved = counts.rows * d * ITEMSIZE[dtype] * (2 if op.startswith("apply") else 1)
     needed = {"issue": counts.instructions} | {pipe: getattr(counts, pipe) for pipe in RATES if pipe != "issue"}
     cycles = {pipe: n / RATES[pipe] for pipe, n in needed.items()}
-    # A warp has a quarter of a multiprocessor, and all of its shared memory.
-    alone = {pipe: n * (1 if pipe == "shared" else 4) for pipe, n in cycles.items()}
-    waits = counts.waits * MEMORY_WAIT + counts.cache_waits * CACHE_WAIT + COEFFICIENTS
-    one_after_the_other = waits + sum(n for pipe, n in alone.items() if pipe != "issue")
-    cycles["latency"] = (waits + max(alone.values())) / counts.warps
     cycles["memory"] = moved / machine.bytes_per_cycle
+    most = max(cycles.values())
+    cycles["latency"] = counts.alone / counts.warps
     limit = max(cycles, key=lambda name: (cycles[name], name == "memory"))
-    slowest = max(cycles[limit], one_after_the_other / counts.warps)
-    return Share(cycles["memory"] / slowest, cycles["memory"] / cycles[limit], limit)
+    slowest = (counts.alone + (counts.warps - 1) * most) / counts.warps
+    high = cycles["memory"] / cycles[limit]
+    return Share(min(high, cycles["memory"] / slowest), high, limit)
 
 
 def machine_of(device: str, by: str) -> tuple[Machine | None, str]:

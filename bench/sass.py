@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z]\S*)([^;]*);", re.MULTILINE)
@@ -173,3 +173,29 @@ def smallest_loop(flow: Flow, marked: set[int]) -> Loop:
     if not having:
         raise ValueError("no loop has what marks a kernel's main loop")
     return min(having, key=lambda loop: len(loop.body))
+
+
+def registers(instruction: Instruction, wide: bool) -> tuple[set[str], set[str]]:
+    """Written and read; `wide`: arithmetic on pairs of registers."""
+    fields = [field.strip() for field in instruction.operands.split(",")]
+    writes = instruction.operation not in ("STG", "STS", "STL", "STSM", "BRA", "EXIT")
+    # A predicate may come before the result: of a shuffle, of a comparison.
+    at = next((i for i, field in enumerate(fields[:2]) if re.match(r"R\d", field)), -1) if writes else -1
+    found: tuple[set[str], set[str]] = (set(), set(re.findall(r"\bU?P\d", instruction.guard)))
+    for i, field in enumerate(fields):
+        is_result = writes and (i == at or (i < max(at, 1) and re.match(r"U?P\d", field)))
+        found[0 if is_result else 1].update(re.findall(r"\bU?P\d", field))
+        for number in map(int, re.findall(r"\bR(\d+)", field)):
+            size = {"64": 2, "128": 4}.get(instruction.name.split(".")[-1], 1)
+            if instruction.operation == "F2F":
+                size = 2 if (".F64." in instruction.name) == is_result else 1
+            elif wide or instruction.operation == "CS2R" or "WIDE" in instruction.name:
+                size = 2
+            found[0 if is_result else 1].update(f"R{number + k}" for k in range(size))
+    return found
+
+
+def repeated(way: list[tuple[Instruction, int]]) -> Iterator[Instruction]:
+    """The instructions in the order in which they run."""
+    for turns, group in groupby(way, key=lambda item: item[1]):
+        yield from [i for i, _ in group] * turns

@@ -105,10 +105,10 @@ def test_predictions_are_for_the_machine(monkeypatch, device, by, found):
 
 
 def test_issue_slots_follow_from_the_share():
-    counts = gpu_budget.load()[1]["cuda sm_90a reduce b and c bf16 512"]
+    counts = gpu_budget.load()[1]["cuda sm_90a reduce b and c fp16 768"]
     machine = gpu_budget.machine_of("H200", "cuda")[0]
-    low, high = gpu_budget.issue_slots(counts, "reduce b and c", "bf16", 512, machine)
-    assert gpu_budget.predicted(counts, "reduce b and c", "bf16", 512, machine).limit == "issue"
+    low, high = gpu_budget.issue_slots(counts, "reduce b and c", "fp16", 768, machine)
+    assert gpu_budget.predicted(counts, "reduce b and c", "fp16", 768, machine).limit == "issue"
     assert high == pytest.approx(1) and 0 < low <= high
 
 

@@ -56,7 +56,7 @@ def test_the_way_around_a_loop():
         ("0x10", 1), ("0x20", 1), ("0x30", 1), ("0x50", 3), ("0x60", 3), ("0x70", 1), ("0xd0", 1), ("0xe0", 1),
         ("0xf0", 1), ("0x100", 1),
     ]  # fmt: skip
-    counts = gpu_budget.counted(way, rows=1, registers=40, warps=16, waits=1, cache_waits=0)
+    counts = gpu_budget.counted(way, lambda i: True, rows=1, registers=40, warps=16, waits=1)
     assert (counts.instructions, counts.fp64, counts.conversions, counts.shared, counts.spills) == (14, 3, 1, 16, 0)
 
 
@@ -70,9 +70,8 @@ def test_spills_and_half_precision():
         "LDS.128 R12, [R11]", "HADD2.F32 R3, -RZ, R3.H0_H0"
     )
     flow = flow_of(listing)
-    counts = gpu_budget.counted(
-        flow.once_around(flow.loops[0], {0x10}, {0x50: 1}), rows=1, registers=40, warps=16, waits=1, cache_waits=0
-    )
+    way = flow.once_around(flow.loops[0], {0x10}, {0x50: 1})
+    counts = gpu_budget.counted(way, lambda i: True, rows=1, registers=40, warps=16, waits=1)
     assert (counts.spills, counts.multiply, counts.shared) == (1, 1, 0)
 
 
@@ -99,7 +98,7 @@ MACHINE = gpu_budget.Machine("some", 16e9, 1e9, 1, ("sm_90a",))
         ("conversions", {"conversions": 160}, 0.8),
         ("shared", {"shared": 4096}, 0.25),
         ("memory", {"instructions": 100, "fp64": 50}, 1.0),
-        ("latency", {"waits": 28, "warps": 40}, 256 / ((28 * 700 + 600) / 40)),
+        ("latency", {"alone": 20480, "warps": 40}, 0.5),
     ],
 )
 def test_the_tightest_limit(limit, counts, high):
@@ -113,11 +112,40 @@ def test_a_store_halves_what_an_instruction_costs():
     assert copied == pytest.approx(2 * read)
 
 
-def test_instructions_of_one_warp_may_not_overlap():
-    counts = replace(NOTHING, instructions=300, fp64=100, alu=100, warps=4)
-    share = gpu_budget.predicted(counts, "reduce b", "bf16", 512, MACHINE)
-    assert share.high == pytest.approx(256 / ((600 + 300) / 4)) if share.high < 1 else share.limit == "memory"
-    assert share.low == pytest.approx(256 / max(256, (600 + 400) / 4))
+def test_the_lower_bound_lets_warps_wait_for_each_other():
+    share = gpu_budget.predicted(replace(NOTHING, fp64=1024, alone=1024, warps=4), "reduce b", "bf16", 512, MACHINE)
+    assert share == ((256 / ((1024 + 3 * 512) / 4)), 0.5, "fp64")
+    share = gpu_budget.predicted(replace(NOTHING, alone=100, warps=1), "reduce b", "bf16", 512, MACHINE)
+    assert share == (1.0, 1.0, "memory")
+
+
+@pytest.mark.parametrize(
+    ("lines", "cycles"),
+    [
+        (["DFMA R8, R4, R4, R8", "DFMA R10, R4, R4, R10"], 3),  # a unit of FP64 takes two cycles
+        (["DFMA R8, R4, R4, R8", "DFMA R8, R6, R6, R8"], 9),
+        (["FFMA R8, R4, R4, R8", "FFMA R9, R4, R4, R9"], 2),
+        (["F2F.F64.F32 R8, R3", "DADD R10, R8, R8"], 15),
+        (["F2F.F64.F32 R8, R3", "F2F.F64.F32 R10, R4"], 9),
+        (["LDG.E.EF.128 R4, desc[UR4][R2.64]", "FADD R9, R7, R7"], 701),
+        (["LDG.E.EF.128 R4, desc[UR4][R2.64]", "FADD R9, R8, R8"], 2),
+        (["LDG.E.128 R4, desc[UR4][R2.64]", "STG.E desc[UR4][R2.64], R5"], 251),
+        (["SHFL.BFLY PT, R5, R4, 0x1, 0x1f", "DADD R6, R4, R4"], 25),
+        (["DSETP.GT.AND P0, PT, R4, R6, PT", "FSEL R9, R8, R7, P0"], 9),
+        (["DMUL R4, R6, R6", "SHFL.BFLY PT, R9, R5, 0x1, 0x1f"], 9),
+    ],
+)
+def test_cycles_of_one_warp_by_itself(lines, cycles):
+    text = "\t\tFunction : kernel\n" + "".join(f"        /*{16 * i:04x}*/   {line} ;\n" for i, line in enumerate(lines))
+    ((_, code),) = sass.functions(text)
+    assert gpu_budget.alone(code, lambda i: ".EF" in i.name) == cycles
+
+
+def test_turns_of_an_inner_loop_come_one_after_the_other():
+    flow = flow_of(LISTING)
+    loop = flow.loops[0]
+    way = flow.once_around(loop, {0x10}, {0x50: 2})
+    assert [hex(i.address) for i in sass.repeated(way)][3:7] == ["0x50", "0x60", "0x50", "0x60"]
 
 
 @pytest.mark.parametrize("what", ["instructions", "fp64", "conversions", "registers"])
