@@ -93,6 +93,7 @@ class Kernels:
     def settings(self, *, backwards: bool = False, shared_limit: int = SHARED_LIMIT, device: int | None = None) -> None:
         """device: a number for each `shared_limit`, since a device is asked once; by default one of its own."""
         self._library.shim_settings(int(backwards), ctypes.c_size_t(shared_limit))
+        self._prepared: tuple[RowMap, np.ndarray] | None = None  # maps are prepared anew in the new order of threads
         self._device = shared_limit if device is None else device
 
     @property
@@ -114,12 +115,21 @@ class Kernels:
             raise RuntimeError(message.decode())
 
     def device_map(self, row_map: RowMap, d: int) -> tuple[np.ndarray, _Map]:
+        """Prepared once for the launches in a row that use it, as callers do."""
+        if (
+            self._prepared is not None
+            and self._prepared[0] is row_map
+            and len(self._prepared[1]) == _core.MAP_HEADER + 2 * d
+        ):
+            values = self._prepared[1]
+            return values, _Map(values.ctypes.data, row_map.terms)
         values = np.zeros(_core.MAP_HEADER + 2 * d)
         values[_core.MAP_S] = row_map.s
         for at, vector in ((_core.MAP_HEADER, row_map.b), (_core.MAP_HEADER + d, row_map.c)):
             if vector is not None:
                 values[at : at + d] = vector
         self._call("prepare", ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(d))
+        self._prepared = row_map, values
         return values, _Map(values.ctypes.data, row_map.terms)
 
     def reduce(self, x, row_map, *, blocks: int = 0, first_row: int = 0, into: Results | None = None) -> Results:

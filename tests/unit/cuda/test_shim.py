@@ -289,7 +289,7 @@ def test_vectors_of_any_size(kernels, rows_of, rng, d, dtype, s, scale):
 )
 def test_no_tie_depends_on_the_order(kernels, rng, dtype, large, of, step, d):
     """A few large entries make the norm a power of two; of all others, a half of an odd number of steps is added."""
-    n = 150
+    n = FLUSH_AFTER + 26  # the sums of a block are flushed in the middle
     x = (2 * rng.integers(-60, 60, (n, d)) + 1) * step
     x[:, :of] = rng.choice([-large, large], (n, of))
     x = aligned_rows(x.astype(dtype))
