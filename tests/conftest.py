@@ -11,6 +11,7 @@ import tempfile
 import zlib
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,23 @@ SEED = int(os.environ.get("FASTREALIGN_TEST_SEED") or int.from_bytes(os.urandom(
 os.environ["FASTREALIGN_TEST_SEED"] = str(SEED)
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
+
+
+# The files that take longest, or wait for one long step: begun last, one of them would keep a single process busy at the end.
+BEGUN_FIRST = (
+    "unit/kernels/test_interpreted.py",
+    "unit/cuda/test_compile.py",
+    "unit/cuda/test_shim.py",
+    "unit/core/test_apply.py",
+    "contract/test_same_bytes.py",
+    "scenario/test_ray.py",
+    "unit/methods/test_certified.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    begun = {Path(__file__).parent / name: place for place, name in enumerate(BEGUN_FIRST)}
+    items.sort(key=lambda item: begun.get(item.path, len(begun)))
 
 
 def pytest_collection_finish(session):
