@@ -334,7 +334,8 @@ def test_embeddings_of_other_names_in_other_shards_are_named(tmp_path):
         fr.fit(tmp_path / "in", corpus.rows(9, 2))
     for name, part in {"embedding": "a", "emb": "b"}.items():
         corpus.parquet_file(tmp_path / "in" / f"{part}.parquet", corpus.rows(9, 1), name)
-    assert fr.fit(tmp_path / "in", corpus.rows(9, 2)).count_source == 18
+    with pytest.warns(fr.FitWarning, match="target: 9 rows"):
+        assert fr.fit(tmp_path / "in", corpus.rows(9, 2)).count_source == 18
 
 
 def ray_like(pickled):

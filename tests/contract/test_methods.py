@@ -101,7 +101,10 @@ def test_numbers_of_rows_that_no_longer_are_what_they_were(sides, tmp_path):
         np.save(text / "part_3.npy", rows[::-1])  # as many rows: the numbers stay
         np.save(text / "part_0b.npy", rows[:3])
         if numbered:
-            with pytest.raises(InputError, match=r"rows of the source have other numbers .*--overwrite"):
+            with (
+                pytest.warns(UserWarning, match=r"part_0b\.npy: read as part of one set"),
+                pytest.raises(InputError, match=r"rows of the source have other numbers .*--overwrite"),
+            ):
                 fr.apply_files(method, text, out, resume=True)
         (text / "part_0b.npy").unlink()
         fr.apply_files(method, text, out, resume=True)

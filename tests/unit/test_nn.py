@@ -169,7 +169,7 @@ def test_noise_of_a_module_is_new_at_every_call(sides):
     torch.testing.assert_close(layer(text), one, rtol=0, atol=0)
     # One direction of the rows before they are projected: the noise across it has the spread that C3 gives it.
     clean = torch.from_numpy(sides[0] / np.linalg.norm(sides[0], axis=1, keepdims=True)) + torch.from_numpy(
-        method.shift
+        method.shift.copy()
     )
     across = torch.linalg.qr(torch.stack([clean[0], *torch.eye(24, dtype=torch.float64)[:23]]).T)[0][:, 1]
     drawn = torch.stack([layer(text[:1])[0] for _ in range(2000)])
