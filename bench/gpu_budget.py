@@ -317,7 +317,7 @@ def triton_counts(cuobjdump: str, op: str, dtype: str, d: int, architecture: str
     way = flow.once_around(over_tiles, set(turns), turns)
     counts = counted(
         way,
-        lambda i: i.address < roots,
+        lambda i: i.address < roots and i.guard != "",  # b and c are not masked
         rows=tile.rows,
         registers=registers,
         warps=resident(registers, 1, compiled.metadata.shared),
