@@ -1,7 +1,10 @@
 // Rows are taken in batches of eight. The coefficients of a batch are computed in one vector pass: the square roots and
-// divisions of a single row would be a long chain that nothing hides. The rows of a batch are read side by side, so
-// that memory serves several streams, and while a batch is worked on, the next one is prefetched.
+// divisions of a single row would be a long chain that nothing hides. The rows of a batch lie far apart, an eighth of
+// the block from one to the next, and the next batch are the rows after them: memory serves eight sequential streams,
+// which the prefetchers of the hardware follow as well.
 #pragma once
+
+#include <type_traits>
 
 #include "kernels.h"
 #include "simd.h"
@@ -9,26 +12,39 @@
 namespace fastrealign {
 namespace FR_ISA {
 
-template <typename T>
+// T: elements of the rows in memory. U: of the same rows as the kernel reads them.
+template <typename T, typename U = T>
 struct Batch {
     const T* rows[batch_rows];
-    int64_t first;  // index in the block
-    int size;       // number of rows
-    int64_t ahead;  // bytes from a row to the row that is prefetched meanwhile
+    std::conditional_t<std::is_same_v<T, U>, const U*, U*> values[batch_rows];
+    int64_t first, step;  // indices in the block: of the first row, and from one to the next
+    int size;             // number of rows
+    int64_t ahead;        // bytes from a row to the same row of the next batch
     alignas(cache_line) double p[batch_rows], q[batch_rows], r[batch_rows];
     alignas(cache_line) double alpha[batch_rows], beta[batch_rows], gamma[batch_rows];
     RowState states[batch_rows];
 
-    Batch(const Rows& in, int64_t from)
-        : first(from),
-          size(static_cast<int>(in.count - from < batch_rows ? in.count - from : batch_rows)),
-          ahead(batch_rows * in.stride) {
+    Batch(const Rows& in, int64_t from, int64_t apart, int count)
+        : first(from), step(apart), size(count), ahead(in.stride) {
         for (int i = 0; i < batch_rows; ++i) {
-            rows[i] = reinterpret_cast<const T*>(in.data + (from + (i < size ? i : 0)) * in.stride);
+            rows[i] = reinterpret_cast<const T*>(in.data + index(i < size ? i : 0) * in.stride);
+            if constexpr (std::is_same_v<T, U>) values[i] = rows[i];
             p[i] = 1.0;
             q[i] = r[i] = 0.0;
         }
     }
+    int64_t index(int i) const { return first + i * step; }
+
+    // The cache lines of rows i to i + R - 1 at column j in the next batch, into the second cache. A kernel passes over
+    // a batch twice; each pass does this for every other row, so that memory is never idle.
+    template <int R>
+    FR_INLINE void prefetch(int pass, int i, int64_t j) const {
+        if (R == 1 && i % 2 != pass) return;
+        FR_UNROLL
+        for (int k = i + (R == 1 ? 0 : pass); k < i + R; k += 2)
+            __builtin_prefetch(reinterpret_cast<const char*>(rows[k] + j) + ahead, 0, 2);
+    }
+    static constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));  // columns
 
     // The coefficients of all rows from their dot products; one loop without branches, which the compiler vectorises.
     void find_coefficients(const RowMap& map) {
@@ -42,12 +58,18 @@ struct Batch {
     }
 };
 
-// Prefetches the cache lines of `bytes` bytes from `ahead` on into this cache (some lines twice, which costs nothing).
-constexpr int in_first_cache = 3, in_second_cache = 2;
-template <int bytes, int cache>
-FR_INLINE void prefetch(const char* ahead) {
-    FR_UNROLL
-    for (int k = 0; k < bytes; k += static_cast<int>(cache_line)) __builtin_prefetch(ahead + k, 0, cache);
+// Calls work(batch) for all rows of a block.
+template <typename T, typename U = T, typename Work>
+void over_batches(const Rows& in, const Work& work) {
+    const int64_t batches = in.count / batch_rows, whole = batches * batch_rows;
+    for (int64_t k = 0; k < batches; ++k) {
+        Batch<T, U> batch(in, k, batches, batch_rows);
+        work(batch);
+    }
+    if (whole < in.count) {
+        Batch<T, U> batch(in, whole, 1, static_cast<int>(in.count - whole));
+        work(batch);
+    }
 }
 
 // The slow path for one row: f(row) in `scratch`, in float64, or the reason why there is none.

@@ -29,6 +29,7 @@ class Buffer {
     T* data_;
 };
 
-inline int64_t padded(int64_t d) { return (d + lanes - 1) / lanes * lanes; }
+// Room for d values, and for a longest vector that begins at any of them.
+inline int64_t padded(int64_t d) { return (d + 2 * sixteen - 1) / sixteen * sixteen; }
 
 }  // namespace fastrealign

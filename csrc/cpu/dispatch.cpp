@@ -12,6 +12,8 @@
 #include <mutex>
 #include <stdexcept>
 #include <thread>
+#include <tuple>
+#include <utility>
 
 #include "buffer.h"
 #include "float_state.h"
@@ -19,7 +21,7 @@
 namespace fastrealign {
 namespace {
 
-// Large enough that fetching a block costs nothing, small enough that threads finish together.
+// The smallest block of rows that a thread takes: large enough that taking it costs nothing.
 constexpr int64_t block_bytes = 256 * 1024;
 
 struct Kernels {
@@ -99,6 +101,27 @@ class ThreadSums {
     Buffer<Total> totals_;
 };
 
+// Blocks of rows for threads that come and take them. Each is a part of what is left: long blocks, so that what a
+// kernel prefetches is its own, then ever shorter ones, so that the threads finish together.
+class Blocks {
+ public:
+    Blocks(int64_t rows, int64_t shortest, int threads) : rows_(rows), shortest_(shortest), threads_(threads) {}
+    // The first row and the number of rows, which is 0 at the end.
+    std::pair<int64_t, int64_t> take() {
+        int64_t first = next_, count;
+        do {
+            const int64_t left = rows_ - first;
+            count = std::min(left, std::max(shortest_, left / (2 * threads_) / batch_rows * batch_rows));
+        } while (!next_.compare_exchange_weak(first, first + count));
+        return {first, count};
+    }
+
+ private:
+    std::atomic<int64_t> next_{0};
+    int64_t rows_, shortest_;
+    int threads_;
+};
+
 struct Workspace {
     double* scratch;
     float* unpacked;
@@ -108,12 +131,12 @@ struct Workspace {
 template <typename Work>
 Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, int threads, const Work& work) {
     const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
-    const int64_t rows_a_block = std::max<int64_t>(batch_rows, block_bytes / row_bytes / batch_rows * batch_rows);
-    const int64_t blocks = (in.rows + rows_a_block - 1) / rows_a_block;
+    const int64_t shortest = std::max<int64_t>(batch_rows, block_bytes / row_bytes / batch_rows * batch_rows);
+    const int64_t blocks = (in.rows + shortest - 1) / shortest;
     const int64_t useful = std::max<int64_t>(1, in.rows * row_bytes / bytes_worth_a_thread);
-    const int n = static_cast<int>(std::min<int64_t>({std::max(threads, 1), blocks, useful}));
+    const int n = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>({threads, blocks, useful})));
 
-    std::atomic<int64_t> next{0};
+    Blocks all(in.rows, shortest, n);
     std::mutex lock;
     Outcome outcome;
     const auto run = [&] {
@@ -122,9 +145,7 @@ Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, int
         Buffer<double> scratch(in.d);
         Buffer<float> unpacked(batch_rows * padded(in.d));
         Outcome mine;
-        for (int64_t k = next++; k < blocks; k = next++) {
-            const int64_t first = k * rows_a_block;
-            const int64_t count = std::min(rows_a_block, in.rows - first);
+        for (auto [first, count] = all.take(); count > 0; std::tie(first, count) = all.take()) {
             const Rows rows{static_cast<const char*>(in.data) + first * in.stride, in.stride, count, first, in.d};
             const BadRows bad = work(rows, sums.sums, Workspace{scratch.data(), unpacked.data()});
             mine.good += count - bad.count;

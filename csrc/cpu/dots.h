@@ -1,77 +1,169 @@
-// The dot products of a row for `apply`, which interleaves them with writing the row before, so that memory accesses
-// and arithmetic overlap; their bits depend on neither that work nor the neighbouring rows.
+// The dot products of the rows of a batch. Several rows are read side by side, which loads b and c once for them; the
+// bits do not depend on how many.
 #pragma once
+
+#include <algorithm>
+#include <type_traits>
 
 #include "batch.h"
 
 namespace fastrealign {
 namespace FR_ISA {
 
-// Prefetch distance in bytes for rows without gaps. Measured: 1 KiB is a tenth slower, 4 KiB no faster; the hardware
-// prefetcher stops at the end of each 4 KiB page.
-constexpr int64_t prefetch_distance = 2048;
+// Rows side by side: as many as registers hold sums of.
+constexpr int rows_of_wide_dots(Terms terms) { return terms == Terms::none ? most_sums : most_sums / 2; }
+constexpr int rows_of_narrow_dots = most_sums / 2;
 
-template <typename T>
-inline const char* ahead_of(const T* row, const Rows& in) {
-    const bool packed = in.stride == in.d * static_cast<int64_t>(sizeof(T));
-    return reinterpret_cast<const char*>(row) + (packed ? prefetch_distance : in.stride);
+// Whether rows are converted when their dot products are taken, for the second pass to read.
+template <typename T, typename U>
+constexpr bool unpacks = !std::is_same_v<T, U>;
+
+// Converts a line of the rows from column `from` on.
+template <int R, typename T>
+FR_INLINE void unpack(Batch<T, float>& batch, int i, int64_t from, int64_t d) {
+    constexpr int64_t line = Batch<T, float>::line;
+    if (from + line <= d) {
+        FR_UNROLL
+        for (int64_t j = from; j < from + line; j += sixteen) {
+            FR_UNROLL
+            for (int k = 0; k < R; ++k) put(batch.values[i + k] + j, narrow(load_f16(batch.rows[i + k] + j), float{}));
+        }
+        return;
+    }
+    for (int64_t j = from; j < d; j += sixteen) {
+        const int count = static_cast<int>(std::min<int64_t>(sixteen, d - j));
+        for (int k = 0; k < R; ++k)
+            put(batch.values[i + k] + j,
+                narrow(load_f16(first_of<sixteen>(batch.rows[i + k] + j, count).values), float{}));
+    }
 }
 
-// Sums of products in float64, in two sets of accumulators, to hide the latency of additions.
-class WideDots {
- public:
-    using Real = double;
-    FR_INLINE explicit WideDots(const MapVectors& vectors) : b_(vectors.b), c_(vectors.c) {}
-    template <int set>
-    FR_INLINE void add(int64_t j, D8 x) {
-        D8& p = set == 0 ? p0_ : p1_;
-        p = fma(x, x, p);
-        q_ = fma(x, load_d8(b_ + j), q_);
-        r_ = fma(x, load_d8(c_ + j), r_);
+// In float64.
+template <Terms terms, int R, typename T, typename U>
+FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d) {
+    const U* rows[R];
+    D8 p[R], q[R], r[R];
+    FR_UNROLL
+    for (int k = 0; k < R; ++k) {
+        rows[k] = batch.values[i + k];
+        p[k] = q[k] = r[k] = splat(0.0);
     }
-    FR_INLINE void widen_sums() {}
-    FR_INLINE Dots result() const { return {total(FR_ISA::add(p0_, p1_)), total(q_), total(r_)}; }
-
- private:
-    const double* b_;
-    const double* c_;
-    D8 p0_ = splat(0.0), p1_ = splat(0.0), q_ = splat(0.0), r_ = splat(0.0);
-};
-
-// How many columns NarrowDots sums in float32 before it adds the sums to float64 ones.
-constexpr int64_t dots_chunk = 512;
-
-// The same in float32, added to float64 sums every `dots_chunk` columns: no lane sums more than 32 products in float32,
-// so the error does not grow with the width. `even_odd`: whole groups of sixteen are taken as even columns, then odd.
-template <bool even_odd>
-class NarrowDots {
- public:
-    using Real = float;
-    FR_INLINE explicit NarrowDots(const MapVectors& vectors)
-        : b_(even_odd ? vectors.b_even_odd : vectors.b32), c_(even_odd ? vectors.c_even_odd : vectors.c32) {}
-    template <int set>
-    FR_INLINE void add(int64_t j, F8 x) {
-        F8& p = set == 0 ? p0_ : p1_;
-        F8& q = set == 0 ? q0_ : q1_;
-        F8& r = set == 0 ? r0_ : r1_;
-        p = fma(x, x, p);
-        q = fma(x, load_f8(b_ + j), q);
-        r = fma(x, load_f8(c_ + j), r);
+    const auto step = [&](int64_t j, auto load) FR_LAMBDA {
+        D8 b, c;
+        if constexpr (terms != Terms::none) b = load_d8(vectors.b + j);
+        if constexpr (terms == Terms::bc) c = load_d8(vectors.c + j);
+        FR_UNROLL
+        for (int k = 0; k < R; ++k) {
+            const D8 x = load(rows[k] + j);
+            p[k] = fma(x, x, p[k]);
+            if constexpr (terms != Terms::none) q[k] = fma(x, b, q[k]);
+            if constexpr (terms == Terms::bc) r[k] = fma(x, c, r[k]);
+        }
+    };
+    const auto whole = [](const U* x) FR_LAMBDA { return load_d8(x); };
+    constexpr int64_t line = Batch<T, U>::line;
+    // A line ahead, so that what is stored is not read at once.
+    if constexpr (unpacks<T, U>) unpack<R>(batch, i, 0, d);
+    int64_t j = 0;
+    for (; j + line <= d; j += line) {
+        if constexpr (unpacks<T, U>) unpack<R>(batch, i, j + line, d);
+        batch.template prefetch<R>(0, i, j);
+        FR_UNROLL
+        for (int64_t at = 0; at < line; at += lanes) step(j + at, whole);
     }
-    FR_INLINE void widen_sums() {
-        p64_ = FR_ISA::add(p64_, FR_ISA::add(to_d8(p0_), to_d8(p1_)));
-        q64_ = FR_ISA::add(q64_, FR_ISA::add(to_d8(q0_), to_d8(q1_)));
-        r64_ = FR_ISA::add(r64_, FR_ISA::add(to_d8(r0_), to_d8(r1_)));
-        p0_ = p1_ = q0_ = q1_ = r0_ = r1_ = splat(0.0f);
+    for (; j + lanes <= d; j += lanes) step(j, whole);
+    if (j < d) {
+        const int count = static_cast<int>(d - j);
+        step(j, [&](const U* x) FR_LAMBDA { return load_d8(first_of<lanes>(x, count).values); });
     }
-    FR_INLINE Dots result() const { return {total(p64_), total(q64_), total(r64_)}; }
+    FR_UNROLL
+    for (int k = 0; k < R; ++k) {
+        batch.p[i + k] = total(p[k]);
+        if constexpr (terms != Terms::none) batch.q[i + k] = total(q[k]);
+        if constexpr (terms == Terms::bc) batch.r[i + k] = total(r[k]);
+    }
+}
 
- private:
-    const float* b_;
-    const float* c_;
-    F8 p0_ = splat(0.0f), p1_ = splat(0.0f), q0_ = splat(0.0f), q1_ = splat(0.0f), r0_ = splat(0.0f), r1_ = splat(0.0f);
-    D8 p64_ = splat(0.0), q64_ = splat(0.0), r64_ = splat(0.0);
-};
+template <Terms terms, typename T, typename U>
+void wide_dots(Batch<T, U>& batch, const MapVectors& vectors, int64_t d) {
+    constexpr int R = rows_of_wide_dots(terms);
+    int i = 0;
+    for (; i + R <= batch.size; i += R) wide_dots_of<terms, R>(batch, i, vectors, d);
+    for (; i < batch.size; ++i) wide_dots_of<terms, 1>(batch, i, vectors, d);
+}
+
+// How many columns are summed in float32 before the sums are added to float64 ones: no lane sums more than 32 products
+// in float32, so the error does not grow with the width.
+constexpr int64_t narrow_columns = 512;
+
+FR_INLINE D8 halves_sum(F16 x) { return add(to_d8(first_half(x)), to_d8(last_half(x))); }
+
+// In float32, for 16-bit rows.
+template <int R, typename T>
+FR_INLINE void narrow_dots_of(Batch<T>& batch, int i, const MapVectors& vectors, int64_t d) {
+    // bfloat16 are taken as the even columns of each group of sixteen, then the odd ones.
+    constexpr bool even_odd = std::is_same_v<T, BFloat>;
+    const float* b32 = even_odd ? vectors.b_even_odd : vectors.b32;
+    const float* c32 = even_odd ? vectors.c_even_odd : vectors.c32;
+    const T* rows[R];
+    D8 wide_p[R], wide_q[R], wide_r[R];
+    FR_UNROLL
+    for (int k = 0; k < R; ++k) {
+        rows[k] = batch.rows[i + k];
+        wide_p[k] = wide_q[k] = wide_r[k] = splat(0.0);
+    }
+    for (int64_t from = 0; from < d; from += narrow_columns) {
+        const int64_t to = d < from + narrow_columns ? d : from + narrow_columns;
+        F16 p[R], q[R], r[R];
+        FR_UNROLL
+        for (int k = 0; k < R; ++k) p[k] = q[k] = r[k] = splat16(0.0f);
+        const auto step = [&](int64_t j, auto load) FR_LAMBDA {
+            const F16 b = load_f16(b32 + j), c = load_f16(c32 + j);
+            FR_UNROLL
+            for (int k = 0; k < R; ++k) {
+                const F16 x = load(rows[k] + j);
+                p[k] = fma(x, x, p[k]);
+                q[k] = fma(x, b, q[k]);
+                r[k] = fma(x, c, r[k]);
+            }
+        };
+        int64_t j = from;
+        for (; j + sixteen <= to; j += sixteen) {
+            if (j % Batch<T>::line == 0) batch.template prefetch<R>(0, i, j);
+            step(j, [](const T* x) FR_LAMBDA {
+                if constexpr (even_odd) {
+                    return load_even_odd(x);
+                } else {
+                    return load_f16(x);
+                }
+            });
+        }
+        if (j < to) {
+            const int count = static_cast<int>(to - j);
+            step(j, [&](const T* x) FR_LAMBDA { return load_f16(first_of<sixteen>(x, count).values); });
+        }
+        FR_UNROLL
+        for (int k = 0; k < R; ++k) {
+            wide_p[k] = add(wide_p[k], halves_sum(p[k]));
+            wide_q[k] = add(wide_q[k], halves_sum(q[k]));
+            wide_r[k] = add(wide_r[k], halves_sum(r[k]));
+        }
+    }
+    FR_UNROLL
+    for (int k = 0; k < R; ++k) {
+        batch.p[i + k] = total(wide_p[k]);
+        batch.q[i + k] = total(wide_q[k]);
+        batch.r[i + k] = total(wide_r[k]);
+    }
+}
+
+template <typename T>
+void narrow_dots(Batch<T>& batch, const MapVectors& vectors, int64_t d) {
+    constexpr int R = rows_of_narrow_dots;
+    int i = 0;
+    for (; i + R <= batch.size; i += R) narrow_dots_of<R>(batch, i, vectors, d);
+    for (; i < batch.size; ++i) narrow_dots_of<1>(batch, i, vectors, d);
+}
 
 }  // namespace FR_ISA
 }  // namespace fastrealign

@@ -11,6 +11,7 @@
 namespace fastrealign {
 
 constexpr int lanes = 8;            // of the vectors of simd.h
+constexpr int sixteen = 2 * lanes;  // of its longest ones
 constexpr int batch_rows = 8;       // rows that a kernel works on together
 constexpr int64_t cache_line = 64;  // bytes
 
@@ -23,8 +24,8 @@ struct Rows {
     int64_t d;
 };
 
-// The map's vectors, padded with zeros to a multiple of `lanes`: in both precisions, and in float32 with the even
-// columns of each whole group of sixteen before its odd ones.
+// The map's vectors, padded with zeros (buffer.h): in both precisions, and in float32 with the even columns of each
+// whole group of sixteen before its odd ones.
 struct MapVectors {
     const double* b;
     const double* c;
@@ -56,7 +57,7 @@ struct BadRows {
 // The exact sums of one thread (exact_sum.h): accumulators, and the totals that take them up. The functions are static
 // for the reason given in row_map.h.
 struct Sums {
-    double* accumulators;  // d, padded to a multiple of `lanes`; null: no sums
+    double* accumulators;  // d, padded; null: no sums
     Total* totals;         // d
     double weight = 0.0;   // of the rows in the accumulators
     __int128 beta = 0, gamma = 0;
@@ -88,7 +89,7 @@ struct ReduceBlock {
     double b_scale, c_scale;  // 2^vector_exponent of b and c
     uint8_t* flags;           // RowState of each row, indexed by in.first + i; may be null
     double* scratch;          // d values, for rows that take the slow path
-    float* unpacked;          // batch_rows * (d, padded to a multiple of `lanes`) values
+    float* unpacked;          // batch_rows * padded(d) values
     Sums& sums;
     BadRows bad;
 };

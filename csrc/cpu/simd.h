@@ -1,6 +1,7 @@
-// Vectors of eight lanes of float32 (F8) and float64 (D8), for AVX-512, for AVX2 with FMA and F16C, and for any other
-// machine (GCC/Clang vector types). The number of lanes is the same everywhere, so a sum of products has one order of
-// additions, and all instruction sets give the same bits. Each one compiles this header in its own namespace (FR_ISA).
+// Vectors of eight lanes of float32 (F8) and float64 (D8) and of sixteen lanes of float32 (F16), for AVX-512, for AVX2
+// with FMA and F16C, and for any other machine (GCC/Clang vector types). The number of lanes is the same everywhere, so
+// a sum of products has one order of additions, and all instruction sets give the same bits. Each one compiles this
+// header in its own namespace (FR_ISA).
 #pragma once
 
 #include <cstdint>
@@ -43,26 +44,14 @@ inline F8 load_f8(const BFloat* x) {
 // Eight results in their output type, rounded to nearest even.
 inline __m256 narrow(F8 x, float) { return x.v; }
 inline __m128i narrow(F8 x, Half) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-// Sixteen bfloat16 as their even and odd columns: no shuffle across lanes, which saves a third of the instructions.
-inline F8 load_even(const BFloat* x) {
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), 16))};
-}
-inline F8 load_odd(const BFloat* x) {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-    return {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
 // Rounded to nearest even, in the upper half of each 32-bit lane; the lower half is undefined.
 inline __m256i rounded_bfloat(F8 x) {
     const __m256i bits = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
 }
-inline __m256i narrow_even_odd(F8 even, F8 odd) {
-    return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bfloat(even), 16), rounded_bfloat(odd), 0xaa);
-}
 inline __m128i first_eight(__m256i sixteen) { return _mm256_castsi256_si128(sixteen); }
 inline __m128i last_eight(__m256i sixteen) { return _mm256_extracti128_si256(sixteen, 1); }
-
 inline __m128i narrow(F8 x, BFloat) {
     const __m256i high = _mm256_srli_epi32(rounded_bfloat(x), 16);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08));
@@ -98,6 +87,61 @@ inline D8 load_d8(const float* x) { return {_mm512_cvtps_pd(_mm256_loadu_ps(x))}
 inline void put(double* to, D8 x) { _mm512_storeu_pd(to, x.v); }
 inline void stream(double* to, D8 x) { _mm512_stream_pd(to, x.v); }
 
+struct F16 {
+    __m512 v;
+};
+inline F16 splat16(float x) { return {_mm512_set1_ps(x)}; }
+inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F8 first_half(F16 x) { return {_mm512_castps512_ps256(x.v)}; }
+inline F8 last_half(F16 x) { return {_mm512_extractf32x8_ps(x.v, 1)}; }
+inline F16 load_f16(const float* x) { return {_mm512_loadu_ps(x)}; }
+inline F16 load_f16(const Half* x) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)))};
+}
+// A bfloat16 is the upper half of a float32. One shuffle of 16-bit words puts sixteen of them there, in either order,
+// and one takes them from there.
+struct Words {
+    alignas(cache_line) uint16_t from[4 * lanes];
+};
+constexpr Words to_upper_halves(bool even_odd) {
+    Words words{};
+    for (int lane = 0; lane < sixteen; ++lane)
+        words.from[2 * lane + 1] = static_cast<uint16_t>(even_odd ? lane % lanes * 2 + lane / lanes : lane);
+    return words;
+}
+constexpr Words from_upper_halves(bool even_odd) {
+    Words words{};
+    for (int column = 0; column < sixteen; ++column)
+        words.from[column] = static_cast<uint16_t>(2 * (even_odd ? column / 2 + column % 2 * lanes : column) + 1);
+    return words;
+}
+constexpr Words load_words[2] = {to_upper_halves(false), to_upper_halves(true)};
+constexpr Words narrow_words[2] = {from_upper_halves(false), from_upper_halves(true)};
+template <bool even_odd>
+inline F16 load_bfloats(const BFloat* x) {
+    const __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+    return {_mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(load_words[even_odd].from), words))};
+}
+template <bool even_odd>
+inline __m256i narrow_bfloats(F16 x) {
+    const __m512i bits = _mm512_castps_si512(x.v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(narrow_words[even_odd].from), rounded));
+}
+inline F16 load_f16(const BFloat* x) { return load_bfloats<false>(x); }
+inline F16 load_even_odd(const BFloat* x) { return load_bfloats<true>(x); }
+inline __m512 narrow(F16 x, float) { return x.v; }
+inline __m256i narrow(F16 x, Half) { return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline __m256i narrow(F16 x, BFloat) { return narrow_bfloats<false>(x); }
+inline __m256i narrow_even_odd(F16 x) { return narrow_bfloats<true>(x); }
+inline __m256 first_eight(__m512 x) { return _mm512_castps512_ps256(x); }
+inline __m256 last_eight(__m512 x) { return _mm512_extractf32x8_ps(x, 1); }
+inline void put(float* to, __m512 x) { _mm512_storeu_ps(to, x); }
+inline void stream(float* to, __m512 x) { _mm512_stream_ps(to, x); }
+
 #else
 
 constexpr int most_sums = 4;
@@ -128,6 +172,19 @@ inline void put(double* to, D8 x) {
 inline void stream(double* to, D8 x) {
     _mm256_stream_pd(to, x.lo);
     _mm256_stream_pd(to + 4, x.hi);
+}
+
+struct F16 {
+    F8 first, last;
+};
+// The even columns, then the odd ones: no shuffle across lanes, which saves a third of the instructions.
+inline F16 load_even_odd(const BFloat* x) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    const __m256i odd = _mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
+    return {{_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))}, {_mm256_castsi256_ps(odd)}};
+}
+inline __m256i narrow_even_odd(F16 x) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded_bfloat(x.first), 16), rounded_bfloat(x.last), 0xaa);
 }
 #endif
 
@@ -240,34 +297,35 @@ void put(T* to, const Eight<T>& x) {
     memcpy(to, x.v, sizeof x.v);
 }
 inline void put(double* to, D8 x) { memcpy(to, &x.v, sizeof x.v); }
-inline F8 every_other(const BFloat* x, int from) {
-    F8 out;
-    for (int i = 0; i < lanes; ++i) {
-        BFloat one;
-        memcpy(&one, x + 2 * i + from, sizeof one);
-        out.v[i] = to_float(one);
-    }
-    return out;
-}
-inline F8 load_even(const BFloat* x) { return every_other(x, 0); }
-inline F8 load_odd(const BFloat* x) { return every_other(x, 1); }
-struct Sixteen {
-    BFloat v[2 * lanes];
-};
-inline Sixteen narrow_even_odd(F8 even, F8 odd) {
-    Sixteen out;
-    for (int i = 0; i < lanes; ++i) {
-        out.v[2 * i] = from_float<BFloat>(even.v[i]);
-        out.v[2 * i + 1] = from_float<BFloat>(odd.v[i]);
-    }
-    return out;
-}
-inline void put(BFloat* to, const Sixteen& x) { memcpy(to, x.v, sizeof x.v); }
 inline Eight<BFloat> eight_from(const BFloat* x) {
     Eight<BFloat> out;
     memcpy(out.v, x, sizeof out.v);
     return out;
 }
+
+struct F16 {
+    F8 first, last;
+};
+inline F16 load_even_odd(const BFloat* x) {
+    BFloat even[lanes], odd[lanes];
+    for (int i = 0; i < lanes; ++i) {
+        memcpy(&even[i], x + 2 * i, sizeof(BFloat));
+        memcpy(&odd[i], x + 2 * i + 1, sizeof(BFloat));
+    }
+    return {load_f8(even), load_f8(odd)};
+}
+struct Sixteen {
+    BFloat v[sixteen];
+};
+inline Sixteen narrow_even_odd(F16 x) {
+    Sixteen out;
+    for (int i = 0; i < lanes; ++i) {
+        out.v[2 * i] = from_float<BFloat>(x.first.v[i]);
+        out.v[2 * i + 1] = from_float<BFloat>(x.last.v[i]);
+    }
+    return out;
+}
+inline void put(BFloat* to, const Sixteen& x) { memcpy(to, x.v, sizeof x.v); }
 inline Eight<BFloat> first_eight(const Sixteen& x) { return eight_from(x.v); }
 inline Eight<BFloat> last_eight(const Sixteen& x) { return eight_from(x.v + lanes); }
 
@@ -282,15 +340,54 @@ inline void finish_streaming() {}
 
 // Common to all three.
 
+#if !defined(__AVX512F__)
+// Sixteen lanes as two vectors of eight.
+inline F16 splat16(float x) { return {splat(x), splat(x)}; }
+inline F16 fma(F16 a, F16 b, F16 c) { return {fma(a.first, b.first, c.first), fma(a.last, b.last, c.last)}; }
+inline F16 mul(F16 a, F16 b) { return {mul(a.first, b.first), mul(a.last, b.last)}; }
+inline F8 first_half(F16 x) { return x.first; }
+inline F8 last_half(F16 x) { return x.last; }
+template <typename T>
+F16 load_f16(const T* x) {
+    return {load_f8(x), load_f8(x + lanes)};
+}
+template <typename Out>
+struct Pair {
+    decltype(narrow(F8{}, Out{})) first, last;
+};
+template <typename Out>
+Pair<Out> narrow(F16 x, Out) {
+    return {narrow(x.first, Out{}), narrow(x.last, Out{})};
+}
+template <typename Out>
+auto first_eight(const Pair<Out>& x) {
+    return x.first;
+}
+template <typename Out>
+auto last_eight(const Pair<Out>& x) {
+    return x.last;
+}
+template <typename Out>
+void put(Out* to, const Pair<Out>& x) {
+    put(to, x.first);
+    put(to + lanes, x.last);
+}
+template <typename Out>
+void stream(Out* to, const Pair<Out>& x) {
+    stream(to, x.first);
+    stream(to + lanes, x.last);
+}
+#endif
+
 inline D8 load_d8(const Half* x) { return to_d8(load_f8(x)); }
 inline D8 load_d8(const BFloat* x) { return to_d8(load_f8(x)); }
 inline D8 narrow(D8 x, double) { return x; }
 inline D8 widen(D8 x, double) { return x; }
 inline D8 to_d8(D8 x) { return x; }
 
-// Eight results, float32 or float64, in their output type.
+// Results, float32 or float64, in their output type.
 template <typename Out>
-FR_INLINE auto narrow_to(F8 x) {
+FR_INLINE auto narrow_to(F16 x) {
     return narrow(x, Out{});
 }
 template <typename Out>
@@ -308,45 +405,22 @@ inline double total(D8 x) {
     put(v, x);
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
-inline float total(F8 x) {
-    float v[lanes];
-    memcpy(v, &x.v, sizeof v);
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
 
-// Loads in the requested arithmetic.
-template <typename Real>
-struct Pack;
-template <>
-struct Pack<float> {
-    using type = F8;
-    using Scalar = F8;
-    template <typename T>
-    static F8 load(const T* x) {
-        return load_f8(x);
-    }
+// The first elements of a vector that reaches beyond the end of a row, then zeros. Reading past the row could leave
+// mapped memory.
+template <int columns, typename T>
+struct First {
+    T values[columns];
 };
-template <>
-struct Pack<double> {
-    using type = D8;
-    using Scalar = S8;
-    template <typename T>
-    static D8 load(const T* x) {
-        return load_d8(x);
-    }
-};
-
-// The last, partial vector of a row: fewer than eight elements, then zeros. Reading past the row could leave mapped
-// memory.
-template <typename Real, typename T>
-typename Pack<Real>::type load_partial(const T* x, int count) {
-    T padded[lanes] = {};
-    memcpy(padded, x, static_cast<size_t>(count) * sizeof(T));
-    return Pack<Real>::load(padded);
+template <int columns, typename T>
+First<columns, T> first_of(const T* x, int count) {
+    First<columns, T> first{};
+    memcpy(first.values, x, static_cast<size_t>(count) * sizeof(T));
+    return first;
 }
-template <typename T, typename V>
-void put_partial(T* to, V x, int count) {
-    T all[lanes];
+template <int columns, typename T, typename V>
+void put_first(T* to, const V& x, int count) {
+    T all[columns];
     put(all, x);
     memcpy(to, all, static_cast<size_t>(count) * sizeof(T));
 }

@@ -34,8 +34,8 @@ SixDots six_dots(const T* y, const T* g, const MapVectors& vectors, int64_t d) {
     }
     if (j < d) {
         const int count = static_cast<int>(d - j);
-        add(load_partial<double>(y + j, count), load_partial<double>(g + j, count), load_d8(vectors.b + j),
-            load_d8(vectors.c + j));  // b and c are padded with zeros
+        add(load_d8(first_of<lanes>(y + j, count).values), load_d8(first_of<lanes>(g + j, count).values),
+            load_d8(vectors.b + j), load_d8(vectors.c + j));  // b and c are padded with zeros
     }
     return {{total(sums[0]), total(sums[1]), total(sums[2])}, {total(sums[3]), total(sums[4]), total(sums[5])}};
 }
@@ -111,10 +111,11 @@ void vjp(VjpBlock& block) {
             }
             if (j < d) {
                 const int count = static_cast<int>(d - j);
-                put_partial(out + j,
-                            value(load_partial<double>(y + j, count), load_partial<double>(g + j, count),
-                                  load_d8(vectors.b + j), load_d8(vectors.c + j)),
-                            count);
+                put_first<lanes>(
+                    out + j,
+                    value(load_d8(first_of<lanes>(y + j, count).values), load_d8(first_of<lanes>(g + j, count).values),
+                          load_d8(vectors.b + j), load_d8(vectors.c + j)),
+                    count);
             }
             continue;
         }
