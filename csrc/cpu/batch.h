@@ -58,17 +58,19 @@ struct Batch {
     }
 };
 
-// Calls work(batch) for all rows of a block.
+// Calls work(batch) for all rows of a block. Between two rows of a batch lies an odd number of rows, so that rows of 3
+// KiB do not all fall into the same sets of the first cache.
 template <typename T, typename U = T, typename Work>
 void over_batches(const Rows& in, const Work& work) {
-    const int64_t batches = in.count / batch_rows, whole = batches * batch_rows;
-    for (int64_t k = 0; k < batches; ++k) {
-        Batch<T, U> batch(in, k, batches, batch_rows);
+    const auto take = [&](int64_t first, int64_t apart, int64_t count) {
+        Batch<T, U> batch(in, first, apart, static_cast<int>(count));
         work(batch);
-    }
-    if (whole < in.count) {
-        Batch<T, U> batch(in, whole, 1, static_cast<int>(in.count - whole));
-        work(batch);
+    };
+    const int64_t batches = in.count / batch_rows;
+    const int64_t apart = batches % 2 == 0 && batches > 0 ? batches - 1 : batches;
+    for (int64_t k = 0; k < apart; ++k) take(k, apart, batch_rows);
+    for (int64_t first = apart * batch_rows; first < in.count; first += batch_rows) {
+        take(first, 1, in.count - first < batch_rows ? in.count - first : batch_rows);
     }
 }
 
