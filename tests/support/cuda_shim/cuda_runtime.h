@@ -4,11 +4,11 @@
 // here, as they are on a GPU, where they may go unnoticed.
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <atomic>
 #include <functional>
 #include <stdexcept>
 #include <type_traits>
