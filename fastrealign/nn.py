@@ -10,18 +10,19 @@ import torch
 
 from fastrealign.core import torch_ops
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_module import ExactModule
 from fastrealign.core.exact_sum import FRACTION_BITS
 from fastrealign.core.row_map import RowMap
+from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
+from fastrealign.methods.noisy_module import NoisyModule, has_direction
 from fastrealign.methods.statistics import SMALLEST_TRACE
 
 
-class ReAlign(ExactModule):
+class ReAlign(NoisyModule):
     """Aligns embeddings in their last dimension: (..., dim) in, unit vectors (..., dim) out, in the same element type.
 
     Its state is buffers alone: nothing is trained, DDP and FSDP leave it as it is, and `state_dict` holds all of it. Gradients
@@ -41,6 +42,12 @@ class ReAlign(ExactModule):
         What each `update` leaves of the weight of earlier rows.
     every : int, default 100
         Updates between two solutions.
+    noise : float, default 0.0
+        Length of random noise that is added to the aligned rows in training mode, before they are projected again (1 is as long
+        as a row); `.eval()` maps without it. Each row gets that of its number, as from files to files: see `forward`. It is
+        drawn on the CPU, so CUDA graphs do not take it.
+    seed : int, default 0
+        Of the noise.
 
     Examples
     --------
@@ -60,6 +67,8 @@ class ReAlign(ExactModule):
         dim: int | None = None,
         decay: float = 0.99,
         every: int = 100,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         alignment = None if alignment is None else Alignment.of(alignment)
@@ -84,6 +93,7 @@ class ReAlign(ExactModule):
         self.register_buffer("sum_unit", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("sum_projected", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._add_noise_of(NoiseOptions(noise, seed))
         self._first = None if alignment is None else FirstRows(alignment, "the first batches of nn.ReAlign")
         self._keep()
 
@@ -98,10 +108,22 @@ class ReAlign(ExactModule):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_first": None}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        aligned = torch.ops.fastrealign.apply(self._rows(x), self._value("map"), 2)
+    def forward(self, x: torch.Tensor, first: int | torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+        """Align x (..., dim).
+
+        Parameters
+        ----------
+        first : int or int64 (n,), optional
+            For the noise: the number of the first row, or of each. By default the rows of a call are numbered after those of
+            the calls before it (`rows_seen`, which `state_dict` keeps): in a new epoch a row gets other noise. Processes that
+            train together count apart; give them numbers, or seeds of their own.
+        """
+        rows, noisy = self._rows(x), bool(self.noise) and self.training
+        aligned = torch.ops.fastrealign.apply(rows, self._value("map"), 2, torch.float64 if noisy else rows.dtype)
         if not torch.compiler.is_compiling() and self._first is not None:
             self._look(self._first, aligned, x)
+        if noisy:
+            aligned = self._noisy(rows, aligned, self._noise(rows, first))
         return aligned if x.ndim == 2 else aligned.reshape(x.shape)
 
     def _look(self, first: FirstRows, aligned: torch.Tensor, x: torch.Tensor) -> None:
@@ -166,15 +188,15 @@ class ReAlign(ExactModule):
         return f"dim={self.dim}, s={self.map[0].item():.4g}"
 
 
-class Steps(ExactModule):
+class Steps(NoisyModule):
     """A Baseline in the last dimension: (..., dim) in, (..., dim) out, in the same element type, on the rows' device.
 
     As for ReAlign: nothing is trained, gradients flow to the rows, the buffers stay float64, rows without a direction pass
-    unchanged. C3's noise is drawn at every call, from torch's generator, as C3 trains (arXiv 2401.08567); a Baseline itself
-    gives each row its own noise by its number.
+    unchanged, and so is noise, which replaces C3's own. C3's own noise is drawn at every call, from torch's generator, as C3
+    trains (arXiv 2401.08567); a Baseline itself gives each row its own noise by its number.
     """
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(self, baseline: Baseline, noise: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         self.name, self.dim = baseline.name, baseline.dim
         self.sigma, self.projected = baseline.sigma, baseline.projected
@@ -183,24 +205,34 @@ class Steps(ExactModule):
         for name in ("matrix", "shift"):
             value = getattr(baseline, name)
             self.register_buffer(name, None if value is None else torch.tensor(value))
+        self._add_noise_of(NoiseOptions(noise, seed))
         self._keep()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, first: int | torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+        """Map x (..., dim); `first` as for ReAlign."""
         rows = self._rows(x)
+        noise = self._noise(rows, first) if self.noise and self.training else None
+        if noise is None or self.name == "c3" or not self.projected:
+            return self._mapped(rows, noise, rows.dtype).reshape(x.shape)
+        return self._noisy(rows, self._mapped(rows, None, torch.float64), noise).reshape(x.shape)
+
+    def _mapped(self, rows: torch.Tensor, noise: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """The rows in this type; noise is added before the last projection, in place of C3's own."""
         map, matrix, shift = (self._value(name) for name in ("map", "matrix", "shift"))
         if matrix is None and shift is None:
-            return torch.ops.fastrealign.apply(rows, map, 1).reshape(x.shape)
+            return torch.ops.fastrealign.apply(rows, map, 1, dtype)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
-        # Tested on unit rows: whether torch takes subnormal numbers for zeros depends on the CPU's state.
-        has_direction = (e.isfinite().all(-1) & e.any(-1))[:, None]
+        kept = has_direction(e)
         if matrix is not None:
             e = e @ matrix.T
         e = e + shift
-        if self.sigma:
+        if noise is not None:
+            e = e + noise
+        elif self.sigma:
             e = e + self.sigma * torch.randn_like(e)
         if self.projected:
             e = torch.ops.fastrealign.apply(e, self._value("last"), 2)
-        return torch.where(has_direction, e.to(rows.dtype), rows.detach()).reshape(x.shape)
+        return torch.where(kept, e.to(dtype), rows.detach().to(dtype))
 
     def _name(self) -> str:
         return self.name
@@ -214,17 +246,21 @@ def _packed(row_map: RowMap, dim: int) -> torch.Tensor:
     return torch_ops.pack(row_map, dim, torch.empty(0).device)[0]
 
 
-def as_module(method: Method | str | os.PathLike) -> ReAlign | Steps:
+def as_module(method: Method | str | os.PathLike, *, noise: float = 0.0, seed: int = 0) -> ReAlign | Steps:
     """The module of a fitted method, whichever it is.
 
     Parameters
     ----------
     method : Alignment, Baseline or path
         A method, or the path of a saved one.
+    noise, seed
+        As for ReAlign.
 
     Returns
     -------
     ReAlign or Steps
     """
     method = as_method(method)
-    return Steps(method) if isinstance(method, Baseline) else ReAlign(Alignment.of(method))
+    if isinstance(method, Baseline):
+        return Steps(method, noise, seed)
+    return ReAlign(Alignment.of(method), noise=noise, seed=seed)

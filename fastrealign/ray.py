@@ -21,7 +21,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.tensors import as_tensor
-from fastrealign.data.options import Compute, OutputOptions, ReadOptions
+from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, ReadOptions
 from fastrealign.jobs.align_files import AlignJob, ApplyJob
 from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
@@ -66,7 +66,8 @@ def apply_files(
     cpus_per_actor : int, default 1
         CPUs, and threads, of each.
     **options
-        As for `fastrealign.apply_files`: dtype, bad_rows, bad_shards, overwrite, resume, column, fsync, progress.
+        As for `fastrealign.apply_files`: noise, seed, dtype, bad_rows, bad_shards, overwrite, resume, column, fsync,
+        progress.
 
     Returns
     -------
@@ -84,7 +85,8 @@ def apply_files(
     >>> from fastrealign.ray import apply_files
     >>> apply_files("text2image.safetensors", "text/", "aligned/", actors=8)  # doctest: +SKIP
     """
-    return _by_actors(ApplyJob(alignment, source, out, _job_options(options)), actors, cpus_per_actor)
+    noise = NoiseOptions(options.pop("noise", 0.0), options.pop("seed", 0))
+    return _by_actors(ApplyJob(alignment, source, out, _job_options(options, noise)), actors, cpus_per_actor)
 
 
 @computes
@@ -126,17 +128,19 @@ def align(
     >>> from fastrealign.ray import align
     >>> align("text/", "images/", "aligned/", actors=8, tol=1e-3)  # doctest: +SKIP
     """
+    noise = NoiseOptions(options.pop("noise", 0.0), options.get("seed", 0))
     fit = _taken(FitOptions, options)
-    return _by_actors(AlignJob(source, target, out, fit, _job_options(options)), actors, cpus_per_actor)
+    return _by_actors(AlignJob(source, target, out, fit, _job_options(options, noise)), actors, cpus_per_actor)
 
 
-def _job_options(options: dict[str, Any]) -> JobOptions:
+def _job_options(options: dict[str, Any], noise: NoiseOptions) -> JobOptions:
     """The options of a job, of those that the user gave by name."""
     if options.get("group") is not None:
         raise InputError(
             "group shares shards out between ranks of torch.distributed, Ray between its actors: choose one"
         )
-    return JobOptions(_taken(ReadOptions, options), _taken(Compute, options), _taken(OutputOptions, options), **options)
+    kinds = _taken(ReadOptions, options), _taken(Compute, options), _taken(OutputOptions, options)
+    return JobOptions(*kinds, **options, noise=noise)
 
 
 def _taken(kind: type[T], options: dict[str, Any]) -> T:

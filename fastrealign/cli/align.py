@@ -31,11 +31,12 @@ def add(command: Command) -> None:
     arguments.add_out_folder(parser)
     arguments.add_columns(parser)
     arguments.add_fit_options(parser)
+    arguments.add_noise(parser)
     arguments.add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    how = {**arguments.fit_options(args), **arguments.run_options(args)}
+    how = {**arguments.fit_options(args), "noise": args.noise, **arguments.run_options(args)}
     report = fr.align(arguments.paths(args.source), arguments.paths(args.target), args.out, **how)
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 
 import fastrealign as fr
-from fastrealign.cli.arguments import COLUMN, SOURCE, add_out_folder, add_run_options, paths, run_options
+from fastrealign.cli.arguments import (
+    COLUMN,
+    SOURCE,
+    add_noise,
+    add_option,
+    add_out_folder,
+    add_run_options,
+    chosen,
+    paths,
+    run_options,
+    seed,
+)
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.data import options
 
 _MORE = """\
-example:
-  fastrealign apply text2image.safetensors more_text/ --out more_aligned/"""
+examples:
+  fastrealign apply text2image.safetensors more_text/ --out more_aligned/
+  fastrealign apply text2image.safetensors text_emb/ --out to_train_on/ --noise 1"""
 
 
 def add(command: Command) -> None:
@@ -24,10 +37,14 @@ def add(command: Command) -> None:
     parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
     add_out_folder(parser)
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
+    add_noise(parser)
+    add_option(parser, "--seed", texts=options.HELP, type=seed, default=0, metavar="N")
     add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    report = fr.apply_files(args.alignment, paths(args.source), args.out, **run_options(args))
+    report = fr.apply_files(
+        args.alignment, paths(args.source), args.out, **chosen(args, "noise", "seed"), **run_options(args)
+    )
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

@@ -55,6 +55,10 @@ def add_fit_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
 
 
+def add_noise(parser: argparse.ArgumentParser) -> None:
+    add_option(parser, "--noise", type=float, default=0.0, metavar="LENGTH")
+
+
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add_option(parser, "--confidence", type=float, default=0.95, metavar="P")
     add_option(parser, "--seed", type=seed, default=0, metavar="N")

@@ -7,6 +7,8 @@ docstrings through `documented`. The options of a fit are in methods/fit_options
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
@@ -28,6 +30,9 @@ else:  # the texts are read by `--help`, which needs none of these
 
 BAD_ROWS = ("error", "skip", "keep")
 BAD_SHARDS = ("error", "skip")
+
+# Longer noise leaves nothing of a row.
+_LONGEST = 1e6
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _WIDTH = 96
@@ -114,6 +119,47 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class NoiseOptions:
+    """Noise that is added to the mapped rows (methods/noisy.py). True where there is some."""
+
+    noise: float = option(
+        0.0,
+        "length of random noise that is added to every mapped row, which is then projected to the unit sphere again: "
+        "N(0, (noise/sqrt(d))^2 I), so 1 is as long as a row (root mean square); of c3, which has noise of length 0.5, it sets "
+        "the length; 0 adds none",
+    )
+    seed: int = option(0, "seed of the noise, which each row gets by its number")
+
+    def __post_init__(self) -> None:
+        real = isinstance(self.noise, numbers.Real) and not isinstance(self.noise, bool)
+        if not real or not 0.0 <= self.noise <= _LONGEST:
+            raise InputError(
+                f"noise={self.noise!r}: expected a length, a number from 0 to {_LONGEST:g}; 1 is as long as a row"
+            )
+        whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
+        if self.noise and not (whole and 0 <= self.seed < 2**63):
+            raise InputError(f"seed={self.seed!r}: expected a whole number from 0 to 2^63 - 1")
+        object.__setattr__(self, "noise", float(self.noise))
+
+    def __bool__(self) -> bool:
+        return self.noise > 0.0
+
+    def __str__(self) -> str:
+        return f"of length {self.noise:.6g} (seed {self.seed})"
+
+    def sigma(self, d: int) -> float:
+        """The standard deviation of a coordinate, of rows of width d."""
+        return self.noise / math.sqrt(d)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a job specification and the configuration of a run record it: nothing where there is none."""
+        return {"noise": self.noise, "seed": int(self.seed)} if self else {}
+
+
+NO_NOISE = NoiseOptions()
+
+
+@dataclass(frozen=True)
 class PassOptions:
     """How a pass over rows runs: what happens to bad rows, what computes, and where progress is shown."""
 
@@ -140,9 +186,10 @@ def documented(*groups: type) -> Callable[[_F], _F]:
 
     def fill(function: _F) -> _F:
         if function.__doc__ is not None:
-            doc, names = inspect.cleandoc(function.__doc__), inspect.signature(function).parameters
+            doc, names = inspect.cleandoc(function.__doc__), set(inspect.signature(function).parameters)
             for group in groups:
                 entries = [_entry(option) for option in _options(group) if option.name in names]
+                names -= {option.name for option in _options(group)}  # what two classes have is described once
                 doc = doc.replace(f"{{{group.__name__}}}", "\n".join(entries))
             function.__doc__ = doc
         return function
@@ -161,4 +208,4 @@ def _entry(option: Field[Any]) -> str:
     return f"{option.name} : {option.type}, default {option.default!r}\n{filled}"
 
 
-HELP = texts(ReadOptions, Compute, OutputOptions)
+HELP = texts(ReadOptions, Compute, OutputOptions, NoiseOptions)

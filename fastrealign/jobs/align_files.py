@@ -12,7 +12,7 @@ from fastrealign.core.errors import BadShardError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import shared
-from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOptions, documented
+from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_target
 from fastrealign.data.process_group import GroupLike
 from fastrealign.data.sources import FileSource
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @computes
-@documented(FitOptions, ReadOptions, Compute, OutputOptions)
+@documented(FitOptions, NoiseOptions, ReadOptions, Compute, OutputOptions)
 def align(
     source: Shards,
     target: RowsLike,
@@ -47,6 +47,7 @@ def align(
     tol: float | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    noise: float = 0.0,
     dtype: Any = None,
     bad_rows: str = "error",
     bad_shards: str = "error",
@@ -77,6 +78,7 @@ def align(
         every shard of the source (same name, format, order, ids and other columns), then alignment.safetensors and, last,
         manifest.json.
     {FitOptions}
+    {NoiseOptions}
     {ReadOptions}
     {Compute}
     {OutputOptions}
@@ -118,17 +120,20 @@ def align(
         OutputOptions(dtype, overwrite, resume, verify, fsync),
         progress,
         group,
+        NoiseOptions(noise, seed),
     )
     return AlignJob(source, target, out, fit, options).run()
 
 
 @computes
-@documented(ReadOptions, Compute, OutputOptions)
+@documented(NoiseOptions, ReadOptions, Compute, OutputOptions)
 def apply_files(
     alignment: Method | AnyPath,
     source: Shards,
     out: AnyPath,
     *,
+    noise: float = 0.0,
+    seed: int = 0,
     dtype: Any = None,
     bad_rows: str = "error",
     bad_shards: str = "error",
@@ -151,12 +156,13 @@ def apply_files(
     Parameters
     ----------
     alignment : Alignment, Baseline or path of a saved one
-        Where the result depends on row numbers (the noise of c3), they run over all shards in the order of their names, so the
-        output is that of one call on all rows.
+        Where the result depends on row numbers (noise), they run over all shards in the order of their names, so the output is
+        that of one call on all rows. The method is saved beside the output without the noise, which is of this run.
     source : path, glob, folder or list of paths
         Shards of any format. A path may be a URL (s3://, https://, ...).
     out : path
         As for `align`.
+    {NoiseOptions}
     {ReadOptions}
     {Compute}
     {OutputOptions}
@@ -195,6 +201,7 @@ def apply_files(
         OutputOptions(dtype, overwrite, resume, verify, fsync),
         progress,
         group,
+        NoiseOptions(noise, seed),
     )
     return ApplyJob(alignment, source, out, options).run()
 
@@ -205,7 +212,7 @@ class AlignJob(ShardJob):
     kind = "align"
 
     def __init__(self, source: Shards, target: RowsLike, out: AnyPath, fit: FitOptions, options: JobOptions) -> None:
-        check_devices(fit.method, options.compute.workers)
+        check_devices(fit.method, options.compute.workers, options.noise)
         super().__init__(source, out, options)
         check_ranks(fit.method, self.ranks)
         read = options.read
@@ -262,7 +269,7 @@ class ApplyJob(ShardJob):
     def __init__(self, method: Method | AnyPath, source: Shards, out: AnyPath, options: JobOptions) -> None:
         with explained_if_swapped(method, source):
             self.method = as_method(method)
-        check_devices(self.method.name, options.compute.workers)
+        check_devices(self.method.name, options.compute.workers, options.noise)
         super().__init__(source, out, options)
         self.method.check_width(self.rows.d, self.rows.name)
         warn_of_encoder(self.method, self.rows)
@@ -271,7 +278,7 @@ class ApplyJob(ShardJob):
         self.specify(
             {"method": self.method.name} if isinstance(self.method, Baseline) else {},
             alignment=self.method.fingerprint,
-            numbers=_numbers(self.rows.files) if self.method.numbered else None,
+            numbers=_numbers(self.rows.files) if self.applied.numbered else None,
         )
 
     def fit(self) -> None:
@@ -280,7 +287,7 @@ class ApplyJob(ShardJob):
 
     def report(self, manifest: Manifest) -> Report:
         report = super().report(manifest)
-        if self.ranks.rank == 0:
+        if self.ranks.rank == 0 and not self.options.noise:  # which leaves a gap of its own
             aligned = report.rows_out - (report.bad_rows if report.bad_rows_were == "keep" else 0)
             warn_of_misfit(self.method, report.gap_left, aligned, report.source)
         return report

@@ -19,6 +19,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.listing import count, listing, size
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import shown
+from fastrealign.data.options import NoiseOptions
 from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import MANIFEST, Manifest
@@ -26,7 +27,7 @@ from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
 from fastrealign.jobs.output_folder import JOURNAL
-from fastrealign.jobs.summary import column_text, gap_lines, sampling_lines
+from fastrealign.jobs.summary import column_text, gap_lines, noise_text, sampling_lines
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
@@ -87,9 +88,14 @@ def describe(method: Method, name: str) -> Found:
         f"{name}: the method {method.name} for {method.dim} wide rows",
         gaps,
         ("scale", f"s = {method.s:.6g}" if method.s != 1.0 else None),
-        ("noise", f"sigma = {method.sigma:.6g}, seed {method.seed}" if method.numbered else None),
+        ("noise", f"{_noise_of(method)}, sigma = {method.sigma:.6g}" if method.numbered else None),
         fingerprint,
     )
+
+
+def _noise_of(method: Baseline) -> NoiseOptions:
+    """C3's own noise by its length."""
+    return NoiseOptions(method.sigma * math.sqrt(method.dim), method.seed)
 
 
 def _text(head: str, lines: list[str], *entries: tuple[str, str | None]) -> str:
@@ -156,7 +162,10 @@ def _manifest(folder: Place, path: Place | None = None) -> Found:
         "changed": changed,
         "version": manifest.version,
     }
-    options = ", ".join(f"{name} {option}" for name, option in spec.options.items() if option is not None)
+    noise = NoiseOptions(spec.options.get("noise", 0.0), spec.options.get("seed", 0))
+    options = ", ".join(
+        f"{name} {option}" for name, option in spec.options.items() if option is not None and name != "noise"
+    )
     gaps = []
     if manifest.gap_before is not None:
         left = math.nan if manifest.gap_left is None else manifest.gap_left
@@ -166,6 +175,7 @@ def _manifest(folder: Place, path: Place | None = None) -> Found:
     return value, _text(
         f"{path or folder}: output of fastrealign {spec.kind} ({options}), by fastrealign {manifest.version}",
         gaps,
+        ("noise", noise_text(noise)),
         ("shards", f"{len(shards):,}, {count(total['rows_out'], 'row')}, {size(total['bytes'])}"),
         ("column", column_text(manifest.columns)),
         ("not aligned", f"{skipped} without an embedding, {bad}" if total["skipped"] or total["bad_rows"] else None),

@@ -15,7 +15,7 @@ from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.distributed import owner
-from fastrealign.data.options import Compute, OutputOptions, ReadOptions
+from fastrealign.data.options import NO_NOISE, Compute, NoiseOptions, OutputOptions, ReadOptions
 from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
@@ -31,6 +31,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
+from fastrealign.methods.noisy import with_noise
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, check_output, each, place
 
@@ -46,6 +47,7 @@ class JobOptions:
     output: OutputOptions
     progress: Progress = SILENT
     group: GroupLike = None
+    noise: NoiseOptions = NO_NOISE
 
 
 class ShardJob(Job[Report]):
@@ -82,7 +84,7 @@ class ShardJob(Job[Report]):
         dtype = None if output.dtype is None else output.dtype.name
         spec = JobSpec(
             kind=self.kind,
-            options={"dtype": dtype, "bad_rows": read.bad_rows, "column": read.column},
+            options={"dtype": dtype, "bad_rows": read.bad_rows, "column": read.column, **options.noise.to_json()},
             source=fingerprints_of(rows.files, self.layout.names, output.verify),
             metadata=[*(name for name in self.layout.metadata if name is not None), *self.layout.beside],
         )
@@ -100,6 +102,11 @@ class ShardJob(Job[Report]):
         """Complete the job specification: `options` come first, `more` are its other fields."""
         self.spec = self.folder.spec = replace(self.spec, options={**options, **self.spec.options}, **more)
 
+    @property
+    def applied(self) -> Method:
+        """What maps the rows: the method, with noise where that was asked for."""
+        return with_noise(self.method, self.options.noise)
+
     def start_writing(self) -> None:
         """Record the method, and clear a run that is replaced."""
         self.ranks.on_rank_0(lambda: self.folder.start_writing(self.method))
@@ -110,7 +117,7 @@ class ShardJob(Job[Report]):
             self.rows.files,
             Destination(self.layout.root, self.layout.names, self.layout.metadata),
             self._mine(),
-            self.method,
+            self.applied,
             self.options.read,
             self.options.output,
             [self.spec.source[name] for name in self.layout.names],
@@ -129,7 +136,7 @@ class ShardJob(Job[Report]):
         others = self.ranks.all_gather(self.journal.noted.groups if self.ranks.rank > 0 else [])
         manifest = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._commit(others)))
         assert manifest is not None  # rank 0 has one
-        if self.kind == "align":
+        if self._measures:
             gap_left = float("nan") if manifest.gap_left is None else manifest.gap_left
             self.method = _measured(self.method, gap_left)
         return manifest
@@ -140,11 +147,16 @@ class ShardJob(Job[Report]):
             journal.take_in(groups)
         records = {record.name: record for record in journal.shards}
         for dataset in self.rows.files.datasets if self.layout.beside else ():
-            dataset.write(self.layout.root, records, method.fingerprint, self.folder.fsync)
+            dataset.write(self.layout.root, records, self.applied.fingerprint, self.folder.fsync)
         gap_left = float(np.linalg.norm(journal.total(method.dim).mean - method.mean_target))
-        if self.kind == "align":
+        if self._measures:
             method = _measured(method, gap_left)
         return self.folder.commit(method, gap_left, self.left_out, self._columns)
+
+    @property
+    def _measures(self) -> bool:
+        """Whether the gap that the rows written leave is that of the method, which is then saved with it."""
+        return self.kind == "align" and not self.options.noise
 
     def reopen(self, manifest: Manifest) -> None:
         method = self.ranks.broadcast(self.ranks.on_rank_0(lambda: self._method_of(manifest)))
@@ -163,6 +175,7 @@ class ShardJob(Job[Report]):
             alignment=self.method,
             gap_before=self.method.gap_before,
             gap_left=float("nan") if manifest.gap_left is None else manifest.gap_left,
+            noise=self.options.noise,
             rows_in=sum(shard.rows_in for shard in manifest.shards),
             rows_out=sum(shard.rows_out for shard in manifest.shards),
             skipped=sum(shard.skipped for shard in manifest.shards),

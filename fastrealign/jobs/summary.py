@@ -8,6 +8,7 @@ from typing import Any
 
 from fastrealign.core.listing import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
+from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.alignment import Alignment, Sampling
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
@@ -34,7 +35,9 @@ class Report:
     gap_before : float
         ``|mean_source - mean_target|`` of the rows that it was fitted on.
     gap_left : float
-        ``|mean of the rows written - mean_target|``; NaN if none was written.
+        ``|mean of the rows written - mean_target|``, noise included; NaN if none was written.
+    noise : NoiseOptions
+        Noise that was added to the rows; its `noise` is the length, 0 for none.
     rows_in, rows_out : int
         Embeddings read and written, over all output shards.
     skipped : int
@@ -66,6 +69,7 @@ class Report:
     alignment: Method = field(repr=False)
     gap_before: float
     gap_left: float
+    noise: NoiseOptions
     rows_in: int
     rows_out: int
     skipped: int
@@ -98,7 +102,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps; a gap that was not measured is None."""
-        value = shown_values({name: part for name, part in vars(self).items() if name != "alignment"})
+        value = shown_values({name: part for name, part in vars(self).items() if name not in ("alignment", "noise")})
         a = self.alignment
         own = (
             {"centroid": a.centroid, "sampling": a.sampling and asdict(a.sampling)} if isinstance(a, Alignment) else {}
@@ -106,6 +110,7 @@ class Report:
         return {
             **value,
             "gap_left": None if math.isnan(self.gap_left) else self.gap_left,
+            "noise": self.noise.to_json() or None,
             "nothing_to_do": self.nothing_to_do,
             "rows_per_second": self.rows_per_second,
             "gb_per_second": self.gb_per_second,
@@ -131,6 +136,7 @@ class Report:
             *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit"),
             *sampling_lines(None if fitted is None else fitted.sampling),
             *listing(
+                ("noise", noise_text(self.noise)),
                 ("column", column_text(self.columns)),
                 ("skipped", f"{count(self.skipped, 'item')} without an embedding" if self.skipped else None),
                 ("bad rows", bad if self.bad_rows else None),
@@ -153,6 +159,11 @@ def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
         else:
             lines.append(f"  {name:<15}{gap:<9.3g} {'=' * round(_BAR * gap / longest) or '|'}")
     return lines
+
+
+def noise_text(noise: NoiseOptions) -> str | None:
+    """What a run says of the noise that it added."""
+    return f"{noise}, added to every row; the gap left includes it" if noise else None
 
 
 def sampling_lines(sampling: Sampling | None) -> list[str]:

@@ -20,7 +20,7 @@ from fastrealign.core.bad_rows import GOOD, REASONS, Counts
 from fastrealign.core.errors import BadShardError, InputError, changed
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
-from fastrealign.data.options import PassOptions
+from fastrealign.data.options import NoiseOptions, PassOptions
 from fastrealign.data.pipeline import Pass, Work
 from fastrealign.data.row_source import Piece
 from fastrealign.data.workers import Device, Host, Workers
@@ -227,10 +227,10 @@ class ThreadedWriter:
         return writer
 
 
-def check_devices(method: str, workers: Workers) -> None:
-    """InputError for devices and a method that takes steps, which are computed on the CPU."""
-    if workers.devices and method in IN_STEPS:
-        raise InputError(f"{method} is computed on the CPU; leave out devices")
+def check_devices(method: str, workers: Workers, noise: NoiseOptions) -> None:
+    """InputError for devices, and noise or a method that takes steps: they are computed on the CPU."""
+    if workers.devices and (noise or method in IN_STEPS):
+        raise InputError(f"{'noise' if noise else method} is computed on the CPU; leave out devices")
 
 
 def _listed(flags: np.ndarray, lo: int) -> list[tuple[int, str]]:

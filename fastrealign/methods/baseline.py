@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastrealign.core import ops
-from fastrealign.core.bad_rows import GOOD, Counts, counted
+from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import RowMap
-from fastrealign.core.rows import check_output
 from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
-from fastrealign.methods.noise import noise, row_numbers
+from fastrealign.methods.noise import noise
+from fastrealign.methods.steps import Call, apply_steps
 from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Methods that are more than one row map; the device kernels do not compute them.
 IN_STEPS = ("mean-shift", "c3", "bca")
-# Rows that pass through the steps at a time.
-STEP_ROWS = 1024
 # Axes of the tensors that a saved one may hold, and what its record must hold.
 _AXES = {"mean_target": 1, "b": 1, "shift": 1, "c": 1, "matrix": 2}
 _RECORD = {
@@ -140,34 +138,22 @@ class Baseline(MapsRows):
                 f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
                 "fastrealign.nn.as_module"
             )
-        check_output(rows, out)
-        state = np.empty(len(rows), np.uint8) if flags is None else flags
         product = self._products and self._products[np.float64 not in (rows.dtype, out.dtype)]
-        numbers = row_numbers(first, len(rows))
-        for lo in range(0, len(rows), STEP_ROWS):
-            part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
-            here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
+
+        def steps(part: np.ndarray, state: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             e = np.empty(part.shape)
-            apply(part, self._ends[0], e, flags=here)
-            bad = here != GOOD
-            reason = here[bad]
-            e[bad] = 0.0
+            apply(part, self._ends[0], e, flags=state)
+            e[state != GOOD] = 0.0
             if product is not None:
                 e = product(e)
-            e += self.shift
+            if self.shift is not None:
+                e += self.shift
             if self.sigma:
-                e += self.sigma * noise(self.seed, numbers[lo : lo + STEP_ROWS], self.dim)
-            if self.projected:
-                e[bad] = 0.0  # has no direction: not added up
-                apply(e, self._ends[1], to, into=into, flags=here)
-                here[bad] = reason
-            else:
-                to[:] = e
-                if into is not None:
-                    into.add_rows(to[~bad])
-            spoiled = here != GOOD
-            to[spoiled] = part[spoiled]
-        return counted(state)
+                e += self.sigma * noise(self.seed, numbers, self.dim)
+            return e
+
+        last = self._ends[1] if self.projected else None
+        return apply_steps(rows, out, steps, last, Call(into, flags, first, threads, backend))
 
     def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
@@ -193,3 +179,8 @@ class Baseline(MapsRows):
             return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged baseline: {error}") from None
+
+
+def unit_rows(dim: int) -> Baseline:
+    """The method none, where nothing was fitted: for noise on unit rows."""
+    return Baseline("none", np.zeros(dim), 0.0)

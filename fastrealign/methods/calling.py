@@ -15,8 +15,9 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
-from fastrealign.data.options import BAD_ROWS, check_choice
+from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
+from fastrealign.methods.noisy import with_noise
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +55,7 @@ class MapsRows:
         vars(self).update(state)
         self.__post_init__()  # what copy and pickle make of a read-only array can be written to
 
+    @documented(NoiseOptions)
     def __call__(
         self: Method,
         x: Any,
@@ -64,6 +66,8 @@ class MapsRows:
         threads: int | None = None,
         backend: str | None = None,
         first: int | np.ndarray = 0,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> Any:
         """Map rows: of an Alignment to unit rows, where the target lies.
 
@@ -84,8 +88,9 @@ class MapsRows:
         backend : str, optional
             "cuda", "triton", "cpu" or "reference"; by default the best that can run (core/backend.py).
         first : int or array (n,), default 0
-            Number of the first row of `x`, or of each, where `x` is part of more rows: C3's noise depends on it. Baselines in
+            Number of the first row of `x`, or of each, where `x` is part of more rows: noise depends on it. Baselines in
             steps (mean-shift, c3, bca) map rows in memory; `nn.as_module` maps tensors on a device.
+        {NoiseOptions}
 
         Returns
         -------
@@ -103,6 +108,7 @@ class MapsRows:
             For a row without a direction, where bad_rows is "error".
         """
         check_choice("bad_rows", bad_rows, BAD_ROWS)
+        applied = with_noise(self, NoiseOptions(noise, seed))
         given = x
         if is_tensor(x) and x.requires_grad:
             raise InputError("this call does not record gradients; use fastrealign.nn.as_module, or pass x.detach()")
@@ -131,7 +137,7 @@ class MapsRows:
             small = rows.size * wanted.itemsize < _SMALL
             result = view = np.empty(rows.shape, wanted) if small else empty_rows(len(rows), rows.shape[1], wanted)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
-        found = self.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
+        found = applied.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
         if found.bad and bad_rows == "error":
             raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; fix it, or pass bad_rows='skip' or 'keep'")
         if out is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.data.options import check_choice
+from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import CENTROIDS
 from fastrealign.methods.fitting import fit
@@ -48,6 +48,11 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         always refused.
     threads : int, optional
         CPU threads; by default one per core.
+    noise : float, default 0.0
+        Length of random noise that `transform` adds to the aligned rows before they are projected again, for models that train
+        on text and run on images; 1 is as long as a row. Each row gets that of its number in X.
+    seed : int, default 0
+        Of the noise.
 
     Attributes
     ----------
@@ -65,12 +70,21 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, target: Any = None, *, centroid: str = "paper", bad_rows: str = "keep", threads: int | None = None
+        self,
+        target: Any = None,
+        *,
+        centroid: str = "paper",
+        bad_rows: str = "keep",
+        threads: int | None = None,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.target = target
         self.centroid = centroid
         self.bad_rows = bad_rows
         self.threads = threads
+        self.noise = noise
+        self.seed = seed
 
     @classmethod
     def from_alignment(cls, alignment: Alignment) -> ReAlign:
@@ -135,10 +149,11 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         self._check_parameters()
         X = validate_data(self, _seen(X), reset=False, dtype=_DTYPES)
-        return self.alignment_(X, bad_rows=self.bad_rows, threads=self.threads)
+        return self.alignment_(X, bad_rows=self.bad_rows, threads=self.threads, noise=self.noise, seed=self.seed)
 
     def _check_parameters(self) -> None:
         check_choice("centroid", self.centroid, CENTROIDS)
+        NoiseOptions(self.noise, self.seed)
         if self.bad_rows not in ("error", "keep"):
             raise InputError(
                 f"bad_rows={self.bad_rows!r}: expected 'error' or 'keep'; transform returns as many rows as it is given"

@@ -57,7 +57,7 @@ class Method(Protocol):
 
     @property
     def numbered(self) -> bool:
-        """Whether the result for a row depends on its number (C3's noise)."""
+        """Whether the result for a row depends on its number (noise)."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +73,8 @@ class Method(Protocol):
         threads: int | None = None,
         backend: str | None = None,
         first: int | np.ndarray = 0,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> Any:
         """Map rows (n, dim), or one vector (dim,), to the caller's kind of array; `first`: number of the first row."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown_values
+from fastrealign.data.options import NoiseOptions
 from fastrealign.revision.templates import FORMS, STAGES
 
 # Of the paper (arXiv 2602.07026, section 5): highest rate by stage, and the share of the steps that is warm-up.
@@ -86,6 +87,9 @@ class TrainConfig:
         "stage1": the adapter alone is trained, on text. "stage2": the language model too, on responses.
     alignment
         File of a fitted method that maps the embeddings of each batch. None: they stay as they are.
+    noise
+        Length of noise on the mapped embeddings, or on unit rows without an alignment; 1 is as long as a row. An embedding has
+        the same noise whenever it is used; its seed is that of the run.
     adapter
         Initial weights: the output of stage 1, or an adapter file of LLaVA. None: random.
     tokens
@@ -103,7 +107,7 @@ class TrainConfig:
     precision
         "auto": bf16 on a GPU that has it, otherwise fp32. "bf16" and "fp16" are mixed precision with float32 updates.
     seed
-        Of the adapter's initial weights and of the order of the examples.
+        Of the adapter's initial weights, of the order of the examples, and of noise.
     save_steps
         Steps between two checkpoints.
     report_to
@@ -163,6 +167,7 @@ class TrainConfig:
     form: str | None = None
     device: str = "auto"
     hub: bool = False
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in {"stage": STAGES, **_CHOICES}.items():
@@ -183,6 +188,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name}: {value}, expected a number above 0")
+        try:
+            NoiseOptions(self.noise)
+        except InputError as error:
+            raise InputError(f"noise: {str(error).removeprefix('noise=')}") from None
         if self.stage == "stage1" and self.lora is not None:
             raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
 

@@ -19,10 +19,12 @@ import torch
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.lookup import Embeddings, open_embeddings
-from fastrealign.data.options import check_choice
+from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
+from fastrealign.methods.noisy import with_noise
 from fastrealign.nn import ReAlign
 from fastrealign.revision.conversations import IMAGE, Example
 from fastrealign.revision.examples import Examples, read_examples
@@ -71,9 +73,11 @@ class Collator:
         Tokens per example, visual ones included. Longer examples are cut, with one warning, and counted. None: an example
         longer than the tokenizer's model_max_length is an error.
     alignment
-        A fitted method or an nn.ReAlign that maps the embeddings of each batch; no copy is written. The noise of C3 is that of
-        the row's number, as if the whole source were mapped. A FitWarning reports an Alignment that does not fit the
-        embeddings: in `check` from a sample of all, otherwise from the first batches.
+        A fitted method or an nn.ReAlign that maps the embeddings of each batch; no copy is written. A FitWarning reports an
+        Alignment that does not fit the embeddings: in `check` from a sample of all, otherwise from the first batches.
+    noise, seed
+        Length and seed of noise on the mapped rows, or on unit rows where there is no alignment: that of the row's number, as
+        if the whole source were mapped, and so is C3's.
     missing
         For an example whose id has no embedding: "error", or "skip" to leave it out and count it.
     unanswered
@@ -99,6 +103,8 @@ class Collator:
         missing: str = "error",
         unanswered: str = "error",
         form: str | None = None,
+        noise: float = 0.0,
+        seed: int = 0,
     ) -> None:
         if tokens < 1:
             raise InputError(f"tokens={tokens}: expected at least one visual token")
@@ -117,6 +123,9 @@ class Collator:
         self._warned = False
         named = getattr(embeddings, "name", "the embeddings")
         self._first = FirstRows(alignment, named) if isinstance(alignment, Alignment) else None
+        # What an nn.ReAlign mapped gets noise as raw rows do.
+        below = unit_rows(embeddings.dim) if alignment is None or isinstance(alignment, ReAlign) else alignment
+        self._noisy = with_noise(below, options) if (options := NoiseOptions(noise, seed)) else None
         self._limit = max_length or min(getattr(tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT)
         # In shared memory, so that the process that started the workers reads their counts.
         self._counts = torch.zeros(_SLOTS, len(_COUNTS), dtype=torch.float64).share_memory_()
@@ -257,18 +266,21 @@ class Collator:
 
     def _aligned(self, examples: list[Example], numbers: np.ndarray) -> torch.Tensor:
         rows = torch.from_numpy(self.embeddings.rows(*names_of(examples, self.embeddings)))
-        if self.alignment is None:
+        if self.alignment is None and self._noisy is None:
             return rows
         started = time.perf_counter()
+        numbered = self._noisy or any(getattr(self.alignment, name, False) for name in ("numbered", "noise"))
+        first = self.embeddings.pass_numbers(numbers) if numbered else 0
+        aligned = rows
         if isinstance(self.alignment, ReAlign):
             with torch.no_grad():
-                aligned = self.alignment(rows.to(self.alignment.map.device)).cpu()
-        elif self.alignment.numbered:
-            aligned = self.alignment(rows, threads=1, first=self.embeddings.pass_numbers(numbers))
-        else:
-            aligned = self.alignment(rows, threads=1)
+                aligned = self.alignment(rows.to(self.alignment.map.device), first=first).cpu()
+        elif self.alignment is not None and (self._noisy is None or self._first is not None):
+            aligned = self.alignment(rows, threads=1, first=first)
         if self._first is not None and _worker() in (None, 0) and self._first.look(aligned, len(aligned)):
             self._first = None
+        if self._noisy is not None:
+            aligned = self._noisy(aligned if isinstance(self.alignment, ReAlign) else rows, threads=1, first=first)
         self._add("seconds", time.perf_counter() - started)
         return aligned
 

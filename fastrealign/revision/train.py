@@ -94,6 +94,8 @@ def train(
         alignment=alignment,
         unanswered=config.unanswered,
         form=config.form,
+        noise=config.noise,
+        seed=config.seed,
     )
     checked = collator.check(found, model.lm.get_input_embeddings().num_embeddings, progress)
     examples = Selected(found, np.flatnonzero(checked.answered))

@@ -203,7 +203,7 @@ def test_the_command(sides, tmp_path, capsys):
     assert main(["fit", text, "--target", image, "--out", saved, "--method", "c3", "--overwrite", "--quiet"]) == 0
     assert main(["inspect", saved]) == 0
     shown = capsys.readouterr().out
-    assert "the method c3 for 16 wide rows" in shown and "noise          sigma = 0.125, seed 0" in shown
+    assert "the method c3 for 16 wide rows" in shown and "noise          of length 0.5 (seed 0), sigma = 0.125" in shown
     assert "gap left       not measured" in shown
     assert main(["inspect", saved, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "baseline"
@@ -242,6 +242,7 @@ def _rank(rank, size, folder):
         fr.align(folder / "text", folder / "image", folder / f"ranks_{name}", method=name, group="world", threads=1)
         fitted = fr.fit(folder / "text", folder / "image", method=name, group="world", threads=1)
         assert fitted.fingerprint == fr.load(folder / f"ranks_{name}" / "alignment.safetensors").fingerprint
+    fr.align(folder / "text", folder / "image", folder / "ranks_noise", noise=1.0, seed=4, group="world", threads=1)
     with pytest.raises(InputError, match="bca is fitted by one process"):
         fr.align(folder / "text", folder / "image", folder / "no", method="bca", group="world")
     bca = fr.load(folder / "bca.safetensors")
@@ -257,6 +258,7 @@ def test_ranks_write_what_one_process_writes(sides, tmp_path):
     fr.apply_files(bca, text, tmp_path / "alone_bca")
     for name in ("c3", "anchor"):
         fr.align(text, image, tmp_path / f"alone_{name}", method=name)
-    for name in ("c3", "anchor", "bca"):
+    fr.align(text, image, tmp_path / "alone_noise", noise=1.0, seed=4)
+    for name in ("c3", "anchor", "bca", "noise"):
         assert corpus.tree(tmp_path / f"ranks_{name}") == corpus.tree(tmp_path / f"alone_{name}")
     assert not (tmp_path / "no").exists()

@@ -131,6 +131,24 @@ def test_the_module_in_a_graph_on_a_stream_and_compiled(backend, rng):
     torch.testing.assert_close(captured, expected.flip(0), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["realign", "none", "anchor"])
+def test_noise_is_that_of_the_cpu(backend, rng, name):
+    text, images = rng.standard_normal((300, 64)), rng.standard_normal((200, 64)) + 1
+    method = fr.fit(text, images, method=name)
+    text[7] = 0
+    expected = method(text, noise=1.0, seed=3, first=40, bad_rows="keep")
+    there = torch.from_numpy(text).cuda()
+    out = method(there, noise=1.0, seed=3, first=40, bad_rows="keep")
+    np.testing.assert_allclose(out.cpu().numpy(), expected, atol=1e-12)
+    with pytest.raises(fr.BadRowsError, match="row 7"):
+        method(there, noise=1.0)
+    layer = fr.nn.as_module(method, noise=1.0, seed=3).cuda()
+    np.testing.assert_allclose(layer(there, first=40).cpu().numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        layer(there)[8:].cpu().numpy(), method(text, noise=1.0, seed=3, bad_rows="keep")[8:], atol=1e-12
+    )
+
+
 def test_callers_kind_of_array(backend, rng):
     text, images = rng.standard_normal((300, 64)), rng.standard_normal((200, 64)) + 1
     alignment = fr.fit(*(torch.from_numpy(rows).cuda() for rows in (text, images)))

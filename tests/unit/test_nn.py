@@ -270,3 +270,59 @@ def test_an_alignment_by_its_path_and_what_is_none(rng, tmp_path):
         ):
             with pytest.raises(InputError, match=r"expected an Alignment or the path of a saved one"):
                 call(wrong)
+
+
+@pytest.mark.parametrize("name", baselines.METHODS)
+def test_noise_by_row_numbers(sides, name):
+    """Batches in order get what one call on all rows gives; numbers take a row's own noise back; eval() adds none."""
+    method = fr.fit(*sides, method=name)
+    text = torch.from_numpy(sides[0])
+    layer = fr.nn.as_module(method, noise=0.7, seed=5)
+    expected = method(text, noise=0.7, seed=5)
+    torch.testing.assert_close(torch.cat([layer(text[:150]), layer(text[150:])]), expected, rtol=0, atol=1e-9)
+    again = layer(text[:150])  # the next epoch: rows 400 to 549
+    torch.testing.assert_close(again, method(text[:150], noise=0.7, seed=5, first=400), rtol=0, atol=1e-9)
+    some = torch.tensor([300, 3, 77])
+    torch.testing.assert_close(layer(text[some], first=some), expected[some], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        layer(text[9:12].half().view(1, 3, 24), first=9)[0], expected[9:12].half(), rtol=0, atol=2e-3
+    )
+    assert layer.rows_seen == 550
+    if name != "c3":
+        torch.testing.assert_close(layer.eval()(text), method(text), rtol=0, atol=1e-9)
+    spoiled = text[:4].clone()
+    spoiled[1], spoiled[2, 3] = 0, torch.nan
+    kept = layer.train()(spoiled, first=0)
+    torch.testing.assert_close(kept[1:3], spoiled[1:3], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(kept[[0, 3]], expected[[0, 3]], rtol=0, atol=1e-9)
+
+
+def test_noise_goes_on_from_a_state_and_leaves_gradients(sides, alignment):
+    text = torch.from_numpy(sides[0])
+    layer = fr.nn.ReAlign(alignment, noise=1.0, seed=2)
+    layer(text[:100])
+    resumed, plain = fr.nn.ReAlign(alignment, noise=1.0, seed=2), fr.nn.ReAlign(alignment)
+    resumed.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(resumed(text[100:200]), layer(text[100:200]), rtol=0, atol=0)
+    plain.load_state_dict(layer.state_dict())  # to run without noise what was trained with it
+    torch.testing.assert_close(plain(text), alignment(text), rtol=0, atol=0)
+    layer.load_state_dict(plain.state_dict())
+    assert layer.rows_seen == 200 and "rows_seen" not in plain.state_dict()
+    rows = text[:5].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: layer(x, first=0), (rows,), atol=1e-6)
+    torch._dynamo.reset()
+    compiled = torch.compile(fr.nn.ReAlign(alignment, noise=1.0, seed=2), fullgraph=True, backend="aot_eager")
+    for lo in (0, 100):
+        torch.testing.assert_close(
+            compiled(text[lo : lo + 100]), alignment(text[lo : lo + 100], noise=1.0, seed=2, first=lo)
+        )
+
+
+def test_noise_of_a_module_that_is_none(alignment):
+    for value in (-1.0, float("nan"), "1"):
+        with pytest.raises(InputError, match=r"^noise=.*: expected a length"):
+            fr.nn.ReAlign(alignment, noise=value)
+    with pytest.raises(InputError, match="first has shape"):
+        fr.nn.ReAlign(alignment, noise=1.0)(torch.ones(3, 24), first=torch.tensor([1, 2]))
+    with pytest.raises(InputError, match="from 0 to"):
+        fr.nn.ReAlign(alignment, noise=1.0)(torch.ones(3, 24), first=-1)

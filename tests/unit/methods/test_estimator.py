@@ -64,6 +64,18 @@ def test_in_a_pipeline_cloned_and_pickled(sides):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(pipeline)).transform(text), out)
 
 
+def test_noise_is_that_of_the_row_in_x(sides):
+    text, images = sides
+    noisy = fr.ReAlign(images, noise=1.0, seed=3)
+    expected = fr.fit(text, images)(text, noise=1.0, seed=3)
+    np.testing.assert_array_equal(noisy.fit_transform(text), expected)
+    np.testing.assert_array_equal(clone(noisy).fit(text).transform(text[:9]), expected[:9])
+    raw = fr.ReAlign(noise=1.0).fit(text).transform(text)  # without a target: raw rows with noise
+    np.testing.assert_allclose(raw, fr.fit(text, images, method="none")(text, noise=1.0), atol=1e-6)
+    with pytest.raises(ValueError, match="noise=-1: expected a length"):
+        fr.ReAlign(images, noise=-1).fit(text)
+
+
 def test_from_alignment(sides):
     text, images = sides
     alignment = fr.fit(text, images)

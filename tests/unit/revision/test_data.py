@@ -284,6 +284,51 @@ def test_aligned_on_the_way_as_in_files(method, store, rng):
     assert Collator(build_bytes(), embeddings, stage="stage1").align_seconds == 0
 
 
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_noise_on_the_way_as_in_files(method, store, rng):
+    """Each row has the noise of its number in the whole source, in any order; raw rows get it as unit rows."""
+    embeddings, rows = store(40)
+    target = rng.standard_normal((60, DIM)) + 1.0
+    fitted = fit_baseline(method or "none", rows, target)
+    expected = fitted(rows.astype(np.float32), noise=0.8, seed=4)
+    how = {"stage": "stage1", "alignment": fitted if method else None, "noise": 0.8, "seed": 4}
+    collator = Collator(build_bytes(), embeddings, **how)
+    wanted = rng.permutation(40)[:17]
+    examples = [Example(str(i), ((IMAGE, "a cat"),)) for i in wanted]
+    for _ in range(2):
+        np.testing.assert_allclose(collator(examples)["embeddings"].numpy(), expected[wanted], atol=3e-7)
+    assert collator.align_seconds > 0
+    alone = collator(examples[3:4])["embeddings"]
+    np.testing.assert_allclose(alone.numpy(), expected[wanted[3:4]], atol=3e-7)
+
+
+def test_noise_after_a_module_and_of_one(store, rng):
+    embeddings, rows = store(30)
+    rows = rows.astype(np.float32)
+    alignment = fr.fit(rows, rng.standard_normal((60, DIM)) + 1.0)
+    wanted = rng.permutation(30)[:9]
+    examples = [Example(str(i), ((IMAGE, "a cat"),)) for i in wanted]
+    expected = alignment(rows, noise=0.6, seed=2)[wanted]
+    for layer, noise in ((fr.nn.ReAlign(alignment), 0.6), (fr.nn.ReAlign(alignment, noise=0.6, seed=2), 0.0)):
+        collator = Collator(build_bytes(), embeddings, stage="stage1", alignment=layer, noise=noise, seed=2)
+        np.testing.assert_allclose(collator(examples)["embeddings"].numpy(), expected, atol=3e-7)
+    with pytest.raises(InputError, match="noise=-1: expected a length"):
+        Collator(build_bytes(), embeddings, stage="stage1", noise=-1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0])
+def test_a_misfit_is_seen_before_noise(store, rng, noise):
+    embeddings, rows = store(600)
+    fits = fr.fit(rows, rng.standard_normal((600, DIM)) + 1.0)
+    misfit = fr.fit(rows + 5.0, rng.standard_normal((600, DIM)) + 1.0)
+    examples = [Example(str(i), ((IMAGE, "a cat"),)) for i in range(600)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fr.FitWarning)
+        Collator(build_bytes(), embeddings, stage="stage1", alignment=fits, noise=noise)(examples)
+    with pytest.warns(fr.FitWarning, match="the alignment leaves a gap"):
+        Collator(build_bytes(), embeddings, stage="stage1", alignment=misfit, noise=noise)(examples)
+
+
 def test_the_module_aligns_as_the_alignment_does(store, rng):
     embeddings, rows = store(30)
     alignment = fr.fit(rows, rng.standard_normal((60, DIM)) + 1.0)

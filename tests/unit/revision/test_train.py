@@ -141,6 +141,20 @@ def test_alignment_on_the_way_is_alignment_beforehand(config, world, method):
     assert "of it aligning" in str(on_the_way) and "aligning" not in str(beforehand)
 
 
+def test_noise_on_the_way_is_noise_beforehand(config, world):
+    fitted = baselines.fit_baseline("realign", world / "text.npy", world / "image.npy")
+    fitted.save(world / "fitted.safetensors")
+    np.save(world / "noisy.npy", fitted(np.load(world / "text.npy"), noise=0.8, seed=3))
+    options = {"precision": "fp32", "seed": 3}
+    on_the_way = train(config(out="one", alignment=str(world / "fitted.safetensors"), noise=0.8, **options))
+    beforehand = train(config(out="two", embeddings=str(world / "noisy.npy"), **options))
+    np.testing.assert_allclose(on_the_way.losses, beforehand.losses, rtol=1e-5)
+    noted = json.loads((Path(on_the_way.out) / "run.json").read_text())["config"]
+    assert (noted["noise"], noted["seed"]) == (0.8, 3)
+    with pytest.raises(InputError, match=r"another configuration \(noise 0.8, now 0.5\)"):
+        train(config(out="one", alignment=str(world / "fitted.safetensors"), noise=0.5, **options), resume=True)
+
+
 def test_runs_that_are_killed_and_runs_on_two_ranks(config, world, tiny_tokenizer, rng):
     """Killed at any step and resumed, a run ends in the same losses and the same bits: the order of examples, the schedule and
     every random state come back (two epochs, accumulated batches, in stage 2 dropout). Two ranks share what one would do."""

@@ -1,0 +1,144 @@
+"""Any method with noise on top: f(y) = pi(g(y) + n), n ~ N(0, (length^2/d) I), each row its own by its number (noise.py).
+
+Noise belongs to an application and not to a fit: it is not saved with a method. Writers and calls carry it as a method that
+wraps the fitted one, so that nothing else has to know of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD, Counts
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
+from fastrealign.core.optional import Lazy
+from fastrealign.core.row_map import UNIT
+from fastrealign.core.tensors import on_device
+from fastrealign.data.options import NoiseOptions
+from fastrealign.methods.noise import noise, row_numbers
+from fastrealign.methods.steps import Call, apply_steps
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastrealign.methods.method import Method
+    from fastrealign.storage.paths import AnyPath
+else:
+    torch = Lazy("torch", "torch", "a tensor on a device")
+
+
+def with_noise(method: Method, options: NoiseOptions) -> Method:
+    """The method with this noise on its rows. C3, whose noise comes before its projection, gets it of this length instead."""
+    if not options:
+        return method
+    if method.name == "c3":
+        return replace(method, sigma=options.sigma(method.dim), seed=options.seed)  # type: ignore[type-var]  # a Baseline
+    return Noisy(method, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Noisy:
+    """A method, and the noise that is added to the rows it maps. Rows that are not unit rows (mean-shift) are not projected."""
+
+    method: Method
+    options: NoiseOptions
+
+    row_map = None
+    numbered = True
+    gap_left = float("nan")
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
+    @property
+    def dim(self) -> int:
+        return self.method.dim
+
+    @property
+    def s(self) -> float:
+        return self.method.s
+
+    @property
+    def mean_target(self) -> np.ndarray:
+        return self.method.mean_target
+
+    @property
+    def gap_before(self) -> float:
+        return self.method.gap_before
+
+    @property
+    def encoder_source(self) -> str | None:
+        return self.method.encoder_source
+
+    @property
+    def encoder_target(self) -> str | None:
+        return self.method.encoder_target
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the output."""
+        return hashlib.sha256(repr((self.method.fingerprint, self.options.to_json())).encode()).hexdigest()
+
+    def __call__(self, x: Any, **how: Any) -> Any:
+        return self.method(x, noise=self.options.noise, seed=self.options.seed, **how)
+
+    @computes
+    def apply(
+        self,
+        rows: Any,
+        out: Any,
+        *,
+        into: ExactSum | None = None,
+        flags: np.ndarray | None = None,
+        first: int | np.ndarray = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> Counts:
+        """Store f(rows) in `out`, and add up what was stored in `into`. Noise for a device is drawn on the CPU and copied."""
+        call = Call(into, flags, first, threads, backend)
+        if on_device(rows):
+            return self._on_device(rows, out, call)
+        projected = getattr(self.method, "projected", True)
+        return apply_steps(rows, out, self._step(threads, backend), UNIT if projected else None, call)
+
+    def _step(self, threads: int | None, backend: str | None) -> Any:
+        def step(part: np.ndarray, state: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            e = np.empty(part.shape)
+            self.method.apply(part, e, flags=state, first=numbers, threads=threads, backend=backend)
+            e[state != GOOD] = 0.0
+            e += self._noise(numbers)
+            return e
+
+        return step
+
+    def _noise(self, numbers: np.ndarray) -> np.ndarray:
+        return self.options.sigma(self.dim) * noise(self.options.seed, numbers, self.dim)
+
+    def _on_device(self, rows: torch.Tensor, out: torch.Tensor, call: Call) -> Counts:
+        """The same on a device: the kernels map in float64 there, with the noise that the CPU would add."""
+        numbers = row_numbers(call.first, len(rows))
+        state = np.empty(len(rows), np.uint8) if call.flags is None else call.flags
+        e = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+        found = self.method.apply(rows, e, flags=state, first=numbers, backend=call.backend)
+        e += torch.from_numpy(self._noise(numbers)).to(rows.device)
+        kept = torch.from_numpy(state != GOOD).to(rows.device)[:, None]
+        before = rows.to(out.dtype).clone() if found.bad else None  # out may be the rows themselves
+        ops.apply(e.masked_fill_(kept, 0.0), UNIT, out, into=call.into, backend=call.backend)
+        if before is not None:
+            out.copy_(torch.where(kept, before, out))
+        return found
+
+    def check_width(self, d: int, name: str = "") -> None:
+        self.method.check_width(d, name)
+
+    def save(self, path: AnyPath) -> None:
+        raise InputError(
+            f"{path}: noise is not saved with a method; save the method, and give noise= where it is applied"
+        )

@@ -1,0 +1,55 @@
+"""A map of several steps: float64 throughout, some rows at a time, the same bits for any split of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD, Counts, counted
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import RowMap
+from fastrealign.core.rows import check_output
+from fastrealign.methods.noise import row_numbers
+
+# Rows that pass through the steps at a time.
+STEP_ROWS = 1024
+
+# Writes to the states of rows, uint8 (n,), and returns the rows before the last step, float64 (n, d): of rows and numbers.
+Steps: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Call(NamedTuple):
+    """The options of one call of `Method.apply`."""
+
+    into: ExactSum | None
+    flags: np.ndarray | None
+    first: int | np.ndarray
+    threads: int | None
+    backend: str | None
+
+
+def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Call) -> Counts:
+    """Store last(steps(rows)) in `out`, an array, and add up what was stored; without a last step rows are not projected."""
+    check_output(rows, out)
+    state = np.empty(len(rows), np.uint8) if call.flags is None else call.flags
+    numbers = row_numbers(call.first, len(rows))
+    for lo in range(0, len(rows), STEP_ROWS):
+        part = rows[lo : lo + STEP_ROWS].copy()  # out may be the rows themselves
+        here, to = state[lo : lo + STEP_ROWS], out[lo : lo + STEP_ROWS]
+        e = steps(part, here, numbers[lo : lo + STEP_ROWS])
+        bad = here != GOOD
+        reason = here[bad]
+        if last is not None:
+            e[bad] = 0.0  # has no direction: not added up
+            ops.apply(e, last, to, into=call.into, flags=here, threads=call.threads, backend=call.backend)
+            here[bad] = reason
+        else:
+            to[:] = e
+            if call.into is not None:
+                call.into.add_rows(to[~bad])
+        spoiled = here != GOOD
+        to[spoiled] = part[spoiled]
+    return counted(state)
