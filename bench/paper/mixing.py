@@ -76,7 +76,7 @@ def measure(setting: Setting) -> Results:
 def _mixing(image: np.ndarray, text: np.ndarray) -> dict[str, float]:
     """The rate, and from the captions' and the images' side apart, around all rows."""
     of = diagnostics.mixing(image, text, k=K, rows=None)
-    return {"rate": of.rate.value, "text": of.y.value, "image": of.x.value}
+    return {"rate": of.rate.value, "text": of.share_y.value, "image": of.share_x.value}
 
 
 def _plane(image: np.ndarray, moved: dict[str, np.ndarray]) -> Results:

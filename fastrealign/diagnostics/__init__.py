@@ -27,7 +27,13 @@ from fastrealign.diagnostics.frame import (
     principal_angles,
 )
 from fastrealign.diagnostics.gap_record import GapRecord, read_log
-from fastrealign.diagnostics.gradients import GradientReading, embedding_gradients, gradient_covariance, read_gradients
+from fastrealign.diagnostics.gradients import (
+    GradientReading,
+    embedding_gradients,
+    gradient_covariance,
+    read_gradients,
+    vmf_concentration,
+)
 from fastrealign.diagnostics.higher_moments import Shape, shape
 from fastrealign.diagnostics.mean_gap import Drift, gap, phantom_drift, predicted_drift
 from fastrealign.diagnostics.monitor import GapMonitor, trainer_callback
@@ -58,5 +64,5 @@ __all__ = [
     "gap", "gradient_covariance", "instance_cosine", "leakage", "mixing", "nearest", "overlap",
     "pairwise_correlation", "phantom_drift", "power_law", "predicted_drift", "principal_angles",
     "read_gradients", "read_log", "shape", "sigma_gap", "spectral_correlation", "subspace_overlap",
-    "trainer_callback",
+    "trainer_callback", "vmf_concentration",
 ]  # fmt: skip

@@ -130,6 +130,17 @@ class Decomposition:
         """E|D|^2, the mean squared distance of pairs."""
         return self.bias_u + self.bias_v + self.residual_u + self.residual_v
 
+    @property
+    def eta_u(self) -> float | None:
+        """eta_U = tr(P_U S) / tr(S): the share of the residual that lies in U, S its covariance; None without a residual."""
+        residual = self.residual_u + self.residual_v
+        return self.residual_u / residual if residual else None
+
+    @property
+    def r_res(self) -> float | None:
+        """R_res = E|D - m|^2 / E|D|^2: what no translation removes of the distance of pairs (published: 0.89); None at 0."""
+        return (self.residual_u + self.residual_v) / self.total if self.total else None
+
 
 def decompose(frame: Frame, difference: Covariance) -> Decomposition:
     """Split the gap between pairs into bias and residual, in U and in V (arXiv 2602.07026, section 3.1).

@@ -74,6 +74,14 @@ class GapRecord:
     gradient: GradientReading | None
     mean: tuple[float, ...] = field(repr=False)
 
+    @property
+    def leakage_bound(self) -> float | None:
+        """sin theta + |L| + rho, to be held beside `gradient.leakage`; None for a monitor without a loss.
+
+        arXiv 2602.07026, theorem C.3; rho is taken as `gradient.outside`, the part of the gradients outside U_t.
+        """
+        return None if self.gradient is None else self.sin_theta + self.coupling.norm + self.gradient.outside
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for json.dumps."""
         return asdict(self)

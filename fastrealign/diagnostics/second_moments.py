@@ -60,6 +60,11 @@ class Covariance:
         """Eigenvectors float64 (d, d), orthonormal columns in the order of the eigenvalues."""
         return self._eigen[1]
 
+    @property
+    def uncentred(self) -> Covariance:
+        """The second moments about zero, E[e e^T], in the place of the covariance."""
+        return Covariance(np.zeros(self.d), self.matrix + np.outer(self.mean, self.mean), self.count)
+
     @cached_property
     def rank(self) -> int:
         """How many eigenvalues exceed FLOOR times the largest; fewer than `d` with n <= d rows."""

@@ -259,7 +259,8 @@ def anisotropy(residual: Covariance) -> float:
     Parameters
     ----------
     residual : Covariance
-        `difference_covariance` of the pairs.
+        `difference_covariance` of the pairs gives the anisotropy beside the gap; AnisoAlign's own (28.6) is that of the
+        residual with its mean, `difference_covariance(x, y).uncentred`.
 
     Returns
     -------

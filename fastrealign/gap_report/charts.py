@@ -194,19 +194,19 @@ def sizes(report: Measured) -> Drawing:
     )
 
 
-def drift(report: Measured, of: Drift) -> Drawing:
+def drift(report: Measured, of: Drift, predicted: np.ndarray) -> Drawing:
     """The phantom drift, measured against predicted, a dot a coordinate."""
     figure, axes = _axes(WIDE)
-    ends = [min(of.predicted.min(), of.measured.min()), max(of.predicted.max(), of.measured.max())]
+    ends = [min(predicted.min(), of.measured.min()), max(predicted.max(), of.measured.max())]
     axes.plot(ends, ends, color=INK, lw=0.8, alpha=0.6, label="predicted = measured")
-    axes.plot(of.predicted, of.measured, "o", ms=3, mew=0, alpha=0.6, color=METHOD["realign"], label="coordinate")
+    axes.plot(predicted, of.measured, "o", ms=3, mew=0, alpha=0.6, color=METHOD["realign"], label="coordinate")
     axes.set(xlabel="drift predicted to second order (length)", ylabel="drift measured (length)")
     axes.locator_params(nbins=6)
     axes.grid(True)
     axes.legend(loc="upper left")
     return Drawing(
         "drift",
-        verdict.drift_title(of),
+        verdict.drift_title(of.measured, predicted),
         "Each dot is a coordinate of the phantom drift, by which projection to the sphere shifts the mean of ReAlign's scaled "
         "rows: predicted from their mean and covariance, and measured.",
         f"n = {report.source.rows:,} source rows, seed {report.seed}",

@@ -56,8 +56,8 @@ def _drawings(report: Measured) -> list[Drawing]:
     if report.frame is not None:
         found.append(charts.parts(report, report.frame))
     found.append(charts.sizes(report))
-    if report.drift is not None:
-        found.append(charts.drift(report, report.drift))
+    if report.drift is not None and report.drift.predicted is not None:
+        found.append(charts.drift(report, report.drift, report.drift.predicted))
     if report.domains is not None:
         found.append(charts.domains(report, report.domains))
     return found

@@ -19,7 +19,7 @@ from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import spectrum as spectra
 from fastrealign.diagnostics.frame import Frame, decompose, fixed_frame
-from fastrealign.diagnostics.mean_gap import gap, phantom_drift
+from fastrealign.diagnostics.mean_gap import IN_RANGE, gap, phantom_drift
 from fastrealign.diagnostics.neighbours import Mixing, foreign_share, kept_share, mixing_of
 from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.diagnostics.search import Nearest, nearest
@@ -51,6 +51,11 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
         figures = {name: work.method(name) for name in options.methods}
         realign = work.realign
         drift = work.or_note("phantom drift", lambda: phantom_drift(y, realign.s, realign.b, work.of_y))
+        if drift is not None and drift.predicted is None:
+            work.notes[
+                f"phantom drift: no prediction, because tr Σ/|μ|² of the scaled rows is {drift.ratio:.2g} and the expansion "
+                f"holds up to about {IN_RANGE:g}; measured {np.linalg.norm(drift.measured):.2g}"
+            ] = None
         work.done()
         sizes = sample_sizes(x, y, realign, work.of_x.mean, options.seed, work.or_note)
         work.done()
@@ -195,7 +200,7 @@ class _Work:
         return Pairs(
             decompose(self.frame, difference),
             mean_estimate(np.concatenate(apart), self.sides.pairs_of, self.seed),
-            self.or_note(f"{name}, residual of pairs", lambda: spectra.anisotropy(difference)),
+            self.or_note(f"{name}, residual of pairs", lambda: spectra.anisotropy(difference.uncentred)),
             self.or_note(f"{name}, residual of pairs", lambda: spectra.effective_dimension(difference)),
         )
 

@@ -62,7 +62,7 @@ class Pairs:
     distance : Estimate
         Mean squared distance, `parts.total`, with its standard error.
     anisotropy, effective_dimension : float or None
-        A_r and d_eff/d of the residual; None without a spread.
+        A_r of the residual with its mean, d_eff/d of the residual without it; None without a spread.
     """
 
     parts: Decomposition

@@ -152,11 +152,17 @@ def _pairs(of: Pairs) -> dict[str, Any]:
     return {
         **parts,
         "distance": asdict(of.distance),
+        "eta_u": of.parts.eta_u,
+        "r_res": of.parts.r_res,
         "anisotropy": of.anisotropy,
         "effective_dimension": of.effective_dimension,
     }
 
 
 def _drift(of: Drift) -> dict[str, Any]:
-    lengths = {name: float(np.linalg.norm(getattr(of, name))) for name in ("measured", "predicted", "offset")}
-    return {**lengths, "cosine": cosine(of.measured, of.predicted)}
+    vectors = {"measured": of.measured, "predicted": of.predicted, "offset": of.offset}
+    return {
+        **{name: None if v is None else float(np.linalg.norm(v)) for name, v in vectors.items()},
+        "cosine": None if of.predicted is None else cosine(of.measured, of.predicted),
+        "ratio": of.ratio,
+    }

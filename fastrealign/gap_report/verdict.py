@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrealign.diagnostics import Drift
 from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.labels import listed, name_of, number, percent
 from fastrealign.gap_report.report_data import Domains, Measured
@@ -111,12 +110,12 @@ def sizes_title(report: Measured) -> str:
     )
 
 
-def drift_title(drift: Drift) -> str:
+def drift_title(measured: np.ndarray, predicted: np.ndarray) -> str:
     """The length of the drift, measured and predicted."""
-    measured, predicted = (number(float(np.linalg.norm(v))) for v in (drift.measured, drift.predicted))
-    alike = cosine(drift.measured, drift.predicted)
+    is_, should = (number(float(np.linalg.norm(v))) for v in (measured, predicted))
+    alike = cosine(measured, predicted)
     along = "" if alike is None else f" (cosine {alike:.3f})"
-    return f"Projection shifts the mean by {measured}; the second order predicts {predicted}{along}"
+    return f"Projection shifts the mean by {is_}; the second order predicts {should}{along}"
 
 
 def domains_title(domains: Domains) -> str:

@@ -58,7 +58,39 @@ def test_the_drift_of_realign(spherical):
     np.testing.assert_allclose(drift.offset, projected - mean_x, atol=1e-12)
     np.testing.assert_allclose(drift.offset, -alignment.c, atol=1e-12)
     np.testing.assert_allclose(drift.measured, projected - unit(mean_x), atol=1e-12)
+    assert drift.ratio == pytest.approx(np.mean(np.sum((moved - mean_x) ** 2, axis=1)) / np.sum(mean_x**2))
     assert np.linalg.norm(drift.predicted - drift.measured) < 0.15 * np.linalg.norm(drift.measured)
+
+
+@pytest.mark.parametrize("offset", [0.3, 0.7, 1.0, 1.4, 2.0, 4.0])
+def test_the_prediction_is_given_where_it_is_near(spherical, offset):
+    """Rows of ever longer means: within the range the prediction is within a third of the drift; beyond it there is none."""
+    y = spherical(4000, 16, alpha=0.5, offset=offset)
+    of = D.covariance(y)
+    drift = D.phantom_drift(y, 1.0, 0.5 * of.mean / np.linalg.norm(of.mean), of)
+    error = np.linalg.norm(
+        D.predicted_drift(of.mean + 0.5 * of.mean / np.linalg.norm(of.mean), of.matrix) - drift.measured
+    )
+    assert (drift.predicted is None) == (drift.ratio > 0.5)
+    assert drift.predicted is None or error < np.linalg.norm(drift.measured) / 3
+
+
+def test_far_out_of_range_the_expansion_would_mislead(spherical):
+    """The case that the range is for: where the mean is short, the drift is at most 1 and the expansion is not."""
+    y = spherical(4000, 16, alpha=0.5, offset=0.3)
+    of = D.covariance(y)
+    drift = D.phantom_drift(y, 1.0, np.zeros(16), of)
+    assert drift.ratio > 5 and drift.predicted is None
+    assert np.linalg.norm(D.predicted_drift(of.mean, of.matrix)) > 2 * np.linalg.norm(drift.measured)
+
+
+@pytest.mark.parametrize("offsets", [(0.4, 0.6), (1.0, 1.0), (2.0, 0.5)])
+def test_the_gap_left_is_at_most_the_drift(spherical, offsets):
+    """Proposition B.19 of arXiv 2602.07026: |gap| <= |h|."""
+    y, x = spherical(800, 12, alpha=1.0, offset=offsets[0]), spherical(900, 12, alpha=1.5, offset=offsets[1])
+    alignment = fr.fit(y, x)
+    drift = D.phantom_drift(y, alignment.s, alignment.b, D.covariance(y))
+    assert 0 < D.gap(x, alignment(y)) <= np.linalg.norm(drift.offset)
 
 
 def test_a_mean_of_zero_has_no_drift():

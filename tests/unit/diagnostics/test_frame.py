@@ -72,8 +72,18 @@ def test_the_parts_of_the_gap_are_those_of_the_rows(pairs):
     assert parts.residual_u == pytest.approx(np.mean(np.sum(delta**2, axis=1)))
     assert parts.residual_v == pytest.approx(np.mean(np.sum(zeta**2, axis=1)))
     assert parts.total == pytest.approx(np.mean(np.sum(difference**2, axis=1)))
+    assert parts.eta_u == pytest.approx(np.trace(in_u @ np.cov(difference.T)) / np.trace(np.cov(difference.T)))
+    assert parts.r_res == pytest.approx(1 - m @ m / np.mean(np.linalg.norm(difference, axis=1) ** 2))
     for found, expected in zip(frame.split(difference - m), (delta, zeta), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-13)
+
+
+def test_pairs_without_a_residual_have_no_shares_of_it():
+    frame = Frame(np.eye(3), 1, 0.9)
+    shifted = D.decompose(frame, Covariance(np.array([0.3, 0.0, 0.4]), np.zeros((3, 3)), 5))
+    assert (shifted.eta_u, shifted.r_res) == (None, 0.0)
+    same = D.decompose(frame, Covariance(np.zeros(3), np.zeros((3, 3)), 5))
+    assert (same.eta_u, same.r_res) == (None, None)
 
 
 @pytest.mark.parametrize("angles", [(0.0, 0.7), (1e-9, 1e-4), (0.3, 1.2), (np.pi / 2, np.pi / 2)])

@@ -72,7 +72,7 @@ def test_residuals_are_those_chosen(basis):
     assert record.angle == pytest.approx(np.pi / 2)  # gamma lies in axes 4 and 5, v1 is axis 6
     assert record.coupling.norm == pytest.approx(0, abs=1e-9)  # no row has a residual in both
     assert record.energy == pytest.approx(50 / 60)
-    assert record.gradient is None
+    assert record.gradient is None and record.leakage_bound is None
 
 
 def test_any_rows_give_what_their_projections_give(spherical, orthonormal, rng):
@@ -134,7 +134,9 @@ def test_gradients_in_a_turned_subspace_leak_no_more_than_its_angle(basis, rng, 
     inside = turn @ basis[:, [2, 3]]
     a, b = (rng.standard_normal((len(text), 2)) @ inside.T for _ in range(2))
     frame = Frame(basis[:, [2, 3, 0, 1, 4, 5, 6, 7]], 2, 0.9)
-    spread = GapMonitor(frame=frame, loss=linear(a, b)).measure(0, text, image).gradient
+    record = GapMonitor(frame=frame, loss=linear(a, b)).measure(0, text, image)
+    spread = record.gradient
+    assert spread.leakage <= record.leakage_bound == record.sin_theta + record.coupling.norm + spread.outside
     assert spread.sin_theta == pytest.approx(np.sin(angle), abs=1e-9)
     assert spread.leakage <= spread.sin_theta + 1e-12
     along = GapMonitor(frame=frame, loss=linear(a @ inside[:, :1] * inside[:, 0], 0 * b)).measure(0, text, image)
@@ -152,6 +154,19 @@ def test_what_lies_outside_of_the_present_subspace_is_told_apart_from_its_turn(b
     frame = Frame(basis[:, [2, 3, 0, 1, 4, 5, 6, 7]], 2, 0.9)
     found = GapMonitor(frame=frame, loss=linear(gradients, 0 * gradients)).measure(0, text @ turn.T, image @ turn.T)
     assert found.gradient.leakage == pytest.approx(np.sin(0.5)) and found.gradient.outside < 1e-9
+
+
+def test_concentration_of_directions(rng):
+    """Against SciPy's maximum likelihood on rows drawn from the distribution; lengths do not count."""
+    of = pytest.importorskip("scipy.stats").vonmises_fisher
+    for d, kappa in ((3, 5.0), (20, 4.0), (20, 60.0)):
+        mean = np.eye(d)[0]
+        rows = of(mean, kappa).rvs(3000, random_state=rng) * rng.uniform(0.1, 10, (3000, 1))
+        expected = of.fit(rows / np.linalg.norm(rows, axis=1, keepdims=True))[1]
+        found = D.vmf_concentration(np.concatenate([rows, np.zeros((500, d))]))
+        assert found == pytest.approx(expected, rel=0.05) == pytest.approx(kappa, rel=0.2)
+    assert D.vmf_concentration(rng.standard_normal((10_000, 16))) < 0.5
+    assert D.vmf_concentration(np.tile([3.0, 4.0], (6, 1))) is None and D.vmf_concentration(np.zeros((6, 2))) is None
 
 
 def test_correlations_with_the_gradients(basis, rng):

@@ -11,7 +11,7 @@ from fastrealign import diagnostics as D
 from fastrealign.core.errors import InputError
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics import search
-from fastrealign.diagnostics.neighbours import foreign_share, kept_share
+from fastrealign.diagnostics.neighbours import binary_entropy, foreign_share, kept_share, permuted_entropy
 from fastrealign.diagnostics.search import Nearest, nearest
 
 
@@ -162,7 +162,7 @@ def test_mixing_set_by_hand():
     x, y = on_circle(0, 1, 2), on_circle(2.4, 90, 91, 92)
     found = D.mixing(x, y, k=1, rows=None)
     # 0 -> 1, 1 -> 0 (tie with 2 by number), 2 -> y at 2.4; 2.4 -> x at 2, the others among themselves.
-    assert (found.x.value, found.y.value) == (pytest.approx(1 / 3), pytest.approx(1 / 4))
+    assert (found.share_x.value, found.share_y.value) == (pytest.approx(1 / 3), pytest.approx(1 / 4))
     assert found.rate == D.Estimate(pytest.approx(2 / 7), 0.0, 7, None)
 
 
@@ -176,8 +176,61 @@ def test_mixing_is_that_of_all_rows_together(spherical, sizes, engine):
     foreign = (is_y[found] != is_y[:, None]).mean(axis=1)
     mixed = D.mixing(x, y, rows=None, engine=engine)
     assert mixed.rate.value == pytest.approx(foreign.mean())
-    assert (mixed.x.value, mixed.y.value) == (pytest.approx(foreign[~is_y].mean()), pytest.approx(foreign[is_y].mean()))
+    assert (mixed.share_x.value, mixed.share_y.value) == (
+        pytest.approx(foreign[~is_y].mean()),
+        pytest.approx(foreign[is_y].mean()),
+    )
     assert mixed.k == 20
+    for side, found_balance in ((~is_y, mixed.balance_x), (is_y, mixed.balance_y)):
+        assert found_balance.value == pytest.approx(balance(foreign, side, 20), rel=1e-12)
+
+
+def balance(foreign, side, k):
+    """M_k of the rows of one side: entropies in SciPy's words, over that of neighbours drawn without regard to labels."""
+    stats = pytest.importorskip("scipy.stats")
+
+    def entropy(p):
+        return stats.entropy([p, 1 - p], base=2)
+
+    others = stats.hypergeom(len(side) - 1, np.count_nonzero(~side), k)
+    expected = sum(others.pmf(j) * entropy(j / k) for j in range(k + 1))
+    return np.mean([entropy(p) for p in foreign[side]]) / expected
+
+
+def test_support_balance_of_permuted_labels_is_one(spherical, rng):
+    """Labels drawn at random, many times: the mean balance must be the 1 that it is divided by."""
+    rows, n = spherical(240, 6), 90
+    found = []
+    for _ in range(40):
+        drawn = rng.permutation(len(rows))
+        mixed = D.mixing(rows[drawn[:n]], rows[drawn[n:]], k=8, rows=None)
+        found.append((mixed.balance_x.value, mixed.balance_y.value))
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - 1) < 4 * error) and np.all(error < 0.01)
+
+
+def test_support_balance_set_by_hand():
+    # k = 20 of two large sides of one size: the figure that the paper states.
+    assert permuted_entropy(100_000, 100_000, 20) == pytest.approx(0.962, abs=1e-3)
+    # Of 3 rows beside the own one, 1 is of the other side: 2 neighbours have it with a probability of 2/3, and one bit then.
+    assert permuted_entropy(3, 1, 2) == pytest.approx(2 / 3)
+    assert binary_entropy(np.array([0.0, 0.5, 1.0, 0.25])).tolist() == [0, 1, 0, pytest.approx(2 - 0.75 * np.log2(3))]
+    # Sides that swap places: every neighbour foreign, so the share is 1, and the balance 0.
+    angles = np.arange(0.0, 360, 10)
+    swapped = D.mixing(on_circle(*angles), on_circle(*(angles + 0.1)), k=1, rows=None)
+    assert (swapped.rate.value, swapped.balance_x, swapped.balance_y) == (1.0, None, None)
+    apart = D.mixing(on_circle(0, 1, 2, 3), on_circle(90, 91, 92, 93), k=3, rows=None)
+    assert (apart.balance_x.value, apart.balance_y.value) == (0.0, 0.0)
+
+
+def test_one_sided_noise_is_seen_from_the_other_side(spherical, rng):
+    """What the support balance is for: noise on one side raises the share of its own rows and lowers the other's."""
+    rows = spherical(1200, 30, offset=1.5)
+    noisy = rows[600:] + rng.standard_normal((600, 30)) / np.sqrt(30)
+    even, found = D.mixing(rows[:600], rows[600:], rows=None), D.mixing(rows[:600], noisy, rows=None)
+    assert found.share_x.value < 0.05 and found.share_y.value > 0.7
+    assert found.balance_x.value < 0.15 and 0.4 < found.balance_y.value < 0.8
+    assert even.balance_x.value == pytest.approx(1, abs=0.05) == pytest.approx(even.balance_y.value, abs=0.05)
 
 
 def test_clouds_of_one_kind_mix_and_clouds_apart_do_not(rng):
@@ -192,12 +245,12 @@ def test_the_error_of_mixing_is_that_of_repeated_sampling(cloud):
     x, y = cloud(1500, 8, offset=0.6), cloud(1500, 8, offset=0.5)
     whole = D.mixing(x, y, k=10, rows=None)
     found = [D.mixing(x, y, k=10, rows=200, seed=seed) for seed in range(30)]
-    for name in ("rate", "x", "y"):
+    for name in ("rate", "share_x", "share_y", "balance_x", "balance_y"):
         values = [getattr(m, name) for m in found]
         spread = np.std([e.value for e in values], ddof=1)
         assert 0.6 < np.mean([e.error for e in values]) / spread < 1.6
         assert np.mean([e.value for e in values]) == pytest.approx(getattr(whole, name).value, abs=5 * spread / 5)
-    assert found[3].rate.seed == 3 and (found[3].x.n, found[3].rate.n) == (200, 400)
+    assert found[3].rate.seed == 3 and (found[3].share_x.n, found[3].rate.n) == (200, 400)
     assert whole.rate.error == 0
 
 

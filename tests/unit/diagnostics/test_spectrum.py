@@ -260,5 +260,10 @@ def test_anisotropy_and_effective_dimension(orthonormal):
     residual = of(np.array([4.0, 1, 1, 1, 1]), orthonormal(5, 5))
     assert D.anisotropy(residual) == pytest.approx(4 / (8 / 5))
     assert D.effective_dimension(residual) == pytest.approx(64 / 20 / 5)
+    rows = np.array([[2.0, 0, 0], [2, 1, 0], [2, 0, 1], [2, 1, 1]])  # of pairs a constant apart but for small residuals
+    moments = rows.T @ rows / 4
+    found = Covariance(rows.mean(axis=0), np.cov(rows.T, bias=True), 4).uncentred
+    assert D.anisotropy(found) == pytest.approx(3 * np.linalg.eigvalsh(moments)[-1] / np.trace(moments))
+    assert (found.mean.tolist(), found.count) == ([0, 0, 0], 4)
     even = of(np.full(9, 0.1))
     assert (D.anisotropy(even), D.effective_dimension(even)) == (pytest.approx(1), pytest.approx(1))
