@@ -136,11 +136,11 @@ def mixing_of(x: np.ndarray, y: np.ndarray, rows_x: int, rows_y: int, *, k: int,
     value = weight * a.value + (1 - weight) * b.value
     error = float(np.hypot(weight * a.error, (1 - weight) * b.error))
     rate = Estimate(value, error, a.n + b.n, a.seed if a.seed is not None else b.seed)
-    balances = (
+    balance_x, balance_y = (
         mean_estimate(binary_entropy(shares) / permuted_entropy(own, others, k), own, seed) if k > 1 else None
         for shares, own, others in ((x, rows_x, rows_y), (y, rows_y, rows_x))
     )
-    return Mixing(rate, a, b, *balances, k)
+    return Mixing(rate, a, b, balance_x, balance_y, k)
 
 
 @computes
