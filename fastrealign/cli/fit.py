@@ -25,8 +25,9 @@ else:
     storage_paths = Lazy("fastrealign.storage.paths")
 
 _MORE = """\
-example:
-  fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors"""
+examples:
+  fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors
+  fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --decay 0.5 --out updated.safetensors"""
 
 
 def add(command: Command) -> None:
@@ -43,8 +44,8 @@ def add(command: Command) -> None:
     parser.add_argument(
         "--from", dest="old", metavar="ALIGNMENT", help="update this alignment with SOURCE (and TARGET) instead"
     )
-    text = "with --from: how much of the weight of the old rows to drop, 0 (merge all) to 1 (default: 0)"
-    parser.add_argument("--forget", type=float, default=0.0, metavar="SHARE", help=text)
+    text = "with --from: factor of the weight of all old rows, above 0 to 1 (default: 1, every row counts alike)"
+    parser.add_argument("--decay", type=float, metavar="FACTOR", help=text)
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)
     arguments.add_device_options(parser)
@@ -72,7 +73,12 @@ def run(args: argparse.Namespace) -> None:
                 "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
             )
         target = args.target and arguments.paths(args.target)
-        method: Method = fr.update(args.old, arguments.paths(args.source), target, forget=args.forget, **reading)
+        decay = 1.0 if args.decay is None else args.decay
+        method: Method = fr.update(args.old, arguments.paths(args.source), target, decay=decay, **reading)
+    elif args.decay is not None:
+        raise InputError(
+            "--decay weighs the old rows of an update; name the alignment to update with --from, or leave it out"
+        )
     elif args.target is None:
         raise InputError("fit needs a --target, or an alignment to bring up to date: --from")
     else:

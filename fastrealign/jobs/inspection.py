@@ -28,11 +28,12 @@ from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.summary import column_text, gap_lines, noise_text, sampling_lines
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.moments import Moments
+from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import Place, place
 
 _LISTED_SHARDS = 5

@@ -9,9 +9,10 @@ from typing import Any
 from fastrealign.core.listing import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import NoiseOptions
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
+from fastrealign.methods.sampling import Sampling
 
 _BAR = 40
 # The smallest gap whose bar may be full: one of rounding alone, about 1e-8, must not look large.
@@ -179,7 +180,9 @@ def sampling_lines(sampling: Sampling | None) -> list[str]:
     if sampling.how == "one pass":
         return [f"  one pass       the centroid correction is an estimate, standard error {sampling.error:.2g}"]
     new = f"{sampling.rows_source:,} of the source rows and {sampling.rows_target:,} of the target rows are new"
-    return [f"  updated        {new}, the others are those of the alignment before"]
+    *before, last = sampling.generations or (None, None)
+    decay = f" (decay {last.decay:g}, update {len(before)})" if last is not None else ""
+    return [f"  updated        {new}, the others are those of the alignment before{decay}"]
 
 
 def column_text(columns: dict[str, str]) -> str:

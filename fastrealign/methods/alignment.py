@@ -21,6 +21,7 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
+from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
-# Rules for the record of a saved alignment, and for that of its sampling.
+# Rules for the record of a saved alignment.
 _RECORD = {
     "s": NUMBER,
     "trace_source": NOT_NEGATIVE,
@@ -45,49 +46,6 @@ _RECORD = {
     "sampling": or_none(MAPPING),
     "version": TEXT,
 }
-_SAMPLING = {
-    "how": TEXT,
-    "rows_source": COUNT,
-    "rows_target": COUNT,
-    "of_source": or_none(COUNT),
-    "of_target": or_none(COUNT),
-    "error": or_none(NOT_NEGATIVE),
-    "bound": or_none(NOT_NEGATIVE),
-    "confidence": or_none(NOT_NEGATIVE),
-    "seed": or_none(NOT_NEGATIVE),
-}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the statistics of an alignment were estimated, where they are not those of every row.
-
-    Attributes
-    ----------
-    how : str
-        "one pass": a sample corrects the centroid correction; "certified": all statistics are of a sample of blocks;
-        "updated": the old statistics and those of new rows, merged.
-    rows_source, rows_target : int
-        Rows that were read.
-    of_source, of_target : int or None
-        Rows of each side; None: not known.
-    error : float or None
-        Standard error of the centroid of the aligned rows (Euclidean norm); None: not known.
-    bound, confidence : float or None
-        With this confidence, the gap that is left is at most gap_left + bound.
-    seed : int or None
-        Seed of the sample.
-    """
-
-    how: str
-    rows_source: int
-    rows_target: int
-    of_source: int | None
-    of_target: int | None
-    error: float | None
-    bound: float | None = None
-    confidence: float | None = None
-    seed: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +63,7 @@ class Alignment(MapsRows):
     trace_source, trace_target : float
         E|unit row - mean|^2.
     count_source, count_target : int
-        Rows that the statistics were computed from.
+        Rows that the statistics were computed from; after an `update` the sum of their weights, rounded.
     gap_before, gap_left : float
         |mean_source - mean_target|, and |mean of the aligned source - mean_target|; NaN if it was not measured.
     centroid : str
@@ -225,15 +183,13 @@ class Alignment(MapsRows):
         tensors, meta = load_tensors(path, "alignment", _VECTORS)
         check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
         check_record(path, "alignment", meta, _RECORD)
-        if meta.get("sampling") is not None:
-            check_record(path, "alignment", meta["sampling"], _SAMPLING)
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = tensors | {name: value for name, value in meta.items() if name in known}
         if values.get("gap_left") is None:
             values["gap_left"] = float("nan")
         try:
             if values.get("sampling") is not None:
-                values["sampling"] = Sampling(**values["sampling"])
+                values["sampling"] = Sampling.read(path, values["sampling"])
             return cls(**values)
         except TypeError as error:
             raise InputError(f"{path}: a damaged alignment: {error}") from None

@@ -36,9 +36,10 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.strata import LARGEST_SHARE, Strata
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.full_pass import fit_sides
+from fastrealign.methods.sampling import Sampling
 
 # Rows of either side that are compared to find copies.
 _COMPARED = 64

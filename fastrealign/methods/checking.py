@@ -90,7 +90,7 @@ class Check:
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "does not hold"
-        refit = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT, or fit again"
+        refit = "fastrealign fit NEW_SOURCE --target NEW_IMAGES --from ALIGNMENT --decay 0.5, or fit again"
         lines = listing(
             ("gap before", f"{self.gap_before:.4g}"),
             ("source", str(self.source)),

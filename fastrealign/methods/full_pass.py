@@ -20,9 +20,10 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowSource
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.one_pass import fit_one_pass
+from fastrealign.methods.sampling import Sampling
 from fastrealign.methods.statistics import (
     SideStatistics,
     alignment_of,

@@ -13,8 +13,9 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import NAME_BOTH
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowSource
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.moments import trace_of_unit_rows
+from fastrealign.methods.sampling import Sampling
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9

@@ -16,9 +16,10 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowSource
-from fastrealign.methods.alignment import Alignment, Sampling
+from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.misfit import open_new
+from fastrealign.methods.sampling import Generation, Sampling, weights
 from fastrealign.methods.statistics import (
     SideStatistics,
     alignment_of,
@@ -38,7 +39,7 @@ def update(
     source: Any,
     target: Any = None,
     *,
-    forget: float = 0.0,
+    decay: float = 1.0,
     bad_rows: str = "error",
     threads: int | None = None,
     progress: Progress = SILENT,
@@ -47,8 +48,11 @@ def update(
 ) -> Alignment:
     """Bring an alignment up to date with new rows of the source, and of the target if they are given.
 
-    Means and traces are those of all rows together, exactly. The centroid correction needs the old rows mapped by the new s
-    and b, which are gone: they are assumed to move, from the old map to the new one, as the new rows do. gap_left is NaN.
+    Means are weighted ones: a new row has the weight 1, and every update multiplies the weights of all earlier rows by its
+    decay. The sums of the new rows are exact and merged with the old mean in float64, entry by entry, so the same file, rows
+    and decay give the same bits. With decay 1 the means are those of a fit on all rows together, but for rounding (1e-16 an
+    update). A trace is 1 - |mean|^2. The centroid correction needs the old rows mapped by the new s and b, which are gone:
+    they are assumed to move, from the old map to the new one, as the new rows do. gap_left is NaN.
 
     Parameters
     ----------
@@ -56,8 +60,10 @@ def update(
         An alignment, or the path of a saved one.
     source, target
         New rows, as for `fastrealign.fit`.
-    forget : float, default 0
-        0 merges: the old rows count as if they were read again. 0.5 halves their weight; 1 forgets them.
+    decay : float, default 1
+        Factor of the weight of the old rows, above 0 and at most 1: 1 merges, as if they were read again; 0.5 halves their
+        weight, and that of a row k updates ago is 0.5^k. Updates of n rows each come to a weight of n / (1 - decay). A side
+        without new rows stays as it is.
     {ReadOptions}
     {Compute}
     progress : Progress
@@ -81,29 +87,40 @@ def update(
     600
     """
     alignment = Alignment.of(alignment)
-    if not isinstance(forget, numbers.Real) or not 0.0 <= forget <= 1.0:
-        raise InputError(f"forget={forget!r}: expected 0 (merge) to 1 (keep nothing of the old rows)")
+    if not isinstance(decay, numbers.Real) or not 0.0 < decay <= 1.0:
+        raise InputError(
+            f"decay={decay!r}: expected above 0, at most 1 (old rows keep their weight); to keep nothing of them, fit anew"
+        )
+    decay = float(decay)
     read = ReadOptions(column, target_column, bad_rows)
     options = PassOptions(bad_rows, Compute(threads).workers, progress)
     rows, there = open_new(source, target, read, alignment)
     y = read_side(rows, "reading the source", options)
     check_side(rows.name, y)
-    kept = (1.0 - forget) * alignment.count_source
-    all_y = _merged(alignment.mean_source, kept, y)
+    past = _generations(alignment)
+    kept_y, kept_x = (decay * weight for weight in weights(past))
+    all_y = _merged(alignment.mean_source, kept_y, y)
     if there is None:
         all_x, x_rows = SideStatistics(alignment.mean_target, alignment.trace_target, alignment.count_target, 0), 0
     else:
         x = read_side(there, "reading the target", options)
         check_differ(rows.name, y, there.name, x)
-        all_x = _merged(alignment.mean_target, (1.0 - forget) * alignment.count_target, x)
+        all_x = _merged(alignment.mean_target, kept_x, x)
         check_target(there.name, all_x)
         x_rows = x.count
-    share = kept / (kept + y.count)
+    share = kept_y / (kept_y + y.count)
     c = _centroid(alignment, rows, anchored(all_y, all_x), all_x.mean, share, options.later)
-    sampling = Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None)
+    generations = (*past, Generation(y.count, x_rows, decay))
+    sampling = Sampling("updated", y.count, x_rows, all_y.count, all_x.count, None, generations=generations)
     encoders = alignment.encoder_source, alignment.encoder_target
     columns = rows.column, alignment.column_target if there is None else there.column
     return alignment_of(all_y, all_x, c, alignment.centroid, sampling).named(encoders, columns)
+
+
+def _generations(alignment: Alignment) -> tuple[Generation, ...]:
+    """Those of an updated alignment; of any other, the fit itself."""
+    known = () if alignment.sampling is None else alignment.sampling.generations
+    return known or (Generation(alignment.count_source, alignment.count_target, 1.0),)
 
 
 def _merged(mean: np.ndarray, weight: float, new: SideStatistics) -> SideStatistics:

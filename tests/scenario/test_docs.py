@@ -26,7 +26,7 @@ PAGES = {
 }
 # Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
 PYTHON = ("README.md", "docs/python.md", "docs/diagnostics.md")
-SHELL = ("README.md", "docs/guide.md", "docs/formats.md")
+SHELL = ("README.md", "docs/guide.md", "docs/formats.md", "docs/recalibration.md")
 NOT_RUN = ("pip install", "torchrun", "://")
 
 
@@ -49,7 +49,13 @@ def data(tmp_path, monkeypatch):
     text, image = (load(name)[:1200].astype(np.float32) for name in ("text", "image"))
     np.save("texts.npy", text)
     np.save("images.npy", image)
-    for folder, rows in {"text_emb": text, "img_emb": image, "more_text": text[:300], "new_text": text}.items():
+    for folder, rows in {
+        "text_emb": text,
+        "img_emb": image,
+        "more_text": text[:300],
+        "new_text": text,
+        "new_img": image,
+    }.items():
         Path(folder).mkdir()
         for i, part in enumerate(np.array_split(rows, 2)):
             np.save(f"{folder}/{i}.npy", part)

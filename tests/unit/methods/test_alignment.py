@@ -13,6 +13,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.core import reference
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.methods.sampling import Sampling
 
 NAMES = ["float32", "float16", "bfloat16", "float64"]
 
@@ -336,6 +337,10 @@ def test_load_refuses_damaged_records(alignment, tmp_path):
     load_refuses(r"a damaged alignment: mean_target has shape \(4,\), expected \(3,\)", path)
 
 
+# The record of how an updated alignment was estimated.
+SAMPLING = dataclasses.asdict(Sampling("updated", 5, 5, 10, 10, None))
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
@@ -357,6 +362,12 @@ def test_load_refuses_damaged_records(alignment, tmp_path):
         ({"encoder_source": 5}, "'encoder_source' is 5, expected text or null"),
         ({"sampling": [1]}, r"'sampling' is \[1\], expected a record or null"),
         ({"sampling": {"how": "updated", "rows_source": "x"}}, "'rows_source' is 'x', expected a whole number"),
+        ({"sampling": SAMPLING | {"generations": 3}}, "'generations' is 3, expected a list or null"),
+        ({"sampling": SAMPLING | {"generations": [7]}}, "a int where a record is expected"),
+        (
+            {"sampling": SAMPLING | {"generations": [{"rows_source": 5, "rows_target": 5, "decay": 1.5}]}},
+            "'decay' is 1.5, expected a number above 0, at most 1",
+        ),
         ({"format": "2"}, "its file format is '2', expected a whole number; the file is damaged"),
         ({"format": None}, "its file format is None, expected a whole number; the file is damaged"),
     ],

@@ -114,18 +114,65 @@ def test_merging_the_same_rows_changes_nothing(world):
         np.testing.assert_allclose(new.c, old.c, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("centroid", ["paper", "exact"])
-def test_forgetting_all_is_fitting_anew(world, centroid):
-    old = fr.fit(world(0, 3000), world(1, 3000), centroid=centroid)
-    y, x = world(0, 2500, 0.5), world(1, 2000, 0.5)
-    new, expected = fr.update(old, y, x, forget=1.0), fr.fit(y, x, centroid=centroid)
-    assert new.s == pytest.approx(expected.s, abs=1e-12)
+def test_a_decay_weighs_the_old_rows(world):
+    """Against the weighted mean of all rows, over a stream of four generations of odd sizes."""
+    decays, sizes = (1.0, 0.5, 0.3, 0.9), (1001, 333, 457, 205)
+    sides = [[world(side, n, 0.1 * k) for k, n in enumerate(sizes)] for side in (0, 1)]
+    found = fr.fit(sides[0][0], sides[1][0])
+    for y, x, decay in zip(sides[0][1:], sides[1][1:], decays[1:], strict=True):
+        found = fr.update(found, y, x, decay=decay)
+    weight = [np.prod(decays[k + 1 :], dtype=np.longdouble) for k in range(len(sizes))]
+    total = sum(w * n for w, n in zip(weight, sizes, strict=True))
+    for rows, mean, trace, count in (
+        (sides[0], found.mean_source, found.trace_source, found.count_source),
+        (sides[1], found.mean_target, found.trace_target, found.count_target),
+    ):
+        units = [reference.project(of).astype(np.longdouble) for of in rows]
+        expected = sum(w * unit.sum(axis=0) for w, unit in zip(weight, units, strict=True)) / total
+        np.testing.assert_allclose(mean.astype(np.longdouble), expected, rtol=0, atol=1e-12)
+        apart = sum(w * np.sum((unit - expected) ** 2) for w, unit in zip(weight, units, strict=True)) / total
+        assert trace == pytest.approx(float(apart), abs=1e-12)
+        assert count == round(float(total))
+    assert [(of.rows_source, of.decay) for of in found.sampling.generations] == list(zip(sizes, decays, strict=True))
+
+
+def test_a_decay_has_the_same_bits_for_any_order_threads_and_chunks(world, fitted, rng, tmp_path):
+    y, x = world(0, 3001, 0.3), world(1, 2003, 0.3)
+    expected = fr.update(fitted, y, x, decay=0.7)
+    np.save(tmp_path / "a.npy", y[:1000])
+    np.save(tmp_path / "b.npy", y[1000:])
+    fitted.save(tmp_path / "old.safetensors")
+    files = [str(tmp_path / name) for name in ("b.npy", "a.npy")]
+    for other in (
+        fr.update(fitted, rng.permutation(y), rng.permutation(x), decay=0.7, threads=1),
+        fr.update(tmp_path / "old.safetensors", files, x, decay=0.7),
+    ):
+        assert other.mean_source.tobytes() == expected.mean_source.tobytes()
+        assert other.fingerprint == expected.fingerprint and other.sampling == expected.sampling
+
+
+def test_a_small_decay_is_fitting_anew_in_the_limit(world):
+    old, y, x = fr.fit(world(0, 3000), world(1, 3000)), world(0, 2500, 0.5), world(1, 2000, 0.5)
+    new, expected = fr.update(old, y, x, decay=1e-12), fr.fit(y, x)
+    np.testing.assert_allclose(new.mean_source, expected.mean_source, rtol=0, atol=1e-9)
     np.testing.assert_allclose(new.c, expected.c, rtol=0, atol=1e-9)
-    half = fr.update(old, y, x, forget=0.5)
-    weights = np.array([1500, 2500])
-    together = (weights @ np.stack([old.mean_source, expected.mean_source])) / weights.sum()
-    np.testing.assert_allclose(half.mean_source, together, rtol=0, atol=1e-12)
-    assert half.count_source == 4000
+    assert new.count_source == 2500
+
+
+def test_a_side_without_new_rows_does_not_decay(world):
+    old = fr.fit(world(0, 3000), world(1, 3000))
+    half = fr.update(old, world(0, 1000), decay=0.5)
+    assert (half.count_source, half.count_target) == (2500, 3000)
+    assert fr.update(half, world(0, 1000), world(1, 1000), decay=0.5).count_target == 2500
+
+
+def test_generations_are_kept_in_the_file(world, tmp_path):
+    old = fr.fit(world(0, 3000), world(1, 3000))
+    updated = fr.update(fr.update(old, world(0, 999), decay=0.5), world(0, 999), decay=0.5)
+    updated.save(tmp_path / "a.safetensors")
+    kept = fr.load(tmp_path / "a.safetensors")
+    assert kept.sampling == updated.sampling and len(kept.sampling.generations) == 3
+    assert fr.update(kept, world(0, 1000), decay=0.5).count_source == round((((3000 / 2 + 999) / 2) + 999) / 2 + 1000)
 
 
 def test_without_a_new_target_the_old_one_stays(world, fitted):
@@ -138,7 +185,7 @@ def test_without_a_new_target_the_old_one_stays(world, fitted):
 def test_an_update_that_helps(world, fitted):
     moved = world(0, 20_000, 0.5)
     assert not fr.check(fitted, moved).holds
-    assert fr.check(fr.update(fitted, moved, forget=1.0), moved).holds
+    assert fr.check(fr.update(fitted, moved, decay=0.05), moved).holds
 
 
 def test_refused(world, fitted, rng):
@@ -152,7 +199,10 @@ def test_refused(world, fitted, rng):
         (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected 0.5 to below 1"),
         (lambda: fr.check(fitted, iter([y])), "source: chunks come in their own order"),
         (lambda: fr.check(fitted, y[:1]), "source: 1 rows, expected at least 2"),
-        (lambda: fr.update(fitted, y, forget=1.5), r"forget=1.5: expected 0 \(merge\) to 1"),
+        *(
+            (lambda decay=decay: fr.update(fitted, y, decay=decay), rf"decay={decay!r}: expected above 0, at most 1")
+            for decay in (0, 0.0, -0.1, 1.5, float("nan"), "half")
+        ),
         (lambda: fr.update(fitted, y[:1]), "source: 1 rows, expected at least 2"),
         (lambda: fr.update(fitted, y[:, :5]), "source: rows are 5 wide"),
         (lambda: fr.check("no.safetensors", y), "no.safetensors: no such file"),
@@ -194,19 +244,27 @@ def test_check_on_the_command_line(saved, capsys):
 
 def test_fit_from_on_the_command_line(saved, capsys):
     a, out = str(saved / "a.safetensors"), saved / "new.safetensors"
-    words = ["fit", str(saved / "moved.npy"), "--from", a, "--forget", "1", "--out", str(out)]
+    words = ["fit", str(saved / "moved.npy"), "--from", a, "--decay", "0.05", "--out", str(out)]
     assert main(words) == 0
-    assert "updated        5,000 of the source rows and 0 of the target rows are new" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "updated        5,000 of the source rows and 0 of the target rows are new" in said
+    assert "(decay 0.05, update 1)" in said
     assert main(["check", str(out), str(saved / "moved.npy"), "--quiet"]) == 0
-    assert fr.load(out).count_source == 5000
+    assert fr.load(out).count_source == 6000
     for more, says in (
         (["--tol", "0.1"], "--from keeps the way the old alignment was fitted"),
         (["--centroid", "exact"], "--from keeps the way the old alignment was fitted"),
+        (["--decay", "0"], "decay=0.0: expected above 0, at most 1"),
     ):
         assert main([*words, "--overwrite", *more]) == 2
         assert says in capsys.readouterr().err
     assert main(["fit", str(saved / "moved.npy"), "--out", str(saved / "x.safetensors")]) == 2
     assert "fit needs a --target, or an alignment to bring up to date: --from" in capsys.readouterr().err
+    words = ["fit", str(saved / "moved.npy"), "--target", str(saved / "images.npy"), "--decay", "0.5"]
+    assert main([*words, "--out", str(saved / "x.safetensors")]) == 2
+    assert (
+        "--decay weighs the old rows of an update; name the alignment to update with --from" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
