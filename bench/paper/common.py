@@ -54,22 +54,25 @@ class Setting:
 
     quick     few rows and seeds, to test that it runs; nothing is written
     encoders  folder with trained encoders (bench/paper/encoders.py); None: only the shipped embeddings
+    real      folder that bench/paper/real.py made; None: only the rendered world
     """
 
     quick: bool
     encoders: Path | None
     say: Say
+    real: Path | None = None
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """name: of its files and markers; says: one line for the list of `python -m bench.paper`."""
+    """name: of its files and markers; says: one line for the list of `python -m bench.paper`; page: that has the markers."""
 
     name: str
     says: str
     measure: Callable[[Setting], Results]
     tell: Callable[[Results], str]
     draw: Callable[[Results], Figure]
+    page: str = PAGE
 
 
 def main(reproduction: Reproduction, arguments: Sequence[str] | None = None) -> int:
@@ -83,11 +86,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rows: whether it runs; nothing is written")
     parser.add_argument("--redraw", action="store_true", help="picture and text from the figures that are there")
     parser.add_argument("--encoders", type=Path, metavar="DIR", help="trained encoders: see bench/paper/encoders.py")
-    parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help=f"the folder that {PAGE} is in")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real.py")
+    parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help="the folder that docs/ is in")
 
 
 def carry_out(reproductions: Iterable[Reproduction], given: argparse.Namespace) -> int:
-    setting = Setting(given.quick, given.encoders, lambda line: print(line, flush=True))
+    setting = Setting(given.quick, given.encoders, lambda line: print(line, flush=True), given.real)
     for reproduction in reproductions:
         try:
             _one(reproduction, setting, given)
@@ -110,13 +114,13 @@ def _one(reproduction: Reproduction, setting: Setting, given: argparse.Namespace
         setting.say(text)
         return
     write(given.into, reproduction, results, text)
-    setting.say(f"wrote {kept}, {PICTURE.format(reproduction.name)} and {PAGE}")
+    setting.say(f"wrote {kept}, {PICTURE.format(reproduction.name)} and {reproduction.page}")
 
 
 def write(into: Path, reproduction: Reproduction, results: Results, text: str) -> None:
     """The JSON, the picture, and the text between the markers of the page."""
     name = reproduction.name
-    kept, picture, page = (into / where for where in (RESULTS.format(name), PICTURE.format(name), PAGE))
+    kept, picture, page = (into / where for where in (RESULTS.format(name), PICTURE.format(name), reproduction.page))
     for path in (kept, picture):
         path.parent.mkdir(parents=True, exist_ok=True)
     body = (

@@ -1,0 +1,227 @@
+"""The source by the length of its captions: `report(by_length=)`, `report --by-length`.
+
+Captions are sorted into bins of about equally many rows. Each bin is compared with all of the target, before and after ReAlign
+fitted on all captions, and after ReAlign fitted on the bin alone, which leaves no more than chance: the difference is what a
+fit for each length would gain.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.data.sources import ArraySource
+from fastrealign.diagnostics.mean_gap import gap
+from fastrealign.diagnostics.neighbours import foreign_share, kept_share
+from fastrealign.diagnostics.rows import Estimate, mean_estimate
+from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.second_moments import Covariance, covariance
+from fastrealign.diagnostics.spectrum import effective_rank
+from fastrealign.gap_report.labels import number, percent
+from fastrealign.gap_report.refits import fit_realign
+from fastrealign.methods.alignment import Alignment
+
+# At most so many bins, each with at least so many rows and at least twice as many as fall into one by accident.
+BINS, FEWEST = 4, 100
+# Neighbours, as elsewhere in the report; captions of a bin that are looked up.
+MIXING_K, KEPT_K, QUERIES = 20, 10, 300
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """The captions of one range of lengths.
+
+    Attributes
+    ----------
+    least, most : float
+        Their lengths, both included.
+    rows : int
+    gap : float
+        |their mean - mean of the target|; `gap_error` is its standard error if rows were drawn at random from more.
+    radius : float
+        Length of their mean: 1 where all point the same way.
+    effective_rank : float
+        Of `Lengths.ranked` rows, as many from each bin: it grows with the number of rows.
+    mixing, mixing_after : Estimate
+        Share of the nearest 20 neighbours, among the target and all captions, that are of the target; before, and after
+        ReAlign fitted on all captions.
+    kept : Estimate
+        Share of the nearest 10 captions that ReAlign keeps.
+    left, left_own : float
+        The gap that ReAlign leaves on the bin when it is fitted on all captions, and on the bin alone.
+    """
+
+    least: float
+    most: float
+    rows: int
+    gap: float
+    gap_error: float
+    radius: float
+    effective_rank: float
+    mixing: Estimate
+    mixing_after: Estimate
+    kept: Estimate
+    left: float
+    left_own: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The source by length.
+
+    Attributes
+    ----------
+    bins : tuple of LengthBin
+        From short to long.
+    ranked : int
+        Rows of each bin that its effective rank was computed from.
+    target_rank : float
+        Effective rank of as many rows of the target.
+    trend : float
+        Rank correlation (Spearman) of the length of a caption and its cosine with the mean of the target, over all captions.
+    trend_error : float
+        1/sqrt(rows - 1), its standard error without a trend.
+    """
+
+    bins: tuple[LengthBin, ...]
+    ranked: int
+    target_rank: float
+    trend: float
+    trend_error: float
+
+
+def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int, done: Callable[[], None]) -> Lengths:
+    """Measure target x and source y, whose row i has length lengths[i]; done is called after each bin."""
+    parts = binned(lengths)
+    of_x = covariance(x)
+    whole = _quiet(y, x)
+    after = ArraySource(whole(y.array, dtype=np.float32), f"{y.name}, aligned")
+    ranked = min(*(len(part) for part in parts), x.rows)
+    rng = np.random.default_rng(seed)
+    bins = []
+    for part in parts:
+        rows = ArraySource(y.array[part], y.name)
+        of = covariance(rows)
+        queries = np.sort(rng.permutation(part)[:QUERIES])
+        before, now = (_neighbours(side, queries, x) for side in (y, after))
+        some = rng.permutation(len(part))[:ranked]
+        bins.append(
+            LengthBin(
+                least=float(lengths[part].min()),
+                most=float(lengths[part].max()),
+                rows=len(part),
+                gap=float(np.linalg.norm(of.mean - of_x.mean)),
+                gap_error=float(np.sqrt(of.trace / of.count + of_x.trace / of_x.count)),
+                radius=float(np.linalg.norm(of.mean)),
+                effective_rank=_rank(rows.array[some]),
+                mixing=mean_estimate(foreign_share(*before, MIXING_K), len(part), seed),
+                mixing_after=mean_estimate(foreign_share(*now, MIXING_K), len(part), seed),
+                kept=mean_estimate(kept_share(*(_first(own) for own, _ in (before, now))), len(part), seed),
+                left=gap(x, after.array[part]),
+                left_own=gap(x, _quiet(rows, x)(rows.array, dtype=np.float64)),
+            )
+        )
+        done()
+    target_rank = _rank(x.array[rng.permutation(x.rows)[:ranked]])
+    return Lengths(tuple(bins), ranked, target_rank, _trend(y, lengths, of_x), float(1 / np.sqrt(y.rows - 1)))
+
+
+def binned(lengths: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of up to BINS bins of about equally many rows, from short to long; rows of one length share a bin.
+
+    Raises InputError for fewer than two bins of at least FEWEST rows.
+    """
+    values, counts = np.unique(lengths, return_counts=True)
+    ends = np.cumsum(counts)
+    for bins in range(BINS, 1, -1):
+        wanted = ends[-1] * np.arange(1, bins) / bins
+        cuts = np.unique(np.abs(ends[None, :-1] - wanted[:, None]).argmin(axis=1)) if len(values) > 1 else []
+        which = np.searchsorted(cuts, np.searchsorted(values, lengths), side="left")
+        parts = [np.flatnonzero(which == at) for at in range(len(cuts) + 1)]
+        if len(parts) > 1 and min(map(len, parts)) >= FEWEST:
+            return parts
+    raise InputError(
+        f"by_length: {len(lengths)} captions of {len(values)} different lengths do not make two bins of at least {FEWEST} "
+        "rows; give more captions, or lengths that differ"
+    )
+
+
+def as_table(found: Lengths) -> list[list[str]]:
+    """The head and a row for each bin, as text."""
+    head = [
+        "length", "rows", "gap", "mean's length", f"effective rank (target {found.target_rank:.1f})",
+        "mixing", "after ReAlign", "neighbours kept", "gap left", "fitted on the bin",
+    ]  # fmt: skip
+    rows = [
+        [
+            f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}",
+            f"{of.rows:,}",
+            f"{number(of.gap)} ± {of.gap_error:.1g}",
+            number(of.radius),
+            f"{of.effective_rank:.1f}",
+            *(f"{percent(of_.value)} ± {100 * of_.error:.1g}" for of_ in (of.mixing, of.mixing_after, of.kept)),
+            number(of.left),
+            number(of.left_own),
+        ]
+        for of in found.bins
+    ]
+    return [head, *rows]
+
+
+def guideline(found: Lengths) -> str:
+    """What these captions say: whether their length matters for the gap, and whether a fit for each length would help."""
+    first, last = found.bins[0], found.bins[-1]
+    apart, error = last.gap - first.gap, float(np.hypot(first.gap_error, last.gap_error))
+    if abs(apart) <= 2 * error:
+        both = f"{number(first.gap)} and {number(last.gap)}"
+        gaps = f"the gaps of the shortest and the longest captions do not differ by more than chance ({both})"
+    else:
+        which = "long" if apart > 0 else "short"
+        gaps = (
+            f"{which} captions are farther from the target ({number(first.gap)} shortest, {number(last.gap)} longest)"
+        )
+    worst = max(found.bins, key=lambda of: of.left - of.left_own)
+    if worst.left <= 2 * worst.gap_error:
+        fits = "one fit serves all lengths"
+    else:
+        lengths = f"{worst.least:g} to {worst.most:g}"
+        fits = (
+            f"one fit for all leaves {number(worst.left)} on captions of length {lengths}, one of their own "
+            f"{number(worst.left_own)}: if you use only some lengths, fit on those"
+        )
+    return f"By length: {gaps}; {fits}."
+
+
+def _quiet(y: ArraySource, x: ArraySource) -> Alignment:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # few rows for the width: said by gap_error
+        return fit_realign(y, x)
+
+
+def _neighbours(y: ArraySource, numbers: np.ndarray, x: ArraySource) -> tuple[Nearest, Nearest]:
+    queries = np.asarray(y.array[numbers], np.float64)
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    return nearest(queries, y, MIXING_K, own=numbers), nearest(queries, x, MIXING_K)
+
+
+def _first(found: Nearest) -> Nearest:
+    return Nearest(found.numbers[:, :KEPT_K], found.cosines[:, :KEPT_K])
+
+
+def _rank(rows: np.ndarray) -> float:
+    return effective_rank(covariance(rows).eigenvalues)
+
+
+def _trend(y: ArraySource, lengths: np.ndarray, of_x: Covariance) -> float:
+    rows = np.asarray(y.array, np.float64)
+    cosines = rows @ of_x.mean / np.linalg.norm(rows, axis=1)
+    ranks = []
+    for values in (lengths, cosines):  # equal values share the mean of their ranks
+        _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks.append((ends - (counts - 1) / 2)[which])
+    return float(np.corrcoef(*ranks)[0, 1])
