@@ -224,4 +224,4 @@ def _trend(y: ArraySource, lengths: np.ndarray, of_x: Covariance) -> float:
         _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         ends = np.cumsum(counts)
         ranks.append((ends - (counts - 1) / 2)[which])
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])
