@@ -139,7 +139,9 @@ def binned(lengths: np.ndarray) -> list[np.ndarray]:
     ends = np.cumsum(counts)
     for bins in range(BINS, 1, -1):
         wanted = ends[-1] * np.arange(1, bins) / bins
-        cuts = np.unique(np.abs(ends[None, :-1] - wanted[:, None]).argmin(axis=1)) if len(values) > 1 else []
+        if len(values) == 1:
+            break
+        cuts = np.unique(np.abs(ends[None, :-1] - wanted[:, None]).argmin(axis=1))
         which = np.searchsorted(cuts, np.searchsorted(values, lengths), side="left")
         parts = [np.flatnonzero(which == at) for at in range(len(cuts) + 1)]
         if len(parts) > 1 and min(map(len, parts)) >= FEWEST:
@@ -224,4 +226,5 @@ def _trend(y: ArraySource, lengths: np.ndarray, of_x: Covariance) -> float:
         _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         ends = np.cumsum(counts)
         ranks.append((ends - (counts - 1) / 2)[which])
-    return float(np.corrcoef(np.stack(ranks))[0, 1])
+    a, b = (rank - rank.mean() for rank in ranks)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
