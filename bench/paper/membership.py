@@ -30,7 +30,7 @@ from bench.paper.common import (
     spread,
     table,
 )
-from bench.paper.two_worlds import worlds
+from bench.paper.two_worlds import population, worlds
 from fastrealign.methods.statistics import SideStatistics, alignment_of
 
 if TYPE_CHECKING:
@@ -51,14 +51,15 @@ REFERENCE = 0.5
 def measure(setting: Setting) -> Results:
     trials = 2 if setting.quick else TRIALS
     found: dict[str, Any] = {}
+    many = population(setting)
     for name, sides in worlds(setting).items():
-        rows = _unit(sides.text)
+        rows = _unit(many[name])
         found[name] = {
             "d": rows.shape[1],
             "rows": len(rows),
             "effective d": _effective(rows),
             "attacks": {n: _attack(rows, n, trials) for n in SIZES if n <= len(rows) // 4},
-            "noise": _noised(sides, 2 if setting.quick else SEEDS),
+            "noise": _noised(sides, rows, 2 if setting.quick else SEEDS),
         }
         setting.say(f"{name} is done")
     widths = WIDTHS[:2] if setting.quick else WIDTHS
@@ -144,13 +145,12 @@ def sigma_of(epsilon: float, delta: float, sensitivity: float) -> float:
     return float(brentq(excess, 1e-3 * sensitivity / epsilon, 1e3 * sensitivity / min(epsilon, 1.0)))
 
 
-def _noised(sides: Sides, seeds: int) -> dict[str, Any]:
+def _noised(sides: Sides, rows: np.ndarray, seeds: int) -> dict[str, Any]:
     """By epsilon: the noise, the gap that is left, and the attack.
 
     Released are the mean of each side, and that of projected text.
     """
     n = min(len(sides.text), len(sides.image))
-    rows = _unit(sides.text)
     found: dict[str, Any] = {"n": n, "none": {"gap left": [_left(sides, 0.0, seed) for seed in range(seeds)]}}
     for epsilon in EPSILONS:
         # Of the text two means are released: together they change by at most sqrt(2) times as much.

@@ -1,14 +1,22 @@
-"""Both worlds of the open questions: the shipped embeddings of rendered scenes, and those of real pictures."""
+"""Both worlds of the open questions: rendered scenes, and real pictures with their titles (bench/paper/real.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from bench.paper import encoders
 from bench.paper.common import Setting, Sides, shipped
+from bench.paper.heads import Features
 from bench.paper.long_captions import lengths
-from fastrealign.cli.demo.samples import SEEDS, sample_scene
+from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
+from fastrealign.core.errors import InputError
+
+# Of the scenes whose features heads are trained on.
+SCENES, QUICK_SCENES = 4000, 60
+KINDS = {"A": "MLP, learned scale", "B": "linear, learned scale", "C": "MLP, scale 60"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +28,56 @@ class Domain:
     image: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Captions:
+    """Text (n, d) with its numbers of words and kinds of captions (n,), and images (m, d) of other scenes."""
+
+    text: np.ndarray
+    words: np.ndarray
+    kind: np.ndarray
+    image: np.ndarray
+
+
+def heads_of(folder: Path, kind: str = "C") -> dict[int, dict[str, np.ndarray]]:
+    """Embeddings of the real pictures by heads of one kind, by seed: image, title and long (n, d)."""
+    found = sorted(int(path.name[1:].split("_")[0]) for path in (folder / "heads").glob(f"{kind}[0-9]*_image.npy"))
+    if not found:
+        raise InputError(f"{folder}/heads: no {kind}SEED_image.npy; python -m bench.paper.real --out {folder}")
+    return {
+        seed: {side: np.load(folder / "heads" / f"{kind}{seed}_{side}.npy") for side in ("image", "title", "long")}
+        for seed in found
+    }
+
+
+def _split(folder: Path, *names: str) -> np.ndarray:
+    """Numbers of the pictures in these parts, in a random order."""
+    rows = np.flatnonzero(np.isin(np.load(folder / "split.npy"), names))
+    return np.random.default_rng(0).permutation(rows)
+
+
 def worlds(setting: Setting) -> dict[str, Sides]:
-    """Sides to fit on and held-out pairs, by the name of the world."""
-    return {"rendered": shipped(250 if setting.quick else None)}
+    """Sides to fit on, of different scenes or pictures, and held-out pairs, by the name of the world."""
+    found = {"rendered": shipped(250 if setting.quick else None)}
+    if setting.real:
+        of, (first, second), test = (
+            heads_of(setting.real)[0],
+            np.array_split(_split(setting.real, "fit"), 2),
+            _split(setting.real, "test"),
+        )
+        found["real"] = Sides(of["title"][first], of["image"][second], of["title"][test], of["image"][test])
+    return found
+
+
+def population(setting: Setting) -> dict[str, np.ndarray]:
+    """Many text rows of one kind, of each world: those of the real one are the heads' training rows."""
+    found = {"rendered": shipped(250 if setting.quick else None).text}
+    if setting.real:
+        found["real"] = heads_of(setting.real)[0]["title"][_split(setting.real, "train")]
+    return found
 
 
 def domains(setting: Setting) -> dict[str, tuple[Domain, Domain]]:
-    """Two domains of each world: backgrounds of the rendered scenes, and lengths of their captions."""
+    """Two domains of each world: other scenes or categories (both sides change), other captions (the text changes)."""
     sides = shipped(250 if setting.quick else None)
     scenes = {side: [sample_scene(seed) for seed in SEEDS[side][: len(sides.text)]] for side in ("text", "image")}
     white, black = (
@@ -41,4 +92,68 @@ def domains(setting: Setting) -> dict[str, tuple[Domain, Domain]]:
     short, complete = (
         Domain(f"{name} captions", sides.text[length == name], sides.image) for name in ("short", "complete")
     )
-    return {"rendered, backgrounds": (white, black), "rendered, captions": (short, complete)}
+    found = {"rendered, backgrounds": (white, black), "rendered, captions": (short, complete)}
+    if setting.real:
+        of, rows = heads_of(setting.real)[0], _split(setting.real, "fit", "test")
+        category = np.load(setting.real / "categories.npy")[rows]
+        names, counts = np.unique(category, return_counts=True)
+        first, second = names[np.argsort(-counts)[:2]]
+        parts = [np.array_split(rows[category == name], 2) for name in (first, second)]
+        found["real, categories"] = tuple(
+            Domain(str(name), of["title"][a], of["image"][b])
+            for name, (a, b) in zip((first, second), parts, strict=True)
+        )
+        a, b = np.array_split(rows, 2)
+        found["real, captions"] = (
+            Domain("titles", of["title"][a], of["image"][b]),
+            Domain("long captions", of["long"][a], of["image"][b]),
+        )
+    return found
+
+
+def captions(setting: Setting) -> dict[str, list[Captions]]:
+    """Captions with their numbers of words: one of each encoder of each world."""
+    sides = shipped(250 if setting.quick else None)
+    n = len(sides.text)
+    words = np.array([len(sample_caption(sample_scene(seed)).text.split()) for seed in SEEDS["text"][:n]], float)
+    found = {"rendered": [Captions(sides.text.astype(np.float32), words, lengths(n), sides.image.astype(np.float32))]}
+    if setting.real:
+        # Half of the pictures give captions, each its title and its long one, the others images.
+        text, image = np.array_split(_split(setting.real, "fit", "test"), 2)
+        told = {side: np.load(setting.real / f"{side}s.npy")[text] for side in ("title", "long")}
+        words = np.array([len(str(of).split()) for side in told.values() for of in side], float)
+        kind = np.repeat(list(told), len(text))
+        for letter in KINDS:
+            found[f"real, {KINDS[letter]}"] = [
+                Captions(np.concatenate([of[side][text] for side in told]), words, kind, of["image"][image])
+                for of in heads_of(setting.real, letter).values()
+            ]
+    return found
+
+
+def features(setting: Setting) -> dict[str, Features]:
+    """What heads are trained on, of each world that is given: --encoders for the rendered one, --real for the real one."""
+    found = {}
+    if setting.encoders:
+        n = QUICK_SCENES if setting.quick else SCENES
+        seed = encoders.seeds(setting.encoders)[0]
+        scenes = range(n)
+        wanted = {
+            "image": encoders.Rows("image", "shapes", scenes),
+            "short": encoders.Rows("text", "shapes", scenes, "short"),
+            "long": encoders.Rows("text", "shapes", scenes, "complete"),
+        }
+        of = encoders.embedded(seed, wanted, setting.encoders)
+        label = np.array([sample_scene(s).background for s in scenes])
+        order = np.random.default_rng(0).permutation(n)
+        train, held = np.split(order, [int(0.6 * n)])
+        found["rendered"] = Features("rendered", of["image"], of["short"], of["long"], train, held, label)
+    if setting.real:
+        rows = (np.load(setting.real / f"features_{side}.npy") for side in ("image", "title", "long"))
+        train, held = _split(setting.real, "train"), _split(setting.real, "fit", "test")
+        found["real"] = Features("real", *rows, train, held, np.load(setting.real / "categories.npy"))
+    if not found:
+        raise InputError(
+            "no features: give --encoders DIR (bench.paper.encoders), --real DIR (bench.paper.real) or both"
+        )
+    return found
