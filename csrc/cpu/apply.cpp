@@ -1,8 +1,8 @@
 // apply: store f(y; s, b, c) and, on request, sum the stored rows. Compiled once for each instruction set (FR_ISA).
 //
-// Bytes: each row is read once and written once, in order: a batch of eight rows is read from memory for the dot
-// products, and from the cache to be written. An output that does not fit in the cache is written with non-temporal
-// stores of whole cache lines, which saves the read for ownership of an ordinary store.
+// Bytes: each row is read once and written once: a batch of eight rows is read from memory for the dot products, and
+// from the cache to be written. An output that does not fit in the cache is written with non-temporal stores of whole
+// cache lines, which saves the read for ownership of an ordinary store.
 //
 // Arithmetic: an entry is a sum of three products, in float64 where input or output is float64, else in float32. The
 // dot products are float64 too, unless both input and output are 16-bit: in float32 a row with one large entry loses
@@ -60,13 +60,14 @@ class Writer {
     using A = Arithmetic<Real>;
     using Vector = typename A::Vector;
     using Scalar = typename A::Scalar;
-    static constexpr int columns = A::columns;
     // Whether whole groups of sixteen are taken as even and odd columns.
-    static constexpr bool may_pair = std::is_same_v<In, BFloat> && std::is_same_v<Out, BFloat> && columns == sixteen;
+    static constexpr bool may_pair = std::is_same_v<In, BFloat> && std::is_same_v<Out, BFloat> && A::columns == sixteen;
 
  public:
-    Writer(const ApplyBlock& block, const Batch<In>& batch)
-        : batch_(batch), vectors_(block.vectors), sums_(block.sums.accumulators), d_(block.in.d) {}
+    static constexpr int columns = A::columns;
+
+    explicit Writer(const ApplyBlock& block)
+        : vectors_(block.vectors), sums_(block.sums.accumulators), d_(block.in.d), ahead_(block.in.stride) {}
 
     // N rows side by side, which loads b, c and the sums once for them. Streamed rows lie equally in their cache lines.
     template <int N>
@@ -87,31 +88,25 @@ class Writer {
         }
     }
 
- private:
-    FR_INLINE static Vector mapped(Scalar alpha, Scalar beta, Scalar gamma, Vector x, Vector b, Vector c) {
-        return fma(alpha, x, fma(beta, b, mul(gamma, c)));
-    }
-    template <int N, bool streamed>
-    void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
-        if constexpr (may_pair) {
-            if (from % columns == 0) return write_whole<N, streamed, true>(rows, from, to);
-        }
-        write_whole<N, streamed, false>(rows, from, to);
-    }
-    template <int N, bool streamed, bool paired>
-    void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
+    // N rows, a vector of each at a time.
+    template <int N, bool streamed, bool paired = false>
+    struct Lines {
+        const Writer& writer;
         const In* x[N];
         Out* out[N];
         Scalar alpha[N], beta[N], gamma[N];
-        FR_UNROLL
-        for (int k = 0; k < N; ++k) {
-            x[k] = rows[k].x;
-            out[k] = rows[k].out;
-            alpha[k] = A::splat(rows[k].k.alpha);
-            beta[k] = A::splat(rows[k].k.beta);
-            gamma[k] = A::splat(rows[k].k.gamma);
+
+        Lines(const Writer& of, const Row<In, Out>* rows) : writer(of) {
+            FR_UNROLL
+            for (int k = 0; k < N; ++k) {
+                x[k] = rows[k].x;
+                out[k] = rows[k].out;
+                alpha[k] = A::splat(rows[k].k.alpha);
+                beta[k] = A::splat(rows[k].k.beta);
+                gamma[k] = A::splat(rows[k].k.gamma);
+            }
         }
-        for (int64_t j = from; j < to; j += columns) {
+        FR_INLINE void write(int64_t j) const {
             const auto vector = [&](auto natural, const float* even_odd) FR_LAMBDA {
                 if constexpr (paired) {
                     return A::load(even_odd + j);
@@ -119,14 +114,13 @@ class Writer {
                     return A::load(natural + j);
                 }
             };
-            const Vector b = vector(A::b(vectors_), vectors_.b_even_odd);
-            const Vector c = vector(A::c(vectors_), vectors_.c_even_odd);
+            const Vector b = vector(A::b(writer.vectors_), writer.vectors_.b_even_odd);
+            const Vector c = vector(A::c(writer.vectors_), writer.vectors_.c_even_odd);
             D8 sum[columns / lanes];
             if constexpr (sums) {
                 FR_UNROLL
-                for (int i = 0; i < columns / lanes; ++i) sum[i] = load_d8(sums_ + j + i * lanes);
+                for (int i = 0; i < columns / lanes; ++i) sum[i] = load_d8(writer.sums_ + j + i * lanes);
             }
-            if ((j - from) % Batch<In>::line == 0) batch_.template prefetch<N>(1, rows->i, j);
             FR_UNROLL
             for (int k = 0; k < N; ++k) {
                 if constexpr (paired) {
@@ -140,12 +134,32 @@ class Writer {
             }
             if constexpr (sums) {
                 FR_UNROLL
-                for (int i = 0; i < columns / lanes; ++i) put(sums_ + j + i * lanes, sum[i]);
+                for (int i = 0; i < columns / lanes; ++i) put(writer.sums_ + j + i * lanes, sum[i]);
             }
+        }
+    };
+
+ private:
+    FR_INLINE static Vector mapped(Scalar alpha, Scalar beta, Scalar gamma, Vector x, Vector b, Vector c) {
+        return fma(alpha, x, fma(beta, b, mul(gamma, c)));
+    }
+    template <int N, bool streamed>
+    void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
+        if constexpr (may_pair) {
+            if (from % columns == 0) return write_whole<N, streamed, true>(rows, from, to);
+        }
+        write_whole<N, streamed, false>(rows, from, to);
+    }
+    template <int N, bool streamed, bool paired>
+    void write_whole(const Row<In, Out>* rows, int64_t from, int64_t to) const {
+        const Lines<N, streamed, paired> lines(*this, rows);
+        for (int64_t j = from; j < to; j += columns) {
+            if ((j - from) % Batch<In>::line == 0) prefetch_rows<N>(lines.x, 1, rows->i, j, ahead_);
+            lines.write(j);
         }
     }
     template <bool streamed, typename V>
-    FR_INLINE void store(Out* to, const V& stored, D8* sum) const {
+    FR_INLINE static void store(Out* to, const V& stored, D8* sum) {
         if constexpr (streamed) {
             stream(to, stored);
         } else {
@@ -183,20 +197,24 @@ class Writer {
         }
     }
 
-    const Batch<In>& batch_;
     MapVectors vectors_;
     double* sums_;
-    int64_t d_;
+    int64_t d_, ahead_;
 };
 
 // Rows that are written side by side. Measured: more are no faster, and eight streams of half cache lines halve the
 // speed.
 constexpr int rows_of_writer = 2;
+// Rows that are written while the dot products of as many others are taken, where registers suffice for both. Measured
+// with AVX-512: as many as without writing; fewer are slower. Does not help with AVX2.
+constexpr int rows_beside = most_sums / 2;
+constexpr bool registers_suffice = most_sums >= 8;
 
 template <typename In, typename Out, bool sums>
 class Applier {
     using Real = std::conditional_t<std::is_same_v<In, double> || std::is_same_v<Out, double>, double, float>;
     static constexpr bool narrow = sizeof(In) == 2 && sizeof(Out) == 2;
+    static constexpr bool may_write_beside = registers_suffice && !narrow;
 
  public:
     explicit Applier(ApplyBlock& block) : block_(block), d_(block.in.d), float64_map_(*block.map) {
@@ -206,21 +224,58 @@ class Applier {
 
     void run() {
         over_batches<In>(block_.in, [&](Batch<In>& batch) {
-            if constexpr (narrow) {
-                narrow_dots(batch, block_.vectors, d_);
-            } else {
-                wide_dots<Terms::bc>(batch, block_.vectors, d_);
+            if (!dots_beside_writing(batch)) {
+                write();
+                dots(batch);
             }
             batch.find_coefficients(*block_.map);
-            write(batch);
+            take(batch);
+            if constexpr (!may_write_beside) write();
         });
+        write();
         if (block_.stream) finish_streaming();
     }
 
  private:
-    void write(Batch<In>& batch) {
-        Row<In, Out> rows[batch_rows];
-        int good = 0;
+    void dots(Batch<In>& batch) {
+        if constexpr (narrow) {
+            narrow_dots(batch, block_.vectors, d_);
+        } else {
+            wide_dots<Terms::bc>(batch, block_.vectors, d_);
+        }
+    }
+
+    // The dot products of a batch, while the one before it is written, line by line: memory is read and written all
+    // the time, and arithmetic hides behind it. False if the rows are not whole lines, or not all good.
+    bool dots_beside_writing(Batch<In>& batch) {
+        if constexpr (may_write_beside) {
+            if (good_ < batch_rows || batch.size < batch_rows || d_ % Batch<In>::line != 0) return false;
+            if (block_.stream && !(together_ && is_aligned(rows_->out) && is_aligned(rows_->out + d_))) return false;
+            block_.stream ? dots_beside_writing<true>(batch) : dots_beside_writing<false>(batch);
+            return true;
+        }
+        return false;
+    }
+    template <bool streamed>
+    void dots_beside_writing(Batch<In>& batch) {
+        constexpr int R = rows_beside;
+        if constexpr (sums) make_room(block_.sums, stored_weight * good_, d_);
+        using W = Writer<In, Out, Real, sums>;
+        const W writer(block_);
+        for (int i = 0; i < batch_rows; i += R) {
+            const typename W::template Lines<R, streamed> lines(writer, rows_ + i);
+            wide_dots_of<Terms::bc, R>(batch, i, block_.vectors, d_, [&](int64_t j) FR_LAMBDA {
+                batch.template prefetch<R>(1, i, j);
+                FR_UNROLL
+                for (int64_t at = 0; at < Batch<In>::line; at += W::columns) lines.write(j + at);
+            });
+        }
+        good_ = 0;
+    }
+    static bool is_aligned(const Out* at) { return reinterpret_cast<uintptr_t>(at) % cache_line == 0; }
+
+    // Keeps the good rows of a batch, to be written. The others are written here.
+    void take(Batch<In>& batch) {
         for (int i = 0; i < batch.size; ++i) {
             const int64_t at = batch.index(i);
             Row<In, Out> row{i,
@@ -229,20 +284,23 @@ class Applier {
                              {batch.alpha[i], batch.beta[i], batch.gamma[i]}};
             RowState state = batch.states[i];
             if (state == RowState::good) {
-                rows[good++] = row;
+                rows_[good_++] = row;
             } else {
                 state = write_again(batch, i, row);
                 if (state != RowState::good) block_.bad.add(block_.in.first + at, state);
             }
             if (block_.flags) block_.flags[block_.in.first + at] = static_cast<uint8_t>(state);
         }
-        if constexpr (sums) make_room(block_.sums, stored_weight * good, d_);
-        const Writer<In, Out, Real, sums> writer(block_, batch);
+        together_ = !block_.stream || block_.out_stride * batch.step % cache_line == 0;
+    }
+    void write() {
+        if constexpr (sums) make_room(block_.sums, stored_weight * good_, d_);
+        const Writer<In, Out, Real, sums> writer(block_);
         constexpr int N = rows_of_writer;
-        const bool together = !block_.stream || block_.out_stride * batch.step % cache_line == 0;
         int i = 0;
-        for (; together && i + N <= good; i += N) writer.template write<N>(rows + i, block_.stream);
-        for (; i < good; ++i) writer.template write<1>(rows + i, block_.stream);
+        for (; together_ && i + N <= good_; i += N) writer.template write<N>(rows_ + i, block_.stream);
+        for (; i < good_; ++i) writer.template write<1>(rows_ + i, block_.stream);
+        good_ = 0;
     }
 
     // A row whose digits are lost in the arithmetic of the others: in float64, or by the slow path.
@@ -251,7 +309,7 @@ class Applier {
             if constexpr (narrow) wide_dots_of<Terms::bc, 1>(batch, i, block_.vectors, d_);
             if (row_coefficients(float64_map_, {batch.p[i], batch.q[i], batch.r[i]}, row.k) == RowState::good) {
                 if constexpr (sums) make_room(block_.sums, stored_weight, d_);
-                Writer<In, Out, double, sums>(block_, batch).template write<1>(&row, false);
+                Writer<In, Out, double, sums>(block_).template write<1>(&row, false);
                 return RowState::good;
             }
         }
@@ -271,6 +329,9 @@ class Applier {
     ApplyBlock& block_;
     int64_t d_;
     RowMap float64_map_;
+    Row<In, Out> rows_[batch_rows];  // that are to be written
+    int good_ = 0;                   // how many
+    bool together_ = false;          // whether they lie equally in their cache lines
 };
 
 template <typename In, typename Out>

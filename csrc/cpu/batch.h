@@ -12,6 +12,16 @@
 namespace fastrealign {
 namespace FR_ISA {
 
+// Into the second cache: a cache line, at column j, of rows i to i + R - 1 of the next batch, which lies `ahead` bytes
+// behind. A kernel passes over a batch twice; each pass does this for every other row, so that memory is never idle.
+template <int R, typename T>
+FR_INLINE void prefetch_rows(const T* const* rows, int pass, int i, int64_t j, int64_t ahead) {
+    if (R == 1 && i % 2 != pass) return;
+    FR_UNROLL
+    for (int k = R == 1 ? 0 : pass; k < R; k += 2)
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[k] + j) + ahead, 0, 2);
+}
+
 // T: elements of the rows in memory. U: of the same rows as the kernel reads them.
 template <typename T, typename U = T>
 struct Batch {
@@ -35,14 +45,9 @@ struct Batch {
     }
     int64_t index(int i) const { return first + i * step; }
 
-    // The cache lines of rows i to i + R - 1 at column j in the next batch, into the second cache. A kernel passes over
-    // a batch twice; each pass does this for every other row, so that memory is never idle.
     template <int R>
     FR_INLINE void prefetch(int pass, int i, int64_t j) const {
-        if (R == 1 && i % 2 != pass) return;
-        FR_UNROLL
-        for (int k = i + (R == 1 ? 0 : pass); k < i + R; k += 2)
-            __builtin_prefetch(reinterpret_cast<const char*>(rows[k] + j) + ahead, 0, 2);
+        prefetch_rows<R>(rows + i, pass, i, j, ahead);
     }
     static constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));  // columns
 

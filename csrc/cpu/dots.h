@@ -38,9 +38,14 @@ FR_INLINE void unpack(Batch<T, float>& batch, int i, int64_t from, int64_t d) {
     }
 }
 
-// In float64.
-template <Terms terms, int R, typename T, typename U>
-FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d) {
+struct Nothing {
+    FR_INLINE void operator()(int64_t) const {}
+};
+
+// In float64. beside(j) is called for each whole line of the rows, from column j on: work that goes on meanwhile.
+template <Terms terms, int R, typename T, typename U, typename Beside = Nothing>
+FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d,
+                            const Beside& beside = {}) {
     const U* rows[R];
     D8 p[R], q[R], r[R];
     FR_UNROLL
@@ -70,6 +75,7 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
         batch.template prefetch<R>(0, i, j);
         FR_UNROLL
         for (int64_t at = 0; at < line; at += lanes) step(j + at, whole);
+        beside(j);
     }
     for (; j + lanes <= d; j += lanes) step(j, whole);
     if (j < d) {
