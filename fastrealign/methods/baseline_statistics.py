@@ -78,14 +78,17 @@ def _anchor_trace(sides: _Sides) -> Baseline:
     return sides.made(s=row_map.s, b=row_map.b)
 
 
-def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6) -> Baseline:
-    """M = S_x^(1/2) S_e^(-1/2) in U and in V apart, of e = pi(pi(y) - mu_y + mu_x); shift and c set the means to mu_x.
+def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6, centred: bool = True) -> Baseline:
+    """M = S_x^(1/2) S_e^(-1/2) in U and in V apart, of e = pi(pi(y) - mu_y + mu_x); c sets the mean to mu_x.
 
     U holds `energy` of the trace of S_x + S_y (`frame.fixed_frame`). Eigenvalues of S_e below `floor` times the largest
-    of their block are raised to that before its inverse root is taken.
+    of their block are raised to that before its inverse root is taken. `centred`: M (e - E[e]) + mu_x. Otherwise M e, to the
+    letter of eq. 18 of arXiv 2602.07026, which whitens the mean along with the rows and so moves them further.
     """
     if not 0.0 < floor <= 1.0:
         raise InputError(f"floor={floor}: expected a part of the largest eigenvalue, above 0 and at most 1")
+    if not isinstance(centred, bool):
+        raise InputError(f"centred={centred!r}: expected True (the default), or False for eq. 18 to the letter")
     x, y = covariance(sides.target), covariance(sides.source)
     frame = fixed_frame(x, y, energy=energy)
     anchored = RowMap(1.0, sides.anchor)
@@ -94,7 +97,7 @@ def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6) -> B
     blocks = zip((frame.U, frame.V), frame.restrict(e), frame.restrict(x), strict=True)
     for basis, of_e, of_x in blocks:
         matrix += basis @ _power(of_x, 0.5, 0.0) @ _power(of_e, -0.5, floor) @ basis.T
-    shift = x.mean - matrix @ e.mean
+    shift = x.mean - matrix @ e.mean if centred else np.zeros(x.d)
     total = np.zeros(x.d)
     for _, block in unit_blocks(sides.source, row_map=anchored):
         moved = block @ matrix.T + shift

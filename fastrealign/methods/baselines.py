@@ -3,7 +3,7 @@
     name           map of a row y                                                       source
     none           pi(y)
     mean-shift     pi(y) - mu_y, not projected                                          Unicorn, arXiv 2503.22655
-    c3             pi(pi(y) - mu_y + mu_x + noise), noise from N(0, sigma^2 I)          C3, arXiv 2401.08567
+    c3             pi(pi(y) - mu_y + mu_x + noise), noise from N(0, sigma^2 I)          C3 as arXiv 2602.07026 compares it
     bca            pi(pi(M e + shift) + c), e = pi(pi(y) - mu_y + mu_x): blockwise      arXiv 2602.07026, appendix F
                    covariance alignment, M whitens and colours in U and in V
     anchor         pi(pi(y) - mu_y + mu_x)                                              arXiv 2602.07026, table 5
@@ -13,6 +13,11 @@
 
 All but the last two are one `Baseline` (baseline.py): f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c), with steps left
 out. They need the mean and trace of both sides, bca their covariances too.
+
+C3 of arXiv 2401.08567 itself maps both sides: pi(y) - mu_y + noise and pi(x) - mu_x, with sigma = sqrt(0.016) an entry, as
+CapDec (arXiv 2211.00575); here that is mean-shift of each side (fit_baseline("mean-shift", images, texts) gives that of the
+images) and the noise of a call. Neither paper states the sigma of the one-sided form. The default is a length of 0.5 for the
+whole vector, 0.5/sqrt(d) an entry; sqrt(0.016) has a length of 0.13 sqrt(d): 1.4 at d = 128, 2.9 at 512, 4.5 at 1280.
 """
 
 from __future__ import annotations
@@ -81,8 +86,9 @@ def fit_baseline(
     group : torch.distributed.ProcessGroup or "world", optional
         As for `fastrealign.fit`; bca is fitted by one process.
     **options
-        c3: sigma (standard deviation; by default 0.5/sqrt(d), noise half as long as a row), seed (0).
-        bca: energy (share of the trace in U, 0.95), floor (1e-6, of the largest eigenvalue of a block).
+        c3: sigma (standard deviation of an entry; by default 0.5/sqrt(d), noise half as long as a row), seed (0).
+        bca: energy (share of the trace in U, 0.95), floor (1e-6, of the largest eigenvalue of a block), centred (True, the
+        kinder form; False: the row is whitened with its mean, eq. 18 of arXiv 2602.07026 to the letter).
         realign, realign-exact: those of `fastrealign.fit` but for the centroid.
 
     Returns

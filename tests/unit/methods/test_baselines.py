@@ -59,7 +59,7 @@ def anchor_trace(y, x, **_):
     return pi(s * centred_y + pi(x).mean(0))
 
 
-def bca(y, x, energy, floor):
+def bca(y, x, energy, floor, centred=True):
     scipy_linalg = pytest.importorskip("scipy.linalg")
     image = pi(x)
     mean_x = image.mean(0)
@@ -67,12 +67,12 @@ def bca(y, x, energy, floor):
     values, vectors = np.linalg.eigh(np.cov(image.T, bias=True) + np.cov(pi(y).T, bias=True))
     values, vectors = values[::-1], vectors[:, ::-1]
     r = next(r for r in range(1, D) if values[:r].sum() >= energy * values.sum())
-    moved = np.tile(mean_x, (len(y), 1))
+    moved = np.tile(mean_x if centred else np.zeros(D), (len(y), 1))
     for block in (vectors[:, :r], vectors[:, r:]):
         part = (e - e.mean(0)) @ block
         of_e, of_x = np.cov(part.T, bias=True), np.cov((image @ block).T, bias=True)
         assert np.linalg.eigvalsh(of_e)[0] > floor * np.linalg.eigvalsh(of_e)[-1]
-        white = part @ np.linalg.inv(scipy_linalg.sqrtm(of_e).real)
+        white = (part if centred else e @ block) @ np.linalg.inv(scipy_linalg.sqrtm(of_e).real)
         moved += white @ scipy_linalg.sqrtm(of_x).real @ block.T
     moved = pi(moved)
     return pi(moved - moved.mean(0) + mean_x)
@@ -120,6 +120,29 @@ def test_bca_matches_both_covariances_before_the_last_projections(sides):
     found, expected = frame.restrict(of_moved), frame.restrict(of_x)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_bca_to_the_letter_whitens_the_mean_too(sides, tmp_path):
+    """Eq. 18: the anchored row as it is, not less its mean; saved and loaded like the default, which it is not."""
+    y, x = sides
+    letter = fit_baseline("bca", y, x, energy=0.8, centred=False)
+    np.testing.assert_allclose(letter(y), bca(y, x, 0.8, 1e-6, centred=False), atol=1e-11)
+    default = fit_baseline("bca", y, x, energy=0.8)
+    assert letter.fingerprint != default.fingerprint
+    assert default.fingerprint == fit_baseline("bca", y, x, energy=0.8, centred=True).fingerprint
+    letter.save(tmp_path / "letter.safetensors")
+    again = Baseline.load(tmp_path / "letter.safetensors")
+    assert again.fingerprint == letter.fingerprint and np.array_equal(again(y), letter(y))
+    kept = [diagnostics.overlap(y, method(y), k=10, rows=None).value for method in (letter, default)]
+    assert kept[0] < kept[1]
+
+
+def test_c3_of_its_own_paper_is_mean_shift_of_both_sides(sides):
+    """Both sides less their own means: two methods, each of which reads the other side for its width and gap alone."""
+    y, x = sides
+    text, image = fit_baseline("mean-shift", y, x), fit_baseline("mean-shift", x, y)
+    np.testing.assert_allclose(text(y), pi(y) - pi(y).mean(0), atol=1e-12)
+    np.testing.assert_allclose(image(x), pi(x) - pi(x).mean(0), atol=1e-12)
 
 
 def test_bca_with_fewer_rows_than_the_width(rng):
@@ -314,6 +337,8 @@ def test_unknown_names_and_options(sides):
             fit_baseline("c3", *sides, **options)
     with pytest.raises(InputError, match="floor=0"):
         fit_baseline("bca", *sides, floor=0)
+    with pytest.raises(InputError, match=r"centred='no': expected True .*, or False for eq\. 18 to the letter"):
+        fit_baseline("bca", *sides, centred="no")
 
 
 def test_fitting_from_files_and_chunks(sides, tmp_path):
