@@ -17,9 +17,10 @@ from fastrealign.core.arrays import holds_rows
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
 from fastrealign.core.rows import taken_rows
 from fastrealign.data.chunk_source import ChunkSource
+from fastrealign.data.options import NoiseOptions
 from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, rows_in, together
 from fastrealign.formats.choose_column import Wanted
-from fastrealign.formats.manifest import encoder_of
+from fastrealign.formats.manifest import JobSpec, spec_of
 from fastrealign.formats.table_objects import take
 from fastrealign.formats.tables import TableShard
 
@@ -52,7 +53,16 @@ class FileSource(RowSource):
     @cached_property
     def encoder(self) -> str | None:
         """The name of the encoder, where `fastrealign embed` wrote these shards."""
-        return encoder_of([shard.path for shard in self.files.shards])
+        return self._made_by.options.get("encoder") if self._made_by and self._made_by.kind == "embed" else None
+
+    @property
+    def noise(self) -> NoiseOptions:
+        options = self._made_by.options if self._made_by and self._made_by.kind != "embed" else {}
+        return NoiseOptions(options.get("noise", 0.0), options.get("seed", 0))
+
+    @cached_property
+    def _made_by(self) -> JobSpec | None:
+        return spec_of([shard.path for shard in self.files.shards])
 
     @property
     def embedded(self) -> str | None:

@@ -226,17 +226,16 @@ class Manifest:
             ) from None
 
 
-def encoder_of(shards: list[str]) -> str | None:
-    """The name of the encoder of the embeddings at these paths, if a run of `embed` wrote them and its manifest is there."""
+def spec_of(shards: list[str]) -> JobSpec | None:
+    """The specification of the run that wrote the embeddings at these paths, if its manifest is there."""
     folders = {folder_of(path) for path in shards}
     path = place(folders.pop()) / MANIFEST if len(folders) == 1 else None
     if not isinstance(path, Path) or not path.is_file():
         return None
     try:
-        spec = Manifest.load(path).spec
+        return Manifest.load(path).spec
     except InputError:  # not one of ours
         return None
-    return spec.options.get("encoder") if spec.kind == "embed" else None
 
 
 def _within(name: object) -> bool:

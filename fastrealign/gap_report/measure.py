@@ -114,6 +114,11 @@ class _Work:
         self.frame: Frame | None = None
         if sides.pairs is not None:
             self.frame = self.or_note("U and V", lambda: fixed_frame(self.of_x, self.of_y))
+        for given in sides.given:
+            if given.noise:
+                self.notes[
+                    f"{given.name}: these rows have noise {given.noise}, which the run that wrote them added"
+                ] = None
         self.done()
 
     def or_note(self, what: str, figure: Callable[[], T]) -> T | None:

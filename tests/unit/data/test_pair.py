@@ -17,6 +17,7 @@ from fastrealign.core import reference
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.data import cluster_sampling
 from fastrealign.formats.choose_column import role_of
+from fastrealign.formats.manifest import JobSpec
 from fastrealign.methods.baselines import METHODS
 
 FORMATS = ["parquet", "arrow", "hf", "lance", "torch", "safetensors", "pickle"]
@@ -416,7 +417,8 @@ def test_what_embed_noted_that_looks_swapped(tmp_path, sides, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FitWarning)
         fr.fit(images, texts)
-    monkeypatch.setattr("fastrealign.data.sources.encoder_of", lambda paths: "open_clip ViT-B-32")
+    made_by = JobSpec("embed", {"encoder": "open_clip ViT-B-32"}, {})
+    monkeypatch.setattr("fastrealign.data.sources.spec_of", lambda paths: made_by)
     with pytest.warns(FitWarning, match="look swapped: by what `embed` noted"):
         fr.fit(images, texts)
     with warnings.catch_warnings():

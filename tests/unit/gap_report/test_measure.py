@@ -282,3 +282,14 @@ def test_options_that_mean_nothing_are_told_in_one_line(few):
         fr.report("nowhere.npy", "nowhere.npy", domains={"these rows": (y, x)})
     with refused(InputError, "read once"):
         fr.report(iter([y]), x)
+
+
+def test_noise_that_a_run_added_is_noted(sides, tmp_path):
+    y, x = sides
+    np.save(tmp_path / "text.npy", y)
+    np.save(tmp_path / "image.npy", x)
+    for noise in (0.0, 0.5):
+        fr.align(tmp_path / "text.npy", tmp_path / "image.npy", tmp_path / f"out{noise}", noise=noise, seed=8)
+        report = fr.report(tmp_path / f"out{noise}", tmp_path / "image.npy", methods=["none"])
+        said = [note for note in report.notes if "noise of length 0.5 (seed 8)" in note]
+        assert bool(said) == (noise > 0) and all(note in str(report) for note in said)
