@@ -190,6 +190,22 @@ def test_figures_of_the_uses(data):
     assert transfer["red"] == pytest.approx([1, 1, 1], abs=0.01)
 
 
+def test_training_on_text_as_the_page_says(data):
+    pytest.importorskip("sklearn")
+    torch = pytest.importorskip("torch")
+    from threadpoolctl import threadpool_limits
+
+    torch.manual_seed(0)
+    names: dict = {}
+    with threadpool_limits(1):
+        for block in blocks("docs/train-on-text.md", "python"):
+            assert len([line for line in block.splitlines() if line and "import" not in line]) <= 10
+            exec(compile(block, "docs/train-on-text.md", "exec"), names)
+    raw = names["LogisticRegression"](C=10, max_iter=1000).fit(names["texts"], names["labels"])
+    beyond = raw.score(names["test_images"], names["truth"]) + 0.1
+    assert names["by_pipeline"] > beyond and names["by_loop"] > beyond
+
+
 # --- the README ---------------------------------------------------------------------------------------------------------
 
 

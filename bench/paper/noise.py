@@ -1,0 +1,339 @@
+"""python -m bench.paper.noise --real DIR: train on text, use on images: which method, and how much noise.
+
+A classifier and a decoder of words (a linear captioner: one logistic regression a word) are trained on embeddings of captions,
+mapped by a method, with noise of a length, and tested on embeddings of images. In the real world (`DIR`, made by
+bench/paper/real.py) for every head and seed; in the rendered world on random halves of the shipped captions. Needs the
+extra `sklearn`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench.paper.common import (
+    NAMES,
+    Reproduction,
+    Results,
+    Setting,
+    canvas,
+    main,
+    plus_minus,
+    table,
+)
+from fastrealign.cli.demo.samples import SEEDS, load, sample_scene
+from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.reference import project
+from fastrealign.methods.baselines import fit_baseline
+from fastrealign.methods.method import Method
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "docs/train-on-text.md"
+SHOWN = ("none", "anchor", "realign", "bca", "c3")
+LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+# Inverse strength of the classifier's penalty; STRENGTHS: whether a stronger one does what noise does.
+STRENGTH, STRENGTHS = 10.0, (0.1, 1.0, 10.0, 100.0)
+# Rows with noise of their own that a caption becomes, as a loop that draws it anew in each epoch makes them.
+COPIES = 8
+LEAST, WORDS, HALVES = 25, 40, 3
+KINDS = {"A": "real, MLP, learned scale", "B": "real, linear, learned scale", "C": "real, MLP, scale 60"}
+# Folders of the real world that are no subject.
+NO_SUBJECT = ("unsorted", "special", "")
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Rows (n, d), their classes (n,), and which words are true of them, bool (n, w)."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    words: np.ndarray
+
+    def of(self, which: np.ndarray) -> Known:
+        return Known(self.rows[which], self.labels[which], self.words[which])
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One encoder. text: captions to train on; image: as many images, which only the upper bound reads; test: images.
+
+    fit         text and images of other pictures than each other, that methods are fitted on
+    test_text   the captions of the test images, for search
+    """
+
+    text: Known
+    image: Known
+    test: Known
+    fit: tuple[np.ndarray, np.ndarray]
+    test_text: np.ndarray
+
+
+def measure(setting: Setting) -> Results:
+    found = {name: _world(list(tasks), setting, name) for name, tasks in worlds(setting)}
+    return {"worlds": found, "copies": COPIES, "strength": STRENGTH}
+
+
+def worlds(setting: Setting) -> Iterator[tuple[str, Iterator[Task]]]:
+    yield "rendered", _rendered(setting)
+    if setting.real is not None:
+        for letter, name in KINDS.items():
+            yield name, _real(setting.real, letter)
+
+
+def _rendered(setting: Setting) -> Iterator[Task]:
+    """Random halves of the shipped captions; the class is the number of objects, the words are nouns and colours."""
+    scenes = {name: [sample_scene(seed) for seed in seeds] for name, seeds in SEEDS.items()}
+    named = {
+        name: [{w for o in of.objects for w in (o.colour, o.noun)} for of in them] for name, them in scenes.items()
+    }
+    vocabulary = _vocabulary(named["text"])
+    sides = {
+        name: Known(
+            load(name).astype(np.float32), np.array([len(of.objects) for of in them]), _hot(named[name], vocabulary)
+        )
+        for name, them in scenes.items()
+    }
+    for seed in range(1 if setting.quick else HALVES):
+        half = np.sort(np.random.default_rng(seed).permutation(len(named["text"]))[: 150 if setting.quick else 2000])
+        fit = sides["text"].rows[half], sides["image"].rows
+        yield Task(sides["text"].of(half), sides["image"].of(half), sides["pairs_image"], fit, sides["pairs_text"].rows)
+
+
+def _real(folder: Path, letter: str) -> Iterator[Task]:
+    """A head of each seed, on pictures that no head was trained on; the class is the category, the words are of the titles."""
+    found = sorted((folder / "heads").glob(f"{letter}[0-9]*_image.npy"))
+    if not found:
+        raise InputError(f"{folder}/heads: no {letter}SEED_image.npy; python -m bench.paper.real makes them")
+    split, category = np.load(folder / "split.npy"), np.load(folder / "categories.npy")
+    titles = [set(_plain(title).split()) for title in np.load(folder / "titles.npy")]
+    names, counts = np.unique(category[split == "fit"], return_counts=True)
+    kept = np.isin(category, [n for n, c in zip(names, counts, strict=True) if c >= LEAST and n not in NO_SUBJECT])
+    fit, own, test = np.flatnonzero(split == "fit"), *(np.flatnonzero((split == of) & kept) for of in ("fit", "test"))
+    words = _hot(titles, _vocabulary([titles[i] for i in own]))
+    first, second = np.array_split(np.random.default_rng(0).permutation(fit), 2)
+    for path in found:
+        image = Known(np.load(path), category, words)
+        text = Known(np.load(path.with_name(path.name.replace("image", "title"))), category, words)
+        yield Task(text.of(own), image.of(own), image.of(test), (text.rows[first], image.rows[second]), text.rows[test])
+
+
+def _plain(title: str) -> str:
+    return "".join(c if c.isalpha() else " " for c in str(title).lower())
+
+
+def _vocabulary(named: list[set[str]]) -> list[str]:
+    """The most frequent words of more than two letters."""
+    every = [word for of in named for word in of if len(word) > 2]
+    words, counts = np.unique(every, return_counts=True)
+    return [str(word) for word in words[np.argsort(-counts, kind="stable")[:WORDS]]]
+
+
+def _hot(named: list[set[str]], vocabulary: list[str]) -> np.ndarray:
+    return np.array([[word in of for word in vocabulary] for of in named])
+
+
+def _world(tasks: list[Task], setting: Setting, name: str) -> Results:
+    """Each figure: a value for every head seed, or half."""
+    lengths = LENGTHS[::4] if setting.quick else LENGTHS
+    methods = SHOWN[:3:2] if setting.quick else SHOWN
+    curves: Results = {method: {f"{length:g}": [] for length in lengths} for method in methods}
+    words: Results = {method: {f"{length:g}": [] for length in lengths[::2]} for method in ("none", "realign")}
+    found: Results = {"upper": [], "words upper": [], "gap": [], "copies": {}, "strengths": {}, "search": {}}
+    for seed, of in enumerate(tasks):
+        fitted = {method: _fitted(method, of) for method in methods}
+        found["gap"].append(fitted["none"].gap_before)
+        found["upper"].append(_accuracy(project(of.image.rows), of.image.labels, of))
+        found["words upper"].append(_word_score(project(of.image.rows), of.image.words, of))
+        for method, of_method in fitted.items():
+            for length in lengths:
+                rows = (
+                    of_method(of.text.rows, noise=length, seed=seed)
+                    if length or method != "c3"
+                    else _quiet_c3(of_method, of)
+                )
+                curves[method][f"{length:g}"].append(_accuracy(rows, of.text.labels, of))
+                if method in words and f"{length:g}" in words[method]:
+                    words[method][f"{length:g}"].append(_word_score(rows, of.text.words, of))
+        for method in ("none", "realign"):
+            many = _copies(fitted[method], of.text.rows, 1.0, seed)
+            found["copies"].setdefault(method, []).append(_accuracy(many, np.tile(of.text.labels, COPIES), of))
+            for length in (0.0, 1.0):
+                rows = fitted[method](of.text.rows, noise=length, seed=seed)
+                for strength in STRENGTHS[::3] if setting.quick else STRENGTHS:
+                    key = f"{method} {length:g} {strength:g}"
+                    found["strengths"].setdefault(key, []).append(_accuracy(rows, of.text.labels, of, strength))
+                queries = fitted[method](of.test_text, noise=length, seed=seed)
+                found["search"].setdefault(f"{method} {length:g}", []).append(_recall(queries, of.test.rows))
+        setting.say(f"{name}, {seed}: images {found['upper'][-1]:.3f}, raw {curves['none']['0'][-1]:.3f}")
+    first = tasks[0]
+    classes, counts = np.unique(first.test.labels, return_counts=True)
+    shape = {"train": len(first.text.rows), "test": len(first.test.rows), "classes": len(classes)}
+    return {**shape, "largest class": float(counts.max() / counts.sum()), "curves": curves, "words": words, **found}
+
+
+def _fitted(method: str, of: Task) -> Method:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # heads leave some directions nearly empty
+        return fit_baseline(method, *of.fit)
+
+
+def _quiet_c3(method: Method, of: Task) -> np.ndarray:
+    """C3 without its noise: the length 0 of its curve."""
+    return fit_baseline("c3", *of.fit, sigma=0.0)(of.text.rows)
+
+
+def _copies(method: Method, rows: np.ndarray, length: float, seed: int) -> np.ndarray:
+    """Each row COPIES times, every time with other noise: the numbers go on."""
+    return np.concatenate([method(rows, noise=length, seed=seed, first=i * len(rows)) for i in range(COPIES)])
+
+
+def _accuracy(rows: np.ndarray, labels: np.ndarray, of: Task, strength: float = STRENGTH) -> float:
+    """Of a logistic regression, on test images."""
+    from sklearn.linear_model import LogisticRegression
+
+    return float(
+        LogisticRegression(C=strength, max_iter=1000).fit(rows, labels).score(project(of.test.rows), of.test.labels)
+    )
+
+
+def _word_score(rows: np.ndarray, words: np.ndarray, of: Task) -> float:
+    """Mean average precision over words: whether images that the word is true of come first."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+
+    scores = []
+    for word, test in zip(words.T, of.test.words.T, strict=True):
+        if 0 < word.sum() < len(word) and test.any():
+            decoder = LogisticRegression(C=STRENGTH, max_iter=1000).fit(rows, word)
+            scores.append(average_precision_score(test, decoder.decision_function(project(of.test.rows))))
+    return float(np.mean(scores))
+
+
+def _recall(queries: np.ndarray, images: np.ndarray) -> float:
+    """Share of captions whose own image is the nearest."""
+    return float(np.mean((queries @ project(images).T).argmax(axis=1) == np.arange(len(queries))))
+
+
+# --- what is told ------------------------------------------------------------------------------------------------------
+
+
+def tell(results: Results) -> str:
+    worlds = results["worlds"]
+    parts = [
+        "Accuracy in per cent of a logistic regression trained on embeddings of captions and tested on embeddings of images, "
+        "by the length of the noise; mean ± standard deviation over the seeds of the encoder's heads (rendered world: over "
+        "random halves of the captions). *On images*: trained on images of the same pictures. The length 0 of C3 is C3 without "
+        "noise. Methods are fitted on captions and images of different pictures."
+    ]
+    for name, of in worlds.items():
+        lengths = list(of["curves"]["none"])
+        rows = [[NAMES[m], *(_cell(curve[length]) for length in lengths)] for m, curve in of["curves"].items()]
+        seeds = len(of["upper"])
+        parts.append(
+            f"**{name}**: gap {np.mean(of['gap']):.2f}, {seeds} {'seed' if seeds == 1 else 'seeds'}, {of['train']:,} captions, "
+            f"{of['test']:,} test images, {of['classes']} classes, the largest {100 * of['largest class']:.0f} % of the test. "
+            f"On images {_cell(of['upper'])}."
+        )
+        parts.append(table(["noise length", *lengths], rows))
+    parts.append(
+        "What noise of length 1 gains, in points, within seeds (mean ± standard error, and in how many seeds it is positive): "
+        "drawn once, as files hold it; drawn eight times, as a loop draws it anew in every epoch; and what the best of "
+        "four penalties (C = 0.1 to 100) gains without any noise, and with it, over C = 10 without noise. Penalties are "
+        "chosen on the test images, so their gains are upper bounds:"
+    )
+    rows = [_gains(name, of, m, results["strength"]) for name, of in worlds.items() for m in ("none", "realign")]
+    head = [
+        "encoder",
+        "method",
+        "noise, once",
+        f"noise, {results['copies']} times",
+        "best penalty",
+        "best penalty + noise",
+    ]
+    parts.append(table(head, rows, left=2))
+    parts.append(
+        f"The decoder of words ({WORDS} frequent words of the captions, one logistic regression each): mean average precision "
+        "on images, in per cent:"
+    )
+    rows = [
+        [name, NAMES[m], *(_cell(of["words"][m][length]) for length in of["words"][m]), _cell(of["words upper"])]
+        for name, of in worlds.items()
+        for m in of["words"]
+    ]
+    lengths = list(next(iter(worlds.values()))["words"]["none"])
+    parts.append(table(["encoder", "method", *(f"noise {length}" for length in lengths), "on images"], rows, left=2))
+    parts.append(
+        "Search, recall@1 of a caption's image among the test images, in per cent, without and with noise of length 1:"
+    )
+    rows = [
+        [name, *(_cell(of["search"][f"{m} {length}"]) for m in ("none", "realign") for length in ("0", "1"))]
+        for name, of in worlds.items()
+    ]
+    parts.append(table(["encoder", "none", "none + noise", "ReAlign", "ReAlign + noise"], rows))
+    return "\n\n".join(parts)
+
+
+def _cell(values: list[float]) -> str:
+    return plus_minus([100 * value for value in values], lambda value: f"{value:.1f}")
+
+
+def _gains(name: str, of: Results, method: str, strength: float) -> list[str]:
+    """A row of the table of gains."""
+    base = np.array(of["curves"][method]["0"])
+    penalties = {
+        length: max(
+            (of["strengths"][key] for key in of["strengths"] if key.startswith(f"{method} {length} ")), key=np.mean
+        )
+        for length in ("0", "1")
+    }
+    noisy = of["strengths"].get(f"{method} 1 {strength:g}", penalties["1"])
+    columns = (noisy, of["copies"][method], penalties["0"], penalties["1"])
+    return [name, NAMES[method], *(_difference(np.array(values) - base) for values in columns)]
+
+
+def _difference(gains: np.ndarray) -> str:
+    """Points, mean ± standard error, and how many are positive."""
+    error = 100 * gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return f"{100 * gains.mean():+.1f} ± {error:.1f} ({int((gains > 0).sum())} of {len(gains)})"
+
+
+def draw(results: Results) -> Figure:
+    from fastrealign.gap_report.svg import INK, METHOD
+
+    worlds = results["worlds"]
+    figure = canvas(9, 3.1 * -(-len(worlds) // 2))
+    panels = figure.subplots(-(-len(worlds) // 2), 2, squeeze=False).ravel()
+    for panel, (name, of) in zip(panels, worlds.items(), strict=False):
+        panel.axhline(100 * np.mean(of["upper"]), color=INK, lw=1, ls=":", label="on images")
+        for method, curve in of["curves"].items():
+            values = 100 * np.array(list(curve.values()))
+            error = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
+            lengths = [float(length) for length in curve]
+            panel.errorbar(
+                lengths, values.mean(axis=1), error, lw=1.6, capsize=2, color=METHOD[method], label=NAMES[method]
+            )
+        panel.set_title(f"{name} (gap {np.mean(of['gap']):.2f})", loc="left", fontsize=10.5)
+        panel.set_xlabel("length of the noise (rows are 1 long)")
+        panel.set_ylabel("accuracy on images, %")
+        panel.grid(True)
+    for panel in panels[len(worlds) :]:
+        panel.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6)
+    return figure
+
+
+REPRODUCTION = Reproduction(
+    "noise", "train on text, use on images: which method, how much noise", measure, tell, draw, PAGE
+)
+
+if __name__ == "__main__":
+    sys.exit(main(REPRODUCTION))
