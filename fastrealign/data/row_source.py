@@ -13,7 +13,6 @@ import numpy as np
 from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
-from fastrealign.data.options import NO_NOISE, NoiseOptions
 from fastrealign.data.process_group import ALONE, ProcessGroup
 
 # Bytes that a thread reads, maps and writes at a time. They fit in its share of the last-level cache. A piece costs some 0.1 ms
@@ -63,11 +62,6 @@ class RowSource(ABC):
         return None
 
     @property
-    def noise(self) -> NoiseOptions:
-        """The noise that `align` or `apply` added to the rows, where that is known."""
-        return NO_NOISE
-
-    @property
     def column(self) -> str | None:
         """The name under which files hold the rows, where they have one."""
         return None
@@ -110,10 +104,6 @@ class PartOf(RowSource):
     @property
     def encoder(self) -> str | None:
         return self._base.encoder
-
-    @property
-    def noise(self) -> NoiseOptions:
-        return self._base.noise
 
     @property
     def column(self) -> str | None:

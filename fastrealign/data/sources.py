@@ -57,6 +57,7 @@ class FileSource(RowSource):
 
     @property
     def noise(self) -> NoiseOptions:
+        """The noise that `align` or `apply` added to the rows, where a manifest says so."""
         options = self._made_by.options if self._made_by and self._made_by.kind != "embed" else {}
         return NoiseOptions(options.get("noise", 0.0), options.get("seed", 0))
 

@@ -16,7 +16,7 @@ from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
 from fastrealign.data.row_source import RowSource
-from fastrealign.data.sources import ArraySource
+from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.diagnostics import spectrum as spectra
 from fastrealign.diagnostics.frame import Frame, decompose, fixed_frame
 from fastrealign.diagnostics.mean_gap import IN_RANGE, gap, phantom_drift
@@ -115,7 +115,7 @@ class _Work:
         if sides.pairs is not None:
             self.frame = self.or_note("U and V", lambda: fixed_frame(self.of_x, self.of_y))
         for given in sides.given:
-            if given.noise:
+            if isinstance(given, FileSource) and given.noise:
                 self.notes[
                     f"{given.name}: these rows have noise {given.noise}, which the run that wrote them added"
                 ] = None
