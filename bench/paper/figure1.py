@@ -211,7 +211,9 @@ def _window(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _value(record: dict[str, Any], name: str) -> float | None:
-    """A measure of a record by its path, "gradient.leakage"; angles in degrees."""
+    """A measure of a record by its path, "gradient.leakage", or made of several; angles in degrees."""
+    if name in _MADE:
+        return _MADE[name](record)
     value: Any = record
     for key in name.split("."):
         value = value[key]
@@ -241,6 +243,12 @@ def _steadier(window: Sequence[dict[str, Any]]) -> str:
     return f"{sum(r['gamma_stability'] > r['beta_stability'] for r in later)} of {len(later)}"
 
 
+# GapRecord.leakage_bound and Decomposition.eta_u of a record as the log keeps it.
+_MADE: dict[str, Callable[[dict[str, Any]], float]] = {
+    "bound": lambda r: r["sin_theta"] + r["coupling"]["norm"] + r["gradient"]["outside"],
+    "eta_u": lambda r: r["residual_u"] / (r["residual_u"] + r["residual_v"]),
+}
+
 _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("directions in U", lambda window: str(window[0]["rank"])),
     ("share of the trace in U, at the end", _last("energy")),
@@ -248,6 +256,7 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     ("(a) sin θ(U_t, U)", _spread("sin_theta")),
     ("root-mean-square of all their sines", _spread("rms_sin")),
     ("share of the gradients outside U_t (RMS)", _spread("gradient.outside")),
+    (f"(theorem C.3) bound of the leakage, sin θ + norm of L + {RHO}", _spread("bound")),
     ("sin θ of the gradients' own leading directions", _spread("gradient.sin_theta")),
     (f"(b) {GAMMA}: length", _spread("gamma")),
     (f"(b) {GAMMA}: cosine to the previous record", _stability("gamma_stability")),
@@ -264,6 +273,7 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
     (f"(d) angle({GAMMA}, v1), degrees", _spread("angle", ".0f")),
     ("trace of Σ_U", _spread("residual_u")),
     ("trace of Σ_V", _spread("residual_v")),
+    ("η_U: share of the residual in U", _spread("eta_u")),
     ("coupling: norm of L", _spread("coupling.norm")),
     ("coupling: share of Σ_V that it explains", _spread("coupling.explained")),
 ]

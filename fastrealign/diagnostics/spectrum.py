@@ -101,7 +101,8 @@ class PowerLaw:
 def power_law(eigenvalues: np.ndarray, *, first: int = 1, last: int | None = None) -> PowerLaw:
     """Exponent alpha of a spectrum: minus the slope of log lambda_k on log k, by least squares (arXiv 2602.07026).
 
-    Spectra are divided by their trace, so that the curves of several sides have one scale; alpha does not depend on it.
+    Spectra are divided by their trace, so that the curves of several sides have one scale; alpha does not depend on it. Of
+    singular values, of which the paper may speak, the exponent is half as large.
 
     Parameters
     ----------

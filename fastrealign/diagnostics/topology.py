@@ -44,8 +44,8 @@ class Topology:
 def angular_topology(x: RowsLike, y: RowsLike, *, rows: int | None = 2000, seed: int = 0) -> Topology:
     """Densities of the pairwise cosines within each side, and their Jensen-Shannon divergence.
 
-    The angular topology of arXiv 2602.07026 (ReAlign 0.0066, C3 0.192). Densities are Gaussian kernel estimates with Scott's
-    bandwidth, std * pairs^(-1/5), as in scipy.stats.gaussian_kde.
+    The angular topology of arXiv 2602.07026 (in two places: ReAlign 0.0066 and 0.0067, C3 0.1924 and 0.1904). Densities are
+    Gaussian kernel estimates with Scott's bandwidth, std * pairs^(-1/5), as in scipy.stats.gaussian_kde.
 
     Parameters
     ----------

@@ -138,6 +138,10 @@ def test_gradients_in_a_turned_subspace_leak_no_more_than_its_angle(basis, rng, 
     spread = record.gradient
     assert spread.leakage <= record.leakage_bound == record.sin_theta + record.coupling.norm + spread.outside
     assert spread.sin_theta == pytest.approx(np.sin(angle), abs=1e-9)
+    assert (spread.concentration_image, spread.concentration_text) == (
+        pytest.approx(D.vmf_concentration(a), rel=1e-3),
+        pytest.approx(D.vmf_concentration(b), rel=1e-3),
+    )
     assert spread.leakage <= spread.sin_theta + 1e-12
     along = GapMonitor(frame=frame, loss=linear(a @ inside[:, :1] * inside[:, 0], 0 * b)).measure(0, text, image)
     assert along.gradient.leakage == pytest.approx(np.sin(angle), abs=1e-9)
