@@ -19,9 +19,9 @@ from fastrealign.cli.demo.scenes import scene
 from fastrealign.core.errors import InputError
 
 common, listing = (benchmarks.module(f"paper.{name}") for name in ("common", "__main__"))
-encoders, exact_sums, long_captions, domains, orderings, synthetic = (
+encoders, exact_sums, long_captions, domains, orderings, synthetic, two_sided = (
     benchmarks.module(f"paper.{name}")
-    for name in ("encoders", "exact_sums", "long_captions", "domains", "orderings", "synthetic")
+    for name in ("encoders", "exact_sums", "long_captions", "domains", "orderings", "synthetic", "two_sided")
 )
 REPRODUCTIONS = listing.reproductions()
 # sample_size has tests of its own (test_bench_runs.py).
@@ -98,6 +98,21 @@ def test_halves_are_of_the_rows(rng):
     assert len(part.text) == len(part.image) == 5 and part.pairs_text is rows
     assert all((rows == row).all(axis=1).any() for row in part.text)
     assert not np.array_equal(part.text, common.half(sides, 4).text)
+
+
+def test_c3_of_both_sides(rng):
+    """Each side less the mean of its own unit rows, held-out rows by the same means; noise of sigma an entry on text alone."""
+    y, x, pairs_y, pairs_x = (
+        rng.standard_normal((n, 40)) + shift for n, shift in ((300, 1), (200, -1), (50, 1), (50, -1))
+    )
+    moved = two_sided.two_sided(common.Sides(y, x, pairs_y, pairs_x), two_sided.SIGMA, seed=3)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (y, x, pairs_y, pairs_x)]
+    np.testing.assert_allclose(moved.image, unit[1] - unit[1].mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(moved.pairs_image, unit[3] - unit[1].mean(axis=0), atol=1e-12)
+    for rows, expected in ((moved.text, unit[0]), (moved.pairs_text, unit[2])):
+        noise = rows - (expected - unit[0].mean(axis=0))
+        assert np.mean(noise**2) == pytest.approx(0.016, rel=0.1) and abs(noise.mean()) < 0.01
+    assert not np.array_equal(two_sided.two_sided(common.Sides(y, x, pairs_y, pairs_x), 0.1, seed=4).text, moved.text)
 
 
 def test_made_up_sides_have_the_spectra_and_axes_asked_for():
