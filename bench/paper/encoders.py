@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from safetensors.torch import save
 
+    from bench.paper.world.sets import both_families
     from bench.paper.world.shipped import STEPS
     from fastrealign.cli.demo import encoder
-    from fastrealign.cli.demo.world import both_families
     from fastrealign.storage.atomic import save_bytes
 
     for seed in range(given.seeds):

@@ -35,8 +35,10 @@ alignment, adapter, tokens, learning_rate, batch_size and a few more
 `torchrun --nproc-per-node 8 -m fastrealign train ...` for several GPUs.
 
 `fastrealign train demo` needs no data and downloads nothing: it draws scenes,
-trains a small encoder and a small language model on them, then both stages, and
-asks about held-out pictures. Needs the extras [revision,encoder,parquet].
+embeds them with a small encoder that comes with fastrealign, trains both stages
+in front of a small language model that does too, and asks about held-out
+pictures before stage 1, after it and after stage 2. Needs the extras
+[revision,encoder,parquet].
 
 examples:
   fastrealign train demo --out world/
@@ -57,7 +59,7 @@ def add(command: Command) -> None:
         text = "override a key of the file; may be repeated"
         stage.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
         add_output_options(stage)
-    help = "render a small world of pictures and captions, train on it, and evaluate the result"
+    help = "render a small world of pictures and captions, train both stages on it, and evaluate the result"
     demo = whats.add_parser("demo", help=help, description=f"{help[0].upper()}{help[1:]}.")
     demo.add_argument(
         "--out", required=True, metavar="FOLDER", help="for the world and the models; complete steps are not repeated"
@@ -67,9 +69,17 @@ def add(command: Command) -> None:
         "--tuning", choices=("image", "text"), default="image", help="what stage 2 is trained on (default: real images)"
     )
     demo.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of scenes and first weights, 0 to 99 (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of scenes and first weights of the adapter, 0 to 99 (default: 0)",
     )
-    demo.add_argument("--picture", metavar="FILE.png", help="also draw answers about some pictures (needs matplotlib)")
+    demo.add_argument(
+        "--picture",
+        metavar="FILE.png",
+        help="also draw its answers at each stage (needs matplotlib)",
+    )
     add_output_options(demo)
 
 

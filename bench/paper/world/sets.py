@@ -1,19 +1,27 @@
-"""Worlds for bench.paper.revision: captions of each length, paired images, another family of scenes, a better encoder.
+"""Worlds for bench.paper.revision: captions of each length, paired images, another family of scenes, and an encoder and a
+language model of their own, of both families.
 
 On top of the files of fastrealign/cli/demo/world.py:
 
+    encoder.safetensors, backbone/             in place of the shipped ones
     pretrain_short.json, .parquet, and _long   captions of one length
     pretrain_images.parquet                    image embeddings of the same scenes, for paired pretraining
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from fastrealign.cli.demo import encoder, world
+from bench.paper.world import language
+from fastrealign.cli.demo import backbone, encoder, models, world
+from fastrealign.cli.demo.captions import Caption
+from fastrealign.cli.demo.questions import Question, questions
 from fastrealign.cli.demo.scenes import FAMILIES, Scene, scene
+from fastrealign.storage.atomic import save_bytes
 
 LENGTHS = ("mixed", "short", "long")  # of the captions to pretrain on; mixed: samples.LENGTH_SHARES
 _SIBLINGS = 4  # scenes that differ only in their nouns
@@ -21,9 +29,11 @@ _SIBLINGS = 4  # scenes that differ only in their nouns
 
 @dataclass(frozen=True)
 class Sizes(world.Sizes):
-    """sibling_steps: of the encoder's training, after encoder_steps."""
+    """And steps of training. sibling_steps: of the encoder, after encoder_steps."""
 
+    encoder_steps: int = 400
     sibling_steps: int = 0
+    backbone_steps: int = 1_500
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class World(world.World):
     sizes: Sizes = Sizes()
     parts: Path | None = None
 
+    relations: ClassVar[bool] = True
+
     @property
     def encoder(self) -> Path:
         return (self.parts or self.folder) / "encoder.safetensors"
@@ -40,6 +52,19 @@ class World(world.World):
     @property
     def backbone(self) -> Path:
         return (self.parts or self.folder) / "backbone"
+
+    def talk(self, s: Scene, told: Caption | None = None) -> list[Question]:
+        return questions(s, told)
+
+
+def family_of(number: int) -> str:
+    """Family of a scene that encoder and language model are trained on: three of ten are of the second."""
+    return "garden" if number % 10 < 3 else "shapes"
+
+
+def both_families(seed: int) -> Scene:
+    """A scene that encoder and language model are trained on."""
+    return scene(seed, family_of(seed))
 
 
 def siblings(seed: int) -> Scene:
@@ -49,7 +74,7 @@ def siblings(seed: int) -> Scene:
     knows these without fail, and nothing of the nouns. Among siblings it needs the nouns.
     """
     group = seed // _SIBLINGS
-    eldest = scene(_SIBLINGS * group, world.family_of(group))
+    eldest = scene(_SIBLINGS * group, family_of(group))
     if seed == eldest.seed:
         return eldest
     nouns = list(FAMILIES[eldest.family].nouns)
@@ -63,14 +88,22 @@ def make(of: World, *, log: world.Log = print) -> None:
         world.make(of, log=log)
         return
     of.folder.mkdir(parents=True, exist_ok=True)
-    if of.encoder.exists():
-        model = world.load_encoder(of)
-    else:
-        model = encoder.build(of.seed)
-        for steps, scenes in ((of.sizes.encoder_steps, world.both_families), (of.sizes.sibling_steps, siblings)):
-            encoder.train(model, steps, scenes, lambda text: log(f"encoder, {text}"))
-        world.save_encoder(of, model)
+    if not of.encoder.exists():
+        _train_encoder(of, log)
+    if not of.backbone.exists():
+        scenes = map(both_families, itertools.count(world.first_scene("corpus", of.seed)))
+        backbone.save(language.train(scenes, of.sizes.backbone_steps, of.seed, log), of.backbone)
+    model = models.load_encoder(of.encoder)
     for length in LENGTHS[1:]:
         world.write_pretraining(of, model, length, f"pretrain_{length}")
     world.write_images(of, model, "pretrain", "pretrain_images")
     world.make(of, log=log)
+
+
+def _train_encoder(of: World, log: world.Log) -> None:
+    from safetensors.torch import save
+
+    model = encoder.build(of.seed)
+    for steps, scenes in ((of.sizes.encoder_steps, both_families), (of.sizes.sibling_steps, siblings)):
+        encoder.train(model, steps, scenes, lambda text: log(f"encoder, {text}"))
+    save_bytes(of.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))

@@ -41,6 +41,25 @@ def true_of(scene: Scene) -> Facts:
     return facts
 
 
+def judged(words: list[str], true: Facts) -> list[bool | None]:
+    """For each word of a description: whether the thing that it is part of is in a scene with the facts `true`, with the colour
+    and the size stated; None for words that are part of none.
+
+    Examples
+    --------
+    >>> judged("a red circle and a star".split(), {"objects": {("circle",)}, "colours": {("red", "circle")}, "sizes": set()})
+    [None, True, True, None, None, False]
+    """
+    found: list[bool | None] = []
+    text = " ".join(words)
+    for match in _THINGS.finditer(text):
+        size, colour, noun = match.groups()
+        stated = _facts_of([Thing(noun, colour, size)])
+        right = all(facts <= true[name] for name, facts in stated.items() if facts)
+        found += [None] * (len(text[: match.start()].split()) - len(found)) + [right] * len(match[0].split())
+    return found + [None] * (len(words) - len(found))
+
+
 def _facts_of(things: list[Thing]) -> Facts:
     return {
         "objects": {(t.noun,) for t in things},

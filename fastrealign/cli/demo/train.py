@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.cli.demo import questions, statements
-from fastrealign.cli.demo.picture import check_picture, draw_answers
+from fastrealign.cli.demo.picture import check_picture
+from fastrealign.cli.demo.sheet import draw_answers
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
@@ -21,6 +22,7 @@ from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import Scores, ask, score
 
 TUNINGS = ("image", "text")
+EARLIER = ("before", "stage1")  # models whose answers are shown beside those of the last
 # What all stages share. A scene takes about twelve words: with fewer visual tokens a description named less of it. A stage
 # takes a minute, so no checkpoint is written on the way.
 COMMON: dict[str, Any] = {"tokens": 12, "save_steps": 1_000_000, "batch_size": 32}
@@ -48,6 +50,11 @@ class Recipe:
     method: str = "realign"
     tuning: str = "image"
     seed: int = 0
+
+    @property
+    def tuned_on(self) -> str:
+        """What stage 2 sees, in words."""
+        return "real images" if self.tuning == "image" else "text alone"
 
     def __post_init__(self) -> None:
         check_method(self.method)
@@ -82,24 +89,27 @@ class RecipeResult:
         return {name: value for name, value in asdict(self).items() if name != "picture"}
 
     def summary(self) -> str:
-        """Some twenty lines of text."""
+        """Some twenty-five lines of text."""
         titles = {
             **{f"caption/{name}/f1": f"captions, {name}: F1" for name in statements.ATTRIBUTES},
             **{f"vqa/{kind}": f"questions, {kind}: accuracy" for kind in questions.KINDS},
             **{f"probe/{kind}": f"yes or no, {kind} absence: accuracy" for kind in questions.PROBES},
         }
+        columns = {"before": "before/", "stage 1": "stage1/", "stage 2": "", "blind": "blind/"}
         rows = [
-            f"{title:44}{self.scores[name]:>9.3f}{self.scores[f'blind/{name}']:>9.3f}"
+            f"{title:42}" + "".join(f"{self.scores[front + name]:>9.3f}" for front in columns.values())
             for name, title in titles.items()
             if name in self.scores
         ]
-        tuned_on = "real images" if self.recipe.tuning == "image" else "text alone"
         took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         lines = [
-            f"Pretrained on text by {self.recipe.method}, tuned on {tuned_on} ({took}).",
+            f"Pretrained on text by {self.recipe.method}, tuned on {self.recipe.tuned_on} ({took}).",
             "",
-            f"{'On images never seen':44}{'':>9}{'blind':>9}",
+            f"{'On images never seen':42}" + "".join(f"{name:>9}" for name in columns),
             *rows,
+            "",
+            "before: with the initial adapter; stage 1: text alone, no image seen; blind: stage 2's model, no image given.",
+            "Where things stand (left of, above, ...) is beyond a model of this size: it is not asked.",
             "",
             f"{self.out}: the model, and its answers in answers.jsonl",
             *([f"{self.picture}: its answers about some images"] if self.picture else []),
@@ -131,10 +141,11 @@ def run_demo(
     if picture is not None:
         check_picture(picture)
     world = World(Path(folder) / "world", sizes or Sizes(), recipe.seed)
-    make(world, log=log)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "world"):
+        make(world, log=log)
     trained = Path(folder) / "trained"
     trained.mkdir(exist_ok=True)
-    seconds: dict[str, float] = {}
     with timed(seconds, "fit"):
         alignment = fitted(recipe.method, world, "pretrain_mixed", trained)
     out = str(trained / f"stage1-{recipe.method}")
@@ -149,12 +160,18 @@ def run_demo(
         seed=recipe.seed,
         out=str(trained / f"stage2-{recipe.tuning}-{recipe.method}"),
     )
-    answers = train_stages([first, second], world, seconds, progress=progress, watch=watch)
+    answers: dict[str, list[Answer]] = {}
+    train_stage(first, seconds, watch)
+    with timed(seconds, "evaluate"):
+        for name in EARLIER:
+            answers[name] = evaluate_earlier(world, first, name == "stage1", progress)
+    answers["stage2"] = train_stages([second], world, seconds, progress=progress, watch=watch)
     if picture is not None:
-        draw_answers(picture, answers, world.family)
-    return RecipeResult(
-        recipe, score(answers, statements.said), seconds, second.out, None if picture is None else str(picture)
-    )
+        draw_answers(picture, answers, world.family, recipe.tuned_on)
+    scores = score(answers["stage2"], statements.said)
+    for name in EARLIER:
+        scores |= {f"{name}/{key}": value for key, value in score(answers[name], statements.said).items()}
+    return RecipeResult(recipe, scores, seconds, second.out, None if picture is None else str(picture))
 
 
 @contextmanager
@@ -162,7 +179,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Notes the seconds that the block takes."""
     started = time.perf_counter()
     yield
-    seconds[name] = round(time.perf_counter() - started, 2)
+    seconds[name] = round(seconds.get(name, 0) + time.perf_counter() - started, 2)
 
 
 def rows_of(world: World, name: str) -> dict[str, Any]:
@@ -195,15 +212,20 @@ def train_stages(
 
     Text goes through the alignment on its way into a batch. Real images, in stage 2 and in the evaluation, are not mapped.
     """
-    from fastrealign.revision.train import train
-
     for config in stages:
-        with timed(seconds, config.stage):
-            train(config, resume=Path(config.out).exists(), callbacks=[watch(config.stage)] if watch else [])
+        train_stage(config, seconds, watch)
     with timed(seconds, "evaluate"):
         answers = evaluate(world, stages[-1], progress)
     write_answers(Path(stages[-1].out) / "answers.jsonl", answers)
     return answers
+
+
+def train_stage(config: TrainConfig, seconds: dict[str, float], watch: Watch | None = None) -> None:
+    """Train one stage, resuming an interrupted run."""
+    from fastrealign.revision.train import train
+
+    with timed(seconds, config.stage):
+        train(config, resume=Path(config.out).exists(), callbacks=[watch(config.stage)] if watch else [])
 
 
 def evaluate(world: World, config: TrainConfig, progress: Progress = SILENT) -> list[Answer]:
@@ -221,4 +243,28 @@ def evaluate(world: World, config: TrainConfig, progress: Progress = SILENT) -> 
         answer
         for blind in (False, True)
         for answer in ask(model, tokenizer, items, embeddings, stage=config.stage, blind=blind, progress=progress)
+    ]
+
+
+def evaluate_earlier(world: World, config: TrainConfig, trained: bool, progress: Progress = SILENT) -> list[Answer]:
+    """Answers about the held-out images after stage 1, or with the initial adapter: descriptions without a prompt, as stage 1
+    teaches them, and answers to questions, which the language model knows from text alone."""
+    from transformers import AutoTokenizer
+    from transformers.trainer_utils import set_seed
+
+    from fastrealign.revision.data import open_embeddings
+    from fastrealign.revision.language_model import load_lm
+    from fastrealign.revision.model import RevisionModel
+
+    embeddings = open_embeddings(str(world.path("held_out.parquet")))
+    set_seed(config.seed)
+    if trained:
+        model = RevisionModel.from_pretrained(config.out)
+    else:
+        model = RevisionModel(load_lm(config.model), embeddings.dim, tokens=config.tokens)
+    tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True)
+    items = read_items(world.path("held_out.jsonl"))
+    return [
+        *ask(model, tokenizer, items, embeddings, stage="stage1", progress=progress),
+        *ask(model, tokenizer, [i for i in items if i.task != "caption"], embeddings, progress=progress),
     ]

@@ -2,8 +2,7 @@
 
 A world is a folder:
 
-    encoder.safetensors                    the dual encoder (encoder.py), trained on scenes of both families
-    backbone/                              the language model and its tokenizer (backbone.py)
+    backbone/                              the shipped language model and its tokenizer (models.py)
     pretrain_mixed.json, .parquet          captions to pretrain on, and their text embeddings
     statistics.parquet                     image embeddings to align to
     tuning.json, tuning.parquet            conversations about images, and their image embeddings
@@ -11,22 +10,22 @@ A world is a folder:
     held_out.jsonl, held_out.parquet       questions about images never seen, and their image embeddings
     world.json                             sizes, seed and family; written last
 
-No two sets share a scene. The id of a scene is its seed, which determines its set (`FIRST`).
+Embeddings are those of the shipped encoder. No two sets share a scene. The id of a scene is its seed, which determines its set
+(`FIRST`).
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastrealign.cli.demo import backbone, captions, encoder, questions, samples, statements
+from fastrealign.cli.demo import backbone, captions, encoder, models, questions, samples, statements
 from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
@@ -42,6 +41,7 @@ FIRST = {
     name: 100_000_000 * (i + 1)
     for i, name in enumerate(("pretrain", "statistics", "tuning", "text_tuning", "held_out", "corpus"))
 }
+QUESTIONS = 8  # per conversation
 _STRIDE = 1_000_000  # between the scenes of two seeds: the largest size of a set
 
 Log = Callable[[str], None]
@@ -49,15 +49,13 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Scenes per set, and training steps."""
+    """Scenes per set."""
 
     pretrain: int = 8_000
     statistics: int = 4_000
     tuning: int = 4_000
     text_tuning: int = 4_000
     held_out: int = 300
-    encoder_steps: int = 400
-    backbone_steps: int = 1_500
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class World:
     sizes
         Of its sets.
     seed
-        Of its scenes, its encoder and its language model, 0 to 99.
+        Of its scenes, 0 to 99.
     family
         Of the scenes in its sets: a key of FAMILIES.
 
@@ -86,6 +84,9 @@ class World:
     seed: int = 0
     family: str = "shapes"
 
+    # Whether relations are asked about, in conversations and of held-out images. No model here learns them.
+    relations: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise InputError(f"there is no family of scenes {self.family!r}: choose one of {', '.join(FAMILIES)}")
@@ -95,7 +96,7 @@ class World:
     @property
     def encoder(self) -> Path:
         """File of the weights of the dual encoder."""
-        return self.path("encoder.safetensors")
+        return models.ENCODER
 
     @property
     def backbone(self) -> Path:
@@ -108,7 +109,7 @@ class World:
 
     def scenes(self, name: str, number: int | None = None) -> list[Scene]:
         """The scenes of a set of FIRST."""
-        first = FIRST[name] + self.seed * _STRIDE
+        first = first_scene(name, self.seed)
         return [scene(s, self.family) for s in range(first, first + (number or getattr(self.sizes, name)))]
 
     @property
@@ -123,15 +124,25 @@ class World:
         """Content of world.json."""
         return {"sizes": asdict(self.sizes), "seed": self.seed, "family": self.family}
 
+    def asked(self, s: Scene) -> list[questions.Question]:
+        """Questions about a held-out scene."""
+        return [q for q in questions.questions(s) if self.relations or q.kind != "relation"]
 
-def family_of(number: int) -> str:
-    """Family of a scene that encoder and language model are trained on: three of ten are of the second."""
-    return "garden" if number % 10 < 3 else "shapes"
+    def talk(self, s: Scene, told: captions.Caption | None = None) -> list[questions.Question]:
+        """Questions of a conversation about a scene, or about what a caption says of it. One of each kind would teach little of
+        existence and colour."""
+        asked = questions.many(s, told or captions.caption(s, "complete"), QUESTIONS, self.seed)
+        return [q for q in asked if q.kind != "relation"]
+
+    def true_of(self, s: Scene) -> dict[str, list[list[str]]]:
+        """Facts that its descriptions are scored by."""
+        facts = statements.true_of(s).items()
+        return {name: sorted(map(list, of)) for name, of in facts if self.relations or name != "relations"}
 
 
-def both_families(seed: int) -> Scene:
-    """A scene that encoder and language model are trained on."""
-    return scene(seed, family_of(seed))
+def first_scene(name: str, seed: int) -> int:
+    """The first scene of a set of FIRST in the world of a seed."""
+    return FIRST[name] + seed * _STRIDE
 
 
 def make(world: World, *, log: Log = print) -> None:
@@ -142,91 +153,72 @@ def make(world: World, *, log: Log = print) -> None:
     if world.path("world.json").exists():
         raise InputError(f"{world.folder}: holds a world of other sizes, another seed or family; choose another folder")
     world.folder.mkdir(parents=True, exist_ok=True)
-    model = load_encoder(world) if world.encoder.exists() else _train_encoder(world, log)
     if not world.backbone.exists():
-        first = FIRST["corpus"] + world.seed * _STRIDE
-        scenes = map(both_families, itertools.count(first))
-        backbone.save(backbone.train(scenes, world.sizes.backbone_steps, world.seed, log), world.backbone)
+        backbone.save(models.load_backbone(), world.backbone)
+    model = models.load_encoder(world.encoder)
+    log(f"captions of {world.sizes.pretrain:,} scenes to pretrain on, and their embeddings")
     write_pretraining(world, model, None, "pretrain_mixed")
+    log(f"pictures of {world.sizes.statistics:,} scenes to align to")
     write_images(world, model, "statistics", "statistics")
+    log(f"conversations about {world.sizes.tuning:,} pictures, and about {world.sizes.text_tuning:,} captions")
     write_images(world, model, "tuning", "tuning")
     _write_conversations(
         world.path("tuning.json"),
-        [(s, questions.questions(s), captions.caption(s, "complete").text) for s in world.scenes("tuning")],
+        [(s, world.talk(s), captions.caption(s, "complete").text) for s in world.scenes("tuning")],
     )
     _write_text_tuning(world, model)
+    log(f"questions about {world.sizes.held_out:,} pictures never seen in training")
     write_images(world, model, "held_out", "held_out")
-    popular = questions.most_seen(world.scenes("tuning"))
-    write_items(world.path("held_out.jsonl"), items(world.scenes("held_out"), popular))
+    write_items(world.path("held_out.jsonl"), items(world))
     save_bytes(world.path("world.json"), (json.dumps(world.about(), indent=2) + "\n").encode())
-    log(f"{world.folder}: complete")
-
-
-def load_encoder(world: World) -> open_clip.CLIP:
-    from safetensors.torch import load_file
-
-    model = encoder.build(world.seed)
-    model.load_state_dict(load_file(world.encoder))
-    return model
-
-
-def save_encoder(world: World, model: open_clip.CLIP) -> None:
-    from safetensors.torch import save
-
-    save_bytes(world.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))
-
-
-def _train_encoder(world: World, log: Log) -> open_clip.CLIP:
-    model = encoder.build(world.seed)
-    encoder.train(model, world.sizes.encoder_steps, both_families, lambda text: log(f"encoder, {text}"))
-    save_encoder(world, model)
-    return model
 
 
 def write_pretraining(world: World, model: open_clip.CLIP, length: str | None, name: str) -> None:
     """NAME.json and .parquet: captions of one length (None: samples.LENGTH_SHARES) of the scenes to pretrain on."""
     scenes = world.scenes("pretrain")
     texts = [samples.sample_caption(s, length).text for s in scenes]
-    _write_rows(world.path(f"{name}.parquet"), scenes, encoder.encode_texts(model, texts))
+    write_rows(world.path(f"{name}.parquet"), _ids(scenes), encoder.encode_texts(model, texts))
     _write_examples(world.path(f"{name}.json"), scenes, [[("", text)] for text in texts])
 
 
 def write_images(world: World, model: open_clip.CLIP, scenes: str, name: str) -> None:
     """NAME.parquet: image embeddings of a set of scenes."""
     rendered = [render(s) for s in world.scenes(scenes)]
-    _write_rows(world.path(f"{name}.parquet"), world.scenes(scenes), encoder.encode_images(model, rendered))
+    write_rows(world.path(f"{name}.parquet"), _ids(world.scenes(scenes)), encoder.encode_images(model, rendered))
 
 
 def _write_text_tuning(world: World, model: open_clip.CLIP) -> None:
     """Conversations about captions alone: questions are only about what the caption states."""
     scenes = world.scenes("text_tuning")
     texts = [captions.caption(s, ("complete", "long")[i % 2]) for i, s in enumerate(scenes)]
-    _write_rows(world.path("text_tuning.parquet"), scenes, encoder.encode_texts(model, [c.text for c in texts]))
+    write_rows(world.path("text_tuning.parquet"), _ids(scenes), encoder.encode_texts(model, [c.text for c in texts]))
     _write_conversations(
         world.path("text_tuning.json"),
-        [(s, questions.questions(s, c), c.text) for s, c in zip(scenes, texts, strict=True)],
+        [(s, world.talk(s, c), c.text) for s, c in zip(scenes, texts, strict=True)],
     )
 
 
-def items(scenes: Sequence[Scene], popular: Sequence[captions.Thing]) -> Iterator[Item]:
-    """Of each scene: its description, a question of each kind, and probes."""
-    for s in scenes:
-        facts = {name: sorted(map(list, facts)) for name, facts in statements.true_of(s).items()}
-        yield Item(str(s.seed), "caption", "", backbone.DESCRIBE, facts=facts)
-        for task, asked in (("vqa", questions.questions(s)), ("probe", questions.probes(s, popular))):
+def items(world: World) -> Iterator[Item]:
+    """Of each held-out scene: its description, a question of each kind, and probes."""
+    popular = questions.most_seen(world.scenes("tuning"))
+    for s in world.scenes("held_out"):
+        yield Item(str(s.seed), "caption", "", backbone.DESCRIBE, facts=world.true_of(s))
+        for task, asked in (("vqa", world.asked(s)), ("probe", questions.probes(s, popular))):
             for q in asked:
                 yield Item(str(s.seed), task, q.kind, q.text, q.answer)
 
 
-def _write_rows(path: Path, scenes: Sequence[Scene], rows: np.ndarray) -> None:
+def _ids(scenes: Sequence[Scene]) -> list[str]:
+    return [str(s.seed) for s in scenes]
+
+
+def write_rows(path: Path, ids: Sequence[str], rows: np.ndarray) -> None:
     """Unit rows, float16, with their ids."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     flat = pa.array(project(rows).astype(np.float16).ravel())
-    table = pa.table(
-        {"id": [str(s.seed) for s in scenes], "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])}
-    )
+    table = pa.table({"id": list(ids), "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     save_bytes(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import benchmarks
@@ -13,12 +14,12 @@ pytest.importorskip("open_clip")
 torch = pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
-from fastrealign.cli.demo import encoder, samples, train  # noqa: E402
-from fastrealign.cli.demo.scenes import render  # noqa: E402
+from fastrealign.cli.demo import backbone, encoder, samples, train  # noqa: E402
+from fastrealign.cli.demo.scenes import COLOURS, render  # noqa: E402
 from fastrealign.revision.data import available, open_embeddings, read_examples  # noqa: E402
 
-losses, recipes, sets, shipped = (
-    benchmarks.module(f"paper.world.{name}") for name in ("losses", "recipes", "sets", "shipped")
+language, losses, models, recipes, sets, shipped = (
+    benchmarks.module(f"paper.world.{name}") for name in ("language", "losses", "models", "recipes", "sets", "shipped")
 )
 SIZES = sets.Sizes(24, 40, 12, 12, 6, encoder_steps=1, sibling_steps=1, backbone_steps=2)
 
@@ -81,6 +82,31 @@ def test_siblings_differ_in_their_nouns_alone():
     assert len({tuple((o.colour, o.size, o.x, o.y) for o in s.objects) for s in group}) == 1
     assert len({(s.family, s.background) for s in group}) == 1
     assert sets.siblings(404).objects != group[0].objects
+
+
+def test_the_corpus_is_learned_where_the_caption_decides():
+    """Its parts that are to be learned follow from the caption, and a row holds whole texts."""
+    scenes = [sets.both_families(s) for s in range(300)]
+    told = list(language.texts(scenes, 0))
+    assert len(told) > 280
+    kinds = {(" ".join(text for text, learned in parts if not learned))[:5] == "USER:" for parts in told}
+    assert kinds == {True, False}
+    for parts in told:
+        (first, learned), *rest = parts
+        assert not learned
+        colours, nouns = set(COLOURS) & set(first.split()), first.split()
+        for (words, _), (answer, wanted) in itertools.pairwise(rest):
+            if wanted and words.startswith(("the ", "USER: what colour")):
+                assert answer.split()[0] in colours, (first, words, answer)
+            if wanted and words.startswith(("a ", "an ")) and answer == "yes":
+                assert words.split()[1] in colours and words.split()[2] in nouns, (first, words)
+    words = backbone.tokenizer()
+    rows, labels = next(language._batches(words, iter(told)))
+    assert rows.shape == labels.shape == (language.ROWS, language.LENGTH)
+    learned = labels != -100
+    assert 0.1 < learned.float().mean() < 0.6
+    assert (labels[learned] == rows[learned]).all(), "the model is taught what the text says"
+    assert (rows[:, 0] == words.bos_token_id).all(), "a text is not cut where a row ends"
 
 
 def test_siglips_loss_is_its_formula_with_a_bias_that_learns(rng):

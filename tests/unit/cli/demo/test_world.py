@@ -15,14 +15,13 @@ from fastrealign import InputError
 from fastrealign.cli.demo import backbone, train
 from fastrealign.cli.demo.captions import WORDS
 from fastrealign.cli.demo.questions import WORDS as ASKING
-from fastrealign.cli.demo.scenes import COLOURS
 from fastrealign.cli.demo.train import Recipe
-from fastrealign.cli.demo.world import FIRST, Sizes, World, both_families, make
+from fastrealign.cli.demo.world import FIRST, Sizes, World, make
 from fastrealign.cli.main import main
 from fastrealign.revision.data import available, open_embeddings, read_examples
 from fastrealign.revision.evaluate import read_items
 
-SIZES = Sizes(24, 40, 12, 12, 6, encoder_steps=1, backbone_steps=2)
+SIZES = Sizes(24, 40, 12, 12, 6)
 
 
 @pytest.fixture(scope="module")
@@ -125,28 +124,3 @@ def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch,
     assert main([*command[:4], "--method", "c3", "--tuning", "text", "--quiet"]) == 0
     assert main([*command[:4], "--method", "relign"]) == 2
     assert "did you mean 'realign'" in capsys.readouterr().err
-
-
-def test_the_corpus_is_learned_where_the_caption_decides():
-    """Its parts that are to be learned follow from the caption, and a row holds whole texts."""
-    scenes = [both_families(s) for s in range(300)]
-    told = list(backbone.texts(scenes, 0))
-    assert len(told) > 280
-    kinds = {(" ".join(text for text, learned in parts if not learned))[:5] == "USER:" for parts in told}
-    assert kinds == {True, False}
-    for parts in told:
-        (first, learned), *rest = parts
-        assert not learned
-        colours, nouns = set(COLOURS) & set(first.split()), first.split()
-        for (words, _), (answer, wanted) in itertools.pairwise(rest):
-            if wanted and words.startswith(("the ", "USER: what colour")):
-                assert answer.split()[0] in colours, (first, words, answer)
-            if wanted and words.startswith(("a ", "an ")) and answer == "yes":
-                assert words.split()[1] in colours and words.split()[2] in nouns, (first, words)
-    words = backbone.tokenizer()
-    rows, labels = next(backbone._batches(words, iter(told)))
-    assert rows.shape == labels.shape == (backbone.ROWS, backbone.LENGTH)
-    learned = labels != -100
-    assert 0.1 < learned.float().mean() < 0.6
-    assert (labels[learned] == rows[learned]).all(), "the model is taught what the text says"
-    assert (rows[:, 0] == words.bos_token_id).all(), "a text is not cut where a row ends"

@@ -1,0 +1,76 @@
+"""bench.paper.real_revision: from embeddings of a head to a page, and how answers are judged."""
+
+from __future__ import annotations
+
+import json
+
+import benchmarks
+import numpy as np
+import pytest
+
+pytest.importorskip("transformers")
+
+real_revision = benchmarks.module("paper.real_revision")
+WORDS = ("red frog", "green frog 2", "old house", "house by night", "red apple")
+
+
+@pytest.fixture
+def heads(tmp_path, rng):
+    folder = tmp_path / "real"
+    (folder / "heads").mkdir(parents=True)
+    n = 50
+    titles = np.array([WORDS[i % 5] for i in range(n)])
+    kinds = np.array([("animals", "buildings", "food")[(i % 5) // 2] for i in range(n)])
+    split = np.array([("train", "train", "fit", "test", "duplicate")[i // 10] for i in range(n)])
+    for name, values in {
+        "ids": [f"a/{i}" for i in range(n)],
+        "titles": titles,
+        "categories": kinds,
+        "split": split,
+    }.items():
+        np.save(folder / f"{name}.npy", np.array(values))
+    for name in ("title", "image"):
+        rows = rng.standard_normal((n, 8)).astype(np.float32)
+        np.save(folder / "heads" / f"A0_{name}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    return folder
+
+
+def test_words_and_category_of_a_line_are_judged():
+    line = real_revision.line_of("signs_and_symbols", "No Smoking (2)")
+    assert line == "signsandsymbols : no smoking 2"
+    stated = real_revision.said(line)
+    assert stated == {"category": {("signsandsymbols",)}, "words": {("no",), ("smoking",), ("2",)}}
+    assert real_revision.said("")["words"] == set()
+
+
+def test_only_the_heads_own_split_is_trained_on(heads):
+    parts = real_revision.read(heads, "A0")
+    assert {name: len(pairs.ids) for name, pairs in parts.items()} == {"train": 20, "fit": 10, "test": 10}
+    assert not set(parts["test"].ids) & set(parts["train"].ids)
+
+
+def test_from_embeddings_to_a_page(heads, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(real_revision, "STEPS", 1)
+    monkeypatch.setitem(real_revision.TRAINING, "epochs", 1.0)
+    monkeypatch.setattr(real_revision, "ARMS", real_revision.ARMS[:1] + real_revision.ARMS[3:])
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "paper.md"
+    page.write_text("# Page\n\n<!-- results:real_revision -->\n<!-- /results:real_revision -->\n")
+    command = [
+        "--heads",
+        str(heads),
+        "--work",
+        str(tmp_path / "work"),
+        "--only",
+        "A",
+        "--seeds",
+        "1",
+        "--into",
+        str(tmp_path),
+    ]
+    assert real_revision.main(command) == 0
+    kept = json.loads((tmp_path / "bench/results/paper/real_revision.json").read_text())
+    assert set(kept["arms"]["A"]) == {"raw text", "ReAlign + noise", "paired images"}
+    assert "A, ReAlign + noise minus raw text: title words, F1" in page.read_text()
+    assert real_revision.main([*command[:4], "--only", "B", "--seeds", "1"]) == 2
+    assert "B0_title.npy" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""The models that ship: small enough, with their record, and able to do what the demo relies on; and their remaking."""
+
+from __future__ import annotations
+
+import json
+
+import benchmarks
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("open_clip")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from fastrealign.cli.demo import backbone, captions, encoder, models, questions  # noqa: E402
+from fastrealign.cli.demo.scenes import render, scene  # noqa: E402
+from fastrealign.cli.demo.world import FIRST  # noqa: E402
+
+SCENES = [scene(s) for s in range(800_000, 800_060)]
+
+
+def test_files_are_small_and_say_where_they_come_from():
+    files = (models.ENCODER, models.BACKBONE)
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
+    for path in files:
+        assert {v.dtype for v in load_file(path).values() if v.is_floating_point()} == {torch.float16}
+    record = json.loads(models.RECORD.read_text())
+    assert {"made by", "date", "licence", "seed", "encoder", "language model", "torch"} <= set(record)
+    assert record["made by"] == "python -m bench.paper.world.models"
+
+
+def test_the_encoder_finds_the_picture_of_a_complete_caption():
+    model = models.load_encoder()
+    image = encoder.encode_images(model, [render(s) for s in SCENES])
+    text = encoder.encode_texts(model, [captions.caption(s, "complete").text for s in SCENES])
+    image, text = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, text))
+    assert (np.argmax(text @ image.T, axis=1) == np.arange(len(SCENES))).mean() > 0.9
+
+
+def test_the_language_model_reads_a_description():
+    """It names colours and tells what is there from what is not, where a text describes the scene."""
+    model, words = models.load_backbone(), backbone.tokenizer()
+    right: dict[str, list[bool]] = {}
+    for s in SCENES:
+        told = captions.caption(s, "complete")
+        for q in questions.questions(s, told):
+            ids = words(f"USER: {told.text} {q.text} ASSISTANT:", return_tensors="pt").input_ids
+            with torch.inference_mode():
+                given = words.decode(model(ids).logits[0, -1].argmax())
+            right.setdefault(q.kind, []).append(given == q.answer)
+    shares = {kind: float(np.mean(values)) for kind, values in right.items()}
+    assert shares["colour"] > 0.9 and shares["existence"] > 0.7 and shares["count"] > 0.9, shares
+
+
+def test_the_command_remakes_them(tmp_path, monkeypatch):
+    made = benchmarks.module("paper.world.models")
+    monkeypatch.setattr(encoder, "BATCH", 8)
+    monkeypatch.setattr(made, "_HELD_OUT", range(30))
+    monkeypatch.setattr(made.language, "ROWS", 2)
+    command = ["--encoder-steps", "2", "--backbone-steps", "1", "--seed", "3", "--out", str(tmp_path)]
+    assert made.main(command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        p.name for p in (models.ENCODER, models.BACKBONE, models.RECORD)
+    }
+    shipped = load_file(models.ENCODER)
+    assert {n: v.shape for n, v in load_file(tmp_path / models.ENCODER.name).items()} == {
+        n: v.shape for n, v in shipped.items()
+    }
+    assert models.load_backbone(tmp_path / models.BACKBONE.name).config.hidden_size == backbone.WIDTH
+    record, ours = (json.loads(path.read_text()) for path in (tmp_path / models.RECORD.name, models.RECORD))
+    assert set(record) == set(ours) and record["seed"] == 3 and record["encoder"]["steps"] == 2
+
+
+def test_siblings_share_all_but_nouns_and_none_is_of_the_demo():
+    made = benchmarks.module("paper.world.models")
+    for group in range(500_000, 500_040):
+        family = [made.sibling(4 * group + i) for i in range(4)]
+        assert len({tuple((o.colour, o.size, o.x, o.y) for o in s.objects) for s in family}) == 1
+        if group % 2:
+            kinds = [sorted(o.noun for o in s.objects) for s in family[: len(family[0].objects)]]
+            assert all(k == kinds[0] for k in kinds)
+    assert min(FIRST.values()) > encoder.BATCH * made.ENCODER_STEPS + 1_000_000
