@@ -32,6 +32,7 @@ from fastrealign.cli.demo.world import first_scene
 if TYPE_CHECKING:
     import open_clip
     import torch
+    from transformers import Lfm2ForCausalLM
 
 ENCODER_STEPS, BACKBONE_STEPS = 1_600, 2_000
 BACKBONE_RATE = 3e-3
@@ -74,8 +75,12 @@ def train_encoder(steps: int, seed: int) -> open_clip.CLIP:
             return encoder.infonce(model, image.float(), text.float())
 
     model = encoder.build(seed)
-    with torch.autocast("cpu", torch.bfloat16):
-        encoder.train(model, steps, curriculum, lambda text: print(f"encoder, {text}", flush=True), loss_of)
+    training = encoder.training(model, steps, curriculum, loss_of)
+    for done in range(1, steps + 1):
+        with torch.autocast("cpu", torch.bfloat16):  # one a step: autocast keeps its bfloat16 weights until it is left
+            loss = next(training)
+        if done % 100 == 0:
+            print(f"encoder, step {done} of {steps}: loss {loss:.3f}", flush=True)
     return model
 
 
@@ -85,6 +90,39 @@ def measure(model: open_clip.CLIP) -> dict[str, Any]:
     texts = encoder.encode_texts(model, [sample_caption(s).text for s in scenes])
     reading = read(texts, encoder.encode_images(model, [render(s) for s in scenes]))
     return {"pairs": len(scenes), "gap": reading.gap, "mixing": reading.mixing, "recall": reading.recall}
+
+
+def record(
+    dual: open_clip.CLIP, language_model: Lfm2ForCausalLM, options: argparse.Namespace, seconds: dict[str, int]
+) -> dict[str, Any]:
+    """Content of models.json."""
+    import open_clip
+    import torch
+    import transformers
+
+    return {
+        "made by": "python -m bench.paper.world.models",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "licence": "Apache-2.0, as fastrealign; rendered scenes and generated text alone, no other data or weights",
+        "seed": options.seed,
+        "encoder": {
+            "steps": options.encoder_steps,
+            "batch": encoder.BATCH,
+            "seconds": seconds["encoder"],
+            "parameters": sum(p.numel() for p in dual.parameters()),
+            "logit scale": dual.logit_scale.exp().item(),
+            **measure(dual),
+        },
+        "language model": {
+            "steps": options.backbone_steps,
+            "seconds": seconds["language model"],
+            "parameters": sum(p.numel() for p in language_model.parameters()),
+        },
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -99,9 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone-steps", type=int, default=BACKBONE_STEPS, metavar="N")
     options = parser.parse_args(arguments)
     try:
-        import open_clip
-        import torch
-        import transformers
+        import open_clip  # noqa: F401
+        import transformers  # noqa: F401
     except ImportError as error:
         print(f"{error}: pip install 'fastrealign[encoder,revision]'", file=sys.stderr)
         return 2
@@ -114,30 +151,9 @@ def main(arguments: list[str] | None = None) -> int:
     log = lambda text: print(text, flush=True)  # noqa: E731
     backbone = language.train(scenes, options.backbone_steps, options.seed, log, LESSONS, BACKBONE_RATE)
     models.save(backbone, options.out / models.BACKBONE.name)
-    record = {
-        "made by": "python -m bench.paper.world.models",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "licence": "Apache-2.0, as fastrealign; rendered scenes and generated text alone, no other data or weights",
-        "seed": options.seed,
-        "encoder": {
-            "steps": options.encoder_steps,
-            "batch": encoder.BATCH,
-            "seconds": round(half - started),
-            "parameters": sum(p.numel() for p in trained.parameters()),
-            "logit scale": trained.logit_scale.exp().item(),
-            **measure(trained),
-        },
-        "language model": {
-            "steps": options.backbone_steps,
-            "seconds": round(time.perf_counter() - half),
-            "parameters": sum(p.numel() for p in backbone.parameters()),
-        },
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "transformers": transformers.__version__,
-    }
-    (options.out / models.RECORD.name).write_text(json.dumps(record, indent=2) + "\n")
+    seconds = {"encoder": round(half - started), "language model": round(time.perf_counter() - half)}
+    about = record(trained, backbone, options, seconds)
+    (options.out / models.RECORD.name).write_text(json.dumps(about, indent=2) + "\n")
     return 0
 
 

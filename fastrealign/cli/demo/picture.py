@@ -1,17 +1,14 @@
-"""The pictures of both demos: embeddings before and after the alignment; a model's answers. Needs matplotlib."""
+"""The picture of `fastrealign demo`: embeddings before and after the alignment. Needs matplotlib."""
 
 from __future__ import annotations
 
 import io
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.cli.demo.readings import Reading
-from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.reference import project
@@ -20,11 +17,7 @@ from fastrealign.storage.atomic import save_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastrealign.revision.answers import Answer
-
-PICTURES = 6
 TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: distinguishable with every common form of colour vision
-RIGHT, WRONG = "#1a7f37", "#cf222e"
 INK, PAPER = "#24292f", "#ffffff"  # opaque, so that it reads on light and dark pages
 
 
@@ -60,33 +53,6 @@ def draw(
     pairs = f"{len(text):,} held-out pairs"
     panels[0].legend(loc="best", frameon=False, labelcolor=INK, markerscale=2.5, title=pairs, alignment="left")
     save(figure, path, facecolor=PAPER)
-
-
-def draw_answers(path: str | Path, answers: Sequence[Answer], family: str) -> None:
-    """Write a PNG of the first PICTURES held-out scenes, with the model's description and its answer to each question."""
-    from matplotlib.figure import Figure
-
-    seen = [a for a in answers if not a.blind]
-    shown = list(dict.fromkeys(a.item.id for a in seen))[:PICTURES]
-    figure = Figure(figsize=(11, 2.6 * -(-len(shown) // 2)), facecolor="white", layout="constrained")
-    axes = figure.subplots(-(-len(shown) // 2), 4, width_ratios=(1, 2, 1, 2), squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for i, id in enumerate(shown):
-        image, words = axes[i // 2, 2 * (i % 2)], axes[i // 2, 2 * (i % 2) + 1]
-        image.imshow(render(scene(int(id), family)))
-        image.set_title(f"scene {id}", fontsize=8)
-        lines: list[tuple[str, str]] = []
-        for a in (a for a in seen if a.item.id == id and a.item.task != "probe"):
-            if a.item.task == "caption":
-                lines += [(line, "black") for line in textwrap.wrap(f"“{a.given}”", 52)]
-                continue
-            right = a.given.split()[:1] == [a.item.answer]
-            answer = f"{a.item.prompt} {a.given}" + ("" if right else f"  ({a.item.answer})")
-            lines += [(line, RIGHT if right else WRONG) for line in textwrap.wrap(answer, 52)]
-        for row, (text, colour) in enumerate(lines):
-            words.text(0, 0.97 - 0.11 * row, text, color=colour, fontsize=9, va="top", transform=words.transAxes)
-    save(figure, path, dpi=130)
 
 
 def check_picture(path: str | Path) -> None:

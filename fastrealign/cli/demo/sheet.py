@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastrealign.cli.demo import statements
-from fastrealign.cli.demo.picture import INK, PAPER, RIGHT, WRONG, save
+from fastrealign.cli.demo.picture import INK, PAPER, save
 from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.revision.answers import Answer
 
 PICTURES = 6
 STAGES = {"before": "before stage 1", "stage1": "after stage 1: text alone", "stage2": "after stage 2: {}"}
+RIGHT, WRONG = "#1a7f37", "#cf222e"
 _QUIET = "#57606a"
 _DPI = 150
 # In pixels of the sheet.
@@ -56,7 +57,7 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
     cards = [_card(id, answers, tuned_on) for id in ids]
     head = [
         [("What text alone taught: the same pictures, never seen in training", INK)],
-        [("green", RIGHT), ("is in the picture or right,", INK), ("red", WRONG), ("is not", INK)],
+        [("green", RIGHT), ("words are true of the picture,", INK), ("red", WRONG), ("ones are not", INK)],
     ]
     height = sum(card.height for card in cards) + len(head) * _LINE + 2 * _EDGE
     figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=PAPER)
@@ -104,7 +105,7 @@ def _card(id: str, answers: Mapping[str, Sequence[Answer]], tuned_on: str) -> Ca
 
 
 def _described(answer: Answer) -> list[Words]:
-    """The description in lines, each thing in the colour of whether it is there."""
+    """The description in lines, its nouns and colours green or red (statements.judged)."""
     true = {name: {tuple(fact) for fact in facts} for name, facts in answer.item.facts.items()}
     lines = textwrap.wrap(answer.given, _COLUMNS) or ["(nothing)"]
     if len(lines) > _LINES:

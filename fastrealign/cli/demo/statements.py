@@ -42,21 +42,24 @@ def true_of(scene: Scene) -> Facts:
 
 
 def judged(words: list[str], true: Facts) -> list[bool | None]:
-    """For each word of a description: whether the thing that it is part of is in a scene with the facts `true`, with the colour
-    and the size stated; None for words that are part of none.
+    """For each word of a description: for a noun or a colour, whether something in a scene with the facts `true` has it; for a
+    colour beside a noun that is there, whether that thing has it; None for other words.
 
     Examples
     --------
-    >>> judged("a red circle and a star".split(), {"objects": {("circle",)}, "colours": {("red", "circle")}, "sizes": set()})
-    [None, True, True, None, None, False]
+    >>> true = {"objects": {("circle",), ("star",)}, "colours": {("red", "circle"), ("blue", "star")}}
+    >>> judged("a blue circle and a red ring".split(), true)
+    [None, False, True, None, None, True, False]
     """
+    nouns, colours = {noun for (noun,) in true["objects"]}, {colour for colour, _ in true["colours"]}
     found: list[bool | None] = []
     text = " ".join(words)
     for match in _THINGS.finditer(text):
         size, colour, noun = match.groups()
-        stated = _facts_of([Thing(noun, colour, size)])
-        right = all(facts <= true[name] for name, facts in stated.items() if facts)
-        found += [None] * (len(text[: match.start()].split()) - len(found)) + [right] * len(match[0].split())
+        found += [None] * (len(text[: match.start()].split()) - len(found) + bool(size))
+        if colour:
+            found.append((colour, noun) in true["colours"] if noun in nouns else colour in colours)
+        found.append(noun in nouns)
     return found + [None] * (len(words) - len(found))
 
 

@@ -41,7 +41,7 @@ FIRST = {
     name: 100_000_000 * (i + 1)
     for i, name in enumerate(("pretrain", "statistics", "tuning", "text_tuning", "held_out", "corpus"))
 }
-QUESTIONS = 8  # per conversation
+QUESTIONS = 6  # more in a conversation than one of each kind
 _STRIDE = 1_000_000  # between the scenes of two seeds: the largest size of a set
 
 Log = Callable[[str], None]
@@ -129,10 +129,10 @@ class World:
         return [q for q in questions.questions(s) if self.relations or q.kind != "relation"]
 
     def talk(self, s: Scene, told: captions.Caption | None = None) -> list[questions.Question]:
-        """Questions of a conversation about a scene, or about what a caption says of it. One of each kind would teach little of
-        existence and colour."""
-        asked = questions.many(s, told or captions.caption(s, "complete"), QUESTIONS, self.seed)
-        return [q for q in asked if q.kind != "relation"]
+        """Questions of a conversation about a scene, or about what a caption says of it: one of each kind, which alone would
+        teach little of existence and colour, and more."""
+        more = questions.many(s, told or captions.caption(s, "complete"), QUESTIONS, self.seed)
+        return [q for q in (*questions.questions(s, told), *more) if q.kind != "relation"]
 
     def true_of(self, s: Scene) -> dict[str, list[list[str]]]:
         """Facts that its descriptions are scored by."""
