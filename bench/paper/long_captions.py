@@ -8,6 +8,7 @@ every length, for each encoder.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
 from fastrealign.diagnostics import covariance, effective_rank, gap, mixing, subspace_overlap
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PAPER = {"image": 57.5, "long": 52.9, "short": 41.0}
@@ -158,19 +160,31 @@ def draw(results: Results) -> Figure:
     from fastrealign.gap_report.svg import INK, METHOD, TARGET
 
     colours = {"image": TARGET, "complete": "#a3341a", "long": METHOD["realign"], "short": "#f0a878"}
-    figure = canvas(9.5, 3.8)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    figure = canvas(12.5, 3.8)
+    gaps, left, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
+    reads = list(results["encoders"].values()) if "encoders" in results else results["shipped"]
+    what = results["about"] if "encoders" in results else f"{len(reads)} draws of {results['rows']:,} rows"
+
+    def bars(panel: Axes, names: Sequence[str], figure_of: str) -> None:
+        values = [[read[name][figure_of] for read in reads] for name in names]
+        panel.bar(names, [np.mean(of) for of in values], 0.6, color=[colours[name] for name in names])
+        for at, of in enumerate(values):
+            panel.plot([at] * len(of), of, "_", color=INK, ms=10)
+
+    lengths_ = ("complete", "long", "short")
+    bars(gaps, lengths_, "gap before")
+    for at, name in enumerate(lengths_):
+        if name in PAPER_GAP:
+            gaps.plot(at, PAPER_GAP[name], "D", mfc="white", mec=INK, ms=7, label="paper" if name == "long" else None)
+    gaps.set_ylim(0, 0.75)
+    gaps.set_ylabel("gap before alignment")
+    gaps.legend(loc="upper right")
+    gaps.set_title("demo, and the paper", loc="left", fontsize=10.5)
     names = [name for name in ("image", "complete", "long", "short") if name in PAPER]
     left.bar(names, [PAPER[name] for name in names], 0.6, color=[colours[name] for name in names])
     left.set_title("paper", loc="left", fontsize=10.5)
     left.set_ylabel("effective rank")
-    reads = list(results["encoders"].values()) if "encoders" in results else results["shipped"]
-    names = ["image", "complete", "long", "short"]
-    values = [[read[name]["effective rank"] for read in reads] for name in names]
-    right.bar(names, [np.mean(of) for of in values], 0.6, color=[colours[name] for name in names])
-    for at, of in enumerate(values):
-        right.plot([at] * len(of), of, "_", color=INK, ms=10)
-    what = results["about"] if "encoders" in results else f"{len(reads)} draws of {results['rows']:,} rows"
+    bars(right, ("image", *lengths_), "effective rank")
     right.set_title(f"demo: {what}\nbars: mean, lines: each", loc="left", fontsize=10.5)
     return figure
 
