@@ -30,6 +30,7 @@ matplotlib.
 examples:
   fastrealign report --source text_emb/ --target img_emb/ --out report.html
   fastrealign report --source text.npy --target img.npy --pairs --methods none,realign --out report.html --png figures/
+  fastrealign report --source text.npy --target img.npy --pairs --labels labels.txt --out report.html
   fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html"""
 
 
@@ -39,9 +40,17 @@ def add(command: Command) -> None:
     parser.add_argument("--source", nargs="+", required=True, metavar="SOURCE", help=SOURCE)
     parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page; its figures go to FILE.json")
-    text = "row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows"
+    text = (
+        "row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows: measures search, and "
+        "the distance of pairs"
+    )
     parser.add_argument("--pairs", nargs="*", metavar="PATH", help=text)
-    text = "methods to compare, separated by commas (default: %(default)s); an unknown name lists them all"
+    text = (
+        "a class for each row, to train a classifier on SOURCE and test it on TARGET: one list for both, whose rows match, or "
+        "one each; a .npy, .txt, .json or .parquet file (FILE.parquet:COLUMN), or a column of the sides' own tables"
+    )
+    parser.add_argument("--labels", nargs="+", metavar="LABELS", help=text)
+    text = "methods to compare with doing nothing, separated by commas (default: %(default)s); an unknown name lists them all"
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=text)
     text = "another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated"
     domain = ("NAME", "SOURCE", "TARGET")
@@ -57,17 +66,22 @@ def add(command: Command) -> None:
 
 def run(args: argparse.Namespace) -> None:
     out, pairs = Path(args.out), args.pairs is not None
+    labels = args.labels and (args.labels[0] if len(args.labels) == 1 else tuple(args.labels))
     methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
     result.check_files(out, args.png)
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
-    given = inputs.Inputs.named([*args.source, *args.target, *(args.pairs or []), *domain_sides])
+    given = inputs.Inputs.named([*args.source, *args.target, *(args.pairs or []), *(args.labels or []), *domain_sides])
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
         given.check(path)
         if path.exists() and not args.overwrite:
             raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
     if pairs and len(args.pairs) not in (0, 2):
         raise InputError(f"--pairs takes two paths, SOURCE and TARGET, or none, got {len(args.pairs)}")
+    if args.labels and len(args.labels) > 2:
+        raise InputError(
+            f"--labels takes one list for both sides, or two: of SOURCE and of TARGET; got {len(args.labels)}"
+        )
     domains = {name: (source, target) for name, source, target in args.domain}
     if len(domains) < len(args.domain):
         raise InputError("two --domain of one name; give each a different name")
@@ -75,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
         paths(args.source),
         paths(args.target),
         pairs=tuple(args.pairs) if args.pairs else pairs,
+        labels=labels,
         methods=methods,
         domains=domains,
         **chosen(args, "rows", "seed", "column", "target_column"),

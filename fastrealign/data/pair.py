@@ -44,7 +44,8 @@ def open_target(
     if column is not None and target_column is None and _shared(source, rows):
         rows = open_rows(spec, "target", None, bad_shards)
     check_apart(source, rows)
-    _warn_if_swapped(source, rows)
+    if (swapped := look_swapped(source, rows)) is not None:
+        warn(swapped)
     return rows
 
 
@@ -91,16 +92,17 @@ def _memory(array: Any) -> tuple:
     return "cpu", at["data"][0], tuple(array.shape), tuple(n // array.dtype.itemsize for n in array.strides)
 
 
-def _warn_if_swapped(source: RowSource, target: RowSource) -> None:
-    """A FitWarning where names say that the source is images and the target text."""
+def look_swapped(source: RowSource, target: RowSource) -> str | None:
+    """What names say where they say that the source is images and the target text."""
     if not (isinstance(source, FileSource) and isinstance(target, FileSource)):
-        return
+        return None
     (of_source, source_name), (of_target, target_name) = _role(source, target), _role(target, source)
-    if (of_source, of_target) == ("images", "text"):
-        warn(
-            f"source and target look swapped: by {source_name} the source is images, by {target_name} the target is text; "
-            "text is the source, which moves, and images are the target"
-        )
+    if (of_source, of_target) != ("images", "text"):
+        return None
+    return (
+        f"source and target look swapped: by {source_name} the source is images, by {target_name} the target is text; text "
+        "is the source, which moves, and images are the target"
+    )
 
 
 def _role(rows: FileSource, other: FileSource) -> tuple[str | None, str]:

@@ -1,4 +1,4 @@
-"""The ids of the rows of shards: from a column, from metadata beside them, or from a file that the user names."""
+"""The ids (or other values) of the rows of shards: from a column, from metadata beside them, or from a file the user names."""
 
 from __future__ import annotations
 
@@ -41,24 +41,33 @@ class IdsOf:
     """The ids of all rows of some shards, in order.
 
     shards, given, column   as `open_embeddings` takes them; given: `ids` there
+    rows      how many rows there are, where they are not those of shards
     named     where they come from, for messages
     numbered  there are none: rows have their numbers
+
+    A subclass may read other values: what they are called, their usual names, and how one becomes text.
     """
 
-    def __init__(self, shards: list[Shard], given: Any, column: str | None) -> None:
+    what = "ids"
+    usual: Sequence[str] = ID_NAMES
+    text_of = staticmethod(id_text)
+
+    def __init__(self, shards: list[Shard], given: Any, column: str | None, rows: int | None = None) -> None:
         self._shards = [shard for shard in shards if shard.rows]
         self._column = column
-        self._rows = sum(shard.rows for shard in shards)
+        self._rows = sum(shard.rows for shard in shards) if rows is None else rows
         self._file = given if isinstance(given, (str, os.PathLike)) else None
         self._list = given if self._file is None else None
         self.numbered = False
         if self._file is not None:
             suffix = os.path.splitext(place(given).name)[1].lower()
             if suffix not in _FILES:
-                raise InputError(f"{given}: ids are not read from {suffix!r} files; expected {', '.join(_FILES)}")
+                raise InputError(
+                    f"{given}: {self.what} are not read from {suffix!r} files; expected {', '.join(_FILES)}"
+                )
             self.named = os.fspath(given)
         elif self._list is not None:
-            self.named = "the list that was given"
+            self.named = f"the list of {self.what} that was given"
         else:
             name = self._name(self._shards[0]) if self._shards else None
             self.numbered = name is None
@@ -72,14 +81,14 @@ class IdsOf:
                 self.named = f"the numbers of the rows, 0 to {self._rows - 1}, since the files hold none"
 
     def batches(self, progress: Progress) -> Iterator[list[str]]:
-        """Lists of ids; InputError for an invalid one, and for more or fewer of them than rows."""
+        """Lists of texts; InputError for an invalid one, and for more or fewer of them than rows."""
         done = 0
-        with progress.running("reading ids", self._rows):
+        with progress.running(f"reading {self.what}", self._rows):
             for values in self._values():
                 batch: list[str] = []
                 for value in values:
                     try:
-                        batch.append(value if type(value) is str else id_text(value))
+                        batch.append(value if type(value) is str else self.text_of(value))
                     except InputError as error:
                         raise InputError(f"{self._where(done + len(batch))} {error}") from None
                 done += len(batch)
@@ -90,7 +99,7 @@ class IdsOf:
         if done != self._rows:
             found = f"more than {self._rows}" if done > self._rows else done
             raise InputError(
-                f"{self.named}: has {found} ids, expected one for each of {self._rows} rows, in their order"
+                f"{self.named}: has {found} {self.what}, expected one for each of {self._rows} rows, in their order"
             )
 
     def of_row(self, row: int) -> str:
@@ -129,12 +138,12 @@ class IdsOf:
         """Under which name a shard has its ids; None where it has none."""
         names = _names_in(shard)
         if self._column is None:
-            return first_of(ID_NAMES, names)
+            return first_of(self.usual, names)
         if self._column not in names:
             listed = ", ".join(map(repr, names)) or "nothing"
             hint = meant(self._column, names)
             raise InputError(
-                f"{shard.path}: has no ids {self._column!r}{hint}; beside the embeddings it holds {listed}"
+                f"{shard.path}: has no {self.what} {self._column!r}{hint}; beside the embeddings it holds {listed}"
             )
         return self._column
 
@@ -144,7 +153,7 @@ class IdsOf:
 
     def _values(self) -> Iterator[Sequence[Any]]:
         if self._file is not None:
-            yield from _read(self._file, self._column)
+            yield from _read(self._file, self._column, self.usual, self.what)
         elif self._list is not None:
             yield from _cut(self._list)
         else:
@@ -182,13 +191,13 @@ def _cut(values: Any) -> Iterator[Sequence[Any]]:
         yield values[lo : lo + _STEP]
 
 
-def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]]:
-    """The ids in a separate file."""
+def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], what: str) -> Iterator[Sequence[Any]]:
+    """The ids (or `what` they are) in a separate file."""
     suffix = os.path.splitext(place(path).name)[1].lower()
     if suffix == ".parquet":
         table = ParquetTable(place(path))
         names = table.schema.names
-        name = column or first_of(ID_NAMES, names) or (names[0] if len(names) == 1 else "id")
+        name = column or first_of(usual, names) or (names[0] if len(names) == 1 else usual[0])
         if name not in names:
             table.close()
             listed = ", ".join(names) or "none"
@@ -206,7 +215,7 @@ def _read(path: str | os.PathLike, column: str | None) -> Iterator[Sequence[Any]
     except InputError:
         raise
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path}: is not readable as ids ({one_line(error)})") from None
+        raise InputError(f"{path}: is not readable as {what} ({one_line(error)})") from None
     if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.ndim == 1):
-        raise InputError(f"{path}: holds no list of ids")
+        raise InputError(f"{path}: holds no list of {what}")
     yield from _cut(values)

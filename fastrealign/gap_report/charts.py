@@ -11,6 +11,7 @@ from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report import verdict
 from fastrealign.gap_report.labels import DASHES, METHOD, name_of, number, percent
+from fastrealign.gap_report.outcomes import MIXING
 from fastrealign.gap_report.report_data import Domains, Measured
 from fastrealign.gap_report.svg import FAINT, INK, PAPER, PARTS, TARGET
 
@@ -40,11 +41,12 @@ class Drawing:
 
 
 def plane(report: Measured) -> Drawing:
-    """Rows of both sides in the plane of their leading principal components, a panel a method."""
+    """Rows of both sides along the gap and across it, a panel a method."""
     points = [report.plane.target, *(of.points for of in report.methods.values())]
     both = np.concatenate(points)
     low, high = both.min(axis=0), both.max(axis=0)
     pad = 0.04 * max(*(high - low), 1e-9)
+    along = "along the gap" if report.gap_before > 1e-9 else "the widest direction"
     panels = []
     for name, of in report.methods.items():
         figure, axes = _axes(SMALL)
@@ -54,24 +56,28 @@ def plane(report: Measured) -> Drawing:
         ):
             axes.plot(*cloud.T, "o", ms=2.6, mew=0, color=colour, alpha=0.55)
             axes.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=PAPER, color=colour, label=label, zorder=3)
-        rate = of.mixing.rate
-        plus = f" ± {100 * rate.error:.1g}" if rate.error else ""
-        axes.set_title(f"{name_of(name)}: mixing {percent(rate.value)}{plus}", loc="left", fontsize=10.5, weight="bold")
-        axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
+        mixed = report.outcomes[MIXING].methods[name]
+        axes.set_title(
+            f"{name_of(name)}: mixing {percent(mixed.value)} ± {100 * mixed.margin:.2g}",
+            loc="left",
+            fontsize=10.5,
+            weight="bold",
+        )
+        axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad))
         axes.locator_params(nbins=5)
-        axes.set_xlabel(f"1st axis ({percent(report.plane.share[0])} of the variance)")
-        axes.set_ylabel(f"2nd axis ({percent(report.plane.share[1])})")
+        axes.set_xlabel(f"{along} ({percent(report.plane.share[0])} of the variance)")
+        axes.set_ylabel(f"across ({percent(report.plane.share[1])} of the variance)")
         axes.grid(True)
         figure.legend(loc="outside lower center", ncols=2, markerscale=0.7, handletextpad=0.2)
         panels.append((name, figure))
-    mixing = next(iter(report.methods.values())).mixing.rate
     return Drawing(
         "plane",
         verdict.plane_title(report),
-        "Each panel shows the same two axes, the leading principal components of both sides before alignment (no unit): "
-        "points are rows, large dots the means; mixing counts the 20 nearest neighbours in the full space.",
-        f"n = {len(report.plane.target):,} rows of each side drawn, mixing around {mixing.n:,} rows among all "
-        f"{report.source.rows + report.target.rows:,}, seed {report.seed}; ± standard error",
+        "Horizontally the direction from the mean of the source (0) to that of the target, vertically the direction of most "
+        "variance within the sides at right angles to it (in lengths of unit rows): points are rows, large dots the means; "
+        "mixing counts the 20 nearest neighbours in the full space.",
+        f"n = {len(report.plane.target):,} rows of each side drawn, mixing around {report.outcomes[MIXING].n:,} rows among all "
+        f"{report.source.rows + report.target.rows:,}, seed {report.seed}; ± 95 % interval",
         tuple(panels),
     )
 

@@ -33,7 +33,7 @@ def pngs(report: Measured) -> list[tuple[str, bytes]]:
 
 def png_names(methods: Iterable[str], *, pairs: bool, domains: bool) -> list[str]:
     """The file names that `pngs` may give for a report of these methods, with and without pairs and other domains."""
-    panels = list(dict.fromkeys(methods))
+    panels = list(dict.fromkeys(["none", *methods]))
     names = ["spectra", "angles", "sizes", "drift", *(["parts"] if pairs else []), *(["domains"] if domains else [])]
     return [_file_name("plane", panel, len(panels)) for panel in panels] + [f"{name}.png" for name in names]
 

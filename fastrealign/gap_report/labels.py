@@ -14,7 +14,7 @@ _LOOKS: dict[str, tuple[str, str, Any]] = {
     "anchor": ("anchor", "#7a62c9", "-"),
     "anchor-trace": ("anchor + trace", "#0b8494", "-"),
     "realign": ("ReAlign", "#d9661f", "-"),
-    "realign-exact": ("ReAlign, exact", "#a3341a", "-"),
+    "realign-exact": ("ReAlign exact", "#a3341a", (0, (3, 1))),
 }
 METHOD = {method: colour for method, (_, colour, _) in _LOOKS.items()}
 DASHES = {method: dashes for method, (_, _, dashes) in _LOOKS.items()}

@@ -15,6 +15,7 @@ import numpy as np
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
+from fastrealign.data.pair import look_swapped
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.diagnostics import spectrum as spectra
@@ -25,6 +26,8 @@ from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, pa
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
+from fastrealign.gap_report.judging import Judge
+from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
 from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
@@ -35,6 +38,8 @@ from fastrealign.methods.method import Method
 # Neighbours of the share kept, as in arXiv 2602.07026.
 KEPT_K = 10
 QUERIES, ANGLES, POINTS = 500, 1500, 300
+# A source row is in the target, too, if a cosine is this near to 1.
+SAME = 1e-6
 # Steps of the progress bar: four for each method (map and spectrum, angles, neighbours, pairs), and five that are done once.
 METHOD_STEPS, OTHER_STEPS = 4, 5
 
@@ -57,25 +62,39 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
                 f"holds up to about {IN_RANGE:g}; measured {np.linalg.norm(drift.measured):.2g}"
             ] = None
         work.done()
-        sizes = sample_sizes(x, y, realign, work.of_x.mean, options.seed, work.or_note)
+        sizes = sample_sizes(sides.to_fit, y, realign, work.of_x.mean, options.seed, work.or_note)
         work.done()
-        domains = across_domains({OWN: (x, y), **sides.domains}, realign) if sides.domains else None
+        domains = across_domains({OWN: sides.to_fit, **sides.domains}, realign) if sides.domains else None
         work.done()
     of_target, of_source = (
         Side(shown(given.name), held.rows, count_rows(given), given.column)
-        for given, held in zip(sides.given, (x, y), strict=True)
+        for given, held in zip(sides.given, sides.drawn, strict=True)
     )
-    drawn = zip((work.of_x, work.of_y), (of_target, of_source), strict=True)
-    lost = [of.trace * (1 / side.rows - 1 / side.of) for of, side in drawn]
+    # All differences from doing nothing that the report states, and whether there is a gap.
+    gaps = {name: of.gap for name, of in figures.items()}
+    tests = (len(options.methods) - 1) * work.judge.judged + 1
+    # The gap before alignment is that of all rows, as it needs no fit.
+    all_x, all_y = (
+        covariance(side) if apart else of
+        for side, apart, of in zip(sides.drawn, sides.held_out, (work.of_x, work.of_y), strict=True)
+    )
+    means = means_of(all_x, all_y, tests)
+    gap_before = gap(*sides.drawn)
     return GapReport(
         source=of_source,
         target=of_target,
         dim=x.d,
         seed=options.seed,
-        gap_before=realign.gap_before,
-        gap_error=float(np.sqrt(sum(lost))),
+        gap_before=gap_before,
+        means=means,
+        fitted_on=(sides.to_fit[1].rows, sides.to_fit[0].rows) if any(sides.held_out) else None,
         target_spectrum=work.spectrum(work.of_x, "target"),
         methods=figures,
+        outcomes=work.judge.outcomes({**gaps, "none": gap_before}, means, tests),
+        search=work.judge.search,
+        classes=work.judge.classes,
+        same=work.same,
+        swapped=look_swapped(*sides.given[::-1]) is not None,
         kept_k=KEPT_K,
         plane=Plane(work.points(x), work.plane_share),
         pair_rows=None if sides.pairs is None else sides.pairs[0].rows,
@@ -95,9 +114,10 @@ class _Work:
 
     def __init__(self, sides: Sides, seed: int, done: Callable[[], None]) -> None:
         self.sides, self.x, self.y, self.seed, self.done = sides, sides.x, sides.y, seed, done
-        self.notes: dict[str, None] = {}  # in order, each once
+        self.notes: dict[str, None] = dict.fromkeys(sides.notes)  # in order, each once
         # First, so that sides that cannot be fitted are refused before anything takes time.
-        self.realign = self._noting(lambda: fit_realign(self.y, self.x))
+        self.realign = self._noting(lambda: fit_realign(*sides.to_fit[::-1]))
+        self.judge = Judge(sides, seed)
         self.of_x, self.of_y = covariance(self.x), covariance(self.y)
         for side, of in ((self.x, self.of_x), (self.y, self.of_y)):
             if of.rank < of.d:
@@ -111,6 +131,7 @@ class _Work:
         (of_x, from_x), (of_y, from_y) = self.queries
         self.among_x, self.y_to_x = _search(self.x, of_x, from_x, from_y)
         self.among_y, self.x_to_y = _search(self.y, of_y, from_y, from_x)
+        self.same = float(np.mean(self.y_to_x.cosines[:, 0] > 1 - SAME))
         self.frame: Frame | None = None
         if sides.pairs is not None:
             self.frame = self.or_note("U and V", lambda: fixed_frame(self.of_x, self.of_y))
@@ -132,15 +153,17 @@ class _Work:
     def method(self, name: str) -> MethodFigures:
         """All figures of one method."""
         fitted = self._fitted(name)
-        after = self.y if name == "none" else _mapped(fitted, self.y, name)
+        after = _mapped(fitted, self.y, name)
         of = self.of_y if name == "none" else covariance(after)
         self.done()
         topology = self.or_note(f"{name}, angles", lambda: angular_topology(self.x, after, rows=ANGLES, seed=self.seed))
         alike = self.or_note("cosines kept", lambda: pairwise_correlation(self.y, after, rows=ANGLES, seed=self.seed))
         self.done()
-        mixing, kept = self._neighbours(after)
+        mixing, kept = self._neighbours(name, after)
         self.done()
         pairs = self._pairs(fitted, name)
+        to_fit = self.sides.to_fit[1]
+        self.judge.classifier(name, lambda: after if to_fit is self.y else _mapped(fitted, to_fit, name))
         self.done()
         return MethodFigures(
             gap=gap(self.x, after),
@@ -157,6 +180,7 @@ class _Work:
             cosine=instance_cosine(self.y, after),
             pairs=pairs,
             points=self.points(after),
+            noise=noise_length(fitted),
         )
 
     def spectrum(self, of: Covariance, name: str) -> Spectrum:
@@ -171,9 +195,8 @@ class _Work:
     def _fitted(self, name: str) -> Method:
         if name == "realign":
             return self.realign
-        if name == "c3":
-            return self._noting(lambda: fit_baseline(name, self.y, self.x, seed=self.seed))
-        return self._noting(lambda: fit_baseline(name, self.y, self.x))
+        options: dict[str, Any] = {"seed": self.seed} if name == "c3" else {}
+        return self._noting(lambda: fit_baseline(name, *self.sides.to_fit[::-1], **options))
 
     def _noting(self, fit: Callable[[], T]) -> T:
         """The fitted method; warnings of the fit become notes."""
@@ -183,7 +206,7 @@ class _Work:
         self.notes |= dict.fromkeys(str(warning.message) for warning in caught)
         return fitted
 
-    def _neighbours(self, after: ArraySource) -> tuple[Mixing, Estimate]:
+    def _neighbours(self, name: str, after: ArraySource) -> tuple[Mixing, Estimate]:
         among, x_to_y, y_to_x = self.among_y, self.x_to_y, self.y_to_x
         if after is not self.y:
             (_, from_x), (numbers, _) = self.queries
@@ -193,13 +216,17 @@ class _Work:
         of_x, of_y = foreign_share(self.among_x, x_to_y, MIXING_K), foreign_share(among, y_to_x, MIXING_K)
         mixing = mixing_of(of_x, of_y, self.x.rows, self.y.rows, k=MIXING_K, seed=self.seed)
         kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among)))
+        self.judge.neighbours(name, of_x, of_y, kept)
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 
     def _pairs(self, fitted: Method, name: str) -> Pairs | None:
-        if self.sides.pairs is None or self.frame is None:
+        if self.sides.pairs is None:
             return None
         x, y = self.sides.pairs
-        after = y if name == "none" else _mapped(fitted, y, name)
+        after = _mapped(fitted, y, name)
+        self.judge.pairs(name, after)
+        if self.frame is None:
+            return None
         difference = difference_covariance(x, after)
         apart = [np.sum((a - b) ** 2, axis=1) for a, b in paired_blocks(x, after)]
         return Pairs(
@@ -210,19 +237,29 @@ class _Work:
         )
 
     def _plane(self) -> None:
-        """The leading principal axes of both sides together."""
+        """The direction of the gap, and across it the one of greatest variance within the sides."""
         x, y = self.of_x, self.of_y
-        n = x.count + y.count
-        self._centre = (x.count * x.mean + y.count * y.mean) / n
+        within = (x.count * x.matrix + y.count * y.matrix) / (x.count + y.count)
         apart = x.mean - y.mean
-        matrix = (x.count * x.matrix + y.count * y.matrix) / n + x.count * y.count / n**2 * np.outer(apart, apart)
-        both = Covariance(self._centre, matrix, n)
-        self._axes = both.eigenvectors[:, :2]
-        first, second = (float(value / both.trace) for value in both.eigenvalues[:2])
-        self.plane_share = first, second
+        length = float(np.linalg.norm(apart))
+        # Sides of one mean have no direction of a gap: then, the two of greatest variance.
+        along = apart / length if length > 1e-9 else np.linalg.eigh(within)[1][:, -1]
+        rest = within - np.outer(along, along @ within)
+        rest -= np.outer(rest @ along, along)
+        across = np.linalg.eigh(rest)[1][:, -1]
+        self._centre, self._axes = y.mean, np.column_stack([along, across])
+        trace = float(np.trace(within))
+        self.plane_share = float(along @ within @ along) / trace, float(across @ within @ across) / trace
+
+
+def noise_length(fitted: Method) -> float:
+    """Length of the random vector that a method adds to a row, root mean square; 0 for none."""
+    return float(getattr(fitted, "sigma", 0.0)) * float(np.sqrt(fitted.dim))
 
 
 def _mapped(fitted: Method, rows: ArraySource, name: str) -> ArraySource:
+    if name == "none":
+        return rows
     dtype = np.float64 if rows.array.dtype == np.float64 else np.float32
     return ArraySource(fitted(rows.array, dtype=dtype), f"{rows.name} mapped by {name}")
 

@@ -6,12 +6,17 @@ from html import escape
 from importlib.resources import files
 
 from fastrealign.core.version import __version__
+from fastrealign.gap_report.advice import advice_of
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
-from fastrealign.gap_report.labels import METHOD, name_of, number
+from fastrealign.gap_report.labels import METHOD, name_of
 from fastrealign.gap_report.report_data import Measured
-from fastrealign.gap_report.table import basis, metrics
-from fastrealign.gap_report.verdict import headline, verdict_of
+from fastrealign.gap_report.table import BEST, BETTER, MARGINS, WORSE, Row, basis, noise_of, table
+from fastrealign.gap_report.verdict import findings, headline
+
+MARKS = {BEST: "●", BETTER: "▲", WORSE: "▼"}
+# With more methods than this, a phone shows them in two rows.
+FEW_COLUMNS = 5
 
 
 def html_page(report: Measured) -> str:
@@ -54,52 +59,64 @@ def _head(report: Measured) -> str:
     return f"""<header>
 <p class="sides">Modality gap, {sides}</p>
 <h1>{escape(headline(report))}</h1>
-<p class="verdict">{escape(verdict_of(report))}</p>
+<p class="advice"><strong>Advice</strong> {_text(advice_of(report))}</p>
+<ul class="verdict">{"".join(f"<li>{_text(one)}</li>" for one in findings(report))}</ul>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
 
 
+def _text(text: str) -> str:
+    """Escaped, with figures that do not part from their signs."""
+    return escape(text).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
+
+
 def _table(report: Measured) -> str:
     names = list(report.methods)
-    swatches = "".join(
+    heads = "".join(
         f'<th scope="col"><span class="swatch" style="background:var(--{name})"></span>{escape(name_of(name))}</th>'
         for name in names
         if name in METHOD
     )
-    rows = []
-    for metric in metrics(report):
-        best = metric.best(report)
-        cells = []
-        for name in names:
-            shown, plus = metric.cell(report.methods[name])
-            idle = metric.keeps and name == "none"
-            mark = ' class="best"' if name in best else ' class="idle"' if idle else ""
-            star = '<span class="mark" title="best">●</span>' if name in best else ""
-            small = f"<small>{plus}</small>" if plus else ""
-            cells.append(f"<td{mark}>{star}{shown}{small}</td>")
-        better = f"; <em>{metric.better}</em>" if metric.better else ""
-        head = f"{escape(metric.label)}<small>{escape(metric.meaning)}{better}</small>"
-        rows.append(f'<tr><th scope="row">{head}</th>{"".join(cells)}</tr>')
-    sampled = (
-        f" The sides were sampled, which changes a gap by about {number(report.gap_error)}." if report.gap_error else ""
-    )
-    return f"""<section class="scroll" aria-label="Methods and metrics" tabindex="0">
+    judged: list[str] = []
+    described: list[str] = []
+    for row in table(report):
+        cells = "".join(_cell(row, name) for name in names)
+        meaning = f"<small>{_text(row.meaning)} <i>({escape(row.measured)})</i></small>"
+        head = f'<th scope="row">{escape(row.label)}{meaning}</th>'
+        (judged if row.judged else described).append(f"<tr>{head}{cells}</tr>")
+    many = " many" if len(names) > FEW_COLUMNS else ""
+    return f"""<section class="methods{many}" style="--n:{len(names)}" aria-label="Methods and metrics">
 <table>
-<thead><tr><th scope="col">Source aligned by</th>{swatches}</tr></thead>
+<thead><tr><th scope="col">Source aligned by</th>{heads}</tr></thead>
 <tbody>
-{chr(10).join(rows)}
+{chr(10).join(judged)}
+</tbody>
+<tbody class="described">
+<tr class="group"><th scope="rowgroup" colspan="{len(names) + 1}">What the gap is made of: described, not judged</th></tr>
+{chr(10).join(described)}
 </tbody>
 </table>
 </section>
-<p class="basis">Shaded <span class="mark">●</span>: best, or within two standard errors of the best; “none”, which moves no
-row, does not compete in what a method keeps. ±: standard error of a sampled figure;
-all others are over all rows.{sampled}</p>"""
+<p class="basis">Compared with doing nothing (“none”), by the interval of the difference:
+<span class="key better">▲ better</span>
+<span class="key best">● best of those, or not behind it by more than chance</span>
+<span class="key worse">▼ worse</span>; no mark: no difference that these rows show.
+All differences on this page hold together with 95 % confidence. {escape(MARGINS)}.</p>"""
+
+
+def _cell(row: Row, name: str) -> str:
+    cell = row.cells[name]
+    mark = f'<span class="mark" title="{cell.mark}">{MARKS[cell.mark]}</span>' if cell.mark else ""
+    small = f"<small>{cell.margin}</small>" if cell.margin else ""
+    kind = f' class="{cell.mark}"' if cell.mark else ""
+    return f"<td{kind}>{mark}{cell.value}{small}</td>"
 
 
 def _notes(report: Measured) -> str:
-    if not report.notes:
+    notes = [*noise_of(report), *report.notes]
+    if not notes:
         return ""
-    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in report.notes)}</ul>'
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
 
 
 def _figure(drawing: Drawing, panels: list[str]) -> str:

@@ -29,26 +29,27 @@ def fit_realign(source: RowSource, target: RowSource) -> Alignment:
 
 
 def sample_sizes(
-    x: ArraySource,
+    to_fit: tuple[ArraySource, ArraySource],
     y: ArraySource,
     whole: Alignment,
     mean: np.ndarray,
     seed: int,
     or_note: Callable[[str, Callable[[], Alignment]], Alignment | None],
 ) -> tuple[SampleSize, ...]:
-    """The gaps that ReAlign leaves on all rows when it is fitted on samples, and on all rows; one pass over the source.
+    """The gaps that ReAlign leaves on rows when it is fitted on samples, and on all; one pass over the source.
 
-    whole    fitted on all rows; mean: of the target x
+    to_fit   (target, source) that samples are drawn from; whole: fitted on all of it
+    y, mean  the gap is measured on: rows of the source, the mean of the target
     or_note  makes a fit, or notes why these rows have none
     """
-    most = min(x.rows, y.rows)
+    most = min(side.rows for side in to_fit)
     fits: list[tuple[int, Alignment]] = []
     for size in (size for size in SIZES if 2 * size <= most):
         for trial in range(TRIALS):
             rng = np.random.default_rng([seed, size, trial])
             source, target = (
                 ArraySource(side.array[np.sort(rng.choice(side.rows, size, replace=False))], side.name)
-                for side in (y, x)
+                for side in to_fit[::-1]
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FitWarning)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
+from fastrealign.gap_report.outcomes import Classes, Means, Outcome, Search
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Side:
     name : str
         As the user named it.
     rows, of : int
-        Rows measured, and all rows of the side.
+        Rows drawn, and all rows of the side.
     column : str or None
         Column, key or tensor that holds the embeddings, of files that have one.
     """
@@ -92,6 +93,9 @@ class MethodFigures:
     pairs : Pairs or None
     points : ndarray
         float64 (p, 2): some mapped rows in the report's plane.
+    noise : float
+        Length of the random vector that the method added to a row before the projection; 0 for none. The page and the text
+        say so.
     """
 
     gap: float
@@ -105,18 +109,21 @@ class MethodFigures:
     cosine: float
     pairs: Pairs | None
     points: np.ndarray
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The plane of the two leading principal axes of both sides before alignment.
+    """The plane of the gap: along the means before alignment, from source (0) to target, and across.
+
+    The axis across is the one of greatest variance within the sides that is orthogonal to the gap.
 
     Attributes
     ----------
     target : ndarray
         float64 (p, 2): some rows of the target.
     share : tuple of float
-        Share of the variance of each axis.
+        Share of each axis in the variance within the sides.
     """
 
     target: np.ndarray
@@ -160,11 +167,23 @@ class Measured:
         Width of the rows; seed of every sample.
     gap_before : float
         |mean(source) - mean(target)| of the unit rows.
-    gap_error : float
-        Root mean square of the change of a gap by drawing rows; 0 where all rows were measured.
+    means : Means
+        Whether that is more than chance.
+    fitted_on : tuple of int or None
+        (source rows, target rows) that the methods were fitted on, where rows are few; they are measured on the others.
     target_spectrum : Spectrum
     methods : dict of MethodFigures
-        By name, in the order asked for.
+        By name: "none", then the others in the order asked for.
+    outcomes : dict of Outcome
+        By name: the figures by which methods are judged, those that a user is after first.
+    search : Search or None
+        None without pairs.
+    classes : Classes or None
+        None without labels.
+    same : float
+        Share of the source rows that are in the target too, to rounding.
+    swapped : bool
+        Names say that the source is images and the target text.
     kept_k : int
         The number of neighbours of which `MethodFigures.kept` is the share.
     plane : Plane
@@ -185,9 +204,15 @@ class Measured:
     dim: int
     seed: int
     gap_before: float
-    gap_error: float
+    means: Means
+    fitted_on: tuple[int, int] | None
     target_spectrum: Spectrum
     methods: dict[str, MethodFigures]
+    outcomes: dict[str, Outcome]
+    search: Search | None
+    classes: Classes | None
+    same: float
+    swapped: bool
     kept_k: int
     plane: Plane
     pair_rows: int | None

@@ -14,7 +14,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.diagnostics.mean_gap import cosine
+from fastrealign.gap_report.advice import advice_of
 from fastrealign.gap_report.figures import pngs
+from fastrealign.gap_report.outcomes import Outcome
 from fastrealign.gap_report.page import html_page
 from fastrealign.gap_report.report_data import Measured, MethodFigures, Pairs, Spectrum
 from fastrealign.gap_report.table import as_text
@@ -34,8 +36,15 @@ class GapReport(Measured):
             "dim": self.dim,
             "seed": self.seed,
             "verdict": self.verdict,
+            "advice": self.advice,
             "gap_before": self.gap_before,
-            "gap_error": self.gap_error,
+            "means": asdict(self.means),
+            "fitted_on": self.fitted_on and dict(zip(("source", "target"), self.fitted_on, strict=True)),
+            "outcomes": {name: _outcome(of) for name, of in self.outcomes.items()},
+            "search": self.search and asdict(self.search),
+            "classifier": self.classes and {**asdict(self.classes), "names": list(self.classes.names)},
+            "rows_on_both_sides": self.same,
+            "look_swapped": self.swapped,
             "methods": {name: _method(of, self.kept_k) for name, of in self.methods.items()},
             "pairs": self.pair_rows,
             "frame": self.frame and {"rank": self.frame[0], "energy": self.frame[1]},
@@ -52,8 +61,13 @@ class GapReport(Measured):
 
     @property
     def verdict(self) -> str:
-        """Two sentences: the gap before alignment, and what the methods do to it."""
+        """The gap, and by each outcome which methods are better than doing nothing, or that none is."""
         return verdict_of(self)
+
+    @property
+    def advice(self) -> str:
+        """One sentence: what to do, why, and what it costs."""
+        return advice_of(self)
 
     def to_html(self) -> str:
         """The page, whole. Needs matplotlib."""
@@ -123,6 +137,20 @@ def check_files(path: Path, png: str | Path | None = None) -> None:
         AtomicFile(name, fsync=False).abort()
 
 
+def _outcome(of: Outcome) -> dict[str, Any]:
+    methods = {
+        name: {
+            "value": figure.value,
+            "interval": [figure.value - figure.margin, figure.value + figure.margin],
+            "change": figure.change,
+            "change_interval": [figure.change - figure.change_margin, figure.change + figure.change_margin],
+            "better": of.better(name),
+        }
+        for name, figure in of.methods.items()
+    }
+    return {"n": of.n, "lower_is_better": of.lower, "best": list(of.best), "methods": methods}
+
+
 def _spectrum(of: Spectrum) -> dict[str, Any]:
     return {
         "rank": of.rank,
@@ -142,6 +170,7 @@ def _method(of: MethodFigures, kept_k: int) -> dict[str, Any]:
         "kept": {**asdict(of.kept), "k": kept_k},
         "pairwise_correlation": of.correlation and asdict(of.correlation),
         "instance_cosine": of.cosine,
+        "noise": of.noise,
         "pairs": of.pairs and _pairs(of.pairs),
         **_spectrum(of.spectrum),
     }

@@ -1,25 +1,37 @@
-"""The rows that a report is about: its options, both sides opened, and the rows drawn from them in memory."""
+"""The rows that a report is about: its options, both sides opened, and the rows drawn from them in memory.
+
+Few rows for their width are fitted closely by any method: means, and covariances even more, follow these rows and not others.
+Then such a side is cut in two, methods are fitted on one half, and all that they do is measured on the other.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
+from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
+from fastrealign.diagnostics.second_moments import FLOOR
+from fastrealign.gap_report.class_labels import both_labels, coded, drawn_labels
 from fastrealign.methods.fit_options import check_method
 
 # Neighbours of the mixing rate, as in arXiv 2602.07026: each side needs more rows than that.
 MIXING_K = 20
+# Methods are fitted on other rows than those measured where a side has fewer than FEW rows per column.
+FEW = 10
 # Pairs drawn: their mean squared distance is then known to 0.001.
 PAIRS = 20_000
+# Which rows of a side.
+Rows = np.ndarray | slice
 # The name of the domain of source and target.
 OWN = "these rows"
 
@@ -35,13 +47,15 @@ class ReportOptions:
     seed: int
     column: str | None
     target_column: str | None
+    labels: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
             raise InputError(f"methods={self.methods!r}: expected several names, such as ('none', 'realign')")
         if not self.methods:
             raise InputError("no method named: expected some, such as none and realign")
-        object.__setattr__(self, "methods", tuple(map(check_method, dict.fromkeys(self.methods))))
+        # What every method is compared with comes first.
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(["none", *map(check_method, self.methods)])))
         if self.rows <= MIXING_K:
             raise InputError(
                 f"rows={self.rows}: expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
@@ -57,24 +71,56 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Classes of rows as numbers, -1 for classes that only one side has.
+
+    x, y     of the rows measured; to_fit: of (target, source) rows that methods are fitted on
+    matched  row i of both sides may be one thing
+    """
+
+    names: tuple[str, ...]
+    x: np.ndarray
+    y: np.ndarray
+    to_fit: tuple[np.ndarray, np.ndarray]
+    matched: bool
+
+
+@dataclass(frozen=True)
 class Sides:
     """What a report measures: target x, source y, and held-out pairs of them; domains: other (x, y) by name.
 
-    given    target and source as they were named; x and y are drawn from them
+    given    target and source as they were named
+    drawn    (target, source) rows drawn from them
+    x, y     what is measured: these, or where they are few, half of them
+    to_fit   (target, source) rows that methods are fitted on: those drawn, or where they are few, the other half
     pairs_of  pairs that `pairs` were drawn from
+    notes    warnings about the rows as they were named
     """
 
     given: tuple[RowSource, RowSource]
+    drawn: tuple[ArraySource, ArraySource]
     x: ArraySource
     y: ArraySource
+    to_fit: tuple[ArraySource, ArraySource]
     pairs: tuple[ArraySource, ArraySource] | None
     pairs_of: int
     domains: dict[str, tuple[RowSource, RowSource]]
+    labels: Labels | None
+    notes: tuple[str, ...]
+
+    @property
+    def held_out(self) -> tuple[bool, bool]:
+        """Whether methods are fitted on other rows than those measured, of target and source."""
+        return self.to_fit[0] is not self.x, self.to_fit[1] is not self.y
 
 
 def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Progress) -> Sides:
     """Open everything before any of it is read, then draw the rows. InputError for sides that do not fit each other."""
-    given = options.open(source, target)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        given = options.open(source, target)
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     open_sides(*given, "the gap between pairs" if options.pairs is True else None)
     d = given[0].d
     of_pairs = None
@@ -90,15 +136,60 @@ def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Pr
             raise InputError(
                 f"{side.name}: {side.rows} rows, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
             )
-    x, y = (_hold(side, options.rows, options.seed, progress) for side in given)
-    pairs = None
+    named_labels = None if options.labels is None else both_labels(options.labels, *given)
+    numbers = [draw(count_rows(side), options.rows, options.seed) for side in given]
+    drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
+    x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
+    halves = _halves((x, y), options.seed)
+    (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in halves]
+    labels = None
+    if drawn:
+        names, codes = coded(drawn, lambda at: f"labels of the {('target', 'source')[at]}")
+        (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in halves)
+        labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
+    pairs, sides_drawn = None, (x, y)
+    x, y = to_measure
     if of_pairs is not None:
-        first, second = (_hold(side, PAIRS, options.seed, progress) for side in of_pairs)
+        first, second = (_hold(side, draw(count_rows(side), PAIRS, options.seed), progress) for side in of_pairs)
         pairs = first, second
     elif options.pairs:
-        numbers = draw(x.rows, PAIRS, options.seed)
-        pairs = ArraySource(x.array[numbers], x.name), ArraySource(y.array[numbers], y.name)
-    return Sides(given, x, y, pairs, count_rows((of_pairs or given)[0]), domains)
+        some = draw(x.rows, PAIRS, options.seed)
+        pairs = ArraySource(x.array[some], x.name), ArraySource(y.array[some], y.name)
+    notes = tuple(str(warning.message) for warning in caught)
+    return Sides(
+        given,
+        sides_drawn,
+        x,
+        y,
+        (to_fit[0], to_fit[1]),
+        pairs,
+        count_rows((of_pairs or given)[0]),
+        domains,
+        labels,
+        notes,
+    )
+
+
+def _halves(sides: tuple[ArraySource, ArraySource], seed: int) -> list[list[Rows]]:
+    """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows."""
+    whole: list[list[Rows]] = [[slice(None), slice(None)], [slice(None), slice(None)]]
+    if min(side.rows for side in sides) < 2 * (MIXING_K + 1):
+        return whole
+    halves = [row[:] for row in whole]
+    for at, side in enumerate(sides):
+        if side.rows < FEW * side.d:
+            order = np.random.default_rng([seed, side.rows]).permutation(side.rows)
+            for half in (0, 1):
+                halves[half][at] = np.sort(order[half::2])
+                if (
+                    covariance(_part(side, halves[half][at])).trace < FLOOR
+                ):  # all rows alike, to which nothing is fitted
+                    return whole
+    return halves
+
+
+def _part(side: ArraySource, which: Rows) -> ArraySource:
+    return side if isinstance(which, slice) else ArraySource(side.array[which], side.name)
 
 
 def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:
@@ -106,9 +197,8 @@ def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:
         raise InputError(f"{what} {sides[0].d} wide, source and target {d}; all must come from one encoder pair")
 
 
-def _hold(source: RowSource, rows: int, seed: int, progress: Progress) -> ArraySource:
-    """At most `rows` of its rows in memory: an array of floats as it is where it is short enough, else float32 unit rows."""
-    numbers = draw(count_rows(source), rows, seed)
+def _hold(source: RowSource, numbers: np.ndarray, progress: Progress) -> ArraySource:
+    """The rows with these numbers in memory: an array of floats as it is where these are all, else float32 unit rows."""
     whole = len(numbers) == source.rows
     if (
         whole

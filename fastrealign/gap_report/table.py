@@ -1,110 +1,163 @@
-"""The table of methods and metrics: its rows, which methods are best in each, and the table as plain text."""
+"""The table of methods and metrics: its rows, and the report as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
+from fastrealign.gap_report.advice import advice_of
 from fastrealign.gap_report.labels import name_of, number, percent
+from fastrealign.gap_report.outcomes import ACCURACY, GAP, KEPT, MIXING, SEARCH, Outcome, quantile
 from fastrealign.gap_report.report_data import Measured, MethodFigures
 from fastrealign.gap_report.verdict import verdict_of
 
-LEAST, MOST, NEAREST = "lower is better", "higher is better", "closest to the source's own is best"
+# How a figure compares with doing nothing, and its sign in plain text.
+BEST, BETTER, WORSE, ALIKE = "best", "better", "worse", ""
+SIGNS = {BEST: "*", BETTER: "+", WORSE: "-", ALIKE: " "}
+ALL = "all rows"
+Value = float | Estimate | None
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A row of the table.
+class Cell:
+    """A figure: the value as text, its margin ("± 0.6") or "", and how it compares with doing nothing."""
 
-    meaning one line that explains the label
-    read    the value for a method: a number, an Estimate, or None where these rows have none
-    better  LEAST, MOST, NEAREST, or None where no direction is better
-    keeps   the metric compares a method's output with its input: "none" is perfect by it and does not compete
-    """
+    value: str
+    margin: str = ""
+    mark: str = ALIKE
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. meaning: what the figure is, in a line; measured: on what; judged: a figure that decides."""
 
     label: str
     meaning: str
-    read: Callable[[MethodFigures], float | Estimate | None]
-    shown: Callable[[float], str]
-    better: str | None
-    keeps: bool = False
-
-    def best(self, report: Measured) -> set[str]:
-        """The best method, and those within two standard errors of it."""
-        rivals = {
-            name: read
-            for name, of in report.methods.items()
-            if (read := self.read(of)) is not None and not (self.keeps and name == "none")
-        }
-        own = self.read(report.methods["none"]) if "none" in report.methods else None
-        if self.better is None or len(rivals) < 2 or (self.better == NEAREST and own is None):
-            return set()
-        origin = 0.0 if own is None else float(own)
-        worse = {
-            LEAST: float,
-            MOST: lambda read: -float(read),
-            NEAREST: lambda read: abs(float(read) - origin),
-        }[self.better]
-        first = min(rivals, key=lambda name: worse(rivals[name]))
-        return {
-            name
-            for name, read in rivals.items()
-            if worse(read) - worse(rivals[first]) <= 2 * float(np.hypot(_error(read), _error(rivals[first])))
-        }
-
-    def cell(self, of: MethodFigures) -> tuple[str, str]:
-        """The value of a method and its standard error as text: ("35.4 %", "± 0.6"); no error for a value over all rows."""
-        read = self.read(of)
-        if read is None:
-            return "–", ""
-        error = _error(read)
-        margin = f"± {100 * error if self.shown is percent else error:.1g}" if error else ""
-        return self.shown(float(read)), margin
+    measured: str
+    cells: dict[str, Cell]
+    judged: bool = False
 
 
-def metrics(report: Measured) -> list[Metric]:
-    """The rows of the table."""
+def table(report: Measured) -> list[Row]:
+    """All rows: first those by which methods are judged, then those that say what the gap is made of."""
+    return [_judged(report, of) for of in report.outcomes.values()] + _described(report)
+
+
+def _judged(report: Measured, of: Outcome) -> Row:
+    label, meaning, measured = _text(report, of)
+    shown = number if of.name == GAP else percent
+    cells = {}
+    for name, figure in of.methods.items():
+        margin = figure.margin if of.name == GAP else 100 * figure.margin
+        mark = {True: BETTER, False: WORSE, None: ALIKE}[of.better(name)]
+        mark = ALIKE if of.name == KEPT else BEST if name in of.best else mark
+        cells[name] = Cell(shown(figure.value), f"± {_short(margin)}" if figure.margin else "", mark)
+    return Row(label, meaning, measured, cells, True)
+
+
+def _text(report: Measured, of: Outcome) -> tuple[str, str, str]:
+    """Label, meaning, and what it was measured on."""
+    search, classes = report.search, report.classes
+    queries = f"{of.n:,} queries"
+    if of.name == ACCURACY and classes:
+        return (
+            "Classifier",
+            "target rows classified right by a logistic regression trained on the source; "
+            f"{percent(classes.own)} if trained on the target, {percent(classes.most)} for the most frequent of "
+            f"{len(classes.names)} classes; higher is better",
+            f"{classes.test:,} target rows, trained on {classes.train:,}",
+        )
+    if of.name in SEARCH and search:
+        if of.name == SEARCH[3]:
+            pool = f"{search.pool:,} target and {search.pool - 1:,} source rows in one index"
+            return "R@10, one index", f"source rows that find their own target row in the first 10 of {pool}", queries
+        k = of.name.partition("@")[2]
+        place = "as the first" if k == "1" else f"in the first {k}"
+        meaning = f"source rows that find their own target row {place} of {search.pool:,}; higher is better"
+        return f"R@{k}", meaning, queries
+    if of.name == MIXING:
+        full = percent(of.limit or 0.0)
+        return (
+            "Mixing",
+            f"share of a row's 20 nearest neighbours on the other side; {full} is fully mixed",
+            f"{of.n:,} rows",
+        )
+    if of.name == KEPT:
+        meaning = f"share of a source row's {report.kept_k} nearest source rows that stay so; what a method costs"
+        return "Neighbours kept", meaning, f"{of.n:,} rows"
+    chance = number(report.means.chance)
+    return "Gap", f"distance of the means, 0 to 2; on new rows chance alone makes {chance}; lower is better", ALL
+
+
+def _described(report: Measured) -> list[Row]:
     target = report.target_spectrum
     slope = f"; target {target.power.alpha:.2f}" if target.power else ""
-    rows = [
-        Metric("Gap", "distance between the two means, 0 to 2", lambda m: m.gap, number, LEAST),
-        Metric("Covariance gap", "‖Σx − Σy‖ / ‖Σx‖", lambda m: m.sigma_gap, number, LEAST),
-        Metric(
-            "Angles",
-            "Jensen-Shannon divergence from the target's, nats",
-            lambda m: m.topology.divergence if m.topology else None,
+    spread = float(target.eigenvalues.sum()) ** 0.5
+    angles = "how differently the cosines within each side are distributed: Jensen-Shannon divergence, nats; 0 is alike"
+    rows: list[tuple[str, str, Callable[[MethodFigures], Value], Callable[[float], str]]] = [
+        (
+            "Gap / spread",
+            "gap over the distance of target rows from their mean (rms)",
+            lambda m: m.gap / spread,
             number,
-            LEAST,
         ),
-        Metric("Mixing", "share of 20 neighbours on the other side", lambda m: m.mixing.rate, percent, MOST),
-        Metric("Neighbours kept", f"share of the {report.kept_k} before", lambda m: m.kept, percent, MOST, True),
-        Metric("Cosines kept", "correlation with those before", lambda m: m.correlation, number, MOST, True),
-        Metric(
+        (
+            "Covariance gap",
+            "difference of the covariances over the target's, ‖Σx − Σy‖ / ‖Σx‖; 0 is alike",
+            lambda m: m.sigma_gap,
+            number,
+        ),
+        ("Angles", angles, lambda m: m.topology.divergence if m.topology else None, number),
+        (
+            "Cosines kept",
+            "correlation of the cosines between source rows with those before",
+            lambda m: m.correlation,
+            number,
+        ),
+        (
             "Slope α",
-            f"of the spectrum{slope}",
+            f"how fast the spectrum falls, as a power law{slope}",
             lambda m: m.spectrum.power.alpha if m.spectrum.power else None,
             "{:.2f}".format,
-            NEAREST,
-            True,
         ),
-        Metric(
+        (
             "Effective rank",
-            f"directions; target {target.effective_rank:.0f}",
+            f"how many directions carry the variance; target {target.effective_rank:.0f}",
             lambda m: m.spectrum.effective_rank,
             "{:.0f}".format,
-            None,
         ),
     ]
     if any(of.pairs for of in report.methods.values()):
-        distance = Metric(
-            "Distance of pairs", "mean squared, 0 to 4", lambda m: m.pairs.distance if m.pairs else None, number, LEAST
-        )
-        rows.insert(2, distance)
-    return rows
+        meaning = "mean squared distance of a source row from its own target row, 0 to 4"
+        rows.insert(1, ("Distance of pairs", meaning, lambda m: m.pairs.distance if m.pairs else None, number))
+    return [_row(report, label, meaning, read, shown) for label, meaning, read, shown in rows]
+
+
+def _row(
+    report: Measured,
+    label: str,
+    meaning: str,
+    read: Callable[[MethodFigures], Value],
+    shown: Callable[[float], str],
+) -> Row:
+    found = {name: read(of) for name, of in report.methods.items()}
+    sampled = [value for value in found.values() if isinstance(value, Estimate)]
+    thing = "pairs" if label == "Distance of pairs" else "rows"
+    measured = f"{sampled[0].n:,} {thing}" if sampled else ALL
+    return Row(label, meaning, measured, {name: _cell(value, shown) for name, value in found.items()})
+
+
+def _cell(value: Value, shown: Callable[[float], str]) -> Cell:
+    if value is None:
+        return Cell("–")
+    margin = quantile(1, value.n - 1) * value.error if isinstance(value, Estimate) else 0.0
+    return Cell(shown(float(value)), f"± {margin:.1g}" if margin else "")
+
+
+def _short(margin: float) -> str:
+    return f"{margin:.2g}" if margin < 1 else f"{margin:.1f}"
 
 
 def basis(report: Measured) -> str:
@@ -115,27 +168,45 @@ def basis(report: Measured) -> str:
         + (f" ({side.column!r})" if side.column is not None else "")
         for side, what in ((report.source, "source"), (report.target, "target"))
     ]
-    return f"{sides[0]}, {sides[1]}, width {report.dim}, seed {report.seed}"
+    fitted = ""
+    if report.fitted_on is not None:
+        fitted = (
+            f", methods fitted on {report.fitted_on[0]:,} + {report.fitted_on[1]:,} of them and measured on the others"
+        )
+    return f"{sides[0]}, {sides[1]}{fitted}, width {report.dim}, seed {report.seed}"
+
+
+def noise_of(report: Measured) -> list[str]:
+    """A line for each method that added noise."""
+    return [
+        f"{name_of(name)} adds random noise of length {of.noise:.2f} to every row (seed {report.seed})"
+        for name, of in report.methods.items()
+        if of.noise
+    ]
+
+
+KEY = "compared with doing nothing: + better, * best of those, - worse; no sign: no difference that these rows show"
+MARGINS = "±: 95 % interval, for other rows like these; figures without are exact for these rows"
 
 
 def as_text(report: Measured) -> str:
-    """The verdict, the table and the notes as plain text."""
-    rows = [["", *(name_of(name) for name in report.methods)]]
-    for metric in metrics(report):
-        best = metric.best(report)
-        cells = [
-            " ".join(filter(None, metric.cell(of))) + (" *" if name in best else "  ")
-            for name, of in report.methods.items()
-        ]
-        rows.append([metric.label, *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [
-        row[0].ljust(widths[0]) + "".join("  " + cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
+    """The verdict, the advice, the table, its metrics in a line each, and the notes as plain text."""
+    rows = table(report)
+    lines = [["", *(name_of(name) for name in report.methods)]]
+    for row in rows:
+        cells = [f"{f'{cell.value} {cell.margin}'.strip()} {SIGNS[cell.mark]}" for cell in row.cells.values()]
+        lines.append([row.label, *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    grid = [
+        one[0].ljust(widths[0]) + "".join("  " + cell.rjust(w) for cell, w in zip(one[1:], widths[1:], strict=True))
+        for one in lines
     ]
-    notes = ["", *(f"note: {note}" for note in report.notes)] if report.notes else []
-    return "\n".join([verdict_of(report), "", *(line.rstrip() for line in table), f"* best; {basis(report)}", *notes])
-
-
-def _error(read: float | Estimate) -> float:
-    return read.error if isinstance(read, Estimate) else 0.0
+    meanings = [f"  {row.label.ljust(widths[0])}  {row.meaning} ({row.measured})" for row in rows]
+    notes = [f"note: {note}" for note in (*noise_of(report), *report.notes)]
+    parts = [
+        [verdict_of(report), f"Advice: {advice_of(report)}"],
+        [*(line.rstrip() for line in grid), KEY, f"{MARGINS}; {basis(report)}"],
+        meanings,
+        notes,
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)

@@ -5,57 +5,98 @@ from __future__ import annotations
 import numpy as np
 
 from fastrealign.diagnostics.mean_gap import cosine
+from fastrealign.gap_report.advice import choice, uses
 from fastrealign.gap_report.labels import listed, name_of, number, percent
+from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
+
+# Above this share of rows that are on both sides, the sides count as the same.
+HALF = 0.5
 
 
 def verdict_of(report: Measured) -> str:
-    """Two sentences: the gap before alignment, and what the methods do to it."""
-    before = f"Before alignment, the gap between source and target is {number(report.gap_before)}"
-    if "none" in report.methods:
-        rate = percent(report.methods["none"].mixing.rate.value)
-        before += (
-            f", and {rate} of a row's 20 nearest neighbours are on the other side "
-            f"({percent(_mixed(report))} if the sides were fully mixed)"
+    """What was found: the gap, then by outcome which methods are better than doing nothing, or that none is."""
+    return " ".join(findings(report))
+
+
+def findings(report: Measured) -> list[str]:
+    """The sentences of the verdict."""
+    search, classes = report.search, report.classes
+    full = percent(report.outcomes[MIXING].limit or 0.0)
+    found = {
+        MIXING: f"{{}} of a row's 20 nearest neighbours are on the other side ({full} if the sides were fully mixed)"
+    }
+    if classes:
+        found[ACCURACY] = (
+            "A classifier trained on the source gets {} of the target right "
+            f"({percent(classes.own)} if trained on the target)"
         )
-    names, of = _moving(report), report.methods
-    if names == ["none"]:
-        return f"{before}. No method was asked to close this gap."
-    least = min(names, key=lambda name: of[name].gap)
-    mixes = max(names, key=lambda name: of[name].mixing.rate.value)
-    keeps = max(names, key=lambda name: of[name].kept.value)
-    if len(names) == 1:
-        only = of[least]
-        return (
-            f"{before}. {name_of(least)} leaves {number(only.gap)}, mixes the sides to "
-            f"{percent(only.mixing.rate.value)} and keeps {percent(only.kept.value)} of the source's neighbours."
-        )
-    claims = [
-        (least, f"leaves the smallest gap ({number(of[least].gap)})"),
-        (mixes, f"mixes the sides best ({percent(of[mixes].mixing.rate.value)})"),
-        (keeps, f"preserves neighbourhoods best ({percent(of[keeps].kept.value)})"),
-    ]
-    by_method = {name: listed([text for who, text in claims if who == name]) for name, _ in claims}
-    return f"{before}. {'; '.join(f'{name_of(name)} {text}' for name, text in by_method.items())}."
+    if search:
+        found[SEARCH[0]] = f"{{}} of source rows find their own target row first among {search.pool:,}"
+        found[SEARCH[3]] = "In one index of both sides {} find it among the first 10"
+    return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items())]
 
 
 def headline(report: Measured) -> str:
-    """The gap before alignment, and the smallest that a method leaves."""
-    names = _moving(report)
-    before = f"A gap of {number(report.gap_before)}"
-    if names == ["none"]:
-        return before
-    least = min(names, key=lambda name: report.methods[name].gap)
-    return f"{before}; {name_of(least)} leaves {number(report.methods[least].gap)}"
+    """The gap, and what helps in what."""
+    if report.same >= HALF:
+        return "Both sides hold the same embeddings: there is no gap"
+    gap = f"A gap of {number(report.gap_before)}" if report.means.apart else "No gap"
+    if len(report.methods) == 1:
+        return gap
+    helps: dict[str, list[str]] = {}
+    for use in uses(report):
+        if (method := choice(report, use)) is not None:
+            helps.setdefault(method, []).append(use.short)
+    if not helps:
+        return f"{gap}; no method is better than doing nothing"
+    return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
+
+
+def _gap(report: Measured) -> str:
+    if report.same >= HALF:
+        return f"{percent(report.same)} of the source's rows are in the target, too: there is no gap to close."
+    before, chance = number(report.gap_before), number(report.means.chance)
+    if not report.means.apart:
+        return (
+            f"The means of source and target differ by {before}, no more than by chance (about {chance} for so many rows): "
+            "there is no gap to close."
+        )
+    gaps = report.outcomes[GAP]
+    text = f"The gap between source and target is {before} ± {number(report.means.margin)}"
+    if not gaps.best:
+        return f"{text}; no method makes it smaller." if len(report.methods) > 1 else f"{text}."
+    most = number(max(gaps.methods[name].value for name in gaps.best))
+    if len(gaps.best) == 1:
+        return f"{text}; {name_of(gaps.best[0])} leaves {most}."
+    return f"{text}; {listed([name_of(name) for name in gaps.best])} leave {most} or less."
+
+
+def _effects(of: Outcome, text: str) -> str:
+    """The value before alignment, and the methods that change it by more than chance."""
+    text = text.format(percent(of.methods["none"].value))
+    if len(of.methods) == 1:
+        return f"{text}."
+    changed: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(of.methods, key=lambda name: -of.methods[name].value):
+        if (better := of.better(name)) is not None:
+            changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)})")
+    none = "no method mixes them better" if of.name == MIXING else "no method raises that"
+    higher = f"more with {listed(changed[True])}" if changed[True] else none
+    lower = f"; less with {listed(changed[False])}" if changed[False] else ""
+    return f"{text}; {higher}{lower}."
 
 
 def plane_title(report: Measured) -> str:
-    """Mixing before, and of the method that mixes best."""
-    rates = {name: report.methods[name].mixing.rate.value for name in report.methods}
-    best = max(_moving(report), key=rates.__getitem__)
-    if "none" not in rates or best == "none":
-        return f"{percent(rates[best])} of neighbours are on the other side with {name_of(best)}"
-    return f"{percent(rates['none'])} of neighbours are on the other side before, {percent(rates[best])} with {name_of(best)}"
+    """Mixing before, and of the methods that mix better, if any does."""
+    of = report.outcomes[MIXING]
+    before = f"{percent(of.methods['none'].value)} of neighbours are on the other side before alignment"
+    if len(of.methods) == 1:
+        return before
+    if not of.best:
+        return f"{before}; no method mixes the sides better"
+    best = max(of.best, key=lambda name: of.methods[name].value)
+    return f"{before}, {percent(of.methods[best].value)} with {name_of(best)}"
 
 
 def spectra_title(report: Measured) -> str:
@@ -74,13 +115,16 @@ def spectra_title(report: Measured) -> str:
 
 
 def angles_title(report: Measured) -> str:
-    """The method whose angles are most like the target's."""
-    js = {name: of.topology.divergence.value for name, of in report.methods.items() if of.topology}
-    near = min([name for name in _moving(report) if name in js] or js, key=js.__getitem__)
-    if near == "none":
-        return f"The angles differ from the target's by {number(js[near])} nats"
-    before = f", from {number(js['none'])} before" if "none" in js else ""
-    return f"{name_of(near)} brings the angles closest to the target's: {number(js[near])} nats{before}"
+    """The method whose angles are most like the target's, if a method makes them more alike."""
+    js = {name: of.topology.divergence for name, of in report.methods.items() if of.topology}
+    none = js.pop("none", None)
+    if none is None or not js:
+        return f"The angles differ from the target's by {number(float(none or 0))} nats"
+    near = min(js, key=lambda name: js[name].value)
+    before = f"{number(none.value)} nats before alignment"
+    if js[near].value + 2 * float(np.hypot(js[near].error, none.error)) >= none.value:
+        return f"No method brings the angles closer to the target's: {before}"
+    return f"{name_of(near)} brings the angles closest to the target's: {number(js[near].value)} nats, {before}"
 
 
 def parts_title(report: Measured) -> str:
@@ -92,10 +136,10 @@ def parts_title(report: Measured) -> str:
     }
     if not shares:
         return "Bias and residual in the distance of pairs"
+    before = f"Bias is {percent(shares['none'])} of the distance of pairs" if "none" in shares else "Bias vanishes"
     best = min(shares, key=shares.__getitem__)
-    before = f"{percent(shares['none'])} of the distance of pairs before, " if "none" in shares else ""
-    of = "" if before else " of the distance of pairs"
-    return f"Bias is {before}{percent(shares[best])}{of} with {name_of(best)}; the rest is residual"
+    after = "" if best == "none" else f" before alignment, {percent(shares[best])} with {name_of(best)}"
+    return f"{before}{after}; the rest is residual"
 
 
 def sizes_title(report: Measured) -> str:
@@ -123,14 +167,3 @@ def domains_title(domains: Domains) -> str:
     own = float(np.median(np.diag(domains.gaps)))
     other = float(np.median(domains.gaps[~np.eye(len(domains.gaps), dtype=bool)]))
     return f"Statistics of another domain leave {number(other)}, a domain's own {number(own)} (medians)"
-
-
-def _moving(report: Measured) -> list[str]:
-    """The methods that move rows, or "none" alone."""
-    return [name for name in report.methods if name != "none"] or list(report.methods)
-
-
-def _mixed(report: Measured) -> float:
-    """The mixing rate if the sides were one cloud, in which a neighbour's side is left to chance."""
-    x, y = report.target.rows, report.source.rows
-    return 2 * x * y / (x + y) ** 2

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
+
+import fastrealign as fr
+from fastrealign.methods.baselines import METHODS
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="install chromium")
 
@@ -13,6 +19,13 @@ def saved(tmp_path_factory, demo_report):
     path = tmp_path_factory.mktemp("page") / "report.html"
     demo_report.save(path)
     return path
+
+
+@pytest.fixture
+def few_sides(rng):
+    """A report of all methods."""
+    y, x = rng.standard_normal((2, 200, 8))
+    return fr.report(y + 2 * np.eye(8)[0], x + 2 * np.eye(8)[7], methods=METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +79,52 @@ def test_text_and_lines_stand_out_from_the_card(browser, saved, dark):
     assert contrast(of("figcaption .basis", "color"), card) > 4.5
     for name in ("target", "none", "c3", "bca", "realign"):
         assert contrast(of(f'#angles path[style*="stroke: var(--{name})"]', "stroke"), card) > 3
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_marks_and_notes_stand_out(browser, saved, dark):
+    browser.open(saved, 400, dark=dark)
+    for selector in ("td.best .mark", "td.better .mark", ".key.worse", ".advice"):
+        colours = browser.value(
+            f"(e => [getComputedStyle(e).color, (function up(e) {{ const c = getComputedStyle(e).backgroundColor;"
+            f" return /, 0\\)$/.test(c) ? up(e.parentElement) : c }})(e)])(document.querySelector(`{selector}`))"
+        )
+        assert _contrast(*colours) > 4.5, (selector, colours)
+
+
+def _contrast(one, other):
+    def luminance(colour):
+        parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+        r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_phone_shows_every_method_without_scrolling_sideways(browser, saved):
+    """All figures are within the window, the advice is on the first screen, and what is judged is above the drawings."""
+    browser.open(saved, 400)
+    assert browser.value(
+        "[...document.querySelectorAll('td, thead th')].every(e => e.getBoundingClientRect().right <= 400)"
+    )
+    assert browser.value("[...document.querySelectorAll('td')].every(e => e.scrollWidth <= e.clientWidth + 1)")
+    assert browser.value("document.querySelector('.advice').getBoundingClientRect().top < 400")
+    top = "document.querySelector('{}').getBoundingClientRect().top"
+    assert browser.value(
+        f"{top.format('td')} < {top.format('.described')} && {top.format('.described')} < {top.format('svg')}"
+    )
+
+
+def test_eight_methods_fit(browser, tmp_path, few_sides):
+    path = tmp_path / "all.html"
+    few_sides.save(path)
+    for width in (400, 1200):
+        browser.open(path, width)
+        assert browser.value("document.documentElement.scrollWidth <= window.innerWidth"), width
+        assert browser.value("[...document.querySelectorAll('td')].every(e => e.scrollWidth <= e.clientWidth + 1)"), (
+            width
+        )
 
 
 def test_prints(browser, saved):

@@ -10,8 +10,8 @@ from fastrealign.cli.demo import samples
 
 @pytest.fixture(scope="session")
 def sides():
-    """(source, target): 300 paired rows each, float32, 128 wide."""
-    return tuple(samples.load(name)[:300].astype(np.float32) for name in ("pairs_text", "pairs_image"))
+    """(source, target): 1000 paired rows each, float32, 64 wide."""
+    return tuple(samples.load(name)[:1000, :64].astype(np.float32) for name in ("pairs_text", "pairs_image"))
 
 
 @pytest.fixture

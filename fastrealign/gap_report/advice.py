@@ -1,0 +1,131 @@
+"""One sentence of advice: for each use that was measured the method to take, with the reason and the cost, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastrealign.gap_report.labels import listed, name_of, percent
+from fastrealign.gap_report.outcomes import ACCURACY, KEPT, MIXING, SEARCH, Outcome
+from fastrealign.gap_report.report_data import Measured
+
+# A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
+MORE_KEPT, ALIKE = 0.05, 0.01
+
+
+@dataclass(frozen=True)
+class Use:
+    """What embeddings are used for, and the outcomes that measure it."""
+
+    name: str
+    short: str
+    outcomes: tuple[str, ...]
+
+
+USES = (
+    Use("a classifier trained on the source and run on the target", "a classifier", (ACCURACY,)),
+    Use("search from the source for the target", "search", SEARCH[:3]),
+    Use("search in one index of both sides", "one index of both", SEARCH[3:]),
+)
+MIX = Use("mixing the sides", "mix the sides", (MIXING,))
+OUTCOMES = {
+    ACCURACY: "accuracy",
+    **dict(zip(SEARCH, ("R@1", "R@5", "R@10", "R@10"), strict=True)),
+    MIXING: "the share of neighbours on the other side",
+}
+
+
+def advice_of(report: Measured) -> str:
+    """One sentence: what to do, why, and what it costs."""
+    chosen = {use: choice(report, use) for use in uses(report)}
+    unmoved = [use.name for use, method in chosen.items() if method is None]
+    idle = listed(unmoved) if unmoved else ""
+    parts = []
+    for method in dict.fromkeys(filter(None, chosen.values())):
+        of = [use for use, one in chosen.items() if one == method]
+        reasons = listed([_reason(report, use, method) for use in of])
+        parts.append(
+            f"use {name_of(method)} for {listed([use.name for use in of])}: {reasons}; {_cost(report, method)}"
+            f"{_kinder(report, of, method)}"
+        )
+    if parts and idle:
+        parts.append(f"leave the source as it is for {idle}, where no method is better than doing nothing")
+    elif not parts:
+        parts.append(f"leave the source as it is: {_idle(report, idle)}")
+    text = "; ".join(parts)
+    if report.swapped:
+        return f"Swap the sides first, text is the source; as they are, {text}."
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def uses(report: Measured) -> list[Use]:
+    """The uses that were measured; mixing stands for them where none was."""
+    return [use for use in USES if use.outcomes[0] in report.outcomes] or [MIX]
+
+
+def choice(report: Measured, use: Use) -> str | None:
+    """The method for a use: better than doing nothing by one of its outcomes, worse by none, and not behind the best.
+
+    Of several the one that keeps most neighbours, and of those alike in that the first in the order of the report.
+    """
+    of = [report.outcomes[name] for name in use.outcomes]
+    first = _deciding(of)
+    if first is None:
+        return None
+    kept = report.outcomes[KEPT].methods
+    most = max(kept[method].value for method in first.best)
+    return next(method for method in first.best if kept[method].value >= most - ALIKE)
+
+
+def _deciding(of: list[Outcome]) -> Outcome | None:
+    """The first of the outcomes in which a method is better; without methods that are worse in another."""
+    for one in of:
+        best = tuple(method for method in one.best if all(other.better(method) is not False for other in of))
+        if best:
+            return Outcome(one.name, one.n, one.methods, best)
+    return None
+
+
+def _reason(report: Measured, use: Use, method: str) -> str:
+    of = _deciding([report.outcomes[name] for name in use.outcomes])
+    assert of is not None
+    before, after = (percent(of.methods[name].value) for name in ("none", method))
+    return f"{OUTCOMES[of.name]} rises from {before} to {after}"
+
+
+def _cost(report: Measured, method: str) -> str:
+    lost = 1 - report.outcomes[KEPT].methods[method].value
+    costs = [f"it costs {percent(lost)} of the neighbours within the source"]
+    if method == "bca":
+        costs.append("a product with a matrix for every row")
+    if report.methods[method].noise:
+        costs.append("random noise in every row")
+    return listed(costs)
+
+
+def _kinder(report: Measured, of: list[Use], method: str) -> str:
+    """Another method that helps, too, and keeps far more of the neighbours."""
+    kept = report.outcomes[KEPT].methods
+    helps = [
+        name
+        for name in report.methods
+        if kept[name].value > kept[method].value + MORE_KEPT
+        and all(
+            any(report.outcomes[one].better(name) for one in use.outcomes)
+            and all(report.outcomes[one].better(name) is not False for one in use.outcomes)
+            for use in of
+        )
+    ]
+    if not helps:
+        return ""
+    name = max(helps, key=lambda one: report.outcomes[of[0].outcomes[0]].methods[one].value)
+    value = report.outcomes[of[0].outcomes[0]].methods[name].value
+    return f", where {name_of(name)} reaches {percent(value)} and costs {percent(1 - kept[name].value)}"
+
+
+def _idle(report: Measured, idle: str) -> str:
+    if report.same >= 0.5:
+        return "both sides hold the same embeddings"
+    if len(report.methods) == 1:
+        return "no method was asked to close the gap"
+    none = f"no method is better than doing nothing for {idle}"
+    return none if report.means.apart else f"there is no gap to close, and {none}"

@@ -1,0 +1,125 @@
+"""Labels of the rows of both sides: from an array or list, a file, or a column of the sides' own tables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
+from fastrealign.core.text import shown
+from fastrealign.data.row_ids import IdsOf
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import FileSource
+from fastrealign.diagnostics.rows import count_rows
+from fastrealign.storage.paths import place
+from fastrealign.storage.text_values import as_text
+
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
+# More classes than this are ids, or numbers that were measured.
+MOST_CLASSES = 1000
+_FILE = re.compile(r"\.(npy|txt|json|parquet)$", re.IGNORECASE)
+
+
+def label_text(value: object) -> str:
+    """A label as text: 7, 7.0 and "7" are one class. InputError for a fraction, a list, null."""
+    try:
+        value = as_text(value)
+    except InputError as error:
+        raise InputError(f"has a label that {error}") from None
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value))
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer()):
+        return str(int(float(value)) if not isinstance(value, Integral) else int(value))
+    raise InputError(f"has the label {value!r}, expected a class: text or a whole number")
+
+
+class LabelsOf(IdsOf):
+    """The labels of all rows of one side, as text."""
+
+    what = "labels"
+    usual = LABEL_NAMES
+    text_of = staticmethod(label_text)
+
+
+def both_labels(given: Any, target: RowSource, source: RowSource) -> tuple[LabelsOf, LabelsOf]:
+    """The labels of target and source, opened.
+
+    given   one for both, whose rows match, or a tuple (source, target), of: an array or list; a path, for a table with its
+            column ("labels.parquet:category"); the name of a column of the sides' tables
+    """
+    apart = isinstance(given, tuple) and len(given) == 2
+    of_source, of_target = given if apart else (given, given)
+    named = isinstance(given, str) and _place_of(given, source) is None  # a column, which each side's own tables have
+    if not apart and not named and count_rows(target) != count_rows(source):
+        raise InputError(
+            f"one list of labels for both sides needs rows that match: {target.name} has {target.rows} rows, {source.name} "
+            f"{source.rows}; give labels of the source and of the target"
+        )
+    return _opened(of_target, target), _opened(of_source, source)
+
+
+def _place_of(given: str | os.PathLike, side: RowSource) -> tuple[str, str | None] | None:
+    """(path, column of its table); None for the name of a column of the side's own tables."""
+    path = os.fspath(given)
+    head, colon, column = path.rpartition(":")
+    if colon and head.lower().endswith(".parquet") and column and not place(path).exists():
+        return head, column
+    if _FILE.search(path) or not isinstance(side, FileSource) or os.sep in path or place(path).exists():
+        return path, None
+    return None
+
+
+def _opened(given: Any, side: RowSource) -> LabelsOf:
+    if isinstance(given, (str, os.PathLike)):
+        found = _place_of(given, side)
+        if found is None:
+            assert isinstance(side, FileSource)
+            return LabelsOf(side.files.shards, None, os.fspath(given))
+        return LabelsOf([], *found, rows=count_rows(side))
+    values = np.asarray(given) if not isinstance(given, (list, tuple)) else given
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise InputError(f"labels of {side.name}: of shape {values.shape}, expected one for each row, ({side.rows},)")
+    return LabelsOf([], values, None, rows=count_rows(side))
+
+
+def drawn_labels(of: LabelsOf, numbers: np.ndarray, progress: Progress) -> np.ndarray:
+    """The labels of the rows with these ascending numbers: object array of text."""
+    found: list[str] = []
+    first = 0
+    for batch in of.batches(progress):
+        lo, hi = np.searchsorted(numbers, [first, first + len(batch)])
+        found += [shown(batch[number - first]) for number in numbers[lo:hi]]
+        first += len(batch)
+    return np.array(found, object)
+
+
+def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """The classes that both sides have, and each side's labels as their numbers; -1 for other classes.
+
+    named   where the labels of side 0 and 1 come from. InputError where they have fewer than two classes in common.
+    """
+    classes = [set(side) for side in sides]
+    for at, of in enumerate(classes):
+        if len(of) > MOST_CLASSES:
+            raise InputError(
+                f"{named(at)}: has {len(of)} different labels in {len(sides[at])} rows, expected at most {MOST_CLASSES} "
+                "classes; are these ids?"
+            )
+    common = sorted(classes[0] & classes[1])
+    if len(common) < 2:
+        examples = ", ".join(repr(name) for name in sorted(classes[1])[:3])
+        of_target = ", ".join(repr(name) for name in sorted(classes[0])[:3])
+        raise InputError(
+            f"labels: source and target have {len(common) or 'no'} class{'' if len(common) == 1 else 'es'} in common, expected "
+            f"at least 2 (source: {examples}; target: {of_target})"
+        )
+    number = {name: at for at, name in enumerate(common)}
+    return tuple(common), [np.array([number.get(label, -1) for label in side]) for side in sides]

@@ -1,0 +1,98 @@
+"""Intervals: better only beyond chance, chance as large as fresh draws show it."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import report_worlds as worlds
+
+import fastrealign as fr
+from fastrealign.diagnostics import covariance
+from fastrealign.gap_report import measure
+from fastrealign.gap_report.outcomes import gap_outcome, means_of, outcome, quantile
+
+
+def test_a_difference_within_chance_is_none(rng):
+    none = (rng.random(400) < 0.5).astype(float)
+    alike, worse, better = none.copy(), none * (rng.random(400) < 0.7), np.maximum(none, rng.random(400) < 0.4)
+    alike[:4] = 1 - alike[:4]
+    of = outcome("x", {name: [(1.0, s)] for name, s in dict(none=none, a=alike, b=worse, c=better).items()}, 3)
+    assert [of.better(name) for name in ("a", "b", "c")] == [None, False, True] and of.best == ("c",)
+    figure = of.methods["c"]
+    assert figure.value == better.mean() and figure.change == pytest.approx((better - none).mean())
+    error = (better - none).std(ddof=1) / 20
+    assert figure.change_margin == pytest.approx(error * NormalDist().inv_cdf(1 - 0.05 / 6), rel=0.02)
+
+
+def test_best_is_what_is_not_behind_the_best(rng):
+    none = np.zeros(500)
+    first = (rng.random(500) < 0.6).astype(float)
+    near, far = first.copy(), first * (rng.random(500) < 0.5)
+    near[:2] = 1 - near[:2]
+    of = outcome("x", {name: [(1.0, s)] for name, s in dict(none=none, a=first, b=near, c=far).items()}, 3)
+    assert of.better("c") and set(of.best) == {"a", "b"}
+
+
+def test_beyond_the_limit_nothing_is_gained():
+    none, more, most = np.full(100, 0.2), np.full(100, 0.5), np.full(100, 0.6)
+    scores = {"none": [(1.0, none)], "a": [(1.0, more)], "b": [(1.0, most)]}
+    assert set(outcome("mixing", scores, 2, limit=0.5).best) == {"a", "b"}
+    scores["none"] = [(1.0, np.full(100, 0.5))]
+    assert outcome("mixing", scores, 2, limit=0.5).better("b") is None
+
+
+def test_all_alike_has_the_rule_of_three():
+    zeros = np.zeros(300)
+    of = outcome("x", {"none": [(1.0, zeros)], "a": [(1.0, zeros)]}, 1)
+    assert of.methods["none"].margin == 0.01 and of.better("a") is None
+
+
+def test_quantiles_are_students():
+    """Of a table of Student's t: 0.975 and 0.9975 at 20, 60 and 1000 degrees of freedom."""
+    for degrees, one, ten in [(20, 2.086, 3.153), (60, 2.000, 2.915), (1000, 1.962, 2.813)]:
+        assert quantile(1, degrees) == pytest.approx(one, rel=0.005)
+        assert quantile(10, degrees) == pytest.approx(ten, rel=0.005)
+
+
+@pytest.mark.parametrize("spread", [np.ones(20), np.arange(1, 21) ** -2.0], ids=["round", "narrow"])
+def test_no_gap_is_found_between_samples_of_one_distribution(rng, spread):
+    """At 95 %: about one in twenty; and a gap of twice the chance is found."""
+    found, seen = 0, 0
+    for _ in range(200):
+        x, y = (rng.standard_normal((n, 20)) * spread + 2 for n in (60, 90))
+        of_x, of_y = covariance(x), covariance(y)
+        means = means_of(of_x, of_y, 1)
+        found += means.apart
+        unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, y)]
+        moved = np.append(unit[1], np.zeros((90, 1)), 1) + 2.5 * means.chance * np.eye(21)[-1]
+        seen += means_of(covariance(np.append(unit[0], np.zeros((60, 1)), 1)), covariance(moved), 1).apart
+    assert found <= 22 and seen > 150
+
+
+def test_gaps_within_chance_count_as_one(few):
+    y, x = few(200, 8)
+    means = means_of(covariance(x), covariance(y), 4)
+    assert means.apart
+    of = gap_outcome({"none": 0.9, "a": 1e-9, "b": 0.5 * means.chance, "c": 0.5}, means, 200, 4)
+    assert of.best == ("a", "b") and of.better("c") is True
+    chance = gap_outcome({"none": 0.9, "a": 1e-9}, type(means)(False, means.margin, means.chance), 200, 4)
+    assert chance.better("a") is None and chance.best == ()
+
+
+@pytest.mark.slow
+def test_intervals_hold_over_fresh_draws(monkeypatch):
+    """All rows drawn anew, methods fitted anew: the changes scatter no more than their intervals say."""
+    monkeypatch.setattr(measure, "ANGLES", 60)
+    found = {}
+    for seed in range(40):
+        y, x, classes = worlds._things(300, 100 + seed, apart=0.5, own=0.5)
+        report = fr.report(y, x, pairs=True, labels=classes, methods=("realign", "bca", "c3"))
+        for name, of in report.outcomes.items():
+            for method, figure in list(of.methods.items())[1:]:
+                found.setdefault((name, method), []).append((figure.change, figure.change_margin))
+    for key, changes in found.items():
+        change, margin = np.array(changes).T
+        if key[0] != "kept":
+            assert np.mean(np.abs(change - change.mean()) <= margin) >= 0.95, key

@@ -1,0 +1,157 @@
+"""Search and the classifier, against direct computations; labels as people give them."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.core.errors import InputError
+from fastrealign.gap_report.class_labels import label_text
+from fastrealign.gap_report.tasks import RECALLS, hits
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_hits_by_sorting(rng):
+    x = unit(rng.standard_normal((300, 12)))
+    y = unit(x + 0.4 * rng.standard_normal((300, 12)))
+    numbers = np.arange(0, 300, 2)
+    alone, both = hits(y[numbers], numbers, x, y)
+    for k, scores in zip(RECALLS, alone, strict=True):
+        assert scores.tolist() == [float(i in np.argsort(-y[i] @ x.T)[:k]) for i in numbers]
+    index = np.concatenate([x, y])
+    for score, i in zip(both, numbers, strict=True):
+        order = [j for j in np.argsort(-y[i] @ index.T) if j != 300 + i]
+        assert score == float(i in order[:10])
+
+
+def test_rows_at_one_place_find_nothing(rng):
+    x = unit(rng.standard_normal((100, 5)))
+    same = np.repeat(x[:1], 100, 0)
+    alone, both = hits(same, np.arange(100), same, x)
+    assert np.allclose(alone[0], 0.01) and np.allclose(alone[2], 0.1) and both.max() <= 0.1
+
+
+def test_the_classifier_is_trained_on_the_source_and_tested_on_other_things(few):
+    """By hand: logistic regression on mapped rows of one half of the pairs, tested on images of the other."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    y, x = few(200, 4)
+    labels = (x[:, 1] + y[:, 1] > 0).astype(int)
+    report = fr.report(y, x, labels=labels, methods=("realign",))
+    train, test = (np.sort(half) for half in _halves(200))
+    fitted = fr.fit(y, x)
+    for name, rows in (("none", unit(y.astype(np.float64))), ("realign", fitted(y.astype(np.float64)))):
+        trained = linear.LogisticRegression(max_iter=1000).fit(rows[train], labels[train])
+        accuracy = trained.score(unit(x.astype(np.float64))[test], labels[test])
+        assert report.outcomes["accuracy"].methods[name].value == pytest.approx(accuracy, abs=0.011)
+    assert (report.classes.train, report.classes.test) == (100, 100)
+
+
+def _halves(n):
+    order = np.random.default_rng([0, 1]).permutation(n)
+    return order[::2], order[1::2]
+
+
+def test_labels_need_scikit_learn(labelled, monkeypatch):
+    y, x, labels = labelled
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(InputError, match=r"a classifier of labels needs .*pip install 'fastrealign\[sklearn\]'"):
+        fr.report(y, x, labels=labels)
+
+
+def test_a_class_with_too_few_rows(few):
+    y, x = few(60, 4)
+    rare = np.array(["a"] * 59 + ["b"])
+    with pytest.raises(InputError, match="are of one class or none; label more rows"):
+        fr.report(y, x, labels=(["a", "b"] * 30, rare))
+
+
+@pytest.fixture
+def labelled(few):
+    """(source, target, labels): 60 pairs in three classes."""
+    y, x = few(60, 4)
+    return y, x, np.arange(60) % 3
+
+
+def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
+    y, x, labels = labelled
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    np.save(tmp_path / "l.npy", labels)
+    (tmp_path / "l.txt").write_text("\n".join(map(str, labels)))
+    (tmp_path / "l.json").write_text(json.dumps(labels.tolist()))
+    pq.write_table(pa.table({"id": labels + 7, "kind": labels}), tmp_path / "l.parquet")
+    for name, rows in (("text", y), ("image", x)):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 4)
+        pq.write_table(pa.table({"embedding": vectors, "kind": labels}), tmp_path / f"{name}.parquet")
+    expected = fr.report(y, x, labels=labels, methods=("realign",)).outcomes["accuracy"].methods
+    forms = [
+        labels.tolist(), labels.astype(np.float32), (labels, labels.astype(str)), tmp_path / "l.npy", str(tmp_path / "l.txt"),
+        tmp_path / "l.json", f"{tmp_path / 'l.parquet'}:kind",
+    ]  # fmt: skip
+    for given in forms:
+        found = fr.report(y, x, labels=given, methods=("realign",))
+        assert found.outcomes["accuracy"].methods == expected and found.classes.names == ("0", "1", "2")
+    monkeypatch.chdir(tmp_path)
+    tables = fr.report("text.parquet", "image.parquet", labels="kind", methods=("realign",))
+    assert tables.outcomes["accuracy"].methods["none"].value == expected["none"].value
+    with pytest.raises(InputError, match=r"image\.parquet: has no labels 'kindd'"):
+        fr.report("text.parquet", "image.parquet", labels="kindd")
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (np.arange(59) % 3, "has 59 labels, expected one for each of 60 rows"),
+        (np.arange(61) % 3, "has more than 60 labels, expected one for each of 60 rows"),
+        (np.linspace(0, 1, 60), r"number 1 has the label .*0\.0169.*, expected a class"),
+        ([None] * 60, "number 0 has the label None, expected a class"),
+        (np.zeros((60, 2)), r"of shape \(60, 2\), expected one for each row"),
+        (np.zeros(60, int), "have 1 class in common, expected at least 2"),
+        ((["a", "b"] * 30, ["c", "d"] * 30), r"no classes in common.*source: 'a', 'b'; target: 'c', 'd'"),
+        ("nowhere.npy", "nowhere.npy"),
+        ("labels.csv", r"labels are not read from '\.csv' files"),
+    ],
+)
+def test_labels_that_are_wrong_are_one_line(labelled, given, words):
+    y, x, _ = labelled
+    with pytest.raises(InputError, match=f"(?s)^(?!.*\n).*{words}"):
+        fr.report(y, x, labels=given)
+
+
+def test_one_list_for_sides_that_do_not_match(labelled):
+    y, x, labels = labelled
+    with pytest.raises(InputError, match="needs rows that match: target has 50 rows, source 60"):
+        fr.report(y, x[:50], labels=labels)
+    report = fr.report(y, x[:50], labels=(labels, labels[:50]), methods=("none",))
+    assert report.classes.train == 60 and report.classes.test == 25
+
+
+def test_ids_are_no_classes(few):
+    y, x = few(1100, 4)
+    with pytest.raises(InputError, match="1100 different labels in 1100 rows, expected at most 1000"):
+        fr.report(y, x, labels=np.arange(1100), methods=("none",))
+
+
+def test_label_text():
+    values = [7, 7.0, np.int8(7), "7", True, np.False_, b"caf\xc3\xa9"]
+    assert [label_text(value) for value in values] == ["7", "7", "7", "7", "True", "False", "café"]
+    for value in (0.5, float("nan"), [1], b"\xff"):
+        with pytest.raises(InputError, match="label"):
+            label_text(value)
+
+
+def test_a_drawn_side_keeps_its_labels(few):
+    """Labels of rows that were not drawn are not used: a class there is no class."""
+    y, x = few(200, 4)
+    labels = np.array(["a", "b"] * 100)
+    from fastrealign.diagnostics.rows import draw
+
+    drawn = draw(200, 100, 0)
+    labels[np.setdiff1d(np.arange(200), drawn)] = "c"
+    assert fr.report(y, x, labels=labels, rows=100, methods=("none",)).classes.names == ("a", "b")

@@ -1,0 +1,189 @@
+"""Verdicts and advice on sides whose truth is known: what must be said, and which methods may be named."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+import report_worlds as worlds
+
+import fastrealign as fr
+from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.gap_report import measure
+from fastrealign.gap_report.labels import name_of
+from fastrealign.gap_report.table import as_text, table
+from fastrealign.gap_report.verdict import headline
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Of each world, by name; made once."""
+    made = {}
+
+    def of(world):
+        if world.__name__ not in made:
+            given = world(tmp_path_factory.mktemp("world")) if world is worlds.swapped else world()
+            with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+                warnings.simplefilter("ignore", FitWarning)
+                patched.setattr(measure, "ANGLES", 100)
+                made[world.__name__] = fr.report(given.source, given.target, **given.options)
+        return made[world.__name__]
+
+    return of
+
+
+def named(text, report):
+    """The methods that a text names."""
+    names = sorted(report.methods, key=lambda name: -len(name_of(name)))  # "ReAlign exact" before "ReAlign"
+    found = set()
+    for name in names:
+        if name != "none" and re.search(rf"\b{re.escape(name_of(name))}\b", text):
+            found.add(name)
+            text = text.replace(name_of(name), "")
+    return found
+
+
+def better(report, outcome):
+    return {name for name in report.methods if report.outcomes[outcome].better(name)}
+
+
+REALIGN = {"realign", "realign-exact"}
+
+
+def test_where_nothing_helps_that_is_said(reports):
+    report = reports(worlds.nothing_helps)
+    assert report.means.apart and "The gap between source and target is" in report.verdict
+    assert report.verdict.count("no method") == 4 and "no method mixes them better" in report.verdict
+    assert report.advice.startswith(
+        "Leave the source as it is: no method is better than doing nothing for a classifier"
+    )
+    assert named(report.advice, report) == set() and headline(report).endswith("no method is better than doing nothing")
+    judged = [of for name, of in report.outcomes.items() if name != "gap"]
+    assert all(of.best == () for of in judged), "nothing is marked for being best among worse ones"
+    assert report.outcomes["recall@1"].better("c3") is False and "less with C3" in report.verdict
+
+
+def test_closing_a_gap_that_mixes_nothing(reports):
+    report = reports(worlds.circles)
+    assert set(report.outcomes["gap"].best) == {*REALIGN, "anchor"}
+    assert report.outcomes["mixing"].best == () and "no method mixes them better" in report.verdict
+    assert report.advice.startswith("Leave the source as it is") and report.advice.count(".") == 1
+
+
+def test_where_blockwise_wins(reports):
+    report = reports(worlds.blockwise_wins)
+    assert {report.outcomes[name].best for name in ("recall@1", "one_index_recall@10", "mixing")} == {("bca",)}
+    assert report.advice.startswith("Use BCA for search") and named(report.advice, report) == {"bca"}
+    assert "of the neighbours within the source and a product with a matrix" in report.advice
+    # ReAlign does not help search among the target alone, so it may not be named beside BCA.
+    assert not REALIGN & better(report, "recall@1")
+
+
+def test_no_gap(reports):
+    report = reports(worlds.no_gap)
+    assert not report.means.apart and "no more than by chance" in report.verdict
+    assert "there is no gap to close" in report.advice and headline(report).startswith("No gap; ")
+    assert all(better(report, name) == set() for name in ("gap", "mixing"))
+
+
+def test_swapped_sides(reports):
+    report = reports(worlds.swapped)
+    assert report.swapped and report.advice.startswith("Swap the sides first, text is the source; as they are, use ")
+    assert any("look swapped" in note for note in report.notes)
+    assert not reports(worlds.clip_like).swapped
+
+
+def test_a_clip_like_gap(reports):
+    report = reports(worlds.clip_like)
+    assert report.gap_before > 0.9 and report.outcomes["mixing"].methods["none"].value < 0.01
+    assert better(report, "mixing") == {*REALIGN, "bca", "c3"}
+    assert set(report.outcomes["gap"].best) >= REALIGN and "c3" not in report.outcomes["gap"].best
+    assert report.advice.startswith("Use ")
+
+
+def test_no_gap_to_speak_of_and_other_spectra(reports):
+    report = reports(worlds.small_gap_other_spectra)
+    assert "bca" in report.outcomes["mixing"].best and not REALIGN & better(report, "mixing")
+    assert report.advice.startswith("Use BCA") and not REALIGN & named(report.advice, report)
+
+
+def test_few_rows_are_judged_on_others(reports):
+    report = reports(worlds.few_rows)
+    assert report.fitted_on == (30, 30) and "methods fitted on 30 + 30 of them and measured on the others" in str(
+        report
+    )
+    assert not report.means.apart and report.advice.startswith("Leave the source as it is: there is no gap")
+    assert better(report, "mixing") == set() and report.outcomes["mixing"].better("bca") is False
+    # The means that were fitted are those of other rows.
+    assert report.methods["realign-exact"].gap > 0.1
+
+
+def test_a_small_gap_beside_a_smaller_spread(reports):
+    report = reports(worlds.anisotropic)
+    assert report.gap_before < 0.1 and report.means.apart and set(report.outcomes["gap"].best) >= REALIGN
+    assert report.advice.startswith("Use ReAlign ") and set(report.outcomes["mixing"].best) >= REALIGN
+
+
+def test_identical_sides(reports):
+    report = reports(worlds.identical)
+    assert report.same == 1.0 and headline(report).startswith("Both sides hold the same embeddings")
+    assert report.advice == "Leave the source as it is: both sides hold the same embeddings."
+    rows = worlds.identical().source
+    with pytest.raises(InputError, match="source and target hold the same rows"):
+        fr.report(rows, rows.copy())
+
+
+def test_pairs_with_labels(reports):
+    report = reports(worlds.pairs_with_labels)
+    accuracy = report.outcomes["accuracy"]
+    assert better(report, "accuracy") >= REALIGN and better(report, "recall@1") >= REALIGN
+    assert accuracy.methods["realign"].value > accuracy.methods["none"].value + 0.15
+    assert report.advice.startswith("Use ReAlign for a classifier") and "it costs" in report.advice
+    assert accuracy.n == report.classes.test == 300 and report.classes.train == 300
+    assert report.classes.most < accuracy.methods["none"].value < report.classes.own
+
+
+@pytest.mark.parametrize("world", worlds.WORLDS, ids=lambda world: world.__name__)
+def test_what_holds_of_every_report(reports, world):
+    report = reports(world)
+    value = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert next(iter(report.methods)) == "none" and value["advice"] == report.advice
+    for name, of in report.outcomes.items():
+        for method, figure in of.methods.items():
+            judged = value["outcomes"][name]["methods"][method]
+            low, high = judged["change_interval"]
+            if judged["better"] is not None:
+                assert low > 0 or high < 0, "better and worse only where the interval excludes zero"
+                assert judged["better"] == ((figure.change < 0) == of.lower)
+            if method in of.best:
+                assert judged["better"] is True
+        assert of.n > 0 and "none" not in of.best
+    # The text marks what the table marks, and says of every metric what it is and what it was measured on.
+    text = as_text(report)
+    for row in table(report):
+        assert row.meaning in text and row.measured in text
+        assert len(row.meaning) < 170
+    assert text.startswith(report.verdict) and f"\nAdvice: {report.advice}\n" in text
+    assert report.advice.endswith(".") and ". " not in report.advice, "one sentence"
+    # A method is advised for what it is better in, and only then.
+    if report.advice.startswith("Leave"):
+        assert named(report.advice, report) == set()
+    else:
+        helps = set().union(*(better(report, name) for name in report.outcomes if name not in ("gap", "kept")))
+        assert named(report.advice, report) <= helps
+
+
+def test_a_single_method_is_still_compared_with_doing_nothing():
+    world = worlds.clip_like()
+    report = fr.report(world.source, world.target, methods=("realign",))
+    assert list(report.methods) == ["none", "realign"] and "more with ReAlign" in report.verdict
+    alone = fr.report(world.source, world.target, methods=("none",))
+    assert "no method was asked to close the gap" in alone.advice and "no method" not in alone.verdict
+
+
+def test_rows_of_a_side_that_are_on_the_other_are_counted():
+    y, x, _ = worlds._things(200, 12, apart=0.5)
+    assert fr.report(np.concatenate([y, x[:50]]), x, methods=("none",)).same == pytest.approx(0.2)
