@@ -1,5 +1,4 @@
-"""What `train demo` starts from: a trained dual encoder and a trained language model, shipped because their training takes half
-an hour and is not what the demo shows.
+"""What `train demo` starts from: a dual encoder and a language model, shipped because their training is long and not its point.
 
     data/encoder.safetensors    the encoder (encoder.py)
     data/backbone.safetensors   the language model (backbone.py)
