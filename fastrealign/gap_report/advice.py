@@ -52,6 +52,8 @@ def advice_of(report: Measured) -> str:
     elif not parts:
         parts.append(f"leave the source as it is: {_idle(report, idle)}")
     text = "; ".join(parts)
+    if report.fitted_on is not None:
+        text += "; this was found with few rows, so look again with more"
     if report.swapped:
         return f"Swap the sides first, text is the source; as they are, {text}."
     return f"{text[0].upper()}{text[1:]}."

@@ -57,12 +57,8 @@ def plane(report: Measured) -> Drawing:
             axes.plot(*cloud.T, "o", ms=2.6, mew=0, color=colour, alpha=0.55)
             axes.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=PAPER, color=colour, label=label, zorder=3)
         mixed = report.outcomes[MIXING].methods[name]
-        axes.set_title(
-            f"{name_of(name)}: mixing {percent(mixed.value)} ± {100 * mixed.margin:.2g}",
-            loc="left",
-            fontsize=10.5,
-            weight="bold",
-        )
+        title = f"{name_of(name)}: {percent(mixed.value)} ± {100 * mixed.margin:.2g}"
+        axes.set_title(title, loc="left", fontsize=10.5, weight="bold")
         axes.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad))
         axes.locator_params(nbins=5)
         axes.set_xlabel(f"{along} ({percent(report.plane.share[0])} of the variance)")
@@ -74,10 +70,10 @@ def plane(report: Measured) -> Drawing:
         "plane",
         verdict.plane_title(report),
         "Horizontally the direction from the mean of the source (0) to that of the target, vertically the direction of most "
-        "variance within the sides at right angles to it (in lengths of unit rows): points are rows, large dots the means; "
-        "mixing counts the 20 nearest neighbours in the full space.",
+        "variance within the sides at right angles to it (in lengths of unit rows): points are rows, large dots the means; the "
+        "share above a panel is mixing, among the 20 nearest neighbours in the full space.",
         f"n = {len(report.plane.target):,} rows of each side drawn, mixing around {report.outcomes[MIXING].n:,} rows among all "
-        f"{report.source.rows + report.target.rows:,}, seed {report.seed}; ± 95 % interval",
+        f"{sum(report.measured):,}, seed {report.seed}; ± 95 % interval",
         tuple(panels),
     )
 
@@ -215,7 +211,7 @@ def drift(report: Measured, of: Drift, predicted: np.ndarray) -> Drawing:
         verdict.drift_title(of.measured, predicted),
         "Each dot is a coordinate of the phantom drift, by which projection to the sphere shifts the mean of ReAlign's scaled "
         "rows: predicted from their mean and covariance, and measured.",
-        f"n = {report.source.rows:,} source rows, seed {report.seed}",
+        f"n = {report.measured[0]:,} source rows, seed {report.seed}",
         (("drift", figure),),
     )
 
@@ -275,7 +271,7 @@ def _log_ticks(axis: Axis) -> None:
 
 
 def _rows(report: Measured) -> str:
-    return f"n = {report.source.rows:,} + {report.target.rows:,} rows (source + target), seed {report.seed}"
+    return f"n = {report.measured[0]:,} + {report.measured[1]:,} rows (source + target), seed {report.seed}"
 
 
 def _short(name: str, most: int) -> str:

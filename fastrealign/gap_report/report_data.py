@@ -221,3 +221,11 @@ class Measured:
     sizes: tuple[SampleSize, ...]
     domains: Domains | None
     notes: tuple[str, ...]
+
+    @property
+    def measured(self) -> tuple[int, int]:
+        """(source rows, target rows) that were measured: where rows are few, those that no method was fitted on."""
+        drawn = self.source.rows, self.target.rows
+        fitted = drawn if self.fitted_on is None else self.fitted_on
+        first, second = (rows if rows == fit else rows - fit for rows, fit in zip(drawn, fitted, strict=True))
+        return first, second

@@ -32,9 +32,20 @@ def findings(report: Measured) -> list[str]:
             f"({percent(classes.own)} if trained on the target)"
         )
     if search:
-        found[SEARCH[0]] = f"{{}} of source rows find their own target row first among {search.pool:,}"
+        # The recall that tells most methods apart.
+        rank = max(
+            SEARCH[:3], key=lambda name: sum(report.outcomes[name].better(one) is not None for one in report.methods)
+        )
+        first = "first" if rank == SEARCH[0] else f"in the first {rank.partition('@')[2]}"
+        found[rank] = f"{{}} of source rows find their own target row {first} among {search.pool:,}"
         found[SEARCH[3]] = "In one index of both sides {} find it among the first 10"
-    return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items())]
+    few = []
+    if report.fitted_on is not None:
+        few = [
+            f"Methods were fitted on {report.fitted_on[0]:,} source and {report.fitted_on[1]:,} target rows, few for a width of "
+            f"{report.dim}: with more, they may do better."
+        ]
+    return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items()), *few]
 
 
 def headline(report: Measured) -> str:

@@ -67,6 +67,24 @@ def test_a_report_is_replaced_only_when_told(tmp_path, given, run):
     assert run(*arguments, "--overwrite") == (0, "", "")
 
 
+def test_labels_give_a_classifier(tmp_path, given, run):
+    (tmp_path / "labels.txt").write_text("cat\ndog\n" * 40)
+    arguments = (
+        *given,
+        "--methods",
+        "realign",
+        "--out",
+        tmp_path / "r.html",
+        "--labels",
+        tmp_path / "labels.txt",
+        "--json",
+    )
+    code, out, _ = run(*arguments)
+    value = json.loads(out)
+    assert code == 0 and value["classifier"]["names"] == ["cat", "dog"]
+    assert value["outcomes"]["accuracy"]["methods"]["none"]["better"] is None and value["advice"].count(".") >= 1
+
+
 @pytest.mark.parametrize("methods, drawing", [("none", "plane.png"), ("realign", "plane-none.png")])
 def test_a_drawing_is_replaced_only_when_told(tmp_path, given, run, methods, drawing, monkeypatch):
     arguments = (*given, "--methods", methods, "--out", tmp_path / "r.html", "--png", tmp_path, "--quiet")
@@ -98,11 +116,18 @@ def test_errors_are_one_line(tmp_path, given, run):
     np.save(tmp_path / "short.npy", spoiled[10:])
     out = ("--out", tmp_path / "r.html")
     (tmp_path / "file").write_text("")
+    (tmp_path / "labels.txt").write_text("a\nb\na\n")
     for code, words, arguments in [
         (2, "did you mean 'realign'?", (*given, *out, "--methods", "none,realing")),
         (2, "spoiled.npy: row 7 has a NaN", ("--source", tmp_path / "spoiled.npy", *given[2:], *out)),
         (2, "short.npy 70", ("--source", tmp_path / "short.npy", *given[2:], *out, "--pairs")),
         (2, "--pairs takes two paths", (*given, *out, "--pairs", given[1])),
+        (2, "--labels takes one list for both sides, or two", (*given, *out, "--labels", "a", "b", "c")),
+        (
+            2,
+            "labels.txt: has 3 labels, expected one for each of 80 rows",
+            (*given, *out, "--labels", tmp_path / "labels.txt"),
+        ),
         (2, "two --domain of one name", (*given, *out, *("--domain", "a", given[1], given[3]) * 2)),
         (2, "is a folder", (*given, "--out", tmp_path)),
         (1, "could not be written", (*given, "--out", tmp_path / "file" / "r.html")),

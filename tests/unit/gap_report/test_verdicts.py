@@ -117,6 +117,8 @@ def test_few_rows_are_judged_on_others(reports):
     )
     assert not report.means.apart and report.advice.startswith("Leave the source as it is: there is no gap")
     assert better(report, "mixing") == set() and report.outcomes["mixing"].better("bca") is False
+    assert "with more, they may do better" in report.verdict and "look again with more" in report.advice
+    assert report.measured == (30, 30)
     # The means that were fitted are those of other rows.
     assert report.methods["realign-exact"].gap > 0.1
 
