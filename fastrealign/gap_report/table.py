@@ -17,6 +17,8 @@ from fastrealign.gap_report.verdict import verdict_of
 BEST, BETTER, WORSE, ALIKE = "best", "better", "worse", ""
 SIGNS = {BEST: "*", BETTER: "+", WORSE: "-", ALIKE: " "}
 ALL = "all rows"
+# Measured on pairs, not on rows of one side.
+PAIRED = ("Distance of pairs", "R_res")
 Value = float | Estimate | None
 
 
@@ -96,6 +98,9 @@ def _described(report: Measured) -> list[Row]:
     slope = f"; target {target.power.alpha:.2f}" if target.power else ""
     spread = float(target.eigenvalues.sum()) ** 0.5
     angles = "how differently the cosines within each side are distributed: Jensen-Shannon divergence, nats; 0 is alike"
+    balance = (
+        "how evenly the 20 neighbours of a {} row are of both sides: 0 one side alone, 1 as labels at random would be"
+    )
     rows: list[tuple[str, str, Callable[[MethodFigures], Value], Callable[[float], str]]] = [
         (
             "Gap / spread",
@@ -110,6 +115,8 @@ def _described(report: Measured) -> list[Row]:
             number,
         ),
         ("Angles", angles, lambda m: m.topology.divergence if m.topology else None, number),
+        ("Support balance, source", balance.format("source"), lambda m: m.mixing.balance_y, number),
+        ("Support balance, target", balance.format("target"), lambda m: m.mixing.balance_x, number),
         (
             "Cosines kept",
             "correlation of the cosines between source rows with those before",
@@ -132,6 +139,8 @@ def _described(report: Measured) -> list[Row]:
     if any(of.pairs for of in report.methods.values()):
         meaning = "mean squared distance of a source row from its own target row, 0 to 4"
         rows.insert(1, ("Distance of pairs", meaning, lambda m: m.pairs.distance if m.pairs else None, number))
+        left = "share of that distance that no translation removes"
+        rows.insert(2, ("R_res", left, lambda m: m.pairs.parts.r_res if m.pairs else None, number))
     return [_row(report, label, meaning, read, shown) for label, meaning, read, shown in rows]
 
 
@@ -144,8 +153,9 @@ def _row(
 ) -> Row:
     found = {name: read(of) for name, of in report.methods.items()}
     sampled = [value for value in found.values() if isinstance(value, Estimate)]
-    thing = "pairs" if label == "Distance of pairs" else "rows"
-    measured = f"{sampled[0].n:,} {thing}" if sampled else ALL
+    measured = f"{sampled[0].n:,} rows" if sampled else ALL
+    if label in PAIRED:
+        measured = f"{report.pair_rows:,} pairs"
     return Row(label, meaning, measured, {name: _cell(value, shown) for name, value in found.items()})
 
 

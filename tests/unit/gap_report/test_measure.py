@@ -65,6 +65,28 @@ def test_methods_come_in_the_order_of_the_paper_on_the_shipped_embeddings(demo_r
     assert "leave the source as it is for search from the source for the target" in demo_report.advice
 
 
+def test_the_rows_of_the_table_are_the_successor_papers_figures(sides):
+    y, x = sides
+    report = fr.report(y, x, pairs=True, methods=("none", "bca"))
+    lines = {line[: line.index("  ")]: line for line in str(report).splitlines() if "  " in line}
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (y.astype(float), x.astype(float))]
+    difference = unit[1] - unit[0]
+    r_res = difference.var(axis=0).sum() / np.mean(np.sum(difference**2, axis=1))
+    moments = difference.T @ difference
+    pairs = report.methods["none"].pairs
+    assert pairs.parts.r_res == pytest.approx(r_res, rel=0.05)
+    assert pairs.anisotropy == pytest.approx(
+        len(moments) * np.linalg.eigvalsh(moments)[-1] / np.trace(moments), rel=0.05
+    )
+    assert f"{pairs.parts.r_res:.3f}" in lines["R_res"]
+    for name, value in (("source", "balance_y"), ("target", "balance_x")):
+        shown = lines[f"Support balance, {name}"]
+        assert f"{getattr(report.methods['none'].mixing, value).value:.3f}" in shown
+    assert f"({report.pair_rows:,} pairs)" in str(report)
+    written = report.to_json()["methods"]["none"]
+    assert written["pairs"]["eta_u"] == pairs.parts.eta_u and written["mixing"]["balance_x"]["value"] > 0
+
+
 def test_parts_of_the_gap_add_up(demo_report):
     for of in demo_report.methods.values():
         parts = of.pairs.parts
