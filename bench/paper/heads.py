@@ -1,6 +1,6 @@
 """Heads over frozen features, trained in a minute: what the open questions need of many encoders.
 
-A head a side, to 128 columns, on standardised features. A pair is an image and its short or, in half of the cases, its long
+A head a side on standardised features. A pair is an image and its short or, in half of the cases, its long
 caption. Needs the extra `torch`.
 """
 
@@ -34,12 +34,25 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Unit rows of all pictures and captions, float32 (n, WIDTH), and the logit scale at the end."""
+    """Unit rows of all pictures and captions, float32 (n, width), and the logit scale at the end."""
 
     image: np.ndarray
     short: np.ndarray
     long: np.ndarray
     scale: float
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a head: its width, whether it is linear, and the standard deviation of its last bias at first.
+
+    Such a bias puts the rows of a side into a cone, as a deep encoder does at first (arXiv 2203.02053): the gap that training
+    starts from.
+    """
+
+    width: int = WIDTH
+    linear: bool = False
+    cone: float = 0.0
 
 
 # loss(image, text, scale, bias): of unit rows.
@@ -108,7 +121,7 @@ def trained(
     seed: int,
     *,
     steps: int = STEPS,
-    linear: bool = False,
+    shape: Shape = Shape(),
     every: int = 0,
     look: Callable[[int, Embedded], None] | None = None,
 ) -> Embedded:
@@ -122,10 +135,12 @@ def trained(
     z |= {name: _standard(getattr(of, name), of.short[of.train]) for name in ("short", "long")}
 
     def head(width: int) -> nn.Module:
-        if linear:
-            return nn.Linear(width, WIDTH)
-        layers = nn.Linear(width, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, WIDTH)
-        return nn.Sequential(*layers)
+        last = nn.Linear(width if shape.linear else HIDDEN, shape.width)
+        if shape.cone:
+            nn.init.normal_(last.bias, 0.0, shape.cone)
+        if shape.linear:
+            return last
+        return nn.Sequential(nn.Linear(width, HIDDEN), nn.GELU(), nn.Dropout(DROPOUT), last)
 
     heads = nn.ModuleDict({"image": head(of.image.shape[1]), "text": head(of.short.shape[1])})
     scale, bias = (nn.Parameter(torch.tensor(value)) for value in (float(np.log(objective.scale)), objective.bias))

@@ -1,0 +1,1 @@
+"""The real world: Debian's openclipart pictures with their titles, two frozen towers, heads trained here."""
