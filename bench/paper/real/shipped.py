@@ -1,7 +1,8 @@
-"""The sample of the real world that ships with the package: head C0 on every picture, and small pictures of the held-out ones."""
+"""What ships with the package of the real world: head C0 on every picture, and small pictures of the held-out ones."""
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Callable
 from importlib import import_module
@@ -24,7 +25,7 @@ def ship(out: Path, say: Callable[[str], None], into: Path = real_world.DATA) ->
         save_bytes(into / f"real_{side}.npy", data.getvalue())
     columns = [np.load(out / f"{name}.npy") for name in ("ids", "categories", "split", "titles", "longs")]
     lines = ["\t".join(real_world.COLUMNS), *("\t".join(map(str, row)) for row in zip(*columns, strict=True))]
-    save_bytes(into / real_world.WORDS, ("\n".join(lines) + "\n").encode())
+    save_bytes(into / real_world.WORDS, gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
     save_bytes(into / real_world.SHEET, _sheet(np.load(out / "thumbs.npy")[columns[2] == "test"]))
     total = sum(path.stat().st_size for path in into.glob("real_*"))
     say(f"shipped: {len(columns[0]):,} pictures, {total / 1e6:.1f} MB in {into}")

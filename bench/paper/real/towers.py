@@ -1,4 +1,4 @@
-"""Features by the two frozen towers: bge-small-en (text, 384 wide) and a thin ResNet-50 (image, 1024 wide), with onnxruntime."""
+"""Features by the two frozen towers: bge-small-en (text, 384 wide), a thin ResNet-50 (image, 1024 wide)."""
 
 from __future__ import annotations
 

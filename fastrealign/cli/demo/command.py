@@ -18,11 +18,13 @@ else:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    text = "align the embeddings that ship with fastrealign, and show the gap and the retrieval before and after"
+    text = "align the titles of real pictures that ship with fastrealign: gap, classifier, search, before and after"
     parser = command("demo", text, run=run)
     add_centroid(parser)
     parser.add_argument(
-        "--picture", metavar="FILE.png", help="also draw both sides before and after (needs matplotlib)"
+        "--picture",
+        metavar="FILE.png",
+        help="also draw both sides and the best pictures of some titles, before and after (needs matplotlib)",
     )
     parser.add_argument("--json", action="store_true", help=JSON)
 

@@ -1,11 +1,13 @@
 """Real pictures and their titles, embedded by a real pair of encoders: what ships with fastrealign.
 
-6,827 clip-art pictures in the public domain (Debian's openclipart 0.18), with the CLIP-like head of `python -m bench.paper.real`
-over two frozen towers: a thin ResNet-50 for pictures, bge-small-en for text. data/real_about.txt states licences and provenance.
+6,827 clip-art pictures in the public domain (Debian's openclipart 0.18), embedded by the CLIP-like head of `python -m
+bench.paper.real` over two frozen towers: a thin ResNet-50 for pictures, bge-small-en for text. data/real_about.txt states
+licences and provenance.
 """
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 SIDES = ("image", "title", "long")
 COLUMNS = ("id", "category", "split", "title", "long")
-WORDS, SHEET = "real_words.tsv", "real_thumbs.webp"
+WORDS, SHEET = "real_words.tsv.gz", "real_thumbs.webp"
 THUMB, WIDE = 56, 32  # pixels of a small picture, pictures in a row of the sheet
 
 
@@ -62,7 +64,7 @@ def load() -> RealWorld:
     >>> world.image.shape, sorted(set(world.split.tolist()))
     ((6827, 128), ['duplicate', 'fit', 'test', 'train'])
     """
-    lines = (DATA / WORDS).read_text("utf-8").splitlines()[1:]
+    lines = gzip.decompress((DATA / WORDS).read_bytes()).decode().splitlines()[1:]
     ids, categories, split, titles, longs = map(np.array, zip(*(line.split("\t") for line in lines), strict=True))
     rows = {side: np.load(DATA / f"real_{side}.npy") for side in SIDES}
     return RealWorld(ids=ids, categories=categories, split=split, titles=titles, longs=longs, **rows)

@@ -57,15 +57,8 @@ def test_align_takes_several_files_as_a_shell_gives_them(tmp_path, sides, run):
     assert len(corpus.loaded(tmp_path / "out")) == 180
 
 
-@pytest.fixture
-def samples(monkeypatch):
-    """A demo of small embeddings, where the real ones would take a second."""
-    seeds = {"text": 1, "image": 2, "pairs_text": 1, "pairs_image": 2}
-    monkeypatch.setattr("fastrealign.cli.demo.samples.load", lambda name: corpus.rows(120, seeds[name]))
-
-
 @pytest.mark.parametrize("command", ["align", "apply", "fit", "inspect", "demo"])
-def test_json_is_one_object_and_alone_on_stdout(tmp_path, sides, samples, run, command):
+def test_json_is_one_object_and_alone_on_stdout(tmp_path, sides, run, command):
     alignment = tmp_path / "a.safetensors"
     fr.fit(*sides).save(alignment)
     argv = {
@@ -187,7 +180,7 @@ def test_inspect_nothing(tmp_path, run):
     assert (code, out) == (2, "") and "no such file" in err
 
 
-def test_the_demo_says_what_to_do_next(samples, run):
+def test_the_demo_says_what_to_do_next(run):
     code, out, err = run("demo")
     assert (code, err) == (0, "")
     assert "fastrealign align" in out and "before" in out and "after" in out
