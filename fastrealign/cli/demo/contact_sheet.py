@@ -31,7 +31,7 @@ def draw(
 
     heights = 4.8, 0.85 * len(found) + 0.5
     figure = Figure(figsize=(9.4, sum(heights)), dpi=160, facecolor=PAPER, layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
     _planes(above, test, aligned, readings)
     widths = (1.6, *(1,) * BEST, 0.4, *(1,) * BEST)  # the title, pictures before, a space, pictures after
     axes = below.subplots(len(found), len(widths), squeeze=False, width_ratios=widths)
