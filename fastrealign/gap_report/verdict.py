@@ -42,8 +42,8 @@ def findings(report: Measured) -> list[str]:
     few = []
     if report.fitted_on is not None:
         few = [
-            f"Methods were fitted on {report.fitted_on[0]:,} source and {report.fitted_on[1]:,} target rows, few for a width of "
-            f"{report.dim}: with more, they may do better."
+            f"Methods were fitted on {report.fitted_on[0]:,} source and {report.fitted_on[1]:,} target rows, few for a width "
+            f"of {report.dim}: with more, they may do better."
         ]
     return [_gap(report), *(_effects(report.outcomes[name], text) for name, text in found.items()), *few]
 
