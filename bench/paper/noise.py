@@ -308,16 +308,16 @@ def draw(results: Results) -> Figure:
     from fastrealign.gap_report.svg import INK, METHOD
 
     worlds = results["worlds"]
-    figure = canvas(9, 3.1 * -(-len(worlds) // 2))
+    figure = canvas(7.6, 2.9 * -(-len(worlds) // 2))
     panels = figure.subplots(-(-len(worlds) // 2), 2, squeeze=False).ravel()
     for panel, (name, of) in zip(panels, worlds.items(), strict=False):
         panel.axhline(100 * np.mean(of["upper"]), color=INK, lw=1, ls=":", label="on images")
-        for method, curve in of["curves"].items():
+        for at, (method, curve) in enumerate(of["curves"].items()):
             values = 100 * np.array(list(curve.values()))
             error = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
-            lengths = [float(length) for length in curve]
+            lengths = [float(length) + 0.02 * (at - 2) for length in curve]  # so that bars stand side by side
             panel.errorbar(
-                lengths, values.mean(axis=1), error, lw=1.6, capsize=2, color=METHOD[method], label=NAMES[method]
+                lengths, values.mean(axis=1), error, lw=1.4, capsize=1.5, color=METHOD[method], label=NAMES[method]
             )
         panel.set_title(f"{name} (gap {np.mean(of['gap']):.2f})", loc="left", fontsize=10.5)
         panel.set_xlabel("length of the noise (rows are 1 long)")
@@ -326,7 +326,7 @@ def draw(results: Results) -> Figure:
     for panel in panels[len(worlds) :]:
         panel.set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
