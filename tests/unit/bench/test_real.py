@@ -176,15 +176,26 @@ def test_from_packages_to_embeddings_and_resumed(root, made_up_towers, monkeypat
     monkeypatch.setattr(main, "STEPS", 3)
     out = tmp_path / "out"
     command = ["--out", str(out), "--from", str(root), "--seeds", "1", "--scales", "10"]
+    monkeypatch.setattr(main, "SHAPES", {"C": main.SHAPES["C"]})
+    trained = main.trained
+
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "trained", stopped)
+    assert main.main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(towers, "_session", None)  # features are not made again
+    monkeypatch.setattr(main, "trained", trained)
     assert main.main(command) == 0
     assert "C0: scale 60.0, gap" in capsys.readouterr().out
     made = {path: os.stat(path).st_mtime_ns for path in out.rglob("*.npy")}
-    assert {path.stem for path in (out / "embeddings").iterdir()} == {"A0", "B0", "C0", "S10-0"}
+    assert {path.stem for path in (out / "embeddings").iterdir()} == {"C0", "S10-0"}
     table = pq.read_table(out / "embeddings" / "C0.parquet")
     assert table.column_names[:5] == ["id", "title", "long", "category", "split"] and table.num_rows == 120
     rows = np.array(table["title_emb"].to_pylist())
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-    monkeypatch.setattr(towers, "_session", None)  # nothing is made again
+    monkeypatch.setattr(main, "trained", stopped)  # heads neither
     assert main.main(command) == 0
     assert {path: os.stat(path).st_mtime_ns for path in made} == made
     shipped.ship(out, print, tmp_path)
@@ -192,3 +203,27 @@ def test_from_packages_to_embeddings_and_resumed(root, made_up_towers, monkeypat
     world = real_world.load()
     np.testing.assert_allclose(world.title.astype(np.float32), rows, atol=1e-3)
     assert world.titles.tolist() == table["title"].to_pylist()
+
+
+@pytest.mark.slow
+def test_the_shipped_words_and_features_are_those_of_the_packages():
+    """Runs where the packages are installed, or unpacked in the folder FASTREALIGN_REAL."""
+    folder = os.environ.get("FASTREALIGN_REAL")
+    try:
+        of = packages.find([Path(folder)] if folder else [])
+    except InputError as error:
+        pytest.skip(str(error).splitlines()[0])
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tokenizers")
+    world = real_world.load()
+    known = {picture.id: picture for picture in corpus.pictures(of, lambda line: None)}
+    pictures = [known[id] for id in world.ids]
+    assert [p.title for p in pictures] == world.titles.tolist() and [p.long for p in pictures] == world.longs.tolist()
+    held = [p for p, part in zip(pictures, world.split, strict=True) if part == "test"][:20]
+    features, thumbs, kept = towers.image_features(of, held, print)
+    assert features.shape == (20, 1024) and kept == list(range(20))
+    shown = np.stack([np.asarray(real_world.thumbnail(i)) for i in range(20)]).astype(float)
+    assert np.abs(shown.mean((1, 2)) - thumbs.mean((1, 2))).max() < 12  # but for WebP
+    texts = towers.text_features(of, ["a red car", "a red automobile", "quarterly tax law"])
+    a, b, c = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+    assert texts.shape == (3, 384) and a @ b > a @ c + 0.1
