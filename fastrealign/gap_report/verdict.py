@@ -36,8 +36,8 @@ def findings(report: Measured) -> list[str]:
         rank = max(
             SEARCH[:3], key=lambda name: sum(report.outcomes[name].better(one) is not None for one in report.methods)
         )
-        first = "first" if rank == SEARCH[0] else f"in the first {rank.partition('@')[2]}"
-        found[rank] = f"{{}} of source rows find their own target row {first} among {search.pool:,}"
+        first = "as the first" if rank == SEARCH[0] else f"among the first {rank.partition('@')[2]}"
+        found[rank] = f"{{}} of source rows find their own target row {first} of {search.pool:,}"
         found[SEARCH[3]] = "In one index of both sides {} find it among the first 10"
     few = []
     if report.fitted_on is not None:

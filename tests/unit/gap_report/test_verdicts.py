@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,3 +190,20 @@ def test_a_single_method_is_still_compared_with_doing_nothing():
 def test_rows_of_a_side_that_are_on_the_other_are_counted():
     y, x, _ = worlds._things(200, 12, apart=0.5)
     assert fr.report(np.concatenate([y, x[:50]]), x, methods=("none",)).same == pytest.approx(0.2)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs():
+    """On real embeddings: docs/diagnostics.md quotes the advice."""
+    pytest.importorskip("sklearn")
+    from fastrealign.cli.demo import real_world
+
+    world = real_world.load()
+    fit, test = world.part("fit"), world.part("test")
+    report = fr.report(fit.title, fit.image, labels=fit.categories, pairs=(test.title, test.image))
+    page = (Path(__file__).parents[3] / "docs" / "diagnostics.md").read_text()
+    quoted = " ".join(re.findall(r"^> (.*)$", page, re.MULTILINE))
+    figures = r"\d+\.\d+"
+    assert re.sub(figures, "#", quoted) == re.sub(figures, "#", report.advice)
+    said, found = (np.array(re.findall(figures, text), float) for text in (quoted, report.advice))
+    assert np.abs(said - found).max() < 1.0
