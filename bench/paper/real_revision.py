@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 SEEDS = 3
 NOISE = 1.0  # length of the whole vector, beside rows of length one
-STEPS = 700  # of the language model
+STEPS = 400  # of the language model
 TRAINING: dict[str, Any] = {
     "tokens": 8,
     "batch_size": 64,
     "learning_rate": 4e-3,
-    "epochs": 5.0,
+    "epochs": 4.0,
     "save_steps": 1_000_000,
 }
 ASK_TOKENS = 16
