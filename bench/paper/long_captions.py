@@ -74,10 +74,10 @@ def _wanted(quick: bool) -> dict[str, encoders.Rows]:
     return wanted | {name: encoders.Rows("text", "shapes", range(100_000, 100_000 + n), name) for name in LENGTHS}
 
 
-def lengths(rows: int) -> np.ndarray:
+def lengths(rows: int, side: str = "text") -> np.ndarray:
     """The length of each of the first captions that come along: str (rows,)."""
     found = []
-    for seed in SEEDS["text"][:rows]:
+    for seed in SEEDS[side][:rows]:
         of = sample_scene(seed)
         text = sample_caption(of).text
         found.append(next(name for name in LENGTHS if caption(of, name).text == text))

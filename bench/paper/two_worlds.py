@@ -11,6 +11,7 @@ from bench.paper import encoders
 from bench.paper.common import Setting, Sides, shipped
 from bench.paper.heads import Features
 from bench.paper.long_captions import lengths
+from fastrealign.cli.demo.captions import OPENINGS, Background
 from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
 from fastrealign.core.errors import InputError
 
@@ -30,12 +31,19 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Captions:
-    """Text (n, d) with its numbers of words and kinds of captions (n,), and images (m, d) of other scenes."""
+    """Text (n, d) to compare by length, images (m, d) of other scenes, and pairs (k, d).
+
+    words, kind   of each caption (n,), and of the pairs (k,); factors: what else is known of each caption, numbers or names
+    """
 
     text: np.ndarray
     words: np.ndarray
     kind: np.ndarray
+    factors: dict[str, np.ndarray]
     image: np.ndarray
+    pairs_text: np.ndarray
+    pairs_image: np.ndarray
+    pairs_kind: np.ndarray
 
 
 def heads_of(folder: Path, kind: str = "C") -> dict[int, dict[str, np.ndarray]]:
@@ -112,22 +120,97 @@ def domains(setting: Setting) -> dict[str, tuple[Domain, Domain]]:
 
 
 def captions(setting: Setting) -> dict[str, list[Captions]]:
-    """Captions with their numbers of words: one of each encoder of each world."""
+    """Captions of each world and kind of head, one for each head."""
     sides = shipped(250 if setting.quick else None)
     n = len(sides.text)
-    words = np.array([len(sample_caption(sample_scene(seed)).text.split()) for seed in SEEDS["text"][:n]], float)
-    found = {"rendered": [Captions(sides.text.astype(np.float32), words, lengths(n), sides.image.astype(np.float32))]}
+    told = [sample_caption(sample_scene(seed)) for seed in SEEDS["text"][:n]]
+    factors = {
+        "style: opening words": np.array(
+            [next((o for o in OPENINGS if o and of.text.startswith(o)), "none") for of in told]
+        ),
+        "style: sentences": np.array([of.text.count(" .") for of in told], float),
+        "content: claims": np.array([len(of.claims) for of in told], float),
+        "content: background named": np.array(
+            [any(isinstance(c, Background) for c in of.claims) for of in told], float
+        ),
+    }
+    pairs = len(sides.pairs_text)
+    kind = lengths(n), lengths(pairs, "pairs_text")
+    words = np.array([len(of.text.split()) for of in told], float)
+    rows = (side.astype(np.float32) for side in (sides.image, sides.pairs_text, sides.pairs_image))
+    found = {"rendered": [Captions(sides.text.astype(np.float32), words, kind[0], factors, *rows, kind[1])]}
     if setting.real:
-        # Half of the pictures give captions, each its title and its long one, the others images.
-        text, image = np.array_split(_split(setting.real, "fit", "test"), 2)
+        # Half of the pictures that are no test give captions, each its title and its long one; the others give images.
+        text, image = np.array_split(_split(setting.real, "fit"), 2)
+        test = _split(setting.real, "test")
         told = {side: np.load(setting.real / f"{side}s.npy")[text] for side in ("title", "long")}
-        words = np.array([len(str(of).split()) for side in told.values() for of in side], float)
-        kind = np.repeat(list(told), len(text))
-        for letter in KINDS:
-            found[f"real, {KINDS[letter]}"] = [
-                Captions(np.concatenate([of[side][text] for side in told]), words, kind, of["image"][image])
+        every = [str(of) for side in told.values() for of in side]
+        factors = {
+            "style: capitals": np.array([np.mean([c.isupper() for c in of] or [0]) for of in every]),
+            "style: sentences": np.array([of.count(". ") for of in every], float),
+            "content: keywords": np.array([of.count(", ") for of in every], float),
+            "content: category": np.tile(np.load(setting.real / "categories.npy")[text], 2),
+        }
+        words = np.array([len(of.split()) for of in every], float)
+        for letter, name in KINDS.items():
+            found[f"real, {name}"] = [
+                Captions(
+                    np.concatenate([of[side][text] for side in told]),
+                    words,
+                    np.repeat(list(told), len(text)),
+                    factors,
+                    of["image"][image],
+                    np.concatenate([of[side][test] for side in told]),
+                    np.tile(of["image"][test], (2, 1)),
+                    np.repeat(list(told), len(test)),
+                )
                 for of in heads_of(setting.real, letter).values()
             ]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Text and images with a class each, of different scenes; held-out images."""
+
+    text: np.ndarray
+    text_label: np.ndarray
+    image: np.ndarray
+    image_label: np.ndarray
+    held: np.ndarray
+    held_label: np.ndarray
+
+
+def labelled(setting: Setting) -> dict[str, list[Labelled]]:
+    """Number of objects in a rendered scene; category of a real picture, of those with 30 or more in each part."""
+    sides = shipped(250 if setting.quick else None)
+    number = {
+        side: np.array([str(len(sample_scene(seed).objects)) for seed in SEEDS[side][: len(sides.text)]])
+        for side in ("text", "image", "pairs_image")
+    }
+    rendered = sides.text, number["text"], sides.image, number["image"], sides.pairs_image, number["pairs_image"]
+    found = {"rendered": [Labelled(*rendered)]}
+    if setting.real:
+        category = np.load(setting.real / "categories.npy")
+        text, image = np.array_split(_split(setting.real, "fit"), 2)
+        held = _split(setting.real, "test")
+        names = [
+            name
+            for name in np.unique(category)
+            if min(np.sum(category[rows] == name) for rows in (text, image, held)) >= 30
+        ]
+        text, image, held = (rows[np.isin(category[rows], names)] for rows in (text, image, held))
+        found["real"] = [
+            Labelled(
+                of["title"][text],
+                category[text],
+                of["image"][image],
+                category[image],
+                of["image"][held],
+                category[held],
+            )
+            for of in heads_of(setting.real).values()
+        ]
     return found
 
 
