@@ -33,20 +33,20 @@ RECIPES = ("text alone", "images alone", *TWO_STAGES, "mixed")
 
 def measure(setting: Setting) -> Results:
     found: dict[str, Any] = {}
-    seeds, sizes = (2, IMAGES[:1]) if setting.quick else (SEEDS, IMAGES)
+    seeds, sizes, updates = (2, IMAGES[:1], 4) if setting.quick else (SEEDS, IMAGES, UPDATES)
     for name, heads in labelled(setting).items():
         by_size: dict[int, dict[str, dict[str, list[float]]]] = {}
         for n in sizes:
             for seed in range(seeds):
-                for alignment, scores in _run(heads[seed % len(heads)], n, seed).items():
+                for alignment, scores in _run(heads[seed % len(heads)], n, updates, seed).items():
                     for recipe, value in scores.items():
                         by_size.setdefault(n, {}).setdefault(alignment, {}).setdefault(recipe, []).append(value)
         found[name] = {"sizes": by_size, "classes": len(np.unique(heads[0].held_label)), "heads": len(heads)}
         setting.say(f"{name} is done")
-    return {"worlds": found, "updates": UPDATES, "seeds": seeds}
+    return {"worlds": found, "updates": updates, "seeds": seeds}
 
 
-def _run(of: Labelled, n: int, seed: int) -> dict[str, dict[str, float]]:
+def _run(of: Labelled, n: int, updates: int, seed: int) -> dict[str, dict[str, float]]:
     """Accuracy on held-out images, by alignment of the text and recipe; n: images of the training."""
     names = np.unique(of.held_label)
     few = np.random.default_rng(seed).permutation(len(of.image))[:n]
@@ -60,13 +60,13 @@ def _run(of: Labelled, n: int, seed: int) -> dict[str, dict[str, float]]:
                 warnings.simplefilter("ignore", FitWarning)
                 rows = fr.fit(of.text, of.image)(rows, dtype=np.float64)  # all images, without their labels
         text = rows, np.searchsorted(names, of.text_label)
-        half = UPDATES // 2
+        half = updates // 2
         recipes = {
-            "text alone": [(UPDATES, RATE, [text])],
-            "images alone": [(UPDATES, RATE, [image])],
+            "text alone": [(updates, RATE, [text])],
+            "images alone": [(updates, RATE, [image])],
             "text, then images": [(half, RATE, [text]), (half, RATE, [image])],
             "images at a tenth of the rate": [(half, RATE, [text]), (half, RATE / 10, [image])],
-            "mixed": [(UPDATES, RATE, [text, image])],
+            "mixed": [(updates, RATE, [text, image])],
         }
         found[alignment] = {name: _train(stages, held, len(names), seed) for name, stages in recipes.items()}
     return found
@@ -137,12 +137,7 @@ def draw(results: Results) -> Figure:
     worlds = results["worlds"]
     figure = canvas(4.6 * len(worlds) + 0.4, 3.6)
     looks = {"none": "--", "realign": "-"}
-    colours = {
-        "images at a tenth of the rate": METHOD["c3"],
-        "text, then images": METHOD["bca"],
-        "mixed": METHOD["realign"],
-        "images alone": METHOD["none"],
-    }
+    colours = dict(zip(RECIPES[1:], (METHOD[name] for name in ("none", "bca", "c3", "realign")), strict=True))
     for axes, (name, of) in zip(np.atleast_1d(figure.subplots(1, len(worlds))), worlds.items(), strict=True):
         sizes = list(of["sizes"])
         for alignment in ALIGNMENTS:

@@ -235,6 +235,12 @@ def features(setting: Setting) -> dict[str, Features]:
         rows = (np.load(setting.real / f"features_{side}.npy") for side in ("image", "title", "long"))
         train, held = _split(setting.real, "train"), _split(setting.real, "fit", "test")
         found["real"] = Features("real", *rows, train, held, np.load(setting.real / "categories.npy"))
+    if setting.quick and not found:
+        sides = shipped()
+        image, text = (rows.astype(np.float32) for rows in (sides.pairs_image, sides.pairs_text))
+        train, held = np.array_split(np.arange(len(text)), 2)
+        label = np.array([sample_scene(seed).background for seed in SEEDS["pairs_text"]])
+        found["rendered"] = Features("rendered", image, text, text, train, held, label)
     if not found:
         raise InputError(
             "no features: give --encoders DIR (bench.paper.encoders), --real DIR (bench.paper.real) or both"

@@ -1,0 +1,119 @@
+"""by_length: lengths from every kind of source, bins, figures of each bin, the sentence that follows from them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.core.errors import InputError
+from fastrealign.core.progress import SILENT
+from fastrealign.data.sources import ArraySource, open_rows
+from fastrealign.gap_report import by_length
+from fastrealign.gap_report.by_length import binned, guideline, lengths_of
+from fastrealign.gap_report.row_lengths import row_lengths
+
+D = 12
+
+
+@pytest.fixture
+def sides(rng):
+    """(image, text, lengths): text moves away from the images with its length."""
+
+    def unit(rows):
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    lengths = rng.integers(1, 31, 3000).astype(float)
+    away, centre = np.eye(D)[0], np.eye(D)[1]
+    text = unit(centre + 0.05 * lengths[:, None] * away + 0.3 * rng.standard_normal((3000, D)))
+    return unit(centre + 0.3 * rng.standard_normal((2000, D))), text, lengths
+
+
+def measured(image, text, lengths, seed=0):
+    return lengths_of(ArraySource(image, "image"), ArraySource(text, "text"), lengths, seed, lambda: None)
+
+
+def test_bins_are_ordered_complete_and_keep_equal_lengths_together(rng):
+    for lengths in (rng.integers(0, 40, 5000), rng.poisson(2.0, 5000), np.repeat([3.0, 9.0, 9.5], [200, 4000, 800])):
+        parts = binned(np.asarray(lengths, float))
+        assert sorted(np.concatenate(parts)) == list(range(len(lengths)))
+        assert 2 <= len(parts) <= by_length.BINS and min(map(len, parts)) >= by_length.FEWEST
+        for a, b in itertools.pairwise(parts):
+            assert lengths[a].max() < lengths[b].min()
+    for few in (np.full(500, 7.0), np.arange(150.0), np.repeat([1.0, 2.0], [99, 900])):
+        with pytest.raises(InputError, match="do not make two bins of at least 100 rows"):
+            binned(few)
+
+
+def test_figures_of_each_bin(sides):
+    image, text, lengths = sides
+    found = measured(image, text, lengths)
+    assert [of.rows for of in found.bins] == [len(part) for part in binned(lengths)]
+    x = image.astype(np.float64).mean(axis=0)
+    whole = fr.fit(text, image)
+    for of, part in zip(found.bins, binned(lengths), strict=True):
+        mean = text[part].astype(np.float64).mean(axis=0)
+        assert of.gap == pytest.approx(np.linalg.norm(mean - x), abs=1e-6)
+        assert of.radius == pytest.approx(np.linalg.norm(mean), abs=1e-6)
+        left = whole(text[part], dtype=np.float64).mean(axis=0) - x
+        assert of.left == pytest.approx(np.linalg.norm(left), abs=1e-5)
+        assert of.left_own == pytest.approx(fr.fit(text[part], image).gap_left, abs=1e-5) and of.left_own < of.left
+        assert 1 <= of.effective_rank <= D and 0 <= of.mixing.value <= 1 and of.kept.value > 0.5
+    gaps = [of.gap for of in found.bins]
+    assert gaps == sorted(gaps) and found.trend < -10 * found.trend_error
+    assert "long captions are farther from the target" in guideline(found)
+    assert "if you use only some lengths, fit on those" in guideline(found)
+
+
+def test_lengths_that_mean_nothing_are_said_to_mean_nothing(sides, rng):
+    image, text, _ = sides
+    found = measured(image, text, rng.permutation(3000).astype(float))
+    assert abs(found.trend) < 5 * found.trend_error
+    assert "do not differ by more than chance" in guideline(found) and "one fit serves all lengths" in guideline(found)
+
+
+def test_lengths_from_numbers_captions_and_files(tmp_path, rng):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = rng.standard_normal((3, D)).astype(np.float32)
+    captions = ["a cat", "", "  two   red\tcircles "]
+    np.save(tmp_path / "numbers.npy", np.array([2, 0, 3]))
+    (tmp_path / "captions.txt").write_text("a cat\n\ntwo red circles\n")
+    table = {"emb": list(rows), "caption": captions, "tokens": [2, 0, 3]}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    held, files = ArraySource(rows, "text"), open_rows(str(tmp_path / "t.parquet"), "source", "emb")
+    for given, source in (
+        ([2, 0, 3], held),
+        (captions, held),
+        (np.array(captions, object), held),
+        (tmp_path / "numbers.npy", held),
+        (str(tmp_path / "captions.txt"), held),
+        ("caption", files),
+        ("tokens", files),
+    ):
+        assert row_lengths(given, source, SILENT).tolist() == [2, 0, 3], given
+
+
+def test_refused(tmp_path, rng):
+    held = ArraySource(rng.standard_normal((3, D)).astype(np.float32), "text")
+    np.save(tmp_path / "wide.npy", np.zeros((3, 2)))
+    (tmp_path / "broken.npy").write_bytes(b"no array")
+    (tmp_path / "latin.txt").write_bytes(b"\xff\n\xfe\n\xfd\n")
+    (tmp_path / "few.txt").write_text("one\ntwo\n")
+    for given, says in (
+        (str(tmp_path / "none.npy"), "none.npy: no such file"),
+        (str(tmp_path / "wide.npy"), r"expected one number or one caption for each row, got an array \(3, 2\)"),
+        (str(tmp_path / "broken.npy"), "broken.npy: is not readable as .npy"),
+        (str(tmp_path / "latin.txt"), "latin.txt: is not UTF-8 text"),
+        (str(tmp_path / "few.txt"), "has 2 lengths, expected one for each of 3 rows of text"),
+        ("caption", "by_length=caption: expected a text column of the source, a .txt file"),
+        ([1, -2, 3], "number 1 is -2, expected a length of 0 or more"),
+        ([1, 2, float("nan")], "number 2 is nan, expected a length of 0 or more"),
+        ([1, None, 3], "expected one number or one caption for each row"),
+        (7, "expected one number or one caption for each row"),
+    ):
+        with pytest.raises(InputError, match=says):
+            row_lengths(given, held, SILENT)
