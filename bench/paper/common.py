@@ -207,7 +207,8 @@ def plus_minus(values: Sequence[float], shown: Callable[[float], str]) -> str:
     if len(values) == 1 or of["std"] < 1e-12 * abs(of["mean"]):
         return shown(of["mean"])
     scale = 100 if shown is percent else 1
-    return f"{shown(of['mean'])} ± {scale * of['std']:.1g}"
+    margin = scale * of["std"]
+    return f"{shown(of['mean'])} ± {margin:.1g}" if margin < 9.5 else f"{shown(of['mean'])} ± {margin:.0f}"
 
 
 def small(value: float) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = (30, 100, 300, 1000)
-WIDTHS = (32, 128, 512, 2048)
+WIDTHS = (32, 128, 512, 1024)
 TRIALS = 20
 # Rows that the attacker asks about, members and others.
 ASKED = 200

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES = (30, 100, 300)
-SEEDS = 10
+SEEDS = 6
 UPDATES, BATCH, RATE = 300, 64, 2e-3
 ALIGNMENTS = ("none", "realign")
 NAMES = {"none": "raw text", "realign": "ReAlign"}

@@ -152,7 +152,10 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
             "content: category": np.tile(np.load(setting.real / "categories.npy")[text], 2),
         }
         words = np.array([len(of.split()) for of in every], float)
+        there = {path.name[0] for path in (setting.real / "heads").glob("*_image.npy")}
         for letter, name in KINDS.items():
+            if letter not in there:
+                continue
             found[f"real, {name}"] = [
                 Captions(
                     np.concatenate([of[side][text] for side in told]),
