@@ -38,7 +38,7 @@ def measure(setting: Setting) -> Results:
 
 
 def _read(of: Captions, seed: int) -> dict[str, Any]:
-    by_length = lengths_of(ArraySource(of.image, "images"), ArraySource(of.text, "text"), of.words, seed, lambda: None)
+    by_length = lengths_of(ArraySource(of.image, "images"), ArraySource(of.text, "text"), of.words, seed)
     bins = [
         {key: getattr(one, key) for key in ("least", "most", "rows", *BIN)}
         | {key: getattr(one, key).value for key in ESTIMATES}

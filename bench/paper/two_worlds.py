@@ -9,15 +9,18 @@ import numpy as np
 
 from bench.paper import encoders
 from bench.paper.common import Setting, Sides, shipped
-from bench.paper.heads import Features
+from bench.paper.heads import OBJECTIVES, Features, trained
 from bench.paper.long_captions import lengths
 from fastrealign.cli.demo.captions import OPENINGS, Background
-from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
+from fastrealign.cli.demo.samples import SEEDS as SCENES_OF
+from fastrealign.cli.demo.samples import sample_caption, sample_scene
 from fastrealign.core.errors import InputError
 
 # Of the scenes whose features heads are trained on.
 SCENES, QUICK_SCENES = 4000, 60
-KINDS = {"A": "MLP, learned scale", "B": "linear, learned scale", "C": "MLP, scale 60"}
+# Of the heads of the real world: objectives of bench/paper/heads.py, and what the tables call them.
+KINDS = {"InfoNCE": "scale 60", "InfoNCE, learned scale": "learned scale"}
+SEEDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +49,25 @@ class Captions:
     pairs_kind: np.ndarray
 
 
-def heads_of(folder: Path, kind: str = "C") -> dict[int, dict[str, np.ndarray]]:
-    """Embeddings of the real pictures by heads of one kind, by seed: image, title and long (n, d)."""
-    found = sorted(int(path.name[1:].split("_")[0]) for path in (folder / "heads").glob(f"{kind}[0-9]*_image.npy"))
-    if not found:
-        raise InputError(f"{folder}/heads: no {kind}SEED_image.npy; python -m bench.paper.real --out {folder}")
-    return {
-        seed: {side: np.load(folder / "heads" / f"{kind}{seed}_{side}.npy") for side in ("image", "title", "long")}
-        for seed in found
-    }
+def heads_of(folder: Path, objective: str = "InfoNCE") -> list[dict[str, np.ndarray]]:
+    """Embeddings of the real pictures, image, title and long (n, d), by heads of each seed; trained once, and kept there."""
+    kept = folder / "question-heads"
+    found = []
+    for seed in range(SEEDS):
+        paths = {side: kept / f"{KINDS[objective]} {seed} {side}.npy" for side in ("image", "title", "long")}
+        if not all(path.exists() for path in paths.values()):
+            kept.mkdir(exist_ok=True)
+            of = trained(_real_features(folder), OBJECTIVES[objective], seed)
+            for path, rows in zip(paths.values(), (of.image, of.short, of.long), strict=True):
+                np.save(path, rows)
+        found.append({side: np.load(path) for side, path in paths.items()})
+    return found
+
+
+def _real_features(folder: Path) -> Features:
+    rows = (np.load(folder / f"features_{side}.npy") for side in ("image", "title", "long"))
+    train, held = _split(folder, "train"), _split(folder, "fit", "test")
+    return Features("real", *rows, train, held, np.load(folder / "categories.npy"))
 
 
 def _split(folder: Path, *names: str) -> np.ndarray:
@@ -87,7 +100,7 @@ def population(setting: Setting) -> dict[str, np.ndarray]:
 def domains(setting: Setting) -> dict[str, tuple[Domain, Domain]]:
     """Two domains of each world: other scenes or categories (both sides change), other captions (the text changes)."""
     sides = shipped(250 if setting.quick else None)
-    scenes = {side: [sample_scene(seed) for seed in SEEDS[side][: len(sides.text)]] for side in ("text", "image")}
+    scenes = {side: [sample_scene(seed) for seed in SCENES_OF[side][: len(sides.text)]] for side in ("text", "image")}
     white, black = (
         Domain(
             f"{name} backgrounds",
@@ -123,7 +136,7 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
     """Captions of each world and kind of head, one for each head."""
     sides = shipped(250 if setting.quick else None)
     n = len(sides.text)
-    told = [sample_caption(sample_scene(seed)) for seed in SEEDS["text"][:n]]
+    told = [sample_caption(sample_scene(seed)) for seed in SCENES_OF["text"][:n]]
     factors = {
         "style: opening words": np.array(
             [next((o for o in OPENINGS if o and of.text.startswith(o)), "none") for of in told]
@@ -152,10 +165,7 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
             "content: category": np.tile(np.load(setting.real / "categories.npy")[text], 2),
         }
         words = np.array([len(of.split()) for of in every], float)
-        there = {path.name[0] for path in (setting.real / "heads").glob("*_image.npy")}
-        for letter, name in KINDS.items():
-            if letter not in there:
-                continue
+        for objective, name in KINDS.items():
             found[f"real, {name}"] = [
                 Captions(
                     np.concatenate([of[side][text] for side in told]),
@@ -167,7 +177,7 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
                     np.tile(of["image"][test], (2, 1)),
                     np.repeat(list(told), len(test)),
                 )
-                for of in heads_of(setting.real, letter).values()
+                for of in heads_of(setting.real, objective)
             ]
     return found
 
@@ -188,7 +198,7 @@ def labelled(setting: Setting) -> dict[str, list[Labelled]]:
     """Number of objects in a rendered scene; category of a real picture, of those with 30 or more in each part."""
     sides = shipped(250 if setting.quick else None)
     number = {
-        side: np.array([str(len(sample_scene(seed).objects)) for seed in SEEDS[side][: len(sides.text)]])
+        side: np.array([str(len(sample_scene(seed).objects)) for seed in SCENES_OF[side][: len(sides.text)]])
         for side in ("text", "image", "pairs_image")
     }
     rendered = sides.text, number["text"], sides.image, number["image"], sides.pairs_image, number["pairs_image"]
@@ -212,7 +222,7 @@ def labelled(setting: Setting) -> dict[str, list[Labelled]]:
                 of["image"][held],
                 category[held],
             )
-            for of in heads_of(setting.real).values()
+            for of in heads_of(setting.real)
         ]
     return found
 
@@ -235,14 +245,12 @@ def features(setting: Setting) -> dict[str, Features]:
         train, held = np.split(order, [int(0.6 * n)])
         found["rendered"] = Features("rendered", of["image"], of["short"], of["long"], train, held, label)
     if setting.real:
-        rows = (np.load(setting.real / f"features_{side}.npy") for side in ("image", "title", "long"))
-        train, held = _split(setting.real, "train"), _split(setting.real, "fit", "test")
-        found["real"] = Features("real", *rows, train, held, np.load(setting.real / "categories.npy"))
+        found["real"] = _real_features(setting.real)
     if setting.quick and not found:
         sides = shipped()
         image, text = (rows.astype(np.float32) for rows in (sides.pairs_image, sides.pairs_text))
         train, held = np.array_split(np.arange(len(text)), 2)
-        label = np.array([sample_scene(seed).background for seed in SEEDS["pairs_text"]])
+        label = np.array([sample_scene(seed).background for seed in SCENES_OF["pairs_text"]])
         found["rendered"] = Features("rendered", image, text, text, train, held, label)
     if not found:
         raise InputError(

@@ -8,12 +8,13 @@ fit for each length would gain.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
 from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.listing import count
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.mean_gap import gap
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share
@@ -22,8 +23,8 @@ from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.diagnostics.spectrum import effective_rank
 from fastrealign.gap_report.labels import number, percent
-from fastrealign.gap_report.refits import fit_realign
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.baselines import fit_baseline
 
 # At most so many bins, each with at least so many rows and at least twice as many as fall into one by accident.
 BINS, FEWEST = 4, 100
@@ -41,7 +42,8 @@ class LengthBin:
         Their lengths, both included.
     rows : int
     gap : float
-        |their mean - mean of the target|; `gap_error` is its standard error if rows were drawn at random from more.
+        |their mean - mean of the target|; `gap_error` is its standard error if rows were drawn at random from more, and
+        `chance` the distance of the means that chance alone would make between so many rows.
     radius : float
         Length of their mean: 1 where all point the same way.
     effective_rank : float
@@ -60,6 +62,7 @@ class LengthBin:
     rows: int
     gap: float
     gap_error: float
+    chance: float
     radius: float
     effective_rank: float
     mixing: Estimate
@@ -94,8 +97,8 @@ class Lengths:
     trend_error: float
 
 
-def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int, done: Callable[[], None]) -> Lengths:
-    """Measure target x and source y, whose row i has length lengths[i]; done is called after each bin."""
+def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int) -> Lengths:
+    """Measure target x and source y, whose row i has length lengths[i]."""
     parts = binned(lengths)
     of_x = covariance(x)
     whole = _quiet(y, x)
@@ -115,7 +118,8 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int, d
                 most=float(lengths[part].max()),
                 rows=len(part),
                 gap=float(np.linalg.norm(of.mean - of_x.mean)),
-                gap_error=float(np.sqrt(of.trace / of.count + of_x.trace / of_x.count)),
+                gap_error=_along(of.mean - of_x.mean, of.matrix / of.count + of_x.matrix / of_x.count),
+                chance=float(np.sqrt(of.trace / of.count + of_x.trace / of_x.count)),
                 radius=float(np.linalg.norm(of.mean)),
                 effective_rank=_rank(rows.array[some]),
                 mixing=mean_estimate(foreign_share(*before, MIXING_K), len(part), seed),
@@ -125,7 +129,6 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int, d
                 left_own=gap(x, _quiet(rows, x)(rows.array, dtype=np.float64)),
             )
         )
-        done()
     target_rank = _rank(x.array[rng.permutation(x.rows)[:ranked]])
     return Lengths(tuple(bins), ranked, target_rank, _trend(y, lengths, of_x), float(1 / np.sqrt(y.rows - 1)))
 
@@ -152,26 +155,65 @@ def binned(lengths: np.ndarray) -> list[np.ndarray]:
     )
 
 
-def as_table(found: Lengths) -> list[list[str]]:
-    """The head and a row for each bin, as text."""
-    head = [
-        "length", "rows", "gap", "mean's length", f"effective rank (target {found.target_rank:.1f})",
-        "mixing", "after ReAlign", "neighbours kept", "gap left", "fitted on the bin",
-    ]  # fmt: skip
-    rows = [
+COLUMNS = {
+    "gap": "distance of these captions' mean to the target's",
+    "effective rank": "directions",
+    "mixing": "share of 20 neighbours on the target's side, before and after ReAlign",
+    "left": "gap that ReAlign leaves here, fitted on all captions",
+    "own fit": "the same, fitted on these captions alone",
+}
+
+
+def _cells(found: Lengths) -> list[list[str]]:
+    """Of each bin: its lengths and rows, and a figure for each of COLUMNS."""
+    return [
         [
-            f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}",
-            f"{of.rows:,}",
-            f"{number(of.gap)} ± {of.gap_error:.1g}",
-            number(of.radius),
+            (f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}")
+            + f" ({count(of.rows, 'row')})",
+            f"{number(of.gap)} ± {2 * of.gap_error:.1g}",
             f"{of.effective_rank:.1f}",
-            *(f"{percent(of_.value)} ± {100 * of_.error:.1g}" for of_ in (of.mixing, of.mixing_after, of.kept)),
+            f"{percent(of.mixing.value)} → {percent(of.mixing_after.value)}",
             number(of.left),
             number(of.left_own),
         ]
         for of in found.bins
     ]
-    return [head, *rows]
+
+
+def _basis(found: Lengths) -> str:
+    return (
+        f"Effective rank: of {found.ranked:,} rows of each bin; as many of the target have {found.target_rank:.1f}. Mixing: of "
+        f"up to {QUERIES} captions of each bin. ±: 95 % interval, for other rows like these. Length and cosine with the "
+        f"target's mean: rank correlation {found.trend:+.2f} (± {2 * found.trend_error:.1g} by chance)"
+    )
+
+
+def length_lines(found: Lengths) -> list[str]:
+    """The bins as plain text."""
+    rows = [["length", *COLUMNS], *_cells(found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return [guideline(found), *table, _basis(found)]
+
+
+def length_section(found: Lengths) -> str:
+    """The bins as a section of the page."""
+    heads = "".join(f'<th scope="col" title="{escape(text)}">{escape(name)}</th>' for name, text in COLUMNS.items())
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for name, *cells in _cells(found)
+    )
+    meanings = "; ".join(f"{name}: {text}" for name, text in COLUMNS.items())
+    return f"""<section class="methods many" style="--n:{len(COLUMNS)}" aria-label="By length">
+<h2>{escape(guideline(found))}</h2>
+<table>
+<thead><tr><th scope="col">Captions by length</th>{heads}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+<p class="basis">{escape(meanings)}. {escape(_basis(found))}.</p>
+</section>"""
 
 
 def guideline(found: Lengths) -> str:
@@ -187,7 +229,7 @@ def guideline(found: Lengths) -> str:
             f"{which} captions are farther from the target ({number(first.gap)} shortest, {number(last.gap)} longest)"
         )
     worst = max(found.bins, key=lambda of: of.left - of.left_own)
-    if worst.left <= 2 * worst.gap_error:
+    if worst.left <= 2 * worst.chance:
         fits = "one fit serves all lengths"
     else:
         lengths = f"{worst.least:g} to {worst.most:g}"
@@ -198,10 +240,15 @@ def guideline(found: Lengths) -> str:
     return f"By length: {gaps}; {fits}."
 
 
+def _along(apart: np.ndarray, of: np.ndarray) -> float:
+    """Standard error of |apart|, `of` the covariance of its error."""
+    return float(np.sqrt(apart @ of @ apart) / max(np.linalg.norm(apart), np.finfo(float).tiny))
+
+
 def _quiet(y: ArraySource, x: ArraySource) -> Alignment:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # few rows for the width: said by gap_error
-        return fit_realign(y, x)
+        return Alignment.of(fit_baseline("realign", y, x))
 
 
 def _neighbours(y: ArraySource, numbers: np.ndarray, x: ArraySource) -> tuple[Nearest, Nearest]:

@@ -32,7 +32,7 @@ def sides(rng):
 
 
 def measured(image, text, lengths, seed=0):
-    return lengths_of(ArraySource(image, "image"), ArraySource(text, "text"), lengths, seed, lambda: None)
+    return lengths_of(ArraySource(image, "image"), ArraySource(text, "text"), lengths, seed)
 
 
 def test_bins_are_ordered_complete_and_keep_equal_lengths_together(rng):
@@ -47,7 +47,7 @@ def test_bins_are_ordered_complete_and_keep_equal_lengths_together(rng):
             binned(few)
 
 
-def test_figures_of_each_bin(sides):
+def test_figures_of_each_bin(sides, rng):
     image, text, lengths = sides
     found = measured(image, text, lengths)
     assert [of.rows for of in found.bins] == [len(part) for part in binned(lengths)]
@@ -56,6 +56,9 @@ def test_figures_of_each_bin(sides):
     for of, part in zip(found.bins, binned(lengths), strict=True):
         mean = text[part].astype(np.float64).mean(axis=0)
         assert of.gap == pytest.approx(np.linalg.norm(mean - x), abs=1e-6)
+        draws = [rng.choice(part, len(part)) for _ in range(100)]  # the images stay
+        spread = np.std([np.linalg.norm(text[rows].mean(axis=0) - x) for rows in draws])
+        assert 0.6 * spread < of.gap_error < 1.8 * spread and of.gap_error < of.chance < 0.1
         assert of.radius == pytest.approx(np.linalg.norm(mean), abs=1e-6)
         left = whole(text[part], dtype=np.float64).mean(axis=0) - x
         assert of.left == pytest.approx(np.linalg.norm(left), abs=1e-5)
