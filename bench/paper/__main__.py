@@ -22,10 +22,7 @@ MODULES = (
     "orderings",
     "moments",
     # docs/open-questions.md and docs/recalibration.md
-    "caption_length",
-    "head_questions",
     "recalibration",
-    "one_stage",
     "membership",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ examples:
   fastrealign report --source text_emb/ --target img_emb/ --out report.html
   fastrealign report --source text.npy --target img.npy --pairs --methods none,realign --out report.html --png figures/
   fastrealign report --source text.npy --target img.npy --pairs --labels labels.txt --out report.html
+  fastrealign report --source text.parquet --target img.npy --by-length caption --out report.html
   fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html"""
 
 
@@ -50,6 +52,11 @@ def add(command: Command) -> None:
         "one each; a .npy, .txt, .json or .parquet file (FILE.parquet:COLUMN), or a column of the sides' own tables"
     )
     parser.add_argument("--labels", nargs="+", metavar="LABELS", help=text)
+    text = (
+        "length of the caption of each SOURCE row: a .npy file of numbers, a .txt file with a caption a line, or a text column "
+        "of SOURCE; compares up to four ranges of lengths"
+    )
+    parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
     text = "methods to compare with doing nothing, separated by commas (default: %(default)s); an unknown name lists them all"
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=text)
     text = "another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated"
@@ -71,7 +78,10 @@ def run(args: argparse.Namespace) -> None:
     result.check_files(out, args.png)
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
-    given = inputs.Inputs.named([*args.source, *args.target, *(args.pairs or []), *(args.labels or []), *domain_sides])
+    captions = [args.by_length] if args.by_length and os.path.exists(args.by_length) else []
+    given = inputs.Inputs.named(
+        [*args.source, *args.target, *(args.pairs or []), *(args.labels or []), *captions, *domain_sides]
+    )
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
         given.check(path)
         if path.exists() and not args.overwrite:
@@ -90,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
         paths(args.target),
         pairs=tuple(args.pairs) if args.pairs else pairs,
         labels=labels,
+        by_length=args.by_length,
         methods=methods,
         domains=domains,
         **chosen(args, "rows", "seed", "column", "target_column"),

@@ -1,6 +1,7 @@
 """A report on a modality gap: its components, and the effect of each method, as text, JSON and one HTML page.
 
 sides     the rows: both sides opened, and what is drawn from them; class_labels: their labels
+by_length the source by the length of its captions; row_lengths: where these come from
 measure   which figures are taken, from the diagnostics and the compared methods; refits: on samples, on other domains
 judging   every method scored on the same rows; tasks: search and the classifier; outcomes: differences and their intervals
 data      report_data, the figures; result: GapReport, the same with text, JSON, HTML and files
@@ -35,6 +36,7 @@ def report(
     *,
     pairs: bool | tuple[Any, Any] | None = None,
     labels: Any = None,
+    by_length: Any = None,
     methods: Sequence[str] = METHODS,
     domains: Mapping[str, tuple[Any, Any]] | None = None,
     rows: int = ROWS,
@@ -58,6 +60,10 @@ def report(
         A class for each row: one list for both sides, whose rows match, or one for each. A path (.npy, .txt, .json, .parquet,
         "table.parquet:column"), or a column of the sides' own tables. A classifier is then trained on the source, with each
         method, and tested on the target.
+    by_length : list, array, path or str, optional
+        The length of the caption of each source row: numbers, or captions, whose words are counted; a .npy file of numbers, a
+        .txt file with a caption a line, or the name of a text column of the source. The report then compares up to four
+        ranges of lengths.
     methods : sequence of str
             Names of `fastrealign.baselines.METHODS`. "none", doing nothing, is always measured: what others are compared with.
         domains : mapping of str to (source, target), optional
@@ -98,5 +104,5 @@ def report(
     from fastrealign.gap_report.measure import measure_gap
     from fastrealign.gap_report.sides import ReportOptions
 
-    options = ReportOptions(pairs, methods, domains or {}, rows, seed, column, target_column, labels)
+    options = ReportOptions(pairs, methods, domains or {}, rows, seed, column, target_column, labels, by_length)
     return measure_gap(source, target, options, progress)

@@ -26,6 +26,7 @@ from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, pa
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
+from fastrealign.gap_report.by_length import lengths_of
 from fastrealign.gap_report.judging import Judge
 from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
@@ -50,7 +51,7 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
     """`fastrealign.report`."""
     sides = open_and_draw(source, target, options, progress)
     x, y = sides.x, sides.y
-    steps = METHOD_STEPS * len(options.methods) + OTHER_STEPS
+    steps = METHOD_STEPS * len(options.methods) + OTHER_STEPS + (sides.lengths is not None)
     with progress.running("measuring", steps * y.rows, steps * y.nbytes):
         work = _Work(sides, options.seed, lambda: progress.advance(y.rows, y.nbytes))
         figures = {name: work.method(name) for name in options.methods}
@@ -66,6 +67,10 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
         work.done()
         domains = across_domains({OWN: sides.to_fit, **sides.domains}, realign) if sides.domains else None
         work.done()
+        by_length = None
+        if sides.lengths is not None:
+            by_length = lengths_of(*sides.drawn, sides.lengths, options.seed)
+            work.done()
     of_target, of_source = (
         Side(shown(given.name), held.rows, count_rows(given), given.column)
         for given, held in zip(sides.given, sides.drawn, strict=True)
@@ -103,6 +108,7 @@ def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Prog
         sizes=sizes,
         domains=domains,
         notes=tuple(shown(note) for note in work.notes),
+        by_length=by_length,
     )
 
 

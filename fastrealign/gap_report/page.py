@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from fastrealign.core.version import __version__
 from fastrealign.gap_report.advice import advice_of
+from fastrealign.gap_report.by_length import length_section
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
 from fastrealign.gap_report.labels import METHOD, name_of
@@ -25,6 +26,7 @@ def html_page(report: Measured) -> str:
     lines = [
         _head(report),
         _table(report),
+        length_section(report.by_length) if report.by_length else "",
         _notes(report),
         '<section class="figures" aria-label="Figures">',
         *(_figure(drawing, panels) for drawing, panels in svgs(report)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastrealign.diagnostics import Decomposition, Drift, Estimate, Mixing, PowerLaw, Topology
+from fastrealign.gap_report.by_length import Lengths
 from fastrealign.gap_report.outcomes import Classes, Means, Outcome, Search
 
 
@@ -197,6 +198,8 @@ class Measured:
     domains : Domains or None
     notes : tuple of str
         What a reader must know about these rows, one line each.
+    by_length : Lengths or None
+        None without lengths of captions.
     """
 
     source: Side
@@ -221,6 +224,7 @@ class Measured:
     sizes: tuple[SampleSize, ...]
     domains: Domains | None
     notes: tuple[str, ...]
+    by_length: Lengths | None = None
 
     @property
     def measured(self) -> tuple[int, int]:

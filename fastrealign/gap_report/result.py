@@ -15,6 +15,7 @@ from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.advice import advice_of
+from fastrealign.gap_report.by_length import guideline
 from fastrealign.gap_report.figures import pngs
 from fastrealign.gap_report.outcomes import Outcome
 from fastrealign.gap_report.page import html_page
@@ -56,6 +57,7 @@ class GapReport(Measured):
                 "gaps": self.domains.gaps.tolist(),
                 "before": self.domains.before.tolist(),
             },
+            "by_length": self.by_length and {**asdict(self.by_length), "guideline": guideline(self.by_length)},
             "notes": list(self.notes),
         }
 

@@ -21,7 +21,9 @@ from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.diagnostics.second_moments import FLOOR
+from fastrealign.gap_report.by_length import binned
 from fastrealign.gap_report.class_labels import both_labels, coded, drawn_labels
+from fastrealign.gap_report.row_lengths import row_lengths
 from fastrealign.methods.fit_options import check_method
 
 # Neighbours of the mixing rate, as in arXiv 2602.07026: each side needs more rows than that.
@@ -48,6 +50,7 @@ class ReportOptions:
     column: str | None
     target_column: str | None
     labels: Any = None
+    by_length: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -95,6 +98,7 @@ class Sides:
     to_fit   (target, source) rows that methods are fitted on: those drawn, or where they are few, the other half
     pairs_of  pairs that `pairs` were drawn from
     notes    warnings about the rows as they were named
+    lengths  of the captions of the source rows drawn
     """
 
     given: tuple[RowSource, RowSource]
@@ -107,6 +111,7 @@ class Sides:
     domains: dict[str, tuple[RowSource, RowSource]]
     labels: Labels | None
     notes: tuple[str, ...]
+    lengths: np.ndarray | None = None
 
     @property
     def held_out(self) -> tuple[bool, bool]:
@@ -137,6 +142,9 @@ def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Pr
                 f"{side.name}: {side.rows} rows, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
             )
     named_labels = None if options.labels is None else both_labels(options.labels, *given)
+    lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)
+    if lengths is not None:
+        binned(lengths)  # raises where they make no bins
     numbers = [draw(count_rows(side), options.rows, options.seed) for side in given]
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
     x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
@@ -167,6 +175,7 @@ def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Pr
         domains,
         labels,
         notes,
+        None if lengths is None else lengths[numbers[1]],
     )
 
 

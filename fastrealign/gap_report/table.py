@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastrealign.core.listing import count
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.advice import advice_of
+from fastrealign.gap_report.by_length import length_lines
 from fastrealign.gap_report.labels import name_of, number, percent
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, KEPT, MIXING, SEARCH, Outcome, quantile
 from fastrealign.gap_report.report_data import Measured, MethodFigures
@@ -217,6 +218,7 @@ def as_text(report: Measured) -> str:
         [verdict_of(report), f"Advice: {advice_of(report)}"],
         [*(line.rstrip() for line in grid), KEY, f"{MARGINS}; {basis(report)}"],
         meanings,
+        length_lines(report.by_length) if report.by_length else [],
         notes,
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -60,6 +60,7 @@ def data(tmp_path, monkeypatch):
         for i, part in enumerate(np.array_split(rows, 2)):
             np.save(f"{folder}/{i}.npy", part)
     pq.write_table(pa.table({"text_emb": list(text), "image_emb": list(image)}), "pairs.parquet")
+    Path("captions.txt").write_text("".join("word " * (1 + i % 9) + "\n" for i in range(len(text))))
     Path("text.pkl").write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(text[:50])]))
     return tmp_path
 

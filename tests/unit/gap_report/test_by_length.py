@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli.main import main
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT
 from fastrealign.data.sources import ArraySource, open_rows
@@ -120,3 +122,41 @@ def test_refused(tmp_path, rng):
     ):
         with pytest.raises(InputError, match=says):
             row_lengths(given, held, SILENT)
+
+
+def test_the_report_and_the_command(sides, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    image, text, lengths = sides
+    few = slice(0, 450)
+    np.save(tmp_path / "text.npy", text[few])
+    np.save(tmp_path / "image.npy", image[few])
+    (tmp_path / "captions.txt").write_text("".join("word " * int(n) + "\n" for n in lengths[few]))
+    source, target, captions, out = (
+        str(tmp_path / name) for name in ("text.npy", "image.npy", "captions.txt", "r.html")
+    )
+    words = ["report", "--source", source, "--target", target, "--methods", "realign", "--out", out]
+    assert main([*words, "--by-length", captions]) == 0
+    said = capsys.readouterr().out
+    kept = json.loads((tmp_path / "r.json").read_text())["by_length"]
+    expected = measured(image[few], text[few], lengths[few])
+    assert [(of["least"], of["most"], of["rows"]) for of in kept["bins"]] == [
+        (of.least, of.most, of.rows) for of in expected.bins
+    ]
+    assert [of["gap"] for of in kept["bins"]] == pytest.approx([of.gap for of in expected.bins], abs=1e-6)
+    page = (tmp_path / "r.html").read_text()
+    assert kept["guideline"] in said and kept["guideline"] in page
+    for of in kept["bins"]:
+        assert f"{of['least']:g} to {of['most']:g} ({of['rows']} rows)" in page
+    for more, says in (
+        (["--by-length", str(tmp_path / "none.txt"), "--overwrite"], "none.txt: no such file"),
+        (["--by-length", "caption", "--overwrite"], "beside the embeddings"),
+    ):
+        assert main([*words, *more]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_lengths_follow_the_rows_that_are_drawn(sides):
+    image, text, lengths = sides
+    found = fr.report(text, image, methods=["none"], by_length=lengths, rows=900, seed=5).by_length
+    assert sum(of.rows for of in found.bins) == 900 and found.trend < -0.5
+    assert fr.report(text[:400], image[:400], methods=["none"]).by_length is None
