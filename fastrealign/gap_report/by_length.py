@@ -190,7 +190,7 @@ def _basis(found: Lengths) -> str:
 
 def length_lines(found: Lengths) -> list[str]:
     """The bins as plain text."""
-    rows = [["length", *COLUMNS], *_cells(found)]
+    rows = [["length", *COLUMNS], *([f"{value} {more}".strip() for value, more in cells] for cells in _cells(found))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [guideline(found), *table, _basis(found)]
@@ -200,8 +200,8 @@ def length_section(found: Lengths) -> str:
     """The bins as a section of the page."""
     heads = "".join(f'<th scope="col" title="{escape(text)}">{escape(name)}</th>' for name, text in COLUMNS.items())
     rows = "\n".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-        for name, *cells in _cells(found)
+        f'<tr><th scope="row">{_both(head)}</th>{"".join(f"<td>{_both(cell)}</td>" for cell in cells)}</tr>'
+        for head, *cells in _cells(found)
     )
     meanings = "; ".join(f"{name}: {text}" for name, text in COLUMNS.items())
     return f"""<section class="methods many" style="--n:{len(COLUMNS)}" aria-label="By length">
@@ -214,6 +214,11 @@ def length_section(found: Lengths) -> str:
 </table>
 <p class="basis">{escape(meanings)}. {escape(_basis(found))}.</p>
 </section>"""
+
+
+def _both(cell: tuple[str, str]) -> str:
+    value, more = map(escape, cell)
+    return f"{value}<small>{more}</small>" if more else value
 
 
 def guideline(found: Lengths) -> str:

@@ -146,7 +146,7 @@ def test_the_report_and_the_command(sides, tmp_path, capsys):
     page = (tmp_path / "r.html").read_text()
     assert kept["guideline"] in said and kept["guideline"] in page
     for of in kept["bins"]:
-        assert f"{of['least']:g} to {of['most']:g} ({of['rows']} rows)" in page
+        assert f"{of['least']:g} to {of['most']:g}<small>({of['rows']} rows)</small>" in page
     for more, says in (
         (["--by-length", str(tmp_path / "none.txt"), "--overwrite"], "none.txt: no such file"),
         (["--by-length", "caption", "--overwrite"], "beside the embeddings"),
