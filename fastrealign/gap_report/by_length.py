@@ -164,17 +164,16 @@ COLUMNS = {
 }
 
 
-def _cells(found: Lengths) -> list[list[str]]:
-    """Of each bin: its lengths and rows, and a figure for each of COLUMNS."""
+def _cells(found: Lengths) -> list[list[tuple[str, str]]]:
+    """Of each bin: its lengths and rows, and for each of COLUMNS a figure and what goes with it."""
     return [
         [
-            (f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}")
-            + f" ({count(of.rows, 'row')})",
-            f"{number(of.gap)} ± {2 * of.gap_error:.1g}",
-            f"{of.effective_rank:.1f}",
-            f"{percent(of.mixing.value)} → {percent(of.mixing_after.value)}",
-            number(of.left),
-            number(of.left_own),
+            (f"{of.least:g}" if of.least == of.most else f"{of.least:g} to {of.most:g}", f"({count(of.rows, 'row')})"),
+            (number(of.gap), f"± {2 * of.gap_error:.1g}"),
+            (f"{of.effective_rank:.1f}", ""),
+            (percent(of.mixing.value), f"→ {percent(of.mixing_after.value)}"),
+            (number(of.left), ""),
+            (number(of.left_own), ""),
         ]
         for of in found.bins
     ]
