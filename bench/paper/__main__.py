@@ -22,7 +22,10 @@ MODULES = (
     "orderings",
     "moments",
     # docs/open-questions.md and docs/recalibration.md
+    "caption_length",
+    "head_questions",
     "recalibration",
+    "one_stage",
     "membership",
 )
 
@@ -35,7 +38,7 @@ def reproductions() -> dict[str, Reproduction]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper", description="The paper's figures; open questions.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
-    parser.add_argument("--all", action="store_true", help="all of them, in a quarter of an hour")
+    parser.add_argument("--all", action="store_true", help="all of them")
     add_options(parser)
     given = parser.parse_args(arguments)
     known = reproductions()

@@ -215,8 +215,8 @@ def draw(results: Results) -> Figure:
                 axes.plot(labels, one, "_", color=colour, ms=9)
         axes.set_title(name, loc="left", fontsize=9.5)
         axes.set_xlabel("words")
-        axes.set_ylim(0)
     figure.axes[0].set_ylabel("gap")
+    figure.axes[0].set_ylim(bottom=0)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=3)
     return figure

@@ -1,4 +1,4 @@
-"""python -m bench.paper.head_questions [--encoders DIR] [--real DIR]: losses, frames, and U, V, L across encoders and domains.
+"""python -m bench.paper.head_questions [--real DIR]: losses, frames, and U, V, L across encoders and domains.
 
 Heads over frozen features, each loss with several seeds. Of every head: gap, mixing and retrieval before and after ReAlign; the
 gap in two frozen frames and in the rolling one while it trains; its frame, leakage and coupling at the end. Frames of different
@@ -359,8 +359,8 @@ def draw(results: Results) -> Figure:
                 axes.plot(steps, values, color=METHOD[colours[loss]], label=loss)
             axes.set_title(f"{name}, frame: {frame}", loc="left", fontsize=10.5)
             axes.set_xlabel("step")
-            axes.set_ylim(0)
         row[0].set_ylabel("leakage: gradients in V")
+        row[0].set_ylim(bottom=0)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

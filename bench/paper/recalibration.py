@@ -235,8 +235,8 @@ def draw(results: Results) -> Figure:
                 axes.plot(steps, color=METHOD[colour], label=policy)
             axes.set_title(f"{name}, {stream}", loc="left", fontsize=10.5)
             axes.set_xlabel("step")
-            axes.set_ylim(0)
         row[0].set_ylabel("gap left before learning the batch")
+        row[0].set_ylim(bottom=0)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

@@ -1,4 +1,4 @@
-"""Both worlds of the open questions: rendered scenes, and real pictures with their titles (bench/paper/real/)."""
+"""Both worlds of the open questions: rendered scenes, and real pictures with their titles (bench/paper/real.py)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from bench.paper.long_captions import lengths
 from fastrealign.cli.demo.captions import OPENINGS, Background
 from fastrealign.cli.demo.samples import SEEDS as SCENES_OF
 from fastrealign.cli.demo.samples import sample_caption, sample_scene
-from fastrealign.core.errors import InputError
 
 # Of the scenes whose features heads are trained on.
-SCENES, QUICK_SCENES = 4000, 60
+SCENES = 4000
 # Of the heads of the real world: objectives of bench/paper/heads.py, and what the tables call them.
 KINDS = {"InfoNCE": "scale 60", "InfoNCE, learned scale": "learned scale"}
 SEEDS = 3
@@ -228,32 +227,26 @@ def labelled(setting: Setting) -> dict[str, list[Labelled]]:
 
 
 def features(setting: Setting) -> dict[str, Features]:
-    """What heads are trained on, of each world that is given: --encoders for the rendered one, --real for the real one."""
+    """What heads are trained on: embeddings by the shipped encoder, and with --real those of the real towers."""
     found = {}
-    if setting.encoders:
-        n = QUICK_SCENES if setting.quick else SCENES
-        seed = encoders.seeds(setting.encoders)[0]
-        scenes = range(n)
-        wanted = {
-            "image": encoders.Rows("image", "shapes", scenes),
-            "short": encoders.Rows("text", "shapes", scenes, "short"),
-            "long": encoders.Rows("text", "shapes", scenes, "complete"),
+    if not setting.quick:
+        from fastrealign.cli.demo import models
+
+        model, scenes = models.load_encoder(), range(SCENES)
+        of = {
+            "image": encoders.embed(model, encoders.Rows("image", "shapes", scenes)),
+            "short": encoders.embed(model, encoders.Rows("text", "shapes", scenes, "short")),
+            "long": encoders.embed(model, encoders.Rows("text", "shapes", scenes, "complete")),
         }
-        of = encoders.embedded(seed, wanted, setting.encoders)
         label = np.array([sample_scene(s).background for s in scenes])
-        order = np.random.default_rng(0).permutation(n)
-        train, held = np.split(order, [int(0.6 * n)])
+        train, held = np.split(np.random.default_rng(0).permutation(SCENES), [int(0.6 * SCENES)])
         found["rendered"] = Features("rendered", of["image"], of["short"], of["long"], train, held, label)
     if setting.real:
         found["real"] = _real_features(setting.real)
-    if setting.quick and not found:
+    if setting.quick:
         sides = shipped()
         image, text = (rows.astype(np.float32) for rows in (sides.pairs_image, sides.pairs_text))
         train, held = np.array_split(np.arange(len(text)), 2)
         label = np.array([sample_scene(seed).background for seed in SCENES_OF["pairs_text"]])
         found["rendered"] = Features("rendered", image, text, text, train, held, label)
-    if not found:
-        raise InputError(
-            "no features: give --encoders DIR (bench.paper.encoders), --real DIR (bench.paper.real) or both"
-        )
     return found
