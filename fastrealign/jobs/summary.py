@@ -135,7 +135,8 @@ class Report:
         lines = [
             shown(head),
             *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit"),
-            *sampling_lines(None if fitted is None else fitted.sampling),
+            # What a sample says of the gap left is of rows without noise.
+            *sampling_lines(None if fitted is None or self.noise else fitted.sampling),
             *listing(
                 ("noise", noise_text(self.noise)),
                 ("column", column_text(self.columns)),

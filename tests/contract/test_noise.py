@@ -310,3 +310,11 @@ def test_tensors_on_a_device_get_the_noise_of_the_cpu(sides, monkeypatch):
             np.testing.assert_array_equal(given.numpy(), expected)
         rows = np.concatenate([corpus.rows(n, i) for i, n in enumerate(SIZES)])
         rows[3], rows[1100, 2] = 0, np.nan
+
+
+def test_what_a_sample_certifies_is_not_said_of_noisy_rows(sides, tmp_path):
+    text, image, _ = sides
+    plain = fr.align(text, image, tmp_path / "plain", tol=0.9, seed=1)
+    noisy = fr.align(text, image, tmp_path / "noisy", tol=0.9, seed=1, noise=1.0)
+    assert "certified" in str(plain) and "certified" not in str(noisy)
+    assert noisy.alignment.fingerprint == plain.alignment.fingerprint and noisy.alignment.sampling is not None

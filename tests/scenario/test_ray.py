@@ -185,13 +185,13 @@ def test_shards_that_cannot_be_read_are_left_out(cluster, folders, tmp_path, mon
     assert report.shards == 5 and "part_2.npy" in report.left_out[0]
 
 
-@pytest.mark.parametrize("name", ["c3", "bca"])
-def test_compared_methods(cluster, folders, tmp_path, name):
+@pytest.mark.parametrize(("name", "noise"), [("c3", 0.0), ("bca", 0.0), ("realign", 1.0)])
+def test_compared_methods_and_noise(cluster, folders, tmp_path, name, noise):
     """Rows have their numbers over all shards, whichever actor writes them."""
     text, image = folders
     method = fr.fit(text, image, method=name)
-    fr.ray.apply_files(method, text, tmp_path / "out", actors=1)
-    fr.apply_files(method, text, tmp_path / "alone")
+    fr.ray.apply_files(method, text, tmp_path / "out", actors=1, noise=noise, seed=3)
+    fr.apply_files(method, text, tmp_path / "alone", noise=noise, seed=3)
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
 
 
