@@ -8,9 +8,10 @@
 
 split: "train" rows trained the heads; fit alignments on "fit" and measure on "test", which no head has seen; leave "duplicate"
 out. Kinds: A, an MLP of 256 columns with a learned scale; B, linear, 128 columns, learned; C, an MLP of 128 columns with the
-scale held at 60, which has the gap of a CLIP; with --scales, SCALE (of --scales 10 20: S10, S20), C's at other scales.
+scale held at 60, which has the gap of a CLIP; with --scales 10 20, S10- and S20-, C's head at these scales.
 
-Each stage keeps its files: a run that was stopped goes on after the last one that is whole. Ten minutes on two cores.
+Each stage keeps its files: a run that was stopped goes on after the last one that is whole. On two cores the stages, run one by
+one, took 106 s (pictures), 66 s (captions) and 167 s (nine heads).
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.paper.real", description="The real world, in ten minutes.")
+    parser = argparse.ArgumentParser(prog="python -m bench.paper.real", description="The real world, from packages to embeddings.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="features, split and embeddings")
     parser.add_argument(
         "--from", dest="folders", type=Path, nargs="+", default=[], metavar="FOLDER", help="with unpacked packages"
