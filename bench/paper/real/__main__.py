@@ -145,7 +145,7 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.paper.real", description="The real world, from packages to embeddings.")
+    parser = argparse.ArgumentParser(prog="python -m bench.paper.real", description="The real world, in three stages.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="features, split and embeddings")
     parser.add_argument(
         "--from", dest="folders", type=Path, nargs="+", default=[], metavar="FOLDER", help="with unpacked packages"
