@@ -1,7 +1,8 @@
-"""python -m bench.paper.orderings [--encoders DIR]: the paper's orderings of the methods, over seeds.
+"""python -m bench.paper.orderings [--encoders DIR] [--real DIR]: the paper's orderings of the methods, over encoders.
 
 A seed is a random half of the shipped embeddings and a seed of C3's noise; with --encoders, an encoder trained from its own
-initial weights. An ordering is counted seed by seed: it holds if every inequality does.
+initial weights; with --real, a head of each kind of the real world. An ordering is counted seed by seed: it holds if every
+inequality does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +34,7 @@ from bench.paper.common import (
     small,
     table,
 )
+from bench.paper.real.made import KINDS, heads_of
 from fastrealign.cli.demo.samples import SEEDS
 from fastrealign.diagnostics import angular_topology, covariance, gap, mixing, overlap, power_law
 
@@ -113,7 +116,22 @@ def measure(setting: Setting) -> Results:
         for seed in encoders.seeds(setting.encoders):
             results["encoders"][seed] = _read(_embedded(seed, setting), seed)
             setting.say(f"encoder {seed} is done")
+    if setting.real:
+        results["heads"] = {}
+        for kind in KINDS:
+            results["heads"][kind] = {seed: _read(sides, seed) for seed, sides in _heads(kind, setting.real).items()}
+            setting.say(f"heads {kind} are done")
     return results
+
+
+def _heads(kind: str, folder: Path) -> dict[int, Sides]:
+    """Text and images of different pictures to fit on, and held-out pairs, of each seed."""
+    split = np.load(folder / "split.npy")
+    first, second = np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(split == "fit")), 2)
+    return {
+        seed: Sides(of["title"][first], of["image"][second], of["title"][split == "test"], of["image"][split == "test"])
+        for seed, of in heads_of(folder, kind).items()
+    }
 
 
 def _embedded(seed: int, setting: Setting) -> Sides:
@@ -152,8 +170,26 @@ def tell(results: Results) -> str:
         parts += [f"{what}; mean ± standard deviation:", _table(reads, held)]
         failed = [of.says for of, count in zip(ORDERINGS, held, strict=True) if count < len(reads)]
         parts.append(f"Not in every seed: {'; '.join(failed)}." if failed else "Every ordering holds in every seed.")
+    if "heads" in results:
+        for kind, of in results["heads"].items():
+            reads = list(of.values())
+            what = f"real pictures and titles, {KINDS[kind]} ({kind}), {len(reads)} seeds; mean ± standard deviation:"
+            parts += [what, _table(reads, [sum(map(ordering.holds, reads)) for ordering in ORDERINGS])]
+        parts += ["Holds in, over encoders:", _holds_in(results)]
     parts.append("≫ and ≪ are counted as > and <; the columns show the size of the difference.")
     return "\n\n".join(parts)
+
+
+def _holds_in(results: Results) -> str:
+    """Of each ordering: in how many seeds of each encoder."""
+    encoders_of = {"rendered, encoders": results.get("encoders"), "rendered, halves": results["halves"]}
+    columns = {name: of for name, of in encoders_of.items() if of}
+    columns |= {f"real, {KINDS[kind]}": of for kind, of in results["heads"].items()}
+    rows = [
+        [ordering.says, *(f"{sum(map(ordering.holds, of.values()))} of {len(of)}" for of in columns.values())]
+        for ordering in ORDERINGS
+    ]
+    return table(["ordering", *columns], rows)
 
 
 def _table(reads: Sequence[Read], held: Sequence[int]) -> str:

@@ -1,0 +1,265 @@
+"""python -m bench.paper.uses --real DIR: what users are after, on real heads: search and text-trained classifiers, by method.
+
+Needs the extras `sklearn` and `torch`. Heads at other logit scales (bench.paper.real --scales) tell why encoders differ.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.paper.aniso import Refinement, Rotation
+from bench.paper.common import Reproduction, Results, Setting, canvas, main, plus_minus, small, table
+from bench.paper.noise import LEAST, NO_SUBJECT, STRENGTH
+from bench.paper.real.made import KINDS, heads_of
+from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.reference import project
+from fastrealign.diagnostics import covariance, effective_rank, gap, mixing, overlap
+from fastrealign.methods.baselines import fit_baseline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "none": "none",
+    "none+noise": "none + noise",
+    "anchor": "anchor",
+    "realign": "ReAlign",
+    "realign-exact": "ReAlign, exact",
+    "realign+noise": "ReAlign + noise",
+    "c3": "C3",
+    "two-sided": "both less own mean",
+    "bca": "blockwise",
+    "rotation": "ReAlign, rotated",
+    "aniso": "ReAlign, refined",
+}
+PLAIN = ("anchor", "realign", "realign-exact", "c3", "bca")
+NOISE = 1.0
+SCALED = "S"  # kinds of heads at other scales: S10-, S20-, ...
+
+# A method on one head: maps of text and of images, and of text to train a classifier on.
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Maps:
+    text: Map
+    image: Map = project
+    training: Map | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """fit: text and images of other pictures than each other; the others of the pictures of the parts fit and test."""
+
+    fit: tuple[np.ndarray, np.ndarray]
+    captions: np.ndarray
+    pictures: np.ndarray
+    labels: np.ndarray
+    titles: np.ndarray
+    longs: np.ndarray
+    images: np.ndarray
+    test_labels: np.ndarray
+
+
+def heads(folder: Path, kind: str) -> list[Head]:
+    """Of one kind, by seed. Labels are "" where the folder is no subject or has few pictures."""
+    split, category = np.load(folder / "split.npy"), np.load(folder / "categories.npy")
+    fit, test = (np.flatnonzero(split == part) for part in ("fit", "test"))
+    names, counts = np.unique(category[fit], return_counts=True)
+    subjects = [name for name, count in zip(names, counts, strict=True) if count >= LEAST and name not in NO_SUBJECT]
+    label = np.where(np.isin(category, subjects), category, "")
+    first, second = np.array_split(np.random.default_rng(0).permutation(fit), 2)
+    return [
+        Head(
+            (of["title"][first], of["image"][second]),
+            of["title"][fit],
+            of["image"][fit],
+            label[fit],
+            of["title"][test],
+            of["long"][test],
+            of["image"][test],
+            label[test],
+        )
+        for of in heads_of(folder, kind).values()
+    ]
+
+
+def methods(of: Head, seed: int) -> dict[str, Maps]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # heads leave some directions nearly empty
+        fitted = {name: fit_baseline(name, *of.fit) for name in ("none", *PLAIN)}
+        own = [fit_baseline("mean-shift", rows, other) for rows, other in (of.fit, of.fit[::-1])]
+    maps = {"none": Maps(project), "none+noise": Maps(project, training=_noisy(fitted["none"], seed))}
+    maps |= {name: Maps(_plain(fitted[name])) for name in PLAIN}
+    maps["realign+noise"] = Maps(maps["realign"].text, training=_noisy(fitted["realign"], seed))
+    maps["two-sided"] = Maps(*(lambda rows, m=m: project(m(rows, dtype=np.float64)) for m in own))
+    aligned = maps["realign-exact"].text
+    for name, refine in (("rotation", Rotation), ("aniso", lambda *sides: Refinement(*sides, seed=seed))):
+        refined = refine(aligned(of.fit[0]), project(of.fit[1]))
+        maps[name] = Maps(lambda rows, refined=refined: refined(aligned(rows)))
+    return {name: maps[name] for name in LABELS}
+
+
+def _plain(method: Any) -> Map:
+    return lambda rows: method(rows, dtype=np.float64)
+
+
+def _noisy(method: Any, seed: int) -> Map:
+    return lambda rows: method(rows, dtype=np.float64, noise=NOISE, seed=seed)
+
+
+def read(of: Head, maps: Maps) -> dict[str, float]:
+    """mixing, R@1 and R@10 of images by titles, neighbours kept, one index of both, accuracy on images."""
+    titles, longs, images = maps.text(of.titles), maps.text(of.longs), maps.image(of.images)
+    n = len(titles)
+    ranks = _ranks(titles @ images.T)
+    # One index: every other document is an image, the others are long captions.
+    shown = np.arange(n) % 2 == 0
+    mixed = titles @ np.where(shown[:, None], images, longs).T
+    top = _ranks(mixed) < 10
+    best = np.argsort(-mixed, axis=1)[:, :10]
+    return {
+        "gap": gap(images, titles),
+        "mixing": mixing(images, titles, k=20, rows=None).rate.value,
+        "R@1": float(np.mean(ranks == 0)),
+        "R@10": float(np.mean(ranks < 10)),
+        "kept": overlap(of.titles, titles, k=10, rows=None).value,
+        "one index": float(np.mean(top)),
+        "images in one index": float(np.mean(top[shown])),
+        "images in ten": float(np.mean(shown[best])),
+        "accuracy": accuracy((maps.training or maps.text)(of.captions), of.labels, images, of.test_labels),
+    }
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Of document i for query i, from 0."""
+    return np.sum(scores > np.diagonal(scores)[:, None], axis=1)
+
+
+def accuracy(rows: np.ndarray, labels: np.ndarray, images: np.ndarray, test_labels: np.ndarray) -> float:
+    """Of a logistic regression trained on rows, on images."""
+    from sklearn.linear_model import LogisticRegression
+
+    known, asked = labels != "", test_labels != ""
+    model = LogisticRegression(C=STRENGTH, max_iter=1000).fit(rows[known], labels[known])
+    return float(model.score(images[asked], test_labels[asked]))
+
+
+def measure(setting: Setting) -> Results:
+    if setting.real is None:
+        raise InputError("expected --real DIR, a folder that python -m bench.paper.real --out DIR made")
+    scales = sorted(
+        {float(path.name[1:].split("-")[0]) for path in (setting.real / "heads").glob(f"{SCALED}*-0_image.npy")}
+    )
+    kinds = {kind: f"{kind}: {says}" for kind, says in KINDS.items()}
+    kinds |= {f"{SCALED}{scale:g}-": f"scale {scale:g}" for scale in scales}
+    found: dict[str, Results] = {}
+    for kind, says in kinds.items():
+        of_kind = heads(setting.real, kind)[: 1 if setting.quick else None]
+        found[kind] = {"says": says, "n": len(of_kind[0].images), "seeds": []}
+        for seed, of in enumerate(of_kind):
+            found[kind]["seeds"].append(_seed(of, seed))
+            setting.say(f"{says}: seed {seed} is done")
+    return {"heads": found, "noise": NOISE}
+
+
+def _seed(of: Head, seed: int) -> Results:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        spectra = [covariance(rows) for rows in (of.images, of.titles, of.longs)]
+    upper = accuracy(project(of.pictures), of.labels, project(of.images), of.test_labels)
+    return {
+        "images": upper,
+        "traces": [float(np.sum(c.eigenvalues)) for c in spectra],
+        "ranks": [effective_rank(c.eigenvalues) for c in spectra],
+        "methods": {name: read(of, maps) for name, maps in methods(of, seed).items()},
+    }
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+FIGURES = ("mixing", "kept", "R@1", "one index", "images in one index", "accuracy")
+
+
+def tell(results: Results) -> str:
+    found: Mapping[str, Any] = results["heads"]
+    parts = []
+    for kind in KINDS:
+        of = found[kind]
+        parts += [f"**{of['says']}**, {len(of['seeds'])} seeds, {of['n']:,} held-out pairs:", _table(of["seeds"])]
+    scaled = [of for kind, of in found.items() if kind not in KINDS]
+    if scaled:
+        parts += ["The same head at logit scales that are held:", _why(scaled)]
+    return "\n\n".join(parts)
+
+
+def _values(seeds: Sequence[Any], method: str, figure: str) -> list[float]:
+    return [seed["methods"][method][figure] for seed in seeds]
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _table(seeds: Sequence[Any]) -> str:
+    rows = [
+        [label, *(plus_minus(_values(seeds, name, figure), _three) for figure in FIGURES)]
+        for name, label in LABELS.items()
+    ]
+    rows.append(["images", *[""] * (len(FIGURES) - 1), plus_minus([seed["images"] for seed in seeds], _three)])
+    return table(["method", *FIGURES], rows)
+
+
+def _why(scaled: Sequence[Any]) -> str:
+    head = ["", "gap", "trace, image / text", "effective rank, image", "mixing", "R@1", "one index", "accuracy"]
+    rows = []
+    for of in scaled:
+        seeds = of["seeds"]
+        rows.append(
+            [
+                of["says"],
+                plus_minus(_values(seeds, "none", "gap"), small),
+                plus_minus([seed["traces"][0] / seed["traces"][1] for seed in seeds], lambda v: f"{v:.2f}"),
+                plus_minus([seed["ranks"][0] for seed in seeds], lambda v: f"{v:.1f}"),
+                *(
+                    f"{plus_minus(_values(seeds, 'none', figure), _three)} → "
+                    f"{plus_minus(_values(seeds, 'realign', figure), _three)}"
+                    for figure in ("mixing", "R@1", "one index", "accuracy")
+                ),
+            ]
+        )
+    return table(head, rows)
+
+
+def draw(results: Results) -> Figure:
+    """Accuracy and recall in one index, by method and kind of head: a point a seed."""
+    figure = canvas(11, 4.2)
+    shown = ("one index", "accuracy")
+    for axes, name in zip(figure.subplots(1, 2), shown, strict=True):
+        for i, kind in enumerate(KINDS):
+            seeds = results["heads"][kind]["seeds"]
+            for at, method in enumerate(LABELS):
+                values = _values(seeds, method, name)
+                axes.plot([at + 0.22 * (i - 1)] * len(values), values, "o^s"[i], color=f"C{i}", ms=4.5)
+        axes.set_xticks(range(len(LABELS)), list(LABELS.values()), rotation=55, ha="right", rotation_mode="anchor")
+        axes.set_title(
+            {"one index": "R@10 in one index", "accuracy": "accuracy on images"}[name], loc="left", fontsize=10.5
+        )
+        axes.grid(True, axis="y")
+    for i, kind in enumerate(KINDS):
+        figure.axes[1].plot([], [], "o^s"[i], color=f"C{i}", ms=4.5, label=results["heads"][kind]["says"])
+    figure.axes[1].legend(loc="lower right", handletextpad=0.1)
+    return figure
+
+
+REPRODUCTION = Reproduction("uses", "search and text-trained classifiers on real heads, by method", measure, tell, draw)
+
+if __name__ == "__main__":
+    sys.exit(main(REPRODUCTION))
