@@ -42,6 +42,7 @@ LABELS = {
 PLAIN = ("anchor", "realign", "realign-exact", "c3", "bca")
 NOISE = 1.0
 SCALED = "S"  # kinds of heads at other scales: S10-, S20-, ...
+SCALED_METHODS = ("none", "realign", "two-sided")
 
 # A method on one head: maps of text and of images, and of text to train a classifier on.
 Map = Callable[[np.ndarray], np.ndarray]
@@ -91,7 +92,7 @@ def heads(folder: Path, kind: str) -> list[Head]:
     ]
 
 
-def methods(of: Head, seed: int) -> dict[str, Maps]:
+def methods(of: Head, seed: int, names: Sequence[str]) -> dict[str, Maps]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # heads leave some directions nearly empty
         fitted = {name: fit_baseline(name, *of.fit) for name in ("none", *PLAIN)}
@@ -101,10 +102,11 @@ def methods(of: Head, seed: int) -> dict[str, Maps]:
     maps["realign+noise"] = Maps(maps["realign"].text, training=_noisy(fitted["realign"], seed))
     maps["two-sided"] = Maps(*(lambda rows, m=m: project(m(rows, dtype=np.float64)) for m in own))
     aligned = maps["realign-exact"].text
-    for name, refine in (("rotation", Rotation), ("aniso", lambda *sides: Refinement(*sides, seed=seed))):
-        refined = refine(aligned(of.fit[0]), project(of.fit[1]))
+    refinements = {"rotation": Rotation, "aniso": lambda *sides: Refinement(*sides, seed=seed)}
+    for name in refinements.keys() & names:
+        refined = refinements[name](aligned(of.fit[0]), project(of.fit[1]))
         maps[name] = Maps(lambda rows, refined=refined: refined(aligned(rows)))
-    return {name: maps[name] for name in LABELS}
+    return {name: maps[name] for name in names}
 
 
 def _plain(method: Any) -> Map:
@@ -165,12 +167,12 @@ def measure(setting: Setting) -> Results:
         of_kind = heads(setting.real, kind)[: 1 if setting.quick else None]
         found[kind] = {"says": says, "n": len(of_kind[0].images), "seeds": []}
         for seed, of in enumerate(of_kind):
-            found[kind]["seeds"].append(_seed(of, seed))
+            found[kind]["seeds"].append(_seed(of, seed, tuple(LABELS) if kind in KINDS else SCALED_METHODS))
             setting.say(f"{says}: seed {seed} is done")
     return {"heads": found, "noise": NOISE}
 
 
-def _seed(of: Head, seed: int) -> Results:
+def _seed(of: Head, seed: int, names: Sequence[str]) -> Results:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         spectra = [covariance(rows) for rows in (of.images, of.titles, of.longs)]
@@ -179,7 +181,7 @@ def _seed(of: Head, seed: int) -> Results:
         "images": upper,
         "traces": [float(np.sum(c.eigenvalues)) for c in spectra],
         "ranks": [effective_rank(c.eigenvalues) for c in spectra],
-        "methods": {name: read(of, maps) for name, maps in methods(of, seed).items()},
+        "methods": {name: read(of, maps) for name, maps in methods(of, seed, names).items()},
     }
 
 
