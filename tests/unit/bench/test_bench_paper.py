@@ -25,7 +25,10 @@ encoders, exact_sums, long_captions, domains, orderings, synthetic, two_sided = 
 )
 REPRODUCTIONS = listing.reproductions()
 # sample_size has tests of its own (test_bench_runs.py).
-QUICK = [name for name in REPRODUCTIONS if name != "sample_size"]
+SLOW = ("head_questions",)
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in REPRODUCTIONS if name != "sample_size"
+]
 
 
 def page(folder):

@@ -52,8 +52,8 @@ def test_a_world_of_another_family_shares_encoder_and_language_model(world, tmp_
     "recipe",
     [
         recipes.Recipe("realign", "text"),
-        recipes.Recipe("c3", "image", captions=0.5),
-        recipes.Recipe("none", None),
+        pytest.param(recipes.Recipe("c3", "image", captions=0.5), marks=pytest.mark.slow),
+        pytest.param(recipes.Recipe("none", None), marks=pytest.mark.slow),
         recipes.Recipe(recipes.PAIRED, "image", conversations=0.5),
     ],
 )

@@ -49,6 +49,7 @@ def test_only_the_heads_own_split_is_trained_on(heads):
     assert not set(parts["test"].ids) & set(parts["train"].ids)
 
 
+@pytest.mark.slow
 def test_from_embeddings_to_a_page(heads, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(real_revision, "STEPS", 1)
     monkeypatch.setitem(real_revision.TRAINING, "epochs", 1.0)
