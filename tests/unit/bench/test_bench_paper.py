@@ -27,7 +27,9 @@ REPRODUCTIONS = listing.reproductions()
 # sample_size has tests of its own (test_bench_runs.py).
 SLOW = ("head_questions",)
 QUICK = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in REPRODUCTIONS if name != "sample_size"
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in REPRODUCTIONS
+    if name != "sample_size"
 ]
 
 
