@@ -210,7 +210,7 @@ def tell(results: Results) -> str:
             "trace alone",
             "Φ(√(d_eff/2n))",
             "Φ(√(d/2n))",
-            "found at 1 % false",
+            "members found at 1 % false alarms",
         ]
         parts += [
             f"**{name}**, d = {of['d']}, d_eff = {of['effective d']:.0f}: AUC of the attacks (0.5: a guess), mean ± standard "

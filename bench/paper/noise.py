@@ -2,7 +2,7 @@
 
 A classifier and a decoder of words (a linear captioner: one logistic regression a word) are trained on embeddings of captions,
 mapped by a method, with noise of a length, and tested on embeddings of images. In the real world (`DIR`, made by
-bench/paper/real.py) for every head and seed; in the rendered world on random halves of the shipped captions. Needs the
+bench/paper/real/) for every head and seed; in the rendered world on random halves of the shipped captions. Needs the
 extra `sklearn`.
 """
 

@@ -1,4 +1,4 @@
-"""Both worlds of the open questions: rendered scenes, and real pictures with their titles (bench/paper/real.py)."""
+"""Both worlds of the open questions: rendered scenes, and real pictures with their titles (bench/paper/real/)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class FitOptions:
     )
     centroid: str = option(
         "paper",
-        "paper (the default) translates once, as published, and leaves a gap of about 1e-4; exact solves for the "
+        "paper (the default) translates once, as published, and leaves a gap of 1e-4 to 4e-3; exact solves for the "
         "translation that leaves none",
     )
     one_pass: bool | None = option(

@@ -50,11 +50,11 @@ def find(folders: Iterable[Path] = ()) -> Packages:
         candidates = [place / path for place in (*places, _installed(path))]
         there = next((candidate for candidate in candidates if candidate.exists()), None)
         if there is None:
-            missing.append(f"{package}: expected {' or '.join(map(str, candidates))}; {install}")
+            missing.append(f"{package} ({install}): expected {candidates[0]}")
         else:
             found[piece] = there
     if missing:
-        raise InputError("the real world needs these packages:\n  " + "\n  ".join(missing))
+        raise InputError(f"the real world needs packages that are not there: {'; '.join(missing)}")
     return Packages(**found)
 
 

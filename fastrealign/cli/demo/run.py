@@ -122,7 +122,7 @@ class DemoResult:
         raw, *others, _ = self.classifier.values()
         helps = any(one.value > raw.value + 2 * one.error for one in others)
         return [
-            f"Name the category ({self.categories}) of a held-out image, trained on",
+            f"Name the category ({self.categories}) of a held-out picture, trained on",
             *(f"    {name:44}{share!s:>18}" for name, share in self.classifier.items()),
             *([] if helps else ["Here raw titles do as well: none is better by more than two standard errors."]),
         ]
@@ -130,8 +130,8 @@ class DemoResult:
     def _search(self) -> list[str]:
         head = f"{'One index, half pictures, half captions':40}"
         return [
-            f"{head}{f'R@{TOP}':>16}{f'R@{TOP} of pictures':>18}{f'images in top {TOP}':>18}",
-            *(f"    {n:36}{s.found!s:>16}{s.pictures_found!s:>18}{s.images:>18.1%}" for n, s in self.search.items()),
+            f"{head}{f'found in top {TOP}':>16}{'pictures found':>18}{f'pictures in top {TOP}':>20}",
+            *(f"    {n:36}{s.found!s:>16}{s.pictures_found!s:>18}{s.images:>20.1%}" for n, s in self.search.items()),
         ]
 
     def _rankings(self) -> list[str]:
