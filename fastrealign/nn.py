@@ -228,7 +228,7 @@ class Steps(NoisyModule):
         e = e + shift
         if noise is not None:
             e = e + noise
-        elif self.sigma:
+        elif self.sigma and not self.noise:
             e = e + self.sigma * torch.randn_like(e)
         if self.projected:
             e = torch.ops.fastrealign.apply(e, self._value("last"), 2)

@@ -126,9 +126,9 @@ class NoiseOptions:
         0.0,
         "length of random noise that is added to every mapped row, which is then projected to the unit sphere again: "
         "N(0, (noise/sqrt(d))^2 I), so 1 is as long as a row (root mean square); of c3, which has noise of length 0.5, it sets "
-        "the length; 0 adds none",
+        "the length; 0 adds none to that of the method",
     )
-    seed: int = option(0, "seed of the noise, which each row gets by its number")
+    seed: int = option(0, "seed of this noise, which each row gets by its number; c3's own keeps the seed of its fit")
 
     def __post_init__(self) -> None:
         real = isinstance(self.noise, numbers.Real) and not isinstance(self.noise, bool)

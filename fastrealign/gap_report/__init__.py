@@ -47,15 +47,15 @@ def report(
 ) -> GapReport:
     """Measure the gap between `source` (text) and `target` (images), and what methods of alignment do to it.
 
-        Takes a minute for 100,000 x 768 a side on two cores, and memory for three times the rows drawn.
+    Takes a minute for 100,000 x 768 a side on two cores, and memory for three times the rows drawn.
 
-        Parameters
-        ----------
-        source, target : array, tensor, path, list of paths, or chunks
-            Rows (n, d) and (m, d), as `fastrealign.fit` takes them; chunks must be readable again.
-        pairs : bool or (source, target), optional
-            True: row i of source and target belong together. Or separate rows that do, such as held-out pairs. The distance of
-            Search is then measured, and the distance of pairs is split into bias and residual.
+    Parameters
+    ----------
+    source, target : array, tensor, path, list of paths, or chunks
+        Rows (n, d) and (m, d), as `fastrealign.fit` takes them; chunks must be readable again.
+    pairs : bool or (source, target), optional
+        True: row i of source and target belong together. Or separate rows that do, such as held-out pairs. Search is then
+        measured, and the distance of pairs is split into bias and residual.
     labels : list, array, path or (source, target), optional
         A class for each row: one list for both sides, whose rows match, or one for each. A path (.npy, .txt, .json, .parquet,
         "table.parquet:column"), or a column of the sides' own tables. A classifier is then trained on the source, with each
@@ -65,41 +65,41 @@ def report(
         .txt file with a caption a line, or the name of a text column of the source. The report then compares up to four
         ranges of lengths.
     methods : sequence of str
-            Names of `fastrealign.baselines.METHODS`. "none", doing nothing, is always measured: what others are compared with.
-        domains : mapping of str to (source, target), optional
-            Other sides by name: the report states the gap that an alignment of one domain leaves in another.
-        rows : int
-            Rows drawn from a side that has more. Fits, metrics and pools of neighbours use only these.
-        seed : int
-            Of every sample and of the noise of c3.
-        column, target_column : str, optional
-            The column of each side that holds the embeddings, where it is not clear; for pairs and domains, too.
-        progress : Progress
-            Receives the progress of the work.
+        Names of `fastrealign.baselines.METHODS`. "none", doing nothing, is always measured: what others are compared with.
+    domains : mapping of str to (source, target), optional
+        Other sides by name: the report states the gap that an alignment of one domain leaves in another.
+    rows : int
+        Rows drawn from a side that has more. Fits, metrics and pools of neighbours use only these.
+    seed : int
+        Of every sample and of the noise of c3.
+    column, target_column : str, optional
+        The column of each side that holds the embeddings, where it is not clear; for pairs and domains, too.
+    progress : Progress
+        Receives the progress of the work.
 
-        Returns
-        -------
-        GapReport
-            `print` it, `save` it as a page, or let a notebook show it.
+    Returns
+    -------
+    GapReport
+        `print` it, `save` it as a page, or let a notebook show it.
 
-        Raises
-        ------
-        InputError
-            An unknown method, fewer than 21 rows, a side without a spread, pairs of unequal number, labels of another number or
-            without classes.
-        BadRowsError
-            A row without a direction (NaN, Inf, zero); the message names the first.
+    Raises
+    ------
+    InputError
+        An unknown method, fewer than 21 rows, a side without a spread, pairs of unequal number, labels of another number or
+        without classes.
+    BadRowsError
+        A row without a direction (NaN, Inf, zero); the message names the first.
 
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import fastrealign as fr
-        >>> rng = np.random.default_rng(0)
-        >>> images = rng.normal(size=(60, 4)) + [4, 0, 0, 0]
-        >>> text = rng.normal(size=(60, 4)) + [0, 4, 0, 0]
-        >>> found = fr.report(text, images, methods=["none", "realign"])
-        >>> found.methods["realign"].gap < found.methods["none"].gap
-        True
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastrealign as fr
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.normal(size=(60, 4)) + [4, 0, 0, 0]
+    >>> text = rng.normal(size=(60, 4)) + [0, 4, 0, 0]
+    >>> found = fr.report(text, images, methods=["none", "realign"])
+    >>> found.methods["realign"].gap < found.methods["none"].gap
+    True
     """
     from fastrealign.gap_report.measure import measure_gap
     from fastrealign.gap_report.sides import ReportOptions

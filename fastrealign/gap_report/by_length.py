@@ -101,12 +101,14 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int) -
     """Measure target x and source y, whose row i has length lengths[i]."""
     parts = binned(lengths)
     of_x = covariance(x)
-    whole = _quiet(y, x)
+    rng = np.random.default_rng(seed)
+    # Fits are made on one half of each bin and measured on the other: a fit leaves next to nothing on its own rows.
+    halves = [np.split(rng.permutation(part), [len(part) // 2]) for part in parts]
+    whole = _quiet(ArraySource(y.array[np.concatenate([half for half, _ in halves])], y.name), x)
     after = ArraySource(whole(y.array, dtype=np.float32), f"{y.name}, aligned")
     ranked = min(*(len(part) for part in parts), x.rows)
-    rng = np.random.default_rng(seed)
     bins = []
-    for part in parts:
+    for part, (fitted, held) in zip(parts, halves, strict=True):
         rows = ArraySource(y.array[part], y.name)
         of = covariance(rows)
         queries = np.sort(rng.permutation(part)[:QUERIES])
@@ -119,14 +121,14 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int) -
                 rows=len(part),
                 gap=float(np.linalg.norm(of.mean - of_x.mean)),
                 gap_error=_along(of.mean - of_x.mean, of.matrix / of.count + of_x.matrix / of_x.count),
-                chance=float(np.sqrt(of.trace / of.count + of_x.trace / of_x.count)),
+                chance=float(np.sqrt(2 * of.trace / len(held) + of_x.trace / of_x.count)),
                 radius=float(np.linalg.norm(of.mean)),
                 effective_rank=_rank(rows.array[some]),
                 mixing=mean_estimate(foreign_share(*before, MIXING_K), len(part), seed),
                 mixing_after=mean_estimate(foreign_share(*now, MIXING_K), len(part), seed),
                 kept=mean_estimate(kept_share(*(_first(own) for own, _ in (before, now))), len(part), seed),
-                left=gap(x, after.array[part]),
-                left_own=gap(x, _quiet(rows, x)(rows.array, dtype=np.float64)),
+                left=gap(x, after.array[held]),
+                left_own=gap(x, _quiet(ArraySource(y.array[fitted], y.name), x)(y.array[held], dtype=np.float64)),
             )
         )
     target_rank = _rank(x.array[rng.permutation(x.rows)[:ranked]])
@@ -159,8 +161,8 @@ COLUMNS = {
     "gap": "distance of these captions' mean to the target's",
     "effective rank": "directions",
     "mixing": "share of 20 neighbours on the target's side, before and after ReAlign",
-    "left": "gap that ReAlign leaves here, fitted on all captions",
-    "own fit": "the same, fitted on these captions alone",
+    "left": "gap that ReAlign leaves on half of these captions, fitted on the other half of all captions",
+    "own fit": "the same, fitted on the other half of these captions alone",
 }
 
 

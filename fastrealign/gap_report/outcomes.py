@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 from statistics import NormalDist
 
 import numpy as np
@@ -152,7 +153,10 @@ def outcome(name: str, scores: dict[str, Scores], tests: int, *, limit: float | 
         if margin == 0.0 and not (name == KEPT and method == "none"):
             margin = min(3.0 / n, 1.0)  # all rows alike: the rule of three
         apart = [(weight, a - b) for (weight, a), (_, b) in zip(of, none, strict=True)]
-        found[method] = Compared(value, margin, *((0.0, 0.0) if method == "none" else _mean(apart, tests, wider)))
+        change, of_change = (0.0, 0.0) if method == "none" else _mean(apart, tests, wider)
+        if change and not of_change:  # every row changes alike: the rule of three, for as many tests
+            of_change = min(-log((1 - CONFIDENCE) / tests) / n, 1.0)
+        found[method] = Compared(value, min(margin, 1.0), change, of_change)
     result = Outcome(name, n, found, limit=limit)
     better = {method: of.value for method, of in found.items() if result.better(method)}
     if not better:

@@ -17,6 +17,22 @@ from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.rows import count_rows
 from fastrealign.storage.files import open_binary, reading
 
+
+def _length_text(value: Any) -> str:
+    """A caption, or a number as text."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(f"is {shown(str(value))}, expected a caption or a number")
+
+
+class _LengthsOf(IdsOf):
+    """The captions or lengths of all rows of the source, as text."""
+
+    what = "column of lengths"
+    usual = ()
+    text_of = staticmethod(_length_text)
+
+
 EXPECTED = "a text column of the source, a .txt file with a caption a line, or a .npy file of numbers"
 
 
@@ -36,7 +52,7 @@ def row_lengths(given: Any, source: RowSource, progress: Progress) -> np.ndarray
         return _checked(path, _lines(path), source)
     if not isinstance(source, FileSource) or os.path.exists(path):
         raise InputError(f"by_length={shown(path)}: expected {EXPECTED}")
-    captions = [text for batch in IdsOf(source.files.shards, None, path).batches(progress) for text in batch]
+    captions = [text for batch in _LengthsOf(source.files.shards, None, path).batches(progress) for text in batch]
     try:
         values: Sequence[Any] = [float(text) for text in captions]
     except ValueError:
@@ -63,7 +79,14 @@ def _lines(path: str) -> list[str]:
 
 
 def _checked(name: str, given: Any, source: RowSource) -> np.ndarray:
-    values = np.asarray(given)
+    try:
+        values = np.asarray(given)
+    except ValueError:
+        raise InputError(
+            f"{name}: expected one number or one caption for each row, got lists of unequal length"
+        ) from None
+    if isinstance(given, (list, tuple)) and 0 < sum(isinstance(value, str) for value in given) < len(given):
+        raise InputError(f"{name}: holds both captions and numbers; give one or the other")
     if values.ndim != 1 or values.dtype.kind not in "iufUO" or (values.dtype.kind == "O" and not _texts(values)):
         raise InputError(
             f"{name}: expected one number or one caption for each row, got an array {values.shape} of {values.dtype}"

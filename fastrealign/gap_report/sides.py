@@ -143,9 +143,9 @@ def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Pr
             )
     named_labels = None if options.labels is None else both_labels(options.labels, *given)
     lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)
-    if lengths is not None:
-        binned(lengths)  # raises where they make no bins
     numbers = [draw(count_rows(side), options.rows, options.seed) for side in given]
+    if lengths is not None:
+        binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
     x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
     halves = _halves((x, y), options.seed)

@@ -277,7 +277,7 @@ class Collator:
                 aligned = self.alignment(rows.to(self.alignment.map.device), first=first).cpu()
         elif self.alignment is not None and (self._noisy is None or self._first is not None):
             aligned = self.alignment(rows, threads=1, first=first)
-        if self._first is not None and _worker() in (None, 0) and self._first.look(aligned, len(aligned)):
+        if self._first is not None and (_worker() not in (None, 0) or self._first.look(aligned, len(aligned))):
             self._first = None
         if self._noisy is not None:
             aligned = self._noisy(aligned if isinstance(self.alignment, ReAlign) else rows, threads=1, first=first)

@@ -153,8 +153,7 @@ def make(world: World, *, log: Log = print) -> None:
     if world.path("world.json").exists():
         raise InputError(f"{world.folder}: holds a world of other sizes, another seed or family; choose another folder")
     world.folder.mkdir(parents=True, exist_ok=True)
-    if not world.backbone.exists():
-        backbone.save(models.load_backbone(), world.backbone)
+    backbone.save(models.load_backbone(), world.backbone)  # over what an interrupted run left
     model = models.load_encoder(world.encoder)
     log(f"captions of {world.sizes.pretrain:,} scenes to pretrain on, and their embeddings")
     write_pretraining(world, model, None, "pretrain_mixed")

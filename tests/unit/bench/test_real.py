@@ -65,7 +65,8 @@ def test_a_missing_package_is_named_with_the_file_and_the_command(tmp_path):
 def test_the_command_says_so_in_one_message(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(packages, "_installed", lambda path: Path("/nowhere"))
     assert main.main(["--out", str(tmp_path / "out")]) == 2
-    assert "openclipart-png: expected" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "openclipart-png (apt-get install openclipart-png): expected" in said and said.count("\n") == 1
 
 
 def test_titles_long_captions_licences_and_copies(root):

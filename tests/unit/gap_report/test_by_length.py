@@ -61,11 +61,12 @@ def test_figures_of_each_bin(sides, rng):
         assert of.gap == pytest.approx(np.linalg.norm(mean - x), abs=1e-6)
         draws = [rng.choice(part, len(part)) for _ in range(100)]  # the images stay
         spread = np.std([np.linalg.norm(text[rows].mean(axis=0) - x) for rows in draws])
-        assert 0.6 * spread < of.gap_error < 1.8 * spread and of.gap_error < of.chance < 0.1
+        assert 0.6 * spread < of.gap_error < 1.8 * spread and of.gap_error < of.chance < 0.15
         assert of.radius == pytest.approx(np.linalg.norm(mean), abs=1e-6)
         left = whole(text[part], dtype=np.float64).mean(axis=0) - x
-        assert of.left == pytest.approx(np.linalg.norm(left), abs=1e-5)
-        assert of.left_own == pytest.approx(fr.fit(text[part], image).gap_left, abs=1e-5) and of.left_own < of.left
+        assert of.left == pytest.approx(np.linalg.norm(left), abs=2 * of.chance)
+        # On other captions of this length, where a fit leaves far more than on its own.
+        assert 5 * fr.fit(text[part], image).gap_left < of.left_own < 2 * of.chance
         assert 1 <= of.effective_rank <= D and 0 <= of.mixing.value <= 1 and of.kept.value > 0.5
     gaps = [of.gap for of in found.bins]
     assert gaps == sorted(gaps) and found.trend < -10 * found.trend_error
@@ -123,6 +124,8 @@ def test_refused(tmp_path, rng):
         ([1, 2, float("nan")], "number 2 is nan, expected a length of 0 or more"),
         ([1, None, 3], "expected one number or one caption for each row"),
         (7, "expected one number or one caption for each row"),
+        ([[1], [1, 2], [3]], "got lists of unequal length"),
+        ([1, "two words", 3], "holds both captions and numbers"),
     ):
         with pytest.raises(InputError, match=says):
             row_lengths(given, held, SILENT)
@@ -164,3 +167,36 @@ def test_lengths_follow_the_rows_that_are_drawn(sides):
     found = fr.report(text, image, methods=["none"], by_length=lengths, rows=900, seed=5).by_length
     assert sum(of.rows for of in found.bins) == 900 and found.trend < -5 * found.trend_error
     assert fr.report(text[:400], image[:400], methods=["none"]).by_length is None
+
+
+def test_what_an_own_fit_leaves_is_what_it_leaves_on_fresh_captions(rng):
+    """Few captions for the width: in sample a fit leaves next to nothing, on others as much as chance."""
+    d = 64
+    image, text, fresh = (rng.standard_normal((n, d)) + shift for n, shift in ((2000, 0.3), (400, 0.0), (20_000, 0.0)))
+    found = measured(image.astype(np.float32), text.astype(np.float32), np.arange(400.0))
+    with pytest.warns(fr.FitWarning, match="50 rows for a width of 64"):
+        left = fr.diagnostics.gap(image, fr.fit(text[:50], image)(fresh))
+    assert 0.6 * left < np.mean([of.left_own for of in found.bins]) < 1.8 * left
+    assert "one fit serves all lengths" in guideline(found)
+
+
+def test_lengths_that_are_drawn_must_make_bins(sides):
+    """Known before anything is measured."""
+    image, text, lengths = sides
+    with pytest.raises(InputError, match=r"150 captions .* do not make two bins"):
+        fr.report(text, image, rows=150, by_length=lengths, methods=["none"])
+
+
+def test_a_column_of_another_type_is_named_for_what_it_is(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = np.eye(3, D, dtype=np.float32)
+    pq.write_table(
+        pa.table({"emb": list(rows), "n": [1.5, 2.0, 3.0], "gone": ["a", None, "b"]}), tmp_path / "t.parquet"
+    )
+    files = open_rows(str(tmp_path / "t.parquet"), "source", "emb")
+    assert row_lengths("n", files, SILENT).tolist() == [1.5, 2.0, 3.0]
+    for column, says in (("gone", "expected a caption or a number"), ("other", "has no column of lengths 'other'")):
+        with pytest.raises(InputError, match=says):
+            row_lengths(column, files, SILENT)

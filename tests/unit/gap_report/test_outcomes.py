@@ -47,6 +47,9 @@ def test_all_alike_has_the_rule_of_three():
     zeros = np.zeros(300)
     of = outcome("x", {"none": [(1.0, zeros)], "a": [(1.0, zeros)]}, 1)
     assert of.methods["none"].margin == 0.01 and of.better("a") is None
+    for n, better in ((2, None), (4, None), (50, True)):
+        of = outcome("x", {"none": [(1.0, np.zeros(n))], "a": [(1.0, np.ones(n))]}, 8)
+        assert of.better("a") is better and of.methods["a"].margin <= 1.0, n
 
 
 def test_quantiles_are_students():

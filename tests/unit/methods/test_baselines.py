@@ -133,8 +133,6 @@ def test_bca_to_the_letter_whitens_the_mean_too(sides, tmp_path):
     letter.save(tmp_path / "letter.safetensors")
     again = Baseline.load(tmp_path / "letter.safetensors")
     assert again.fingerprint == letter.fingerprint and np.array_equal(again(y), letter(y))
-    kept = [diagnostics.overlap(y, method(y), k=10, rows=None).value for method in (letter, default)]
-    assert kept[0] < kept[1]
 
 
 def test_c3_of_its_own_paper_is_mean_shift_of_both_sides(sides):
