@@ -92,8 +92,8 @@ class Refinement:
         import torch
 
         seen = (torch.rand(radius.shape, generator=self._generator) > HIDDEN).float()
-        told = net((self._features(radius, phase) * seen[:, None]).flatten(1)).unflatten(1, (3, self._planes))
-        along, across, log_radius = told.unbind(1)
+        predicted = net((self._features(radius, phase) * seen[:, None]).flatten(1)).unflatten(1, (3, self._planes))
+        along, across, log_radius = predicted.unbind(1)
         kappa = (along**2 + across**2 + 1e-6).sqrt()
         of_phase = torch.special.i0e(kappa).log() + kappa - along * phase.cos() - across * phase.sin()
         of_radius = (self._log(radius) - log_radius) ** 2 / 2

@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import Reproduction, Results, Setting, canvas, main, percent, plus_minus, small, table
+from bench.paper.common import (
+    Reproduction,
+    Results,
+    Setting,
+    canvas,
+    legend_above,
+    main,
+    percent,
+    plus_minus,
+    small,
+    table,
+)
 from bench.paper.two_worlds import Captions, captions
 from fastrealign.core.errors import FitWarning
 from fastrealign.data.sources import ArraySource
@@ -217,8 +228,7 @@ def draw(results: Results) -> Figure:
         axes.set_xlabel("words")
     figure.axes[0].set_ylabel("gap")
     figure.axes[0].set_ylim(bottom=0)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3)
+    legend_above(figure, figure.axes[0], 3)
     return figure
 
 

@@ -26,6 +26,7 @@ from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.method import Method
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,21 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
 
     with matplotlib.rc_context(STYLE):
         draw().savefig(path, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+    """The legend of one panel above all of them, by default in one line."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))
+
+
+def bar_of_seeds(axes: Axes, at: int, values: np.ndarray, blind: float) -> None:
+    """A bar for the mean at this height, a dot a seed, a line for the model without the picture."""
+    from fastrealign.cli.demo.picture import IMAGE, TEXT
+
+    axes.barh(at, values.mean(), color=IMAGE, alpha=0.35)
+    axes.plot(values, np.full(len(values), at), "o", color=IMAGE, markersize=3)
+    axes.plot([blind, blind], [at - 0.4, at + 0.4], color=TEXT, linewidth=1.5)
 
 
 def canvas(width: float, height: float) -> Figure:

@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import Reproduction, Results, Setting, canvas, main, percent, plus_minus, small, table
+from bench.paper.common import (
+    Reproduction,
+    Results,
+    Setting,
+    canvas,
+    legend_above,
+    main,
+    percent,
+    plus_minus,
+    small,
+    table,
+)
 from bench.paper.heads import BATCH, OBJECTIVES, STEPS, Embedded, Features, Objective, trained
 from bench.paper.two_worlds import features
 from fastrealign.core.errors import FitWarning
@@ -361,8 +372,7 @@ def draw(results: Results) -> Figure:
             axes.set_xlabel("step")
         row[0].set_ylabel("leakage: gradients in V")
         row[0].set_ylim(bottom=0)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, grid[0][0])
     return figure
 
 

@@ -21,6 +21,7 @@ from bench.paper.common import (
     canvas,
     fitted,
     half,
+    legend_above,
     main,
     mapped,
     plus_minus,
@@ -149,8 +150,7 @@ def draw(results: Results) -> Figure:
         axes.set_xlabel("leading direction of the images")
         axes.set_ylabel("skewness" if order == "skewness" else "excess kurtosis")
         axes.grid(True, axis="y")
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+    legend_above(figure, axes)
     return figure
 
 

@@ -17,18 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.paper.common import (
-    NAMES,
-    Reproduction,
-    Results,
-    Setting,
-    canvas,
-    main,
-    plus_minus,
-    table,
-)
+from bench.paper.common import NAMES, Reproduction, Results, Setting, canvas, legend_above, main, plus_minus, table
+from bench.paper.real import made
 from fastrealign.cli.demo.samples import SEEDS, load, sample_scene
-from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.errors import FitWarning
 from fastrealign.core.reference import project
 from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.method import Method
@@ -42,12 +34,10 @@ SHOWN = ("none", "anchor", "realign", "bca", "c3")
 LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 # Inverse strength of the classifier's penalty; STRENGTHS: whether a stronger one does what noise does.
 STRENGTH, STRENGTHS = 10.0, (0.1, 1.0, 10.0, 100.0)
-# Rows with noise of their own that a caption becomes, as a loop that draws it anew in each epoch makes them.
+# Rows with noise of their own that a caption becomes, as a loop that draws new noise in each epoch makes them.
 COPIES = 8
-LEAST, WORDS, HALVES = 25, 40, 3
-KINDS = {"A": "real, MLP, learned scale", "B": "real, linear, learned scale", "C": "real, MLP, scale 60"}
-# Folders of the real world that are no subject.
-NO_SUBJECT = ("unsorted", "special", "")
+WORDS, HALVES = 40, 3
+KINDS = {kind: f"real, {says}" for kind, says in made.KINDS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,19 +103,14 @@ def _rendered(setting: Setting) -> Iterator[Task]:
 
 def _real(folder: Path, letter: str) -> Iterator[Task]:
     """A head of each seed, on pictures that no head was trained on; the class is the category, the words are of the titles."""
-    found = sorted((folder / "heads").glob(f"{letter}[0-9]*_image.npy"))
-    if not found:
-        raise InputError(f"{folder}/heads: no {letter}SEED_image.npy; python -m bench.paper.real makes them")
-    split, category = np.load(folder / "split.npy"), np.load(folder / "categories.npy")
+    heads = made.heads_of(folder, letter, ("image", "title"))
+    split, category = np.load(folder / "split.npy"), made.labels(folder)
     titles = [set(_plain(title).split()) for title in np.load(folder / "titles.npy")]
-    names, counts = np.unique(category[split == "fit"], return_counts=True)
-    kept = np.isin(category, [n for n, c in zip(names, counts, strict=True) if c >= LEAST and n not in NO_SUBJECT])
-    fit, own, test = np.flatnonzero(split == "fit"), *(np.flatnonzero((split == of) & kept) for of in ("fit", "test"))
+    own, test = (np.flatnonzero((split == of) & (category != "")) for of in ("fit", "test"))
     words = _hot(titles, _vocabulary([titles[i] for i in own]))
-    first, second = np.array_split(np.random.default_rng(0).permutation(fit), 2)
-    for path in found:
-        image = Known(np.load(path), category, words)
-        text = Known(np.load(path.with_name(path.name.replace("image", "title"))), category, words)
+    first, second = made.unpaired(folder)
+    for of in heads.values():
+        image, text = (Known(of[side], category, words) for side in ("image", "title"))
         yield Task(text.of(own), image.of(own), image.of(test), (text.rows[first], image.rows[second]), text.rows[test])
 
 
@@ -224,7 +209,7 @@ def _recall(queries: np.ndarray, images: np.ndarray) -> float:
     return float(np.mean((queries @ project(images).T).argmax(axis=1) == np.arange(len(queries))))
 
 
-# --- what is told ------------------------------------------------------------------------------------------------------
+# --- the page ----------------------------------------------------------------------------------------------------------
 
 
 def tell(results: Results) -> str:
@@ -233,7 +218,7 @@ def tell(results: Results) -> str:
         "Accuracy in per cent of a logistic regression (C = 10) trained on embeddings of captions and tested on embeddings of "
         "images, by the length of the noise; mean ± standard deviation over the seeds of the encoder's heads (rendered world: "
         "over random halves of the captions). With noise, each caption counts "
-        f"{copies} times with other noise, as in a loop that draws it anew in every epoch. *On images*: trained on as "
+        f"{copies} times with other noise, as in a loop that draws new noise in every epoch. *On images*: trained on as "
         "many images. Methods are fitted on captions and images of different pictures. The test images are the same for all "
         f"seeds: their choice alone is worth {_sampling(worlds)} points (standard error), which the deviation does not show."
     ]
@@ -325,8 +310,7 @@ def draw(results: Results) -> Figure:
         panel.grid(True)
     for panel in panels[len(worlds) :]:
         panel.set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_above(figure, panels[0], 3)
     return figure
 
 

@@ -34,7 +34,7 @@ from bench.paper.common import (
     small,
     table,
 )
-from bench.paper.real.made import KINDS, heads_of
+from bench.paper.real.made import KINDS, heads_of, unpaired
 from fastrealign.cli.demo.samples import SEEDS
 from fastrealign.diagnostics import angular_topology, covariance, gap, mixing, overlap, power_law
 
@@ -127,7 +127,7 @@ def measure(setting: Setting) -> Results:
 def _heads(kind: str, folder: Path) -> dict[int, Sides]:
     """Text and images of different pictures to fit on, and held-out pairs, of each seed."""
     split = np.load(folder / "split.npy")
-    first, second = np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(split == "fit")), 2)
+    first, second = unpaired(folder)
     return {
         seed: Sides(of["title"][first], of["image"][second], of["title"][split == "test"], of["image"][split == "test"])
         for seed, of in heads_of(folder, kind).items()

@@ -23,7 +23,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import ROOT, Reproduction, canvas, table, write
+from bench.paper.common import ROOT, Reproduction, bar_of_seeds, canvas, table, write
 from bench.paper.world import language
 from fastrealign.cli.demo import backbone
 from fastrealign.cli.demo.world import write_rows
@@ -245,11 +245,11 @@ def tell(results: dict[str, Any]) -> str:
             rows.append([name, f"{gap:.2f}", label, str(len(scores)), *_cells(scores)])
         raw = arms["raw text"]
         for label in [arm.label for arm in ARMS if arm.label not in ("raw text", "paired images")]:
-            told = []
+            differences = []
             for figure, title in FIGURES.items():
                 apart = 100 * np.array([a[figure] - b[figure] for a, b in zip(arms[label], raw, strict=True)])
-                told.append(f"{title} {apart.mean():+.1f} (from {apart.min():+.1f} to {apart.max():+.1f})")
-            lines.append(f"- {name}, {label} minus raw text: {'; '.join(told)}")
+                differences.append(f"{title} {apart.mean():+.1f} (from {apart.min():+.1f} to {apart.max():+.1f})")
+            lines.append(f"- {name}, {label} minus raw text: {'; '.join(differences)}")
     says = (
         "In per cent on held-out pictures, mean ± standard deviation over seeds of head and adapter together; in brackets the "
         "same model without the picture."
@@ -260,17 +260,12 @@ def tell(results: dict[str, Any]) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """A panel a figure: each seed a dot, the mean a bar."""
-    from fastrealign.cli.demo.picture import IMAGE, TEXT
-
     arms = [(name, label, scores) for name, of in results["arms"].items() for label, scores in of.items()]
     figure = canvas(11, 1 + 0.28 * len(arms))
     for axis, (name, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
         for i, (_, _, scores) in enumerate(arms):
             values = 100 * np.array([found[name] for found in scores])
-            axis.barh(i, values.mean(), color=IMAGE, alpha=0.35)
-            axis.plot(values, np.full(len(values), i), "o", color=IMAGE, markersize=3)
-            blind = 100 * float(np.mean([found[f"blind/{name}"] for found in scores]))
-            axis.plot([blind, blind], [i - 0.4, i + 0.4], color=TEXT, linewidth=1.5)
+            bar_of_seeds(axis, i, values, 100 * float(np.mean([found[f"blind/{name}"] for found in scores])))
         axis.set_title(f"{title}, %", fontsize=9, loc="left")
         axis.set_yticks(range(len(arms)), [f"head {name}: {label}" for name, label, _ in arms])
     axis.invert_yaxis()

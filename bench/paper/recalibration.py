@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import Reproduction, Results, Setting, canvas, main, mapped, plus_minus, small, table
+from bench.paper.common import (
+    Reproduction,
+    Results,
+    Setting,
+    canvas,
+    legend_above,
+    main,
+    mapped,
+    plus_minus,
+    small,
+    table,
+)
 from bench.paper.two_worlds import Domain, domains
 from fastrealign.core.errors import FitWarning
 from fastrealign.methods.alignment import Alignment
@@ -147,7 +158,7 @@ def _stream(of: tuple[Domain, Domain], share: Callable[[int], float], steps: int
         return sides[0], sides[1]
 
     start = _fit(*batch(0, 4 * BATCH))
-    names = ["never", "anew", *(f"decay {d:g}" for d in DECAYS), *(f"check, decay {d:g}" for d in TRIGGERED)]
+    names = ["never", "refit", *(f"decay {d:g}" for d in DECAYS), *(f"check, decay {d:g}" for d in TRIGGERED)]
     now: dict[str, Alignment] = dict.fromkeys(names, start)
     left: dict[str, list[float]] = {name: [] for name in names}
     updates = dict.fromkeys(names, 0)
@@ -160,7 +171,7 @@ def _stream(of: tuple[Domain, Domain], share: Callable[[int], float], steps: int
             if name == "never" or (name.startswith("check") and fr.check(now[name], text, image, tol=tol).holds):
                 continue
             updates[name] += 1
-            decay = None if name == "anew" else float(name.rsplit(" ", 1)[1])
+            decay = None if name == "refit" else float(name.rsplit(" ", 1)[1])
             now[name] = _fit(text, image) if decay is None else _update(now[name], text, image, decay)
     return {
         "mean": {name: float(np.mean(values)) for name, values in left.items()},
@@ -225,7 +236,7 @@ def draw(results: Results) -> Figure:
     from fastrealign.gap_report.svg import METHOD
 
     worlds = results["worlds"]
-    shown = {"never": "none", "anew": "c3", "decay 1": "anchor", "decay 0.7": "realign", "decay 0.3": "bca"}
+    shown = {"never": "none", "refit": "c3", "decay 1": "anchor", "decay 0.7": "realign", "decay 0.3": "bca"}
     figure = canvas(10.5, 3.2 * len(worlds) + 0.4)
     grid = figure.subplots(len(worlds), len(STREAMS), squeeze=False, sharey="row")
     for row, (name, of) in zip(grid, worlds.items(), strict=True):
@@ -237,8 +248,7 @@ def draw(results: Results) -> Figure:
             axes.set_xlabel("step")
         row[0].set_ylabel("gap left before learning the batch")
         row[0].set_ylim(bottom=0)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, grid[0][0])
     return figure
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import NAMES, ROOT, Reproduction, canvas, table, write
+from bench.paper.common import NAMES, ROOT, Reproduction, bar_of_seeds, canvas, table, write
 from bench.paper.world.recipes import PAIRED, Recipe, train_recipe
 from bench.paper.world.sets import Sizes, World, make
 from fastrealign.core.errors import FastRealignError
@@ -246,8 +246,6 @@ def _differences(c: Comparison, runs: Runs) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """A row a comparison: each seed a dot, the mean a bar, the blind model a line."""
-    from fastrealign.cli.demo.picture import IMAGE, TEXT
-
     shown = [(c, results["runs"][c.name]) for c in COMPARISONS if c.name in results["runs"]]
     figure = canvas(11, 0.8 + sum(0.7 + 0.24 * len(runs) for _, runs in shown))
     heights = [1 + 0.35 * len(runs) for _, runs in shown]
@@ -256,10 +254,8 @@ def draw(results: dict[str, Any]) -> Figure:
         for axis, name in zip(row, FIGURES, strict=True):
             for i, by_seed in enumerate(runs.values()):
                 values = 100 * np.array([found["scores"][name] for found in by_seed.values()])
-                blind = 100 * np.mean([found["scores"][f"blind/{name}"] for found in by_seed.values()])
-                axis.barh(i, values.mean(), color=IMAGE, alpha=0.35)
-                axis.plot(values, np.full(len(values), i), "o", color=IMAGE, markersize=3)
-                axis.plot([blind, blind], [i - 0.4, i + 0.4], color=TEXT, linewidth=1.5)
+                blind = 100 * float(np.mean([found["scores"][f"blind/{name}"] for found in by_seed.values()]))
+                bar_of_seeds(axis, i, values, blind)
             axis.set_yticks(range(len(runs)), list(runs) if axis is row[0] else [""] * len(runs))
             axis.invert_yaxis()
             axis.set_title(f"{c.name}: {WHAT[name]}, %", fontsize=9, loc="left")

@@ -16,8 +16,8 @@ import numpy as np
 
 from bench.paper.aniso import Refinement, Rotation
 from bench.paper.common import Reproduction, Results, Setting, canvas, main, plus_minus, small, table
-from bench.paper.noise import LEAST, NO_SUBJECT, STRENGTH
-from bench.paper.real.made import KINDS, heads_of
+from bench.paper.noise import STRENGTH
+from bench.paper.real.made import KINDS, heads_of, labels, unpaired
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.reference import project
 from fastrealign.diagnostics import covariance, effective_rank, gap, mixing, overlap
@@ -70,13 +70,10 @@ class Head:
 
 
 def heads(folder: Path, kind: str) -> list[Head]:
-    """Of one kind, by seed. Labels are "" where the folder is no subject or has few pictures."""
-    split, category = np.load(folder / "split.npy"), np.load(folder / "categories.npy")
+    """Of one kind, by seed. Labels are made.labels."""
+    split, label = np.load(folder / "split.npy"), labels(folder)
     fit, test = (np.flatnonzero(split == part) for part in ("fit", "test"))
-    names, counts = np.unique(category[fit], return_counts=True)
-    subjects = [name for name, count in zip(names, counts, strict=True) if count >= LEAST and name not in NO_SUBJECT]
-    label = np.where(np.isin(category, subjects), category, "")
-    first, second = np.array_split(np.random.default_rng(0).permutation(fit), 2)
+    first, second = unpaired(folder)
     return [
         Head(
             (of["title"][first], of["image"][second]),

@@ -42,7 +42,7 @@ struct Nothing {
     FR_INLINE void operator()(int64_t) const {}
 };
 
-// In float64. beside(j) is called for each whole line of the rows, from column j on: work that goes on meanwhile.
+// In float64. beside(j) is called for each whole line of the rows, from column j on: other work at the same time.
 template <Terms terms, int R, typename T, typename U, typename Beside = Nothing>
 FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d,
                             const Beside& beside = {}) {

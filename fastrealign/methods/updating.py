@@ -89,7 +89,7 @@ def update(
     alignment = Alignment.of(alignment)
     if not isinstance(decay, numbers.Real) or not 0.0 < decay <= 1.0:
         raise InputError(
-            f"decay={decay!r}: expected above 0, at most 1 (old rows keep their weight); to keep nothing of them, fit anew"
+            f"decay={decay!r}: expected above 0, at most 1 (old rows keep their weight); to keep nothing, fit the new rows"
         )
     decay = float(decay)
     read = ReadOptions(column, target_column, bad_rows)

@@ -10,7 +10,7 @@ split: "train" rows trained the heads; fit alignments on "fit" and measure on "t
 out. Kinds: A, an MLP of 256 columns with a learned scale; B, linear, 128 columns, learned; C, an MLP of 128 columns with the
 scale held at 60, which has the gap of a CLIP; with --scales 10 20, S10- and S20-, C's head at these scales.
 
-Each stage keeps its files: a run that was stopped goes on after the last one that is whole. On two cores the stages, run one by
+Each stage keeps its files: a run that was stopped resumes after the last one that is whole. On two cores the stages, run one by
 one, took 106 s (pictures), 66 s (captions) and 167 s (nine heads).
 """
 

@@ -49,38 +49,38 @@ def texts(scenes: Iterable[Scene], seed: int, lessons: Lessons = Lessons()) -> I
     """
     rng = random.Random(f"corpus {seed}")
     for number, scene in enumerate(scenes):
-        told = captions.caption(scene, rng.choices(captions.LENGTHS, (1, 2, 3))[0], 2 * seed)
+        described = captions.caption(scene, rng.choices(captions.LENGTHS, (1, 2, 3))[0], 2 * seed)
         kind = rng.choices((_twice, _notes, _dialogue), (0.15, 0.5, 0.35))[0]
         if number < lessons.colours + lessons.notes:
-            told = captions.caption(scene, "complete")
+            described = captions.caption(scene, "complete")
             kind = _colours if number < lessons.colours else _twice if rng.random() < 0.1 else _notes
-        parts = kind(scene, told, seed, rng)
+        parts = kind(scene, described, seed, rng)
         if any(learned for _, learned in parts):
             yield parts
 
 
-def _twice(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
-    return [(told.text, False), (f"{told.text} {_END}", True)]
+def _twice(scene: Scene, described: Caption, seed: int, rng: random.Random) -> Parts:
+    return [(described.text, False), (f"{described.text} {_END}", True)]
 
 
-def _notes(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
-    return _noted(told, questions.notes(scene, told, seed))
+def _notes(scene: Scene, described: Caption, seed: int, rng: random.Random) -> Parts:
+    return _noted(described, questions.notes(scene, described, seed))
 
 
-def _colours(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
-    return _noted(told, [note for note in questions.notes(scene, told, seed) if note[1] in COLOURS])
+def _colours(scene: Scene, described: Caption, seed: int, rng: random.Random) -> Parts:
+    return _noted(described, [note for note in questions.notes(scene, described, seed) if note[1] in COLOURS])
 
 
-def _noted(told: Caption, notes: list[tuple[str, str]]) -> Parts:
+def _noted(described: Caption, notes: list[tuple[str, str]]) -> Parts:
     noted = [part for words, end in notes for part in ((words, False), (end, True), (".", False))]
-    return [(f"{told.text} .", False), *noted, (_END, False)]
+    return [(f"{described.text} .", False), *noted, (_END, False)]
 
 
-def _dialogue(scene: Scene, told: Caption, seed: int, rng: random.Random) -> Parts:
-    turns = [(q.text, q.answer) for q in questions.many(scene, told, QUESTIONS, seed)]
+def _dialogue(scene: Scene, described: Caption, seed: int, rng: random.Random) -> Parts:
+    turns = [(q.text, q.answer) for q in questions.many(scene, described, QUESTIONS, seed)]
     if rng.random() < 0.3:
-        turns.insert(rng.randint(0, 2), (backbone.DESCRIBE, told.text))
-    parts = [(f"USER: {told.text}", False)]
+        turns.insert(rng.randint(0, 2), (backbone.DESCRIBE, described.text))
+    parts = [(f"USER: {described.text}", False)]
     for prompt, answer in turns:
         before = "USER: " if len(parts) > 1 else ""
         parts += [(f"{before}{prompt} ASSISTANT:", False), (f"{answer} {_END}", True)]

@@ -5,7 +5,7 @@
 writes encoder.safetensors, backbone.safetensors and models.json, their record. Needs the extras `encoder` and `revision`.
 
 Both learn from scenes of the family "shapes" that no set of the demo contains. The first scenes are unrelated; the others come
-in groups of four siblings with the same layout and colours, in which either nouns are drawn anew, so that the encoder has to
+in groups of four siblings with the same layout and colours, in which either nouns are redrawn, so that the encoder has to
 know nouns, or the same nouns change places, so that it has to know which noun has which colour.
 """
 
@@ -46,7 +46,7 @@ _NOUNS = list(FAMILIES[FAMILY].nouns)
 
 def sibling(seed: int) -> Scene:
     """A scene of a group of SIBLINGS seeds, which share layout, colours and sizes. In every other group the eldest's nouns go
-    around among the objects; where that would repeat a scene, and in the other groups, they are drawn anew."""
+    around among the objects; where that would repeat a scene, and in the other groups, they are redrawn."""
     group, place = divmod(seed, SIBLINGS)
     eldest = scene(SIBLINGS * group, FAMILY)
     number = len(eldest.objects)

@@ -35,7 +35,8 @@ def real(tmp_path, rng):
 
 def test_it_is_measured_told_and_drawn(real, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    for limit, value in (("LEAST", 5), ("WORDS", 6), ("COPIES", 2)):
+    monkeypatch.setattr(noise.made, "LEAST", 5)
+    for limit, value in (("WORDS", 6), ("COPIES", 2)):
         monkeypatch.setattr(noise, limit, value)
     said = []
     measured = noise.REPRODUCTION.measure(common.Setting(True, None, said.append, real))
@@ -58,7 +59,7 @@ def test_it_is_measured_told_and_drawn(real, tmp_path, monkeypatch):
 
 
 def test_copies_have_noise_of_their_own_and_weigh_as_one(real, monkeypatch):
-    monkeypatch.setattr(noise, "LEAST", 5)
+    monkeypatch.setattr(noise.made, "LEAST", 5)
     of = next(noise._real(real, "C"))
     method = noise._fitted("c3", of)
     still, rows = noise._noisy(method, of, 0.0, 0), noise._noisy(method, of, 0.5, 0)
@@ -71,7 +72,7 @@ def test_copies_have_noise_of_their_own_and_weigh_as_one(real, monkeypatch):
 
 
 def test_what_is_fitted_on_shows_no_picture_twice(real, monkeypatch):
-    monkeypatch.setattr(noise, "LEAST", 5)
+    monkeypatch.setattr(noise.made, "LEAST", 5)
     of = next(noise._real(real, "A"))
     image, text = (np.load(real / "heads" / f"A0_{side}.npy") for side in ("image", "title"))
     split = np.load(real / "split.npy")

@@ -86,7 +86,7 @@ def test_gaps_within_chance_count_as_one(few):
 
 @pytest.mark.slow
 def test_intervals_hold_over_fresh_draws(monkeypatch):
-    """All rows drawn anew, methods fitted anew: the changes scatter no more than their intervals say."""
+    """All rows redrawn, methods refitted: the changes scatter no more than their intervals say."""
     monkeypatch.setattr(measure, "ANGLES", 60)
     found = {}
     for seed in range(40):
