@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastrealign.methods.fitting import fit
     from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
+    from fastrealign.methods.roles import Roles, fit_roles
     from fastrealign.methods.updating import update
 
 if find_spec("fastrealign._core") is None:
@@ -40,12 +41,14 @@ __all__ = [
     "FitWarning",
     "InputError",
     "Moments",
+    "Roles",
     "__version__",
     "align",
     "apply_files",
     "check",
     "convert",
     "fit",
+    "fit_roles",
     "load",
     "report",
     "update",
@@ -60,12 +63,14 @@ _HOMES = {
     "InputError": "core.errors",
     "Moments": "methods.moments",
     "ReAlign": "methods.estimator",
+    "Roles": "methods.roles",
     "__version__": "core.version",
     "align": "jobs.align_files",
     "apply_files": "jobs.align_files",
     "check": "methods.checking",
     "convert": "jobs.conversion",
     "fit": "methods.fitting",
+    "fit_roles": "methods.roles",
     "load": "methods.loading",
     "report": "gap_report",
     "update": "methods.updating",

@@ -72,7 +72,7 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
 
 
 @computes
-def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if isinstance(place(path), Path) and is_folder(path):
         inside = Path(path, "alignment.safetensors")
@@ -104,11 +104,16 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...]) -> tuple[dict
         raise OtherKind(f"{path}: holds {meta.get('kind')}, expected {kind}", meta.get("kind"))
     if is_sealed(text) and meta.pop(_CHECKSUM, None) != _checksum(tensors):
         why = next((why for name, value in tensors.items() if (why := _not_finite(name, value))), None)
-        raise _damaged(path, kind, why or "its checksum does not match")
+        raise damaged(path, kind, why or "its checksum does not match")
+    check_present(path, tensors, names)
+    return tensors, meta
+
+
+def check_present(path: AnyPath, tensors: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
+    """InputError for a tensor that is missing."""
     missing = [name for name in names if name not in tensors]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; the file is damaged")
-    return tensors, meta
 
 
 def check_tensors(
@@ -122,11 +127,11 @@ def check_tensors(
     for name in filter(tensors.__contains__, axes):
         value, shape = tensors[name], (width,) * axes[name]
         if value.shape != shape:
-            raise _damaged(path, kind, f"{name} has shape {value.shape}, expected {shape}")
+            raise damaged(path, kind, f"{name} has shape {value.shape}, expected {shape}")
         if value.dtype != dtype:
-            raise _damaged(path, kind, f"{name} holds {value.dtype}, expected {np.dtype(dtype)}")
+            raise damaged(path, kind, f"{name} holds {value.dtype}, expected {np.dtype(dtype)}")
         if (why := _not_finite(name, value)) is not None:
-            raise _damaged(path, kind, why)
+            raise damaged(path, kind, why)
 
 
 def _not_finite(name: str, value: np.ndarray) -> str | None:
@@ -137,8 +142,9 @@ def check_record(path: AnyPath, kind: str, record: dict[str, Any], rules: dict[s
     """InputError for a value that breaks its rule."""
     found = broken(record, rules)
     if found is not None:
-        raise _damaged(path, kind, found)
+        raise damaged(path, kind, found)
 
 
-def _damaged(path: AnyPath, kind: str, how: str) -> InputError:
+def damaged(path: AnyPath, kind: str, how: str) -> InputError:
+    """The error for a saved file whose content contradicts itself."""
     return InputError(f"{path}: a damaged {kind}: {how}; copy or make it again")

@@ -18,7 +18,14 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.taken import unmasked
 from fastrealign.core.version import __version__
-from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
+from fastrealign.formats.saved_tensors import (
+    check_present,
+    check_record,
+    check_saved_name,
+    check_tensors,
+    load_tensors,
+    save_tensors,
+)
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
 from fastrealign.methods.sampling import Sampling
@@ -171,16 +178,25 @@ class Alignment(MapsRows):
         True
         """
         check_saved_name(path, "alignment")
+        save_tensors(path, *self.to_saved())
+
+    def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The tensors and the record that `save` writes."""
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
         if np.isnan(self.gap_left):
             scalars["gap_left"] = None
         scalars["sampling"] = self.sampling and asdict(self.sampling)
-        save_tensors(path, {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars})
+        return {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars}
 
     @classmethod
     def load(cls, path: AnyPath) -> Alignment:
         """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
-        tensors, meta = load_tensors(path, "alignment", _VECTORS)
+        return cls.from_saved(path, *load_tensors(path, "alignment"))
+
+    @classmethod
+    def from_saved(cls, path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Alignment:
+        """What `to_saved` gave, read from `path` and checked."""
+        check_present(path, tensors, _VECTORS)
         check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
         check_record(path, "alignment", meta, _RECORD)
         known = {f.name for f in fields(cls)}

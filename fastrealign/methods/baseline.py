@@ -16,7 +16,14 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import on_device
-from fastrealign.formats.saved_tensors import check_record, check_saved_name, check_tensors, load_tensors, save_tensors
+from fastrealign.formats.saved_tensors import (
+    check_present,
+    check_record,
+    check_saved_name,
+    check_tensors,
+    load_tensors,
+    save_tensors,
+)
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.noise import noise
@@ -158,16 +165,25 @@ class Baseline(MapsRows):
     def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
         check_saved_name(path, "method")
+        save_tensors(path, *self.to_saved())
+
+    def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The tensors and the record that `save` writes."""
         tensors = {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
         scalars = {name: getattr(self, name) for name in _RECORD}
         if np.isnan(self.gap_left):
             scalars["gap_left"] = None
-        save_tensors(path, tensors, {"kind": "baseline", **scalars})
+        return tensors, {"kind": "baseline", **scalars}
 
     @classmethod
     def load(cls, path: AnyPath) -> Baseline:
         """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
-        tensors, meta = load_tensors(path, "baseline", ("mean_target",))
+        return cls.from_saved(path, *load_tensors(path, "baseline"))
+
+    @classmethod
+    def from_saved(cls, path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Baseline:
+        """What `to_saved` gave, read from `path` and checked."""
+        check_present(path, tensors, ("mean_target",))
         check_tensors(path, "baseline", tensors, _AXES)
         check_record(path, "baseline", meta, _RECORD)
         if "shift" not in tensors and (meta["name"] in IN_STEPS or "matrix" in tensors):

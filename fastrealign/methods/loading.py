@@ -38,6 +38,10 @@ def load(path: AnyPath) -> Method:
     try:
         return Alignment.load(path)
     except OtherKind as error:
+        if error.kind == "roles":
+            raise InputError(
+                f"{path}: holds roles; read it with fastrealign.Roles.load and choose one of them"
+            ) from None
         if error.kind != "baseline":
             raise
     return Baseline.load(path)
