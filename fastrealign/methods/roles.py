@@ -246,7 +246,7 @@ def _named(role: str) -> Iterator[None]:
         raise type(error)(f"role {role}: {error}") from None
 
 
-def _standardising(source: RowSource) -> dict[str, np.ndarray]:
+def _standardising(source: RowSource) -> dict[str, Any]:
     """The step that divides each column by its standard deviation; projecting before it changes no direction."""
     deviation = np.sqrt(np.diag(covariance(source).matrix))
     spread = deviation > 1e-12
