@@ -24,7 +24,8 @@ from fastrealign.data import options
 _MORE = """\
 examples:
   fastrealign apply text2image.safetensors more_text/ --out more_aligned/
-  fastrealign apply text2image.safetensors text_emb/ --out to_train_on/ --noise 1"""
+  fastrealign apply text2image.safetensors text_emb/ --out to_train_on/ --noise 1
+  fastrealign apply roles.safetensors img_emb/ --role image --out to_index/"""
 
 
 def add(command: Command) -> None:
@@ -36,6 +37,9 @@ def add(command: Command) -> None:
     )
     parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
     add_out_folder(parser)
+    parser.add_argument(
+        "--role", metavar="NAME", help="with a file of roles (fastrealign.fit_roles): the role of SOURCE"
+    )
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
     add_noise(parser)
     add_option(parser, "--seed", texts=options.HELP, type=seed, default=0, metavar="N")
@@ -43,8 +47,7 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    report = fr.apply_files(
-        args.alignment, paths(args.source), args.out, **chosen(args, "noise", "seed"), **run_options(args)
-    )
+    method = args.alignment if args.role is None else fr.Roles.load(args.alignment)[args.role]
+    report = fr.apply_files(method, paths(args.source), args.out, **chosen(args, "noise", "seed"), **run_options(args))
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

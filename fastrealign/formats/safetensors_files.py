@@ -200,7 +200,9 @@ def _own_kind(metadata: dict[str, str] | None) -> str | None:
         kind = parsed(metadata[RECORD])["kind"]
     except (ValueError, TypeError, KeyError):
         kind = None
-    known = {name: f"a saved {name}" for name in ("alignment", "baseline", "frame")} | {"moments": "saved moments"}
+    known = {name: f"a saved {name}" for name in ("alignment", "baseline", "frame")} | {
+        name: f"saved {name}" for name in ("moments", "roles")
+    }
     return known.get(kind if isinstance(kind, str) else "", "something that fastrealign saved")
 
 

@@ -33,6 +33,7 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.moments import Moments
+from fastrealign.methods.roles import Roles
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import Place, place
 
@@ -120,7 +121,20 @@ def _side_text(rows: int, trace: float, encoder: str | None, column: str | None)
     return f"{count(rows, 'row')}, trace {trace:.6g}{named}"
 
 
+def _roles(roles: Roles, name: str) -> Found:
+    entries = (
+        (role, f"{method.name}, gap before {method.gap_before:.4g}, fingerprint {method.fingerprint[:16]}")
+        for role, method in roles.maps.items()
+    )
+    value = {"kind": "roles", "path": name, "method": roles.method, "anchor": roles.anchor, "dim": roles.dim}
+    value["roles"] = {role: describe(method, name)[0] for role, method in roles.maps.items()}
+    head = f"{name}: roles of one index, {roles.dim} wide, method {roles.method}, anchor {roles.anchor}"
+    return value, _text(head, [], *entries)
+
+
 def _saved(path: Place) -> Found:
+    if own_kind(path) == "saved roles":
+        return _roles(Roles.load(path), str(path))
     try:
         return describe(load(path), str(path))
     except InputError as not_an_alignment:

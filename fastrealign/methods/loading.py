@@ -40,7 +40,7 @@ def load(path: AnyPath) -> Method:
     except OtherKind as error:
         if error.kind == "roles":
             raise InputError(
-                f"{path}: holds roles; read it with fastrealign.Roles.load and choose one of them"
+                f"{path}: holds roles, expected one alignment; choose one: fastrealign.Roles.load(path)[role], or --role"
             ) from None
         if error.kind != "baseline":
             raise

@@ -106,6 +106,28 @@ def test_apply_of_something_that_is_no_alignment(tmp_path, sides, run):
     assert run("apply", tmp_path / "none", sides[0], "--out", tmp_path / "out")[0] == 2
 
 
+def test_apply_and_inspect_roles(tmp_path, sides, run):
+    rows = {"text": corpus.loaded(sides[0]), "image": corpus.loaded(sides[1])}
+    roles = fr.fit_roles(rows, anchor="image", method="centred")
+    file = tmp_path / "roles.safetensors"
+    roles.save(file)
+    assert run("apply", file, sides[1], "--role", "image", "--out", tmp_path / "out")[0] == 0
+    assert np.array_equal(corpus.loaded(tmp_path / "out"), roles["image"](rows["image"]))
+    code, _, err = run("apply", file, sides[1], "--role", "imge", "--out", tmp_path / "other")
+    assert code == 2 and "no role 'imge'" in err and "'image'" in err
+    code, _, err = run("apply", file, sides[1], "--out", tmp_path / "other")
+    assert code == 2 and "holds roles" in err and "--role" in err
+    code, out, _ = run("inspect", file)
+    assert code == 0 and "anchor image" in out and roles["text"].fingerprint[:16] in out
+    value = json.loads(run("inspect", file, "--json")[1])
+    assert value["roles"]["text"]["fingerprint"] == roles["text"].fingerprint
+    roles["text"].save(tmp_path / "one.safetensors")
+    code, _, err = run("apply", tmp_path / "one.safetensors", sides[0], "--role", "text", "--out", tmp_path / "other")
+    assert code == 2 and "expected roles" in err
+    code, _, err = run("align", file, "--target", sides[1], "--out", tmp_path / "other")
+    assert code == 2 and "saved roles, not embeddings" in err
+
+
 def test_inspect_embeddings(tmp_path, sides, run):
     bad = np.load(sides[0] / "part_0.npy")
     bad[3] = np.nan
