@@ -3,12 +3,16 @@ its own: TRITON_INTERPRET is read when Triton is imported, and then holds for al
 
 from __future__ import annotations
 
+import inspect
 import math
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime import interpreter
 
 from fastrealign import _core
 from fastrealign.core import device_ops, ops, reference, torch_ops
@@ -23,10 +27,24 @@ WIDTHS = [1, 3, 16, 17, 96, 257]
 TERMS = ["unit", "s", "b", "bc"]
 
 
+@cache
+def builtins_of(package):
+    return [name for name, member in inspect.getmembers(package) if tl.core.is_builtin(member)]
+
+
+def patch_builtin(package, *scope):
+    for name in builtins_of(package):
+        member = getattr(package, name)
+        if tl.core.is_builtin(member):  # not yet replaced
+            interpreter._patch_attr(package, name, member, *scope)
+
+
 @pytest.fixture(autouse=True)
 def triton(monkeypatch):
     assert launch.INTERPRETED
     monkeypatch.setenv("FASTREALIGN_BACKEND", "triton")
+    # The interpreter looks for its language's functions at every call of a device function: half of its time.
+    monkeypatch.setattr(interpreter, "_patch_builtin", patch_builtin)
 
 
 def tensor(rows, dtype):
