@@ -42,6 +42,12 @@ BEGUN_FIRST = (
 )
 
 
+def pytest_configure(config):
+    """Processes that share the tests share the cores: torch's threads of one would wait for those of the others."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_collection_modifyitems(items):
     begun = {Path(__file__).parent / name: place for place, name in enumerate(BEGUN_FIRST)}
     items.sort(key=lambda item: begun.get(item.path, len(begun)))
