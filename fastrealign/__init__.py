@@ -80,7 +80,8 @@ _MODULES = {
     "diagnostics": "diagnostics",
     "embed": "embed",
     "nn": "nn",
-    "ray": "ray",
+    "ray": "jobs.ray",
+    "retrieval": "retrieval",
     "revision": "revision",
 }
 

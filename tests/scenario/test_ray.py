@@ -20,7 +20,7 @@ pytest.importorskip("pandas")
 def types_of_arrow():
     """Importing ray.data registers types for the whole process, and other tests define some of the same names.
 
-    For the same reason no test imports fastrealign.ray at the top: `fr.ray` imports it when it is used.
+    For the same reason no test imports fastrealign.jobs.ray at the top: `fr.ray` imports it when it is used.
     """
     yield
     for kind in ("tensor", "tensor_v2", "variable_shaped_tensor", "pickled_object"):
@@ -38,7 +38,7 @@ def cluster():
         object_store_memory=100 << 20,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(fr.ray.__file__).removesuffix("/fastrealign/ray.py")}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(fr.ray.__file__).removesuffix("/fastrealign/jobs/ray.py")}},
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield

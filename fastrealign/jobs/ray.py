@@ -82,8 +82,8 @@ def apply_files(
 
     Examples
     --------
-    >>> from fastrealign.ray import apply_files
-    >>> apply_files("text2image.safetensors", "text/", "aligned/", actors=8)  # doctest: +SKIP
+    >>> import fastrealign as fr
+    >>> fr.ray.apply_files("text2image.safetensors", "text/", "aligned/", actors=8)  # doctest: +SKIP
     """
     noise = NoiseOptions(options.pop("noise", 0.0), options.pop("seed", 0))
     return _by_actors(ApplyJob(alignment, source, out, _job_options(options, noise)), actors, cpus_per_actor)
@@ -125,8 +125,8 @@ def align(
 
     Examples
     --------
-    >>> from fastrealign.ray import align
-    >>> align("text/", "images/", "aligned/", actors=8, tol=1e-3)  # doctest: +SKIP
+    >>> import fastrealign as fr
+    >>> fr.ray.align("text/", "images/", "aligned/", actors=8, tol=1e-3)  # doctest: +SKIP
     """
     noise = NoiseOptions(options.pop("noise", 0.0), options.get("seed", 0))
     fit = _taken(FitOptions, options)
