@@ -8,18 +8,26 @@ from typing import TYPE_CHECKING
 from fastrealign.cli.arguments import JSON, add_centroid
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 
 if TYPE_CHECKING:
     from fastrealign.cli.demo import run as demo
+    from fastrealign.cli.demo import search
 else:
-    demo = Lazy("fastrealign.cli.demo.run")
+    demo, search = Lazy("fastrealign.cli.demo.run"), Lazy("fastrealign.cli.demo.search")
 
 
 def add(command: Command) -> None:
     """Add the subcommand."""
     text = "align the titles of real pictures that ship with fastrealign: gap, classifier, search, before and after"
     parser = command("demo", text, run=run)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["search"],
+        help="search: one index of pictures and captions, the ten best for three titles before and after",
+    )
     add_centroid(parser)
     parser.add_argument(
         "--picture",
@@ -30,5 +38,11 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.what == "search":
+        if args.picture or args.centroid:
+            raise InputError("demo search takes neither --picture nor --centroid: leave them out")
+        found = search.run()
+        show(args, found.to_json(), found.summary())
+        return
     result = demo.run(centroid=args.centroid or "paper", picture=args.picture)
     show(args, result.to_json(), result.summary())

@@ -96,14 +96,32 @@ def ridge(rows: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray
     return np.argmax((asked - mean) @ weights + target.mean(0), axis=1)
 
 
+def is_picture(n: int) -> np.ndarray:
+    """Which documents of the index are pictures, (n,) bool: those of even number; the others are captions."""
+    return np.arange(n) % 2 == 0
+
+
+def ranked(queries: np.ndarray, captions: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The TOP documents of each query, (n, TOP), in an index with the picture or the caption of each number."""
+    queries, captions, images = map(project, (queries, captions, images))
+    index = np.where(is_picture(len(queries))[:, None], images, captions)
+    return np.argsort(-(queries @ index.T), axis=1, kind="stable")[:, :TOP]
+
+
 def search(queries: np.ndarray, captions: np.ndarray, images: np.ndarray) -> Search:
     """One index: images of the even rows, captions of the odd ones; row i of each belongs to query i."""
-    queries, captions, images = map(project, (queries, captions, images))
-    even = np.arange(len(queries)) % 2 == 0
-    index = np.where(even[:, None], images, captions)
-    top = np.argsort(-(queries @ index.T), axis=1, kind="stable")[:, :TOP]
-    found = (top == np.arange(len(queries))[:, None]).any(1)
-    return Search(Share.of(found), Share.of(found[even]), float(even[top].mean()))
+    return figures(ranked(queries, captions, images))
+
+
+def figures(top: np.ndarray) -> Search:
+    """Of what `ranked` gives."""
+    found, picture = finds(top), is_picture(len(top))
+    return Search(Share.of(found), Share.of(found[picture]), float(picture[top].mean()))
+
+
+def finds(top: np.ndarray) -> np.ndarray:
+    """Which queries have the document of their own number among the best: bool (n,)."""
+    return (top == np.arange(len(top))[:, None]).any(1)
 
 
 def best(test: RealWorld, aligned: np.ndarray) -> list[Best]:
