@@ -219,7 +219,7 @@ PAST_CACHE = 16 << 20  # an output larger than this is always written past the c
 @pytest.mark.parametrize(("d", "offset"), [(96, 0), (257, 0), (257, 4), (33, 8), (33, 1), (5, 2)])
 def test_an_output_larger_than_the_cache_has_the_same_bits(rows_of, map_of, out_dtype, d, offset):
     """It is written past the cache in whole lines, with a beginning and an end of each row that are not."""
-    few = rows_of(509, d)
+    few = rows_of(4093, d)
     n = PAST_CACHE // (d * out_dtype.itemsize) + 100
     rows = few[np.arange(n) % len(few)]
     row_map = map_of(d)
