@@ -43,7 +43,11 @@ def same_runs(one, other, but=()):
     assert [name for name in one if one[name] != other[name] and name not in but] == []
 
 
-@pytest.mark.parametrize("way", WAYS)
+# A format that is read anywhere and one that is read in order in every way, the others in one.
+READ = [(name, way) for name in corpus.FORMATS for way in WAYS if way == "paper" or name in (".npy", ".parquet")]
+
+
+@pytest.mark.parametrize(("sides", "way"), READ, indirect=["sides"])
 def test_the_same_bytes_in_any_memory(sides, tmp_path, way):
     threads = 2
     report = fr.align(*sides, tmp_path / "whole", threads=threads, fsync=False, **WAYS[way])
@@ -61,7 +65,9 @@ def test_the_same_bytes_in_any_memory(sides, tmp_path, way):
                 ).read_bytes()
 
 
-@pytest.mark.parametrize("way", ["paper", "exact", "certified", "c3"])
+@pytest.mark.parametrize(
+    ("sides", "way"), [one for one in READ if one[1] not in ("one pass", "skip")], indirect=["sides"]
+)
 def test_the_same_fit_in_any_memory(sides, way):
     options = WAYS[way]
     whole = fr.fit(*sides, **options)
