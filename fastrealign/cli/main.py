@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.cli import align, apply, check, convert, embed, fit, inspect, report, train
+from fastrealign.cli import align, apply, check, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli.console import silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
@@ -36,7 +36,9 @@ else:  # they import NumPy, which --help and a misspelt option do without
 # OpenBLAS's threads spin this long, 2^20 clock ticks, before they sleep. By default they take a core for 0.1 s once NumPy is
 # imported, and align multiplies no matrices.
 _OPENBLAS = ("OPENBLAS_THREAD_TIMEOUT", "20")
-COMMANDS = tuple(module.add for module in (align, fit, apply, check, convert, report, inspect, embed, demo, train))
+COMMANDS = tuple(
+    module.add for module in (align, fit, apply, index, check, convert, report, inspect, embed, demo, train)
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

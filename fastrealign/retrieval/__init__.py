@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from fastrealign.retrieval.index_job import IndexReport, index
+from fastrealign.retrieval.searching import Searcher, searcher
+
+__all__ = ["IndexReport", "Searcher", "index", "searcher"]

@@ -1,0 +1,66 @@
+"""`fastrealign index`: add an aligned vector to every row of a store of vectors."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from fastrealign.cli.arguments import JSON, add_option, chosen, positive
+from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.parser import Command
+from fastrealign.core.optional import Lazy
+from fastrealign.data import options
+
+if TYPE_CHECKING:
+    from fastrealign.retrieval import index_job
+else:
+    index_job = Lazy("fastrealign.retrieval.index_job")
+
+_MORE = """\
+STORE is a LanceDB folder or table (x.lance). The old vectors stay. A run that
+was interrupted or killed resumes when the same command is run again, and maps
+no row twice; so does one after rows were added.
+
+examples:
+  fastrealign index data/lancedb --table docs --roles roles.safetensors --role-column modality"""
+
+
+def add(command: Command) -> None:
+    """Add the subcommand."""
+    parser = command("index", "add an aligned vector to every row of a store of vectors", _MORE, run=run)
+    parser.add_argument("store", metavar="STORE", help="where the vectors are; see below")
+    parser.add_argument(
+        "--roles",
+        required=True,
+        metavar="FILE",
+        help="what fastrealign.fit_roles saved; or one saved method, for all rows",
+    )
+    parser.add_argument("--role", metavar="NAME", help="the role of all rows")
+    parser.add_argument("--role-column", metavar="NAME", help="the column whose value is the role of each row")
+    parser.add_argument("--table", metavar="NAME", help="the table or collection, where there are several")
+    parser.add_argument("--column", metavar="NAME", help="the vectors to read, where rows have several")
+    parser.add_argument(
+        "--to", metavar="NAME", help="the name of the aligned vectors (default: that of the vectors and _aligned)"
+    )
+    parser.add_argument("--id-column", metavar="NAME", help="the column that names rows")
+    parser.add_argument(
+        "--bad-rows",
+        choices=("error", "skip"),
+        default="error",
+        help="rows with NaN, Inf or only zeros: error stops and names the first, skip leaves their aligned vector empty "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--restart", action="store_true", help="make aligned vectors anew that other roles made")
+    parser.add_argument(
+        "--drop-old", action="store_true", help="remove the vectors that were read, when all rows are written"
+    )
+    add_option(parser, "--threads", texts=options.HELP, type=positive, metavar="N")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    parser.add_argument("--json", action="store_true", help=JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    names = ("role", "role_column", "table", "column", "to", "id_column", "bad_rows", "restart", "drop_old", "threads")
+    report = index_job.index(args.store, args.roles, **chosen(args, *names), progress=progress_of(args))
+    show(args, report.to_json(), str(report))
+    return 0

@@ -1,0 +1,352 @@
+"""Add an aligned vector to every row of a store of vectors, in batches; a killed run resumes where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.bad_rows import GOOD, REASONS
+from fastrealign.core.errors import BadRowsError, InputError, warn
+from fastrealign.core.listing import count, listing, short
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import meant
+from fastrealign.data.options import check_choice
+from fastrealign.formats.saved_tensors import OtherKind
+from fastrealign.jobs.job import Interrupted
+from fastrealign.methods.loading import as_method
+from fastrealign.methods.method import Method
+from fastrealign.methods.roles import Roles
+from fastrealign.retrieval.stores.base import Aligned, Batch, Store, StoreOptions, check_unit, written_dtype
+from fastrealign.retrieval.stores.opening import open_store
+
+# "keep" would put rows of any length among unit rows.
+_BAD_ROWS = ("error", "skip")
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class RoleMaps:
+    """The map of each role, and a fingerprint of all: Roles, or one method, whose role has the name of the method."""
+
+    maps: Mapping[str, Method]
+    method: str
+
+    @classmethod
+    def of(cls, given: Any) -> RoleMaps:
+        """Of Roles, a fitted method, or the path of either."""
+        if isinstance(given, Roles):
+            return cls(given.maps, given.method)
+        if isinstance(given, (str, os.PathLike)):
+            try:
+                return cls.of(Roles.load(given))
+            except OtherKind:
+                pass
+        method = as_method(given)
+        return cls(MappingProxyType({method.name: method}), method.name)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for role, method in sorted(self.maps.items()):
+            digest.update(f"{role} {method.fingerprint}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def dim_out(self) -> int:
+        """Width of the mapped rows, which is that of every role's target."""
+        one = next(iter(self.maps.values()))
+        return getattr(one, "dim_out", one.dim)
+
+    def known(self, role: str) -> str:
+        if role not in self.maps:
+            raise InputError(f"there is no role {role!r}{meant(role, self.maps)}; the roles are {', '.join(self.maps)}")
+        return role
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `index` did.
+
+    Attributes
+    ----------
+    store, target : str
+        The store, and the column, named vector or file that holds the aligned vectors.
+    rows, before : int
+        Rows that this run wrote, and that were written before it.
+    skipped : int
+        Rows without a direction, whose aligned vector stays empty.
+    roles : dict of str to int
+        Rows that this run wrote, by role.
+    fingerprint : str
+        SHA-256 (hex) of the maps, stored with the aligned vectors.
+    seconds : float
+        Time that the run took.
+    """
+
+    store: str
+    target: str
+    rows: int
+    before: int
+    skipped: int
+    roles: dict[str, int]
+    fingerprint: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return dict(vars(self))
+
+    def __str__(self) -> str:
+        by_role = ", ".join(f"{role} {n:,}" for role, n in self.roles.items())
+        speed = f"{self.seconds:.1f} s, {short(self.rows / max(self.seconds, 1e-9))} rows/s"
+        lines = listing(
+            (
+                "written",
+                f"{count(self.rows, 'row')} to {self.target} ({speed})" if self.rows else "nothing: all is done",
+            ),
+            ("roles", by_role),
+            ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
+            ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
+            ("search", "with queries of their role: fastrealign.retrieval.searcher"),
+        )
+        return "\n".join([f"{self.store}: {self.target}", *lines])
+
+
+def index(
+    store: str | os.PathLike[str],
+    roles: Any,
+    *,
+    role: str | None = None,
+    role_column: str | None = None,
+    table: str | None = None,
+    column: str | None = None,
+    to: str | None = None,
+    id_column: str | None = None,
+    bad_rows: str = "error",
+    restart: bool = False,
+    drop_old: bool = False,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> IndexReport:
+    """Add an aligned vector to every row of a store of vectors, beside the vector that is there.
+
+    Rows are read, mapped and written in batches. A run that was interrupted or killed resumes where it was when it is started
+    again; so does one after rows were added. No row is mapped twice, since what is written is never read as a source.
+
+    Parameters
+    ----------
+    store : str or path
+        A LanceDB folder or table.
+    roles : Roles, method or path
+        What `fit_roles` or `fit` made, or the file that it was saved to.
+    role : str, optional
+        The role of all rows, where there is no role_column.
+    role_column : str, optional
+        The column whose value names the role of each row.
+    table : str, optional
+        The table or collection, where the store holds several.
+    column : str, optional
+        The vector to read, where rows have several.
+    to : str, optional
+        The name of the aligned vector; by default that of the vector with "_aligned".
+    id_column : str, optional
+        The column that names rows in messages.
+    bad_rows : {"error", "skip"}
+        A row without a direction (NaN, Inf, zero): "error" stops and names it, "skip" leaves its aligned vector empty.
+    restart : bool, default False
+        Make aligned vectors anew that were made with other roles.
+    drop_old : bool, default False
+        Remove the vectors that were read when all rows are written.
+    threads : int, optional
+        CPU threads; by default one per core.
+    progress : Progress
+        Called as rows are written; by default nothing is shown.
+
+    Returns
+    -------
+    IndexReport
+
+    Raises
+    ------
+    InputError
+        For a store, table, column or role that is not there (the nearest is suggested), rows of another width than the roles,
+        values of the role column that are no roles (counted and named), and aligned vectors that were made with other roles.
+    BadRowsError
+        For a row without a direction, where bad_rows is "error".
+    FastRealignError
+        For a store that does not answer, is locked, or refuses a write.
+    """
+    check_choice("bad_rows", bad_rows, _BAD_ROWS)
+    begun = time.monotonic()
+    maps = RoleMaps.of(roles)
+    role = _role(maps, role, role_column)
+    with closing(open_store(store, StoreOptions(table, column, to, id_column))) as opened:
+        _check_widths(opened, maps)
+        record = {
+            "fingerprint": maps.fingerprint,
+            "method": maps.method,
+            "column": opened.column,
+            "role": role,
+            "role_column": role_column,
+        }
+        if role_column is not None:
+            _check_values(opened, role_column, maps)
+        _begin(opened, record, maps, restart)
+        mapper = _Mapper(opened.where, maps, role, _Options(bad_rows, threads, progress))
+        pending, before = opened.pending()
+        try:
+            with progress.running("indexing", pending):
+                opened.fill(mapper, role_column)
+        except KeyboardInterrupt:
+            done = opened.pending()[1]
+            raise Interrupted(
+                f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to go on"
+            ) from None
+        check_unit(opened)
+        if drop_old and not mapper.skipped:
+            opened.drop_old()
+        elif drop_old:
+            warn(f"{opened.where}: the old vectors stay, since {count(mapper.skipped, 'row')} could not be mapped")
+        return IndexReport(
+            opened.where,
+            opened.target,
+            sum(mapper.counts.values()),
+            before,
+            mapper.skipped,
+            dict(mapper.counts),
+            maps.fingerprint,
+            time.monotonic() - begun,
+        )
+
+
+def _role(maps: RoleMaps, role: str | None, role_column: str | None) -> str | None:
+    if role is not None and role_column is not None:
+        raise InputError("role and role_column contradict each other; give one of them")
+    if role_column is not None:
+        return None
+    if role is None:
+        if len(maps.maps) > 1:
+            raise InputError(
+                f"the roles are {', '.join(maps.maps)}: name the column that holds them (--role-column / role_column=), "
+                "or the one of all rows (--role / role=)"
+            )
+        return next(iter(maps.maps))
+    return maps.known(role)
+
+
+def _check_widths(store: Store, maps: RoleMaps) -> None:
+    for role, method in maps.maps.items():
+        if method.numbered:
+            raise InputError(f"{role}: {method.name} adds noise by the number of a row, which a store does not keep")
+        if method.dim != store.dim:
+            raise InputError(
+                f"{store.where}: the vectors of {store.column} are {store.dim} wide, the roles were fitted on {method.dim}; "
+                "choose another column, or fit roles on vectors of this encoder"
+            )
+
+
+def _check_values(store: Store, role_column: str, maps: RoleMaps) -> None:
+    values = store.role_values(role_column)
+    unknown = Counter({value: n for value, n in values.items() if value not in maps.maps})
+    if not unknown:
+        return
+    named = [
+        f"{'no value' if value is None else repr(value)} ({n:,}{meant(str(value), maps.maps).rstrip('?')})"
+        for value, n in unknown.most_common(_NAMED)
+    ]
+    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+    raise InputError(
+        f"{store.where}: {role_column} of {count(sum(unknown.values()), 'row')} names no role: {', '.join(named)}{more}; the "
+        f"roles are {', '.join(maps.maps)}"
+    )
+
+
+def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) -> None:
+    """Make the target, or see that the one that is there was made with the same roles."""
+    there = store.record()
+    if there is not None and restart:
+        store.restart()
+    elif there is not None:
+        other = next((name for name in record if there.get(name) != record[name]), None)
+        if other is None:
+            return
+        if other in ("fingerprint", "method"):
+            what = f"other roles ({there.get('method')}, {str(there.get('fingerprint'))[:8]}; now {record['fingerprint'][:8]})"
+        else:
+            what = f"{other.replace('_', ' ')} {there.get(other)!r}, now {record[other]!r}"
+        raise InputError(
+            f"{store.where}: {store.target} was made with {what}; make it anew with --restart / restart=True, or name another "
+            "with --to / to="
+        )
+    store.begin(record, maps.dim_out)
+
+
+@dataclass(frozen=True)
+class _Options:
+    bad_rows: str
+    threads: int | None
+    progress: Progress
+
+
+@dataclass
+class _Mapper:
+    """Maps batches by role, and counts."""
+
+    where: str
+    maps: RoleMaps
+    role: str | None
+    options: _Options
+    skipped: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, batch: Batch) -> Aligned:
+        out = np.empty((len(batch.rows), self.maps.dim_out), written_dtype(batch.rows.dtype))
+        flags = np.full(len(out), GOOD, np.uint8)
+        parts = [(self.role, None)] if batch.roles is None else self._parts(batch.roles)
+        for role, at in parts:
+            assert role is not None
+            if at is None or len(at) == len(out):
+                self._apply(role, batch.rows, out, flags)
+            else:
+                mapped, states = np.empty((len(at), out.shape[1]), out.dtype), np.empty(len(at), np.uint8)
+                self._apply(role, batch.rows[at], mapped, states)
+                out[at], flags[at] = mapped, states
+        good = flags == GOOD
+        if not good.all():
+            self._bad(batch, flags)
+        self.options.progress.advance(len(out), out.nbytes)
+        return Aligned(out, good)
+
+    def _parts(self, roles: Sequence[Any]) -> list[tuple[str, np.ndarray]]:
+        """The numbers of the rows of each role."""
+        numbers = {role: at for at, role in enumerate(self.maps.maps)}
+        codes = np.fromiter((numbers.get(value, -1) for value in roles), np.int64, len(roles))
+        if (codes < 0).any():  # written since the values were counted
+            value = roles[int(np.argmin(codes))]
+            raise InputError(
+                f"{self.where}: a row of role {value!r} was added during the run; correct it, and run again"
+            )
+        return [(role, np.flatnonzero(codes == at)) for role, at in numbers.items() if (codes == at).any()]
+
+    def _apply(self, role: str, rows: np.ndarray, out: np.ndarray, flags: np.ndarray) -> None:
+        found = self.maps.maps[role].apply(rows, out, flags=flags, threads=self.options.threads)
+        self.counts[role] += found.good
+
+    def _bad(self, batch: Batch, flags: np.ndarray) -> None:
+        bad = np.flatnonzero(flags != GOOD)
+        self.skipped += len(bad)
+        if self.options.bad_rows == "error":
+            first = int(bad[0])
+            raise BadRowsError(
+                f"{self.where}: row {batch.ids[first]} {REASONS[int(flags[first])]}; fix it, or leave its aligned vector empty "
+                "with --bad-rows skip / bad_rows='skip'"
+            )

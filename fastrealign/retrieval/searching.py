@@ -1,0 +1,123 @@
+"""Search in a store whose rows are aligned: the query is aligned on its way."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.methods.method import Method
+from fastrealign.retrieval.index_job import RoleMaps
+from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
+from fastrealign.retrieval.stores.opening import open_store
+
+
+class Searcher:
+    """Maps queries and searches the aligned vectors of one store; made by `searcher`. A context manager.
+
+    Attributes
+    ----------
+    store : str
+        As the user named it.
+    role : str
+        The role of the queries.
+    """
+
+    def __init__(self, store: Store, method: Method, role: str, record: dict[str, Any]) -> None:
+        self.store, self.role = store.where, role
+        self._opened, self._method, self._record = store, method, record
+
+    def search(self, queries: Any, k: int = 10) -> Found:
+        """The k nearest rows of each query, by cosine similarity.
+
+        Parameters
+        ----------
+        queries : array (n, dim), or one vector (dim,)
+            As the encoder gives them, not aligned.
+        k : int, default 10
+            Rows a query.
+
+        Returns
+        -------
+        Found
+            `ids` and `scores` (n, k), best first; `roles` (n, k), the role of each row. Where fewer than k rows are found, the
+            last ids are None, and their scores -inf.
+
+        Raises
+        ------
+        InputError
+            For queries of another width than the roles were fitted on.
+        BadRowsError
+            For a query without a direction.
+        """
+        if k < 1:
+            raise InputError(f"k={k}: expected at least 1")
+        mapped = np.atleast_2d(np.asarray(self._method(queries, dtype="float32")))
+        found = self._opened.search(mapped, k, self._record["role_column"])
+        if found.roles is None:
+            named = [[None if one is None else self._record["role"] for one in row] for row in found.ids]
+            return found._replace(roles=as_objects(named, k))
+        return found
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self._opened.close()
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def searcher(
+    store: str | os.PathLike[str],
+    roles: Any,
+    query_role: str = "query",
+    *,
+    table: str | None = None,
+    column: str | None = None,
+    to: str | None = None,
+    id_column: str | None = None,
+) -> Searcher:
+    """Search in a store that `index` has aligned.
+
+    Parameters
+    ----------
+    store, table, column, to, id_column
+        As `index` takes them. The ids of what is found are the values of id_column.
+    roles : Roles, method or path
+        What the store was indexed with.
+    query_role : str, default "query"
+        The role of the queries.
+
+    Returns
+    -------
+    Searcher
+
+    Raises
+    ------
+    InputError
+        For aligned vectors that are not there, not complete, or made with other roles; for an unknown role of the
+        queries; and for a metric other than cosine on rows that are not of unit length.
+    """
+    maps = RoleMaps.of(roles)
+    method = maps.maps[maps.known(query_role)]
+    opened = open_store(store, StoreOptions(table, column, to, id_column))
+    try:
+        record = opened.record()
+        if record is None:
+            raise InputError(f"{opened.where}: there is no {opened.target}; run `fastrealign index` first")
+        if record["fingerprint"] != maps.fingerprint:
+            raise InputError(
+                f"{opened.where}: {opened.target} was made with other roles ({record['fingerprint'][:8]}, these are "
+                f"{maps.fingerprint[:8]}); give those, or index again with --restart / restart=True"
+            )
+        check_unit(opened)
+    except BaseException:
+        opened.close()
+        raise
+    return Searcher(opened, method, query_role, record)

@@ -1,0 +1,192 @@
+"""What a store of vectors offers to `index` and to a searcher, and what all stores share.
+
+A store holds rows with a vector each, and gets an aligned vector beside it, the target. A row whose target is empty is not
+done yet: that is the only mark of progress, and it is written together with the vector, so that a run that was killed resumes
+where it was and maps no row twice. The fingerprint of the roles that the target is made with is stored with the target.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.text import meant, one_line, without_secrets
+
+# A batch of rows takes about this much memory.
+BATCH_BYTES = 32 << 20
+# Rows whose length differs from 1 by more are not unit rows; float16 rows of unit length are within it.
+_UNIT = 1e-2
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Which part of a store is read and written.
+
+    table      the table or collection, where the store holds several
+    column     the column or named vector that is read
+    to         that of the aligned vectors; of FAISS, the file of the new index
+    id_column  the column that identifies a row
+    """
+
+    table: str | None = None
+    column: str | None = None
+    to: str | None = None
+    id_column: str | None = None
+
+
+class Batch(NamedTuple):
+    """Rows (n, dim) as they are stored; how messages name each; their values in the role column, if there is one."""
+
+    rows: np.ndarray
+    ids: Sequence[Any]
+    roles: Sequence[Any] | None
+
+
+class Aligned(NamedTuple):
+    """Mapped rows (n, dim of the target), and which of them (bool (n,)) have a direction and are to be written."""
+
+    rows: np.ndarray
+    good: np.ndarray
+
+
+Align: TypeAlias = Callable[[Batch], Aligned]
+
+
+class Found(NamedTuple):
+    """The k best rows of each query, best first: ids (queries, k), cosine similarities, and values of the role column."""
+
+    ids: np.ndarray
+    scores: np.ndarray
+    roles: np.ndarray | None
+
+
+class Store(Protocol):
+    """A store of vectors, opened.
+
+    Attributes: `where` names it in messages, `column` what is read, `target` what is written, `dim` is the width of the
+    vectors read, `metric` is "cosine", "dot" or "l2".
+    """
+
+    where: str
+    column: str
+    target: str
+    dim: int
+
+    @property
+    def metric(self) -> str: ...
+
+    def record(self) -> dict[str, Any] | None:
+        """What `begin` stored with the target; None where there is no target."""
+
+    def role_values(self, column: str) -> Counter[Any]:
+        """The values of the role column, and how many rows have each."""
+
+    def begin(self, record: Mapping[str, Any], dim: int) -> None:
+        """Make an empty target for rows of width `dim`, with this record, in one step."""
+
+    def restart(self) -> None:
+        """Remove the target and its record."""
+
+    def pending(self) -> tuple[int, int]:
+        """How many rows have no aligned vector, and how many have one."""
+
+    def fill(self, align: Align, role_column: str | None) -> None:
+        """Map the pending rows in batches and write them; what is written stays, whatever happens next."""
+
+    def drop_old(self) -> None:
+        """Remove the vectors that were read."""
+
+    def sample(self, n: int) -> np.ndarray:
+        """Up to n rows of the target."""
+
+    def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
+        """The nearest rows of the target to each query (n, dim of the target)."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def chosen(where: str, kind: str, given: str | None, names: Sequence[str], option: str) -> str:
+    """The name that the user gave, or the only one there is; InputError with the nearest name otherwise."""
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    if given is not None:
+        if given in names:
+            return given
+        there = f"the {kind}s are {listed}" if names else f"it has no {kind}s"
+        raise InputError(f"{where}: there is no {kind} {given!r}{meant(given, names)}; {there}")
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise InputError(f"{where}: there is no {kind}; name a store that holds vectors")
+    raise InputError(f"{where}: there are {len(names)} {kind}s ({listed}); choose one with {option}")
+
+
+def batch_rows(dim: int) -> int:
+    """Rows of a batch."""
+    return max(1, min(1 << 16, BATCH_BYTES // (4 * dim)))
+
+
+def written_dtype(read: np.dtype) -> np.dtype:
+    """The element type of aligned vectors: that of the vectors read, if that is float16, and float32 otherwise."""
+    return read if read == np.float16 else np.dtype(np.float32)
+
+
+def beside(column: str) -> str:
+    """The name of the aligned vector beside a column."""
+    return f"{column}_aligned" if column else "aligned"
+
+
+def check_unit(store: Store) -> None:
+    """InputError where the metric of a store does not compare directions: L2 on rows that are not of unit length."""
+    if store.metric == "cosine":
+        return
+    lengths = np.linalg.norm(store.sample(1000).astype(np.float64), axis=1)
+    odd = lengths[~(np.abs(lengths - 1.0) <= _UNIT)]
+    if not len(odd):
+        return
+    name = {"l2": "L2", "dot": "the inner product"}[store.metric]
+    raise InputError(
+        f"{store.where}: the metric is {name} and rows of {store.target} are not of unit length (one is {odd[0]:.3g}), so "
+        "scores depend on lengths; index it with `fastrealign index`, whose rows are of unit length"
+    )
+
+
+def cosines(distances: np.ndarray, metric: str) -> np.ndarray:
+    """Cosine similarities (float32) of distances or products of unit rows."""
+    if metric == "l2":  # squared
+        return (1.0 - distances / 2.0).astype(np.float32)
+    return distances.astype(np.float32)
+
+
+def as_objects(values: Sequence[Sequence[Any]], k: int) -> np.ndarray:
+    """Values of found rows as an array (queries, k) of objects, None where fewer were found."""
+    table = np.full((len(values), k), None, dtype=object)
+    for at, row in enumerate(values):
+        table[at, : len(row)] = row
+    return table
+
+
+def as_scores(values: Sequence[Sequence[float]], k: int) -> np.ndarray:
+    """Scores of found rows (queries, k), -inf where fewer were found."""
+    table = np.full((len(values), k), -np.inf, dtype=np.float32)
+    for at, row in enumerate(values):
+        table[at, : len(row)] = row
+    return table
+
+
+@contextmanager
+def failing(where: str, advice: str) -> Iterator[None]:
+    """Turns the error of a library into one line that names the store."""
+    try:
+        yield
+    except FastRealignError:
+        raise
+    except Exception as error:
+        short = shortage(error)
+        raise FastRealignError(f"{where}: {short or f'{one_line(error)}; {advice}'}") from without_secrets(error)

@@ -1,0 +1,31 @@
+"""From what the user names to a store, by its look."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import note_secrets
+from fastrealign.retrieval.stores.base import Store, StoreOptions
+from fastrealign.retrieval.stores.lance_store import LanceStore
+
+LOOKS = "LanceDB folder or table (x.lance)"
+
+
+def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store:
+    """Open a store.
+
+    Raises
+    ------
+    InputError
+        If nothing is there, or it looks like no store; and as the stores do.
+    """
+    text = os.fspath(location)
+    note_secrets(text)
+    path = Path(text)
+    if not path.exists():
+        raise InputError(f"{text}: no such file or folder; a store is a {LOOKS}")
+    if path.is_dir() and (path.suffix == ".lance" or any(path.glob("*.lance"))):
+        return LanceStore(text, options)
+    raise InputError(f"{text}: looks like no store of vectors; a store is a {LOOKS}")

@@ -1,0 +1,76 @@
+"""Roles for rows of a small index, batches of a few rows, and runs that are killed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.retrieval.index_job import _Mapper
+from fastrealign.retrieval.stores import base
+
+D = 8
+ROLES = ("text", "image")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing that catches Exception sees it."""
+
+
+@pytest.fixture(scope="session")
+def roles():
+    """Three roles, fitted on rows that lie apart."""
+    rng = np.random.default_rng(7)
+    sides = {role: rng.standard_normal((300, D)) + at for role, at in (("query", 1.5), ("text", 1.0), ("image", -1.0))}
+    return fr.fit_roles(sides, anchor="image", method="centred")
+
+
+@pytest.fixture(scope="session")
+def others():
+    """Other roles of the same names."""
+    rng = np.random.default_rng(8)
+    return fr.fit_roles({role: rng.standard_normal((50, D)) for role in ("query", *ROLES)}, anchor="image")
+
+
+@pytest.fixture
+def documents(rng):
+    """documents(n): float32 rows, and the role of each."""
+
+    def documents(n):
+        kinds = [ROLES[i] for i in rng.integers(0, 2, n)]
+        shift = np.where(np.array(kinds) == "text", 1.0, -1.0)[:, None]
+        return (rng.standard_normal((n, D)) + shift).astype(np.float32), kinds
+
+    return documents
+
+
+@pytest.fixture
+def mapped(roles):
+    """mapped(rows, kinds): what each row is mapped to, one at a time."""
+    return lambda rows, kinds: np.stack([roles[kind](row) for row, kind in zip(rows, kinds, strict=True)])
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Batches of 16 rows."""
+    monkeypatch.setattr(base, "BATCH_BYTES", 16 * 4 * D)
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """killed_at(n): the nth batch that is mapped from now on ends the run; None: none does. Returns the sizes of batches."""
+    real, calls, last = _Mapper.__call__, [], [None]
+
+    def call(self, batch):
+        calls.append(len(batch.rows))
+        if len(calls) == last[0]:
+            raise Killed
+        return real(self, batch)
+
+    def killed_at(n):
+        calls.clear()
+        last[0] = n
+        return calls
+
+    monkeypatch.setattr(_Mapper, "__call__", call)
+    return killed_at

@@ -1,0 +1,243 @@
+"""LanceDB tables: what is added beside the vectors, what resumes, what is found, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fastrealign.cli.main import main
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.retrieval import index, searcher
+
+pa = pytest.importorskip("pyarrow")
+lance = pytest.importorskip("lance")
+lancedb = pytest.importorskip("lancedb")
+
+
+def table_of(rows, kinds, first=0):
+    vectors = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
+    return pa.table({"id": np.arange(first, first + len(rows)), "vector": vectors, "modality": kinds})
+
+
+def read(folder):
+    table = lance.dataset(str(folder)).to_table().sort_by("id")
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+@pytest.fixture
+def store(tmp_path, documents):
+    """A table of 100 rows in three fragments, some rows deleted: its database, and the table."""
+    rows, kinds = documents(100)
+    table = lancedb.connect(tmp_path / "db").create_table("docs", table_of(rows[:40], kinds[:40]))
+    table.add(table_of(rows[40:70], kinds[40:70], 40))
+    table.add(table_of(rows[70:], kinds[70:], 70))
+    table.delete("id % 7 = 3")
+    return tmp_path / "db", table
+
+
+def check(folder, mapped):
+    held = read(folder / "docs.lance")
+    expected = mapped(np.array(held["vector"], np.float32), held["modality"])
+    assert np.array_equal(np.array(held["vector_aligned"], np.float32), expected)
+    return held
+
+
+def test_a_column_beside(store, roles, mapped):
+    folder, table = store
+    before = read(folder / "docs.lance")
+    report = index(folder, roles, role_column="modality")
+    held = check(folder, mapped)
+    assert {name: held[name] for name in before} == before
+    assert (report.rows, report.before, sum(report.roles.values())) == (len(held["id"]), 0, len(held["id"]))
+    again = index(folder, roles, role_column="modality")
+    assert (again.rows, again.before) == (0, report.rows)
+    table.checkout_latest()  # LanceDB reads and searches what pylance wrote
+    query = np.array(held["vector_aligned"][5], np.float32)
+    assert table.search(query, vector_column_name="vector_aligned").limit(1).to_list()[0]["id"] == held["id"][5]
+
+
+def test_rows_that_are_added(store, roles, mapped, documents):
+    """New fragments, and null rows among others after the table was compacted."""
+    folder, table = store
+    for _ in range(2):
+        index(folder, roles, role_column="modality")
+        table.checkout_latest()
+        rows, kinds = documents(20)
+        table.add(table_of(rows, kinds, 1000))
+        report = index(folder, roles, role_column="modality")
+        assert report.rows == 20
+        check(folder, mapped)
+        table.checkout_latest()
+        table.add(table_of(rows, kinds, 2000))
+        table.optimize()
+    table.checkout_latest()
+
+
+def test_a_kill_at_any_batch(store, roles, mapped, small_batches, killed_at):
+    folder, _ = store
+    batches = 0
+    for n in range(1, 10):
+        killed_at(n)
+        try:
+            index(folder, roles, role_column="modality")
+        except BaseException as error:
+            assert type(error).__name__ == "Killed"
+            batches += 1
+            assert index_done(folder) <= 86
+        else:
+            break
+    assert batches > 2
+    killed_at(None)
+    index(folder, roles, role_column="modality")
+    check(folder, mapped)
+
+
+def index_done(folder):
+    data = lance.dataset(str(folder / "docs.lance"))
+    return data.count_rows("vector_aligned is not null")
+
+
+def test_complete_fragments_stay(store, roles, small_batches, killed_at):
+    folder, _ = store
+    killed_at(6)  # in the third fragment
+    with pytest.raises(BaseException):  # noqa: B017
+        index(folder, roles, role_column="modality")
+    done = index_done(folder)
+    calls = killed_at(None)
+    report = index(folder, roles, role_column="modality")
+    assert done == report.before > 40
+    assert sum(calls) == report.rows == 86 - done
+
+
+def test_bad_rows(tmp_path, roles, documents, mapped):
+    rows, kinds = documents(30)
+    rows[4], rows[9] = 0.0, np.nan
+    table = table_of(rows, kinds)
+    vectors = pa.array(
+        [None if i == 7 else row for i, row in enumerate(table["vector"].to_pylist())], table["vector"].type
+    )
+    lance.write_dataset(table.set_column(1, "vector", vectors), str(tmp_path / "db" / "docs.lance"))
+    with pytest.raises(BadRowsError, match=r"docs.lance: row 4 is all zeros; fix it, or .*--bad-rows skip"):
+        index(tmp_path / "db", roles, role_column="modality", id_column="id")
+    report = index(tmp_path / "db", roles, role_column="modality", bad_rows="skip")
+    assert (report.rows, report.skipped) == (27, 2)
+    held = read(tmp_path / "db" / "docs.lance")
+    assert [i for i, row in enumerate(held["vector_aligned"]) if row is None] == [4, 7, 9]
+    with pytest.warns(UserWarning, match="the old vectors stay, since 2 rows could not be mapped"):
+        index(tmp_path / "db", roles, role_column="modality", bad_rows="skip", drop_old=True)
+
+
+def test_other_roles(store, roles, others, mapped):
+    folder, _ = store
+    index(folder, others, role_column="modality")
+    with pytest.raises(InputError, match=r"vector_aligned was made with other roles \(realign, .*--restart"):
+        index(folder, roles, role_column="modality")
+    with pytest.raises(InputError, match="made with role None, now 'image'"):
+        index(folder, others, role="image")
+    with pytest.raises(InputError, match="made with other roles"):
+        searcher(folder, roles)
+    index(folder, roles, role_column="modality", restart=True)
+    check(folder, mapped)
+    index(folder, others, role_column="modality", to="second")
+    assert "second" in read(folder / "docs.lance")
+
+
+def test_the_old_vectors_go(store, roles):
+    folder, _ = store
+    index(folder, roles, role_column="modality", drop_old=True)
+    assert "vector" not in read(folder / "docs.lance")
+    with searcher(folder, roles, id_column="id") as search:
+        assert search.search(np.ones(8), 3).ids.shape == (1, 3)
+
+
+@pytest.mark.parametrize("metric", [None, "cosine", "L2"])
+def test_search(store, roles, metric):
+    folder, _ = store
+    index(folder, roles, role_column="modality")
+    data = lance.dataset(str(folder / "docs.lance"))
+    if metric:
+        data.create_index("vector_aligned", "IVF_FLAT", metric=metric, num_partitions=1)
+    held = read(folder / "docs.lance")
+    queries = np.random.default_rng(0).standard_normal((3, 8))
+    with searcher(folder, roles, id_column="id") as search:
+        found = search.search(queries, 5)
+    scores = roles["query"](queries) @ np.array(held["vector_aligned"]).T
+    best = np.argsort(-scores, axis=1)[:, :5]
+    assert np.array_equal(found.ids.astype(int), np.array(held["id"])[best])
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, best, 1), atol=1e-6)
+    assert np.array_equal(found.roles, np.array(held["modality"], object)[best])
+
+
+def test_l2_on_rows_that_are_not_unit(store, roles):
+    folder, table = store
+    index(folder, roles, role_column="modality")
+    table.checkout_latest()
+    table.update(where="id = 0", values={"vector_aligned": [3.0] * 8})
+    lance.dataset(str(folder / "docs.lance")).create_index("vector_aligned", "IVF_FLAT", metric="L2", num_partitions=1)
+    with pytest.raises(InputError, match="metric is L2 and rows of vector_aligned are not of unit length"):
+        searcher(folder, roles)
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ({"table": "dosc"}, "there is no table 'dosc', did you mean 'docs'"),
+        ({"column": "vectr"}, "there is no vector column 'vectr', did you mean 'vector'"),
+        ({"role_column": "modalty"}, "there is no column 'modalty', did you mean 'modality'"),
+        ({"role_column": None, "role": "imgae"}, "there is no role 'imgae', did you mean 'image'"),
+        ({"role_column": None}, "--role-column"),
+        ({"role": "image"}, "contradict"),
+        ({"to": "modality"}, "there is a column modality already"),
+        ({"bad_rows": "keep"}, "expected one of error, skip"),
+    ],
+)
+def test_refused(store, roles, how, said):
+    folder, _ = store
+    before = read(folder / "docs.lance")
+    with pytest.raises(InputError, match=said):
+        index(folder, roles, **{"role_column": "modality", **how})
+    assert read(folder / "docs.lance") == before
+
+
+def test_values_that_are_no_roles(store, roles):
+    folder, table = store
+    table.update(where="id in (1, 2)", values={"modality": "imgae"})
+    table.update(where="id = 4", values_sql={"modality": "null"})
+    with pytest.raises(
+        InputError, match=r"modality of 3 rows names no role: 'imgae' \(2, did you mean 'image'\), no value \(1\)"
+    ):
+        index(folder, roles, role_column="modality")
+    assert "vector_aligned" not in read(folder / "docs.lance")
+
+
+def test_another_width(tmp_path, roles):
+    rows = np.ones((5, 6), np.float32)
+    lancedb.connect(tmp_path / "db").create_table("docs", table_of(rows, ["image"] * 5))
+    with pytest.raises(InputError, match="the vectors of vector are 6 wide, the roles were fitted on 8"):
+        index(tmp_path / "db", roles, role="image")
+
+
+def test_nothing_there(tmp_path, roles):
+    with pytest.raises(InputError, match="no such file or folder"):
+        index(tmp_path / "none", roles, role="image")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="looks like no store"):
+        index(tmp_path / "empty", roles, role="image")
+    with pytest.raises(InputError, match="there is no vector_aligned; run `fastrealign index`"):
+        lancedb.connect(tmp_path / "db").create_table("docs", table_of(np.ones((5, 8), np.float32), ["image"] * 5))
+        searcher(tmp_path / "db", roles)
+
+
+def test_command(store, roles, mapped, tmp_path, capsys):
+    folder, _ = store
+    roles.save(tmp_path / "roles.safetensors")
+    words = ["index", str(folder), "--roles", str(tmp_path / "roles.safetensors"), "--role-column", "modality"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 86
+    assert main(words) == 0
+    assert "nothing: all is done" in capsys.readouterr().out
+    check(folder, mapped)
+    assert main([*words, "--table", "dosc"]) == 2
+    assert "did you mean 'docs'" in capsys.readouterr().err
