@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fastrealign.core import torch_ops
+from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS
 from fastrealign.core.row_map import RowMap
@@ -77,10 +78,9 @@ class ReAlign(NoisyModule):
             raise InputError("ReAlign needs an alignment or a dim")
         if alignment is not None and dim not in (None, alignment.dim):
             raise InputError(f"dim={dim}, but the alignment was fitted on {alignment.dim} wide rows")
-        if not 0.0 < decay <= 1.0 or every < 1:
-            raise InputError(f"decay={decay}, every={every}: expected 0 < decay <= 1 and every >= 1")
-        self.dim = width
-        self.decay, self.every = decay, every
+        self.dim = whole("dim", width, 1)
+        self.decay = number("decay", decay, lambda decay: 0.0 < decay <= 1.0, "above 0, at most 1")
+        self.every = whole("every", every, 1)
         zeros = np.zeros(self.dim)
         row_map = RowMap(1.0, zeros, zeros) if alignment is None else alignment.row_map
         self.register_buffer("map", _packed(row_map, self.dim))

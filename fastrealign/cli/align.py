@@ -36,7 +36,7 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    how = {**arguments.fit_options(args), "noise": args.noise, **arguments.run_options(args)}
+    how = {**arguments.fit_options(args, args.noise), "noise": args.noise, **arguments.run_options(args)}
     report = fr.align(arguments.paths(args.source), arguments.paths(args.target), args.out, **how)
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

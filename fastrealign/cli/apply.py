@@ -12,13 +12,14 @@ from fastrealign.cli.arguments import (
     add_option,
     add_out_folder,
     add_run_options,
-    chosen,
+    given,
     paths,
     run_options,
     seed,
 )
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.core.errors import InputError
 from fastrealign.data import options
 
 _MORE = """\
@@ -42,12 +43,14 @@ def add(command: Command) -> None:
     )
     parser.add_argument("--column", metavar="NAME", help=COLUMN)
     add_noise(parser)
-    add_option(parser, "--seed", texts=options.HELP, type=seed, default=0, metavar="N")
+    add_option(parser, "--seed", texts=options.HELP, type=seed, usual=0, metavar="N")
     add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.seed is not None and not args.noise:
+        raise InputError("--seed is of the noise that --noise adds; add --noise, or leave --seed out")
     method = args.alignment if args.role is None else fr.Roles.load(args.alignment)[args.role]
-    report = fr.apply_files(method, paths(args.source), args.out, **chosen(args, "noise", "seed"), **run_options(args))
+    report = fr.apply_files(method, paths(args.source), args.out, **given(args, "noise", "seed"), **run_options(args))
     show(args, report.to_json(), str(report))
     return 1 if report.left_out else 0

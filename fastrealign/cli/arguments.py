@@ -30,10 +30,13 @@ JSON = "print one JSON object instead of text"
 _HELP = options.HELP | FIT_HELP
 
 
-def add_option(parser: argparse._ActionsContainer, flag: str, *, texts: Mapping[str, str] = _HELP, **how: Any) -> None:
-    """Add an option with the help text of the Python keyword of the same name."""
+def add_option(
+    parser: argparse._ActionsContainer, flag: str, *, texts: Mapping[str, str] = _HELP, usual: Any = None, **how: Any
+) -> None:
+    """Add an option with the help text of the Python keyword of the same name; usual: what it is where it is not given."""
     text = texts[flag.lstrip("-").replace("-", "_")]
-    parser.add_argument(flag, help=f"{text} (default: %(default)s)" if how.get("default") is not None else text, **how)
+    usual = how.get("default") if usual is None else usual
+    parser.add_argument(flag, help=text if usual is None else f"{text} (default: {usual})", **how)
 
 
 def add_out_folder(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +63,8 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    add_option(parser, "--confidence", type=float, default=0.95, metavar="P")
-    add_option(parser, "--seed", type=seed, default=0, metavar="N")
+    add_option(parser, "--confidence", type=float, usual=0.95, metavar="P")
+    add_option(parser, "--seed", type=seed, usual=0, metavar="N")
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
@@ -145,11 +148,21 @@ def chosen(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def fit_options(args: argparse.Namespace) -> dict[str, Any]:
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of these options that the user gave."""
+    return {name: value for name, value in chosen(args, *names).items() if value is not None}
+
+
+def fit_options(args: argparse.Namespace, noise: float = 0.0) -> dict[str, Any]:
+    """The options of a fit, after which rows get noise of this length."""
     method = (args.method or "realign").lower()
     if method != "realign" and args.centroid is not None:
         raise InputError(f"--centroid applies to --method realign, not to {method}; leave one out")
-    options = chosen(args, "one_pass", "tol", "confidence", "seed")
+    if args.tol is None and args.confidence is not None:
+        raise InputError("--confidence is of a fit on a sample; add --tol, or leave --confidence out")
+    if args.tol is None and method != "c3" and not noise and args.seed is not None:
+        raise InputError(f"nothing is random in a fit of {method} on all rows, without noise; leave --seed out")
+    options = {**chosen(args, "one_pass", "tol"), **given(args, "confidence", "seed")}
     return {"method": method, "centroid": args.centroid or "paper", **options}
 
 

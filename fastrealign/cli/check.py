@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args.alignment,
         arguments.paths(args.source),
         args.target and arguments.paths(args.target),
-        **arguments.chosen(args, "tol", "confidence", "seed"),
+        **arguments.given(args, "tol", "confidence", "seed"),
         **arguments.reading_options(args),
     )
     show(args, found.to_json(), str(found))

@@ -68,10 +68,9 @@ def run(args: argparse.Namespace) -> None:
     if args.old is not None:
         if ranks.size > 1:
             raise InputError("--from runs in one process; leave out torchrun")
-        if args.method is not None or args.centroid is not None or args.one_pass or args.tol is not None:
-            raise InputError(
-                "--from keeps the way the old alignment was fitted; leave out --method, --centroid, --one-pass and --tol"
-            )
+        how = [f"--{name}" for name in arguments.given(args, "method", "centroid", "tol", "confidence", "seed")]
+        if how := [*how, *(["--one-pass"] if args.one_pass else [])]:
+            raise InputError(f"--from keeps the way the old alignment was fitted; leave out {', '.join(how)}")
         target = args.target and arguments.paths(args.target)
         decay = 1.0 if args.decay is None else args.decay
         method: Method = fr.update(args.old, arguments.paths(args.source), target, decay=decay, **reading)

@@ -6,7 +6,6 @@ where it lies: it may change between calls.
 
 from __future__ import annotations
 
-import numbers
 import os
 
 import numpy as np
@@ -15,6 +14,7 @@ import fastrealign._core as _core
 from fastrealign.core import reference
 from fastrealign.core.backend import choose
 from fastrealign.core.bad_rows import GOOD, Counts, counted
+from fastrealign.core.checks import whole
 from fastrealign.core.dtypes import CODES
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -30,11 +30,7 @@ def default_threads() -> int:
 
 def thread_count(threads: int | None) -> int:
     """`threads`, or the number of CPUs for None. Raises InputError unless it is a positive integer."""
-    if threads is None:
-        return default_threads()
-    if not isinstance(threads, (int, numbers.Integral)) or not 1 <= threads < 1 << 31:
-        raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
-    return int(threads)
+    return default_threads() if threads is None else whole("threads", threads, 1, (1 << 31) - 1)
 
 
 def instruction_sets() -> list[str]:

@@ -28,6 +28,8 @@ _SPOOFING = {0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2060, 0x20
 # Shorter values may be words of a message.
 _LEAST_SECRET = 6
 _MOST_SECRETS = 10_000
+# Characters of a value that a message shows.
+_SHOWN = 100
 # Secrets of the URLs that were opened, also as libraries quote them: without the URL, decoded. The longest first.
 _secrets: list[str] = []
 
@@ -116,6 +118,19 @@ def one_line(error: BaseException) -> str:
     """The message of an exception, on one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def shortened(text: str) -> str:
+    """Text for messages, of bounded length."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def brief(value: Any) -> str:
+    """A value for messages, of bounded length."""
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python formats no number of more than 4,300 digits
+        return "a number of too many digits"
 
 
 def is_utf8(text: str) -> bool:

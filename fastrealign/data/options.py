@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import numbers
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
@@ -131,15 +131,10 @@ class NoiseOptions:
     seed: int = option(0, "seed of this noise, which each row gets by its number; c3's own keeps the seed of its fit")
 
     def __post_init__(self) -> None:
-        real = isinstance(self.noise, numbers.Real) and not isinstance(self.noise, bool)
-        if not real or not 0.0 <= self.noise <= _LONGEST:
-            raise InputError(
-                f"noise={self.noise!r}: expected a length, a number from 0 to {_LONGEST:g}; 1 is as long as a row"
-            )
-        whole = isinstance(self.seed, numbers.Integral) and not isinstance(self.seed, bool)
-        if self.noise and not (whole and 0 <= self.seed < 2**63):
-            raise InputError(f"seed={self.seed!r}: expected a whole number from 0 to 2^63 - 1")
-        object.__setattr__(self, "noise", float(self.noise))
+        which = f"from 0 to {_LONGEST:g}, a length; 1 is as long as a row"
+        noise = checks.number("noise", self.noise, lambda noise: 0.0 <= noise <= _LONGEST, which)
+        object.__setattr__(self, "noise", noise)
+        object.__setattr__(self, "seed", checks.seed(self.seed))
 
     def __bool__(self) -> bool:
         return self.noise > 0.0
@@ -153,7 +148,7 @@ class NoiseOptions:
 
     def to_json(self) -> dict[str, Any]:
         """As a job specification and the configuration of a run record it: nothing where there is none."""
-        return {"noise": self.noise, "seed": int(self.seed)} if self else {}
+        return {"noise": self.noise, "seed": self.seed} if self else {}
 
 
 NO_NOISE = NoiseOptions()

@@ -9,7 +9,6 @@ kernel, a third one's copy down, and the reads and writes of the others.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.backend import choose
 from fastrealign.core.bad_rows import Counts
+from fastrealign.core.checks import whole
 from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -145,10 +145,7 @@ class Workers:
         threads = thread_count(threads)
         piece = DEVICE_PIECE_BYTES if names else PIECE_BYTES
         if max_memory is not None:
-            if not isinstance(max_memory, numbers.Integral) or max_memory < 2 * _SMALLEST_PIECE:
-                raise InputError(
-                    f"max_memory={max_memory!r}: expected at least {2 * _SMALLEST_PIECE} bytes, a whole number"
-                )
+            max_memory = whole("max_memory", max_memory, 2 * _SMALLEST_PIECE, why="in bytes")
             threads = min(threads, max_memory // (2 * _SMALLEST_PIECE))
             piece = min(piece, max_memory // (2 * threads))
         return cls(threads, names, piece)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.checks import number
 from fastrealign.core.errors import InputError
 from fastrealign.core.taken import unmasked
 from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
@@ -61,6 +62,11 @@ class Frame:
         return in_u, in_v
 
 
+def check_energy(energy: float) -> float:
+    """The share of the trace that U holds; InputError if it is none."""
+    return number("energy", energy, lambda share: 0.0 < share < 1.0, "between 0 and 1, a share")
+
+
 def fixed_frame(x: Covariance, y: Covariance, *, energy: float = 0.95) -> Frame:
     """The fixed frame of a probe set: U is spanned by the fewest leading eigenvectors of S_x + S_y with a share of its trace.
 
@@ -91,8 +97,7 @@ def fixed_frame(x: Covariance, y: Covariance, *, energy: float = 0.95) -> Frame:
     >>> fixed_frame(covariance(images), covariance(text), energy=0.9).rank
     3
     """
-    if not 0.0 < energy < 1.0:
-        raise InputError(f"energy={energy}: expected a share between 0 and 1")
+    energy = check_energy(energy)
     if x.d != y.d:
         raise InputError(f"covariances of width {x.d} and {y.d}: both must come from one encoder pair")
     both = Covariance(x.mean, x.matrix + y.matrix, x.count + y.count)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_rows
@@ -103,7 +104,7 @@ def embedding_gradients(
     """
     sides = [_unit(rows) for rows in (image, text)]
     n = len(sides[0])
-    size = n if batch is None else batch
+    size = n if batch is None else whole("batch", batch, 2)
     if not 2 <= size <= n:
         raise InputError(f"a contrastive batch of {size} pairs out of a probe of {n}: expected 2 to {n}")
     found: list[list[torch.Tensor]] = [[], []]

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.frame import Frame, coupling, decompose, fixed_frame, principal_angles
+from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.mean_gap import cosine
@@ -91,10 +92,9 @@ class GapMonitor:
         energy: float = 0.95,
         log: str | Path | None = None,
     ) -> None:
-        if every < 1:
-            raise InputError(f"every={every}: expected at least one step between measurements")
-        if not 0.0 < energy < 1.0:
-            raise InputError(f"energy={energy}: expected a share between 0 and 1")
+        every, energy = whole("every", every, 1, why="steps between measurements"), check_energy(energy)
+        batch = None if batch is None else whole("batch", batch, 2)
+        frame_at = whole("frame_at", frame_at, 0)
         if frame is not None and not 1 <= frame.rank < len(frame.basis):
             raise InputError(
                 f"a frame with {frame.rank} of {len(frame.basis)} directions in U: U and V need at least one"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.diagnostics.rows import Estimate, RowsLike, count_rows, mean_estimate, open_sides, sample
@@ -113,9 +114,10 @@ def mixing(
     >>> mixing(images, images[::-1], k=1).rate.value
     1.0
     """
+    k = whole("k", k, 1)
     sides = open_sides(x, y)
     for side, of in zip(sides, sides[::-1], strict=True):
-        if k > count_rows(side) - 1 + count_rows(of) or k < 1:
+        if k > count_rows(side) - 1 + count_rows(of):
             raise InputError(
                 f"{side.name} and {of.name}: {side.rows} and {of.rows} rows, expected more for k={k} neighbours"
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 
-from fastrealign.core import ops
+from fastrealign.core import checks, ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.rows import as_rows
@@ -124,9 +124,10 @@ def count_rows(source: RowSource) -> int:
 
 def draw(of: int, rows: int | None, seed: int) -> np.ndarray:
     """Numbers of `rows` of `of` rows (all for None), drawn without replacement, ascending: int64. Raises InputError below 2."""
-    if min(of, 2 if rows is None else rows) < 2:
-        raise InputError(f"a sample of {rows if of >= 2 else of} rows: expected at least 2")
-    if rows is None or rows >= of:
+    rows, seed = of if rows is None else checks.whole("rows", rows, 2), checks.seed(seed)
+    if of < 2:
+        raise InputError(f"a sample of {of} rows: expected at least 2")
+    if rows >= of:
         return np.arange(of)
     return np.sort(np.random.default_rng(seed).choice(of, rows, replace=False, shuffle=False))
 

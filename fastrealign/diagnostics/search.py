@@ -15,6 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
@@ -85,11 +86,12 @@ def nearest(
     array([[1, 2],
            [0, 2]])
     """
+    k = whole("k", k, 1)
     pool = open_rows(pool, "pool")
     rows = count_rows(pool)
     available = rows - (own is not None)
-    if not 1 <= k <= available:
-        raise InputError(f"{pool.name}: {rows} rows, expected more for k={k} neighbours of each (k: 1 or more)")
+    if k > available:
+        raise InputError(f"{pool.name}: {rows} rows, expected more for k={k} neighbours of each")
     best = _candidates(queries, pool, min(k + MARGIN, available), own, engine)
     found = _in_order(queries, pool, best.numbers, k)
     # No row left out has more than the least candidate's cosine and the rounding of a float32 dot product.

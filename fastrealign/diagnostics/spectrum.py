@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
 
@@ -128,10 +129,10 @@ def power_law(eigenvalues: np.ndarray, *, first: int = 1, last: int | None = Non
     2.0
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
-    if last is None:
-        last = max(len(values) // 2, first + 1)
+    first = whole("first", first, 1)
+    last = max(len(values) // 2, first + 1) if last is None else whole("last", last, 2)
     last = min(last, int(np.count_nonzero(above(values, FLOOR))))
-    if not 1 <= first < last:
+    if last <= first:
         raise InputError(
             f"a power law from eigenvalue {first} to {last}: expected a range of at least 2 that have a spread"
         )
@@ -248,8 +249,7 @@ def subspace_overlap(x: Covariance, y: Covariance, q: int) -> Overlap:
     0.5
     """
     rank = min(x.rank, y.rank)
-    if not 1 <= q <= rank:
-        raise InputError(f"q={q} directions: expected 1 to {rank}, the lesser rank of both sides")
+    q = whole("q", q, 1, rank, why="the lesser rank of both sides")
     product = x.eigenvectors[:, :q].T @ y.eigenvectors[:, :q]
     return Overlap(float(np.sum(product**2) / q), q / x.d, q)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.cpu import default_threads
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.exact_sum import ExactSum
@@ -56,6 +57,9 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         for name, known in (("bad_items", BAD_ITEMS), ("dtype", DTYPES)):
             check_choice(name, getattr(self, name), known)
+        for name in ("batch_size", "shard_rows", "threads"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value, 1))
 
 
 def _scan(

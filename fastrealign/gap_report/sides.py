@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
@@ -59,14 +60,11 @@ class ReportOptions:
             raise InputError("no method named: expected some, such as none and realign")
         # What every method is compared with comes first.
         object.__setattr__(self, "methods", tuple(dict.fromkeys(["none", *map(check_method, self.methods)])))
-        if self.rows <= MIXING_K:
-            raise InputError(
-                f"rows={self.rows}: expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
-            )
+        rows = checks.whole("rows", self.rows, MIXING_K + 1, why=f"for {MIXING_K} neighbours of each row")
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "seed", checks.seed(self.seed))
         if OWN in self.domains:
             raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2^64 - 1")
 
     def open(self, source: Any, target: Any) -> tuple[RowSource, RowSource]:
         """(target, source) of rows that the user named."""

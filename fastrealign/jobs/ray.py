@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy, optional
@@ -149,8 +150,8 @@ def _taken(kind: type[T], options: dict[str, Any]) -> T:
 
 
 def _by_actors(job: ShardJob, actors: int | None, cpus: int) -> Report:
-    if (actors is not None and actors < 1) or cpus < 1:
-        raise InputError(f"actors={actors}, cpus_per_actor={cpus}: expected at least 1")
+    actors = None if actors is None else whole("actors", actors, 1)
+    cpus = whole("cpus_per_actor", cpus, 1)
     job.make_writer = partial(RayWriter, actors=actors, cpus=cpus)
     return job.run()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
@@ -66,11 +67,8 @@ class _Sides:
 
 def _c3(sides: _Sides, *, sigma: float | None = None, seed: int = 0) -> Baseline:
     sigma = 0.5 / np.sqrt(sides.target.d) if sigma is None else sigma
-    if not 0.0 <= sigma < np.inf:
-        raise InputError(f"sigma={sigma}: expected a standard deviation of 0 or more")
-    if int(seed) != seed or not 0 <= seed < 2**64:
-        raise InputError(f"seed={seed}: expected a whole number from 0 to 2^64 - 1")
-    return sides.made(shift=sides.anchor, sigma=float(sigma), seed=int(seed))
+    sigma = checks.number("sigma", sigma, lambda sigma: sigma >= 0.0, "of 0 or more, a standard deviation")
+    return sides.made(shift=sides.anchor, sigma=sigma, seed=checks.seed(seed))
 
 
 def _anchor_trace(sides: _Sides) -> Baseline:
@@ -85,8 +83,8 @@ def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6, cent
     of their block are raised to that before its inverse root is taken. `centred`: M (e - E[e]) + mu_x. Otherwise M e, to the
     letter of eq. 18 of arXiv 2602.07026, which whitens the mean along with the rows and so moves them further.
     """
-    if not 0.0 < floor <= 1.0:
-        raise InputError(f"floor={floor}: expected a part of the largest eigenvalue, above 0 and at most 1")
+    which = "above 0 and at most 1, a part of the largest eigenvalue"
+    floor = checks.number("floor", floor, lambda floor: 0.0 < floor <= 1.0, which)
     if not isinstance(centred, bool):
         raise InputError(f"centred={centred!r}: expected True (the default), or False for eq. 18 to the letter")
     x, y = covariance(sides.target), covariance(sides.source)

@@ -161,7 +161,7 @@ def check(
     True
     """
     read = ReadOptions(column, target_column, bad_rows)
-    check_sampling(confidence, seed)
+    confidence, seed = check_sampling(confidence, seed)
     with explained_if_swapped(alignment, source):
         alignment = Alignment.of(alignment)
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:

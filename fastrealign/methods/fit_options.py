@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fastrealign.core.checks import number
+from fastrealign.core.checks import seed as checked_seed
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import check_choice, option, texts
 
@@ -62,8 +62,10 @@ class FitOptions:
         if self.tol is not None:
             if self.one_pass:
                 raise InputError("tol samples the source, one_pass reads all of it: choose one")
-            check_tol(self.tol)
-            check_sampling(self.confidence, self.seed)
+            object.__setattr__(self, "tol", check_tol(self.tol))
+        confidence, seed = check_sampling(self.confidence, self.seed)
+        object.__setattr__(self, "confidence", confidence)
+        object.__setattr__(self, "seed", seed)
 
     @property
     def own(self) -> dict[str, Any]:
@@ -99,15 +101,11 @@ def check_ranks(method: str, ranks: ProcessGroup) -> None:
 
 
 def check_tol(tol: Any) -> float:
-    """The tolerated gap as a float; InputError if it is not positive and finite."""
-    if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0.0 < float(tol) < math.inf:
-        raise InputError(f"tol={tol!r}: expected more than 0, and finite")
-    return float(tol)
+    """The tolerated gap; InputError if it is not positive and finite."""
+    return number("tol", tol, lambda tol: tol > 0.0, "above 0, and finite")
 
 
-def check_sampling(confidence: Any, seed: Any) -> None:
-    """InputError for a confidence or a seed out of range."""
-    if not isinstance(confidence, numbers.Real) or not 0.5 <= float(confidence) < 1.0:
-        raise InputError(f"confidence={confidence!r}: expected 0.5 to below 1")
-    if not isinstance(seed, numbers.Integral) or seed < 0:
-        raise InputError(f"seed={seed!r}: expected at least 0")
+def check_sampling(confidence: Any, seed: Any) -> tuple[float, int]:
+    """Both; InputError for a confidence or a seed out of range."""
+    within = number("confidence", confidence, lambda share: 0.5 <= share < 1.0, "from 0.5 to below 1")
+    return within, checked_seed(seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import FRACTION_BITS, ExactSum
 from fastrealign.core.float_state import computes
@@ -44,9 +45,7 @@ class Moments:
     """
 
     def __init__(self, dim: int) -> None:
-        if int(dim) != dim or dim < 1:
-            raise InputError(f"a width of {dim}: expected a whole number of at least 1")
-        self.sums = ExactSum(int(dim))
+        self.sums = ExactSum(whole("dim", dim, 1))
         self.bad_rows = 0
 
     @property

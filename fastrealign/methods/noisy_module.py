@@ -14,8 +14,11 @@ from fastrealign.methods.noise import noise, row_numbers
 
 @torch.library.custom_op("fastrealign::noise", mutates_args=())
 def _drawn(numbers: torch.Tensor, seed: int, d: int) -> torch.Tensor:
-    """Standard normal float64 (n, d), on the device of the row numbers: drawn on the CPU, so alike on every device."""
-    return torch.from_numpy(noise(seed, numbers.cpu().numpy(), d)).to(numbers.device)
+    """Standard normal float64 (n, d), on the device of the row numbers: drawn on the CPU, so alike on every device.
+
+    Torch's whole numbers are signed: a seed from 2^63 on comes less 2^64.
+    """
+    return torch.from_numpy(noise(seed % 2**64, numbers.cpu().numpy(), d)).to(numbers.device)
 
 
 @_drawn.register_fake
@@ -48,8 +51,9 @@ class NoisyModule(ExactModule):
 
     def _noise(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """Noise for rows (n, d), float64."""
-        numbers = self._numbers(rows, first)
-        return self.noise.sigma(self.dim) * torch.ops.fastrealign.noise(numbers, self.noise.seed, self.dim)
+        numbers, seed = self._numbers(rows, first), self.noise.seed
+        signed = seed - 2**64 if seed >= 2**63 else seed
+        return self.noise.sigma(self.dim) * torch.ops.fastrealign.noise(numbers, signed, self.dim)
 
     def _noisy(self, rows: torch.Tensor, mapped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Mapped rows, float64, with noise, projected again, in the type of `rows`; rows without a direction as they came."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import InputError
+from fastrealign.core.checks import number
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import RowMap
@@ -87,11 +86,8 @@ def update(
     600
     """
     alignment = Alignment.of(alignment)
-    if not isinstance(decay, numbers.Real) or not 0.0 < decay <= 1.0:
-        raise InputError(
-            f"decay={decay!r}: expected above 0, at most 1 (old rows keep their weight); to keep nothing, fit the new rows"
-        )
-    decay = float(decay)
+    which = "above 0, at most 1 (old rows keep their weight); to keep nothing, fit the new rows"
+    decay = number("decay", decay, lambda decay: 0.0 < decay <= 1.0, which)
     read = ReadOptions(column, target_column, bad_rows)
     options = PassOptions(bad_rows, Compute(threads).workers, progress)
     rows, there = open_new(source, target, read, alignment)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.storage.atomic import AtomicFile
@@ -46,8 +47,8 @@ class Adapter(torch.nn.Sequential):
     """
 
     def __init__(self, dim: int, width: int, tokens: int = 1) -> None:
-        if min(dim, width, tokens) < 1:
-            raise InputError(f"an adapter of dim={dim}, width={width}, tokens={tokens}: expected at least 1 of each")
+        for name, value in (("dim", dim), ("width", width), ("tokens", tokens)):
+            whole(name, value, 1)
         super().__init__(torch.nn.Linear(dim, width), torch.nn.GELU(), torch.nn.Linear(width, width * tokens))
         self.dim, self.width, self.tokens = dim, width, tokens
 

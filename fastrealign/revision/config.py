@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fastrealign.core.checks import number, whole
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import shown_values
+from fastrealign.core.text import brief, shown_values
 from fastrealign.data.options import NoiseOptions
 from fastrealign.revision.templates import FORMS, STAGES
 
@@ -23,26 +23,11 @@ _CHOICES = {
     "unusable": ("skip", "error"),
     "form": (None, *FORMS),
 }
-# Above every count, and above every seed that NumPy and torch take.
-_TOO_MANY = 1 << 31
-# Characters of a value that a message shows.
-_SHOWN = 100
+# Of every count, and of seeds, which NumPy and torch take.
+_MOST = (1 << 31) - 1
 _COUNTS = ("tokens", "batch_size", "gradient_accumulation", "save_steps")
 # Keys that may differ when a run is resumed: none of them affects a weight.
 FREE = ("save_steps", "report_to", "device", "hub")
-
-
-def shortened(text: str) -> str:
-    """Text for messages, of bounded length."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def brief(value: Any) -> str:
-    """A value for messages, of bounded length."""
-    try:
-        return shortened(repr(value))
-    except ValueError:  # Python formats no number of more than 4,300 digits
-        return "a number of too many digits"
 
 
 @dataclass(frozen=True)
@@ -64,8 +49,8 @@ class Lora:
     targets: str | list[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        if not (1 <= self.r < _TOO_MANY and 0 < self.alpha < math.inf):
-            raise InputError(f"r={brief(self.r)}, alpha={self.alpha}: expected r of at least 1 and alpha above 0")
+        whole("r", self.r, 1, _MOST)
+        number("alpha", self.alpha, lambda alpha: alpha > 0, "above 0")
 
 
 @dataclass(frozen=True)
@@ -140,7 +125,7 @@ class TrainConfig:
     >>> TrainConfig("lm", "captions.json", "text_emb", "run", "stage1", tokens=0)
     Traceback (most recent call last):
         ...
-    fastrealign.core.errors.InputError: tokens: 0, expected at least 1 and less than 2^31
+    fastrealign.core.errors.InputError: tokens=0: expected a whole number from 1 to 2^31 - 1
     """
 
     model: str
@@ -174,24 +159,17 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 named = ", ".join(choice or "null" for choice in choices)
-                raise InputError(f"{name}: {brief(value)}, expected one of {named}")
+                raise InputError(f"{name}={brief(value)}: expected one of {named}")
         for name, least in (*((name, 1) for name in _COUNTS), ("seed", 0)):
-            if not least <= getattr(self, name) < _TOO_MANY:
-                raise InputError(f"{name}: {brief(getattr(self, name))}, expected at least {least} and less than 2^31")
-        if self.max_length is not None and not self.tokens + 2 <= self.max_length < _TOO_MANY:
-            raise InputError(
-                f"max_length: {brief(self.max_length)}, expected room for {self.tokens} visual tokens and text"
-            )
+            whole(name, getattr(self, name), least, _MOST)
+        if self.max_length is not None:
+            room = f"room for {self.tokens} visual tokens and text"
+            whole("max_length", self.max_length, self.tokens + 2, _MOST, why=room)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", LEARNING_RATES[self.stage])
         for name in ("learning_rate", "epochs"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name}: {value}, expected a number above 0")
-        try:
-            NoiseOptions(self.noise)
-        except InputError as error:
-            raise InputError(f"noise: {str(error).removeprefix('noise=')}") from None
+            number(name, getattr(self, name), lambda value: value > 0, "above 0")
+        NoiseOptions(self.noise)
         if self.stage == "stage1" and self.lora is not None:
             raise InputError("lora: stage 1 trains the adapter alone; leave lora out, or give it in stage 2")
 

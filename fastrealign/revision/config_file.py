@@ -11,8 +11,8 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
-from fastrealign.core.text import meant, one_line
-from fastrealign.revision.config import TrainConfig, brief, shortened
+from fastrealign.core.text import brief, meant, one_line, shortened
+from fastrealign.revision.config import TrainConfig
 
 # Bytes of a file.
 _LARGEST = 1 << 20
@@ -163,7 +163,7 @@ def _typed(value: Any, hint: Any, key: str, name: str) -> Any:
             return value
     words = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     expected = [words.get(o) or ("keys and values" if is_dataclass(o) else "a list of text") for o in options]
-    raise InputError(f"{name}: {key}: {brief(value)}, expected {' or '.join(expected)}")
+    raise InputError(f"{name}: {key}={brief(value)}: expected {' or '.join(expected)}")
 
 
 def _number(value: Any) -> float | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.lookup import Embeddings, open_embeddings
@@ -106,10 +107,8 @@ class Collator:
         noise: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if tokens < 1:
-            raise InputError(f"tokens={tokens}: expected at least one visual token")
-        if max_length is not None and max_length < 1:
-            raise InputError(f"max_length={max_length}: expected a number of tokens")
+        whole("tokens", tokens, 1, why="visual tokens")
+        max_length = None if max_length is None else whole("max_length", max_length, 1, why="in tokens")
         check_choice("missing", missing, MISSING)
         check_choice("unanswered", unanswered, MISSING)
         if alignment is not None and alignment.dim != embeddings.dim:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.revision.answers import Answer, Item, read_answers, read_items, write_answers, write_items
@@ -69,6 +70,7 @@ def ask(
     InputError
         For an id without an embedding, or a prompt as long as the language model's context.
     """
+    batch, max_new_tokens = whole("batch", batch, 1), whole("max_new_tokens", max_new_tokens, 1)
     if stage == "stage1":
         items = [item for item in items if item.task == "caption"]
     template = Template(tokenizer, stage, tokens=0 if blind else model.tokens)

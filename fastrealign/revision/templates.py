@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.revision.conversations import IMAGE
 
@@ -73,8 +74,7 @@ class Template:
             raise InputError(f"stage={stage!r}: expected {' or '.join(STAGES)}")
         if form not in (None, *FORMS):
             raise InputError(f"form={form!r}: expected {' or '.join(FORMS)}")
-        if tokens < 0:
-            raise InputError(f"tokens={tokens}: expected the number of visual tokens")
+        tokens = whole("tokens", tokens, 0, why="visual tokens")
         chat_template = getattr(tokenizer, "chat_template", None)
         if form == "chat" and not chat_template:
             raise InputError(f"{_name(tokenizer)} has no chat template; leave form='chat' out, or set one")

@@ -225,10 +225,10 @@ def test_lengths_that_are_none(sides, tmp_path, value):
         lambda: fr.align(text, image, tmp_path / "out", noise=value),
         lambda: fr.apply_files(method, text, tmp_path / "out", noise=value),
     ):
-        with pytest.raises(InputError, match=r"^noise=.*: expected a length, a number from 0 to 1e\+06") as told:
+        with pytest.raises(InputError, match=r"^noise=.*: expected a number from 0 to 1e\+06, a length") as told:
             call()
         assert "\n" not in str(told.value)
-    for seed in (-1, 2**63, 1.5, "0"):
+    for seed in (-1, 2**64, 1.5, "0"):
         with pytest.raises(InputError, match=r"^seed=.*: expected a whole number"):
             method(rows, noise=1.0, seed=seed)
     assert not (tmp_path / "out").exists()
@@ -257,7 +257,9 @@ def test_the_command(sides, tmp_path, capsys):
     assert main(["apply", saved, text, "--out", str(tmp_path / "o2"), "--noise", "1", "--seed", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["noise"] == {"noise": 1.0, "seed": 4}
     np.testing.assert_array_equal(corpus.loaded(tmp_path / "o2"), corpus.loaded(tmp_path / "out"))
-    for given, says in (("-1", "noise=-1.0: expected a length"), ("nan", "noise=nan: expected a length")):
+    assert main(["apply", saved, text, "--out", str(tmp_path / "no"), "--seed", "4", "--quiet"]) == 2
+    assert "--seed is of the noise that --noise adds; add --noise, or leave --seed out" in capsys.readouterr().err
+    for given, says in (("-1", "noise=-1.0: expected a number from 0"), ("nan", "noise=nan: expected a number from 0")):
         assert main(["apply", saved, text, "--out", str(tmp_path / "no"), f"--noise={given}", "--quiet"]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1

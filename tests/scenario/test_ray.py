@@ -160,7 +160,7 @@ def test_a_batch_alone(folders, tmp_path):
         ),
         (
             lambda: fr.ray.align(text, image, tmp_path / "o", actors=0),
-            "actors=0, cpus_per_actor=1: expected at least 1",
+            "actors=0: expected a whole number of at least 1",
         ),
         (lambda: fr.ray.align(text, image, tmp_path / "o", group="world"), "choose one"),
     ):

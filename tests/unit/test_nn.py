@@ -322,7 +322,7 @@ def test_noise_goes_on_from_a_state_and_leaves_gradients(sides, alignment):
 
 def test_noise_of_a_module_that_is_none(alignment):
     for value in (-1.0, float("nan"), "1"):
-        with pytest.raises(InputError, match=r"^noise=.*: expected a length"):
+        with pytest.raises(InputError, match=r"^noise=.*: expected a number from 0"):
             fr.nn.ReAlign(alignment, noise=value)
     with pytest.raises(InputError, match="first has shape"):
         fr.nn.ReAlign(alignment, noise=1.0)(torch.ones(3, 24), first=torch.tensor([1, 2]))

@@ -27,6 +27,7 @@ import numpy as np
 
 from fastrealign.cli.demo import backbone, captions, encoder, models, questions, samples, statements
 from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.reference import project
 from fastrealign.revision.answers import Item, write_items
@@ -90,8 +91,7 @@ class World:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise InputError(f"there is no family of scenes {self.family!r}: choose one of {', '.join(FAMILIES)}")
-        if not 0 <= self.seed < 100:
-            raise InputError(f"seed={self.seed}: expected 0 to 99")
+        whole("seed", self.seed, 0, 99)
 
     @property
     def encoder(self) -> Path:

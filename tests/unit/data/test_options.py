@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from fastrealign.core.errors import InputError
-from fastrealign.data.options import HELP, Compute, OutputOptions, ReadOptions, documented
+from fastrealign.data.options import HELP, Compute, NoiseOptions, OutputOptions, ReadOptions, documented
 from fastrealign.data.workers import Workers
 from fastrealign.methods import baseline_statistics
 from fastrealign.methods.fit_options import METHODS, FitOptions
@@ -17,7 +19,7 @@ from fastrealign.methods.fit_options import METHODS, FitOptions
     [
         (lambda: ReadOptions(bad_rows="drop"), "bad_rows='drop': expected one of error, skip, keep"),
         (lambda: ReadOptions(bad_shards="keep"), "bad_shards='keep': expected one of error, skip"),
-        (lambda: Compute(max_memory=1), "max_memory=1: expected at least 131072 bytes"),
+        (lambda: Compute(max_memory=1), "max_memory=1: expected a whole number of at least 131072, in bytes"),
         (lambda: OutputOptions("int8"), "int8"),
         (lambda: FitOptions("re-align"), "did you mean 'realign'"),
         (lambda: FitOptions(3), "method=3: expected one of none"),
@@ -25,9 +27,13 @@ from fastrealign.methods.fit_options import METHODS, FitOptions
         (lambda: FitOptions("bca", centroid="exact"), "centroid is of ReAlign, bca has none"),
         (lambda: FitOptions("none", tol=0.1), "tol is of ReAlign, none has none"),
         (lambda: FitOptions(tol=0.1, one_pass=True), "choose one"),
-        (lambda: FitOptions(tol=-1.0), "tol=-1.0: expected more than 0"),
-        (lambda: FitOptions(tol=0.1, confidence=1.0), "confidence=1.0: expected 0.5 to below 1"),
-        (lambda: FitOptions(tol=0.1, seed=-1), "seed=-1: expected at least 0"),
+        (lambda: FitOptions(tol=-1.0), "tol=-1.0: expected a number above 0"),
+        (lambda: FitOptions(tol=0.1, confidence=1.0), "confidence=1.0: expected a number from 0.5 to below 1"),
+        (lambda: FitOptions(seed=-1), "seed=-1: expected a whole number from 0 to 2^64 - 1"),
+        (lambda: FitOptions("none", seed="3"), "seed='3': expected a whole number"),
+        (lambda: FitOptions(confidence=True), "confidence=True: expected a number from 0.5 to below 1"),
+        (lambda: NoiseOptions(seed=30.5), "seed=30.5: expected a whole number"),
+        (lambda: NoiseOptions(seed=True), "seed=True: expected a whole number"),
     ],
 )
 def test_what_cannot_be_is_refused(make, says):
@@ -41,6 +47,7 @@ def test_what_comes_of_them():
     assert OutputOptions("fp16").dtype == np.float16
     assert FitOptions("ReAlign-Exact") == FitOptions(centroid="exact")
     assert FitOptions("C3", seed=5).to_json() == {"method": "c3", "seed": 5}
+    assert json.dumps(FitOptions("C3", seed=np.int64(5)).to_json()) == json.dumps(FitOptions("c3", seed=5).to_json())
     assert FitOptions(tol=0.1).to_json() == {
         "centroid": "paper",
         "one_pass": None,

@@ -31,7 +31,7 @@ def test_threads_and_pieces():
     tight = Workers.of(64, None, MiB)
     assert 2 * tight.threads * tight.piece_bytes <= MiB and tight.threads == 8
     assert isinstance(Workers.of(2).place(1), Host)
-    with pytest.raises(InputError, match="max_memory=1000: expected at least 131072 bytes"):
+    with pytest.raises(InputError, match="max_memory=1000: expected a whole number of at least 131072, in bytes"):
         Workers.of(1, None, 1000)
 
 
@@ -175,6 +175,6 @@ def test_on_the_command_line(tmp_path, capsys):
     assert corpus.tree(tmp_path / "a") == corpus.tree(tmp_path / "b")
     assert main([*words, str(tmp_path / "c"), "--devices", "0,77"]) == 2
     assert "cannot be used here" in capsys.readouterr().err
-    for text_of_size, says in (("much", "'much' is not a size such as 200MB or 2GiB"), ("1kB", "expected at least")):
+    for text_of_size, says in (("much", "'much' is not a size such as 200MB or 2GiB"), ("1kB", "of at least 131072")):
         assert main([*words, str(tmp_path / "c"), "--max-memory", text_of_size]) == 2
         assert says in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_u_holds_the_energy_asked_for(orthonormal):
 def test_what_a_frame_refuses(orthonormal):
     x = of([2.0, 1, 1], orthonormal(3, 3))
     for energy in (0, 1, -1, 2, np.nan):
-        with pytest.raises(InputError, match="expected a share between 0 and 1"):
+        with pytest.raises(InputError, match="expected a number between 0 and 1, a share"):
             D.fixed_frame(x, x, energy=energy)
     with pytest.raises(InputError, match="width 3 and 4"):
         D.fixed_frame(x, of([1.0, 1, 1, 1], np.eye(4)))

@@ -105,7 +105,7 @@ def test_what_topology_refuses(rng):
         D.angular_topology(rows[:2], rows)
     with pytest.raises(InputError, match="source: all rows sampled are at one angle"):
         D.angular_topology(rows, np.repeat(rows[:1], 50, 0))
-    with pytest.raises(InputError, match="expected at least 2"):
+    with pytest.raises(InputError, match="rows=1: expected a whole number of at least 2"):
         D.angular_topology(rows, rows, rows=1)
 
 

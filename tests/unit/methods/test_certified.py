@@ -443,11 +443,11 @@ def test_bad_rows(rng, small_blocks):
 def test_refused(rng):
     some = rng.standard_normal((100, 4))
     for options, says in (
-        ({"tol": 0.0}, "tol=0.0: expected more than 0"),
-        ({"tol": float("nan")}, "tol=nan: expected more than 0"),
-        ({"tol": float("inf")}, "tol=inf: expected more than 0, and finite"),
-        ({"tol": 0.1, "seed": -1}, "seed=-1: expected at least 0"),
-        ({"tol": 0.1, "confidence": 1.0}, "confidence=1.0: expected 0.5 to below 1"),
+        ({"tol": 0.0}, "tol=0.0: expected a number above 0"),
+        ({"tol": float("nan")}, "tol=nan: expected a number above 0"),
+        ({"tol": float("inf")}, "tol=inf: expected a number above 0, and finite"),
+        ({"tol": 0.1, "seed": -1}, "seed=-1: expected a whole number from 0 to 2"),
+        ({"tol": 0.1, "confidence": 1.0}, "confidence=1.0: expected a number from 0.5 to below 1"),
         ({"tol": 0.1, "one_pass": True}, "tol samples the source, one_pass reads all of it: choose one"),
     ):
         with pytest.raises(InputError, match=says):

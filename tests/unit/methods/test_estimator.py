@@ -72,7 +72,7 @@ def test_noise_is_that_of_the_row_in_x(sides):
     np.testing.assert_array_equal(clone(noisy).fit(text).transform(text[:9]), expected[:9])
     raw = fr.ReAlign(noise=1.0).fit(text).transform(text)  # without a target: raw rows with noise
     np.testing.assert_allclose(raw, fr.fit(text, images, method="none")(text, noise=1.0), atol=1e-6)
-    with pytest.raises(ValueError, match="noise=-1: expected a length"):
+    with pytest.raises(ValueError, match="noise=-1: expected a number from 0"):
         fr.ReAlign(images, noise=-1).fit(text)
 
 

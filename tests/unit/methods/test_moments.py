@@ -132,9 +132,9 @@ def test_a_bad_row_is_named_and_nothing_is_added(rows_of, value):
 
 
 def test_what_is_refused(rows_of):
-    with pytest.raises(InputError, match="width of 0"):
+    with pytest.raises(InputError, match="dim=0: expected a whole number of at least 1"):
         fr.Moments(0)
-    with pytest.raises(InputError, match=r"width of 2\.5"):
+    with pytest.raises(InputError, match=r"dim=2\.5: expected a whole number"):
         fr.Moments(2.5)
     with pytest.raises(InputError, match="rows are 5 wide, the sums 4"):
         fr.Moments(4).update(rows_of(3, 5))

@@ -193,14 +193,17 @@ def test_refused(world, fitted, rng):
     for call, says in (
         (lambda: fr.check(fitted, y[:, :5]), "source: rows are 5 wide, the alignment was fitted on 24"),
         (lambda: fr.check(fitted, y, y[:, :5]), "target: rows are 5 wide, the alignment was fitted on 24"),
-        (lambda: fr.check(fitted, y, tol=0.0), "tol=0.0: expected more than 0"),
-        (lambda: fr.check(fitted, y, tol=float("inf")), "tol=inf: expected more than 0, and finite"),
-        (lambda: fr.check(fitted, y, seed=-1), "seed=-1: expected at least 0"),
-        (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected 0.5 to below 1"),
+        (lambda: fr.check(fitted, y, tol=0.0), "tol=0.0: expected a number above 0"),
+        (lambda: fr.check(fitted, y, tol=float("inf")), "tol=inf: expected a number above 0, and finite"),
+        (lambda: fr.check(fitted, y, seed=-1), "seed=-1: expected a whole number from 0 to 2"),
+        (lambda: fr.check(fitted, y, confidence=2.0), "confidence=2.0: expected a number from 0.5 to below 1"),
         (lambda: fr.check(fitted, iter([y])), "source: chunks come in their own order"),
         (lambda: fr.check(fitted, y[:1]), "source: 1 rows, expected at least 2"),
         *(
-            (lambda decay=decay: fr.update(fitted, y, decay=decay), rf"decay={decay!r}: expected above 0, at most 1")
+            (
+                lambda decay=decay: fr.update(fitted, y, decay=decay),
+                rf"decay={decay!r}: expected a number above 0, at most 1",
+            )
             for decay in (0, 0.0, -0.1, 1.5, float("nan"), "half")
         ),
         (lambda: fr.update(fitted, y[:1]), "source: 1 rows, expected at least 2"),
@@ -253,8 +256,9 @@ def test_fit_from_on_the_command_line(saved, capsys):
     assert fr.load(out).count_source == 6000
     for more, says in (
         (["--tol", "0.1"], "--from keeps the way the old alignment was fitted"),
-        (["--centroid", "exact"], "--from keeps the way the old alignment was fitted"),
-        (["--decay", "0"], "decay=0.0: expected above 0, at most 1"),
+        (["--centroid", "exact"], "--from keeps the way the old alignment was fitted; leave out --centroid"),
+        (["--seed", "1"], "--from keeps the way the old alignment was fitted; leave out --seed"),
+        (["--decay", "0"], "decay=0.0: expected a number above 0, at most 1"),
     ):
         assert main([*words, "--overwrite", *more]) == 2
         assert says in capsys.readouterr().err
@@ -265,6 +269,34 @@ def test_fit_from_on_the_command_line(saved, capsys):
     assert (
         "--decay weighs the old rows of an update; name the alignment to update with --from" in capsys.readouterr().err
     )
+
+
+def test_what_nothing_uses_is_refused(saved, capsys):
+    words = [
+        "fit",
+        str(saved / "same.npy"),
+        "--target",
+        str(saved / "images.npy"),
+        "--out",
+        str(saved / "x.safetensors"),
+    ]
+    for more, says, instead in (
+        (["--seed", "0"], "nothing is random in a fit of realign on all rows", []),
+        (
+            ["--method", "anchor", "--seed", "3"],
+            "nothing is random in a fit of anchor",
+            ["--method", "c3", "--seed", "3"],
+        ),
+        (
+            ["--confidence", "0.9"],
+            "--confidence is of a fit on a sample; add --tol",
+            ["--confidence", "0.9", "--tol", "1"],
+        ),
+    ):
+        assert main([*words, *more]) == 2
+        assert says in capsys.readouterr().err
+        assert main([*words, *instead, "--quiet"]) == 0
+        (saved / "x.safetensors").unlink()
 
 
 @pytest.mark.parametrize(

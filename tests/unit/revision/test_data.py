@@ -312,7 +312,7 @@ def test_noise_after_a_module_and_of_one(store, rng):
     for layer, noise in ((fr.nn.ReAlign(alignment), 0.6), (fr.nn.ReAlign(alignment, noise=0.6, seed=2), 0.0)):
         collator = Collator(build_bytes(), embeddings, stage="stage1", alignment=layer, noise=noise, seed=2)
         np.testing.assert_allclose(collator(examples)["embeddings"].numpy(), expected, atol=3e-7)
-    with pytest.raises(InputError, match="noise=-1: expected a length"):
+    with pytest.raises(InputError, match="noise=-1: expected a number from 0"):
         Collator(build_bytes(), embeddings, stage="stage1", noise=-1)
 
 

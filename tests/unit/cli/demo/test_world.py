@@ -60,7 +60,7 @@ def test_no_set_of_any_seed_reaches_into_another(tmp_path):
     assert len(set(numbers)) == len(numbers)
     spans = [(first + seed * 1_000_000) for first in FIRST.values() for seed in range(100)]
     assert min(b - a for a, b in itertools.pairwise(sorted(spans))) == 1_000_000
-    with pytest.raises(InputError, match="seed=100: expected 0 to 99"):
+    with pytest.raises(InputError, match="seed=100: expected a whole number from 0 to 99"):
         make(World(tmp_path, SIZES, seed=100))
 
 

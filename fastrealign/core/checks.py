@@ -1,0 +1,48 @@
+"""Checks of options that are numbers: an InputError names the option, what was given, and what is expected."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import brief
+
+# The greatest seed.
+SEED = 2**64 - 1
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None, *, why: str = "") -> int:
+    """An option as an int, of any whole type (NumPy's too, but no bool). InputError outside of least..most.
+
+    why   what the range is, for the message
+    """
+    if _is(numbers.Integral, value) and least <= value and (most is None or value <= most):
+        return int(value)
+    bounds = f"of at least {least}" if most is None else f"from {least} to {_text(most)}"
+    raise InputError(f"{name}={brief(value)}: expected a whole number {bounds}{why and f', {why}'}")
+
+
+def seed(value: Any) -> int:
+    """The option `seed`."""
+    return whole("seed", value, 0, SEED)
+
+
+def number(name: str, value: Any, holds: Callable[[float], bool], which: str) -> float:
+    """An option as a finite float; InputError where it is none, or `holds` is false of it; which: the range in words."""
+    if _is(numbers.Real, value):
+        with suppress(OverflowError):
+            if math.isfinite(real := float(value)) and holds(real):
+                return real
+    raise InputError(f"{name}={brief(value)}: expected a number {which}")
+
+
+def _is(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _text(most: int) -> str:
+    return f"2^{most.bit_length()} - 1" if most > 1 << 16 and most & (most + 1) == 0 else str(most)
