@@ -42,6 +42,10 @@ def load(path: AnyPath) -> Method:
             raise InputError(
                 f"{path}: holds roles, expected one alignment; choose one: fastrealign.Roles.load(path)[role], or --role"
             ) from None
+        if error.kind == "scores":
+            raise InputError(
+                f"{path}: holds scores, expected an alignment: fastrealign.retrieval.Scores.load(path)"
+            ) from None
         if error.kind != "baseline":
             raise
     return Baseline.load(path)

@@ -1,0 +1,168 @@
+"""The rows of one modality pair, all their scores block by block, and what is counted over them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import open_rows
+from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_blocks
+from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
+from fastrealign.retrieval.thresholds import Counting, Curve, candidates
+
+# Rows of a side that random pairs are made of.
+BACKGROUND_ROWS = 2000
+# Scores of pairs that are not relevant that a labelled calibration is fitted on.
+NEGATIVES = 1_000_000
+# Scores of a block.
+BLOCK_SCORES = 1 << 22
+LEAST_ROWS, LEAST_LABELS = 10, 30
+# A threshold lies this far below the cosine of its pair, so that rounding in float32 elsewhere does not lose it.
+_BELOW = 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class ModalityPair:
+    """Queries and documents of one modality pair.
+
+    Attributes
+    ----------
+    queries : RowSource
+    documents : RowSource
+    labels : ndarray or None
+        int64 (m, 2), sorted by document: the relevant pairs.
+    weight : float
+        How many documents of the collection each one stands for that is not relevant.
+    seed : int
+    """
+
+    queries: RowSource
+    documents: RowSource
+    labels: np.ndarray | None
+    weight: float
+    seed: int
+
+    def calibration(self, method: str) -> Calibration:
+        """The fitted map of this pair."""
+        if method in LABELLED:
+            relevant, others, each = self.drawn()
+            scores = np.concatenate([relevant, others])
+            weights = np.r_[np.ones(len(relevant)), np.full(len(others), each)]
+            return fit_labelled(method, scores, np.arange(len(scores)) < len(relevant), weights)
+        query, document = (
+            sample(side, BACKGROUND_ROWS, self.seed + number)[1]
+            for number, side in enumerate((self.queries, self.documents))
+        )
+        return fit_background(method, (query @ document.T).ravel())
+
+    def unit_queries(self) -> np.ndarray:
+        """All queries, float64 unit rows."""
+        return sample(self.queries, None, self.seed)[1]
+
+    def drawn(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Cosines of all relevant pairs, of a random draw of the others, and how many each of those stands for."""
+        assert self.labels is not None
+        total = count_rows(self.queries) * count_rows(self.documents) - len(self.labels)
+        share = min(1.0, NEGATIVES / total)
+        rng = np.random.default_rng(self.seed)
+        relevant, others = [], []
+        for cosines, hit in self.blocks(self.unit_queries()):
+            relevant.append(cosines[hit])
+            rest = cosines[~hit]
+            others.append(rest if share == 1.0 else rest[rng.random(len(rest)) < share])
+        kept = np.concatenate(others)
+        return np.concatenate(relevant), kept, self.weight * total / len(kept)
+
+    def blocks(self, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(cosines, whether relevant), both (queries, documents of a block)."""
+        assert self.labels is not None
+        size = max(1, min(BLOCK_ROWS, BLOCK_SCORES // len(queries)))
+        for first, rows in unit_blocks(self.documents, size=size):
+            here = slice(*np.searchsorted(self.labels[:, 1], [first, first + len(rows)]))
+            hit = np.zeros((len(queries), len(rows)), bool)
+            hit[self.labels[here, 0], self.labels[here, 1] - first] = True
+            yield (queries @ rows.T).clip(-1.0, 1.0), hit
+
+
+def open_pair(queries: Any, documents: Any, labels: Any, collection: Any, seed: int) -> ModalityPair:
+    """Check and open what the user gave for one modality pair."""
+    sides = open_rows(queries, "source"), open_rows(documents, "target")
+    counts = tuple(map(count_rows, sides))
+    if sides[0].d != sides[1].d:
+        raise InputError(f"queries are {sides[0].d} wide, documents {sides[1].d}; both must come from one encoder pair")
+    for what, rows in zip(("queries", "documents"), counts, strict=True):
+        if rows < LEAST_ROWS:
+            raise InputError(
+                f"{rows} rows of {what} are too few for a distribution of scores; at least {LEAST_ROWS} are needed"
+            )
+    checked = None if labels is None else _checked_labels(labels, counts)
+    weight = 1.0
+    if collection is not None and checked is not None:
+        if isinstance(collection, bool) or not isinstance(collection, int) or collection < counts[1]:
+            raise InputError(
+                f"collection {collection!r}: expected the number of documents searched, {counts[1]} or more"
+            )
+        weight = (counts[0] * collection - len(checked)) / (counts[0] * counts[1] - len(checked))
+    return ModalityPair(*sides, checked, weight, seed)
+
+
+def _checked_labels(labels: Any, counts: tuple[int, ...]) -> np.ndarray:
+    found = np.asarray(labels)
+    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "iu":
+        raise InputError(
+            f"labels: shape {found.shape} of {found.dtype}, expected integers (pairs, 2): row of the query, row of the document"
+        )
+    if len(found) < LEAST_LABELS:
+        raise InputError(f"{len(found)} labelled pairs are too few; at least {LEAST_LABELS} are needed")
+    found = found.astype(np.int64)
+    for column, what in enumerate(("queries", "documents")):
+        wrong = np.flatnonzero((found[:, column] < 0) | (found[:, column] >= counts[column]))
+        if len(wrong):
+            raise InputError(
+                f"labels: pair {wrong[0]} is {tuple(found[wrong[0]].tolist())}, but {what} are rows 0 to {counts[column] - 1}"
+            )
+    order = np.lexsort((found[:, 0], found[:, 1]))
+    twice = np.flatnonzero((np.diff(found[order], axis=0) == 0).all(axis=1))
+    if len(twice):
+        raise InputError(f"labels: the pair {tuple(found[order[twice[0]]].tolist())} is there twice; remove one")
+    if len(found) == counts[0] * counts[1]:
+        raise InputError("labels: every pair is relevant; a threshold and a probability need documents that are not")
+    return found[order]
+
+
+def curves_of(
+    opened: Mapping[tuple[str, str], ModalityPair], maps: Mapping[tuple[str, str], Calibration]
+) -> dict[tuple[str, str] | None, Curve]:
+    """The curve of each labelled pair, and of all together (None) where every pair is labelled."""
+    labelled = {pair: one for pair, one in opened.items() if one.labels is not None}
+    at = {pair: maps[pair](one.drawn()[0] - _BELOW) for pair, one in labelled.items()}
+    together = Counting(candidates(np.concatenate(list(at.values())))) if len(labelled) == len(opened) else None
+    curves: dict[tuple[str, str] | None, Curve] = {}
+    seen: dict[Hashable, np.ndarray] = {}
+    for pair, one in labelled.items():
+        queries = one.unit_queries()
+        group = _group(pair, queries, seen)
+        counting = Counting(candidates(at[pair]))
+        for cosines, hit in one.blocks(queries):
+            scores = maps[pair](cosines)
+            for each in (counting, together):
+                if each is not None:
+                    each.add(group, scores, hit, one.weight)
+        curves[pair] = counting.curve()
+    if together is not None:
+        curves[None] = together.curve()
+    return curves
+
+
+def _group(pair: tuple[str, str], queries: np.ndarray, seen: dict[Hashable, np.ndarray]) -> Hashable:
+    """Pairs of one query role with the same rows have the same queries, whose results are not independent."""
+    for group, others in seen.items():
+        if group[0] == pair[0] and np.array_equal(others, queries):  # type: ignore[index]
+            return group
+    seen[pair] = queries
+    return pair

@@ -1,0 +1,245 @@
+"""Calibrated scores against their definitions, thresholds by counting pairs, saved and loaded, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.retrieval.calibration import SCORE_METHODS
+from fastrealign.retrieval.thresholds import Counting, candidates, clopper_pearson
+
+fit_scores = fr.retrieval.fit_scores
+IMAGE, TEXT = ("query", "image"), ("query", "text")
+N = 120
+
+
+def pi(v):
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Rows of queries, images far from them and texts near; document i belongs to query i."""
+    rng = np.random.default_rng(5)
+    query = pi(rng.standard_normal((N, 15)))
+    image, text = (pi(query + noise * rng.standard_normal((N, 15))) for noise in (0.15, 0.12))
+    query, image, text = (pi(np.c_[rows, np.full(N, gap)]) for rows, gap in ((query, 0.1), (image, -1.0), (text, 0.3)))
+    return {IMAGE: (query, image), TEXT: (query, text)}
+
+
+own = np.stack([np.arange(N)] * 2, axis=1)
+LABELS = {IMAGE: own, TEXT: own}
+
+
+def all_scores(scores, world, pair):
+    query, document = world[pair]
+    return scores(*pair, query @ document.T)
+
+
+def test_z_score_and_quantile_are_those_of_random_pairs(world):
+    z, quantile = (fit_scores(world, method=method) for method in ("z-score", "quantile"))
+    for pair in world:
+        found = all_scores(z, world, pair)
+        assert found.mean() == pytest.approx(0, abs=1e-9) and found.std() == pytest.approx(1, abs=1e-9)
+        raw = np.sort((world[pair][0] @ world[pair][1].T).ravel())
+        probes = np.quantile(raw, [0.001, 0.1, 0.5, 0.9, 0.999])
+        np.testing.assert_allclose(quantile(*pair, probes), [0.001, 0.1, 0.5, 0.9, 0.999], atol=2 / 1024)
+        assert quantile(*pair, raw[-1:]) == pytest.approx(1 - 0.5 / len(raw), abs=1e-9)  # the largest: half a rank
+
+
+def test_scores_of_modalities_are_comparable(world):
+    """By z-score and quantile the two have one scale."""
+    raw = {pair: world[pair][0] @ world[pair][1].T for pair in world}
+    assert abs(np.median(raw[IMAGE]) - np.median(raw[TEXT])) > 0.02
+    for method in ("z-score", "quantile"):
+        scores = fit_scores(world, method=method)
+        one, other = (np.median(scores(*pair, raw[pair])) for pair in world)
+        assert one == pytest.approx(other, abs=0.1)
+
+
+@pytest.mark.parametrize("method", SCORE_METHODS)
+def test_rising_of_any_shape_saved_and_loaded(world, method, tmp_path):
+    scores = fit_scores(world, method=method, labels=LABELS)
+    grid = np.linspace(-1.001, 1.001, 4001).astype(np.float32)
+    scores.save(tmp_path / "s.safetensors")
+    backs = fr.retrieval.Scores.load(tmp_path / "s.safetensors"), pickle.loads(pickle.dumps(scores))
+    for pair in world:
+        values = scores(*pair, grid)
+        assert values.dtype == np.float64 and np.isfinite(values).all()
+        steps = np.diff(scores(*pair, np.linspace(-1, 1, 4001)))
+        assert (steps >= 0).all() if method in ("isotonic", "logistic") else (steps > 0).all()
+        assert np.array_equal(scores(*pair, grid[:4000].reshape(40, 100)).ravel(), values[:4000])
+        for back in backs:
+            assert np.array_equal(back(*pair, grid), values) and repr(back) == repr(scores)
+            assert back.threshold(*pair, precision=0.5) == scores.threshold(*pair, precision=0.5)
+            assert back.threshold(precision=0.5) == scores.threshold(precision=0.5)
+    with pytest.raises(InputError, match="holds scores, expected an alignment"):
+        fr.load(tmp_path / "s.safetensors")
+
+
+def test_a_constant_that_many_pairs_share():
+    """Equal scores share the mean of their ranks, also those at cosine 1."""
+    rows = np.repeat(np.eye(2), 10, axis=0)
+    scores = fit_scores({IMAGE: (rows, rows)}, method="quantile")
+    assert scores(*IMAGE, np.array([0.0, 0.5])).tolist() == [0.25, pytest.approx(0.625)]
+    with pytest.raises(InputError, match="all 100 scores of random pairs are equal"):
+        fit_scores({IMAGE: (np.ones((10, 3)), np.ones((10, 3)))})
+
+
+@pytest.mark.parametrize("method", ["isotonic", "logistic"])
+def test_probabilities_have_the_rate_of_the_collection(world, method):
+    """The mean over all pairs is the share of relevant ones; in a collection five times as large, a fifth of it."""
+    for times in (1, 5):
+        scores = fit_scores(world, method=method, labels=LABELS, collection={IMAGE: times * N})
+        p = all_scores(scores, world, IMAGE)
+        relevant = np.eye(N, dtype=bool)
+        others = (times * N * N - N) / (N * N - N)
+        mean = (p[relevant].sum() + others * p[~relevant].sum()) / (times * N * N)
+        assert mean == pytest.approx(1 / (times * N), rel=1e-3)
+
+
+def test_probabilities_from_drawn_pairs_keep_the_rate(world, monkeypatch):
+    monkeypatch.setattr("fastrealign.retrieval.labelled.NEGATIVES", 3000)
+    scores = fit_scores(world, method="logistic", labels=LABELS)
+    assert all_scores(scores, world, TEXT).mean() == pytest.approx(1 / N, rel=0.15)
+
+
+@pytest.mark.parametrize("method", ["none", "quantile", "isotonic"])
+@pytest.mark.parametrize("pair", [IMAGE, None])
+def test_threshold_counts_all_pairs(world, method, pair):
+    scores = fit_scores(world, method=method, labels=LABELS)
+    found = scores.threshold(*(pair or ()), precision=0.8)
+    pairs = [pair] if pair else list(world)
+    values = np.concatenate([all_scores(scores, world, one) for one in pairs])
+    relevant = np.concatenate([np.eye(N, dtype=bool)] * len(pairs))
+    kept = values >= found.value
+    assert found.precision == relevant[kept].mean() >= 0.8
+    assert (found.kept, found.labelled) == (kept.sum(), relevant.sum())
+    assert found.recall == relevant[kept].sum() / relevant.sum()
+    assert found.interval[0] < found.precision < found.interval[1]
+    for lower in np.unique(values[relevant])[:-1]:  # no lower one that keeps enough pairs is as good
+        if lower < found.value - 1e-6:
+            assert relevant[values >= lower].mean() < 0.8
+    assert f"precision {found.precision:.3f}" in str(found) and float(found) == found.value
+
+
+def test_precision_falls_with_the_collection(world):
+    found = [
+        fit_scores(world, method="none", labels=LABELS, collection={IMAGE: size}).threshold(*IMAGE, precision=0.5)
+        for size in (N, 20 * N)
+    ]
+    assert found[1].value > found[0].value and found[1].recall < found[0].recall
+
+
+def test_interval_covers_and_widens_by_clusters():
+    """Errors that come by query widen it; independent ones give that of Clopper and Pearson."""
+    rng = np.random.default_rng(0)
+    scores = np.ones((200, 50))
+    flat = rng.random((200, 50)) < 0.7
+    by_query = np.repeat(rng.random((200, 1)) < 0.7, 50, axis=1)
+    widths = []
+    for relevant in (flat, by_query, by_query.T[:50].repeat(4, axis=0)[:, :50]):
+        counting = Counting(np.array([0.5]))
+        counting.add("q", scores, relevant, 1.0)
+        found = counting.curve().threshold(0.1, "x")
+        widths.append(found.interval[1] - found.interval[0])
+    low, high = clopper_pearson(flat.mean(), flat.size)
+    assert widths[0] == pytest.approx(high - low, rel=0.25)
+    assert widths[1] == pytest.approx(2 * 1.96 * (0.21 / 200) ** 0.5, rel=0.2)
+    assert clopper_pearson(1.0, 50) == (pytest.approx(0.025 ** (1 / 50)), 1.0)
+
+
+def test_blocks_do_not_matter(world, monkeypatch):
+    whole = fit_scores(world, method="none", labels=LABELS)
+    monkeypatch.setattr("fastrealign.retrieval.labelled.BLOCK_SCORES", 7 * N)
+    parts = fit_scores(world, method="none", labels=LABELS)
+    for key, curve in whole.curves.items():
+        np.testing.assert_allclose(parts.curves[key].counts, curve.counts, rtol=1e-9, atol=1e-9)
+    assert len(candidates(np.arange(10_000.0))) == 256
+
+
+def test_queries_of_two_pairs_are_the_same_clusters(world):
+    """Against texts twice: the interval of all pairs is not that of twice as many queries."""
+    once = fit_scores({TEXT: world[TEXT]}, method="none", labels={TEXT: own})
+    twice = fit_scores(
+        {TEXT: world[TEXT], ("query", "more"): world[TEXT]}, method="none", labels={TEXT: own, ("query", "more"): own}
+    )
+    one, two = (scores.threshold(precision=0.8).interval for scores in (once, twice))
+    assert two[1] - two[0] > 0.85 * (one[1] - one[0])
+
+
+REFUSED = {
+    "no pair": (lambda w: fit_scores({}), "expected a mapping such as"),
+    "one name": (lambda w: fit_scores({"image": w[IMAGE]}), "expected two names"),
+    "one side": (lambda w: fit_scores({IMAGE: w[IMAGE][0]}), "query to image: expected .query rows, document rows."),
+    "method": (lambda w: fit_scores(w, method="zscore"), "did you mean 'z-score'"),
+    "few rows": (
+        lambda w: fit_scores({IMAGE: (w[IMAGE][0][:9], w[IMAGE][1])}),
+        "query to image: 9 rows .* at least 10",
+    ),
+    "widths": (lambda w: fit_scores({IMAGE: (w[IMAGE][0][:, :8], w[IMAGE][1])}), "queries are 8 wide, documents 16"),
+    "no labels": (lambda w: fit_scores(w, method="isotonic", labels={IMAGE: own}), "none of query to text"),
+    "their pair": (lambda w: fit_scores(w, labels={("query", "imgae"): own}), "did you mean 'query to image'"),
+    "their shape": (lambda w: fit_scores(w, labels={IMAGE: own.astype(float)}), r"integers \(pairs, 2\)"),
+    "their rows": (
+        lambda w: fit_scores(w, labels={IMAGE: own + np.array([0, 1])}),
+        r"pair 119 is \(119, 120\), .* documents are rows 0 to 119",
+    ),
+    "few": (lambda w: fit_scores(w, labels={IMAGE: own[:29]}), "29 labelled pairs are too few; at least 30"),
+    "twice": (lambda w: fit_scores(w, labels={IMAGE: own[[*range(40), 7]]}), r"the pair \(7, 7\) is there twice"),
+    "small": (
+        lambda w: fit_scores(w, labels=LABELS, collection={IMAGE: 5}),
+        "expected the number of documents searched, 120",
+    ),
+    "size alone": (lambda w: fit_scores(w, collection={IMAGE: 500}), "query to image has no labels"),
+    "reversed": (
+        lambda w: fit_scores({IMAGE: (w[IMAGE][0], -w[TEXT][1])}, method="logistic", labels={IMAGE: own}),
+        "query to image: relevant pairs do not score above others",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(world, case):
+    call, message = REFUSED[case]
+    with pytest.raises(InputError, match=message) as error:
+        call(world)
+    assert "\n" not in str(error.value)
+
+
+def test_refused_when_used(world, tmp_path):
+    scores = fit_scores(world, labels={IMAGE: own})
+    for call, message in (
+        (lambda: scores("query", "imge", np.zeros(1)), "did you mean 'query to image'"),
+        (lambda: scores("query", "image", np.array([0.1, np.nan])), "entry 1 is nan"),
+        (lambda: scores("query", "image", np.array([[0.1], [1.01]])), "entry 1, 0 is 1.01, expected -1 to 1"),
+        (lambda: scores("query", "image", np.array([1])), "element type int64"),
+        (lambda: scores.threshold("query", precision=0.9), "name both roles"),
+        (lambda: scores.threshold("query", "image", precision=1.0), "between 0 and 1"),
+        (lambda: scores.threshold("query", "image", precision=0.99), "120 labelled pairs .* at least 368 are needed"),
+        (lambda: scores.threshold("query", "text", precision=0.9), "none of query to text"),
+        (lambda: scores.threshold(precision=0.9), "none of query to text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    shuffled = {IMAGE: np.random.default_rng(0).permutation(own.ravel()).reshape(-1, 2)}
+    with pytest.raises(InputError, match=r"no threshold that keeps 36 .* precision of 0.9; the highest is 0\.\d+"):
+        fit_scores(world, labels=shuffled).threshold(*IMAGE, precision=0.9)
+    bad = world[IMAGE][1].copy()
+    bad[3] = 0
+    with pytest.raises(BadRowsError, match=r"query to image: .*row 3"):
+        fit_scores({IMAGE: (world[IMAGE][0], bad)})
+
+
+def test_a_damaged_file_is_refused(world, tmp_path):
+    path = tmp_path / "s.safetensors"
+    fit_scores(world, method="quantile").save(path)
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"s\.safetensors: a damaged scores"):
+        fr.retrieval.Scores.load(path)
