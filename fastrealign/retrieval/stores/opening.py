@@ -9,8 +9,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import note_secrets
 from fastrealign.retrieval.stores.base import Store, StoreOptions
 from fastrealign.retrieval.stores.lance_store import LanceStore
+from fastrealign.retrieval.stores.qdrant_store import QdrantStore
 
-LOOKS = "LanceDB folder or table (x.lance)"
+LOOKS = "LanceDB folder or table (x.lance), a Qdrant folder or URL (http://localhost:6333)"
 
 
 def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store:
@@ -23,9 +24,13 @@ def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store
     """
     text = os.fspath(location)
     note_secrets(text)
+    if text.startswith(("http://", "https://")):
+        return QdrantStore(text, options)
     path = Path(text)
     if not path.exists():
         raise InputError(f"{text}: no such file or folder; a store is a {LOOKS}")
+    if path.is_dir() and (path / "meta.json").is_file():
+        return QdrantStore(text, options)
     if path.is_dir() and (path.suffix == ".lance" or any(path.glob("*.lance"))):
         return LanceStore(text, options)
     raise InputError(f"{text}: looks like no store of vectors; a store is a {LOOKS}")
