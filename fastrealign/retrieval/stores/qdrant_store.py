@@ -43,6 +43,12 @@ class QdrantStore:
     """One collection."""
 
     metric = "cosine"
+    column: str
+    target: str
+    dim: int
+    # The collection and the vector that are written.
+    _into: str
+    _name: str
 
     def __init__(self, location: str, options: StoreOptions) -> None:
         self._q = optional("qdrant_client", "qdrant", f"{location}: Qdrant")
