@@ -11,7 +11,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.taken import unmasked
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import RowsLike, unit_blocks
+from fastrealign.diagnostics.rows import RowsLike, applying, unit_blocks
 
 # A variance below this is rounding: unit rows are rounded to 2^-24 at best where they came as float32.
 LEAST_VARIANCE = 2.0**-48
@@ -87,7 +87,7 @@ def shape(rows: RowsLike, directions: np.ndarray, *, row_map: RowMap = UNIT) -> 
     # About a pilot, the first block's mean, so that squares do not cancel where the rows have a mean near 1.
     pilot, n = np.zeros(directions.shape[1]), 0
     sums, squares = np.zeros((2, directions.shape[1]))
-    for _, block in unit_blocks(source, row_map=row_map):
+    for _, block in unit_blocks(source, apply=applying(row_map)):
         along = block @ directions
         if n == 0:
             pilot = along.mean(axis=0)
@@ -103,7 +103,7 @@ def shape(rows: RowsLike, directions: np.ndarray, *, row_map: RowMap = UNIT) -> 
         raise InputError(f"{source.name}: the rows have no spread along direction {flat[0]}, so no shape")
     std = np.sqrt(variance)
     powers = np.zeros((9, directions.shape[1]))
-    for _, block in unit_blocks(source, row_map=row_map):
+    for _, block in unit_blocks(source, apply=applying(row_map)):
         z = (block @ directions - mean) / std
         power = np.ones_like(z)
         for order in range(3, 9):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 
 from fastrealign.core import checks, ops
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.rows import as_rows
@@ -25,6 +26,18 @@ RowsLike: TypeAlias = Union[RowSource, np.ndarray, "torch.Tensor", str, "os.Path
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024
+
+
+# Stores mapped rows in the second array and says which have no direction, as `Method.apply` does.
+Apply: TypeAlias = Callable[[np.ndarray, np.ndarray], Counts]
+
+
+def applying(row_map: RowMap) -> Apply:
+    """The kernel of a row map."""
+    return lambda rows, out: ops.apply(rows, row_map, out)
+
+
+to_unit = applying(UNIT)
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ def left_out(n: int, of: int) -> float:
 
 
 def unit_blocks(
-    source: RowSource, *, row_map: RowMap = UNIT, size: int = BLOCK_ROWS, dtype: type = np.float64
+    source: RowSource, *, apply: Apply = to_unit, size: int = BLOCK_ROWS, dtype: type = np.float64
 ) -> Iterator[tuple[int, np.ndarray]]:
     """The rows of a source in order, mapped (by default only to unit length), in blocks of `size` rows.
 
@@ -78,7 +91,7 @@ def unit_blocks(
         at = 0
         while at < len(rows):
             take = min(size - filled, len(rows) - at)
-            found = ops.apply(rows[at : at + take], row_map, block[filled : filled + take])
+            found = apply(rows[at : at + take], block[filled : filled + take])
             if found.bad:
                 _refuse(source, piece, lo + at + found.first_bad, found.why)
             at, filled = at + take, filled + take
@@ -132,15 +145,15 @@ def draw(of: int, rows: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(of, rows, replace=False, shuffle=False))
 
 
-def pick(source: RowSource, numbers: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The unit rows with these ascending numbers, float64, a part at a time: (which of `numbers`, (n, d) array)."""
+def pick(source: RowSource, numbers: np.ndarray, apply: Apply = to_unit) -> Iterator[tuple[slice, np.ndarray]]:
+    """The mapped rows with these ascending numbers, float64, a part at a time: (which of `numbers`, (n, d) array)."""
     for piece, lo, rows in chunks(source):
         first = piece.first - piece.lo + lo
         here = slice(*np.searchsorted(numbers, [first, first + len(rows)]))
         if here.stop > here.start:
             taken = rows[numbers[here] - first]
             out = np.empty(taken.shape)
-            found = ops.apply(taken, UNIT, out)
+            found = apply(taken, out)
             if found.bad:
                 _refuse(source, piece, lo + int(numbers[here][found.first_bad]) - first, found.why)
             yield here, out

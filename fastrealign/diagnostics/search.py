@@ -21,7 +21,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import BLOCK_ROWS, RowsLike, count_rows, pick, unit_blocks
+from fastrealign.diagnostics.rows import BLOCK_ROWS, Apply, RowsLike, count_rows, pick, to_unit, unit_blocks
 
 ENGINES = ("faiss", "numpy")
 # Candidates of float32 beyond those asked for.
@@ -51,7 +51,13 @@ class Nearest:
 
 @computes
 def nearest(
-    queries: np.ndarray, pool: RowsLike, k: int, *, own: np.ndarray | None = None, engine: str | None = None
+    queries: np.ndarray,
+    pool: RowsLike,
+    k: int,
+    *,
+    own: np.ndarray | None = None,
+    engine: str | None = None,
+    apply: Apply = to_unit,
 ) -> Nearest:
     """The k rows of a pool nearest to each query.
 
@@ -67,6 +73,8 @@ def nearest(
         int64 (q,): the row of the pool that each query is itself, and which is not its neighbour; -1 for none.
     engine : {"faiss", "numpy"}, optional
         Of the search in float32; the result is the same. By default faiss for large searches, where it is installed.
+    apply : callable
+        Maps the pool's rows as they are read, such as the `apply` of a method; by default to unit length only.
 
     Returns
     -------
@@ -92,14 +100,14 @@ def nearest(
     available = rows - (own is not None)
     if k > available:
         raise InputError(f"{pool.name}: {rows} rows, expected more for k={k} neighbours of each")
-    best = _candidates(queries, pool, min(k + MARGIN, available), own, engine)
-    found = _in_order(queries, pool, best.numbers, k)
+    best = _candidates(queries, pool, min(k + MARGIN, available), (own, engine, apply))
+    found = _in_order(queries, pool, best.numbers, (k, apply))
     # No row left out has more than the least candidate's cosine and the rounding of a float32 dot product.
     certain = best.cosines[:, -1].astype(np.float64) + (pool.d + 2) * 2.0**-23
     doubtful = np.flatnonzero((found.cosines[:, -1] <= certain) & (best.k < available))
     if len(doubtful):
         again = _Best(len(doubtful), k, np.float64)
-        for first, block in unit_blocks(pool, size=POOL_ROWS // 4):
+        for first, block in unit_blocks(pool, size=POOL_ROWS // 4, apply=apply):
             cosines = np.rint(queries[doubtful] @ block.T / _STEP) * _STEP
             again.add(first, cosines, None if own is None else own[doubtful])
         found.numbers[doubtful], found.cosines[doubtful] = again.numbers, again.cosines
@@ -156,15 +164,18 @@ class _Best:
         self.cosines[touched], self.numbers[touched] = values[best], rows[best]
 
 
-def _candidates(queries: np.ndarray, pool: RowSource, k: int, own: np.ndarray | None, engine: str | None) -> _Best:
-    """The k nearest in float32."""
+def _candidates(
+    queries: np.ndarray, pool: RowSource, k: int, how: tuple[np.ndarray | None, str | None, Apply]
+) -> _Best:
+    """The k nearest in float32; how: own, engine and apply of `nearest`."""
+    own, engine, apply = how
     if engine is not None and engine not in ENGINES:
         raise InputError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
     many = engine is None and len(queries) * count_rows(pool) > FEW
     faiss = _faiss(engine) if many or engine == "faiss" else None
     best = _Best(len(queries), k, np.float32)
     single = queries.astype(np.float32)
-    blocks = unit_blocks(pool, size=min(POOL_ROWS, count_rows(pool)), dtype=np.float32)
+    blocks = unit_blocks(pool, size=min(POOL_ROWS, count_rows(pool)), dtype=np.float32, apply=apply)
     if faiss is None:
         for first, block in blocks:
             best.add(first, single @ block.T, own)
@@ -186,14 +197,15 @@ def _faiss(engine: str | None) -> ModuleType | None:
         raise InputError(f"engine='faiss': cannot be imported ({one_line(error)}); pip install faiss-cpu") from None
 
 
-def _in_order(queries: np.ndarray, pool: RowSource, candidates: np.ndarray, k: int) -> Nearest:
-    """The k nearest among each query's candidates (q, m), by cosines in float64."""
+def _in_order(queries: np.ndarray, pool: RowSource, candidates: np.ndarray, how: tuple[int, Apply]) -> Nearest:
+    """The k nearest among each query's candidates (q, m), by cosines in float64; how: k and apply of `nearest`."""
+    k, apply = how
     q, m = candidates.shape
     by_row = np.argsort(candidates, axis=None, kind="stable")
     wanted, start = np.unique(candidates.ravel()[by_row], return_index=True)
     ends = np.append(start[1:], q * m)
     cosines = np.empty(q * m)
-    for here, rows in pick(pool, wanted):
+    for here, rows in pick(pool, wanted, apply):
         pairs = by_row[start[here][0] : ends[here][-1]]
         row = np.repeat(np.arange(len(rows)), ends[here] - start[here])
         for lo in range(0, len(pairs), BLOCK_ROWS):

@@ -16,7 +16,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import RowsLike, open_sides, paired_blocks, unit_blocks
+from fastrealign.diagnostics.rows import RowsLike, applying, open_sides, paired_blocks, unit_blocks
 
 # An eigenvalue below this share of the largest counts as rounding, or as a direction without rows.
 FLOOR = 1e-6
@@ -109,7 +109,7 @@ def covariance(rows: RowsLike, *, row_map: RowMap = UNIT) -> Covariance:
            [-0.25,  0.25]])
     """
     source = open_rows(rows, "source")
-    return _accumulate((block for _, block in unit_blocks(source, row_map=row_map)), source.d, source.name)
+    return _accumulate((block for _, block in unit_blocks(source, apply=applying(row_map))), source.d, source.name)
 
 
 @computes

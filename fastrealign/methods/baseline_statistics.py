@@ -15,7 +15,7 @@ from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame
-from fastrealign.diagnostics.rows import unit_blocks
+from fastrealign.diagnostics.rows import applying, unit_blocks
 from fastrealign.diagnostics.second_moments import covariance
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.statistics import (
@@ -97,7 +97,7 @@ def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6, cent
         matrix += basis @ _power(of_x, 0.5, 0.0) @ _power(of_e, -0.5, floor) @ basis.T
     shift = x.mean - matrix @ e.mean if centred else np.zeros(x.d)
     total = np.zeros(x.d)
-    for _, block in unit_blocks(sides.source, row_map=anchored):
+    for _, block in unit_blocks(sides.source, apply=applying(anchored)):
         moved = block @ matrix.T + shift
         total += (moved / np.linalg.norm(moved, axis=1, keepdims=True)).sum(axis=0)
     return sides.made(b=sides.anchor, matrix=matrix, shift=shift, c=x.mean - total / e.count)

@@ -1,0 +1,97 @@
+"""The best documents of each query, exactly and in bounded memory, from rows of any kind or from a FAISS index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.sources import open_rows
+from fastrealign.diagnostics.rows import count_rows, to_unit
+from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.methods.method import Method
+
+# Queries searched in one pass over the documents: with 16,384 of these at a time, 256 MiB of scores.
+QUERIES = 4096
+
+
+@computes
+def top_k(
+    queries: np.ndarray, documents: Any, k: int, *, method: Method | None = None, progress: Progress = SILENT
+) -> Nearest:
+    """The k documents with the greatest cosine to each query; of equal ones the lower row.
+
+    Documents are read in blocks: memory does not grow with their number, and each 4,096 queries read them once more than the
+    search itself (float32 finds candidates, float64 orders them).
+
+    Parameters
+    ----------
+    queries : ndarray
+        (q, d), mapped already; made unit here.
+    documents : rows or faiss.Index
+        Rows (n, d), as `fastrealign.fit` takes them: an array, a tensor, paths. Or a FAISS index in memory, searched as it is:
+        its numbers are its labels (-1 where it found fewer), and its results as exact as its kind.
+    k : int
+        At least 1; with fewer documents all of them are returned.
+    method : Method, optional
+        Maps the documents as they are read: `roles["image"]`. Not with an index, whose rows are mapped before they are added.
+    progress : Progress
+        Called after each group of queries.
+
+    Returns
+    -------
+    Nearest
+        numbers int64 (q, k) and cosines float64 (q, k), best first.
+
+    Raises
+    ------
+    InputError
+        Another width, k below 1, an index with a method, or one of another metric than inner product.
+    BadRowsError
+        A document without a direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> angle = np.arange(10) / 10
+    >>> rows = np.column_stack([np.cos(angle), np.sin(angle)])
+    >>> top_k(rows[4:5], rows, 3).numbers
+    array([[4, 3, 5]])
+    """
+    queries = np.asarray(queries, np.float64)
+    if queries.ndim != 2 or not len(queries):
+        raise InputError(f"queries: shape {queries.shape}, expected (queries, width)")
+    if k < 1:
+        raise InputError(f"k={k}: expected at least 1")
+    lengths = np.linalg.norm(queries, axis=1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
+        raise InputError(f"queries: row {bad} has no direction (zero, NaN or Inf); leave it out")
+    queries = queries / lengths[:, None]
+    if hasattr(documents, "ntotal"):
+        return _of_index(queries, documents, k, method)
+    source = open_rows(documents, "target")
+    if source.d != queries.shape[1]:
+        raise InputError(f"{source.name}: rows are {source.d} wide, queries {queries.shape[1]}")
+    k = min(k, count_rows(source))
+    apply = to_unit if method is None else method.apply
+    found = []
+    with progress.running(f"searching {source.name}", len(queries)):
+        for lo in range(0, len(queries), QUERIES):
+            found.append(nearest(queries[lo : lo + QUERIES], source, k, apply=apply))
+            progress.advance(len(found[-1].numbers), 0)
+    return Nearest(*(np.concatenate([getattr(one, name) for one in found]) for name in ("numbers", "cosines")))
+
+
+def _of_index(queries: np.ndarray, index: Any, k: int, method: Method | None) -> Nearest:
+    if method is not None:
+        raise InputError("a FAISS index holds rows that were mapped before they were added; leave out method")
+    if index.d != queries.shape[1]:
+        raise InputError(f"the FAISS index: rows are {index.d} wide, queries {queries.shape[1]}")
+    if index.metric_type != 0:  # faiss.METRIC_INNER_PRODUCT
+        raise InputError("the FAISS index: its metric is not the inner product; build it with METRIC_INNER_PRODUCT")
+    scores, labels = index.search(queries.astype(np.float32), min(k, index.ntotal))
+    return Nearest(labels.astype(np.int64), scores.astype(np.float64))
