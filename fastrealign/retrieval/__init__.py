@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fastrealign.retrieval.exact_search import top_k
 from fastrealign.retrieval.index_job import IndexReport, index
 from fastrealign.retrieval.scores import Scores, fit_scores
 from fastrealign.retrieval.searching import Searcher, searcher
 
-__all__ = ["IndexReport", "Scores", "Searcher", "fit_scores", "index", "searcher"]
+__all__ = ["IndexReport", "Scores", "Searcher", "fit_scores", "index", "searcher", "top_k"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.retrieval import top_k as module
-from fastrealign.retrieval.top_k import top_k
+from fastrealign.retrieval import exact_search as module
+from fastrealign.retrieval.exact_search import top_k
 
 
 def brute(queries, documents, k):
