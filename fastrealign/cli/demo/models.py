@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastrealign.cli.demo import backbone as language
 from fastrealign.cli.demo import encoder as dual
-from fastrealign.cli.demo.samples import DATA
+from fastrealign.cli.demo.shipped import DATA, readable
 from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
@@ -46,5 +46,6 @@ def load_backbone(path: Path = BACKBONE) -> Lfm2ForCausalLM:
 def _loaded(model: torch.nn.Module, path: Path) -> torch.nn.Module:
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(path))  # copies into float32
+    with readable(path):
+        model.load_state_dict(load_file(path))  # copies into float32
     return model.eval()

@@ -10,17 +10,16 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.cli.demo.shipped import DATA, readable
 from fastrealign.core.optional import optional
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DATA = Path(__file__).parent / "data"
 SIDES = ("image", "title", "long")
 COLUMNS = ("id", "category", "split", "title", "long")
 WORDS, SHEET = "real_words.tsv.gz", "real_thumbs.webp"
@@ -64,9 +63,13 @@ def load() -> RealWorld:
     >>> world.image.shape, sorted(set(world.split.tolist()))
     ((6827, 128), ['duplicate', 'fit', 'test', 'train'])
     """
-    lines = gzip.decompress((DATA / WORDS).read_bytes()).decode().splitlines()[1:]
-    ids, categories, split, titles, longs = map(np.array, zip(*(line.split("\t") for line in lines), strict=True))
-    rows = {side: np.load(DATA / f"real_{side}.npy") for side in SIDES}
+    with readable(DATA / WORDS) as path:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()[1:]
+        ids, categories, split, titles, longs = map(np.array, zip(*(line.split("\t") for line in lines), strict=True))
+    rows = {}
+    for side in SIDES:
+        with readable(DATA / f"real_{side}.npy") as path:
+            rows[side] = np.load(path)
     return RealWorld(ids=ids, categories=categories, split=split, titles=titles, longs=longs, **rows)
 
 
@@ -78,5 +81,7 @@ def thumbnail(number: int) -> Image:
 
 @cache
 def _sheet() -> Image:
-    image: Image = optional("PIL.Image", "demo", "a picture").open(DATA / SHEET).convert("RGB")
+    pillow = optional("PIL.Image", "demo", "a picture")
+    with readable(DATA / SHEET) as path:
+        image: Image = pillow.open(path).convert("RGB")
     return image

@@ -11,14 +11,12 @@ seed, so neither is stored.
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 
 from fastrealign.cli.demo.captions import Caption, caption
 from fastrealign.cli.demo.scenes import Scene, scene
-
-DATA = Path(__file__).parent / "data"
+from fastrealign.cli.demo.shipped import DATA, readable
 
 SEEDS = {
     "image": range(4_000),
@@ -51,4 +49,6 @@ def load(name: str) -> np.ndarray:
     >>> load("pairs_text").shape
     (1000, 128)
     """
-    return np.load(DATA / f"{name}.npy")
+    with readable(DATA / f"{name}.npy") as path:
+        rows: np.ndarray = np.load(path)
+    return rows

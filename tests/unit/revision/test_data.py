@@ -329,6 +329,28 @@ def test_a_misfit_is_seen_before_noise(store, rng, noise):
         Collator(build_bytes(), embeddings, stage="stage1", alignment=misfit, noise=noise)(examples)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("checked", [True, False])
+def test_each_row_is_mapped_once_in_every_batch(store, rng, monkeypatch, noise, checked):
+    """With noise, the first 512 examples that were not checked are also mapped without it, to see whether the map fits."""
+    embeddings, rows = store(900)
+    alignment = fr.fit(rows, rng.standard_normal((900, DIM)) + 1.0)
+    examples = [Example(str(i), ((IMAGE, "a cat"),)) for i in range(900)]
+    collator = Collator(build_bytes(), embeddings, stage="stage1", alignment=alignment, noise=noise)
+    if checked:
+        collator.check(examples, 1 << 20)
+    mapped, of_batches = [], []
+    apply = fr.Alignment.apply
+    monkeypatch.setattr(
+        fr.Alignment, "apply", lambda self, x, *a, **k: mapped.append(len(x)) or apply(self, x, *a, **k)
+    )
+    for lo in range(0, 900, 150):
+        collator(examples[lo : lo + 150])
+        of_batches.append(sum(mapped) // 150)
+        mapped.clear()
+    assert of_batches == ([1] * 6 if checked or not noise else [2, 2, 2, 2, 1, 1])
+
+
 def test_the_module_aligns_as_the_alignment_does(store, rng):
     embeddings, rows = store(30)
     alignment = fr.fit(rows, rng.standard_normal((60, DIM)) + 1.0)

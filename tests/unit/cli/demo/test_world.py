@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import shutil
 from pathlib import Path
 
+import corpus
 import pytest
 
 pytest.importorskip("transformers")
@@ -92,6 +95,18 @@ def test_what_is_there_is_not_made_again_and_another_world_is_refused(world):
         make(World(world.folder, SIZES, seed=1), log=said.append)
     with pytest.raises(InputError, match="no family of scenes 'moon'"):
         make(World(world.folder / "new", SIZES, family="moon"), log=said.append)
+
+
+def test_what_an_interrupted_run_left_is_made_again(world, tmp_path):
+    again = World(tmp_path / "1", SIZES)
+    shutil.copytree(world.folder, again.folder)
+    again.path("world.json").unlink()
+    left = [path for path in again.folder.rglob("*") if path.is_file()]
+    assert {path.name for path in left} >= {"model.safetensors", "tokenizer.json", "statistics.parquet", "tuning.json"}
+    for path in left:
+        os.truncate(path, path.stat().st_size // 2)
+    make(again, log=lambda text: None)
+    assert corpus.tree(again.folder) == corpus.tree(world.folder)
 
 
 def test_recipes_that_cannot_be():
