@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from fastrealign.retrieval.exact_search import top_k
+from fastrealign.retrieval.fusion import fuse, fuse_scores
 from fastrealign.retrieval.index_job import IndexReport, index
+from fastrealign.retrieval.merging import Hits, merge
 from fastrealign.retrieval.scores import Scores, fit_scores
 from fastrealign.retrieval.searching import Searcher, searcher
 
-__all__ = ["IndexReport", "Scores", "Searcher", "fit_scores", "index", "searcher", "top_k"]
+__all__ = [
+    "Hits",
+    "IndexReport",
+    "Scores",
+    "Searcher",
+    "fit_scores",
+    "fuse",
+    "fuse_scores",
+    "index",
+    "merge",
+    "searcher",
+    "top_k",
+]
