@@ -200,7 +200,9 @@ class Steps(NoisyModule):
         super().__init__()
         self.name, self.dim = baseline.name, baseline.dim
         self.sigma, self.projected = baseline.sigma, baseline.projected
-        self.register_buffer("map", _packed(RowMap(baseline.s, baseline.b), self.dim))
+        one = baseline.row_map
+        self._terms = 1 if one is None or one.c is None else 2
+        self.register_buffer("map", _packed(one or RowMap(baseline.s, baseline.b), self.dim))
         self.register_buffer("last", _packed(RowMap(1.0, None, baseline.c), self.dim))
         for name in ("matrix", "shift"):
             value = getattr(baseline, name)
@@ -220,7 +222,7 @@ class Steps(NoisyModule):
         """The rows in this type; noise is added before the last projection, in place of C3's own."""
         map, matrix, shift = (self._value(name) for name in ("map", "matrix", "shift"))
         if matrix is None and shift is None:
-            return torch.ops.fastrealign.apply(rows, map, 1, dtype)
+            return torch.ops.fastrealign.apply(rows, map, self._terms, dtype)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
         kept = has_direction(e)
         if matrix is not None:

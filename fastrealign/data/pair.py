@@ -41,7 +41,7 @@ def open_target(
     Raises InputError where both sides are the same rows. Warns (FitWarning) where some are, and where the sides look swapped.
     """
     rows = open_rows(spec, "target", Wanted.on("target", target_column, elsewhere=column), bad_shards)
-    if column is not None and target_column is None and _shared(source, rows):
+    if column is not None and target_column is None and shared_rows(source, rows):
         rows = open_rows(spec, "target", None, bad_shards)
     check_apart(source, rows)
     if (swapped := look_swapped(source, rows)) is not None:
@@ -51,7 +51,7 @@ def open_target(
 
 def check_apart(source: RowSource, target: RowSource) -> None:
     """InputError where both are the same files, array or chunks; a warning where some of the files are."""
-    shared = _shared(source, target)
+    shared = shared_rows(source, target)
     if not shared:
         return
     if isinstance(source, FileSource) and isinstance(target, FileSource):
@@ -64,7 +64,7 @@ def check_apart(source: RowSource, target: RowSource) -> None:
     raise InputError(f"source and target are the same rows: {shared[0]} is both; {NAME_BOTH}")
 
 
-def _shared(source: RowSource, target: RowSource) -> list[str]:
+def shared_rows(source: RowSource, target: RowSource) -> list[str]:
     """The names of what is on both sides."""
     if isinstance(source, FileSource) and isinstance(target, FileSource):
         there = set(_identities(source))

@@ -198,7 +198,7 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
         return spec
     if isinstance(spec, formats.Source):
         return FileSource(spec)
-    if isinstance(spec, (str, os.PathLike)) or _is_paths(spec):
+    if names_files(spec):
         return FileSource(formats.open_source(spec, side=side, column=column, bad_shards=bad_shards))
     if holds_rows(spec) or isinstance(spec, Mapping):
         return ArraySource(spec, side)
@@ -209,5 +209,7 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
     )
 
 
-def _is_paths(spec: Any) -> bool:
-    return isinstance(spec, (list, tuple)) and len(spec) > 0 and all(isinstance(p, (str, Path)) for p in spec)
+def names_files(spec: Any) -> bool:
+    """Whether it is a path or paths, rather than rows."""
+    several = isinstance(spec, (list, tuple)) and len(spec) > 0 and all(isinstance(p, (str, Path)) for p in spec)
+    return several or isinstance(spec, (str, os.PathLike))

@@ -128,8 +128,17 @@ def _roles(roles: Roles, name: str) -> Found:
     )
     value = {"kind": "roles", "path": name, "method": roles.method, "anchor": roles.anchor, "dim": roles.dim}
     value["roles"] = {role: describe(method, name)[0] for role, method in roles.maps.items()}
+    value |= {"reason": roles.reason, "trials": {tried: trial.to_json() for tried, trial in roles.trials.items()}}
+    tried = [
+        f"  {tried}: R@10 {trial.found:.3f} ± {trial.error:.3f}; "
+        + ", ".join(f"{kind} {one.found:.3f} (alone {one.alone:.3f})" for kind, one in trial.kinds.items())
+        for tried, trial in roles.trials.items()
+    ]
+    why = [("chosen", roles.reason or None)]
     head = f"{name}: roles of one index, {roles.dim} wide, method {roles.method}, anchor {roles.anchor}"
-    return value, _text(head, [], *entries)
+    return value, "\n".join(
+        [_text(head, [], *entries, *why), *(["  tried on pairs, in one index:"] if tried else []), *tried]
+    )
 
 
 def _saved(path: Place) -> Found:

@@ -95,7 +95,7 @@ class Baseline(MapsRows):
     @cached_property
     def row_map(self) -> RowMap | None:
         """The method as a single row map for the kernels; None if it takes several steps."""
-        return self._ends[0] if self.matrix is None and self.shift is None else None
+        return RowMap(self.s, self.b, self.c) if self.matrix is None and self.shift is None else None
 
     @cached_property
     def _ends(self) -> tuple[RowMap, RowMap]:

@@ -16,46 +16,47 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame
 from fastrealign.diagnostics.rows import applying, unit_blocks
-from fastrealign.diagnostics.second_moments import covariance
+from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.statistics import (
+    NOTHING,
+    Known,
     SideStatistics,
     anchored,
     check_differ,
-    check_side,
-    check_target,
     check_widths,
-    read_side,
+    source_side,
+    target_side,
 )
 
 
-def fit_opened(name: str, source: RowSource, target: RowSource, options: PassOptions, **own: Any) -> Baseline:
+def fit_opened(
+    name: str, source: RowSource, target: RowSource, options: PassOptions, known: Known = NOTHING, **own: Any
+) -> Baseline:
     """`fit_baseline` on opened sources, of a method that is no Alignment; `own`: options of that method."""
     make = _MAKERS[name]
-    known = [p.name for p in list(inspect.signature(make).parameters.values())[1:]]
-    unknown = sorted(set(own) - set(known))
+    options_of = [p.name for p in list(inspect.signature(make).parameters.values())[1:]]
+    unknown = sorted(set(own) - set(options_of))
     if unknown:
-        raise InputError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
+        raise InputError(f"{name} has no option {unknown[0]!r}; it takes {', '.join(options_of) or 'none'}")
     check_widths(source, target)
     if name == "bca" and options.bad_rows != "error":
         raise InputError(f"bca is fitted on rows that all have a direction; leave out bad_rows={options.bad_rows!r}")
-    x = read_side(target, "reading the target", options)
-    check_target(target.name, x)
-    y = read_side(source, "reading the source", options)
-    check_side(source.name, y)
+    x, y = target_side(target, options, known), source_side(source, options, known)
     check_differ(source.name, y, target.name, x)
-    return make(_Sides(name, source, target, y, x), **own)
+    return make(_Sides(name, source, target, y, x, known.covariance), **own)
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """Both sides opened, and their statistics: y of the source, x of the target."""
+    """Both sides opened, and their statistics: y of the source, x of the target, whose covariance may be known."""
 
     name: str
     source: RowSource
     target: RowSource
     y: SideStatistics
     x: SideStatistics
+    covariance: Covariance | None = None
 
     @property
     def anchor(self) -> np.ndarray:
@@ -87,7 +88,7 @@ def _blockwise(sides: _Sides, *, energy: float = 0.95, floor: float = 1e-6, cent
     floor = checks.number("floor", floor, lambda floor: 0.0 < floor <= 1.0, which)
     if not isinstance(centred, bool):
         raise InputError(f"centred={centred!r}: expected True (the default), or False for eq. 18 to the letter")
-    x, y = covariance(sides.target), covariance(sides.source)
+    x, y = sides.covariance or covariance(sides.target), covariance(sides.source)
     frame = fixed_frame(x, y, energy=energy)
     anchored = RowMap(1.0, sides.anchor)
     e = covariance(sides.source, row_map=anchored)

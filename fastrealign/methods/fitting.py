@@ -29,7 +29,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.method import Method
-from fastrealign.methods.statistics import check_widths
+from fastrealign.methods.statistics import NOTHING, Known, check_widths
 
 if TYPE_CHECKING:
     from fastrealign.methods import baseline_statistics, certified
@@ -142,23 +142,30 @@ def fit_specs(
     fitted = fit_rows(rows, there, wanted, options)
     if not isinstance(fitted, Alignment):
         return fitted
-    if fitted.sampling is None:
-        left, _ = reduce_source(rows, fitted.row_map, "measuring the gap left", options.later)
-        fitted = replace(fitted, gap_left=float(np.linalg.norm(left.mean - fitted.mean_target)))
-    return fitted.named(encoders, columns)
+    return with_gap_left(fitted, rows, options).named(encoders, columns)
 
 
-def fit_rows(source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions) -> Method:
-    """`fit` on opened sources; gap_left is NaN where measuring it takes a separate pass."""
+def with_gap_left(fitted: Alignment, source: RowSource, options: PassOptions) -> Alignment:
+    """The alignment with the gap that it leaves on its source, in one more pass; from a sample it has a bound already."""
+    if fitted.sampling is not None:
+        return fitted
+    left, _ = reduce_source(source, fitted.row_map, "measuring the gap left", options.later)
+    return replace(fitted, gap_left=float(np.linalg.norm(left.mean - fitted.mean_target)))
+
+
+def fit_rows(
+    source: RowSource, target: RowSource, wanted: FitOptions, options: PassOptions, known: Known = NOTHING
+) -> Method:
+    """`fit` on opened sources; gap_left is NaN where measuring it takes a separate pass. known: of fits on every row."""
     check_widths(source, target)
     if wanted.method != "realign":
         with source.ranks.fail_together():
-            baseline = baseline_statistics.fit_opened(wanted.method, source, target, options, **wanted.own)
+            baseline = baseline_statistics.fit_opened(wanted.method, source, target, options, known, **wanted.own)
             source.check_unchanged()
             target.check_unchanged()
         return baseline
     if wanted.tol is None:
-        alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass)
+        alignment = fit_sides(source, target, wanted.centroid, options, wanted.one_pass, known)
     else:
         alignment = certified.fit_certified(source, target, wanted, wanted.tol, options)
     for side in (source, target):  # one side may have changed during the passes over the other

@@ -25,31 +25,35 @@ from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.one_pass import fit_one_pass
 from fastrealign.methods.sampling import Sampling
 from fastrealign.methods.statistics import (
+    NOTHING,
+    Known,
     SideStatistics,
     alignment_of,
     anchored,
     check_differ,
     check_projected,
-    check_side,
-    check_target,
-    read_side,
+    source_side,
+    target_side,
 )
 
 
 def fit_sides(
-    source: RowSource, target: RowSource, centroid: str, options: PassOptions, one_pass: bool | None = None
+    source: RowSource,
+    target: RowSource,
+    centroid: str,
+    options: PassOptions,
+    one_pass: bool | None = None,
+    known: Known = NOTHING,
 ) -> Alignment:
     """`fit` on opened sources, without the last pass: the alignment's gap_left is NaN."""
-    x = read_side(target, "reading the target", options)
-    check_target(target.name, x)
+    x = target_side(target, options, known)
     if one_pass or (one_pass is None and not source.again):
         found = fit_one_pass(source, x, centroid, options)
         check_differ(source.name, found.side, target.name, x)
         rows = found.side.count
         sampling = Sampling("one pass", rows, x.count, rows, x.count, found.error)
         return alignment_of(found.side, x, found.c, centroid, sampling)
-    y = read_side(source, "reading the source", options)
-    check_side(source.name, y)
+    y = source_side(source, options, known)
     check_differ(source.name, y, target.name, x)
     return alignment_of(y, x, _correction(source, y, x, centroid, options.later), centroid)
 

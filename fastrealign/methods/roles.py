@@ -10,10 +10,8 @@ Two-sided methods move all roles, the anchor included:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -23,26 +21,20 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
-from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
-from fastrealign.data.row_source import RowSource
-from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.second_moments import covariance
+from fastrealign.data.options import Compute, PassOptions, documented
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline, unit_rows
-from fastrealign.methods.fit_options import FitOptions
-from fastrealign.methods.fitting import fit_specs
+from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.choosing import AUTO, BALANCED, chosen
 from fastrealign.methods.method import Method
-from fastrealign.methods.statistics import SideStatistics, check_side, check_widths, read_side
-from fastrealign.storage.record_rules import MAPPING, TEXT
+from fastrealign.methods.role_fits import ROLE_METHODS, RoleFits, known
+from fastrealign.methods.role_trials import Trial
+from fastrealign.storage.record_rules import MAPPING, TEXT, or_none
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
-TWO_SIDED = ("centred", "z-score")
-ROLE_METHODS = ("realign", "realign-exact", "anchor", "anchor-trace", "bca", *TWO_SIDED, "none")
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_RECORD = {"anchor": TEXT, "method": TEXT, "roles": MAPPING}
+_RECORD = {"anchor": TEXT, "method": TEXT, "roles": MAPPING, "reason": or_none(TEXT), "trials": or_none(MAPPING)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +48,22 @@ class Roles:
     anchor : str
         The role whose region the others are moved to.
     method : str
-        One of ROLE_METHODS.
+        The method that fitted them; of "auto" the one that was chosen.
+    reason : str
+        Of "auto", why: the figures that decided, in a few sentences; otherwise "".
+    trials : mapping of str to Trial
+        Of "auto" and "balanced", R@10 of each method that was tried, in one index and alone, with standard errors.
     """
 
     maps: Mapping[str, Method]
     anchor: str
     method: str
+    reason: str = ""
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", MappingProxyType(dict(self.maps)))
+        object.__setattr__(self, "trials", MappingProxyType(dict(self.trials)))
 
     @property
     def dim(self) -> int:
@@ -72,7 +71,7 @@ class Roles:
         return self.maps[self.anchor].dim
 
     def __getitem__(self, role: str) -> Method:
-        return self.maps[_known(role, self.maps)]
+        return self.maps[known(role, self.maps)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.maps)
@@ -84,7 +83,8 @@ class Roles:
         return role in self.maps
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "maps": dict(self.maps)}  # a read-only view cannot be pickled
+        # A read-only view cannot be pickled.
+        return {**vars(self), "maps": dict(self.maps), "trials": dict(self.trials)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -106,7 +106,14 @@ class Roles:
         for role, method in self.maps.items():
             parts, records[role] = method.to_saved()  # type: ignore[attr-defined]  # an Alignment or a Baseline
             tensors |= {f"{role}/{name}": value for name, value in parts.items()}
-        save_tensors(path, tensors, {"kind": "roles", "anchor": self.anchor, "method": self.method, "roles": records})
+        record = {
+            "kind": "roles",
+            "anchor": self.anchor,
+            "method": self.method,
+            "roles": records,
+            "reason": self.reason,
+        }
+        save_tensors(path, tensors, {**record, "trials": {name: one.to_json() for name, one in self.trials.items()}})
 
     @classmethod
     def load(cls, path: AnyPath) -> Roles:
@@ -124,7 +131,11 @@ class Roles:
             raise damaged(path, "roles", f"there is no map of the anchor {meta['anchor']}")
         if len({one.dim for one in maps.values()}) != 1:
             raise damaged(path, "roles", f"the widths of roles differ: {[one.dim for one in maps.values()]}")
-        return cls(maps, meta["anchor"], meta["method"])
+        try:
+            trials = {name: Trial.from_json(one) for name, one in (meta.get("trials") or {}).items()}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise damaged(path, "roles", f"its trials cannot be read ({error})") from None
+        return cls(maps, meta["anchor"], meta["method"], meta.get("reason") or "", trials)
 
     def __repr__(self) -> str:
         return f"Roles({', '.join(self)}; anchor={self.anchor!r}, method={self.method!r}, dim={self.dim})"
@@ -137,6 +148,8 @@ def fit_roles(
     *,
     anchor: str,
     method: str = "realign",
+    pairs: Mapping[tuple[str, str], tuple[Any, Any]] | None = None,
+    column: Mapping[str, str] | None = None,
     bad_rows: str = "error",
     threads: int | None = None,
     devices: Sequence[int | str] | None = None,
@@ -148,14 +161,25 @@ def fit_roles(
     Parameters
     ----------
     rows : mapping of str to rows
-        Rows (n, dim) of each role, as `fastrealign.fit` takes them: arrays, tensors, paths. They need not be paired. Those of
-        the anchor are read once for each other role. A name has letters, digits, _ and -.
-        In a clip-retrieval folder the anchor is img_emb and any other role text_emb; otherwise name the folders themselves.
+        Rows (n, dim) of each role, as `fastrealign.fit` takes them: arrays, tensors, paths. They need not be paired, and each
+        role is read once for its statistics. A name has letters, digits, _ and -. Of a clip-retrieval root a role whose name
+        says text ("query", "text", "title", "caption") is text_emb, one whose name says images img_emb; so are columns of one
+        table told apart. For other names give the folder, or the column.
     anchor : str
         The role that the others are moved to; with most methods its own map only makes unit rows.
     method : str
-        One of ROLE_METHODS: realign, realign-exact, anchor, anchor-trace and bca move each role to the anchor; centred and
-        z-score move all; none only makes unit rows.
+        realign, realign-exact, anchor, anchor-trace and bca move each role to the anchor; centred and z-score move all; none
+        only makes unit rows. With pairs: balanced is centred, and scales the cosines of documents so that wrong ones of every
+        role compete alike (methods/choosing.py); auto tries all of these on the pairs and chooses.
+    pairs : mapping of (str, str) to (rows, rows), optional
+        For auto and balanced: {("query", "image"): (queries, images), ("query", "text"): (queries, texts)}, which role is
+        searched with and which is to be found; row i of one belongs with row i of the other. At least 100 pairs of each kind,
+        documents of two roles or more; of more than 10,000 of a kind so many are drawn (seed 0). They are assumed to be held
+        out: not among `rows`. Where they are the same arrays or files as those of a role, this is seen: then half of the pairs
+        (fixed by their bits) fit the methods that are tried, the other half chooses, and the method chosen is fitted on all
+        `rows`. A copy or a part of an array is not recognised.
+    column : mapping of str to str, optional
+        The parquet column, pickle key or tensor that holds the embeddings of a role, where that is ambiguous.
     bad_rows : {"error", "skip", "keep"}
         What a row without a direction does, as in `fastrealign.fit`.
     {Compute}
@@ -169,8 +193,9 @@ def fit_roles(
     Raises
     ------
     InputError
-        For fewer than two roles, a name of a role that is not given (the nearest is suggested), another method, and as
-        `fastrealign.fit` does; it names the role.
+        For fewer than two roles, a name of a role that is not given (the nearest is suggested), roles of several widths,
+        another method, and as `fastrealign.fit` does; it names the role. For pairs that are too few, of unequal numbers, or
+        whose documents are all of one role.
     BadRowsError
         For a row without a direction, where bad_rows is "error".
 
@@ -183,71 +208,26 @@ def fit_roles(
     >>> index = np.concatenate([roles["text"](sides["text"]), roles["image"](sides["image"])])
     >>> index.shape, roles["query"](sides["query"][0]).shape
     ((400, 8), (8,))
+    >>> pairs = {("query", role): (sides["query"], sides[role]) for role in ("text", "image")}
+    >>> fr.fit_roles(sides, anchor="image", method="auto", pairs=pairs).method in ("none", "balanced", "centred")
+    True
     """
-    _check_roles(rows, anchor, method)
-    read = ReadOptions(bad_rows=bad_rows)
-    options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
-    maps: dict[str, Method] = {}
-    if method in TWO_SIDED:
-        return Roles(_two_sided(rows, anchor, method, options), anchor, method)
-    for role, given in rows.items():
-        if role != anchor:
-            with _named(role):
-                maps[role] = fit_specs(given, rows[anchor], FitOptions(method), read, options)
-    maps[anchor] = unit_rows(next(iter(maps.values())).dim)
-    return Roles({role: maps[role] for role in rows}, anchor, method)
-
-
-def _check_roles(rows: Mapping[str, Any], anchor: str, method: str) -> None:
-    if not isinstance(rows, Mapping) or len(rows) < 2:
+    every = (*ROLE_METHODS, BALANCED, AUTO)
+    if method not in every:
         raise InputError(
-            "roles: expected a mapping of at least two names to rows, such as {'text': texts, 'image': images}"
+            f"there is no method {method!r} for roles{meant(str(method), every)}; choose one of {', '.join(every)}"
         )
-    for role in rows:
-        if not isinstance(role, str) or not _NAME.fullmatch(role):
-            raise InputError(f"role {role!r}: expected a name of letters, digits, _ and -")
-    _known(anchor, rows)
-    if method not in ROLE_METHODS:
-        hint = meant(str(method), ROLE_METHODS)
-        raise InputError(f"there is no method {method!r} for roles{hint}; choose one of {', '.join(ROLE_METHODS)}")
-
-
-def _known(role: str, names: Mapping[str, Any]) -> str:
-    if role not in names:
-        raise InputError(f"there is no role {role!r}{meant(str(role), names)}; the roles are {', '.join(names)}")
-    return role
-
-
-def _two_sided(rows: Mapping[str, Any], anchor: str, method: str, options: PassOptions) -> dict[str, Method]:
-    opened: dict[str, RowSource] = {}
-    sides: dict[str, SideStatistics] = {}
-    for role, given in rows.items():
-        with _named(role):
-            opened[role] = open_rows(given, "target" if role == anchor else "source")
-            sides[role] = read_side(opened[role], f"reading {role}", options)
-            check_side(opened[role].name, sides[role])
-    there = sides[anchor].mean
-    maps: dict[str, Method] = {}
-    for role, side in sides.items():
-        with _named(role):
-            check_widths(opened[role], opened[anchor])
-            scale = _standardising(opened[role]) if method == "z-score" else {}
-            opened[role].check_unchanged()
-        maps[role] = Baseline(method, there, float(np.linalg.norm(side.mean - there)), b=-side.mean, **scale)
-    return maps
-
-
-@contextmanager
-def _named(role: str) -> Iterator[None]:
-    """An InputError says which role it concerns."""
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"role {role}: {error}") from None
-
-
-def _standardising(source: RowSource) -> dict[str, Any]:
-    """The step that divides each column by its standard deviation; projecting before it changes no direction."""
-    deviation = np.sqrt(np.diag(covariance(source).matrix))
-    spread = deviation > 1e-12
-    return {"matrix": np.diag(1.0 / np.where(spread, deviation, 1.0)), "shift": np.zeros(source.d)}
+    needed = method in (BALANCED, AUTO)
+    if needed and pairs is None:
+        raise InputError(
+            f"{method} needs pairs=, rows that belong together, such as {{('query', 'image'): (queries, images), ('query', "
+            "'text'): (queries, texts)}; without pairs choose a method"
+        )
+    if pairs is not None and not needed:
+        raise InputError(f"pairs are for {BALANCED} and {AUTO}, {method} takes none; leave them out")
+    options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)
+    fits = RoleFits.open(rows, anchor, column, options)
+    if not needed:
+        return Roles(fits.maps(method), anchor, method)
+    choice = chosen(fits, method, pairs)
+    return Roles(choice.maps, anchor, choice.method, choice.reason, choice.trials)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.moments import trace_of_unit_rows
 from fastrealign.methods.sampling import Sampling
+
+if TYPE_CHECKING:
+    from fastrealign.diagnostics.second_moments import Covariance
 
 # Below this trace the rows are one direction and rounding noise: sums are exact to 2^-41 an entry.
 SMALLEST_TRACE = 1e-9
@@ -41,6 +45,18 @@ class SideStatistics:
     def of(cls, sums: ExactSum, bad: int) -> SideStatistics:
         """From the sums of unit rows."""
         return cls.around(sums.mean, sums.count, bad)
+
+
+class Known(NamedTuple):
+    """What a fit need not read: the statistics of its source and of its target, checked already, and the covariance of its
+    target; None to read it."""
+
+    source: SideStatistics | None = None
+    target: SideStatistics | None = None
+    covariance: Covariance | None = None
+
+
+NOTHING = Known()
 
 
 def scale_and_shift(source: SideStatistics, target: SideStatistics) -> tuple[float, np.ndarray]:
@@ -81,6 +97,24 @@ def read_side(source: RowSource, phase: str, options: PassOptions) -> SideStatis
     return SideStatistics.of(sums, this.bad)
 
 
+def source_side(source: RowSource, options: PassOptions, known: Known) -> SideStatistics:
+    """The statistics of the source of a fit, read and checked where they are not known."""
+    if known.source is not None:
+        return known.source
+    found = read_side(source, "reading the source", options)
+    check_side(source.name, found)
+    return found
+
+
+def target_side(target: RowSource, options: PassOptions, known: Known) -> SideStatistics:
+    """The same of the target."""
+    if known.target is not None:
+        return known.target
+    found = read_side(target, "reading the target", options)
+    check_target(target.name, found)
+    return found
+
+
 def check_widths(source: RowSource, target: RowSource) -> None:
     if source.d != target.d:
         raise InputError(
@@ -110,6 +144,11 @@ def check_side(name: str, side: SideStatistics) -> None:
 def check_target(name: str, side: SideStatistics) -> None:
     """The same for the side that rows move to, which needs a centroid."""
     check_side(name, side)
+    warn_of_no_centroid(name, side)
+
+
+def warn_of_no_centroid(name: str, side: SideStatistics) -> None:
+    """A warning where there is no centroid to move to."""
     if np.linalg.norm(side.mean) < NO_CENTROID:
         warn(
             f"{name}: the mean of the unit rows is zero, so there is no centroid to move to; were they centred already?"

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 import fastrealign as fr
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.methods.roles import ROLE_METHODS, TWO_SIDED
+from fastrealign.methods.role_fits import ROLE_METHODS, TWO_SIDED
 
 D = 12
 
