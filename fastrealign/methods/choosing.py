@@ -88,7 +88,8 @@ def _halves(
 
     By the rows, not by their numbers: a query of several kinds of pairs belongs to one half in all of them.
     """
-    chosen_half, rows = {}, {}
+    chosen_half: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+    rows: dict[str, list[np.ndarray]] = {}
     for kind, (queries, documents) in read.items():
         first = _coin(queries)
         if min(first.sum(), (~first).sum()) < FEWEST:

@@ -57,13 +57,14 @@ class Trial:
         return cls(float(value["found"]), float(value["error"]), kinds)
 
 
-def trial_of(pairs: Pairs, found: Found) -> Trial:
+def trial_of(pairs: Pairs, what: Found) -> Trial:
     kinds = {}
-    for kind, together, alone in zip(pairs.kinds, found.together, found.alone, strict=True):
-        of = together.mean(), error_of(pairs, [kind], [together]), alone.mean(), error_of(pairs, [kind], [alone])
-        kinds[str(kind)] = KindFigures(*map(float, of), pairs=len(together))
+    for kind, together, alone in zip(pairs.kinds, what.together, what.alone, strict=True):
+        errors = error_of(pairs, [kind], [together]), error_of(pairs, [kind], [alone])
+        found = float(together.mean()), float(alone.mean())
+        kinds[str(kind)] = KindFigures(found[0], errors[0], found[1], errors[1], len(together))
     overall = float(np.mean([one.found for one in kinds.values()]))
-    return Trial(overall, error_of(pairs, pairs.kinds, found.together), kinds)
+    return Trial(overall, error_of(pairs, pairs.kinds, what.together), kinds)
 
 
 def error_of(pairs: Pairs, kinds: list[Kind], values: list[np.ndarray]) -> float:
