@@ -1,0 +1,188 @@
+"""Queries and documents as rows with ids, and what judgements say about them, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.listing import count
+from fastrealign.core.progress import SILENT
+from fastrealign.core.text import brief
+from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
+from fastrealign.data.row_ids import IdsOf
+from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import FileSource, open_rows
+from fastrealign.diagnostics.rows import count_rows
+from fastrealign.formats.metadata import attach_metadata
+from fastrealign.retrieval.judgements import Judgements
+
+QUERY, TEXT, IMAGE = "query", "text", "image"
+ROLES = (QUERY, TEXT, IMAGE)
+_NAMES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of one role. given: as the caller gave them, for fits; ids_from: where the ids come from, for messages."""
+
+    role: str
+    given: Any
+    source: RowSource
+    rows: int
+    ids: IdIndex | RowNumbers
+    ids_from: str
+
+
+@dataclass(frozen=True, eq=False)
+class Relevant:
+    """The relevant documents of one role: place of the query among those judged, row of the document, grade (at least 1)."""
+
+    query: np.ndarray
+    document: np.ndarray
+    grade: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Judgements by row.
+
+    queries    int64 (n,): the judged rows of the queries that have a relevant document, ascending
+    relevant   of each role of documents
+    notes      what was left out, in sentences
+    """
+
+    queries: np.ndarray
+    relevant: Mapping[str, Relevant]
+    notes: tuple[str, ...]
+
+
+def open_role(role: str, given: Any, column: str | None, ids: Any) -> Rows:
+    """Open the rows of a role with their ids: `ids` (a file or a list), those of the files, or the numbers of the rows.
+
+    Raises InputError where an id occurs twice, where ids are not as many as rows, and for rows that can be read only once.
+    """
+    source = open_rows(given, "target" if role == IMAGE else "source", column)
+    if not source.again:
+        raise InputError(f"{_NAMES[role]}: can be read only once, and this reads more often; give a list of chunks")
+    if not isinstance(source, FileSource):
+        source.name = _NAMES[role]
+    rows = count_rows(source)
+    if isinstance(source, FileSource):
+        attach_metadata(source.files.shards)
+        of = IdsOf(source.files.shards, ids, None)
+    elif ids is not None:
+        of = IdsOf([], ids, None, rows)
+    else:
+        return Rows(role, given, source, rows, RowNumbers(rows), f"the numbers of the rows, 0 to {rows - 1}")
+    if of.numbered:
+        return Rows(role, given, source, rows, RowNumbers(rows), of.named)
+    try:
+        index = IdIndex.make(of.batches(SILENT), rows, None, {})
+    except Twice as pair:
+        where = source.files.where if isinstance(source, FileSource) else lambda row: f"{source.name}: row {row}"
+        raise InputError(
+            f"{where(pair.second)}: has the same id as {where(pair.first)}; ids from {of.named} must be unique"
+        ) from None
+    return Rows(role, given, source, rows, index, of.named)
+
+
+def judged_pairs(queries: Rows, documents: Mapping[str, Rows]) -> Judged:
+    """Row i of the queries belongs to row i of the documents of every role."""
+    for one in documents.values():
+        if one.rows != queries.rows:
+            raise InputError(
+                f"{one.source.name}: {one.rows} rows, queries {queries.rows}; in pairs row i of the queries belongs to row i "
+                "of the documents, else name a file of judgements"
+            )
+    rows = np.arange(queries.rows)
+    return Judged(rows, {role: Relevant(rows, rows, np.ones_like(rows)) for role in documents}, ())
+
+
+def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str, Rows]) -> Judged:
+    """Judgements by id, looked up among the ids of queries and documents.
+
+    Raises InputError if no judged query is left that has an embedding and a relevant document with one.
+    """
+    names = list(judgements.grades)
+    rows = queries.ids.find(names)
+    notes = _missing("judged query", "judged queries", [names[i] for i in np.flatnonzero(rows < 0)], queries.ids_from)
+    pairs = [
+        (row, of)
+        for name, row in zip(names, rows.tolist(), strict=True)
+        if row >= 0
+        for of in [judgements.grades[name]]
+    ]
+    pairs.sort(key=lambda pair: pair[0])
+    wanted = list(dict.fromkeys(id for _, of in pairs for id in of))
+    found = {role: dict(zip(wanted, one.ids.find(wanted).tolist(), strict=True)) for role, one in documents.items()}
+    unknown = [id for id in wanted if all(of[id] < 0 for of in found.values())]
+    listed = " and of ".join(dict.fromkeys(one.ids_from for one in documents.values()))
+    notes += _missing("judged document", "judged documents", unknown, listed)
+    if len(documents) == 2:
+        both = sum(all(of[id] >= 0 for of in found.values()) for id in wanted)
+        if both:
+            notes.append(f"{count(both, 'judged id')} of a text and of an image: both count as the document")
+    kept: list[int] = []
+    lists: dict[str, list[tuple[int, int, int]]] = {role: [] for role in documents}
+    empty = 0
+    for row, of in pairs:
+        own = {
+            role: [(len(kept), rows_of[id], grade) for id, grade in of.items() if grade > 0 and rows_of[id] >= 0]
+            for role, rows_of in found.items()
+        }
+        if not any(own.values()):
+            empty += 1
+            continue
+        kept.append(row)
+        for role, triples in own.items():
+            lists[role] += triples
+    if empty:
+        notes.append(
+            f"{empty:,} judged {'query has' if empty == 1 else 'queries have'} no relevant document among these"
+        )
+    if not kept:
+        why = f": {'; '.join(notes)}" if notes else ""
+        raise InputError(f"{judgements.name}: no judged query is left that can be measured{why}")
+    relevant = {role: Relevant(*np.array(of, np.int64).reshape(-1, 3).T) for role, of in lists.items()}
+    return Judged(np.array(kept, np.int64), relevant, tuple(notes))
+
+
+def sampled(judged: Judged, most: int, seed: int) -> Judged:
+    """At most `most` of the judged queries, drawn at random; the notes say so."""
+    n = len(judged.queries)
+    if n <= most:
+        return judged
+    keep = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    place = np.full(n, -1)
+    place[keep] = np.arange(most)
+    relevant = {}
+    for role, of in judged.relevant.items():
+        here = place[of.query] >= 0
+        relevant[role] = Relevant(place[of.query[here]], of.document[here], of.grade[here])
+    note = f"{most:,} of {n:,} judged queries are measured, drawn with seed {seed}"
+    return Judged(judged.queries[keep], relevant, (*judged.notes, note))
+
+
+def named_in_order(side: Rows, ids: Sequence[str] | None, file: str) -> Rows:
+    """The rows with the ids of a layout's list, where they have none of their own; row i is of line i."""
+    if ids is None or not isinstance(side.ids, RowNumbers):
+        return side
+    if len(ids) != side.rows:
+        raise InputError(
+            f"{side.source.name}: has no ids, and {side.rows} rows where {file} has {len(ids)} lines; give the ids of the rows "
+            f"in their order (--ids {side.role}=FILE, ids={{{side.role!r}: ...}})"
+        )
+    of = IdsOf([], ids, None, side.rows)
+    index = IdIndex.make(of.batches(SILENT), side.rows, None, {})
+    return Rows(side.role, side.given, side.source, side.rows, index, file)
+
+
+def _missing(one: str, many: str, ids: list[str], listed: str) -> list[str]:
+    if not ids:
+        return []
+    what = f"1 {one} has" if len(ids) == 1 else f"{len(ids):,} {many} have"
+    return [f"{what} no embedding, the first is {brief(ids[0])} (looked for among {listed})"]
