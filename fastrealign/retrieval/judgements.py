@@ -35,8 +35,7 @@ DOCUMENT_NAMES = (
     "docid",
     "document",
     "doc",
-)
-DOCUMENT_NAMES += ("docno", "image_id", "pid", "passage_id")
+, "docno", "image_id", "pid", "passage_id")
 GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgement", "judgment")
 # trec_eval counts gains in 32 bits.
 MOST = 1_000_000
