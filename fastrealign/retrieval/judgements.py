@@ -35,7 +35,11 @@ DOCUMENT_NAMES = (
     "docid",
     "document",
     "doc",
-, "docno", "image_id", "pid", "passage_id")
+    "docno",
+    "image_id",
+    "pid",
+    "passage_id",
+)
 GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgement", "judgment")
 # trec_eval counts gains in 32 bits.
 MOST = 1_000_000
