@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fastrealign.methods.fitting import fit
     from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
+    from fastrealign.methods.paired import fit_map
+    from fastrealign.methods.paired_map import PairedMap
     from fastrealign.methods.roles import Roles, fit_roles
     from fastrealign.methods.updating import update
 
@@ -41,6 +43,7 @@ __all__ = [
     "FitWarning",
     "InputError",
     "Moments",
+    "PairedMap",
     "Roles",
     "__version__",
     "align",
@@ -48,6 +51,7 @@ __all__ = [
     "check",
     "convert",
     "fit",
+    "fit_map",
     "fit_roles",
     "load",
     "report",
@@ -62,6 +66,7 @@ _HOMES = {
     "FitWarning": "core.errors",
     "InputError": "core.errors",
     "Moments": "methods.moments",
+    "PairedMap": "methods.paired_map",
     "ReAlign": "methods.estimator",
     "Roles": "methods.roles",
     "__version__": "core.version",
@@ -70,6 +75,7 @@ _HOMES = {
     "check": "methods.checking",
     "convert": "jobs.conversion",
     "fit": "methods.fitting",
+    "fit_map": "methods.paired",
     "fit_roles": "methods.roles",
     "load": "methods.loading",
     "report": "gap_report",

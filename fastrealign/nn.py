@@ -20,6 +20,7 @@ from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import FirstRows
 from fastrealign.methods.noisy_module import NoisyModule, has_direction
+from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.statistics import SMALLEST_TRACE
 
 
@@ -263,6 +264,8 @@ def as_module(method: Method | str | os.PathLike, *, noise: float = 0.0, seed: i
     ReAlign or Steps
     """
     method = as_method(method)
+    if isinstance(method, PairedMap):
+        raise InputError("a map from pairs has no module; call it on rows in memory")
     if isinstance(method, Baseline):
         return Steps(method, noise, seed)
     return ReAlign(Alignment.of(method), noise=noise, seed=seed)

@@ -106,12 +106,13 @@ def as_output(out: object) -> np.ndarray:
     return out if type(out) is np.ndarray else unmasked(out, "out")
 
 
-def check_output(x: np.ndarray, out: np.ndarray) -> None:
-    """Raise InputError where the results of the rows `x` cannot be stored in `out`."""
+def check_output(x: np.ndarray, out: np.ndarray, width: int | None = None) -> None:
+    """Raise InputError where the results of the rows `x`, `width` wide or as wide as `x`, cannot be stored in `out`."""
+    shape = (len(x), width or x.shape[1])
     contiguous = out.size == 0 or out.shape[-1] == 1 or out.strides[-1] == out.itemsize
-    if out.shape != x.shape or out.dtype not in CODES or not contiguous:
+    if out.shape != shape or out.dtype not in CODES or not contiguous:
         raise InputError(
-            f"out has shape {out.shape} and type {out.dtype}, expected {x.shape} in a float type, rows together"
+            f"out has shape {out.shape} and type {out.dtype}, expected {shape} in a float type, rows together"
         )
     if not out.flags.writeable:
         raise InputError("out is read-only")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import Field
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -55,6 +56,11 @@ class MapsRows:
         vars(self).update(state)
         self.__post_init__()  # what copy and pickle make of a read-only array can be written to
 
+    @property
+    def dim_out(self: Method) -> int:
+        """Width of the rows it gives."""
+        return self.dim
+
     @documented(NoiseOptions)
     def __call__(
         self: Method,
@@ -94,7 +100,7 @@ class MapsRows:
 
         Returns
         -------
-        array (n, dim), or one vector (dim,)
+        array (n, dim_out), or one vector (dim_out,)
             In the caller's kind of array and element type. An index is kept; a list or tuple comes back as one; Arrow lists,
             Hugging Face columns and what has `__array__` come back as NumPy arrays, what only supports DLPack or
             `__cuda_array_interface__` as torch tensors.
@@ -121,6 +127,12 @@ class MapsRows:
             raise InputError(
                 "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
             )
+        if bad_rows == "keep" and self.dim_out != self.dim:
+            raise InputError(
+                f"bad_rows='keep' passes rows on unchanged, but {self.name} maps from a width of {self.dim} to {self.dim_out}; "
+                "choose 'error' or 'skip'"
+            )
+        shape = len(rows), self.dim_out
         tensor = is_tensor(x)
         if out is not None:
             result = out[None] if single and hasattr(out, "ndim") and out.ndim == 1 else out
@@ -131,11 +143,11 @@ class MapsRows:
             view = checked_output(result) if on_device(rows) and is_tensor(result) else as_output(result)
         elif tensor:
             kind = x.dtype if dtype is None else getattr(torch, as_dtype(dtype).name)
-            result, view = _made_like(given, x, rows.shape, kind)
+            result, view = _made_like(given, x, shape, kind)
         else:
             wanted = rows.dtype if dtype is None else as_dtype(dtype)
-            small = rows.size * wanted.itemsize < _SMALL
-            result = view = np.empty(rows.shape, wanted) if small else empty_rows(len(rows), rows.shape[1], wanted)
+            small = prod(shape) * wanted.itemsize < _SMALL
+            result = view = np.empty(shape, wanted) if small else empty_rows(*shape, wanted)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
         found = applied.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
         if found.bad and bad_rows == "error":

@@ -19,7 +19,7 @@ class ExactProduct:
     """
 
     def __init__(self, matrix: np.ndarray, narrow: bool) -> None:
-        room = _BITS - (len(matrix) - 1).bit_length()
+        room = _BITS - (matrix.shape[1] - 1).bit_length()
         self._of_e = 24 if narrow else room // 2
         self._narrow = narrow
         of_m = room - self._of_e
@@ -29,7 +29,7 @@ class ExactProduct:
         self._high, self._low = high, np.rint((matrix.T - high * self._unit) / self._fine)
 
     def __call__(self, e: np.ndarray) -> np.ndarray:
-        """float64 (n, d) in and out."""
+        """float64 (n, d) in, (n, rows of M) out."""
         step = 2.0**-self._of_e
         first = np.rint(e / step)
         low = (first @ self._low) * (self._fine * step)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # baselines.py describes the methods.
 METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
+# Of maps from pairs (paired.py).
+PAIRED_METHODS = ("procrustes", "ridge")
 CENTROIDS = ("paper", "exact")
 
 

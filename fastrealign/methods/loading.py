@@ -13,6 +13,7 @@ from fastrealign.formats.saved_tensors import OtherKind
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
+from fastrealign.methods.paired_map import PAIRED, PairedMap
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
@@ -24,11 +25,11 @@ def load(path: AnyPath) -> Method:
     Parameters
     ----------
     path : str or path
-        What `save` of an Alignment or a Baseline wrote; a URL, too.
+        What `save` of an Alignment, a Baseline or a PairedMap wrote; a URL, too.
 
     Returns
     -------
-    Alignment or Baseline
+    Alignment, Baseline or PairedMap
 
     Raises
     ------
@@ -46,6 +47,8 @@ def load(path: AnyPath) -> Method:
             raise InputError(
                 f"{path}: holds scores, expected an alignment: fastrealign.retrieval.Scores.load(path)"
             ) from None
+        if error.kind == PAIRED:
+            return PairedMap.load(path)
         if error.kind != "baseline":
             raise
     return Baseline.load(path)
@@ -53,7 +56,7 @@ def load(path: AnyPath) -> Method:
 
 def as_method(given: Method | AnyPath) -> Method:
     """A fitted method as it is; the path or URL of a saved one, loaded."""
-    if isinstance(given, Baseline):
+    if isinstance(given, (Baseline, PairedMap)):
         return given
     return load(given) if isinstance(given, (str, os.PathLike)) else Alignment.of(given)
 

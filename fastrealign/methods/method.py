@@ -28,12 +28,16 @@ class Method(Protocol):
         """Width of the rows it maps."""
 
     @property
+    def dim_out(self) -> int:
+        """Width of the rows it gives: `dim`, but for a map from pairs of two encoders."""
+
+    @property
     def s(self) -> float:
         """The scale."""
 
     @property
     def mean_target(self) -> np.ndarray:
-        """float64 (dim,): the mean of the target's unit rows."""
+        """float64 (dim_out,): the mean of the target's unit rows."""
 
     @property
     def gap_before(self) -> float:

@@ -21,6 +21,7 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.data.options import NoiseOptions
+from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.noise import noise, row_numbers
 from fastrealign.methods.steps import Call, apply_steps
 
@@ -37,6 +38,8 @@ def with_noise(method: Method, options: NoiseOptions) -> Method:
     """The method with this noise on its rows. C3, whose noise comes before its projection, gets it of this length instead."""
     if not options:
         return method
+    if method.name in PAIRED_METHODS:
+        raise InputError("noise is for rows that a model is trained on; a map from pairs takes none")
     if method.name == "c3":
         return replace(method, sigma=options.sigma(method.dim), seed=options.seed)  # type: ignore[type-var]  # a Baseline
     return Noisy(method, options)
@@ -60,6 +63,10 @@ class Noisy:
     @property
     def dim(self) -> int:
         return self.method.dim
+
+    @property
+    def dim_out(self) -> int:
+        return self.method.dim_out
 
     @property
     def s(self) -> float:

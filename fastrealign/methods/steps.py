@@ -31,9 +31,12 @@ class Call(NamedTuple):
     backend: str | None
 
 
-def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Call) -> Counts:
-    """Store last(steps(rows)) in `out`, an array, and add up what was stored; without a last step rows are not projected."""
-    check_output(rows, out)
+def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Call, width: int | None = None) -> Counts:
+    """Store last(steps(rows)) in `out`, an array, and add up what was stored; without a last step rows are not projected.
+
+    width   of what `steps` returns, where that is not the width of the rows; rows without a direction are then stored as zeros
+    """
+    check_output(rows, out, width)
     state = np.empty(len(rows), np.uint8) if call.flags is None else call.flags
     numbers = row_numbers(call.first, len(rows))
     for lo in range(0, len(rows), STEP_ROWS):
@@ -51,5 +54,5 @@ def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Ca
             if call.into is not None:
                 call.into.add_rows(to[~bad])
         spoiled = here != GOOD
-        to[spoiled] = part[spoiled]
+        to[spoiled] = part[spoiled] if to.shape == part.shape else 0.0
     return counted(state)

@@ -235,6 +235,7 @@ PUBLIC = {
     "embed_files",
     "fit",
     "fit_baseline",
+    "fit_map",
     "fit_roles",
     "index",
     "report",

@@ -1,0 +1,169 @@
+"""Maps from pairs, for a change of encoder without embedding everything anew: from old rows to where the new encoder puts them.
+
+A sample of items is embedded with both encoders; the map that is fitted on these pairs moves the rows of all other items.
+Drift-Adapter (arXiv 2509.23471) measures such maps on encoders of text and of pictures.
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.errors import InputError, warn
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.options import check_choice
+from fastrealign.methods import recall_kept
+from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.pair_moments import PairMoments, pair_blocks, shares
+from fastrealign.methods.pair_solutions import one_thread, procrustes, ridge
+from fastrealign.methods.pair_sources import open_pairs
+from fastrealign.methods.paired_map import PairedMap
+
+# Held-out pairs at most: they are kept in memory, and searched by each other.
+MOST_HELD_OUT = 5000
+# Of the pairs that a ridge is fitted on, those that choose its strength.
+_CHOOSING = 0.15
+# Below so many pairs a column, more pairs still raise the recall by much.
+_FEW = 4
+
+
+@computes
+def fit_map(
+    old: Any,
+    new: Any,
+    *,
+    method: str = "procrustes",
+    pairs: str = "auto",
+    queries: Any = None,
+    held_out: float = 0.2,
+    seed: int = 0,
+    bad_rows: str = "error",
+    column: str | None = None,
+    target_column: str | None = None,
+    progress: Progress = SILENT,
+) -> PairedMap:
+    """Fit a map from the rows of an old encoder to those of a new one, from items that both embedded.
+
+    One pass in bounded memory: six matrices of the widths at most, and the held-out pairs. Sums are exact, so chunks and
+    threads do not change the result; the decomposition of their matrix runs on one thread where threadpoolctl is installed
+    (scikit-learn brings it), else its last digits may depend on the number of BLAS threads.
+
+    Parameters
+    ----------
+    old, new : rows (n, d_old) and (n, d_new)
+        Embeddings of the same items, as `fastrealign.fit` takes them: arrays, tensors, files, folders, iterables of chunks. The
+        widths may differ. In a folder with text and images, name the folder of one.
+    method : {"procrustes", "ridge"}
+        procrustes: the scaled rotation, with a translation, that brings old rows nearest to new ones; semi-orthogonal for
+        unequal widths. ridge: the affine map of least squares; its strength is chosen on a part of the pairs.
+    pairs : {"auto", "rows", "ids"}
+        rows: row i of `old` and row i of `new` are of one item. ids: rows with the same id, where both are files that hold ids;
+        ids that only one side has are left out. auto: ids where both sides have them.
+    queries : rows (n, d_new), optional
+        Queries by the new encoder (such as captions, where old and new are pictures), row i for row i of `new`: then the
+        recall kept is that of these queries.
+    held_out : float, default 0.2
+        Share of the pairs, at most 5,000, that measures the recall kept. 0: none, `kept` is None.
+    seed : int
+        Decides which pairs are held out, and the resampling of the interval.
+    bad_rows : {"error", "skip"}
+        A row with NaN, Inf or only zeros: BadRowsError, or its pair is left out.
+    column, target_column : str, optional
+        The column, key or tensor that holds the embeddings in files of `old` and of `new`, where that is ambiguous.
+    progress : Progress
+        Called as the pass advances; by default nothing is shown.
+
+    Returns
+    -------
+    PairedMap
+
+    Raises
+    ------
+    InputError
+        For another method, different numbers of rows, old and new that are the same rows, and no more pairs to fit on than the
+        lesser width: the rotation is then not determined.
+    BadRowsError
+        For a row without a direction, where bad_rows is "error".
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> items, turn = rng.standard_normal((400, 8)), np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    >>> found = fr.fit_map(items, items @ turn + 0.01 * rng.standard_normal((400, 8)))
+    >>> found
+    PairedMap('procrustes', 8 -> 8, 326 pairs, recall kept 0.992)
+    >>> found(items[:3]).shape
+    (3, 8)
+    """
+    _check_options(method, held_out, seed, bad_rows)
+    opened = open_pairs(old, new, queries, pairs, (column, target_column), progress)
+    sides = opened.sides
+    count = sides[0].rows
+    part = min(held_out, MOST_HELD_OUT / count) if count else held_out
+    moments, choosing = (PairMoments(sides[0].d, sides[1].d, method == "ridge") for _ in range(2))
+    aside: list[list[np.ndarray]] = [[np.empty((0, side.d))] for side in sides]
+    kept_aside = 0
+    for at, blocks in pair_blocks(sides, bad_rows == "skip", progress):
+        share = shares(at, seed)
+        out = share < part
+        out[np.flatnonzero(out)[max(MOST_HELD_OUT - kept_aside, 0) :]] = False
+        kept_aside += np.count_nonzero(out)
+        for rows, block in zip(aside, blocks, strict=True):
+            rows.append(block[out])
+        chooses = ~out & (share > 1.0 - _CHOOSING * (1.0 - part)) & (method == "ridge")
+        for into, chosen in ((moments, ~out & ~chooses), (choosing, chooses)):
+            into.add(blocks[0][chosen], blocks[1][chosen])
+    _check_enough(sides[0].d, sides[1].d, moments.count + choosing.count, kept_aside)
+    with one_thread():
+        solved = procrustes(moments) if method == "procrustes" else ridge(moments, choosing)
+    found = PairedMap(
+        method,
+        solved.matrix,
+        solved.shift,
+        moments.means[1],
+        moments.count,
+        opened.matched,
+        solved.strength,
+        None,
+        sides[0].encoder,
+        sides[1].encoder,
+    )
+    return found if not held_out else _measured(found, [np.concatenate(rows) for rows in aside], seed)
+
+
+def _measured(found: PairedMap, aside: list[np.ndarray], seed: int) -> PairedMap:
+    """The map with the recall that it keeps on these pairs."""
+    old, *others = aside
+    mapped = np.empty((len(old), found.dim_out))
+    found.apply(old, mapped)
+    return replace(found, kept=recall_kept.recall_kept(mapped, others[0], others[1] if others[1:] else None, seed))
+
+
+def _check_options(method: str, held_out: float, seed: int, bad_rows: str) -> None:
+    check_choice("method", method, PAIRED_METHODS)
+    check_choice("bad_rows", bad_rows, ("error", "skip"))
+    if not (isinstance(held_out, numbers.Real) and 0.0 <= held_out <= 0.9):
+        raise InputError(f"held_out={held_out!r}: expected a share of the pairs from 0 to 0.9, such as 0.2")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed!r}: expected a whole number from 0 to 2^63 - 1")
+
+
+def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:
+    """InputError where the pairs do not determine a map; a warning where more would still help much."""
+    least, wanted = min(d_old, d_new) + 1, _FEW * max(d_old, d_new)
+    beside = f" beside {aside:,} held out" if aside else ""
+    if pairs < least:
+        raise InputError(
+            f"{pairs:,} pairs to fit on{beside}, expected at least {least:,} for rows {d_old} and {d_new} wide: fewer do not "
+            f"determine the rotation; embed a sample of about {wanted:,} items with both encoders"
+        )
+    if pairs < wanted:
+        warn(
+            f"{pairs:,} pairs to fit on{beside}, for rows {d_old} and {d_new} wide: more still raise the recall kept, aim for "
+            f"{wanted:,} or more"
+        )

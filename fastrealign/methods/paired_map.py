@@ -1,0 +1,202 @@
+"""PairedMap: a fitted map from the rows of one encoder to those of another (`paired.fit_map`)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD, Counts
+from fastrealign.core.errors import InputError
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.float_state import computes
+from fastrealign.core.progress import SILENT
+from fastrealign.core.row_map import UNIT
+from fastrealign.core.tensors import on_device
+from fastrealign.core.version import __version__
+from fastrealign.formats.saved_tensors import (
+    check_record,
+    check_saved_name,
+    check_tensors,
+    damaged,
+    load_tensors,
+    save_tensors,
+)
+from fastrealign.methods import recall_kept
+from fastrealign.methods.calling import MapsRows
+from fastrealign.methods.exact_product import ExactProduct
+from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.pair_moments import pair_blocks
+from fastrealign.methods.pair_sources import open_pairs
+from fastrealign.methods.recall_kept import Kept
+from fastrealign.methods.steps import Call, apply_steps
+from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, TEXT, one_of, or_none
+
+if TYPE_CHECKING:
+    from fastrealign.core.row_map import RowMap
+    from fastrealign.storage.paths import AnyPath
+
+# The kind of a saved map.
+PAIRED = "map from pairs"
+_RECORD = {
+    "name": one_of(*PAIRED_METHODS),
+    "pairs": COUNT,
+    "matched": TEXT,
+    "strength": or_none(NOT_NEGATIVE),
+    "encoder_source": or_none(TEXT),
+    "encoder_target": or_none(TEXT),
+    "version": TEXT,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PairedMap(MapsRows):
+    """A map from the rows of one encoder to those of another: f(y) = pi(M pi(y) + shift), unit rows; pi(v) = v/|v|.
+
+    Attributes
+    ----------
+    name : str
+        "procrustes" or "ridge".
+    matrix : float64 array (dim_out, dim)
+        M.
+    shift, mean_target : float64 array (dim_out,)
+        The translation, and the mean of the new encoder's unit rows.
+    pairs : int
+        Pairs that it was fitted on.
+    matched : str
+        "rows" or "ids": how these were matched.
+    strength : float or None
+        Of a ridge.
+    kept : Kept or None
+        Recall kept on held-out pairs; None if it was not measured.
+    encoder_source, encoder_target : str or None
+        Names of the old and the new encoder, where they are known.
+    version : str
+        Version of fastrealign that made it.
+    """
+
+    name: str
+    matrix: np.ndarray
+    shift: np.ndarray
+    mean_target: np.ndarray
+    pairs: int
+    matched: str = "rows"
+    strength: float | None = None
+    kept: Kept | None = None
+    encoder_source: str | None = None
+    encoder_target: str | None = None
+    version: str = __version__
+
+    # A map has no gap: rows of two encoders have no place in common.
+    s: ClassVar[float] = 1.0
+    gap_before: ClassVar[float] = float("nan")
+    gap_left: ClassVar[float] = float("nan")
+    row_map: ClassVar[RowMap | None] = None
+    numbered: ClassVar[bool] = False
+
+    @property
+    def dim(self) -> int:
+        """Width of the rows it maps."""
+        return self.matrix.shape[1]
+
+    @property
+    def dim_out(self) -> int:
+        """Width of the rows it gives."""
+        return len(self.matrix)
+
+    @cached_property
+    def _products(self) -> tuple[ExactProduct, ExactProduct]:
+        """Products with M, for float64 and for narrower rows."""
+        return ExactProduct(self.matrix, False), ExactProduct(self.matrix, True)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides the output."""
+        digest = hashlib.sha256(repr((PAIRED, self.matrix.shape)).encode())
+        for value in (self.matrix, self.shift):
+            digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+    @computes
+    def apply(
+        self,
+        rows: Any,
+        out: Any,
+        *,
+        into: ExactSum | None = None,
+        flags: np.ndarray | None = None,
+        first: int | np.ndarray = 0,
+        threads: int | None = None,
+        backend: str | None = None,
+    ) -> Counts:
+        """Store f(rows) in `out`, (n, dim_out), and add up what was stored in `into`; any split gives the same bits."""
+        if on_device(rows):
+            raise InputError(f"a map from pairs maps rows in memory, these are on {rows.device}; move them with .cpu()")
+        product = self._products[np.float64 not in (rows.dtype, out.dtype)]
+
+        def steps(part: np.ndarray, state: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+            e = np.empty(part.shape)
+            ops.apply(part, UNIT, e, flags=state, threads=threads, backend=backend)
+            e[state != GOOD] = 0.0
+            return product(e) + self.shift
+
+        return apply_steps(rows, out, steps, UNIT, Call(into, flags, first, threads, backend), self.dim_out)
+
+    @computes
+    def measure(self, old: Any, new: Any, queries: Any = None, *, seed: int = 0) -> Kept:
+        """The recall kept on other pairs than those that it was fitted on.
+
+        Parameters
+        ----------
+        old, new : array (n, dim) and (n, dim_out)
+            Rows of the same items by both encoders, at least 20. All are held in memory, and searched.
+        queries : array (n, dim_out), optional
+            Queries of the new encoder; the document of query i is row i.
+        seed : int
+            Of the bootstrap.
+
+        Returns
+        -------
+        Kept
+        """
+        sides = open_pairs(self(old, dtype="float64"), new, queries, "rows", (None, None), SILENT).sides
+        blocks = [rows for _, rows in pair_blocks(sides, False, SILENT)]
+        mapped, there, *asked = (np.concatenate(side) for side in zip(*blocks, strict=True))
+        return recall_kept.recall_kept(mapped, there, asked[0] if asked else None, seed)
+
+    def save(self, path: AnyPath) -> None:
+        """Write to a safetensors file, a path or a URL, replaced in one step."""
+        check_saved_name(path, "map")
+        save_tensors(path, *self.to_saved())
+
+    def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The tensors and the record that `save` writes."""
+        scalars = {name: getattr(self, name) for name in _RECORD}
+        tensors = {name: getattr(self, name) for name in ("shift", "mean_target", "matrix")}
+        return tensors, {"kind": PAIRED, **scalars, "kept": self.kept and asdict(self.kept)}
+
+    @classmethod
+    def load(cls, path: AnyPath) -> PairedMap:
+        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
+        tensors, meta = load_tensors(path, PAIRED, ("shift", "mean_target", "matrix"))
+        check_tensors(path, PAIRED, tensors, {"shift": 1, "mean_target": 1})
+        matrix, width = tensors["matrix"], len(tensors["shift"])
+        if matrix.ndim != 2 or len(matrix) != width or matrix.dtype != np.float64:
+            raise damaged(
+                path, PAIRED, f"matrix has shape {matrix.shape} and type {matrix.dtype}, expected {width} rows"
+            )
+        check_record(path, PAIRED, meta, _RECORD)
+        kept = meta.get("kept")
+        if kept is not None:
+            check_record(path, PAIRED, kept, recall_kept.RECORD)
+            kept = Kept(**{name: kept[name] for name in recall_kept.RECORD})
+        values: dict[str, Any] = tensors | {name: meta[name] for name in _RECORD}
+        return cls(**values, kept=kept)
+
+    def __repr__(self) -> str:
+        kept = "not measured" if self.kept is None else f"{self.kept.kept:.3f}"
+        return f"PairedMap({self.name!r}, {self.dim} -> {self.dim_out}, {self.pairs:,} pairs, recall kept {kept})"
