@@ -154,7 +154,7 @@ def tell(results: Results) -> str:
     head = [
         "method",
         "paper",
-        f"demo, {results['rows']:,} rows",
+        f"rendered, {results['rows']:,} rows",
         f"{halves} random halves",
         f"of {MIXING_K}",
         "gap left",
@@ -170,7 +170,7 @@ def tell(results: Results) -> str:
             f"The split into U and V does not matter: with {energies[0]:g} to {energies[-1]:g} of the variance in U, "
             f"blockwise keeps {percent(min(kept))} to {percent(max(kept))}. Nor do small eigenvalues that whitening "
             f"amplifies: U, {frame['rank']} directions, has a condition number of {frame['condition U']:.1f}; V has "
-            f"{frame['condition V']:.1e}, but almost no variance. What matters is that the demo's two sides have nearly "
+            f"{frame['condition V']:.1e}, but almost no variance. What matters is that the rendered encoder's two sides have nearly "
             f"the same axes: their leading {frame['rank']} directions share {percent(frame['shared'])} (at random "
             f"{percent(frame['chance'])}). In a large encoder the leading 128 share {percent(PAPER_SUBSPACES)} (arXiv "
             f"2605.07825). On synthetic rows ({SYNTHETIC['rows']:,} a side, {SYNTHETIC['d']} wide, eigenvalues "
@@ -230,7 +230,7 @@ def draw(results: Results) -> Figure:
             "s",
             color=METHOD[name],
             ms=8,
-            label=f"{NAMES[name]}, demo",
+            label=f"{NAMES[name]}, rendered",
         )
         right.plot(
             100 * PAPER_SUBSPACES,

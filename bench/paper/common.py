@@ -198,7 +198,7 @@ def fitted(name: str, sides: Sides, seed: int = 0, **options: Any) -> Method:
     if name == "c3":
         options = {"seed": seed} | options
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)  # the demo's encoder leaves some directions nearly empty
+        warnings.simplefilter("ignore", FitWarning)  # the rendered encoder leaves some directions nearly empty
         return fit_baseline(name, sides.text, sides.image, **options)
 
 

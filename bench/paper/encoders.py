@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.encoders", description="Train encoders, one a seed.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="DIR/SEED/encoder.safetensors")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
-    parser.add_argument("--steps", type=int, default=None, help="of training (default: the demo's)")
+    parser.add_argument("--steps", type=int, default=None, help="of training (default: those of the shipped encoder)")
     given = parser.parse_args(arguments)
     from safetensors.torch import save
 

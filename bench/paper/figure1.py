@@ -1,6 +1,6 @@
 """python -m bench.paper.figure1 [--quick] [--out FILE.json] [--docs DIR] [--runs DIR] [--only LOSS]: the gap during training.
 
-Figure 1 of the paper: the demo's encoder from scratch, once with CLIP's loss and once with SigLIP's, with
+Figure 1 of the paper: the rendered encoder from scratch, once with CLIP's loss and once with SigLIP's, with
 `diagnostics.GapMonitor` on held-out pairs in two frames: one fixed after a sixth of the steps, as in the paper, and one late.
 `--runs DIR` keeps the run of each loss in DIR/LOSS.json and reuses it; `--only` trains with one loss and stops, so that two can
 train side by side. `--docs` writes DIR/figure1.png and the numbers between the markers of DIR/figure1.md.
@@ -340,7 +340,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for panel in (c2, d2):
         panel.set_xlabel("optimizer steps", color=INK)
     figure.suptitle(
-        f"The demo's encoder from scratch, {settings['steps']} steps of {settings['batch']} pairs; {settings['probe']:,} "
+        f"The rendered encoder from scratch, {settings['steps']} steps of {settings['batch']} pairs; {settings['probe']:,} "
         "held-out pairs. Grey bar: the frame is fixed; before it, each record is in its own.",
         color=INK,
         fontsize=10,

@@ -142,7 +142,7 @@ def tell(results: Results) -> str:
             ]
         )
     halves = len(methods["none"]["halves"])
-    head = ["method", "paper (of raw)", "demo, all rows (of raw)", f"{halves} random halves", "held-out pairs"]
+    head = ["method", "paper (of raw)", "rendered, all rows (of raw)", f"{halves} random halves", "held-out pairs"]
     second, c3 = results["second projection"], results["c3"]
     noise_rows = [
         [
@@ -216,7 +216,7 @@ def draw(results: Results) -> Figure:
         left.annotate(
             small(of["all rows"]), (of["all rows"], y), (0, 7), textcoords="offset points", ha="center", fontsize=8.5
         )
-    left.plot([], [], "o", color="#24292f", label=f"demo, {results['rows']:,} rows a side")
+    left.plot([], [], "o", color="#24292f", label=f"rendered, {results['rows']:,} rows a side")
     left.plot([], [], "|", color="#24292f", label="random halves of them")
     left.plot([], [], "D", mfc="none", color="#24292f", label="paper, 100,000 rows")
     left.set_yticks(at, [NAMES[name] for name in results["methods"]])

@@ -179,13 +179,13 @@ def draw(results: Results) -> Figure:
     gaps.set_ylim(0, 0.75)
     gaps.set_ylabel("gap before alignment")
     gaps.legend(loc="upper right")
-    gaps.set_title("demo, and the paper", loc="left", fontsize=10.5)
+    gaps.set_title("rendered, and the paper", loc="left", fontsize=10.5)
     names = [name for name in ("image", "complete", "long", "short") if name in PAPER]
     left.bar(names, [PAPER[name] for name in names], 0.6, color=[colours[name] for name in names])
     left.set_title("paper", loc="left", fontsize=10.5)
     left.set_ylabel("effective rank")
     bars(right, ("image", *lengths_), "effective rank")
-    right.set_title(f"demo: {what}\nbars: mean, lines: each", loc="left", fontsize=10.5)
+    right.set_title(f"rendered: {what}\nbars: mean, lines: each", loc="left", fontsize=10.5)
     return figure
 
 

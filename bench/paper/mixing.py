@@ -126,11 +126,11 @@ def tell(results: Results) -> str:
     head = [
         "method",
         "paper",
-        f"demo, {results['rows']:,} rows a side",
+        f"rendered, {results['rows']:,} rows a side",
         f"{len(methods['none']['halves'])} random halves",
         "shares, text / image",
         "support balance, 2605.07825",
-        "support balance, demo",
+        "support balance, rendered",
         f"{results['held out']:,} held-out pairs",
     ]
     by_rows = [[f"{of['rows']:,}", *(percent(of[name]) for name in SHOWN)] for of in results["by rows"]]

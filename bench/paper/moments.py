@@ -34,7 +34,7 @@ from fastrealign.diagnostics import Shape, covariance, shape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Directions that carry variance: the demo's images have a cliff behind them (spectra.py).
+# Directions that carry variance: the rendered images have a cliff behind them (spectra.py).
 DIRECTIONS = 12
 HALVES = 5
 ORDERS = ("skewness", "kurtosis")

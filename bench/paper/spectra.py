@@ -50,7 +50,7 @@ def measure(setting: Setting) -> Results:
     sides = shipped(250 if setting.quick else None)
     whole = _read(sides, 0)
     halves = [_read(half(sides, seed), seed) for seed in range(2 if setting.quick else HALVES)]
-    setting.say("spectra and angles of the demo are done")
+    setting.say("spectra and angles of the rendered encoder are done")
     sweep = []
     for noise in NOISES[:2] if setting.quick else NOISES:
         rows = mapped(fitted("c3", sides, sigma=noise / np.sqrt(sides.text.shape[1])), sides.text)
@@ -163,24 +163,24 @@ def tell(results: Results) -> str:
     ]
     made = results["synthetic"]
     synthetic = [[NAMES[name], f"{of['alpha']:.2f}", small(of["js"])] for name, of in made.items()]
-    ratio = {where: of["c3"]["js"] / of["realign"]["js"] for where, of in (("demo", whole), ("synthetic", made))}
+    ratio = {where: of["c3"]["js"] / of["realign"]["js"] for where, of in (("rendered", whole), ("synthetic", made))}
     return "\n\n".join(
         [
             f"Slope α of the spectrum over eigenvalues 1 to {LASTS[-1]} of {results['d']}, and effective rank; "
             f"{len(halves)} random halves, mean ± standard deviation:",
-            table(["side", "α, paper", "α, demo", "of singular values", "halves", "effective rank"], slopes),
+            table(["side", "α, paper", "α, rendered", "of singular values", "halves", "effective rank"], slopes),
             "The paper speaks of log-scaled singular values, so its α may be theirs: half of that of the eigenvalues, which "
-            f"are their squares. Then the demo's images have {whole['image']['alpha'] / 2:.2f} beside the paper's "
+            f"are their squares. Then the rendered images have {whole['image']['alpha'] / 2:.2f} beside the paper's "
             f"{PAPER_ALPHA['image']:.2f}, its captions {whole['none']['alpha'] / 2:.2f} beside {PAPER_ALPHA['none']:.2f}.",
             f"Angles: Jensen-Shannon divergence (JS, in nats) from those within images, over all pairs of "
             f"{min(ANGLE_ROWS, results['rows']):,} rows:",
-            table(["side", "JS, paper", "JS, demo", "halves"], angles),
-            f"*The slope.* The demo's spectrum is not a power law but a plateau and a cliff: {100 * sum(shares[:edge]):.1f} % "
+            table(["side", "JS, paper", "JS, rendered", "halves"], angles),
+            f"*The slope.* The rendered encoder's spectrum is not a power law but a plateau and a cliff: {100 * sum(shares[:edge]):.1f} % "
             f"of the captions' variance lie in the first {edge} directions, and the next eigenvalue is "
             f"{shares[edge - 1] / shares[edge]:.0f} times smaller. So its α depends on the range of the fit more than on the "
             "spectrum. ReAlign preserves it and C3 lowers it in every range:",
             table(["side", *(f"1 to {last}" for last in LASTS), f"R², 1 to {LASTS[-1]}"], ranges),
-            f"*C3's angles.* JS of C3 is {ratio['demo']:.1f} times that of ReAlign, in the paper "
+            f"*C3's angles.* JS of C3 is {ratio['rendered']:.1f} times that of ReAlign, in the paper "
             f"{PAPER_JS['c3'][0] / PAPER_JS['realign'][0]:.0f} times. The ratio depends on the length of the noise (0.5 "
             "above), which the paper does not state; the last row is sigma = √0.016 of C3's own paper, which moves both sides:",
             table(["noise length", "sigma of an entry", "JS of C3", "JS of C3, two-sided", "α of C3"], sweep),

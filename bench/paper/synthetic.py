@@ -1,4 +1,4 @@
-"""Synthetic sides with given spectra and axes, where the demo's encoder is unlike those of the paper."""
+"""Synthetic sides with given spectra and axes, where the rendered encoder is unlike those of the paper."""
 
 from __future__ import annotations
 

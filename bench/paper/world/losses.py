@@ -1,4 +1,4 @@
-"""The demo's encoder with CLIP's or SigLIP's loss, as open_clip implements them."""
+"""The rendered encoder with CLIP's or SigLIP's loss, as open_clip implements them."""
 
 from __future__ import annotations
 

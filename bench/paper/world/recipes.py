@@ -16,7 +16,7 @@ from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.evaluate import score
 from fastrealign.storage.atomic import save_bytes
 
-# Of the figures in docs/paper.md; the demo, whose models come trained, takes more epochs.
+# Of the figures in docs/paper.md; `train demo`, whose models come trained, takes more epochs.
 FIRST, SECOND = {**STAGE_1, "epochs": 2.0}, {**STAGE_2, "epochs": 1.0}
 PAIRED = "paired"  # not a method of alignment: pretraining on the images of the captions' own scenes
 

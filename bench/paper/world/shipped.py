@@ -1,4 +1,4 @@
-"""Train the demo's encoder and remake the shipped embeddings: `python -m bench.paper.world.shipped --out DIR`.
+"""Train the rendered encoder and remake the shipped embeddings: `python -m bench.paper.world.shipped --out DIR`.
 
 Needs the extra `encoder`. Two runs are as equal as fastrealign/cli/demo/encoder.py describes.
 """
@@ -66,7 +66,7 @@ def measure(model: open_clip.CLIP, sets: dict[str, np.ndarray]) -> dict[str, Any
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.paper.world.shipped",
-        description="Train the demo's encoder and embed its scenes and captions.",
+        description="Train the rendered encoder and embed its scenes and captions.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for *.npy, training.json, encoder.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {encoder.BATCH} pairs (default {STEPS})")
