@@ -195,8 +195,8 @@ def _size_table(entries: Sequence[dict[str, Any]]) -> str:
     """A table for each corpus."""
     demo, cloud = entries
     titles = (
-        f"Gap left, median (least to largest) of {TRIALS} trials; the last size is all rows. The rendered encoder: {demo['rows']:,} rows a "
-        f"side, {demo['d']} wide, and 1,000 held-out pairs.",
+        f"Gap left, median (least to largest) of {TRIALS} trials; the last size is all rows. The rendered encoder: "
+        f"{demo['rows']:,} rows a side, {demo['d']} wide, and 1,000 held-out pairs.",
         f"A synthetic cloud of {cloud['rows']:,} rows a side:",
     )
     parts = []

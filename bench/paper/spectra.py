@@ -175,8 +175,8 @@ def tell(results: Results) -> str:
             f"Angles: Jensen-Shannon divergence (JS, in nats) from those within images, over all pairs of "
             f"{min(ANGLE_ROWS, results['rows']):,} rows:",
             table(["side", "JS, paper", "JS, rendered", "halves"], angles),
-            f"*The slope.* The rendered encoder's spectrum is not a power law but a plateau and a cliff: {100 * sum(shares[:edge]):.1f} % "
-            f"of the captions' variance lie in the first {edge} directions, and the next eigenvalue is "
+            f"*The slope.* The rendered encoder's spectrum is not a power law but a plateau and a cliff: "
+            f"{100 * sum(shares[:edge]):.1f} % of the captions' variance lie in the first {edge} directions, and the next eigenvalue is "
             f"{shares[edge - 1] / shares[edge]:.0f} times smaller. So its α depends on the range of the fit more than on the "
             "spectrum. ReAlign preserves it and C3 lowers it in every range:",
             table(["side", *(f"1 to {last}" for last in LASTS), f"R², 1 to {LASTS[-1]}"], ranges),

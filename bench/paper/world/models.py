@@ -4,8 +4,8 @@
 
 writes encoder.safetensors, backbone.safetensors and models.json, their record. Needs the extras `encoder` and `revision`.
 
-Both learn from scenes of the family "shapes" that no set of `train demo` contains. The first scenes are unrelated; the others come
-in groups of four siblings with the same layout and colours, in which either nouns are redrawn, so that the encoder has to
+Both learn from scenes of the family "shapes" that no set of `train demo` contains. The first scenes are unrelated; the others
+come in groups of four siblings with the same layout and colours, in which either nouns are redrawn, so that the encoder has to
 know nouns, or the same nouns change places, so that it has to know which noun has which colour.
 """
 
