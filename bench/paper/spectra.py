@@ -176,9 +176,9 @@ def tell(results: Results) -> str:
             f"{min(ANGLE_ROWS, results['rows']):,} rows:",
             table(["side", "JS, paper", "JS, rendered", "halves"], angles),
             f"*The slope.* The rendered encoder's spectrum is not a power law but a plateau and a cliff: "
-            f"{100 * sum(shares[:edge]):.1f} % of the captions' variance lie in the first {edge} directions, and the next eigenvalue is "
-            f"{shares[edge - 1] / shares[edge]:.0f} times smaller. So its α depends on the range of the fit more than on the "
-            "spectrum. ReAlign preserves it and C3 lowers it in every range:",
+            f"{100 * sum(shares[:edge]):.1f} % of the captions' variance lie in the first {edge} directions, and the next "
+            f"eigenvalue is {shares[edge - 1] / shares[edge]:.0f} times smaller. So its α depends on the range of the fit "
+            "more than on the spectrum. ReAlign preserves it and C3 lowers it in every range:",
             table(["side", *(f"1 to {last}" for last in LASTS), f"R², 1 to {LASTS[-1]}"], ranges),
             f"*C3's angles.* JS of C3 is {ratio['rendered']:.1f} times that of ReAlign, in the paper "
             f"{PAPER_JS['c3'][0] / PAPER_JS['realign'][0]:.0f} times. The ratio depends on the length of the noise (0.5 "

@@ -32,7 +32,7 @@ def add(command: Command) -> None:
     parser.add_argument(
         "--picture",
         metavar="FILE.png",
-        help="also draw both sides and the best pictures of some titles, before and after (needs matplotlib)",
+        help="also draw both sides, and the best pictures of titles that find their own before or after (needs matplotlib)",
     )
     parser.add_argument("--json", action="store_true", help=JSON)
 

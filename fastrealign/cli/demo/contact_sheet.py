@@ -42,9 +42,8 @@ def draw(
         row[0].text(0, 0.5, title, color=INK, fontsize=9, va="center", transform=row[0].transAxes)
         for axis, number in zip(np.delete(row[1:], BEST), [*one.before, *one.after], strict=True):
             _picture(axis, number, own=number == one.query)
-    below.suptitle(
-        "Best of all held-out pictures for a title (framed: its own)", color=INK, fontsize=10, x=0.01, ha="left"
-    )
+    heading = f"Best of all held-out pictures for titles whose own (framed) is among the {BEST} best before or after"
+    below.suptitle(heading, color=INK, fontsize=10, x=0.01, ha="left")
     for name, axis in zip(("before", "after"), (axes[0, 1], axes[0, 2 + BEST]), strict=True):
         axis.set_title(name, color=INK, fontsize=10, loc="left")
     save(figure, path, facecolor=PAPER)

@@ -14,7 +14,7 @@ from fastrealign.cli.demo import real_world, uses
 from fastrealign.cli.demo.contact_sheet import draw
 from fastrealign.cli.demo.picture import check_picture
 from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
-from fastrealign.cli.demo.uses import TOP, Search, Share
+from fastrealign.cli.demo.uses import BEST, TOP, Search, Share
 from fastrealign.core.text import printable
 
 TERMINAL = 3  # queries that the terminal shows; the picture shows all
@@ -135,7 +135,10 @@ class DemoResult:
         ]
 
     def _rankings(self) -> list[str]:
-        lines = ["Best of all held-out pictures for a title, by their own titles (* its own picture)"]
+        lines = [
+            "Best of all held-out pictures for a title, by their own titles (* its own picture)",
+            f"Shown are titles whose own picture is among the {BEST} best before or after; for most titles it is not.",
+        ]
         for one in self.rankings[:TERMINAL]:
             lines.append(f"  “{printable(one.query)}”")
             for name, titles in (("before", one.before), ("after", one.after)):
