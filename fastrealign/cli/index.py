@@ -17,12 +17,15 @@ else:
     index_job = Lazy("fastrealign.retrieval.index_job")
 
 _MORE = """\
-STORE is a LanceDB folder or table (x.lance). The old vectors stay. A run that
-was interrupted or killed resumes when the same command is run again, and maps
-no row twice; so does one after rows were added.
+STORE is a FAISS index file, a LanceDB folder or table (x.lance), or a Qdrant
+folder or URL. The old vectors stay. A run that was interrupted or killed resumes
+when the same command is run again, and maps no row twice; so does one after rows
+were added. A FAISS index is written whole, to a file of its own.
 
 examples:
-  fastrealign index data/lancedb --table docs --roles roles.safetensors --role-column modality"""
+  fastrealign index wiki.faiss --roles roles.safetensors --role image
+  fastrealign index data/lancedb --table docs --roles roles.safetensors --role-column modality
+  fastrealign index http://localhost:6333 --table docs --roles roles.safetensors --role-column modality"""
 
 
 def add(command: Command) -> None:
@@ -36,11 +39,18 @@ def add(command: Command) -> None:
         help="what fastrealign.fit_roles saved; or one saved method, for all rows",
     )
     parser.add_argument("--role", metavar="NAME", help="the role of all rows")
-    parser.add_argument("--role-column", metavar="NAME", help="the column whose value is the role of each row")
+    parser.add_argument(
+        "--role-column",
+        metavar="NAME",
+        help="the column whose value is the role of each row; of FAISS, a .npy file with a role a row, or a .json file of roles "
+        "and ranges of ids",
+    )
     parser.add_argument("--table", metavar="NAME", help="the table or collection, where there are several")
     parser.add_argument("--column", metavar="NAME", help="the vectors to read, where rows have several")
     parser.add_argument(
-        "--to", metavar="NAME", help="the name of the aligned vectors (default: that of the vectors and _aligned)"
+        "--to",
+        metavar="NAME",
+        help="the name of the aligned vectors (default: that of the vectors and _aligned); of FAISS, the new file",
     )
     parser.add_argument("--id-column", metavar="NAME", help="the column that names rows")
     parser.add_argument(

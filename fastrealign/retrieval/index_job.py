@@ -145,19 +145,20 @@ def index(
     Parameters
     ----------
     store : str or path
-        A LanceDB folder or table.
+        A FAISS index file, a LanceDB folder or table, a Qdrant folder or URL.
     roles : Roles, method or path
         What `fit_roles` or `fit` made, or the file that it was saved to.
     role : str, optional
         The role of all rows, where there is no role_column.
     role_column : str, optional
-        The column whose value names the role of each row.
+        The column whose value names the role of each row; of FAISS, a .npy file with a role a row, or a .json file of roles and
+        ranges of ids: {"text": [0, 5000], "image": [5000, 9000]}.
     table : str, optional
         The table or collection, where the store holds several.
     column : str, optional
         The vector to read, where rows have several.
     to : str, optional
-        The name of the aligned vector; by default that of the vector with "_aligned".
+        The name of the aligned vector, by default that of the vector with "_aligned"; of FAISS, the new file.
     id_column : str, optional
         The column that names rows in messages.
     bad_rows : {"error", "skip"}

@@ -110,7 +110,9 @@ def searcher(
     try:
         record = opened.record()
         if record is None:
-            raise InputError(f"{opened.where}: there is no {opened.target}; run `fastrealign index` first")
+            raise InputError(
+                f"{opened.where}: there is no {opened.target} as `fastrealign index` writes it; run that first"
+            )
         if record["fingerprint"] != maps.fingerprint:
             raise InputError(
                 f"{opened.where}: {opened.target} was made with other roles ({record['fingerprint'][:8]}, these are "

@@ -8,10 +8,12 @@ from pathlib import Path
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import note_secrets
 from fastrealign.retrieval.stores.base import Store, StoreOptions
+from fastrealign.retrieval.stores.faiss_store import FaissStore
 from fastrealign.retrieval.stores.lance_store import LanceStore
 from fastrealign.retrieval.stores.qdrant_store import QdrantStore
 
-LOOKS = "LanceDB folder or table (x.lance), a Qdrant folder or URL (http://localhost:6333)"
+LOOKS = "FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder or URL (http://localhost:6333)"
+_FAISS = (".faiss", ".index")
 
 
 def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store:
@@ -27,6 +29,8 @@ def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store
     if text.startswith(("http://", "https://")):
         return QdrantStore(text, options)
     path = Path(text)
+    if path.is_file() or (not path.exists() and path.suffix in _FAISS):
+        return FaissStore(text, options)
     if not path.exists():
         raise InputError(f"{text}: no such file or folder; a store is a {LOOKS}")
     if path.is_dir() and (path / "meta.json").is_file():

@@ -225,7 +225,7 @@ def test_nothing_there(tmp_path, roles):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="looks like no store"):
         index(tmp_path / "empty", roles, role="image")
-    with pytest.raises(InputError, match="there is no vector_aligned; run `fastrealign index`"):
+    with pytest.raises(InputError, match="there is no vector_aligned as `fastrealign index` writes it"):
         lancedb.connect(tmp_path / "db").create_table("docs", table_of(np.ones((5, 8), np.float32), ["image"] * 5))
         searcher(tmp_path / "db", roles)
 

@@ -1,0 +1,399 @@
+"""FAISS index files. The index is rebuilt with mapped rows and written to a second file beside it, whole or not at all.
+
+ReAlign's map is not affine, so it acts where rows are added and where they are searched, not inside the index. Rows are
+reconstructed; of compressed indexes (PQ, SQ, PCA) those are approximations. What such an index and inverted lists learn, they
+learn anew from a sample of the mapped rows. Ids stay. faiss holds an index in memory: the new one takes as much as the old
+one, which is read through a memory map.
+
+Beside the new index lies its record, NAME.roles.safetensors, which knows the index by its size and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrealign.core.errors import FastRealignError, InputError, shortage, warn
+from fastrealign.core.listing import count
+from fastrealign.core.optional import optional
+from fastrealign.core.text import one_line
+from fastrealign.formats.saved_tensors import load_tensors, save_tensors
+from fastrealign.retrieval.stores.base import (
+    Align,
+    Batch,
+    Found,
+    StoreOptions,
+    batch_rows,
+    cosines,
+)
+from fastrealign.storage.atomic import AtomicFile
+from fastrealign.storage.fingerprint import FileFingerprint
+
+_KIND = "index record"
+# Inner indexes that hold float32 rows as they came.
+_FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
+_EXACT = (*_FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
+_TO_FAISS = [*("NormalizationTransform", "CenteringTransform") * 2, "NormalizationTransform"]
+# They are built from all rows at once.
+_AT_ONCE = ("IndexNSG", "IndexNNDescent")
+_LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
+_SAMPLE_ROWS = 200_000
+_CODE_MOST = 255
+
+
+class FaissStore:
+    """One index file."""
+
+    column = "the index"
+
+    def __init__(self, location: str, options: StoreOptions) -> None:
+        self._faiss = optional("faiss", "faiss", f"{location}: FAISS")
+        self.where = location
+        source = Path(location)
+        for name, value in (
+            ("--table", options.table),
+            ("--column", options.column),
+            ("--id-column", options.id_column),
+        ):
+            if value is not None:
+                raise InputError(f"{location}: a FAISS index has none of what {name} names; leave it out")
+        self.target = options.to or str(source.with_name(f"{source.stem}.aligned{source.suffix}"))
+        if Path(self.target).resolve() == source.resolve():
+            raise InputError(
+                f"{location}: --to names the index itself; name another file, --drop-old removes the old one"
+            )
+        self._new = Path(self.target)
+        self._codes, self._names = np.zeros(0, np.uint8), list[str]()
+        self._found_roles = self._codes, self._names
+        if not source.exists() and not self._new.exists():
+            raise InputError(f"{location}: no such file")
+        self._begun: dict[str, Any] | None = None
+        self._replaces = False
+        self._index = self._read(source, self._faiss.IO_FLAG_MMAP_IFC) if source.exists() else None
+        self._found = self._index if self._index is not None else self._new_index
+        self.dim = self._found.d
+        inner = _inner(self._faiss, self._found)
+        if type(inner).__name__ == "IndexPreTransform" and _steps(self._faiss, inner) == _TO_FAISS:
+            raise InputError(f"{location}: aligns rows where they are added (to_faiss); there is nothing left to do")
+        metrics = {self._faiss.METRIC_INNER_PRODUCT: "dot", self._faiss.METRIC_L2: "l2"}
+        if self._found.metric_type not in metrics:
+            raise InputError(
+                f"{location}: the metric is neither the inner product nor L2; make an index with one of them"
+            )
+        self.metric = metrics[self._found.metric_type]
+
+    def record(self) -> dict[str, Any] | None:
+        if self._begun is not None:
+            return self._begun
+        if not self._new.exists() or not self._beside.exists():
+            return None
+        tensors, meta = load_tensors(self._beside, _KIND)
+        if meta["index"] != FileFingerprint.of(self._new).to_json():
+            return None  # killed between the record and the index, or an index of someone else
+        self._found_roles = tensors.get("codes", self._codes), meta["names"]
+        return meta["record"]
+
+    def role_values(self, column: str) -> Counter[Any]:
+        self._codes, self._names = self._roles(column)
+        counts = np.bincount(self._codes, minlength=len(self._names) + 1)
+        named = {name: int(counts[at]) for at, name in enumerate(self._names) if counts[at]}
+        return Counter(named | ({None: int(counts[-1])} if counts[-1] else {}))
+
+    def begin(self, record: Mapping[str, Any], dim: int) -> None:
+        if self._new.exists() and not self._replaces:
+            raise InputError(
+                f"{self.target}: is there already, and no record of `index` beside it; name another with --to"
+            )
+        self._begun, self._dim_out = dict(record), dim
+
+    def restart(self) -> None:
+        self._replaces = True  # at the end of the run
+
+    def pending(self) -> tuple[int, int]:
+        if self._index is None:
+            return 0, self._found.ntotal
+        whole = self._begun is None and self.record() is not None and self._source() == self._stored("source")
+        return (0, self._index.ntotal) if whole else (self._index.ntotal, 0)
+
+    def fill(self, align: Align, role_column: str | None) -> None:
+        record = self.record()
+        if self.pending()[0] == 0 or record is None:
+            return
+        if role_column is not None and not len(self._codes):
+            self.role_values(role_column)
+        dim = self._dim_out if self._begun is not None else self._new_index.d
+        with self._explained(self.target):
+            self._new.parent.mkdir(parents=True, exist_ok=True)
+            kept = _Kept([], [])
+            made = self._with_ids(self._built(self._mapped(align, kept), dim), kept)
+        with AtomicFile(self._new) as file:
+            with self._explained(self.target):
+                self._faiss.write_index(made, str(file.temporary))
+            meta = {"kind": _KIND, "record": record, "names": self._names, "source": self._source()}
+            meta["index"] = FileFingerprint.of(file.temporary).to_json()
+            save_tensors(self._beside, {} if role_column is None else {"codes": np.concatenate(kept.codes)}, meta)
+            file.commit()
+        self._begun, self._new_index = None, made
+        self.record()
+
+    def drop_old(self) -> None:
+        Path(self.where).unlink(missing_ok=True)
+
+    def sample(self, n: int) -> np.ndarray:
+        index = self._new_index
+        if not _is_exact(self._faiss, index):  # approximations are of any length
+            return np.zeros((0, index.d), np.float32)
+        return next(self._rows(index, min(n, index.ntotal)))[1] if index.ntotal else np.zeros((0, index.d), np.float32)
+
+    def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
+        index = self._new_index
+        with self._explained(self.target):
+            scores, numbers = index.search(np.ascontiguousarray(queries, np.float32), k)
+        ids = numbers.astype(object)
+        ids[numbers < 0] = None
+        scores = np.where(numbers < 0, -np.inf, cosines(scores, self.metric)).astype(np.float32)
+        if role_column is None:
+            return Found(ids, scores, None)
+        held = self._ids(index)
+        order = np.argsort(held, kind="stable")
+        at = order[np.searchsorted(held[order], np.where(numbers < 0, held[0], numbers))]
+        codes, known = self._found_roles
+        roles = np.array([*known, None], object)[codes[at]]
+        return Found(ids, scores, np.where(numbers < 0, None, roles))
+
+    def close(self) -> None:
+        self._index = self._found = None
+
+    @property
+    def _beside(self) -> Path:
+        return self._new.with_name(f"{self._new.name}.roles.safetensors")
+
+    def _source(self) -> dict[str, Any]:
+        """What the new index is made of."""
+        return {**FileFingerprint.of(self.where).to_json(), "roles": zlib.crc32(self._codes.tobytes())}
+
+    def _stored(self, name: str) -> Any:
+        return load_tensors(self._beside, _KIND)[1][name]
+
+    @cached_property
+    def _new_index(self) -> Any:
+        """The new index, in memory."""
+        return self._read(self._new, 0)
+
+    def _read(self, path: Path, flags: int) -> Any:
+        with self._explained(str(path)):
+            return self._faiss.read_index(str(path), flags)
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """Errors of faiss as one line, without the places in its sources."""
+        try:
+            yield
+        except FastRealignError:
+            raise
+        except (RuntimeError, MemoryError, OSError, AssertionError) as error:
+            if short := shortage(error):
+                raise FastRealignError(f"{path}: {short}") from None
+            said = re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", " ".join(str(error).split()))
+            raise InputError(f"{path}: faiss cannot use it: {one_line(RuntimeError(said))}") from None
+
+    def _roles(self, column: str) -> tuple[np.ndarray, list[str]]:
+        """The role of each row, as a number in a list of names; the last number, of no name, is no role."""
+        path, rows = Path(column), self._found.ntotal
+        said = (
+            f"{column}: expected a .npy file with the role of each of {rows:,} rows, or a .json file of ranges of ids"
+        )
+        try:
+            if path.suffix == ".json":
+                ranges = {str(name): [int(end) for end in ends] for name, ends in json.loads(path.read_text()).items()}
+                ids, codes = self._ids(self._found), np.full(rows, len(ranges), np.uint8)
+                for at, (first, end) in enumerate(ranges.values()):
+                    codes[(ids >= first) & (ids < end)] = at
+                return codes, list(ranges)
+            values = np.load(path)
+        except FileNotFoundError:
+            raise InputError(f"{column}: no such file; {said.partition(': ')[2]}") from None
+        except (ValueError, AttributeError, TypeError) as error:
+            raise InputError(f"{said} ({{'text': [0, 5000], ...}}): {one_line(error)}") from None
+        if values.shape != (rows,) or values.dtype.kind not in "US":
+            raise InputError(f"{said}; it holds {values.shape} of {values.dtype}")
+        names, codes = np.unique(values.astype(str), return_inverse=True)
+        if len(names) > _CODE_MOST:
+            raise InputError(f"{said}; it holds {len(names):,} different values")
+        return codes.astype(np.uint8), names.tolist()
+
+    def _mapped(self, align: Align, kept: _Kept) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The mapped rows that have a direction, and their ids, in batches; `kept` gets ids and roles."""
+        if not _is_exact(self._faiss, self._index):
+            warn(f"{self.where}: holds approximations of rows; an index of the embeddings themselves would be better")
+        ids = self._ids(self._index)
+        twice = len(ids) - len(np.unique(ids))
+        if twice:
+            warn(f"{self.where}: {count(twice, 'id')} occur more than once; what is found by them cannot be told apart")
+        for first, rows in self._rows(self._index, len(ids)):
+            at = slice(first, first + len(rows))
+            codes = self._codes[at]
+            roles = [self._names[code] for code in codes] if len(codes) else None
+            mapped, good = align(Batch(rows, ids[at], roles))
+            kept.ids.append(ids[at][good])
+            kept.codes.append(codes[good] if len(codes) else codes)
+            yield np.ascontiguousarray(mapped if good.all() else mapped[good], np.float32), kept.ids[-1]
+
+    def _rows(self, index: Any, n: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Rows in the order of `_ids`, in batches."""
+        faiss, step = self._faiss, batch_rows(index.d)
+        outer = faiss.downcast_index(index)
+        inner = faiss.downcast_index(outer.index) if type(outer).__name__.startswith("IndexIDMap") else outer
+        lists = self._lists(inner)
+        if lists is not None:
+            numbers = _listed(faiss, lists)
+            if len(np.unique(numbers)) != len(numbers):
+                raise InputError(
+                    f"{self.where}: ids occur more than once in its lists; make it anew with an IndexIDMap"
+                )
+            lists.set_direct_map_type(faiss.DirectMap.Hashtable)
+        for first in range(0, n, step):
+            end = min(first + step, n)
+            with self._explained(self.where):
+                if lists is not None:
+                    yield first, inner.reconstruct_batch(numbers[first:end])
+                else:
+                    yield first, inner.reconstruct_n(first, end - first)
+
+    def _lists(self, inner: Any) -> Any:
+        """The inverted lists, where rows are found through them."""
+        at = self._faiss.downcast_index(inner.index) if type(inner).__name__ == "IndexPreTransform" else inner
+        return at if isinstance(at, self._faiss.IndexIVF) else None
+
+    def _ids(self, index: Any) -> np.ndarray:
+        faiss = self._faiss
+        outer = faiss.downcast_index(index)
+        mapped = type(outer).__name__.startswith("IndexIDMap")
+        lists = self._lists(faiss.downcast_index(outer.index) if mapped else outer)
+        numbers = np.arange(index.ntotal) if lists is None else _listed(faiss, lists)
+        return faiss.vector_to_array(outer.id_map)[numbers] if mapped else numbers
+
+    def _built(self, rows: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> Any:
+        """An index like the old one, of these rows. What learns from rows, or takes all at once, gets them from a file."""
+        faiss = self._faiss
+        old = faiss.downcast_index(self._index)
+        if type(old).__name__ in _FLAT:
+            made = faiss.IndexFlat(dim, old.metric_type)
+        elif dim != old.d:
+            raise InputError(f"{self.where}: rows of another width need a flat index, this is an {type(old).__name__}")
+        else:
+            made = self._read(Path(self.where), 0)
+            made.reset()
+        kind = type(_inner(faiss, made)).__name__
+        takes_ids = _inner(faiss, old) is not old or isinstance(old, faiss.IndexIVF)
+        with ExitStack() as held:
+            if _LEARNS.search(kind) or kind.startswith(_AT_ONCE):
+                file = held.enter_context(tempfile.TemporaryFile(dir=self._new.parent))
+                rows = self._from_file(file, rows, made, 1 << 62 if kind.startswith(_AT_ONCE) else batch_rows(dim))
+            for part, ids in rows:
+                made.add_with_ids(part, ids) if takes_ids else made.add(part)
+        return made
+
+    def _from_file(
+        self, file: Any, rows: Iterator[Any], made: Any, step: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same rows in batches of `step`, when the index has learnt from a sample of them."""
+        ids = [np.zeros(0, np.int64)]
+        for part, numbers in rows:
+            file.write(part.data)
+            ids.append(numbers)
+        file.flush()
+        every = np.concatenate(ids)
+        if not len(every):
+            return
+        whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
+        _forget(self._faiss, made)
+        some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
+        made.train(np.ascontiguousarray(whole[np.sort(some)]))
+        for first in range(0, len(whole), step):
+            yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]
+
+    def _with_ids(self, made: Any, kept: _Kept) -> Any:
+        """The index with the ids that rows had, where rows were left out of one that numbers them."""
+        ids = np.concatenate([np.zeros(0, np.int64), *kept.ids])
+        if (
+            _inner(self._faiss, made) is not made
+            or isinstance(made, self._faiss.IndexIVF)
+            or len(ids) == self._index.ntotal
+        ):
+            return made
+        outer = self._faiss.IndexIDMap2(self._faiss.IndexFlat(made.d, made.metric_type))  # it takes an empty one alone
+        outer.referenced_objects.append(made)
+        outer.index, outer.ntotal = made, made.ntotal
+        self._faiss.copy_array_to_vector(ids, outer.id_map)
+        outer.construct_rev_map()
+        return outer
+
+
+class _Kept(NamedTuple):
+    """Ids and roles of the rows that were mapped, a batch each."""
+
+    ids: list[np.ndarray]
+    codes: list[np.ndarray]
+
+
+def _inner(faiss: Any, index: Any) -> Any:
+    """The index inside an id map; otherwise the index itself."""
+    outer = faiss.downcast_index(index)
+    return faiss.downcast_index(outer.index) if type(outer).__name__.startswith("IndexIDMap") else index
+
+
+def _is_exact(faiss: Any, index: Any) -> bool:
+    """Whether it holds rows, or their directions, as they came."""
+    inner = _inner(faiss, index)
+    if type(inner).__name__ == "IndexPreTransform":
+        return {*_steps(faiss, inner)} == {"NormalizationTransform"} and _is_exact(faiss, inner.index)
+    return type(faiss.downcast_index(inner)).__name__ in _EXACT
+
+
+def _chain(faiss: Any, index: Any) -> list[Any]:
+    """The transforms before an index."""
+    return [faiss.downcast_VectorTransform(index.chain.at(number)) for number in range(index.chain.size())]
+
+
+def _steps(faiss: Any, index: Any) -> list[str]:
+    return [type(step).__name__ for step in _chain(faiss, index)]
+
+
+def _listed(faiss: Any, index: Any) -> np.ndarray:
+    """The ids in the inverted lists, ascending."""
+    lists, parts = index.invlists, [np.zeros(0, np.int64)]
+    for number in range(lists.nlist):
+        size = lists.list_size(number)
+        if size:
+            parts.append(faiss.rev_swig_ptr(lists.get_ids(number), size).copy())
+    return np.sort(np.concatenate(parts))
+
+
+def _forget(faiss: Any, index: Any) -> None:
+    """Mark what an index has learnt as not known, down to the indexes inside it."""
+    at = faiss.downcast_index(index)
+    if not _LEARNS.search(type(at).__name__):
+        return
+    at.is_trained = False
+    if isinstance(at, faiss.IndexIVF):
+        at.quantizer.reset()
+    elif isinstance(at, faiss.IndexPreTransform):
+        for step in _chain(faiss, at):
+            if isinstance(step, (faiss.PCAMatrix, faiss.CenteringTransform)):
+                step.is_trained = False
+        _forget(faiss, at.index)
+    elif hasattr(at, "base_index"):
+        _forget(faiss, at.base_index)
+    elif hasattr(at, "index"):
+        _forget(faiss, at.index)

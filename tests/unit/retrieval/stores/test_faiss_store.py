@@ -1,0 +1,200 @@
+"""FAISS index files: rebuilt with mapped rows, whole or not at all, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
+from fastrealign.retrieval import index, searcher
+
+faiss = pytest.importorskip("faiss")
+N = 120
+IDS = np.arange(N) * 3 + 1
+
+
+def made(rows, kind, metric=None, ids=None):
+    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT if metric is None else metric)
+    index.train(rows)
+    index.add(rows) if ids is None else index.add_with_ids(rows, ids)
+    return index
+
+
+@pytest.fixture
+def store(tmp_path, documents):
+    """store(kind, ids): an index file, its rows and their roles; the roles are in roles.npy."""
+    rows, kinds = documents(N)
+    np.save(tmp_path / "roles.npy", np.array(kinds))
+
+    def store(kind="Flat", ids=None, metric=None):
+        faiss.write_index(made(rows, kind, metric, ids), str(tmp_path / "wiki_en.faiss"))
+        return str(tmp_path / "wiki_en.faiss"), rows, kinds
+
+    store.by = str(tmp_path / "roles.npy")
+    return store
+
+
+@pytest.mark.parametrize(
+    "kind, ids",
+    [
+        ("Flat", None),
+        ("IDMap,Flat", IDS),
+        ("HNSW8,Flat", None),
+        ("IVF2,Flat", IDS),
+        ("L2norm,Flat", None),
+    ],
+)
+@pytest.mark.parametrize("metric", [faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L2])
+def test_search(store, roles, mapped, kind, ids, metric):
+    path, rows, kinds = store(kind, ids, metric)
+    before = Path(path).read_bytes()
+    report = index(path, roles, role_column=store.by)
+    assert Path(path).read_bytes() == before
+    assert (report.rows, report.target) == (N, path.replace(".faiss", ".aligned.faiss"))
+    queries = np.random.default_rng(0).standard_normal((3, 8))
+    with searcher(path, roles) as search:
+        if kind.startswith("IVF"):
+            search._opened._new_index.nprobe = 2
+        found = search.search(queries, 5)
+        assert search.search(queries[0], N + 3).ids[0, N:].tolist() == [None] * 3
+    scores = roles["query"](queries) @ mapped(rows, kinds).T
+    best = np.argsort(-scores, axis=1)[:, :5]
+    assert np.array_equal(found.ids.astype(int), best if ids is None else ids[best])
+    np.testing.assert_allclose(found.scores, np.take_along_axis(scores, best, 1), atol=1e-5)
+    assert np.array_equal(found.roles, np.array(kinds, object)[best])
+    again = index(path, roles, role_column=store.by)
+    assert (again.rows, again.before) == (0, N)
+
+
+def test_compressed(store, roles, mapped):
+    """What a quantizer learnt is learnt anew, and the user is told that rows are approximations."""
+    path, rows, kinds = store("SQ8")
+    with pytest.warns(FitWarning, match="holds approximations of rows"):
+        index(path, roles, role_column=store.by)
+    new = faiss.read_index(path.replace(".faiss", ".aligned.faiss"))
+    np.testing.assert_allclose(new.reconstruct_n(0, N), mapped(rows, kinds), atol=0.05)
+
+
+def test_ranges_of_ids(store, roles, mapped, tmp_path):
+    path, rows, _ = store("IDMap,Flat", IDS)
+    (tmp_path / "ranges.json").write_text(json.dumps({"text": [0, 100], "image": [100, 1000]}))
+    index(path, roles, role_column=str(tmp_path / "ranges.json"))
+    outer = faiss.read_index(path.replace(".faiss", ".aligned.faiss"))
+    new = faiss.downcast_index(outer.index)
+    kinds = ["text" if i < 100 else "image" for i in IDS]
+    np.testing.assert_allclose(new.reconstruct_n(0, N), mapped(rows, kinds), atol=1e-6)
+    (tmp_path / "ranges.json").write_text(json.dumps({"text": [0, 100]}))
+    with pytest.raises(InputError, match=r"of 87 rows names no role: no value \(87\)"):
+        index(path, roles, role_column=str(tmp_path / "ranges.json"), to=str(tmp_path / "b.faiss"))
+
+
+def test_a_kill_leaves_nothing(store, roles, small_batches, killed_at, tmp_path):
+    path, *_ = store()
+    files = sorted(tmp_path.iterdir())
+    for n in (1, 4):
+        killed_at(n)
+        with pytest.raises(BaseException):  # noqa: B017
+            index(path, roles, role_column=store.by)
+        assert sorted(tmp_path.iterdir()) == files
+    calls = killed_at(None)
+    assert index(path, roles, role_column=store.by).rows == sum(calls) == N
+
+
+def test_a_kill_between_record_and_index(store, roles, tmp_path, monkeypatch):
+    from fastrealign.storage.atomic import AtomicFile
+
+    path, *_ = store()
+    real = AtomicFile.commit
+
+    def commit(self):
+        if self.path.suffix == ".faiss":
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(AtomicFile, "commit", commit)
+    with pytest.raises(KeyboardInterrupt):
+        index(path, roles, role_column=store.by)
+    monkeypatch.undo()
+    assert index(path, roles, role_column=store.by).rows == N
+
+
+def test_a_source_that_grew(store, roles, others, documents, mapped, tmp_path):
+    path, rows, _ = store()
+    index(path, roles, role="image")
+    faiss.write_index(made(np.concatenate([rows, rows]), "Flat"), path)
+    assert index(path, roles, role="image").rows == 2 * N
+    with pytest.raises(InputError, match=r"aligned.faiss was made with other roles .*--restart"):
+        index(path, others, role="image")
+    assert index(path, others, role="image", restart=True).rows == 2 * N
+    with pytest.raises(InputError, match="made with other roles"):
+        searcher(path, roles)
+
+
+def test_bad_rows(store, roles, mapped, documents, tmp_path):
+    """Left out; the others keep their numbers."""
+    rows, _ = documents(N)
+    rows[7] = np.nan
+    path = str(tmp_path / "bad.index")
+    faiss.write_index(made(rows, "Flat"), path)
+    with pytest.raises(BadRowsError, match="row 7 has a NaN or Inf"):
+        index(path, roles, role="image")
+    assert index(path, roles, role="image", bad_rows="skip").skipped == 1
+    with searcher(path, roles) as search:
+        found = search.search(np.ones(8), N).ids[0]
+    assert sorted(found[:-1]) == [i for i in range(N) if i != 7] and found[-1] is None
+
+
+def test_the_old_index_goes(store, roles, tmp_path):
+    path, rows, _ = store()
+    index(path, roles, role="image", drop_old=True)
+    with searcher(path, roles) as search:
+        assert search.search(rows[0], 2).roles.tolist() == [["image", "image"]]
+
+
+def test_duplicate_ids(store, roles):
+    path, *_ = store("IDMap,Flat", np.arange(N) // 2)
+    with pytest.warns(FitWarning, match="60 ids occur more than once"):
+        index(path, roles, role="image")
+    path, *_ = store("IVF2,Flat", np.arange(N) // 2)
+    with pytest.warns(FitWarning), pytest.raises(InputError, match="ids occur more than once in its lists"):
+        index(path, roles, role="image", restart=True)
+
+
+def test_refused(store, roles, tmp_path):
+    path, rows, kinds = store()
+    for how, said in [
+        ({"table": "docs"}, "none of what --table names"),
+        ({"to": path}, "--to names the index itself"),
+        ({"role": None, "role_column": "none.npy"}, "none.npy: no such file"),
+        ({"role": None, "role_column": store.by, "to": str(tmp_path / "roles.npy")}, "is there already"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            index(path, roles, **{"role": "image", **how})
+    np.save(tmp_path / "few.npy", np.array(kinds[:5]))
+    with pytest.raises(InputError, match=r"expected a .npy file with the role of each of 120 rows.*it holds \(5,\)"):
+        index(path, roles, role_column=str(tmp_path / "few.npy"))
+    (tmp_path / "no.index").write_bytes(b"not an index")
+    with pytest.raises(InputError, match=r"no.index: faiss cannot use it"):
+        index(tmp_path / "no.index", roles, role="image")
+    with pytest.raises(InputError, match=r"none.faiss: no such file"):
+        index(tmp_path / "none.faiss", roles, role="image")
+    faiss.write_index(made(np.ones((9, 6), np.float32), "Flat"), str(tmp_path / "narrow.faiss"))
+    with pytest.raises(InputError, match="are 6 wide, the roles were fitted on 8"):
+        index(tmp_path / "narrow.faiss", roles, role="image")
+    faiss.write_index(fr.fit(rows, -rows).to_faiss(), str(tmp_path / "chain.faiss"))
+    with pytest.raises(InputError, match="aligns rows where they are added"):
+        index(tmp_path / "chain.faiss", roles, role="image")
+
+
+def test_an_index_that_someone_changed(store, roles):
+    path, rows, _ = store(metric=faiss.METRIC_L2)
+    index(path, roles, role="image")
+    with searcher(path, roles) as search:
+        search._opened._new_index.add(3 * rows)
+        faiss.write_index(search._opened._new_index, path.replace(".faiss", ".aligned.faiss"))
+    with pytest.raises(InputError, match=r"there is no .*aligned.faiss as `fastrealign index` writes it"):
+        searcher(path, roles)
