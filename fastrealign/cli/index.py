@@ -42,8 +42,8 @@ def add(command: Command) -> None:
     parser.add_argument(
         "--role-column",
         metavar="NAME",
-        help="the column whose value is the role of each row; of FAISS, a .npy file with a role a row, or a .json file of roles "
-        "and ranges of ids",
+        help="the column whose value is the role of each row; of FAISS, a .npy file with a role a row, or a .json file of "
+        "roles and ranges of ids",
     )
     parser.add_argument("--table", metavar="NAME", help="the table or collection, where there are several")
     parser.add_argument("--column", metavar="NAME", help="the vectors to read, where rows have several")

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.methods.method import Method
-from fastrealign.retrieval.index_job import RoleMaps
+from fastrealign.retrieval.role_maps import RoleMaps
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
 from fastrealign.retrieval.stores.opening import open_store
 

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     """Rows (n, dim) as they are stored; how messages name each; their values in the role column, if there is one."""
 
     rows: np.ndarray
-    ids: Sequence[Any]
+    ids: Sequence[Any] | np.ndarray
     roles: Sequence[Any] | None
 
 

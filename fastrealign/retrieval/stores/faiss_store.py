@@ -36,17 +36,14 @@ from fastrealign.retrieval.stores.base import (
     batch_rows,
     cosines,
 )
+from fastrealign.retrieval.stores.faiss_parts import FLAT, aligns, forget, ids_of, inner, is_exact, learns, rows_of
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 
 _KIND = "index record"
 # Inner indexes that hold float32 rows as they came.
-_FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
-_EXACT = (*_FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
-_TO_FAISS = [*("NormalizationTransform", "CenteringTransform") * 2, "NormalizationTransform"]
 # They are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
-_LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
 _SAMPLE_ROWS = 200_000
 _CODE_MOST = 255
 
@@ -60,18 +57,12 @@ class FaissStore:
         self._faiss = optional("faiss", "faiss", f"{location}: FAISS")
         self.where = location
         source = Path(location)
-        for name, value in (
-            ("--table", options.table),
-            ("--column", options.column),
-            ("--id-column", options.id_column),
-        ):
-            if value is not None:
-                raise InputError(f"{location}: a FAISS index has none of what {name} names; leave it out")
+        given = {"--table": options.table, "--column": options.column, "--id-column": options.id_column}
+        if (name := next((name for name, value in given.items() if value is not None), None)) is not None:
+            raise InputError(f"{location}: a FAISS index has none of what {name} names; leave it out")
         self.target = options.to or str(source.with_name(f"{source.stem}.aligned{source.suffix}"))
         if Path(self.target).resolve() == source.resolve():
-            raise InputError(
-                f"{location}: --to names the index itself; name another file, --drop-old removes the old one"
-            )
+            raise InputError(f"{location}: --to names the index itself; name another file")
         self._new = Path(self.target)
         self._codes, self._names = np.zeros(0, np.uint8), list[str]()
         self._found_roles = self._codes, self._names
@@ -81,15 +72,12 @@ class FaissStore:
         self._replaces = False
         self._index = self._read(source, self._faiss.IO_FLAG_MMAP_IFC) if source.exists() else None
         self._found = self._index if self._index is not None else self._new_index
-        self.dim = self._found.d
-        inner = _inner(self._faiss, self._found)
-        if type(inner).__name__ == "IndexPreTransform" and _steps(self._faiss, inner) == _TO_FAISS:
+        self.dim, self._total = self._found.d, self._found.ntotal
+        if aligns(self._found):
             raise InputError(f"{location}: aligns rows where they are added (to_faiss); there is nothing left to do")
         metrics = {self._faiss.METRIC_INNER_PRODUCT: "dot", self._faiss.METRIC_L2: "l2"}
         if self._found.metric_type not in metrics:
-            raise InputError(
-                f"{location}: the metric is neither the inner product nor L2; make an index with one of them"
-            )
+            raise InputError(f"{location}: the metric is neither the inner product nor L2; use one of them")
         self.metric = metrics[self._found.metric_type]
 
     def record(self) -> dict[str, Any] | None:
@@ -151,9 +139,9 @@ class FaissStore:
 
     def sample(self, n: int) -> np.ndarray:
         index = self._new_index
-        if not _is_exact(self._faiss, index):  # approximations are of any length
+        if not is_exact(index) or not index.ntotal:  # approximations are of any length
             return np.zeros((0, index.d), np.float32)
-        return next(self._rows(index, min(n, index.ntotal)))[1] if index.ntotal else np.zeros((0, index.d), np.float32)
+        return next(rows_of(index, min(n, index.ntotal), self.target))[1]
 
     def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
         index = self._new_index
@@ -164,12 +152,13 @@ class FaissStore:
         scores = np.where(numbers < 0, -np.inf, cosines(scores, self.metric)).astype(np.float32)
         if role_column is None:
             return Found(ids, scores, None)
-        held = self._ids(index)
+        held = ids_of(index)
         order = np.argsort(held, kind="stable")
         at = order[np.searchsorted(held[order], np.where(numbers < 0, held[0], numbers))]
         codes, known = self._found_roles
         roles = np.array([*known, None], object)[codes[at]]
-        return Found(ids, scores, np.where(numbers < 0, None, roles))
+        roles[numbers < 0] = None
+        return Found(ids, scores, roles)
 
     def close(self) -> None:
         self._index = self._found = None
@@ -216,7 +205,7 @@ class FaissStore:
         try:
             if path.suffix == ".json":
                 ranges = {str(name): [int(end) for end in ends] for name, ends in json.loads(path.read_text()).items()}
-                ids, codes = self._ids(self._found), np.full(rows, len(ranges), np.uint8)
+                ids, codes = ids_of(self._found), np.full(rows, len(ranges), np.uint8)
                 for at, (first, end) in enumerate(ranges.values()):
                     codes[(ids >= first) & (ids < end)] = at
                 return codes, list(ranges)
@@ -234,13 +223,13 @@ class FaissStore:
 
     def _mapped(self, align: Align, kept: _Kept) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The mapped rows that have a direction, and their ids, in batches; `kept` gets ids and roles."""
-        if not _is_exact(self._faiss, self._index):
+        if not is_exact(self._index):
             warn(f"{self.where}: holds approximations of rows; an index of the embeddings themselves would be better")
-        ids = self._ids(self._index)
+        ids = ids_of(self._index)
         twice = len(ids) - len(np.unique(ids))
         if twice:
             warn(f"{self.where}: {count(twice, 'id')} occur more than once; what is found by them cannot be told apart")
-        for first, rows in self._rows(self._index, len(ids)):
+        for first, rows in rows_of(self._index, len(ids), self.where):
             at = slice(first, first + len(rows))
             codes = self._codes[at]
             roles = [self._names[code] for code in codes] if len(codes) else None
@@ -249,55 +238,21 @@ class FaissStore:
             kept.codes.append(codes[good] if len(codes) else codes)
             yield np.ascontiguousarray(mapped if good.all() else mapped[good], np.float32), kept.ids[-1]
 
-    def _rows(self, index: Any, n: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Rows in the order of `_ids`, in batches."""
-        faiss, step = self._faiss, batch_rows(index.d)
-        outer = faiss.downcast_index(index)
-        inner = faiss.downcast_index(outer.index) if type(outer).__name__.startswith("IndexIDMap") else outer
-        lists = self._lists(inner)
-        if lists is not None:
-            numbers = _listed(faiss, lists)
-            if len(np.unique(numbers)) != len(numbers):
-                raise InputError(
-                    f"{self.where}: ids occur more than once in its lists; make it anew with an IndexIDMap"
-                )
-            lists.set_direct_map_type(faiss.DirectMap.Hashtable)
-        for first in range(0, n, step):
-            end = min(first + step, n)
-            with self._explained(self.where):
-                if lists is not None:
-                    yield first, inner.reconstruct_batch(numbers[first:end])
-                else:
-                    yield first, inner.reconstruct_n(first, end - first)
-
-    def _lists(self, inner: Any) -> Any:
-        """The inverted lists, where rows are found through them."""
-        at = self._faiss.downcast_index(inner.index) if type(inner).__name__ == "IndexPreTransform" else inner
-        return at if isinstance(at, self._faiss.IndexIVF) else None
-
-    def _ids(self, index: Any) -> np.ndarray:
-        faiss = self._faiss
-        outer = faiss.downcast_index(index)
-        mapped = type(outer).__name__.startswith("IndexIDMap")
-        lists = self._lists(faiss.downcast_index(outer.index) if mapped else outer)
-        numbers = np.arange(index.ntotal) if lists is None else _listed(faiss, lists)
-        return faiss.vector_to_array(outer.id_map)[numbers] if mapped else numbers
-
     def _built(self, rows: Iterator[tuple[np.ndarray, np.ndarray]], dim: int) -> Any:
         """An index like the old one, of these rows. What learns from rows, or takes all at once, gets them from a file."""
         faiss = self._faiss
         old = faiss.downcast_index(self._index)
-        if type(old).__name__ in _FLAT:
+        if type(old).__name__ in FLAT:
             made = faiss.IndexFlat(dim, old.metric_type)
         elif dim != old.d:
             raise InputError(f"{self.where}: rows of another width need a flat index, this is an {type(old).__name__}")
         else:
             made = self._read(Path(self.where), 0)
             made.reset()
-        kind = type(_inner(faiss, made)).__name__
-        takes_ids = _inner(faiss, old) is not old or isinstance(old, faiss.IndexIVF)
+        kind = type(inner(made)).__name__
+        takes_ids = inner(old) is not old or isinstance(old, faiss.IndexIVF)
         with ExitStack() as held:
-            if _LEARNS.search(kind) or kind.startswith(_AT_ONCE):
+            if learns(made) or kind.startswith(_AT_ONCE):
                 file = held.enter_context(tempfile.TemporaryFile(dir=self._new.parent))
                 rows = self._from_file(file, rows, made, 1 << 62 if kind.startswith(_AT_ONCE) else batch_rows(dim))
             for part, ids in rows:
@@ -317,7 +272,7 @@ class FaissStore:
         if not len(every):
             return
         whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
-        _forget(self._faiss, made)
+        forget(made)
         some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
         made.train(np.ascontiguousarray(whole[np.sort(some)]))
         for first in range(0, len(whole), step):
@@ -326,11 +281,7 @@ class FaissStore:
     def _with_ids(self, made: Any, kept: _Kept) -> Any:
         """The index with the ids that rows had, where rows were left out of one that numbers them."""
         ids = np.concatenate([np.zeros(0, np.int64), *kept.ids])
-        if (
-            _inner(self._faiss, made) is not made
-            or isinstance(made, self._faiss.IndexIVF)
-            or len(ids) == self._index.ntotal
-        ):
+        if inner(made) is not made or isinstance(made, self._faiss.IndexIVF) or len(ids) == self._total:
             return made
         outer = self._faiss.IndexIDMap2(self._faiss.IndexFlat(made.d, made.metric_type))  # it takes an empty one alone
         outer.referenced_objects.append(made)
@@ -345,55 +296,3 @@ class _Kept(NamedTuple):
 
     ids: list[np.ndarray]
     codes: list[np.ndarray]
-
-
-def _inner(faiss: Any, index: Any) -> Any:
-    """The index inside an id map; otherwise the index itself."""
-    outer = faiss.downcast_index(index)
-    return faiss.downcast_index(outer.index) if type(outer).__name__.startswith("IndexIDMap") else index
-
-
-def _is_exact(faiss: Any, index: Any) -> bool:
-    """Whether it holds rows, or their directions, as they came."""
-    inner = _inner(faiss, index)
-    if type(inner).__name__ == "IndexPreTransform":
-        return {*_steps(faiss, inner)} == {"NormalizationTransform"} and _is_exact(faiss, inner.index)
-    return type(faiss.downcast_index(inner)).__name__ in _EXACT
-
-
-def _chain(faiss: Any, index: Any) -> list[Any]:
-    """The transforms before an index."""
-    return [faiss.downcast_VectorTransform(index.chain.at(number)) for number in range(index.chain.size())]
-
-
-def _steps(faiss: Any, index: Any) -> list[str]:
-    return [type(step).__name__ for step in _chain(faiss, index)]
-
-
-def _listed(faiss: Any, index: Any) -> np.ndarray:
-    """The ids in the inverted lists, ascending."""
-    lists, parts = index.invlists, [np.zeros(0, np.int64)]
-    for number in range(lists.nlist):
-        size = lists.list_size(number)
-        if size:
-            parts.append(faiss.rev_swig_ptr(lists.get_ids(number), size).copy())
-    return np.sort(np.concatenate(parts))
-
-
-def _forget(faiss: Any, index: Any) -> None:
-    """Mark what an index has learnt as not known, down to the indexes inside it."""
-    at = faiss.downcast_index(index)
-    if not _LEARNS.search(type(at).__name__):
-        return
-    at.is_trained = False
-    if isinstance(at, faiss.IndexIVF):
-        at.quantizer.reset()
-    elif isinstance(at, faiss.IndexPreTransform):
-        for step in _chain(faiss, at):
-            if isinstance(step, (faiss.PCAMatrix, faiss.CenteringTransform)):
-                step.is_trained = False
-        _forget(faiss, at.index)
-    elif hasattr(at, "base_index"):
-        _forget(faiss, at.base_index)
-    elif hasattr(at, "index"):
-        _forget(faiss, at.index)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.retrieval.index_job import _Mapper
+from fastrealign.retrieval.role_maps import Mapper
 from fastrealign.retrieval.stores import base
 
 D = 8
@@ -59,7 +59,7 @@ def small_batches(monkeypatch):
 @pytest.fixture
 def killed_at(monkeypatch):
     """killed_at(n): the nth batch that is mapped from now on ends the run; None: none does. Returns the sizes of batches."""
-    real, calls, last = _Mapper.__call__, [], [None]
+    real, calls, last = Mapper.__call__, [], [None]
 
     def call(self, batch):
         calls.append(len(batch.rows))
@@ -72,5 +72,5 @@ def killed_at(monkeypatch):
         last[0] = n
         return calls
 
-    monkeypatch.setattr(_Mapper, "__call__", call)
+    monkeypatch.setattr(Mapper, "__call__", call)
     return killed_at

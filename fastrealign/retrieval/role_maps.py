@@ -1,0 +1,124 @@
+"""The map of each role of a store, applied to batches of rows, and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core.bad_rows import GOOD, REASONS
+from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.progress import Progress
+from fastrealign.core.text import meant
+from fastrealign.formats.saved_tensors import OtherKind
+from fastrealign.methods.loading import as_method
+from fastrealign.methods.method import Method
+from fastrealign.methods.roles import Roles
+from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
+
+
+@dataclass(frozen=True)
+class RoleMaps:
+    """The map of each role, and a fingerprint of all: Roles, or one method, whose role has the name of the method."""
+
+    maps: Mapping[str, Method]
+    method: str
+
+    @classmethod
+    def of(cls, given: Any) -> RoleMaps:
+        """Of Roles, a fitted method, or the path of either."""
+        if isinstance(given, Roles):
+            return cls(given.maps, given.method)
+        if isinstance(given, (str, os.PathLike)):
+            try:
+                return cls.of(Roles.load(given))
+            except OtherKind:
+                pass
+        method = as_method(given)
+        return cls(MappingProxyType({method.name: method}), method.name)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for role, method in sorted(self.maps.items()):
+            digest.update(f"{role} {method.fingerprint}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def dim_out(self) -> int:
+        """Width of the mapped rows, which is that of every role's target."""
+        one = next(iter(self.maps.values()))
+        return getattr(one, "dim_out", one.dim)
+
+    def known(self, role: str) -> str:
+        if role not in self.maps:
+            raise InputError(f"there is no role {role!r}{meant(role, self.maps)}; the roles are {', '.join(self.maps)}")
+        return role
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    bad_rows: str
+    threads: int | None
+    progress: Progress
+
+
+@dataclass
+class Mapper:
+    """Maps batches by role, and counts."""
+
+    where: str
+    maps: RoleMaps
+    role: str | None
+    options: MapOptions
+    skipped: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, batch: Batch) -> Aligned:
+        out = np.empty((len(batch.rows), self.maps.dim_out), written_dtype(batch.rows.dtype))
+        flags = np.full(len(out), GOOD, np.uint8)
+        parts = [(self.role, None)] if batch.roles is None else self._parts(batch.roles)
+        for role, at in parts:
+            assert role is not None
+            if at is None or len(at) == len(out):
+                self._apply(role, batch.rows, out, flags)
+            else:
+                mapped, states = np.empty((len(at), out.shape[1]), out.dtype), np.empty(len(at), np.uint8)
+                self._apply(role, batch.rows[at], mapped, states)
+                out[at], flags[at] = mapped, states
+        good = flags == GOOD
+        if not good.all():
+            self._bad(batch, flags)
+        self.options.progress.advance(len(out), out.nbytes)
+        return Aligned(out, good)
+
+    def _parts(self, roles: Sequence[Any]) -> list[tuple[str, np.ndarray]]:
+        """The numbers of the rows of each role."""
+        numbers = {role: at for at, role in enumerate(self.maps.maps)}
+        codes = np.fromiter((numbers.get(value, -1) for value in roles), np.int64, len(roles))
+        if (codes < 0).any():  # written since the values were counted
+            value = roles[int(np.argmin(codes))]
+            raise InputError(
+                f"{self.where}: a row of role {value!r} was added during the run; correct it, and run again"
+            )
+        return [(role, np.flatnonzero(codes == at)) for role, at in numbers.items() if (codes == at).any()]
+
+    def _apply(self, role: str, rows: np.ndarray, out: np.ndarray, flags: np.ndarray) -> None:
+        found = self.maps.maps[role].apply(rows, out, flags=flags, threads=self.options.threads)
+        self.counts[role] += found.good
+
+    def _bad(self, batch: Batch, flags: np.ndarray) -> None:
+        bad = np.flatnonzero(flags != GOOD)
+        self.skipped += len(bad)
+        if self.options.bad_rows == "error":
+            first = int(bad[0])
+            raise BadRowsError(
+                f"{self.where}: row {batch.ids[first]} {REASONS[int(flags[first])]}; fix it, or leave its aligned vector empty "
+                "with --bad-rows skip / bad_rows='skip'"
+            )
