@@ -226,7 +226,7 @@ def _harm(pairs: Pairs, tried: _Tried, name: str) -> str | None:
         for kind, before, after in zip(pairs.kinds, a, b, strict=True):
             lost = before.astype(float) - after
             error = error_of(pairs, [kind], [lost])
-            if lost.mean() > 1.001 * error:  # one query that is lost alone is one standard error, but for rounding
+            if lost.mean() > 1.01 * error:  # one pair lost of all is one standard error, or a hair more
                 return f"it lowers {kind} {where} by {lost.mean():.3f} (standard error {error:.3f})"
     return None
 
