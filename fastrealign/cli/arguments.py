@@ -17,8 +17,15 @@ from fastrealign.methods.fit_options import HELP as FIT_HELP
 
 if TYPE_CHECKING:
     from fastrealign.core import dtypes
+    from fastrealign.formats import saved_tensors
+    from fastrealign.methods import loading
+    from fastrealign.storage import paths as storage_paths
+    from fastrealign.storage.paths import Place
 else:
     dtypes = Lazy("fastrealign.core.dtypes")
+    loading = Lazy("fastrealign.methods.loading")
+    saved_tensors = Lazy("fastrealign.formats.saved_tensors")
+    storage_paths = Lazy("fastrealign.storage.paths")
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (
@@ -174,6 +181,20 @@ def reading_options(args: argparse.Namespace) -> dict[str, Any]:
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     names = ("dtype", "bad_shards", "resume", "overwrite", "verify", "fsync", "devices", "max_memory", "group")
     return {**chosen(args, *names), **reading_options(args)}
+
+
+def saved_out(args: argparse.Namespace, kind: str) -> Place:
+    """Where to save a fitted `kind`: InputError for a name that another file has, or that `--overwrite` must not replace."""
+    storage_paths.check_output(args.out)
+    out = storage_paths.place(args.out)
+    saved_tensors.check_saved_name(args.out, kind)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, expected the name of a file to save the {kind} to")
+    if out.exists():
+        if not args.overwrite:
+            raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
+        loading.load(out)  # raises for any other file, which must not be replaced
+    return out
 
 
 def paths(given: list[str]) -> str | list[str]:

@@ -14,15 +14,11 @@ from fastrealign.core.optional import Lazy
 
 if TYPE_CHECKING:
     from fastrealign.data import process_group
-    from fastrealign.formats import saved_tensors
     from fastrealign.jobs import inspection
     from fastrealign.methods.method import Method
-    from fastrealign.storage import paths as storage_paths
 else:
     process_group = Lazy("fastrealign.data.process_group")
-    saved_tensors = Lazy("fastrealign.formats.saved_tensors")
     inspection = Lazy("fastrealign.jobs.inspection")
-    storage_paths = Lazy("fastrealign.storage.paths")
 
 _MORE = """\
 examples:
@@ -54,15 +50,7 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    storage_paths.check_output(args.out)
-    out = storage_paths.place(args.out)
-    saved_tensors.check_saved_name(args.out, "alignment")
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder, expected the name of a file to save the alignment to")
-    if out.exists():
-        if not args.overwrite:
-            raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
-        fr.load(out)  # raises for any other file, which must not be replaced
+    out = arguments.saved_out(args, "alignment")
     reading = arguments.reading_options(args)
     ranks = process_group.ranks_of(args.group)
     if args.old is not None:

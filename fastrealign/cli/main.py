@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli import align, apply, check, convert, embed, fit, index, inspect, report, train
+from fastrealign.cli import map as map_command
 from fastrealign.cli.console import silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
@@ -37,7 +38,8 @@ else:  # they import NumPy, which --help and a misspelt option do without
 # imported, and align multiplies no matrices.
 _OPENBLAS = ("OPENBLAS_THREAD_TIMEOUT", "20")
 COMMANDS = tuple(
-    module.add for module in (align, fit, apply, index, check, convert, report, inspect, embed, demo, train)
+    module.add
+    for module in (align, fit, apply, map_command, index, check, convert, report, inspect, embed, demo, train)
 )
 
 

@@ -106,23 +106,28 @@ def _pickled_numbers(text: bytes) -> list[int]:
     return numbers
 
 
-def retyped(schema: pa.Schema, column: str, dtype: np.dtype) -> pa.Schema:
-    """The schema with another element type in the lists of a column, also where metadata repeats it."""
+def retyped(schema: pa.Schema, column: str, dtype: np.dtype, wide: int | None = None) -> pa.Schema:
+    """The schema with another element type, and width, in the lists of a column, also where metadata repeats them.
+
+    An extension type, which notes the shape of a row, becomes a plain list where the width is another.
+    """
     schema = plain(schema, column)
     at = schema.get_field_index(column)
     field = schema.field(at)
-    if element_type(field.type) == dtype:
+    if element_type(field.type) == dtype and wide is None:
         return schema
     noted = dict(field.metadata or {})
-    if _PARAMETERS in noted:
+    if wide is not None:
+        noted = {key: value for key, value in noted.items() if key not in (_NAME, _PARAMETERS)}
+    elif _PARAMETERS in noted:
         noted[_PARAMETERS] = _retyped_parameters(noted[_PARAMETERS], dtype)
-    field = field.with_type(_list_of(field.type, pa.from_numpy_dtype(dtype))).with_metadata(noted or None)
+    field = field.with_type(_list_of(field.type, pa.from_numpy_dtype(dtype), wide)).with_metadata(noted or None)
     schema = schema.set(at, field)
     metadata = schema.metadata or {}
     try:
         noted = parsed(metadata[_HUGGINGFACE])
         features = noted["info"]["features"]
-        features[column] = retyped_feature(features[column], dtype)
+        features[column] = retyped_feature(features[column], dtype, wide)
     except (KeyError, TypeError, ValueError):  # absent, or without this column
         return schema
     return schema.with_metadata({**metadata, _HUGGINGFACE: json.dumps(noted).encode()})
@@ -139,24 +144,31 @@ def _retyped_parameters(text: bytes, dtype: np.dtype) -> bytes:
     return text
 
 
-def retyped_feature(feature: Any, dtype: np.dtype) -> Any:
-    """A column's description by Hugging Face (`{"feature": {"dtype": "float32", ...}, ...}`), with another element type."""
+def retyped_feature(feature: Any, dtype: np.dtype, wide: int | None = None) -> Any:
+    """A column's description by Hugging Face (`{"feature": {"dtype": "float32", ...}, ...}`), with another type and width."""
     if isinstance(feature, list):
-        return [retyped_feature(part, dtype) for part in feature]
-    if isinstance(feature, dict):
-        return {
-            key: dtype.name if key == "dtype" else retyped_feature(value, dtype) if key == "feature" else value
-            for key, value in feature.items()
-        }
-    return feature
+        return [retyped_feature(part, dtype, wide) for part in feature]
+    if not isinstance(feature, dict):
+        return feature
+    found = dict(feature)
+    if "dtype" in found:
+        found["dtype"] = dtype.name
+    if "feature" in found:
+        found["feature"] = retyped_feature(found["feature"], dtype, wide)
+        inner = not isinstance(feature["feature"], dict) or "feature" not in feature["feature"]
+        if wide is not None and inner and found.get("length", -1) != -1:
+            found["length"] = wide
+    elif wide is not None and isinstance(found.get("shape"), list):
+        found["shape"] = [*found["shape"][:-1], wide]
+    return found
 
 
-def _list_of(kind: pa.DataType, value_type: pa.DataType) -> pa.DataType:
-    """The same kind of list with other values."""
+def _list_of(kind: pa.DataType, value_type: pa.DataType, wide: int | None) -> pa.DataType:
+    """The same kind of list with other values, and so many of them where it fixes their number."""
     inner = kind.value_type
-    values = kind.value_field.with_type(_list_of(inner, value_type) if is_list(inner) else value_type)
+    values = kind.value_field.with_type(_list_of(inner, value_type, wide) if is_list(inner) else value_type)
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(values, kind.list_size)
+        return pa.list_(values, kind.list_size if wide is None or is_list(inner) else wide)
     if pa.types.is_list(kind):
         return pa.list_(values)
     if pa.types.is_large_list(kind):

@@ -76,6 +76,7 @@ class Shard(ABC):
     metadata: Place | None = None
     metadata_name: str | None = None
     metadata_state: tuple[int, ...] | None = None
+    _out_dim: int | None = None
 
     def __init__(self, path: AnyPath, name: str, column: str | Wanted | None = None) -> None:
         self.path = str(path)
@@ -122,6 +123,15 @@ class Shard(ABC):
     def nbytes(self) -> int:
         """Size of the embeddings in bytes."""
         return self.rows * self.dim * self.dtype.itemsize
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the rows of the output shard: `dim`, unless a job sets another."""
+        return self._out_dim or self.dim
+
+    @out_dim.setter
+    def out_dim(self, width: int) -> None:
+        self._out_dim = width
 
     @property
     def out_dtype(self) -> np.dtype:

@@ -47,6 +47,8 @@ _INDEX = struct.Struct("<4siq17si")
 # Offsets in a header: the number of rows, and whether the index is trained.
 _ROWS, _TRAINED = 8, 32
 _COUNT = struct.Struct("<q")
+# Stands before the number of rows.
+_WIDTH = struct.Struct("<i")
 # Two headers with the parameter of a metric, and a count.
 _HEAD_LIMIT = 2 * (_INDEX.size + 4) + _COUNT.size
 _COPY_IDS = 1 << 17
@@ -224,7 +226,7 @@ class FaissWriter(CarryingWriter):
     def __init__(self, path: Place, dtype: np.dtype, shard: FaissShard, fsync: bool = True) -> None:
         if dtype != _FLOAT32:
             raise InputError(f"{path}: a flat FAISS index holds float32, not {np.dtype(dtype)}; choose float32")
-        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        super().__init__(path, dtype, shard.out_dim, shard.rows, fsync)
         self._shard = shard
         self._offset = len(shard.head)
 
@@ -232,6 +234,7 @@ class FaissWriter(CarryingWriter):
         text = bytearray(self._shard.head)
         for at in self._shard.counts:
             _COUNT.pack_into(text, at, self._kept)
+            _WIDTH.pack_into(text, at - _WIDTH.size, self.dim)
         _COUNT.pack_into(text, len(text) - _COUNT.size, self._kept * self.dim)
         self._file.pwrite(text, 0)
         if self._shard.has_ids:

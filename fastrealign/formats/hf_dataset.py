@@ -100,8 +100,9 @@ class DatasetFolder:
         first = next((one for one in tables if one.name in there and not one.blank), None)
         features = info.get("features")
         if first is not None and isinstance(features, dict) and first.column in features:
-            dtype = type(first)(root / first.name, first.name, first.column).dtype
-            features[first.column] = retyped_feature(features[first.column], dtype)
+            made = type(first)(root / first.name, first.name, first.column)
+            wide = made.dim if made.dim not in (0, first.dim) else None
+            features[first.column] = retyped_feature(features[first.column], made.dtype, wide)
         split = _loaded(self.path / _STATE).get("_split")
         noted = (info.get("splits") or {}).get(split)
         if isinstance(noted, dict) and "num_examples" in noted:

@@ -72,7 +72,7 @@ class NpyShard(MatrixShard):
             raise InputError(f"{path}: {takes}; if several arrays were saved into one file, save each into its own")
 
     def writer(self, out_path: Place, dtype: np.dtype, rows: int | None = None, fsync: bool = True) -> NpyWriter:
-        return NpyWriter(out_path, dtype, self.dim, rows, fsync, self.between)
+        return NpyWriter(out_path, dtype, self.out_dim, rows, fsync, self.between)
 
 
 class NpyWriter(MatrixWriter):

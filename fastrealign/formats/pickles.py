@@ -163,7 +163,7 @@ class PickleWriter(ShardWriter):
     _file: AtomicFile
 
     def __init__(self, path: Place, dtype: np.dtype, shard: PickleShard, fsync: bool = True) -> None:
-        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        super().__init__(path, dtype, shard.out_dim, shard.rows, fsync)
         self._key = shard.key
         self._out: list[dict] = []
         with self._whole():
@@ -175,7 +175,7 @@ class PickleWriter(ShardWriter):
         for keep_item in [True] * len(rows) if keep is None else keep:
             item = next(self._source)
             if keep_item:
-                self._out.append({**item, self._key: next(kept).reshape(item[self._key].shape)})
+                self._out.append({**item, self._key: next(kept).reshape(*item[self._key].shape[:-1], -1)})
 
     def _finish(self) -> None:
         with self._file.stream() as stream:

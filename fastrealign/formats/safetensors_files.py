@@ -125,7 +125,7 @@ class SafetensorsWriter(CarryingWriter):
     """Writes the tensors in order, wider elements first, which keeps all of them aligned."""
 
     def __init__(self, path: Place, dtype: np.dtype, shard: SafetensorsShard, fsync: bool = True) -> None:
-        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        super().__init__(path, dtype, shard.out_dim, shard.rows, fsync)
         self._shard = shard
         self._header, places = self._lay_out(shard.rows)
         self._offset = len(self._header) + places[shard.column].begin

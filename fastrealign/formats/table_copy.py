@@ -100,10 +100,17 @@ class TableCopy(Generic[Out]):
     rows      number of rows when the input was checked; InputError if that has changed
     column    the column that `step` gets new values for, or None
     dtype     the element type of that column in the output
+    wide      its width there, if that is another
     """
 
     def __init__(
-        self, table: Table[Out], file: Out, rows: int, column: str | None = None, dtype: np.dtype | None = None
+        self,
+        table: Table[Out],
+        file: Out,
+        rows: int,
+        column: str | None = None,
+        dtype: np.dtype | None = None,
+        wide: int | None = None,
     ) -> None:
         self._table: Table[Out] = table
         self._column = column
@@ -115,7 +122,7 @@ class TableCopy(Generic[Out]):
                 if column is not None and dtype is not None:
                     if column not in schema.names or fit(schema.field(column)) < Fit.PERHAPS:
                         raise changed(table.path)
-                    schema = retyped(schema, column, dtype)
+                    schema = retyped(schema, column, dtype, wide)
             self._schema = schema
             self._writing = partial(writing_columns, file.path, schema, table.kind)
             self._ends = iter(np.cumsum([size for size in table.sizes if size]).tolist())

@@ -173,11 +173,12 @@ class TableWriter(ShardWriter):
     def __init__(self, path: Place, dtype: np.dtype, shard: TableShard, fsync: bool = True) -> None:
         no_bfloat16(path, dtype, shard.format)
         self.container = AtomicFolder if shard.folder else AtomicFile
-        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        super().__init__(path, dtype, shard.out_dim, shard.rows, fsync)
         self._shard = shard
         try:
             column = None if shard.blank else shard.column
-            self._copy = TableCopy(shard.table(shard.path), self._file, shard.rows, column, self.dtype)
+            wide = None if self.dim == shard.dim else self.dim
+            self._copy = TableCopy(shard.table(shard.path), self._file, shard.rows, column, self.dtype, wide)
         except BaseException:
             super().abort()
             raise

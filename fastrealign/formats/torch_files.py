@@ -149,7 +149,7 @@ class TorchWriter(CarryingWriter):
     """Lets torch.save write everything but the rows, and writes these into the gap."""
 
     def __init__(self, path: Place, dtype: np.dtype, shard: TorchShard, fsync: bool = True) -> None:
-        super().__init__(path, dtype, shard.dim, shard.rows, fsync)
+        super().__init__(path, dtype, shard.out_dim, shard.rows, fsync)
         self._key = shard.key
         self._between = shard.between
         self._parts: list[tuple[int, int, int]] = []  # first row, bytes and checksum of what was written

@@ -21,7 +21,7 @@ from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprint
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.calling import check_rows_kept
 from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.loading import as_method, explained_if_swapped
@@ -272,11 +272,12 @@ class ApplyJob(ShardJob):
         check_devices(self.method.name, options.compute.workers, options.noise)
         super().__init__(source, out, options)
         self.method.check_width(self.rows.d, self.rows.name)
+        check_rows_kept(self.method, options.read.bad_rows)
         warn_of_encoder(self.method, self.rows)
         # A resumed run keeps its alignment file and removes nothing.
         self.layout.check_apart([*specs_of(source), *([] if options.output.resume else [method])], [self.rows.files])
         self.specify(
-            {"method": self.method.name} if isinstance(self.method, Baseline) else {},
+            {"method": self.method.name} if not isinstance(self.method, Alignment) else {},
             alignment=self.method.fingerprint,
             numbers=_numbers(self.rows.files) if self.applied.numbered else None,
         )

@@ -26,6 +26,7 @@ from fastrealign.formats.manifest import MANIFEST, Manifest
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.jobs.journal import Journal, rank_journals
+from fastrealign.jobs.map_text import describe_map
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.summary import column_text, gap_lines, noise_text, sampling_lines
 from fastrealign.methods.alignment import Alignment
@@ -33,6 +34,7 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.moments import Moments
+from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.roles import Roles
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import Place, place
@@ -83,6 +85,8 @@ def describe(method: Method, name: str) -> Found:
         scale = ("scale", f"s = {method.s:.6g}")
         sides = listing(("source", source), ("target", target), scale, width=15)
         return value, _text(head, [*gaps, *sides, *sampling_lines(method.sampling)], fingerprint)
+    if isinstance(method, PairedMap):
+        return describe_map(method, name)
     if not isinstance(method, Baseline):
         raise TypeError(f"{type(method).__name__}: expected an Alignment or a Baseline")
     value = {"kind": "baseline", "path": name, "method": method.name, **_values(method, _OF_BASELINE)}

@@ -248,7 +248,7 @@ class AlignBatch:
                 f"column {self.column!r}: expected {width} values in every row, the width of the alignment"
             )
         rows = self._aligned(flat.reshape(len(lists), width))
-        values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), width)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), self.alignment.dim_out)
         if self.out in table.column_names:
             return table.set_column(table.column_names.index(self.out), self.out, values)
         return table.append_column(self.out, values)

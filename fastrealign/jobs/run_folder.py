@@ -114,7 +114,7 @@ class RunFolder(OutputFolder):
         manifest = Manifest(
             self.spec,
             None if alignment is None else alignment.fingerprint,
-            None if alignment is None else alignment.gap_before,
+            None if alignment is None or math.isnan(alignment.gap_before) else alignment.gap_before,
             None if math.isnan(gap_left) else gap_left,
             sorted(self.journal.shards, key=lambda shard: at[shard.name]),
             left_out or {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +149,9 @@ class ShardJob(Job[Report]):
         records = {record.name: record for record in journal.shards}
         for dataset in self.rows.files.datasets if self.layout.beside else ():
             dataset.write(self.layout.root, records, self.applied.fingerprint, self.folder.fsync)
-        gap_left = float(np.linalg.norm(journal.total(method.dim).mean - method.mean_target))
+        gap_left = float(np.linalg.norm(journal.total(method.dim_out).mean - method.mean_target))
+        if math.isnan(method.gap_before):  # a map from pairs
+            gap_left = math.nan
         if self._measures:
             method = _measured(method, gap_left)
         return self.folder.commit(method, gap_left, self.left_out, self._columns)

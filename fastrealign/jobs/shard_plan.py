@@ -43,6 +43,7 @@ class Unwritten(FileSource):
         first: int = 0,
     ) -> None:
         super().__init__(files, first)
+        self._widest = max((self.d, *(shard.out_dim for shard in files.shards)))
         self._piece_bytes = piece_bytes
         self._left = left
         self._dtype = dtype
@@ -89,7 +90,7 @@ class Unwritten(FileSource):
 
     def _rows(self, shard: formats.Shard) -> int:
         wider = max(shard.dtype, self.dtype_of(shard), key=lambda dtype: dtype.itemsize)
-        return rows_in(self._piece_bytes, self.d, wider)
+        return rows_in(self._piece_bytes, self._widest, wider)
 
 
 @dataclass(frozen=True)

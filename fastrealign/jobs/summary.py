@@ -9,9 +9,10 @@ from typing import Any
 from fastrealign.core.listing import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import NoiseOptions
+from fastrealign.jobs.map_text import kept_lines
 from fastrealign.methods.alignment import Alignment
-from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
+from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.sampling import Sampling
 
 _BAR = 40
@@ -110,6 +111,7 @@ class Report:
         )
         return {
             **value,
+            "gap_before": None if math.isnan(self.gap_before) else self.gap_before,
             "gap_left": None if math.isnan(self.gap_left) else self.gap_left,
             "noise": self.noise.to_json() or None,
             "nothing_to_do": self.nothing_to_do,
@@ -123,8 +125,10 @@ class Report:
         if self.nothing_to_do:
             head = f"nothing to do: {self.out} is complete, {shards} of {rows_out}"
         else:
-            by = f" by {self.alignment.name}" if isinstance(self.alignment, Baseline) else ""
-            head = f"aligned {count(self.rows_now, 'row')} of {self.source}{by}, {self.alignment.dim} wide"
+            a = self.alignment
+            by = "" if isinstance(a, Alignment) else f" by {a.name}"
+            what, wide = ("mapped", f"{a.dim} to {a.dim_out}") if isinstance(a, PairedMap) else ("aligned", f"{a.dim}")
+            head = f"{what} {count(self.rows_now, 'row')} of {self.source}{by}, {wide} wide"
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         fitted = self.alignment if self.kind == "align" and isinstance(self.alignment, Alignment) else None
@@ -134,6 +138,7 @@ class Report:
         speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"
         lines = [
             shown(head),
+            *kept_lines(self.alignment),
             *gap_lines(self.gap_before, self.gap_left, "before" if self.kind == "align" else "at the fit"),
             # What a sample says of the gap left is of rows without noise.
             *sampling_lines(None if fitted is None or self.noise else fitted.sampling),
@@ -152,7 +157,9 @@ class Report:
 
 
 def gap_lines(before: float, left: float, when: str = "before") -> list[str]:
-    """The two gaps as numbers and as bars of one scale."""
+    """The two gaps as numbers and as bars of one scale; nothing where there is none to close."""
+    if math.isnan(before) and math.isnan(left):
+        return []
     longest = max(before, 0.0 if math.isnan(left) else left, _FULL_BAR)
     lines = []
     for name, gap in ((f"gap {when}", before), ("gap left", left)):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from heapq import nsmallest
+from math import prod
 
 import numpy as np
 
@@ -86,6 +87,10 @@ class ThreadedWriter:
     def __init__(self, plan: ShardPlan, note: Note, workers: Workers) -> None:
         """note: called from any thread."""
         self.left_out: dict[str, str] = {}
+        self._d = plan.method.dim_out
+        if self._d != plan.files.dim:
+            for shard in plan.files.shards:
+                shard.out_dim = self._d
         self.source = Unwritten(
             plan.files, plan.left, plan.output.dtype, plan.read.bad_rows == "skip", workers.piece_bytes, plan.first
         )
@@ -124,14 +129,15 @@ class ThreadedWriter:
             nonlocal memory
             output = self._output_shard(piece.shard)
             dtype = self.source.dtype_of(output.shard)
-            if dtype == rows.dtype and self.source.in_scratch(output.shard):
+            if dtype == rows.dtype and rows.shape[1] == self._d and self.source.in_scratch(output.shard):
                 out = rows  # nothing else reads them; one buffer instead of two stays in the cache
             else:
                 if not len(memory):
-                    memory = place.memory(max(self._workers.piece_bytes, self.source.d * 8))
-                out = memory[: rows.size * dtype.itemsize].view(dtype).reshape(rows.shape)
+                    memory = place.memory(max(self._workers.piece_bytes, max(self.source.d, self._d) * 8))
+                shape = len(rows), self._d
+                out = memory[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
             flags = None if strict else np.empty(len(rows), dtype=np.uint8)
-            sums = ExactSum(self.source.d)
+            sums = ExactSum(self._d)
             if row_map is None:
                 first = piece.first - piece.lo + lo
                 counts = self._plan.method.apply(rows, out, into=sums, flags=flags, first=first, threads=threads)
@@ -215,7 +221,7 @@ class ThreadedWriter:
         with self._lock:
             if at not in self._open:
                 shard = self.source.files.shards[at]
-                self._open[at] = _OutputShard(shard, self.source.count_pieces(shard), self.source.d)
+                self._open[at] = _OutputShard(shard, self.source.count_pieces(shard), self._d)
             return self._open[at]
 
     def _writer(self, at: int) -> formats.ShardWriter:

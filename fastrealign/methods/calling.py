@@ -127,11 +127,7 @@ class MapsRows:
             raise InputError(
                 "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
             )
-        if bad_rows == "keep" and self.dim_out != self.dim:
-            raise InputError(
-                f"bad_rows='keep' passes rows on unchanged, but {self.name} maps from a width of {self.dim} to {self.dim_out}; "
-                "choose 'error' or 'skip'"
-            )
+        check_rows_kept(self, bad_rows)
         shape = len(rows), self.dim_out
         tensor = is_tensor(x)
         if out is not None:
@@ -165,6 +161,15 @@ class MapsRows:
         if d != self.dim:
             method = "the alignment" if self.name.startswith("realign") else self.name
             raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}")
+
+
+def check_rows_kept(method: Method, bad_rows: str) -> None:
+    """InputError where bad rows are to be passed on unchanged by a map to another width."""
+    if bad_rows == "keep" and method.dim_out != method.dim:
+        raise InputError(
+            f"bad_rows='keep' passes rows on unchanged, but {method.name} maps from a width of {method.dim} to "
+            f"{method.dim_out}; choose 'error' or 'skip'"
+        )
 
 
 def _made_like(given: Any, x: torch.Tensor, shape: tuple[int, int], kind: torch.dtype) -> tuple[torch.Tensor, Rows]:
