@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -51,8 +52,9 @@ class Command:
         run: Callable[[argparse.Namespace], int | None],
         shares: bool = False,
     ) -> argparse.ArgumentParser:
+        description = textwrap.fill(f"{help[0].upper()}{help[1:]}.", 80)
         added = self._subparsers.add_parser(
-            name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=more, formatter_class=_Help
+            name, help=help, description=description, epilog=more, formatter_class=_Help
         )
         added.set_defaults(command=run, group=None, shares=shares)
         return added

@@ -15,6 +15,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
+from fastrealign.methods.fit_options import METHODS as KNOWN
 
 if TYPE_CHECKING:
     from fastrealign.gap_report import figures, result
@@ -57,7 +58,9 @@ def add(command: Command) -> None:
         "of SOURCE; compares up to four ranges of lengths"
     )
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
-    text = "methods to compare with doing nothing, separated by commas (default: %(default)s); an unknown name lists them all"
+    text = (
+        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN[1:])} (default: %(default)s)"
+    )
     parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=text)
     text = "another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated"
     domain = ("NAME", "SOURCE", "TARGET")

@@ -66,7 +66,10 @@ def add(command: Command) -> None:
     )
     demo.add_argument("--method", default="realign", metavar="NAME", help="method that aligns the text, as for align")
     demo.add_argument(
-        "--tuning", choices=("image", "text"), default="image", help="what stage 2 is trained on (default: real images)"
+        "--tuning",
+        choices=("image", "text"),
+        default="image",
+        help="what stage 2 is trained on: image, embeddings of the pictures (default), or text, captions in their place",
     )
     demo.add_argument(
         "--seed",

@@ -46,7 +46,7 @@ class FitOptions:
         "gap_left + tol of the target's, for example 1e-3",
     )
     confidence: float = option(0.95, "probability with which a bound from a sample holds")
-    seed: int = option(0, "seed of the sample, and of noise")
+    seed: int = option(0, "seed of the sample, and of noise, where there is one")
     more: Mapping[str, Any] = field(default_factory=dict)  # further options of a method other than ReAlign
 
     def __post_init__(self) -> None:

@@ -18,10 +18,17 @@ else:
     demo, search = Lazy("fastrealign.cli.demo.run"), Lazy("fastrealign.cli.demo.search")
 
 
+_MORE = """\
+examples:
+  fastrealign demo
+  fastrealign demo --picture demo.png
+  fastrealign demo search"""
+
+
 def add(command: Command) -> None:
     """Add the subcommand."""
     text = "align the titles of real pictures that ship with fastrealign: gap, classifier, search, before and after"
-    parser = command("demo", text, run=run)
+    parser = command("demo", text, _MORE, run=run)
     parser.add_argument(
         "what",
         nargs="?",

@@ -46,7 +46,9 @@ class DemoResult:
     search
         One index of pictures and captions, by what was done to the text.
     rankings
-        The best pictures of some queries.
+        The best pictures of some queries, of those that find their own before or after.
+    finding
+        How many of the held-out titles do.
     texts, images, pairs, dim
         Rows to fit on (of different pictures), held-out pairs, width.
     centroid
@@ -65,6 +67,7 @@ class DemoResult:
     categories: int
     search: dict[str, Search]
     rankings: list[Ranking]
+    finding: int
     texts: int
     images: int
     pairs: int
@@ -137,7 +140,7 @@ class DemoResult:
     def _rankings(self) -> list[str]:
         lines = [
             "Best of all held-out pictures for a title, by their own titles (* its own picture)",
-            f"Shown are titles whose own picture is among the {BEST} best before or after; for most titles it is not.",
+            f"Chosen since it is among the {BEST} best before or after: of {self.finding} of {self.pairs:,} titles it is.",
         ]
         for one in self.rankings[:TERMINAL]:
             lines.append(f"  “{printable(one.query)}”")
@@ -169,7 +172,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     seconds = time.perf_counter() - start
 
     before, after = read(test.title, test.image), read(aligned, test.image)
-    found = uses.best(test, aligned)
+    found, finding = uses.best(test, aligned)
     if picture is not None:
         draw(picture, test, aligned, (before, after), found)
     return DemoResult(
@@ -188,6 +191,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
             Ranking(str(test.titles[f.query]), test.titles[f.before].tolist(), test.titles[f.after].tolist())
             for f in found
         ],
+        finding=finding,
         texts=len(text),
         images=len(image),
         pairs=len(test.ids),

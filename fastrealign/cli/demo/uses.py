@@ -124,16 +124,19 @@ def finds(top: np.ndarray) -> np.ndarray:
     return (top == np.arange(len(top))[:, None]).any(1)
 
 
-def best(test: RealWorld, aligned: np.ndarray) -> list[Best]:
+def best(test: RealWorld, aligned: np.ndarray) -> tuple[list[Best], int]:
     """Titles search all held-out pictures: one title of each of the first QUERIES categories that are a subject.
 
-    It is the first of the category whose own picture is among the BEST before or after, since most titles find nothing.
+    It is the first of the category whose own picture is among the BEST before or after, since most titles find nothing. Also
+    the number of titles, of all categories, that do.
     """
     before, after = (
         np.argsort(-(project(titles) @ project(test.image).T), axis=1, kind="stable")[:, :BEST]
         for titles in (test.title, aligned)
     )
     rows = np.arange(len(test.ids))[:, None]
-    finds = np.flatnonzero(((before == rows) | (after == rows)).any(1) & ~np.isin(test.categories, NO_SUBJECT))
-    _, first = np.unique(test.categories[finds], return_index=True)
-    return [Best(int(i), before[i].tolist(), after[i].tolist()) for i in finds[first][:QUERIES]]
+    finding = ((before == rows) | (after == rows)).any(1)
+    chosen = np.flatnonzero(finding & ~np.isin(test.categories, NO_SUBJECT))
+    _, first = np.unique(test.categories[chosen], return_index=True)
+    shown = [Best(int(i), before[i].tolist(), after[i].tolist()) for i in chosen[first][:QUERIES]]
+    return shown, int(finding.sum())
