@@ -1,7 +1,4 @@
-"""Builds the compiled core with CMake; everything else is in pyproject.toml.
-
-`FASTREALIGN_CUDA=1` requires the CUDA kernels, `=0` leaves them out; unset, they are built where nvcc is found.
-"""
+"""Builds the compiled core with CMake; everything else is in pyproject.toml. csrc/cuda is a package of its own."""
 
 from __future__ import annotations
 
@@ -26,16 +23,12 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         # An isolated build has its tools in a temporary folder, which a cache from an earlier build would still refer to.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
-        cuda = os.environ.get("FASTREALIGN_CUDA", "")
-        if cuda not in ("", "0", "1"):
-            raise SystemExit(f"FASTREALIGN_CUDA={cuda!r}: expected 0 (leave CUDA out), 1 (require it) or unset")
         configure = [
             "cmake",
             str(ROOT),
             f"-DCMAKE_INSTALL_PREFIX={target.parent.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DFASTREALIGN_CUDA={cuda or 'AUTO'}",
         ]
         if shutil.which("ninja"):
             configure += ["-G", "Ninja"]

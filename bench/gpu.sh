@@ -32,8 +32,9 @@ capability=$(python3 -c "import torch; print('%d%d' % torch.cuda.get_device_capa
 
 step "build for sm_$capability"
 if has pybind11; then
-    FASTREALIGN_CUDA=1 FASTREALIGN_CUDA_ARCHITECTURES=$capability limited 180 build.log \
-        python3 -m pip install --no-build-isolation --no-deps --no-index -e . || exit 1
+    limited 90 build.log python3 -m pip install --no-build-isolation --no-deps --no-index -e . || exit 1
+    FASTREALIGN_CUDA_ARCHITECTURES=$capability limited 150 build-cuda.log \
+        python3 -m pip install --no-build-isolation --no-deps --no-index ./csrc/cuda || exit 1
 else
     echo "pybind11 is not installed: nothing can be built"
     exit 1

@@ -35,7 +35,7 @@ FUSED = dict(zip(OPS, (6, 7, 2, 3, 4), strict=True))
 WIDTHS = (512, 768, 1024, 1280)
 CUDA = ("sm_90a", "sm_100")
 TRITON = ("sm_90", "sm_100")
-# As CMakeLists.txt compiles them.
+# As csrc/cuda/CMakeLists.txt compiles them.
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xptxas=-v"]
 
 ASSUMED = """\

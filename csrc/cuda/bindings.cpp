@@ -84,7 +84,7 @@ void prepare(const MapTuple& by, int64_t width, const LaunchTuple& how) { gpu::p
 
 }  // namespace
 
-PYBIND11_MODULE(_cuda, m) {
+PYBIND11_MODULE(fastrealign_cuda, m) {
     m.doc() = "Compiled CUDA kernels of fastrealign; csrc/cuda/api.h describes the arguments.";
     m.attr("CONSTANTS") = fr::constants();
     const py::call_guard<py::gil_scoped_release> unlocked;

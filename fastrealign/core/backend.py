@@ -88,13 +88,11 @@ def _no_cuda(device: str, index: int) -> str | None:
     if torch.version.hip:
         return "the GPU is AMD's"
     try:
-        cuda = import_module("fastrealign._cuda")
+        cuda = import_module("fastrealign_cuda")
     except ImportError:
-        return (
-            "fastrealign was built without CUDA; build it again where nvcc is (FASTREALIGN_CUDA=1 says what is missing)"
-        )
+        return "the CUDA kernels are not installed (pip install 'fastrealign[cuda]', or ./csrc/cuda of the source)"
     if any(getattr(_core, name, None) != value for name, value in cuda.CONSTANTS.items()):
-        return "the CUDA kernels and the core were built from different sources; build fastrealign again"
+        return "the CUDA kernels and the core were built from different sources; install both again"
     if not cuda.can_run(index):
         built = ", ".join(f"sm_{code}" for code in cuda.built_for)
         major, minor = torch.cuda.get_device_capability(index)

@@ -24,10 +24,11 @@ from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_output, as_rows
 
 if TYPE_CHECKING:
-    import fastrealign._cuda as _cuda
+    import fastrealign_cuda
+
     from fastrealign.kernels import launch
 else:
-    _cuda = Lazy("fastrealign._cuda", "torch", "the CUDA backend")
+    fastrealign_cuda = Lazy("fastrealign_cuda", "cuda", "the CUDA backend")
     launch = Lazy("fastrealign.kernels.launch", "torch", "the Triton backend")
 
 _Packed = TypeVar("_Packed", int, torch.Tensor)
@@ -160,7 +161,7 @@ def apply_into(
         return
     if name == "cuda":
         results = _addresses(sums, found, states)
-        _cuda.apply(_matrix(rows), _matrix(out), (map.data_ptr(), terms), results, _launch(rows))
+        fastrealign_cuda.apply(_matrix(rows), _matrix(out), (map.data_ptr(), terms), results, _launch(rows))
     elif name == "triton":
         found = torch.zeros(2, dtype=torch.int64, device=rows.device) if found is None else found
         computes(launch.apply)(rows, out, map, terms, sums=sums, bad=found, flags=states)
@@ -185,7 +186,7 @@ def reduce_into(
     if len(rows) == 0:
         return
     if name == "cuda":
-        _cuda.reduce(_matrix(rows), (map.data_ptr(), terms), _addresses(sums, found, states), _launch(rows))
+        fastrealign_cuda.reduce(_matrix(rows), (map.data_ptr(), terms), _addresses(sums, found, states), _launch(rows))
     elif name == "triton":
         computes(launch.reduce)(rows, map, terms, sums=sums, bad=found, flags=states)
     else:
@@ -203,7 +204,7 @@ def vjp_of(rows: torch.Tensor, gradient: torch.Tensor, map: torch.Tensor, terms:
     if len(y) == 0:
         pass
     elif chosen == "cuda":
-        _cuda.vjp(_matrix(y), _matrix(g), _matrix(out), (map.data_ptr(), terms), _launch(y))
+        fastrealign_cuda.vjp(_matrix(y), _matrix(g), _matrix(out), (map.data_ptr(), terms), _launch(y))
     elif chosen == "triton":
         launch.vjp(y, g, out, map, terms)
     else:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fastrealign"
 # From the bottom up; rooms of one layer do not import each other.
 LAYERS = [
-    ["_core", "_cuda"],
+    ["_core"],
     ["kernels"],
     ["core"],
     ["storage"],
@@ -75,7 +75,7 @@ def _imports(module: str) -> Iterator[Import]:
                 names = [str(child.args[0].value)]
             for name in names:
                 if name.partition(".")[0] == "fastrealign":
-                    while name not in MODULES and name not in ("fastrealign._core", "fastrealign._cuda"):
+                    while name not in MODULES and name != "fastrealign._core":
                         name = name.rpartition(".")[0]
                     yield Import(module, name, child.lineno, typing, inside, lazy)
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):

@@ -70,8 +70,8 @@ def test_triton_has_the_values_of_the_core():
     assert launch.ROWS_BEFORE_FLUSH * 644 << _core.STEP_FRACTION_BITS < 1 << 63
 
 
-@pytest.mark.skipif(find_spec("fastrealign._cuda") is None, reason="built without CUDA")
+@pytest.mark.skipif(find_spec("fastrealign_cuda") is None, reason="pip install ./csrc/cuda")
 def test_cuda_was_built_from_the_same_headers():
-    from fastrealign import _cuda
+    import fastrealign_cuda
 
-    assert {name: getattr(_core, name) for name in _cuda.CONSTANTS} == _cuda.CONSTANTS
+    assert {name: getattr(_core, name) for name in fastrealign_cuda.CONSTANTS} == fastrealign_cuda.CONSTANTS
