@@ -48,6 +48,7 @@ class SourceDistribution(sdist):
             headers.mkdir(exist_ok=True)
             for path in [*(PROJECT / "csrc").glob("*.h"), VERSION]:
                 shutil.copy(path, headers)
+            shutil.copy(PROJECT / "LICENSE", base_dir)
 
 
 setup(
