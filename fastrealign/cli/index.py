@@ -17,15 +17,20 @@ else:
     index_job = Lazy("fastrealign.retrieval.index_job")
 
 _MORE = """\
-STORE is a FAISS index file, a LanceDB folder or table (x.lance), or a Qdrant
-folder or URL. The old vectors stay. A run that was interrupted or killed resumes
+STORE is a FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder
+or URL, or a postgresql:// URL. The old vectors stay. A run that was interrupted or killed resumes
 when the same command is run again, and maps no row twice; so does one after rows
 were added. A FAISS index is written whole, to a file of its own.
 
 examples:
   fastrealign index wiki.faiss --roles roles.safetensors --role image
   fastrealign index data/lancedb --table docs --roles roles.safetensors --role-column modality
-  fastrealign index http://localhost:6333 --table docs --roles roles.safetensors --role-column modality"""
+  fastrealign index http://localhost:6333 --table docs --roles roles.safetensors --role-column modality
+  fastrealign index postgresql://me@localhost/wiki --table docs --column embedding \\
+    --roles roles.safetensors --role-column modality
+
+The key of a Qdrant server is read from QDRANT_API_KEY, the password of PostgreSQL
+from the URL, PGPASSWORD or ~/.pgpass."""
 
 
 def add(command: Command) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.listing import count, listing, short
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import meant
+from fastrealign.core.text import meant, shown
 from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
 from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
@@ -97,7 +97,7 @@ def index(
     Parameters
     ----------
     store : str or path
-        A FAISS index file, a LanceDB folder or table, a Qdrant folder or URL.
+        A FAISS index file, a LanceDB folder or table, a Qdrant folder or URL, a postgresql:// URL.
     roles : Roles, method or path
         What `fit_roles` or `fit` made, or the file that it was saved to.
     role : str, optional
@@ -147,6 +147,7 @@ def index(
         record = {
             "fingerprint": maps.fingerprint,
             "method": maps.method,
+            "dim": maps.dim_out,
             "column": opened.column,
             "role": role,
             "role_column": role_column,
@@ -170,7 +171,7 @@ def index(
         elif drop_old:
             warn(f"{opened.where}: the old vectors stay, since {count(mapper.skipped, 'row')} could not be mapped")
         return IndexReport(
-            opened.where,
+            shown(opened.where),
             opened.target,
             sum(mapper.counts.values()),
             before,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.text import shown
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.role_maps import RoleMaps
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
@@ -27,7 +28,7 @@ class Searcher:
     """
 
     def __init__(self, store: Store, method: Method, role: str, record: dict[str, Any]) -> None:
-        self.store, self.role = store.where, role
+        self.store, self.role = shown(store.where), role
         self._opened, self._method, self._record = store, method, record
 
     def search(self, queries: Any, k: int = 10) -> Found:

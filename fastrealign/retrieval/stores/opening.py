@@ -10,9 +10,10 @@ from fastrealign.core.text import note_secrets
 from fastrealign.retrieval.stores.base import Store, StoreOptions
 from fastrealign.retrieval.stores.faiss_store import FaissStore
 from fastrealign.retrieval.stores.lance_store import LanceStore
+from fastrealign.retrieval.stores.pgvector_store import PgvectorStore
 from fastrealign.retrieval.stores.qdrant_store import QdrantStore
 
-LOOKS = "FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder or URL (http://localhost:6333)"
+LOOKS = "FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder or URL (http://localhost:6333), or postgresql://..."
 _FAISS = (".faiss", ".index")
 
 
@@ -28,6 +29,8 @@ def open_store(location: str | os.PathLike[str], options: StoreOptions) -> Store
     note_secrets(text)
     if text.startswith(("http://", "https://")):
         return QdrantStore(text, options)
+    if text.startswith(("postgresql://", "postgres://")):
+        return PgvectorStore(text, options)
     path = Path(text)
     if path.is_file() or (not path.exists() and path.suffix in _FAISS):
         return FaissStore(text, options)

