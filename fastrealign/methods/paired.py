@@ -6,12 +6,12 @@ Drift-Adapter (arXiv 2509.23471) measures such maps on encoders of text and of p
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fastrealign.core import checks
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
@@ -147,10 +147,8 @@ def _measured(found: PairedMap, aside: list[np.ndarray], seed: int) -> PairedMap
 def _check_options(method: str, held_out: float, seed: int, bad_rows: str) -> None:
     check_choice("method", method, PAIRED_METHODS)
     check_choice("bad_rows", bad_rows, ("error", "skip"))
-    if not (isinstance(held_out, numbers.Real) and 0.0 <= held_out <= 0.9):
-        raise InputError(f"held_out={held_out!r}: expected a share of the pairs from 0 to 0.9, such as 0.2")
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**63:
-        raise InputError(f"seed={seed!r}: expected a whole number from 0 to 2^63 - 1")
+    checks.number("held_out", held_out, lambda share: 0.0 <= share <= 0.9, "from 0 to 0.9, a share of the pairs")
+    checks.seed(seed)
 
 
 def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastrealign.core import ops
+from fastrealign.core import checks, ops
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -163,6 +163,7 @@ class PairedMap(MapsRows):
         -------
         Kept
         """
+        seed = checks.seed(seed)
         sides = open_pairs(self(old, dtype="float64"), new, queries, "rows", (None, None), SILENT).sides
         blocks = [rows for _, rows in pair_blocks(sides, False, SILENT)]
         mapped, there, *asked = (np.concatenate(side) for side in zip(*blocks, strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
@@ -64,8 +65,7 @@ def top_k(
     queries = np.asarray(queries, np.float64)
     if queries.ndim != 2 or not len(queries):
         raise InputError(f"queries: shape {queries.shape}, expected (queries, width)")
-    if k < 1:
-        raise InputError(f"k={k}: expected at least 1")
+    k = whole("k", k, 1)
     lengths = np.linalg.norm(queries, axis=1)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core import ops
+from fastrealign.core.checks import number
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
@@ -56,7 +57,7 @@ def fuse(
     array([[0.707, 0.707],
            [1.   , 0.   ]])
     """
-    _check_weight(weight)
+    weight = _weight(weight)
     given = {"image_rows": (image_rows, has_image), "text_rows": (text_rows, has_text)}
     rows = {name: as_rows(part, name) for name, (part, _) in given.items() if part is not None}
     if not rows:
@@ -86,9 +87,8 @@ def fuse(
     return out
 
 
-def _check_weight(weight: Any) -> None:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float, np.floating)) or not 0.0 <= weight <= 1.0:
-        raise InputError(f"weight {weight!r}: expected a number from 0 (text alone) to 1 (image alone)")
+def _weight(weight: float) -> float:
+    return number("weight", weight, lambda share: 0.0 <= share <= 1.0, "from 0 (text alone) to 1 (image alone)")
 
 
 def _mask(name: str, given: bool, mask: Any, n: int) -> np.ndarray:
@@ -145,8 +145,7 @@ def fuse_scores(image_scores: Any, text_scores: Any, *, weight: float | None = N
         raise InputError(
             f"scores of images have shape {image.shape}, those of texts {text.shape}; expected one document each"
         )
-    if weight is not None:
-        _check_weight(weight)
+    weight = None if weight is None else _weight(weight)
     neither = np.isnan(image) & np.isnan(text)
     if neither.any():
         raise InputError(

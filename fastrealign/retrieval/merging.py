@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 
 
@@ -58,8 +59,7 @@ def merge(lists: Iterable[Sequence[Any]], k: int) -> Hits:
     >>> hits.ids.tolist(), hits.scores.tolist(), hits.roles.tolist()
     (['cat.jpg', 'about cats'], [2.1, 1.7], ['image', 'text'])
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InputError(f"k {k!r}: expected a whole number of 1 or more")
+    k = whole("k", k, 1)
     taken = [_taken(number, one) for number, one in enumerate(lists)]
     taken = [one for one in taken if len(one.ids)]
     if not taken:

@@ -236,7 +236,7 @@ def test_bad_pairs(rng):
             fr.fit_map(*arguments)
     for options, said in (
         ({"method": "rigde"}, "expected one of procrustes, ridge"),
-        ({"held_out": 1.0}, "expected a share of the pairs"),
+        ({"held_out": 1.0}, "expected a number from 0 to 0.9, a share of the pairs"),
         ({"seed": -1}, "expected a whole number"),
         ({"bad_rows": "keep"}, "expected one of error, skip"),
         ({"pairs": "ids"}, "old: holds no ids"),

@@ -80,7 +80,7 @@ def test_merge_takes_what_indexes_return():
         ([(["a"], [1.0], ["x", "y"])], 3, "2 roles for 1 ids"),
         ([(["a"],)], 3, r"expected \(ids, scores\)"),
         ([([0.5], [1.0])], 3, "ids of float64"),
-        ([(["a"], [1.0])], 0, "k 0: expected a whole number"),
+        ([(["a"], [1.0])], 0, "k=0: expected a whole number"),
     ],
 )
 def test_merge_refuses(lists, k, message):
@@ -112,7 +112,7 @@ def test_fuse_refuses(rng):
     some = np.array([True, True, False, True, True])
     for call, message in (
         (lambda: fuse(rows, rows[:4]), r"text_rows: shape \(4, 4\)"),
-        (lambda: fuse(rows, rows, weight=1.5), "weight 1.5: expected a number from 0"),
+        (lambda: fuse(rows, rows, weight=1.5), "weight=1.5: expected a number from 0"),
         (lambda: fuse(None, None), "both None"),
         (lambda: fuse(rows, -rows), "document 0: image and text cancel out at weight 0.5"),
         (lambda: fuse(rows, rows, has_image=some, has_text=some), "document 2 has neither"),
