@@ -8,7 +8,13 @@ from typing import Any
 from fastrealign.core.errors import InputError
 
 # Packages whose name for pip differs from the one they are imported by.
-_PACKAGES = {"lance": "pylance", "sklearn": "scikit-learn", "open_clip": "open_clip_torch", "PIL": "pillow"}
+_PACKAGES = {
+    "lance": "pylance",
+    "open_clip": "open_clip_torch",
+    "PIL": "pillow",
+    "pytrec_eval": "pytrec_eval-terrier",
+    "sklearn": "scikit-learn",
+}
 
 
 def optional(module: str, extra: str, what: str) -> Any:

@@ -22,19 +22,23 @@ FEW_COLUMNS = 5
 
 def html_page(report: Measured) -> str:
     """The page, whole."""
-    style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     lines = [
         _head(report),
         _table(report),
         length_section(report.by_length) if report.by_length else "",
         _notes(report),
         '<section class="figures" aria-label="Figures">',
-        *(_figure(drawing, panels) for drawing, panels in svgs(report)),
+        *(figure_card(drawing, panels) for drawing, panels in svgs(report)),
         "</section>",
         f"<footer>Measured and drawn by fastrealign {__version__}: {escape(basis(report))}. Methods and metrics: "
         "arXiv 2602.07026, arXiv 2605.07825.</footer>",
     ]
-    body = "\n".join(lines)
+    return document(headline(report), "\n".join(lines))
+
+
+def document(title: str, body: str) -> str:
+    """An HTML file of this content, with the styles of reports."""
+    style = files("fastrealign.gap_report").joinpath("page.css").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -42,7 +46,7 @@ def html_page(report: Measured) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="fastrealign {__version__}">
-<title>{escape(headline(report))}</title>
+<title>{escape(title)}</title>
 <link rel="icon" href="data:,">
 <style>
 {style}</style>
@@ -61,13 +65,13 @@ def _head(report: Measured) -> str:
     return f"""<header>
 <p class="sides">Modality gap, {sides}</p>
 <h1>{escape(headline(report))}</h1>
-<p class="advice"><strong>Advice</strong> {_text(advice_of(report))}</p>
-<ul class="verdict">{"".join(f"<li>{_text(one)}</li>" for one in findings(report))}</ul>
+<p class="advice"><strong>Advice</strong> {text_of(advice_of(report))}</p>
+<ul class="verdict">{"".join(f"<li>{text_of(one)}</li>" for one in findings(report))}</ul>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
 
 
-def _text(text: str) -> str:
+def text_of(text: str) -> str:
     """Escaped, with figures that do not part from their signs."""
     return escape(text).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
 
@@ -83,7 +87,7 @@ def _table(report: Measured) -> str:
     described: list[str] = []
     for row in table(report):
         cells = "".join(_cell(row, name) for name in names)
-        meaning = f"<small>{_text(row.meaning)} <i>({escape(row.measured)})</i></small>"
+        meaning = f"<small>{text_of(row.meaning)} <i>({escape(row.measured)})</i></small>"
         head = f'<th scope="row">{escape(row.label)}{meaning}</th>'
         (judged if row.judged else described).append(f"<tr>{head}{cells}</tr>")
     many = " many" if len(names) > FEW_COLUMNS else ""
@@ -121,7 +125,7 @@ def _notes(report: Measured) -> str:
     return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>'
 
 
-def _figure(drawing: Drawing, panels: list[str]) -> str:
+def figure_card(drawing: Drawing, panels: list[str]) -> str:
     several = " several" if len(panels) > 1 else ""
     return f"""<figure id="{drawing.name}" class="card{several}">
 <h2>{escape(drawing.title)}</h2>

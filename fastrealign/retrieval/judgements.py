@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +87,17 @@ def read_judgements(path: AnyPath) -> Judgements:
     if isinstance(at, Path) and at.is_dir():
         return _beir(at)
     return _file(at)
+
+
+def given_judgements(grades: Mapping[str, Mapping[str, int]]) -> Judgements:
+    """Judgements in memory: of each query id a mapping of document ids to grades, checked as a file's are."""
+    checked: dict[str, dict[str, int]] = {}
+    for query, of in grades.items():
+        if not isinstance(of, Mapping):
+            raise InputError(f"qrels: query {brief(query)}: expected a mapping of document ids to grades")
+        where = f"qrels: query {brief(query)}"
+        checked[id_text(query)] = {id_text(document): _grade(str(grade), where) for document, grade in of.items()}
+    return Judgements("qrels", checked)
 
 
 def _beir(folder: Path) -> Judgements:

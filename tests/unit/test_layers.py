@@ -233,6 +233,7 @@ PUBLIC = {
     "check",
     "convert",
     "embed_files",
+    "evaluate",
     "fit",
     "fit_baseline",
     "fit_map",

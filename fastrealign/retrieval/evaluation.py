@@ -1,0 +1,232 @@
+"""Search in one index, before and after alignment: recall, NDCG and MRR in every corpus, scores, and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrealign.core import checks
+from fastrealign.core.errors import InputError
+from fastrealign.core.float_state import computes
+from fastrealign.core.optional import optional
+from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.text import meant
+from fastrealign.methods.role_fits import ROLE_METHODS
+from fastrealign.retrieval.bootstrap import figures
+from fastrealign.retrieval.compared_roles import FEW, Fitting, Mapped, by_roles, opened_roles, rows_at
+from fastrealign.retrieval.documents import (
+    IMAGE,
+    QUERY,
+    ROLES,
+    TEXT,
+    Judged,
+    Rows,
+    judged_by_ids,
+    judged_pairs,
+    named_in_order,
+    open_role,
+    sampled,
+)
+from fastrealign.retrieval.judgements import given_judgements, read_judgements
+from fastrealign.retrieval.ranking import measured, search
+from fastrealign.retrieval.score_figures import curves, distributions
+from fastrealign.retrieval.search_data import MethodScores
+from fastrealign.retrieval.search_report import SearchReport
+
+NONE = "none"
+METHODS = (NONE, "realign", "centred")
+# Judged queries that are measured, at most.
+SAMPLE = 2000
+# With fewer judged queries than this, intervals are too narrow.
+FEW_JUDGED = 30
+
+
+@computes
+def evaluate(
+    queries: Any,
+    *,
+    text: Any = None,
+    images: Any = None,
+    qrels: Any = None,
+    pairs: bool = False,
+    roles: Any = None,
+    methods: Sequence[str] | None = None,
+    ids: Mapping[str, Any] | None = None,
+    column: str | None = None,
+    image_column: str | None = None,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> SearchReport:
+    """Measure search in an index of text and images, without alignment and with each method.
+
+    Documents are searched exactly, in blocks, so memory does not grow with their number. Each method is measured in the corpus
+    of text, in that of images, and in both together (mixed). Its roles are fitted on the documents, and on queries: two halves,
+    each mapped by what was fitted on the other. Metrics are those of trec_eval; 95 % intervals are bootstraps over queries.
+
+    Parameters
+    ----------
+    queries : rows
+        Rows (n, d), as `fastrealign.fit` takes them: an array, a tensor, paths.
+    text, images : rows, optional
+        The documents, at least one of both. With one alone, the mixed corpus is not measured.
+    qrels : path or mapping, optional
+        Judgements by id: TREC qrels, a BEIR or MTEB folder, a .csv or .tsv with a header. Or a mapping of query ids to mappings
+        of document ids to grades. An id of a text and of an image is of both.
+    pairs : bool
+        Instead of qrels: row i of the queries belongs to row i of the text and to row i of the images.
+    roles : Roles, path or mapping, optional
+        Fitted roles to compare; or several by name. Those without a role "query" map queries as "text".
+    methods : sequence of str, optional
+        Of `fastrealign.fit_roles`, fitted here. By default none, realign and centred; with `roles` only none. "none", doing
+        nothing, is always measured.
+    ids : mapping of str to path or list, optional
+        Ids of the rows of "query", "text" and "image", in their order. By default those that the files hold; else those of a
+        BEIR folder's lists; else the numbers of the rows.
+    column, image_column : str, optional
+        The column that holds the embeddings of queries and text, and of images, where that is ambiguous.
+    sample : int
+        Judged queries that are measured, at most.
+    seed : int
+        Of samples, halves and the bootstrap.
+    progress : Progress
+        Called as passes advance.
+
+    Returns
+    -------
+    SearchReport
+        `print` it or `save` it as a page; `advice`, `warnings`, `figures`.
+
+    Raises
+    ------
+    InputError
+        No documents; neither or both of qrels and pairs; judgements that cannot be read or of which none can be measured; ids
+        that occur twice; widths that differ; an unknown method; pytrec_eval is missing.
+    BadRowsError
+        A row without a direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastrealign.retrieval import evaluate
+    >>> rng = np.random.default_rng(0)
+    >>> things = rng.standard_normal((60, 8))
+    >>> queries, images = things + [3] * 8, things - [3] * 8
+    >>> text = rng.standard_normal((60, 8)) + [3] * 8
+    >>> qrels = {str(i): {f"picture {i}": 1} for i in range(60)}
+    >>> found = evaluate(queries, text=text, images=images, qrels=qrels,
+    ...                  ids={"image": [f"picture {i}" for i in range(60)]})
+    >>> found.figures["mixed", "R@10"]["centred"].value > found.figures["mixed", "R@10"]["none"].value
+    True
+    """
+    optional("pytrec_eval", "search", "evaluating search")
+    sample, seed = checks.whole("sample", sample, 1), checks.seed(seed)
+    compared = opened_roles(roles)
+    names = _checked_methods((() if compared else METHODS) if methods is None else methods)
+    given = {QUERY: queries, TEXT: text, IMAGE: images}
+    if text is None and images is None:
+        raise InputError("there are no documents; give text, images or both")
+    if (qrels is None) != bool(pairs):
+        raise InputError("give either qrels, a file of judgements, or pairs=True: row i of queries belongs to row i")
+    sides = _sides(given, ids or {}, (column, image_column))
+    judged = sampled(_judged(sides, qrels), sample, seed)
+    return _measure(sides, judged, (names, compared), (seed, progress))
+
+
+def _checked_methods(methods: Sequence[str]) -> list[str]:
+    if isinstance(methods, str):
+        methods = [methods]
+    for name in methods:
+        if name not in ROLE_METHODS:
+            raise InputError(
+                f"there is no method {name!r} for roles{meant(str(name), ROLE_METHODS)}; choose of {', '.join(ROLE_METHODS)}"
+            )
+    return list(dict.fromkeys([NONE, *methods]))
+
+
+def _sides(given: Mapping[str, Any], ids: Mapping[str, Any], columns: tuple[str | None, str | None]) -> dict[str, Rows]:
+    for role in ids:
+        if role not in ROLES:
+            raise InputError(
+                f"ids: there is no role {role!r}{meant(str(role), ROLES)}; the roles are {', '.join(ROLES)}"
+            )
+        if given[role] is None:
+            raise InputError(f"ids: of {role}, but there are no rows of it")
+    sides = {
+        role: open_role(role, rows, columns[role == IMAGE], ids.get(role))
+        for role, rows in given.items()
+        if rows is not None
+    }
+    of_queries = sides[QUERY].source
+    for side in sides.values():
+        if side.source.d != of_queries.d:
+            raise InputError(
+                f"{side.source.name}: rows are {side.source.d} wide, those of {of_queries.name} {of_queries.d}; all must come "
+                "from one encoder pair"
+            )
+    return sides
+
+
+def _judged(sides: dict[str, Rows], qrels: Any) -> Judged:
+    """The judgements by row. `sides` is given the ids of a BEIR folder where it has none."""
+    documents = {role: side for role, side in sides.items() if role != QUERY}
+    if qrels is None:
+        return judged_pairs(sides[QUERY], documents)
+    read = given_judgements(qrels) if isinstance(qrels, Mapping) else read_judgements(qrels)
+    queries = named_in_order(sides[QUERY], read.queries, "queries.jsonl")
+    documents = {role: named_in_order(side, read.documents, "corpus.jsonl") for role, side in documents.items()}
+    return judged_by_ids(read, queries, documents)
+
+
+def _measure(
+    sides: Mapping[str, Rows], judged: Judged, what: tuple[list[str], Mapping[str, Any]], how: tuple[int, Progress]
+) -> SearchReport:
+    (names, compared), (seed, progress) = what, how
+    queries = sides[QUERY]
+    documents = {role: side for role, side in sides.items() if role != QUERY}
+    fitting = Fitting(queries, documents, judged.queries, seed)
+    raw = rows_at(queries, judged.queries)
+    scores: dict[str, MethodScores] = {}
+    values = []
+    for name in [*names, *compared]:
+        mapped: Mapped = by_roles(compared[name], raw, documents) if name in compared else fitting.by(name, progress)
+        found = search(mapped.queries, documents, mapped.maps, progress)
+        values.append(measured(found, judged))
+        scores[name] = MethodScores(distributions(documents, mapped.maps, seed), curves(found, judged))
+    keys = [key for key, of in values[0].items() if np.isfinite(of).any()]
+    of_all = figures(np.array([[of[key] for key in keys] for of in values]), seed)
+    table = {key: {name: of_all[i][j] for i, name in enumerate(scores)} for j, key in enumerate(keys)}
+    counted = {key: int(np.isfinite(values[0][key]).sum()) for key in keys}
+    return SearchReport(
+        names={role: side.source.name for role, side in sides.items()},
+        rows={role: side.rows for role, side in sides.items()},
+        dim=queries.source.d,
+        judged=len(judged.queries),
+        figures=table,
+        counted=counted,
+        scores=scores,
+        notes=(*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)),
+        seed=seed,
+    )
+
+
+def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits: bool) -> list[str]:
+    notes = []
+    if len(documents) == 1:
+        (role,) = documents
+        notes.append(
+            f"all documents are {'text' if role == TEXT else 'images'}: figures of a mixed index cannot be measured"
+        )
+    for role, of in judged.relevant.items():
+        if not len(of.query):
+            notes.append(f"no {role} is relevant to a judged query: search in {role} alone cannot be measured")
+    if len(judged.queries) < FEW_JUDGED:
+        notes.append(f"only {len(judged.queries)} judged queries: intervals by bootstrap are too narrow, judge more")
+    if fits and not fitting.halves:
+        notes.append(
+            f"fewer than {FEW} queries: their map is fitted on the queries that it is measured on, which flatters it; fit "
+            "roles on other queries and give these"
+        )
+    return notes
