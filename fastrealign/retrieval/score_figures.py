@@ -44,11 +44,11 @@ class Curve:
 def distributions(documents: Mapping[str, Rows], maps: Mapping[str, Method], seed: int) -> dict[str, Distribution]:
     """Of text with text, images with images, and images with text, as far as both are there; never of a row with itself."""
     rows = {}
-    for role, one in documents.items():
-        if one.rows > 1:
-            numbers = draw(one.rows, SAMPLE, seed)
-            rows[role] = np.empty((len(numbers), one.source.d))
-            for here, taken in pick(one.source, numbers, maps[role].apply):
+    for role, side in documents.items():
+        if side.rows > 1:
+            numbers = draw(side.rows, SAMPLE, seed)
+            rows[role] = np.empty((len(numbers), side.source.d))
+            for here, taken in pick(side.source, numbers, maps[role].apply):
                 rows[role][here] = taken
     pairs = {"text–text": (TEXT, TEXT), "image–image": (IMAGE, IMAGE), "image–text": (IMAGE, TEXT)}
     found = {}

@@ -8,7 +8,8 @@ import numpy as np
 
 from fastrealign.core.optional import optional
 from fastrealign.gap_report.charts import SMALL, Drawing
-from fastrealign.gap_report.svg import METHOD, STYLE, TARGET, inline
+from fastrealign.gap_report.labels import METHOD
+from fastrealign.gap_report.svg import STYLE, TARGET, inline
 from fastrealign.retrieval.documents import IMAGE, TEXT
 from fastrealign.retrieval.ranking import DEPTH, MIXED
 from fastrealign.retrieval.score_figures import EDGES
