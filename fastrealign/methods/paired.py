@@ -100,7 +100,7 @@ def fit_map(
     >>> found(items[:3]).shape
     (3, 8)
     """
-    _check_options(method, held_out, seed, bad_rows)
+    held_out, seed = _checked(method, held_out, seed, bad_rows)
     opened = open_pairs(old, new, queries, pairs, (column, target_column), progress)
     sides = opened.sides
     count = sides[0].rows
@@ -144,11 +144,14 @@ def _measured(found: PairedMap, aside: list[np.ndarray], seed: int) -> PairedMap
     return replace(found, kept=recall_kept.recall_kept(mapped, others[0], others[1] if others[1:] else None, seed))
 
 
-def _check_options(method: str, held_out: float, seed: int, bad_rows: str) -> None:
+def _checked(method: str, held_out: float, seed: int, bad_rows: str) -> tuple[float, int]:
+    """`held_out` and `seed`; InputError for an option that is none."""
     check_choice("method", method, PAIRED_METHODS)
     check_choice("bad_rows", bad_rows, ("error", "skip"))
-    checks.number("held_out", held_out, lambda share: 0.0 <= share <= 0.9, "from 0 to 0.9, a share of the pairs")
-    checks.seed(seed)
+    held_out = checks.number(
+        "held_out", held_out, lambda share: 0.0 <= share <= 0.9, "from 0 to 0.9, a share of the pairs"
+    )
+    return held_out, checks.seed(seed)
 
 
 def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:

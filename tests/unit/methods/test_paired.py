@@ -204,7 +204,7 @@ def test_advice(kept, low, high, queries, said):
 def test_held_out_pairs_are_not_fitted_on(rng):
     old, new = pairs(rng, 600, 5, 5)
     aside = shares(np.arange(600), 3) < 0.2
-    found = fr.fit_map(old, new, seed=3)
+    found = fr.fit_map(old, new, seed=np.int64(3))
     assert found.kept.documents == aside.sum()
     assert found.pairs == 600 - aside.sum()
     assert found.fingerprint == fr.fit_map(old[~aside], new[~aside], held_out=0).fingerprint
