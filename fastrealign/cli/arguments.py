@@ -18,12 +18,13 @@ from fastrealign.methods.fit_options import HELP as FIT_HELP
 if TYPE_CHECKING:
     from fastrealign.core import dtypes
     from fastrealign.formats import saved_tensors
-    from fastrealign.methods import loading
+    from fastrealign.methods import loading, roles
     from fastrealign.storage import paths as storage_paths
     from fastrealign.storage.paths import Place
 else:
     dtypes = Lazy("fastrealign.core.dtypes")
     loading = Lazy("fastrealign.methods.loading")
+    roles = Lazy("fastrealign.methods.roles")
     saved_tensors = Lazy("fastrealign.formats.saved_tensors")
     storage_paths = Lazy("fastrealign.storage.paths")
 
@@ -193,7 +194,11 @@ def saved_out(args: argparse.Namespace, kind: str) -> Place:
     if out.exists():
         if not args.overwrite:
             raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
-        loading.load(out)  # raises for any other file, which must not be replaced
+        # Raises for any other file, which must not be replaced.
+        if kind == "roles":
+            roles.Roles.load(out)
+        else:
+            loading.load(out)
     return out
 
 

@@ -1,4 +1,4 @@
-"""`fastrealign fit`: find an alignment and save it, or bring a saved one up to date (`--from`)."""
+"""`fastrealign fit`: find an alignment and save it, bring a saved one up to date (`--from`), or fit roles (`--role`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 import fastrealign as fr
-from fastrealign.cli import arguments
+from fastrealign.cli import arguments, role_options
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -23,18 +23,21 @@ else:
 _MORE = """\
 examples:
   fastrealign fit text_emb/ --target img_emb/ --out text2image.safetensors
-  fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --decay 0.5 --out updated.safetensors"""
+  fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --decay 0.5 --out updated.safetensors
+  fastrealign fit --role text=text_emb/ --role image=img_emb/ --anchor image --method centred --out roles.safetensors
+  fastrealign fit --role query=q.npy --role text=text_emb/ --role image=img_emb/ --anchor image --method auto \\
+      --pairs query:image=q1.npy,i1.npy --pairs query:text=q2.npy,t2.npy --out roles.safetensors"""
 
 
 def add(command: Command) -> None:
     """Add the subcommand."""
     parser = command("fit", "find the alignment of two sets of embeddings and save it", _MORE, run=run, shares=True)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help=arguments.SOURCE)
+    parser.add_argument("source", nargs="*", metavar="SOURCE", help=arguments.SOURCE)
     parser.add_argument(
         "--target", nargs="+", metavar="TARGET", help=f"{arguments.TARGET}; needed unless --from is given"
     )
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
+        "-o", "--out", required=True, metavar="FILE", help="where to save it, for example text2image.safetensors"
     )
     arguments.add_fit_options(parser)
     parser.add_argument(
@@ -42,6 +45,7 @@ def add(command: Command) -> None:
     )
     text = "with --from: factor of the weight of all old rows, above 0 to 1 (default: 1, every row counts alike)"
     parser.add_argument("--decay", type=float, metavar="FACTOR", help=text)
+    role_options.add_roles(parser)
     arguments.add_columns(parser)
     arguments.add_reading_options(parser)
     arguments.add_device_options(parser)
@@ -50,6 +54,16 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if role_options.wants_roles(args):
+        if process_group.ranks_of(args.group).size > 1:
+            raise InputError("roles are fitted in one process; leave out torchrun")
+        to = arguments.saved_out(args, "roles")
+        roles = role_options.fit(args)
+        roles.save(to)
+        show(args, *inspection.describe_roles(roles, str(to)))
+        return
+    if not args.source:
+        raise InputError("fit needs a SOURCE and its --target, or roles: --role NAME=PATH")
     out = arguments.saved_out(args, "alignment")
     reading = arguments.reading_options(args)
     ranks = process_group.ranks_of(args.group)

@@ -125,7 +125,8 @@ def _side_text(rows: int, trace: float, encoder: str | None, column: str | None)
     return f"{count(rows, 'row')}, trace {trace:.6g}{named}"
 
 
-def _roles(roles: Roles, name: str) -> Found:
+def describe_roles(roles: Roles, name: str) -> Found:
+    """The maps of each role, and of `auto` what was tried and why one was taken."""
     entries = (
         (role, f"{method.name}, gap before {method.gap_before:.4g}, fingerprint {method.fingerprint[:16]}")
         for role, method in roles.maps.items()
@@ -147,7 +148,7 @@ def _roles(roles: Roles, name: str) -> Found:
 
 def _saved(path: Place) -> Found:
     if own_kind(path) == "saved roles":
-        return _roles(Roles.load(path), str(path))
+        return describe_roles(Roles.load(path), str(path))
     try:
         return describe(load(path), str(path))
     except InputError as not_an_alignment:

@@ -56,7 +56,7 @@ class Choice:
 
 def chosen(fits: RoleFits, method: str, given: Any, seed: int = 0) -> Choice:
     """The method, "auto" or "balanced", that pairs decide; `given`: as `fit_roles` takes them."""
-    opened = open_pairs(given, fits.sources)
+    opened = open_pairs(given, fits.sources, fits.columns)
     fits.read()
     read = read_pairs(opened, seed)
     trial_fits = fits

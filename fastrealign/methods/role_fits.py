@@ -48,6 +48,7 @@ class RoleFits:
     sources: dict[str, RowSource]
     anchor: str
     options: PassOptions
+    columns: Mapping[str, str]
     _sides: dict[str, SideStatistics] = field(default_factory=dict)
     _covariance: Covariance | None = None
     _warned: bool = False
@@ -66,7 +67,7 @@ class RoleFits:
                     f"role {role}: rows are {source.d} wide, those of the anchor {anchor} {sources[anchor].d}; all roles "
                     "must come from encoders of one space"
                 )
-        return cls(sources, anchor, options)
+        return cls(sources, anchor, options, columns)
 
     def read(self) -> None:
         """Read the statistics of every role that were not read yet."""
@@ -148,9 +149,7 @@ def open_role(role: str, given: Any, column: str | None = None) -> RowSource:
         if side is None and isinstance(given, (str, os.PathLike)):
             folders = [place(given) / folder for folder in SIDE_FOLDERS.values()]
             if all(folder.is_dir() for folder in folders):
-                raise InputError(
-                    f"{given}: holds {' and '.join(f'{one.name}/' for one in folders)}; give the one that it is"
-                )
+                raise InputError(f"{given}: holds text and images; name the folder: {' or '.join(map(str, folders))}")
         wanted = Wanted(column, side, None, "column= (--role NAME=PATH:COLUMN)")
         opened = open_rows(given, side or "target", wanted)
         if isinstance(opened, FileSource):

@@ -11,6 +11,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
+from fastrealign.data.sources import names_files
 from fastrealign.diagnostics.rows import count_rows, draw, sample
 from fastrealign.diagnostics.search import nearest
 from fastrealign.methods.method import Method
@@ -59,8 +60,10 @@ class Found:
     best_wrong: dict[str, float]
 
 
-def open_pairs(pairs: Any, roles: Mapping[str, RowSource]) -> list[tuple[tuple[str, str], tuple[RowSource, RowSource]]]:
-    """Both sides of each kind of pairs, opened; InputError, in one line, for all that cannot be used."""
+def open_pairs(
+    pairs: Any, roles: Mapping[str, RowSource], columns: Mapping[str, str]
+) -> list[tuple[tuple[str, str], tuple[RowSource, RowSource]]]:
+    """Both sides of each kind of pairs, opened, files by the columns of their roles; InputError for what cannot be used."""
     if not isinstance(pairs, Mapping) or not pairs:
         raise InputError(
             'pairs: expected a mapping such as {("query", "image"): (queries, images)}, row i of one belonging to row i '
@@ -74,7 +77,10 @@ def open_pairs(pairs: Any, roles: Mapping[str, RowSource]) -> list[tuple[tuple[s
         for role in kind:
             known(role, roles)
         name = f"pairs {kind[0]}:{kind[1]}"
-        query, document = (_open_side(name, role, rows, roles) for role, rows in zip(kind, sides, strict=True))
+        query, document = (
+            _open_side(name, role, rows, roles[role].d, columns.get(role))
+            for role, rows in zip(kind, sides, strict=True)
+        )
         counts = count_rows(query), count_rows(document)
         if counts[0] != counts[1]:
             raise InputError(
@@ -96,13 +102,13 @@ def open_pairs(pairs: Any, roles: Mapping[str, RowSource]) -> list[tuple[tuple[s
     return opened
 
 
-def _open_side(name: str, role: str, rows: Any, roles: Mapping[str, RowSource]) -> RowSource:
+def _open_side(name: str, role: str, rows: Any, width: int, column: str | None) -> RowSource:
     try:
-        opened = open_role(role, rows)
+        opened = open_role(role, rows, column if names_files(rows) else None)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    if opened.d != roles[role].d:
-        raise InputError(f"{name}: rows of {role} are {opened.d} wide, those of the role {roles[role].d}")
+    if opened.d != width:
+        raise InputError(f"{name}: rows of {role} are {opened.d} wide, those of the role {width}")
     return opened
 
 

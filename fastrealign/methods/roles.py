@@ -221,7 +221,7 @@ def fit_roles(
     if needed and pairs is None:
         raise InputError(
             f"{method} needs pairs=, rows that belong together, such as {{('query', 'image'): (queries, images), ('query', "
-            "'text'): (queries, texts)}; without pairs choose a method"
+            "'text'): (queries, texts)} (--pairs query:image=PATH,PATH); without pairs choose a method"
         )
     if pairs is not None and not needed:
         raise InputError(f"pairs are for {BALANCED} and {AUTO}, {method} takes none; leave them out")

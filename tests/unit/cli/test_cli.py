@@ -106,6 +106,47 @@ def test_apply_of_something_that_is_no_alignment(tmp_path, sides, run):
     assert run("apply", tmp_path / "none", sides[0], "--out", tmp_path / "out")[0] == 2
 
 
+def test_fit_of_roles(tmp_path, sides, run):
+    """What the command fits is what Python fits; each role of the file maps its files."""
+    rows = {"text": corpus.loaded(sides[0]), "image": corpus.loaded(sides[1])}
+    file, given = tmp_path / "roles.safetensors", ("--role", f"text={sides[0]}", "--role", f"image={sides[1]}")
+    code, out, err = run("fit", *given, "--anchor", "image", "--method", "Centred", "-o", file)
+    assert (code, err) == (0, "") and "method centred, anchor image" in out
+    roles = fr.fit_roles(rows, anchor="image", method="centred")
+    for role, side in zip(roles, sides, strict=True):
+        assert run("apply", file, side, "--role", role, "--out", tmp_path / f"to_{role}", "--quiet") == (0, "", "")
+        assert np.array_equal(corpus.loaded(tmp_path / f"to_{role}"), roles[role](rows[role]))
+    assert run("fit", *given, "--anchor", "image", "--out", file)[0] == 2
+    held = tmp_path / "held.npy"
+    np.save(held, rows["text"])
+    auto = [word for document in ("image", "text") for word in ("--pairs", f"text:{document}={held},{held}")]
+    assert run("fit", *given, "--anchor", "image", "--method", "auto", *auto, "--out", file, "--overwrite")[0] == 0
+    assert "chosen" in run("inspect", file)[1] and "none" in json.loads(run("inspect", file, "--json")[1])["trials"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("s --role a=s --anchor a", "fit takes either SOURCE and --target or roles"),
+        ("--role a=s --role b=s --anchor a --target s --tol 0.1", "--target, --tol goes with SOURCE, not with --role"),
+        ("--role a=s --role b=s", "roles need an anchor"),
+        ("--role a=s --role a=s --anchor a", "--role a=s: a was given already"),
+        ("--role a --anchor a", "--role a: expected NAME=PATH"),
+        ("--role text=s --role image=s --anchor imgae", "no role 'imgae', did you mean 'image'?"),
+        ("--role a=s --role b=s --anchor a --method auto --pairs a:b=s", "--pairs a:b=s: expected NAME:NAME=PATH,PATH"),
+        ("--role a=s --role b=none.npy --anchor a", "role b: none.npy: no such file"),
+        ("s --target s --anchor a", "--anchor is of the roles of one index"),
+        ("", "fit needs a SOURCE and its --target, or roles"),
+    ],
+)
+def test_forms_of_fit_that_do_not_go_together(tmp_path, sides, run, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    sides[0].rename("s")
+    code, out, err = run("fit", *words.split(), "--out", "roles.safetensors")
+    assert (code, out, err.count("\n")) == (2, "", 1) and said in err
+    assert not (tmp_path / "roles.safetensors").exists()
+
+
 def test_apply_and_inspect_roles(tmp_path, sides, run):
     rows = {"text": corpus.loaded(sides[0]), "image": corpus.loaded(sides[1])}
     roles = fr.fit_roles(rows, anchor="image", method="centred")

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import fastrealign as fr
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.progress import Progress
 from fastrealign.methods.role_fits import ROLE_METHODS, TWO_SIDED
 
 D = 12
@@ -94,6 +95,9 @@ def test_refused(rows, method):
     refused(r"no method 'centered' for roles.*'centred'", method="centered")
     refused("role text: .*11", rows | {"text": rows["text"][:, :11]})
     refused("role query: ", rows | {"query": np.ones((50, D))})
+    refused(r"column='a': expected a mapping of role to column", column="a")
+    refused(r"no role 'txt', did you mean 'text'\?", column={"txt": "a"})
+    refused("role text: column 'a' is of files, and these rows are in memory", column={"text": "a"})
     bad = rows["query"].copy()
     bad[7] = np.nan
     with pytest.raises(BadRowsError, match=r"role query: .*row 7"):
@@ -101,6 +105,51 @@ def test_refused(rows, method):
     skipped = fr.fit_roles(rows | {"query": bad}, anchor="image", method=method, bad_rows="skip")
     kept = fr.fit_roles(rows | {"query": np.delete(rows["query"], 7, 0)}, anchor="image", method=method)
     assert skipped["query"].fingerprint == kept["query"].fingerprint
+
+
+def test_the_anchor_is_read_once_and_warnings_name_the_role(rows):
+    class Passes(Progress):
+        def __init__(self):
+            self.phases = []
+
+        def start(self, phase, rows, nbytes):
+            self.phases.append(phase)
+
+    passes = Passes()
+    with pytest.warns(fr.FitWarning, match=r"role query: 5 rows for a width of 12"):
+        fr.fit_roles(rows | {"query": rows["query"][:5]}, anchor="image", method="anchor", progress=passes)
+    assert passes.phases == ["reading image", "reading the source", "reading the source"]
+
+
+def test_folders_and_columns(rows, tmp_path):
+    """Names of roles choose between the folders of a clip-retrieval root and the columns of a table; others must be told."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    root, table = tmp_path / "root", tmp_path / "all.parquet"
+    root.mkdir()
+    given = {"query": rows["text"], "image": rows["image"][:600]}
+    for folder, role in (("text_emb", "query"), ("img_emb", "image")):
+        (root / folder).mkdir()
+        np.save(root / folder / "0.npy", given[role])
+    pq.write_table(pa.table({"a": list(rows["text"][:600]), "b": list(rows["image"])}), table)
+    arrays = fr.fit_roles(given, anchor="image", method="centred")
+    files = fr.fit_roles({"query": root, "image": str(root)}, anchor="image", method="centred")
+    assert [files[role].fingerprint for role in files] == [arrays[role].fingerprint for role in arrays]
+    columns = fr.fit_roles(
+        dict.fromkeys(("left", "right"), table), anchor="right", method="centred", column={"left": "a", "right": "b"}
+    )
+    assert columns["right"].fingerprint == arrays["image"].fingerprint
+    with pytest.raises(InputError, match=r"role audio: .*root: holds text and images; name .*text_emb or .*img_emb"):
+        fr.fit_roles({"audio": root, "image": root}, anchor="image", method="centred")
+    with pytest.raises(
+        InputError, match=r"role text: .*several columns.*, a, b; name the one.*--role NAME=PATH:COLUMN"
+    ):
+        fr.fit_roles({"text": table, "image": root}, anchor="image", method="centred")
+    with pytest.raises(InputError, match=r"role text: .*has no column 'c'.*a, b"):
+        fr.fit_roles({"text": table, "image": root}, anchor="image", method="centred", column={"text": "c"})
+    with pytest.raises(InputError, match=r"role image: the same rows as those of the anchor query"):
+        fr.fit_roles({"query": root / "img_emb", "image": root}, anchor="query")
 
 
 def test_unknown_role(rows):
