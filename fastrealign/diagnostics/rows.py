@@ -60,6 +60,10 @@ class Estimate:
     n: int
     seed: int | None
 
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            object.__setattr__(self, "seed", int(self.seed))  # NumPy's integers are no JSON
+
     def __float__(self) -> float:
         return self.value
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 from fractions import Fraction
 
 import numpy as np
@@ -76,6 +78,13 @@ def test_counts_of_public_functions(name):
             with pytest.raises(InputError, match=f"^{name}=.*: expected a whole number") as told:
                 call()
             assert "\n" not in str(told.value)
+
+
+def test_numpys_numbers_are_written_as_json():
+    of = {"rows": np.int64(30), "seed": np.uint8(3)}
+    for metric in (D.mixing, D.angular_topology, D.overlap, D.pairwise_correlation):
+        assert json.loads(json.dumps(asdict(metric(*ROWS, **of)), default=np.ndarray.tolist))
+    assert json.dumps(fr.report(*ROWS, methods=["none"], **of).to_json())
 
 
 def test_seeds_that_nothing_uses_are_looked_at(tmp_path):
