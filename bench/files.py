@@ -34,7 +34,7 @@ from fastrealign.data.row_source import Piece
 from fastrealign.data.sources import FileSource
 from fastrealign.data.workers import Workers
 from fastrealign.methods.full_pass import fit_sides
-from fastrealign.storage.space import set_aside
+from fastrealign.storage.system import set_aside
 
 WIDTH = 768
 SHARDS = 4

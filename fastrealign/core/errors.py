@@ -64,7 +64,7 @@ _NUMBERS = {
     errno.ENFILE: _FILES,
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
-    **dict.fromkeys((getattr(errno, f"E{name}") for name in _OF_NETWORKS.split()), _AWAY),
+    **dict.fromkeys((getattr(errno, f"E{name}", errno.ETIMEDOUT) for name in _OF_NETWORKS.split()), _AWAY),
 }
 # The same in the messages of libraries in other languages, which raise errors of any class.
 _TEXTS = [

@@ -73,7 +73,8 @@ class ArrowTable(Table[AtomicFile]):
                 passed += part.nbytes
                 if passed >= _RESIDENT_BYTES:
                     # Views of these pages stay valid: pages that are used again are read again.
-                    self._map.madvise(mmap.MADV_DONTNEED)
+                    if hasattr(mmap, "MADV_DONTNEED"):
+                        self._map.madvise(mmap.MADV_DONTNEED)
                     passed = 0
             done += batch.num_rows
 

@@ -40,7 +40,10 @@ class Hole:
         if not self.nbytes:
             return
         # Read-only memory is not reserved: it may be larger than the machine's.
-        self._memory = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+        if hasattr(mmap, "MAP_PRIVATE"):
+            self._memory = mmap.mmap(-1, self.nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)
+        else:  # Windows
+            self._memory = mmap.mmap(-1, self.nbytes, access=mmap.ACCESS_READ)
         self.address = np.frombuffer(self._memory, dtype=np.uint8).ctypes.data
         buffer = (ctypes.c_ubyte * self.nbytes).from_address(self.address)
         self.tensor = torch.frombuffer(buffer, dtype=kind).reshape(rows, dim)

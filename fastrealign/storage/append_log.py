@@ -7,7 +7,6 @@ numbered file, written in one request, and the lock is a lease (remote_lock.py).
 from __future__ import annotations
 
 import bisect
-import fcntl
 import itertools
 import os
 import re
@@ -20,6 +19,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, reading
 from fastrealign.storage.paths import Place, each
 from fastrealign.storage.remote_lock import Lease
+from fastrealign.storage.system import lock, read_at
 from fastrealign.storage.url import Url
 
 _LEASE = "lease"
@@ -91,7 +91,7 @@ class FileLog:
     def text(self) -> bytes:
         with reading(self.path):
             size, parts, at = os.fstat(self._file.fd).st_size, [], 0
-            while at < size and (part := os.pread(self._file.fd, size - at, at)):
+            while at < size and (part := read_at(self._file.fd, size - at, at)):
                 parts.append(part)
                 at += len(part)
             return b"".join(parts)
@@ -126,7 +126,7 @@ class FileLog:
     def _take_lock(self) -> None:
         folder = self.path.parent
         try:
-            fcntl.flock(self._file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file.fd)
         except BlockingIOError:
             raise InputError(f"{folder}: another fastrealign is writing there; wait for it or stop it") from None
         except OSError:

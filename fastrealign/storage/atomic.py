@@ -18,8 +18,8 @@ from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, read_into
 from fastrealign.storage.paths import AnyPath, Place, check_output, place
 from fastrealign.storage.remote_session import SESSION
-from fastrealign.storage.space import set_aside
 from fastrealign.storage.spool import spool, spool_failure
+from fastrealign.storage.system import set_aside, sync_folder, write_at
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 _WRITE_BYTES = 1 << 20
 _FULL = "free some space or choose another output folder, then run again"
 _DENIED = "check the permissions of the folder or choose another output folder"
-_ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _DENIED, errno.EPERM: _DENIED, errno.EROFS: _DENIED}
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+}
 
 
 class AtomicFile:
@@ -68,7 +74,7 @@ class AtomicFile:
         with self._removing():
             view = memoryview(data).cast("B")
             while view:
-                count = os.pwrite(descriptor.fd, view[:_WRITE_BYTES], offset)
+                count = write_at(descriptor.fd, view[:_WRITE_BYTES], offset)
                 view, offset = view[count:], offset + count
 
     def reserve(self, size: int) -> None:
@@ -123,7 +129,7 @@ class AtomicFile:
         self._descriptor = None
         if self._fsync and isinstance(self.path, Path):
             with self._removing():
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
 
     def abort(self) -> None:
         """Remove the temporary. Safe to call at any time and more than once; does nothing after `commit`."""
@@ -196,7 +202,7 @@ class AtomicFolder:
             os.replace(self.temporary, self.path)
             self.committed = True
             if self._fsync:
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
 
     def abort(self) -> None:
         """Remove the temporary. Safe to call at any time and more than once; does nothing after `commit`."""
@@ -259,17 +265,7 @@ def sync_tree(folder: Path) -> None:
             descriptor = Descriptor(Path(at, name))
             os.fsync(descriptor.fd)
             descriptor.close()
-        _sync_folder(Path(at))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = Descriptor(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor.fd)
-    except OSError as error:
-        # Some network and user-space file systems cannot sync a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
+        sync_folder(Path(at))
 
 
 def save_bytes(path: AnyPath, data: bytes, fsync: bool = True) -> None:

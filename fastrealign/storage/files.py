@@ -17,6 +17,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage import remote
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import RemoteFile, RemoteStream
+from fastrealign.storage.system import FLAGS, read_at, read_into_at
 
 # Read ahead where a file on a server is read in order.
 _STREAM_BYTES = 4 << 20
@@ -31,19 +32,19 @@ class Descriptor:
     For a URL there is no descriptor: `fd` is -1, and what reads goes through `pread` and `read_into`.
     """
 
-    __slots__ = ("fd", "remote")
+    __slots__ = ("__weakref__", "fd", "remote")
 
     def __init__(self, path: AnyPath, flags: int = os.O_RDONLY) -> None:
         self.fd = -1
         self.remote: RemoteFile | None = None
         if isinstance(at := place(path), Path):
-            self.fd = os.open(at, flags | os.O_CLOEXEC, 0o666)
+            self.fd = os.open(at, flags | FLAGS, 0o666)
         else:
             self.remote = RemoteFile(str(at))
 
     def pread(self, count: int, offset: int) -> bytes:
         """Up to `count` bytes from byte `offset` on, fewer only where the file ends."""
-        return self.remote.read(offset, count) if self.remote is not None else os.pread(self.fd, count, offset)
+        return self.remote.read(offset, count) if self.remote is not None else read_at(self.fd, count, offset)
 
     def state(self) -> tuple[int, int | str | None]:
         """The size in bytes, and when it was last changed: in ns, or the server's tag (remote_facts.py)."""
@@ -133,7 +134,7 @@ def read_into(descriptor: Descriptor, buffer: np.ndarray, offset: int, path: Any
             if descriptor.remote is not None:
                 count = descriptor.remote.fill(view[done:], offset + done)
             else:
-                count = os.preadv(descriptor.fd, [view[done:]], offset + done)
+                count = read_into_at(descriptor.fd, view[done:], offset + done)
             if count == 0:
                 raise InputError(
                     f"{path}: ended at byte {offset + done} while being read, expected {len(view) - done} bytes more; "

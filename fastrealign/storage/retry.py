@@ -38,7 +38,8 @@ _TRANSIENT_STATUS = {408, 409, 425, 429}
 # EBUSY and EREMOTEIO are what s3fs makes of 503 and 500.
 _TRANSIENT_ERRNO = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
-    errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.EREMOTEIO, errno.ETIMEDOUT,
+    errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT,
+    getattr(errno, "EREMOTEIO", errno.EIO),  # of Linux
 }  # fmt: skip
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 # Errors of the connection itself, by class and package; their other errors are about how they were called.

@@ -18,6 +18,7 @@ from fastrealign.storage.files import Descriptor
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
+from fastrealign.storage.system import DESCRIPTORS
 from fastrealign.storage.url import Url
 
 
@@ -58,17 +59,20 @@ def _remove(folder: str, pid: int) -> None:
 def spool(url: Url | str) -> tuple[Descriptor, Path]:
     """A new local file for the contents of `url`, and a path by which it can be opened.
 
-    It has no name: its space is freed with its last descriptor, also after a kill.
+    On Linux it has no name: its space is freed with its last descriptor, also after a kill. Elsewhere it is removed with it.
     """
     folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
     named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = Descriptor(named, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        if not DESCRIPTORS.exists():
+            weakref.finalize(descriptor, named.unlink, missing_ok=True)
+            return descriptor, named
         named.unlink()
     except OSError as error:
         raise FastRealignError(spool_failure(url, error)) from error
-    return descriptor, Path(f"/proc/self/fd/{descriptor.fd}")
+    return descriptor, DESCRIPTORS / str(descriptor.fd)
 
 
 def spool_failure(url: Url | str, error: OSError) -> str:
