@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_bl
 from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
 from fastrealign.retrieval.thresholds import Counting, Curve, candidates
 
+# A modality pair: the role of the query, the role of the document.
+Pair: TypeAlias = tuple[str, str]
 # Rows of a side that random pairs are made of.
 BACKGROUND_ROWS = 2000
 # Scores of pairs that are not relevant that a labelled calibration is fitted on.
@@ -135,34 +137,60 @@ def _checked_labels(labels: Any, counts: tuple[int, ...]) -> np.ndarray:
     return found[order]
 
 
-def curves_of(
-    opened: Mapping[tuple[str, str], ModalityPair], maps: Mapping[tuple[str, str], Calibration]
-) -> dict[tuple[str, str] | None, Curve]:
+def curves_of(opened: Mapping[Pair, ModalityPair], maps: Mapping[Pair, Calibration]) -> dict[Pair | None, Curve]:
     """The curve of each labelled pair, and of all together (None) where every pair is labelled."""
     labelled = {pair: one for pair, one in opened.items() if one.labels is not None}
     at = {pair: maps[pair](one.drawn()[0] - _BELOW) for pair, one in labelled.items()}
-    together = Counting(candidates(np.concatenate(list(at.values())))) if len(labelled) == len(opened) else None
-    curves: dict[tuple[str, str] | None, Curve] = {}
-    seen: dict[Hashable, np.ndarray] = {}
-    for pair, one in labelled.items():
-        queries = one.unit_queries()
-        group = _group(pair, queries, seen)
-        counting = Counting(candidates(at[pair]))
-        for cosines, hit in one.blocks(queries):
-            scores = maps[pair](cosines)
-            for each in (counting, together):
-                if each is not None:
-                    each.add(group, scores, hit, one.weight)
-        curves[pair] = counting.curve()
+    together = Counting(candidates(np.concatenate(list(at.values())))) if 0 < len(labelled) == len(opened) else None
+    curves: dict[Pair | None, Curve] = {}
+    for queries, group in _by_queries(labelled):
+        units, of_documents = _units(len(queries), group)
+        for pair, one in group.items():
+            counting, first = Counting(candidates(at[pair])), 0
+            for cosines, hit in one.blocks(queries):
+                here = of_documents[pair][first : first + hit.shape[1]]
+                for each in (counting, together):
+                    if each is not None:
+                        each.add(units, maps[pair](cosines), hit, here, one.weight)
+                first += hit.shape[1]
+            curves[pair] = counting.curve()
     if together is not None:
         curves[None] = together.curve()
     return curves
 
 
-def _group(pair: tuple[str, str], queries: np.ndarray, seen: dict[Hashable, np.ndarray]) -> Hashable:
-    """Pairs of one query role with the same rows have the same queries, whose results are not independent."""
-    for group, others in seen.items():
-        if group[0] == pair[0] and np.array_equal(others, queries):  # type: ignore[index]
-            return group
-    seen[pair] = queries
-    return pair
+def _by_queries(labelled: Mapping[Pair, ModalityPair]) -> Iterator[tuple[np.ndarray, dict[Pair, ModalityPair]]]:
+    """Pairs of one query role and the same rows, whose results are not independent, with those rows."""
+    left = dict(labelled)
+    while left:
+        (role, _), first = next(iter(left.items()))
+        queries = first.unit_queries()
+        same = {
+            pair: one
+            for pair, one in left.items()
+            if one is first or (pair[0] == role and np.array_equal(one.unit_queries(), queries))
+        }
+        left = {pair: one for pair, one in left.items() if pair not in same}
+        yield queries, same
+
+
+def _units(queries: int, group: Mapping[Pair, ModalityPair]) -> tuple[np.ndarray, dict[Pair, np.ndarray]]:
+    """The unit of each query, and of each document, -1 where it is relevant to no query.
+
+    Queries with a relevant document in common are one unit. Where that leaves too few units, as with classes for labels, each
+    query is one, and a document belongs to its first.
+    """
+    starts = np.cumsum([0, *(count_rows(one.documents) for one in group.values())])
+    labels = [np.add(one.labels, (0, start)) for one, start in zip(group.values(), starts[:-1], strict=True)]  # type: ignore[arg-type]
+    query, document = np.concatenate(labels).T
+    unit, before = np.arange(queries), np.empty(0)
+    alone = np.full(starts[-1], queries)
+    np.minimum.at(alone, document, query)
+    while not np.array_equal(unit, before):
+        before, shared = unit.copy(), np.full(starts[-1], queries)
+        np.minimum.at(shared, document, unit[query])
+        np.minimum.at(unit, query, shared[document])
+    if len(np.unique(unit[query])) < LEAST_LABELS:
+        unit, shared = np.arange(queries), alone
+    shared[shared == queries] = -1
+    return unit, {pair: shared[lo:hi] for pair, lo, hi in zip(group, starts[:-1], starts[1:], strict=True)}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,15 +19,13 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.text import meant
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
-from fastrealign.retrieval.labelled import ModalityPair, curves_of, open_pair
+from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, open_pair
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
 from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
 
-# A modality pair: the role of the query, the role of the document.
-Pair: TypeAlias = tuple[str, str]
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LIST = Rule("a list", lambda value: isinstance(value, list))
 _RECORD = {"method": TEXT, "pairs": _LIST}

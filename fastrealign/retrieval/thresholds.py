@@ -4,17 +4,17 @@ Precision is the share of relevant ones among all query-document pairs that scor
 rare relevant documents are, so it is counted on all documents that users search, never on balanced pairs. Each document given
 that is not relevant may stand for `weight` of them, where users search more documents than are given.
 
-The interval is that of Clopper and Pearson for an effective number of pairs (Korn and Graubard, Survey Methodology 24, 1998):
-pairs of one query are not independent, nor are those of one document, which is similar to many queries. The variance of the
-ratio is that of clusters in both directions (Cameron, Gelbach and Miller, J. Bus. Econ. Stat. 29, 2011). A bootstrap over
-queries would see neither documents nor, where no pair is wrong, any spread.
+The interval is that of Clopper and Pearson for an effective number of pairs (Korn and Graubard, Survey Methodology 24, 1998),
+since scored pairs are not independent: one query has many, one document is similar to many queries, and two documents with one
+caption are each a wrong result for the other's query. What is sampled are units, a query with its relevant documents; counts
+are sums over pairs of units, and their variance that of a U-statistic, by the sum of all pairs that a unit takes part in. A
+bootstrap over queries would not see documents nor, where no result is wrong, any spread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,9 +26,10 @@ LEVEL = 0.95
 LEAST = 30
 # Most thresholds of a curve: they lie at scores of relevant pairs, evenly spaced by rank.
 MOST = 256
-# Columns of a curve, over the pairs at or above a threshold: relevant ones; others; others by weight, and by its square;
-# then sums over queries and over documents of squares and products of relevant (t) and weighted other (w) counts.
-COLUMNS = ("threshold", "relevant", "others", "weighted", "squares", "tt_q", "tw_q", "ww_q", "tt_d", "tw_d", "ww_d")
+# Columns of a curve, over the pairs at or above a threshold: relevant; others; others by weight, and by its square; relevant
+# ones, and others by the square of their weight, of two units; then sums over units of products of relevant (t) and weighted
+# other (w) counts, about their means.
+COLUMNS = ("threshold", "relevant", "others", "weighted", "squares", "across", "squares_across", "tt", "tw", "ww")
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,14 @@ class Curve:
         return Threshold(good["threshold"], _precision(good), interval, recall, self.relevant, kept, pair)
 
     def _interval(self, row: dict[str, float]) -> tuple[float, float]:
-        p, kept = _precision(row), row["relevant"] + row["weighted"]
-        n = row["relevant"] + row["others"]
+        p, n = _precision(row), row["relevant"] + row["others"]
         if row["others"] == 0:  # no spread to measure: one other would count `weight` times
-            effective = n / self.weight
-        else:
-            by_pair = (1 - p) ** 2 * row["relevant"] + p**2 * row["squares"]
-            query, document = (
-                (1 - p) ** 2 * row[f"tt_{by}"] - 2 * p * (1 - p) * row[f"tw_{by}"] + p**2 * row[f"ww_{by}"]
-                for by in ("q", "d")
-            )
-            variance = max(query + document - by_pair, query, document) / kept**2
-            effective = min(n, p * (1 - p) / variance) if variance > 0 else n
-        return clopper_pearson(p, effective)
+            return clopper_pearson(p, n / self.weight)
+        # A pair of two units is in the sums of both; its square counts once.
+        relevant, others = row["tt"] - row["across"], row["ww"] - row["squares_across"]
+        units = (1 - p) ** 2 * relevant - 2 * p * (1 - p) * row["tw"] + p**2 * others
+        variance = max(units, p**2 * row["squares"]) / (row["relevant"] + row["weighted"]) ** 2
+        return clopper_pearson(p, min(n, p * (1 - p) / variance))
 
 
 def _precision(row: dict[str, float]) -> float:
@@ -142,52 +138,67 @@ def candidates(scores: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Counting:
-    """Adds up a Curve at given thresholds, block by block: all queries of a block of documents at a time."""
+    """Adds up a Curve at given thresholds, block by block: all queries of a block of documents at a time.
+
+    `units` says of each query which unit it belongs to; blocks with one array of units have the same queries.
+    """
 
     thresholds: np.ndarray
-    totals: np.ndarray = field(init=False)
-    queries: dict[Hashable, np.ndarray] = field(default_factory=dict)
     relevant: int = 0
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        self.totals = np.zeros((len(self.thresholds), len(COLUMNS)))
-        self.totals[:, 0] = self.thresholds
+        self._totals = np.zeros((len(self.thresholds), len(COLUMNS)))
+        self._totals[:, 0] = self.thresholds
+        # Of each array of units: it, and counts (relevant or others, rows, k) of queries, and of units by their documents.
+        self._parts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        # Of documents that are units of their own: how many, sums, and sums of products.
+        self._alone, self._sums = 0, np.zeros((5, len(self.thresholds)))
 
-    def add(self, group: Hashable, scores: np.ndarray, relevant: np.ndarray, weight: float) -> None:
-        """A block: scores (q, d), which are relevant, and for how many of the collection each other one stands.
-
-        Blocks of one `group` have the same queries. Of a document, all queries have to be in one block.
-        """
-        reached = [_reached(self.thresholds, scores, chosen) for chosen in (relevant, ~relevant)]
-        by_query, by_document = zip(*reached, strict=True)
-        mine = self.queries.setdefault(group, np.zeros((2, *by_query[0].shape)))
-        mine += np.stack([by_query[0], weight * by_query[1]])
-        others = by_query[1].sum(axis=0)
-        self.totals[:, 1:5] += np.stack([by_query[0].sum(axis=0), others, weight * others, weight**2 * others], axis=1)
-        self.totals[:, 8:11] += _products(by_document[0], weight * by_document[1])
+    def add(
+        self, units: np.ndarray, scores: np.ndarray, relevant: np.ndarray, documents: np.ndarray, weight: float = 1.0
+    ) -> None:
+        """A block: scores (q, d), which are relevant, the unit of each document (-1: its own), and how many documents of the
+        collection each other one stands for."""
+        k = len(self.thresholds)
+        if id(units) not in self._parts:
+            self._parts[id(units)] = units, np.zeros((2, len(units), k)), np.zeros((2, int(units.max()) + 1, k))
+        _, by_query, by_unit = self._parts[id(units)]
+        across = units[:, None] != documents
+        right, wrong = (_reached(self.thresholds, scores, one, 0) for one in (relevant, ~relevant))
+        t, w = (_reached(self.thresholds, scores, one & across, 1) for one in (relevant, ~relevant))
+        by_query += np.stack([right, weight * wrong])
+        others, across_others = wrong.sum(axis=0), w.sum(axis=0)
+        columns = (right.sum(axis=0), others, weight * others, weight**2 * others)
+        self._totals[:, 1:7] += np.stack([*columns, t.sum(axis=0), weight**2 * across_others], axis=1)
+        linked = documents >= 0
+        for number, one in enumerate((t, weight * w)):
+            np.add.at(by_unit[number], documents[linked], one[linked])
+        t, w = t[~linked], weight * w[~linked]
+        self._alone += len(t)
+        self._sums += np.stack([one.sum(axis=0) for one in (t, w, t * t, t * w, w * w)])
         self.relevant += int(relevant.sum())
         self.weight = max(self.weight, weight)
 
     def curve(self) -> Curve:
-        """What was added."""
-        for right, wrong in self.queries.values():
-            self.totals[:, 5:8] += _products(right, wrong)
-        self.queries.clear()
-        return Curve(self.totals, self.relevant, self.weight)
+        """What was added. Sums of products are about the mean: how many queries and documents there are is no chance."""
+        totals, n = self._totals.copy(), max(self._alone, 1)
+        t, w, tt, tw, ww = self._sums
+        totals[:, 7:] += np.stack([tt - t * t / n, tw - t * w / n, ww - w * w / n], axis=1)
+        for units, by_query, by_unit in self._parts.values():
+            both = by_unit.copy()
+            for number, one in enumerate(by_query):
+                np.add.at(both[number], units, one)
+            t, w = both[:, np.unique(units)]
+            t, w = t - t.mean(axis=0), w - w.mean(axis=0)
+            totals[:, 7:] += np.stack([(t * t).sum(axis=0), (t * w).sum(axis=0), (w * w).sum(axis=0)], axis=1)
+        return Curve(totals, self.relevant, self.weight)
 
 
-def _products(t: np.ndarray, w: np.ndarray) -> np.ndarray:
-    return np.stack([(t * t).sum(axis=0), (t * w).sum(axis=0), (w * w).sum(axis=0)], axis=1)
-
-
-def _reached(thresholds: np.ndarray, scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the scores chosen reach each threshold, by query (q, k) and by document (d, k)."""
+def _reached(thresholds: np.ndarray, scores: np.ndarray, chosen: np.ndarray, axis: int) -> np.ndarray:
+    """How many of the scores chosen reach each threshold, by query (axis 0) or by document (axis 1): (n, k)."""
     at = np.nonzero(chosen & (scores >= thresholds[0]))
     level = np.searchsorted(thresholds, scores[at], side="right") - 1
-    k = len(thresholds)
-    query, document = (
-        np.bincount(one * k + level, minlength=rows * k).reshape(rows, k)[:, ::-1].cumsum(axis=1)[:, ::-1]
-        for one, rows in zip(at, scores.shape, strict=True)
-    )
-    return query.astype(np.float64), document.astype(np.float64)
+    rows, k = scores.shape[axis], len(thresholds)
+    counts = np.bincount(at[axis] * k + level, minlength=rows * k).reshape(rows, k)
+    return counts[:, ::-1].cumsum(axis=1)[:, ::-1].astype(np.float64)

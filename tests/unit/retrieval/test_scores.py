@@ -135,22 +135,54 @@ def test_precision_falls_with_the_collection(world):
     assert found[1].value > found[0].value and found[1].recall < found[0].recall
 
 
-def test_interval_covers_and_widens_by_clusters():
-    """Errors that come by query widen it; independent ones give that of Clopper and Pearson."""
+def interval(relevant, documents):
+    counting = Counting(np.array([0.5]))
+    counting.add(np.arange(len(relevant)), np.ones(relevant.shape), relevant, documents)
+    return counting.curve().threshold(0.1, "x").interval
+
+
+def test_interval_by_what_is_sampled():
+    """Independent results: that of Clopper and Pearson. Queries that are right or wrong throughout: that of so many queries."""
     rng = np.random.default_rng(0)
-    scores = np.ones((200, 50))
     flat = rng.random((200, 50)) < 0.7
+    nobody = np.full(50, -1)
+    assert interval(flat, nobody) == pytest.approx(clopper_pearson(flat.mean(), flat.size), abs=0.004)
     by_query = np.repeat(rng.random((200, 1)) < 0.7, 50, axis=1)
-    widths = []
-    for relevant in (flat, by_query, by_query.T[:50].repeat(4, axis=0)[:, :50]):
-        counting = Counting(np.array([0.5]))
-        counting.add("q", scores, relevant, 1.0)
-        found = counting.curve().threshold(0.1, "x")
-        widths.append(found.interval[1] - found.interval[0])
-    low, high = clopper_pearson(flat.mean(), flat.size)
-    assert widths[0] == pytest.approx(high - low, rel=0.25)
-    assert widths[1] == pytest.approx(2 * 1.96 * (0.21 / 200) ** 0.5, rel=0.2)
+    assert interval(by_query, nobody) == pytest.approx(clopper_pearson(by_query.mean(), 200), abs=0.01)
     assert clopper_pearson(1.0, 50) == (pytest.approx(0.025 ** (1 / 50)), 1.0)
+
+
+def test_interval_holds_on_new_documents():
+    """Documents in groups of one caption, each wrong for the others' queries: 95 % of intervals hold the true precision."""
+    rng = np.random.default_rng(1)
+
+    def kept(n):
+        groups = rng.choice(60, n, p=np.arange(1, 61) / 1830)
+        alike = groups[:, None] == groups
+        return np.eye(n, dtype=bool), alike | np.eye(n, dtype=bool)
+
+    truth = np.mean([relevant[found].mean() for relevant, found in (kept(150) for _ in range(400))])
+    held = []
+    for _ in range(200):
+        relevant, found = kept(150)
+        counting = Counting(np.array([0.5]))
+        counting.add(np.arange(150), found.astype(float), relevant, np.arange(150))
+        low, high = counting.curve().threshold(0.01, "x").interval
+        held.append(low <= truth <= high)
+    assert 0.88 <= np.mean(held) <= 0.995
+
+
+def test_queries_of_one_document_are_one_unit(world):
+    """Each query five times: the interval is as wide as with each once."""
+    few = {TEXT: (world[TEXT][0], world[TEXT][1])}
+    five = {TEXT: (np.repeat(world[TEXT][0], 5, axis=0), world[TEXT][1])}
+    labels = np.stack([np.arange(5 * N), np.repeat(np.arange(N), 5)], axis=1)
+    once, often = (
+        fit_scores(few, labels={TEXT: own}, method="none"),
+        fit_scores(five, labels={TEXT: labels}, method="none"),
+    )
+    one, five = (scores.threshold(precision=0.8).interval for scores in (once, often))
+    assert 0.8 < (five[1] - five[0]) / (one[1] - one[0]) < 1.5
 
 
 def test_blocks_do_not_matter(world, monkeypatch):
