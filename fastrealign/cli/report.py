@@ -1,4 +1,4 @@
-"""`fastrealign report`: measure a gap and what each method does to it, on one HTML page."""
+"""`fastrealign report`: measure a gap, or search in one index, and what each method does to it, on one HTML page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import fastrealign as fr
 from fastrealign.cli.arguments import SOURCE, TARGET, add_columns, add_output_options, chosen, paths, positive, seed
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.report_search import SEARCH_ONLY, add_search_options, refuse, run_search
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import shown
@@ -34,14 +35,16 @@ examples:
   fastrealign report --source text.npy --target img.npy --pairs --methods none,realign --out report.html --png figures/
   fastrealign report --source text.npy --target img.npy --pairs --labels labels.txt --out report.html
   fastrealign report --source text.parquet --target img.npy --by-length caption --out report.html
-  fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html"""
+  fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html
+  fastrealign report --search --queries q_emb/ --source text_emb/ --target img_emb/ --qrels qrels.tsv --out search.html
+  fastrealign report --search --queries titles.npy --target img.npy --pairs --roles roles.safetensors --out search.html"""
 
 
 def add(command: Command) -> None:
     """Add the subcommand."""
     parser = command("report", "measure the gap and the effect of each method on it, as one HTML page", _MORE, run=run)
-    parser.add_argument("--source", nargs="+", required=True, metavar="SOURCE", help=SOURCE)
-    parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help=TARGET)
+    parser.add_argument("--source", "--text", nargs="+", metavar="SOURCE", help=SOURCE)
+    parser.add_argument("--target", "--images", nargs="+", metavar="TARGET", help=TARGET)
     parser.add_argument("--out", required=True, metavar="FILE.html", help="the page; its figures go to FILE.json")
     text = (
         "row i of SOURCE and row i of TARGET are a pair; or two paths, to paired source and target rows: measures search, and "
@@ -59,25 +62,35 @@ def add(command: Command) -> None:
     )
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
     text = (
-        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN[1:])} (default: %(default)s)"
+        f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN[1:])} (default: "
+        f"{','.join(METHODS)}); with --search those of fit_roles without pairs, centred and z-score too (default: "
+        "none,realign,centred)"
     )
-    parser.add_argument("--methods", default=",".join(METHODS), metavar="NAMES", help=text)
+    parser.add_argument("--methods", metavar="NAMES", help=text)
     text = "another domain, to measure the gap that the alignment of one domain leaves in the other; may be repeated"
     domain = ("NAME", "SOURCE", "TARGET")
     parser.add_argument("--domain", nargs=3, action="append", default=[], metavar=domain, help=text)
-    text = "sample this many rows of a side that has more (default: %(default)s)"
-    parser.add_argument("--rows", type=positive, default=ROWS, metavar="N", help=text)
+    text = f"sample this many rows of a side that has more (default: {ROWS})"
+    parser.add_argument("--rows", type=positive, metavar="N", help=text)
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of samples and noise (default: 0)")
     add_columns(parser)
+    add_search_options(parser)
     parser.add_argument("--png", metavar="FOLDER", help="also write each figure as a PNG")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing report")
     add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.search:
+        run_search(args)
+        return
+    refuse(args, SEARCH_ONLY, "is for a report of search; add --search")
+    for name in ("source", "target"):
+        if getattr(args, name) is None:
+            raise InputError(f"--{name} is missing; name the embeddings of both sides, or measure search with --search")
     out, pairs = Path(args.out), args.pairs is not None
     labels = args.labels and (args.labels[0] if len(args.labels) == 1 else tuple(args.labels))
-    methods = [name.strip().lower() for name in args.methods.split(",") if name.strip()]
+    methods = [name.strip().lower() for name in (args.methods or ",".join(METHODS)).split(",") if name.strip()]
     result.check_files(out, args.png)
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
@@ -106,7 +119,8 @@ def run(args: argparse.Namespace) -> None:
         by_length=args.by_length,
         methods=methods,
         domains=domains,
-        **chosen(args, "rows", "seed", "column", "target_column"),
+        rows=args.rows or ROWS,
+        **chosen(args, "seed", "column", "target_column"),
         progress=progress_of(args),
     )
     files = [str(path) for path in found.save(out, png=args.png)]

@@ -68,29 +68,40 @@ class Fitting:
         return Mapped(mapped, maps)
 
 
-def opened_roles(given: Any) -> dict[str, Roles]:
-    """Saved or fitted roles by the name that they are compared under: one of them, or a mapping of names."""
+def opened_roles(given: Any, sides: Mapping[str, Rows]) -> dict[str, Roles]:
+    """Saved or fitted roles by the name that they are compared under: one of them, or a mapping of names.
+
+    Raises InputError for roles of another width, or without a role of the documents.
+    """
     if given is None:
         return {}
     if isinstance(given, Mapping):
-        return {str(name): _opened(one) for name, one in given.items()}
-    roles = _opened(given)
+        return {str(name): _opened(one, sides) for name, one in given.items()}
+    roles = _opened(given, sides)
     return {f"roles: {roles.method}": roles}
 
 
 def by_roles(roles: Roles, queries: np.ndarray, documents: Mapping[str, Rows]) -> Mapped:
     """Given roles; where they have none for queries, that of text maps them."""
-    if roles.dim != queries.shape[1]:
-        raise InputError(
-            f"the roles map rows {roles.dim} wide, these are {queries.shape[1]} wide; fit roles on embeddings of this encoder"
-        )
     role = QUERY if QUERY in roles or TEXT not in roles else TEXT
     return Mapped(roles[role](queries), {name: roles[name] for name in documents})
 
 
-def _opened(given: Any) -> Roles:
+def _opened(given: Any, sides: Mapping[str, Rows]) -> Roles:
     if isinstance(given, Roles):
-        return given
-    if isinstance(given, (str, os.PathLike)):
-        return Roles.load(given)
-    raise InputError(f"roles: {type(given).__name__}, expected fastrealign.Roles, the path of saved ones, or a mapping")
+        roles, name = given, "roles"
+    elif isinstance(given, (str, os.PathLike)):
+        roles, name = Roles.load(given), os.fspath(given)
+    else:
+        raise InputError(
+            f"roles: {type(given).__name__}, expected fastrealign.Roles, the path of saved ones, or a mapping"
+        )
+    width = sides[QUERY].source.d
+    if roles.dim != width:
+        raise InputError(
+            f"{name}: maps rows {roles.dim} wide, these are {width} wide; fit roles on embeddings of this encoder"
+        )
+    for role in sides:
+        if role not in roles and (role != QUERY or TEXT not in roles):
+            raise InputError(f"{name}: has no role {role!r}; its roles are {', '.join(roles)}")
+    return roles

@@ -17,6 +17,7 @@ from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.diagnostics.rows import count_rows
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.retrieval.judgements import Judgements
 
@@ -27,10 +28,9 @@ _NAMES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of one role. given: as the caller gave them, for fits; ids_from: where the ids come from, for messages."""
+    """Rows of one role. ids_from: where the ids come from, for messages."""
 
     role: str
-    given: Any
     source: RowSource
     rows: int
     ids: IdIndex | RowNumbers
@@ -60,7 +60,7 @@ class Judged:
     notes: tuple[str, ...]
 
 
-def open_role(role: str, given: Any, column: str | None, ids: Any) -> Rows:
+def open_role(role: str, given: Any, column: str | Wanted | None, ids: Any) -> Rows:
     """Open the rows of a role with their ids: `ids` (a file or a list), those of the files, or the numbers of the rows.
 
     Raises InputError where an id occurs twice, where ids are not as many as rows, and for rows that can be read only once.
@@ -77,9 +77,9 @@ def open_role(role: str, given: Any, column: str | None, ids: Any) -> Rows:
     elif ids is not None:
         of = IdsOf([], ids, None, rows)
     else:
-        return Rows(role, given, source, rows, RowNumbers(rows), f"the numbers of the rows, 0 to {rows - 1}")
+        return Rows(role, source, rows, RowNumbers(rows), f"the numbers of the rows, 0 to {rows - 1}, of {source.name}")
     if of.numbered:
-        return Rows(role, given, source, rows, RowNumbers(rows), of.named)
+        return Rows(role, source, rows, RowNumbers(rows), f"{of.named}, in {source.name}")
     try:
         index = IdIndex.make(of.batches(SILENT), rows, None, {})
     except Twice as pair:
@@ -87,7 +87,7 @@ def open_role(role: str, given: Any, column: str | None, ids: Any) -> Rows:
         raise InputError(
             f"{where(pair.second)}: has the same id as {where(pair.first)}; ids from {of.named} must be unique"
         ) from None
-    return Rows(role, given, source, rows, index, of.named)
+    return Rows(role, source, rows, index, of.named if ids is not None else f"{of.named} in {source.name}")
 
 
 def judged_pairs(queries: Rows, documents: Mapping[str, Rows]) -> Judged:
@@ -178,7 +178,7 @@ def named_in_order(side: Rows, ids: Sequence[str] | None, file: str) -> Rows:
         )
     of = IdsOf([], ids, None, side.rows)
     index = IdIndex.make(of.batches(SILENT), side.rows, None, {})
-    return Rows(side.role, side.given, side.source, side.rows, index, file)
+    return Rows(side.role, side.source, side.rows, index, file)
 
 
 def _missing(one: str, many: str, ids: list[str], listed: str) -> list[str]:

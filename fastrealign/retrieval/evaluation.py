@@ -13,6 +13,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.retrieval.bootstrap import figures
 from fastrealign.retrieval.compared_roles import FEW, Fitting, Mapped, by_roles, opened_roles, rows_at
@@ -86,7 +87,8 @@ def evaluate(
         Ids of the rows of "query", "text" and "image", in their order. By default those that the files hold; else those of a
         BEIR folder's lists; else the numbers of the rows.
     column, image_column : str, optional
-        The column that holds the embeddings of queries and text, and of images, where that is ambiguous.
+        The column that holds the embeddings of queries and text (and of images, where theirs has that name and no other is
+        given), and of images, where that is ambiguous.
     sample : int
         Judged queries that are measured, at most.
     seed : int
@@ -123,14 +125,14 @@ def evaluate(
     """
     optional("pytrec_eval", "search", "evaluating search")
     sample, seed = checks.whole("sample", sample, 1), checks.seed(seed)
-    compared = opened_roles(roles)
-    names = _checked_methods((() if compared else METHODS) if methods is None else methods)
+    names = _checked_methods((METHODS if roles is None else ()) if methods is None else methods)
     given = {QUERY: queries, TEXT: text, IMAGE: images}
     if text is None and images is None:
         raise InputError("there are no documents; give text, images or both")
     if (qrels is None) != bool(pairs):
         raise InputError("give either qrels, a file of judgements, or pairs=True: row i of queries belongs to row i")
-    sides = _sides(given, ids or {}, (column, image_column))
+    sides = _sides(given, ids or {}, (column, Wanted.on("target", image_column, elsewhere=column)))
+    compared = opened_roles(roles, sides)
     judged = sampled(_judged(sides, qrels), sample, seed)
     return _measure(sides, judged, (names, compared), (seed, progress))
 
@@ -146,7 +148,7 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([NONE, *methods]))
 
 
-def _sides(given: Mapping[str, Any], ids: Mapping[str, Any], columns: tuple[str | None, str | None]) -> dict[str, Rows]:
+def _sides(given: Mapping[str, Any], ids: Mapping[str, Any], columns: tuple[str | None, Wanted]) -> dict[str, Rows]:
     for role in ids:
         if role not in ROLES:
             raise InputError(
@@ -222,8 +224,10 @@ def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits
     for role, of in judged.relevant.items():
         if not len(of.query):
             notes.append(f"no {role} is relevant to a judged query: search in {role} alone cannot be measured")
-    if len(judged.queries) < FEW_JUDGED:
-        notes.append(f"only {len(judged.queries)} judged queries: intervals by bootstrap are too narrow, judge more")
+    if (n := len(judged.queries)) < FEW_JUDGED:
+        notes.append(
+            f"{n} judged {'query is' if n == 1 else 'queries are'} few: their intervals are too narrow, judge more"
+        )
     if fits and not fitting.halves:
         notes.append(
             f"fewer than {FEW} queries: their map is fitted on the queries that it is measured on, which flatters it; fit "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core.bad_rows import Counts
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
@@ -40,7 +41,7 @@ def top_k(
     method : Method, optional
         Maps the documents as they are read: `roles["image"]`. Not with an index, whose rows are mapped before they are added.
     progress : Progress
-        Called after each group of queries.
+        Called with each block of documents, once for each 4,096 queries.
 
     Returns
     -------
@@ -77,12 +78,18 @@ def top_k(
     if source.d != queries.shape[1]:
         raise InputError(f"{source.name}: rows are {source.d} wide, queries {queries.shape[1]}")
     k = min(k, count_rows(source))
-    apply = to_unit if method is None else method.apply
-    found = []
-    with progress.running(f"searching {source.name}", len(queries)):
-        for lo in range(0, len(queries), QUERIES):
-            found.append(nearest(queries[lo : lo + QUERIES], source, k, apply=apply))
-            progress.advance(len(found[-1].numbers), 0)
+    groups = range(0, len(queries), QUERIES)
+    left = count_rows(source) * len(groups)
+
+    def apply(rows: np.ndarray, out: np.ndarray) -> Counts:
+        nonlocal left
+        # Rows that are read again, to order candidates, do not count.
+        progress.advance(min(len(rows), left), 0)
+        left -= min(len(rows), left)
+        return to_unit(rows, out) if method is None else method.apply(rows, out)
+
+    with progress.running(f"searching {source.name}", left):
+        found = [nearest(queries[lo : lo + QUERIES], source, k, apply=apply) for lo in groups]
     return Nearest(*(np.concatenate([getattr(one, name) for one in found]) for name in ("numbers", "cosines")))
 
 

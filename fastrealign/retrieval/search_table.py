@@ -98,7 +98,7 @@ def _scores(report: Measured) -> Iterator[str]:
     yield "cosines between documents: median (5 % to 95 %)"
     for name in report.methods:
         parts = [
-            f"{pair} {of.quantiles[middle]:.3f} ({of.quantiles[low]:.3f} to {of.quantiles[high]:.3f})"
+            f"{pair} {score(of.quantiles[middle])} ({interval((of.quantiles[low], of.quantiles[high]))})"
             for pair, of in report.scores[name].distributions.items()
         ]
         yield f"  {method_name(name)}: {', '.join(parts)}"

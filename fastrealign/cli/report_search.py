@@ -1,0 +1,124 @@
+"""`fastrealign report --search`: search in one index of text and images, before and after alignment, on one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrealign.cli.arguments import chosen, paths, positive
+from fastrealign.cli.console import progress_of, show
+from fastrealign.core.errors import InputError
+from fastrealign.core.optional import Lazy
+from fastrealign.core.text import meant, shown
+
+if TYPE_CHECKING:
+    from fastrealign.gap_report import result
+    from fastrealign.jobs import inputs
+    from fastrealign.retrieval import documents, evaluation
+else:  # only when a report is made
+    result = Lazy("fastrealign.gap_report.result", "report", "a report")
+    inputs = Lazy("fastrealign.jobs.inputs")
+    documents = Lazy("fastrealign.retrieval.documents")
+    evaluation = Lazy("fastrealign.retrieval.evaluation")
+
+# Options of one kind of report, by the name of their values, and what they are without being given.
+SEARCH_ONLY = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
+GAP_ONLY = {"labels": None, "by_length": None, "domain": [], "png": None, "rows": None}
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a report of search, in a group of their own."""
+    group = parser.add_argument_group(
+        "search", "R@k, NDCG@10 and MRR among text, images and both, instead of the gap; needs pytrec_eval-terrier"
+    )
+    text = "measure search: QUERIES in SOURCE (text) and TARGET (images), one of which may be left out"
+    group.add_argument("--search", action="store_true", help=text)
+    group.add_argument("--queries", nargs="+", metavar="QUERIES", help="embeddings of the queries, in the same forms")
+    text = (
+        "which documents answer which query, by id: TREC qrels, a BEIR or MTEB folder, or a .csv or .tsv with a header such as "
+        "query-id,corpus-id,score. With --pairs instead, row i of QUERIES belongs to row i of SOURCE and of TARGET"
+    )
+    group.add_argument("--qrels", metavar="PATH", help=text)
+    text = "roles to compare, as Roles.save writes them; --methods then compares none besides unless it names some"
+    group.add_argument("--roles", metavar="FILE", help=text)
+    text = (
+        "ids of the rows of a role (query, text or image), one a line: .txt, .json, .npy or .parquet; by default those in the "
+        "files, or else the numbers of the rows; may be repeated"
+    )
+    group.add_argument("--ids", action="append", default=[], metavar="ROLE=FILE", help=text)
+    text = "measure at most this many judged queries (default: 2000)"
+    group.add_argument("--sample", type=positive, metavar="N", help=text)
+
+
+def run_search(args: argparse.Namespace) -> None:
+    """Measure and write a report of search."""
+    out = Path(args.out)
+    _check(args)
+    result.check_files(out)
+    ids = _ids(args.ids)
+    given = inputs.Inputs.named(
+        [
+            *args.queries,
+            *(args.source or []),
+            *(args.target or []),
+            *filter(None, (args.qrels, args.roles)),
+            *ids.values(),
+        ]
+    )
+    for path in (out, out.with_suffix(".json")):
+        given.check(path)
+        if path.exists() and not args.overwrite:
+            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+    names = None if args.methods is None else [one.strip().lower() for one in args.methods.split(",") if one.strip()]
+    found = evaluation.evaluate(
+        paths(args.queries),
+        text=args.source and paths(args.source),
+        images=args.target and paths(args.target),
+        pairs=args.pairs is not None,
+        methods=names,
+        ids=ids,
+        image_column=args.target_column,
+        sample=args.sample or evaluation.SAMPLE,
+        **chosen(args, "qrels", "roles", "column", "seed"),
+        progress=progress_of(args),
+    )
+    files = [str(path) for path in found.save(out)]
+    show(args, {**found.to_json(), "files": files}, f"{found}\n\nwritten: {shown(', '.join(files))}")
+
+
+def refuse(args: argparse.Namespace, options: Mapping[str, object], why: str) -> None:
+    """InputError for the first of these options that is given."""
+    for name, default in options.items():
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} {why}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    refuse(args, GAP_ONLY, "is for a report of the gap; leave it out with --search")
+    if args.queries is None:
+        raise InputError("--search needs --queries, the embeddings of the queries")
+    if args.source is None and args.target is None:
+        raise InputError("--search needs documents: --source (text), --target (images) or both")
+    if args.pairs:
+        raise InputError("--pairs takes no paths with --search: row i of QUERIES belongs to row i of SOURCE and TARGET")
+    if (args.pairs is None) == (args.qrels is None):
+        raise InputError("--search needs either --qrels PATH or --pairs: which documents answer which query")
+
+
+def _ids(given: list[str]) -> dict[str, str]:
+    ids: dict[str, str] = {}
+    for one in given:
+        role, equals, file = one.partition("=")
+        if not equals or not file:
+            raise InputError(f"--ids {one}: expected ROLE=FILE, such as query=ids.txt")
+        if role not in documents.ROLES:
+            hint = meant(role, documents.ROLES)
+            raise InputError(
+                f"--ids {one}: there is no role {role!r}{hint}; the roles are {', '.join(documents.ROLES)}"
+            )
+        if role in ids:
+            raise InputError(f"--ids {one}: {role} has ids already; give one file")
+        ids[role] = file
+    return ids

@@ -1,0 +1,98 @@
+"""`fastrealign report --search`: what it writes, prints and exits with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import fastrealign as fr
+from fastrealign.cli.main import main
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("pytrec_eval")
+
+
+@pytest.fixture
+def run(capfd):
+    def run(*argv):
+        code = main(["report", "--search", *(str(word) for word in argv)])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def given(tmp_path, rng, monkeypatch):
+    """Files of 40 queries, their text and their images, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    things = rng.standard_normal((40, 6))
+    rows = {"queries": things + 2, "text": things + 2.1, "images": things - 2}
+    for name, of in rows.items():
+        np.save(f"{name}.npy", of.astype(np.float32))
+    fr.fit_roles({"text": rows["text"], "image": rows["images"]}, anchor="image", method="centred").save(
+        "roles.safetensors"
+    )
+    (tmp_path / "ids.txt").write_text("".join(f"p{i}\n" for i in range(40)))
+    (tmp_path / "judged.csv").write_text("query,doc\n" + "".join(f"{i},p{i}\n" for i in range(40)))
+
+
+def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
+    arguments = (
+        "--queries",
+        "queries.npy",
+        "--text",
+        "text.npy",
+        "--images",
+        "images.npy",
+        "--pairs",
+        "--out",
+        "s.html",
+    )
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "") and out.startswith("Advice: Take ") and out.endswith("written: s.html, s.json\n")
+    stored = json.loads((tmp_path / "s.json").read_text())
+    assert list(stored["corpora"]) == ["mixed", "text", "image"] and stored["names"]["image"] == "images.npy"
+    assert list(stored["scores"]) == ["none", "realign", "centred"]
+    code, out, err = run(*arguments)
+    assert code == 2 and "s.html: exists" in err
+    code, out, _ = run(*arguments, "--overwrite", "--json", "--sample", 30, "--methods", "none", "--quiet")
+    value = json.loads(out)
+    assert code == 0 and value["judged_queries"] == 30 and value["files"] == ["s.html", "s.json"]
+
+
+def test_ids_qrels_and_roles_of_files(given, run):
+    code, out, _ = run(
+        "--queries", "queries.npy", "--images", "images.npy", "--ids", "image=ids.txt", "--qrels", "judged.csv",
+        "--roles", "roles.safetensors", "--out", "s.html",
+    )  # fmt: skip
+    assert code == 0 and "roles: centred" in out and "note: all documents are images" in out
+    assert "40 judged queries of 40" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--pairs --images images.npy", "--search needs --queries"),
+        ("--pairs --queries queries.npy", "--search needs documents"),
+        ("--queries queries.npy --images images.npy", "needs either --qrels PATH or --pairs"),
+        ("--queries queries.npy --images images.npy --pairs a b", "--pairs takes no paths with --search"),
+        ("--queries queries.npy --images images.npy --pairs --labels x", "--labels is for a report of the gap"),
+        ("--queries queries.npy --images images.npy --pairs --ids imag=x", "no role 'imag', did you mean 'image'"),
+        ("--queries queries.npy --images images.npy --pairs --ids x", "--ids x: expected ROLE=FILE"),
+        ("--queries queries.npy --images images.npy --pairs --roles text.npy", "text.npy"),
+        ("--queries queries.npy --images images.npy --qrels judged.csv", "the first is 'p0'"),
+    ],
+)
+def test_one_line_for_what_is_wrong(given, run, arguments, message):
+    code, out, err = run(*arguments.split(), "--out", "s.html")
+    assert (code, out, err.count("\n")) == (2, "", 1) and message in err
+
+
+def test_options_of_search_need_the_flag(given, capfd):
+    assert main(["report", "--source", "text.npy", "--target", "images.npy", "--qrels", "x", "--out", "r.html"]) == 2
+    assert "--qrels is for a report of search; add --search" in capfd.readouterr().err
+    assert main(["report", "--source", "text.npy", "--out", "r.html"]) == 2
+    assert "--target is missing" in capfd.readouterr().err
