@@ -24,8 +24,8 @@ else:  # only when a report is made
     evaluation = Lazy("fastrealign.retrieval.evaluation")
 
 # Options of one kind of report, by the name of their values, and what they are without being given.
-SEARCH_ONLY = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
-GAP_ONLY = {"labels": None, "by_length": None, "domain": [], "png": None, "rows": None}
+SEARCH_ONLY: Mapping[str, object] = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
+GAP_ONLY: Mapping[str, object] = {"labels": None, "by_length": None, "domain": [], "png": None, "rows": None}
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
