@@ -205,7 +205,7 @@ class Steps(NoisyModule):
         self._terms = 1 if one is None or one.c is None else 2
         self.register_buffer("map", _packed(one or RowMap(baseline.s, baseline.b), self.dim))
         self.register_buffer("last", _packed(RowMap(1.0, None, baseline.c), self.dim))
-        for name in ("matrix", "shift"):
+        for name in ("matrix", "scale", "shift"):
             value = getattr(baseline, name)
             self.register_buffer(name, None if value is None else torch.tensor(value))
         self._add_noise_of(NoiseOptions(noise, seed))
@@ -221,14 +221,17 @@ class Steps(NoisyModule):
 
     def _mapped(self, rows: torch.Tensor, noise: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         """The rows in this type; noise is added before the last projection, in place of C3's own."""
-        map, matrix, shift = (self._value(name) for name in ("map", "matrix", "shift"))
-        if matrix is None and shift is None:
+        map, matrix, scale, shift = (self._value(name) for name in ("map", "matrix", "scale", "shift"))
+        if matrix is None and scale is None and shift is None:
             return torch.ops.fastrealign.apply(rows, map, self._terms, dtype)
         e = torch.ops.fastrealign.apply(rows, map, 1, torch.float64)
         kept = has_direction(e)
         if matrix is not None:
             e = e @ matrix.T
-        e = e + shift
+        if scale is not None:
+            e = e * scale
+        if shift is not None:
+            e = e + shift
         if noise is not None:
             e = e + noise
         elif self.sigma and not self.noise:

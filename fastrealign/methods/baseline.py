@@ -14,6 +14,7 @@ from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
+from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import (
@@ -27,16 +28,21 @@ from fastrealign.formats.saved_tensors import (
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.noise import noise
-from fastrealign.methods.steps import Call, apply_steps
+from fastrealign.methods.steps import Call, apply_steps, apply_steps_on_device
 from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
+    import torch
 
-# Methods that are more than one row map; the device kernels do not compute them.
-IN_STEPS = ("mean-shift", "c3", "bca")
+    from fastrealign.storage.paths import AnyPath
+else:
+    torch = Lazy("torch", "torch", "a tensor on a device")
+
+# Methods that are more than one row map, which the device kernels do not compute; those of them that have a shift.
+WITH_SHIFT = ("mean-shift", "c3", "bca")
+IN_STEPS = (*WITH_SHIFT, "z-score")
 # Axes of the tensors that a saved one may hold, and what its record must hold.
-_AXES = {"mean_target": 1, "b": 1, "shift": 1, "c": 1, "matrix": 2}
+_AXES = {"mean_target": 1, "b": 1, "shift": 1, "c": 1, "matrix": 2, "scale": 1}
 _RECORD = {
     "name": TEXT,
     "gap_before": NOT_NEGATIVE,
@@ -52,6 +58,8 @@ _RECORD = {
 class Baseline(MapsRows):
     """A method that ReAlign is compared with: f(y) = pi(pi(M pi(s pi(y) + b) + shift + noise) + c); None leaves a step out.
 
+    `scale` stands for M where that is diagonal: one factor a column. Without a shift and noise it maps tensors on devices, too.
+
     Attributes
     ----------
     name : str
@@ -66,6 +74,8 @@ class Baseline(MapsRows):
         Translations.
     matrix : float64 array (dim, dim) or None
         M.
+    scale : float64 array (dim,) or None
+        The diagonal of M.
     sigma, seed : float, int
         Noise of N(0, sigma^2 I): each row gets that of its number (noise.py).
     projected : bool
@@ -84,6 +94,7 @@ class Baseline(MapsRows):
     c: np.ndarray | None = None
     projected: bool = True
     gap_left: float = float("nan")
+    scale: np.ndarray | None = None
     encoder_source: ClassVar[str | None] = None
     encoder_target: ClassVar[str | None] = None
 
@@ -95,7 +106,8 @@ class Baseline(MapsRows):
     @cached_property
     def row_map(self) -> RowMap | None:
         """The method as a single row map for the kernels; None if it takes several steps."""
-        return RowMap(self.s, self.b, self.c) if self.matrix is None and self.shift is None else None
+        steps = (self.matrix, self.scale, self.shift)
+        return RowMap(self.s, self.b, self.c) if all(step is None for step in steps) else None
 
     @cached_property
     def _ends(self) -> tuple[RowMap, RowMap]:
@@ -116,7 +128,7 @@ class Baseline(MapsRows):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the name and of all that decides the output."""
         digest = hashlib.sha256(repr((self.name, self.s, self.sigma, self.seed, self.projected)).encode())
-        for name in ("b", "matrix", "shift", "c"):
+        for name in ("b", "matrix", "shift", "c", *(["scale"] if self.scale is not None else [])):
             value = getattr(self, name)
             digest.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))
         return digest.hexdigest()
@@ -141,6 +153,8 @@ class Baseline(MapsRows):
         if self.row_map is not None:
             return apply(rows, self.row_map, out, into=into, flags=flags)
         if on_device(rows):
+            if self.matrix is None and self.shift is None and not self.sigma:
+                return self._scaled_on_device(rows, out, Call(into, flags, first, threads, backend))
             raise InputError(
                 f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
                 "fastrealign.nn.as_module"
@@ -153,6 +167,8 @@ class Baseline(MapsRows):
             e[state != GOOD] = 0.0
             if product is not None:
                 e = product(e)
+            if self.scale is not None:
+                e *= self.scale
             if self.shift is not None:
                 e += self.shift
             if self.sigma:
@@ -161,6 +177,14 @@ class Baseline(MapsRows):
 
         last = self._ends[1] if self.projected else None
         return apply_steps(rows, out, steps, last, Call(into, flags, first, threads, backend))
+
+    def _scaled_on_device(self, rows: torch.Tensor, out: torch.Tensor, call: Call) -> Counts:
+        def steps(e: torch.Tensor, state: np.ndarray, numbers: np.ndarray) -> Counts:
+            found = ops.apply(rows, self._ends[0], e, flags=state, backend=call.backend)
+            e *= torch.tensor(self.scale, device=rows.device)
+            return found
+
+        return apply_steps_on_device(rows, out, steps, self._ends[1], call)
 
     def save(self, path: AnyPath) -> None:
         """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
@@ -186,7 +210,7 @@ class Baseline(MapsRows):
         check_present(path, tensors, ("mean_target",))
         check_tensors(path, "baseline", tensors, _AXES)
         check_record(path, "baseline", meta, _RECORD)
-        if "shift" not in tensors and (meta["name"] in IN_STEPS or "matrix" in tensors):
+        if "shift" not in tensors and (meta["name"] in WITH_SHIFT or "matrix" in tensors):
             raise InputError(f"{path}: lacks shift, a step of {meta['name']}; the file is damaged")
         values: dict[str, Any] = tensors | {name: meta[name] for name in meta if name not in ("kind", "format")}
         if values.get("gap_left") is None:

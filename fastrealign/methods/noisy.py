@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
@@ -22,8 +21,8 @@ from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.noise import noise, row_numbers
-from fastrealign.methods.steps import Call, apply_steps
+from fastrealign.methods.noise import noise
+from fastrealign.methods.steps import Call, apply_steps, apply_steps_on_device
 
 if TYPE_CHECKING:
     import torch
@@ -129,18 +128,14 @@ class Noisy:
         return self.options.sigma(self.dim) * noise(self.options.seed, numbers, self.dim)
 
     def _on_device(self, rows: torch.Tensor, out: torch.Tensor, call: Call) -> Counts:
-        """The same on a device: the kernels map in float64 there, with the noise that the CPU would add."""
-        numbers = row_numbers(call.first, len(rows))
-        state = np.empty(len(rows), np.uint8) if call.flags is None else call.flags
-        e = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
-        found = self.method.apply(rows, e, flags=state, first=numbers, backend=call.backend)
-        e += torch.from_numpy(self._noise(numbers)).to(rows.device)
-        kept = torch.from_numpy(state != GOOD).to(rows.device)[:, None]
-        before = rows.to(out.dtype).clone() if found.bad else None  # out may be the rows themselves
-        ops.apply(e.masked_fill_(kept, 0.0), UNIT, out, into=call.into, backend=call.backend)
-        if before is not None:
-            out.copy_(torch.where(kept, before, out))
-        return found
+        """The same on a device, with the noise that the CPU would add."""
+
+        def steps(e: torch.Tensor, state: np.ndarray, numbers: np.ndarray) -> Counts:
+            found = self.method.apply(rows, e, flags=state, first=numbers, backend=call.backend)
+            e += torch.from_numpy(self._noise(numbers)).to(rows.device)
+            return found
+
+        return apply_steps_on_device(rows, out, steps, UNIT, call)
 
     def check_width(self, d: int, name: str = "") -> None:
         self.method.check_width(d, name)

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from fastrealign.core import ops
+from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import InputError
+from fastrealign.core.progress import Progress
+from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import meant
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, names_files, open_rows
+from fastrealign.diagnostics.rows import BLOCK_ROWS, chunks
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.formats.metadata import SIDE_FOLDERS
@@ -36,6 +41,8 @@ from fastrealign.storage.paths import place
 
 TWO_SIDED = ("centred", "z-score")
 ROLE_METHODS = ("realign", "realign-exact", "anchor", "anchor-trace", "bca", *TWO_SIDED, "none")
+# A standard deviation below this is rounding.
+_NO_SPREAD = 1e-12
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # Words for text beyond those that name columns.
 _TEXTS = ("query", "queries", "title", "titles", "document", "documents", "doc", "docs")
@@ -131,8 +138,10 @@ class RoleFits:
     def _two_sided(self, role: str, method: str) -> Method:
         side, there = self.side(role), self.side(self.anchor)
         with named(role):
-            scale = _standardising(self.sources[role]) if method == "z-score" else {}
-        return Baseline(method, there.mean, self.gap(role), b=-side.mean, **scale)
+            scale = None
+            if method == "z-score":
+                scale = _standardising(self.sources[role], side.mean, self.options.progress)
+        return Baseline(method, there.mean, self.gap(role), b=-side.mean, scale=scale)
 
 
 def open_role(role: str, given: Any, column: str | None = None) -> RowSource:
@@ -207,8 +216,24 @@ def named(role: str) -> Iterator[None]:
         raise type(error)(f"role {role}: {error}") from None
 
 
-def _standardising(source: RowSource) -> dict[str, Any]:
-    """The step that divides each column by its standard deviation; projecting before it changes no direction."""
-    deviation = np.sqrt(np.diag(covariance(source).matrix))
-    spread = deviation > 1e-12
-    return {"matrix": np.diag(1.0 / np.where(spread, deviation, 1.0)), "shift": np.zeros(source.d)}
+def _standardising(source: RowSource, mean: np.ndarray, progress: Progress) -> np.ndarray:
+    """1 / the standard deviation of each column of the unit rows that have a direction; 1 for a column without spread.
+
+    Projecting before the division changes no direction. Blocks, and so the sums, do not depend on the chunks of the source.
+    """
+    total, count = np.zeros(source.d), 0
+    waiting = np.empty((0, source.d))
+    with progress.running("reading the spread", source.rows, source.nbytes):
+        for _, _, rows in chunks(source):
+            for at in range(0, len(rows), BLOCK_ROWS):
+                part = rows[at : at + BLOCK_ROWS]
+                e, flags = np.empty(part.shape), np.empty(len(part), np.uint8)
+                ops.apply(part, UNIT, e, flags=flags)
+                waiting = np.concatenate([waiting, e[flags == GOOD]])
+                if len(waiting) >= BLOCK_ROWS:
+                    total += ((waiting[:BLOCK_ROWS] - mean) ** 2).sum(axis=0)
+                    count, waiting = count + BLOCK_ROWS, waiting[BLOCK_ROWS:]
+                progress.advance(len(part), part.nbytes)
+    total += ((waiting - mean) ** 2).sum(axis=0)
+    deviation = np.sqrt(total / (count + len(waiting)))
+    return 1.0 / np.where(deviation > _NO_SPREAD, deviation, 1.0)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
 from fastrealign.methods.noise import row_numbers
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Lazy("torch", "torch", "a tensor on a device")
 
 # Rows that pass through the steps at a time.
 STEP_ROWS = 1024
 
 # Writes to the states of rows, uint8 (n,), and returns the rows before the last step, float64 (n, d): of rows and numbers.
 Steps: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# On a device: writes the rows before the last step to a float64 tensor (n, d), and their states; of the numbers of rows.
+DeviceSteps: TypeAlias = "Callable[[torch.Tensor, np.ndarray, np.ndarray], Counts]"
 
 
 class Call(NamedTuple):
@@ -56,3 +64,18 @@ def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Ca
         spoiled = here != GOOD
         to[spoiled] = part[spoiled] if to.shape == part.shape else 0.0
     return counted(state)
+
+
+def apply_steps_on_device(
+    rows: torch.Tensor, out: torch.Tensor, steps: DeviceSteps, last: RowMap, call: Call
+) -> Counts:
+    """`apply_steps` of a tensor on a device: the kernels there map in float64, what lies between is torch."""
+    state = np.empty(len(rows), np.uint8) if call.flags is None else call.flags
+    e = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    found = steps(e, state, row_numbers(call.first, len(rows)))
+    kept = torch.from_numpy(state != GOOD).to(rows.device)[:, None]
+    before = rows.to(out.dtype).clone() if found.bad else None  # out may be the rows themselves
+    ops.apply(e.masked_fill_(kept, 0.0), last, out, into=call.into, backend=call.backend)
+    if before is not None:
+        out.copy_(torch.where(kept, before, out))
+    return found

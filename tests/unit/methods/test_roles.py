@@ -11,7 +11,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import fastrealign as fr
+from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.methods.role_fits import ROLE_METHODS, TWO_SIDED
 
@@ -52,13 +54,40 @@ def test_centred(rows):
         assert roles[role].row_map is not None  # one pass of the kernels
 
 
-def test_z_score(rows):
+def test_z_score(rows, tmp_path, monkeypatch):
+    """Its own deviation of each column: d numbers, one path for arrays, modules and tensors on a device, bad rows left out."""
     rows["text"][:, 3] = 0.0  # no spread
     roles = fr.fit_roles(rows, anchor="image", method="z-score")
     for role, y in rows.items():
         deviation = pi(y).std(axis=0)
         deviation[deviation == 0] = 1.0
-        np.testing.assert_allclose(roles[role](y), pi((pi(y) - pi(y).mean(0)) / deviation), rtol=0, atol=1e-9)
+        expected = pi((pi(y) - pi(y).mean(0)) / deviation)
+        np.testing.assert_allclose(roles[role](y), expected, rtol=0, atol=1e-11)
+        assert roles[role].matrix is None and roles[role].scale.shape == (D,)
+    many = {role: np.concatenate([y] * 4) for role, y in rows.items()}
+    whole = fr.fit_roles(many, anchor="image", method="z-score")
+    parts = fr.fit_roles({role: np.array_split(y, 7) for role, y in many.items()}, anchor="image", method="z-score")
+    assert [parts[role].fingerprint for role in parts] == [whole[role].fingerprint for role in whole]
+    with_bad = np.insert(rows["text"], 100, np.nan, axis=0)
+    skipped = fr.fit_roles(rows | {"text": with_bad}, anchor="image", method="z-score", bad_rows="skip")
+    assert skipped["text"].fingerprint == roles["text"].fingerprint
+
+    torch = pytest.importorskip("torch")
+    from fastrealign.methods import baseline
+
+    y = rows["text"].astype(np.float32)
+    y[5] = 0.0
+    expected, sums, there = np.empty_like(y), ExactSum(D), ExactSum(D)
+    found = roles["text"].apply(y, expected, into=sums)
+    np.testing.assert_array_equal(fr.nn.as_module(roles["text"])(torch.from_numpy(y)).numpy(), expected)
+    for module in (baseline, ops):  # CPU tensors that are taken for a device's
+        monkeypatch.setattr(module, "on_device", lambda x: isinstance(x, torch.Tensor))
+    given = torch.from_numpy(y.copy())
+    assert roles["text"].apply(given, given, into=there) == found and found.bad == 1
+    np.testing.assert_array_equal(given.numpy(), expected)
+    assert there.count == sums.count and np.array_equal(there.low, sums.low)
+    with pytest.raises(InputError, match="z-score is computed on the CPU; leave out devices"):
+        fr.apply_files(roles["text"], tmp_path, tmp_path / "out", devices=["cpu"])
 
 
 @pytest.mark.parametrize("method", ROLE_METHODS)
