@@ -71,8 +71,8 @@ class RoleFits:
         for role, source in sources.items():
             if source.d != sources[anchor].d:
                 raise InputError(
-                    f"role {role}: rows are {source.d} wide, those of the anchor {anchor} {sources[anchor].d}; all roles "
-                    "must come from encoders of one space"
+                    f"role {role}: rows are {source.d} wide, those of the anchor {anchor} {sources[anchor].d}; map them first, "
+                    "by pairs of items that both encoders embedded (fr.fit_map, fastrealign map), and give the mapped rows"
                 )
         return cls(sources, anchor, options, columns)
 

@@ -181,6 +181,17 @@ def test_folders_and_columns(rows, tmp_path):
         fr.fit_roles({"query": root / "img_emb", "image": root}, anchor="query")
 
 
+def test_another_width(rows):
+    """A role of another encoder is refused, and the advice works: a map from pairs, then the mapped rows."""
+    narrow = pi(rows["text"])[:, :8]
+    wanted = r"role text: rows are 8 wide, those of the anchor image 12; map them first.*fr\.fit_map.*fastrealign map"
+    with pytest.raises(InputError, match=wanted):
+        fr.fit_roles(rows | {"text": narrow}, anchor="image")
+    mapped = fr.fit_map(narrow, rows["text"], method="ridge")(narrow)
+    roles = fr.fit_roles(rows | {"text": mapped}, anchor="image")
+    assert roles["text"](mapped).shape == rows["text"].shape
+
+
 def test_unknown_role(rows):
     roles = fr.fit_roles(rows, anchor="image")
     assert "image" in roles and "audio" not in roles and len(roles) == 3
