@@ -38,7 +38,9 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
         "--role",
         action="append",
         metavar="NAME=PATH[:COLUMN]",
-        help="the embeddings of one role, such as text=text_emb/ or image=all.parquet:image_emb; once for each role",
+        help="the embeddings of one role, such as text=text_emb/ or image=all.parquet:image_emb; once for each role. "
+        "--method is then realign (the default), realign-exact, anchor, anchor-trace, bca, centred, z-score, none, or, with "
+        "--pairs, balanced or auto",
     )
     group.add_argument("--anchor", metavar="NAME", help="the role that the others are moved to")
     group.add_argument(
