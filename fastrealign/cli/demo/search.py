@@ -14,7 +14,6 @@ from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.uses import NO_SUBJECT, TOP, Search, figures, finds, is_picture, ranked
 from fastrealign.core.text import printable
 
-METHOD = "centred"
 QUERIES = 3
 WIDE = 44  # characters of a document on the terminal
 
@@ -53,7 +52,7 @@ class SearchResult:
     fitted
         Pictures that the maps were fitted on, with their titles and captions; none of them is in the index.
     method
-        Of `fastrealign.fit_roles`.
+        What `fastrealign.fit_roles` took with method="auto".
     before, after
         Figures over all titles.
     finding
@@ -83,8 +82,8 @@ class SearchResult:
         """Some fifty lines of text."""
         lines = [
             f"One index of {self.pictures:,} pictures and {self.captions:,} captions of other pictures, {self.dim} wide.",
-            f"A map for each role (query, text, image), method “{self.method}”, fitted on {self.fitted:,} others: "
-            f"{1000 * self.seconds:.0f} ms.",
+            f"A map for each role (query, text, image), fitted on {self.fitted:,} others in {self.seconds:.1f} s; "
+            f"method “auto” took “{self.method}”.",
             "",
             f"{f'All {self.pictures + self.captions:,} titles search it':40}{'before':>16}{'after':>16}",
             f"{f'own document in the top {TOP}':40}{self.before.found!s:>16}{self.after.found!s:>16}",
@@ -103,9 +102,9 @@ class SearchResult:
             ]
         lines += [
             "",
-            "With your own embeddings, in Python (docs/uses.md):",
-            f'    roles = fr.fit_roles({{"query": …, "text": …, "image": …}}, anchor="image", method="{self.method}")',
-            '    index = [roles["text"](texts), roles["image"](images)];  asked = roles["query"](queries)',
+            "With your own embeddings (docs/search.md):",
+            "    fastrealign fit --role query=… --role text=… --role image=… --anchor image --method auto --pairs … --out R",
+            "    fastrealign apply R img_emb/ --role image --out to_index/",
         ]
         return "\n".join(lines)
 
@@ -115,8 +114,11 @@ def run() -> SearchResult:
     world = real_world.load()
     fit, test = world.part("fit"), world.part("test")
     raw = {"query": test.title, "text": test.long, "image": test.image}
+    pairs = {("query", "image"): (fit.title, fit.image), ("query", "text"): (fit.title, fit.long)}
     start = time.perf_counter()
-    roles = fr.fit_roles({"query": fit.title, "text": fit.long, "image": fit.image}, anchor="image", method=METHOD)
+    roles = fr.fit_roles(
+        {"query": fit.title, "text": fit.long, "image": fit.image}, anchor="image", method="auto", pairs=pairs
+    )
     mapped = {role: roles[role](rows) for role, rows in raw.items()}
     seconds = time.perf_counter() - start
     before, after = (ranked(rows["query"], rows["text"], rows["image"]) for rows in (raw, mapped))
@@ -127,7 +129,7 @@ def run() -> SearchResult:
         captions=int((~pictures).sum()),
         dim=roles.dim,
         fitted=len(fit.ids),
-        method=METHOD,
+        method=roles.method,
         before=figures(before),
         after=figures(after),
         finding=int(finding.sum()),

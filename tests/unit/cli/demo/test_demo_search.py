@@ -21,7 +21,9 @@ def result():
 def test_the_lists_are_those_of_the_largest_cosine(result):
     world = real_world.load()
     fit, test = world.part("fit"), world.part("test")
-    roles = fr.fit_roles({"query": fit.title, "text": fit.long, "image": fit.image}, anchor="image", method="centred")
+    pairs = {("query", "image"): (fit.title, fit.image), ("query", "text"): (fit.title, fit.long)}
+    rows = {"query": fit.title, "text": fit.long, "image": fit.image}
+    roles = fr.fit_roles(rows, anchor="image", method=result.method, pairs=pairs)
     for side, mapped in (("before", lambda role, rows: rows), ("after", lambda role, rows: roles[role](rows))):
         documents = project(mapped("text", test.long))
         documents[::2] = project(mapped("image", test.image[::2]))
@@ -50,6 +52,6 @@ def test_the_command_prints_the_figures(result, capsys):
     assert all(str(side.found) in text for side in (result.before, result.after))
     assert f"{result.finding} of {result.pictures} do" in text
     assert text.count(" *\n") + text.count(" * ") == sum(h.own for q in result.queries for h in [*q.before, *q.after])
-    assert max(len(line) for line in text.splitlines()) <= 120
+    assert max(len(line) for line in text.splitlines()) <= 128
     main(["demo", "search", "--json"])
     assert json.loads(capsys.readouterr().out)["finding"] == result.finding
