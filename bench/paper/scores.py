@@ -1,7 +1,7 @@
 """Calibrated scores on real heads: do thresholds hold, what calibration does to one index, and fused documents.
 
     python -m bench.paper.scores               the head that ships
-    python -m bench.paper.scores --real DIR    thresholds on every head of bench.paper.real in DIR
+    python -m bench.paper.scores --real DIR    one index and thresholds on the heads of bench.paper.real in DIR, by kind
 
 Titles search pictures and long captions. The pictures that no head was trained on are divided at random: maps of roles,
 calibrations, thresholds and weights come from one part, and every figure is of another.
@@ -21,7 +21,7 @@ from bench.paper.real.made import KINDS, heads_of
 from bench.paper.roles import TOP, ranks
 from fastrealign.cli.demo import real_world
 from fastrealign.retrieval import Scores, fit_scores, fuse, fuse_scores
-from fastrealign.retrieval.calibration import SCORE_METHODS
+from fastrealign.retrieval.calibration import SCORE_METHODS, UNLABELLED
 
 Rows = dict[str, np.ndarray]
 IMAGE, TEXT = ("query", "image"), ("query", "text")
@@ -123,8 +123,24 @@ def thresholds(heads: Sequence[tuple[str, Rows]], methods: Sequence[str]) -> Non
         print(f"| {'cosine' if method == 'none' else method} | {where} | {asked:g} {found.cells()}")
 
 
-def one_index(rows: Rows) -> None:
-    """Print R@10 in one index of pictures and captions by map and calibration, mean and standard error over splits."""
+def one_index(heads: Sequence[tuple[str, Rows]], methods: Sequence[str]) -> None:
+    """Print R@10 in one index of pictures and captions by map and calibration, mean and standard error.
+
+    Over splits, or, of several heads, over heads: each has the mean of its splits.
+    """
+    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    for _, rows in heads:
+        shares = _by_calibration(rows, methods)
+        for key, by_split in shares.items():
+            found.setdefault(key, []).extend(by_split if len(heads) == 1 else by_split.mean(axis=0, keepdims=True))
+    print("\n| map | score | R@10 | picture | caption | pictures alone | captions alone | pictures in the first ten |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for (by, method), several in found.items():
+        print(f"| {by} | {'cosine' if method == 'none' else method} | {' | '.join(with_error(np.array(several)))} |")
+
+
+def _by_calibration(rows: Rows, methods: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    """By map and calibration, the shares (splits, 6) of `one_index`."""
     found: dict[tuple[str, str], list[list[float]]] = {}
     for seed in range(SPLITS):
         here, there = parts(rows, 2, seed)
@@ -133,7 +149,7 @@ def one_index(rows: Rows) -> None:
         for by in MAPS:
             roles = fr.fit_roles(here, anchor="image", method=by)
             fit, test = mapped(here, roles), mapped(there, roles)
-            for method in SCORE_METHODS:
+            for method in methods:
                 values = calibrated(fitted(fit, method), test)
                 scores = np.where(picture[None], values[IMAGE], values[TEXT])
                 top = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
@@ -141,10 +157,7 @@ def one_index(rows: Rows) -> None:
                 alone = [(ranks(scores[np.ix_(kind, kind)]) < TOP).mean() for kind in (picture, ~picture)]
                 shares = [hit.mean(), hit[picture].mean(), hit[~picture].mean(), *alone, picture[top].mean()]
                 found.setdefault((by, method), []).append([float(one) for one in shares])
-    print("\n| map | score | R@10 | picture | caption | pictures alone | captions alone | pictures in the first ten |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for (by, method), shares in found.items():
-        print(f"| {by} | {'cosine' if method == 'none' else method} | {' | '.join(with_error(np.array(shares)))} |")
+    return {key: np.array(shares) for key, shares in found.items()}
 
 
 def with_error(values: np.ndarray) -> list[str]:
@@ -200,16 +213,18 @@ def documents(rows: Rows) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--real", type=Path, metavar="DIR", help="thresholds on every head that bench.paper.real made")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="the heads that bench.paper.real made")
     folder = parser.parse_args(arguments).real
     if folder is not None:
-        heads = list(made(folder))
-        print(f"{len(heads)} heads, {THRESHOLD_SPLITS} splits each")
-        thresholds(heads, ("none",))
+        for kind, words in KINDS.items():
+            heads = [one for one in made(folder) if one[0].startswith(kind)]
+            print(f"\n{kind}, {words}: {len(heads)} heads, {SPLITS} splits each; {THRESHOLD_SPLITS} for thresholds")
+            one_index(heads, UNLABELLED)
+            thresholds(heads, ("none",))
         return
     rows = shipped()
     print(f"{len(rows['query'])} pictures; {THRESHOLD_SPLITS} splits for thresholds, {SPLITS} for the rest")
-    one_index(rows)
+    one_index([("shipped", rows)], SCORE_METHODS)
     documents(rows)
     thresholds([("shipped", rows)], SCORE_METHODS)
 

@@ -191,6 +191,22 @@ def test_figures_of_the_uses(data):
     assert transfer["red"] == pytest.approx([1, 1, 1], abs=0.01)
 
 
+def test_scores_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("scipy")
+    names: dict = {}
+    for block in blocks("docs/scores.md", "python"):
+        exec(compile(block, "docs/scores.md", "exec"), names)
+    said = re.search(r"scores from (\S+) on have (precision .*)", PAGES["docs/scores.md"])
+    assert said is not None and float(said[1]) == pytest.approx(names["threshold"].value, rel=1e-5)
+    assert said[2] in str(names["threshold"])
+    assert (
+        set(names["hits"].roles) == {"image", "text"}
+        and 5 in names["hits"].ids
+        and names["calibrated"].shape == (913, 913)
+    )
+
+
 def test_training_on_text_as_the_page_says(data):
     pytest.importorskip("sklearn")
     torch = pytest.importorskip("torch")
