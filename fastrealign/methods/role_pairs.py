@@ -13,7 +13,7 @@ from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import names_files
 from fastrealign.diagnostics.rows import count_rows, draw, sample
-from fastrealign.diagnostics.search import nearest
+from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.methods.method import Method
 from fastrealign.methods.role_fits import known, named, open_role
 
@@ -21,6 +21,8 @@ from fastrealign.methods.role_fits import known, named, open_role
 TOP = 10
 # Pairs of a kind: fewer leave R@10 uncertain by more than 0.05, more are sampled.
 FEWEST, MOST = 100, 10_000
+# Queries that are searched at a time.
+_QUERIES = 2048
 # Other documents of a query that may come before its own without counting.
 _OTHERS = 20
 
@@ -158,6 +160,15 @@ def pairs_of(read: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> P
     return Pairs(rows[0], rows[1], kinds)
 
 
+def _nearest(queries: np.ndarray, pool: np.ndarray, k: int, advance: Callable[[int], None]) -> Nearest:
+    """`nearest`, some queries at a time: their cosines take little memory."""
+    parts = []
+    for lo in range(0, len(queries), _QUERIES):
+        parts.append(nearest(queries[lo : lo + _QUERIES], pool, k))
+        advance(len(parts[-1].numbers))
+    return Nearest(np.concatenate([one.numbers for one in parts]), np.concatenate([one.cosines for one in parts]))
+
+
 def search(pairs: Pairs, maps: Mapping[str, Method], advance: Callable[[int], None] = lambda n: None) -> Found:
     """Search all documents with all queries, both mapped; other documents of a query do not count before its own."""
     documents = {role: maps[role](rows) for role, rows in pairs.documents.items()}
@@ -173,7 +184,7 @@ def search(pairs: Pairs, maps: Mapping[str, Method], advance: Callable[[int], No
                 [kind.of_query * len(pool) + kind.of_document for kind in of] or [np.empty(0, int)]
             )
             most = min(int(np.bincount(belongs // len(pool)).max(initial=0)), _OTHERS)
-            best = nearest(mapped, pool, min(TOP + most, len(pool)))
+            best = _nearest(mapped, pool, min(TOP + most, len(pool)), advance)
             codes = np.arange(len(mapped))[:, None] * len(pool) + best.numbers
             right = np.isin(codes, belongs)
             wrong[query][role] = np.where(right, -np.inf, best.cosines)
@@ -182,7 +193,6 @@ def search(pairs: Pairs, maps: Mapping[str, Method], advance: Callable[[int], No
             for kind in of:
                 here = best.numbers[kind.of_query] == kind.of_document[:, None]
                 own[str(kind)] = np.where(here, best.cosines[kind.of_query], -np.inf).max(axis=1)
-            advance(len(mapped))
         count += len(mapped)
     together, alone = [], []
     for kind in pairs.kinds:
