@@ -43,7 +43,7 @@ def store(tmp_path, documents):
     [
         ("Flat", None),
         ("IDMap,Flat", IDS),
-        ("HNSW8,Flat", None),
+        ("HNSW32,Flat", None),
         ("IVF2,Flat", IDS),
         ("L2norm,Flat", None),
     ],
@@ -59,6 +59,8 @@ def test_search(store, roles, mapped, kind, ids, metric):
     with searcher(path, roles) as search:
         if kind.startswith("IVF"):
             search._opened._new_index.nprobe = 2
+        if kind.startswith("HNSW"):
+            faiss.downcast_index(search._opened._new_index).hnsw.efSearch = N  # all that its graph reaches
         found = search.search(queries, 5)
         assert search.search(queries[0], N + 3).ids[0, N:].tolist() == [None] * 3
     scores = roles["query"](queries) @ mapped(rows, kinds).T
