@@ -4,7 +4,8 @@
     python -m bench.paper.change_encoder --costs        seconds of fitting and of mapping rows
 
 The old and the new encoder are two heads, or two seeds of one. Pairs are documents of the part "fit", which the heads have not
-seen; for the most pairs also those of "train". Documents and queries of the part "test" measure; near-duplicates lie in one part.
+seen; for the most pairs also those of "train". Documents and queries of the part "test" measure; no near-duplicates of a pair
+are among them.
 Queries are titles by the new head; documents are long captions, or pictures. Kept: R@10 in mapped documents over R@10 in
 re-embedded ones. Fewer pairs than `fit_map` takes are solved by its functions, to see where maps break.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import fastrealign as fr
+from bench.paper import roles as one_index
 from fastrealign.methods.pair_moments import BLOCK_ROWS, PairMoments
 from fastrealign.methods.pair_solutions import Solution, one_thread, procrustes, ridge
 
@@ -60,6 +62,15 @@ def solved(method: str, e: np.ndarray, f: np.ndarray) -> Solution:
         parts.append(moments)
     with one_thread():
         return procrustes(parts[0]) if method == "procrustes" else ridge(*parts)
+
+
+def parts_of_procrustes(e: np.ndarray, f: np.ndarray) -> tuple[Solution, Solution]:
+    """The rotation alone, and with a translation but no scale."""
+    u, _, vt = np.linalg.svd(e.T @ f, full_matrices=False)
+    a, b = e.mean(0), f.mean(0)
+    v, _, wt = np.linalg.svd((e - a).T @ (f - b), full_matrices=False)
+    turn = (v @ wt).T
+    return Solution((u @ vt).T, np.zeros(f.shape[1])), Solution(turn, b - turn @ a)
 
 
 def mapped(solution: Solution, e: np.ndarray) -> np.ndarray:
@@ -146,6 +157,56 @@ def others(heads: Heads, side: str, pairs: list[tuple[str, str]]) -> list[str]:
     return [*(f"{mean:.3f}" for mean in means), kept(hits)]
 
 
+def ablation(heads: Heads) -> None:
+    """Print the recall kept without parts of the procrustes map."""
+    print("\nprocrustes without its parts, 1,165 pairs, documents: long captions\n")
+    print("| change | rotation | and translation | and scale |\n| --- | ---: | ---: | ---: |")
+    at, test = heads.pairs[: COUNTS[-2]], heads.test
+    for name, pairs in changes().items():
+        hits: list[list[tuple[np.ndarray, np.ndarray]]] = [[], [], []]
+        for old, new in pairs:
+            e, f, queries = heads.rows(old, "long"), heads.rows(new, "long"), heads.rows(new, "title")[test]
+            maps = (*parts_of_procrustes(e[at], f[at]), solved("procrustes", e[at], f[at]))
+            for into, one in zip(hits, maps, strict=True):
+                into.append((found(queries, mapped(one, e[test])), found(queries, f[test])))
+        print(f"| {name} | {' | '.join(map(kept, hits))} |")
+
+
+def after_roles(heads: Heads) -> None:
+    """Print R@10 in one index of pictures and captions, with roles of re-embedded rows, and with two kinds for mapped ones."""
+    titles = (
+        "no roles, re-embedded",
+        "roles, re-embedded",
+        "no roles, mapped",
+        "roles of mapped",
+        "roles of re-embedded sample",
+    )
+    print("\nOne index, half pictures and half captions, ridge, 1,165 pairs a modality, roles: centred\n")
+    print(f"| change | {' | '.join(titles)} |\n| --- |" + " ---: |" * len(titles))
+    fit, test = heads.pairs[: COUNTS[-2]], heads.test
+    for old, new in (("A0", "C0"), ("B0", "C0"), ("C0", "A0"), ("C0", "C1")):
+        rows = {
+            role: heads.rows(new, side) for role, side in (("query", "title"), ("text", "long"), ("image", "image"))
+        }
+        moved = dict(rows)
+        for role, side in (("text", "long"), ("image", "image")):
+            e = heads.rows(old, side)
+            moved[role] = mapped(solved("ridge", e[fit], rows[role][fit]), e)
+        cells = []
+        for fitted, used, method in (
+            (rows, rows, "none"),
+            (rows, rows, "centred"),
+            (moved, moved, "none"),
+            (moved, moved, "centred"),
+            (rows, moved, "centred"),
+        ):
+            roles = fr.fit_roles({role: one[fit] for role, one in fitted.items()}, anchor="image", method=method)
+            asked = {role: one[test] for role, one in used.items()}
+            shares = [one_index.split(roles, asked, seed)[0] for seed in range(one_index.SPLITS)]
+            cells.append(f"{np.mean(shares):.3f} ± {np.std(shares, ddof=1):.3f}")
+        print(f"| {old} to {new} | {' | '.join(cells)} |")
+
+
 def costs() -> None:
     """Print seconds on random rows: fitting, and mapping float32 rows in memory."""
     rng = np.random.default_rng(0)
@@ -176,7 +237,10 @@ def main() -> None:
     elif args.real is None:
         parser.error("name the folder of the real world with --real, or --costs")
     else:
-        tables(Heads(args.real))
+        heads = Heads(args.real)
+        tables(heads)
+        ablation(heads)
+        after_roles(heads)
 
 
 if __name__ == "__main__":
