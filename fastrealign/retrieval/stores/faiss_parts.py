@@ -66,6 +66,18 @@ def forget(index: Any) -> None:
         forget(at.index)
 
 
+def filled(flat: Any, rows: Iterator[tuple[np.ndarray, np.ndarray]], most: int) -> Any:
+    """An empty flat index with these rows, at most `most`; its memory is taken once, where add would move what is there."""
+    flat.codes.resize(most * flat.code_size)
+    held, n = faiss.rev_swig_ptr(flat.get_xb(), most * flat.d).reshape(most, flat.d), 0
+    for part, _ in rows:
+        held[n : n + len(part)] = part
+        n += len(part)
+    flat.codes.resize(n * flat.code_size)
+    flat.ntotal = n
+    return flat
+
+
 def ids_of(index: Any) -> np.ndarray:
     """The ids (int64) of all rows, in the order of `rows_of`."""
     lists = _lists(index)

@@ -36,7 +36,17 @@ from fastrealign.retrieval.stores.base import (
     batch_rows,
     cosines,
 )
-from fastrealign.retrieval.stores.faiss_parts import FLAT, aligns, forget, ids_of, inner, is_exact, learns, rows_of
+from fastrealign.retrieval.stores.faiss_parts import (
+    FLAT,
+    aligns,
+    filled,
+    forget,
+    ids_of,
+    inner,
+    is_exact,
+    learns,
+    rows_of,
+)
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 
@@ -243,12 +253,11 @@ class FaissStore:
         faiss = self._faiss
         old = faiss.downcast_index(self._index)
         if type(old).__name__ in FLAT:
-            made = faiss.IndexFlat(dim, old.metric_type)
-        elif dim != old.d:
+            return filled(faiss.IndexFlat(dim, old.metric_type), rows, self._total)
+        if dim != old.d:
             raise InputError(f"{self.where}: rows of another width need a flat index, this is an {type(old).__name__}")
-        else:
-            made = self._read(Path(self.where), 0)
-            made.reset()
+        made = self._read(Path(self.where), 0)
+        made.reset()
         kind = type(inner(made)).__name__
         takes_ids = inner(old) is not old or isinstance(old, faiss.IndexIVF)
         with ExitStack() as held:
