@@ -98,7 +98,7 @@ class Mapper:
         self.options.progress.advance(len(out), out.nbytes)
         return Aligned(out, good)
 
-    def _parts(self, roles: Sequence[Any]) -> list[tuple[str, np.ndarray]]:
+    def _parts(self, roles: Sequence[Any] | np.ndarray) -> list[tuple[str, np.ndarray]]:
         """The numbers of the rows of each role."""
         numbers = {role: at for at, role in enumerate(self.maps.maps)}
         codes = np.fromiter((numbers.get(value, -1) for value in roles), np.int64, len(roles))

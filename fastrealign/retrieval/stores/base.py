@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
     rows: np.ndarray
     ids: Sequence[Any] | np.ndarray
-    roles: Sequence[Any] | None
+    roles: Sequence[Any] | np.ndarray | None
 
 
 class Aligned(NamedTuple):

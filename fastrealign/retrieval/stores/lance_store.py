@@ -43,6 +43,8 @@ _ADVICE = "if another program writes to the table, run again when it is done"
 # Complete fragments are committed this often, or when they hold this many rows.
 _COMMIT_SECONDS, _COMMIT_ROWS = 10.0, 1 << 20
 _TRIES = 5
+# Its own default is 2 GB.
+_READ_AHEAD_BYTES = 64 << 20
 
 
 class LanceStore:
@@ -182,7 +184,13 @@ class LanceStore:
 
     def _batches(self, fragment: Any, columns: list[str], **which: Any) -> Iterator[tuple[Any, np.ndarray]]:
         """Batches of a fragment, and which of their rows have a vector."""
-        for batch in fragment.to_batches(columns=columns, **{"batch_size": batch_rows(self.dim), **which}):
+        options = {
+            "batch_size": batch_rows(self.dim),
+            "batch_readahead": 2,
+            "io_buffer_size": _READ_AHEAD_BYTES,
+            **which,
+        }
+        for batch in self._data.scanner(columns, fragments=[fragment], scan_in_order=True, **options).to_batches():
             yield batch, np.asarray(batch[self.column].is_valid())
 
     def _aligned(self, batch: Any, has: np.ndarray, address: str, align: Align, columns: list[str]) -> tuple[Any, Any]:
@@ -190,7 +198,7 @@ class LanceStore:
         part = batch if has.all() else batch.filter(pa.array(has))
         ids = part[self._id] if self._id else part[address]
         extra = [name for name in columns if name not in (self.column, self._id)]
-        roles = part[extra[0]].to_pylist() if extra else None
+        roles = _values(part[extra[0]]) if extra else None
         return align(Batch(_matrix(part[self.column]), ids, roles))
 
     def _write(self, fragment: Any, align: Align, columns: list[str]) -> Any:
@@ -274,6 +282,13 @@ def _is_vector(kind: Any) -> bool:
 def _matrix(lists: Any) -> np.ndarray:
     """The rows of a fixed-size list array without nulls, as a view."""
     return np.asarray(lists.flatten()).reshape(len(lists), lists.type.list_size)
+
+
+def _values(column: Any) -> np.ndarray:
+    """The values of a column as objects; None for null."""
+    coded = column.dictionary_encode()
+    values = np.array([*coded.dictionary.to_pylist(), None], object)
+    return values[np.asarray(coded.indices.fill_null(len(values) - 1))]
 
 
 def _table(location: str, table: str | None) -> str:
