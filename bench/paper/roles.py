@@ -5,7 +5,9 @@
 
 Roles are fitted on the part "fit" (query, text, and image: the anchor); balanced and auto get its pairs. Of the held-out part,
 half is in the index as pictures and half as captions, in SPLITS random ways; (a) titles search pictures and long captions,
-(b) long captions search pictures and titles. Found: the query's own document is among the ten best.
+(b) long captions search pictures and titles. Found: the query's own document is among the ten best. With --real
+also (c): as (a), with the near-duplicates left in, which share titles and captions; MOST things drawn for each split. Documents
+that tie are in a random order: the expected share counts.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.roles import Roles
 
 SPLITS = 5
+MOST = 1500
 TOP = 10
 COLUMNS = ("R@10", "pictures", "captions", "pictures alone", "captions alone")
 METHODS = ("none", *(name for name in ROLE_METHODS if name != "none"), BALANCED, AUTO)
@@ -31,17 +34,18 @@ Rows = dict[str, np.ndarray]
 
 
 def worlds(real: Path | None) -> dict[str, dict[str, Rows]]:
-    """Rows of pictures, titles and long captions of the parts "fit" and "test", of each head."""
-    world = real_world.load()
-    found = {}
+    """Rows of pictures, titles and long captions of the parts "fit" and "test" of each head; "near": with near-duplicates."""
     sides = ("image", "title", "long")
     if real is None:
-        found["shipped"] = {part: {side: getattr(world.part(part), side) for side in sides} for part in ("fit", "test")}
-        return found
-    parts = np.load(real / "split.npy")
+        world = {part: real_world.load().part(part) for part in ("fit", "test")}
+        return {"shipped": {part: {side: getattr(rows, side) for side in sides} for part, rows in world.items()}}
+    parts, groups = (np.load(real / f"{name}.npy") for name in ("split", "groups"))
+    near = (parts == "test") | ((parts == "duplicate") & np.isin(groups, groups[parts == "test"]))
+    taken = {"fit": parts == "fit", "test": parts == "test", "near": near}
+    found = {}
     for head in HEADS:
         rows = {side: np.load(real / "heads" / f"{head}_{side}.npy") for side in sides}
-        found[head] = {part: {side: x[parts == part] for side, x in rows.items()} for part in ("fit", "test")}
+        found[head] = {part: {side: x[at] for side, x in rows.items()} for part, at in taken.items()}
     return found
 
 
@@ -52,19 +56,23 @@ def roles_of(rows: Rows, query: str, text: str) -> Rows:
 
 def split(roles: Roles, rows: Rows, seed: int) -> list[float]:
     """The shares of COLUMNS for one division of the index."""
-    query, text, image = (roles[role](rows[role]).astype(np.float64) for role in ("query", "text", "image"))
-    n = len(query)
-    picture = np.random.default_rng(seed).permutation(n) < n // 2
+    rng = np.random.default_rng(seed)
+    n = len(rows["query"])
+    drawn = rng.permutation(n)[:MOST] if n > MOST else np.arange(n)
+    query, text, image = (roles[role](rows[role][drawn]).astype(np.float64) for role in ("query", "text", "image"))
+    picture = rng.permutation(len(drawn)) < len(drawn) // 2
     scores = query @ np.where(picture[:, None], image, text).T
-    found = ranks(scores) < TOP
-    alone = [ranks(scores[np.ix_(kind, kind)]) < TOP for kind in (picture, ~picture)]
-    return [float(share.mean()) for share in (found, found[picture], found[~picture], *alone)]
+    share = found(scores)
+    alone = [found(scores[np.ix_(kind, kind)]) for kind in (picture, ~picture)]
+    return [float(one.mean()) for one in (share, share[picture], share[~picture], *alone)]
 
 
-def ranks(scores: np.ndarray) -> np.ndarray:
-    """How many documents are before each query's own, that of its number; cosines that agree to 2^-40 are a tie."""
-    rounded = np.rint(scores * 2.0**40)
-    return (rounded > np.diag(rounded)[:, None]).sum(axis=1)
+def found(scores: np.ndarray) -> np.ndarray:
+    """The probability that each query's own document, that of its number, is among the ten best; ties to 2^-30 at random."""
+    rounded = np.rint(scores * 2.0**30)
+    own = np.diag(rounded)[:, None]
+    before, ties = (rounded > own).sum(axis=1), (rounded == own).sum(axis=1)
+    return np.clip((TOP - before) / ties, 0.0, 1.0)
 
 
 def row(method: str, shares: np.ndarray) -> str:
@@ -93,10 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.roles")
     parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real/")
     for head, parts in worlds(parser.parse_args().real).items():
-        for query, text in (("title", "long"), ("long", "title")):
-            fit, test = (roles_of(parts[part], query, text) for part in ("fit", "test"))
-            counts = f"{len(fit['query'])} to fit on, {len(test['query'])} held out"
-            print(f"{head}, queries: {query}, text documents: {text}; {counts}")
+        searches = [("title", "long", "test"), ("long", "title", "test"), ("title", "long", "near")]
+        for query, text, part in searches[: 2 if "near" not in parts else 3]:
+            fit, test = (roles_of(parts[one], query, text) for one in ("fit", part))
+            near = ", near-duplicates left in" if part == "near" else ""
+            print(f"{head}, queries: {query}, text documents: {text}{near}; {len(test['query'])} held out")
             table(fit, test)
 
 

@@ -63,6 +63,20 @@ def test_no_gap_needs_no_map(rng):
         assert roles.trials[roles.method].kinds[kind].found >= one.found - 2 * one.error
 
 
+def test_a_small_gap_lowers_nothing(rng):
+    """No kind of pairs loses more than a standard error, in the index or alone, though another method may find more."""
+    fit, pairs = parts(world(rng, 0.0))
+    roles = fr.fit_roles(fit, anchor="image", method="auto", pairs=pairs)
+    held = pairs_of({kind: tuple(pi(x).astype(np.float32) for x in sides) for kind, sides in pairs.items()})
+    none = search(held, fr.fit_roles(fit, anchor="image", method="none"))
+    taken = search(held, roles)
+    for before, after in ((none.together, taken.together), (none.alone, taken.alone)):
+        for kind, a, b in zip(held.kinds, before, after, strict=True):
+            lost = a.astype(float) - b
+            assert lost.mean() <= 1.01 * error_of(held, [kind], [lost])
+    assert "gap is large" not in roles.reason
+
+
 def test_found_as_defined(rng):
     """Rows that are equal are one query or document, with all that belongs to it; the others of a query do not count."""
     n = 150
