@@ -78,7 +78,7 @@ def opened_roles(given: Any, sides: Mapping[str, Rows]) -> dict[str, Roles]:
     if isinstance(given, Mapping):
         return {str(name): _opened(one, sides) for name, one in given.items()}
     roles = _opened(given, sides)
-    return {f"roles: {roles.method}": roles}
+    return {f"roles ({roles.method})": roles}
 
 
 def by_roles(roles: Roles, queries: np.ndarray, documents: Mapping[str, Rows]) -> Mapped:

@@ -133,6 +133,8 @@ def evaluate(
         raise InputError("give either qrels, a file of judgements, or pairs=True: row i of queries belongs to row i")
     sides = _sides(given, ids or {}, (column, Wanted.on("target", image_column, elsewhere=column)))
     compared = opened_roles(roles, sides)
+    if twice := set(names) & set(compared):
+        raise InputError(f"roles: {min(twice)!r} is a method that is measured; give these roles another name")
     judged = sampled(_judged(sides, qrels), sample, seed)
     return _measure(sides, judged, (names, compared), (seed, progress))
 

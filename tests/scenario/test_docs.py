@@ -207,6 +207,19 @@ def test_scores_as_the_page_says(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
+def test_the_report_of_search_as_the_page_says(capsys):
+    names: dict = {}
+    (block,) = blocks("docs/search-report.md", "python")
+    exec(compile(block, "docs/search-report.md", "exec"), names)
+    page, found = " ".join(PAGES["docs/search-report.md"].replace("> ", "").split()), names["found"]
+    assert found.advice in page and f"It warns: {'; '.join(found.warnings)}." in page
+    for name in ("none", "realign", "centred", "roles (balanced)"):
+        for key in (("mixed", "R@10"), ("mixed", "NDCG@10"), ("mixed", "R@10 of images"), ("image", "NDCG@10")):
+            of = found.figures[key][name]
+            assert f"{of.value:.3f} ({of.interval[0]:.3f} to {of.interval[1]:.3f})" in page
+
+
 def test_training_on_text_as_the_page_says(data):
     pytest.importorskip("sklearn")
     torch = pytest.importorskip("torch")

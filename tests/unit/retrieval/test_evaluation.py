@@ -203,6 +203,9 @@ def test_roles_of_another_width_and_of_other_names(world, rng):
     narrow = fr.fit_roles({"text": rng.random((9, 4)), "image": rng.random((9, 4))}, anchor="image", method="centred")
     with pytest.raises(fr.InputError, match="roles: maps rows 4 wide, these are 16 wide"):
         evaluate(**world, roles=narrow)
+    same = fr.fit_roles({"text": world["text"], "image": world["images"]}, anchor="image", method="centred")
+    with pytest.raises(fr.InputError, match="'none' is a method that is measured"):
+        evaluate(**world, roles={"none": same})
     other = fr.fit_roles({"query": world["queries"], "picture": world["images"]}, anchor="picture", method="centred")
     with pytest.raises(fr.InputError, match="roles: has no role 'text'; its roles are query, picture"):
         evaluate(**world, roles=other)

@@ -68,7 +68,7 @@ def test_ids_qrels_and_roles_of_files(given, run):
         "--queries", "queries.npy", "--images", "images.npy", "--ids", "image=ids.txt", "--qrels", "judged.csv",
         "--roles", "roles.safetensors", "--out", "s.html",
     )  # fmt: skip
-    assert code == 0 and "roles: centred" in out and "note: all documents are images" in out
+    assert code == 0 and "roles (centred)" in out and "note: all documents are images" in out
     assert "40 judged queries of 40" in out
 
 
