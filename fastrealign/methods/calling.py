@@ -128,6 +128,11 @@ class MapsRows:
                 "bad_rows='skip' leaves out rows, of one vector nothing would be left; choose 'error' or 'keep'"
             )
         check_rows_kept(self, bad_rows)
+        if not single and self.dim_out != self.dim and out is None and hasattr(given, "columns"):
+            raise InputError(
+                f"{self.name} gives rows {self.dim_out} wide, for which a {type(given).__name__} of {self.dim} columns has no "
+                "names; pass its .to_numpy()"
+            )
         shape = len(rows), self.dim_out
         tensor = is_tensor(x)
         if out is not None:

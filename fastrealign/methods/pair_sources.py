@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -38,7 +39,13 @@ def open_pairs(
     check_choice("pairs", matching, MATCHING)
     # Both as the source, so that a folder with text and images gives the same side of both encoders.
     opened = [_named("old", old, columns[0]), _named("new", new, columns[1])]
-    check_apart(*opened)
+    try:
+        check_apart(*opened)
+    except InputError:
+        raise InputError(
+            f"{opened[0].name}: old and new are the same rows; name what the new encoder embedded, in one file by its column: "
+            "column= and target_column= (--column, --target-column)"
+        ) from None
     asked = [] if queries is None else [_named("queries", queries, None)]
     if asked and asked[0].d != opened[1].d:
         raise InputError(
@@ -56,8 +63,13 @@ def open_pairs(
 
 
 def _named(side: str, spec: Any, column: str | None) -> RowSource:
-    opened = open_rows(spec, "source", column)
-    if opened.name == "source":  # rows in memory
+    try:
+        opened = open_rows(spec, "source", column)
+    except InputError as error:
+        if not re.match("source[:,]", str(error)):  # as rows in memory are named
+            raise
+        raise InputError(side + str(error).removeprefix("source")) from None
+    if not isinstance(opened, FileSource):
         opened.name = side
     return opened
 

@@ -19,6 +19,8 @@ CONFIDENCE = 0.95
 _RESAMPLES = 1000
 # The share above which a map keeps the recall of re-embedding, and below which it does not.
 KEEPS, LOSES = 0.95, 0.9
+# Where fewer mapped rows find their own re-embedded one, something else is wrong than the map.
+_STRANGERS = 0.5
 # Where the interval is wider than this, more held-out pairs come first.
 _WIDE = 0.1
 
@@ -67,6 +69,11 @@ class Kept:
     def advice(self) -> str:
         """What to do, from the interval."""
         share = f"{self.kept:.1%}"
+        if self.own < _STRANGERS:
+            return (
+                f"only {self.own:.0%} of the mapped rows find their own re-embedded row among the ten nearest: are the pairs "
+                "matched, and all of one modality?"
+            )
         if self.low >= KEEPS:
             return f"use the map: it keeps {share} of the recall of re-embedding"
         if self.high < LOSES and self.re_embedded is None:

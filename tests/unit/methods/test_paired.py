@@ -195,10 +195,12 @@ def test_recall_kept_is_its_definition(rng):
         (0.7, 0.65, 0.75, False, "measure the recall that users see"),
         (0.9, 0.8, 0.98, True, "give more pairs"),
         (0.93, 0.91, 0.95, True, "between"),
+        (0.2, 0.1, 0.9, "strangers", "are the pairs matched"),
     ],
 )
 def test_advice(kept, low, high, queries, said):
-    assert said in Kept(100, kept, low, high, 1.0, kept, *((0.5, 0.5) if queries else ())).advice
+    own = 0.3 if queries == "strangers" else 1.0
+    assert said in Kept(100, kept, low, high, own, kept, *((0.5, 0.5) if queries else ())).advice
 
 
 def test_held_out_pairs_are_not_fitted_on(rng):
@@ -227,7 +229,9 @@ def test_bad_pairs(rng):
         ((old[:15], new[:15]), r"\d+ pairs to fit on beside \d held out, expected at least 13 for rows 20 and 12 wide"),
         ((old, new[:-1]), "old has 300 rows, new has 299 rows; expected as many"),
         (([old[:100], old[100:]], [new[:100], new[100:250]]), "old has 300 rows, new has 250 rows"),
-        ((old, old), "are the same rows"),
+        ((old, old), "old and new are the same rows; name what the new encoder"),
+        ((None, new), "old: NoneType"),
+        ((old, new.astype(int)), "new: element type int64"),
         ((np.ones((300, 20)), new), "all point the same way"),
         ((old, np.ones((300, 12))), "do not vary with the new ones"),
         ((old[:60], new[:60]), "expected at least 20 to measure"),
@@ -303,3 +307,13 @@ def test_files_equal_arrays_and_ids_find_their_pairs(rng, tmp_path):
     bad[order[0]] = 0.0
     with pytest.raises(fr.BadRowsError, match=r"bad\.parquet: row 0 is all zeros"):
         fr.fit_map(there, table(tmp_path / "bad.parquet", bad[order], names[order]))
+
+
+def test_a_data_frame_has_no_names_for_other_columns(rng):
+    pandas = pytest.importorskip("pandas")
+    old, new = pairs(rng, 400, 6, 3)
+    frame = pandas.DataFrame(old)
+    with pytest.raises(fr.InputError, match=r"DataFrame of 6 columns has no names; pass its \.to_numpy\(\)"):
+        fr.fit_map(old, new)(frame)
+    same = fr.fit_map(old, old @ np.linalg.qr(rng.standard_normal((6, 6)))[0])
+    assert isinstance(same(frame), pandas.DataFrame)
