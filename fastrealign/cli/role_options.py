@@ -102,7 +102,7 @@ def fit(args: argparse.Namespace) -> Roles:
     return fr.fit_roles(
         rows,
         anchor=args.anchor,
-        method=(args.method or "realign").lower(),
+        method=args.method or "realign",
         pairs=pairs or None,
         column=columns or None,
         **arguments.chosen(args, "devices", "max_memory"),

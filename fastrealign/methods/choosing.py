@@ -57,6 +57,12 @@ class Choice:
 def chosen(fits: RoleFits, method: str, given: Any, seed: int = 0) -> Choice:
     """The method, "auto" or "balanced", that pairs decide; `given`: as `fit_roles` takes them."""
     opened = open_pairs(given, fits.sources, fits.columns)
+    for role, source in fits.sources.items():
+        if not source.again:
+            raise InputError(
+                f"role {role}: an iterator can be read once, and {method} reads more than once; pass a list of chunks, or an "
+                "object whose __iter__ starts at the first chunk"
+            )
     fits.read()
     read = read_pairs(opened, seed)
     trial_fits = fits

@@ -200,20 +200,20 @@ def check_names(rows: Any, anchor: str) -> None:
 
 def known(role: str, names: Mapping[str, Any]) -> str:
     """The role; InputError, with the nearest that is meant, for a name that is not among these."""
-    if role not in names:
+    if not isinstance(role, str) or role not in names:
         raise InputError(f"there is no role {role!r}{meant(str(role), names)}; the roles are {', '.join(names)}")
     return role
 
 
 @contextmanager
-def named(role: str) -> Iterator[None]:
+def named(role: str, what: str = "role") -> Iterator[None]:
     """An InputError says which role it concerns."""
     try:
         yield
     except InputError as error:
-        if str(error).startswith(f"role {role}"):
+        if str(error).startswith(f"{what} {role}"):
             raise
-        raise type(error)(f"role {role}: {error}") from None
+        raise type(error)(f"{what} {role}: {error}") from None
 
 
 def _standardising(source: RowSource, mean: np.ndarray, progress: Progress) -> np.ndarray:

@@ -131,7 +131,7 @@ def read_pairs(
         order = np.random.default_rng(seed).permutation(len(chosen))
         both = []
         for role, side in zip(kind, sides, strict=True):
-            with named(role):
+            with named(f"{kind[0]}:{kind[1]}", "pairs"), named(role):
                 both.append(sample(side, MOST, seed)[1].astype(np.float32)[order])
         read[kind] = (both[0], both[1])
     return read

@@ -214,6 +214,7 @@ def fit_roles(
     (True, 9)
     """
     every = (*ROLE_METHODS, BALANCED, AUTO)
+    method = method.lower() if isinstance(method, str) else method
     if method not in every:
         raise InputError(
             f"there is no method {method!r} for roles{meant(str(method), every)}; choose one of {', '.join(every)}"

@@ -230,6 +230,14 @@ def test_refused_too(given):
         fr.fit_roles(fit, anchor="image", method="balanced", pairs=both)
     auto = fr.fit_roles(fit, anchor="image", method="auto", pairs=both)
     assert set(auto.trials) == METHODS - {"balanced"}
+    spoiled = pairs["query", "text"][0].copy()
+    spoiled[7] = np.nan
+    with pytest.raises(InputError, match=r"pairs query:text: role query: row 7 has a NaN"):
+        fr.fit_roles(
+            fit, anchor="image", method="auto", pairs=_with(pairs, "text", (spoiled, pairs["query", "text"][1]))
+        )
+    with pytest.raises(InputError, match=r"role query: an iterator can be read once, and auto reads more than once"):
+        fr.fit_roles({role: iter([x]) for role, x in fit.items()}, anchor="image", method="auto", pairs=pairs)
     own = {kind: (fit["query"][:150], fit[kind[1]][:150]) for kind in pairs}
     short = {**fit, "query": own["query", "text"][0]}
     with pytest.raises(InputError, match=r"half of them choose, and each half needs 100 or more"):
