@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli.demo import real_world
 from fastrealign.cli.demo.samples import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ PAGES = {
 }
 # Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
 PYTHON = ("README.md", "docs/python.md", "docs/diagnostics.md")
-SHELL = ("README.md", "docs/guide.md", "docs/formats.md", "docs/recalibration.md")
+SHELL = ("README.md", "docs/guide.md", "docs/formats.md", "docs/recalibration.md", "docs/search.md")
 NOT_RUN = ("pip install", "torchrun", "://")
 
 
@@ -63,6 +64,28 @@ def data(tmp_path, monkeypatch):
     Path("captions.txt").write_text("".join("word " * (1 + i % 9) + "\n" for i in range(len(text))))
     Path("text.pkl").write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(text[:50])]))
     return tmp_path
+
+
+def search_data():
+    """The files that docs/search.md names: real pictures, captions and titles; another encoder is a rotation of theirs."""
+    world = real_world.load()
+    for part, queries, text, image in (
+        ("fit", "queries/0.npy", "text_emb/0.npy", "img_emb/0.npy"),
+        ("test", "held_queries.npy", "held_text.npy", "held_img.npy"),
+    ):
+        for file, rows in ((queries, "title"), (text, "long"), (image, "image")):
+            Path(file).parent.mkdir(exist_ok=True)
+            np.save(file, getattr(world.part(part), rows).astype(np.float32))
+    for folder in ("text_emb", "img_emb"):
+        Path(folder, "1.npy").unlink()
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((128, 128)))[0]
+    for file, rows in (
+        ("old_emb/0.npy", world.long),
+        ("new_sample/0.npy", world.long @ rotation),
+        ("new_queries.npy", world.title @ rotation),
+    ):
+        Path(file).parent.mkdir(exist_ok=True)
+        np.save(file, rows.astype(np.float32))
 
 
 # --- links, names, paths ----------------------------------------------------------------------------------------------
@@ -151,6 +174,9 @@ def test_python_blocks_run(data, name):
 @pytest.mark.parametrize("name", SHELL)
 def test_shell_blocks_run(data, name):
     pytest.importorskip("matplotlib")
+    if name == "docs/search.md":
+        pytest.importorskip("pytrec_eval")
+        search_data()
     program = f'set -euo pipefail\nfastrealign() {{ "{sys.executable}" -m fastrealign "$@"; }}\n'
     for block in blocks(name, "sh"):
         program += "".join(f"{line}\n" for line in block.splitlines() if not any(word in line for word in NOT_RUN))
@@ -218,6 +244,13 @@ def test_the_report_of_search_as_the_page_says(capsys):
         for key in (("mixed", "R@10"), ("mixed", "NDCG@10"), ("mixed", "R@10 of images"), ("image", "NDCG@10")):
             of = found.figures[key][name]
             assert f"{of.value:.3f} ({of.interval[0]:.3f} to {of.interval[1]:.3f})" in page
+
+
+def test_search_as_the_page_says(data, capsys):
+    search_data()
+    for block in blocks("docs/search.md", "python"):
+        exec(compile(block, "docs/search.md", "exec"), {})
+    assert "have precision 0.5" in capsys.readouterr().out
 
 
 def test_training_on_text_as_the_page_says(data):
