@@ -104,7 +104,7 @@ def test_the_version_is_everywhere_the_same():
     assert cited["version"] == fr.__version__
     assert f"version = {{{fr.__version__}}}" in (ROOT / "README.md").read_text()
     changes = re.findall(r"^## \[(.*?)]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert changes[0] == "Unreleased"
+    assert changes[:2] == ["Unreleased", fr.__version__]
     family = [author["family-names"] for author in cited["preferred-citation"]["authors"]]
     told = " ".join((ROOT / "README.md").read_text().split())
     assert [name for name in family if f"{name}, " not in told] == []
