@@ -28,6 +28,7 @@ from fastrealign.data.workers import Device, Host, Workers
 from fastrealign.formats.manifest import ShardRecord
 from fastrealign.jobs.shard_plan import Note, ShardPlan, Unwritten
 from fastrealign.methods.baseline import IN_STEPS
+from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.storage.fingerprint import FileFingerprint
 
 # Bad rows that the record of a shard lists; it counts all of them.
@@ -235,7 +236,7 @@ class ThreadedWriter:
 
 def check_devices(method: str, workers: Workers, noise: NoiseOptions) -> None:
     """InputError for devices, and noise or a method that takes steps: they are computed on the CPU."""
-    if workers.devices and (noise or method in IN_STEPS):
+    if workers.devices and (noise or method in (*IN_STEPS, *PAIRED_METHODS)):
         raise InputError(f"{'noise' if noise else method} is computed on the CPU; leave out devices")
 
 

@@ -15,6 +15,8 @@ from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, Rule, or_none
 TOP = 10
 # A search among fewer documents than this is no test.
 FEWEST = 2 * TOP
+# Among fewer, a document is easily one of the ten: no advice to use a map rests on them.
+_ENOUGH = 20 * TOP
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
 # The share above which a map keeps the recall of re-embedding, and below which it does not.
@@ -73,6 +75,11 @@ class Kept:
             return (
                 f"only {self.own:.0%} of the mapped rows find their own re-embedded row among the ten nearest: are the pairs "
                 "matched, and all of one modality?"
+            )
+        if self.documents < _ENOUGH and self.high >= LOSES:
+            return (
+                f"{self.documents} held-out documents are too few to tell: ten of them are found easily; give more pairs, for "
+                f"{_ENOUGH} or more"
             )
         if self.low >= KEEPS:
             return f"use the map: it keeps {share} of the recall of re-embedding"

@@ -100,6 +100,9 @@ def test_rows_without_a_direction_are_left_out_or_named(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(fr.InputError, match="procrustes maps from a width of 16 to 9; choose 'error' or 'skip'"):
         fr.apply_files(found, tmp_path / "old.parquet", tmp_path / "out", bad_rows="keep")
+    for options, said in (({"noise": 1.0}, "takes none"), ({"devices": ["cpu"]}, "computed on the CPU")):
+        with pytest.raises(fr.InputError, match=said):
+            fr.apply_files(found, tmp_path / "old.parquet", tmp_path / "out", **options)
     report = fr.apply_files(found, tmp_path / "old.parquet", tmp_path / "out", bad_rows="skip")
     assert (report.rows_out, report.bad_rows) == (198, 2)
     assert np.array_equal(read(tmp_path / "out/old.parquet"), found(np.delete(rows, [3, 150], 0)))

@@ -196,11 +196,13 @@ def test_recall_kept_is_its_definition(rng):
         (0.9, 0.8, 0.98, True, "give more pairs"),
         (0.93, 0.91, 0.95, True, "between"),
         (0.2, 0.1, 0.9, "strangers", "are the pairs matched"),
+        (0.98, 0.96, 0.99, "few", "199 held-out documents are too few to tell"),
     ],
 )
 def test_advice(kept, low, high, queries, said):
     own = 0.3 if queries == "strangers" else 1.0
-    assert said in Kept(100, kept, low, high, own, kept, *((0.5, 0.5) if queries else ())).advice
+    documents = 199 if queries == "few" else 200
+    assert said in Kept(documents, kept, low, high, own, kept, *((0.5, 0.5) if queries else ())).advice
 
 
 def test_held_out_pairs_are_not_fitted_on(rng):
