@@ -63,7 +63,7 @@ def add(command: Command) -> None:
     parser.add_argument("--by-length", metavar="CAPTIONS", help=text)
     text = (
         f"methods to compare with doing nothing, separated by commas: of {', '.join(KNOWN[1:])} (default: "
-        f"{','.join(METHODS)}); with --search those of fit_roles without pairs, centred and z-score too (default: "
+        f"{','.join(METHODS)}); with --search those of fit_roles, centred, balanced and auto too (default: "
         "none,realign,centred)"
     )
     parser.add_argument("--methods", metavar="NAMES", help=text)

@@ -12,20 +12,25 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.diagnostics.rows import draw, pick
+from fastrealign.methods.choosing import AUTO, BALANCED
 from fastrealign.methods.method import Method
 from fastrealign.methods.roles import Roles, fit_roles
-from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Rows
+from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Judged, Rows
 
 # Queries that the map of queries is fitted on, at most; with fewer than FEW it is fitted on those that it is measured on.
 FITTED, FEW = 20_000, 20
+# Methods that choose by pairs.
+PAIRED = (BALANCED, AUTO)
 
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """The mapped queries (n, d), and the map of each role of documents."""
+    """Mapped queries (n, d), their places among the judged ones, the map of each role of documents, and what fitted them."""
 
+    at: np.ndarray
     queries: np.ndarray
     maps: Mapping[str, Method]
+    method: str
 
 
 def rows_at(side: Rows, numbers: np.ndarray) -> np.ndarray:
@@ -39,33 +44,55 @@ def rows_at(side: Rows, numbers: np.ndarray) -> np.ndarray:
 class Fitting:
     """Fits roles on the documents and on half of the queries, and maps the other half of them."""
 
-    def __init__(self, queries: Rows, documents: Mapping[str, Rows], judged: np.ndarray, seed: int) -> None:
+    def __init__(self, queries: Rows, documents: Mapping[str, Rows], judged: Judged, seed: int) -> None:
         others = draw(queries.rows, FITTED, seed) if queries.rows > FITTED else np.arange(queries.rows)
-        self._numbers = np.union1d(others, judged)
-        self._rows = rows_at(queries, self._numbers)
-        self._judged = np.searchsorted(self._numbers, judged)
-        self._documents = documents
-        self._anchor = IMAGE if IMAGE in documents else TEXT
-        self.halves = len(self._numbers) >= FEW
-        n = len(self._numbers)
+        numbers = np.union1d(others, judged.queries)
+        n = len(numbers)
+        self.halves = n >= FEW
+        self._rows = rows_at(queries, numbers)
         self._half = np.random.default_rng(seed).permutation(n) % 2 if self.halves else np.zeros(n, int)
+        self._judged = np.searchsorted(numbers, judged.queries)
+        self._documents = documents
+        self._relevant = judged.relevant
+        self._anchor = IMAGE if IMAGE in documents else TEXT
 
-    def by(self, method: str, progress: Progress) -> Mapped:
-        """The roles of one method, and the judged queries mapped by them."""
+    def by(self, method: str, progress: Progress) -> list[Mapped]:
+        """The judged queries as roles of one method map them, with the maps of the documents, which are the same for all.
+
+        Of a method that chooses by pairs, these are the judged ones of the other half, so each half has maps of its own.
+        """
         given = {role: one.source for role, one in self._documents.items()}
-        mapped = np.empty((len(self._judged), self._rows.shape[1]))
-        half = self._half[self._judged]
-        maps: Mapping[str, Method] = {}
+        found: list[Mapped] = []
         for measured in range(2 if self.halves else 1):
-            fitted_on = self._rows[self._half != measured] if self.halves else self._rows
-            # The maps of documents are the same in both halves.
-            sides = {QUERY: fitted_on, **({self._anchor: given[self._anchor]} if maps else given)}
-            roles = fit_roles(sides, anchor=self._anchor, method=method, progress=progress)
-            maps = maps or {role: roles[role] for role in given}
-            here = half == measured
-            if here.any():
-                mapped[here] = roles[QUERY](self._rows[self._judged[here]])
-        return Mapped(mapped, maps)
+            queries = self._rows[self._half != measured] if self.halves else self._rows
+            pairs = self._pairs(method, measured)
+            again = found and not pairs
+            sides = {QUERY: queries, **({self._anchor: given[self._anchor]} if again else given)}
+            roles = fit_roles(sides, anchor=self._anchor, method=method, pairs=pairs, progress=progress)
+            at = np.flatnonzero(self._half[self._judged] == measured)
+            maps = found[0].maps if again else {role: roles[role] for role in given}
+            found.append(Mapped(at, roles[QUERY](self._rows[self._judged[at]]), maps, roles.method))
+        if method in PAIRED:
+            return [one for one in found if len(one.at)]
+        at = np.concatenate([one.at for one in found])
+        rows = np.concatenate([one.queries for one in found])
+        return [Mapped(np.sort(at), rows[np.argsort(at)], found[0].maps, method)]
+
+    def _pairs(self, method: str, measured: int) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] | None:
+        """For a method that needs them the judged pairs of the other half of the queries."""
+        if method not in PAIRED:
+            return None
+        if not self.halves or len(self._documents) < 2:
+            raise InputError(
+                f"{method} chooses by judged pairs of text and of images; leave it out where one is missing"
+            )
+        pairs = {}
+        for role, of in self._relevant.items():
+            other = self._half[self._judged[of.query]] != measured
+            documents, place = np.unique(of.document[other], return_inverse=True)
+            rows = rows_at(self._documents[role], documents)[place]
+            pairs[QUERY, role] = (self._rows[self._judged[of.query[other]]], rows)
+        return pairs
 
 
 def opened_roles(given: Any, sides: Mapping[str, Rows]) -> dict[str, Roles]:
@@ -81,10 +108,11 @@ def opened_roles(given: Any, sides: Mapping[str, Rows]) -> dict[str, Roles]:
     return {f"roles ({roles.method})": roles}
 
 
-def by_roles(roles: Roles, queries: np.ndarray, documents: Mapping[str, Rows]) -> Mapped:
+def by_roles(roles: Roles, queries: np.ndarray, documents: Mapping[str, Rows]) -> list[Mapped]:
     """Given roles; where they have none for queries, that of text maps them."""
     role = QUERY if QUERY in roles or TEXT not in roles else TEXT
-    return Mapped(roles[role](queries), {name: roles[name] for name in documents})
+    maps = {name: roles[name] for name in documents}
+    return [Mapped(np.arange(len(queries)), roles[role](queries), maps, roles.method)]
 
 
 def _opened(given: Any, sides: Mapping[str, Rows]) -> Roles:

@@ -13,10 +13,13 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
+from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.formats.choose_column import Wanted
+from fastrealign.gap_report.labels import listed
+from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.retrieval.bootstrap import figures
-from fastrealign.retrieval.compared_roles import FEW, Fitting, Mapped, by_roles, opened_roles, rows_at
+from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles, rows_at
 from fastrealign.retrieval.documents import (
     IMAGE,
     QUERY,
@@ -33,7 +36,7 @@ from fastrealign.retrieval.documents import (
 from fastrealign.retrieval.judgements import given_judgements, read_judgements
 from fastrealign.retrieval.ranking import measured, search
 from fastrealign.retrieval.score_figures import curves, distributions
-from fastrealign.retrieval.search_data import MethodScores
+from fastrealign.retrieval.search_data import MethodScores, method_name
 from fastrealign.retrieval.search_report import SearchReport
 
 NONE = "none"
@@ -42,6 +45,8 @@ METHODS = (NONE, "realign", "centred")
 SAMPLE = 2000
 # With fewer judged queries than this, intervals are too narrow.
 FEW_JUDGED = 30
+# Rows that are looked at at a time for one without a direction.
+BLOCK = 8192
 
 
 @computes
@@ -82,7 +87,8 @@ def evaluate(
         Fitted roles to compare; or several by name. Those without a role "query" map queries as "text".
     methods : sequence of str, optional
         Of `fastrealign.fit_roles`, fitted here. By default none, realign and centred; with `roles` only none. "none", doing
-        nothing, is always measured.
+        nothing, is always measured. balanced and auto choose by judged pairs, of which each half of the queries needs 100 of
+        text and 100 of images.
     ids : mapping of str to path or list, optional
         Ids of the rows of "query", "text" and "image", in their order. By default those that the files hold; else those of a
         BEIR folder's lists; else the numbers of the rows.
@@ -142,10 +148,11 @@ def evaluate(
 def _checked_methods(methods: Sequence[str]) -> list[str]:
     if isinstance(methods, str):
         methods = [methods]
+    known = (*ROLE_METHODS, *PAIRED)
     for name in methods:
-        if name not in ROLE_METHODS:
+        if name not in known:
             raise InputError(
-                f"there is no method {name!r} for roles{meant(str(name), ROLE_METHODS)}; choose of {', '.join(ROLE_METHODS)}"
+                f"there is no method {name!r} for roles{meant(str(name), known)}; choose of {', '.join(known)}"
             )
     return list(dict.fromkeys([NONE, *methods]))
 
@@ -190,15 +197,25 @@ def _measure(
     (names, compared), (seed, progress) = what, how
     queries = sides[QUERY]
     documents = {role: side for role, side in sides.items() if role != QUERY}
-    fitting = Fitting(queries, documents, judged.queries, seed)
+    for role, side in documents.items():
+        with progress.running(f"reading {role}", side.rows):
+            for _, block in unit_blocks(
+                side.source, size=BLOCK, dtype=np.float32
+            ):  # BadRowsError for the first bad one
+                progress.advance(len(block), 0)
+    fitting = Fitting(queries, documents, judged, seed)
+    notes = [*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)]
     raw = rows_at(queries, judged.queries)
     scores: dict[str, MethodScores] = {}
     values = []
     for name in [*names, *compared]:
-        mapped: Mapped = by_roles(compared[name], raw, documents) if name in compared else fitting.by(name, progress)
-        found = search(mapped.queries, documents, mapped.maps, progress)
+        parts = by_roles(compared[name], raw, documents) if name in compared else fitting.by(name, progress)
+        found = search(parts, documents, progress)
         values.append(measured(found, judged))
-        scores[name] = MethodScores(distributions(documents, mapped.maps, seed), curves(found, judged))
+        scores[name] = MethodScores(distributions(documents, parts[0].maps, seed), curves(found, judged))
+        if name == AUTO:
+            taken = listed(list(dict.fromkeys(method_name(part.method) for part in parts)))
+            notes.append(f"auto takes {taken}, by the judged pairs of each half of the queries for the other half")
     keys = [key for key, of in values[0].items() if np.isfinite(of).any()]
     of_all = figures(np.array([[of[key] for key in keys] for of in values]), seed)
     table = {key: {name: of_all[i][j] for i, name in enumerate(scores)} for j, key in enumerate(keys)}
@@ -211,7 +228,7 @@ def _measure(
         figures=table,
         counted=counted,
         scores=scores,
-        notes=(*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)),
+        notes=tuple(notes),
         seed=seed,
     )
 

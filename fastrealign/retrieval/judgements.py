@@ -165,7 +165,8 @@ def _lines(path: Place) -> Iterator[tuple[int, str, str, str]]:
         return
     suffix = os.path.splitext(path.name)[1].lower()
     comma = suffix == ".csv" or (suffix != ".tsv" and "," in first[1] and len(first[1].split()) != 4)
-    if comma or suffix == ".tsv" or ("\t" in first[1] and _columns(first[1].split("\t")) is not None):
+    headed = comma or _columns(first[1].split("\t")) is not None
+    if headed or (suffix == ".tsv" and len(first[1].split()) != 4):  # TREC qrels may have tabs, and this suffix
         yield from _table(path, first, texts, "," if comma else "\t")
         return
     for number, text in _again(first, texts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import Progress
 from fastrealign.methods.method import Method
+from fastrealign.retrieval.compared_roles import Mapped
 from fastrealign.retrieval.documents import IMAGE, Judged, Rows
 from fastrealign.retrieval.exact_search import top_k
 
@@ -40,7 +41,22 @@ class Found:
 Values = dict[tuple[str, str], np.ndarray]
 
 
-def search(
+def search(parts: Sequence[Mapped], documents: Mapping[str, Rows], progress: Progress) -> dict[str, Found]:
+    """The best of each corpus for all queries, of which each part has its own maps."""
+    order = np.argsort(np.concatenate([part.at for part in parts]))
+    found = [_search(part.queries, documents, part.maps, progress) for part in parts]
+    return {
+        corpus: Found(
+            *(
+                np.concatenate([getattr(one[corpus], name) for one in found])[order]
+                for name in ("scores", "documents", "image")
+            )
+        )
+        for corpus in found[0]
+    }
+
+
+def _search(
     queries: np.ndarray, documents: Mapping[str, Rows], maps: Mapping[str, Method], progress: Progress
 ) -> dict[str, Found]:
     """The best of each corpus: of each role alone, and with two roles of both together, ties to the text."""

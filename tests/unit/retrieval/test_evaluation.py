@@ -211,5 +211,19 @@ def test_roles_of_another_width_and_of_other_names(world, rng):
         evaluate(**world, roles=other)
 
 
+def test_a_method_that_chooses_by_pairs_is_measured_on_others(world, monkeypatch):
+    monkeypatch.setattr("fastrealign.methods.role_pairs.FEWEST", 20)
+    report = evaluate(**world, methods=["auto"])
+    assert any(note.startswith("auto takes ") and "half of the queries" in note for note in report.notes)
+    assert report.choice == "auto" and report.counted["mixed", "R@10"] == 150
+    with pytest.raises(fr.InputError, match="auto chooses by judged pairs of text and of images"):
+        evaluate(world["queries"][:75], images=world["images"], pairs=True, methods=["auto"])
+
+
+def test_a_document_without_a_direction_is_named(world):
+    with pytest.raises(fr.BadRowsError, match="images: row 3 is all zeros; leave such rows out"):
+        evaluate(**{**world, "images": world["images"] * (np.arange(75) != 3)[:, None]})
+
+
 def test_nothing_is_better_without_a_difference():
     assert Figure(0.5, (0.4, 0.6), 0.0, (0.0, 0.0)).better is None

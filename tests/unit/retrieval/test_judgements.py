@@ -18,6 +18,7 @@ EXPECTED = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
     "name, text",
     [
         ("qrels.txt", "q1 0 d1 2\nq1 0 d2 0\n\nq2 Q0 d1 1\n"),
+        ("trec.tsv", "q1\t0\td1\t2\nq1\t0\td2\t0\nq2\t0\td1\t1\n"),
         ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\r\nq2\td1\t1.0\n"),
         ("judged.csv", '\ufeffrelevance,doc_id,query_id\n2,d1,q1\n0,"d2",q1\n1,d1,q2\n1,d1,q2\n'),
         ("beir/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t1\n"),
