@@ -35,6 +35,7 @@ SOURCE = (
 TARGET = "image embeddings of the same encoder pair, in the same forms"
 COLUMN = "parquet column, pickle key or tensor that holds the embeddings, where that is ambiguous"
 JSON = "print one JSON object instead of text"
+LOG_JSON = "progress, warnings and errors on stderr as one JSON object a line"
 _HELP = options.HELP | FIT_HELP
 
 
@@ -112,6 +113,7 @@ def add_fsync(parser: argparse.ArgumentParser) -> None:
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help=JSON)
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    parser.add_argument("--log-json", action="store_true", help=LOG_JSON)
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,6 @@
-"""What the command prints: results on stdout, progress on stderr (a bar on a terminal, a line every ten seconds elsewhere)."""
+"""What the command prints: results on stdout; messages and progress on stderr, as a bar on a terminal, a line every ten seconds
+elsewhere, and with --log-json one JSON object a line.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,39 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
 
 _SECONDS_A_LINE = 10.0
+_COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m"}
+_PLAIN = "\x1b[0m"
 
 
 def progress_of(args: argparse.Namespace) -> Progress:
-    """Progress on stderr, or none with --quiet."""
-    return SILENT if args.quiet else console()
+    """Progress on stderr: none with --quiet, records with --log-json."""
+    if args.quiet:
+        return SILENT
+    return Records(sys.stderr) if args.log_json else console()
+
+
+def say(kind: str, message: str, *, as_json: bool = False) -> None:
+    """Print a message on stderr: an "error", a "warning", or "interrupted". Colour only on a terminal, without NO_COLOR."""
+    message = shown(message)
+    try:
+        if as_json:
+            log_record(sys.stderr, kind, message=message)
+            return
+        head = "" if kind == "interrupted" else f"{_coloured(kind)} "
+        print(f"fastrealign: {head}{message}", file=sys.stderr, flush=True)
+    except OSError:  # for example on a full disk; the exit code still reports the error
+        silence(sys.stderr)
+
+
+def _coloured(kind: str) -> str:
+    plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return f"{kind}:" if plain else f"{_COLOURS[kind]}{kind}:{_PLAIN}"
+
+
+def log_record(stream: TextIO, event: str, **values: Any) -> None:
+    """One line of --log-json."""
+    line = json.dumps(shown_values({"event": event, **values})).replace("\x7f", "\\u007f")
+    print(line, file=stream, flush=True)
 
 
 def show(args: argparse.Namespace, value: dict[str, Any], text: str) -> None:
@@ -80,6 +110,30 @@ class Lines(_Pass):
         else:
             state = f"{short(self.rows)} rows, {self.speed(seconds)}"
         print(f"{self.phase}: {state}", file=self.stream, flush=True)
+
+
+class Records(_Pass):
+    """--log-json: a JSON object when a pass begins, every ten seconds, and when it ends."""
+
+    def start(self, phase: str, rows: int | None, nbytes: int | None) -> None:
+        super().start(phase, rows, nbytes)
+        self._next = self.started + _SECONDS_A_LINE
+        self._record("start")
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        super().advance(rows, nbytes)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_A_LINE
+            self._record("progress")
+
+    def finish(self) -> None:
+        self._record("end")
+
+    def _record(self, event: str) -> None:
+        seconds = time.monotonic() - self.started
+        rate = round(self.rows / seconds, 1) if seconds > 0 else None
+        values = {"done": self.rows, "total": self.total, "bytes": self.nbytes}
+        log_record(self.stream, event, phase=self.phase, **values, rate=rate, seconds=round(seconds, 3))
 
 
 class Bar(_Pass):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from fastrealign.cli.arguments import JSON, add_option, chosen, positive
+from fastrealign.cli.arguments import add_option, add_output_options, chosen, positive
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.optional import Lazy
@@ -70,8 +70,7 @@ def add(command: Command) -> None:
         "--drop-old", action="store_true", help="remove the vectors that were read, when all rows are written"
     )
     add_option(parser, "--threads", texts=options.HELP, type=positive, metavar="N")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    parser.add_argument("--json", action="store_true", help=JSON)
+    add_output_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

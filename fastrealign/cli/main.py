@@ -15,17 +15,18 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli import align, apply, check, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli import map as map_command
-from fastrealign.cli.console import silence, writing_out
+from fastrealign.cli.console import say, silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
 from fastrealign.cli.signals import Interrupt
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
 from fastrealign.core.optional import Lazy
-from fastrealign.core.text import note_secrets, shown, shown_traceback
+from fastrealign.core.text import note_secrets, shown_traceback
 
 if TYPE_CHECKING:
     from fastrealign.core import cpu
@@ -49,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # what is left goes with the process: looking for cycles in it took 0.04 s
     _open_closed_streams()
     interrupt = Interrupt()
-    for arg in sys.argv[1:] if argv is None else argv:
+    argv = sys.argv[1:] if argv is None else argv
+    for arg in argv:
         note_secrets(arg)
+    # Also of a usage error, for which there are no parsed options.
+    as_json = "--log-json" in takewhile("--".__ne__, argv)
     try:
-        with interrupt.handled(), _warnings_on_stderr():
+        with interrupt.handled(), _warnings_on_stderr(as_json):
             try:
                 args = parser_of(COMMANDS).parse_args(argv)
                 with _ranks(args):
@@ -66,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         silence(sys.stdout)
         return 1
     except (KeyboardInterrupt, Exception) as error:
-        code, text = _message_of(error, interrupt)
+        code, kind, text = _message_of(error, interrupt)
         if not getattr(error, "reported_elsewhere", False):
-            _say(text)
+            say(kind, text, as_json=as_json)
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
             print(shown_traceback(error), end="", file=sys.stderr)
         return code
@@ -81,19 +85,19 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
 
 
-def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str]:
-    """The exit code for an error, and its message."""
+def _message_of(error: BaseException, interrupt: Interrupt) -> tuple[int, str, str]:
+    """The exit code for an error, what it is, and its message."""
     if isinstance(error, KeyboardInterrupt):
-        return 128 + (interrupt.signal or signal.SIGINT), str(error) or "interrupted"
+        return 128 + (interrupt.signal or signal.SIGINT), "interrupted", str(error) or "interrupted"
     if isinstance(error, InputError):
-        return 2, f"error: {error}"
+        return 2, "error", str(error)
     if isinstance(error, FastRealignError):
-        return 1, f"error: {error}"
+        return 1, "error", str(error)
     short = shortage(error)
     if short is not None:
-        return 1, f"error: {short}"
+        return 1, "error", short
     lines = str(error).strip().splitlines()
-    return 1, f"error: {type(error).__name__}: {lines[0] if lines else ''} (FASTREALIGN_DEBUG=1 shows where)"
+    return 1, "error", f"{type(error).__name__}: {lines[0] if lines else ''} (FASTREALIGN_DEBUG=1 shows where)"
 
 
 @contextmanager
@@ -113,19 +117,12 @@ def _ranks(args: argparse.Namespace) -> Iterator[None]:
         ranks.close()
 
 
-def _say(text: str) -> None:
-    try:
-        print(f"fastrealign: {shown(text)}", file=sys.stderr, flush=True)
-    except OSError:  # for example on a full disk; the exit code still reports the error
-        silence(sys.stderr)
-
-
 @contextmanager
-def _warnings_on_stderr() -> Iterator[None]:
+def _warnings_on_stderr(as_json: bool) -> Iterator[None]:
     """FitWarning and the like as one line each."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        _say(f"warning: {message}")
+        say("warning", str(message), as_json=as_json)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

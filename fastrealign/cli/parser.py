@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from fastrealign.cli.console import writing_out
-from fastrealign.core.text import meant, shown
+from fastrealign.core.errors import InputError
+from fastrealign.core.text import meant
 from fastrealign.core.version import __version__
 
 _Help = argparse.RawDescriptionHelpFormatter  # keeps the line breaks of examples
@@ -104,5 +105,4 @@ class _Parser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
-        print(f"fastrealign: error: {shown(message)}; see {self.prog} --help", file=sys.stderr, flush=True)
-        raise SystemExit(2)
+        raise InputError(f"{message}; see {self.prog} --help")

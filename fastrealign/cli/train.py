@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastrealign.cli.arguments import add_output_options
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import log_record, progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import shown
@@ -103,7 +104,7 @@ def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         revision_paths.check_paths(config, args.config)
     _silence_transformers()
     train = optional("fastrealign.revision.train", "revision", "train").train
-    watch = [] if args.quiet else [_watcher(sys.stderr, args.what)]
+    watch = [] if args.quiet else [_watcher(sys.stderr, args.what, args.log_json)]
     try:
         result = train(config, resume=args.resume, callbacks=watch, progress=progress_of(args), name=args.config)
     except KeyboardInterrupt as stop:
@@ -120,9 +121,9 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             args.out,
             demo.Recipe(args.method, args.tuning, args.seed),
             picture=args.picture,
-            log=(lambda text: None) if args.quiet else lambda text: print(shown(text), file=sys.stderr, flush=True),
+            log=partial(_note, args),
             progress=progress_of(args),
-            watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage),
+            watch=None if args.quiet else lambda stage: _watcher(sys.stderr, stage, args.log_json),
         )
     except KeyboardInterrupt as stop:
         raise type(stop)(f"stopped; the same command continues after the steps complete in {args.out}") from None
@@ -135,8 +136,18 @@ def _silence_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _watcher(stream: TextIO, phase: str) -> TrainerCallback:
-    """A bar on a terminal, elsewhere a line every ten seconds; both with the loss."""
+def _note(args: argparse.Namespace, text: str) -> None:
+    """What the demo does next, on stderr."""
+    if args.quiet:
+        return
+    if args.log_json:
+        log_record(sys.stderr, "note", message=text)
+    else:
+        print(shown(text), file=sys.stderr, flush=True)
+
+
+def _watcher(stream: TextIO, phase: str, as_json: bool) -> TrainerCallback:
+    """A bar on a terminal, elsewhere a line (`as_json`: an object) every ten seconds; all with the loss."""
     from tqdm import tqdm
 
     class Watcher(optional("transformers", "revision", "train").TrainerCallback):  # type: ignore[misc]  # an optional base
@@ -149,9 +160,18 @@ def _watcher(stream: TextIO, phase: str) -> TrainerCallback:
                 file=stream,
                 leave=False,
                 dynamic_ncols=True,
-                disable=not stream.isatty(),
+                disable=as_json or not stream.isatty(),
             )
-            self.next = time.monotonic() + 10
+            self.first, self.began = state.global_step, time.monotonic()
+            self.next = self.began + 10
+            if as_json:
+                self.record("start", state)
+
+        def record(self, event: str, state: Any, **more: float) -> None:
+            seconds = time.monotonic() - self.began
+            rate = round((state.global_step - self.first) / seconds, 3) if seconds > 0 else None
+            counts = {"done": state.global_step, "total": state.max_steps, "unit": "steps"}
+            log_record(stream, event, phase=phase, **counts, rate=rate, seconds=round(seconds, 3), **more)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs is None or "loss" not in logs:
@@ -160,10 +180,15 @@ def _watcher(stream: TextIO, phase: str) -> TrainerCallback:
             self.bar.update(state.global_step - self.bar.n)
             if self.bar.disable and time.monotonic() >= self.next:
                 self.next = time.monotonic() + 10
+                if as_json:
+                    self.record("progress", state, loss=logs["loss"])
+                    return
                 share = 100 * state.global_step // state.max_steps
                 print(f"{phase}: {share} %, step {state.global_step}, loss {logs['loss']:.3f}", file=stream, flush=True)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.bar.close()
+            if as_json:
+                self.record("end", state)
 
     return Watcher()

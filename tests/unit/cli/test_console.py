@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
 from fastrealign.cli import console
-from fastrealign.cli.console import Bar, Lines
+from fastrealign.cli.console import Bar, Lines, Records
 
 
 class Terminal(io.StringIO):
@@ -69,3 +70,40 @@ def test_a_bar_shows_rows_bytes_and_time_left(rows):
     bar.finish()
     assert "aligning" in shown and "rows/s" in shown and "GB/s" in shown
     assert ("100%" in shown and "left" in shown) == (rows is not None)
+
+
+def test_log_json_is_an_object_a_line(clock):
+    stream = io.StringIO()
+    records = Records(stream)
+    with records.running("aligning\n", 400, 10**6):
+        records.advance(100, 250_000)
+        clock.now += 10
+        records.advance(100, 250_000)
+        clock.now += 10
+    first, middle, last = map(json.loads, stream.getvalue().splitlines())
+    assert first.pop("phase").startswith("aligning")
+    assert first == {"event": "start", "done": 0, "total": 400, "bytes": 0, "rate": None, "seconds": 0.0}
+    assert (middle["event"], middle["done"], middle["rate"], middle["seconds"]) == ("progress", 200, 20.0, 10.0)
+    assert (last["event"], last["done"], last["rate"], last["seconds"]) == ("end", 200, 10.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "coloured"),
+    [
+        (Terminal, {}, True),
+        (Terminal, {"NO_COLOR": "1"}, False),
+        (Terminal, {"TERM": "dumb"}, False),
+        (io.StringIO, {}, False),
+    ],
+)
+def test_colour_only_on_a_terminal_that_wants_it(monkeypatch, stream, environment, coloured):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stderr", stream())
+    console.say("error", "x.npy: no such file")
+    console.say("interrupted", "stopped")
+    written = console.sys.stderr.getvalue()
+    head = "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
+    assert written == f"fastrealign: {head} x.npy: no such file\nfastrealign: stopped\n"
