@@ -6,6 +6,7 @@ import argparse
 
 import fastrealign as fr
 from fastrealign.cli import arguments
+from fastrealign.cli.config import add_config
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 
@@ -33,6 +34,7 @@ def add(command: Command) -> None:
     arguments.add_fit_options(parser)
     arguments.add_noise(parser)
     arguments.add_run_options(parser)
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from fastrealign.cli.arguments import (
     run_options,
     seed,
 )
+from fastrealign.cli.config import add_config
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -45,6 +46,7 @@ def add(command: Command) -> None:
     add_noise(parser)
     add_option(parser, "--seed", texts=options.HELP, type=seed, usual=0, metavar="N")
     add_run_options(parser)
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:

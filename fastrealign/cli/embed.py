@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli.arguments import add_fsync, add_option, add_output_options, chosen, dtype, positive, small
+from fastrealign.cli.config import add_config
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
@@ -94,6 +95,7 @@ def add(command: Command) -> None:
     add_option(again, "--overwrite", action="store_true")
     add_fsync(embed)
     add_output_options(embed)
+    add_config(embed)
 
 
 def _precision(text: str) -> str:

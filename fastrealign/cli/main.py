@@ -56,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Also of a usage error, for which there are no parsed options.
     as_json = "--log-json" in takewhile("--".__ne__, argv)
     try:
-        with interrupt.handled(), _warnings_on_stderr(as_json):
+        with interrupt.handled():
             try:
                 args = parser_of(COMMANDS).parse_args(argv)
-                with _ranks(args):
+                as_json = as_json or getattr(args, "log_json", False)  # from a --config file
+                with _warnings_on_stderr(as_json), _ranks(args):
                     code = args.command(args) or 0
             except SystemExit as stop:  # argparse, after --help or a usage error
                 code = int(stop.code or 0)

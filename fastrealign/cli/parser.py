@@ -6,9 +6,10 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
+from fastrealign.cli.config import with_config
 from fastrealign.cli.console import writing_out
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
@@ -58,6 +59,7 @@ class Command:
             name, help=help, description=description, epilog=more, formatter_class=_Help
         )
         added.set_defaults(command=run, group=None, shares=shares)
+        cast("_Parser", added).commands = self._subparsers.choices
         return added
 
 
@@ -79,6 +81,10 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        # Of a subcommand: all of them, by name.
+        self.commands: Mapping[str, argparse.ArgumentParser] = {}
+        # Options that a --config file gave, and where.
+        self._from_file: dict[str, str] = {}
 
     def parse_known_args(  # type: ignore[override]  # without the overload for a namespace of another type
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -91,6 +97,7 @@ class _Parser(argparse.ArgumentParser):
             name = arg.partition("=")[0]
             if re.fullmatch(r"--?[A-Za-z][\w-]+", name) and name not in self._option_string_actions:
                 self.error(f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}")
+        args, self._from_file = with_config(args, self, self.commands)
         return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -105,4 +112,6 @@ class _Parser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
+        for option, where in self._from_file.items():
+            message = message.replace(f"argument {option}: ", f"{where}: ")
         raise InputError(f"{message}; see {self.prog} --help")

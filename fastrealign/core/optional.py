@@ -14,6 +14,7 @@ _PACKAGES = {
     "PIL": "pillow",
     "pytrec_eval": "pytrec_eval-terrier",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 

@@ -10,12 +10,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import optional
-from fastrealign.core.text import brief, meant, one_line, shortened
+from fastrealign.core.text import brief, meant, shortened
 from fastrealign.revision.config import TrainConfig
-
-# Bytes of a file.
-_LARGEST = 1 << 20
+from fastrealign.storage.yaml_file import read_yaml, yaml_value
 
 
 def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -35,7 +32,7 @@ def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = 
     InputError
         With the file and the key: unknown, missing, or of the wrong type.
     """
-    given = _yaml(path)
+    given = read_yaml(path, "a training run", "model: ..., data: ...")
     for override in overrides:
         _set(given, override)
     if "stage" in given:
@@ -47,77 +44,12 @@ def read_config(path: str | os.PathLike, stage: str, overrides: Sequence[str] = 
     return _made(TrainConfig, {**given, "stage": stage}, str(path))
 
 
-def _yaml(path: str | os.PathLike) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(_LARGEST + 1)
-        if len(raw) > _LARGEST:
-            raise InputError(
-                f"{path}: is larger than {_LARGEST >> 20} MB, expected a YAML file with the keys of a training run"
-            )
-        text = raw.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a YAML file with the keys of a training run") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
-    try:
-        given = _value(text)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    if not isinstance(given, dict):
-        what = "is empty" if given is None else f"holds {type(given).__name__}"
-        raise InputError(f"{path}: {what}, expected keys and values: model: ..., data: ...")
-    return given
-
-
-def _value(text: str) -> Any:
-    """The value of YAML text. ValueError, with the line, if it is malformed or uses what is not accepted here."""
-    yaml = optional("yaml", "revision", "train")
-    try:
-        return yaml.load(text, _loader(yaml))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ValueError(f"{where}not YAML: {shortened(getattr(error, 'problem', None) or 'malformed')}") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-    except (ValueError, OverflowError) as error:  # an impossible date, a number of too many digits
-        raise ValueError(f"not YAML: {one_line(error)}") from None
-
-
-def _loader(yaml: Any) -> Any:
-    """YAML's safe loader, with aliases and duplicate keys as errors: aliases can expand a few lines to billions of values, and
-    of duplicate keys only the last would count."""
-
-    class Strict(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                event = self.peek_event()
-                raise yaml.MarkedYAMLError(
-                    problem=f"*{event.anchor}: write the value out", problem_mark=event.start_mark
-                )
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-                if isinstance(key, yaml.ScalarNode):
-                    if key.value in seen:
-                        raise yaml.MarkedYAMLError(
-                            problem=f"the key {key.value} comes twice", problem_mark=key.start_mark
-                        )
-                    seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    return Strict
-
-
 def _set(given: dict[str, Any], override: str) -> None:
     key, is_set, text = override.partition("=")
     if not is_set or not key:
         raise InputError(f"--set {shortened(override)}: expected key=value, for example --set learning_rate=1e-4")
     try:
-        value = _value(text)
+        value = yaml_value(text)
     except ValueError:
         value = text
     outer, is_nested, inner = key.partition(".")

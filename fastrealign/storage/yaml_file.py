@@ -1,0 +1,93 @@
+"""YAML files that a person writes: read strictly, errors with the line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastrealign.core.errors import InputError
+from fastrealign.core.optional import optional
+from fastrealign.core.text import one_line, shortened
+
+# Bytes of a file.
+_LARGEST = 1 << 20
+
+
+def read_yaml(path: str | os.PathLike, of: str, example: str, *, words: bool = False) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    of, example
+        What it holds, and its beginning, for messages: "a training run", "model: ..., data: ...".
+    words
+        Take every value as the text that was written.
+
+    Raises
+    ------
+    InputError
+        With the file, for one that is missing, too large, or not YAML with keys and values.
+    """
+    expected = f"expected a YAML file with the keys of {of}"
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise InputError(f"{path}: is larger than {_LARGEST >> 20} MB, {expected}")
+        text = raw.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {expected}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
+    try:
+        given = yaml_value(text, words=words)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(given, dict):
+        what = "is empty" if given in (None, "") else f"holds {type(given).__name__}"
+        raise InputError(f"{path}: {what}, expected keys and values: {example}")
+    return given
+
+
+def yaml_value(text: str, *, words: bool = False) -> Any:
+    """The value of YAML text. ValueError, with the line, if it is malformed or uses what is not accepted here."""
+    yaml = optional("yaml", "config", "a configuration in YAML")
+    try:
+        return yaml.load(text, _loader(yaml, yaml.BaseLoader if words else yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ValueError(f"{where}not YAML: {shortened(getattr(error, 'problem', None) or 'malformed')}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # an impossible date, a number of too many digits
+        raise ValueError(f"not YAML: {one_line(error)}") from None
+
+
+def _loader(yaml: Any, base: Any) -> Any:
+    """A safe loader of YAML, with aliases and duplicate keys as errors: aliases can expand a few lines to billions of values,
+    and of duplicate keys only the last would count."""
+
+    class Strict(base):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.MarkedYAMLError(
+                    problem=f"*{event.anchor}: write the value out", problem_mark=event.start_mark
+                )
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(
+                            problem=f"the key {key.value} comes twice", problem_mark=key.start_mark
+                        )
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    return Strict
