@@ -22,6 +22,9 @@ from fastrealign.methods.method import Method
 from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
 
+# Rows of one role among others are gathered this many at a time, so that they stay in the cache until they are mapped.
+_BLOCK_ROWS = 2048
+
 
 @dataclass(frozen=True)
 class RoleMaps:
@@ -88,10 +91,12 @@ class Mapper:
             assert role is not None
             if at is None or len(at) == len(out):
                 self._apply(role, batch.rows, out, flags)
-            else:
-                mapped, states = np.empty((len(at), out.shape[1]), out.dtype), np.empty(len(at), np.uint8)
-                self._apply(role, batch.rows[at], mapped, states)
-                out[at], flags[at] = mapped, states
+                continue
+            for first in range(0, len(at), _BLOCK_ROWS):
+                some = at[first : first + _BLOCK_ROWS]
+                mapped, states = np.empty((len(some), out.shape[1]), out.dtype), np.empty(len(some), np.uint8)
+                self._apply(role, batch.rows[some], mapped, states)
+                out[some], flags[some] = mapped, states
         good = flags == GOOD
         if not good.all():
             self._bad(batch, flags)
