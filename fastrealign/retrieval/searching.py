@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
+from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.role_maps import RoleMaps
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
@@ -23,11 +24,11 @@ class Searcher:
     ----------
     store : str
         As the user named it.
-    role : str
-        The role of the queries.
+    role : str or None
+        The role of the queries; None: they are only made unit rows.
     """
 
-    def __init__(self, store: Store, method: Method, role: str, record: dict[str, Any]) -> None:
+    def __init__(self, store: Store, method: Method, role: str | None, record: dict[str, Any]) -> None:
         self.store, self.role = shown(store.where), role
         self._opened, self._method, self._record = store, method, record
 
@@ -77,7 +78,7 @@ class Searcher:
 def searcher(
     store: str | os.PathLike[str],
     roles: Any,
-    query_role: str = "query",
+    query_role: str | None = "query",
     *,
     table: str | None = None,
     column: str | None = None,
@@ -92,8 +93,9 @@ def searcher(
         As `index` takes them. The ids of what is found are the values of id_column.
     roles : Roles, method or path
         What the store was indexed with.
-    query_role : str, default "query"
-        The role of the queries.
+    query_role : str or None, default "query"
+        The role of the queries. None: they are only made unit rows, such as those of a new encoder in a store that `fit_map`'s map
+        brought to it.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def searcher(
         queries; and for a metric other than cosine on rows that are not of unit length.
     """
     maps = RoleMaps.of(roles)
-    method = maps.maps[maps.known(query_role)]
+    method = unit_rows(maps.dim_out) if query_role is None else maps.maps[maps.known(query_role)]
     opened = open_store(store, StoreOptions(table, column, to, id_column))
     try:
         record = opened.record()

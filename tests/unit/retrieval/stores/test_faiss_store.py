@@ -200,3 +200,15 @@ def test_an_index_that_someone_changed(store, roles):
         faiss.write_index(search._opened._new_index, path.replace(".faiss", ".aligned.faiss"))
     with pytest.raises(InputError, match=r"there is no .*aligned.faiss as `fastrealign index` writes it"):
         searcher(path, roles)
+
+
+def test_a_map_from_pairs(store):
+    """Rows of another width; queries of the new encoder are not mapped."""
+    path, rows, _ = store()
+    new = rows @ np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    paired = fr.fit_map(rows, new)
+    assert index(path, paired).rows == N
+    with searcher(path, paired, query_role=None) as search:
+        found = search.search(new, 1)
+    scores = new / np.linalg.norm(new, axis=1, keepdims=True) @ paired(rows).T
+    assert np.array_equal(found.ids[:, 0].astype(int), scores.argmax(axis=1))
