@@ -94,8 +94,8 @@ def searcher(
     roles : Roles, method or path
         What the store was indexed with.
     query_role : str or None, default "query"
-        The role of the queries. None: they are only made unit rows, such as those of a new encoder in a store that `fit_map`'s map
-        brought to it.
+        The role of the queries. None: they are only made unit rows, such as those of a new encoder in a store that a
+        map from pairs brought to it.
 
     Returns
     -------
