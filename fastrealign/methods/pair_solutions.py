@@ -36,9 +36,9 @@ def procrustes(moments: PairMoments) -> Solution:
     """M = k V U^T, of the singular value decomposition U S V^T of the cross-covariance; shift = mean_new - M mean_old.
 
     V U^T is the rotation that brings old rows nearest to new ones in least squares (Schönemann 1966). Of unequal widths it is
-    semi-orthogonal: rows that grow wider keep all their angles; of rows that grow narrower it keeps those columns, in the best
-    frame, that vary with the new rows. k = trace(S) / trace of the covariance of old rows, the scale of least squares for equal
-    widths. Directions in which the pairs do not vary together are sent to zero.
+    semi-orthogonal: where rows grow wider, differences of rows keep their angles; where they grow narrower, those directions
+    are kept that vary with the new rows. k = trace(S) / trace of the covariance of old rows, the scale of least squares for
+    equal widths. Directions in which the pairs do not vary together are sent to zero.
     """
     old, new = moments.means
     u, s, vt = np.linalg.svd(moments.cross, full_matrices=False)
