@@ -30,6 +30,7 @@ from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import LISTED_ROWS, ThreadedWriter
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
+from fastrealign.methods.choosing import MOVES_ANCHOR
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.noisy import with_noise
@@ -150,7 +151,7 @@ class ShardJob(Job[Report]):
         for dataset in self.rows.files.datasets if self.layout.beside else ():
             dataset.write(self.layout.root, records, self.applied.fingerprint, self.folder.fsync)
         gap_left = float(np.linalg.norm(journal.total(method.dim_out).mean - method.mean_target))
-        if math.isnan(method.gap_before):  # a map from pairs
+        if math.isnan(method.gap_before) or method.name in MOVES_ANCHOR:  # a map from pairs; the target moves too
             gap_left = math.nan
         if self._measures:
             method = _measured(method, gap_left)

@@ -116,6 +116,8 @@ def test_fit_of_roles(tmp_path, sides, run):
     for role, side in zip(roles, sides, strict=True):
         assert run("apply", file, side, "--role", role, "--out", tmp_path / f"to_{role}", "--quiet") == (0, "", "")
         assert np.array_equal(corpus.loaded(tmp_path / f"to_{role}"), roles[role](rows[role]))
+        # The anchor moves too, so no gap is left to where it was.
+        assert json.loads((tmp_path / f"to_{role}" / "manifest.json").read_text())["gap_left"] is None
     assert run("fit", *given, "--anchor", "image", "--out", file)[0] == 2
     held = tmp_path / "held.npy"
     np.save(held, rows["text"])
