@@ -11,6 +11,7 @@ from fastrealign.core.errors import InputError
 _PACKAGES = {
     "lance": "pylance",
     "open_clip": "open_clip_torch",
+    "qdrant_client": "qdrant-client",
     "PIL": "pillow",
     "pytrec_eval": "pytrec_eval-terrier",
     "sklearn": "scikit-learn",

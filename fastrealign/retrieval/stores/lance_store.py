@@ -51,7 +51,7 @@ class LanceStore:
     """One table of a LanceDB database."""
 
     def __init__(self, location: str, options: StoreOptions) -> None:
-        self._lance = optional("lance", "lance", f"{location}: LanceDB")
+        self._lance = optional("lance", "lancedb", f"{location}: LanceDB")
         self._folder = _table(location, options.table)
         self.where = self._folder
         self._id = options.id_column
@@ -203,8 +203,8 @@ class LanceStore:
 
     def _write(self, fragment: Any, align: Align, columns: list[str]) -> Any:
         """A data file with the target's column of one fragment; of deleted rows, and of those without a vector, it is null."""
-        file = optional("lance.file", "lance", "LanceDB")
-        library = optional("lance.fragment", "lance", "LanceDB")
+        file = optional("lance.file", "lancedb", "LanceDB")
+        library = optional("lance.fragment", "lancedb", "LanceDB")
         schema = pa.schema([pa.field(self.target, self._data.schema.field(self.target).type)])
         dim = schema.field(0).type.list_size
         name, at = f"{uuid.uuid4()}.lance", 0
@@ -247,7 +247,9 @@ class LanceStore:
             if not files.keys() <= {fragment.id for fragment in fragments}:
                 raise FastRealignError(f"{self.where}: was compacted during the run; run again to go on")
             for fragment in fragments:
-                if fragment.id in files:
+                if fragment.id in files and not any(
+                    self._field in file.fields for file in fragment.files
+                ):  # another run
                     fragment.files.append(files[fragment.id])
             operation = self._lance.LanceOperation.Merge(fragments, data.lance_schema)
             try:

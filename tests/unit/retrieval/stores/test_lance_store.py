@@ -10,6 +10,7 @@ import pytest
 from fastrealign.cli.main import main
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.retrieval import index, searcher
+from fastrealign.retrieval.role_maps import Mapper
 
 pa = pytest.importorskip("pyarrow")
 lance = pytest.importorskip("lance")
@@ -241,3 +242,22 @@ def test_command(store, roles, mapped, tmp_path, capsys):
     check(folder, mapped)
     assert main([*words, "--table", "dosc"]) == 2
     assert "did you mean 'docs'" in capsys.readouterr().err
+
+
+def test_two_runs_at_once(store, roles, mapped, monkeypatch):
+    """A second run that is faster: each fragment gets one column of aligned vectors."""
+    folder, _ = store
+    real, begun = Mapper.__call__, []
+
+    def call(self, batch):
+        done = real(self, batch)
+        if not begun:
+            begun.append(True)
+            index(folder, roles, role_column="modality")
+        return done
+
+    monkeypatch.setattr(Mapper, "__call__", call)
+    index(folder, roles, role_column="modality")
+    check(folder, mapped)
+    data = lance.dataset(str(folder / "docs.lance"))
+    assert {len(fragment.data_files()) for fragment in data.get_fragments()} == {2}

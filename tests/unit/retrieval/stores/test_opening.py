@@ -1,0 +1,44 @@
+"""What is a store, and which extra a missing library comes with."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fastrealign.cli.main import main
+from fastrealign.core.errors import InputError
+from fastrealign.retrieval import index
+
+
+@pytest.mark.parametrize(
+    "name, library, said",
+    [
+        ("a.faiss", "faiss", r"pip install 'fastrealign\[faiss\]'"),
+        ("db/docs.lance", "lance", r"needs pylance: pip install 'fastrealign\[lancedb\]'"),
+        ("qdrant", "qdrant_client", r"needs qdrant-client: pip install 'fastrealign\[qdrant\]'"),
+        ("postgresql://me:tellnobody@localhost/db", "psycopg", r"pip install 'fastrealign\[pgvector\]'"),
+    ],
+)
+def test_a_library_that_is_missing(name, library, said, roles, tmp_path, monkeypatch):
+    (tmp_path / "a.faiss").write_bytes(b"IxFI")
+    (tmp_path / "db" / "docs.lance").mkdir(parents=True)
+    (tmp_path / "qdrant").mkdir()
+    (tmp_path / "qdrant" / "meta.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        index(name, roles, role="image")
+    assert "tellnobody" not in str(error.value)
+
+
+def test_the_command_in_one_line(roles, tmp_path, capsys):
+    roles.save(tmp_path / "roles.safetensors")
+    words = ["--roles", str(tmp_path / "roles.safetensors"), "--role", "image"]
+    assert main(["index", str(tmp_path / "none"), *words]) == 2
+    assert main(["index", "postgresql://me:tellnobody@127.0.0.1:1/db", *words]) == 1
+    told = capsys.readouterr().err
+    assert "no such file or folder; a store is a FAISS index file" in told
+    assert "is PostgreSQL running there?" in told
+    assert "tellnobody" not in told
+    assert len(told.splitlines()) == 2
