@@ -17,6 +17,7 @@ from fastrealign.formats.registry import FORMATS
 from fastrealign.formats.safetensors_files import RECORD, is_of_others
 from fastrealign.formats.unsupported import next_step
 from fastrealign.storage.atomic import save_bytes
+from fastrealign.storage.hub_files import hub_file, is_on_hub
 from fastrealign.storage.paths import AnyPath, is_folder, place
 from fastrealign.storage.record_rules import Rule, broken
 from fastrealign.storage.records import checked, is_sealed, sealed
@@ -74,12 +75,13 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
 @computes
 def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
-    if isinstance(place(path), Path) and is_folder(path):
+    if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
         inside = Path(path, "alignment.safetensors")
         name = f"; name {inside}" if inside.exists() else ""
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder{name}")
+    at = hub_file(str(path)) if is_on_hub(path) else path
     try:
-        with local_copy(path) as local, safe_open(str(local), framework="numpy") as file:
+        with local_copy(at) as local, safe_open(str(local), framework="numpy") as file:
             record = (file.metadata() or {}).get(RECORD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_de
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.noisy import with_noise
+from fastrealign.methods.publishing import OnHub
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ else:
 _SMALL = 64 * 1024
 
 
-class MapsRows:
+class MapsRows(OnHub):
     """What an Alignment and a Baseline, frozen dataclasses, have in common.
 
     Their arrays are copies that cannot be written to, so what is made of them once (the row map) holds for good.

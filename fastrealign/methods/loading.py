@@ -25,7 +25,8 @@ def load(path: AnyPath) -> Method:
     Parameters
     ----------
     path : str or path
-        What `save` of an Alignment, a Baseline or a PairedMap wrote; a URL, too.
+        What `save` of an Alignment, a Baseline or a PairedMap wrote; a URL, too. hf://ORG/NAME, or
+        hf://ORG/NAME@REVISION/FILE.safetensors, is a repository of the Hugging Face hub (`push_to_hub`; extra [hub]).
 
     Returns
     -------

@@ -27,6 +27,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.choosing import AUTO, BALANCED, chosen
 from fastrealign.methods.method import Method
+from fastrealign.methods.publishing import OnHub
 from fastrealign.methods.role_fits import ROLE_METHODS, RoleFits, known
 from fastrealign.methods.role_trials import Trial
 from fastrealign.storage.record_rules import MAPPING, TEXT, or_none
@@ -38,7 +39,7 @@ _RECORD = {"anchor": TEXT, "method": TEXT, "roles": MAPPING, "reason": or_none(T
 
 
 @dataclass(frozen=True, eq=False)
-class Roles:
+class Roles(OnHub):
     """A fitted map for each role, towards one anchor. `roles["image"](x)` maps rows; iterating gives the names.
 
     Attributes
