@@ -18,6 +18,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
+from fastrealign.retrieval.given import array_of
 
 UNLABELLED = ("none", "z-score", "quantile")
 LABELLED = ("isotonic", "logistic")
@@ -49,10 +50,7 @@ class Calibration:
 
 def checked_cosines(cosines: Any) -> np.ndarray:
     """As float64. InputError for a NaN, another type, or a value that no cosine has; within rounding, clipped."""
-    found = np.asarray(cosines)
-    if found.dtype.kind != "f":
-        raise InputError(f"cosines: element type {found.dtype}, expected float32 or float64")
-    found = found.astype(np.float64)
+    found = array_of(cosines, "cosines", "f").astype(np.float64)
     bad = ~(np.abs(found) <= 1.0 + ROUNDING)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])

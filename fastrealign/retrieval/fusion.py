@@ -12,6 +12,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
+from fastrealign.retrieval.given import array_of
 
 # A sum of unit rows shorter than this has no direction but that of rounding.
 _SHORT = 1e-6
@@ -96,10 +97,10 @@ def _mask(name: str, given: bool, mask: Any, n: int) -> np.ndarray:
         return np.zeros(n, bool)
     if mask is None:
         return np.ones(n, bool)
-    found = np.asarray(mask)
-    if found.dtype != bool or found.shape != (n,):
+    found = array_of(mask, f"has_{name.removesuffix('_rows')}", "b")
+    if found.shape != (n,):
         raise InputError(
-            f"has_{name.removesuffix('_rows')}: {found.dtype} of shape {found.shape}, expected bool ({n},)"
+            f"has_{name.removesuffix('_rows')}: shape {found.shape}, expected ({n},), one for each document"
         )
     return found
 
@@ -140,7 +141,10 @@ def fuse_scores(image_scores: Any, text_scores: Any, *, weight: float | None = N
     >>> fuse_scores(np.array([2.0, 0.5]), np.array([1.0, np.nan])), fuse_scores([2.0], [1.0], weight=0.25)
     (array([2. , 0.5]), array([1.25]))
     """
-    image, text = np.asarray(image_scores, np.float64), np.asarray(text_scores, np.float64)
+    image, text = (
+        array_of(given, name, "fiu").astype(np.float64)
+        for name, given in (("image_scores", image_scores), ("text_scores", text_scores))
+    )
     if image.shape != text.shape:
         raise InputError(
             f"scores of images have shape {image.shape}, those of texts {text.shape}; expected one document each"

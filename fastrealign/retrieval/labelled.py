@@ -8,11 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fastrealign.core.checks import SEED, whole
 from fastrealign.core.errors import InputError
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_blocks
 from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
+from fastrealign.retrieval.given import array_of
 from fastrealign.retrieval.thresholds import Counting, Curve, candidates
 
 # A modality pair: the role of the query, the role of the document.
@@ -57,7 +59,7 @@ class ModalityPair:
             weights = np.r_[np.ones(len(relevant)), np.full(len(others), each)]
             return fit_labelled(method, scores, np.arange(len(scores)) < len(relevant), weights)
         query, document = (
-            sample(side, BACKGROUND_ROWS, self.seed + number)[1]
+            sample(side, BACKGROUND_ROWS, (self.seed + number) % SEED)[1]
             for number, side in enumerate((self.queries, self.documents))
         )
         return fit_background(method, (query @ document.T).ravel())
@@ -105,20 +107,15 @@ def open_pair(queries: Any, documents: Any, labels: Any, collection: Any, seed: 
     checked = None if labels is None else _checked_labels(labels, counts)
     weight = 1.0
     if collection is not None and checked is not None:
-        if isinstance(collection, bool) or not isinstance(collection, int) or collection < counts[1]:
-            raise InputError(
-                f"collection {collection!r}: expected the number of documents searched, {counts[1]} or more"
-            )
+        collection = whole("collection", collection, counts[1], why="all documents that are searched")
         weight = (counts[0] * collection - len(checked)) / (counts[0] * counts[1] - len(checked))
     return ModalityPair(*sides, checked, weight, seed)
 
 
 def _checked_labels(labels: Any, counts: tuple[int, ...]) -> np.ndarray:
-    found = np.asarray(labels)
-    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "iu":
-        raise InputError(
-            f"labels: shape {found.shape} of {found.dtype}, expected integers (pairs, 2): row of the query, row of the document"
-        )
+    found = array_of(labels, "labels", "iu")
+    if found.ndim != 2 or found.shape[1] != 2:
+        raise InputError(f"labels: shape {found.shape}, expected (pairs, 2): row of the query, row of the document")
     if len(found) < LEAST_LABELS:
         raise InputError(f"{len(found)} labelled pairs are too few; at least {LEAST_LABELS} are needed")
     found = found.astype(np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
+from fastrealign.retrieval.given import array_of
 
 
 class Hits(NamedTuple):
@@ -60,6 +61,8 @@ def merge(lists: Iterable[Sequence[Any]], k: int) -> Hits:
     (['cat.jpg', 'about cats'], [2.1, 1.7], ['image', 'text'])
     """
     k = whole("k", k, 1)
+    if not isinstance(lists, Iterable):
+        raise InputError(f"lists: {type(lists).__name__}, expected a list of (ids, scores) or (ids, scores, role)")
     taken = [_taken(number, one) for number, one in enumerate(lists)]
     taken = [one for one in taken if len(one.ids)]
     if not taken:
@@ -77,16 +80,10 @@ def _taken(number: int, given: Sequence[Any]) -> Hits:
     where = f"list {number}"
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         raise InputError(f"{where}: expected (ids, scores) or (ids, scores, role)")
-    ids, scores = np.asarray(given[0]), np.asarray(given[1])
-    if ids.dtype == object and all(isinstance(one, str) for one in ids.flat):  # a column of a table
-        ids = ids.astype(str)
+    ids, scores = array_of(given[0], f"{where}, ids", "iuU"), array_of(given[1], f"{where}, scores", "fiu")
     if ids.ndim != 1 or scores.shape != ids.shape:
         raise InputError(
             f"{where}: ids of shape {ids.shape} and scores of {scores.shape}, expected one score for each id of one query"
-        )
-    if len(ids) and (ids.dtype.kind not in "iuU" or scores.dtype.kind not in "fiu"):
-        raise InputError(
-            f"{where}: ids of {ids.dtype} and scores of {scores.dtype}, expected ids of text or integers, and scores of numbers"
         )
     roles = np.asarray(given[2] if len(given) == 3 and given[2] is not None else "", dtype=str)
     if roles.shape not in ((), ids.shape):

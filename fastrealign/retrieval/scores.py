@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import meant
@@ -231,6 +232,7 @@ def fit_scores(
     array([-1.4,  2.5])
     """
     _check(pairs, method, labels, collection)
+    seed = checks.seed(seed)
     opened: dict[Pair, ModalityPair] = {}
     maps: dict[Pair, Calibration] = {}
     for pair, (queries, documents) in pairs.items():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 
@@ -79,8 +80,9 @@ class Curve:
 
     def threshold(self, precision: float, pair: str) -> Threshold:
         """The lowest threshold of at least this precision. InputError where none has it or labelled pairs are too few."""
-        if isinstance(precision, bool) or not isinstance(precision, (int, float)) or not 0.0 < precision < 1.0:
-            raise InputError(f"precision {precision!r}: expected a number between 0 and 1, such as 0.9")
+        precision = checks.number(
+            "precision", precision, lambda share: 0.0 < share < 1.0, "between 0 and 1, such as 0.9"
+        )
         least = needed(precision)
         if self.relevant < least:
             raise InputError(

@@ -79,7 +79,8 @@ def test_merge_takes_what_indexes_return():
         ([(["a"], [1.0, 2.0])], 3, "expected one score for each id"),
         ([(["a"], [1.0], ["x", "y"])], 3, "2 roles for 1 ids"),
         ([(["a"],)], 3, r"expected \(ids, scores\)"),
-        ([([0.5], [1.0])], 3, "ids of float64"),
+        ([([0.5], [1.0])], 3, "list 0, ids: element type float64, expected text or integers"),
+        (5, 3, "lists: int, expected a list of"),
         ([(["a"], [1.0])], 0, "k=0: expected a whole number"),
     ],
 )
@@ -117,7 +118,7 @@ def test_fuse_refuses(rng):
         (lambda: fuse(rows, -rows), "document 0: image and text cancel out at weight 0.5"),
         (lambda: fuse(rows, rows, has_image=some, has_text=some), "document 2 has neither"),
         (lambda: fuse(rows, None, has_image=some), "document 2 has neither"),
-        (lambda: fuse(rows, rows, has_image=some.astype(int)), r"has_image: int64 .* expected bool \(5,\)"),
+        (lambda: fuse(rows, rows, has_image=some.astype(int)), "has_image: element type int64, expected bool"),
         (lambda: fuse_scores([1.0], [1.0, 2.0]), "images have shape"),
         (lambda: fuse_scores([1.0, np.nan], [1.0, np.nan]), r"document \(1,\) has neither"),
     ):

@@ -216,7 +216,10 @@ REFUSED = {
     "widths": (lambda w: fit_scores({IMAGE: (w[IMAGE][0][:, :8], w[IMAGE][1])}), "queries are 8 wide, documents 16"),
     "no labels": (lambda w: fit_scores(w, method="isotonic", labels={IMAGE: own}), "none of query to text"),
     "their pair": (lambda w: fit_scores(w, labels={("query", "imgae"): own}), "did you mean 'query to image'"),
-    "their shape": (lambda w: fit_scores(w, labels={IMAGE: own.astype(float)}), r"integers \(pairs, 2\)"),
+    "their shape": (
+        lambda w: fit_scores(w, labels={IMAGE: own.astype(float)}),
+        "labels: element type float64, expected integers",
+    ),
     "their rows": (
         lambda w: fit_scores(w, labels={IMAGE: own + np.array([0, 1])}),
         r"pair 119 is \(119, 120\), .* documents are rows 0 to 119",
@@ -225,7 +228,7 @@ REFUSED = {
     "twice": (lambda w: fit_scores(w, labels={IMAGE: own[[*range(40), 7]]}), r"the pair \(7, 7\) is there twice"),
     "small": (
         lambda w: fit_scores(w, labels=LABELS, collection={IMAGE: 5}),
-        "expected the number of documents searched, 120",
+        "query to image: collection=5: expected .* at least 120",
     ),
     "size alone": (lambda w: fit_scores(w, collection={IMAGE: 500}), "query to image has no labels"),
     "reversed": (
@@ -249,7 +252,8 @@ def test_refused_when_used(world, tmp_path):
         (lambda: scores("query", "imge", np.zeros(1)), "did you mean 'query to image'"),
         (lambda: scores("query", "image", np.array([0.1, np.nan])), "entry 1 is nan"),
         (lambda: scores("query", "image", np.array([[0.1], [1.01]])), "entry 1, 0 is 1.01, expected -1 to 1"),
-        (lambda: scores("query", "image", np.array([1])), "element type int64"),
+        (lambda: scores("query", "image", np.array([1])), "element type int64, expected floats"),
+        (lambda: scores("query", "image", [[0.1], [0.1, 0.2]]), "cosines: no array of floats: setting an array"),
         (lambda: scores.threshold("query", precision=0.9), "name both roles"),
         (lambda: scores.threshold("query", "image", precision=1.0), "between 0 and 1"),
         (lambda: scores.threshold("query", "image", precision=0.99), "120 labelled pairs .* at least 368 are needed"),
