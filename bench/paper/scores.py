@@ -18,7 +18,6 @@ import numpy as np
 
 import fastrealign as fr
 from bench.paper.real.made import KINDS, heads_of
-from bench.paper.roles import TOP, ranks
 from fastrealign.cli.demo import real_world
 from fastrealign.retrieval import Scores, fit_scores, fuse, fuse_scores
 from fastrealign.retrieval.calibration import SCORE_METHODS, UNLABELLED
@@ -27,6 +26,7 @@ Rows = dict[str, np.ndarray]
 IMAGE, TEXT = ("query", "image"), ("query", "text")
 # Precisions asked for: what each pair of the head that ships can reach.
 ASKED: dict[Any, tuple[float, ...]] = {IMAGE: (0.05, 0.1, 0.2), TEXT: (0.3, 0.5, 0.7), None: (0.1, 0.3, 0.5)}
+TOP = 10
 MAPS = ("none", "realign", "centred")
 THRESHOLD_SPLITS, SPLITS = 20, 5
 WEIGHTS = np.linspace(0.0, 1.0, 11)
@@ -66,6 +66,11 @@ def fitted(rows: Rows, method: str, labelled: bool = True) -> Scores:
 def calibrated(scores: Scores, rows: Rows) -> dict[tuple[str, str], np.ndarray]:
     """All scores, queries by documents; the relevant ones are on the diagonal."""
     return {pair: scores(*pair, rows["query"] @ rows[pair[1]].T) for pair in (IMAGE, TEXT)}
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """How many documents score more than each query's own, that of its number."""
+    return (scores > np.diag(scores)[:, None]).sum(axis=1)
 
 
 def mapped(rows: Rows, roles: fr.Roles) -> Rows:
