@@ -70,7 +70,7 @@ def with_config(
 def _path_of(words: Sequence[str]) -> str | None:
     """The last file that --config names."""
     path = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, (*words, None)[1:], strict=True):
         if word == OPTION and following is not None:
             path = following
         elif word.startswith(f"{OPTION}="):
