@@ -7,6 +7,7 @@ where it was and maps no row twice. The fingerprint of the roles that the target
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from fastrealign.core.text import meant, one_line, without_secrets
 BATCH_BYTES = 32 << 20
 # Rows whose length differs from 1 by more are not unit rows; float16 rows of unit length are within it.
 _UNIT = 1e-2
+# Ctrl-C and SIGTERM as a library in Rust passes them on: the message of an error of its own.
+_INTERRUPTED = re.compile(r"\b(KeyboardInterrupt|Terminated)\b")
 
 
 @dataclass(frozen=True)
@@ -188,5 +191,7 @@ def failing(where: str, advice: str) -> Iterator[None]:
     except FastRealignError:
         raise
     except Exception as error:
+        if _INTERRUPTED.search(str(error)):
+            raise KeyboardInterrupt from None
         short = shortage(error)
         raise FastRealignError(f"{where}: {short or f'{one_line(error)}; {advice}'}") from without_secrets(error)

@@ -86,9 +86,10 @@ class LanceStore:
     def role_values(self, column: str) -> Counter[Any]:
         self._check_column(column)
         counts: Counter[Any] = Counter()
-        for batch in self._data.to_batches([column]):
-            for pair in batch.column(0).value_counts():
-                counts[pair["values"].as_py()] += pair["counts"].as_py()
+        with failing(self.where, _ADVICE):
+            for batch in self._data.to_batches([column]):
+                for pair in batch.column(0).value_counts():
+                    counts[pair["values"].as_py()] += pair["counts"].as_py()
         return counts
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
@@ -105,7 +106,8 @@ class LanceStore:
         for fragment in self._data.get_fragments():
             rows = fragment.count_rows()
             # Without a filter, no vector is read.
-            null = fragment.count_rows(filter=f"`{self.target}` is null") if self._has_target(fragment) else rows
+            with failing(self.where, _ADVICE):
+                null = fragment.count_rows(filter=f"`{self.target}` is null") if self._has_target(fragment) else rows
             lacking, done = lacking + null, done + rows - null
         return lacking, done
 

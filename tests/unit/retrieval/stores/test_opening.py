@@ -42,3 +42,27 @@ def test_the_command_in_one_line(roles, tmp_path, capsys):
     assert "is PostgreSQL running there?" in told
     assert "tellnobody" not in told
     assert len(told.splitlines()) == 2
+
+
+def test_an_interrupt_that_a_library_wraps(tmp_path, roles, documents, monkeypatch, capsys):
+    """It stays an interrupt, and the message says what is written."""
+    pa, lance = pytest.importorskip("pyarrow"), pytest.importorskip("lance")
+    from fastrealign.retrieval.role_maps import Mapper
+
+    rows, _ = documents(20)
+    vectors = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
+    lance.write_dataset(pa.table({"vector": vectors}), str(tmp_path / "docs.lance"), max_rows_per_file=10)
+    real, calls = Mapper.__call__, []
+
+    def call(self, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("External error: KeyboardInterrupt:")
+        return real(self, batch)
+
+    monkeypatch.setattr(Mapper, "__call__", call)
+    roles.save(tmp_path / "roles.safetensors")
+    words = ["index", str(tmp_path / "docs.lance"), "--roles", str(tmp_path / "roles.safetensors"), "--role", "image"]
+    assert main(words) == 130
+    assert "interrupted; 10 rows of" in capsys.readouterr().err
+    assert main(words) == 0
