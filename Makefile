@@ -1,4 +1,4 @@
-.PHONY: build quick test slow bench lint format picture fuzz
+.PHONY: build quick test slow bench lint format picture docs notebooks fuzz
 
 build:          ## compile in place and install with everything that tests and benchmarks need
 	pip install -e '.[test,bench,dev]'
@@ -30,6 +30,12 @@ format:         ## fix what lint finds, where a tool can
 
 picture:        ## docs/gap.png, the README's picture
 	fastrealign demo --centroid exact --picture docs/gap.png
+
+docs:           ## the site, in build/site; needs the extra [docs], and no network
+	NO_MKDOCS_2_WARNING=1 mkdocs build
+
+notebooks:      ## run examples/notebooks again, in place
+	python docs/site/notebooks.py
 
 fuzz:           ## damaged files of every format, for about an hour; the suite has a minute of it
 	FASTREALIGN_FUZZ_EXAMPLES=40000 pytest tests/contract/test_fuzz.py

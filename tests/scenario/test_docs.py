@@ -26,8 +26,15 @@ PAGES = {
     for page in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 }
 # Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
-PYTHON = ("README.md", "docs/python.md", "docs/diagnostics.md")
-SHELL = ("README.md", "docs/guide.md", "docs/formats.md", "docs/recalibration.md", "docs/search.md")
+PYTHON = ("README.md", "docs/start.md", "docs/python.md", "docs/diagnostics.md")
+SHELL = (
+    "README.md",
+    "docs/start.md",
+    "docs/guide.md",
+    "docs/formats.md",
+    "docs/recalibration.md",
+    "docs/search.md",
+)
 NOT_RUN = ("pip install", "torchrun", "://")
 
 
@@ -162,7 +169,7 @@ def test_imports_of_python_blocks_resolve(name):
 @pytest.mark.parametrize("name", PYTHON)
 @pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")
 def test_python_blocks_run(data, name):
-    for needed in ("torch", "sklearn", "faiss") if name == "docs/python.md" else ():
+    for needed in ("torch", "sklearn", "faiss") if name in ("docs/python.md", "docs/start.md") else ():
         pytest.importorskip(needed)
     names: dict = {}
     for block in blocks(name, "python"):
