@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 DIM = 16
 
@@ -151,7 +152,7 @@ def _safetensors(path, rows):
 
 
 def _torch(path, rows):
-    import torch
+    torch = pytest.importorskip("torch")
 
     torch.save(torch.from_numpy(rows), path)
 

@@ -108,3 +108,14 @@ def test_the_version_is_everywhere_the_same():
     family = [author["family-names"] for author in cited["preferred-citation"]["authors"]]
     told = " ".join((ROOT / "README.md").read_text().split())
     assert [name for name in family if f"{name}, " not in told] == []
+
+
+def test_the_images_install_from_the_folder_alone():
+    text = (ROOT / "Dockerfile").read_text()
+    base = re.findall(r"^FROM python:(3\.\d+)-\S+ AS cpu$", text, re.MULTILINE)
+    assert base and base[0] in PYTHONS
+    installs = re.findall(r"pip install (.*?)(?: &&|$)", text, re.MULTILINE)
+    assert len(installs) == 2 and all("--no-index --find-links /wheels" in line for line in installs)
+    page = (ROOT / "docs/release.md").read_text()
+    assert f"--python-version {base[0]} " in page and f"-cp{base[0].replace('.', '')}-*.whl" in page
+    assert (ROOT / ".dockerignore").read_text().split() == ["*", "!wheels"]

@@ -12,6 +12,8 @@ import pytest
 from fastrealign.core.errors import InputError
 from fastrealign.data import image_paths
 from fastrealign.data.id_index import IdIndex
+
+pytest.importorskip("torch")
 from fastrealign.revision.data import available, open_embeddings, read_examples
 
 IMAGE = "coco/train2017/000000033471.jpg"

@@ -125,7 +125,11 @@ def test_what_is_of_another_split_loses_nothing(tmp_path):
 def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, dtype):
     a = matrix()
     other = np.ones((23, 2, 5) if dtype == "f4" else (23, 5), dtype)
-    path = saved(tmp_path / "x.safetensors", {"text_features": other, "boxes": a})
+    try:
+        path = saved(tmp_path / "x.safetensors", {"text_features": other, "boxes": a})
+    except SafetensorError:
+        assert dtype == "c8"
+        pytest.skip("this release of safetensors writes no complex numbers")
     refused(
         lambda: opened(path), path, "'text_features'", str(other.shape), "'boxes' (F32 (23, 5))", "--column 'boxes'"
     )

@@ -139,8 +139,7 @@ def test_balanced(rng):
     rows = fit["text"][:5]
     by_hand = pi(pi(pi(rows) + balanced["text"].b) + balanced["text"].c)
     np.testing.assert_allclose(balanced["text"](rows), by_hand, rtol=0, atol=1e-12)
-    import torch
-
+    torch = pytest.importorskip("torch")
     module = fr.nn.as_module(balanced["text"])
     np.testing.assert_allclose(module(torch.tensor(rows)).numpy(), by_hand, rtol=0, atol=1e-12)
 

@@ -1,0 +1,22 @@
+# Builds without a network from the folder `wheels` beside this file, once the base image is there; docs/release.md says how the
+# folder is filled.
+#   docker build --target cpu -t fastrealign .
+#   docker build --target cuda -t fastrealign:cuda .       # wheels also holds torch and fastrealign_cuda
+#   docker run --rm -v "$PWD":/data fastrealign align texts/ --target images/ --out aligned/
+FROM python:3.13-slim-bookworm AS cpu
+RUN --mount=type=bind,source=wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels fastrealign && \
+    useradd --create-home user
+USER user
+WORKDIR /data
+ENTRYPOINT ["fastrealign"]
+CMD ["--help"]
+
+# No CUDA toolkit: torch's wheels bring the libraries, the host's container runtime the driver.
+FROM cpu AS cuda
+USER root
+RUN --mount=type=bind,source=wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels 'fastrealign[cuda]'
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER user
