@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.cli import align, apply, check, convert, embed, fit, index, inspect, report, train
+from fastrealign.cli import align, apply, check, completion, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli import map as map_command
 from fastrealign.cli.console import say, silence, writing_out
 from fastrealign.cli.demo import command as demo
@@ -40,7 +40,21 @@ else:  # they import NumPy, which --help and a misspelt option do without
 _OPENBLAS = ("OPENBLAS_THREAD_TIMEOUT", "20")
 COMMANDS = tuple(
     module.add
-    for module in (align, fit, apply, map_command, index, check, convert, report, inspect, embed, demo, train)
+    for module in (
+        align,
+        fit,
+        apply,
+        map_command,
+        index,
+        check,
+        convert,
+        report,
+        inspect,
+        embed,
+        demo,
+        train,
+        completion,
+    )
 )
 
 

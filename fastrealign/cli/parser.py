@@ -44,6 +44,8 @@ class Command:
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+        # All of them, by name, when all are added.
+        self.commands: Mapping[str, argparse.ArgumentParser] = self._subparsers.choices
 
     def __call__(
         self,
@@ -59,7 +61,7 @@ class Command:
             name, help=help, description=description, epilog=more, formatter_class=_Help
         )
         added.set_defaults(command=run, group=None, shares=shares)
-        cast("_Parser", added).commands = self._subparsers.choices
+        cast("_Parser", added).commands = self.commands
         return added
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,10 @@ class GapRecord:
         """Plain values for json.dumps."""
         return asdict(self)
 
+    def scalars(self) -> dict[str, float]:
+        """The numbers for a tracker of experiments: "gap/step", "gap/beta", "gap/coupling/norm", ...; none for None."""
+        return dict(_numbers("gap", {**asdict(self), "leakage_bound": self.leakage_bound}))
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> GapRecord:
         """The record that `to_json` described."""
@@ -93,6 +98,14 @@ class GapRecord:
         parts: dict[str, Any] = {name: kind(**value[name]) for name, kind in kinds.items()}
         gradient = value["gradient"] and GradientReading(**value["gradient"])
         return cls(**{**value, **parts, "gradient": gradient, "mean": tuple(value["mean"])})
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(f"{name}/{key}", inner)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield name, value
 
 
 def read_log(path: str | Path) -> list[GapRecord]:

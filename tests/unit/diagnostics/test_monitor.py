@@ -400,3 +400,49 @@ def test_logs_it_refuses(stream, tmp_path):
         GapMonitor(log=log)
     with pytest.raises(FastRealignError, match="could not be written"):
         GapMonitor(log=tmp_path / "nowhere" / "gap.jsonl")
+
+
+def test_numbers_go_to_a_tracker(basis, tmp_path):
+    seen = []
+    monitor = GapMonitor(
+        lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]),
+        every=3,
+        log=tmp_path / "gap.jsonl",
+        report=seen.append,
+    )
+    for step in range(7):
+        monitor.step(step)
+    assert [values["gap/step"] for values in seen] == [0, 3, 6]
+    first, last = seen[0], monitor.records[-1]
+    assert (seen[-1]["gap/gap"], seen[-1]["gap/coupling/norm"]) == (last.gap, last.coupling.norm)
+    assert "gap/beta_stability" not in first and "gap/fixed" not in first and "gap/mean" not in first
+    assert all(type(value) in (int, float) for value in seen[-1].values())
+
+
+def test_numbers_go_where_a_trainer_reports(basis, tmp_path):
+    """Trainer.log hands them to the callbacks of its trackers, in place of which one that records stands here."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    seen = []
+
+    class Tracker(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append((state.global_step, logs))
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return {"loss": (self.weight * x).sum()}
+
+    monitor = GapMonitor(lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]), every=2)
+    how = transformers.TrainingArguments(
+        str(tmp_path), max_steps=4, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+    )
+    data = [{"x": torch.ones(2)}] * 64
+    trainer = transformers.Trainer(Model(), how, train_dataset=data, callbacks=[Tracker(), D.trainer_callback(monitor)])
+    monitor.report = trainer.log
+    trainer.train()
+    gaps = [(step, logs["gap/step"], logs["gap/gap"]) for step, logs in seen if "gap/gap" in logs]
+    assert gaps == [(r.step, r.step, r.gap) for r in monitor.records] and [step for step, *_ in gaps] == [0, 2, 4]
