@@ -13,10 +13,10 @@ from fastrealign.cli.parser import Command
 SHELLS = ("bash", "zsh", "fish")
 _MORE = """\
 examples:
-  # in ~/.bashrc, in ~/.zshrc, and once for fish
+  # in ~/.bashrc, in ~/.zshrc, in ~/.config/fish/config.fish
   source <(fastrealign completion bash)
   source <(fastrealign completion zsh)
-  fastrealign completion fish > ~/.config/fish/completions/fastrealign.fish"""
+  fastrealign completion fish | source"""
 
 # "at" is the command so far, as "/train/stage1". A value after = is a word of its own, since = ends words.
 _BASH = """\

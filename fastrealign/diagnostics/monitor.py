@@ -63,14 +63,14 @@ class GapMonitor:
     log : str or Path, optional
         File to which each record is appended as one JSON line. An existing log is resumed, also after a kill: a run that
         restarts at an earlier step replaces the records from there on. The fixed frame is in LOG.frame.safetensors.
-    report : callable, optional
-        Gets the numbers of each record, `GapRecord.scalars`: `wandb.log`, or the `log` of a transformers Trainer.
 
     Attributes
     ----------
     records : list of GapRecord
     frame : Frame or None
         The fixed frame; None before it is fixed.
+    report : callable or None
+        Set it to a function that is to get the numbers of each record (`GapRecord.scalars`): `wandb.log`, a Trainer's `log`.
 
     Examples
     --------
@@ -93,7 +93,6 @@ class GapMonitor:
         frame_at: int = 0,
         energy: float = 0.95,
         log: str | Path | None = None,
-        report: Callable[[dict[str, float]], object] | None = None,
     ) -> None:
         every, energy = whole("every", every, 1, why="steps between measurements"), check_energy(energy)
         batch = None if batch is None else whole("batch", batch, 2)
@@ -105,7 +104,7 @@ class GapMonitor:
         self.embed, self.every, self.loss, self.batch = embed, every, loss, batch
         self.frame_at, self.energy, self.frame = frame_at, energy, frame
         self.records: list[GapRecord] = []
-        self.report = report
+        self.report: Callable[[dict[str, float]], object] | None = None
         self._handed_in = frame is not None
         self._log = None if log is None else Path(log)
         if self._log is not None:

@@ -408,8 +408,8 @@ def test_numbers_go_to_a_tracker(basis, tmp_path):
         lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]),
         every=3,
         log=tmp_path / "gap.jsonl",
-        report=seen.append,
     )
+    monitor.report = seen.append
     for step in range(7):
         monitor.step(step)
     assert [values["gap/step"] for values in seen] == [0, 3, 6]

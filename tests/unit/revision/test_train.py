@@ -22,6 +22,7 @@ from tiny import build_lm  # noqa: E402
 
 import fastrealign as fr  # noqa: E402
 from fastrealign import FastRealignError, InputError  # noqa: E402
+from fastrealign.cli.main import main  # noqa: E402
 from fastrealign.methods import baselines  # noqa: E402
 from fastrealign.revision import checkpoints  # noqa: E402
 from fastrealign.revision.config import Lora, TrainConfig  # noqa: E402
@@ -497,3 +498,28 @@ def test_a_model_trained_in_llavas_form_is_asked_in_it(config, world, tiny_lm):
     done = train(config("stage2", model=str(world / "lm"), form="llava"))
     assert AutoTokenizer.from_pretrained(done.out).chat_template is None
     assert AutoTokenizer.from_pretrained(world / "lm").chat_template is not None
+
+
+def test_a_tracker_gets_the_losses_and_log_json_the_steps(config, monkeypatch, capfd):
+    """report_to is the Trainer's, in place of whose trackers (W&B, TensorBoard) one that records stands here."""
+    import transformers
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Tracker(transformers.TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            seen.append((state.global_step, logs.get("loss")))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "recorder", Tracker)
+    wanted = config(report_to="recorder")
+    given = {key: value for key, value in wanted.to_json().items() if key not in ("stage", "lora")}
+    path = Path(wanted.out).with_name("run.yaml")
+    path.write_text(json.dumps(given))
+    assert main(["train", "stage1", str(path), "--log-json"]) == 0
+    records = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    steps = [record for record in records if record.get("unit") == "steps"]
+    assert [record["event"] for record in (steps[0], steps[-1])] == ["start", "end"]
+    assert steps[0]["done"] == 0 and steps[-1]["done"] == steps[-1]["total"] > 0
+    losses = [step for step, loss in seen if loss is not None]
+    assert losses == list(range(1, steps[-1]["total"] + 1))
