@@ -18,6 +18,7 @@ FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
 # Inner indexes that hold float32 rows as they came.
 _EXACT = (*FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
 _LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
+_SAMPLE_ROWS = 200_000
 # What Alignment.to_faiss puts before an index.
 _TO_FAISS = [*("NormalizationTransform", "CenteringTransform") * 2, "NormalizationTransform"]
 
@@ -76,6 +77,24 @@ def filled(flat: Any, rows: Iterator[tuple[np.ndarray, np.ndarray]], most: int) 
     flat.codes.resize(n * flat.code_size)
     flat.ntotal = n
     return flat
+
+
+def learnt(file: Any, rows: Iterator[Any], made: Any, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same rows in batches of `step`, when the index has learnt from a sample of them."""
+    ids = [np.zeros(0, np.int64)]
+    for part, numbers in rows:
+        file.write(part.data)
+        ids.append(numbers)
+    file.flush()
+    every = np.concatenate(ids)
+    if not len(every):
+        return
+    whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
+    forget(made)
+    some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
+    made.train(np.ascontiguousarray(whole[np.sort(some)]))
+    for first in range(0, len(whole), step):
+        yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]
 
 
 def ids_of(index: Any) -> np.ndarray:

@@ -40,11 +40,11 @@ from fastrealign.retrieval.stores.faiss_parts import (
     FLAT,
     aligns,
     filled,
-    forget,
     ids_of,
     inner,
     is_exact,
     learns,
+    learnt,
     rows_of,
 )
 from fastrealign.storage.atomic import AtomicFile
@@ -54,7 +54,6 @@ _KIND = "index record"
 # Inner indexes that hold float32 rows as they came.
 # They are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
-_SAMPLE_ROWS = 200_000
 _CODE_MOST = 255
 
 
@@ -139,7 +138,11 @@ class FaissStore:
                 self._faiss.write_index(made, str(file.temporary))
             meta = {"kind": _KIND, "record": record, "names": self._names, "source": self._source()}
             meta["index"] = FileFingerprint.of(file.temporary).to_json()
-            save_tensors(self._beside, {} if role_column is None else {"codes": np.concatenate(kept.codes)}, meta)
+            save_tensors(
+                self._beside,
+                {} if role_column is None else {"codes": np.concatenate([np.zeros(0, np.uint8), *kept.codes])},
+                meta,
+            )
             file.commit()
         self._begun, self._new_index = None, made
         self.record()
@@ -263,29 +266,10 @@ class FaissStore:
         with ExitStack() as held:
             if learns(made) or kind.startswith(_AT_ONCE):
                 file = held.enter_context(tempfile.TemporaryFile(dir=self._new.parent))
-                rows = self._from_file(file, rows, made, 1 << 62 if kind.startswith(_AT_ONCE) else batch_rows(dim))
+                rows = learnt(file, rows, made, 1 << 62 if kind.startswith(_AT_ONCE) else batch_rows(dim))
             for part, ids in rows:
                 made.add_with_ids(part, ids) if takes_ids else made.add(part)
         return made
-
-    def _from_file(
-        self, file: Any, rows: Iterator[Any], made: Any, step: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same rows in batches of `step`, when the index has learnt from a sample of them."""
-        ids = [np.zeros(0, np.int64)]
-        for part, numbers in rows:
-            file.write(part.data)
-            ids.append(numbers)
-        file.flush()
-        every = np.concatenate(ids)
-        if not len(every):
-            return
-        whole = np.memmap(file, np.float32, "r", shape=(len(every), made.d))
-        forget(made)
-        some = np.random.default_rng(0).choice(len(whole), min(len(whole), _SAMPLE_ROWS), replace=False)
-        made.train(np.ascontiguousarray(whole[np.sort(some)]))
-        for first in range(0, len(whole), step):
-            yield np.ascontiguousarray(whole[first : first + step]), every[first : first + step]
 
     def _with_ids(self, made: Any, kept: _Kept) -> Any:
         """The index with the ids that rows had, where rows were left out of one that numbers them."""

@@ -84,7 +84,7 @@ class LanceStore:
         return json.loads(self._data.schema.field(self.target).metadata[_RECORD.encode()])
 
     def role_values(self, column: str) -> Counter[Any]:
-        self._check_column(column)
+        chosen(self.where, "column", column, self._data.schema.names, "--role-column")
         counts: Counter[Any] = Counter()
         with failing(self.where, _ADVICE):
             for batch in self._data.to_batches([column]):
@@ -93,7 +93,8 @@ class LanceStore:
         return counts
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
-        field = pa.field(self.target, self._type(dim), metadata={_RECORD: json.dumps(dict(record))})
+        kind = pa.list_(pa.from_numpy_dtype(written_dtype(self.dtype)), dim)
+        field = pa.field(self.target, kind, metadata={_RECORD: json.dumps(dict(record))})
         with failing(self.where, _ADVICE):
             self._data.add_columns(pa.schema([field]))
         self._reopen()
@@ -169,15 +170,9 @@ class LanceStore:
     def _has_target(self, fragment: Any) -> bool:
         return any(self._field in file.fields for file in fragment.data_files())
 
-    def _type(self, dim: int) -> Any:
-        return pa.list_(pa.from_numpy_dtype(written_dtype(self.dtype)), dim)
-
     def _reopen(self) -> None:
         self._data = self._lance.dataset(os.path.abspath(self._folder))
         self._written.add(self.target)
-
-    def _check_column(self, column: str) -> None:
-        chosen(self.where, "column", column, self._data.schema.names, "--role-column")
 
     def _drop(self, column: str) -> None:
         with failing(self.where, _ADVICE):
