@@ -35,7 +35,9 @@ def add(command: Command) -> None:
     text = "apply a saved alignment (or another method) to embeddings, shard for shard"
     parser = command("apply", text, _MORE, run=run, shares=True)
     parser.add_argument(
-        "alignment", metavar="ALIGNMENT", help="what fit or map saved, or alignment.safetensors in align's output"
+        "alignment",
+        metavar="ALIGNMENT",
+        help="what fit or map saved, alignment.safetensors in align's output, or hf://ORG/NAME",
     )
     parser.add_argument("source", nargs="+", metavar="SOURCE", help=SOURCE)
     add_out_folder(parser)

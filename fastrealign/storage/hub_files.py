@@ -6,6 +6,7 @@ shows it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,11 +90,28 @@ def upload(folder: Path, repository: str, message: str, token: str | None, priva
 
 
 @contextmanager
+def _silent(utils: Any) -> Iterator[None]:
+    """Without the library's own lines on stderr: bars, and a note at each of its tries."""
+    logger, bars = logging.getLogger("huggingface_hub"), not utils.are_progress_bars_disabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    if bars:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            utils.enable_progress_bars()
+
+
+@contextmanager
 def _explained(name: str) -> Iterator[None]:
     """Around requests: what the library raises as one line, which begins with `name`."""
     errors = optional("huggingface_hub.errors", "hub", name)
     try:
-        yield
+        with _silent(optional("huggingface_hub.utils", "hub", name)):
+            yield
     except errors.GatedRepoError:
         raise InputError(f"{name}: access is on request; ask for it on the repository's page") from None
     except errors.RepositoryNotFoundError:

@@ -143,7 +143,10 @@ def test_pushed_and_loaded_again(hub, alignment, tmp_path):
     words = ["apply", "hf://org/text2image", str(tmp_path / "text.npy"), "--out", str(tmp_path / "out.npy"), "--quiet"]
     environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(tmp_path / "other")}
     environment.pop("HF_HUB_OFFLINE", None)
-    subprocess.run([sys.executable, "-m", "fastrealign", *words], env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fastrealign", *words], env=environment, check=True, capture_output=True
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
     assert np.array_equal(np.load(tmp_path / "out.npy"), alignment(np.eye(8)))
 
 
@@ -221,7 +224,7 @@ def test_a_token_is_never_shown(hub, alignment, monkeypatch):
     assert hub.repositories == {}
 
 
-def test_a_hub_that_does_not_answer(hub, alignment, monkeypatch):
+def test_a_hub_that_does_not_answer(hub, alignment, monkeypatch, capfd):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -233,7 +236,7 @@ def test_a_hub_that_does_not_answer(hub, alignment, monkeypatch):
         fr.FastRealignError, match=r"^hf://org/a: the request to the hub failed \(ConnectError"
     ) as caught:
         alignment.push_to_hub("org/a")
-    assert TOKEN not in str(caught.value)
+    assert TOKEN not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
 def test_without_the_library(alignment, monkeypatch):
