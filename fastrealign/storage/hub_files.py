@@ -109,6 +109,7 @@ def _silent(utils: Any) -> Iterator[None]:
 def _explained(name: str) -> Iterator[None]:
     """Around requests: what the library raises as one line, which begins with `name`."""
     errors = optional("huggingface_hub.errors", "hub", name)
+    optional("huggingface_hub.hf_api", "hub", name)  # its import sets the level of its messages
     try:
         with _silent(optional("huggingface_hub.utils", "hub", name)):
             yield
