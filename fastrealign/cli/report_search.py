@@ -103,7 +103,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--search needs documents: --source (text), --target (images) or both")
     if args.pairs:
         raise InputError("--pairs takes no paths with --search: row i of QUERIES belongs to row i of SOURCE and TARGET")
-    if (args.pairs is None) == (args.qrels is None):
+    if args.pairs is not None and args.qrels is not None:
+        raise InputError("--pairs and --qrels both say which documents answer which query: leave one out")
+    if args.pairs is None and args.qrels is None:
         raise InputError("--search needs either --qrels PATH or --pairs: which documents answer which query")
 
 

@@ -42,7 +42,11 @@ def add_roles(parser: argparse.ArgumentParser) -> None:
         "--method is then realign (the default), realign-exact, anchor, anchor-trace, bca, centred, z-score, none, or, with "
         "--pairs, balanced or auto",
     )
-    group.add_argument("--anchor", metavar="NAME", help="the role that the others are moved to")
+    group.add_argument(
+        "--anchor",
+        metavar="NAME",
+        help="the role that the others are moved to; centred, balanced and z-score move it too",
+    )
     group.add_argument(
         "--pairs",
         action="append",

@@ -73,6 +73,10 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
 
 
 @computes
+def _saved(kind: str) -> str:
+    return f"saved {kind}" if kind.endswith("s") else f"a saved {kind}"
+
+
 def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
@@ -85,14 +89,14 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
             record = (file.metadata() or {}).get(RECORD)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected a saved {kind} (.safetensors)") from None
+        raise InputError(f"{path}: no such file; expected {_saved(kind)} (.safetensors)") from None
     # TypeError and AttributeError: of element types that NumPy lacks.
     except (SafetensorError, OSError, MemoryError, TypeError, AttributeError) as error:
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
         raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
     if record is None:
-        raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected a saved {kind}")
+        raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected {_saved(kind)}")
     try:
         text = record.encode()
         meta = checked(text, FORMAT)

@@ -42,7 +42,8 @@ def load(path: AnyPath) -> Method:
     except OtherKind as error:
         if error.kind == "roles":
             raise InputError(
-                f"{path}: holds roles, expected one alignment; choose one: fastrealign.Roles.load(path)[role], or --role"
+                f"{path}: holds roles, expected one alignment; choose one with --role NAME, "
+                "fastrealign.Roles.load(path)[NAME]; fastrealign inspect lists them"
             ) from None
         if error.kind == "scores":
             raise InputError(

@@ -56,7 +56,9 @@ def open_pairs(
     have = [one is not None and not one.numbered for one in ids]
     if matching == "ids" and not all(have):
         without = opened[have.index(False)]
-        raise InputError(f"{without.name}: holds no ids to match pairs by; match them by their order: pairs='rows'")
+        raise InputError(
+            f"{without.name}: holds no ids to match pairs by; if the rows are in the same order: --pairs rows / pairs='rows'"
+        )
     if matching == "rows" or not all(have):
         return Pairs([*opened, *asked], "rows")
     return Pairs(_by_ids(opened, ids, asked, progress), "ids")

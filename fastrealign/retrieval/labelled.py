@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastrealign.core.checks import SEED, whole
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import InputError, warn
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_blocks
@@ -105,6 +105,11 @@ def open_pair(queries: Any, documents: Any, labels: Any, collection: Any, seed: 
                 f"{rows} rows of {what} are too few for a distribution of scores; at least {LEAST_ROWS} are needed"
             )
     checked = None if labels is None else _checked_labels(labels, counts)
+    if checked is not None and (without := counts[0] - len(np.unique(checked[:, 0]))) > counts[0] / 2:
+        warn(
+            f"{without:,} of {counts[0]:,} queries have no labelled document: they count as judged, with nothing relevant; "
+            "give the judged queries alone"
+        )
     weight = 1.0
     if collection is not None and checked is not None:
         collection = whole("collection", collection, counts[1], why="all documents that are searched")

@@ -76,20 +76,23 @@ def data(tmp_path, monkeypatch):
 def search_data():
     """The files that docs/search.md names: real pictures, captions and titles; another encoder is a rotation of theirs."""
     world = real_world.load()
-    for part, queries, text, image in (
-        ("fit", "queries/0.npy", "text_emb/0.npy", "img_emb/0.npy"),
-        ("test", "held_queries.npy", "held_text.npy", "held_img.npy"),
+    fit, test = world.part("fit"), world.part("test")
+    for rows, queries, text, image in (
+        (slice(None), "queries/0.npy", "text_emb/0.npy", "img_emb/0.npy"),
+        (slice(0, None, 2), "held_queries.npy", "held_text.npy", "held_img.npy"),
+        (slice(1, None, 2), "judged_queries.npy", "judged_text.npy", "judged_img.npy"),
     ):
-        for file, rows in ((queries, "title"), (text, "long"), (image, "image")):
+        for file, side in ((queries, "title"), (text, "long"), (image, "image")):
             Path(file).parent.mkdir(exist_ok=True)
-            np.save(file, getattr(world.part(part), rows).astype(np.float32))
+            np.save(file, getattr(fit if rows == slice(None) else test, side)[rows].astype(np.float32))
     for folder in ("text_emb", "img_emb"):
         Path(folder, "1.npy").unlink()
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((128, 128)))[0]
     for file, rows in (
         ("old_emb/0.npy", world.long),
-        ("new_sample/0.npy", world.long @ rotation),
-        ("new_queries.npy", world.title @ rotation),
+        ("old_sample/0.npy", fit.long),
+        ("new_sample/0.npy", fit.long @ rotation),
+        ("new_queries.npy", fit.title @ rotation),
     ):
         Path(file).parent.mkdir(exist_ok=True)
         np.save(file, rows.astype(np.float32))

@@ -104,7 +104,9 @@ class SearchResult:
             "",
             "With your own embeddings (docs/search.md):",
             "    fastrealign fit --role query=… --role text=… --role image=… --anchor image --method auto --pairs … --out R",
-            "    fastrealign apply R img_emb/ --role image --out to_index/",
+            "    fastrealign apply R img_emb/ --role image --out to_index/img",
+            "    fastrealign apply R text_emb/ --role text --out to_index/text",
+            '    fr.Roles.load("R")["query"](queries)  # in Python, on the way to the index',
         ]
         return "\n".join(lines)
 

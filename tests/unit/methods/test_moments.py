@@ -184,7 +184,7 @@ def test_pickle_and_copy_keep_the_bits(rows_of):
 
 
 def test_load_refuses_other_files(rows_of, tmp_path):
-    with pytest.raises(InputError, match=r"gone\.safetensors: no such file; expected a saved moments"):
+    with pytest.raises(InputError, match=r"gone\.safetensors: no such file; expected saved moments"):
         fr.Moments.load(tmp_path / "gone.safetensors")
 
     moments_of(rows_of(9, 4)).save(tmp_path / "m.safetensors")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.core.errors import BadRowsError, InputError
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.retrieval.calibration import SCORE_METHODS
 from fastrealign.retrieval.thresholds import Counting, candidates, clopper_pearson
 
@@ -279,3 +279,12 @@ def test_a_damaged_file_is_refused(world, tmp_path):
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"s\.safetensors: a damaged scores"):
         fr.retrieval.Scores.load(path)
+
+
+def test_queries_that_nobody_judged_are_warned_of(rng):
+    query = rng.standard_normal((200, 8))
+    own = np.stack([np.arange(60)] * 2, axis=1)
+    with pytest.warns(FitWarning, match="140 of 200 queries have no labelled document"):
+        fr.retrieval.fit_scores(
+            {("query", "image"): (query, query)}, method="z-score", labels={("query", "image"): own}
+        )
