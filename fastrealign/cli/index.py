@@ -65,7 +65,7 @@ def add(command: Command) -> None:
         help="rows with NaN, Inf or only zeros: error stops and names the first, skip leaves their aligned vector empty "
         "(default: %(default)s)",
     )
-    parser.add_argument("--restart", action="store_true", help="make aligned vectors anew that other roles made")
+    parser.add_argument("--restart", action="store_true", help="replace aligned vectors that other roles made")
     parser.add_argument(
         "--drop-old", action="store_true", help="remove the vectors that were read, when all rows are written"
     )

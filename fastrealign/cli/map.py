@@ -28,7 +28,7 @@ examples:
 
 def add(command: Command) -> None:
     """Add the subcommand."""
-    text = "change the encoder without embedding everything anew: fit a map on items that both embedded"
+    text = "change the encoder without embedding everything again: fit a map on items that both embedded"
     parser = command("map", text, _MORE, run=run)
     forms = "a file, a folder, a quoted glob or a URL"
     parser.add_argument("old", metavar="OLD", help=f"embeddings by the old encoder: {forms}")

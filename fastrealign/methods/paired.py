@@ -1,4 +1,4 @@
-"""Maps from pairs, for a change of encoder without embedding everything anew: from old rows to where the new encoder puts them.
+"""Maps from pairs, for a change of encoder without embedding everything again: old rows to where the new encoder puts them.
 
 A sample of items is embedded with both encoders; the map that is fitted on these pairs moves the rows of all other items.
 Drift-Adapter (arXiv 2509.23471) measures such maps on encoders of text and of pictures.

@@ -164,8 +164,8 @@ def fit_roles(
     rows : mapping of str to rows
         Rows (n, dim) of each role, as `fastrealign.fit` takes them: arrays, tensors, paths. They need not be paired, and each
         role is read once for its statistics. A name has letters, digits, _ and -. Of a clip-retrieval root a role whose name
-        says text ("query", "text", "title", "caption") is text_emb, one whose name says images img_emb; so are columns of one
-        table told apart. For other names give the folder, or the column.
+        says text ("query", "text", "title", "caption") is text_emb, one whose name says images img_emb; columns of one table
+        are chosen in the same way. For other names give the folder, or the column.
     anchor : str
         The role that the others are moved to; with most methods its own map only makes unit rows.
     method : str

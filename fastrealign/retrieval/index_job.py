@@ -42,6 +42,8 @@ class IndexReport:
         SHA-256 (hex) of the maps, stored with the aligned vectors.
     seconds : float
         Time that the run took.
+    dropped : str
+        The vectors, or the file, that `drop_old` removed; "" for none.
     """
 
     store: str
@@ -52,6 +54,7 @@ class IndexReport:
     roles: dict[str, int]
     fingerprint: str
     seconds: float
+    dropped: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -68,6 +71,7 @@ class IndexReport:
             ("roles", by_role),
             ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
             ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
+            ("dropped", self.dropped or None),
             ("search", "with queries of their role: fastrealign.retrieval.searcher"),
         )
         return "\n".join([f"{self.store}: {self.target}", *lines])
@@ -116,7 +120,7 @@ def index(
     bad_rows : {"error", "skip"}
         A row without a direction (NaN, Inf, zero): "error" stops and names it, "skip" leaves its aligned vector empty.
     restart : bool, default False
-        Make aligned vectors anew that were made with other roles.
+        Remake aligned vectors that were made with other roles.
     drop_old : bool, default False
         Remove the vectors that were read when all rows are written.
     threads : int, optional
@@ -131,8 +135,9 @@ def index(
     Raises
     ------
     InputError
-        For a store, table, column or role that is not there (the nearest is suggested), rows of another width than the roles,
-        values of the role column that are no roles (counted and named), and aligned vectors that were made with other roles.
+        For a store, table, column or role that is not there (the nearest is suggested), vectors that were dropped, rows of
+        another width than the roles, values of the role column that are no roles (counted and named), and aligned vectors that
+        were made with other roles.
     BadRowsError
         For a row without a direction, where bad_rows is "error".
     FastRealignError
@@ -143,7 +148,14 @@ def index(
     maps = RoleMaps.of(roles)
     role = _role(maps, role, role_column)
     with closing(open_store(store, StoreOptions(table, column, to, id_column))) as opened:
-        _check_widths(opened, maps)
+        readable = opened.has_source()
+        if readable:
+            _check_widths(opened, maps)
+        elif restart or opened.record() is None:
+            raise InputError(
+                f"{opened.where}: {opened.column} is gone, so there is nothing to make {opened.target} from; add the vectors "
+                "again, or leave --restart and --to out"
+            )
         record = {
             "fingerprint": maps.fingerprint,
             "method": maps.method,
@@ -158,17 +170,19 @@ def index(
         mapper = Mapper(opened.where, maps, role, MapOptions(bad_rows, threads, progress))
         pending, before = opened.pending()
         try:
-            with progress.running("indexing", pending):
-                opened.fill(mapper, role_column)
+            if readable:
+                with progress.running("indexing", pending):
+                    opened.fill(mapper, role_column)
         except KeyboardInterrupt:
             done = opened.pending()[1]
             raise Interrupted(
                 f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to go on"
             ) from None
         check_unit(opened)
-        if drop_old and not mapper.skipped:
-            opened.drop_old()
-        elif drop_old:
+        dropped = ""
+        if drop_old and readable and not mapper.skipped:
+            dropped = opened.drop_old()
+        elif drop_old and mapper.skipped:
             warn(f"{opened.where}: the old vectors stay, since {count(mapper.skipped, 'row')} could not be mapped")
         return IndexReport(
             shown(opened.where),
@@ -179,6 +193,7 @@ def index(
             dict(mapper.counts),
             maps.fingerprint,
             time.monotonic() - begun,
+            dropped,
         )
 
 
@@ -238,7 +253,7 @@ def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) 
         else:
             what = f"{other.replace('_', ' ')} {there.get(other)!r}, now {record[other]!r}"
         raise InputError(
-            f"{store.where}: {store.target} was made with {what}; make it anew with --restart / restart=True, or name another "
+            f"{store.where}: {store.target} was made with {what}; remake it with --restart / restart=True, or name another "
             "with --to / to="
         )
     store.begin(record, maps.dim_out)

@@ -23,7 +23,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
 
 LEVEL = 0.95
-# No threshold is told by fewer pairs.
+# No threshold is given from fewer pairs.
 LEAST = 30
 # Most thresholds of a curve: they lie at scores of relevant pairs, evenly spaced by rank.
 MOST = 256

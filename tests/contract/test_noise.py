@@ -225,9 +225,9 @@ def test_lengths_that_are_none(sides, tmp_path, value):
         lambda: fr.align(text, image, tmp_path / "out", noise=value),
         lambda: fr.apply_files(method, text, tmp_path / "out", noise=value),
     ):
-        with pytest.raises(InputError, match=r"^noise=.*: expected a number from 0 to 1e\+06, a length") as told:
+        with pytest.raises(InputError, match=r"^noise=.*: expected a number from 0 to 1e\+06, a length") as caught:
             call()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     for seed in (-1, 2**64, 1.5, "0"):
         with pytest.raises(InputError, match=r"^seed=.*: expected a whole number"):
             method(rows, noise=1.0, seed=seed)

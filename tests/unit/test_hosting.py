@@ -106,8 +106,8 @@ def test_the_version_is_everywhere_the_same():
     changes = re.findall(r"^## \[(.*?)]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert changes[:2] == ["Unreleased", fr.__version__]
     family = [author["family-names"] for author in cited["preferred-citation"]["authors"]]
-    told = " ".join((ROOT / "README.md").read_text().split())
-    assert [name for name in family if f"{name}, " not in told] == []
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert [name for name in family if f"{name}, " not in readme] == []
 
 
 def test_the_images_install_from_the_folder_alone():

@@ -87,6 +87,9 @@ class Store(Protocol):
     def record(self) -> dict[str, Any] | None:
         """What `begin` stored with the target; None where there is no target."""
 
+    def has_source(self) -> bool:
+        """Whether the vectors that are read are there: `drop_old` removes them."""
+
     def role_values(self, column: str) -> Counter[Any]:
         """The values of the role column, and how many rows have each."""
 
@@ -102,8 +105,8 @@ class Store(Protocol):
     def fill(self, align: Align, role_column: str | None) -> None:
         """Map the pending rows in batches and write them; what is written stays, whatever happens next."""
 
-    def drop_old(self) -> None:
-        """Remove the vectors that were read."""
+    def drop_old(self) -> str:
+        """Remove the vectors that were read, and name what was removed; "" for nothing."""
 
     def sample(self, n: int) -> np.ndarray:
         """Up to n rows of the target."""
@@ -128,6 +131,28 @@ def chosen(where: str, kind: str, given: str | None, names: Sequence[str], optio
     if not names:
         raise InputError(f"{where}: there is no {kind}; name a store that holds vectors")
     raise InputError(f"{where}: there are {len(names)} {kind}s ({listed}); choose one with {option}")
+
+
+def source_and_target(
+    where: str, kind: str, options: StoreOptions, vectors: Sequence[str], records: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str]:
+    """The vectors to read, which may have been dropped since, and the aligned ones; `records` of these by their names."""
+    column, target = options.column, options.to
+    if column is None and target is not None and target in records:
+        return records[target]["column"], target
+    if column is not None and column in records:
+        if target is None:
+            return records[column]["column"], column
+        raise InputError(
+            f"{where}: {column} holds what `fastrealign index` aligned; name the {kind} that it was made from"
+        )
+    names = [name for name in vectors if name not in records and name != target]
+    lost = sorted({record["column"] for record in records.values()} - {*names})
+    column = chosen(where, kind, column, (names or lost) if column is None else [*names, *lost], "--column")
+    if column in lost and target is None:  # what was made from it can still be searched
+        made = [name for name, record in records.items() if record["column"] == column and name in vectors]
+        target = chosen(where, f"aligned {kind}", None, made, "--to") if made else None
+    return column, target or beside(column)
 
 
 def batch_rows(dim: int) -> int:

@@ -111,7 +111,7 @@ def rows_of(index: Any, n: int, where: str) -> Iterator[tuple[int, np.ndarray]]:
     if lists is not None:
         numbers = _listed(lists)
         if len(np.unique(numbers)) != len(numbers):
-            raise InputError(f"{where}: ids occur more than once in its lists; make it anew with an IndexIDMap")
+            raise InputError(f"{where}: ids occur more than once in its lists; build it with an IndexIDMap")
         lists.set_direct_map_type(faiss.DirectMap.Hashtable)
     for first in range(0, n, step):
         end = min(first + step, n)

@@ -2,7 +2,7 @@
 
 ReAlign's map is not affine, so it acts where rows are added and where they are searched, not inside the index. Rows are
 reconstructed; of compressed indexes (PQ, SQ, PCA) those are approximations. What such an index and inverted lists learn, they
-learn anew from a sample of the mapped rows. Ids stay. faiss holds an index in memory: the new one takes as much as the old
+learn from a sample of the mapped rows. Ids stay. faiss holds an index in memory: the new one takes as much as the old
 one, which is read through a memory map.
 
 Beside the new index lies its record, NAME.roles.safetensors, which knows the index by its size and ends.
@@ -92,13 +92,16 @@ class FaissStore:
     def record(self) -> dict[str, Any] | None:
         if self._begun is not None:
             return self._begun
-        if not self._new.exists() or not self._beside.exists():
+        if not self._new.exists() or not _beside(self._new).exists():
             return None
-        tensors, meta = load_tensors(self._beside, _KIND)
+        tensors, meta = load_tensors(_beside(self._new), _KIND)
         if meta["index"] != FileFingerprint.of(self._new).to_json():
             return None  # killed between the record and the index, or an index of someone else
         self._found_roles = tensors.get("codes", self._codes), meta["names"]
         return meta["record"]
+
+    def has_source(self) -> bool:
+        return self._index is not None
 
     def role_values(self, column: str) -> Counter[Any]:
         self._codes, self._names = self._roles(column)
@@ -107,6 +110,9 @@ class FaissStore:
         return Counter(named | ({None: int(counts[-1])} if counts[-1] else {}))
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
+        own = _beside(Path(self.where))
+        if own.exists() and load_tensors(own, _KIND)[1]["index"] == FileFingerprint.of(self.where).to_json():
+            raise InputError(f"{self.where}: is what `fastrealign index` aligned; name the index that it was made from")
         if self._new.exists() and not self._replaces:
             raise InputError(
                 f"{self.target}: is there already, and no record of `index` beside it; name another with --to"
@@ -139,7 +145,7 @@ class FaissStore:
             meta = {"kind": _KIND, "record": record, "names": self._names, "source": self._source()}
             meta["index"] = FileFingerprint.of(file.temporary).to_json()
             save_tensors(
-                self._beside,
+                _beside(self._new),
                 {} if role_column is None else {"codes": np.concatenate([np.zeros(0, np.uint8), *kept.codes])},
                 meta,
             )
@@ -147,8 +153,9 @@ class FaissStore:
         self._begun, self._new_index = None, made
         self.record()
 
-    def drop_old(self) -> None:
+    def drop_old(self) -> str:
         Path(self.where).unlink(missing_ok=True)
+        return self.where
 
     def sample(self, n: int) -> np.ndarray:
         index = self._new_index
@@ -176,16 +183,12 @@ class FaissStore:
     def close(self) -> None:
         self._index = self._found = None
 
-    @property
-    def _beside(self) -> Path:
-        return self._new.with_name(f"{self._new.name}.roles.safetensors")
-
     def _source(self) -> dict[str, Any]:
         """What the new index is made of."""
         return {**FileFingerprint.of(self.where).to_json(), "roles": zlib.crc32(self._codes.tobytes())}
 
     def _stored(self, name: str) -> Any:
-        return load_tensors(self._beside, _KIND)[1][name]
+        return load_tensors(_beside(self._new), _KIND)[1][name]
 
     @cached_property
     def _new_index(self) -> Any:
@@ -241,7 +244,7 @@ class FaissStore:
         ids = ids_of(self._index)
         twice = len(ids) - len(np.unique(ids))
         if twice:
-            warn(f"{self.where}: {count(twice, 'id')} occur more than once; what is found by them cannot be told apart")
+            warn(f"{self.where}: {count(twice, 'id')} occur more than once; what is found by them is ambiguous")
         for first, rows in rows_of(self._index, len(ids), self.where):
             at = slice(first, first + len(rows))
             codes = self._codes[at]
@@ -282,6 +285,11 @@ class FaissStore:
         self._faiss.copy_array_to_vector(ids, outer.id_map)
         outer.construct_rev_map()
         return outer
+
+
+def _beside(index: Path) -> Path:
+    """The record of an index that `index` made."""
+    return index.with_name(f"{index.name}.roles.safetensors")
 
 
 class _Kept(NamedTuple):

@@ -32,9 +32,9 @@ from fastrealign.retrieval.stores.base import (
     as_objects,
     as_scores,
     batch_rows,
-    beside,
     chosen,
     failing,
+    source_and_target,
     written_dtype,
 )
 
@@ -62,26 +62,20 @@ class LanceStore:
             chosen(self.where, "column", self._id, schema.names, "--id-column")
         self._written = {name for name in schema.names if _RECORD.encode() in (schema.field(name).metadata or {})}
         vectors = [field.name for field in schema if _is_vector(field.type)]
-        column, target = options.column, options.to
-        if column is None:
-            names = [name for name in vectors if name not in self._written and name != target]
-            # Where the old column is gone, what was made of it can still be searched.
-            column = chosen(self.where, "vector column", None, names or vectors, "--column")
-        else:
-            chosen(self.where, "vector column", column, vectors, "--column")
-        if column in self._written and target is None:
-            column, target = json.loads(schema.field(column).metadata[_RECORD.encode()])["column"], column
-        self.column = column
-        self.target = target or beside(column)
+        records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
+        self.column, self.target = source_and_target(self.where, "vector column", options, vectors, records)
         if self.target in schema.names and self.target not in self._written:
             raise InputError(f"{self.where}: there is a column {self.target} already; name another with --to")
-        read = schema.field(column if column in schema.names else self.target).type
+        read = schema.field(self.column if self.has_source() else self.target).type
         self.dim, self.dtype = read.list_size, np.dtype(read.value_type.to_pandas_dtype())
 
     def record(self) -> dict[str, Any] | None:
         if self.target not in self._written:
             return None
         return json.loads(self._data.schema.field(self.target).metadata[_RECORD.encode()])
+
+    def has_source(self) -> bool:
+        return self.column in self._data.schema.names
 
     def role_values(self, column: str) -> Counter[Any]:
         chosen(self.where, "column", column, self._data.schema.names, "--role-column")
@@ -130,8 +124,9 @@ class LanceStore:
         finally:  # an interrupt, or a bad row later on: what is complete stays
             self._commit(complete)
 
-    def drop_old(self) -> None:
+    def drop_old(self) -> str:
         self._drop(self.column)
+        return self.column
 
     def sample(self, n: int) -> np.ndarray:
         table = self._data.to_table([self.target], filter=f"`{self.target}` is not null", limit=n)

@@ -29,10 +29,10 @@ from fastrealign.retrieval.stores.base import (
     as_objects,
     as_scores,
     batch_rows,
-    beside,
     chosen,
     cosines,
     failing,
+    source_and_target,
 )
 
 _RECORD = "fastrealign: "
@@ -81,6 +81,9 @@ class PgvectorStore:
         comment = self._columns[self.target].comment if self.target in self._columns else ""
         return json.loads(comment[len(_RECORD) :]) if comment.startswith(_RECORD) else None
 
+    def has_source(self) -> bool:
+        return self.column in self._columns
+
     def role_values(self, column: str) -> Counter[Any]:
         chosen(self.where, "column", column, list(self._columns), "--role-column")
         return Counter(dict(self._do("SELECT {role}::text, count(*) FROM {table} GROUP BY 1", role=column)))
@@ -96,15 +99,13 @@ class PgvectorStore:
         self._do("ALTER TABLE {table} DROP COLUMN {target}")
 
     def pending(self) -> tuple[int, int]:
-        if self.column not in self._columns:
+        if not self.has_source():
             return 0, self._do("SELECT count({target}) FROM {table}")[0][0]
         return self._do(
             "SELECT count(*) FILTER (WHERE {column} IS NOT NULL AND {target} IS NULL), count({target}) FROM {table}"
         )[0]
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        if self.column not in self._columns:
-            return
         if not self._do("SELECT pg_try_advisory_lock(%s)", self._oid)[0][0]:
             raise FastRealignError(f"{self.where}: is locked by another run of index; run again when it is done")
         dim = (self.record() or {})["dim"]
@@ -115,8 +116,9 @@ class PgvectorStore:
             if self._do(left)[0][0] <= len(self._bad):
                 return
 
-    def drop_old(self) -> None:
+    def drop_old(self) -> str:
         self._do("ALTER TABLE {table} DROP COLUMN {column}")
+        return self.column
 
     def sample(self, n: int) -> np.ndarray:
         rows = self._do("SELECT {target} FROM {table} WHERE {target} IS NOT NULL LIMIT %s", n, binary=True)
@@ -150,7 +152,7 @@ class PgvectorStore:
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Errors of the server as one line."""
-        with failing(self.where, "nothing was changed in this step; run again when that is mended"):
+        with failing(self.where, "nothing was changed in this step; run again when that is fixed"):
             try:
                 yield
             except self._pg.errors.LockNotAvailable:
@@ -184,18 +186,13 @@ class PgvectorStore:
         self.where = f"{location}: {table}"
         self._read_columns()
         kinds = {name: one for name, one in self._columns.items() if one.kind in pg_format.FORMATS}
-        made = {name for name, one in kinds.items() if one.comment.startswith(_RECORD)}
-        column, target = options.column, options.to
-        if column in made and target is None:
-            column, target = json.loads(kinds[column].comment[len(_RECORD) :])["column"], column
-        names = [name for name in kinds if name not in made and name != target]
-        lost = [json.loads(kinds[name].comment[len(_RECORD) :])["column"] for name in made]
-        known = (names or lost) if column is None else [*kinds, *lost]
-        self.column = chosen(self.where, "vector column", column, known, "--column")
-        self.target = target or beside(self.column)
+        made = {
+            n: json.loads(one.comment[len(_RECORD) :]) for n, one in kinds.items() if one.comment.startswith(_RECORD)
+        }
+        self.column, self.target = source_and_target(self.where, "vector column", options, list(kinds), made)
         if self.target in self._columns and self.target not in made:
             raise InputError(f"{self.where}: there is a column {self.target} already; name another with --to")
-        there = self.column if self.column in self._columns else self.target
+        there = self.column if self.has_source() else self.target
         self._format, self.dim = pg_format.FORMATS[kinds[there].kind], self._dim_of(there)
         self._written = self._format.written
         self._bad: set[str] = set()  # rows that were met and left empty

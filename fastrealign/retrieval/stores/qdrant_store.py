@@ -26,9 +26,9 @@ from fastrealign.retrieval.stores.base import (
     as_objects,
     as_scores,
     batch_rows,
-    beside,
     chosen,
     failing,
+    source_and_target,
 )
 
 _RECORD = "fastrealign:"
@@ -69,6 +69,18 @@ class QdrantStore:
     def record(self) -> dict[str, Any] | None:
         vectors, records = self._state(self._into)
         return records.get(self.target) if self._name in vectors else None
+
+    def has_source(self) -> bool:
+        """The configuration keeps the vector without a name when it is dropped, so the first that a point has is looked for."""
+        if self.column not in self._state(self._collection)[0]:
+            return False
+        pages = self._points(with_payload=False, with_vectors=[self.column] if self.column else True)
+        empty = True
+        for page in pages:
+            if any(self._vector(point) is not None for point in page):
+                return True
+            empty = False
+        return empty
 
     def role_values(self, column: str) -> Counter[Any]:
         counts: Counter[Any] = Counter()
@@ -127,17 +139,19 @@ class QdrantStore:
                 with self._answering():
                     self._put_copies(pairs) if copies else self._put(pairs)
 
-    def drop_old(self) -> None:
+    def drop_old(self) -> str:
         with self._answering():
             if self._into != self._collection:
                 warn(
                     f"{self.where}: stays; {self._into} has copies of its points, delete it when nothing reads it any more"
                 )
-            elif self.column:
+                return ""
+            if self.column:
                 self._client.delete_vector_name(self._collection, self.column)
             else:
                 everything = self._q.models.Filter()
                 self._client.delete_vectors(self._collection, vectors=[""], points=everything)
+        return self.column or "the vector without a name"
 
     def sample(self, n: int) -> np.ndarray:
         with self._answering():
@@ -191,15 +205,7 @@ class QdrantStore:
     def _look(self, options: StoreOptions, collections: list[str]) -> None:
         """What is read and what is written."""
         vectors, records = self._state(self._collection)
-        column, target = options.column, options.to
-        if column in records and target is None:
-            column, target = records[column]["column"], column
-        names = [name for name in vectors if name not in records and name != target]
-        listed = names or [records[name]["column"] for name in records]
-        self.column = chosen(
-            self.where, "vector", column, listed if column is None else [*vectors, *listed], "--column"
-        )
-        self.target = target or beside(self.column)
+        self.column, self.target = source_and_target(self.where, "vector", options, list(vectors), records)
         self._into, self._name = self._collection, self.target
         copy = f"{self._collection}{_COPY}"
         if self.target not in vectors and copy in collections and self.target in self._state(copy)[1]:

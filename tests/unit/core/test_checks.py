@@ -75,9 +75,9 @@ def test_counts_of_public_functions(name):
         pytest.importorskip("torch")
     for value in NO_NUMBERS:
         for call in _metrics(name, value):
-            with pytest.raises(InputError, match=f"^{name}=.*: expected a whole number") as told:
+            with pytest.raises(InputError, match=f"^{name}=.*: expected a whole number") as caught:
                 call()
-            assert "\n" not in str(told.value)
+            assert "\n" not in str(caught.value)
 
 
 def test_numpys_numbers_are_written_as_json():

@@ -151,7 +151,7 @@ def test_the_anchor_is_read_once_and_warnings_name_the_role(rows):
 
 
 def test_folders_and_columns(rows, tmp_path):
-    """Names of roles choose between the folders of a clip-retrieval root and the columns of a table; others must be told."""
+    """Names of roles choose between the folders of a clip-retrieval root and the columns of a table; others must be named."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 

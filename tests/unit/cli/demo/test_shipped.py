@@ -51,9 +51,9 @@ def test_a_cut_file_is_named(data, readers):
         whole = (data / name).read_bytes()
         for size in (len(whole) // 2, len(whole) - 1, 0, None):
             os.truncate(data / name, size) if size is not None else (data / name).unlink()
-            with pytest.raises(InputError) as told:
+            with pytest.raises(InputError) as caught:
                 read()
-            said = str(told.value)
+            said = str(caught.value)
             assert said.startswith(f"{data / name}: is missing or damaged (") and "\n" not in said
             assert said.endswith("; install fastrealign again, which brings it")
         (data / name).write_bytes(whole)

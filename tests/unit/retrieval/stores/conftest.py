@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.core.errors import InputError
+from fastrealign.retrieval import index, searcher
 from fastrealign.retrieval.role_maps import Mapper
 from fastrealign.retrieval.stores import base
 
@@ -15,6 +19,21 @@ ROLES = ("text", "image")
 
 class Killed(BaseException):
     """Stands for a kill: nothing that catches Exception sees it."""
+
+
+@pytest.fixture
+def check_dropped():
+    """After `drop_old` nothing can be made again, nothing that was made is lost, and it is not read as a source."""
+
+    def check(place, roles, aligned, rows, dropped, **how):
+        with pytest.raises(InputError, match=f"{re.escape(dropped)} is gone, so there is nothing to make"):
+            index(place, roles, restart=True, **how)
+        again = index(place, roles, **how)
+        assert (again.rows, again.before, again.dropped) == (0, rows, "")
+        with searcher(place, roles, to=aligned) as search:
+            assert search.search(np.ones(8), 3).ids.shape == (1, 3)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_search(store, roles, mapped, kind, ids, metric):
 
 
 def test_compressed(store, roles, mapped):
-    """What a quantizer learnt is learnt anew, and the user is told that rows are approximations."""
+    """A quantizer learns from the mapped rows, and a warning says that rows are approximations."""
     path, rows, kinds = store("SQ8")
     with pytest.warns(FitWarning, match="holds approximations of rows"):
         index(path, roles, role_column=store.by)
@@ -150,9 +150,13 @@ def test_bad_rows(store, roles, mapped, documents, tmp_path):
     assert sorted(found[:-1]) == [i for i in range(N) if i != 7] and found[-1] is None
 
 
-def test_the_old_index_goes(store, roles, tmp_path):
+def test_the_old_index_goes(store, roles, check_dropped):
     path, rows, _ = store()
-    index(path, roles, role="image", drop_old=True)
+    report = index(path, roles, role="image")
+    with pytest.raises(InputError, match=r"aligned\.faiss: is what `fastrealign index` aligned"):
+        index(report.target, roles, role="image")
+    assert index(path, roles, role="image", drop_old=True).dropped == path
+    check_dropped(path, roles, report.target, N, "the index", role="image")
     with searcher(path, roles) as search:
         assert search.search(rows[0], 2).roles.tolist() == [["image", "image"]]
 

@@ -145,10 +145,15 @@ def test_other_roles(store, roles, others, mapped):
     assert "second" in read(folder / "docs.lance")
 
 
-def test_the_old_vectors_go(store, roles):
+def test_the_old_vectors_go(store, roles, check_dropped):
     folder, _ = store
-    index(folder, roles, role_column="modality", drop_old=True)
+    report = index(folder, roles, role_column="modality", drop_old=True)
+    assert report.dropped == "vector" and "dropped    vector" in str(report)
     assert "vector" not in read(folder / "docs.lance")
+    check_dropped(folder, roles, "vector_aligned", report.rows, "vector", role_column="modality")
+    with pytest.raises(InputError, match="vector_aligned holds what `fastrealign index` aligned"):
+        index(folder, roles, role_column="modality", column="vector_aligned", to="twice")
+    assert "twice" not in read(folder / "docs.lance")
     with searcher(folder, roles, id_column="id") as search:
         assert search.search(np.ones(8), 3).ids.shape == (1, 3)
 

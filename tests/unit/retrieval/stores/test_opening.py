@@ -37,11 +37,11 @@ def test_the_command_in_one_line(roles, tmp_path, capsys):
     words = ["--roles", str(tmp_path / "roles.safetensors"), "--role", "image"]
     assert main(["index", str(tmp_path / "none"), *words]) == 2
     assert main(["index", "postgresql://me:tellnobody@127.0.0.1:1/db", *words]) == 1
-    told = capsys.readouterr().err
-    assert "no such file or folder; a store is a FAISS index file" in told
-    assert "is PostgreSQL running there?" in told
-    assert "tellnobody" not in told
-    assert len(told.splitlines()) == 2
+    printed = capsys.readouterr().err
+    assert "no such file or folder; a store is a FAISS index file" in printed
+    assert "is PostgreSQL running there?" in printed
+    assert "tellnobody" not in printed
+    assert len(printed.splitlines()) == 2
 
 
 def test_an_interrupt_that_a_library_wraps(tmp_path, roles, documents, monkeypatch, capsys):

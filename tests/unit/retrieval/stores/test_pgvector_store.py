@@ -123,7 +123,7 @@ def test_search(store, roles, mapped, metric, request):
 
 
 @pytest.mark.parametrize("store", ["real[]"], indirect=True)
-def test_other_roles_and_the_old_column(store, roles, others, mapped):
+def test_other_roles_and_the_old_column(store, roles, others, mapped, check_dropped):
     url, connection, rows, kinds = store
     index(url, others, role_column="Mode")
     with pytest.raises(InputError, match=r"embedding_aligned was made with other roles .*--restart"):
@@ -132,6 +132,7 @@ def test_other_roles_and_the_old_column(store, roles, others, mapped):
     np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-6)
     with pytest.raises(psycopg.errors.UndefinedColumn):
         read(connection, "embedding")
+    check_dropped(url, roles, "embedding_aligned", len(rows), "embedding", role_column="Mode")
     with searcher(url, roles) as search:
         assert search.search(rows[0], 3).ids.shape == (1, 3)
 

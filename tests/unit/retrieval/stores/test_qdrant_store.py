@@ -137,9 +137,11 @@ def test_other_roles(store, roles, others, mapped):
     np.testing.assert_allclose([points[i].vector[target] for i in range(N)], mapped(rows, kinds), atol=1e-6)
 
 
-def test_the_old_vectors_go(store, roles):
-    folder, rows, *_ = store
-    index(folder, roles, role_column="modality", drop_old=True)
+def test_the_old_vectors_go(store, roles, check_dropped):
+    folder, rows, _, column, target = store
+    report = index(folder, roles, role_column="modality", drop_old=True)
+    assert report.dropped == (column or "the vector without a name")
+    check_dropped(folder, roles, target, N, column, role_column="modality")
     assert {len(point.vector) for point in read(folder).values()} == {1}
     with searcher(folder, roles) as search:
         assert search.search(rows[0], 3).ids.shape == (1, 3)
