@@ -72,11 +72,11 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
         raise InputError(f"{text}: {suffix} is not what a saved {kind} is; name it {better}")
 
 
-@computes
 def _saved(kind: str) -> str:
     return f"saved {kind}" if kind.endswith("s") else f"a saved {kind}"
 
 
+@computes
 def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
