@@ -12,8 +12,13 @@ import fastrealign._core as _core
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import torch
     from numpy.typing import DTypeLike
+
+    # An element type as public functions take it: "bf16", np.float16, torch.float32.
+    ElementType: TypeAlias = DTypeLike | torch.dtype
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # DType of csrc/element.h.
@@ -36,7 +41,7 @@ _ALIASES = NAMES | {
 EXPECTED = "expected float16, bfloat16, float32 or float64"
 
 
-def as_dtype(dtype: DTypeLike | torch.dtype) -> np.dtype:
+def as_dtype(dtype: ElementType) -> np.dtype:
     """The NumPy dtype of a name, a NumPy dtype or a torch dtype.
 
     Parameters

@@ -19,8 +19,6 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fastrealign.core import dtypes
     from fastrealign.data import workers as worker_threads
     from fastrealign.data.workers import Workers
@@ -98,9 +96,10 @@ class Compute:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written, and what happens to an earlier run in the output folder. `dtype` becomes a NumPy type."""
+    """What is written, and what happens to an earlier run in the output folder. `dtype`: None, or an ElementType, which
+    becomes the NumPy dtype."""
 
-    dtype: np.dtype | None = option(  # noqa: RUF009 (`option` is dataclasses.field)
+    dtype: Any = option(
         None,
         "element type of the output: float32, float16, bfloat16 or float64; by default that of each shard, for 16-bit pickles "
         "float32, as the reference script writes them",

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.data.chunk_source import ChunkSource
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.storage.file_identity import identities
@@ -24,7 +24,7 @@ NAME_BOTH = (
 
 
 def open_both(
-    source: Any, target: Any, column: str | None = None, target_column: str | None = None
+    source: RowsLike, target: RowsLike, column: str | None = None, target_column: str | None = None
 ) -> tuple[RowSource, RowSource]:
     """Open a source and a target; raises and warns as `open_target` does."""
     rows = open_rows(source, "source", column)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
+
+if TYPE_CHECKING:
+    import torch
 
 # Bytes that a thread reads, maps and writes at a time. They fit in its share of the last-level cache. A piece costs some 0.1 ms
 # in Python, since rows push the interpreter's code and data out of the caches nearer to the core: a fifth of a pass at 2 MiB.
@@ -92,6 +96,10 @@ class RowSource(ABC):
 
     def check_unchanged(self) -> None:  # noqa: B027 (most sources have no files)
         """ChangedError, an InputError, if a file of it was written to or replaced since it was opened."""
+
+
+# Rows (n, d) as public functions take them (`open_rows`): arrays, tensors, paths, or chunks that can be read again.
+RowsLike: TypeAlias = Union[RowSource, np.ndarray, "torch.Tensor", str, "os.PathLike[str]", Iterable[Any]]
 
 
 class PartOf(RowSource):

@@ -17,8 +17,8 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import as_tensor
+from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
-from fastrealign.diagnostics.rows import RowsLike
 from fastrealign.diagnostics.second_moments import Covariance
 from fastrealign.diagnostics.spectrum import spectral_correlation
 

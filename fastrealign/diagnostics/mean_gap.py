@@ -10,9 +10,9 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.pipeline import reduce_source
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import RowsLike, open_sides
+from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.second_moments import Covariance
 
 

@@ -22,12 +22,13 @@ import numpy as np
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
+from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, principal_angles
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.diagnostics.rows import RowsLike, count_rows, open_sides
+from fastrealign.diagnostics.rows import count_rows, open_sides
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import condition_number
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors

@@ -10,7 +10,8 @@ import numpy as np
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.diagnostics.rows import Estimate, RowsLike, count_rows, mean_estimate, open_sides, sample
+from fastrealign.data.row_source import RowsLike
+from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, open_sides, sample
 from fastrealign.diagnostics.search import Nearest, nearest
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -15,14 +14,8 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
-from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-
-if TYPE_CHECKING:
-    import torch
-
-# Rows (n, d) as the metrics take them: an array or tensor, paths, or an iterable of chunks that can be read again.
-RowsLike: TypeAlias = Union[RowSource, np.ndarray, "torch.Tensor", str, "os.PathLike[str]", Iterable[Any]]
 
 # Rows of a block: enough for products of matrices to be fast (spectrum.py), few enough to take little memory.
 BLOCK_ROWS = 1024

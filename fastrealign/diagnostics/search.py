@@ -19,9 +19,9 @@ from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import BLOCK_ROWS, Apply, RowsLike, count_rows, pick, to_unit, unit_blocks
+from fastrealign.diagnostics.rows import BLOCK_ROWS, Apply, count_rows, pick, to_unit, unit_blocks
 
 ENGINES = ("faiss", "numpy")
 # Candidates of float32 beyond those asked for.

@@ -22,6 +22,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from fastrealign.data.row_source import RowsLike
     from fastrealign.gap_report.result import GapReport
 
 METHODS = ("none", "realign", "realign-exact", "bca", "c3")
@@ -31,14 +32,14 @@ ROWS = 100_000
 
 @computes
 def report(
-    source: Any,
-    target: Any,
+    source: RowsLike,
+    target: RowsLike,
     *,
-    pairs: bool | tuple[Any, Any] | None = None,
+    pairs: bool | tuple[RowsLike, RowsLike] | None = None,
     labels: Any = None,
     by_length: Any = None,
     methods: Sequence[str] = METHODS,
-    domains: Mapping[str, tuple[Any, Any]] | None = None,
+    domains: Mapping[str, tuple[RowsLike, RowsLike]] | None = None,
     rows: int = ROWS,
     seed: int = 0,
     column: str | None = None,

@@ -16,7 +16,7 @@ from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
 from fastrealign.data.pair import look_swapped
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource, FileSource
 from fastrealign.diagnostics import spectrum as spectra
 from fastrealign.diagnostics.frame import Frame, decompose, fixed_frame
@@ -47,7 +47,7 @@ METHOD_STEPS, OTHER_STEPS = 4, 5
 T = TypeVar("T")
 
 
-def measure_gap(source: Any, target: Any, options: ReportOptions, progress: Progress) -> GapReport:
+def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> GapReport:
     """`fastrealign.report`."""
     sides = open_and_draw(source, target, options, progress)
     x, y = sides.x, sides.y

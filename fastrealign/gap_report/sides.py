@@ -17,7 +17,7 @@ from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
@@ -66,7 +66,7 @@ class ReportOptions:
         if OWN in self.domains:
             raise InputError(f"a domain named {OWN!r}, as the report calls source and target; choose another name")
 
-    def open(self, source: Any, target: Any) -> tuple[RowSource, RowSource]:
+    def open(self, source: RowsLike, target: RowsLike) -> tuple[RowSource, RowSource]:
         """(target, source) of rows that the user named."""
         return open_both(source, target, self.column, self.target_column)[::-1]
 
@@ -117,7 +117,7 @@ class Sides:
         return self.to_fit[0] is not self.x, self.to_fit[1] is not self.y
 
 
-def open_and_draw(source: Any, target: Any, options: ReportOptions, progress: Progress) -> Sides:
+def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, progress: Progress) -> Sides:
     """Open everything before any of it is read, then draw the rows. InputError for sides that do not fit each other."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FitWarning)

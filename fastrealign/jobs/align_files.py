@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastrealign import formats
 from fastrealign.core.errors import BadShardError
@@ -31,7 +31,8 @@ from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
-    from fastrealign.diagnostics.rows import RowsLike
+    from fastrealign.core.dtypes import ElementType
+    from fastrealign.data.row_source import RowsLike
 
 
 @computes
@@ -48,7 +49,7 @@ def align(
     confidence: float = 0.95,
     seed: int = 0,
     noise: float = 0.0,
-    dtype: Any = None,
+    dtype: ElementType | None = None,
     bad_rows: str = "error",
     bad_shards: str = "error",
     overwrite: bool = False,
@@ -134,7 +135,7 @@ def apply_files(
     *,
     noise: float = 0.0,
     seed: int = 0,
-    dtype: Any = None,
+    dtype: ElementType | None = None,
     bad_rows: str = "error",
     bad_shards: str = "error",
     overwrite: bool = False,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from fastrealign.jobs.inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    from fastrealign.core.dtypes import ElementType
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def convert(
     out: AnyPath,
     *,
     to: str | None = None,
-    dtype: Any = None,
+    dtype: ElementType | None = None,
     column: str | None = None,
     side: str | None = None,
     overwrite: bool = False,

@@ -35,7 +35,8 @@ from fastrealign.storage.paths import AnyPath
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from fastrealign.diagnostics.rows import RowsLike
+    from fastrealign.core.dtypes import ElementType
+    from fastrealign.data.row_source import RowsLike
 else:
     pa = Lazy("pyarrow", "parquet", "a table")
 
@@ -192,7 +193,7 @@ class AlignBatch:
         column: str = "embedding",
         *,
         out: str | None = None,
-        dtype: Any = None,
+        dtype: ElementType | None = None,
         device: str | None = None,
         bad_rows: str = "error",
     ) -> None:

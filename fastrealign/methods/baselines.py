@@ -32,6 +32,7 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.process_group import GroupLike
+from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import chunks
 from fastrealign.methods.fit_options import METHODS, FitOptions, check_method
@@ -44,7 +45,7 @@ __all__ = ["METHODS", "Mapped", "fit_baseline"]
 class Mapped(ChunkSource):
     """The rows of a source as a method maps them, chunk by chunk, as often as asked: what the metrics take."""
 
-    def __init__(self, method: Method, source: Any) -> None:
+    def __init__(self, method: Method, source: RowsLike) -> None:
         self._method, self._source = method, open_rows(source, "source")
         super().__init__(self, f"{self._source.name} mapped")
         self.rows = self._source.rows
@@ -58,8 +59,8 @@ class Mapped(ChunkSource):
 @documented(ReadOptions, Compute)
 def fit_baseline(
     name: str,
-    source: Any,
-    target: Any,
+    source: RowsLike,
+    target: RowsLike,
     *,
     bad_rows: str = "error",
     threads: int | None = None,

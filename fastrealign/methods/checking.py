@@ -15,6 +15,7 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
+from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.certified import Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
@@ -110,8 +111,8 @@ class Check:
 @documented(ReadOptions, Compute)
 def check(
     alignment: Alignment | str | os.PathLike,
-    source: Any,
-    target: Any = None,
+    source: RowsLike,
+    target: RowsLike = None,
     *,
     tol: float | None = None,
     confidence: float = 0.95,

@@ -15,6 +15,7 @@ from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.data.options import NoiseOptions, check_choice
+from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import CENTROIDS
 from fastrealign.methods.fitting import fit
@@ -71,7 +72,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        target: Any = None,
+        target: RowsLike | None = None,
         *,
         centroid: str = "paper",
         bad_rows: str = "keep",

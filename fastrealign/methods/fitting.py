@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.process_group import GroupLike, ranks_of
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions, check_ranks
@@ -41,8 +41,8 @@ else:  # with the diagnostics a sixth of what `align` imports, for methods that 
 @computes
 @documented(FitOptions, ReadOptions, Compute)
 def fit(
-    source: Any,
-    target: Any,
+    source: RowsLike,
+    target: RowsLike,
     *,
     method: str = "realign",
     centroid: str = "paper",
@@ -118,8 +118,8 @@ def fit(
 
 
 def fit_specs(
-    source: Any,
-    target: Any,
+    source: RowsLike,
+    target: RowsLike,
     wanted: FitOptions,
     read: ReadOptions,
     options: PassOptions,

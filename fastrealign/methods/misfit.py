@@ -10,7 +10,7 @@ import numpy as np
 from fastrealign.core.errors import InputError, warn
 from fastrealign.data.options import ReadOptions
 from fastrealign.data.pair import open_target
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.method import Method
@@ -94,7 +94,9 @@ def warn_of_encoder(method: Method, rows: RowSource) -> None:
         )
 
 
-def open_new(source: Any, target: Any, read: ReadOptions, alignment: Alignment) -> tuple[RowSource, RowSource | None]:
+def open_new(
+    source: RowsLike, target: RowsLike, read: ReadOptions, alignment: Alignment
+) -> tuple[RowSource, RowSource | None]:
     """New rows for an alignment: the source, and the target if there is one."""
     if target is None and read.target_column is not None:
         raise InputError(

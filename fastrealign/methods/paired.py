@@ -7,7 +7,6 @@ Drift-Adapter (arXiv 2509.23471) measures such maps on encoders of text and of p
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fastrealign.core.errors import InputError, warn
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.options import check_choice
+from fastrealign.data.row_source import RowsLike
 from fastrealign.methods import recall_kept
 from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.pair_moments import PairMoments, pair_blocks, shares
@@ -33,12 +33,12 @@ _FEW = 4
 
 @computes
 def fit_map(
-    old: Any,
-    new: Any,
+    old: RowsLike,
+    new: RowsLike,
     *,
     method: str = "procrustes",
     pairs: str = "auto",
-    queries: Any = None,
+    queries: RowsLike | None = None,
     held_out: float = 0.2,
     seed: int = 0,
     bad_rows: str = "error",

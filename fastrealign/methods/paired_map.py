@@ -18,6 +18,7 @@ from fastrealign.core.progress import SILENT
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.core.version import __version__
+from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import (
     check_record,
     check_saved_name,
@@ -147,7 +148,7 @@ class PairedMap(MapsRows):
         return apply_steps(rows, out, steps, UNIT, Call(into, flags, first, threads, backend), self.dim_out)
 
     @computes
-    def measure(self, old: Any, new: Any, queries: Any = None, *, seed: int = 0) -> Kept:
+    def measure(self, old: RowsLike, new: RowsLike, queries: RowsLike | None = None, *, seed: int = 0) -> Kept:
         """The recall kept on other pairs than those that it was fitted on.
 
         Parameters

@@ -22,6 +22,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
 from fastrealign.data.options import Compute, PassOptions, documented
+from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
@@ -145,11 +146,11 @@ class Roles(OnHub):
 @computes
 @documented(Compute)
 def fit_roles(
-    rows: Mapping[str, Any],
+    rows: Mapping[str, RowsLike],
     *,
     anchor: str,
     method: str = "realign",
-    pairs: Mapping[tuple[str, str], tuple[Any, Any]] | None = None,
+    pairs: Mapping[tuple[str, str], tuple[RowsLike, RowsLike]] | None = None,
     column: Mapping[str, str] | None = None,
     bad_rows: str = "error",
     threads: int | None = None,

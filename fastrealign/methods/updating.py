@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.misfit import open_new
@@ -35,8 +34,8 @@ from fastrealign.methods.statistics import (
 @documented(ReadOptions, Compute)
 def update(
     alignment: Alignment | str | os.PathLike,
-    source: Any,
-    target: Any = None,
+    source: RowsLike,
+    target: RowsLike = None,
     *,
     decay: float = 1.0,
     bad_rows: str = "error",
