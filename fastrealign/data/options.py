@@ -99,7 +99,7 @@ class OutputOptions:
     """What is written, and what happens to an earlier run in the output folder. `dtype`: None, or an ElementType, which
     becomes the NumPy dtype."""
 
-    dtype: Any = option(
+    dtype: Any = option(  # noqa: RUF009 (`option` is dataclasses.field)
         None,
         "element type of the output: float32, float16, bfloat16 or float64; by default that of each shard, for 16-bit pickles "
         "float32, as the reference script writes them",
