@@ -43,6 +43,8 @@ from fastrealign.methods.sampling import Sampling
 
 # Rows of either side that are compared to find copies.
 _COMPARED = 64
+# How often two samples of the same rows may seem to have a gap. The bound at the confidence of the fit fails more often.
+_SEEM_APART = 1e-4
 
 
 class Looks:
@@ -72,9 +74,9 @@ class Looks:
             return ErrorBound.of(errors, reach)
         return ErrorBound.of((errors @ along)[:, None], reach * _norm(along))
 
-    def bound(self, error: ErrorBound) -> float:
-        """What an error is at most, with the confidence that is left for this look."""
-        return error.at(self._allowed)
+    def bound(self, error: ErrorBound, allowed: float = 1.0) -> float:
+        """What an error is at most, with the confidence that is left for this look, or with a failure rate of `allowed`."""
+        return error.at(min(allowed, self._allowed))
 
     def widen(self, spreads: dict[int, Spread], wanted: float, at_most: float = math.inf) -> None:
         """Draw as many more blocks as are predicted to bring the bound to 0.9 of `wanted`, from where they are worth most.
@@ -173,10 +175,10 @@ def fit_certified(source: RowSource, target: RowSource, fit: FitOptions, tol: fl
         if bound <= tol:
             break
         looks.widen(spreads, tol)
-    if alignment.gap_before <= bound:
+    if alignment.gap_before <= (chance := looks.bound(error, _SEEM_APART)):
         warn(
-            f"{source.name}: the gap before, {alignment.gap_before:.2g}, is no larger than what this sample leaves open, "
-            f"{bound:.2g}: choose a smaller tol; are source and target different rows?"
+            f"{source.name}: the gap before, {alignment.gap_before:.2g}, may be chance: samples of this size of the same rows "
+            f"differ by up to {chance:.2g}; choose a smaller tol; are source and target different rows?"
         )
     return replace(
         alignment,
