@@ -254,13 +254,16 @@ inline D8Vector sum_to_odd(D8Vector a, D8Vector b) {
     memcpy(&odd, &bits, sizeof odd);
     return odd;
 }
-inline D8 fma(D8 a, D8 b, D8 c) {
+// Not inlined: these are a hundred instructions, and copies of them in every loop would be most of the code.
+__attribute__((noinline)) static D8 fma(D8 a, D8 b, D8 c) {
     const ExactPair product = exact_product(a.v, b.v);
     const ExactPair low = exact_sum(c.v, product.error);
     const ExactPair high = exact_sum(product.value, low.value);
     return {high.value + sum_to_odd(low.error, high.error)};
 }
-inline F8 fma(F8 a, F8 b, F8 c) { return to_f8({sum_to_odd(to_d8(a).v * to_d8(b).v, to_d8(c).v)}); }
+__attribute__((noinline)) static F8 fma(F8 a, F8 b, F8 c) {
+    return to_f8({sum_to_odd(to_d8(a).v * to_d8(b).v, to_d8(c).v)});
+}
 #endif
 
 template <typename T>
