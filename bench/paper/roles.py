@@ -19,7 +19,8 @@ import numpy as np
 
 import fastrealign as fr
 from fastrealign.cli.demo import real_world
-from fastrealign.methods.choosing import AUTO, BALANCED
+from fastrealign.methods.choosing import AUTO
+from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.roles import Roles
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli.arguments import add_fsync, add_option, add_output_options, chosen, dtype, positive, small
+from fastrealign.cli.collector import collect_as_usual
 from fastrealign.cli.config import add_config
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
@@ -105,6 +106,7 @@ def _precision(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 1 if items were left out."""
+    collect_as_usual()
     names = "side column ids bad_items dtype batch_size shard_rows threads resume overwrite fsync"
     options = chosen(args, *names.split())
     done = fr.embed.embed_files(args.input, args.out, _encoder(args), progress=progress_of(args), **options)

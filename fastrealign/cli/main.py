@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli import align, apply, check, completion, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli import map as map_command
+from fastrealign.cli.collector import collect_seldom
 from fastrealign.cli.console import say, silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.parser import parser_of
@@ -61,6 +62,7 @@ COMMANDS = tuple(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
     os.environ.setdefault(*_OPENBLAS)
+    collect_seldom()
     atexit.register(gc.freeze)  # what is left goes with the process: looking for cycles in it took 0.04 s
     _open_closed_streams()
     interrupt = Interrupt()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastrealign.cli.arguments import add_output_options
+from fastrealign.cli.collector import collect_as_usual
 from fastrealign.cli.console import log_record, progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.core.optional import Lazy, optional
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     if args.what is None:
         args.help()
         return
+    collect_as_usual()
     if int(os.environ.get("RANK", "0")) > 0:
         args.quiet, args.json = True, False
     show(args, *(_demo if args.what == "demo" else _stage)(args))

@@ -40,8 +40,8 @@ class OtherKind(InputError):
 
 
 @computes
-def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Write arrays and a JSON record to `path` atomically. InputError for a file that fastrealign did not save."""
+def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any], fsync: bool = True) -> None:
+    """Write arrays and a JSON record to `path` atomically; see `save_bytes`. InputError for a file of another program."""
     if is_of_others(path):
         raise InputError(
             f"{path}: holds tensors that fastrealign did not save; choose another name, or remove it first"
@@ -49,7 +49,7 @@ def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, 
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     record = sealed(json.dumps({"format": FORMAT, **meta, _CHECKSUM: _checksum(tensors)}).encode())
-    save_bytes(path, save(tensors, {RECORD: record.decode()}))
+    save_bytes(path, save(tensors, {RECORD: record.decode()}), fsync)
 
 
 def _checksum(tensors: dict[str, np.ndarray]) -> str:

@@ -86,7 +86,7 @@ class RunFolder(OutputFolder):
             self._replaced = None
         self._began = True
         if alignment is not None and self.layout.alignment is not None:
-            alignment.save(self.layout.alignment)
+            alignment.save(self.layout.alignment, self.fsync)
             self.journal.note_alignment(alignment.fingerprint)
 
     def noted_alignment(self) -> Method | None:
@@ -109,7 +109,7 @@ class RunFolder(OutputFolder):
         """Write the method and the manifest: all shards but those left out are complete."""
         self.journal.flush()
         if alignment is not None and self.layout.alignment is not None:
-            alignment.save(self.layout.alignment)
+            alignment.save(self.layout.alignment, self.fsync)
         at = {name: i for i, name in enumerate(self.layout.names)}
         manifest = Manifest(
             self.spec,

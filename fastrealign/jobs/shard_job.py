@@ -30,7 +30,7 @@ from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import LISTED_ROWS, ThreadedWriter
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
-from fastrealign.methods.choosing import MOVES_ANCHOR
+from fastrealign.methods.fit_options import MOVES_ANCHOR
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.methods.noisy import with_noise

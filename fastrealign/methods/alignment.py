@@ -152,13 +152,15 @@ class Alignment(MapsRows):
         """Store f(rows) in `out`, and add up what was stored in `into` (`ops.apply`)."""
         return ops.apply(rows, self.row_map, out, into=into, flags=flags, threads=threads, backend=backend)
 
-    def save(self, path: AnyPath) -> None:
+    def save(self, path: AnyPath, fsync: bool = True) -> None:
         """Write to a safetensors file, replaced in one step.
 
         Parameters
         ----------
         path : str or path
             A file name or a URL.
+        fsync : bool, default True
+            Wait until the disk has it.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class Alignment(MapsRows):
         True
         """
         check_saved_name(path, "alignment")
-        save_tensors(path, *self.to_saved())
+        save_tensors(path, *self.to_saved(), fsync)
 
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""

@@ -186,10 +186,13 @@ class Baseline(MapsRows):
 
         return apply_steps_on_device(rows, out, steps, self._ends[1], call)
 
-    def save(self, path: AnyPath) -> None:
-        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step."""
+    def save(self, path: AnyPath, fsync: bool = True) -> None:
+        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.
+
+        fsync: wait until the disk has it
+        """
         check_saved_name(path, "method")
-        save_tensors(path, *self.to_saved())
+        save_tensors(path, *self.to_saved(), fsync)
 
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""

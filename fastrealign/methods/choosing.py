@@ -22,8 +22,9 @@ import numpy as np
 from fastrealign.core.errors import ChangedError, FitWarning, InputError, warn
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.centroid import few_digits
+from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method
-from fastrealign.methods.role_fits import TWO_SIDED, RoleFits
+from fastrealign.methods.role_fits import RoleFits
 from fastrealign.methods.role_pairs import (
     FEWEST,
     TOP,
@@ -37,9 +38,7 @@ from fastrealign.methods.role_pairs import (
 )
 from fastrealign.methods.role_trials import Trial, error_of, trial_of
 
-BALANCED, AUTO = "balanced", "auto"
-# Methods that move the anchor too: the gap to where it was says nothing of their rows.
-MOVES_ANCHOR = (*TWO_SIDED, BALANCED)
+AUTO = "auto"
 # By the numbers that they fit, the fewest first.
 _SIMPLEST_FIRST = ("none", "centred", "anchor", "anchor-trace", "realign", "realign-exact", BALANCED, "z-score", "bca")
 # The gap is large where without a map documents of a role are found less than this part as often as in an index of their own.

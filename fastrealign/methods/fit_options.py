@@ -20,6 +20,9 @@ METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign
 # Of maps from pairs (paired.py).
 PAIRED_METHODS = ("procrustes", "ridge")
 CENTROIDS = ("paper", "exact")
+# Of maps of roles (roles.py): these move the anchor too, and the gap to where it was says nothing of their rows.
+TWO_SIDED, BALANCED = ("centred", "z-score"), "balanced"
+MOVES_ANCHOR = (*TWO_SIDED, BALANCED)
 
 
 @dataclass(frozen=True)

@@ -98,5 +98,5 @@ class Method(Protocol):
     def check_width(self, d: int, name: str = "") -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
 
-    def save(self, path: AnyPath) -> None:
-        """Write to a safetensors file, a path or a URL."""
+    def save(self, path: AnyPath, fsync: bool = True) -> None:
+        """Write to a safetensors file, a path or a URL; wait until the disk has it unless `fsync` is false."""

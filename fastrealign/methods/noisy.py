@@ -140,7 +140,7 @@ class Noisy:
     def check_width(self, d: int, name: str = "") -> None:
         self.method.check_width(d, name)
 
-    def save(self, path: AnyPath) -> None:
+    def save(self, path: AnyPath, fsync: bool = True) -> None:
         raise InputError(
             f"{path}: noise is not saved with a method; save the method, and give noise= where it is applied"
         )

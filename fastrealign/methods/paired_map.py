@@ -14,6 +14,7 @@ from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
+from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
@@ -27,19 +28,21 @@ from fastrealign.formats.saved_tensors import (
     load_tensors,
     save_tensors,
 )
-from fastrealign.methods import recall_kept
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.pair_moments import pair_blocks
-from fastrealign.methods.pair_sources import open_pairs
-from fastrealign.methods.recall_kept import Kept
 from fastrealign.methods.steps import Call, apply_steps
 from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
     from fastrealign.core.row_map import RowMap
+    from fastrealign.methods import pair_moments, pair_sources, recall_kept
+    from fastrealign.methods.recall_kept import Kept
     from fastrealign.storage.paths import AnyPath
+else:  # for measuring a map: a run that loads a method does without
+    pair_moments = Lazy("fastrealign.methods.pair_moments")
+    pair_sources = Lazy("fastrealign.methods.pair_sources")
+    recall_kept = Lazy("fastrealign.methods.recall_kept")
 
 # The kind of a saved map.
 PAIRED = "map from pairs"
@@ -165,15 +168,18 @@ class PairedMap(MapsRows):
         Kept
         """
         seed = checks.seed(seed)
-        sides = open_pairs(self(old, dtype="float64"), new, queries, "rows", (None, None), SILENT).sides
-        blocks = [rows for _, rows in pair_blocks(sides, False, SILENT)]
+        sides = pair_sources.open_pairs(self(old, dtype="float64"), new, queries, "rows", (None, None), SILENT).sides
+        blocks = [rows for _, rows in pair_moments.pair_blocks(sides, False, SILENT)]
         mapped, there, *asked = (np.concatenate(side) for side in zip(*blocks, strict=True))
         return recall_kept.recall_kept(mapped, there, asked[0] if asked else None, seed)
 
-    def save(self, path: AnyPath) -> None:
-        """Write to a safetensors file, a path or a URL, replaced in one step."""
+    def save(self, path: AnyPath, fsync: bool = True) -> None:
+        """Write to a safetensors file, a path or a URL, replaced in one step.
+
+        fsync: wait until the disk has it
+        """
         check_saved_name(path, "map")
-        save_tensors(path, *self.to_saved())
+        save_tensors(path, *self.to_saved(), fsync)
 
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""
@@ -195,7 +201,7 @@ class PairedMap(MapsRows):
         kept = meta.get("kept")
         if kept is not None:
             check_record(path, PAIRED, kept, recall_kept.RECORD)
-            kept = Kept(**{name: kept[name] for name in recall_kept.RECORD})
+            kept = recall_kept.Kept(**{name: kept[name] for name in recall_kept.RECORD})
         values: dict[str, Any] = tensors | {name: meta[name] for name in _RECORD}
         return cls(**values, kept=kept)
 

@@ -27,7 +27,7 @@ from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline, unit_rows
-from fastrealign.methods.fit_options import FitOptions
+from fastrealign.methods.fit_options import TWO_SIDED, FitOptions
 from fastrealign.methods.fitting import fit_rows, with_gap_left
 from fastrealign.methods.method import Method
 from fastrealign.methods.statistics import (
@@ -39,7 +39,6 @@ from fastrealign.methods.statistics import (
 )
 from fastrealign.storage.paths import place
 
-TWO_SIDED = ("centred", "z-score")
 ROLE_METHODS = ("realign", "realign-exact", "anchor", "anchor-trace", "bca", *TWO_SIDED, "none")
 # A standard deviation below this is rounding.
 _NO_SPREAD = 1e-12

@@ -26,7 +26,8 @@ from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
-from fastrealign.methods.choosing import AUTO, BALANCED, chosen
+from fastrealign.methods.choosing import AUTO, chosen
+from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method
 from fastrealign.methods.publishing import OnHub
 from fastrealign.methods.role_fits import ROLE_METHODS, RoleFits, known

@@ -12,7 +12,8 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.diagnostics.rows import draw, pick
-from fastrealign.methods.choosing import AUTO, BALANCED
+from fastrealign.methods.choosing import AUTO
+from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method
 from fastrealign.methods.roles import Roles, fit_roles
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Judged, Rows

@@ -12,15 +12,20 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, reading
 from fastrealign.storage.paths import Place, each
-from fastrealign.storage.remote_lock import Lease
 from fastrealign.storage.system import lock, read_at
 from fastrealign.storage.url import Url
+
+if TYPE_CHECKING:
+    from fastrealign.storage import remote_lock
+else:  # it imports socket
+    remote_lock = Lazy("fastrealign.storage.remote_lock")
 
 _LEASE = "lease"
 _NUMBER = re.compile("[0-9]{8}")
@@ -144,7 +149,7 @@ class RemoteLog:
     def __init__(self, path: Url) -> None:
         self.path = path
         self._sizes: list[int] = []
-        self._lease = Lease(path / _LEASE, str(path.parent))
+        self._lease = remote_lock.Lease(path / _LEASE, str(path.parent))
 
     @property
     def lost(self) -> bool:

@@ -489,6 +489,16 @@ def test_nothing_is_collected_when_the_command_ends():
     assert done.stdout.splitlines()[1:] == ["0", "True"]
 
 
+@pytest.mark.parametrize("argv, seldom", [(["--version"], True), (["train", "stage1", "none.yaml"], False)])
+def test_cycles_are_looked_for_seldom_unless_a_model_runs(argv, seldom):
+    code = (
+        "import gc, sys; usual = gc.get_threshold()\n"
+        "from fastrealign.cli.main import main; main(sys.argv[1:]); print(gc.get_threshold() != usual)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(seldom)
+
+
 def test_threads_of_openblas_do_not_spin_in_the_command(monkeypatch, capsys):
     monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
     assert main(["--version"]) == 0
@@ -503,7 +513,8 @@ def test_nothing_heavy_is_imported_for_help_or_align(tmp_path, sides):
     code = (
         "import sys; from fastrealign.cli.main import main\n"
         "main(['align', sys.argv[1], '--target', sys.argv[2], '--out', sys.argv[3], '--quiet'])\n"
-        "heavy = {'torch', 'pyarrow', 'matplotlib', 'sklearn', 'pandas', 'tqdm'}\n"
+        "heavy = {'torch', 'pyarrow', 'matplotlib', 'sklearn', 'pandas', 'tqdm', 'socket', 'fastrealign.diagnostics'}\n"
+        "heavy |= {f'fastrealign.{name}' for name in ('methods.role_fits', 'methods.pair_sources', 'data.id_index')}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, *sides, tmp_path / "out"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -378,3 +379,15 @@ def test_memory_does_not_follow_the_size_of_the_files(tmp_path):
             ]
             peak[name] = int(subprocess.run([*command, bad_rows], capture_output=True, check=True).stdout)
         assert peak["large"] < 1.15 * peak["small"], peak
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+def test_without_fsync_nothing_waits_for_the_disk(tmp_path, monkeypatch, fsync):
+    text, images = corpus.npy_folder(tmp_path / "text", [corpus.rows(100, 1)]), tmp_path / "image.npy"
+    np.save(images, corpus.rows(100, 2))
+    flushed, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(fd) or real(fd))
+    report = fr.align(text, images, tmp_path / "aligned", fsync=fsync)
+    fr.apply_files(report.alignment, text, tmp_path / "applied", fsync=fsync)
+    fr.convert(text, tmp_path / "converted", to="parquet", fsync=fsync)
+    assert bool(flushed) == fsync

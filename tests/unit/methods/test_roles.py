@@ -15,7 +15,8 @@ from fastrealign.core import ops
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
-from fastrealign.methods.role_fits import ROLE_METHODS, TWO_SIDED
+from fastrealign.methods.fit_options import TWO_SIDED
+from fastrealign.methods.role_fits import ROLE_METHODS
 
 D = 12
 
