@@ -58,6 +58,7 @@ class IdsOf:
         self._rows = sum(shard.rows for shard in shards) if rows is None else rows
         self._file = given if isinstance(given, (str, os.PathLike)) else None
         self._list = given if self._file is None else None
+        self._held: tuple[Shard, dict[str, Any]] | None = None
         self.numbered = False
         if self._file is not None:
             suffix = os.path.splitext(place(given).name)[1].lower()
@@ -136,7 +137,7 @@ class IdsOf:
 
     def _name(self, shard: Shard) -> str | None:
         """Under which name a shard has its ids; None where it has none."""
-        names = _names_in(shard)
+        names = list(self._beside(shard)) if _decoded(shard) else _names_in(shard)
         if self._column is None:
             return first_of(self.usual, names)
         if self._column not in names:
@@ -149,7 +150,7 @@ class IdsOf:
 
     def _has_ids(self, shard: Shard) -> bool:
         """Whether a shard has ids that are found without reading all of it."""
-        return (shard.metadata is not None or isinstance(shard, TableShard)) and self._name(shard) is not None
+        return not _decoded(shard) and self._name(shard) is not None
 
     def _values(self) -> Iterator[Sequence[Any]]:
         if self._file is not None:
@@ -166,18 +167,30 @@ class IdsOf:
                 elif isinstance(shard, TableShard):
                     yield from _column(shard.table(shard.path), name)
                 else:
-                    yield from _cut(shard.of_rows()[0][name])
+                    values = self._beside(shard)[name]
+                    self._held = None
+                    yield from _cut(values)
                 shard.close()
+
+    def _beside(self, shard: Shard) -> dict[str, Any]:
+        """What a shard that is decoded whole holds beside the embeddings: kept for its ids, once their name was looked up."""
+        if self._held is None or self._held[0] is not shard:
+            self._held = shard, shard.of_rows()[0]
+        return self._held[1]
+
+
+def _decoded(shard: Shard) -> bool:
+    """Whether names are found only by decoding what they name."""
+    return shard.metadata is None and not isinstance(shard, TableShard)
 
 
 def _names_in(shard: Shard) -> list[str]:
     if shard.metadata is not None:
         with ParquetTable(shard.metadata) as table:
             return table.schema.names
-    if isinstance(shard, TableShard):
-        with shard.table(shard.path) as table:
-            return [name for name in table.schema.names if name != shard.column]
-    return list(shard.of_rows()[0])
+    assert isinstance(shard, TableShard)
+    with shard.table(shard.path) as table:
+        return [name for name in table.schema.names if name != shard.column]
 
 
 def _column(table: Table, name: str) -> Iterator[list[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -11,10 +10,8 @@ from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.registry import FORMATS
+from fastrealign.storage.leftovers import TEMPORARY
 from fastrealign.storage.paths import Place
-
-# A file that is being written (storage/atomic.py): ".name.process.tmp".
-TEMPORARY = re.compile(r"\.(.+)\.[0-9]+\.tmp")
 
 
 def final_name(name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor, read_into
+from fastrealign.storage.leftovers import mark, remove_left_beside
 from fastrealign.storage.paths import AnyPath, Place, check_output, place
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.spool import spool, spool_failure
@@ -41,8 +42,8 @@ _ADVICE = {
 class AtomicFile:
     """Writes to a hidden temporary beside `path`; `commit` gives it its name, `abort` removes it.
 
-    The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system. Missing parent folders
-    are made. For a URL the temporary is a local spool file (spool.py), which `commit` uploads. A failed write removes the
+    The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system; those that killed
+    processes left there are removed (leftovers.py). Missing parent folders are made. For a URL the temporary is a local spool file (spool.py), which `commit` uploads. A failed write removes the
     temporary and raises FastRealignError with the file, the reason and what to do. As a context manager it aborts unless
     `commit` was called.
     """
@@ -61,6 +62,7 @@ class AtomicFile:
             self._descriptor, self.temporary = spool(self.path)
             return
         self.temporary = _temporary(self.path)
+        remove_left_beside(self.path)
         with self._removing():
             try:
                 self._descriptor = self._made()
@@ -148,7 +150,9 @@ class AtomicFile:
         self.abort()
 
     def _made(self) -> Descriptor:
-        return Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        made = Descriptor(self.temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        mark(made.fd)
+        return made
 
     def _open(self) -> Descriptor:
         descriptor = self._descriptor
@@ -185,10 +189,15 @@ class AtomicFolder:
         self.committed = False
         self._fsync = fsync
         self._failure: str | None = None
+        self._held: Descriptor | None = None
         with self.writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_left_beside(self.path)
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.mkdir()
+            if hasattr(os, "O_DIRECTORY"):  # elsewhere folders cannot be opened
+                self._held = Descriptor(self.temporary)
+                mark(self._held.fd)
 
     def commit(self) -> None:
         """Flush every file to the disk and rename the folder; a second call does nothing. Every write must have ended."""
@@ -200,14 +209,14 @@ class AtomicFolder:
             if self.path.is_dir():
                 shutil.rmtree(self.path)
             os.replace(self.temporary, self.path)
-            self.committed = True
+            self.committed, self._held = True, None
             if self._fsync:
                 sync_folder(self.path.parent)
 
     def abort(self) -> None:
         """Remove the temporary. Safe to call at any time and more than once; does nothing after `commit`."""
         if not self.committed:
-            self._failure = self._failure or f"{self.path}: writing was stopped, nothing was kept"
+            self._failure, self._held = self._failure or f"{self.path}: writing was stopped, nothing was kept", None
             shutil.rmtree(self.temporary, ignore_errors=True)
 
     @contextmanager

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from fastrealign.core.errors import FastRealignError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
+from fastrealign.storage.leftovers import mark, remove_left_folders
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
@@ -25,13 +26,21 @@ from fastrealign.storage.url import Url
 class Spool:
     """A new folder in TMPDIR with a file `path`, removed with the object by the process that made it.
 
-    Forked or spawned processes can read it, and do not remove it.
+    Forked or spawned processes can read it, and do not remove it. Folders that killed processes left are removed.
     """
 
     def __init__(self, name: str) -> None:
-        self.folder = tempfile.mkdtemp(prefix=f"fastrealign-{name}-")
+        remove_left_folders(Path(tempfile.gettempdir()), f"fastrealign-{name}")
+        self.folder = tempfile.mkdtemp(prefix=f"fastrealign-{name}-{os.getpid()}-")
+        if hasattr(os, "O_DIRECTORY"):
+            self._held = Descriptor(Path(self.folder))
+            mark(self._held.fd)
         self.path = os.path.join(self.folder, name)
         weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def __getstate__(self) -> dict[str, str]:
+        """Without the descriptor, which is this process's."""
+        return {"folder": self.folder, "path": self.path}
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

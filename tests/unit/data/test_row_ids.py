@@ -1,0 +1,23 @@
+"""row_ids.py: ids of the rows of shards."""
+
+from __future__ import annotations
+
+import corpus
+import torch
+
+from fastrealign import formats
+from fastrealign.core.progress import SILENT
+from fastrealign.data.row_ids import IdsOf
+from fastrealign.formats.torch_files import TorchShard
+
+
+def test_each_shard_is_decoded_once_for_its_ids(tmp_path, monkeypatch):
+    for i in range(3):
+        rows = torch.from_numpy(corpus.rows(4, i))
+        torch.save({"emb": rows, "ids": [f"{i}-{row}" for row in range(4)]}, tmp_path / f"{i}.pt")
+    decoded, real = [], TorchShard.of_rows
+    monkeypatch.setattr(TorchShard, "of_rows", lambda shard: decoded.append(shard.name) or real(shard))
+    ids = IdsOf(formats.open_source(tmp_path, side="source").shards, None, None)
+    assert sum(ids.batches(SILENT), []) == [f"{i}-{row}" for i in range(3) for row in range(4)]
+    assert decoded == ["0.pt", "1.pt", "2.pt"]
+    assert ids.of_row(5) == "1-1"
