@@ -43,9 +43,9 @@ class AtomicFile:
     """Writes to a hidden temporary beside `path`; `commit` gives it its name, `abort` removes it.
 
     The temporary is `.{name}.{pid}.tmp` in the same folder, so that the rename stays on one file system; those that killed
-    processes left there are removed (leftovers.py). Missing parent folders are made. For a URL the temporary is a local spool file (spool.py), which `commit` uploads. A failed write removes the
-    temporary and raises FastRealignError with the file, the reason and what to do. As a context manager it aborts unless
-    `commit` was called.
+    processes left there are removed (leftovers.py). Missing parent folders are made. For a URL the temporary is a local spool
+    file (spool.py), which `commit` uploads. A failed write removes the temporary and raises FastRealignError with the file, the
+    reason and what to do. As a context manager it aborts unless `commit` was called.
     """
 
     def __init__(self, path: AnyPath, fsync: bool = True) -> None:

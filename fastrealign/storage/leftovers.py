@@ -1,7 +1,7 @@
 """Temporary files of processes that were killed before they could remove them.
 
-A process locks what it writes until it is complete (on Linux and macOS). What nobody locks, of a process that does not run here, is
-left over: a process on another machine that shares the folder holds its lock.
+A process locks what it writes until it is complete (on Linux and macOS). What nobody locks, of a process that does not run
+here, is left over: a process on another machine that shares the folder holds its lock.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ def test_each_shard_is_decoded_once_for_its_ids(tmp_path, monkeypatch):
     decoded, real = [], TorchShard.of_rows
     monkeypatch.setattr(TorchShard, "of_rows", lambda shard: decoded.append(shard.name) or real(shard))
     ids = IdsOf(formats.open_source(tmp_path, side="source").shards, None, None)
-    assert sum(ids.batches(SILENT), []) == [f"{i}-{row}" for i in range(3) for row in range(4)]
+    assert [text for batch in ids.batches(SILENT) for text in batch] == [
+        f"{i}-{row}" for i in range(3) for row in range(4)
+    ]
     assert decoded == ["0.pt", "1.pt", "2.pt"]
     assert ids.of_row(5) == "1-1"
