@@ -28,7 +28,10 @@ def commands() -> list[str]:
     found = []
     for job in JOBS.values():
         values = job.get("strategy", {}).get("matrix", {})
-        for run in (step["run"] for step in job["steps"] if "run" in step):
+        for step in job["steps"]:
+            run = step.get("run", "")
+            for variable, value in step.get("env", {}).items():
+                run = run.replace(f'"${variable}"', value)
             name = re.search(r"\$\{\{ matrix\.(\w+) }}", run)
             listed = values.get(name[1], []) if name else []
             found += [run.replace(name[0], value) for value in listed] if name and listed else [run]
@@ -83,6 +86,16 @@ def test_workflows_may_read_only_and_hold_no_secret():
         for job in flow["jobs"].values():
             assert set(job.get("permissions", {})) <= {"id-token"}
         assert "secrets." not in (ROOT / f".github/workflows/{name}.yml").read_text()
+
+
+def test_actions_are_pinned_and_leave_no_credentials_behind():
+    """A tag can be moved; a commit cannot. The version stands beside it, for the updates of dependabot."""
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"uses: (.*)", path.read_text())
+        assert [use for use in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
+    steps = [step for job in JOBS.values() for step in job["steps"]]
+    assert all(step["with"]["persist-credentials"] is False for step in steps if "actions/checkout" in step.get("uses", ""))
+    assert [step["run"] for step in steps if re.search(r"\$\{\{.*}}", step.get("run", ""))] == []
 
 
 def test_the_oldest_dependencies_are_those_of_the_project():
