@@ -21,6 +21,7 @@ lint:           ## what CI checks
 	ruff check .
 	ruff format --check .
 	mypy
+	mypy --config-file= --strict --follow-imports=silent tests/support/typed_user.py
 	clang-format --dry-run --Werror $(CXX_FILES)
 
 format:         ## fix what lint finds, where a tool can

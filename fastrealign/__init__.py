@@ -15,13 +15,22 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    # The import "as" says to a type checker that the name is public.
+    from fastrealign import diagnostics as diagnostics
+    from fastrealign import embed as embed
+    from fastrealign import nn as nn
+    from fastrealign import retrieval as retrieval
+    from fastrealign import revision as revision
     from fastrealign.core.errors import BadRowsError, FastRealignError, FitWarning, InputError
     from fastrealign.core.version import __version__
     from fastrealign.gap_report import report
+    from fastrealign.jobs import ray as ray
     from fastrealign.jobs.align_files import align, apply_files
     from fastrealign.jobs.conversion import convert
+    from fastrealign.methods import baselines as baselines
     from fastrealign.methods.alignment import Alignment
     from fastrealign.methods.checking import check
+    from fastrealign.methods.estimator import ReAlign as ReAlign
     from fastrealign.methods.fitting import fit
     from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
@@ -92,15 +101,17 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(f"fastrealign.{_HOMES[name]}"), name)
-    elif name in _MODULES:
-        value = import_module(f"fastrealign.{_MODULES[name]}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else a checker takes any other name for one of type Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(import_module(f"fastrealign.{_HOMES[name]}"), name)
+        elif name in _MODULES:
+            value = import_module(f"fastrealign.{_MODULES[name]}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

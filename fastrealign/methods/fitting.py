@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -38,6 +38,50 @@ else:  # with the diagnostics a sixth of what `align` imports, for methods that 
     certified = Lazy("fastrealign.methods.certified")
 
 
+@overload
+def fit(
+    source: RowsLike,
+    target: RowsLike,
+    *,
+    method: Literal["realign"] = ...,
+    centroid: str = ...,
+    bad_rows: str = ...,
+    one_pass: bool | None = ...,
+    tol: float | None = ...,
+    confidence: float = ...,
+    seed: int = ...,
+    threads: int | None = ...,
+    devices: Sequence[int | str] | None = ...,
+    max_memory: int | None = ...,
+    progress: Progress = ...,
+    column: str | None = ...,
+    target_column: str | None = ...,
+    group: GroupLike = ...,
+    encoder_source: str | None = ...,
+    encoder_target: str | None = ...,
+) -> Alignment: ...
+@overload
+def fit(
+    source: RowsLike,
+    target: RowsLike,
+    *,
+    method: str,
+    centroid: str = ...,
+    bad_rows: str = ...,
+    one_pass: bool | None = ...,
+    tol: float | None = ...,
+    confidence: float = ...,
+    seed: int = ...,
+    threads: int | None = ...,
+    devices: Sequence[int | str] | None = ...,
+    max_memory: int | None = ...,
+    progress: Progress = ...,
+    column: str | None = ...,
+    target_column: str | None = ...,
+    group: GroupLike = ...,
+    encoder_source: str | None = ...,
+    encoder_target: str | None = ...,
+) -> Method: ...
 @computes
 @documented(FitOptions, ReadOptions, Compute)
 def fit(

@@ -94,7 +94,9 @@ def test_actions_are_pinned_and_leave_no_credentials_behind():
         used = re.findall(r"uses: (.*)", path.read_text())
         assert [use for use in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
     steps = [step for job in JOBS.values() for step in job["steps"]]
-    assert all(step["with"]["persist-credentials"] is False for step in steps if "actions/checkout" in step.get("uses", ""))
+    assert all(
+        step["with"]["persist-credentials"] is False for step in steps if "actions/checkout" in step.get("uses", "")
+    )
     assert [step["run"] for step in steps if re.search(r"\$\{\{.*}}", step.get("run", ""))] == []
 
 

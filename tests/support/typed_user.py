@@ -1,0 +1,103 @@
+"""What users write with the public API, as the pages show it. It is never run; `make lint` checks it with `mypy --strict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import fastrealign as fr
+from fastrealign.diagnostics import GapMonitor
+
+Rows = npt.NDArray[np.float32]
+
+
+def arrays(texts: Rows, images: Rows) -> tuple[float, float]:
+    alignment = fr.fit(texts, images)
+    aligned: Rows = alignment(texts)
+    noisy: Rows = alignment(texts, noise=1.0, seed=7)
+    alignment.save("text2image.safetensors")
+    url: str = alignment.push_to_hub("org/text2image", private=True)
+    print(aligned.shape, noisy.dtype, url, alignment.centroid, alignment.sampling)
+    sampled = fr.fit(texts, images, tol=0.05, centroid="exact")
+    if sampled.sampling is not None:
+        print(sampled.sampling.bound)
+    streamed = fr.fit(iter([texts[:500], texts[500:]]), images)
+    other = fr.fit(texts, images, method="c3")
+    print(other.name, other(texts).shape, streamed.count_source)
+    loaded = fr.load(Path("text2image.safetensors"))
+    print(loaded.name, loaded.dim)
+    return alignment.gap_before, alignment.gap_left
+
+
+def new_data(alignment: fr.Alignment, texts: Rows) -> fr.Alignment:
+    found = fr.check(alignment, texts, tol=0.2)
+    print(found.holds, found.gap_left, found.bound)
+    statistics = fr.Moments(dim=texts.shape[1])
+    statistics.update(texts[:100])
+    statistics += fr.Moments(dim=texts.shape[1]).update(texts[100:])
+    print(statistics.count, statistics.mean.shape, statistics.trace)
+    return fr.update(alignment, texts[:200], decay=0.5)
+
+
+def files() -> None:
+    try:
+        report = fr.align("text_emb/", target=Path("img_emb"), out="aligned/", noise=1.0, resume=True, dtype="float16")
+    except fr.InputError as error:
+        raise SystemExit(str(error)) from error
+    print(report.rows_out, report.gap_left)
+    fr.apply_files("text2image.safetensors", ["a.npy", "b.npy"], "more/", dtype=np.float32)
+    fr.convert("text_emb/", "text_parquet/", to="parquet")
+
+
+def maps(texts: Rows, images: Rows) -> None:
+    found = fr.fit_map(texts, images, method="ridge", queries=images)
+    if found.kept is not None:
+        print(found.kept.advice)
+    found.save("map.safetensors")
+    roles = fr.fit_roles({"query": texts, "text": texts, "image": images}, anchor="image", method="auto")
+    roles.save("roles.safetensors")
+    print(fr.Roles.load("roles.safetensors")["query"](texts).shape)
+
+
+def report(texts: Rows, images: Rows) -> list[Path]:
+    page = fr.report(texts, images, pairs=True, methods=["none", "realign"])
+    print(fr.diagnostics.gap(images, texts), fr.diagnostics.mixing(images, texts, k=20).rate)
+    print(fr.diagnostics.effective_rank(fr.diagnostics.covariance(texts).eigenvalues))
+    return page.save("report.html")
+
+
+def search(texts: Rows, images: Rows) -> None:
+    pairs = {("query", "image"): (texts, images)}
+    scores = fr.retrieval.fit_scores(pairs, method="z-score", labels={("query", "image"): [(0, 0), (1, 1)]})
+    print(scores.threshold("query", "image", precision=0.5))
+    best = fr.retrieval.top_k(texts, images, 10)
+    print(best)
+
+
+def modules(alignment: fr.Alignment, texts: Rows, images: Rows) -> torch.Tensor:
+    layer = fr.nn.ReAlign(alignment)
+    out: torch.Tensor = layer(torch.randn(2, 7, texts.shape[1], requires_grad=True))
+    module: torch.nn.Module = fr.nn.as_module(alignment)
+    model = fr.ReAlign(target=images).fit(texts)
+    print(model.transform(texts).shape, model.alignment_.gap_before, module)
+    return out
+
+
+def held_out() -> tuple[Rows, Rows]:
+    return np.zeros((4, 8), np.float32), np.zeros((4, 8), np.float32)
+
+
+def training() -> Iterator[float]:
+    from fastrealign.revision.config_file import read_config
+    from fastrealign.revision.train import train
+
+    monitor = GapMonitor(held_out, every=20, log="gap.jsonl")
+    for step in range(41):
+        monitor.step(step)
+    yield from (record.gap for record in monitor.records)
+    result = train(read_config("stage1.yaml", "stage1"), resume=True)
+    print(result)
