@@ -29,8 +29,8 @@ format:         ## fix what lint finds, where a tool can
 	ruff format .
 	clang-format -i $(CXX_FILES)
 
-picture:        ## docs/gap.png, the README's picture
-	fastrealign demo --centroid exact --picture docs/gap.png
+picture:        ## the pictures of the README, with their text, and of the docs, from committed results
+	python -m bench.pictures
 
 docs:           ## the site, in build/site; needs the extra [docs], and no network
 	NO_MKDOCS_2_WARNING=1 mkdocs build

@@ -17,7 +17,6 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     fitted,
     half,
     main,
@@ -193,60 +192,40 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import INK, METHOD
+    """Neighbours kept by each method; below, by the directions that both sides share."""
+    from bench.drawing import INK, METHOD, canvas, key, legend_above, look
 
-    figure = canvas(10, 4)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
-    at = np.arange(len(results["methods"]))[::-1]
-    for y, (name, of) in zip(at, results["methods"].items(), strict=True):
-        left.barh(y, 100 * of["kept"], 0.6, color=METHOD[FORMS[name][0]])
-        left.annotate(
-            percent(of["kept"]),
-            (35, y),
-            (0, 0),
-            textcoords="offset points",
-            va="center",
-            color="white",
+    figure = canvas(5.4)
+    above, below = figure.subplots(2, 1, height_ratios=(1, 1.5))
+    for y, (name, of) in enumerate(results["methods"].items()):
+        above.barh(y, 100 * of["kept"], 0.6, color=METHOD[FORMS[name][0]])
+        above.annotate(
+            percent(of["kept"]), (100 * of["kept"], y), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
         if FORMS[name][0] in PAPER:
-            left.plot(100 * PAPER[FORMS[name][0]], y, "D", mfc="white", mec=INK, ms=7)
-    left.plot([], [], "D", mfc="white", mec=INK, label="paper", ls="none")
-    left.set_yticks(at, [NAMED[name].replace(", ", ",\n") for name in results["methods"]])
-    left.set_xlim(0, 100)
-    left.set_xlabel(f"of the {K} nearest captions kept, %")
-    figure.legend(loc="outside lower left")
+            above.plot(100 * PAPER[FORMS[name][0]], y, "D", mfc="white", mec=INK, ms=6)
+    above.set_yticks(range(len(results["methods"])), [NAMED[name] for name in results["methods"]])
+    above.invert_yaxis()
+    above.grid(False, axis="y")
+    above.set(xlim=(0, 112), xticks=range(0, 101, 20), xlabel=f"of the {K} nearest captions kept, %")
     shared = [100 * of["shared"] for of in results["turned"]]
     for name in ("realign", "bca"):
-        right.plot(
-            shared,
-            [100 * of[name] for of in results["turned"]],
-            "o-",
-            color=METHOD[name],
-            label=f"{NAMES[name]}, made-up rows",
-        )
-        right.plot(
-            100 * results["frame"]["shared"],
-            100 * results["methods"][name]["kept"],
-            "s",
-            color=METHOD[name],
-            ms=8,
-            label=f"{NAMES[name]}, rendered",
-        )
-        right.plot(
-            100 * PAPER_SUBSPACES,
-            100 * PAPER[name],
-            "D",
-            mfc="white",
-            mec=METHOD[name],
-            ms=8,
-            label=f"{NAMES[name]}, papers",
-        )
-    right.set_xlabel("of the leading directions shared by the two sides, %")
-    right.set_ylabel(f"of the {K} nearest kept, %")
-    right.set_xlim(0, 100)
-    right.set_ylim(0, 100)
-    right.grid(True)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+        below.plot(shared, [100 * of[name] for of in results["turned"]], **look(name), label=NAMES[name])
+        for x, y, mark in (
+            (results["frame"]["shared"], results["methods"][name]["kept"], "s"),
+            (PAPER_SUBSPACES, PAPER[name], "D"),
+        ):
+            below.plot(100 * x, 100 * y, mark, mfc="white" if mark == "D" else None, color=METHOD[name], ms=7)
+    key(below, "rendered world", "s", markersize=6)
+    key(below, "paper", "D", mfc="white", markersize=6)
+    key(below, "synthetic rows", linewidth=1)
+    below.set(
+        xlabel="of the leading directions shared by the two sides, %",
+        ylabel=f"of the {K} nearest kept, %",
+        xlim=(0, 100),
+        ylim=(0, 100),
+    )
+    legend_above(figure, below)
     return figure
 
 

@@ -15,18 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import (
-    Reproduction,
-    Results,
-    Setting,
-    canvas,
-    legend_above,
-    main,
-    percent,
-    plus_minus,
-    small,
-    table,
-)
+from bench.paper.common import Reproduction, Results, Setting, main, percent, plus_minus, small, table
 from bench.paper.two_worlds import Captions, captions
 from fastrealign.core.errors import FitWarning
 from fastrealign.data.sources import ArraySource
@@ -207,28 +196,30 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD, TARGET
+    """The gap by words of a caption, a panel a world: a mark a head, lines of their means."""
+    from bench.drawing import METHOD, TARGET, canvas, legend_above
 
     worlds = results["worlds"]
-    figure = canvas(3.1 * len(worlds) + 0.4, 3.4)
-    for axes, (name, heads) in zip(
-        np.atleast_1d(figure.subplots(1, len(worlds), sharey=True)), worlds.items(), strict=True
-    ):
-        labels = [f"{one['least']:g}–{one['most']:g}" for one in heads[0]["bins"]]
-        for key, colour, label in (
-            ("gap", TARGET, "before"),
-            ("left", METHOD["realign"], "one fit for all"),
-            ("left_own", METHOD["bca"], "a fit for each length"),
+    figure = canvas(2.9)
+    panels = np.atleast_1d(figure.subplots(1, len(worlds), sharey=True))
+    for axes, (name, heads) in zip(panels, worlds.items(), strict=True):
+        bins = [(f"{one['least']:g}", f"{one['most']:g}") for one in heads[0]["bins"]]
+        labels = [least if least == most else f"{least}–{most}" for least, most in bins]
+        for key, colour, mark, label in (
+            ("gap", TARGET, "o", "before"),
+            ("left", METHOD["realign"], "s", "one fit for all"),
+            ("left_own", METHOD["bca"], "^", "a fit for each length"),
         ):
             values = np.array([[one[key] for one in head["bins"]] for head in heads])
-            axes.plot(labels, values.mean(axis=0), "o-", color=colour, label=label)
+            axes.plot(labels, values.mean(axis=0), f"{mark}-", color=colour, label=label)
             for one in values if len(values) > 1 else []:
-                axes.plot(labels, one, "_", color=colour, ms=9)
-        axes.set_title(name, loc="left", fontsize=9.5)
-        axes.set_xlabel("words")
-    figure.axes[0].set_ylabel("gap")
-    figure.axes[0].set_ylim(bottom=0)
-    legend_above(figure, figure.axes[0], 3)
+                axes.plot(labels, one, "_", color=colour, ms=8)
+        axes.set_title(name)
+        axes.set_xlabel("words in the caption")
+        axes.margins(x=0.12)
+    panels[0].set_ylabel("gap")
+    panels[0].set_ylim(bottom=0)
+    legend_above(figure, panels[0])
     return figure
 
 

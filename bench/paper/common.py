@@ -19,6 +19,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
+from bench.drawing import save
 from bench.table import fill
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning, InputError
@@ -26,7 +27,6 @@ from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.method import Method
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[2]
@@ -131,41 +131,6 @@ def write(into: Path, reproduction: Reproduction, results: Results, text: str) -
     page.write_text(fill(page.read_text(), name, body))
     kept.write_text(json.dumps(results, indent=1) + "\n")
     save(lambda: reproduction.draw(results), picture)
-
-
-def save(draw: Callable[[], Figure], path: Path) -> None:
-    """Draw and write a PNG, in the colours of the reports, on white paper."""
-    import matplotlib
-
-    from fastrealign.gap_report.svg import PAPER, STYLE
-
-    with matplotlib.rc_context(STYLE):
-        draw().savefig(path, format="png", dpi=150, facecolor=PAPER, metadata={"Software": None})
-
-
-def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """The legend of one panel above all of them, by default in one line."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))
-
-
-def bar_of_seeds(axes: Axes, at: int, values: np.ndarray, blind: float) -> None:
-    """A bar for the mean at this height, a dot a seed, a line for the model without the picture."""
-    from fastrealign.cli.demo.picture import IMAGE, TEXT
-
-    axes.barh(at, values.mean(), color=IMAGE, alpha=0.35)
-    axes.plot(values, np.full(len(values), at), "o", color=IMAGE, markersize=3)
-    axes.plot([blind, blind], [at - 0.4, at + 0.4], color=TEXT, linewidth=1.5)
-
-
-def canvas(width: float, height: float) -> Figure:
-    """An empty figure, inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 # --- embeddings and methods ------------------------------------------------------------------------------------------

@@ -13,19 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.paper import encoders
-from bench.paper.common import (
-    Reproduction,
-    Results,
-    Setting,
-    Sides,
-    canvas,
-    fitted,
-    main,
-    mapped,
-    plus_minus,
-    shipped,
-    table,
-)
+from bench.paper.common import Reproduction, Results, Setting, Sides, fitted, main, mapped, plus_minus, shipped, table
 from fastrealign.cli.demo.samples import SEEDS, sample_scene
 from fastrealign.cli.demo.scenes import FAMILIES
 from fastrealign.diagnostics import covariance, gap
@@ -137,26 +125,33 @@ def _matrix(reads: list[dict[str, Any]]) -> str:
 
 
 def draw(results: Results) -> Figure:
+    """The gap left in the domain of a column by the statistics of that of a row, as a table."""
+    from bench.drawing import canvas
+
     panels = [("backgrounds", results["backgrounds"])]
     if "families" in results:
         panels.insert(0, ("families of scenes", list(results["families"].values())))
-    figure = canvas(5.2 * len(panels) + 0.6, 4.3)
-    for axes, (what, reads) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+    figure = canvas(2.9)
+    widths = [len(reads[0]["names"]) for _, reads in panels]
+    grid = figure.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+    for axes, (what, reads) in zip(grid, panels, strict=True):
         names = reads[0]["names"]
         gaps = np.mean([read["gaps"] for read in reads], axis=0)
         before = np.mean([read["before"] for read in reads], axis=0)
         shown = np.vstack([before, gaps])
-        axes.imshow(shown, cmap="Oranges", vmin=0, vmax=shown.max() * 1.25, aspect="auto")
+        # Half the range of the map: dark ink reads on all of it.
+        axes.imshow(shown, cmap="Blues", vmin=0, vmax=shown.max() * 2, aspect="auto")
         for (i, j), value in np.ndenumerate(shown):
             bold = "bold" if i == j + 1 else "normal"
-            axes.text(j, i, f"{value:.3f}", ha="center", va="center", weight=bold)
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", weight=bold, fontsize=9)
         axes.set_xticks(range(len(names)), names)
-        axes.set_yticks(range(len(names) + 1), ["no alignment", *names])
+        axes.set_yticks(range(len(names) + 1), ["none", *names])
         axes.set_xlabel("gap left on")
-        axes.set_ylabel("fitted on")
-        axes.set_title(f"{what}, mean of {len(reads)}", loc="left", fontsize=10.5)
+        axes.set_title(f"{what},\nmean of {len(reads)}")
         axes.tick_params(length=0)
+        axes.grid(False)
         axes.spines[:].set_visible(False)
+    grid[0].set_ylabel("fitted on")
     return figure
 
 

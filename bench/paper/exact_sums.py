@@ -16,7 +16,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import BUSY
-from bench.paper.common import ROOT, Reproduction, Results, Setting, canvas, main, small, table
+from bench.paper.common import ROOT, Reproduction, Results, Setting, main, small, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,44 +167,42 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    figure = canvas(13, 4)
-    left, middle, right = figure.subplots(1, 3)
+    """Errors of the mean above; seconds and memory below."""
+    from bench.drawing import METHOD, QUIET, TARGET, canvas, log_ticks
+
+    figure = canvas(6.4)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    errors = above.subplots()
     n = [of["count"] for of in results["by rows"]]
     for name, colour, style in (
-        ("rows", "#7d8590", "o-"),
-        ("float32", "#b03a83", "o-"),
-        ("float64", "#2f6db5", "s--"),
-        ("exact", "#d9661f", "o-"),
+        ("rows", QUIET, "^-."),
+        ("float32", METHOD["c3"], "v:"),
+        ("float64", TARGET, "s--"),
+        ("exact", METHOD["realign"], "o-"),
     ):
-        left.loglog(n, [max(of[name], 1e-18) for of in results["by rows"]], style, color=colour, label=NAMES[name])
+        errors.loglog(n, [max(of[name], 1e-18) for of in results["by rows"]], style, color=colour, label=NAMES[name])
         if name in PAPER:
-            left.plot(PAPER_ROWS, PAPER[name], "D", mfc="none", mec=colour, ms=8, label=f"{name}, paper")
-    left.set_ylim(1e-16, 1e-3)
-    left.set_xlabel("rows N")
-    left.set_ylabel("error of the mean, ‖·‖₂")
-    left.grid(True)
-    left.legend(loc="upper center", fontsize=8.5, ncols=2, columnspacing=0.8, bbox_to_anchor=(0.45, 1.02))
-    for (kind, points), colour, mark in zip(
-        results["scale"]["series"].items(), ("#2f6db5", "#d9661f", "#2c8a57"), "os^", strict=True
-    ):
+            errors.plot(PAPER_ROWS, PAPER[name], "D", mfc="none", mec=colour, ms=7, ls="none", label=f"{name}, paper")
+    errors.set(ylim=(1e-16, 1e-4), xlabel="rows N", ylabel="error of the mean, ‖·‖₂")
+    log_ticks(errors.xaxis)
+    above.legend(*errors.get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    seconds, memory = below.subplots(1, 2)
+    looks = zip((TARGET, METHOD["realign"], METHOD["bca"]), ("o-", "s--", "^:"), strict=True)
+    for (kind, points), (colour, style) in zip(results["scale"]["series"].items(), looks, strict=True):
         rows = [point["rows"] for point in points]
-        middle.loglog(rows, [point["seconds"]["median"] for point in points], f"{mark}-", color=colour, label=kind)
-        middle.fill_between(
-            rows,
-            *([point["seconds"][end] for point in points] for end in ("p10", "p90")),
-            color=colour,
-            alpha=0.2,
-            lw=0,
-        )
-        right.semilogx(rows, [point["peak_bytes"] / 1e6 for point in points], f"{mark}-", color=colour, label=kind)
-    middle.set_xlabel("rows N")
-    middle.set_ylabel("seconds, median (band: 10 to 90 %)")
-    middle.grid(True)
-    middle.legend(loc="upper left")
-    right.set_xlabel("rows N")
-    right.set_ylabel("peak resident memory, MB")
-    right.set_ylim(bottom=0)
-    right.grid(True)
+        seconds.loglog(rows, [point["seconds"]["median"] for point in points], style, color=colour, label=kind)
+        ends = ([point["seconds"][end] for point in points] for end in ("p10", "p90"))
+        seconds.fill_between(rows, *ends, color=colour, alpha=0.2, lw=0)
+        memory.semilogx(rows, [point["peak_bytes"] / 1e6 for point in points], style, color=colour)
+    seconds.set(xlabel="rows N", ylabel="seconds, median")
+    log_ticks(seconds.yaxis)
+    memory.set(xlabel="rows N", ylabel="peak memory, MB")
+    most = max(point["peak_bytes"] for points in results["scale"]["series"].values() for point in points)
+    memory.set_ylim(0, 1.15 * most / 1e6)
+    for axes in (seconds, memory):
+        axes.set_xticks(rows)
+        axes.minorticks_off()
+    below.legend(*seconds.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine, publish
+from bench.drawing import save
 from bench.paper.world.losses import LOSSES, build
 from bench.table import fill
 from fastrealign.cli.demo import encoder, samples
@@ -31,6 +32,7 @@ from fastrealign.diagnostics import GapMonitor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STEPS = 400
 EVERY = 10
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.docs:
         page = given.docs / "figure1.md"
         page.write_text(fill(page.read_text(), results["kind"], render_numbers(results)))
-        draw(results, given.docs / "figure1.png")
+        save(lambda: draw(results), given.docs / "figure1.png")
     return 0
 
 
@@ -279,79 +281,83 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
 ]
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
-    """The four panels; (c) and (d) have two axes each, one above the other. Both losses in the frame of the sixth."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def draw(results: dict[str, Any]) -> Figure:
+    """Panels (a) to (d) of the paper, two of ours each. Both losses in the frame of the sixth: a colour and a mark each."""
+    from bench.drawing import FAINT, METHOD, QUIET, TARGET, canvas, key, legend_above, log_ticks
 
-    from fastrealign.cli.demo.picture import IMAGE, INK, PAPER, TEXT
-
-    figure = Figure(figsize=(10.5, 10.5), dpi=150, facecolor=PAPER, layout="constrained")
-    FigureCanvasAgg(figure)
     settings = results["settings"]
-    panels = figure.subplots(3, 2, sharex=True)
-    (a, b), (c, d), (c2, d2) = panels
+    figure = canvas(9.4)
+    (a, a2), (b, b2), (c, c2), (d, d2) = grid = figure.subplots(4, 2, sharex=True)
     runs = {loss: run["frames"]["a sixth"] for loss, run in results["runs"].items()}
     rank = next(record["rank"] for record in next(iter(runs.values())) if record["fixed"])
-    for (loss, records), colour in zip(runs.items(), (IMAGE, TEXT), strict=True):
-        name = NAMES[loss]
-        _line(a, records, "gradient.leakage", colour, "-", f"{name}: leakage")
-        _line(a, records, "sin_theta", colour, "--", f"{name}: sin θ(U_t, U)")
-        _line(a, records, "rms_sin", colour, ":", f"{name}: all sines (RMS)")
-        _line(b, records, "gamma_stability", colour, "-", f"{name}: {GAMMA}, cosine to the one before")
-        _line(b, records, "gamma_drift", colour, "--", f"{name}: {GAMMA}, drift since fixed")
-        _line(b, records, "beta_stability", colour, ":", f"{name}: β, cosine to the one before")
-        _line(c, records, "kappa_u.value", colour, "-", name)
-        _line(c2, records, "gradient.eigen_correlation", colour, "-", f"{name}: eigenvalues")
-        _line(c2, records, "gradient.diagonal_correlation", colour, "--", f"{name}: along U's axes")
-        _line(d, records, "kappa_v.value", colour, "-", name)
-        _line(d2, records, "angle", colour, "-", name)
-    width = settings["d"]
-    for panel, title, chance, what in (
-        (a, "(a) gradient leakage into V", random_leakage(rank, width), "gradients without a direction"),
-        (b, "(b) passive orthogonal bias", None, ""),
-        (c, "(c) residual in U: κ(Σ_U)", isotropic_kappa(settings["probe"], rank), "isotropic rows"),
-        (d, "(d) residual in V: κ(Σ_V)", isotropic_kappa(settings["probe"], width - rank), "isotropic rows"),
-        (c2, "(c) Σ_U against the gradients' covariance: correlation", None, ""),
-        (d2, f"(d) angle between {GAMMA} and v1 of Σ_V, degrees", random_angle(width - rank), "a random line (median)"),
-    ):
-        panel.set_title(title, color=INK, fontsize=11, loc="left")
-        if chance is not None:
-            panel.axhline(chance, color="#6e7781", linewidth=1, linestyle="-.", label=what)
-        for fixed in {_window(records)[0]["step"] for records in runs.values()}:
-            panel.axvline(fixed, color="#d0d7de", linewidth=3, zorder=0)
-        panel.grid(color="#d0d7de", linewidth=0.6)
-        panel.tick_params(colors=INK, labelbottom=True)
-        panel.spines[["top", "right"]].set_visible(False)
-        crowded = panel in (a, b)
-        panel.legend(
-            frameon=False,
-            labelcolor=INK,
-            fontsize=7.5,
-            ncols=2 if crowded else 1,
-            loc="upper center" if crowded else "best",
-        )
-    for panel in (c, d):
-        panel.set_yscale("log")
-    a.set_ylim(0, 1.5)
-    b.set_ylim(-0.55, 2.1)
-    c2.set_ylim(-0.05, 1.05)
-    d2.set_ylim(0, 95)
-    for panel in (c2, d2):
-        panel.set_xlabel("optimizer steps", color=INK)
-    figure.suptitle(
-        f"The rendered encoder from scratch, {settings['steps']} steps of {settings['batch']} pairs; {settings['probe']:,} "
-        "held-out pairs. Grey bar: the frame is fixed; before it, each record is in its own.",
-        color=INK,
-        fontsize=10,
+    width, probe = settings["d"], settings["probe"]
+    solid, dashed = "-", (0, (2.5, 1.5))
+    panels = (
+        (a, "(a) gradient leakage into V", {"gradient.leakage": (solid, "")}, random_leakage(rank, width)),
+        (
+            a2,
+            "(a) angles between U_t and U",
+            {"sin_theta": (solid, "sin θ"), "rms_sin": (dashed, "all sines, RMS")},
+            None,
+        ),
+        (
+            b,
+            "(b) cosine with the record before",
+            {"gamma_stability": (solid, GAMMA), "beta_stability": (dashed, "β")},
+            None,
+        ),
+        (b2, f"(b) drift of {GAMMA} since fixed", {"gamma_drift": (solid, "")}, None),
+        (c, "(c) κ(Σ_U)", {"kappa_u.value": (solid, "")}, isotropic_kappa(probe, rank)),
+        (
+            c2,
+            "(c) Σ_U and the gradients, correlation",
+            {
+                "gradient.eigen_correlation": (solid, "eigenvalues"),
+                "gradient.diagonal_correlation": (dashed, "along U's axes"),
+            },
+            None,
+        ),
+        (d, "(d) κ(Σ_V)", {"kappa_v.value": (solid, "")}, isotropic_kappa(probe, width - rank)),
+        (d2, f"(d) angle of {GAMMA} and v1 of Σ_V, degrees", {"angle": (solid, "")}, random_angle(width - rank)),
     )
-    figure.savefig(path, format="png", facecolor=PAPER)
+    looks = dict(zip(runs, ((TARGET, "o"), (METHOD["realign"], "s")), strict=True))
+    for axes, title, names, chance in panels:
+        axes.set_title(title, fontsize=9)
+        for name, (line, label) in names.items():
+            for loss, (colour, mark) in looks.items():
+                _line(axes, runs[loss], name, colour, mark, line)
+            if label:
+                key(axes, label, linestyle=line)
+        if chance is not None:
+            axes.axhline(chance, color=QUIET, linewidth=1, linestyle="-.")
+        for fixed in {_window(records)[0]["step"] for records in runs.values()}:
+            axes.axvline(fixed, color=FAINT, linewidth=3, zorder=0)
+        if len(names) > 1:
+            axes.legend(loc="lower right", borderaxespad=0.2, handlelength=1.8)
+    for axes in (c, d):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis)
+    for axes, limits in ((a, (0, 1.05)), (a2, (0, 1.05)), (b, (-0.6, 1.05)), (c2, (0, 1.05)), (d2, (0, 95))):
+        axes.set_ylim(*limits)
+    b2.set_ylim(bottom=0)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer steps")
+    for loss, (colour, mark) in looks.items():
+        key(d, NAMES[loss], mark, color=colour, linestyle="-")
+    key(d, "isotropic rows and gradients, a random line", linestyle="-.", linewidth=1, color=QUIET)
+    note = (
+        f"The rendered encoder from scratch, {settings['steps']} steps of {settings['batch']} pairs; "
+        f"{probe:,} held-out pairs.\n"
+        "Grey bar: the frame is fixed; before it, each record is in its own."
+    )
+    legend_above(figure, d, 3, note)
+    return figure
 
 
-def _line(panel: Axes, records: Sequence[dict[str, Any]], name: str, colour: str, style: str, label: str) -> None:
+def _line(panel: Axes, records: Sequence[dict[str, Any]], name: str, colour: str, mark: str, line: Any) -> None:
     points = [(record["step"], _value(record, name)) for record in records]
     steps, values = zip(*((step, value) for step, value in points if value is not None), strict=True)
-    panel.plot(steps, values, style, color=colour, linewidth=1.6, label=label)
+    panel.plot(steps, values, ls=line, color=colour, marker=mark, markevery=6, markersize=3.5, linewidth=1.3)
 
 
 if __name__ == "__main__":

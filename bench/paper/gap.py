@@ -18,7 +18,6 @@ from bench.paper.common import (
     Reproduction,
     Results,
     Setting,
-    canvas,
     fitted,
     half,
     main,
@@ -203,52 +202,40 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD
+    """The gap that each method leaves; below, C3's by the number of rows."""
+    from bench.drawing import INK, METHOD, canvas, key, legend_above, log_ticks
 
-    figure = canvas(10, 4.2)
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    at = np.arange(len(results["methods"]))[::-1]
-    for y, (name, of) in zip(at, results["methods"].items(), strict=True):
-        left.plot(of["all rows"], y, "o", color=METHOD[name], ms=8)
-        left.plot(of["halves"], [y] * len(of["halves"]), "|", color=METHOD[name], ms=9)
+    figure = canvas(6.0)
+    above, below = figure.subplots(2, 1, height_ratios=(1.9, 1))
+    for y, (name, of) in enumerate(results["methods"].items()):
+        above.plot(of["all rows"], y, "o", color=METHOD[name], ms=7)
+        above.plot(of["halves"], [y] * len(of["halves"]), "|", color=METHOD[name], ms=9)
         if name in PAPER:
-            left.plot(PAPER[name], y, "D", mfc="none", color=METHOD[name], ms=7)
-        left.annotate(
-            small(of["all rows"]), (of["all rows"], y), (0, 7), textcoords="offset points", ha="center", fontsize=8.5
+            above.plot(PAPER[name], y, "D", mfc="none", color=INK, ms=7)
+        above.annotate(
+            small(of["all rows"]), (of["all rows"], y), (0, 6), textcoords="offset points", ha="center", fontsize=9
         )
-    left.plot([], [], "o", color="#24292f", label=f"rendered, {results['rows']:,} rows a side")
-    left.plot([], [], "|", color="#24292f", label="random halves of them")
-    left.plot([], [], "D", mfc="none", color="#24292f", label="paper, 100,000 rows")
-    left.set_yticks(at, [NAMES[name] for name in results["methods"]])
-    left.set_ylim(-0.6, len(at) - 0.3)
-    left.set_xscale("log")
-    left.set_xlabel("gap left ‖mean(image) − mean(text)‖ (log)")
-    left.grid(True, axis="x")
-    left.legend(loc="center left")
+    key(above, f"rendered, {results['rows']:,} rows a side", "o", markersize=6)
+    key(above, "random halves of them", "|", markersize=8)
+    key(above, "paper, 100,000 rows", "D", mfc="none", markersize=6)
+    above.set_yticks(range(len(results["methods"])), [NAMES[name] for name in results["methods"]])
+    above.set(ylim=(len(results["methods"]) - 0.5, -0.8), xscale="log")
+    above.set_xlim(left=min(of["all rows"] for of in results["methods"].values()) / 10, right=10)
+    above.set_xlabel("gap left ‖mean(image) − mean(text)‖, log scale")
+    above.grid(False, axis="y")
+    legend_above(figure, above)
     entries = results["c3"]["by rows"]
     n = [entry["n"] for entry in entries]
-    right.plot(
-        n, [entry["noise averages to"] for entry in entries], "--", color="#24292f", lw=1, label="noise length / √N"
-    )
-    for when, mark in (("before projection", "s"), ("after", "o")):
-        label = "C3 before its projection" if when != "after" else "C3"
-        right.plot(
-            n,
-            [np.mean(entry[when]) for entry in entries],
-            f"{mark}-",
-            color=METHOD["c3"],
-            label=label,
-            mfc="none" if mark == "s" else None,
-        )
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.set_xticks(n, [f"{value:,}" for value in n])
-    right.minorticks_off()
-    right.set_ylim(bottom=3e-3, top=0.5)
-    right.set_xlabel("rows N")
-    right.set_ylabel("gap left")
-    right.grid(True)
-    right.legend(loc="upper right")
+    for when, style, label in (("after", "o-", "C3"), ("before projection", "s--", "C3 before its projection")):
+        filled = None if when == "after" else "none"
+        below.plot(n, [np.mean(entry[when]) for entry in entries], style, color=METHOD["c3"], label=label, mfc=filled)
+    averages = [entry["noise averages to"] for entry in entries]
+    below.plot(n, averages, ":", color=INK, lw=1.2, label="noise length / √N")
+    below.set(xscale="log", yscale="log", xlabel="rows N", ylabel="gap left", ylim=(3e-3, 0.3))
+    below.set_xticks(n, [f"{value:,}" for value in n])
+    log_ticks(below.yaxis)
+    below.minorticks_off()
+    below.legend(loc="center left", bbox_to_anchor=(0, 0.58), ncols=2)
     return figure
 
 

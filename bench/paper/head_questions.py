@@ -16,18 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import (
-    Reproduction,
-    Results,
-    Setting,
-    canvas,
-    legend_above,
-    main,
-    percent,
-    plus_minus,
-    small,
-    table,
-)
+from bench.paper.common import Reproduction, Results, Setting, main, percent, plus_minus, small, table
 from bench.paper.heads import BATCH, OBJECTIVES, STEPS, Embedded, Features, Objective, trained
 from bench.paper.two_worlds import features
 from fastrealign.core.errors import FitWarning
@@ -356,23 +345,25 @@ def _late(records: list[dict[str, float]], steps: int) -> list[dict[str, float]]
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD
+    """Leakage by step: a row a world, a column a frame."""
+    from bench.drawing import canvas, heads, legend_above, look
 
     worlds = results["worlds"]
-    colours = dict(zip(OBJECTIVES, ("realign", "realign-exact", "bca", "c3", "anchor"), strict=True))
-    figure = canvas(10.5, 3.2 * len(worlds) + 0.4)
-    grid = figure.subplots(len(worlds), len(FRAMES), squeeze=False, sharey="row")
-    for row, (name, of) in zip(grid, worlds.items(), strict=True):
+    looks = dict(zip(OBJECTIVES, ("realign", "realign-exact", "bca", "c3", "anchor"), strict=True))
+    figure = canvas(1.9 * len(worlds) + 0.9)
+    grid = figure.subplots(len(worlds), len(FRAMES), squeeze=False, sharey="row", sharex=True)
+    for row, of in zip(grid, worlds.values(), strict=True):
         for axes, frame in zip(row, FRAMES, strict=True):
             for loss, runs in of["runs"].items():
                 steps = [record["step"] for record in runs[0]["frames"][frame]]
                 values = np.mean([[record["leakage"] for record in run["frames"][frame]] for run in runs], axis=0)
-                axes.plot(steps, values, color=METHOD[colours[loss]], label=loss)
-            axes.set_title(f"{name}, frame: {frame}", loc="left", fontsize=10.5)
-            axes.set_xlabel("step")
-        row[0].set_ylabel("leakage: gradients in V")
+                axes.plot(steps, values, **look(looks[loss]) | {"markersize": 3.5, "markevery": 2}, label=loss)
+        row[0].set_ylabel("gradients in V")
         row[0].set_ylim(bottom=0)
-    legend_above(figure, grid[0][0])
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    heads(grid, [f"frame: {frame}" for frame in FRAMES], list(worlds))
+    legend_above(figure, grid[0][0], 3)
     return figure
 
 

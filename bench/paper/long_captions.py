@@ -19,7 +19,6 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     fitted,
     main,
     mapped,
@@ -157,11 +156,13 @@ def _tables(reads: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import INK, METHOD, TARGET
+    """The gap by length of captions; below, the effective rank, the paper's and ours."""
+    from bench.drawing import INK, METHOD, TARGET, canvas
 
-    colours = {"image": TARGET, "complete": "#a3341a", "long": METHOD["realign"], "short": "#f0a878"}
-    figure = canvas(12.5, 3.8)
-    gaps, left, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
+    colours = {"image": TARGET, "complete": METHOD["realign-exact"], "long": METHOD["realign"], "short": "#f0a878"}
+    figure = canvas(4.9)
+    grid = figure.subplot_mosaic([["gaps", "gaps"], ["paper", "ours"]], width_ratios=(1, 1.3))
+    gaps, left, right = (grid[name] for name in ("gaps", "paper", "ours"))
     reads = list(results["encoders"].values()) if "encoders" in results else results["shipped"]
     what = results["about"] if "encoders" in results else f"{len(reads)} draws of {results['rows']:,} rows"
 
@@ -169,23 +170,25 @@ def draw(results: Results) -> Figure:
         values = [[read[name][figure_of] for read in reads] for name in names]
         panel.bar(names, [np.mean(of) for of in values], 0.6, color=[colours[name] for name in names])
         for at, of in enumerate(values):
-            panel.plot([at] * len(of), of, "_", color=INK, ms=10)
+            panel.plot([at] * len(of), of, "_", color=INK, ms=9)
 
     lengths_ = ("complete", "long", "short")
     bars(gaps, lengths_, "gap before")
     for at, name in enumerate(lengths_):
         if name in PAPER_GAP:
-            gaps.plot(at, PAPER_GAP[name], "D", mfc="white", mec=INK, ms=7, label="paper" if name == "long" else None)
-    gaps.set_ylim(0, 0.75)
-    gaps.set_ylabel("gap before alignment")
-    gaps.legend(loc="upper right")
-    gaps.set_title("rendered, and the paper", loc="left", fontsize=10.5)
-    names = [name for name in ("image", "complete", "long", "short") if name in PAPER]
+            gaps.plot(at + 0.36, PAPER_GAP[name], "D", mfc="white", mec=INK, ms=6)
+    gaps.plot([], [], "D", mfc="white", mec=INK, label="paper")
+    gaps.set(ylim=(0, 0.75), ylabel="gap before alignment")
+    gaps.set_title(f"Rendered: {what}; bars: mean, lines: each")
+    gaps.legend(loc="upper right", borderaxespad=0)
+    names = [name for name in ("image", *lengths_) if name in PAPER]
     left.bar(names, [PAPER[name] for name in names], 0.6, color=[colours[name] for name in names])
-    left.set_title("paper", loc="left", fontsize=10.5)
+    left.set_title("paper")
     left.set_ylabel("effective rank")
     bars(right, ("image", *lengths_), "effective rank")
-    right.set_title(f"rendered: {what}\nbars: mean, lines: each", loc="left", fontsize=10.5)
+    right.set_title("rendered")
+    for axes in (gaps, left, right):
+        axes.grid(False, axis="x")
     return figure
 
 

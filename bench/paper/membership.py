@@ -21,7 +21,6 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     main,
     mapped,
     percent,
@@ -250,40 +249,28 @@ def _expected(d: float, n: int) -> float:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD, TARGET
+    """How well the attack does by rows in the mean; the gap that noise leaves."""
+    from bench.drawing import METHOD, TARGET, canvas, key, legend_above, log_ticks
 
-    figure = canvas(9.5, 3.8)
+    figure = canvas(3.1)
     left, right = figure.subplots(1, 2)
-    for (name, of), colour in zip(
-        results["worlds"].items(), (TARGET, METHOD["realign"], METHOD["bca"], METHOD["c3"]), strict=False
-    ):
+    looks = zip((TARGET, METHOD["realign"], METHOD["bca"], METHOD["c3"]), ("o-", "s--", "^-.", "D:"), strict=True)
+    for (name, of), (colour, style) in zip(results["worlds"].items(), looks, strict=False):
         sizes = [int(n) for n in of["attacks"]]
-        left.plot(
-            sizes, [spread(found["ratio"])["mean"] for found in of["attacks"].values()], "o-", color=colour, label=name
-        )
+        ratios = [spread(found["ratio"])["mean"] for found in of["attacks"].values()]
+        left.plot(sizes, ratios, style, color=colour, label=f"{name}, {of['noise']['n']:,} rows for the gap")
         grid = np.geomspace(sizes[0], 30_000, 50)
         left.plot(grid, [_expected(of["d"], int(n)) for n in grid], ":", color=colour, lw=1)
         epsilons = [float(e) for e in of["noise"] if e not in ("n", "none")]
-        right.errorbar(
-            epsilons,
-            [spread(of["noise"][f"{e:g}"]["gap left"])["mean"] for e in epsilons],
-            [spread(of["noise"][f"{e:g}"]["gap left"])["std"] for e in epsilons],
-            fmt="o-",
-            color=colour,
-            label=f"{name}, {of['noise']['n']:,} rows",
-        )
+        found = [spread(of["noise"][f"{e:g}"]["gap left"]) for e in epsilons]
+        right.errorbar(epsilons, [one["mean"] for one in found], [one["std"] for one in found], fmt=style, color=colour)
         right.axhline(spread(of["noise"]["none"]["gap left"])["mean"], color=colour, ls=":", lw=1)
-    left.set_xscale("log")
-    left.set_xlabel("rows in the mean")
-    left.set_ylabel("AUC, likelihood ratio")
-    left.set_title("dotted: Φ(√(d/2n))", loc="left", fontsize=10.5)
-    left.legend(frameon=False)
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.set_xlabel("ε of the noise")
-    right.set_ylabel("gap left, held-out pairs")
-    right.set_title("dotted: without noise", loc="left", fontsize=10.5)
-    right.legend(frameon=False)
+    key(left, "left: Φ(√(d/2n)); right: without noise", linestyle=":", linewidth=1)
+    left.set(xscale="log", xlabel="rows in the mean", ylabel="AUC of the likelihood ratio")
+    right.set(xscale="log", yscale="log", xlabel="ε of the noise", ylabel="gap left, held-out pairs")
+    right.set_xticks(epsilons)
+    log_ticks(left.xaxis, right.xaxis, right.yaxis)
+    legend_above(figure, left, 2)
     return figure
 
 

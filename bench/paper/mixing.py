@@ -18,7 +18,6 @@ from bench.paper.common import (
     Reproduction,
     Results,
     Setting,
-    canvas,
     fitted,
     half,
     main,
@@ -186,39 +185,46 @@ def _balance(of: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD, TARGET
-    from fastrealign.gap_report.svg import PAPER as WHITE
+    """Both sides in a plane, a panel a method; below, mixing by the length of C3's noise."""
+    from bench.drawing import METHOD, TARGET, canvas
+    from bench.drawing import PAPER as WHITE
 
-    figure = canvas(13, 3.9)
-    *panels, last = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.15))
+    figure = canvas(5.9)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+    panels = above.subplots(1, len(SHOWN), sharex=True, sharey=True)
     points, share = results["plane"]["points"], results["plane"]["share"]
-    every = np.concatenate([np.array(of) for of in points.values()])
     for panel, name in zip(panels, SHOWN, strict=True):
-        for which, colour in (("image", TARGET), (name, METHOD[name])):
+        for which, colour, mark in (("image", TARGET, "o"), (name, METHOD[name], "D")):
             cloud = np.array(points[which])
-            panel.plot(*cloud.T, "o", ms=2.6, mew=0, alpha=0.5, color=colour)
-            panel.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=WHITE, color=colour)
-        panel.set_title(f"{NAMES[name]}: {percent(results['methods'][name]['rate'])}", loc="left", fontsize=10.5)
-        panel.set_xlim(every[:, 0].min() - 0.05, every[:, 0].max() + 0.05)
-        panel.set_ylim(every[:, 1].min() - 0.05, every[:, 1].max() + 0.05)
+            panel.plot(*cloud.T, mark, ms=2.2, mew=0, alpha=0.5, color=colour)
+            panel.plot(*cloud.mean(axis=0), mark, ms=8, mew=1.5, mec=WHITE, color=colour)
+        panel.set_title(f"{NAMES[name]}:\nmixing {percent(results['methods'][name]['rate'])}")
         panel.set_aspect("equal")
-        panel.set_xlabel(f"1st axis ({100 * share[0]:.0f} % of the variance)")
-        panel.grid(True)
+    for mark, colour, label in (
+        ("o", TARGET, "images"),
+        *(("D", METHOD[name], f"captions, {NAMES[name]}") for name in SHOWN),
+    ):
+        panels[0].plot([], [], mark, color=colour, ms=5, label=label)
+    above.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, handletextpad=0.1, columnspacing=0.9
+    )
+    panels[1].set_xlabel(f"1st axis ({100 * share[0]:.0f} % of the variance)")
     panels[0].set_ylabel(f"2nd axis ({100 * share[1]:.0f} %)")
+    last = below.subplots()
     noise = [of["noise"] for of in results["by noise"]]
     for key, label, style in (
-        ("text", "C3, from the text side", "-."),
-        ("rate", "C3, both", "-"),
-        ("image", "C3, from the image side", ":"),
+        ("text", "C3, from the text side", "^-."),
+        ("rate", "C3, both sides", "v-"),
+        ("image", "C3, from the image side", "s:"),
     ):
-        last.plot(noise, [of[key] for of in results["by noise"]], style, color=METHOD["c3"], label=label, lw=1.6)
-    last.axhline(results["methods"]["realign"]["rate"], color=METHOD["realign"], lw=1.4, label="ReAlign, both")
-    last.set_xlabel("length of C3's noise (rows are 1 long)")
-    last.set_ylabel(f"of {K} neighbours, other side")
-    last.set_ylim(0, 1.25)
-    last.set_yticks(np.arange(0, 1.1, 0.25))
-    last.grid(True)
-    last.legend(loc="upper left", ncols=1, fontsize=8.5)
+        last.plot(noise, [of[key] for of in results["by noise"]], style, color=METHOD["c3"], label=label)
+    last.axhline(results["methods"]["realign"]["rate"], color=METHOD["realign"], lw=1.4, label="ReAlign, both sides")
+    last.set(
+        xlabel="length of C3's noise (rows are 1 long)",
+        ylabel=f"share of the other side\namong {K} neighbours",
+        ylim=(0, 1),
+    )
+    below.legend(*last.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 

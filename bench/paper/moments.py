@@ -18,10 +18,8 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     fitted,
     half,
-    legend_above,
     main,
     mapped,
     plus_minus,
@@ -128,29 +126,32 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD, TARGET
+    """Skewness above, excess kurtosis below, along the leading directions; bars of two standard errors."""
+    from bench.drawing import MARKS, METHOD, QUIET, TARGET, canvas, legend_above
 
-    figure = canvas(10.5, 4)
+    figure = canvas(5.2)
     at = np.arange(1, results["directions"] + 1)
-    for axes, order in zip(figure.subplots(1, 2), ORDERS, strict=True):
+    panels = figure.subplots(len(ORDERS), 1, sharex=True)
+    for axes, order in zip(panels, ORDERS, strict=True):
         for i, name in enumerate(("image", *DRAWN)):
             of = results["shapes"][name]
             axes.errorbar(
-                at + 0.14 * (i - 2),
+                at + 0.15 * (i - 2),
                 of[order],
                 2 * np.array(of[f"{order}_error"]),
-                fmt="s" if name == "image" else "o",
-                ms=5,
+                fmt="o" if name == "image" else MARKS[name],
                 color=TARGET if name == "image" else METHOD[name],
                 label="images" if name == "image" else NAMES[name],
                 lw=1.2,
             )
-        axes.axhline(0, color="#d5d9de", lw=1)
+        axes.axhline(0, color=QUIET, lw=0.8)
         axes.set_xticks(at)
-        axes.set_xlabel("leading direction of the images")
         axes.set_ylabel("skewness" if order == "skewness" else "excess kurtosis")
-        axes.grid(True, axis="y")
-    legend_above(figure, axes)
+        axes.grid(False, axis="x")
+        for between in at[:-1] + 0.5:
+            axes.axvline(between, color=QUIET, lw=0.3)
+    panels[-1].set_xlabel("leading direction of the images")
+    legend_above(figure, panels[0], note="Bars: two standard errors")
     return figure
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.paper.common import NAMES, Reproduction, Results, Setting, canvas, legend_above, main, plus_minus, table
+from bench.paper.common import NAMES, Reproduction, Results, Setting, main, plus_minus, table
 from bench.paper.real import made
 from fastrealign.cli.demo.samples import SEEDS, load, sample_scene
 from fastrealign.core.errors import FitWarning
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PAGE = "docs/train-on-text.md"
 SHOWN = ("none", "anchor", "realign", "bca", "c3")
+BANDS = ("none", "realign")  # whose spread the picture shows: five bands hide each other
 LENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 # Inverse strength of the classifier's penalty; STRENGTHS: whether a stronger one does what noise does.
 STRENGTH, STRENGTHS = 10.0, (0.1, 1.0, 10.0, 100.0)
@@ -290,27 +291,31 @@ def _difference(gains: np.ndarray) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import INK, METHOD
+    """Accuracy by the length of the noise: a panel a world, the mean over seeds of each method."""
+    from bench.drawing import INK, METHOD, canvas, legend_above, look
 
     worlds = results["worlds"]
-    figure = canvas(7.6, 2.9 * -(-len(worlds) // 2))
-    panels = figure.subplots(-(-len(worlds) // 2), 2, squeeze=False).ravel()
+    rows = -(-len(worlds) // 2)
+    figure = canvas(2.3 * rows + 0.9)
+    panels = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
     for panel, (name, of) in zip(panels, worlds.items(), strict=False):
-        panel.axhline(100 * np.mean(of["upper"]), color=INK, lw=1, ls=":", label="on images")
-        for at, (method, curve) in enumerate(of["curves"].items()):
-            values = 100 * np.array(list(curve.values()))
-            error = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
-            lengths = [float(length) + 0.02 * (at - 2) for length in curve]  # so that bars stand side by side
-            panel.errorbar(
-                lengths, values.mean(axis=1), error, lw=1.4, capsize=1.5, color=METHOD[method], label=NAMES[method]
-            )
-        panel.set_title(f"{name} (gap {np.mean(of['gap']):.2f})", loc="left", fontsize=10.5)
-        panel.set_xlabel("length of the noise (rows are 1 long)")
-        panel.set_ylabel("accuracy on images, %")
-        panel.grid(True)
+        panel.axhline(100 * np.mean(of["upper"]), color=INK, lw=1, ls=":", label="trained on images")
+        for method, curve in of["curves"].items():
+            lengths, values = [float(length) for length in curve], 100 * np.array(list(curve.values()))
+            mean = values.mean(axis=1)
+            panel.plot(lengths, mean, **look(method) | {"markersize": 3.5}, label=NAMES[method])
+            if method in BANDS and values.shape[1] > 1:
+                error = values.std(axis=1, ddof=1)
+                panel.fill_between(lengths, mean - error, mean + error, color=METHOD[method], alpha=0.18, lw=0)
+        panel.set_title(f"{name} (gap {np.mean(of['gap']):.2f})", fontsize=9)
     for panel in panels[len(worlds) :]:
         panel.set_visible(False)
-    legend_above(figure, panels[0], 3)
+    grid = panels.reshape(rows, 2)
+    for panel in grid[:, 0]:
+        panel.set_ylabel("accuracy on images, %")
+    for panel in grid[-1]:
+        panel.set_xlabel("length of the noise (rows are 1 long)")
+    legend_above(figure, panels[0], 3, "Bands: standard deviation over seeds of none and ReAlign")
     return figure
 
 

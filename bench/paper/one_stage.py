@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import Reproduction, Results, Setting, canvas, main, percent, plus_minus, table
+from bench.paper.common import Reproduction, Results, Setting, main, percent, plus_minus, table
 from bench.paper.two_worlds import Labelled, labelled
 from fastrealign.core.errors import FitWarning
 
@@ -132,29 +132,40 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD
+    """Accuracy by labelled images, a panel a world: a colour a recipe; raw text dashed, aligned text solid."""
+    from bench.drawing import METHOD, canvas, key, legend_above
 
     worlds = results["worlds"]
-    figure = canvas(4.6 * len(worlds) + 0.4, 3.6)
-    looks = {"none": "--", "realign": "-"}
-    colours = dict(zip(RECIPES[1:], (METHOD[name] for name in ("none", "bca", "c3", "realign")), strict=True))
-    for axes, (name, of) in zip(np.atleast_1d(figure.subplots(1, len(worlds))), worlds.items(), strict=True):
+    figure = canvas(3.5)
+    panels = np.atleast_1d(figure.subplots(1, len(worlds)))
+    dashes = {"none": (0, (4, 2)), "realign": "-"}
+    looks = dict(
+        zip(
+            RECIPES[1:],
+            zip((METHOD[name] for name in ("none", "bca", "c3", "realign")), "X^vo", strict=True),
+            strict=True,
+        )
+    )
+    for axes, (name, of) in zip(panels, worlds.items(), strict=True):
         sizes = list(of["sizes"])
         for alignment in ALIGNMENTS:
-            for recipe, colour in colours.items():
+            for recipe, (colour, mark) in looks.items():
                 if recipe == "images alone" and alignment == "none":
                     continue
                 values = [100 * np.mean(of["sizes"][n][alignment][recipe]) for n in sizes]
-                label = recipe if recipe == "images alone" else f"{recipe}, {NAMES[alignment]}"
-                axes.plot([int(n) for n in sizes], values, "o" + looks[alignment], color=colour, label=label)
+                line = dashes["realign" if recipe == "images alone" else alignment]
+                axes.plot([int(n) for n in sizes], values, marker=mark, ls=line, color=colour)
         axes.set_xscale("log")
         axes.set_xticks([int(n) for n in sizes], sizes, minor=False)
         axes.minorticks_off()
         axes.set_xlabel("labelled images")
-        axes.set_title(name, loc="left", fontsize=10.5)
-    figure.axes[0].set_ylabel("accuracy on images, %")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=8)
+        axes.set_title(name)
+    panels[0].set_ylabel("accuracy on images, %")
+    for recipe, (colour, mark) in looks.items():
+        key(panels[0], recipe, mark, color=colour)
+    for alignment, line in dashes.items():
+        key(panels[0], NAMES[alignment], linestyle=line)
+    legend_above(figure, panels[0], 2)
     return figure
 
 

@@ -23,7 +23,6 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     fitted,
     half,
     main,
@@ -202,31 +201,39 @@ def _table(reads: Sequence[Read], held: Sequence[int]) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import INK, METHOD
+    """A panel a figure, a row a method, a mark an encoder or a random half."""
+    from bench.drawing import INK, METHOD, canvas, log_ticks
 
-    kinds = [key for key in ("encoders", "halves") if key in results]
-    figure = canvas(13, 3.4)
-    labels = {"gap": "gap left", "js": "JS of angles", "mixing": "mixing", "kept": "neighbours kept", "alpha": "α"}
-    for axes, (name, label) in zip(figure.subplots(1, len(FIGURES)), labels.items(), strict=True):
-        for i, key in enumerate(kinds):
+    kinds = [kind for kind in ("encoders", "halves") if kind in results]
+    figure = canvas(4.4)
+    grid = figure.subplots(2, 3, sharey=True).ravel()
+    labels = {
+        "gap": "gap left",
+        "js": "JS of angles",
+        "mixing": "mixing",
+        "kept": "neighbours kept",
+        "alpha": "slope α",
+    }
+    for axes, (name, label) in zip(grid, labels.items(), strict=False):
+        for i, kind in enumerate(kinds):
             for at, method in enumerate(SHOWN):
-                values = [of[method][name] for of in results[key].values()]
-                shift = 0.0 if len(kinds) == 1 else 0.3 * (i - 0.5)
-                offsets = at + shift + np.linspace(-0.1, 0.1, len(values))
-                axes.plot(offsets, values, "o" if key == "encoders" else "D", color=METHOD[method], ms=4.5)
+                values = [of[method][name] for of in results[kind].values()]
+                shift = 0.0 if len(kinds) == 1 else 0.36 * (i - 0.5)
+                axes.plot(values, [at + shift] * len(values), "oD"[i], color=METHOD[method], ms=4, alpha=0.8, mew=0)
         if name in ("gap", "js"):
-            axes.set_yscale("log")
+            axes.set_xscale("log")
+            log_ticks(axes.xaxis)
+            axes.minorticks_off()
         else:
-            axes.set_ylim(bottom=0)
-        axes.set_xticks(range(len(SHOWN)), [NAMES[m] for m in SHOWN], rotation=55, ha="right", rotation_mode="anchor")
-        axes.set_title(label, loc="left", fontsize=10.5)
-        axes.grid(True, axis="y")
-    for key, mark in (("encoders", "o"), ("halves", "D")):
-        if key in kinds:
-            figure.axes[0].plot(
-                [], [], mark, color=INK, ms=4.5, label="encoders" if key == "encoders" else "random halves"
-            )
-    figure.axes[0].legend(loc="lower left", handletextpad=0.1)
+            axes.set_xlim(left=0)
+        axes.set_title(label)
+    grid[0].set_xticks([1e-14, 1e-7, 1])
+    grid[0].set_yticks(range(len(SHOWN)), [NAMES[m] for m in SHOWN])
+    grid[0].invert_yaxis()
+    for kind, mark in zip(kinds, "oD", strict=False):
+        grid[-1].plot([], [], mark, color=INK, ms=4.5, label={"encoders": "encoders", "halves": "random halves"}[kind])
+    grid[-1].set_axis_off()
+    grid[-1].legend(loc="center left", handletextpad=0.1)
     return figure
 
 

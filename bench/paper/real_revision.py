@@ -23,7 +23,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import ROOT, Reproduction, bar_of_seeds, canvas, table, write
+from bench.paper.common import ROOT, Reproduction, table, write
 from bench.paper.world import language
 from fastrealign.cli.demo import backbone
 from fastrealign.cli.demo.world import write_rows
@@ -260,16 +260,17 @@ def tell(results: dict[str, Any]) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """A panel a figure: each seed a dot, the mean a bar."""
-    arms = [(name, label, scores) for name, of in results["arms"].items() for label, scores in of.items()]
-    figure = canvas(11, 1 + 0.28 * len(arms))
-    for axis, (name, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
-        for i, (_, _, scores) in enumerate(arms):
-            values = 100 * np.array([found[name] for found in scores])
-            bar_of_seeds(axis, i, values, 100 * float(np.mean([found[f"blind/{name}"] for found in scores])))
-        axis.set_title(f"{title}, %", fontsize=9, loc="left")
-        axis.set_yticks(range(len(arms)), [f"head {name}: {label}" for name, label, _ in arms])
-    axis.invert_yaxis()
-    figure.suptitle("A dot a seed, the bar their mean; the line: the same model without the picture", fontsize=10)
+    from bench.drawing import SEEDS_NOTE, bars_of_seeds, canvas
+
+    arms = {label: scores for of in results["arms"].values() for label, scores in of.items()}
+    names = "/".join(results["arms"])
+    figure = canvas(0.95 + 0.26 * len(arms))
+    for axes, (name, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
+        values = {label: [100 * found[name] for found in scores] for label, scores in arms.items()}
+        blind = [100 * float(np.mean([found[f"blind/{name}"] for found in scores])) for scores in arms.values()]
+        bars_of_seeds(axes, values, blind)
+        axes.set_title(f"{title}, %")
+    figure.suptitle(f"Head {names}. {SEEDS_NOTE}", x=0.01, ha="left", fontsize=9)
     return figure
 
 

@@ -16,18 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fastrealign as fr
-from bench.paper.common import (
-    Reproduction,
-    Results,
-    Setting,
-    canvas,
-    legend_above,
-    main,
-    mapped,
-    plus_minus,
-    small,
-    table,
-)
+from bench.paper.common import Reproduction, Results, Setting, main, mapped, plus_minus, small, table
 from bench.paper.two_worlds import Domain, domains
 from fastrealign.core.errors import FitWarning
 from fastrealign.methods.alignment import Alignment
@@ -233,22 +222,24 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD
+    """The gap left at each step: a row a world and drift, a column a stream."""
+    from bench.drawing import canvas, heads, legend_above, look
 
     worlds = results["worlds"]
     shown = {"never": "none", "refit": "c3", "decay 1": "anchor", "decay 0.7": "realign", "decay 0.3": "bca"}
-    figure = canvas(10.5, 3.2 * len(worlds) + 0.4)
-    grid = figure.subplots(len(worlds), len(STREAMS), squeeze=False, sharey="row")
-    for row, (name, of) in zip(grid, worlds.items(), strict=True):
-        for axes, (stream, runs) in zip(row, of["streams"].items(), strict=True):
-            for policy, colour in shown.items():
+    figure = canvas(1.7 * len(worlds) + 0.7)
+    grid = figure.subplots(len(worlds), len(STREAMS), squeeze=False, sharey="row", sharex=True)
+    for row, of in zip(grid, worlds.values(), strict=True):
+        for axes, runs in zip(row, of["streams"].values(), strict=True):
+            for policy, like in shown.items():
                 steps = np.mean([run["steps"][policy] for run in runs], axis=0)
-                axes.plot(steps, color=METHOD[colour], label=policy)
-            axes.set_title(f"{name}, {stream}", loc="left", fontsize=10.5)
-            axes.set_xlabel("step")
-        row[0].set_ylabel("gap left before learning the batch")
+                axes.plot(steps, **look(like) | {"markersize": 3.5, "markevery": 4}, label=policy)
+        row[0].set_ylabel("gap left")
         row[0].set_ylim(bottom=0)
-    legend_above(figure, grid[0][0])
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    heads(grid, list(STREAMS), [name.replace(", ", ",\n") for name in worlds])
+    legend_above(figure, grid[0][0], note="Gap left before learning the batch of a step")
     return figure
 
 

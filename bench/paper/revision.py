@@ -22,7 +22,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import NAMES, ROOT, Reproduction, bar_of_seeds, canvas, table, write
+from bench.paper.common import NAMES, ROOT, Reproduction, table, write
 from bench.paper.world.recipes import PAIRED, Recipe, train_recipe
 from bench.paper.world.sets import Sizes, World, make
 from fastrealign.core.errors import FastRealignError
@@ -246,20 +246,26 @@ def _differences(c: Comparison, runs: Runs) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """A row a comparison: each seed a dot, the mean a bar, the blind model a line."""
+    from bench.drawing import SEEDS_NOTE, bars_of_seeds, canvas
+
     shown = [(c, results["runs"][c.name]) for c in COMPARISONS if c.name in results["runs"]]
-    figure = canvas(11, 0.8 + sum(0.7 + 0.24 * len(runs) for _, runs in shown))
-    heights = [1 + 0.35 * len(runs) for _, runs in shown]
-    axes = figure.subplots(len(shown), len(FIGURES), squeeze=False, height_ratios=heights)
-    for row, (c, runs) in zip(axes, shown, strict=True):
-        for axis, name in zip(row, FIGURES, strict=True):
-            for i, by_seed in enumerate(runs.values()):
-                values = 100 * np.array([found["scores"][name] for found in by_seed.values()])
-                blind = 100 * float(np.mean([found["scores"][f"blind/{name}"] for found in by_seed.values()]))
-                bar_of_seeds(axis, i, values, blind)
-            axis.set_yticks(range(len(runs)), list(runs) if axis is row[0] else [""] * len(runs))
-            axis.invert_yaxis()
-            axis.set_title(f"{c.name}: {WHAT[name]}, %", fontsize=9, loc="left")
-    figure.suptitle("A dot a seed, the bar their mean; the line: the same model without the picture", fontsize=10)
+    heights = [1.6 + len(runs) for _, runs in shown]
+    figure = canvas(0.4 + 0.22 * sum(heights))
+    grid = figure.subplots(len(shown), len(FIGURES), squeeze=False, height_ratios=heights)
+    for row, (c, runs) in zip(grid, shown, strict=True):
+        for axes, name in zip(row, FIGURES, strict=True):
+            values = {
+                label: [100 * found["scores"][name] for found in by_seed.values()] for label, by_seed in runs.items()
+            }
+            blind = [
+                100 * float(np.mean([found["scores"][f"blind/{name}"] for found in by_seed.values()]))
+                for by_seed in runs.values()
+            ]
+            bars_of_seeds(axes, values, blind)
+            axes.set_title(f"{c.name}: {WHAT[name]}, %", fontsize=9)
+            if axes is not row[0]:
+                axes.set_yticklabels([])
+    figure.suptitle(SEEDS_NOTE, x=0.01, ha="left", fontsize=9)
     return figure
 
 

@@ -1,6 +1,7 @@
 """One index of pictures and captions: the methods of `fastrealign.fit_roles` on real heads.
 
     python -m bench.paper.roles                  the head that ships (CLIP-like)
+    python -m bench.paper.roles --out bench/results/paper/roles.json     the same, kept: docs/use.png is drawn from it
     python -m bench.paper.roles --real DIR       also heads with a small gap, that `python -m bench.paper.real --out DIR` made
 
 Roles are fitted on the part "fit" (query, text, and image: the anchor); balanced and auto get its pairs. Of the held-out part,
@@ -13,11 +14,15 @@ that tie are in a random order: the expected share counts.
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import fastrealign as fr
+from bench.common import machine
 from fastrealign.cli.demo import real_world
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BALANCED
@@ -85,29 +90,39 @@ def row(method: str, shares: np.ndarray) -> str:
     return f"| {method} | {' | '.join(cells)} |"
 
 
-def table(fit: Rows, test: Rows) -> None:
-    """Print it, mean and standard deviation over the splits, and what auto says."""
+def table(fit: Rows, test: Rows) -> dict[str, dict[str, Any]]:
+    """Print it, mean and standard deviation over the splits, and what auto says. By method: what it took, its splits."""
     print(f"| method | {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * len(COLUMNS)}")
+    found = {}
     for method in METHODS:
         paired = method in (BALANCED, AUTO)
         pairs = {("query", role): (fit["query"], fit[role]) for role in ("image", "text")} if paired else None
         roles = fr.fit_roles(fit, anchor="image", method=method, pairs=pairs)
         shares = np.array([split(roles, test, seed) for seed in range(SPLITS)])
         print(row(f"auto: {roles.method}" if method == AUTO else method, shares))
+        found[method] = {"taken": roles.method, "splits": shares.tolist()}
     print(f"\n{roles.reason}\n")
+    return found
 
 
-def main() -> None:
-    """Print the tables."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and keep their shares."""
     parser = argparse.ArgumentParser(prog="python -m bench.paper.roles")
     parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real/")
-    for head, parts in worlds(parser.parse_args().real).items():
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep the shares of every split there")
+    given = parser.parse_args(arguments)
+    done = []
+    for head, parts in worlds(given.real).items():
         searches = [("title", "long", "test"), ("long", "title", "test"), ("title", "long", "near")]
         for query, text, part in searches[: 2 if "near" not in parts else 3]:
             fit, test = (roles_of(parts[one], query, text) for one in ("fit", part))
             near = ", near-duplicates left in" if part == "near" else ""
             print(f"{head}, queries: {query}, text documents: {text}{near}; {len(test['query'])} held out")
-            table(fit, test)
+            methods = table(fit, test)
+            done.append({"head": head, "query": query, "text": text, "part": part, "methods": methods})
+    if given.out:
+        kept = {"kind": "roles", "machine": machine(("numpy",), fastrealign=fr.__version__), "columns": COLUMNS}
+        given.out.write_text(json.dumps(kept | {"searches": done}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

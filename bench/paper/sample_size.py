@@ -20,7 +20,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import BUSY, Others, Spread, machine, plain
-from bench.paper.common import Reproduction, Results, Say, Setting, canvas, main, table
+from bench.paper.common import Reproduction, Results, Say, Setting, main, table
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.row_map import UNIT, RowMap
@@ -264,17 +264,16 @@ def _middle(values: Sequence[float]) -> str:
 
 def draw(results: Results) -> Figure:
     """Gap left against rows, both on logarithmic axes: a panel for each of demo and cloud."""
-    from fastrealign.cli.demo.picture import IMAGE, INK, TEXT
+    from bench.drawing import INK, METHOD, QUIET, TARGET, canvas, legend_above, log_ticks
 
-    figure = canvas(10.5, 4.8)
-    for panel, entry in zip(figure.subplots(1, 2, sharey=True), results["by_size"], strict=True):
-        panel.set_title(
-            f"{entry['name']}: {entry['rows']:,} rows a side, {entry['d']} wide", color=INK, fontsize=11, loc="left"
-        )
+    figure = canvas(3.7)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, entry in zip(panels, results["by_size"], strict=True):
+        panel.set_title(f"{entry['name']}: {entry['rows']:,} rows a side")
         for centroid, where, colour, mark, line in (
-            ("paper", "all rows", IMAGE, "o", "-"),
-            ("exact", "all rows", TEXT, "s", "--"),
-            ("paper", "held out", "#6e7781", "^", ":"),
+            ("paper", "all rows", TARGET, "o", "-"),
+            ("exact", "all rows", METHOD["realign"], "s", (0, (4, 2))),
+            ("paper", "held out", QUIET, "^", ":"),
         ):
             sizes = [size for size in entry["sizes"] if where in size["left"][centroid]]
             # Of all rows the exact centroid leaves a rounding error, far below the picture.
@@ -285,27 +284,23 @@ def draw(results: Results) -> Figure:
             low, middle, high = (
                 [of(size["left"][centroid][where]) for size in sizes] for of in (np.min, np.median, np.max)
             )
-            panel.plot(n, middle, line, color=colour, marker=mark, markersize=5, label=f"{centroid} centroid, {where}")
+            panel.plot(n, middle, ls=line, color=colour, marker=mark, label=f"{centroid} centroid, {where}")
             panel.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
         before = entry["before"]["all rows"]
         panel.axhline(before, color=INK, linewidth=1, linestyle="-.")
-        panel.annotate(
-            f"before: {before:.2f}", (n[0], before), (0, 4), textcoords="offset points", color=INK, fontsize=9
-        )
-        panel.set_xscale("log")
-        panel.set_yscale("log")
-        panel.set_xlabel("rows of each side that were fitted on", color=INK)
-        panel.grid(color="#d0d7de", linewidth=0.6)
-        panel.tick_params(colors=INK)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, labelcolor=INK, fontsize=9, loc="lower left")
-    figure.axes[0].set_ylim(top=1.0)
-    figure.axes[0].set_ylabel("gap left |mean of aligned text - mean of images|", color=INK)
-    figure.suptitle(
-        f"Lines: median of {results['settings']['trials']} trials, bands: least to largest. "
-        "Fitted on all rows the exact centroid leaves some 1e-14, below the picture.",
-        color=INK,
-        fontsize=10,
+        panel.annotate(f"before: {before:.2f}", (n[0], before), (0, 4), textcoords="offset points", fontsize=9)
+        panel.set(xscale="log", yscale="log", xlabel="rows of each side fitted on")
+        log_ticks(panel.xaxis)
+        panel.minorticks_off()
+    panels[0].set_ylim(top=1.2)
+    log_ticks(panels[0].yaxis)
+    panels[0].set_ylabel("gap left ‖mean(aligned) − mean(images)‖")
+    legend_above(
+        figure,
+        panels,
+        2,
+        f"{results['by_size'][0]['d']} wide; median of {results['settings']['trials']} trials, bands: least to largest.\n"
+        "Fitted on all rows, the exact centroid leaves some 1e-14, below the picture.",
     )
     return figure
 

@@ -18,7 +18,6 @@ from bench.paper.common import (
     Results,
     Setting,
     Sides,
-    canvas,
     fitted,
     half,
     main,
@@ -192,33 +191,30 @@ def tell(results: Results) -> str:
 
 
 def draw(results: Results) -> Figure:
-    from fastrealign.gap_report.svg import METHOD, TARGET
+    """Spectra above; densities of the cosines within a side below."""
+    from bench.drawing import DASHES, METHOD, TARGET, canvas, log_ticks
 
-    figure = canvas(10.5, 4.4)
-    left, right = figure.subplots(1, 2)
+    figure = canvas(6.2)
+    above, below = figure.subplots(2, 1)
     for name, of in results["whole"].items():
         colour = TARGET if name == "image" else METHOD[name]
-        label = "image" if name == "image" else NAMES[name]
-        style = {"none": "--", "c3": "-.", "bca": ":"}.get(name, "-")
-        width = 2.2 if name == "image" else 1.6
+        label = "images" if name == "image" else NAMES[name]
+        style = {"color": colour, "ls": DASHES.get(name, "-"), "lw": 2.4 if name == "image" else 1.6}
         shares = [share for share in of["shares"] if share > 1e-9]
-        left.loglog(
-            np.arange(1, len(shares) + 1), shares, style, color=colour, lw=width, label=f"{label}, α {of['alpha']:.2f}"
-        )
+        above.loglog(np.arange(1, len(shares) + 1), shares, **style, label=f"{label}, α {of['alpha']:.2f}")
         js = "" if name == "image" else f", JS {small(of['js'])}"
-        right.plot(of["grid"], of["density"], style, color=colour, lw=width, label=f"{label}{js}")
+        below.plot(of["grid"], of["density"], **style, label=f"{label}{js}")
         if name == "image":
-            right.fill_between(of["grid"], of["density"], color=colour, alpha=0.15, lw=0)
-    left.set_xlabel("rank k of the eigenvalue")
-    left.set_ylabel("eigenvalue / trace")
-    left.set_ylim(bottom=1e-7)
-    left.grid(True)
-    left.legend(loc="lower left")
-    right.set_xlabel("cosine between two rows of one side")
-    right.set_ylabel("density")
-    right.set_ylim(0, 2.75)
-    right.grid(True)
-    right.legend(loc="upper right")
+            below.fill_between(of["grid"], of["density"], color=colour, alpha=0.15, lw=0)
+    above.set(xlabel="rank k of the eigenvalue", ylabel="eigenvalue / trace")
+    above.set_ylim(bottom=1e-7)
+    log_ticks(above.xaxis)
+    above.legend(loc="lower left")
+    below.set(xlabel="cosine between two rows of one side", ylabel="density")
+    below.set_xlim(-0.9, 1.9)
+    below.set_xticks(np.arange(-0.75, 1.01, 0.25))
+    below.set_ylim(bottom=0)
+    below.legend(loc="upper right")
     return figure
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.paper.aniso import Refinement, Rotation
-from bench.paper.common import Reproduction, Results, Setting, canvas, main, plus_minus, small, table
+from bench.paper.common import Reproduction, Results, Setting, main, plus_minus, small, table
 from bench.paper.noise import STRENGTH
 from bench.paper.real.made import KINDS, heads_of, labels, unpaired
 from fastrealign.core.errors import FitWarning, InputError
@@ -238,23 +238,27 @@ def _why(scaled: Sequence[Any]) -> str:
 
 
 def draw(results: Results) -> Figure:
-    """Accuracy and recall in one index, by method and kind of head: a point a seed."""
-    figure = canvas(11, 4.2)
-    shown = ("one index", "accuracy")
-    for axes, name in zip(figure.subplots(1, 2), shown, strict=True):
-        for i, kind in enumerate(KINDS):
-            seeds = results["heads"][kind]["seeds"]
+    """Recall in one index and accuracy: a row a method, a mark a seed, its shape and colour the kind of head."""
+    from bench.drawing import METHOD, TARGET, canvas, key, legend_above
+
+    figure = canvas(4.4)
+    titles = {"one index": "R@10 in one index", "accuracy": "accuracy on images"}
+    panels = figure.subplots(1, len(titles), sharey=True)
+    looks = dict(zip(KINDS, ((TARGET, "o"), (METHOD["realign"], "^"), (METHOD["anchor"], "s")), strict=False))
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        for i, (kind, (colour, mark)) in enumerate(looks.items()):
             for at, method in enumerate(LABELS):
-                values = _values(seeds, method, name)
-                axes.plot([at + 0.22 * (i - 1)] * len(values), values, "o^s"[i], color=f"C{i}", ms=4.5)
-        axes.set_xticks(range(len(LABELS)), list(LABELS.values()), rotation=55, ha="right", rotation_mode="anchor")
-        axes.set_title(
-            {"one index": "R@10 in one index", "accuracy": "accuracy on images"}[name], loc="left", fontsize=10.5
-        )
-        axes.grid(True, axis="y")
-    for i, kind in enumerate(KINDS):
-        figure.axes[1].plot([], [], "o^s"[i], color=f"C{i}", ms=4.5, label=results["heads"][kind]["says"])
-    figure.axes[1].legend(loc="lower right", handletextpad=0.1)
+                values = _values(results["heads"][kind]["seeds"], method, name)
+                axes.plot(values, [at + 0.24 * (i - 1)] * len(values), mark, color=colour, mew=0)
+        axes.set_title(title)
+        axes.grid(False, axis="y")
+        for at in range(1, len(LABELS)):
+            axes.axhline(at - 0.5, color="#d5d9de", lw=0.5)
+    panels[0].set_yticks(range(len(LABELS)), list(LABELS.values()))
+    panels[0].set_ylim(len(LABELS) - 0.5, -0.5)
+    for kind, (colour, mark) in looks.items():
+        key(panels[0], results["heads"][kind]["says"], mark, color=colour)
+    legend_above(figure, panels[0])
     return figure
 
 

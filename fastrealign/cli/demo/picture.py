@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
+from fastrealign.gap_report.labels import METHOD
+from fastrealign.gap_report.svg import INK, PAPER, TARGET
 from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEXT, IMAGE = "#d9661f", "#2f6db5"  # orange and blue: distinguishable with every common form of colour vision
-INK, PAPER = "#24292f", "#ffffff"  # opaque, so that it reads on light and dark pages
+__all__ = ["IMAGE", "INK", "PAPER", "TEXT", "check_picture", "save"]
+
+# Orange and blue: distinguishable with every common form of colour vision. Paper is opaque: it reads on light and dark pages.
+TEXT, IMAGE = METHOD["realign"], TARGET
 
 
 def check_picture(path: str | Path) -> None:

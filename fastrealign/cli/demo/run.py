@@ -14,6 +14,7 @@ from fastrealign.cli.demo import real_world, uses
 from fastrealign.cli.demo.contact_sheet import draw
 from fastrealign.cli.demo.picture import check_picture
 from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
+from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.uses import BEST, TOP, Search, Share
 from fastrealign.core.text import printable
 
@@ -150,6 +151,12 @@ class DemoResult:
         return lines
 
 
+def unpaired(fit: RealWorld) -> tuple[np.ndarray, np.ndarray]:
+    """Titles of every other picture, and the remaining pictures."""
+    half = np.arange(len(fit.ids)) % 2 == 0
+    return fit.title[half], fit.image[~half]
+
+
 def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoResult:
     """Fit on unpaired titles and pictures, align, and measure the held-out pairs before and after.
 
@@ -164,8 +171,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
         check_picture(picture)
     world = real_world.load()
     fit, test = world.part("fit"), world.part("test")
-    half = np.arange(len(fit.ids)) % 2 == 0
-    text, image = fit.title[half], fit.image[~half]
+    text, image = unpaired(fit)
     start = time.perf_counter()
     alignment = fr.fit(text, image, centroid=centroid)
     aligned = alignment(test.title)

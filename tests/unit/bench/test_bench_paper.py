@@ -254,7 +254,7 @@ def test_revision_tells_seeds_apart_and_compares_within_them(tmp_path, rng):
     assert "| C3 | 1 | 90.0 | 90.0 (+60.0) | 90.0 (+60.0) |" in text
     assert "- ReAlign minus none: captions +7.5 ± 2.5, positive in 2 of 2" in text and "minus C3" not in text
     assert text.endswith("Share of the time of a stage that is spent on alignment: ReAlign 0.2 to 0.4 %.")
-    common.save(lambda: revision.draw(results), tmp_path / "drawn.png")
+    benchmarks.module("drawing").save(lambda: revision.draw(results), tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 

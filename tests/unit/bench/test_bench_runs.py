@@ -86,11 +86,41 @@ def test_a_run_is_told_drawn_and_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(scale, "one_point", one_point)
     monkeypatch.setattr(scale.Others, "cores", lambda self: 0.0)
-    assert scale.main(["--quick", "--out", str(tmp_path / "r.json"), "--plot", str(tmp_path / "r.png")]) == 0
+    assert scale.main(["--quick", "--out", str(tmp_path / "r.json")]) == 0
     results = json.loads((tmp_path / "r.json").read_text())
     assert [series["kind"] for series in results["series"]] == list(scale_point.KINDS)
-    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    axes = scale.draw(results).axes
+    assert [[int(x) for x in line.get_xdata()] for line in axes[1].lines[: len(results["series"])]] == [
+        [10**6, 10**7]
+    ] * 3
     assert "100.0, 100.0 ns a row" in scale.told(results["series"][0])
+
+
+def test_one_kind_alone_keeps_the_others_of_the_file(tmp_path, monkeypatch, capsys):
+    """Rounds that others disturbed do not count where there are quiet ones."""
+    took, others = iter(range(1, 1000)), iter([0.0, 0.9] * 1000)
+    monkeypatch.setattr(scale, "DECADES", (10**6, 10**7))
+    monkeypatch.setattr(scale, "TRIES", 1)
+    monkeypatch.setattr(
+        scale,
+        "one_point",
+        lambda *_: {"seconds": [(s := float(next(took)))], "processor_seconds": [s], "peak_bytes": 1e8},
+    )
+    monkeypatch.setattr(scale.Others, "cores", lambda self: next(others))
+    monkeypatch.setattr(scale, "wait_for_quiet", lambda patience: None)
+    out = tmp_path / "r.json"
+    for kind in ("fit in one pass", "fit", "fit"):
+        assert scale.main(["--only", kind, "--most", "10000000", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [series["kind"] for series in found["series"]] == ["fit", "fit in one pass"]
+    one_pass = found["series"][1]["points"]
+    assert [point["seconds"]["n"] for point in one_pass] == [3, 2, 3] and found["machine"]["others_cores"] == 0.0
+    assert found["series"][0]["points"][0]["seconds"]["p10"] > one_pass[-1]["seconds"]["p90"]  # measured later
+    found["settings"]["threads"] = 99
+    out.write_text(json.dumps(found))
+    assert scale.main(["--only", "fit", "--most", "10000000", "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "r.json: other settings" in said and "give another --out" in said
 
 
 def test_a_point_that_fails_is_named(tmp_path):

@@ -115,7 +115,7 @@ def test_picture(tmp_path):
     from matplotlib.image import imread
 
     pixels = imread(path)
-    assert pixels.shape[1] == 1504 and np.ptp(pixels[..., :3]) > 0.9
+    assert pixels.shape[1] == 1280 and np.ptp(pixels[..., :3]) > 0.9
     below = pixels[int(0.6 * len(pixels)) :, :, :3]
     assert np.mean(below.max(2) - below.min(2) > 0.2) > 0.02  # coloured pictures
 
