@@ -30,7 +30,7 @@ struct Outcome {
 
 struct Options {
     int threads;
-    std::string isa;  // "avx512", "avx2", "baseline", or empty for the best one that this machine supports
+    std::string isa;  // a name of `instruction_sets`, or empty for the best one that this machine supports
     uint8_t* flags;   // RowState of each row; may be null
 };
 

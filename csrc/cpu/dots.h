@@ -11,7 +11,7 @@ namespace fastrealign {
 namespace FR_ISA {
 
 // Rows side by side: as many as registers hold sums of.
-constexpr int rows_of_wide_dots(Terms terms) { return terms == Terms::none ? most_sums : most_sums / 2; }
+constexpr int rows_of_wide_dots(Terms terms) { return terms == Terms::none ? most_rows : most_sums / 2; }
 constexpr int rows_of_narrow_dots = most_sums / 2;
 
 // Whether rows are converted when their dot products are taken, for the second pass to read.

@@ -128,6 +128,9 @@ extern const ReduceKernel reduce_kernels[dtype_count];
 extern const ApplyKernel apply_kernels[dtype_count][dtype_count];
 extern const VjpKernel vjp_kernels[dtype_count];
 }  // namespace avx512
+namespace avx512vl {  // 256-bit vectors, where they are faster
+extern const ReduceKernel reduce_kernels[dtype_count];
+}  // namespace avx512vl
 namespace avx2 {
 extern const ReduceKernel reduce_kernels[dtype_count];
 extern const ApplyKernel apply_kernels[dtype_count][dtype_count];

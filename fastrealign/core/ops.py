@@ -48,7 +48,7 @@ def reduce(
         Receives the state of each row: GOOD, ZERO, NOT_FINITE or COLLAPSED.
     threads : int, optional
         Number of CPU threads; all CPUs by default.
-    isa : {"avx512", "avx2", "baseline"}, optional
+    isa : {"avx512", "avx512vl", "avx2", "baseline"}, optional
         Instruction set; by default the environment's FASTREALIGN_ISA, else the best one.
     backend : {"cuda", "triton", "cpu", "reference"}, optional
         See backend.py.

@@ -21,6 +21,11 @@ TERMS = ["unit", "s", "b", "bc"]
 ROUNDING = 0.5**40
 
 
+@pytest.fixture(params=instruction_sets())
+def isa(request):
+    return request.param
+
+
 def reduce(rows, row_map=UNIT, **options):
     sums = ExactSum(rows.shape[1])
     counts = ops.reduce(rows, row_map, sums, **options)
