@@ -1,4 +1,4 @@
-"""python -m bench.paper.exact_sums: float32 and float64 accumulators against exact sums (arXiv 2602.07026, figure 7).
+"""python -m bench.paper.exact_sums [--real DIR]: float32 and float64 sums against exact ones (arXiv 2602.07026, figure 7).
 
 The mean of synthetic unit rows, 768 wide, accumulated in float32, in float64 and by `fastrealign.Moments`, against sums in
 extended precision; and the effect of the order of the rows. Time and memory of fits come from bench.scale
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 import fastrealign as fr
 from bench.common import BUSY
 from bench.paper.common import ROOT, Reproduction, Results, Setting, main, small, table
+from bench.paper.real.made import KINDS, heads_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,12 +91,15 @@ def measure(setting: Setting) -> Results:
     numbers = range(reordered // CHUNK)
     forwards, backwards = _means(numbers, d), _means(reversed(numbers), d)
     moved = {name: float(np.linalg.norm(forwards[name] - backwards[name])) for name in NAMES}
-    return {
+    found = {
         "d": d,
         "by rows": by_rows,
         "reordered": {"count": reordered, **moved},
         "scale": _scale(),
     }
+    if setting.real:
+        found["real"] = _of_heads(setting.real)
+    return found
 
 
 def _means(numbers: Iterable[int], d: int) -> dict[str, np.ndarray]:
@@ -102,6 +107,21 @@ def _means(numbers: Iterable[int], d: int) -> dict[str, np.ndarray]:
     for number in numbers:
         sums.add(chunk(number, CHUNK, d))
     return sums.means()
+
+
+def _of_heads(folder: Path) -> dict[str, Any]:
+    """By kind, of all images of seed 0: error of the mean, and how far it moves when the rows are reversed."""
+    found = {}
+    for kind in KINDS:
+        rows = heads_of(folder, kind, ("image",))[0]["image"]
+        forwards, backwards = Sums(rows.shape[1]), Sums(rows.shape[1])
+        for lo in range(0, len(rows), 1_000):
+            forwards.add(rows[lo : lo + 1_000])
+            backwards.add(rows[::-1][lo : lo + 1_000])
+        one, other = forwards.means(), backwards.means()
+        moved = {name: float(np.linalg.norm(one[name] - other[name])) for name in NAMES}
+        found[kind] = {"count": len(rows), "d": rows.shape[1], "error": forwards.errors(), "moved": moved}
+    return found
 
 
 def _scale() -> dict[str, Any]:
@@ -148,6 +168,7 @@ def tell(results: Results) -> str:
             f"With the batches of {again['count']:,} rows in reverse order, the mean moves by {small(again['rows'])} in "
             f"float32 row by row, {small(again['float32'])} in batches, {small(again['float64'])} in float64, and "
             f"{small(again['exact'])} in exact sums, which are bit-identical.",
+            *([_heads_table(results["real"])] if "real" in results else []),
             f"Time and memory, rows {settings['width']} wide, {settings['dtype']}, {settings['threads']} threads, "
             f"{machine['cpu']} "
             f"(`python -m bench.scale`).{busy}",
@@ -164,6 +185,17 @@ def tell(results: Results) -> str:
             ),
         ]
     )
+
+
+def _heads_table(found: Mapping[str, Any]) -> str:
+    """The text under figure 7."""
+    rows = [
+        [f"{kind}: {KINDS[kind]}, {of['count']:,} by {of['d']}", what, *(f"{of[key][name]:.1e}" for name in NAMES)]
+        for kind, of in found.items()
+        for key, what in (("error", "error"), ("moved", "rows reversed"))
+    ]
+    says = "The same of the embeddings of real images (heads of seed 0); how far the mean moves when the rows are reversed:"
+    return f"{says}\n\n{table(['head', '', *NAMES.values()], rows, left=2)}"
 
 
 def draw(results: Results) -> Figure:

@@ -34,12 +34,12 @@ MOST = 1500
 TOP = 10
 COLUMNS = ("R@10", "pictures", "captions", "pictures alone", "captions alone")
 METHODS = ("none", *(name for name in ROLE_METHODS if name != "none"), BALANCED, AUTO)
-HEADS = ("C0", "B0", "A0")
+HEADS = ("C0", *(f"{kind}{seed}" for seed in range(3) for kind in "BA"))
 
 Rows = dict[str, np.ndarray]
 
 
-def worlds(real: Path | None) -> dict[str, dict[str, Rows]]:
+def worlds(real: Path | None, heads: Sequence[str] = HEADS) -> dict[str, dict[str, Rows]]:
     """Rows of pictures, titles and long captions of the parts "fit" and "test" of each head; "near": with near-duplicates."""
     sides = ("image", "title", "long")
     if real is None:
@@ -49,7 +49,7 @@ def worlds(real: Path | None) -> dict[str, dict[str, Rows]]:
     near = (parts == "test") | ((parts == "duplicate") & np.isin(groups, groups[parts == "test"]))
     taken = {"fit": parts == "fit", "test": parts == "test", "near": near}
     found = {}
-    for head in HEADS:
+    for head in heads:
         rows = {side: np.load(real / "heads" / f"{head}_{side}.npy") for side in sides}
         found[head] = {part: {side: x[at] for side, x in rows.items()} for part, at in taken.items()}
     return found
@@ -110,9 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.roles")
     parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real/")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep the shares of every split there")
+    parser.add_argument("--heads", nargs="+", default=HEADS, metavar="HEAD", help="of DIR: kind and seed, such as B1")
     given = parser.parse_args(arguments)
     done = []
-    for head, parts in worlds(given.real).items():
+    for head, parts in worlds(given.real, given.heads).items():
         searches = [("title", "long", "test"), ("long", "title", "test"), ("title", "long", "near")]
         for query, text, part in searches[: 2 if "near" not in parts else 3]:
             fit, test = (roles_of(parts[one], query, text) for one in ("fit", part))

@@ -1,4 +1,4 @@
-"""python -m bench.paper.sample_size: how many rows a fit needs (arXiv 2602.07026, figure 6).
+"""python -m bench.paper.sample_size [--real DIR]: how many rows a fit needs (arXiv 2602.07026, figure 6).
 
 Statistics from N rows per side, drawn without replacement, five trials each; the gap that they leave over all rows, and over
 held-out rows. On the shipped embeddings, and on a million rows per side with their mean and covariance. Also the options of
@@ -20,6 +20,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import BUSY, Others, Spread, machine, plain
+from bench.paper import real_rows
 from bench.paper.common import Reproduction, Results, Say, Setting, main, table
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning
@@ -51,7 +52,10 @@ class Sides:
 
 
 def measure(setting: Setting) -> Results:
-    return run(50_000 if setting.quick else CLOUD_ROWS, setting.say)
+    found = run(50_000 if setting.quick else CLOUD_ROWS, setting.say)
+    if setting.real:
+        found["real"] = real_rows.gaps_by_rows(setting.real)
+    return found
 
 
 def run(cloud_rows: int, say: Say) -> Results:
@@ -181,6 +185,7 @@ def tell(results: Results) -> str:
     m = results["machine"]
     parts = [
         _size_table(results["by_size"]),
+        *([real_rows.gaps_table(results["real"])] if "real" in results else []),
         _method_table(results["by_method"], results["settings"]),
         f"Seconds measured on {m['cpu']}, {m['cores']} cores.",
     ]

@@ -164,12 +164,13 @@ def measure(setting: Setting) -> Results:
         of_kind = heads(setting.real, kind)[: 1 if setting.quick else None]
         found[kind] = {"says": says, "n": len(of_kind[0].images), "seeds": []}
         for seed, of in enumerate(of_kind):
-            found[kind]["seeds"].append(_seed(of, seed, tuple(LABELS) if kind in KINDS else SCALED_METHODS))
+            found[kind]["seeds"].append(figures_of(of, seed, tuple(LABELS) if kind in KINDS else SCALED_METHODS))
             setting.say(f"{says}: seed {seed} is done")
     return {"heads": found, "noise": NOISE}
 
 
-def _seed(of: Head, seed: int, names: Sequence[str]) -> Results:
+def figures_of(of: Head, seed: int, names: Sequence[str]) -> Results:
+    """What is measured of one head: by method, and of its rows as they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         spectra = [covariance(rows) for rows in (of.images, of.titles, of.longs)]
@@ -192,7 +193,7 @@ def tell(results: Results) -> str:
     parts = []
     for kind in KINDS:
         of = found[kind]
-        parts += [f"**{of['says']}**, {len(of['seeds'])} seeds, {of['n']:,} held-out pairs:", _table(of["seeds"])]
+        parts += [f"**{of['says']}**, {len(of['seeds'])} seeds, {of['n']:,} held-out pairs:", table_of(of["seeds"])]
     scaled = [of for kind, of in found.items() if kind not in KINDS]
     if scaled:
         parts += ["The same head at logit scales that are held:", _why(scaled)]
@@ -207,11 +208,13 @@ def _three(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _table(seeds: Sequence[Any]) -> str:
-    rows = [
-        [label, *(plus_minus(_values(seeds, name, figure), _three) for figure in FIGURES)]
-        for name, label in LABELS.items()
-    ]
+def figure_cell(seeds: Sequence[Any], method: str, figure: str) -> str:
+    return plus_minus(_values(seeds, method, figure), _three)
+
+
+def table_of(seeds: Sequence[Any]) -> str:
+    """A row a method of those that were measured."""
+    rows = [[LABELS[name], *(figure_cell(seeds, name, figure) for figure in FIGURES)] for name in seeds[0]["methods"]]
     rows.append(["images", *[""] * (len(FIGURES) - 1), plus_minus([seed["images"] for seed in seeds], _three)])
     return table(["method", *FIGURES], rows)
 

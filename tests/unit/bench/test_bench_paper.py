@@ -19,9 +19,18 @@ from fastrealign.cli.demo.scenes import scene
 from fastrealign.core.errors import InputError
 
 common, listing = (benchmarks.module(f"paper.{name}") for name in ("common", "__main__"))
-encoders, exact_sums, long_captions, domains, orderings, synthetic, two_sided = (
+encoders, everything, exact_sums, long_captions, domains, orderings, synthetic, two_sided = (
     benchmarks.module(f"paper.{name}")
-    for name in ("encoders", "exact_sums", "long_captions", "domains", "orderings", "synthetic", "two_sided")
+    for name in (
+        "encoders",
+        "everything",
+        "exact_sums",
+        "long_captions",
+        "domains",
+        "orderings",
+        "synthetic",
+        "two_sided",
+    )
 )
 REPRODUCTIONS = listing.reproductions()
 # sample_size has tests of its own (test_bench_runs.py).
@@ -265,3 +274,40 @@ def test_revision_compares_recipes_that_differ():
         labels = [c.label(i) for i in range(len(c.recipes))]
         recipes = {c.recipe(i, 3, Path("worlds"), revision.SIZES) for i in range(len(labels))}
         assert len(set(labels)) == len(labels) == len(recipes) and {recipe.seed for recipe in recipes} == {3}
+
+
+def test_all_covers_every_block_of_the_pages_and_resumes_after_a_failure(tmp_path):
+    blocks = {
+        name
+        for path in (common.ROOT / "docs").rglob("*.md")
+        for name in re.findall(r"<!-- results:(\w+) -->", path.read_text())
+        if (common.ROOT / f"bench/paper/{name}.py").exists()
+    }
+    assert blocks <= {step.name for step in everything.STEPS}
+    assert all(
+        (common.ROOT / f"bench/paper/{step.name}{tail}").exists()
+        for step in everything.STEPS
+        for tail in ([".py"] if step.name != "real" else ["/__main__.py"])
+    )
+    said, ran, broken = [], [], {"mixing"}
+
+    def run(command, output):
+        name = command[2].removeprefix("bench.paper.")
+        ran.append(name)
+        assert output == (tmp_path / "tables/roles.txt" if name == "roles" else None)
+        return 3 if name in broken else 0
+
+    names = ["gap", "mixing", "roles"]
+    assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 3
+    assert ran == ["gap", "mixing"] and "mixing ended with 3" in said[-1]
+    ran.clear()
+    broken.clear()
+    assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 0
+    assert ran == ["mixing", "roles"] and any("gap" in line and "done, took" in line for line in said)
+
+
+def test_all_wants_a_folder_and_steps_that_there_are(capsys):
+    for arguments, says in ((["--all"], "--work DIR"), (["--all", "--work", "w", "--skip", "gaps"], "'gaps'")):
+        with pytest.raises(SystemExit) as stop:
+            listing.main(arguments)
+        assert stop.value.code == 2 and says in capsys.readouterr().err

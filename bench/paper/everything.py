@@ -1,0 +1,115 @@
+"""What `python -m bench.paper --all --work DIR` runs: every figure of docs/paper*, by its own command, one by one.
+
+Models, embeddings and the real world are made in DIR and kept there. A step that ended well leaves DIR/done/NAME.json with its
+seconds and is not repeated; remove the file to repeat it. Steps resume by themselves where their own commands do.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.paper.common import ROOT, Say
+from fastrealign.storage.atomic import save_bytes
+
+SCALES = ("10", "20", "40", "60", "100")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command `python -m bench.paper.MODULE ARGUMENTS`.
+
+    arguments   with {work} and {into} in place of the folders
+    takes       hours on two cores where they were timed, None elsewhere
+    printed     whether its output is the result: it is kept in DIR/tables/NAME.txt
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    takes: float | None = None
+    printed: bool = False
+
+    def command(self, work: Path, into: Path) -> list[str]:
+        given = [argument.format(work=work, into=into) for argument in self.arguments]
+        return [sys.executable, "-m", f"bench.paper.{self.name}", *given]
+
+
+_INTO = ("--into", "{into}")
+_REAL = ("--real", "{work}/real")
+_ENCODERS = ("--encoders", "{work}/encoders")
+
+STEPS = (
+    Step("real", ("--out", "{work}/real", "--scales", *SCALES), 0.1),
+    Step("encoders", ("--out", "{work}/encoders"), 0.9),
+    Step(
+        "figure1",
+        ("--out", "{into}/bench/results/figure1.json", "--docs", "{into}/docs/paper", "--runs", "{work}/figure1"),
+        1.5,
+    ),
+    *(Step(name, _INTO) for name in ("gap", "spectra", "mixing")),
+    *(Step(name, (*_REAL, *_INTO)) for name in ("sample_size", "exact_sums")),
+    Step("domains", (*_ENCODERS, *_INTO)),
+    Step("blockwise", _INTO),
+    Step("long_captions", (*_ENCODERS, *_INTO)),
+    Step("orderings", (*_ENCODERS, *_REAL, *_INTO)),
+    Step("moments", _INTO),
+    *(
+        Step(name, (*_REAL, *_INTO))
+        for name in ("noise", "uses", "caption_length", "head_questions", "recalibration", "membership")
+    ),
+    *(Step(name, _REAL, printed=True) for name in ("roles", "scores", "change_encoder")),
+    Step("real_revision", ("--heads", "{work}/real", "--work", "{work}/titles", *_INTO)),
+    Step("one_stage", (*_REAL, *_INTO)),
+    Step("revision", ("--worlds", "{work}/worlds", *_INTO), 3.8),
+)
+
+Run = Callable[[Sequence[str], Path | None], int]
+
+
+def run_all(work: Path, into: Path, only: Sequence[str], say: Say, run: Run | None = None) -> int:
+    """Run the steps (of these names; none: all) that are not done; the return code of the first that fails, else 0."""
+    run = run or _run
+    steps = [step for step in STEPS if not only or step.name in only]
+    say(f"{len(steps)} steps, folder {work}; hours on two cores:")
+    for step in steps:
+        say(f"  {step.name:<14} {_state(step, work)}")
+    for step in steps:
+        if _done(step, work).exists():
+            continue
+        say(f"{step.name}: {' '.join(step.command(work, into)[1:])}")
+        start = time.perf_counter()
+        code = run(step.command(work, into), work / "tables" / f"{step.name}.txt" if step.printed else None)
+        if code:
+            say(f"{step.name} ended with {code}; the same command resumes with this step")
+            return code
+        done = {"seconds": round(time.perf_counter() - start, 1)}
+        _done(step, work).parent.mkdir(parents=True, exist_ok=True)
+        save_bytes(_done(step, work), (json.dumps(done) + "\n").encode())
+    return 0
+
+
+def _done(step: Step, work: Path) -> Path:
+    return work / "done" / f"{step.name}.json"
+
+
+def _state(step: Step, work: Path) -> str:
+    path = _done(step, work)
+    if path.exists():
+        return f"done, took {json.loads(path.read_text())['seconds'] / 3600:.2f}"
+    return f"{step.takes:g}" if step.takes is not None else "not timed"
+
+
+def _run(command: Sequence[str], output: Path | None) -> int:
+    """Run it in the project's folder; output: where its standard output goes, written when it ended well."""
+    if output is None:
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    ended = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE)
+    if ended.returncode == 0:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        save_bytes(output, ended.stdout)
+    return ended.returncode
