@@ -34,6 +34,7 @@ def draw(
     heights = 3.3, 0.58 * len(found) + 0.6
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, sum(heights)), dpi=200, facecolor=PAPER, layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1)
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         planes(above, test, aligned, readings)
         widths = (2.1, *(1,) * BEST, 0.3, *(1,) * BEST)  # the title, pictures before, a space, pictures after
@@ -82,4 +83,4 @@ def _picture(axis: Axes, number: int, own: bool) -> None:
         axis.set_axis_on()
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
-            spine.set(color=OWN, linewidth=2.5)
+            spine.set(color=OWN, linewidth=2.5, visible=True)

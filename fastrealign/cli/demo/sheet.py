@@ -57,7 +57,7 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
     cards = [_card(id, answers, tuned_on) for id in ids]
     head = [
         [("What text alone taught: the same pictures, never seen in training", INK)],
-        [("green", RIGHT), ("words are true of the picture,", INK), ("red", WRONG), ("ones are not", INK)],
+        [("green", RIGHT), ("words are true of the picture,", INK), ("red underlined", WRONG), ("ones are not", INK)],
     ]
     height = sum(card.height for card in cards) + len(head) * _LINE + 2 * _EDGE
     figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor=PAPER)
@@ -68,9 +68,12 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
         for number, words in enumerate(lines):
             at = left
             for text, colour in words:
+                middle = top + (number + 0.5) * _LINE
+                if colour == WRONG:  # not by hue alone
+                    axes.plot([at, at + len(text) * _CHARACTER], [middle + 12] * 2, color=WRONG, linewidth=1.2)
                 axes.text(
                     at,
-                    top + (number + 0.5) * _LINE,
+                    middle,
                     text,
                     color=colour,
                     fontsize=_POINTS,

@@ -118,6 +118,11 @@ def test_picture(tmp_path):
     assert pixels.shape[1] == 1280 and np.ptp(pixels[..., :3]) > 0.9
     below = pixels[int(0.6 * len(pixels)) :, :, :3]
     assert np.mean(below.max(2) - below.min(2) > 0.2) > 0.02  # coloured pictures
+    framed = np.abs(below - np.array([0x1A, 0x7F, 0x37]) / 255).max(2) < 0.02
+    rows, columns = np.nonzero(framed[:, : framed.shape[1] // 2])  # before: a frame has four sides
+    first = rows < rows.min() + 100
+    box = framed[rows.min() : rows[first].max() + 1, columns[first].min() : columns[first].max() + 1]
+    assert all(side.mean() > 0.9 for side in (box[1], box[-2], box[:, 1], box[:, -2]))
 
 
 def test_without_matplotlib_a_picture_is_refused_before_the_run(tmp_path, monkeypatch, capfd):
