@@ -59,7 +59,7 @@ def test_one_command_writes_all_pictures_and_the_text(written):
         shown = re.findall(r"\]\(([\w/]+)\.png\)", (drawing.ROOT / page).read_text())
         for name in shown:
             inside = ((drawing.ROOT / page).parent / name).relative_to(drawing.ROOT / "docs").as_posix()
-            assert inside in figures or inside == "train_demo"
+            assert inside in figures or inside == "train_demo", f"{page}: add {inside} to bench.pictures"
     assert (folder / "README.md").read_text() == README.read_text(), "run python -m bench.pictures"
     drawing.save(pictures.draw_speed, folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "docs/speed.png").read_bytes()
