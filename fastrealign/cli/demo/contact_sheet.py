@@ -30,11 +30,12 @@ def draw(
     """Write a PNG: above, the held-out pairs before and after; below, a row of best pictures a query, before and after."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    layout = ConstrainedLayoutEngine(h_pad=0.1)
     heights = 3.3, 0.58 * len(found) + 0.6
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, sum(heights)), dpi=200, facecolor=PAPER, layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1)
+        figure = Figure(figsize=(6.4, sum(heights)), dpi=200, facecolor=PAPER, layout=layout)
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
         planes(above, test, aligned, readings)
         widths = (2.1, *(1,) * BEST, 0.3, *(1,) * BEST)  # the title, pictures before, a space, pictures after
