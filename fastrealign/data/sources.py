@@ -61,6 +61,12 @@ class FileSource(RowSource):
         options = self._made_by.options if self._made_by and self._made_by.kind != "embed" else {}
         return NoiseOptions(options.get("noise", 0.0), options.get("seed", 0))
 
+    @property
+    def mapped_by(self) -> tuple[str, str] | None:
+        """The command ("align" or "apply") and the method that wrote these rows, where a manifest says so."""
+        made = self._made_by
+        return (made.kind, made.options.get("method", "realign")) if made and made.kind != "embed" else None
+
     @cached_property
     def _made_by(self) -> JobSpec | None:
         return spec_of([shard.path for shard in self.files.shards])

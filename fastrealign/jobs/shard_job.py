@@ -33,6 +33,7 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.fit_options import MOVES_ANCHOR
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
+from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.noisy import with_noise
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, check_output, each, place
@@ -81,6 +82,7 @@ class ShardJob(Job[Report]):
         rows = self.opened("source", open_rows(source, "source", read.column, read.bad_shards))
         if not isinstance(rows, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
+        warn_if_aligned(rows)
         self.rows = rows
         self.layout = Layout(out, rows.files)
         dtype = None if output.dtype is None else output.dtype.name

@@ -29,6 +29,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.full_pass import fit_sides
 from fastrealign.methods.method import Method
+from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import NOTHING, Known, check_widths
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def fit_specs(
     ranks = ranks_of(group)
     check_ranks(wanted.method, ranks)
     rows, there = open_both(source, target, read.column, read.target_column)
+    warn_if_aligned(rows)
     files = isinstance(rows, FileSource) and isinstance(there, FileSource)
     if wanted.tol is not None and ranks.size > 1 and not files:
         raise InputError(

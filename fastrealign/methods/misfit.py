@@ -11,8 +11,9 @@ from fastrealign.core.errors import InputError, warn
 from fastrealign.data.options import ReadOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.row_source import RowsLike, RowSource
-from fastrealign.data.sources import open_rows
+from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.method import Method
 
 # Share of the original gap that an alignment may leave on new rows and still hold.
@@ -91,6 +92,18 @@ def warn_of_encoder(method: Method, rows: RowSource) -> None:
         warn(
             f"{rows.name}: these rows are of {theirs!r}, whose rows the alignment moves others to; it was fitted to move "
             f"those of {ours!r}"
+        )
+
+
+def warn_if_aligned(rows: RowSource) -> None:
+    """A FitWarning where `align` or `apply` wrote the rows: mapped again, they move twice."""
+    if not isinstance(rows, FileSource) or rows.mapped_by is None:
+        return
+    command, method = rows.mapped_by
+    if method not in PAIRED_METHODS:  # those change the encoder, and leave its gap
+        warn(
+            f"{rows.name}: `fastrealign {command}` wrote these rows, and a second map moves them again; unless that is "
+            "wanted, name the embeddings that they were made from"
         )
 
 

@@ -201,6 +201,11 @@ def _role(maps: RoleMaps, role: str | None, role_column: str | None) -> str | No
     if role is not None and role_column is not None:
         raise InputError("role and role_column contradict each other; give one of them")
     if role_column is not None:
+        if maps.single:
+            raise InputError(
+                f"{role_column}: {maps.method} is one map for all rows, not a file of roles; leave --role-column / "
+                "role_column= out"
+            )
         return None
     if role is None:
         if len(maps.maps) > 1:
@@ -209,7 +214,7 @@ def _role(maps: RoleMaps, role: str | None, role_column: str | None) -> str | No
                 "or the one of all rows (--role / role=)"
             )
         return next(iter(maps.maps))
-    return maps.known(role)
+    return maps.known(role, "leave --role / role= out")
 
 
 def _check_widths(store: Store, maps: RoleMaps) -> None:
@@ -229,14 +234,25 @@ def _check_values(store: Store, role_column: str, maps: RoleMaps) -> None:
     if not unknown:
         return
     named = [
-        f"{'no value' if value is None else repr(value)} ({n:,}{meant(str(value), maps.maps).rstrip('?')})"
+        f"{'empty' if value is None else repr(value)} ({n:,}{meant(str(value), maps.maps).rstrip('?')})"
         for value, n in unknown.most_common(_NAMED)
     ]
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     raise InputError(
-        f"{store.where}: {role_column} of {count(sum(unknown.values()), 'row')} names no role: {', '.join(named)}{more}; the "
-        f"roles are {', '.join(maps.maps)}"
+        f"{store.where}: {role_column} of {count(sum(unknown.values()), 'row')} is no role: {', '.join(named)}{more}; the "
+        f"roles are {', '.join(maps.maps)}; correct {role_column}, or fit roles of these names"
     )
+
+
+def _asked(record: dict[str, Any], name: str) -> str:
+    """What a record says of the width, the column or the roles of rows, in words."""
+    if name == "dim":
+        return f"a width of {record.get(name)}"
+    if name == "column":
+        return f"the vectors of {record.get(name)}"
+    if record.get("role_column") is not None:
+        return f"the roles in {record['role_column']}"
+    return f"role {record.get('role')!r} for all rows"
 
 
 def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) -> None:
@@ -251,7 +267,7 @@ def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) 
         if other in ("fingerprint", "method"):
             what = f"other roles ({there.get('method')}, {str(there.get('fingerprint'))[:8]}; now {record['fingerprint'][:8]})"
         else:
-            what = f"{other.replace('_', ' ')} {there.get(other)!r}, now {record[other]!r}"
+            what = f"{_asked(there, other)}, now {_asked(record, other)} is asked for"
         raise InputError(
             f"{store.where}: {store.target} was made with {what}; remake it with --restart / restart=True, or name another "
             "with --to / to="

@@ -28,10 +28,14 @@ _BLOCK_ROWS = 2048
 
 @dataclass(frozen=True)
 class RoleMaps:
-    """The map of each role, and a fingerprint of all: Roles, or one method, whose role has the name of the method."""
+    """The map of each role, and a fingerprint of all: Roles, or one method, whose role has the name of the method.
+
+    single: whether it is one map for all rows
+    """
 
     maps: Mapping[str, Method]
     method: str
+    single: bool = False
 
     @classmethod
     def of(cls, given: Any) -> RoleMaps:
@@ -44,7 +48,7 @@ class RoleMaps:
             except OtherKind:
                 pass
         method = as_method(given)
-        return cls(MappingProxyType({method.name: method}), method.name)
+        return cls(MappingProxyType({method.name: method}), method.name, single=True)
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +63,12 @@ class RoleMaps:
         one = next(iter(self.maps.values()))
         return getattr(one, "dim_out", one.dim)
 
-    def known(self, role: str) -> str:
+    def known(self, role: str, otherwise: str) -> str:
+        """The role, if there is one of that name. `otherwise`: what to do where there is one map for all rows."""
+        if self.single and role not in self.maps:
+            raise InputError(
+                f"there is no role {role!r}: {self.method} is one map for all rows, not a file of roles; {otherwise}"
+            )
         if role not in self.maps:
             raise InputError(f"there is no role {role!r}{meant(role, self.maps)}; the roles are {', '.join(self.maps)}")
         return role

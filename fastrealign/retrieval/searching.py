@@ -16,6 +16,8 @@ from fastrealign.retrieval.role_maps import RoleMaps
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
 from fastrealign.retrieval.stores.opening import open_store
 
+_QUERIES = "give query_role=None to make queries unit rows only, or the name of the map to map them too"
+
 
 class Searcher:
     """Maps queries and searches the aligned vectors of one store; made by `searcher`. A context manager.
@@ -108,7 +110,7 @@ def searcher(
         queries; and for a metric other than cosine on rows that are not of unit length.
     """
     maps = RoleMaps.of(roles)
-    method = unit_rows(maps.dim_out) if query_role is None else maps.maps[maps.known(query_role)]
+    method = unit_rows(maps.dim_out) if query_role is None else maps.maps[maps.known(query_role, _QUERIES)]
     opened = open_store(store, StoreOptions(table, column, to, id_column))
     try:
         record = opened.record()

@@ -10,7 +10,6 @@ Beside the new index lies its record, NAME.roles.safetensors, which knows the in
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import zlib
@@ -47,6 +46,7 @@ from fastrealign.retrieval.stores.faiss_parts import (
     learnt,
     rows_of,
 )
+from fastrealign.retrieval.stores.faiss_roles import roles_of
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 
@@ -54,7 +54,6 @@ _KIND = "index record"
 # Inner indexes that hold float32 rows as they came.
 # They are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
-_CODE_MOST = 255
 
 
 class FaissStore:
@@ -104,10 +103,9 @@ class FaissStore:
         return self._index is not None
 
     def role_values(self, column: str) -> Counter[Any]:
-        self._codes, self._names = self._roles(column)
-        counts = np.bincount(self._codes, minlength=len(self._names) + 1)
-        named = {name: int(counts[at]) for at, name in enumerate(self._names) if counts[at]}
-        return Counter(named | ({None: int(counts[-1])} if counts[-1] else {}))
+        self._codes, self._names = roles_of(column, ids_of(self._found), self.where)
+        counts = np.bincount(self._codes, minlength=len(self._names)).tolist()
+        return Counter({name: n for name, n in zip(self._names, counts, strict=True) if n})
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
         own = _beside(Path(self.where))
@@ -196,8 +194,18 @@ class FaissStore:
         return self._read(self._new, 0)
 
     def _read(self, path: Path, flags: int) -> Any:
-        with self._explained(str(path)):
+        try:
+            path.open("rb").close()
             return self._faiss.read_index(str(path), flags)
+        except (RuntimeError, MemoryError, OSError, AssertionError) as error:
+            if short := shortage(error):
+                raise FastRealignError(f"{path}: {short}") from None
+            if isinstance(error, OSError):
+                raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+            raise InputError(
+                f"{path}: is damaged, or not a FAISS index: expected a file that faiss.write_index wrote; for rows in "
+                f".npy, .parquet and other files use `fastrealign apply`"
+            ) from None
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
@@ -211,31 +219,6 @@ class FaissStore:
                 raise FastRealignError(f"{path}: {short}") from None
             said = re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", " ".join(str(error).split()))
             raise InputError(f"{path}: faiss cannot use it: {one_line(RuntimeError(said))}") from None
-
-    def _roles(self, column: str) -> tuple[np.ndarray, list[str]]:
-        """The role of each row, as a number in a list of names; the last number, of no name, is no role."""
-        path, rows = Path(column), self._found.ntotal
-        said = (
-            f"{column}: expected a .npy file with the role of each of {rows:,} rows, or a .json file of ranges of ids"
-        )
-        try:
-            if path.suffix == ".json":
-                ranges = {str(name): [int(end) for end in ends] for name, ends in json.loads(path.read_text()).items()}
-                ids, codes = ids_of(self._found), np.full(rows, len(ranges), np.uint8)
-                for at, (first, end) in enumerate(ranges.values()):
-                    codes[(ids >= first) & (ids < end)] = at
-                return codes, list(ranges)
-            values = np.load(path)
-        except FileNotFoundError:
-            raise InputError(f"{column}: no such file; {said.partition(': ')[2]}") from None
-        except (ValueError, AttributeError, TypeError) as error:
-            raise InputError(f"{said} ({{'text': [0, 5000], ...}}): {one_line(error)}") from None
-        if values.shape != (rows,) or values.dtype.kind not in "US":
-            raise InputError(f"{said}; it holds {values.shape} of {values.dtype}")
-        names, codes = np.unique(values.astype(str), return_inverse=True)
-        if len(names) > _CODE_MOST:
-            raise InputError(f"{said}; it holds {len(names):,} different values")
-        return codes.astype(np.uint8), names.tolist()
 
     def _mapped(self, align: Align, kept: _Kept) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The mapped rows that have a direction, and their ids, in batches; `kept` gets ids and roles."""

@@ -9,6 +9,7 @@ Without pgvector a search reads the whole column.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from fastrealign.retrieval.stores.base import (
 
 _RECORD = "fastrealign: "
 _WAIT_SECONDS = 30
+# Another run that has just ended, or was killed, still holds its lock for a moment.
+_HELD_SECONDS = 3.0
 _MOST_BLOCKS = 4096
 _PASSES = 5
 _TABLES = """\
@@ -64,6 +67,7 @@ class PgvectorStore:
     def __init__(self, location: str, options: StoreOptions) -> None:
         self._pg = optional("psycopg", "pgvector", "a postgresql:// URL")
         self.where = location
+        self._held = False
         try:
             self._connection = self._pg.connect(location, autocommit=True, connect_timeout=10)
         except self._pg.Error as error:
@@ -96,6 +100,7 @@ class PgvectorStore:
         self._read_columns()
 
     def restart(self) -> None:
+        self._hold()
         self._do("ALTER TABLE {table} DROP COLUMN {target}")
 
     def pending(self) -> tuple[int, int]:
@@ -106,8 +111,7 @@ class PgvectorStore:
         )[0]
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        if not self._do("SELECT pg_try_advisory_lock(%s)", self._oid)[0][0]:
-            raise FastRealignError(f"{self.where}: is locked by another run of index; run again when it is done")
+        self._hold()
         dim = (self.record() or {})["dim"]
         self._do(f"CREATE TEMP TABLE fastrealign_batch (at tid, v {self._format.declared(dim)}) ON COMMIT DELETE ROWS")
         for _ in range(_PASSES):  # rows that others move while they are read are found in the next pass
@@ -117,6 +121,7 @@ class PgvectorStore:
                 return
 
     def drop_old(self) -> str:
+        self._hold()
         self._do("ALTER TABLE {table} DROP COLUMN {column}")
         return self.column
 
@@ -142,6 +147,17 @@ class PgvectorStore:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _hold(self) -> None:
+        """Keep other runs of index out until the connection closes; the server lets go of a lock some time after that."""
+        until = time.monotonic() + _HELD_SECONDS
+        while not self._held:
+            self._held = self._do("SELECT pg_try_advisory_lock(%s)", self._oid)[0][0]
+            if self._held:
+                return
+            if time.monotonic() > until:
+                raise FastRealignError(f"{self.where}: is locked by another run of index; run again when it is done")
+            time.sleep(0.05)
 
     @cached_property
     def metric(self) -> str:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import corpus
 import ml_dtypes
@@ -294,6 +295,28 @@ def test_apply_writes_what_align_wrote(tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == (tmp_path / "again" / path.name).read_bytes()
     assert second.gap_left == first.gap_left
     assert "gap at the fit" in str(second) and "gap before" in str(first)
+
+
+def test_rows_that_are_aligned_already(tmp_path):
+    """A second map is warned of, whichever command is used; not one after a map from pairs, which leaves the gap."""
+    text, image = corpus.two_sides(tmp_path)
+    fr.align(text, image, tmp_path / "out")
+    alignment = tmp_path / "out" / "alignment.safetensors"
+    said = "`fastrealign align` wrote these rows, and a second map moves them again; .* name the embeddings"
+    with pytest.warns(fr.FitWarning, match=said):
+        fr.fit(tmp_path / "out", image)
+    with pytest.warns(fr.FitWarning, match=said):
+        fr.align(tmp_path / "out", image, tmp_path / "twice")
+    with pytest.warns(fr.FitWarning, match=said):
+        fr.apply_files(alignment, tmp_path / "out", tmp_path / "thrice")
+    with pytest.warns(fr.FitWarning, match="`fastrealign apply` wrote these rows"):
+        fr.fit(tmp_path / "thrice", image)
+    rows = corpus.loaded(text)
+    fr.apply_files(fr.fit_map(rows, rows[:, ::-1].copy()), text, tmp_path / "new")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fr.align(tmp_path / "new", image, tmp_path / "first")
+        fr.fit(image, tmp_path / "out")
 
 
 def test_apply_measures_the_gap_of_the_rows_it_is_given(tmp_path):

@@ -90,7 +90,9 @@ def test_ranges_of_ids(store, roles, mapped, tmp_path):
     kinds = ["text" if i < 100 else "image" for i in IDS]
     np.testing.assert_allclose(new.reconstruct_n(0, N), mapped(rows, kinds), atol=1e-6)
     (tmp_path / "ranges.json").write_text(json.dumps({"text": [0, 100]}))
-    with pytest.raises(InputError, match=r"of 87 rows names no role: no value \(87\)"):
+    with pytest.raises(
+        InputError, match=r"ranges.json: 87 rows of .*wiki_en.faiss in no range, the first has id 100; add"
+    ):
         index(path, roles, role_column=str(tmp_path / "ranges.json"), to=str(tmp_path / "b.faiss"))
 
 
@@ -183,8 +185,13 @@ def test_refused(store, roles, tmp_path):
     np.save(tmp_path / "few.npy", np.array(kinds[:5]))
     with pytest.raises(InputError, match=r"expected a .npy file with the role of each of 120 rows.*it holds \(5,\)"):
         index(path, roles, role_column=str(tmp_path / "few.npy"))
+    (tmp_path / "both.json").write_text(json.dumps({"text": [0, 60], "image": [50, 200]}))
+    with pytest.raises(InputError, match=r"both.json: id 50 is in the ranges of both text and image; correct one"):
+        index(path, roles, role_column=str(tmp_path / "both.json"))
     (tmp_path / "no.index").write_bytes(b"not an index")
-    with pytest.raises(InputError, match=r"no.index: faiss cannot use it"):
+    with pytest.raises(
+        InputError, match=r"no.index: is damaged, or not a FAISS index: expected .* use `fastrealign apply`$"
+    ):
         index(tmp_path / "no.index", roles, role="image")
     with pytest.raises(InputError, match=r"none.faiss: no such file"):
         index(tmp_path / "none.faiss", roles, role="image")
@@ -211,7 +218,18 @@ def test_a_map_from_pairs(store):
     path, rows, _ = store()
     new = rows @ np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
     paired = fr.fit_map(rows, new)
+    for how, said in [
+        (
+            {"role": "image"},
+            "there is no role 'image': procrustes is one map for all rows, .*; leave --role / role= out",
+        ),
+        ({"role_column": store.by}, "roles.npy: procrustes is one map for all rows, .*; leave --role-column"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            index(path, paired, **how)
     assert index(path, paired).rows == N
+    with pytest.raises(InputError, match=r"there is no role 'query': .*give query_role=None"):
+        searcher(path, paired)
     with searcher(path, paired, query_role=None) as search:
         found = search.search(new, 1)
     scores = new / np.linalg.norm(new, axis=1, keepdims=True) @ paired(rows).T

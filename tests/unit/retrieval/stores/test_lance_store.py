@@ -135,7 +135,7 @@ def test_other_roles(store, roles, others, mapped):
     index(folder, others, role_column="modality")
     with pytest.raises(InputError, match=r"vector_aligned was made with other roles \(realign, .*--restart"):
         index(folder, roles, role_column="modality")
-    with pytest.raises(InputError, match="made with role None, now 'image'"):
+    with pytest.raises(InputError, match="made with the roles in modality, now role 'image' for all rows is asked for"):
         index(folder, others, role="image")
     with pytest.raises(InputError, match="made with other roles"):
         searcher(folder, roles)
@@ -212,7 +212,8 @@ def test_values_that_are_no_roles(store, roles):
     table.update(where="id in (1, 2)", values={"modality": "imgae"})
     table.update(where="id = 4", values_sql={"modality": "null"})
     with pytest.raises(
-        InputError, match=r"modality of 3 rows names no role: 'imgae' \(2, did you mean 'image'\), no value \(1\)"
+        InputError,
+        match=r"modality of 3 rows is no role: 'imgae' \(2, did you mean 'image'\), empty \(1\); .*correct modality",
     ):
         index(folder, roles, role_column="modality")
     assert "vector_aligned" not in read(folder / "docs.lance")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import postgres
 import pytest
@@ -145,7 +148,7 @@ def test_refused(store, roles, monkeypatch):
         ({"table": "other"}, "there is no vector column"),
         ({"column": "embeding"}, "there is no vector column 'embeding', did you mean 'embedding'"),
         ({"role_column": "mode"}, "there is no column 'mode', did you mean 'Mode'"),
-        ({"role_column": "note"}, "note of 90 rows names no role"),
+        ({"role_column": "note"}, "note of 90 rows is no role"),
         ({"to": "note"}, "there is a column note already"),
     ]:
         with pytest.raises(InputError, match=said) as error:
@@ -161,6 +164,24 @@ def test_refused(store, roles, monkeypatch):
     connection.execute("UPDATE docs SET embedding = ARRAY[1, 2, 3] WHERE id = 3")
     with pytest.raises(InputError, match="of different widths"):
         index(url, roles, role_column="Mode")
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_two_runs_at_once(store, roles, monkeypatch):
+    """A lock that a run leaves behind for a moment is waited for; one that stays is one line."""
+    from fastrealign.retrieval.stores import pgvector_store
+
+    url, connection, *_ = store
+    connection.execute("SELECT pg_advisory_lock('docs'::regclass::oid::int8)")
+    threading.Timer(0.3, connection.execute, ["SELECT pg_advisory_unlock('docs'::regclass::oid::int8)"]).start()
+    assert index(url, roles, role_column="Mode").rows == N
+    monkeypatch.setattr(pgvector_store, "_HELD_SECONDS", 0.1)
+    time.sleep(0.3)  # until the server has let go of that run's lock
+    connection.execute("SELECT pg_advisory_lock('docs'::regclass::oid::int8)")
+    with pytest.raises(FastRealignError, match="docs: is locked by another run of index; run again when it is done"):
+        index(url, roles, role_column="Mode", restart=True)
+    assert len(read(connection)) == N
+    connection.execute("SELECT pg_advisory_unlock_all()")
 
 
 @pytest.mark.parametrize("store", ["real[]"], indirect=True)

@@ -153,7 +153,7 @@ def test_refused(store, roles):
         ({"table": "dosc"}, "there is no collection 'dosc', did you mean 'docs'"),
         ({"role_column": "modalty"}, "there is no payload field 'modalty', did you mean 'modality'"),
         ({"column": "clib"}, "there is no vector 'clib'"),
-        ({"role_column": "n"}, r"n of 30 rows names no role: 0 \(1\), "),
+        ({"role_column": "n"}, r"n of 30 rows is no role: 0 \(1\), "),
     ]:
         with pytest.raises(InputError, match=said):
             index(folder, roles, **{"role_column": "modality", **how})
