@@ -63,7 +63,7 @@ class RoleMaps:
         one = next(iter(self.maps.values()))
         return getattr(one, "dim_out", one.dim)
 
-    def known(self, role: str, otherwise: str) -> str:
+    def known(self, role: str, otherwise: str = "leave it out") -> str:
         """The role, if there is one of that name. `otherwise`: what to do where there is one map for all rows."""
         if self.single and role not in self.maps:
             raise InputError(
