@@ -147,19 +147,23 @@ bool same_size(const Call& call) {
     constexpr int C = 16 / sizeof(In);
     constexpr int R = sizeof(In) == 2 ? 4 : 2;
     if (call.params.low) {
-        return run<In, Out, C, 16, R, Warp, true>(call) || run<In, Out, C, 24, 2, Warp, true>(call) ||
-               run<In, Out, C, 32, 2, Warp, true>(call) || run<In, Out, C, 40, 2, Warp, true>(call) ||
+        return run<In, Out, C, warp_columns(512), R, Warp, true>(call) ||
+               run<In, Out, C, warp_columns(768), 2, Warp, true>(call) ||
+               run<In, Out, C, warp_columns(1024), 2, Warp, true>(call) ||
+               run<In, Out, C, warp_columns(1280), 2, Warp, true>(call) ||
                run<In, Out, C, sizeof(In) == 2 ? 16 : 20, 1, Block, true>(call);
     }
-    return run<In, Out, C, 16, 4, Warp, false>(call) || run<In, Out, C, 24, R, Warp, false>(call) ||
-           run<In, Out, C, 32, 2, Warp, false>(call) || run<In, Out, C, 40, 2, Warp, false>(call) ||
-           run<In, Out, C, 32, 1, Block, false>(call);
+    return run<In, Out, C, warp_columns(512), 4, Warp, false>(call) ||
+           run<In, Out, C, warp_columns(768), R, Warp, false>(call) ||
+           run<In, Out, C, warp_columns(1024), 2, Warp, false>(call) ||
+           run<In, Out, C, warp_columns(1280), 2, Warp, false>(call) || run<In, Out, C, 32, 1, Block, false>(call);
 }
 
 // Input and output types of different sizes; the wider one decides how many elements make 16 bytes.
 template <typename In>
 bool mixed(const Call& call) {
-    return run<In, Any32Or16, 4, 24, 2, Warp, true>(call) || run<In, Any32Or16, 4, 40, 2, Warp, true>(call) ||
+    return run<In, Any32Or16, 4, warp_columns(768), 2, Warp, true>(call) ||
+           run<In, Any32Or16, 4, warp_columns(1280), 2, Warp, true>(call) ||
            run<In, Any32Or16, 4, 16, 1, Block, true>(call);
 }
 

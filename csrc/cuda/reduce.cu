@@ -115,8 +115,10 @@ bool widths(const Call& call) {
     constexpr int R = narrow ? 4 : 1;
     constexpr int block_columns = !narrow ? 20 : shifted ? 16 : 24;
     constexpr int block_rows = narrow && !shifted ? 2 : 1;
-    return run<In, C, 16, narrow ? 4 : 2, Warp, shifted>(call) || run<In, C, 24, narrow ? 4 : 2, Warp, shifted>(call) ||
-           run<In, C, 32, R, Warp, shifted>(call) || run<In, C, 40, R, Warp, shifted>(call) ||
+    return run<In, C, warp_columns(512), narrow ? 4 : 2, Warp, shifted>(call) ||
+           run<In, C, warp_columns(768), narrow ? 4 : 2, Warp, shifted>(call) ||
+           run<In, C, warp_columns(1024), R, Warp, shifted>(call) ||
+           run<In, C, warp_columns(1280), R, Warp, shifted>(call) ||
            run<In, C, block_columns, block_rows, Block, shifted>(call);
 }
 

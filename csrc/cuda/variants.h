@@ -22,6 +22,9 @@ constexpr int blocks_of(int kept, int C) {
     return kept + 5 * C <= 70 ? 4 : kept + 5 * C <= 138 ? 3 : 2;
 }
 
+// Columns per thread of the variant with one warp per row, for rows of up to this width.
+constexpr int warp_columns(int width) { return width / warp_size; }
+
 // Columns per thread in the variant of single elements.
 constexpr int single_columns = 12;
 

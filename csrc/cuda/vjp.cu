@@ -202,7 +202,8 @@ bool run(const Call& call) {
 template <typename T>
 bool packs(const Call& call) {
     constexpr int R = sizeof(T) == 2 ? 2 : 1;
-    return run<T, 24, R, Warp>(call) || run<T, 40, R, Warp>(call) || run<T, 32, 1, Block>(call);
+    return run<T, warp_columns(768), R, Warp>(call) || run<T, warp_columns(1280), R, Warp>(call) ||
+           run<T, 32, 1, Block>(call);
 }
 
 bool fast_path(const Matrix& in, const Matrix& gradient, const Matrix& out, const Call& call) {

@@ -1,6 +1,6 @@
 """Append logs, such as a journal: lines are only added, by one process at a time.
 
-On a disk the log is a file with a lock. A server offers neither appending nor locks: there each line is a small
+On a disk the log is a file with a lock (file_lock.py). A server offers neither appending nor locks: there each line is a small
 numbered file, written in one request, and the lock is a lease (remote_lock.py).
 """
 
@@ -14,12 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
+from fastrealign.storage.file_lock import take_lock
 from fastrealign.storage.files import Descriptor, reading
 from fastrealign.storage.paths import Place, each
-from fastrealign.storage.system import lock, read_at
+from fastrealign.storage.system import read_at
 from fastrealign.storage.url import Url
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class FileLog:
                 f"{path}: could not be written: {error.strerror or one_line(error)}; choose another output folder"
             ) from error
         try:
-            self._take_lock()
+            take_lock(self._file.fd, path.parent)
         except BaseException:
             self._file.close()
             raise
@@ -127,17 +128,6 @@ class FileLog:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self._file.close()
-
-    def _take_lock(self) -> None:
-        folder = self.path.parent
-        try:
-            lock(self._file.fd)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another fastrealign is writing there; wait for it or stop it") from None
-        except OSError:
-            pass  # a file system without locks
-        if os.fstat(self._file.fd).st_nlink == 0:
-            raise InputError(f"{folder}: another fastrealign has just finished there; look at what it wrote")
 
 
 class RemoteLog:
