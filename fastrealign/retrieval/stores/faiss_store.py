@@ -183,7 +183,7 @@ class FaissStore:
 
     def _source(self) -> dict[str, Any]:
         """What the new index is made of."""
-        return {**FileFingerprint.of(self.where).to_json(), "roles": zlib.crc32(self._codes.tobytes())}
+        return {**FileFingerprint.of(self.where, modified=True).to_json(), "roles": zlib.crc32(self._codes.tobytes())}
 
     def _stored(self, name: str) -> Any:
         return load_tensors(_beside(self._new), _KIND)[1][name]

@@ -138,6 +138,19 @@ def test_a_source_that_grew(store, roles, others, documents, mapped, tmp_path):
         searcher(path, roles)
 
 
+def test_a_row_that_changed(roles, documents, mapped, tmp_path):
+    """Also one far from both ends of the file, whose size stays."""
+    rows, _ = documents(3000)
+    path = str(tmp_path / "a.faiss")
+    faiss.write_index(made(rows, "Flat"), path)
+    index(path, roles, role="image")
+    rows[1500] *= -1.0
+    faiss.write_index(made(rows, "Flat"), path)
+    assert index(path, roles, role="image").rows == 3000
+    new = faiss.read_index(str(tmp_path / "a.aligned.faiss"))
+    np.testing.assert_allclose(new.reconstruct(1500), roles["image"](rows[1500]), atol=1e-6)
+
+
 def test_bad_rows(store, roles, mapped, documents, tmp_path):
     """Left out; the others keep their numbers."""
     rows, _ = documents(N)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import postgres
 import pytest
 
 from fastrealign.retrieval import index
@@ -34,11 +35,14 @@ index(store, roles, role_column=by)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["faiss", "lancedb", "qdrant"])
-def test_killed(kind, roles, mapped, documents, tmp_path):
+@pytest.mark.parametrize("kind", ["faiss", "lancedb", "qdrant", "postgresql"])
+def test_killed(kind, roles, mapped, documents, tmp_path, request):
     rows, kinds = documents(N)
     roles.save(tmp_path / "roles.safetensors")
-    store, by, read = {"faiss": of_faiss, "lancedb": of_lance, "qdrant": of_qdrant}[kind](tmp_path, rows, kinds)
+    if kind == "postgresql":
+        store, by, read = of_postgresql(request.getfixturevalue("url"), rows, kinds)
+    else:
+        store, by, read = {"faiss": of_faiss, "lancedb": of_lance, "qdrant": of_qdrant}[kind](tmp_path, rows, kinds)
     killed = 0
     for batches in (1, 2, 5, 9, 16, 23):
         words = [sys.executable, "-c", RUN, store, str(tmp_path / "roles.safetensors"), by, str(batches)]
@@ -54,6 +58,29 @@ def test_killed(kind, roles, mapped, documents, tmp_path):
     assert killed >= 3
     index(store, roles, role_column=by)
     np.testing.assert_allclose(np.array(read()[1]), mapped(rows, kinds), atol=1e-6)
+
+
+@pytest.fixture
+def url(tmp_path_factory):
+    if postgres.programs() is None:
+        pytest.skip("needs PostgreSQL, or pip install pgserver")
+    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+def of_postgresql(url, rows, kinds):
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE docs (id int PRIMARY KEY, embedding real[], modality text)")
+        values = [(i, row.tolist(), kind) for i, (row, kind) in enumerate(zip(rows, kinds, strict=True))]
+        cursor.executemany("INSERT INTO docs VALUES (%s, %s, %s)", values)
+
+    def read():
+        with psycopg.connect(url) as connection:
+            found = connection.execute("SELECT to_jsonb(docs) FROM docs ORDER BY id").fetchall()
+        return np.array([row["embedding"] for (row,) in found]), [row.get("embedding_aligned") for (row,) in found]
+
+    return url, "modality", read
 
 
 def of_faiss(folder, rows, kinds):

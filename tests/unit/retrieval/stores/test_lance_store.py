@@ -76,6 +76,17 @@ def test_rows_that_are_added(store, roles, mapped, documents):
     table.checkout_latest()
 
 
+def test_a_row_that_changed(store, roles, mapped):
+    """Mapped again where its aligned vector was emptied."""
+    folder, table = store
+    index(folder, roles, role_column="modality")
+    table.checkout_latest()
+    table.update(where="id = 4", values_sql={"modality": "'image'", "vector_aligned": "null"})
+    table.update(where="id = 5", values_sql={"modality": "'text'", "vector_aligned": "null"})
+    assert index(folder, roles, role_column="modality").rows == 2
+    check(folder, mapped)
+
+
 def test_a_kill_at_any_batch(store, roles, mapped, small_batches, killed_at):
     folder, _ = store
     batches = 0

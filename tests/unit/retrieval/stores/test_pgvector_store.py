@@ -167,6 +167,18 @@ def test_refused(store, roles, monkeypatch):
 
 
 @pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_a_row_that_changed(store, roles, mapped):
+    """Mapped again where its aligned vector was emptied."""
+    url, connection, rows, kinds = store
+    index(url, roles, role_column="Mode")
+    rows[3], kinds[3] = -rows[3], "text" if kinds[3] == "image" else "image"
+    change = 'UPDATE docs SET embedding = %s, "Mode" = %s, embedding_aligned = NULL WHERE id = 3'
+    connection.execute(change, [rows[3].tolist(), kinds[3]])
+    assert index(url, roles, role_column="Mode").rows == 1
+    np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-6)
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
 def test_two_runs_at_once(store, roles, monkeypatch):
     """A lock that a run leaves behind for a moment is waited for; one that stays is one line."""
     from fastrealign.retrieval.stores import pgvector_store
