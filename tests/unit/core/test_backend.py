@@ -59,7 +59,7 @@ def test_a_device_that_nothing_runs_on():
 
 
 def test_an_old_triton(monkeypatch):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.4")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert choose("cpu", asked="triton").name == "triton"
     monkeypatch.setattr(sys.modules["triton"], "__version__", "3.2.0")
