@@ -63,6 +63,7 @@ STEPS = (
         for name in ("noise", "uses", "caption_length", "head_questions", "recalibration", "membership")
     ),
     *(Step(name, _REAL, printed=True) for name in ("roles", "scores", "change_encoder")),
+    Step("captioning", ("--work", "{work}/captioning", *_INTO)),
     Step("held_scale", (*_ENCODERS, *_INTO)),
     Step("real_revision", ("--heads", "{work}/real", "--work", "{work}/titles", *_INTO)),
     Step("one_stage", (*_REAL, *_INTO)),
