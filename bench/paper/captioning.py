@@ -79,7 +79,7 @@ def tell(results: dict[str, Any]) -> str:
     says = (
         f"Captions by a small language model behind an adapter trained for {results['epochs']:g} epochs on "
         f"{results['pretrain']:,} captions, one noise a caption; {results['held out']:,} rendered images never seen, F1 in per "
-        f"cent, mean ± standard deviation over {seeds} {'seed' if seeds == 1 else 'seeds'} of the adapter. Without the image (all models): {blind}."
+        f"cent, mean ± standard deviation over seeds of the adapter ({seeds}). Without the image (all models): {blind}."
     )
     return f"{says}\n\n{table(['trained on', 'facts', *(f'noise {length}' for length in found['none'])], rows, left=2)}"
 

@@ -262,15 +262,14 @@ def draw(results: dict[str, Any]) -> Figure:
     """A panel a figure: each seed a dot, the mean a bar."""
     from bench.drawing import SEEDS_NOTE, bars_of_seeds, canvas
 
-    arms = {label: scores for of in results["arms"].values() for label, scores in of.items()}
-    names = "/".join(results["arms"])
+    arms = {f"{head}: {label}": scores for head, of in results["arms"].items() for label, scores in of.items()}
     figure = canvas(0.95 + 0.26 * len(arms))
     for axes, (name, title) in zip(figure.subplots(1, len(FIGURES), sharey=True), FIGURES.items(), strict=True):
         values = {label: [100 * found[name] for found in scores] for label, scores in arms.items()}
         blind = [100 * float(np.mean([found[f"blind/{name}"] for found in scores])) for scores in arms.values()]
         bars_of_seeds(axes, values, blind)
         axes.set_title(f"{title}, %")
-    figure.suptitle(f"Head {names}. {SEEDS_NOTE}", x=0.01, ha="left", fontsize=9)
+    figure.suptitle(SEEDS_NOTE, x=0.01, ha="left", fontsize=9)
     return figure
 
 
