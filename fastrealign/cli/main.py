@@ -28,6 +28,7 @@ from fastrealign.cli.signals import Interrupt
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import note_secrets, shown_traceback
+from fastrealign.core.wording import on_command_line
 
 if TYPE_CHECKING:
     from fastrealign.core import cpu
@@ -61,12 +62,16 @@ COMMANDS = tuple(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (sys.argv by default); returns the exit code."""
+    with on_command_line():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     os.environ.setdefault(*_OPENBLAS)
     collect_seldom()
     atexit.register(gc.freeze)  # what is left goes with the process: looking for cycles in it took 0.04 s
     _open_closed_streams()
     interrupt = Interrupt()
-    argv = sys.argv[1:] if argv is None else argv
     for arg in argv:
         note_secrets(arg)
     # Also of a usage error, for which there are no parsed options.

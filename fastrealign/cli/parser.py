@@ -105,8 +105,8 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             listed = ", ".join(map(str, action.choices))
-            hint = meant(str(value), action.choices)
-            raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}; choose from {listed}")
+            hint = meant(str(value), action.choices, f"choose from {listed}")
+            raise argparse.ArgumentError(action, f"there is no {str(value)!r}{hint}")
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """argparse's own method ignores failed writes."""
@@ -116,4 +116,4 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for option, where in self._from_file.items():
             message = message.replace(f"argument {option}: ", f"{where}: ")
-        raise InputError(f"{message}; see {self.prog} --help")
+        raise InputError(f"{message}{' See' if message.endswith('?') else '; see'} {self.prog} --help")

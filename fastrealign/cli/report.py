@@ -36,8 +36,8 @@ examples:
   fastrealign report --source text.npy --target img.npy --pairs --labels labels.txt --out report.html
   fastrealign report --source text.parquet --target img.npy --by-length caption --out report.html
   fastrealign report --source a/text a/more --target a/img --domain drawings b/text b/img --out report.html
-  fastrealign report --search --queries q_emb/ --source text_emb/ --target img_emb/ --qrels qrels.tsv --out search.html
-  fastrealign report --search --queries titles.npy --target img.npy --pairs --roles roles.safetensors --out search.html"""
+  fastrealign report --search --queries q_emb/ --text text_emb/ --images img_emb/ --qrels qrels.tsv --out search.html
+  fastrealign report --search --queries titles.npy --images img.npy --pairs --roles roles.safetensors --out search.html"""
 
 
 def add(command: Command) -> None:

@@ -33,12 +33,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "search", "R@k, NDCG@10 and MRR among text, images and both, instead of the gap; needs pytrec_eval-terrier"
     )
-    text = "measure search: QUERIES in SOURCE (text) and TARGET (images), one of which may be left out"
+    text = "measure search: QUERIES among --text and --images, one of which may be left out"
     group.add_argument("--search", action="store_true", help=text)
     group.add_argument("--queries", nargs="+", metavar="QUERIES", help="embeddings of the queries, in the same forms")
     text = (
         "which documents answer which query, by id: TREC qrels, a BEIR or MTEB folder, or a .csv or .tsv with a header such as "
-        "query-id,corpus-id,score. With --pairs instead, row i of QUERIES belongs to row i of SOURCE and of TARGET"
+        "query-id,corpus-id,score. With --pairs instead, row i of QUERIES belongs to row i of the text and of the images"
     )
     group.add_argument("--qrels", metavar="PATH", help=text)
     text = "roles to compare, as Roles.save writes them; --methods then compares none besides unless it names some"
@@ -100,9 +100,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.queries is None:
         raise InputError("--search needs --queries, the embeddings of the queries")
     if args.source is None and args.target is None:
-        raise InputError("--search needs documents: --source (text), --target (images) or both")
+        raise InputError("--search needs documents: --text, --images or both")
     if args.pairs:
-        raise InputError("--pairs takes no paths with --search: row i of QUERIES belongs to row i of SOURCE and TARGET")
+        raise InputError("--pairs takes no paths with --search: row i of QUERIES belongs to row i of text and images")
     if args.pairs is not None and args.qrels is not None:
         raise InputError("--pairs and --qrels both say which documents answer which query: leave one out")
     if args.pairs is None and args.qrels is None:
@@ -116,10 +116,8 @@ def _ids(given: list[str]) -> dict[str, str]:
         if not equals or not file:
             raise InputError(f"--ids {one}: expected ROLE=FILE, such as query=ids.txt")
         if role not in documents.ROLES:
-            hint = meant(role, documents.ROLES)
-            raise InputError(
-                f"--ids {one}: there is no role {role!r}{hint}; the roles are {', '.join(documents.ROLES)}"
-            )
+            hint = meant(role, documents.ROLES, f"the roles are {', '.join(documents.ROLES)}")
+            raise InputError(f"--ids {one}: there is no role {role!r}{hint}")
         if role in ids:
             raise InputError(f"--ids {one}: {role} has ids already; give one file")
         ids[role] = file

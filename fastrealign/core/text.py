@@ -142,7 +142,17 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def meant(given: str, names: Iterable[str]) -> str:
-    """For a message about an unknown name: ", did you mean 'x'?"; "" if no name is similar."""
+def meant(given: str, names: Iterable[str], then: str = "") -> str:
+    """For a message about an unknown name: ", did you mean 'x'?", or "" if no name is similar; and then what can be chosen.
+
+    Examples
+    --------
+    >>> meant("txet", ["text", "image"], "the roles are text, image")
+    ", did you mean 'text'? The roles are text, image"
+    >>> meant("audio", ["text", "image"], "the roles are text, image")
+    '; the roles are text, image'
+    """
     near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
-    return f", did you mean {near[0]!r}?" if near else ""
+    if not near:
+        return then and f"; {then}"
+    return f", did you mean {near[0]!r}?{then and f' {then[0].upper()}{then[1:]}'}"

@@ -142,10 +142,8 @@ class IdsOf:
             return first_of(self.usual, names)
         if self._column not in names:
             listed = ", ".join(map(repr, names)) or "nothing"
-            hint = meant(self._column, names)
-            raise InputError(
-                f"{shard.path}: has no {self.what} {self._column!r}{hint}; beside the embeddings it holds {listed}"
-            )
+            hint = meant(self._column, names, f"beside the embeddings it holds {listed}")
+            raise InputError(f"{shard.path}: has no {self.what} {self._column!r}{hint}")
         return self._column
 
     def _has_ids(self, shard: Shard) -> bool:
@@ -214,7 +212,7 @@ def _read(path: str | os.PathLike, column: str | None, usual: Sequence[str], wha
         if name not in names:
             table.close()
             listed = ", ".join(names) or "none"
-            raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {listed}")
+            raise InputError(f"{path}: has no column {name!r}{meant(name, names, f'its columns are {listed}')}")
         yield from _column(table, name)
         return
     if suffix == ".txt":

@@ -109,14 +109,14 @@ def _records(path: str, prefix: str, column: str | None, ids: str | None, taken:
             yield Caption(id, where, "", _no_captions(names, "key"))
             continue
         if column not in record:
-            yield Caption(id, where, "", f"has no {column!r}{meant(column, names)}; its keys are {_names(names)}")
+            yield Caption(id, where, "", f"has no {column!r}{meant(column, names, f'its keys are {_names(names)}')}")
             continue
         taken.add(column)
         if ids is None:
             ids = _id_name(names, column)
         text, problem = text_of(record[column])
         if ids and ids not in record:
-            problem = problem or f"has no {ids!r}{meant(ids, names)}; its keys are {_names(names)}"
+            problem = problem or f"has no {ids!r}{meant(ids, names, f'its keys are {_names(names)}')}"
         elif not ids and (named := _id_name(names, column)):
             problem = problem or f"has {named!r}, and those before it have no id; expected ids of all or of none"
         yield _caption(id, where, text, problem, record.get(ids), bool(ids))
@@ -131,7 +131,8 @@ def _rows(path: str, prefix: str, column: str | None, ids: str | None, taken: se
         ids = ids or _id_name(names, column)
         for name in filter(None, (column, ids)):
             if name not in names:
-                raise InputError(f"{path}: has no column {name!r}{meant(name, names)}; its columns are {_names(names)}")
+                hint = meant(name, names, f"its columns are {_names(names)}")
+                raise InputError(f"{path}: has no column {name!r}{hint}")
             if names.count(name) > 1:
                 raise InputError(f"{path}: has two columns {name!r}; rename one")
         taken.add(column)

@@ -139,9 +139,8 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
     given = asked.given(candidates)
     if given is not None:
         if given not in names:
-            raise InputError(
-                f"{path}: has no {kind} {given!r}{meant(given, names)}; its {kind}s are {listed(names) or 'none'}"
-            )
+            there = f"its {kind}s are {listed(names) or 'none'}"
+            raise InputError(f"{path}: has no {kind} {given!r}{meant(given, names, there)}")
         return given
     found = [one for name in USUAL_NAMES for one in candidates if one.name == name]
     usual = bool(found)

@@ -16,6 +16,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
+from fastrealign.core.wording import option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.noisy import with_noise
@@ -173,7 +174,7 @@ def check_rows_kept(method: Method, bad_rows: str) -> None:
     """InputError where bad rows are to be passed on unchanged by a map to another width."""
     if bad_rows == "keep" and method.dim_out != method.dim:
         raise InputError(
-            f"bad_rows='keep' passes rows on unchanged, but {method.name} maps from a width of {method.dim} to "
+            f"{option('bad_rows', 'keep')} passes rows on unchanged, but {method.name} maps from a width of {method.dim} to "
             f"{method.dim_out}; choose 'error' or 'skip'"
         )
 

@@ -17,6 +17,7 @@ from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT
+from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.rows import chunks
 
@@ -158,7 +159,9 @@ def _unit_blocks(source: RowSource, skip: bool) -> Iterator[tuple[np.ndarray, np
             found = ops.apply(rows[at : at + take], UNIT, block[to], flags=states[to])
             if found.bad and not skip:
                 where = source.where(piece.shard, lo + at + found.first_bad)
-                raise BadRowsError(f"{where} {found.why}; fix it, or leave such pairs out with bad_rows='skip'")
+                raise BadRowsError(
+                    f"{where} {found.why}; fix it, or leave such pairs out with {option('bad_rows', 'skip')}"
+                )
             at, filled = at + take, filled + take
             if filled == BLOCK_ROWS:
                 yield block, states

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.progress import Progress
+from fastrealign.core.wording import option
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.lookup import Embeddings
 from fastrealign.data.options import check_choice
@@ -44,7 +45,7 @@ def open_pairs(
     except InputError:
         raise InputError(
             f"{opened[0].name}: old and new are the same rows; name what the new encoder embedded, in one file by its column: "
-            "column= and target_column= (--column, --target-column)"
+            f"{option('column')} and {option('target_column')}"
         ) from None
     asked = [] if queries is None else [_named("queries", queries, None)]
     if asked and asked[0].d != opened[1].d:
@@ -57,7 +58,7 @@ def open_pairs(
     if matching == "ids" and not all(have):
         without = opened[have.index(False)]
         raise InputError(
-            f"{without.name}: holds no ids to match pairs by; if the rows are in the same order: --pairs rows / pairs='rows'"
+            f"{without.name}: holds no ids to match pairs by; if the rows are in the same order: {option('pairs', 'rows')}"
         )
     if matching == "rows" or not all(have):
         return Pairs([*opened, *asked], "rows")
@@ -99,7 +100,7 @@ def _by_ids(
     if not len(there):
         raise InputError(
             f"{opened[1].name}: none of its {len(found):,} ids is in {opened[0].name}, the first is {of_new.of_row(0)!r}; "
-            "match rows by their order: pairs='rows'"
+            f"match rows by their order: {option('pairs', 'rows')}"
         )
     if len(missing):
         warn(
@@ -126,7 +127,9 @@ class _Picked(RowSource):
         elif isinstance(base, ArraySource):
             self._read = in_memory(base.array).__getitem__
         else:
-            raise InputError(f"{base.name}: pairs by ids are read at random; give files or an array, or pairs='rows'")
+            raise InputError(
+                f"{base.name}: pairs by ids are read at random; give files or an array, or {option('pairs', 'rows')}"
+            )
 
     @property
     def encoder(self) -> str | None:

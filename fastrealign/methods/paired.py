@@ -14,6 +14,7 @@ from fastrealign.core import checks
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
 from fastrealign.data.row_source import RowsLike
 from fastrealign.methods import recall_kept
@@ -157,7 +158,7 @@ def _checked(method: str, held_out: float, seed: int, bad_rows: str) -> tuple[fl
 def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:
     """InputError where the pairs do not determine a map; a warning where more would still help much."""
     least, wanted = min(d_old, d_new) + 1, _FEW * max(d_old, d_new)
-    beside = f" beside {aside:,} held out" if aside else ""
+    beside = f" beside {aside:,} held out ({option('held_out')} sets their share)" if aside else ""
     if pairs < least:
         raise InputError(
             f"{pairs:,} pairs to fit on{beside}, expected at least {least:,} for rows {d_old} and {d_new} wide: fewer do not "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import option
 from fastrealign.diagnostics.search import nearest
 from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, Rule, or_none
 
@@ -118,7 +119,7 @@ def recall_kept(mapped: np.ndarray, new: np.ndarray, queries: np.ndarray | None 
     if n < FEWEST:
         raise InputError(
             f"{n} held-out pairs, expected at least {FEWEST} to measure the recall that a map keeps; give more pairs, or "
-            "held_out=0 (--held-out 0) for a map that is not measured"
+            f"{option('held_out', 0)} for a map that is not measured"
         )
     number = np.arange(n)
     own = _found(mapped, new, number).mean()

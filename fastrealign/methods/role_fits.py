@@ -200,7 +200,8 @@ def check_names(rows: Any, anchor: str) -> None:
 def known(role: str, names: Mapping[str, Any]) -> str:
     """The role; InputError, with the nearest that is meant, for a name that is not among these."""
     if not isinstance(role, str) or role not in names:
-        raise InputError(f"there is no role {role!r}{meant(str(role), names)}; the roles are {', '.join(names)}")
+        hint = meant(str(role), names, f"the roles are {', '.join(names)}")
+        raise InputError(f"there is no role {role!r}{hint}")
     return role
 
 

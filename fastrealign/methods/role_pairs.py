@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import option
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import names_files
@@ -99,7 +100,8 @@ def open_pairs(
     if len(found) == 1:
         raise InputError(
             f"pairs: all documents are of the role {found[0]}, so there is nothing to choose: the gap between kinds of "
-            'documents is what methods differ in; method="none" is safe, or add pairs whose documents are of another role'
+            f"documents is what methods differ in; {option('method', 'none')} is safe, or add pairs with documents of "
+            "another role"
         )
     return opened
 

@@ -21,6 +21,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
+from fastrealign.core.wording import either
 from fastrealign.data.options import Compute, PassOptions, documented
 from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
@@ -219,15 +220,15 @@ def fit_roles(
     every = (*ROLE_METHODS, BALANCED, AUTO)
     method = method.lower() if isinstance(method, str) else method
     if method not in every:
-        raise InputError(
-            f"there is no method {method!r} for roles{meant(str(method), every)}; choose one of {', '.join(every)}"
-        )
+        hint = meant(str(method), every, f"choose one of {', '.join(every)}")
+        raise InputError(f"there is no method {method!r} for roles{hint}")
     needed = method in (BALANCED, AUTO)
     if needed and pairs is None:
-        raise InputError(
-            f"{method} needs pairs=, rows that belong together, such as {{('query', 'image'): (queries, images), ('query', "
-            "'text'): (queries, texts)} (--pairs query:image=PATH,PATH); without pairs choose a method"
+        example = either(
+            "--pairs query:image=PATH,PATH --pairs query:text=PATH,PATH",
+            "pairs={('query', 'image'): (queries, images), ('query', 'text'): (queries, texts)}",
         )
+        raise InputError(f"{method} needs rows that belong together: {example}; without pairs choose another method")
     if pairs is not None and not needed:
         raise InputError(f"pairs are for {BALANCED} and {AUTO}, {method} takes none; leave them out")
     options = PassOptions(bad_rows, Compute(threads, devices, max_memory).workers, progress)

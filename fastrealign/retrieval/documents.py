@@ -12,6 +12,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.listing import count
 from fastrealign.core.progress import SILENT
 from fastrealign.core.text import brief
+from fastrealign.core.wording import either
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
@@ -174,7 +175,7 @@ def named_in_order(side: Rows, ids: Sequence[str] | None, file: str) -> Rows:
     if len(ids) != side.rows:
         raise InputError(
             f"{side.source.name}: has no ids, and {side.rows} rows where {file} has {len(ids)} lines; give the ids of the rows "
-            f"in their order (--ids {side.role}=FILE, ids={{{side.role!r}: ...}})"
+            f"in their order: {either(f'--ids {side.role}=FILE', f'ids={{{side.role!r}: ...}}')}"
         )
     of = IdsOf([], ids, None, side.rows)
     index = IdIndex.make(of.batches(SILENT), side.rows, None, {})

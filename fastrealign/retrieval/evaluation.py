@@ -13,6 +13,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
+from fastrealign.core.wording import option
 from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.gap_report.labels import listed
@@ -136,7 +137,9 @@ def evaluate(
     if text is None and images is None:
         raise InputError("there are no documents; give text, images or both")
     if (qrels is None) != bool(pairs):
-        raise InputError("give either qrels, a file of judgements, or pairs=True: row i of queries belongs to row i")
+        raise InputError(
+            f"give either {option('qrels')}, judgements, or {option('pairs', True)}: row i of queries belongs to row i"
+        )
     sides = _sides(given, ids or {}, (column, Wanted.on("target", image_column, elsewhere=column)))
     compared = opened_roles(roles, sides)
     if twice := set(names) & set(compared):
@@ -151,18 +154,16 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
     known = (*ROLE_METHODS, *PAIRED)
     for name in methods:
         if name not in known:
-            raise InputError(
-                f"there is no method {name!r} for roles{meant(str(name), known)}; choose of {', '.join(known)}"
-            )
+            hint = meant(str(name), known, f"choose of {', '.join(known)}")
+            raise InputError(f"there is no method {name!r} for roles{hint}")
     return list(dict.fromkeys([NONE, *methods]))
 
 
 def _sides(given: Mapping[str, Any], ids: Mapping[str, Any], columns: tuple[str | None, Wanted]) -> dict[str, Rows]:
     for role in ids:
         if role not in ROLES:
-            raise InputError(
-                f"ids: there is no role {role!r}{meant(str(role), ROLES)}; the roles are {', '.join(ROLES)}"
-            )
+            hint = meant(str(role), ROLES, f"the roles are {', '.join(ROLES)}")
+            raise InputError(f"ids: there is no role {role!r}{hint}")
         if given[role] is None:
             raise InputError(f"ids: of {role}, but there are no rows of it")
     sides = {
@@ -206,6 +207,9 @@ def _measure(
     fitting = Fitting(queries, documents, judged, seed)
     notes = [*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)]
     raw = rows_at(queries, judged.queries)
+    untried = [name for name in PAIRED if name not in names]
+    if len(documents) == 2 and fitting.halves and len(names) > 1 and untried:
+        notes.append(f"not tried: {listed(untried)}, which choose by judged pairs: {option('methods')} names them")
     scores: dict[str, MethodScores] = {}
     values = []
     for name in [*names, *compared]:
@@ -233,6 +237,20 @@ def _measure(
     )
 
 
+def _ceilings(judged: Judged) -> list[str]:
+    """For judgements with several relevant documents a query: the highest R@k there can be, over all documents."""
+    counts = sum(np.bincount(of.query, minlength=len(judged.queries)) for of in judged.relevant.values())
+    highest = {k: float(np.mean(np.minimum(k, counts) / counts)) for k in (1, 5, 10)}
+    limited = [f"R@{k} {value:.3f}" for k, value in highest.items() if value < 1.0]
+    if not limited:
+        return []
+    mean = np.mean(counts)
+    return [
+        f"queries have {mean:.3g} relevant documents in the mean, so the highest possible is {listed(limited)} among all "
+        "documents"
+    ]
+
+
 def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits: bool) -> list[str]:
     notes = []
     if len(documents) == 1:
@@ -243,6 +261,7 @@ def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits
     for role, of in judged.relevant.items():
         if not len(of.query):
             notes.append(f"no {role} is relevant to a judged query: search in {role} alone cannot be measured")
+    notes += _ceilings(judged)
     if (n := len(judged.queries)) < FEW_JUDGED:
         notes.append(
             f"{n} judged {'query is' if n == 1 else 'queries are'} few: their intervals are too narrow, judge more"

@@ -70,7 +70,8 @@ class RoleMaps:
                 f"there is no role {role!r}: {self.method} is one map for all rows, not a file of roles; {otherwise}"
             )
         if role not in self.maps:
-            raise InputError(f"there is no role {role!r}{meant(role, self.maps)}; the roles are {', '.join(self.maps)}")
+            there = f"the roles are {', '.join(self.maps)}"
+            raise InputError(f"there is no role {role!r}{meant(role, self.maps, there)}")
         return role
 
 

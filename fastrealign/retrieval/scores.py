@@ -260,8 +260,8 @@ def _check(pairs: Any, method: str, labels: Any, collection: Any) -> None:
         if not isinstance(rows, (tuple, list)) or len(rows) != 2:
             raise InputError(f"{_shown(pair)}: expected (query rows, document rows)")
     if method not in SCORE_METHODS:
-        hint = meant(str(method), SCORE_METHODS)
-        raise InputError(f"there is no calibration {method!r}{hint}; choose one of {', '.join(SCORE_METHODS)}")
+        hint = meant(str(method), SCORE_METHODS, f"choose one of {', '.join(SCORE_METHODS)}")
+        raise InputError(f"there is no calibration {method!r}{hint}")
     for what, given in (("labels", labels), ("collection", collection)):
         if given is not None and not isinstance(given, Mapping):
             raise InputError(f"{what}: expected a mapping with the keys of `pairs`")
@@ -281,8 +281,8 @@ def _known(pair: Any, pairs: Mapping[Pair, Any]) -> Pair:
     if pair not in pairs:
         names = {_shown(one): one for one in pairs}
         given = _shown(pair) if isinstance(pair, tuple) and len(pair) == 2 else repr(pair)
-        near = meant(given, names)
-        raise InputError(f"there is no modality pair {given}{near}; the pairs are {', '.join(names)}")
+        near = meant(given, names, f"the pairs are {', '.join(names)}")
+        raise InputError(f"there is no modality pair {given}{near}")
     return pair
 
 

@@ -125,7 +125,7 @@ def chosen(where: str, kind: str, given: str | None, names: Sequence[str], optio
         if given in names:
             return given
         there = f"the {kind}s are {listed}" if names else f"it has no {kind}s"
-        raise InputError(f"{where}: there is no {kind} {given!r}{meant(given, names)}; {there}")
+        raise InputError(f"{where}: there is no {kind} {given!r}{meant(given, names, there)}")
     if len(names) == 1:
         return names[0]
     if not names:

@@ -213,7 +213,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, photos, monkeypatch):
     [
         ('{"caption": "red"', "is not JSON"),
         ("[1]", "is list, expected"),
-        ('{"captions": "red"}', r"has no 'caption', did you mean 'captions'\?; its keys are captions"),
+        ('{"captions": "red"}', r"has no 'caption', did you mean 'captions'\? Its keys are captions"),
         ('{"caption": " "}', "the caption is empty"),
         ('{"caption": null}', r"has no caption \(null\)"),
         ('{"caption": ["red"]}', "the caption is list, expected text"),

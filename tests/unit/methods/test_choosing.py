@@ -192,7 +192,7 @@ def _with(pairs, role, rows):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda p: None, r"auto needs pairs=.*without pairs choose a method"),
+        (lambda p: None, r"auto needs rows that belong together: pairs=.*without pairs choose another method"),
         (lambda p: [1, 2], "pairs: expected a mapping"),
         (lambda p: {"query": p["query", "text"]}, "pairs: expected two roles"),
         (lambda p: {("query", "text"): 3}, "pairs: expected two kinds of rows"),
@@ -205,7 +205,7 @@ def _with(pairs, role, rows):
             lambda p: _with(p, "text", tuple(x[:30] for x in p["query", "text"])),
             "30 pairs, expected at least 100: with",
         ),
-        (lambda p: {("query", "text"): p["query", "text"]}, 'documents are of the role text.*method="none" is safe'),
+        (lambda p: {("query", "text"): p["query", "text"]}, "documents are of the role text.*method='none' is safe"),
         (
             lambda p: _with(p, "text", tuple(x[:, :5] for x in p["query", "text"])),
             "query are 5 wide, those of the role 24",

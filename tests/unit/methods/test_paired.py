@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import fastrealign as fr
+from fastrealign.cli.main import main
 from fastrealign.methods.pair_moments import PairMoments, shares
 from fastrealign.methods.pair_solutions import STRENGTHS, procrustes, ridge
 from fastrealign.methods.recall_kept import Kept, recall_kept
@@ -228,7 +231,10 @@ def test_held_out_pairs_are_not_fitted_on(rng):
 def test_bad_pairs(rng):
     old, new = pairs(rng, 300, 20, 12)
     for arguments, said in (
-        ((old[:15], new[:15]), r"\d+ pairs to fit on beside \d held out, expected at least 13 for rows 20 and 12 wide"),
+        (
+            (old[:15], new[:15]),
+            r"\d+ pairs to fit on beside \d held out \(held_out= sets their share\), expected at least 13",
+        ),
         ((old, new[:-1]), "old has 300 rows, new has 299 rows; expected as many"),
         (([old[:100], old[100:]], [new[:100], new[100:250]]), "old has 300 rows, new has 250 rows"),
         ((old, old), "old and new are the same rows; name what the new encoder"),
@@ -319,3 +325,37 @@ def test_a_data_frame_has_no_names_for_other_columns(rng):
         fr.fit_map(old, new)(frame)
     same = fr.fit_map(old, old @ np.linalg.qr(rng.standard_normal((6, 6)))[0])
     assert isinstance(same(frame), pandas.DataFrame)
+
+
+def test_the_command_line_is_advised_in_its_own_options(tmp_path, rng, capsys):
+    old, new = rng.standard_normal((2, 60, 8))
+    bad = old.copy()
+    bad[3] = np.nan
+    for name, rows in (("old", old), ("new", new), ("bad", bad)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    o, n, b = (str(tmp_path / f"{name}.npy") for name in ("old", "new", "bad"))
+    out = ["-o", str(tmp_path / "m.safetensors")]
+    role = [
+        "fit",
+        "--role",
+        f"query={o}",
+        "--role",
+        f"image={n}",
+        "--anchor",
+        "image",
+        "--method",
+        "auto",
+        "--out",
+        out[1],
+    ]
+    for arguments, advice in (
+        (["map", b, n, *out], "leave such pairs out with --bad-rows skip"),
+        (["map", o, o, *out], "by its column: --column and --target-column"),
+        (["map", o, n, *out, "--pairs", "ids"], "in the same order: --pairs rows"),
+        (["map", o, n, *out], "--held-out 0 for a map that is not measured"),
+        (role, "--pairs query:image=PATH,PATH --pairs query:text=PATH,PATH"),
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        error = next(line for line in said.splitlines() if "error:" in line)
+        assert advice in error and not re.search(r"\b(bad_rows|column|pairs|held_out|method)=", error)

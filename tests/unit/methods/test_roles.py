@@ -196,7 +196,7 @@ def test_another_width(rows):
 def test_unknown_role(rows):
     roles = fr.fit_roles(rows, anchor="image")
     assert "image" in roles and "audio" not in roles and len(roles) == 3
-    with pytest.raises(InputError, match=r"no role 'imge'.*'image'.*the roles are query, text, image"):
+    with pytest.raises(InputError, match=r"no role 'imge'.*'image'.*The roles are query, text, image"):
         roles["imge"]
 
 

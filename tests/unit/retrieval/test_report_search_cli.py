@@ -53,6 +53,8 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     )
     code, out, err = run(*arguments)
     assert (code, err) == (0, "") and out.startswith("Advice: Take ") and out.endswith("written: s.html, s.json\n")
+    assert "note: queries have 2 relevant documents in the mean, so the highest possible is R@1 0.500 among all" in out
+    assert "note: not tried: balanced and auto, which choose by judged pairs: --methods names them" in out
     stored = json.loads((tmp_path / "s.json").read_text())
     assert list(stored["corpora"]) == ["mixed", "text", "image"] and stored["names"]["image"] == "images.npy"
     assert list(stored["scores"]) == ["none", "realign", "centred"]

@@ -1,0 +1,41 @@
+"""Options in messages, as the caller writes them: `--bad-rows skip` on the command line, `bad_rows='skip'` in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_by_command = False
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """While a command runs, in all threads."""
+    global _by_command
+    before, _by_command = _by_command, True
+    try:
+        yield
+    finally:
+        _by_command = before
+
+
+def either(command: str, python: str) -> str:
+    """The first on the command line, the second in Python."""
+    return command if _by_command else python
+
+
+def option(name: str, value: object = None) -> str:
+    """The keyword `name` with this value; None: the option alone.
+
+    Examples
+    --------
+    >>> option("bad_rows", "skip"), option("held_out")
+    ("bad_rows='skip'", 'held_out=')
+    >>> with on_command_line():
+    ...     option("bad_rows", "skip"), option("held_out"), option("resume", True)
+    ('--bad-rows skip', '--held-out', '--resume')
+    """
+    flag = f"--{name.replace('_', '-')}"
+    return either(
+        flag if value is None or value is True else f"{flag} {value}", f"{name}={'' if value is None else repr(value)}"
+    )
