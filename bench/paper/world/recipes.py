@@ -71,7 +71,7 @@ def train_recipe(world: World, recipe: Recipe, folder: Path) -> dict[str, Any]:
         "recipe": recipe.to_json(),
         "scores": score(answers, statements.said),
         "seconds": seconds,
-        "out": stages[-1].out,
+        "out": Path(stages[-1].out).name,
     }
 
 
