@@ -198,7 +198,7 @@ PICTURES = (
     Picture("scale", lambda: scale.draw(results("scale"))),
 )
 # Reproductions with commands of their own, beside those that `python -m bench.paper` lists.
-OTHERS = ("noise", "uses", "revision", "real_revision")
+OTHERS = ("captioning", "held_scale", "noise", "uses", "revision", "real_revision")
 
 
 def of_paper() -> list[Picture]:
