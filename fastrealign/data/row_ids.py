@@ -63,9 +63,8 @@ class IdsOf:
         if self._file is not None:
             suffix = os.path.splitext(place(given).name)[1].lower()
             if suffix not in _FILES:
-                raise InputError(
-                    f"{given}: {self.what} are not read from {suffix!r} files; expected {', '.join(_FILES)}"
-                )
+                kind = f"{suffix!r} files" if suffix else "a folder or a file whose name has no ending"
+                raise InputError(f"{given}: {self.what} are not read from {kind}; expected {', '.join(_FILES)}")
             self.named = os.fspath(given)
         elif self._list is not None:
             self.named = f"the list of {self.what} that was given"

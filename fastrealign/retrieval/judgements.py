@@ -3,12 +3,13 @@
 TREC        four columns between white space, no header: query, iteration (ignored), document, grade
 BEIR, MTEB  a folder with qrels/test.tsv (header query-id, corpus-id, score); of queries.jsonl and corpus.jsonl only the ids
             are used, where embeddings have none: line i is of row i
-table       .csv or .tsv with a header that names a query, a document and, if it likes, a grade (1 without)
+table       a header that names a query, a document and, if it likes, a grade (1 without); between commas, tabs or semicolons
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.listing import count
 from fastrealign.core.text import brief, one_line
 from fastrealign.storage.paths import Place, place
 from fastrealign.storage.records import parsed
@@ -44,6 +46,7 @@ GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgement", "judg
 # trec_eval counts gains in 32 bits.
 MOST = 1_000_000
 _IDS = ("_id", "id")
+_DELIMITERS = (",", "\t", ";")  # the last is that of spreadsheets where the comma is the decimal mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,24 +162,23 @@ def _grade(text: str, where: str) -> int:
 
 def _lines(path: Place) -> Iterator[tuple[int, str, str, str]]:
     """(line, query, document, grade) of each judgement."""
-    texts = _texts(path)
+    texts = ((number, text) for number, text in _texts(path) if text.strip())
     first = next(texts, None)
     if first is None:
         return
     suffix = os.path.splitext(path.name)[1].lower()
-    comma = suffix == ".csv" or (suffix != ".tsv" and "," in first[1] and len(first[1].split()) != 4)
-    headed = comma or _columns(first[1].split("\t")) is not None
-    if headed or (suffix == ".tsv" and len(first[1].split()) != 4):  # TREC qrels may have tabs, and this suffix
-        yield from _table(path, first, texts, "," if comma else "\t")
+    delimiter = next((mark for mark in _DELIMITERS if _columns(first[1].split(mark))), None)
+    if delimiter is None and (suffix == ".csv" or len(first[1].split()) != 4):  # TREC qrels may be a .tsv
+        delimiter = "\t" if suffix == ".tsv" else "," if suffix == ".csv" or "," in first[1] else None
+    if delimiter is not None:
+        yield from _table(path, first, texts, delimiter)
         return
-    for number, text in _again(first, texts):
-        if not text.strip():
-            continue
+    for number, text in itertools.chain([first], texts):
         parts = text.split()
         if len(parts) != 4:
             raise InputError(
-                f"{path}: line {number}: {len(parts)} columns; expected TREC qrels (query, iteration, document, grade), or a "
-                ".csv or .tsv with a header such as query-id,corpus-id,score"
+                f"{path}: line {number}: {count(len(parts), 'column')}; expected TREC qrels (query, iteration, document, "
+                "grade), or a .csv or .tsv with a header such as query-id,corpus-id,score"
             )
         yield number, parts[0], parts[2], parts[3]
 
@@ -193,11 +195,9 @@ def _table(
         )
     query, document, grade = columns
     for number, text in texts:
-        if not text.strip():
-            continue
         parts = _split(path, number, text, delimiter)
         if len(parts) != len(header):
-            raise InputError(f"{path}: line {number}: {len(parts)} columns, the header has {len(header)}")
+            raise InputError(f"{path}: line {number}: {count(len(parts), 'column')}, the header has {len(header)}")
         yield number, parts[query].strip(), parts[document].strip(), "1" if grade is None else parts[grade].strip()
 
 
@@ -225,9 +225,9 @@ def _texts(path: Place) -> Iterator[tuple[int, str]]:
             text = as_text(line)
         except InputError as error:
             raise InputError(f"{path}: line {number}: {error}") from None
-        yield number, text.rstrip("\r\n")
-
-
-def _again(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
+        text = text.rstrip("\r\n")
+        if "\r" in text:
+            raise InputError(
+                f"{path}: line {number}: has carriage returns inside; save the file with \\n or \\r\\n after each line"
+            )
+        yield number, text

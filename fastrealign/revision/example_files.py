@@ -65,7 +65,8 @@ def form_of(path: str | os.PathLike) -> Form:
     """By suffix. Raises InputError for a file that by its name holds no examples."""
     suffix = os.path.splitext(place(path).name)[1].lower()
     if suffix not in _FORMS:
-        raise InputError(f"{path}: examples are not read from {suffix!r} files; expected {', '.join(_FORMS)}")
+        kind = f"{suffix!r} files" if suffix else "a folder or a file whose name has no ending"
+        raise InputError(f"{path}: examples are not read from {kind}; expected {', '.join(_FORMS)}")
     return _FORMS[suffix]
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.text import one_line
 from fastrealign.storage.files import open_binary, reading
 from fastrealign.storage.paths import AnyPath
 
@@ -28,7 +27,9 @@ def as_text(value: Any) -> Any:
             raise value
         return bytes(value).decode("utf-8-sig") if isinstance(value, (bytes, bytearray, memoryview)) else value
     except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 ({one_line(error)})") from None
+        if bytes(error.object[:2]) in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError("is not UTF-8 but UTF-16; save the file as UTF-8") from None
+        raise InputError(f"is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start})") from None
 
 
 def texts_in(value: Any) -> Any:

@@ -379,6 +379,7 @@ def test_bad_input(tmp_path, rng):
     refused("more than 6 ids", open_embeddings, path, ids=list("abcdefg"))
     refused(r"number 2 has the id 2\.5", open_embeddings, path, ids=[1, 2, 2.5, 3, 4, 5])
     refused(r"not read from '\.csv'", open_embeddings, path, ids=tmp_path / "ids.csv")
+    refused("not read from a folder or a file whose name has no ending", open_embeddings, path, ids=tmp_path)
     refused(r"ids\.txt: no such file", open_embeddings, path, ids=tmp_path / "ids.txt")
     for name, text in (
         ("ids.json", b"[1,"),

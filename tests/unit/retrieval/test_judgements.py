@@ -21,6 +21,9 @@ EXPECTED = {"q1": {"d1": 2, "d2": 0}, "q2": {"d1": 1}}
         ("trec.tsv", "q1\t0\td1\t2\nq1\t0\td2\t0\nq2\t0\td1\t1\n"),
         ("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\r\nq2\td1\t1.0\n"),
         ("judged.csv", '\ufeffrelevance,doc_id,query_id\n2,d1,q1\n0,"d2",q1\n1,d1,q2\n1,d1,q2\n'),
+        ("excel.csv", "\ufeffquery;doc;rel\r\nq1;d1;2\r\nq1;d2;0\r\nq2;d1;1\r\n"),
+        ("tabs.csv", "query\tdoc\trel\nq1\td1\t2\nq1\td2\t0\nq2\td1\t1\n"),
+        ("commas.tsv", "\n\nquery,doc,rel\nq1,d1,2\n\nq1,d2,0\nq2,d1,1\n"),
         ("beir/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td1\t1\n"),
     ],
 )
@@ -46,6 +49,15 @@ def test_layouts(tmp_path, name, text):
         ("a.csv", "query,doc\n,d1\n", r"line 2: has no query"),
         ("a.csv", "query,doc\n", r"holds no judgement"),
         ("a.txt", "", r"holds no judgement"),
+        ("a.csv", "\n \n", r"holds no judgement"),
+        ("a.csv", "q1,d1\nquery,doc\n", r"line 1: no header that names a query"),
+        ("a.tsv", "q1 d1\n", r"line 1: no header that names a query"),
+        ("a.csv", 'query,doc\n"q1,d1\n', r"line 2: 1 column, the header has 2"),
+        (
+            "a.csv",
+            "query,doc\rq1,d1\r",
+            r"line 1: has carriage returns inside; save the file with .n or .r.n after each line$",
+        ),
         ("beir/qrels/dev.tsv", "", r"no qrels/test.tsv.*name one of dev.tsv itself"),
     ],
 )
@@ -61,6 +73,19 @@ def test_what_is_refused(tmp_path, name, text, message):
 def side(role, ids, n=None):
     rows = np.eye(len(ids) if n is None else n, 8) + 1
     return open_role(role, rows, None, ids)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("query,doc\nq1,d1\n".encode("utf-16"), "line 1: is not UTF-8 but UTF-16; save the file as UTF-8"),
+        (b"query,doc\nq\xe9,d1\n", r"line 2: is not UTF-8 \(byte 0xe9 at 1\)"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(fr.InputError, match=f"a.csv: {message}$"):
+        read_judgements(tmp_path / "a.csv")
 
 
 def test_ids_become_rows_and_what_is_missing_is_counted_and_named(tmp_path):

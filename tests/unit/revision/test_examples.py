@@ -212,6 +212,7 @@ def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
         ("x.txt", b"one\n\xe9\n", "line 2: is not UTF-8"),
         ("x.txt", b"one\nan <image> in it\n", "line 2: example '1': <image> appears more than once"),
         ("x.parquet", b"PAR1", "is not a readable parquet"),
+        ("x", b"a,b", r"examples are not read from a folder or a file whose name has no ending; expected \.json"),
         ("x.csv", b"a,b", r"examples are not read from '\.csv' files; expected \.json"),
     ],
 )
