@@ -8,6 +8,7 @@ import fastrealign as fr
 from fastrealign.cli import arguments
 from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.core.errors import InputError
 
 _MORE = """\
 Exits 0 if the alignment holds, 3 if it does not.
@@ -15,6 +16,7 @@ Exits 0 if the alignment holds, 3 if it does not.
 examples:
   fastrealign check text2image.safetensors new_text/
   fastrealign check text2image.safetensors new_text/ --target new_img/ --tol 0.02
+  fastrealign check roles.safetensors new_text/ --role text
   fastrealign fit new_text/ --target new_img/ --from text2image.safetensors --out updated.safetensors"""
 
 
@@ -23,13 +25,14 @@ def add(command: Command) -> None:
     parser = command(
         "check", "estimate from a sample whether an alignment still holds for new embeddings", _MORE, run=run
     )
-    parser.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved")
+    parser.add_argument("alignment", metavar="ALIGNMENT", help="what fit saved, or roles with --role")
     parser.add_argument(
         "source", nargs="+", metavar="SOURCE", help="new text embeddings, in the same forms as for align"
     )
     parser.add_argument(
         "--target", nargs="+", metavar="TARGET", help="new image embeddings, if they may have changed too"
     )
+    parser.add_argument("--role", metavar="NAME", help="with a file of roles: check the alignment of this role")
     text = "the largest gap that it may leave (default: a tenth of the gap that it was fitted to close)"
     parser.add_argument("--tol", type=float, metavar="GAP", help=text)
     arguments.add_sampling_options(parser)
@@ -39,8 +42,18 @@ def add(command: Command) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    alignment = args.alignment
+    if args.role is not None:
+        roles = fr.Roles.load(args.alignment)
+        alignment = roles[args.role]
+        if not isinstance(alignment, fr.Alignment):
+            aligned = [name for name, one in roles.maps.items() if isinstance(one, fr.Alignment)]
+            there = f"those of {', '.join(aligned)} are" if aligned else "no role has one"
+            raise InputError(
+                f"{args.alignment}: the map of role {args.role} is {alignment.name}, not an alignment to check; {there}"
+            )
     found = fr.check(
-        args.alignment,
+        alignment,
         arguments.paths(args.source),
         args.target and arguments.paths(args.target),
         **arguments.given(args, "tol", "confidence", "seed"),

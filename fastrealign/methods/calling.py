@@ -16,9 +16,10 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
-from fastrealign.core.wording import option
+from fastrealign.core.wording import either, option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
+from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.noisy import with_noise
 from fastrealign.methods.publishing import OnHub
 
@@ -167,7 +168,14 @@ class MapsRows(OnHub):
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""
         if d != self.dim:
             method = "the alignment" if self.name.startswith("realign") else self.name
-            raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}")
+            paired = self.name in PAIRED_METHODS
+            fit = either("fastrealign map" if paired else "fastrealign fit", "fit_map" if paired else "fit")
+            why = (
+                "as wide as what it gives: they may be mapped already, or of the new encoder and need no map"
+                if d == self.dim_out
+                else f"they may be of another encoder: give rows {self.dim} wide, or fit for theirs with {fit}"
+            )
+            raise InputError(f"{name and f'{name}: '}rows are {d} wide, {method} was fitted on {self.dim}; {why}")
 
 
 def check_rows_kept(method: Method, bad_rows: str) -> None:

@@ -13,6 +13,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.listing import listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
+from fastrealign.core.wording import either
 from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.row_source import RowsLike
@@ -21,6 +22,7 @@ from fastrealign.methods.certified import Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
 from fastrealign.methods.loading import explained_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
+from fastrealign.methods.one_alignment import alignment_for
 from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 
@@ -164,7 +166,7 @@ def check(
     read = ReadOptions(column, target_column, bad_rows)
     confidence, seed = check_sampling(confidence, seed)
     with explained_if_swapped(alignment, source):
-        alignment = Alignment.of(alignment)
+        alignment = alignment_for(alignment, "check", either("--role {role}", "fastrealign.Roles.load(path)[{role!r}]"))
     if min(alignment.trace_source, alignment.trace_target) <= 0.0:
         raise InputError("the alignment is of rows that all point the same way, so a spread cannot change; fit again")
     tol = float(TOLERATED * alignment.gap_before if tol is None else check_tol(tol))

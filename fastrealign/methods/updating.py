@@ -10,6 +10,7 @@ from fastrealign.core.checks import number
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import RowMap
+from fastrealign.core.wording import either
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.reservoir import Reservoir
@@ -17,6 +18,7 @@ from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.misfit import open_new
+from fastrealign.methods.one_alignment import alignment_for
 from fastrealign.methods.sampling import Generation, Sampling, weights
 from fastrealign.methods.statistics import (
     SideStatistics,
@@ -84,7 +86,8 @@ def update(
     >>> fr.update(fr.fit(text, images), rng.standard_normal((100, 8)) + 1.1).count_source
     600
     """
-    alignment = Alignment.of(alignment)
+    one_role = "fastrealign.Roles.load(path)[{role!r}]"
+    alignment = alignment_for(alignment, "an update", either(f"what {one_role}.save(file) writes", one_role))
     which = "above 0, at most 1 (old rows keep their weight); to keep nothing, fit the new rows"
     decay = number("decay", decay, lambda decay: 0.0 < decay <= 1.0, which)
     read = ReadOptions(column, target_column, bad_rows)

@@ -222,7 +222,7 @@ def test_the_command(sides, tmp_path, capsys):
         ),
         (["align", text, "--target", image, "--out", "x", "--method", "c3", "--tol", "1"], "tol is of ReAlign"),
         (["fit", text, "--from", saved, "--out", "x", "--method", "c3"], "leave out --method"),
-        (["check", saved, text], "holds baseline, expected alignment"),
+        (["check", saved, text], "holds baseline, and check needs the statistics"),
     ):
         assert main([*words, "--quiet"]) == 2
         error = capsys.readouterr().err

@@ -149,6 +149,23 @@ def test_forms_of_fit_that_do_not_go_together(tmp_path, sides, run, monkeypatch,
     assert not (tmp_path / "roles.safetensors").exists()
 
 
+def test_check_takes_one_role_and_says_which(tmp_path, sides, run):
+    rows = {"text": corpus.loaded(sides[0]), "image": corpus.loaded(sides[1])}
+    file, centred = tmp_path / "roles.safetensors", tmp_path / "centred.safetensors"
+    fr.fit_roles(rows, anchor="image").save(file)
+    fr.fit_roles(rows, anchor="image", method="centred").save(centred)
+    code, _, err = run("check", file, sides[0])
+    assert code == 2 and err.count("\n") == 1
+    assert "holds roles of one index, method realign, and check takes one alignment: pass --role text" in err
+    assert run("check", file, sides[0], "--role", "text")[0] == 0
+    code, _, err = run("check", file, sides[0], "--role", "image")
+    assert code == 2 and "role image is none, not an alignment to check; those of text are" in err
+    code, _, err = run("check", centred, sides[0])
+    assert code == 2 and "which none of them is" in err and "fastrealign fit TEXT --target IMAGES" in err
+    code, _, err = run("fit", sides[0], "--from", file, "--out", tmp_path / "new.safetensors")
+    assert code == 2 and "an update takes one alignment: pass what fastrealign.Roles.load(path)['text'].save" in err
+
+
 def test_apply_and_inspect_roles(tmp_path, sides, run):
     rows = {"text": corpus.loaded(sides[0]), "image": corpus.loaded(sides[1])}
     roles = fr.fit_roles(rows, anchor="image", method="centred")

@@ -174,9 +174,14 @@ def test_the_command(tmp_path, capsys):
     assert "mapped 900 rows" in capsys.readouterr().out
     assert np.array_equal(np.load(tmp_path / "mapped.npy"), fr.load(file)(old))
     assert main(["apply", file, words[2], "--out", str(tmp_path / "other.npy")]) == 2
-    assert "rows are 10 wide, ridge was fitted on 16" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "rows are 10 wide, ridge was fitted on 16; as wide as what it gives: they may be mapped already" in said
+    np.save(tmp_path / "third.npy", old[:, :7])
+    assert main(["apply", file, str(tmp_path / "third.npy"), "--out", str(tmp_path / "other.npy")]) == 2
+    said = capsys.readouterr().err
+    assert "give rows 16 wide, or fit for theirs with fastrealign map" in said and said.count("\n") == 1
     assert main(["check", file, words[1]]) == 2
-    assert "map" in capsys.readouterr().err
+    assert "check needs the statistics of an alignment; give what fastrealign fit saves" in capsys.readouterr().err
     np.save(tmp_path / "few.npy", new[:600])
     assert main([*words[:2], str(tmp_path / "few.npy"), "-o", str(tmp_path / "x.safetensors")]) == 2
     assert "has 900 rows" in (error := capsys.readouterr().err)
