@@ -50,13 +50,20 @@ def _distributions(report: Measured) -> Drawing:
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=3, handlelength=1.2, columnspacing=1.0)
         panels.append((f"scores-{number}", figure))
+    reading = "How alike the documents are without and with each method: the further right the curve, the more alike."
+    title, each = "Cosines between documents", ""
+    if MIXED in report.corpora:
+        title, each = f"{title}, by modality", " of each modality"
+        reading = (
+            "Where the curves of text with text and of images with text lie apart, no picture ranks above a text: its scores "
+            "are of another range. The more the curves overlap, the less a score says of the modality of a document."
+        )
     rows = max((max(of.rows) for one in report.scores.values() for of in one.distributions.values()), default=0)
     return Drawing(
         "scores",
-        "Cosines between documents, by modality",
-        "Where the curves of text with text and of images with text lie apart, no picture ranks above a text: its scores are "
-        "of another range. The more the curves overlap, the less a score says of the modality of a document.",
-        f"up to {rows:,} documents of each modality, all pairs of them, seed {report.seed}",
+        title,
+        reading,
+        f"up to {rows:,} documents{each}, all pairs of them, seed {report.seed}",
         tuple(panels),
     )
 
@@ -77,11 +84,14 @@ def _curves(report: Measured) -> Drawing:
         axes.set(xlim=(low, high), ylim=(-0.02, 1.02), xlabel="threshold on the cosine", ylabel="precision, recall")
         figure.legend(loc="outside lower center", ncols=2, handlelength=1.8, columnspacing=1.0)
         panels.append((f"thresholds-{number}", figure))
+    apart = ""
+    if MIXED in report.corpora:
+        apart = " Where the lines of text and images lie apart, one threshold does not serve both."
     return Drawing(
         "thresholds",
         "What a threshold keeps",
         "Precision: the share of relevant documents among the results that score at least the threshold. Recall: the share of "
-        "all relevant documents that do. Where the lines of text and images lie apart, one threshold does not serve both.",
+        f"all relevant documents that do.{apart}",
         f"the first {DEPTH} results of each of {report.judged:,} queries; what is not judged counts as not relevant",
         tuple(panels),
     )

@@ -29,6 +29,18 @@ def few_sides(rng):
 
 
 @pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A page of `report --search` in one index and one of images alone, by name."""
+    things = np.random.default_rng(0).standard_normal((60, 8))
+    text = things + 2 + np.random.default_rng(1).standard_normal(things.shape)
+    given = {"images": things - 2, "pairs": True, "methods": ["realign", "centred", "bca"]}
+    pages = {name: tmp_path_factory.mktemp("searched") / f"{name}.html" for name in ("mixed", "images")}
+    fr.retrieval.evaluate(things + 2, text=text, **given).save(pages["mixed"])
+    fr.retrieval.evaluate(things + 2, **given).save(pages["images"])
+    return pages
+
+
+@pytest.fixture(scope="module")
 def browser():
     browser = Browser()
     yield browser
@@ -51,6 +63,37 @@ def test_opens_without_a_fault_and_fits(browser, saved, width, dark):
     assert browser.value(f"{wide}.length") == 0
     drawn = "[...document.querySelectorAll('svg.drawing')].map(e => e.getBBox()).filter(b => b.width > 100 && b.height > 100)"
     assert browser.value(f"{drawn}.length") == browser.value("document.querySelectorAll('svg.drawing').length") == 10
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["mixed", "images"])
+def test_a_page_of_search_fits_and_can_be_read(browser, searched, name, width, dark):
+    browser.said.clear()
+    browser.asked.clear()
+    browser.open(searched[name], width, dark=dark)
+    assert browser.said == [] and set(browser.asked) <= {searched[name].as_uri(), "data:,"}
+    assert browser.value("document.documentElement.scrollWidth <= innerWidth") and browser.value("innerWidth") == width
+    beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5)"
+    assert browser.value(f"{beyond}.map(e => e.outerHTML.slice(0, 80))") == []
+    assert browser.value("[...document.querySelectorAll('td, th')].every(e => e.scrollWidth <= e.clientWidth + 1)")
+    assert browser.value("document.querySelectorAll('svg.drawing').length") == 8
+    smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(e => e.getBoundingClientRect().height))"
+    assert browser.value(smallest) >= 7
+    lefts = "[...document.querySelectorAll('#scores svg')].map(e => Math.round(e.getBoundingClientRect().left))"
+    assert len(set(browser.value(lefts))) == (1 if width == 400 else 2)  # four panels: two rows of two
+    for selector in (
+        ".advice",
+        ".verdict li, header .basis",
+        "td small",
+        ".basis",
+        "figcaption",
+        "td.better .mark",
+        "h1",
+    ):
+        assert _contrast(*(colours := _colours(browser, selector))) > 4.5, (selector, colours)
+    text = browser.value("document.body.innerText")
+    assert ("text" in text.split("Measured and drawn")[0].split("Cosines between documents")[1]) == (name == "mixed")
 
 
 def test_text_is_large_enough_to_read_on_a_phone(browser, saved):
@@ -85,11 +128,15 @@ def test_text_and_lines_stand_out_from_the_card(browser, saved, dark):
 def test_marks_and_notes_stand_out(browser, saved, dark):
     browser.open(saved, 400, dark=dark)
     for selector in ("td.best .mark", "td.better .mark", ".key.worse", ".advice"):
-        colours = browser.value(
-            f"(e => [getComputedStyle(e).color, (function up(e) {{ const c = getComputedStyle(e).backgroundColor;"
-            f" return /, 0\\)$/.test(c) ? up(e.parentElement) : c }})(e)])(document.querySelector(`{selector}`))"
-        )
-        assert _contrast(*colours) > 4.5, (selector, colours)
+        assert _contrast(*(colours := _colours(browser, selector))) > 4.5, (selector, colours)
+
+
+def _colours(browser, selector):
+    """Of an element's text, and of what is behind it."""
+    return browser.value(
+        f"(e => [getComputedStyle(e).color, (function up(e) {{ const c = getComputedStyle(e).backgroundColor;"
+        f" return /, 0\\)$/.test(c) ? up(e.parentElement) : c }})(e)])(document.querySelector(`{selector}`))"
+    )
 
 
 def _contrast(one, other):
