@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from fastrealign.gap_report import result
     from fastrealign.jobs import inputs
     from fastrealign.retrieval import documents, evaluation
+    from fastrealign.storage import paths as storage_paths
 else:  # only when a report is made
     result = Lazy("fastrealign.gap_report.result", "report", "a report")
     inputs = Lazy("fastrealign.jobs.inputs")
     documents = Lazy("fastrealign.retrieval.documents")
     evaluation = Lazy("fastrealign.retrieval.evaluation")
+    storage_paths = Lazy("fastrealign.storage.paths")
 
 # Options of one kind of report, by the name of their values, and what they are without being given.
 SEARCH_ONLY: Mapping[str, object] = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}
@@ -41,8 +43,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "query-id,corpus-id,score. With --pairs instead, row i of QUERIES belongs to row i of the text and of the images"
     )
     group.add_argument("--qrels", metavar="PATH", help=text)
-    text = "roles to compare, as Roles.save writes them; --methods then compares none besides unless it names some"
-    group.add_argument("--roles", metavar="FILE", help=text)
+    text = (
+        "roles to compare, as Roles.save writes them, several under the names given or those of the files; may be repeated; "
+        "--methods then compares none besides unless it names some"
+    )
+    group.add_argument("--roles", nargs="+", action="extend", metavar="[NAME=]FILE", help=text)
     text = (
         "ids of the rows of a role (query, text or image), one a line: .txt, .json, .npy or .parquet; by default those in the "
         "files, or else the numbers of the rows; may be repeated"
@@ -58,12 +63,14 @@ def run_search(args: argparse.Namespace) -> None:
     _check(args)
     result.check_files(out)
     ids = _ids(args.ids)
+    compared = _roles(args.roles or [])
     given = inputs.Inputs.named(
         [
             *args.queries,
             *(args.source or []),
             *(args.target or []),
-            *filter(None, (args.qrels, args.roles)),
+            *([args.qrels] if args.qrels else []),
+            *compared.values(),
             *ids.values(),
         ]
     )
@@ -81,7 +88,8 @@ def run_search(args: argparse.Namespace) -> None:
         ids=ids,
         image_column=args.target_column,
         sample=args.sample or evaluation.SAMPLE,
-        **chosen(args, "qrels", "roles", "column", "seed"),
+        roles=compared.get("") or compared or None,
+        **chosen(args, "qrels", "column", "seed"),
         progress=progress_of(args),
     )
     files = [str(path) for path in found.save(out)]
@@ -122,3 +130,18 @@ def _ids(given: list[str]) -> dict[str, str]:
             raise InputError(f"--ids {one}: {role} has ids already; give one file")
         ids[role] = file
     return ids
+
+
+def _roles(given: list[str]) -> dict[str, str]:
+    """Files of roles by the name that they are compared under; "" for a single one without a name."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, file = one.partition("=")
+        if storage_paths.place(one).exists() or not equals:
+            name, file = "" if len(given) == 1 else Path(one).stem, one
+        elif not name or not file:
+            raise InputError(f"--roles {one}: expected FILE or NAME=FILE")
+        if name in found:
+            raise InputError(f"--roles {one}: {name!r} is {found[name]} already; give another name, NAME=FILE")
+        found[name] = file
+    return found

@@ -111,9 +111,13 @@ def opened_roles(given: Any, sides: Mapping[str, Rows]) -> dict[str, Roles]:
 
 def by_roles(roles: Roles, queries: np.ndarray, documents: Mapping[str, Rows]) -> list[Mapped]:
     """Given roles; where they have none for queries, that of text maps them."""
-    role = QUERY if QUERY in roles or TEXT not in roles else TEXT
     maps = {name: roles[name] for name in documents}
-    return [Mapped(np.arange(len(queries)), roles[role](queries), maps, roles.method)]
+    return [Mapped(np.arange(len(queries)), roles[role_of_queries(roles)](queries), maps, roles.method)]
+
+
+def role_of_queries(roles: Roles) -> str:
+    """The role whose map queries take."""
+    return QUERY if QUERY in roles or TEXT not in roles else TEXT
 
 
 def _opened(given: Any, sides: Mapping[str, Rows]) -> Roles:

@@ -39,6 +39,7 @@ from fastrealign.retrieval.ranking import measured, search
 from fastrealign.retrieval.score_figures import curves, distributions
 from fastrealign.retrieval.search_data import MethodScores, method_name
 from fastrealign.retrieval.search_report import SearchReport
+from fastrealign.retrieval.taking import Taking
 
 NONE = "none"
 METHODS = (NONE, "realign", "centred")
@@ -145,7 +146,11 @@ def evaluate(
     if twice := set(names) & set(compared):
         raise InputError(f"roles: {min(twice)!r} is a method that is measured; give these roles another name")
     judged = sampled(_judged(sides, qrels), sample, seed)
-    return _measure(sides, judged, (names, compared), (seed, progress))
+    taking = Taking(given, sides, (column, image_column) != (None, None), pairs=bool(pairs))
+    saved = roles.values() if isinstance(roles, Mapping) else [roles]
+    take = {name: taking.by_fitting(name) for name in names if name != NONE}
+    take |= {name: taking.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
+    return _measure(sides, judged, (names, compared), take, (seed, progress))
 
 
 def _checked_methods(methods: Sequence[str]) -> list[str]:
@@ -193,7 +198,11 @@ def _judged(sides: dict[str, Rows], qrels: Any) -> Judged:
 
 
 def _measure(
-    sides: Mapping[str, Rows], judged: Judged, what: tuple[list[str], Mapping[str, Any]], how: tuple[int, Progress]
+    sides: Mapping[str, Rows],
+    judged: Judged,
+    what: tuple[list[str], Mapping[str, Any]],
+    take: Mapping[str, tuple[str, ...]],
+    how: tuple[int, Progress],
 ) -> SearchReport:
     (names, compared), (seed, progress) = what, how
     queries = sides[QUERY]
@@ -234,6 +243,7 @@ def _measure(
         scores=scores,
         notes=tuple(notes),
         seed=seed,
+        take=take,
     )
 
 

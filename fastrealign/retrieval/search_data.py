@@ -43,6 +43,8 @@ class Measured:
     notes : tuple of str
         What was left out, and what limits the figures.
     seed : int
+    take : mapping of str to tuple of str
+        For each method but "none" how to take it: shell commands where paths were given, else Python calls.
     """
 
     names: Mapping[str, str]
@@ -54,6 +56,7 @@ class Measured:
     scores: Mapping[str, MethodScores]
     notes: tuple[str, ...]
     seed: int
+    take: Mapping[str, tuple[str, ...]]
 
     @property
     def methods(self) -> tuple[str, ...]:

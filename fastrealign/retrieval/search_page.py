@@ -11,7 +11,7 @@ from fastrealign.retrieval.documents import QUERY
 from fastrealign.retrieval.search_charts import svgs
 from fastrealign.retrieval.search_data import Measured, method_name
 from fastrealign.retrieval.search_table import MEANINGS, Row, basis, table
-from fastrealign.retrieval.search_verdict import advice_of, findings, headline, score, warnings_of
+from fastrealign.retrieval.search_verdict import advice_of, findings, headline, score, take_of, warnings_of
 
 
 def search_page(report: Measured) -> str:
@@ -31,10 +31,13 @@ def search_page(report: Measured) -> str:
 def _head(report: Measured) -> str:
     documents = " and ".join(f"<span>{escape(name)}</span>" for role, name in report.names.items() if role != QUERY)
     warned = "".join(f"<li><strong>Warning</strong> {text_of(one)}.</li>" for one in warnings_of(report))
+    steps = escape("\n".join(take_of(report)))
+    take = f'<pre class="take" tabindex="0" aria-label="How to take it">{steps}</pre>' if steps else ""
     return f"""<header>
 <p class="sides">Search with <span>{escape(report.names[QUERY])}</span> in {documents}</p>
 <h1>{escape(headline(report))}</h1>
 <p class="advice"><strong>Advice</strong> {text_of(advice_of(report))}</p>
+{take}
 <ul class="verdict">{"".join(f"<li>{text_of(one)}</li>" for one in findings(report))}{warned}</ul>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""

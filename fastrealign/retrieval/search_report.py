@@ -13,7 +13,7 @@ from fastrealign.retrieval.score_figures import QUANTILES, Curve, Distribution
 from fastrealign.retrieval.search_data import Measured
 from fastrealign.retrieval.search_page import search_page
 from fastrealign.retrieval.search_table import as_text
-from fastrealign.retrieval.search_verdict import advice_of, choice_of, warnings_of
+from fastrealign.retrieval.search_verdict import advice_of, choice_of, take_of, warnings_of
 from fastrealign.storage.atomic import save_bytes
 
 
@@ -46,6 +46,7 @@ class SearchReport(Measured):
             "seed": self.seed,
             "advice": self.advice,
             "choice": self.choice,
+            "take": list(take_of(self)),
             "warnings": self.warnings,
             "corpora": {
                 corpus: {

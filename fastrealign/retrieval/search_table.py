@@ -11,7 +11,7 @@ from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT
 from fastrealign.retrieval.ranking import DEPTH, METRICS, MIXED, SHARE, own
 from fastrealign.retrieval.score_figures import QUANTILES
 from fastrealign.retrieval.search_data import CORPORA, Measured, method_name
-from fastrealign.retrieval.search_verdict import advice_of, findings, interval, score, warnings_of
+from fastrealign.retrieval.search_verdict import advice_of, findings, interval, score, take_of, warnings_of
 
 MEANINGS = {
     "R@1": "share of the relevant documents that are the first result",
@@ -78,7 +78,8 @@ def as_text(report: Measured) -> str:
     present = {metric for _, metric in report.figures}
     meanings = [f"  {metric.ljust(20)}  {text}" for metric, text in MEANINGS.items() if metric in present]
     parts = [
-        [f"Advice: {advice_of(report)}", *(f"warning: {one}" for one in warnings_of(report))],
+        [f"Advice: {advice_of(report)}", *(f"  {step}" for step in take_of(report))],
+        [f"warning: {one}" for one in warnings_of(report)],
         findings(report),
         [*(line.rstrip() for line in lines), KEY, basis(report)],
         meanings,

@@ -56,6 +56,13 @@ def advice_of(report: Measured) -> str:
     )
 
 
+def take_of(report: Measured) -> tuple[str, ...]:
+    """How to take the method that the advice names, a step a line; none where it names none."""
+    raising = _raising(report)
+    best = choice_of(report) or max(raising, key=lambda name: _deciding(report)[name].value, default=None)
+    return () if best is None else report.take[best]
+
+
 def warnings_of(report: Measured) -> list[str]:
     """For each method what it lowers by more than chance: the interval of the difference lies below zero."""
     found = []

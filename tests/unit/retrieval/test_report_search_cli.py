@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import fastrealign as fr
 from fastrealign.cli.main import main
+from fastrealign.formats.open import open_source
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytrec_eval")
@@ -72,6 +80,54 @@ def test_ids_qrels_and_roles_of_files(given, run):
     )  # fmt: skip
     assert code == 0 and "roles (centred)" in out and "note: all documents are images" in out
     assert "40 judged queries of 40" in out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--queries", "queries.npy", "--text", "text.npy", "--images", "images.npy", "--methods", "centred"),
+        ("--queries", "both.parquet", "--text", "both.parquet", "--images", "both.parquet", "--column", "t vec",
+         "--target-column", "i vec", "--methods", "centred"),
+        ("--queries", "queries.npy", "--text", "half 1.npy", "half 2.npy", "--images", "images.npy", "--methods", "centred"),
+        ("--queries", "queries.npy", "--text", "text.npy", "--images", "images.npy", "--roles", "roles.safetensors"),
+    ],
+)  # fmt: skip
+def test_the_commands_of_the_advice_run(given, run, more):
+    rows = {"t vec": list(np.load("text.npy")), "i vec": list(np.load("images.npy"))}
+    pq.write_table(pa.table(rows), "both.parquet")
+    for half, part in enumerate(np.split(np.load("text.npy"), 2), 1):
+        np.save(f"half {half}.npy", part)
+    code, out, err = run(*more, "--pairs", "--out", "s.html")
+    assert (code, err) == (0, "")
+    commands = json.loads(Path("s.json").read_text())["take"]
+    assert len(commands) == (3 if "--roles" in more else 4) and "".join(f"  {one}\n" for one in commands) in out
+    for one in commands:
+        words = shlex.split(one)
+        if words[0] == "python":
+            subprocess.run([sys.executable, *words[1:]], check=True, capture_output=True)
+        else:
+            assert words[0] == "fastrealign" and main(words[1:]) == 0
+    name = "roles_centred"
+    folder = f"query_{name}" if "--roles" in more else "query_centred"
+    found = np.concatenate(list(open_source(folder, side="source", column="t vec" if "both.parquet" in more else None)))
+    roles = fr.Roles.load("roles.safetensors" if "--roles" in more else f"{name}.safetensors")
+    queries = np.load("text.npy" if "both.parquet" in more else "queries.npy")
+    assert np.array_equal(found, roles["query" if "query" in roles else "text"](queries))
+
+
+def test_several_files_of_roles(given, run):
+    shutil.copy("roles.safetensors", "again.safetensors")
+    these = ("--queries", "queries.npy", "--images", "images.npy", "--pairs", "--out", "s.html", "--overwrite")
+    for roles in (
+        ("old=roles.safetensors", "--roles", "again.safetensors"),
+        ("old=roles.safetensors", "again.safetensors"),
+    ):
+        code, _, err = run(*these, "--roles", *roles)
+        assert (code, err) == (0, "") or "few" in err
+        assert list(json.loads(Path("s.json").read_text())["scores"]) == ["none", "old", "again"]
+    code, _, err = run(*these, "--roles", "roles.safetensors", "roles=again.safetensors")
+    assert code == 2 and "'roles' is roles.safetensors already; give another name" in err
+    assert run(*these, "--roles", "=again.safetensors")[0] == 2
 
 
 @pytest.mark.parametrize(

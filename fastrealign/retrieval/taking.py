@@ -1,0 +1,108 @@
+"""How to take a method that a report of search compared: shell commands with the paths that were given, or Python calls."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from shlex import join
+from typing import Any
+
+from fastrealign.methods.roles import Roles
+from fastrealign.retrieval.compared_roles import PAIRED, role_of_queries
+from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Rows
+
+_VARIABLES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
+
+
+@dataclass(frozen=True, eq=False)
+class Taking:
+    """What was given to `evaluate`: the rows of each role, as opened and as named, and whether they are pairs, row by row."""
+
+    given: Mapping[str, Any]
+    sides: Mapping[str, Rows]
+    columns: bool
+    pairs: bool
+
+    def by_fitting(self, method: str) -> tuple[str, ...]:
+        """Fit the method of this name on these rows, then apply it to each role."""
+        if not self._paths:
+            return self._in_python(method)
+        file = f"roles_{method}.safetensors"
+        return self._fit(method, file), *self._apply(file, {role: role for role in self.sides}, method)
+
+    def by_roles(self, name: str, saved: Any, roles: Roles) -> tuple[str, ...]:
+        """Apply fitted roles: the path of saved ones, or Roles."""
+        of = {role: role_of_queries(roles) if role == QUERY else role for role in self.sides}
+        if isinstance(saved, (str, os.PathLike)) and self._paths:
+            return self._apply(os.fspath(saved), of, re.sub(r"[^\w.-]+", "_", name).strip("_"))
+        return tuple(f"roles[{of[role]!r}]({_VARIABLES[role]})" for role in self.sides)
+
+    @property
+    def _anchor(self) -> str:
+        return IMAGE if IMAGE in self.sides else TEXT
+
+    @property
+    def _paths(self) -> Mapping[str, Sequence[str]]:
+        """The paths of each role; empty where rows in memory were given."""
+        found = {}
+        for role in self.sides:
+            given = self.given[role]
+            paths = [given] if isinstance(given, (str, os.PathLike)) else given
+            if not isinstance(paths, (list, tuple)) or not all(isinstance(one, (str, os.PathLike)) for one in paths):
+                return {}
+            found[role] = [os.fspath(one) for one in paths]
+        return found
+
+    def _column(self, role: str) -> str | None:
+        """The column to name: only where one was given, and the files of this role have columns."""
+        return getattr(self.sides[role].source, "column", None) if self.columns else None
+
+    def _fit(self, method: str, file: str) -> str:
+        paths = self._paths
+        if any(len(of) > 1 for of in paths.values()):  # --role takes one path
+            return join(["python", "-c", f"import fastrealign as fr; {self._call(method, paths)}.save({file!r})"])
+        words = ["fastrealign", "fit"]
+        for role, (path,) in paths.items():
+            column = self._column(role)
+            words += ["--role", f"{role}={path}" + (f":{column}" if column else "")]
+        words += ["--anchor", self._anchor, "--method", method]
+        if method in PAIRED:
+            for role in paths:
+                if role != QUERY:
+                    pair = (paths[QUERY][0], paths[role][0]) if self.pairs else _files(role)
+                    words += ["--pairs", f"{QUERY}:{role}={','.join(pair)}"]
+        return join([*words, "--out", file])
+
+    def _apply(self, file: str, of: Mapping[str, str], name: str) -> tuple[str, ...]:
+        commands = []
+        for role, paths in self._paths.items():
+            column = self._column(role)
+            named = ["--column", column] if column else []
+            words = ["fastrealign", "apply", file, *paths, "--role", of[role], *named, "--out", f"{role}_{name}"]
+            commands.append(join(words))
+        return tuple(commands)
+
+    def _call(self, method: str, rows: Mapping[str, Sequence[str]]) -> str:
+        sides = {role: list(of) if len(of) > 1 else of[0] for role, of in rows.items()}
+        columns = {role: column for role in rows if (column := self._column(role))}
+        more = f", column={columns!r}" if columns else ""
+        if method in PAIRED:
+            others = [role for role in sides if role != QUERY]
+            pairs = {(QUERY, role): (sides[QUERY], sides[role]) if self.pairs else _files(role) for role in others}
+            more += f", pairs={pairs!r}"
+        return f"fr.fit_roles({sides!r}, anchor={self._anchor!r}, method={method!r}{more})"
+
+    def _in_python(self, method: str) -> tuple[str, ...]:
+        sides = ", ".join(f"{role!r}: {_VARIABLES[role]}" for role in self.sides)
+        others = [role for role in self.sides if role != QUERY]
+        pairs = ", ".join(f"({QUERY!r}, {role!r}): (judged_queries, their_{_VARIABLES[role]})" for role in others)
+        more = f", pairs={{{pairs}}}" if method in PAIRED else ""
+        fit = f"roles = fastrealign.fit_roles({{{sides}}}, anchor={self._anchor!r}, method={method!r}{more})"
+        return fit, *(f"roles[{role!r}]({_VARIABLES[role]})" for role in self.sides)
+
+
+def _files(role: str) -> tuple[str, str]:
+    """Names for the files of judged pairs, which the user has to make where judgements are by id."""
+    return "JUDGED_QUERIES", f"THEIR_{_VARIABLES[role].upper()}"
