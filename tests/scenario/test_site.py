@@ -142,5 +142,11 @@ def test_pages_fit_a_phone(site):
             browser.open(site / f"{name}.html", 400)
             assert browser.value("document.documentElement.scrollWidth <= window.innerWidth"), name
             assert all(address.startswith(("file:", "data:", "blob:")) for address in browser.asked), browser.asked
+        browser.open(site / "search-report.html", 400)
+        wide = "[...document.querySelectorAll('.md-typeset__scrollwrap')].find(e => e.scrollWidth > e.clientWidth)"
+        first = f"{wide}.querySelector('tbody td').getBoundingClientRect()"
+        browser.value(f"{wide}.scrollLeft = 300")
+        assert browser.value(f"{wide}.scrollLeft") > 100  # the figures scroll, and what each row is stays in view
+        assert browser.value(f"{first}.left >= 0 && {first}.right < 200")
     finally:
         browser.close()
