@@ -14,6 +14,7 @@ from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted, role_of
+from fastrealign.formats.open import check_has_names
 from fastrealign.storage.file_identity import identities
 from fastrealign.storage.paths import place
 
@@ -41,6 +42,9 @@ def open_target(
     Raises InputError where both sides are the same rows. Warns (FitWarning) where some are, and where the sides look swapped.
     """
     rows = open_rows(spec, "target", Wanted.on("target", target_column, elsewhere=column), bad_shards)
+    of_target = target_column is None and isinstance(rows, FileSource) and rows.column == column
+    if isinstance(source, FileSource) and not of_target:
+        check_has_names(source.files.name, source.files.shards, Wanted.of(column))
     if column is not None and target_column is None and shared_rows(source, rows):
         rows = open_rows(spec, "target", None, bad_shards)
     check_apart(source, rows)

@@ -58,12 +58,15 @@ class Wanted:
     elsewhere  the name that the user gave for the other side. A file that has it is read by it, unless its words name the
                other side and another name there has the words of this one
     option     how the user can name them, for messages
+    alone      whether `column` is of these files alone: files without names are then an error. A name for several sides may be
+               of another one
     """
 
     column: str | None = None
     side: str | None = None
     elsewhere: str | None = None
     option: str = "--column (column=)"
+    alone: bool = False
 
     @classmethod
     def of(cls, column: str | Wanted | None) -> Wanted:
@@ -75,7 +78,7 @@ class Wanted:
         if isinstance(column, Wanted):
             return column
         option = "--target-column (target_column=)" if side == "target" else "--column (column=)"
-        return cls(column, side, elsewhere, option)
+        return cls(column, side, elsewhere, option, alone=side == "target")
 
     def given(self, candidates: Sequence[Candidate]) -> str | None:
         """The name that the user gave: for this side, present or not, else for the other side."""

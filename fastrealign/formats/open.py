@@ -143,11 +143,22 @@ def open_source(
     warn_of_links(shards)
     if side == "source":
         attach_metadata(shards)
+    if wanted.alone:
+        check_has_names(name, shards, wanted)
     datasets = []
     for folder, which in folders.items():
         of_it = set(map(str, files[which]))
         datasets.append(DatasetFolder(folder, [shard for shard in shards if shard.path in of_it]))
     return Source(name, shards, sum(shard.rows for shard in shards), like.dim, left_out or {}, datasets)
+
+
+def check_has_names(name: str, shards: Sequence[Shard], wanted: Wanted) -> None:
+    """InputError where a name for the embeddings was given and none of the shards has names."""
+    if wanted.column is not None and not any(isinstance(one, TableShard) or one.column is not None for one in shards):
+        raise InputError(
+            f"{name}: has no {wanted.column!r}: {shards[0].format} files such as this one hold one matrix, without columns; "
+            f"leave out {wanted.option}"
+        )
 
 
 def _keep_one_width(shards: list[Shard], left_out: dict[str, str] | None, of_sets: dict[str, Place]) -> Shard | None:

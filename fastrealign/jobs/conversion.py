@@ -159,7 +159,9 @@ def convert(
     if side is not None and side not in SIDES:
         raise InputError(f"side={side!r}: expected text or image")
     of = None if side is None else SIDES[side]
-    files = formats.open_source(source, side=of or "source", column=Wanted(column, of), pickles=AnyPickleShard)
+    files = formats.open_source(
+        source, side=of or "source", column=Wanted(column, of, alone=True), pickles=AnyPickleShard
+    )
     if side == "image":
         attach_metadata(files.shards)
     target = ConvertedFiles(out, to, side, files, options)

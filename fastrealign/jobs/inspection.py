@@ -66,11 +66,11 @@ def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) 
             return _saved(path)
         if all((path / folder).is_dir() for folder in SIDE_FOLDERS.values()):
             sides = [
-                _embeddings(formats.open_source(path, side=side, column=Wanted(column)))
+                _embeddings(formats.open_source(path, side=side, column=Wanted(column, alone=True)))
                 for side in ("source", "target")
             ]
             return {"kind": "embeddings", "sides": [value for value, _ in sides]}, "\n".join(text for _, text in sides)
-    return _embeddings(formats.open_source(spec, side="source", column=Wanted(column)))
+    return _embeddings(formats.open_source(spec, side="source", column=Wanted(column, alone=True)))
 
 
 def describe(method: Method, name: str) -> Found:

@@ -20,6 +20,7 @@ from fastrealign.data.options import NO_NOISE, Compute, NoiseOptions, OutputOpti
 from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.job import Job
 from fastrealign.jobs.journal import Group
@@ -79,7 +80,8 @@ class ShardJob(Job[Report]):
         self.left_out: dict[str, dict[str, str]] = {}
         self.make_writer: MakeWriter = ThreadedWriter
         self.now = (0, 0)  # rows that this run aligned, and their bytes
-        rows = self.opened("source", open_rows(source, "source", read.column, read.bad_shards))
+        wanted = Wanted(read.column, "source", alone=self.kind == "apply")  # of an alignment it may be the target's
+        rows = self.opened("source", open_rows(source, "source", wanted, read.bad_shards))
         if not isinstance(rows, FileSource):
             raise InputError("source: expected files (a path, a glob, a folder or a list of paths); for arrays use fit")
         warn_if_aligned(rows)

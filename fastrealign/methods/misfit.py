@@ -12,6 +12,7 @@ from fastrealign.data.options import ReadOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource, open_rows
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.method import Method
@@ -115,7 +116,7 @@ def open_new(
         raise InputError(
             f"target_column={read.target_column!r} (--target-column) without a target; name the target, or leave the column out"
         )
-    rows = open_rows(source, "source", read.column)
+    rows = open_rows(source, "source", Wanted(read.column, "source", alone=target is None))
     alignment.check_width(rows.d, rows.name)
     warn_of_encoder(alignment, rows)
     if target is None:

@@ -18,6 +18,7 @@ from fastrealign.data.pair import check_apart
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import Piece, RowSource, in_memory
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
+from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.pair_moments import BLOCK_ROWS
 
 MATCHING = ("auto", "rows", "ids")
@@ -66,8 +67,10 @@ def open_pairs(
 
 
 def _named(side: str, spec: Any, column: str | None) -> RowSource:
+    option = "--target-column (target_column=)" if side == "new" else "--column (column=)"
+    wanted = Wanted(column, "source", option=option, alone=True)
     try:
-        opened = open_rows(spec, "source", column)
+        opened = open_rows(spec, "source", wanted)
     except InputError as error:
         if not re.match("source[:,]", str(error)):  # as rows in memory are named
             raise

@@ -13,6 +13,8 @@ import warnings
 
 import corpus
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import fastrealign as fr
@@ -164,6 +166,39 @@ def test_check_takes_one_role_and_says_which(tmp_path, sides, run):
     assert code == 2 and "which none of them is" in err and "fastrealign fit TEXT --target IMAGES" in err
     code, _, err = run("fit", sides[0], "--from", file, "--out", tmp_path / "new.safetensors")
     assert code == 2 and "an update takes one alignment: pass what fastrealign.Roles.load(path)['text'].save" in err
+
+
+def test_a_column_of_files_without_columns(tmp_path, rng, run):
+    rows = {name: rng.standard_normal((60, 8)).astype(np.float32) + shift for name, shift in (("t", 1), ("i", -1))}
+    for name, of in rows.items():
+        np.save(tmp_path / f"{name}.npy", of)
+        pq.write_table(pa.table({"vec": list(of)}), tmp_path / f"{name}.parquet")
+    fr.fit(rows["t"], rows["i"]).save(tmp_path / "a.safetensors")
+    text, images, file = tmp_path / "t.npy", tmp_path / "i.npy", tmp_path / "a.safetensors"
+    column, target_column = ("--column", "vec"), ("--target-column", "vec")
+    refused = [
+        ("inspect", text, *column),
+        ("convert", text, "--to", "parquet", "--out", tmp_path / "o", *column),
+        ("apply", file, text, "--out", tmp_path / "o", *column),
+        ("check", file, text, *column),
+        ("map", text, images, "--out", tmp_path / "m.safetensors", *column),
+        ("map", text, images, "--out", tmp_path / "m.safetensors", *target_column),
+        ("align", text, "--target", images, "--out", tmp_path / "o", *column),
+        ("align", text, "--target", images, "--out", tmp_path / "o", *target_column),
+        ("fit", "--role", f"text={text}:vec", "--role", f"image={images}", "--anchor", "image", "--out", tmp_path / "r.safetensors"),
+    ]  # fmt: skip
+    for words in refused:
+        code, _, err = run(*words)
+        assert (code, err.count("\n")) == (2, 1), words
+        assert (
+            "has no 'vec': npy files such as this one hold one matrix, without columns; leave out --" in err
+            or "--role" in err
+        )
+    assert not (tmp_path / "o").exists()
+    # One name for both sides may be that of the other one.
+    for number, (one, other) in enumerate((("t.npy", "i.parquet"), ("t.parquet", "i.npy"))):
+        words = ("align", tmp_path / one, "--target", tmp_path / other, "--out", tmp_path / f"out{number}", *column)
+        assert run(*words)[0] == 0
 
 
 def test_apply_and_inspect_roles(tmp_path, sides, run):
