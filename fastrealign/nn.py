@@ -119,7 +119,7 @@ class ReAlign(NoisyModule):
             the calls before it (`rows_seen`, which `state_dict` keeps): in a new epoch a row gets other noise. Processes that
             train together count apart; give them numbers, or seeds of their own.
         """
-        rows, noisy = self._rows(x), bool(self.noise) and self.training
+        rows, noisy = self._rows(x), self.adds_noise and self.training
         aligned = torch.ops.fastrealign.apply(rows, self._value("map"), 2, torch.float64 if noisy else rows.dtype)
         if not torch.compiler.is_compiling() and self._first is not None:
             self._look(self._first, aligned, x)
@@ -214,7 +214,7 @@ class Steps(NoisyModule):
     def forward(self, x: torch.Tensor, first: int | torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Map x (..., dim); `first` as for ReAlign."""
         rows = self._rows(x)
-        noise = self._noise(rows, first) if self.noise and self.training else None
+        noise = self._noise(rows, first) if self.adds_noise and self.training else None
         if noise is None or self.name == "c3" or not self.projected:
             return self._mapped(rows, noise, rows.dtype).reshape(x.shape)
         return self._noisy(rows, self._mapped(rows, None, torch.float64), noise).reshape(x.shape)
@@ -234,7 +234,7 @@ class Steps(NoisyModule):
             e = e + shift
         if noise is not None:
             e = e + noise
-        elif self.sigma and not self.noise:
+        elif self.sigma and not self.adds_noise:
             e = e + self.sigma * torch.randn_like(e)
         if self.projected:
             e = torch.ops.fastrealign.apply(e, self._value("last"), 2)

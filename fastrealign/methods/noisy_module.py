@@ -37,7 +37,9 @@ class NoisyModule(ExactModule):
 
     def _add_noise_of(self, options: NoiseOptions) -> None:
         self.noise = options
-        if options:
+        # An attribute of its own: torch.compile of torch 2.6 cannot call `__bool__` of a dataclass.
+        self.adds_noise = bool(options)
+        if self.adds_noise:
             self.register_buffer("rows_seen", torch.zeros((), dtype=torch.int64))
 
     def _numbers(self, rows: torch.Tensor, first: int | torch.Tensor | np.ndarray | None) -> torch.Tensor:
@@ -64,7 +66,7 @@ class NoisyModule(ExactModule):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A state that was saved with noise loads without, and the other way round."""
-        if self.noise:
+        if self.adds_noise:
             state_dict.setdefault(f"{prefix}rows_seen", self.rows_seen)
         else:
             state_dict.pop(f"{prefix}rows_seen", None)
