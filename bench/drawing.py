@@ -43,7 +43,7 @@ LOOK = {
     "lines.markersize": 4.5,
     "figure.constrained_layout.hspace": 0.06,
 }
-# A marker for each method, beside its colour and dashes: no two are told apart by hue alone.
+# A marker for each method, beside its colour and dashes: hue alone distinguishes no two.
 MARKS = dict(zip(METHOD, "Xv^sPDoh", strict=True))
 
 

@@ -14,7 +14,7 @@ from bench.drawing import INK, METHOD, PAPER, QUIET, canvas, results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Marker, colour and name of what is compared; no two are told apart by colour alone.
+# Marker, colour and name of what is compared; colour alone distinguishes no two.
 LOOKS = {
     "raw": ("X", METHOD["none"], "text as it is"),
     "realign": ("o", METHOD["realign"], "ReAlign"),
