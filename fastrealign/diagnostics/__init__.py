@@ -6,6 +6,7 @@ that can be read again; they are normalised first. Everything is computed in flo
     rows            unit rows in blocks, samples, `Estimate`
     mean_gap        gap, phantom drift
     second_moments  covariances of rows and of pairs; spectrum: metrics of their eigenvalues
+    subspaces       angles between two subspaces, and their overlap
     frame           the fixed frame: biases and residuals in U and V, leakage, coupling
     gradients       gradients of a contrastive loss, in that frame
     monitor         all of it every k steps while an encoder trains; gap_record: one measurement, and the log
@@ -24,7 +25,6 @@ from fastrealign.diagnostics.frame import (
     decompose,
     fixed_frame,
     leakage,
-    principal_angles,
 )
 from fastrealign.diagnostics.gap_record import GapRecord, read_log
 from fastrealign.diagnostics.gradients import (
@@ -43,7 +43,6 @@ from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import (
     Condition,
-    Overlap,
     PowerLaw,
     anisotropy,
     condition_number,
@@ -52,8 +51,8 @@ from fastrealign.diagnostics.spectrum import (
     power_law,
     sigma_gap,
     spectral_correlation,
-    subspace_overlap,
 )
+from fastrealign.diagnostics.subspaces import Overlap, principal_angles, subspace_overlap
 from fastrealign.diagnostics.topology import Topology, angular_topology, instance_cosine, pairwise_correlation
 
 __all__ = [

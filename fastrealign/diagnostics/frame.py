@@ -179,36 +179,6 @@ def decompose(frame: Frame, difference: Covariance) -> Decomposition:
     )
 
 
-def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Principal angles between two subspaces.
-
-    Small angles are computed from their sines, which are exact where cosines are not (Björck and Golub, 1973). The largest
-    one is theta_max of arXiv 2602.07026 for a = U_t and b = U.
-
-    Parameters
-    ----------
-    a, b : ndarray
-        float64 (d, p) and (d, q), orthonormal columns that span the subspaces.
-
-    Returns
-    -------
-    ndarray
-        float64 (min(p, q),), in radians, ascending.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> principal_angles(np.eye(3)[:, :2], np.eye(3)[:, 1:]).round(3)
-    array([0.   , 1.571])
-    """
-    if a.shape[1] < b.shape[1]:
-        a, b = b, a
-    cosines = np.linalg.svd(a.T @ b, compute_uv=False)
-    sines = np.linalg.svd(b - a @ (a.T @ b), compute_uv=False)[::-1]
-    small = cosines**2 > 0.5
-    return np.where(small, np.arcsin(np.minimum(sines, 1.0)), np.arccos(np.minimum(cosines, 1.0)))
-
-
 def leakage(frame: Frame, gradients: np.ndarray) -> float:
     """The share of gradients that lies in V: their root mean square in V over that of the whole.
 

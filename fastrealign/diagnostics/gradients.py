@@ -18,9 +18,10 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.row_source import RowsLike
-from fastrealign.diagnostics.frame import Frame, leakage, principal_angles
+from fastrealign.diagnostics.frame import Frame, leakage
 from fastrealign.diagnostics.second_moments import Covariance
 from fastrealign.diagnostics.spectrum import spectral_correlation
+from fastrealign.diagnostics.subspaces import principal_angles
 
 if TYPE_CHECKING:
     import torch

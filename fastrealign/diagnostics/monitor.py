@@ -24,13 +24,14 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame, principal_angles
+from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.diagnostics.rows import count_rows, open_sides
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import condition_number
+from fastrealign.diagnostics.subspaces import principal_angles
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.records import sealed

@@ -204,56 +204,6 @@ def spectral_correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.corrcoef(logs)[0, 1])
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """How much two subspaces share.
-
-    Attributes
-    ----------
-    value : float
-        |U_x^T U_y|_F^2 / q, 0 to 1.
-    baseline : float
-        q/d: the mean of random subspaces.
-    q : int
-        Their dimension.
-    """
-
-    value: float
-    baseline: float
-    q: int
-
-
-def subspace_overlap(x: Covariance, y: Covariance, q: int) -> Overlap:
-    """O_q: how much of the span of the leading q eigenvectors two sides share (AnisoAlign, arXiv 2605.07825).
-
-    Parameters
-    ----------
-    x, y : Covariance
-    q : int
-        1 to the lesser rank of both sides.
-
-    Returns
-    -------
-    Overlap
-
-    Raises
-    ------
-    InputError
-        q is out of range.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x, y = (Covariance(np.zeros(3), np.diag(values), 10) for values in ([3.0, 2, 1], [3.0, 1, 2]))
-    >>> subspace_overlap(x, y, 2).value
-    0.5
-    """
-    rank = min(x.rank, y.rank)
-    q = whole("q", q, 1, rank, why="the lesser rank of both sides")
-    product = x.eigenvectors[:, :q].T @ y.eigenvectors[:, :q]
-    return Overlap(float(np.sum(product**2) / q), q / x.d, q)
-
-
 def anisotropy(residual: Covariance) -> float:
     """A_r = lambda_max / (trace / d), the anisotropy of the residual of pairs (AnisoAlign, arXiv 2605.07825).
 

@@ -86,24 +86,6 @@ def test_pairs_without_a_residual_have_no_shares_of_it():
     assert (same.eta_u, same.r_res) == (None, None)
 
 
-@pytest.mark.parametrize("angles", [(0.0, 0.7), (1e-9, 1e-4), (0.3, 1.2), (np.pi / 2, np.pi / 2)])
-def test_principal_angles_are_those_chosen(orthonormal, angles):
-    basis = orthonormal(9, 4)
-    cos, sin = np.cos(angles), np.sin(angles)
-    turned = basis[:, :2] * cos + basis[:, 2:] * sin
-    # In another basis of the same plane.
-    found = D.principal_angles(basis[:, :2] @ orthonormal(2, 2), turned @ orthonormal(2, 2))
-    # An angle of 0 is rounding alone: up to 1.3e-15 in 2,000 draws; from its cosine it would be 1e-8.
-    np.testing.assert_allclose(found, angles, rtol=1e-6, atol=1e-14)
-
-
-def test_principal_angles_are_scipys(orthonormal):
-    linalg = pytest.importorskip("scipy.linalg")
-    for p, q in ((3, 5), (5, 3), (4, 4)):
-        a, b = orthonormal(10, p), orthonormal(10, q)
-        np.testing.assert_allclose(D.principal_angles(a, b), linalg.subspace_angles(a, b)[::-1], atol=1e-12)
-
-
 def test_leakage_of_gradients_in_a_turned_subspace(orthonormal, rng):
     basis = orthonormal(8, 8)
     frame, angle = Frame(basis, 3, 0.9), 0.4

@@ -238,24 +238,6 @@ def test_spectral_correlation(rng):
         D.spectral_correlation(x, np.full(50, 0.02))
 
 
-@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 2])
-def test_subspace_overlap_of_a_rotated_plane(orthonormal, angle):
-    d, q = 12, 4
-    basis = orthonormal(d, d)
-    spectrum = np.arange(d, 0, -1.0)
-    turned = basis.copy()
-    turned[:, 3] = np.cos(angle) * basis[:, 3] + np.sin(angle) * basis[:, 9]
-    turned[:, 9] = np.cos(angle) * basis[:, 9] - np.sin(angle) * basis[:, 3]
-    found = D.subspace_overlap(of(spectrum, basis), of(spectrum, turned), q)
-    assert found == D.Overlap(pytest.approx((3 + np.cos(angle) ** 2) / 4), q / d, q)
-
-
-def test_the_baseline_of_the_overlap_is_that_of_random_subspaces(orthonormal):
-    spectrum = np.arange(24, 0, -1.0)
-    found = [D.subspace_overlap(of(spectrum, orthonormal(24, 24)), of(spectrum), 6) for _ in range(200)]
-    assert np.mean([o.value for o in found]) == pytest.approx(found[0].baseline, abs=0.02)
-
-
 def test_anisotropy_and_effective_dimension(orthonormal):
     residual = of(np.array([4.0, 1, 1, 1, 1]), orthonormal(5, 5))
     assert D.anisotropy(residual) == pytest.approx(4 / (8 / 5))

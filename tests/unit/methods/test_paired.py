@@ -1,106 +1,24 @@
-"""Maps from pairs: against their float64 definitions, on fresh random data, awkward widths and degenerate pairs."""
+"""Maps from pairs of arrays: calls, odd rows, held-out pairs, bad input, saving."""
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from pair_worlds import pairs, unit
 
 import fastrealign as fr
-from fastrealign.cli.main import main
-from fastrealign.methods.pair_moments import PairMoments, shares
-from fastrealign.methods.pair_solutions import STRENGTHS, procrustes, ridge
-from fastrealign.methods.recall_kept import Kept, recall_kept
+from fastrealign.methods.pair_moments import shares
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastrealign.FitWarning")
 
 
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def pairs(rng, n, d_old, d_new, noise=0.3):
-    """Rows of items by two encoders that share a linear world, each with a mean of its own."""
-    world = rng.standard_normal((n, max(d_old, d_new)))
-    sides = []
-    for d in (d_old, d_new):
-        mixed = world @ rng.standard_normal((world.shape[1], d)) + noise * rng.standard_normal((n, d))
-        sides.append(mixed + 0.5 * rng.standard_normal(d))
-    return sides
-
-
-def moments_of(e, f, own=True):
-    found = PairMoments(e.shape[1], f.shape[1], own)
-    for lo in range(0, len(e), 700):
-        found.add(e[lo : lo + 700], f[lo : lo + 700])
-    return found
-
-
-def procrustes_by_definition(e, f):
-    a, b = e - e.mean(0), f - f.mean(0)
-    u, s, vt = np.linalg.svd(a.T @ b, full_matrices=False)
-    matrix = s.sum() / (a * a).sum() * (u @ vt).T
-    return matrix, f.mean(0) - matrix @ e.mean(0)
-
-
-WIDTHS = [(24, 24), (24, 9), (9, 24), (3, 7), (5, 1), (1, 1)]
-
-
-@pytest.mark.parametrize(("d_old", "d_new"), WIDTHS)
-def test_procrustes_is_its_definition(rng, d_old, d_new):
-    e, f = map(unit, pairs(rng, 1500, d_old, d_new))
-    found = procrustes(moments_of(e, f, own=False))
-    matrix, shift = procrustes_by_definition(e, f)
-    assert np.allclose(found.matrix, matrix, atol=1e-9)
-    assert np.allclose(found.shift, shift, atol=1e-9)
-
-
-@pytest.mark.parametrize(("d_old", "d_new"), WIDTHS)
-def test_ridge_is_least_squares_with_the_strength_that_others_choose(rng, d_old, d_new):
-    e, f = map(unit, pairs(rng, 600, d_old, d_new))
-
-    def solved(e, f, strength):  # as least squares of rows extended by sqrt(n strength) I
-        a, b = e - e.mean(0), f - f.mean(0)
-        extended = np.vstack([a, np.sqrt(len(e) * strength) * np.eye(d_old)]), np.vstack([b, np.zeros((d_old, d_new))])
-        matrix = np.linalg.lstsq(*extended, rcond=None)[0].T
-        return matrix, f.mean(0) - matrix @ e.mean(0)
-
-    found = ridge(moments_of(e[:500], f[:500]), moments_of(e[500:], f[500:]))
-    errors = []
-    for strength in STRENGTHS:
-        matrix, shift = solved(e[:500], f[:500], strength)
-        errors.append(np.square(e[500:] @ matrix.T + shift - f[500:]).sum(1).mean())
-    assert errors[STRENGTHS.index(found.strength)] == pytest.approx(min(errors), rel=1e-9)
-    matrix, shift = solved(e, f, found.strength)
-    assert np.allclose(found.matrix, matrix, atol=1e-7)
-    assert np.allclose(found.shift, shift, atol=1e-7)
-
-
-def test_sums_are_exact(rng):
-    e, f = (unit(rng.standard_normal((900, d))) for d in (5, 3))
-    a, b = (np.rint(np.ldexp(np.rint(np.ldexp(x, 40)), -40) * 2.0**20).astype(object) for x in (e, f))
-    high = sum(int(x) * int(y) for x, y in zip(a[:, 1], b[:, 2], strict=True))
-    found = moments_of(e, f)
-    assert int(found._cross.high[1, 2]) == high
-    assert np.allclose(found.cross, e.T @ f / 900 - np.outer(e.mean(0), f.mean(0)), atol=1e-13)
-    assert np.allclose(found.own, np.cov(e.T, bias=True), atol=1e-13)
-
-
-def test_the_same_bits_for_any_chunks_and_order_of_the_sums(rng):
+def test_the_same_bits_for_any_chunks(rng):
     old, new = (rows.astype(np.float32) for rows in pairs(rng, 5000, 20, 12))
     whole = fr.fit_map(old, new, method="ridge")
     cuts = [[part[lo:hi] for lo, hi in ((0, 1), (1, 2047), (2047, 4100), (4100, 5000))] for part in (old, new)]
     chunks = fr.fit_map(cuts[0], [new[:3333], new[3333:]], method="ridge")
     assert whole.fingerprint == chunks.fingerprint
     assert whole.kept == chunks.kept
-    e, f = unit(old.astype(float)), unit(new.astype(float))
-    order = rng.permutation(5000)
-    one, other = moments_of(e, f), moments_of(e[order], f[order])
-    assert np.array_equal(one.cross, other.cross)
-    assert np.array_equal(one.own, other.own)
 
 
 def test_a_call_gives_unit_rows_of_the_new_width(rng):
@@ -167,45 +85,6 @@ def test_a_rotated_copy_is_found_again(rng):
     assert found.kept.low <= found.kept.kept <= found.kept.high
     assert found.kept.kept > 0.9
     assert found.matrix @ found.matrix.T == pytest.approx(np.eye(128) * (found.matrix[0] @ found.matrix[0]), abs=1e-9)
-
-
-def test_recall_kept_is_its_definition(rng):
-    mapped, new, queries = (unit(rng.standard_normal((60, 8))) for _ in range(3))
-    mapped, queries = unit(new + 0.4 * mapped), unit(new + 0.6 * queries)
-    found = recall_kept(mapped, new, queries)
-    own = np.arange(60)[:, None]
-
-    def ten(queries, documents, apart=False):
-        scores = queries @ documents.T - 9.0 * apart * np.eye(60)
-        return np.argsort(-scores, axis=1)[:, :10]
-
-    assert found.own == (ten(mapped, new) == own).any(1).mean()
-    both = [set(a) & set(b) for a, b in zip(ten(new, new, True), ten(new, mapped, True), strict=True)]
-    assert found.neighbours == pytest.approx(np.mean([len(one) / 10 for one in both]))
-    there, here = ((ten(queries, documents) == own).any(1) for documents in (new, mapped))
-    assert (found.re_embedded, found.mapped) == (there.mean(), here.mean())
-    assert found.kept == here.sum() / there.sum()
-    # The percentile interval against the normal one of a ratio of means.
-    spread = np.std(here - found.kept * there) / np.sqrt(60) / there.mean()
-    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.25)
-
-
-@pytest.mark.parametrize(
-    ("kept", "low", "high", "queries", "said"),
-    [
-        (0.98, 0.96, 0.99, True, "use the map: it keeps 98.0%"),
-        (0.7, 0.65, 0.75, True, "re-embed: the map keeps only 70.0%"),
-        (0.7, 0.65, 0.75, False, "measure the recall that users see"),
-        (0.9, 0.8, 0.98, True, "give more pairs"),
-        (0.93, 0.91, 0.95, True, "between"),
-        (0.2, 0.1, 0.9, "strangers", "are the pairs matched"),
-        (0.98, 0.96, 0.99, "few", "199 held-out documents are too few to tell"),
-    ],
-)
-def test_advice(kept, low, high, queries, said):
-    own = 0.3 if queries == "strangers" else 1.0
-    documents = 199 if queries == "few" else 200
-    assert said in Kept(documents, kept, low, high, own, kept, *((0.5, 0.5) if queries else ())).advice
 
 
 def test_held_out_pairs_are_not_fitted_on(rng):
@@ -277,46 +156,6 @@ def test_saved_and_loaded(rng, tmp_path):
         found.save(tmp_path / "map.npy")
 
 
-def table(path, rows, ids):
-    pq.write_table(pa.table({"id": ids, "embedding": list(rows.astype(np.float32))}), path)
-    return path
-
-
-def test_files_equal_arrays_and_ids_find_their_pairs(rng, tmp_path):
-    old, new = (rows.astype(np.float32) for rows in pairs(rng, 700, 8, 5))
-    (tmp_path / "old").mkdir()
-    for i, part in enumerate(np.split(old, [100, 400])):
-        np.save(tmp_path / f"old/{i}.npy", part)
-    np.save(tmp_path / "new.npy", new)
-    arrays = fr.fit_map(old, new)
-    files = fr.fit_map(tmp_path / "old", tmp_path / "new.npy")
-    assert (files.fingerprint, files.kept, files.matched) == (arrays.fingerprint, arrays.kept, "rows")
-    # A re-embedded sample in another order, with ten items that the old index never had.
-    order = rng.permutation(700)[:500]
-    names = np.array([f"item-{i}" for i in range(700)])
-    there = table(tmp_path / "old.parquet", old, names)
-    extra = rng.standard_normal((10, 5)).astype(np.float32)
-    ids = [*names[order], *(f"later-{i}" for i in range(10))]
-    sample = table(tmp_path / "sample.parquet", np.concatenate([new[order], extra]), ids)
-    with pytest.warns(fr.FitWarning, match=r"10 of 510 ids are not in .*old\.parquet, the first is 'later-0'"):
-        found = fr.fit_map(there, sample)
-    expected = fr.fit_map(old[order], new[order])
-    assert (found.fingerprint, found.kept, found.matched) == (expected.fingerprint, expected.kept, "ids")
-    queries = np.concatenate([new[order] + 0.1, extra])
-    asked = fr.fit_map(there, sample, queries=queries)
-    assert asked.kept == fr.fit_map(old[order], new[order], queries=new[order] + np.float32(0.1)).kept
-    twice = table(tmp_path / "twice.parquet", new[:300], ["a", *names[:298], "a"])
-    with pytest.raises(fr.InputError, match=r"twice\.parquet: row 299: has the id 'a', as .* row 0 has"):
-        fr.fit_map(there, twice)
-    others = table(tmp_path / "others.parquet", new[:300], [f"x{i}" for i in range(300)])
-    with pytest.raises(fr.InputError, match="none of its 300 ids is in"):
-        fr.fit_map(there, others)
-    bad = new.copy()
-    bad[order[0]] = 0.0
-    with pytest.raises(fr.BadRowsError, match=r"bad\.parquet: row 0 is all zeros"):
-        fr.fit_map(there, table(tmp_path / "bad.parquet", bad[order], names[order]))
-
-
 def test_a_data_frame_has_no_names_for_other_columns(rng):
     pandas = pytest.importorskip("pandas")
     old, new = pairs(rng, 400, 6, 3)
@@ -325,37 +164,3 @@ def test_a_data_frame_has_no_names_for_other_columns(rng):
         fr.fit_map(old, new)(frame)
     same = fr.fit_map(old, old @ np.linalg.qr(rng.standard_normal((6, 6)))[0])
     assert isinstance(same(frame), pandas.DataFrame)
-
-
-def test_the_command_line_is_advised_in_its_own_options(tmp_path, rng, capsys):
-    old, new = rng.standard_normal((2, 60, 8))
-    bad = old.copy()
-    bad[3] = np.nan
-    for name, rows in (("old", old), ("new", new), ("bad", bad)):
-        np.save(tmp_path / f"{name}.npy", rows)
-    o, n, b = (str(tmp_path / f"{name}.npy") for name in ("old", "new", "bad"))
-    out = ["-o", str(tmp_path / "m.safetensors")]
-    role = [
-        "fit",
-        "--role",
-        f"query={o}",
-        "--role",
-        f"image={n}",
-        "--anchor",
-        "image",
-        "--method",
-        "auto",
-        "--out",
-        out[1],
-    ]
-    for arguments, advice in (
-        (["map", b, n, *out], "leave such pairs out with --bad-rows skip"),
-        (["map", o, o, *out], "by its column: --column and --target-column"),
-        (["map", o, n, *out, "--pairs", "ids"], "in the same order: --pairs rows"),
-        (["map", o, n, *out], "--held-out 0 for a map that is not measured"),
-        (role, "--pairs query:image=PATH,PATH --pairs query:text=PATH,PATH"),
-    ):
-        assert main(arguments) == 2
-        said = capsys.readouterr().err
-        error = next(line for line in said.splitlines() if "error:" in line)
-        assert advice in error and not re.search(r"\b(bad_rows|column|pairs|held_out|method)=", error)
