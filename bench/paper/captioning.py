@@ -19,7 +19,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import NAMES, ROOT, Reproduction, plus_minus, table, write
+from bench.paper.common import NAMES, ROOT, Reproduction, difference, plus_minus, table, write
 from fastrealign.cli.demo import statements, world
 from fastrealign.cli.demo.train import COMMON, STAGE_1, evaluate, fitted, rows_of, train_stage
 from fastrealign.core.errors import FastRealignError
@@ -30,7 +30,7 @@ from fastrealign.storage.atomic import save_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS, LENGTHS, SEEDS = ("none", "realign"), (0.0, 0.5, 1.0), 2
+METHODS, LENGTHS, SEEDS = ("none", "realign"), (0.0, 0.25, 0.5, 1.0, 2.0), 3
 # Half the captions of the demo; stage 1 reads neither of the last two.
 SIZES = world.Sizes(pretrain=4_000, tuning=50, text_tuning=50)
 FIGURES = {"caption/objects/f1": "objects, F1", "caption/colours/f1": "colours, F1", "caption": "attributes, F1"}
@@ -81,7 +81,23 @@ def tell(results: dict[str, Any]) -> str:
         f"{results['pretrain']:,} captions, one noise a caption; {results['held out']:,} rendered images never seen, F1 in per "
         f"cent, mean ± standard deviation over seeds of the adapter ({seeds}). Without the image (all models): {blind}."
     )
-    return f"{says}\n\n{table(['trained on', 'facts', *(f'noise {length}' for length in found['none'])], rows, left=2)}"
+    lengths = list(found["none"])
+    head = [f"noise {length}" for length in lengths]
+    apart = [["ReAlign minus none", *(_apart(found["realign"][at], found["none"][at]) for at in lengths)]]
+    for method, of in found.items():
+        apart.append([f"{NAMES[method]}, noise minus no noise", "", *(_apart(of[at], of["0"]) for at in lengths[1:])])
+    return "\n\n".join(
+        [
+            says,
+            table(["trained on", "facts", *head], rows, left=2),
+            "Attributes, F1, within seeds, in points: mean ± standard error (in how many seeds it is positive).",
+            table(["difference", *head], apart),
+        ]
+    )
+
+
+def _apart(these: Sequence[Scores], those: Sequence[Scores]) -> str:
+    return difference([one["caption"] - other["caption"] for one, other in zip(these, those, strict=True)])
 
 
 def _cell(scores: Sequence[Scores], figure: str) -> str:

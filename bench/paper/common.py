@@ -7,10 +7,11 @@ markers in `docs/paper.md`). Picture and text come from the JSON alone, so `--re
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.method import Method
+from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,6 +174,16 @@ def mapped(method: Method, rows: np.ndarray) -> np.ndarray:
     return method(rows, dtype=np.float64)
 
 
+def keep_rows(path: Path, rows: np.ndarray | Mapping[str, np.ndarray]) -> None:
+    """Write an array as .npy, or arrays by name as .npz: a file that is there is whole, since it is not made again."""
+    data = io.BytesIO()
+    if isinstance(rows, np.ndarray):
+        np.save(data, rows)
+    else:
+        np.savez(data, **dict(rows))
+    save_bytes(path, data.getvalue())
+
+
 # --- numbers and tables ----------------------------------------------------------------------------------------------
 
 
@@ -190,6 +202,13 @@ def plus_minus(values: Sequence[float], shown: Callable[[float], str]) -> str:
     scale = 100 if shown is percent else 1
     margin = scale * of["std"]
     return f"{shown(of['mean'])} ± {margin:.1g}" if margin < 9.5 else f"{shown(of['mean'])} ± {margin:.0f}"
+
+
+def difference(values: Sequence[float] | np.ndarray) -> str:
+    """Of shares, seed by seed, in points: mean ± standard error, and how many are positive."""
+    points = 100 * np.asarray(values, dtype=np.float64)
+    error = points.std(ddof=1) / np.sqrt(len(points)) if len(points) > 1 else 0.0
+    return f"{points.mean():+.1f} ± {error:.1f} ({int((points > 0).sum())} of {len(points)})"
 
 
 def small(value: float) -> str:

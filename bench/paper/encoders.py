@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.paper.common import keep_rows
 from fastrealign.cli.demo.captions import caption
 from fastrealign.cli.demo.samples import sample_caption
 from fastrealign.cli.demo.scenes import render, scene
@@ -66,10 +67,9 @@ def embedded(seed: int, wanted: Mapping[str, Rows], folder: Path) -> dict[str, n
     kept = folder / str(seed) / "rows"
     missing = [rows for rows in wanted.values() if not (kept / rows.file).exists()]
     if missing:
-        kept.mkdir(exist_ok=True)
         model = load(folder / str(seed) / FILE)
         for rows in missing:
-            np.save(kept / rows.file, embed(model, rows))
+            keep_rows(kept / rows.file, embed(model, rows))
     return {name: np.load(kept / rows.file) for name, rows in wanted.items()}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.paper import uses
-from bench.paper.common import Reproduction, Results, Say, Setting, main
+from bench.paper.common import Reproduction, Results, Say, Setting, keep_rows, main
 from fastrealign.cli.demo import encoder
 from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
 from fastrealign.cli.demo.scenes import render
@@ -59,8 +59,7 @@ def _embeddings(scale: float | None, seed: int, steps: int, kept: Path | None, s
         rows["scale"] = np.array(model.logit_scale.exp().item() if scale is None else scale)
         if kept is None:
             return rows
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, **rows)
+        keep_rows(kept, rows)
     return dict(np.load(kept))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.paper.common import NAMES, Reproduction, Results, Setting, main, plus_minus, table
+from bench.paper.common import NAMES, Reproduction, Results, Setting, difference, main, plus_minus, table
 from bench.paper.real import made
 from fastrealign.cli.demo.samples import SEEDS, load, sample_scene
 from fastrealign.core.errors import FitWarning
@@ -276,18 +276,12 @@ def _gains(name: str, of: Results, method: str) -> list[str]:
         for length in ("0", "1")
     ]
     columns = (of["once"][method], curve["1"], *best)
-    return [name, NAMES[method], *(_difference(np.array(values) - np.array(curve["0"])) for values in columns)]
+    return [name, NAMES[method], *(difference(np.array(values) - np.array(curve["0"])) for values in columns)]
 
 
 def _sampling(worlds: Results) -> str:
     """The largest standard error of a share of the test images."""
     return f"{max(100 * np.sqrt(u * (1 - u) / of['test']) for of in worlds.values() for u in of['upper']):.1f}"
-
-
-def _difference(gains: np.ndarray) -> str:
-    """Points, mean ± standard error, and how many are positive."""
-    error = 100 * gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
-    return f"{100 * gains.mean():+.1f} ± {error:.1f} ({int((gains > 0).sum())} of {len(gains)})"
 
 
 def draw(results: Results) -> Figure:

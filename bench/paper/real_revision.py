@@ -23,7 +23,7 @@ import numpy as np
 
 import fastrealign as fr
 from bench.common import machine
-from bench.paper.common import ROOT, Reproduction, table, write
+from bench.paper.common import RESULTS, ROOT, Reproduction, table, write
 from bench.paper.world import language
 from fastrealign.cli.demo import backbone
 from fastrealign.cli.demo.world import write_rows
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedTokenizerFast
 
+HEADS = ("A", "B", "C")
 SEEDS = 3
 NOISE = 1.0  # length of the whole vector, beside rows of length one
 STEPS = 400  # of the language model
@@ -159,10 +160,10 @@ def run(parts: dict[str, Pairs], arm: Arm, seed: int, folder: Path) -> Scores:
 
     name = re.sub(r"\W+", "-", arm.label)
     shown = parts["train"].image if arm.method is None else parts["train"].text
-    write_rows(folder / f"{name}.parquet", parts["train"].ids, shown)
-    write_rows(folder / "test.parquet", parts["test"].ids, parts["test"].image)
+    _keep(folder / f"{name}.parquet", parts["train"].ids, shown)
+    _keep(folder / "test.parquet", parts["test"].ids, parts["test"].image)
     alignment = folder / f"{name}.safetensors"
-    if arm.method is not None:
+    if arm.method is not None and not alignment.exists():
         fit_baseline(arm.method, parts["fit"].text, parts["fit"].image).save(alignment)
     config = TrainConfig(
         model=str(folder.parent / "titles"),
@@ -185,6 +186,12 @@ def run(parts: dict[str, Pairs], arm: Arm, seed: int, folder: Path) -> Scores:
             model, words, items(parts["test"]), embeddings, stage="stage1", blind=blind, max_new_tokens=ASK_TOKENS
         )
     return score(answers, said)
+
+
+def _keep(path: Path, ids: Sequence[str], rows: np.ndarray) -> None:
+    """Write rows that are not there yet: an interrupted run of training is resumed only from files that did not change."""
+    if not path.exists():
+        write_rows(path, ids, rows)
 
 
 def measure(folder: Path, work: Path, heads: Sequence[str], seeds: int) -> dict[str, Any]:
@@ -217,8 +224,10 @@ def prepare(pairs: Pairs, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         records = [json.dumps({"id": id, "caption": line}) for id, line in zip(pairs.ids, lines, strict=True)]
         save_bytes(data, ("\n".join(records) + "\n").encode())
-    if not (work / "titles" / "config.json").exists():
-        make_model(lines, work / "titles", STEPS, seed=0)
+    if not (work / "titles").exists():
+        part = work / "titles.part"
+        make_model(lines, part, STEPS, seed=0)
+        part.rename(work / "titles")
 
 
 FIGURES = {"caption/words/f1": "title words, F1", "caption/category/f1": "category named"}
@@ -282,18 +291,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.real_revision", description=REPRODUCTION.says)
     parser.add_argument("--heads", type=Path, required=True, metavar="DIR", help="embeddings of `bench.paper.real`")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="for models and scores")
-    parser.add_argument("--only", nargs="+", default=["A", "B", "C"], metavar="HEAD")
+    parser.add_argument(
+        "--only", nargs="+", metavar="HEAD", help="of A, B and C: measure these, and keep the results of the others"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help="the folder that docs/paper.md is in")
     given = parser.parse_args(arguments)
     try:
-        found = measure(given.heads, given.work, given.only, given.seeds)
+        found = measure(given.heads, given.work, given.only or HEADS, given.seeds)
     except (OSError, FastRealignError) as error:
         print(f"bench.paper.real_revision: {error}", file=sys.stderr)
         return 2
     about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
+    found["machines"] = dict.fromkeys(found["arms"], about)
+    kept = given.into / RESULTS.format(REPRODUCTION.name)
+    if given.only and kept.exists():
+        before = json.loads(kept.read_text())
+        found = {part: dict(sorted((before[part] | of).items())) for part, of in found.items()}
     settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
-    results = {"kind": "real_revision", "machine": about, "settings": settings, **found}
+    results = {"kind": REPRODUCTION.name, "machine": about, "settings": settings, **found}
     write(given.into, REPRODUCTION, results, tell(results))
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.paper import encoders
-from bench.paper.common import Setting, Sides, shipped
+from bench.paper.common import Setting, Sides, keep_rows, shipped
 from bench.paper.heads import OBJECTIVES, Features, trained
 from bench.paper.long_captions import lengths
 from fastrealign.cli.demo.captions import OPENINGS, Background
@@ -55,10 +55,9 @@ def heads_of(folder: Path, objective: str = "InfoNCE") -> list[dict[str, np.ndar
     for seed in range(SEEDS):
         paths = {side: kept / f"{KINDS[objective]} {seed} {side}.npy" for side in ("image", "title", "long")}
         if not all(path.exists() for path in paths.values()):
-            kept.mkdir(exist_ok=True)
             of = trained(_real_features(folder), OBJECTIVES[objective], seed)
             for path, rows in zip(paths.values(), (of.image, of.short, of.long), strict=True):
-                np.save(path, rows)
+                keep_rows(path, rows)
         found.append({side: np.load(path) for side, path in paths.items()})
     return found
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import fastrealign as fr
+from bench.paper.common import keep_rows
 from bench.paper.heads import Embedded, Features, Objective, Shape, infonce, trained
 from bench.paper.real import corpus, packages, towers
 from bench.paper.real.shipped import ship
@@ -58,13 +59,13 @@ def extract(out: Path, folders: Sequence[Path], say: Say) -> None:
     say(f"{len(found):,} pictures in the public domain with a title")
     features, thumbs, kept = towers.image_features(of, found, say)
     found = [found[i] for i in kept]
-    _save(out / "features_image.npy", features)
-    _save(out / "thumbs.npy", thumbs)
+    keep_rows(out / "features_image.npy", features)
+    keep_rows(out / "thumbs.npy", thumbs)
     for side in ("title", "long"):
         say(f"captions: {side}")
-        _save(out / f"features_{side}.npy", towers.text_features(of, [getattr(p, side) for p in found]))
+        keep_rows(out / f"features_{side}.npy", towers.text_features(of, [getattr(p, side) for p in found]))
     for name, attribute in reversed(list(zip(WORDS, ("id", "title", "long", "category"), strict=True))):
-        _save(out / f"{name}.npy", np.array([getattr(p, attribute) for p in found]))
+        keep_rows(out / f"{name}.npy", np.array([getattr(p, attribute) for p in found]))
     return None
 
 
@@ -72,8 +73,8 @@ def part(out: Path, say: Say) -> np.ndarray:
     """Stage 2: groups and parts."""
     if not (out / "split.npy").exists():
         group = groups(np.load(out / "features_image.npy"), np.load(out / "titles.npy").tolist())
-        _save(out / "groups.npy", group)
-        _save(out / "split.npy", split(group))
+        keep_rows(out / "groups.npy", group)
+        keep_rows(out / "split.npy", split(group))
     parts, group = np.load(out / "split.npy"), np.load(out / "groups.npy")
     counts = ", ".join(f"{name} {np.sum(parts == name):,}" for name in ("train", "fit", "test", "duplicate"))
     say(f"{len(np.unique(group)):,} groups of near-duplicates; pictures: {counts}")
@@ -107,10 +108,10 @@ def write(out: Path, name: str, rows: Embedded, parts: np.ndarray) -> None:
         | {f"{side}_emb": pa.FixedSizeListArray.from_arrays(x.ravel(), x.shape[1]) for side, x in embedded.items()}
     )
     for side, x in embedded.items():
-        _save(out / "heads" / f"{name}_{side}.npy", x)
+        keep_rows(out / "heads" / f"{name}_{side}.npy", x)
     data = io.BytesIO()
     pq.write_table(table, data)
-    _keep(out / "embeddings" / f"{name}.parquet", data.getvalue())
+    save_bytes(out / "embeddings" / f"{name}.parquet", data.getvalue())
 
 
 def figures(out: Path, name: str, test: np.ndarray) -> str:
@@ -130,18 +131,7 @@ def figures(out: Path, name: str, test: np.ndarray) -> str:
 
 def _save_about(out: Path, name: str, scale: float) -> None:
     about = {"scale": scale, "steps": STEPS, "cone": CONE, "fastrealign": fr.__version__}
-    _keep(out / "heads" / f"{name}.json", (json.dumps(about) + "\n").encode())
-
-
-def _save(path: Path, rows: np.ndarray) -> None:
-    data = io.BytesIO()
-    np.save(data, rows)
-    _keep(path, data.getvalue())
-
-
-def _keep(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_bytes(path, data)
+    save_bytes(out / "heads" / f"{name}.json", (json.dumps(about) + "\n").encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("transformers")
 
-real_revision = benchmarks.module("paper.real_revision")
+from fastrealign.core.errors import InputError
+
+real_revision, common = (benchmarks.module(f"paper.{name}") for name in ("real_revision", "common"))
 WORDS = ("red frog", "green frog 2", "old house", "house by night", "red apple")
 
 
@@ -47,6 +49,38 @@ def test_only_the_heads_own_split_is_trained_on(heads):
     parts = real_revision.read(heads, "A0")
     assert {name: len(pairs.ids) for name, pairs in parts.items()} == {"train": 20, "fit": 10, "test": 10}
     assert not set(parts["test"].ids) & set(parts["train"].ids)
+
+
+def test_an_arm_that_was_interrupted_finds_its_files_unchanged(heads, tmp_path, monkeypatch):
+    """A run of training is resumed only where its files are those that it began with."""
+
+    def stopped(config, resume):
+        raise InputError("stopped")
+
+    monkeypatch.setattr("fastrealign.revision.train.train", stopped)
+    parts, found = real_revision.read(heads, "A0"), []
+    for _ in range(2):
+        with pytest.raises(InputError, match="stopped"):
+            real_revision.run(parts, real_revision.ARMS[3], 0, tmp_path)
+        found.append({path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")})
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
+def test_heads_that_are_not_measured_keep_their_results(tmp_path, monkeypatch):
+    page = tmp_path / "docs/paper.md"
+    page.parent.mkdir()
+    page.write_text("<!-- results:real_revision -->\n<!-- /results:real_revision -->\n")
+    before = json.loads((common.ROOT / common.RESULTS.format("real_revision")).read_text())
+    kept = tmp_path / common.RESULTS.format("real_revision")
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps(before))
+    of_b = {"arms": {"B": before["arms"]["C"]}, "gap": {"B": [0.5, 0.5, 0.5]}}
+    monkeypatch.setattr(real_revision, "measure", lambda heads, work, only, seeds: of_b if only == ["B"] else None)
+    assert real_revision.main(["--heads", "h", "--work", "w", "--only", "B", "--into", str(tmp_path)]) == 0
+    after = json.loads(kept.read_text())
+    assert {head: after["arms"][head] == before["arms"][head] for head in "ABC"} == {"A": True, "B": False, "C": True}
+    assert after["arms"]["B"] == before["arms"]["C"] and after["gap"]["B"] == [0.5, 0.5, 0.5]
+    assert after["machines"]["A"] == before["machines"]["A"] != after["machines"]["B"]
 
 
 @pytest.mark.slow
