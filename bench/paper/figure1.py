@@ -29,6 +29,7 @@ from fastrealign.cli.demo import encoder, samples
 from fastrealign.cli.demo.readings import recall
 from fastrealign.cli.demo.scenes import render
 from fastrealign.diagnostics import GapMonitor
+from fastrealign.storage.atomic import save_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ Say = Callable[[str], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.figure1", description="The gap while it trains.")
-    parser.add_argument("--quick", action="store_true", help="20 steps")
+    parser.add_argument("--quick", action="store_true", help="20 steps, printed alone")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there too")
     parser.add_argument("--docs", type=Path, metavar="DIR", help="where figure1.md and figure1.png are")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="where each loss's run is kept, and taken from")
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.only and not given.runs:
         parser.error("--only keeps its run for later: give --runs DIR")
+    if given.quick and (given.docs or given.runs):
+        parser.error(
+            "--quick is too short for the page, and its runs are not those of the figure: leave --docs and --runs out"
+        )
     steps = 20 if given.quick else STEPS
     runs = {
         loss: watched(loss, steps, given.runs, lambda line: print(line, flush=True))
@@ -130,8 +135,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         },
     }
     if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(run) + "\n")
+        save_bytes(kept, (json.dumps(run) + "\n").encode())
     return run
 
 

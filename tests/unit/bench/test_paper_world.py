@@ -142,6 +142,12 @@ def test_figure_1_is_watched_from_the_first_step(monkeypatch):
     assert run["training"][0]["logit_bias"] == -10 and set(run["frames"]) == set(figure1.FRAMES)
 
 
+def test_few_steps_of_figure_1_are_not_for_the_page(capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmarks.module("paper.figure1").main(["--quick", "--docs", "docs/paper"])
+    assert stop.value.code == 2 and "leave --docs and --runs out" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_remakes_the_shipped_files(tmp_path, monkeypatch):
     from safetensors.torch import load_file
