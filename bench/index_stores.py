@@ -213,15 +213,13 @@ def _peak() -> float:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[None]:
+def postgresql() -> Iterator[None]:
     """A server of the tests' kind, where none is named by BENCH_POSTGRESQL."""
     if "BENCH_POSTGRESQL" not in os.environ:
         sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
         import postgres
 
-        (folder / "server").mkdir()
-        folder.chmod(0o755)
-        with postgres.server(folder / "server") as url:
+        with postgres.server() as url:
             os.environ["BENCH_POSTGRESQL"] = url
             yield
     else:
@@ -246,7 +244,7 @@ def main() -> int:
         with ExitStack() as held:
             held.callback(shutil.rmtree, folder, ignore_errors=True)
             if name == "postgresql":
-                held.enter_context(postgresql(folder))
+                held.enter_context(postgresql())
             store = STORES[name](folder, rows)
             store.make()
             found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS if (name, way) != ("qdrant", "own")}

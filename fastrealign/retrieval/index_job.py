@@ -96,7 +96,8 @@ def index(
     """Add an aligned vector to every row of a store of vectors, beside the vector that is there.
 
     Rows are read, mapped and written in batches. A run that was interrupted or killed resumes where it was when it is started
-    again; so does one after rows were added. No row is mapped twice, since what is written is never read as a source.
+    again; so does one after rows were added, or given another role: the role that each row was mapped with is stored beside its
+    aligned vector. What is written is never read as a source.
 
     Parameters
     ----------
@@ -173,6 +174,11 @@ def index(
             if readable:
                 with progress.running("indexing", pending):
                     opened.fill(mapper, role_column)
+            elif pending:
+                warn(
+                    f"{opened.where}: {count(pending, 'row')} have no aligned vector, or one of another role, and "
+                    f"{opened.column} is gone; add the vectors again to have them mapped"
+                )
         except KeyboardInterrupt:
             done = opened.pending()[1]
             raise Interrupted(

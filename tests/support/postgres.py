@@ -8,8 +8,10 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,17 +30,22 @@ def programs():
 
 
 @contextlib.contextmanager
-def server(folder):
-    """Run a server with its data in an empty folder; yields the URL of its database."""
+def server():
+    """Run a server with its data in a folder of its own; yields the URL of its database.
+
+    The folder is beside pytest's, which are closed to other users whenever a run of pytest begins.
+    """
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        yield from _server(folder)
+
+
+def _server(folder):
     bin_, user = programs(), getpass.getuser()
     options = {}
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         user = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
         options = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         shutil.chown(folder, user)
-        for above in Path(folder).parents:
-            if above.stat().st_uid == 0 and not above.stat().st_mode & 0o1:
-                above.chmod(above.stat().st_mode | 0o11)
     data = Path(folder, "data")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **options}
     subprocess.run([bin_ / "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync"], check=True, **quiet)
@@ -54,5 +61,5 @@ def server(folder):
             time.sleep(0.05)
         yield f"postgresql://tester:tellnobody@127.0.0.1:{port}/postgres"
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # SIGTERM waits for the clients
         process.wait(10)

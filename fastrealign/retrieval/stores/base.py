@@ -1,8 +1,9 @@
 """What a store of vectors offers to `index` and to a searcher, and what all stores share.
 
-A store holds rows with a vector each, and gets an aligned vector beside it, the target. A row whose target is empty is not
-done yet: that is the only mark of progress, and it is written together with the vector, so that a run that was killed resumes
-where it was and maps no row twice. The fingerprint of the roles that the target is made with is stored with the target.
+A store holds rows with a vector each, and gets an aligned vector beside it, the target. Where rows have a role each, the role
+that a row was mapped with is stored beside its target. A row is not done yet if its target is empty, or the role beside it is
+not the one that the row has now: there is no other mark of progress, and vector and role are written together, so that a run
+that was killed resumes where it was. The fingerprint of the roles that the target is made with is stored with the target.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.errors import FastRealignError, InputError, shortage, warn
+from fastrealign.core.listing import count
 from fastrealign.core.text import meant, one_line, without_secrets
+from fastrealign.core.wording import option
 
 # A batch of rows takes about this much memory.
 BATCH_BYTES = 32 << 20
@@ -94,13 +97,17 @@ class Store(Protocol):
         """The values of the role column, and how many rows have each."""
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
-        """Make an empty target for rows of width `dim`, with this record, in one step."""
+        """Make an empty target for rows of width `dim`, with this record, in one step; where the record has a role_column,
+        a place for the role beside each, too."""
 
     def restart(self) -> None:
-        """Remove the target and its record."""
+        """Remove the target, the roles beside it and its record."""
 
     def pending(self) -> tuple[int, int]:
-        """How many rows have no aligned vector, and how many have one."""
+        """How many rows have no aligned vector, or one of another role than they have now, and how many are done.
+
+        Where an earlier version stored no roles, none is done while the vectors that were read are there.
+        """
 
     def fill(self, align: Align, role_column: str | None) -> None:
         """Map the pending rows in batches and write them; what is written stays, whatever happens next."""
@@ -118,7 +125,7 @@ class Store(Protocol):
         """Let go of files and connections."""
 
 
-def chosen(where: str, kind: str, given: str | None, names: Sequence[str], option: str) -> str:
+def chosen(where: str, kind: str, given: str | None, names: Sequence[str], keyword: str) -> str:
     """The name that the user gave, or the only one there is; InputError with the nearest name otherwise."""
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if given is not None:
@@ -130,7 +137,7 @@ def chosen(where: str, kind: str, given: str | None, names: Sequence[str], optio
         return names[0]
     if not names:
         raise InputError(f"{where}: there is no {kind}; name a store that holds vectors")
-    raise InputError(f"{where}: there are {len(names)} {kind}s ({listed}); choose one with {option}")
+    raise InputError(f"{where}: there are {len(names)} {kind}s ({listed}); choose one with {option(keyword)}")
 
 
 def source_and_target(
@@ -151,7 +158,7 @@ def source_and_target(
     column = chosen(where, kind, column, (names or lost) if column is None else [*names, *lost], "--column")
     if column in lost and target is None:  # what was made from it can still be searched
         made = [name for name, record in records.items() if record["column"] == column and name in vectors]
-        target = chosen(where, f"aligned {kind}", None, made, "--to") if made else None
+        target = chosen(where, f"aligned {kind}", None, made, "to") if made else None
     return column, target or beside(column)
 
 
@@ -168,6 +175,24 @@ def written_dtype(read: np.dtype) -> np.dtype:
 def beside(column: str) -> str:
     """The name of the aligned vector beside a column."""
     return f"{column}_aligned" if column else "aligned"
+
+
+def role_beside(target: str) -> str:
+    """The name of the column that holds the role each aligned vector was made with."""
+    return f"{target}_role"
+
+
+def taken(where: str, kind: str, name: str) -> InputError:
+    """For a name that `index` would write to and did not make."""
+    return InputError(f"{where}: there is a {kind} {name} already; name another with {option('to')}")
+
+
+def warn_no_roles(where: str, rows: int) -> None:
+    """For a target that an earlier version made."""
+    warn(
+        f"{where}: an earlier version aligned this without storing the role of each row; {count(rows, 'row')} are mapped "
+        "once more"
+    )
 
 
 def check_unit(store: Store) -> None:

@@ -1,9 +1,10 @@
 """LanceDB tables, which are folders in the Lance format; read and written with pylance.
 
-The aligned vectors are a column of their own. It is added empty, with the record in its metadata, which is one commit. Then
-each fragment (up to a million rows) gets a data file with that column alone, written in batches, and a commit of the fragments
-that are complete. Fragments that hold the column for some of their rows (rows were added and the table compacted since) are
-updated. Other columns are neither read nor written.
+The aligned vectors are a column of their own, and the roles that they were made with another. Both are added empty, with the
+record in their metadata, which is one commit. Then each fragment (up to a million rows) with rows to map gets a data file with
+these columns alone, written in batches, in place of the one that held them; the fragments that are complete are committed.
+A commit names the columns it changed, so that an index on them no longer answers for these fragments. Other columns are not
+written.
 """
 
 from __future__ import annotations
@@ -11,16 +12,14 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.errors import FastRealignError
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.libraries import pa
@@ -34,11 +33,24 @@ from fastrealign.retrieval.stores.base import (
     batch_rows,
     chosen,
     failing,
+    role_beside,
     source_and_target,
+    taken,
+    warn_no_roles,
     written_dtype,
 )
+from fastrealign.retrieval.stores.lance_parts import (
+    DataFile,
+    Filled,
+    Made,
+    is_vector,
+    matrix_of,
+    numbers_in,
+    table_folder,
+    values_of,
+)
 
-_RECORD = "fastrealign"
+_RECORD, _ROLE_OF = "fastrealign", "fastrealign_role_of"
 _ADVICE = "if another program writes to the table, run again when it is done"
 # Complete fragments are committed this often, or when they hold this many rows.
 _COMMIT_SECONDS, _COMMIT_ROWS = 10.0, 1 << 20
@@ -52,20 +64,20 @@ class LanceStore:
 
     def __init__(self, location: str, options: StoreOptions) -> None:
         self._lance = optional("lance", "lancedb", f"{location}: LanceDB")
-        self._folder = _table(location, options.table)
+        self._folder = table_folder(location, options.table)
         self.where = self._folder
         self._id = options.id_column
         with failing(self.where, "is it a LanceDB table?"):
             self._data = self._lance.dataset(os.path.abspath(self._folder))
         schema = self._data.schema
         if self._id is not None:
-            chosen(self.where, "column", self._id, schema.names, "--id-column")
+            chosen(self.where, "column", self._id, schema.names, "id_column")
         self._written = {name for name in schema.names if _RECORD.encode() in (schema.field(name).metadata or {})}
-        vectors = [field.name for field in schema if _is_vector(field.type)]
+        vectors = [field.name for field in schema if is_vector(field.type)]
         records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
         self.column, self.target = source_and_target(self.where, "vector column", options, vectors, records)
         if self.target in schema.names and self.target not in self._written:
-            raise InputError(f"{self.where}: there is a column {self.target} already; name another with --to")
+            raise taken(self.where, "column", self.target)
         read = schema.field(self.column if self.has_source() else self.target).type
         self.dim, self.dtype = read.list_size, np.dtype(read.value_type.to_pandas_dtype())
 
@@ -78,7 +90,7 @@ class LanceStore:
         return self.column in self._data.schema.names
 
     def role_values(self, column: str) -> Counter[Any]:
-        chosen(self.where, "column", column, self._data.schema.names, "--role-column")
+        chosen(self.where, "column", column, self._data.schema.names, "role_column")
         counts: Counter[Any] = Counter()
         with failing(self.where, _ADVICE):
             for batch in self._data.to_batches([column]):
@@ -88,35 +100,34 @@ class LanceStore:
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
         kind = pa.list_(pa.from_numpy_dtype(written_dtype(self.dtype)), dim)
-        field = pa.field(self.target, kind, metadata={_RECORD: json.dumps(dict(record))})
-        with failing(self.where, _ADVICE):
-            self._data.add_columns(pa.schema([field]))
-        self._reopen()
+        self._add(pa.field(self.target, kind, metadata={_RECORD: json.dumps(dict(record))}), record)
+        self._written.add(self.target)
 
     def restart(self) -> None:
-        self._drop(self.target)
+        self._drop(*(name for name in self._names() if name == self.target or self._is_ours(name)))
 
     def pending(self) -> tuple[int, int]:
         lacking = done = 0
         for fragment in self._data.get_fragments():
-            rows = fragment.count_rows()
-            # Without a filter, no vector is read.
-            with failing(self.where, _ADVICE):
-                null = fragment.count_rows(filter=f"`{self.target}` is null") if self._has_target(fragment) else rows
-            lacking, done = lacking + null, done + rows - null
+            of = self._pending_in(fragment)
+            lacking, done = lacking + of, done + fragment.count_rows() - of
         return lacking, done
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        columns = [name for name in (self.column, role_column, self._id) if name is not None]
-        complete: dict[int, Any] = {}
+        if role_column is not None and not self._is_ours(role_beside(self.target)):
+            warn_no_roles(self.where, self.pending()[0])
+            self._add(None, self.record() or {})
+        complete: dict[int, Made] = {}
         begun = time.monotonic()
         try:
             for fragment in self._data.get_fragments():
-                if self._has_target(fragment):
-                    self._update(fragment, align, columns)
+                if not self._pending_in(fragment):
                     continue
                 with failing(self.where, _ADVICE):
-                    complete[fragment.fragment_id] = self._write(fragment, align, columns)
+                    made = self._write(fragment, align, role_column)
+                if made is None:
+                    continue
+                complete[fragment.fragment_id] = made
                 rows = sum(self._data.get_fragment(number).physical_rows for number in complete)
                 if rows >= _COMMIT_ROWS or time.monotonic() - begun > _COMMIT_SECONDS:
                     self._commit(complete)
@@ -130,7 +141,7 @@ class LanceStore:
 
     def sample(self, n: int) -> np.ndarray:
         table = self._data.to_table([self.target], filter=f"`{self.target}` is not null", limit=n)
-        return _matrix(table.column(0).combine_chunks())
+        return matrix_of(table.column(0).combine_chunks())
 
     def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
         columns = [name for name in (self._id, role_column) if name is not None]
@@ -157,137 +168,126 @@ class LanceStore:
                 return {"dot": "dot", "l2": "l2"}.get(statistics["indices"][0].get("metric_type", ""), "cosine")
         return "cosine"
 
-    @property
-    def _field(self) -> int:
-        """The number of the target's field."""
-        return next(field.id() for field in self._data.lance_schema.fields() if field.name() == self.target)
+    def _is_ours(self, column: str) -> bool:
+        """Whether a column of roles is there, and `begin` made it."""
+        schema = self._data.schema
+        if column not in schema.names:
+            return False
+        if (schema.field(column).metadata or {}).get(_ROLE_OF.encode()) != self.target.encode():
+            raise taken(self.where, "column", column)
+        return True
 
-    def _has_target(self, fragment: Any) -> bool:
-        return any(self._field in file.fields for file in fragment.data_files())
+    def _names(self) -> list[str]:
+        """The columns that are written: the target, and that of its roles where rows have one each."""
+        role, there = role_beside(self.target), self._data.schema.names
+        of_rows = (self.record() or {}).get("role_column") is not None and (self.has_source() or role in there)
+        return [self.target, role] if of_rows else [self.target]
 
-    def _reopen(self) -> None:
-        self._data = self._lance.dataset(os.path.abspath(self._folder))
-        self._written.add(self.target)
+    def _fields(self) -> dict[str, int]:
+        """The numbers of the fields of these columns, as far as they are there."""
+        numbers = {field.name(): field.id() for field in self._data.lance_schema.fields()}
+        return {name: numbers[name] for name in self._names() if name in numbers}
 
-    def _drop(self, column: str) -> None:
+    def _files(self, fragment: Any) -> list[str]:
+        """The data files of a fragment that hold what is written."""
+        ours = {*self._fields().values()}
+        return [file.path for file in fragment.files if ours & {*file.fields}]
+
+    def _pending_in(self, fragment: Any) -> int:
+        """How many rows of a fragment have no aligned vector, or one of another role."""
+        fields = self._fields()
+        if len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment):
+            return fragment.count_rows()
+        lacking = f"`{self.target}` is null"
+        if len(self._names()) > 1:
+            role, by = f"`{role_beside(self.target)}`", (self.record() or {})["role_column"]
+            lacking += f" or {role} is null or {role} <> cast(`{by}` as string)"
         with failing(self.where, _ADVICE):
-            self._data.drop_columns([column])
-        self._data = self._lance.dataset(os.path.abspath(self._folder))
+            return fragment.count_rows(filter=lacking)
 
-    def _batches(self, fragment: Any, columns: list[str], **which: Any) -> Iterator[tuple[Any, np.ndarray]]:
-        """Batches of a fragment, and which of their rows have a vector."""
-        options = {
-            "batch_size": batch_rows(self.dim),
-            "batch_readahead": 2,
-            "io_buffer_size": _READ_AHEAD_BYTES,
-            **which,
-        }
-        for batch in self._data.scanner(columns, fragments=[fragment], scan_in_order=True, **options).to_batches():
-            yield batch, np.asarray(batch[self.column].is_valid())
+    def _add(self, target: Any, record: Mapping[str, Any]) -> None:
+        """Add the target's column and, where rows have a role each, that of their roles, in one commit."""
+        fields = [] if target is None else [target]
+        role = role_beside(self.target)
+        if record.get("role_column") is not None and not self._is_ours(role):
+            fields.append(pa.field(role, pa.string(), metadata={_ROLE_OF: self.target}))
+        with failing(self.where, _ADVICE):
+            self._data.add_columns(pa.schema(fields))
+            self._data = self._lance.dataset(os.path.abspath(self._folder))
 
-    def _aligned(self, batch: Any, has: np.ndarray, address: str, align: Align, columns: list[str]) -> tuple[Any, Any]:
-        """The mapped rows of a batch that have a vector, and which are good."""
-        part = batch if has.all() else batch.filter(pa.array(has))
-        ids = part[self._id] if self._id else part[address]
-        extra = [name for name in columns if name not in (self.column, self._id)]
-        roles = _values(part[extra[0]]) if extra else None
-        return align(Batch(_matrix(part[self.column]), ids, roles))
+    def _drop(self, *columns: str) -> None:
+        with failing(self.where, _ADVICE):
+            self._data.drop_columns([*columns])
+            self._data = self._lance.dataset(os.path.abspath(self._folder))
 
-    def _write(self, fragment: Any, align: Align, columns: list[str]) -> Any:
-        """A data file with the target's column of one fragment; of deleted rows, and of those without a vector, it is null."""
-        file = optional("lance.file", "lancedb", "LanceDB")
-        library = optional("lance.fragment", "lancedb", "LanceDB")
-        schema = pa.schema([pa.field(self.target, self._data.schema.field(self.target).type)])
-        dim = schema.field(0).type.list_size
-        name, at = f"{uuid.uuid4()}.lance", 0
-        path = os.path.join(os.path.abspath(self._folder), "data", name)
+    def _batches(self, fragment: Any, columns: list[str]) -> Iterator[Any]:
+        """Batches of a fragment, in order, with the places of their rows."""
+        ahead = {"batch_readahead": 2, "io_buffer_size": _READ_AHEAD_BYTES}
+        options = {"batch_size": batch_rows(self.dim), "scan_in_order": True, "with_row_address": True, **ahead}
+        return self._data.scanner(columns, fragments=[fragment], **options).to_batches()
 
-        def put(rows: np.ndarray, good: np.ndarray) -> None:
-            null = None if good.all() else pa.array(~good)
-            array = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), dim, mask=null)
-            writer.write_batch(pa.record_batch([array], schema=schema))
+    def _aligned(self, batch: Any, places: np.ndarray, n: int, align: Align, by: str | None) -> Filled:
+        """What is written of n rows, of which a batch holds those at `places`: pending ones mapped, the others as they are."""
+        names = None if by is None else values_of(batch[by].cast(pa.string()))
+        todo, keeps = np.asarray(batch[self.column].is_valid()), None
+        if self.target in batch.schema.names:
+            old = np.asarray(batch[self.target].is_valid())
+            stored = names if names is None else values_of(batch[role_beside(self.target)])
+            todo &= ~(old & (stored == names))
+            keeps = old & ~todo
+        part = batch if todo.all() else batch.filter(pa.array(todo))
+        roles = names if names is None else names[todo]
+        rows, good = align(Batch(matrix_of(part[self.column]), part[self._id or "_rowaddr"], roles))
+        changed = bool(good.any() or (keeps is not None and old[todo].any()))
+        if len(rows) == n:
+            return Filled(rows, good, roles, changed)
+        whole = Filled.empty(n, rows, by is not None, changed)
+        whole.put(places[todo], rows, good, roles)
+        if keeps is not None and keeps.any():
+            kept = matrix_of(batch[self.target].filter(pa.array(keeps)))
+            whole.put(places[keeps], kept, np.ones(len(kept), bool), stored if stored is None else stored[keeps])
+        return whole
 
-        try:
-            with file.LanceFileWriter(path, schema, version=self._data.data_storage_version) as writer:
-                for batch, has in self._batches(fragment, columns, with_row_address=True):
-                    places = np.asarray(batch["_rowaddr"]) & 0xFFFFFFFF
-                    end = int(places[-1]) + 1
-                    rows, good = self._aligned(batch, has, "_rowaddr", align, columns)
-                    if len(rows) < end - at:
-                        whole, all_good = np.zeros((end - at, dim), rows.dtype), np.zeros(end - at, bool)
-                        whole[places[has] - at], all_good[places[has] - at] = rows, good
-                        rows, good = whole, all_good
-                    put(rows, good)
-                    at = end
-                if at < fragment.physical_rows:
-                    left = fragment.physical_rows - at
-                    put(np.zeros((left, dim), written_dtype(self.dtype)), np.zeros(left, bool))
-        except BaseException:
-            Path(path).unlink(missing_ok=True)
-            raise
-        like = fragment.data_files()[0]
-        version = like.file_major_version, like.file_minor_version
-        return library.DataFile(name, [self._field], [0], *version, writer.size_bytes)
+    def _write(self, fragment: Any, align: Align, by: str | None) -> Made | None:
+        """A data file with what is written of one fragment, null for deleted rows and those without a vector.
 
-    def _commit(self, files: dict[int, Any]) -> None:
+        None: no row has changed, so the fragment stays as it is.
+        """
+        fields = self._fields()
+        schema = pa.schema([pa.field(name, self._data.schema.field(name).type) for name in fields])
+        old = fields if fields[self.target] in numbers_in(fragment) else ()
+        columns = [*dict.fromkeys(one for one in (self.column, by, self._id, *old) if one is not None)]
+        at, changed = 0, False
+        with DataFile(self._folder, schema, self._data.data_storage_version) as file:
+            for batch in self._batches(fragment, columns):
+                places = (np.asarray(batch["_rowaddr"]) & 0xFFFFFFFF) - at
+                part = self._aligned(batch, places, int(places[-1]) + 1, align, by)
+                file.write(part)
+                at, changed = at + len(part.rows), changed or part.changed
+            if not changed:
+                return None
+            if at < fragment.physical_rows:
+                file.write(Filled.empty(fragment.physical_rows - at, part.rows, by is not None))
+            file.finish()
+        return Made(file.described([*fields.values()], fragment.data_files()[0]), self._files(fragment.metadata))
+
+    def _commit(self, made: dict[int, Made]) -> None:
         """Make these data files part of their fragments; again from the latest version if another program was faster."""
-        if not files:
+        if not made:
             return
+        fields = [*self._fields().values()]
         for left in reversed(range(_TRIES)):
             data = self._lance.dataset(os.path.abspath(self._folder))
-            fragments = [fragment.metadata for fragment in data.get_fragments()]
-            if not files.keys() <= {fragment.id for fragment in fragments}:
+            fragments = {one.id: one for one in (fragment.metadata for fragment in data.get_fragments())}
+            if not made.keys() <= fragments.keys():
                 raise FastRealignError(f"{self.where}: was compacted during the run; run again to go on")
-            for fragment in fragments:
-                if fragment.id in files and not any(
-                    self._field in file.fields for file in fragment.files
-                ):  # another run
-                    fragment.files.append(files[fragment.id])
-            operation = self._lance.LanceOperation.Merge(fragments, data.lance_schema)
+            # What another run has written since is as good.
+            ours = {number: one for number, one in made.items() if self._files(fragments[number]) == one.instead_of}
+            updated = [one.put_into(fragments[number], fields) for number, one in ours.items()]
+            step = self._lance.LanceOperation.Update(updated_fragments=updated, fields_modified=fields)
             try:
-                self._data = self._lance.LanceDataset.commit(data, operation, read_version=data.version)
+                self._data = self._lance.LanceDataset.commit(data, step, read_version=data.version) if ours else data
                 return
             except Exception as error:
                 if not left:
-                    raise FastRealignError(f"{self.where}: cannot be committed: {one_line(error)}; {_ADVICE}") from None
-
-    def _update(self, fragment: Any, align: Align, columns: list[str]) -> None:
-        """Fill in the rows of a fragment that lack the target, which other rows of it have."""
-        # Each batch rewrites the column of the fragment.
-        which = {"batch_size": 8 * batch_rows(self.dim), "filter": f"`{self.target}` is null", "with_row_id": True}
-        for batch, has in self._batches(fragment, columns, **which):
-            rows, good = self._aligned(batch, has, "_rowid", align, columns)
-            if not good.any():
-                continue
-            array = pa.FixedSizeListArray.from_arrays(pa.array(rows[good].reshape(-1)), rows.shape[1])
-            numbers = batch["_rowid"].filter(pa.array(has)).filter(pa.array(good))
-            table = pa.table({"_rowid": numbers, self.target: array})
-            with failing(self.where, _ADVICE):
-                data = self._lance.dataset(os.path.abspath(self._folder))
-                new, fields = data.get_fragment(fragment.fragment_id).update_columns(table)
-                operation = self._lance.LanceOperation.Update(updated_fragments=[new], fields_modified=fields)
-                self._data = self._lance.LanceDataset.commit(data, operation, read_version=data.version)
-
-
-def _is_vector(kind: Any) -> bool:
-    return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
-
-
-def _matrix(lists: Any) -> np.ndarray:
-    """The rows of a fixed-size list array without nulls, as a view."""
-    return np.asarray(lists.flatten()).reshape(len(lists), lists.type.list_size)
-
-
-def _values(column: Any) -> np.ndarray:
-    """The values of a column as objects; None for null."""
-    coded = column.dictionary_encode()
-    values = np.array([*coded.dictionary.to_pylist(), None], object)
-    return values[np.asarray(coded.indices.fill_null(len(values) - 1))]
-
-
-def _table(location: str, table: str | None) -> str:
-    """The folder of the table: `location` itself, or a table in this database."""
-    if location.rstrip("/").endswith(".lance"):
-        return location.rstrip("/")
-    names = sorted(one.name[: -len(".lance")] for one in Path(location).iterdir() if one.name.endswith(".lance"))
-    return os.path.join(location, f"{chosen(location, 'table', table, names, '--table')}.lance")
+                    raise FastRealignError(f"{self.where}: {one_line(error)}; {_ADVICE}") from None

@@ -84,12 +84,13 @@ class Format:
         numbers = table["x"] if self.searchable else table["x"]["number"]
         return numbers.astype(np.float16 if self.number == ">f2" else np.float32)
 
-    def encoded(self, places: list[bytes], rows: np.ndarray) -> bytes:
-        """A stream for COPY of the places of rows, and rows (n, dim)."""
+    def encoded(self, places: list[bytes], rows: np.ndarray, codes: np.ndarray) -> bytes:
+        """A stream for COPY of the places of rows, rows (n, dim), and a number (int16) each."""
         value = self.value(rows.shape[1])
-        record = np.dtype([("n", ">i2"), ("size", ">i4"), ("place", "V6"), ("size2", ">i4"), ("value", value)])
-        table = np.zeros(len(rows), record)
-        table["n"], table["size"], table["size2"] = 2, _PLACE, value.itemsize
+        fields = [("n", ">i2"), ("size", ">i4"), ("place", "V6"), ("size2", ">i4"), ("value", value)]
+        table = np.zeros(len(rows), np.dtype([*fields, ("size3", ">i4"), ("code", ">i2")]))
+        table["n"], table["size"], table["size2"], table["size3"] = 3, _PLACE, value.itemsize, 2
+        table["code"] = codes
         table["place"] = np.frombuffer(b"".join(places), "V6")
         values = table["value"]
         values["dim"] = rows.shape[1]

@@ -1,27 +1,24 @@
 """PostgreSQL tables with pgvector's types (vector, halfvec), or plain arrays (real[], double precision[]); needs psycopg.
 
-The aligned vector is a column beside the one that is read. It is added with its record, which is the comment of the column, in
-one transaction. Then the table is read in windows of blocks; the rows of a window that lack the aligned vector are locked,
-mapped and updated in one transaction, so that a row is either as it was or done. Values travel in PostgreSQL's binary format.
+The aligned vector is a column beside the one that is read, and the role it was made with another. They are added in one
+transaction with the record, which is the comment of the first. Then the table is read in windows of blocks; the rows of a
+window that lack the aligned vector, or whose role has changed, are locked, mapped and updated in one transaction, so that a row
+is either as it was or done. Values travel in PostgreSQL's binary format.
 Without pgvector a search reads the whole column.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.optional import optional
-from fastrealign.core.text import one_line
-from fastrealign.retrieval.stores import pg_format
+from fastrealign.core.errors import InputError
+from fastrealign.retrieval.stores import pg_connection, pg_format
 from fastrealign.retrieval.stores.base import (
     Align,
     Batch,
@@ -32,50 +29,26 @@ from fastrealign.retrieval.stores.base import (
     batch_rows,
     chosen,
     cosines,
-    failing,
+    role_beside,
     source_and_target,
+    taken,
+    warn_no_roles,
 )
+from fastrealign.retrieval.stores.pg_connection import PgConnection
 
-_RECORD = "fastrealign: "
-_WAIT_SECONDS = 30
-# Another run that has just ended, or was killed, still holds its lock for a moment.
-_HELD_SECONDS = 3.0
+_RECORD, _ROLE_OF = "fastrealign: ", "fastrealign, role of "
 _MOST_BLOCKS = 4096
 _PASSES = 5
-_TABLES = """\
-SELECT CASE WHEN pg_table_is_visible(c.oid) THEN c.relname ELSE n.nspname || '.' || c.relname END, c.oid::int8,
-       bool_or(t.typname IN ('vector', 'halfvec', '_float4', '_float8'))
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid
-WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_t%%'
-GROUP BY 1, 2 ORDER BY 1"""
-_COLUMNS = """\
-SELECT a.attname, t.typname, a.atttypmod, col_description(a.attrelid, a.attnum), t.oid::int8,
-       EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND i.indkey[0] = a.attnum
-               AND i.indnkeyatts = 1)
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
-_OPERATORS = """\
-SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
-JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = %s AND a.attname = %s AND (o.opcname LIKE 'vector%%' OR o.opcname LIKE 'halfvec%%')"""
 
 
 class PgvectorStore:
     """One table."""
 
     def __init__(self, location: str, options: StoreOptions) -> None:
-        self._pg = optional("psycopg", "pgvector", "a postgresql:// URL")
-        self.where = location
-        self._held = False
+        self._at = PgConnection(location)
+        self._do = self._at.do
         try:
-            self._connection = self._pg.connect(location, autocommit=True, connect_timeout=10)
-        except self._pg.Error as error:
-            said = one_line(error)
-            raise FastRealignError(f"{location}: does not answer ({said}); is PostgreSQL running there?") from None
-        try:
-            self._sql = self._pg.sql
-            self._do(f"SET lock_timeout = '{_WAIT_SECONDS}s'")
+            self._at.wait_for_locks()
             self._look(location, options)
         except BaseException:
             self.close()
@@ -89,39 +62,49 @@ class PgvectorStore:
         return self.column in self._columns
 
     def role_values(self, column: str) -> Counter[Any]:
-        chosen(self.where, "column", column, list(self._columns), "--role-column")
+        chosen(self.where, "column", column, list(self._columns), "role_column")
         return Counter(dict(self._do("SELECT {role}::text, count(*) FROM {table} GROUP BY 1", role=column)))
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
-        comment = self._sql.Literal(_RECORD + json.dumps(dict(record)))
-        with self._answering(), self._connection.transaction():
+        comment = self._at.pg.sql.Literal(_RECORD + json.dumps(dict(record)))
+        with self._at.transaction():
             self._do(f"ALTER TABLE {{table}} ADD COLUMN {{target}} {self._format.declared(dim)}")
             self._do("COMMENT ON COLUMN {table}.{target} IS {comment}", comment=comment)
+            if record["role_column"] is not None and not self._keeps_roles():
+                self._add_roles()
         self._read_columns()
 
     def restart(self) -> None:
-        self._hold()
-        self._do("ALTER TABLE {table} DROP COLUMN {target}")
+        self._at.hold(self._oid)
+        also = ", DROP COLUMN {stored}" if self._by() is not None and self._keeps_roles() else ""
+        self._do(f"ALTER TABLE {{table}} DROP COLUMN {{target}}{also}")
+        self._read_columns()
 
     def pending(self) -> tuple[int, int]:
-        if not self.has_source():
-            return 0, self._do("SELECT count({target}) FROM {table}")[0][0]
-        return self._do(
-            "SELECT count(*) FILTER (WHERE {column} IS NOT NULL AND {target} IS NULL), count({target}) FROM {table}"
-        )[0]
+        by, lacking = self._by(), self._lacking()
+        has = "{column} IS NOT NULL AND " if self.has_source() else ""
+        counts = (
+            f"count(*) FILTER (WHERE {has}{lacking}), count(*) FILTER (WHERE {{target}} IS NOT NULL AND NOT {lacking})"
+        )
+        return self._do(f"SELECT {counts} FROM {{table}}", by=by)[0]
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        self._hold()
+        self._at.hold(self._oid)
+        if role_column is not None and not self._keeps_roles():
+            warn_no_roles(self.where, self.pending()[0])
+            with self._at.transaction():
+                self._add_roles()
+            self._read_columns()
         dim = (self.record() or {})["dim"]
-        self._do(f"CREATE TEMP TABLE fastrealign_batch (at tid, v {self._format.declared(dim)}) ON COMMIT DELETE ROWS")
+        columns = f"at tid, v {self._format.declared(dim)}, role int2"
+        self._do(f"CREATE TEMP TABLE fastrealign_batch ({columns}) ON COMMIT DELETE ROWS")
         for _ in range(_PASSES):  # rows that others move while they are read are found in the next pass
             self._one_pass(align, role_column, dim)
-            left = "SELECT count(*) FROM {table} WHERE {column} IS NOT NULL AND {target} IS NULL"
-            if self._do(left)[0][0] <= len(self._bad):
+            if self.pending()[0] <= len(self._bad):
                 return
 
     def drop_old(self) -> str:
-        self._hold()
+        self._at.hold(self._oid)
         self._do("ALTER TABLE {table} DROP COLUMN {column}")
         return self.column
 
@@ -146,80 +129,46 @@ class PgvectorStore:
         return Found(as_objects(ids, k), as_scores([cosines(one, self.metric).tolist() for one in scores], k), values)
 
     def close(self) -> None:
-        self._connection.close()
-
-    def _hold(self) -> None:
-        """Keep other runs of index out until the connection closes; the server lets go of a lock some time after that."""
-        until = time.monotonic() + _HELD_SECONDS
-        while not self._held:
-            self._held = self._do("SELECT pg_try_advisory_lock(%s)", self._oid)[0][0]
-            if self._held:
-                return
-            if time.monotonic() > until:
-                raise FastRealignError(f"{self.where}: is locked by another run of index; run again when it is done")
-            time.sleep(0.05)
+        self._at.raw.close()
 
     @cached_property
     def metric(self) -> str:
         """That of an index on the aligned vectors, which serves no other; without one any will do."""
-        kinds = {name.rpartition("_")[0].rpartition("_")[2] for (name,) in self._do(_OPERATORS, self._oid, self.target)}
-        return "cosine" if "cosine" in kinds or not kinds else {"l2": "l2", "ip": "dot"}.get(kinds.pop(), "cosine")
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Errors of the server as one line."""
-        with failing(self.where, "nothing was changed in this step; run again when that is fixed"):
-            try:
-                yield
-            except self._pg.errors.LockNotAvailable:
-                raise FastRealignError(
-                    f"{self.where}: is locked by another transaction for {_WAIT_SECONDS} s; run again when that is over"
-                ) from None
-
-    def _do(self, text: str, *values: Any, binary: bool = False, **names: Any) -> list[Any]:
-        """Run a statement; names in braces are quoted."""
-        with self._answering(), self._connection.cursor(binary=binary) as cursor:
-            cursor.execute(self._statement(text, **names), values or None)
-            return cursor.fetchall() if cursor.description else []
-
-    def _statement(self, text: str, **names: Any) -> Any:
-        known = {
-            name: vars(self).get(own) for name, own in (("table", "_table"), ("column", "column"), ("target", "target"))
+        kinds = {
+            name.rpartition("_")[0].rpartition("_")[2]
+            for (name,) in self._do(pg_connection.OPERATORS, self._oid, self.target)
         }
-        parts = {}
-        for name, value in (known | names).items():
-            if value is not None and f"{{{name}}}" in text:
-                words = (value,) if isinstance(value, str) else value
-                parts[name] = self._sql.Identifier(*words) if isinstance(words, tuple) else value
-        return self._sql.SQL(text).format(**parts)
+        return "cosine" if "cosine" in kinds or not kinds else {"l2": "l2", "ip": "dot"}.get(kinds.pop(), "cosine")
 
     def _look(self, location: str, options: StoreOptions) -> None:
         """What is read and what is written."""
-        tables = {name: (oid, holds) for name, oid, holds in self._do(_TABLES)}
+        tables = {name: (oid, holds) for name, oid, holds in self._do(pg_connection.TABLES)}
         with_vectors = [name for name, (_, holds) in tables.items() if holds]
-        table = chosen(location, "table", options.table, list(tables) if options.table else with_vectors, "--table")
-        self._table, self._oid = tuple(table.split(".", 1)), tables[table][0]
-        self.where = f"{location}: {table}"
+        table = chosen(location, "table", options.table, list(tables) if options.table else with_vectors, "table")
+        self._oid = tables[table][0]
+        self.where = self._at.where = f"{location}: {table}"
+        self._at.names["table"] = tuple(table.split(".", 1))
         self._read_columns()
         kinds = {name: one for name, one in self._columns.items() if one.kind in pg_format.FORMATS}
         made = {
             n: json.loads(one.comment[len(_RECORD) :]) for n, one in kinds.items() if one.comment.startswith(_RECORD)
         }
         self.column, self.target = source_and_target(self.where, "vector column", options, list(kinds), made)
+        self._at.names |= {"column": self.column, "target": self.target, "stored": role_beside(self.target)}
         if self.target in self._columns and self.target not in made:
-            raise InputError(f"{self.where}: there is a column {self.target} already; name another with --to")
+            raise taken(self.where, "column", self.target)
         there = self.column if self.has_source() else self.target
         self._format, self.dim = pg_format.FORMATS[kinds[there].kind], self._dim_of(there)
         self._written = self._format.written
         self._bad: set[str] = set()  # rows that were met and left empty
         if options.id_column is not None:
-            chosen(self.where, "column", options.id_column, list(self._columns), "--id-column")
+            chosen(self.where, "column", options.id_column, list(self._columns), "id_column")
         self._id = options.id_column or next((name for name, one in self._columns.items() if one.key), None)
         for one in kinds.values():
-            self._connection.adapters.register_loader(one.oid, pg_format.raw_loader(self._pg))
+            self._at.raw.adapters.register_loader(one.oid, pg_format.raw_loader(self._at.pg))
 
     def _read_columns(self) -> None:
-        rows = self._do(_COLUMNS, self._oid)
+        rows = self._do(pg_connection.COLUMNS, self._oid)
         self._columns = {
             name: pg_format.Column(kind, size, said or "", *more) for name, kind, size, said, *more in rows
         }
@@ -245,19 +194,46 @@ class PgvectorStore:
             first += blocks
             blocks = min(_MOST_BLOCKS, max(1, blocks * most // max(read, 1)), 4 * blocks)
 
+    def _keeps_roles(self) -> bool:
+        """Whether the column of roles is there, and `begin` made it."""
+        name = role_beside(self.target)
+        if name not in self._columns:
+            return False
+        if self._columns[name].comment != _ROLE_OF + self.target:
+            raise taken(self.where, "column", name)
+        return True
+
+    def _add_roles(self) -> None:
+        self._do("ALTER TABLE {table} ADD COLUMN {stored} text")
+        comment = self._at.pg.sql.Literal(_ROLE_OF + self.target)
+        self._do("COMMENT ON COLUMN {table}.{stored} IS {comment}", comment=comment)
+
+    def _by(self) -> str | None:
+        """The column of the roles that rows have now, where it decides whether a row is done."""
+        by = (self.record() or {}).get("role_column")
+        return by if by is not None and (self.has_source() or self._keeps_roles()) else None
+
+    def _lacking(self) -> str:
+        """The condition for a row that is not done; {by} is `_by()`."""
+        if self._by() is None:
+            return "({target} IS NULL)"
+        if not self._keeps_roles():
+            return "TRUE"
+        return "({target} IS NULL OR {stored} IS DISTINCT FROM {by}::text)"
+
     def _window(self, first: int, end: int, align: Align, role_column: str | None, dim: int) -> int:
-        """Map the rows in blocks first to end that lack the aligned vector, in one transaction; how many there were."""
-        role = ", {role}::text" if role_column else ""
-        name = ", {id}::text" if self._id else ", ctid::text"
-        names = {"role": role_column, "id": self._id}
-        with self._answering(), self._connection.transaction():
+        """Map the rows in blocks first to end that are not done, in one transaction; how many there were."""
+        role = ", {by}::text" if role_column else ""
+        name = "{id}::text" if self._id else "ctid::text"
+        with self._at.transaction():
             rows = self._do(
-                f"SELECT ctid, {{column}}{name}{role} FROM {{table}} WHERE ctid >= %s::tid AND ctid < %s::tid "
-                "AND {target} IS NULL AND {column} IS NOT NULL FOR NO KEY UPDATE",
+                f"SELECT ctid, {{column}}, {name}, {{target}} IS NOT NULL{role} FROM {{table}} WHERE ctid >= %s::tid "
+                f"AND ctid < %s::tid AND {self._lacking()} AND {{column}} IS NOT NULL FOR NO KEY UPDATE",
                 f"({first},0)",
                 f"({end},0)",
                 binary=True,
-                **names,
+                by=role_column,
+                id=self._id,
             )
             rows = [row for row in rows if row[2] not in self._bad]
             if not rows:
@@ -265,18 +241,26 @@ class PgvectorStore:
             vectors = self._format.decode([row[1] for row in rows], self.where)
             if vectors.shape[1] != self.dim:
                 raise InputError(f"{self.where}: row {rows[0][2]} is {vectors.shape[1]} wide, expected {self.dim}")
-            roles = [row[3] for row in rows] if role_column else None
+            roles = [row[4] for row in rows] if role_column else None
             mapped, good = align(Batch(vectors, [row[2] for row in rows], roles))
-            places = [row[0] for row, keep in zip(rows, good, strict=True) if keep]
             self._bad.update(row[2] for row, keep in zip(rows, good, strict=True) if not keep)
-            if not places:
+            changes = good | np.array([row[3] for row in rows])  # what a row without a direction had is emptied
+            if not changes.any():
                 return len(rows)
-            with self._connection.cursor() as cursor:
+            names, codes = np.unique(np.array(roles or [""] * len(rows)), return_inverse=True)
+            codes = np.where(good, codes + 1, 0)[changes]  # arrays of SQL begin at 1
+            places = [row[0] for row, change in zip(rows, changes, strict=True) if change]
+            with self._at.raw.cursor() as cursor:
                 with cursor.copy("COPY fastrealign_batch FROM STDIN (FORMAT BINARY)") as copy:
-                    copy.write(self._written.encoded(places, mapped[good]))
+                    copy.write(self._written.encoded(places, mapped[changes], codes))
                 for off in ("seqscan", "hashjoin", "mergejoin"):  # rows are found by their places
                     cursor.execute(f"SET LOCAL enable_{off} = off")
-            self._do("UPDATE {table} t SET {target} = b.v FROM fastrealign_batch b WHERE t.ctid = b.at")
+            also = ", {stored} = (%s::text[])[b.role]" if role_column else ""
+            self._do(
+                f"UPDATE {{table}} t SET {{target}} = CASE WHEN b.role > 0 THEN b.v END{also} "
+                "FROM fastrealign_batch b WHERE t.ctid = b.at",
+                *([names.tolist()] if role_column else []),
+            )
             return len(rows)
 
     def _nearest(self, query: np.ndarray, k: int, role_column: str | None) -> list[Any]:
@@ -298,9 +282,9 @@ class PgvectorStore:
         id_, role = ("{id}" if self._id else "ctid::text"), ("{role}::text" if role_column else "NULL")
         text = f"SELECT {id_}, {role}, {{target}} FROM {{table}} WHERE {{target}} IS NOT NULL"
         best: list[Any] = []
-        with self._answering(), self._connection.transaction():
-            cursor = self._connection.cursor("fastrealign_scan", binary=True)
-            cursor.execute(self._statement(text, id=self._id, role=role_column))
+        with self._at.transaction():
+            cursor = self._at.raw.cursor("fastrealign_scan", binary=True)
+            cursor.execute(self._at.statement(text, id=self._id, role=role_column))
             while rows := cursor.fetchmany(batch_rows(len(query))):
                 scores = self._written.decode([row[2] for row in rows], self.where) @ query
                 best += [(row[0], float(score), row[1]) for row, score in zip(rows, scores, strict=True)]

@@ -1,23 +1,20 @@
 """Qdrant collections, on a server or in a local folder; read and written with qdrant-client.
 
-The aligned vector of a point is a named vector beside the one that is read; payloads and other vectors stay. The record is in
-the metadata of the collection, which is written before the name is made. A server that cannot add a name to a collection
-(before 1.18) gets a second collection, NAME_aligned, with the same points, payloads and other vectors.
+The aligned vector of a point is a named vector beside the one that is read; other vectors stay, and payloads get a field with
+the role that the aligned vector was made with. The record is in the metadata of the collection, which is written before the
+name is made. A server that cannot add a name to a collection (before 1.18) gets a second collection, NAME_aligned, with the
+same points, payloads and other vectors; there the role that a payload holds is the one its vector was made with.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, warn
-from fastrealign.core.optional import optional
-from fastrealign.core.text import one_line
 from fastrealign.retrieval.stores.base import (
     Align,
     Batch,
@@ -25,18 +22,16 @@ from fastrealign.retrieval.stores.base import (
     StoreOptions,
     as_objects,
     as_scores,
-    batch_rows,
     chosen,
-    failing,
+    role_beside,
     source_and_target,
+    taken,
+    warn_no_roles,
 )
+from fastrealign.retrieval.stores.qdrant_connection import QdrantConnection, named, selected, value_of
 
 _RECORD = "fastrealign:"
 _COPY = "_aligned"
-_KEY = "QDRANT_API_KEY"
-# A server takes requests of up to 32 MB, and a number takes up to 12 bytes in one.
-_REQUEST_NUMBERS = 2 << 20
-_MOST_POINTS = 2000
 
 
 class QdrantStore:
@@ -51,15 +46,15 @@ class QdrantStore:
     _name: str
 
     def __init__(self, location: str, options: StoreOptions) -> None:
-        self._q = optional("qdrant_client", "qdrant", f"{location}: Qdrant")
-        self.where = location
-        self._client = self._connected(location)
+        self._at = QdrantConnection(location)
+        self._q, self._client, self._answering = self._at.q, self._at.client, self._at.answering
+        self._fields: set[str] = set()  # of payloads
         try:
             with self._answering():
                 names = sorted(one.name for one in self._client.get_collections().collections)
                 originals = [name for name in names if name.removesuffix(_COPY) not in {*names} - {name}]
                 known = originals if options.table is None else names
-                self._collection = chosen(location, "collection", options.table, known, "--table")
+                self._collection = chosen(location, "collection", options.table, known, "table")
                 self.where = f"{location}: {self._collection}"
                 self._look(options, names)
         except BaseException:
@@ -74,7 +69,7 @@ class QdrantStore:
         """The configuration keeps the vector without a name when it is dropped, so the first that a point has is looked for."""
         if self.column not in self._state(self._collection)[0]:
             return False
-        pages = self._points(with_payload=False, with_vectors=[self.column] if self.column else True)
+        pages = self._pages(with_payload=False, with_vectors=[self.column] if self.column else True)
         empty = True
         for page in pages:
             if any(self._vector(point) is not None for point in page):
@@ -84,18 +79,20 @@ class QdrantStore:
 
     def role_values(self, column: str) -> Counter[Any]:
         counts: Counter[Any] = Counter()
-        fields: set[str] = set()
-        for points in self._points(with_payload=True, with_vectors=False):
-            fields.update(*(point.payload or {} for point in points))
-            counts.update(_value(point.payload, column) for point in points)
+        for points in self._pages(with_payload=True, with_vectors=False):
+            self._fields.update(*(point.payload or {} for point in points))
+            counts.update(value_of(point.payload, column) for point in points)
         if counts and set(counts) == {None}:
-            chosen(self.where, "payload field", column, sorted(fields), "--role-column")
+            chosen(self.where, "payload field", column, sorted(self._fields), "role_column")
         return counts
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
-        m = self._q.models
+        m, roles = self._q.models, role_beside(self.target)
+        if record["role_column"] is None and self._keeps_roles():
+            with self._answering():
+                self._client.delete_payload(self._collection, keys=[roles], points=m.Filter())
+        self._note(record)
         with self._answering():
-            self._client.update_collection(self._collection, metadata={_RECORD + self.target: dict(record)})
             vector = m.DenseVectorConfig(size=dim, distance=m.Distance.COSINE)
             try:
                 self._client.create_vector_name(self._collection, self.target, m.DenseVectorNameConfig(dense=vector))
@@ -107,37 +104,42 @@ class QdrantStore:
 
     def restart(self) -> None:
         with self._answering():
-            if self._into == self._collection:
+            if self._into == self._collection:  # the roles beside it are overwritten, or removed by `begin`
                 self._client.delete_vector_name(self._collection, self.target)
             else:
                 self._client.delete_collection(self._into)
                 self._into, self._name = self._collection, self.target
 
     def pending(self) -> tuple[int, int]:
-        with self._answering():
-            total = self._client.count(self._collection).count
-            done = self._client.count(self._into, count_filter=self._q.models.Filter(must=[self._has()])).count
-        return total - done, done
+        total, done = self._at.count(self._collection), self._at.count(self._into, self._name)
+        by = (self.record() or {}).get("role_column")
+        if by is None or not done:
+            return total - done, done
+        if self._into == self._collection and not self._keeps_roles():  # of an earlier version
+            return (total, 0) if self.has_source() else (total - done, done)
+        changed = sum(map(len, self._changed(by)))
+        return total - done + changed, done - changed
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        copies = self._into != self._collection
-        names = True if copies or not self.column else [self.column]
-        payload = True if copies else [role_column] if role_column else False
+        copies, m = self._into != self._collection, self._q.models
+        if role_column is not None and not copies and not self._keeps_roles():
+            warn_no_roles(self.where, self.pending()[0])
+            self._note(self.record() or {})
+        whole = copies or (self._at.local and role_column is not None)
+        read = {
+            "with_payload": True if whole else selected(role_column),
+            "with_vectors": True if whole or not self.column else [self.column],
+        }
+        some = self._at.count(self._into, self._name) > 0
         # Without a filter where nothing is done: in a local folder it takes as long as the rest.
-        which = self._q.models.Filter(must_not=[self._has()]) if self.pending()[1] and not copies else None
-        for points in self._points(with_payload=payload, with_vectors=names, scroll_filter=which):
-            having = [point for point in points if self._vector(point) is not None]
-            if copies:
-                having = self._not_copied(having)
-            if not having:
-                continue
-            rows = np.array([self._vector(point) for point in having], np.float32)
-            roles = [_value(point.payload, role_column) for point in having] if role_column else None
-            mapped, good = align(Batch(rows, [point.id for point in having], roles))
-            pairs = [(point, row.tolist()) for point, row, keep in zip(having, mapped, good, strict=True) if keep]
-            if pairs:
+        lacking = m.Filter(must_not=[self._at.has(self._name)]) if some and not copies else None
+        for points in self._pages(scroll_filter=lacking, **read):
+            self._map(self._not_copied(points) if copies else points, align, role_column)
+        if some and role_column is not None:
+            for ids in self._changed(role_column):
                 with self._answering():
-                    self._put_copies(pairs) if copies else self._put(pairs)
+                    points = self._client.retrieve(self._collection, ids, **read)
+                self._map(points, align, role_column)
 
     def drop_old(self) -> str:
         with self._answering():
@@ -156,12 +158,12 @@ class QdrantStore:
     def sample(self, n: int) -> np.ndarray:
         with self._answering():
             points, _ = self._client.scroll(self._into, limit=n, with_vectors=True)
-        rows = [row for point in points if (row := _named(point.vector, self._name)) is not None]
+        rows = [row for point in points if (row := named(point.vector, self._name)) is not None]
         return np.array(rows, np.float32)
 
     def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
         m = self._q.models
-        payload = [role_column] if role_column else False
+        payload = selected(role_column)
         asked = [
             m.QueryRequest(query=query, using=self._name or None, limit=k, with_payload=payload)
             for query in queries.tolist()
@@ -170,37 +172,13 @@ class QdrantStore:
             found = [answer.points for answer in self._client.query_batch_points(self._into, asked)]
         ids = as_objects([[point.id for point in points] for points in found], k)
         scores = as_scores([[point.score for point in points] for points in found], k)
-        values = [[_value(point.payload, role_column) for point in points] for points in found] if role_column else None
+        values = (
+            [[value_of(point.payload, role_column) for point in points] for points in found] if role_column else None
+        )
         return Found(ids, scores, None if values is None else as_objects(values, k))
 
     def close(self) -> None:
         self._client.close()
-
-    def _connected(self, location: str) -> Any:
-        if "://" in location:
-            key = os.environ.get(_KEY) or None
-            return self._q.QdrantClient(url=location, api_key=key, check_compatibility=False, timeout=60)
-        try:
-            return self._q.QdrantClient(path=location)
-        except RuntimeError as error:
-            if "already accessed" not in str(error):
-                raise
-        raise FastRealignError(f"{location}: is locked: another Qdrant client has the folder open; close that first")
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Errors of the client as one line."""
-        errors = self._q.http.exceptions
-        with failing(self.where, "run again when Qdrant is ready"):
-            try:
-                yield
-            except errors.ResponseHandlingException as error:
-                said = one_line(error)
-                raise FastRealignError(f"{self.where}: does not answer ({said}); is Qdrant running there?") from None
-            except errors.UnexpectedResponse as error:
-                advice = f"set {_KEY}" if error.status_code in (401, 403) else "run again when the server is ready"
-                said = " ".join((error.content or b"").decode(errors="replace").split())[:200]
-                raise FastRealignError(f"{self.where}: answers {error.status_code}: {said}; {advice}") from None
 
     def _look(self, options: StoreOptions, collections: list[str]) -> None:
         """What is read and what is written."""
@@ -211,7 +189,7 @@ class QdrantStore:
         if self.target not in vectors and copy in collections and self.target in self._state(copy)[1]:
             self._into, self._name = copy, self.column
         if self.target in vectors and self.target not in records:
-            raise InputError(f"{self.where}: there is a vector {self.target!r} already; name another with --to")
+            raise taken(self.where, "vector", repr(self.target))
         config = vectors.get(self.column) or vectors[self.target]
         if config.multivector_config is not None:
             raise InputError(f"{self.where}: vector {self.column!r} holds several rows a point, expected one")
@@ -246,23 +224,42 @@ class QdrantStore:
                 f"{self.where}: this server keeps no metadata of collections; update it to 1.16 or later"
             )
 
-    def _has(self) -> Any:
-        return self._q.models.HasVectorCondition(has_vector=self._name)
+    def _note(self, record: Mapping[str, Any]) -> None:
+        """Store the record of the target, and whether payloads hold the role of each."""
+        roles = role_beside(self.target)
+        kept = dict(record)
+        if record["role_column"] is not None:
+            if roles in self._fields and not self._keeps_roles():
+                raise taken(self.where, "payload field", roles)
+            kept["roles"] = roles
+        with self._answering():
+            self._client.update_collection(self._collection, metadata={_RECORD + self.target: kept})
 
-    def _points(self, **options: Any) -> Iterator[list[Any]]:
-        """Batches of points, in the order of their ids."""
-        limit = max(1, min(_MOST_POINTS, batch_rows(self.dim), _REQUEST_NUMBERS // self.dim))
-        offset = None
-        while True:
-            with self._answering():
-                points, offset = self._client.scroll(self._collection, limit=limit, offset=offset, **options)
-            if points:
-                yield points
-            if offset is None:
-                return
+    def _keeps_roles(self) -> bool:
+        """Whether `index` made the payload field of roles."""
+        return self._state(self._collection)[1].get(self.target, {}).get("roles") is not None
+
+    def _pages(self, **options: Any) -> Iterator[list[Any]]:
+        return self._at.pages(self._collection, self.dim, **options)
 
     def _vector(self, point: Any) -> Any:
-        return _named(point.vector, self.column)
+        return named(point.vector, self.column)
+
+    def _changed(self, by: str) -> Iterator[list[Any]]:
+        """The ids of points that have the target, made with another role than they have now, in batches."""
+        copies, roles = self._into != self._collection, role_beside(self.target)
+        which = None if copies else self._q.models.Filter(must=[self._at.has(self._name)])
+        payload = selected(by, None if copies else roles)
+        for points in self._pages(scroll_filter=which, with_payload=payload, with_vectors=False):
+            now = {point.id: value_of(point.payload, by) for point in points}
+            if copies:  # the payload of a copy has the role it was made with
+                with self._answering():
+                    made = self._client.retrieve(self._into, [*now], with_payload=selected(by))
+                used = {point.id: value_of(point.payload, by) for point in made}
+            else:
+                used = {point.id: value_of(point.payload, roles) for point in points}
+            if ids := [one for one, role in used.items() if role != now[one]]:
+                yield ids
 
     def _not_copied(self, points: list[Any]) -> list[Any]:
         with self._answering():
@@ -270,32 +267,21 @@ class QdrantStore:
         done = {point.id for point in there}
         return [point for point in points if point.id not in done]
 
-    def _put(self, pairs: list[tuple[Any, list[float]]]) -> None:
-        vectors = [self._q.models.PointVectors(id=point.id, vector={self.target: row}) for point, row in pairs]
-        self._client.update_vectors(self._collection, vectors)
-
-    def _put_copies(self, pairs: list[tuple[Any, list[float]]]) -> None:
-        def vectors(point: Any, row: list[float]) -> Any:
-            return {**point.vector, self.column: row} if isinstance(point.vector, dict) else row
-
-        made = self._q.models.PointStruct
-        self._client.upsert(
-            self._into, [made(id=point.id, vector=vectors(point, row), payload=point.payload) for point, row in pairs]
-        )
-
-
-def _named(vector: Any, name: str) -> Any:
-    """One vector of a point; None if the point lacks it."""
-    if isinstance(vector, dict):
-        return vector.get(name)
-    return vector if not name else None
-
-
-def _value(payload: Mapping[str, Any] | None, field: str) -> Any:
-    """The value of a payload field, which may be a path (meta.modality)."""
-    value: Any = payload or {}
-    if field in value:
-        return value[field]
-    for part in field.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+    def _map(self, points: list[Any], align: Align, by: str | None) -> None:
+        """Map those of the points that have a vector, and write them; what one without a direction had is removed."""
+        having = [point for point in points if self._vector(point) is not None]
+        if not having:
+            return
+        rows = np.array([self._vector(point) for point in having], np.float32)
+        roles = [value_of(point.payload, by) for point in having] if by else None
+        mapped, good = align(Batch(rows, [point.id for point in having], roles))
+        made = [
+            (point, row.tolist(), role)
+            for point, row, role, keep in zip(having, mapped, roles or [None] * len(having), good, strict=True)
+            if keep
+        ]
+        bad = [point.id for point, keep in zip(having, good, strict=True) if not keep]
+        if self._into != self._collection:
+            self._at.put_copies(self._into, self.column, made, bad)
+        else:
+            self._at.put(self._collection, self.target, made, bad)

@@ -18,9 +18,9 @@ RUN = """
 import os, signal, sys, threading
 from fastrealign.retrieval import index
 from fastrealign.retrieval.role_maps import Mapper
-from fastrealign.retrieval.stores import base, qdrant_store
+from fastrealign.retrieval.stores import base, qdrant_connection
 base.BATCH_BYTES = 64 * 4 * 8
-qdrant_store._MOST_POINTS = 64
+qdrant_connection._MOST_POINTS = 64
 store, roles, by, batches = sys.argv[1:]
 real, calls = Mapper.__call__, []
 def call(self, batch):
@@ -61,10 +61,10 @@ def test_killed(kind, roles, mapped, documents, tmp_path, request):
 
 
 @pytest.fixture
-def url(tmp_path_factory):
+def url():
     if postgres.programs() is None:
         pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+    with postgres.server() as url:
         yield url
 
 

@@ -187,6 +187,23 @@ def test_search(store, roles, metric):
     assert np.array_equal(found.roles, np.array(held["modality"], object)[best])
 
 
+def test_an_index_that_covers_empty_rows(store, roles, mapped, documents):
+    """Rows that were indexed while they had no aligned vector are found when they have one."""
+    folder, table = store
+    index(folder, roles, role_column="modality")
+    lance.dataset(str(folder / "docs.lance")).create_index(
+        "vector_aligned", "IVF_FLAT", metric="cosine", num_partitions=1
+    )
+    table.checkout_latest()
+    rows, kinds = documents(20)
+    table.add(table_of(rows, kinds, 1000))
+    lance.dataset(str(folder / "docs.lance")).optimize.optimize_indices()
+    index(folder, roles, role_column="modality")
+    with searcher(folder, roles, id_column="id") as search:
+        found = search._opened.search(mapped(rows, kinds), 1, None)
+    assert found.ids[:, 0].tolist() == [*range(1000, 1020)]
+
+
 def test_l2_on_rows_that_are_not_unit(store, roles):
     folder, table = store
     index(folder, roles, role_column="modality")

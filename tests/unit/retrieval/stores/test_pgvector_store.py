@@ -18,10 +18,10 @@ N = 90
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url():
     if postgres.programs() is None:
         pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server(tmp_path_factory.mktemp("postgres")) as url:
+    with postgres.server() as url:
         yield url
 
 
@@ -154,9 +154,9 @@ def test_refused(store, roles, monkeypatch):
         with pytest.raises(InputError, match=said) as error:
             index(url, roles, **{"role_column": "Mode", **how})
         assert "tellnobody" not in str(error.value)
-    from fastrealign.retrieval.stores import pgvector_store
+    from fastrealign.retrieval.stores import pg_connection
 
-    monkeypatch.setattr(pgvector_store, "_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(pg_connection, "_WAIT_SECONDS", 0.1)
     with connection.transaction():
         connection.execute("LOCK TABLE docs")
         with pytest.raises(FastRealignError, match=r"docs: is locked by another transaction for 0.1 s"):
@@ -181,13 +181,13 @@ def test_a_row_that_changed(store, roles, mapped):
 @pytest.mark.parametrize("store", ["real[]"], indirect=True)
 def test_two_runs_at_once(store, roles, monkeypatch):
     """A lock that a run leaves behind for a moment is waited for; one that stays is one line."""
-    from fastrealign.retrieval.stores import pgvector_store
+    from fastrealign.retrieval.stores import pg_connection
 
     url, connection, *_ = store
     connection.execute("SELECT pg_advisory_lock('docs'::regclass::oid::int8)")
     threading.Timer(0.3, connection.execute, ["SELECT pg_advisory_unlock('docs'::regclass::oid::int8)"]).start()
     assert index(url, roles, role_column="Mode").rows == N
-    monkeypatch.setattr(pgvector_store, "_HELD_SECONDS", 0.1)
+    monkeypatch.setattr(pg_connection, "_HELD_SECONDS", 0.1)
     time.sleep(0.3)  # until the server has let go of that run's lock
     connection.execute("SELECT pg_advisory_lock('docs'::regclass::oid::int8)")
     with pytest.raises(FastRealignError, match="docs: is locked by another run of index; run again when it is done"):

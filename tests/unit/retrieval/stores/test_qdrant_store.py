@@ -7,7 +7,7 @@ import pytest
 
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.retrieval import index, searcher
-from fastrealign.retrieval.stores import qdrant_store
+from fastrealign.retrieval.stores import qdrant_connection
 
 pytest.importorskip("qdrant_client")
 from qdrant_client import QdrantClient, models
@@ -57,7 +57,7 @@ def few_points(monkeypatch):
         made(self)
 
     monkeypatch.setattr(CollectionPersistence, "_ensure_table", quick)
-    monkeypatch.setattr(qdrant_store, "_MOST_POINTS", 8)
+    monkeypatch.setattr(qdrant_connection, "_MOST_POINTS", 8)
 
 
 def test_a_name_beside(store, roles, mapped):
@@ -67,7 +67,8 @@ def test_a_name_beside(store, roles, mapped):
     points = read(folder)
     np.testing.assert_allclose([points[i].vector[name] for i in range(N)], rows, rtol=1e-6)
     np.testing.assert_allclose([points[i].vector[target] for i in range(N)], mapped(rows, kinds), atol=1e-6)
-    assert [points[i].payload for i in range(N)] == [{"modality": kind, "n": i} for i, kind in enumerate(kinds)]
+    payloads = [{"modality": kind, "n": i, f"{target}_role": kind} for i, kind in enumerate(kinds)]
+    assert [points[i].payload for i in range(N)] == payloads
     again = index(folder, roles, role_column="modality")
     assert (again.rows, again.before) == (0, N)
 
