@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ _KEY = "QDRANT_API_KEY"
 # A server takes requests of up to 32 MB, and a number takes up to 12 bytes in one.
 _REQUEST_NUMBERS = 2 << 20
 _MOST_POINTS = 2000
+# A path to a payload field; the names in it are not quoted.
+_PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 # A point, its aligned vector, and its role, if points have one each.
 Aligned: TypeAlias = tuple[Any, list[float], Any]
@@ -141,6 +144,13 @@ def value_of(payload: Mapping[str, Any] | None, field: str) -> Any:
 
 
 def selected(*fields: str | None) -> Any:
-    """What a request names to get these payload fields; a name with a dot is a path and a name."""
+    """What a request names to get these payload fields, each of which may be a path or the name of a field."""
     given = [field for field in fields if field is not None]
-    return [*given, *(f'"{field}"' for field in given if "." in field)] or False
+    if any('"' in field for field in given):
+        return True
+    return [field for field in given if _PATH.fullmatch(field)] + [path_to(field) for field in given] or False
+
+
+def path_to(field: str) -> str:
+    """The path of a payload field of this name."""
+    return f'"{field}"'

@@ -28,7 +28,7 @@ from fastrealign.retrieval.stores.base import (
     taken,
     warn_no_roles,
 )
-from fastrealign.retrieval.stores.qdrant_connection import QdrantConnection, named, selected, value_of
+from fastrealign.retrieval.stores.qdrant_connection import QdrantConnection, named, path_to, selected, value_of
 
 _RECORD = "fastrealign:"
 _COPY = "_aligned"
@@ -90,7 +90,7 @@ class QdrantStore:
         m, roles = self._q.models, role_beside(self.target)
         if record["role_column"] is None and self._keeps_roles():
             with self._answering():
-                self._client.delete_payload(self._collection, keys=[roles], points=m.Filter())
+                self._client.delete_payload(self._collection, keys=[path_to(roles)], points=m.Filter())
         self._note(record)
         with self._answering():
             vector = m.DenseVectorConfig(size=dim, distance=m.Distance.COSINE)

@@ -78,7 +78,8 @@ class Qdrant:
         with self.client() as client:
             points, _ = client.scroll("docs", limit=N, with_vectors=True)
         points = sorted(points, key=lambda point: point.id)
-        return [p.vector.get("aligned") for p in points], [p.payload.get("aligned_role") for p in points]
+        vectors = [p.vector if isinstance(p.vector, dict) else {} for p in points]
+        return [vector.get("aligned") for vector in vectors], [p.payload.get("aligned_role") for p in points]
 
     def forget_roles(self):
         with self.client() as client:

@@ -184,3 +184,25 @@ def test_a_server_that_is_down(roles):
     with pytest.raises(FastRealignError, match=r"//\*\*\*@127.0.0.1:1: does not answer .*is Qdrant running") as error:
         index("http://user:secret@127.0.0.1:1", roles, role="image")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("by", ["вид", "kind of", "meta.kind", "a.b", 'say "kind"'])
+def test_names_of_any_letters(tmp_path, roles, documents, mapped, by):
+    """Payload fields, paths and vectors; also where what was written is compared, changed and removed."""
+    rows, kinds = documents(6)
+    client = QdrantClient(path=str(tmp_path / "Кдрант 1"))
+    client.create_collection("док ы", {"век тор.v1": models.VectorParams(size=8, distance=models.Distance.DOT)})
+    payloads = [{"meta": {"kind": kind}} if by == "meta.kind" else {by: kind} for kind in kinds]
+    client.upload_collection("док ы", {"век тор.v1": rows}, payloads, range(6))
+    client.close()
+    for expected in (6, 0):
+        assert index(tmp_path / "Кдрант 1", roles, role_column=by).rows == expected
+    points = read(tmp_path / "Кдрант 1", "док ы")
+    vectors = [points[i].vector["век тор.v1_aligned"] for i in range(6)]
+    np.testing.assert_allclose(vectors, mapped(rows, kinds), atol=1e-6)
+    with searcher(tmp_path / "Кдрант 1", roles) as search:
+        assert sorted(search.search(rows[0], 6).roles[0]) == sorted(kinds)
+    index(tmp_path / "Кдрант 1", roles, role="image", restart=True)
+    after = read(tmp_path / "Кдрант 1", "док ы").values()
+    assert [point.payload for point in after] == payloads
+    assert index(tmp_path / "Кдрант 1", roles, role="image").before == 6
