@@ -62,7 +62,8 @@ STEPS = (
         Step(name, (*_REAL, *_INTO))
         for name in ("noise", "uses", "caption_length", "head_questions", "recalibration", "membership")
     ),
-    *(Step(name, _REAL, printed=True) for name in ("roles", "scores", "change_encoder")),
+    Step("roles", (*_REAL, "--out", "{into}/bench/results/paper/roles.json")),
+    *(Step(name, _REAL, printed=True) for name in ("scores", "change_encoder")),
     Step("captioning", ("--work", "{work}/captioning", *_INTO)),
     Step("held_scale", (*_ENCODERS, *_INTO)),
     Step("real_revision", ("--heads", "{work}/real", "--work", "{work}/titles", *_INTO)),

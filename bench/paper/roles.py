@@ -1,8 +1,10 @@
 """One index of pictures and captions: the methods of `fastrealign.fit_roles` on real heads.
 
     python -m bench.paper.roles                  the head that ships (CLIP-like)
-    python -m bench.paper.roles --out bench/results/paper/roles.json     the same, kept: docs/use.png is drawn from it
-    python -m bench.paper.roles --real DIR       also heads with a small gap, that `python -m bench.paper.real --out DIR` made
+    python -m bench.paper.roles --real DIR       also heads that `python -m bench.paper.real --out DIR` made
+
+`--out bench/results/paper/roles.json` keeps the shares: docs/use.png and the table of docs/uses.md are made from them. What the
+file has of other heads stays.
 
 Roles are fitted on the part "fit" (query, text, and image: the anchor); balanced and auto get its pairs. Of the held-out part,
 half is in the index as pictures and half as captions, in SPLITS random ways; (a) titles search pictures and long captions,
@@ -28,13 +30,15 @@ from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.roles import Roles
+from fastrealign.storage.atomic import save_bytes
 
 SPLITS = 5
 MOST = 1500
 TOP = 10
 COLUMNS = ("R@10", "pictures", "captions", "pictures alone", "captions alone")
 METHODS = ("none", *(name for name in ROLE_METHODS if name != "none"), BALANCED, AUTO)
-HEADS = ("C0", *(f"{kind}{seed}" for seed in range(3) for kind in "BA"))
+SHIPPED = "shipped"
+HEADS = (SHIPPED, "C0", *(f"{kind}{seed}" for seed in range(3) for kind in "BA"))
 
 Rows = dict[str, np.ndarray]
 
@@ -42,14 +46,18 @@ Rows = dict[str, np.ndarray]
 def worlds(real: Path | None, heads: Sequence[str] = HEADS) -> dict[str, dict[str, Rows]]:
     """Rows of pictures, titles and long captions of the parts "fit" and "test" of each head; "near": with near-duplicates."""
     sides = ("image", "title", "long")
-    if real is None:
+    found = {}
+    if SHIPPED in heads:
         world = {part: real_world.load().part(part) for part in ("fit", "test")}
-        return {"shipped": {part: {side: getattr(rows, side) for side in sides} for part, rows in world.items()}}
+        found[SHIPPED] = {part: {side: getattr(rows, side) for side in sides} for part, rows in world.items()}
+    if real is None:
+        return found
     parts, groups = (np.load(real / f"{name}.npy") for name in ("split", "groups"))
     near = (parts == "test") | ((parts == "duplicate") & np.isin(groups, groups[parts == "test"]))
     taken = {"fit": parts == "fit", "test": parts == "test", "near": near}
-    found = {}
     for head in heads:
+        if head == SHIPPED:
+            continue
         rows = {side: np.load(real / "heads" / f"{head}_{side}.npy") for side in sides}
         found[head] = {part: {side: x[at] for side, x in rows.items()} for part, at in taken.items()}
     return found
@@ -109,21 +117,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and keep their shares."""
     parser = argparse.ArgumentParser(prog="python -m bench.paper.roles")
     parser.add_argument("--real", type=Path, metavar="DIR", help="the real world: see bench/paper/real/")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep the shares of every split there")
-    parser.add_argument("--heads", nargs="+", default=HEADS, metavar="HEAD", help="of DIR: kind and seed, such as B1")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="keep the shares of every split there, beside those of other heads",
+    )
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        choices=HEADS,
+        default=HEADS,
+        metavar="HEAD",
+        help="shipped, or of DIR: kind and seed, such as B1",
+    )
     given = parser.parse_args(arguments)
-    done = []
+    kept = {"searches": []}
+    if given.out and given.out.exists():
+        kept = json.loads(given.out.read_text())
     for head, parts in worlds(given.real, given.heads).items():
+        done = []
         searches = [("title", "long", "test"), ("long", "title", "test"), ("title", "long", "near")]
         for query, text, part in searches[: 2 if "near" not in parts else 3]:
             fit, test = (roles_of(parts[one], query, text) for one in ("fit", part))
             near = ", near-duplicates left in" if part == "near" else ""
-            print(f"{head}, queries: {query}, text documents: {text}{near}; {len(test['query'])} held out")
+            print(f"{head}, queries: {query}, text documents: {text}{near}; {len(test['query'])} held out", flush=True)
             methods = table(fit, test)
             done.append({"head": head, "query": query, "text": text, "part": part, "methods": methods})
-    if given.out:
-        kept = {"kind": "roles", "machine": machine(("numpy",), fastrealign=fr.__version__), "columns": COLUMNS}
-        given.out.write_text(json.dumps(kept | {"searches": done}, indent=1) + "\n")
+        if given.out:
+            others = [one for one in kept["searches"] if one["head"] != head]
+            about = {"kind": "roles", "machine": machine(("numpy",), fastrealign=fr.__version__), "columns": COLUMNS}
+            kept = about | {"searches": sorted(others + done, key=lambda one: HEADS.index(one["head"]))}
+            save_bytes(given.out, (json.dumps(kept, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -294,16 +294,16 @@ def test_all_covers_every_block_of_the_pages_and_resumes_after_a_failure(tmp_pat
     def run(command, output):
         name = command[2].removeprefix("bench.paper.")
         ran.append(name)
-        assert output == (tmp_path / "tables/roles.txt" if name == "roles" else None)
+        assert output == (tmp_path / "tables/scores.txt" if name == "scores" else None)
         return 3 if name in broken else 0
 
-    names = ["gap", "mixing", "roles"]
+    names = ["gap", "mixing", "scores"]
     assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 3
     assert ran == ["gap", "mixing"] and "mixing ended with 3" in said[-1]
     ran.clear()
     broken.clear()
     assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 0
-    assert ran == ["mixing", "roles"] and any("gap" in line and "done, took" in line for line in said)
+    assert ran == ["mixing", "scores"] and any("gap" in line and "done, took" in line for line in said)
 
 
 def test_all_wants_a_folder_and_steps_that_there_are(capsys):
@@ -311,3 +311,19 @@ def test_all_wants_a_folder_and_steps_that_there_are(capsys):
         with pytest.raises(SystemExit) as stop:
             listing.main(arguments)
         assert stop.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_shares_of_one_head_stand_beside_those_of_others(tmp_path, monkeypatch):
+    roles = benchmarks.module("paper.roles")
+    monkeypatch.setattr(roles, "table", lambda fit, test: {"none": {"taken": "none", "splits": [len(test["query"])]}})
+    kept = tmp_path / "roles.json"
+    of_b1 = {"head": "B1", "query": "title", "text": "long", "part": "test", "methods": {}}
+    kept.write_text(json.dumps({"searches": [of_b1, of_b1 | {"head": "shipped"}]}))
+    roles.main(["--out", str(kept)])
+    searches = json.loads(kept.read_text())["searches"]
+    assert [(one["head"], one["query"]) for one in searches] == [
+        ("shipped", "title"),
+        ("shipped", "long"),
+        ("B1", "title"),
+    ]
+    assert searches[2] == of_b1 and searches[0]["methods"]["none"]["splits"] == [913]
