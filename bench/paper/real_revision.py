@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,13 +100,18 @@ def said(text: str) -> Facts:
     return {"category": {(category.strip(),)}, "words": {(word,) for word in words_of(title)}}
 
 
+def vocabulary(lines: Iterable[str]) -> list[str]:
+    """Words that appear in two lines at least."""
+    seen = Counter(word for line in lines for word in set(line.split()))
+    return sorted(word for word, count in seen.items() if count > 1)
+
+
 def tokenizer(lines: Sequence[str]) -> PreTrainedTokenizerFast:
-    """One token per word that appears in two lines at least."""
+    """One token per word of the vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    seen = Counter(word for line in lines for word in set(line.split()))
-    words = ["<pad>", "<s>", "</s>", "<unk>", *sorted(word for word, count in seen.items() if count > 1)]
+    words = ["<pad>", "<s>", "</s>", "<unk>", *vocabulary(lines)]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.WordPiece(prefix="##", cleanup=False)
@@ -195,13 +200,14 @@ def _keep(path: Path, ids: Sequence[str], rows: np.ndarray) -> None:
 
 
 def measure(folder: Path, work: Path, heads: Sequence[str], seeds: int) -> dict[str, Any]:
-    """{"arms": {head: {arm: [scores of each seed]}}, "gap": {head: [of each seed]}}; a seed is one of head and adapter."""
+    """{"arms": {head: {arm: [scores of each seed]}}, "gap": {head: [of each seed]}, "asked": of `asked`}; a seed is one of head
+    and adapter."""
     arms: dict[str, dict[str, list[Scores]]] = {}
     gaps: dict[str, list[float]] = {}
     for seed in range(seeds):
         for head in heads:
             parts = read(folder, f"{head}{seed}")
-            test = parts["test"]
+            test, about = parts["test"], asked(parts)
             gaps.setdefault(head, []).append(float(np.linalg.norm(test.text.mean(0) - test.image.mean(0))))
             prepare(parts["train"], work)
             own = work / f"{head}{seed}"
@@ -213,7 +219,20 @@ def measure(folder: Path, work: Path, heads: Sequence[str], seeds: int) -> dict[
                 found = json.loads(kept.read_text())
                 arms.setdefault(head, {}).setdefault(arm.label, []).append(found)
                 print(f"{head}{seed}, {arm.label}: {_cells([found])}", flush=True)
-    return {"arms": arms, "gap": gaps}
+    return {"arms": arms, "gap": gaps, "asked": about}
+
+
+def asked(parts: dict[str, Pairs]) -> dict[str, float]:
+    """How many pictures are asked about, the share of their largest category, and of their titles' words in the vocabulary."""
+    test, train = parts["test"], parts["train"]
+    known = set(vocabulary(map(line_of, train.categories, train.titles)))
+    words = [word in known for title in test.titles for word in words_of(title)]
+    largest = Counter(test.categories).most_common(1)[0][1]
+    return {
+        "pictures": len(test.ids),
+        "largest category": largest / len(test.ids),
+        "words known": float(np.mean(words)),
+    }
 
 
 def prepare(pairs: Pairs, work: Path) -> None:
@@ -259,8 +278,11 @@ def tell(results: dict[str, Any]) -> str:
                 apart = 100 * np.array([a[figure] - b[figure] for a, b in zip(arms[label], raw, strict=True)])
                 differences.append(f"{title} {apart.mean():+.1f} (from {apart.min():+.1f} to {apart.max():+.1f})")
             lines.append(f"- {name}, {label} minus raw text: {'; '.join(differences)}")
+    asked = results["asked"]
     says = (
-        "In per cent on held-out pictures, mean ± standard deviation over seeds of head and adapter together; in brackets the "
+        f"In per cent on {asked['pictures']:,} held-out pictures, of which the largest category is "
+        f"{100 * asked['largest category']:.1f} %; {100 * asked['words known']:.0f} % of the words of their titles are in the "
+        "vocabulary. Mean ± standard deviation over seeds of head and adapter together; in brackets the "
         "same model without the picture."
     )
     differences = "\n".join(["Differences within seeds, mean and range:", "", *lines])
@@ -307,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = given.into / RESULTS.format(REPRODUCTION.name)
     if given.only and kept.exists():
         before = json.loads(kept.read_text())
-        found = {part: dict(sorted((before[part] | of).items())) for part, of in found.items()}
+        found = {part: dict(sorted((before.get(part, {}) | of).items())) for part, of in found.items()}
     settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
     results = {"kind": REPRODUCTION.name, "machine": about, "settings": settings, **found}
     write(given.into, REPRODUCTION, results, tell(results))

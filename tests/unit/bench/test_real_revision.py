@@ -45,6 +45,14 @@ def test_words_and_category_of_a_line_are_judged():
     assert real_revision.said("")["words"] == set()
 
 
+def test_what_is_asked_is_counted(heads):
+    """Ten pictures of five titles, all of which are in four lines of the training."""
+    found = real_revision.asked(real_revision.read(heads, "A0"))
+    assert found == {"pictures": 10, "largest category": 0.4, "words known": 1.0}
+    lines = ["animals : red frog", "animals : red house", "food : apple"]
+    assert real_revision.vocabulary(lines) == [":", "animals", "red"]
+
+
 def test_only_the_heads_own_split_is_trained_on(heads):
     parts = real_revision.read(heads, "A0")
     assert {name: len(pairs.ids) for name, pairs in parts.items()} == {"train": 20, "fit": 10, "test": 10}
@@ -74,7 +82,7 @@ def test_heads_that_are_not_measured_keep_their_results(tmp_path, monkeypatch):
     kept = tmp_path / common.RESULTS.format("real_revision")
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps(before))
-    of_b = {"arms": {"B": before["arms"]["C"]}, "gap": {"B": [0.5, 0.5, 0.5]}}
+    of_b = {"arms": {"B": before["arms"]["C"]}, "gap": {"B": [0.5, 0.5, 0.5]}, "asked": before["asked"]}
     monkeypatch.setattr(real_revision, "measure", lambda heads, work, only, seeds: of_b if only == ["B"] else None)
     assert real_revision.main(["--heads", "h", "--work", "w", "--only", "B", "--into", str(tmp_path)]) == 0
     after = json.loads(kept.read_text())
