@@ -17,7 +17,7 @@ from fastrealign.formats.parquet import ParquetTable
 from fastrealign.formats.table_copy import Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.files import Descriptor, open_binary, reading
-from fastrealign.storage.paths import place
+from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.records import parsed
 from fastrealign.storage.text_values import id_text, rows_in_lines, values_of
 
@@ -56,7 +56,7 @@ class IdsOf:
         self._shards = [shard for shard in shards if shard.rows]
         self._column = column
         self._rows = sum(shard.rows for shard in shards) if rows is None else rows
-        self._file = given if isinstance(given, (str, os.PathLike)) else None
+        self._file = given if is_path(given) else None
         self._list = given if self._file is None else None
         self._held: tuple[Shard, dict[str, Any]] | None = None
         self.numbered = False

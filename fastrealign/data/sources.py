@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import JobSpec, spec_of
 from fastrealign.formats.table_objects import take
 from fastrealign.formats.tables import TableShard
+from fastrealign.storage.paths import is_path, named_paths
 
 # Pieces of an array: large enough for all threads to have work, small enough to show progress and to be interrupted.
 _ARRAY_PIECE_BYTES = 64 << 20
@@ -217,5 +216,5 @@ def open_rows(spec: Any, side: str, column: str | Wanted | None = None, bad_shar
 
 def names_files(spec: Any) -> bool:
     """Whether it is a path or paths, rather than rows."""
-    several = isinstance(spec, (list, tuple)) and len(spec) > 0 and all(isinstance(p, (str, Path)) for p in spec)
-    return several or isinstance(spec, (str, os.PathLike))
+    named = named_paths(spec)
+    return bool(named) and (is_path(spec) or len(named) == len(spec))

@@ -35,7 +35,7 @@ from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.job import Job
 from fastrealign.jobs.run_folder import RunFolder
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import check_output
+from fastrealign.storage.paths import check_output, named_paths
 
 BAD_ITEMS = ("error", "skip")
 DTYPES = ("float16", "float32")
@@ -124,7 +124,7 @@ class EmbedJob(Job[Embedded]):
         self.options = options
         layout = folder.layout
         check_output(layout.out)
-        layout.check_apart([source] if isinstance(source, (str, os.PathLike)) else list(source), [])
+        layout.check_apart(named_paths(source), [])
         folder.check()
         self.found = open_input(source, options.side, column=options.column, ids=options.ids)
         choice.check()  # before the input is read, which may take hours

@@ -17,7 +17,7 @@ from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.rows import count_rows
-from fastrealign.storage.paths import place
+from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.text_values import as_text
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
@@ -78,7 +78,7 @@ def _place_of(given: str | os.PathLike, side: RowSource) -> tuple[str, str | Non
 
 
 def _opened(given: Any, side: RowSource) -> LabelsOf:
-    if isinstance(given, (str, os.PathLike)):
+    if is_path(given):
         found = _place_of(given, side)
         if found is None:
             assert isinstance(side, FileSource)

@@ -16,6 +16,7 @@ from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.rows import count_rows
 from fastrealign.storage.files import open_binary, reading
+from fastrealign.storage.paths import is_path
 
 
 def _length_text(value: Any) -> str:
@@ -42,7 +43,7 @@ def row_lengths(given: Any, source: RowSource, progress: Progress) -> np.ndarray
     given   an array or list of numbers or of captions; a path that ends in .npy or .txt; or the name of a column of the files
             of the source. InputError for anything else, another number of them than rows, numbers below zero or not finite.
     """
-    if not isinstance(given, (str, os.PathLike)):
+    if not is_path(given):
         return _checked("by_length", given, source)
     path = os.fspath(given)
     suffix = os.path.splitext(path)[1].lower()

@@ -17,7 +17,7 @@ from fastrealign.data.pair import open_target
 from fastrealign.data.process_group import GroupLike
 from fastrealign.data.sources import FileSource
 from fastrealign.formats.manifest import Manifest
-from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of, specs_of
+from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import check_devices
 from fastrealign.methods.alignment import Alignment
@@ -28,7 +28,7 @@ from fastrealign.methods.loading import as_method, explained_if_swapped
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath, named_paths
 
 if TYPE_CHECKING:
     from fastrealign.core.dtypes import ElementType
@@ -227,7 +227,9 @@ class AlignJob(ShardJob):
             found = fingerprints_of(files, [shard.name for shard in files.shards], options.output.verify)
         self._fingerprinted = bool(found)
         self.specify({**fit.to_json(), "target_column": read.target_column}, target=found)
-        self.layout.check_apart([*specs_of(source), *specs_of(target)], [rows.files for rows in self.sides.values()])
+        self.layout.check_apart(
+            [*named_paths(source), *named_paths(target)], [rows.files for rows in self.sides.values()]
+        )
 
     def fit(self) -> None:
         self.check_dtype()
@@ -276,7 +278,8 @@ class ApplyJob(ShardJob):
         check_rows_kept(self.method, options.read.bad_rows)
         warn_of_encoder(self.method, self.rows)
         # A resumed run keeps its alignment file and removes nothing.
-        self.layout.check_apart([*specs_of(source), *([] if options.output.resume else [method])], [self.rows.files])
+        saved = [] if options.output.resume else named_paths(method)
+        self.layout.check_apart([*named_paths(source), *saved], [self.rows.files])
         self.specify(
             {"method": self.method.name} if not isinstance(self.method, Alignment) else {},
             alignment=self.method.fingerprint,

@@ -31,7 +31,7 @@ from fastrealign.jobs.converted_files import ConvertedFiles
 from fastrealign.jobs.inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
-from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath, named_paths
 
 if TYPE_CHECKING:
     from fastrealign.core.dtypes import ElementType
@@ -166,7 +166,7 @@ def convert(
         attach_metadata(files.shards)
     target = ConvertedFiles(out, to, side, files, options)
     target.check()
-    check_outside(out, target.root, [source] if isinstance(source, (str, os.PathLike)) else source, [files])
+    check_outside(out, target.root, named_paths(source), [files])
     columns: dict[str, None] = {}
     left_out: list[str] = []
     skipped = 0

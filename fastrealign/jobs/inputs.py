@@ -13,7 +13,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.formats.open import Source
 from fastrealign.jobs.folders import inside, walk
 from fastrealign.storage.file_identity import identities, real
-from fastrealign.storage.paths import AnyPath, Place, is_folder, place, places_of
+from fastrealign.storage.paths import AnyPath, Place, is_folder, named_paths, place, places_of
 
 
 def files_of(source: Source) -> list[AnyPath]:
@@ -36,10 +36,7 @@ class Inputs:
         """The files that these paths, patterns and folders name; arrays and the like name none."""
         found: list[str] = []
         for spec in specs:
-            if isinstance(spec, (list, tuple)):
-                found += [os.fspath(path) for path in spec if isinstance(path, (str, os.PathLike))]
-            elif isinstance(spec, (str, os.PathLike)):
-                found.append(os.fspath(spec))
+            found += [os.fspath(path) for path in named_paths(spec)]
         for path in tuple(found):
             if not isinstance(place(path), Path):
                 continue
@@ -58,10 +55,10 @@ class Inputs:
                 raise InputError(f"{out}: is the input itself{also}; choose another name")
 
 
-def check_outside(out: str | os.PathLike, root: Place, specs: Iterable[Any], sources: Iterable[Source]) -> None:
+def check_outside(out: AnyPath, root: Place, specs: Iterable[AnyPath], sources: Iterable[Source]) -> None:
     """InputError if `root`, the folder that `out` is written to, lies inside an input: a later read would include it."""
     folders = [shard.path for source in sources for shard in source.shards if shard.folder]
-    named = [at for spec in specs if isinstance(spec, (str, os.PathLike)) for at in places_of(spec)]
+    named = [at for spec in specs for at in places_of(spec)]
     folders += [at for at in named if type(place(at)) is type(root) and is_folder(at)]
     for folder in dict.fromkeys(folders):
         if inside(real(root), real(folder)):

@@ -37,7 +37,7 @@ from fastrealign.methods.moments import Moments
 from fastrealign.methods.paired_map import PairedMap
 from fastrealign.methods.roles import Roles
 from fastrealign.methods.sampling import Sampling
-from fastrealign.storage.paths import Place, place
+from fastrealign.storage.paths import Place, is_path, place
 
 _LISTED_SHARDS = 5
 _SAMPLED_SHARDS = 16
@@ -54,7 +54,7 @@ Found: TypeAlias = tuple[dict[str, Any], str]
 
 def inspect(spec: str | os.PathLike | Sequence[str], column: str | None = None) -> Found:
     """What the path holds. Raises InputError for anything unknown to fastrealign."""
-    if isinstance(spec, (str, os.PathLike)):
+    if is_path(spec):
         path = place(spec)
         if (path / MANIFEST).is_file():
             return _manifest(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from fastrealign import formats
 from fastrealign.core.errors import InputError
@@ -13,7 +12,7 @@ from fastrealign.jobs.folders import inside, is_there, walk
 from fastrealign.jobs.inputs import Inputs, check_outside, files_of
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.storage.file_identity import real
-from fastrealign.storage.paths import Place, folder_of, is_folder, place, places_of
+from fastrealign.storage.paths import AnyPath, Place, folder_of, is_folder, place, places_of
 
 ALIGNMENT = "alignment.safetensors"
 METADATA = "metadata.parquet"
@@ -89,11 +88,11 @@ class Layout:
         """The journal of one of several ranks that write here; that of rank 0 is the journal of the run."""
         return self.journal.with_name(f"{self.journal.stem}.{rank}{self.journal.suffix}") if rank else self.journal
 
-    def check_apart(self, specs: Sequence[Any], sources: Sequence[formats.Source]) -> None:
+    def check_apart(self, specs: Sequence[AnyPath], sources: Sequence[formats.Source]) -> None:
         """InputError if the output lies inside an input, or an input inside the output, under any name or link."""
         check_outside(self.out, self.root, specs, sources)
         root = real(self.root)
-        read = [spec for spec in specs if isinstance(spec, (str, os.PathLike)) and not is_folder(spec)]
+        read = [spec for spec in specs if not is_folder(spec)]
         read += [path for source in sources for path in files_of(source)]
         if self.single:
             inputs = Inputs(read)

@@ -245,8 +245,3 @@ def _measured(method: Method, gap_left: float) -> Method:
     """The method with the gap that the rows written leave."""
     assert isinstance(method, (Alignment, Baseline))
     return replace(method, gap_left=gap_left)
-
-
-def specs_of(spec: Any) -> list[Any]:
-    """The paths, or other things, that make up one side."""
-    return list(spec) if isinstance(spec, (list, tuple)) else [spec]

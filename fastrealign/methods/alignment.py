@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from fastrealign.formats.saved_tensors import (
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
 from fastrealign.methods.sampling import Sampling
+from fastrealign.storage.paths import AnyPath, is_path
 from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Alignment(MapsRows):
         """An alignment as it is; the path or URL of a saved one, loaded."""
         if isinstance(given, Alignment):
             return given
-        if not isinstance(given, (str, os.PathLike)):
+        if not is_path(given):
             raise InputError(
                 f"the alignment is a {type(given).__name__}, expected an Alignment or the path of a saved one"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
 from fastrealign.methods.paired_map import PAIRED, PairedMap
+from fastrealign.storage.paths import AnyPath, is_path, named_paths
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath
@@ -60,7 +60,7 @@ def as_method(given: Method | AnyPath) -> Method:
     """A fitted method as it is; the path or URL of a saved one, loaded."""
     if isinstance(given, (Baseline, PairedMap)):
         return given
-    return load(given) if isinstance(given, (str, os.PathLike)) else Alignment.of(given)
+    return load(given) if is_path(given) else Alignment.of(given)
 
 
 @contextmanager
@@ -69,8 +69,8 @@ def explained_if_swapped(given: Any, source: Any) -> Iterator[None]:
     try:
         yield
     except InputError:
-        for one in source if isinstance(source, (list, tuple)) else [source]:
-            if isinstance(one, (str, os.PathLike)) and (kind := own_kind(one)):
+        for one in named_paths(source):
+            if kind := own_kind(one):
                 raise InputError(
                     f"{given}: is no saved alignment, but {one} holds {kind}: they look swapped; name the alignment first, "
                     "then the embeddings"

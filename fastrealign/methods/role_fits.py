@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ from fastrealign.methods.statistics import (
     read_side,
     warn_of_no_centroid,
 )
-from fastrealign.storage.paths import place
+from fastrealign.storage.paths import is_path, place
 
 ROLE_METHODS = ("realign", "realign-exact", "anchor", "anchor-trace", "bca", *TWO_SIDED, "none")
 # A standard deviation below this is rounding.
@@ -154,7 +153,7 @@ def open_role(role: str, given: Any, column: str | None = None) -> RowSource:
                 raise InputError(f"column {column!r} is of files, and these rows are in memory; leave it out")
             return open_rows(given, f"role {role}")
         side = _side_of(role)
-        if side is None and isinstance(given, (str, os.PathLike)):
+        if side is None and is_path(given):
             folders = [place(given) / folder for folder in SIDE_FOLDERS.values()]
             if all(folder.is_dir() for folder in folders):
                 raise InputError(f"{given}: holds text and images; name the folder: {' or '.join(map(str, folders))}")

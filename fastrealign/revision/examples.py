@@ -23,7 +23,7 @@ from fastrealign.data.options import check_choice
 from fastrealign.revision.conversations import UNUSABLE, Example, UnusableError, drops_first, is_numbered
 from fastrealign.revision.example_files import Form, Span, form_of
 from fastrealign.storage.files import Descriptor, file_size, reading
-from fastrealign.storage.paths import place
+from fastrealign.storage.paths import paths_of, place
 from fastrealign.storage.spool import Spool
 
 # Examples between two hashes of their ids.
@@ -156,7 +156,7 @@ def read_examples(
         if a file has changed.
     """
     check_choice("unusable", unusable, ("skip", "error"))
-    paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    paths = paths_of(path)
     if not paths:
         raise InputError("an empty list of files, expected some with examples")
     forms = [form_of(one) for one in paths]

@@ -33,6 +33,7 @@ from fastrealign.revision.model_record import RECORD, read_record, write_record
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 from fastrealign.storage import hub as hubs
 from fastrealign.storage.atomic import AtomicFolder
+from fastrealign.storage.paths import is_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -280,7 +281,7 @@ class RevisionModel(torch.nn.Module):
                 hubs.find(
                     given, f"{folder}: its language model", hub, "allow it with hub=True (or name another with lm=)"
                 )
-            given = load_lm(given, hub=hub) if isinstance(given, (str, os.PathLike)) else given
+            given = load_lm(given, hub=hub) if is_path(given) else given
             model = cls(given, record["dim"], tokens=record["tokens"])
             _check_fingerprint(folder, record, model)
         model.load_adapter(adapters.find(folder))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeGuard, TypeVar
 
 from fastrealign.core.errors import InputError
 from fastrealign.storage.retry import filesystem
@@ -33,6 +33,21 @@ def _is_url(path: AnyPath) -> bool:
         return False
     text = os.fspath(path)
     return isinstance(text, str) and "://" in text and _URL.match(text) is not None and not text.startswith(_LOCAL)
+
+
+def is_path(given: object) -> TypeGuard[AnyPath]:
+    """Whether this names a place, rather than being rows or another object in memory."""
+    return isinstance(given, (str, os.PathLike))
+
+
+def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
+    """One path or several, as a list."""
+    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+
+
+def named_paths(given: object) -> list[AnyPath]:
+    """The paths among what a user gives, one thing or a list: none of rows in memory."""
+    return [one for one in (given if isinstance(given, (list, tuple)) else [given]) if is_path(one)]
 
 
 def place(path: AnyPath) -> Place:

@@ -11,9 +11,12 @@ import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
+from compiled import kept
 
 from fastrealign import _core
 from fastrealign.core.dtypes import BFLOAT16, CODES
@@ -29,6 +32,10 @@ FLUSH_WEIGHT = 520
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BFLOAT16, np.dtype(np.float64)]
 SHARED_LIMIT = 227 * 1024
+_REPLACED = (
+    ("exact_sum.h", "weight_before_flush = 2040.0", f"weight_before_flush = {FLUSH_WEIGHT}"),
+    ("cuda/rows.cuh", "block_rows_before_flush = 1 << 13", f"block_rows_before_flush = {FLUSH_AFTER}"),
+)
 
 
 class _Matrix(ctypes.Structure):
@@ -165,32 +172,34 @@ class Kernels:
         del values
 
 
-def build_library(build: Path) -> ctypes.CDLL | None:
-    """Compiles the kernels into the folder `build`; None where there is no C++ compiler."""
+def build_library(config: pytest.Config) -> ctypes.CDLL | None:
+    """The kernels, compiled; None where there is no C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return None
+    flags = ["-std=gnu++17", "-O1", "-fPIC", "-pthread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
+    build = partial(_build, compiler, flags)
+    return ctypes.CDLL(str(kept(config, "shim", compiler, [*flags, _REPLACED], (CSRC, SHIM), build) / "libkernels.so"))
+
+
+def _build(compiler: str, flags: list[str], build: Path) -> None:
     sources = build / "csrc"
     shutil.copytree(CSRC, sources)
-    for name, before, after in (
-        ("exact_sum.h", "weight_before_flush = 2040.0", f"weight_before_flush = {FLUSH_WEIGHT}"),
-        ("cuda/rows.cuh", "block_rows_before_flush = 1 << 13", f"block_rows_before_flush = {FLUSH_AFTER}"),
-    ):
+    for name, before, after in _REPLACED:
         text = (sources / name).read_text()
         assert before in text, f"{name}: {before} has moved"
         (sources / name).write_text(text.replace(before, after))
-    flags = ["-std=gnu++17", "-O1", "-fPIC", "-pthread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
-    flags += [f"-I{path}" for path in (SHIM, sources, sources / "cuda")]
+    includes = [f"-I{path}" for path in (SHIM, sources, sources / "cuda")]
 
     def compiled(source: Path) -> Path:
         target = build / f"{source.stem}.o"
-        subprocess.run([compiler, *flags, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
+        subprocess.run([compiler, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(
             pool.map(compiled, [*sorted((sources / "cuda").glob("*.cu"), reverse=True), SHIM / "runtime.cpp"])
         )
-    library = build / "libkernels.so"
-    subprocess.run([compiler, "-shared", "-pthread", "-o", str(library), *map(str, objects)], check=True)
-    return ctypes.CDLL(str(library))
+    subprocess.run(
+        [compiler, "-shared", "-pthread", "-o", str(build / "libkernels.so"), *map(str, objects)], check=True
+    )

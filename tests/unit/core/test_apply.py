@@ -163,11 +163,11 @@ def poisoned(n, d, dtype, *, columns=0, offset=0, backwards=False):
         out = out[::-1]
 
     def intact():
-        ours = np.zeros(len(memory), bool)
-        for i in range(n):
-            start = guard + offset + i * stride + columns // 2 * dtype.itemsize
-            ours[start : start + d * dtype.itemsize] = True
-        return (memory[~ours] == 0xFF).all()
+        outside = memory != 0xFF
+        start = guard + offset + columns // 2 * dtype.itemsize
+        ours = np.ndarray((n, d * dtype.itemsize), bool, outside, start, (stride, 1))
+        ours[:] = False
+        return not outside.any()
 
     return out, intact
 

@@ -5,8 +5,8 @@ from shim_kernels import Kernels, build_library
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    library = build_library(tmp_path_factory.mktemp("shim"))
+def library(request):
+    library = build_library(request.config)
     return library if library is not None else pytest.skip("install a C++ compiler")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import benchmarks
 import pytest
+from compiled import kept
 
 gpu_budget = benchmarks.module("gpu_budget")
 
@@ -56,19 +57,21 @@ def listing(cuobjdump: str, architecture: str, target: Path) -> str:
     return gpu_budget.listing(cuobjdump, target, architecture)
 
 
-def _compile(nvcc: str, architectures: tuple[str, ...], folder: Path) -> list[Path]:
-    def compiled(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
-        code = f"-gencode=arch=compute_80,code=[{','.join(architectures)}]"
-        command = [nvcc, *FLAGS, code, f"-I{CSRC}", "-c", str(source), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return target
+def _compile(nvcc: str, architectures: tuple[str, ...], config: pytest.Config) -> list[Path]:
+    flags = [*FLAGS, f"-gencode=arch=compute_80,code=[{','.join(architectures)}]"]
 
-    # The ones that take longest first.
-    sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compiled, sources))
+    def build(folder: Path) -> None:
+        def compiled(source: Path) -> None:
+            command = [nvcc, *flags, f"-I{CSRC}", "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+        # The ones that take longest first.
+        sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda path: path.stat().st_size, reverse=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compiled, sources))
+
+    return sorted(kept(config, f"cuda-{architectures[0]}", nvcc, flags, (CSRC,), build).glob("*.o"))
 
 
 def _installed(cuobjdump: str, architecture: str) -> Path | None:
@@ -103,15 +106,14 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def usual(nvcc, cuobjdump, tmp_path_factory) -> Built:
+def usual(nvcc, cuobjdump, request) -> Built:
     installed = _installed(cuobjdump, USUAL[0])
-    objects = [installed] if installed else _compile(nvcc, USUAL, tmp_path_factory.mktemp("cuda"))
-    return Built(objects, USUAL)
+    return Built([installed] if installed else _compile(nvcc, USUAL, request.config), USUAL)
 
 
 @pytest.fixture(scope="session")
-def others(nvcc, tmp_path_factory) -> Built:
-    return Built(_compile(nvcc, OTHERS, tmp_path_factory.mktemp("cuda")), OTHERS)
+def others(nvcc, request) -> Built:
+    return Built(_compile(nvcc, OTHERS, request.config), OTHERS)
 
 
 def check_memory(built: Built, cuobjdump: str) -> None:

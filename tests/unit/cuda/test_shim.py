@@ -259,7 +259,7 @@ def assert_any_split_gives_the_same_sums(kernels, x, row_map):
 @pytest.mark.parametrize("weights", [(1, 30), (30, 128), (100, 1000)])
 def test_heavy_rows_flush_earlier_or_take_the_slow_path(kernels, rng, dtype, weights, d):
     """Rows so close to -b that what is left of them is lengthened up to a thousand times."""
-    n = 60 if d < 512 else 30
+    n = 60 if d < 512 else 20
     b = rng.standard_normal(d)
     b /= np.linalg.norm(b)
     aside = rng.standard_normal((n, d))

@@ -218,6 +218,28 @@ def test_open_rows_takes_what_it_made(rows_of):
     assert open_rows(source, "target") is source
 
 
+class Named:
+    """A path of another library."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
+def test_paths_of_any_kind_and_lists_of_them_name_files(rows_of, tmp_path):
+    rows = rows_of(40, 3)
+    for i, part in enumerate(np.split(rows, 2)):
+        np.save(tmp_path / f"{i}.npy", part)
+    paths = [tmp_path / "0.npy", tmp_path / "1.npy"]
+    for spec in (paths, [str(paths[0]), paths[1]], tuple(map(Named, paths)), Named(tmp_path)):
+        found = open_rows(spec, "source")
+        assert isinstance(found, sources.FileSource) and found.rows == 40
+    for spec in ([], [rows, str(paths[0])], rows):
+        assert not sources.names_files(spec)
+
+
 def test_open_rows_takes_opened_files(rows_of, tmp_path):
     np.save(tmp_path / "a.npy", rows_of(5, 4))
     source = open_rows(formats.open_source(tmp_path, side="source"), "source")
