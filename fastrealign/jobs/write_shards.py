@@ -29,6 +29,7 @@ from fastrealign.formats.manifest import ShardRecord
 from fastrealign.jobs.shard_plan import Note, ShardPlan, Unwritten
 from fastrealign.methods.baseline import IN_STEPS
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.method import Call
 from fastrealign.storage.fingerprint import FileFingerprint
 
 # Bad rows that the record of a shard lists; it counts all of them.
@@ -141,7 +142,7 @@ class ThreadedWriter:
             sums = ExactSum(self._d)
             if row_map is None:
                 first = piece.first - piece.lo + lo
-                counts = self._plan.method.apply(rows, out, into=sums, flags=flags, first=first, threads=threads)
+                counts = self._plan.method.apply(rows, out, Call(sums, flags, first, threads))
             else:
                 counts = place.apply(rows, row_map, out, sums, flags, threads)
             output.spoiled |= strict and counts.bad > 0

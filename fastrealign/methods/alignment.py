@@ -6,27 +6,20 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.taken import unmasked
 from fastrealign.core.version import __version__
-from fastrealign.formats.saved_tensors import (
-    check_present,
-    check_record,
-    check_saved_name,
-    check_tensors,
-    load_tensors,
-    save_tensors,
-)
+from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
+from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import AnyPath, is_path
 from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
@@ -101,6 +94,7 @@ class Alignment(MapsRows):
     column_target: str | None = None
     sampling: Sampling | None = None
     version: str = __version__
+    kind: ClassVar[str] = "alignment"
 
     def __post_init__(self) -> None:
         for name in _VECTORS:
@@ -138,69 +132,25 @@ class Alignment(MapsRows):
             digest.update(v.tobytes())
         return digest.hexdigest()
 
-    def apply(
-        self,
-        rows: Any,
-        out: Any,
-        *,
-        into: ExactSum | None = None,
-        flags: np.ndarray | None = None,
-        first: int | np.ndarray = 0,
-        threads: int | None = None,
-        backend: str | None = None,
-    ) -> Counts:
-        """Store f(rows) in `out`, and add up what was stored in `into` (`ops.apply`)."""
-        return ops.apply(rows, self.row_map, out, into=into, flags=flags, threads=threads, backend=backend)
-
-    def save(self, path: AnyPath, fsync: bool = True) -> None:
-        """Write to a safetensors file, replaced in one step.
-
-        Parameters
-        ----------
-        path : str or path
-            A file name or a URL.
-        fsync : bool, default True
-            Wait until the disk has it.
-
-        Raises
-        ------
-        InputError
-            For a name of another kind of file (x.pkl).
-        FastRealignError
-            When writing fails.
-
-        Examples
-        --------
-        >>> import fastrealign as fr, numpy as np, tempfile
-        >>> rng = np.random.default_rng(0)
-        >>> alignment = fr.fit(rng.standard_normal((50, 8)) + 1.0, rng.standard_normal((50, 8)) - 1.0)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     alignment.save(f"{folder}/text2image.safetensors")
-        ...     fr.load(f"{folder}/text2image.safetensors").fingerprint == alignment.fingerprint
-        True
-        """
-        check_saved_name(path, "alignment")
-        save_tensors(path, *self.to_saved(), fsync)
+    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+        """Store f(rows) in `out`, and add up what was stored in `call.into` (`ops.apply`)."""
+        return ops.apply(
+            rows, self.row_map, out, into=call.into, flags=call.flags, threads=call.threads, backend=call.backend
+        )
 
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""
         scalars = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _VECTORS}
-        if np.isnan(self.gap_left):
-            scalars["gap_left"] = None
+        scalars["gap_left"] = None if np.isnan(self.gap_left) else self.gap_left
         scalars["sampling"] = self.sampling and asdict(self.sampling)
-        return {name: getattr(self, name) for name in _VECTORS}, {"kind": "alignment", **scalars}
-
-    @classmethod
-    def load(cls, path: AnyPath) -> Alignment:
-        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
-        return cls.from_saved(path, *load_tensors(path, "alignment"))
+        return {name: getattr(self, name) for name in _VECTORS}, {"kind": self.kind, **scalars}
 
     @classmethod
     def from_saved(cls, path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Alignment:
         """What `to_saved` gave, read from `path` and checked."""
         check_present(path, tensors, _VECTORS)
-        check_tensors(path, "alignment", tensors, dict.fromkeys(_VECTORS, 1))
-        check_record(path, "alignment", meta, _RECORD)
+        check_tensors(path, cls.kind, tensors, dict.fromkeys(_VECTORS, 1))
+        check_record(path, cls.kind, meta, _RECORD)
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = tensors | {name: value for name, value in meta.items() if name in known}
         if values.get("gap_left") is None:

@@ -12,23 +12,16 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import on_device
-from fastrealign.formats.saved_tensors import (
-    check_present,
-    check_record,
-    check_saved_name,
-    check_tensors,
-    load_tensors,
-    save_tensors,
-)
+from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
+from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.noise import noise
-from fastrealign.methods.steps import Call, apply_steps, apply_steps_on_device
+from fastrealign.methods.steps import apply_steps, apply_steps_on_device
 from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
 
 if TYPE_CHECKING:
@@ -95,6 +88,7 @@ class Baseline(MapsRows):
     projected: bool = True
     gap_left: float = float("nan")
     scale: np.ndarray | None = None
+    kind: ClassVar[str] = "baseline"
     encoder_source: ClassVar[str | None] = None
     encoder_target: ClassVar[str | None] = None
 
@@ -134,27 +128,17 @@ class Baseline(MapsRows):
         return digest.hexdigest()
 
     @computes
-    def apply(
-        self,
-        rows: Any,
-        out: Any,
-        *,
-        into: ExactSum | None = None,
-        flags: np.ndarray | None = None,
-        first: int | np.ndarray = 0,
-        threads: int | None = None,
-        backend: str | None = None,
-    ) -> Counts:
-        """What `ops.apply` does for a row map: store f(rows) in `out`, and add up what was stored in `into`.
+    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+        """What `ops.apply` does for a row map: store f(rows) in `out`, and add up what was stored in `call.into`.
 
-        The same bits for any split of the rows, as long as `first` numbers them alike, and for any number of threads.
+        The same bits for any split of the rows, as long as `call.first` numbers them alike, and for any number of threads.
         """
-        apply = partial(ops.apply, threads=threads, backend=backend)
+        apply = partial(ops.apply, threads=call.threads, backend=call.backend)
         if self.row_map is not None:
-            return apply(rows, self.row_map, out, into=into, flags=flags)
+            return apply(rows, self.row_map, out, into=call.into, flags=call.flags)
         if on_device(rows):
             if self.matrix is None and self.shift is None and not self.sigma:
-                return self._scaled_on_device(rows, out, Call(into, flags, first, threads, backend))
+                return self._scaled_on_device(rows, out, call)
             raise InputError(
                 f"{self.name} maps rows in memory, these are on {rows.device}; move them with .cpu(), or use "
                 "fastrealign.nn.as_module"
@@ -176,7 +160,7 @@ class Baseline(MapsRows):
             return e
 
         last = self._ends[1] if self.projected else None
-        return apply_steps(rows, out, steps, last, Call(into, flags, first, threads, backend))
+        return apply_steps(rows, out, steps, last, call)
 
     def _scaled_on_device(self, rows: torch.Tensor, out: torch.Tensor, call: Call) -> Counts:
         def steps(e: torch.Tensor, state: np.ndarray, numbers: np.ndarray) -> Counts:
@@ -186,33 +170,18 @@ class Baseline(MapsRows):
 
         return apply_steps_on_device(rows, out, steps, self._ends[1], call)
 
-    def save(self, path: AnyPath, fsync: bool = True) -> None:
-        """Write to a safetensors file, a path or a URL, with the scalars as JSON metadata; replaced in one step.
-
-        fsync: wait until the disk has it
-        """
-        check_saved_name(path, "method")
-        save_tensors(path, *self.to_saved(), fsync)
-
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""
         tensors = {name: getattr(self, name) for name in _AXES if getattr(self, name) is not None}
         scalars = {name: getattr(self, name) for name in _RECORD}
-        if np.isnan(self.gap_left):
-            scalars["gap_left"] = None
-        return tensors, {"kind": "baseline", **scalars}
-
-    @classmethod
-    def load(cls, path: AnyPath) -> Baseline:
-        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
-        return cls.from_saved(path, *load_tensors(path, "baseline"))
+        return tensors, {"kind": self.kind, **scalars, "gap_left": None if np.isnan(self.gap_left) else self.gap_left}
 
     @classmethod
     def from_saved(cls, path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> Baseline:
         """What `to_saved` gave, read from `path` and checked."""
         check_present(path, tensors, ("mean_target",))
-        check_tensors(path, "baseline", tensors, _AXES)
-        check_record(path, "baseline", meta, _RECORD)
+        check_tensors(path, cls.kind, tensors, _AXES)
+        check_record(path, cls.kind, meta, _RECORD)
         if "shift" not in tensors and (meta["name"] in WITH_SHIFT or "matrix" in tensors):
             raise InputError(f"{path}: lacks shift, a step of {meta['name']}; the file is damaged")
         values: dict[str, Any] = tensors | {name: meta[name] for name in meta if name not in ("kind", "format")}

@@ -20,8 +20,9 @@ from fastrealign.core.wording import either, option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.method import Call
 from fastrealign.methods.noisy import with_noise
-from fastrealign.methods.publishing import OnHub
+from fastrealign.methods.saving import Saved
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ else:
 _SMALL = 64 * 1024
 
 
-class MapsRows(OnHub):
+class MapsRows(Saved):
     """What an Alignment and a Baseline, frozen dataclasses, have in common.
 
     Their arrays are copies that cannot be written to, so what is made of them once (the row map) holds for good.
@@ -153,7 +154,7 @@ class MapsRows(OnHub):
             small = prod(shape) * wanted.itemsize < _SMALL
             result = view = np.empty(shape, wanted) if small else empty_rows(*shape, wanted)
         flags = np.empty(len(rows), dtype=np.uint8) if bad_rows == "skip" else None
-        found = applied.apply(rows, view, flags=flags, first=first, threads=threads, backend=backend)
+        found = applied.apply(rows, view, Call(None, flags, first, threads, backend))
         if found.bad and bad_rows == "error":
             raise BadRowsError(f"row {found.first_bad} {taken.why(found)}; fix it, or pass bad_rows='skip' or 'keep'")
         if out is not None:

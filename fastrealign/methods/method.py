@@ -1,8 +1,8 @@
-"""What every fitted method can do: an Alignment (ReAlign), and a Baseline, which ReAlign is compared with."""
+"""What every fitted method can do: an Alignment (ReAlign), a Baseline, which it is compared with, a PairedMap."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,6 +14,31 @@ if TYPE_CHECKING:
     from fastrealign.core.exact_sum import ExactSum
     from fastrealign.core.row_map import RowMap
     from fastrealign.storage.paths import AnyPath
+
+
+class Call(NamedTuple):
+    """The options of one call of `Method.apply`.
+
+    Attributes
+    ----------
+    into : ExactSum or None
+        Is added what was stored.
+    flags : uint8 array (n,) or None
+        Gets the state of each row (core/bad_rows.py).
+    first : int or array (n,)
+        Number of the first row, or of each: noise depends on it.
+    threads, backend : int, str or None
+        As for `Alignment.__call__`.
+    """
+
+    into: ExactSum | None = None
+    flags: np.ndarray | None = None
+    first: int | np.ndarray = 0
+    threads: int | None = None
+    backend: str | None = None
+
+
+CALL = Call()
 
 
 class Method(Protocol):
@@ -82,18 +107,8 @@ class Method(Protocol):
     ) -> Any:
         """Map rows (n, dim), or one vector (dim,), to the caller's kind of array; `first`: number of the first row."""
 
-    def apply(
-        self,
-        rows: Any,
-        out: Any,
-        *,
-        into: ExactSum | None = None,
-        flags: np.ndarray | None = None,
-        first: int | np.ndarray = 0,
-        threads: int | None = None,
-        backend: str | None = None,
-    ) -> Counts:
-        """Store f(rows) in `out` and add up what was stored in `into`, as `ops.apply` does for a row map."""
+    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+        """Store f(rows) in `out` and add up what was stored in `call.into`, as `ops.apply` does for a row map."""
 
     def check_width(self, d: int, name: str = "") -> None:
         """InputError, which begins with `name`, if rows of another width than `dim` are to be mapped."""

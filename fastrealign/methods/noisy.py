@@ -14,15 +14,15 @@ import numpy as np
 
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.fit_options import PAIRED_METHODS
+from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.noise import noise
-from fastrealign.methods.steps import Call, apply_steps, apply_steps_on_device
+from fastrealign.methods.steps import apply_steps, apply_steps_on_device
 
 if TYPE_CHECKING:
     import torch
@@ -96,28 +96,17 @@ class Noisy:
         return self.method(x, noise=self.options.noise, seed=self.options.seed, **how)
 
     @computes
-    def apply(
-        self,
-        rows: Any,
-        out: Any,
-        *,
-        into: ExactSum | None = None,
-        flags: np.ndarray | None = None,
-        first: int | np.ndarray = 0,
-        threads: int | None = None,
-        backend: str | None = None,
-    ) -> Counts:
-        """Store f(rows) in `out`, and add up what was stored in `into`. Noise for a device is drawn on the CPU and copied."""
-        call = Call(into, flags, first, threads, backend)
+    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+        """Store f(rows) in `out`, and add up what was stored in `call.into`. Noise for a device comes from the CPU."""
         if on_device(rows):
             return self._on_device(rows, out, call)
         projected = getattr(self.method, "projected", True)
-        return apply_steps(rows, out, self._step(threads, backend), UNIT if projected else None, call)
+        return apply_steps(rows, out, self._step(call), UNIT if projected else None, call)
 
-    def _step(self, threads: int | None, backend: str | None) -> Any:
+    def _step(self, call: Call) -> Any:
         def step(part: np.ndarray, state: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             e = np.empty(part.shape)
-            self.method.apply(part, e, flags=state, first=numbers, threads=threads, backend=backend)
+            self.method.apply(part, e, call._replace(into=None, flags=state, first=numbers))
             e[state != GOOD] = 0.0
             e += self._noise(numbers)
             return e
@@ -131,7 +120,7 @@ class Noisy:
         """The same on a device, with the noise that the CPU would add."""
 
         def steps(e: torch.Tensor, state: np.ndarray, numbers: np.ndarray) -> Counts:
-            found = self.method.apply(rows, e, flags=state, first=numbers, backend=call.backend)
+            found = self.method.apply(rows, e, call._replace(into=None, flags=state, first=numbers))
             e += torch.from_numpy(self._noise(numbers)).to(rows.device)
             return found
 

@@ -12,7 +12,6 @@ import numpy as np
 from fastrealign.core import checks, ops
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT
@@ -20,18 +19,12 @@ from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.core.version import __version__
 from fastrealign.data.row_source import RowsLike
-from fastrealign.formats.saved_tensors import (
-    check_record,
-    check_saved_name,
-    check_tensors,
-    damaged,
-    load_tensors,
-    save_tensors,
-)
+from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors, damaged
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.steps import Call, apply_steps
+from fastrealign.methods.method import CALL, Call
+from fastrealign.methods.steps import apply_steps
 from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
@@ -96,6 +89,7 @@ class PairedMap(MapsRows):
     version: str = __version__
 
     # A map has no gap: rows of two encoders have no place in common.
+    kind: ClassVar[str] = PAIRED
     s: ClassVar[float] = 1.0
     gap_before: ClassVar[float] = float("nan")
     gap_left: ClassVar[float] = float("nan")
@@ -126,29 +120,19 @@ class PairedMap(MapsRows):
         return digest.hexdigest()
 
     @computes
-    def apply(
-        self,
-        rows: Any,
-        out: Any,
-        *,
-        into: ExactSum | None = None,
-        flags: np.ndarray | None = None,
-        first: int | np.ndarray = 0,
-        threads: int | None = None,
-        backend: str | None = None,
-    ) -> Counts:
-        """Store f(rows) in `out`, (n, dim_out), and add up what was stored in `into`; any split gives the same bits."""
+    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+        """Store f(rows) in `out`, (n, dim_out), and add up what was stored in `call.into`; any split gives the same bits."""
         if on_device(rows):
             raise InputError(f"a map from pairs maps rows in memory, these are on {rows.device}; move them with .cpu()")
         product = self._products[np.float64 not in (rows.dtype, out.dtype)]
 
         def steps(part: np.ndarray, state: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             e = np.empty(part.shape)
-            ops.apply(part, UNIT, e, flags=state, threads=threads, backend=backend)
+            ops.apply(part, UNIT, e, flags=state, threads=call.threads, backend=call.backend)
             e[state != GOOD] = 0.0
             return product(e) + self.shift
 
-        return apply_steps(rows, out, steps, UNIT, Call(into, flags, first, threads, backend), self.dim_out)
+        return apply_steps(rows, out, steps, UNIT, call, self.dim_out)
 
     @computes
     def measure(self, old: RowsLike, new: RowsLike, queries: RowsLike | None = None, *, seed: int = 0) -> Kept:
@@ -173,14 +157,6 @@ class PairedMap(MapsRows):
         mapped, there, *asked = (np.concatenate(side) for side in zip(*blocks, strict=True))
         return recall_kept.recall_kept(mapped, there, asked[0] if asked else None, seed)
 
-    def save(self, path: AnyPath, fsync: bool = True) -> None:
-        """Write to a safetensors file, a path or a URL, replaced in one step.
-
-        fsync: wait until the disk has it
-        """
-        check_saved_name(path, "map")
-        save_tensors(path, *self.to_saved(), fsync)
-
     def to_saved(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The tensors and the record that `save` writes."""
         scalars = {name: getattr(self, name) for name in _RECORD}
@@ -188,9 +164,9 @@ class PairedMap(MapsRows):
         return tensors, {"kind": PAIRED, **scalars, "kept": self.kept and asdict(self.kept)}
 
     @classmethod
-    def load(cls, path: AnyPath) -> PairedMap:
-        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
-        tensors, meta = load_tensors(path, PAIRED, ("shift", "mean_target", "matrix"))
+    def from_saved(cls, path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> PairedMap:
+        """What `to_saved` gave, read from `path` and checked."""
+        check_present(path, tensors, ("shift", "mean_target", "matrix"))
         check_tensors(path, PAIRED, tensors, {"shift": 1, "mean_target": 1})
         matrix, width = tensors["matrix"], len(tensors["shift"])
         if matrix.ndim != 2 or len(matrix) != width or matrix.dtype != np.float64:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts, counted
-from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
+from fastrealign.methods.method import Call
 from fastrealign.methods.noise import row_numbers
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ STEP_ROWS = 1024
 Steps: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 # On a device: writes the rows before the last step to a float64 tensor (n, d), and their states; of the numbers of rows.
 DeviceSteps: TypeAlias = "Callable[[torch.Tensor, np.ndarray, np.ndarray], Counts]"
-
-
-class Call(NamedTuple):
-    """The options of one call of `Method.apply`."""
-
-    into: ExactSum | None
-    flags: np.ndarray | None
-    first: int | np.ndarray
-    threads: int | None
-    backend: str | None
 
 
 def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Call, width: int | None = None) -> Counts:

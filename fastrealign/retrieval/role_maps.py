@@ -18,7 +18,7 @@ from fastrealign.core.progress import Progress
 from fastrealign.core.text import meant
 from fastrealign.formats.saved_tensors import OtherKind
 from fastrealign.methods.loading import as_method
-from fastrealign.methods.method import Method
+from fastrealign.methods.method import Call, Method
 from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
 
@@ -125,7 +125,7 @@ class Mapper:
         return [(role, np.flatnonzero(codes == at)) for role, at in numbers.items() if (codes == at).any()]
 
     def _apply(self, role: str, rows: np.ndarray, out: np.ndarray, flags: np.ndarray) -> None:
-        found = self.maps.maps[role].apply(rows, out, flags=flags, threads=self.options.threads)
+        found = self.maps.maps[role].apply(rows, out, Call(flags=flags, threads=self.options.threads))
         self.counts[role] += found.good
 
     def _bad(self, batch: Batch, flags: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
 from fastrealign.methods.baseline import IN_STEPS, Baseline
 from fastrealign.methods.baselines import METHODS, fit_baseline
-from fastrealign.methods.method import Method
+from fastrealign.methods.method import Call, Method
 
 BASELINES = [name for name in METHODS if not name.startswith("realign")]
 SIZES = (70, 1, 1300, 40)
@@ -45,7 +45,7 @@ def test_every_method_is_a_method(tmp_path, name):
     loaded = fr.load(tmp_path / "method.safetensors")
     assert (type(loaded), loaded.fingerprint) == (type(method), method.fingerprint)
     expected, out = method(rows, first=7), np.empty_like(rows)
-    assert method.apply(rows, out, first=7).bad == 0
+    assert method.apply(rows, out, Call(first=7)).bad == 0
     for mapped in (out, loaded(rows, first=7), np.concatenate([method(rows[:9], first=7), method(rows[9:], first=16)])):
         np.testing.assert_array_equal(mapped, expected)
     assert np.array_equal(method(rows), expected) == (not method.numbered)

@@ -17,6 +17,7 @@ import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import InputError
 from fastrealign.methods.baselines import METHODS, fit_baseline
+from fastrealign.methods.method import Call
 from fastrealign.methods.noise import noise
 
 SIZES = (70, 1, 1300, 40)
@@ -298,17 +299,17 @@ def test_tensors_on_a_device_get_the_noise_of_the_cpu(sides, monkeypatch):
     for name in ("realign", "none", "anchor"):
         method = noisy.with_noise(fr.fit(text, image, method=name), NoiseOptions(1.0, 6))
         sums, expected = ExactSum(16), np.empty_like(rows)
-        found = method.apply(rows, expected, into=sums, first=50)
+        found = method.apply(rows, expected, Call(sums, first=50))
         with monkeypatch.context() as patched:
             for module in (noisy, ops):
                 patched.setattr(module, "on_device", lambda x: isinstance(x, torch.Tensor))
             given, there, flags = torch.from_numpy(rows), ExactSum(16), np.empty(len(rows), np.uint8)
             out = torch.empty_like(given)
-            assert method.apply(given, out, into=there, first=50, flags=flags) == found
+            assert method.apply(given, out, Call(there, flags, 50)) == found
             np.testing.assert_array_equal(out.numpy(), expected)
             assert there.count == sums.count and np.array_equal(there.low, sums.low)
             assert np.flatnonzero(flags).tolist() == [3, 1100]
-            method.apply(given, given, first=50)
+            method.apply(given, given, Call(first=50))
             np.testing.assert_array_equal(given.numpy(), expected)
         rows = np.concatenate([corpus.rows(n, i) for i, n in enumerate(SIZES)])
         rows[3], rows[1100, 2] = 0, np.nan

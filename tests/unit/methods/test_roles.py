@@ -16,6 +16,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.methods.fit_options import TWO_SIDED
+from fastrealign.methods.method import Call
 from fastrealign.methods.role_fits import ROLE_METHODS
 
 D = 12
@@ -79,12 +80,12 @@ def test_z_score(rows, tmp_path, monkeypatch):
     y = rows["text"].astype(np.float32)
     y[5] = 0.0
     expected, sums, there = np.empty_like(y), ExactSum(D), ExactSum(D)
-    found = roles["text"].apply(y, expected, into=sums)
+    found = roles["text"].apply(y, expected, Call(sums))
     np.testing.assert_array_equal(fr.nn.as_module(roles["text"])(torch.from_numpy(y)).numpy(), expected)
     for module in (baseline, ops):  # CPU tensors that are taken for a device's
         monkeypatch.setattr(module, "on_device", lambda x: isinstance(x, torch.Tensor))
     given = torch.from_numpy(y.copy())
-    assert roles["text"].apply(given, given, into=there) == found and found.bad == 1
+    assert roles["text"].apply(given, given, Call(there)) == found and found.bad == 1
     np.testing.assert_array_equal(given.numpy(), expected)
     assert there.count == sums.count and np.array_equal(there.low, sums.low)
     with pytest.raises(InputError, match="z-score is computed on the CPU; leave out devices"):
