@@ -1,12 +1,14 @@
 """What `python -m bench.paper --all --work DIR` runs: every figure of docs/paper*, by its own command, one by one.
 
 Models, embeddings and the real world are made in DIR and kept there. A step that ended well leaves DIR/done/NAME.json with its
-seconds and is not repeated; remove the file to repeat it. Steps resume by themselves where their own commands do.
+seconds, by the clock and of CPU time, and is not repeated; remove the file to repeat it. Steps resume by themselves where their
+own commands do.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ class Step:
     """A command `python -m bench.paper.MODULE ARGUMENTS`.
 
     arguments   with {work} and {into} in place of the folders
-    takes       hours on two cores where they were timed, None elsewhere
+    takes       hours of CPU time where they were timed, None elsewhere
     printed     whether its output is the result: it is kept in DIR/tables/NAME.txt
     """
 
@@ -78,19 +80,19 @@ def run_all(work: Path, into: Path, only: Sequence[str], say: Say, run: Run | No
     """Run the steps (of these names; none: all) that are not done; the return code of the first that fails, else 0."""
     run = run or _run
     steps = [step for step in STEPS if not only or step.name in only]
-    say(f"{len(steps)} steps, folder {work}; hours on two cores:")
+    say(f"{len(steps)} steps, folder {work}; hours of CPU time:")
     for step in steps:
         say(f"  {step.name:<14} {_state(step, work)}")
     for step in steps:
         if _done(step, work).exists():
             continue
         say(f"{step.name}: {' '.join(step.command(work, into)[1:])}")
-        start = time.perf_counter()
+        start, used = time.perf_counter(), _cpu_seconds()
         code = run(step.command(work, into), work / "tables" / f"{step.name}.txt" if step.printed else None)
         if code:
             say(f"{step.name} ended with {code}; the same command resumes with this step")
             return code
-        done = {"seconds": round(time.perf_counter() - start, 1)}
+        done = {"seconds": round(time.perf_counter() - start, 1), "CPU seconds": round(_cpu_seconds() - used, 1)}
         _done(step, work).parent.mkdir(parents=True, exist_ok=True)
         save_bytes(_done(step, work), (json.dumps(done) + "\n").encode())
     return 0
@@ -103,8 +105,15 @@ def _done(step: Step, work: Path) -> Path:
 def _state(step: Step, work: Path) -> str:
     path = _done(step, work)
     if path.exists():
-        return f"done, took {json.loads(path.read_text())['seconds'] / 3600:.2f}"
+        took = json.loads(path.read_text())
+        return f"done, took {took['CPU seconds'] / 3600:.2f} ({took['seconds'] / 3600:.2f} by the clock)"
     return f"{step.takes:g}" if step.takes is not None else "not timed"
+
+
+def _cpu_seconds() -> float:
+    """Of the steps that have ended."""
+    of = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return of.ru_utime + of.ru_stime
 
 
 def _run(command: Sequence[str], output: Path | None) -> int:

@@ -300,6 +300,7 @@ def test_all_covers_every_block_of_the_pages_and_resumes_after_a_failure(tmp_pat
     names = ["gap", "mixing", "scores"]
     assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 3
     assert ran == ["gap", "mixing"] and "mixing ended with 3" in said[-1]
+    assert json.loads((tmp_path / "done/gap.json").read_text()).keys() == {"seconds", "CPU seconds"}
     ran.clear()
     broken.clear()
     assert everything.run_all(tmp_path, tmp_path, names, said.append, run) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -246,6 +247,37 @@ def of_search_in_uses() -> Iterator[str]:
     yield f"ReAlign keeps {100 * results('blockwise')['methods']['realign']['kept']:.0f} % of a caption's nearest captions"
 
 
+def of_roles() -> Iterator[str]:
+    searches = results("roles")["searches"]
+
+    def of(heads, query, method, part="test"):
+        found = [one for one in searches if one["head"] in heads and (one["query"], one["part"]) == (query, part)]
+        assert len(found) == len(heads)
+        return [one["methods"][method] for one in found]
+
+    def cells(*which):
+        share, pictures, captions, *alone = np.mean([one["splits"] for one in of(*which)], axis=(0, 1))
+        kinds = (f"{of:.3f} ({of / other:.0%})" for of, other in zip((pictures, captions), alone, strict=True))
+        return " | ".join((f"{share:.3f}", *kinds)).replace("%", " %").replace(" 0.", " .").removeprefix("0")
+
+    def taken(heads, query):
+        return Counter(one["taken"] for one in of(heads, query, "auto"))
+
+    shipped, linear, mlp = ("shipped",), ("B0", "B1", "B2"), ("A0", "A1", "A2")
+    for query in ("title", "long"):
+        for method in ("none", "centred", "balanced"):
+            yield f"| {cells(shipped, query, method)} |"
+            yield f"| {cells(linear, query, method)} |"
+        for method in ("none", "balanced"):
+            yield f"| {cells(mlp, query, method)} |"
+    for method in ("realign", "bca"):
+        yield f"| {cells(shipped, 'title', method)} |"
+    for method in ("none", "centred", "balanced"):
+        yield f"| {cells(('C0',), 'title', method, 'near')} |"
+    assert taken(linear, "title") == {"balanced": 3} and taken(linear, "long") == {"centred": 1, "balanced": 2}
+    assert all(taken(mlp, query) == {"none": 2, "balanced": 1} for query in ("title", "long"))
+
+
 def of_gaps_in_readme() -> Iterator[str]:
     worlds = results("noise")["worlds"]
     rendered, real = (np.mean(worlds[name]["gap"]) for name in ("rendered", "real, MLP, scale 60"))
@@ -268,7 +300,7 @@ def of_demo() -> Iterator[str]:
 
 CLAIMS = {
     "README.md": (of_gaps_in_readme,),
-    "docs/uses.md": (of_revision, of_search_in_uses),
+    "docs/uses.md": (of_revision, of_search_in_uses, of_roles),
     "docs/train-on-text.md": (of_noise, of_titles_with_noise, of_captions),
     "docs/paper.md": (of_gap, of_rows, of_kept, of_orderings, of_real_world, of_uses, of_titles, of_demo),
 }
