@@ -12,7 +12,8 @@ from typing import Any
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.listing import count, listing, short
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.core.text import meant, shown
+from fastrealign.core.text import brief, meant, shown
+from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
 from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
@@ -63,10 +64,11 @@ class IndexReport:
     def __str__(self) -> str:
         by_role = ", ".join(f"{role} {n:,}" for role, n in self.roles.items())
         speed = f"{self.seconds:.1f} s, {short(self.rows / max(self.seconds, 1e-9))} rows/s"
+        nothing = f"nothing: {'all is done' if self.before or self.skipped else 'there are no rows'}"
         lines = listing(
             (
                 "written",
-                f"{count(self.rows, 'row')} to {self.target} ({speed})" if self.rows else "nothing: all is done",
+                f"{count(self.rows, 'row')} to {self.target} ({speed})" if self.rows else nothing,
             ),
             ("roles", by_role),
             ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
@@ -155,7 +157,7 @@ def index(
         elif restart or opened.record() is None:
             raise InputError(
                 f"{opened.where}: {opened.column} is gone, so there is nothing to make {opened.target} from; add the vectors "
-                "again, or leave --restart and --to out"
+                f"again, or leave {option('restart')} and {option('to')} out"
             )
         record = {
             "fingerprint": maps.fingerprint,
@@ -205,22 +207,22 @@ def index(
 
 def _role(maps: RoleMaps, role: str | None, role_column: str | None) -> str | None:
     if role is not None and role_column is not None:
-        raise InputError("role and role_column contradict each other; give one of them")
+        raise InputError(f"{option('role')} and {option('role_column')} contradict each other; give one of them")
     if role_column is not None:
         if maps.single:
             raise InputError(
-                f"{role_column}: {maps.method} is one map for all rows, not a file of roles; leave --role-column / "
-                "role_column= out"
+                f"{role_column}: {maps.method} is one map for all rows, not a file of roles; leave "
+                f"{option('role_column')} out"
             )
         return None
     if role is None:
         if len(maps.maps) > 1:
             raise InputError(
-                f"the roles are {', '.join(maps.maps)}: name the column that holds them (--role-column / role_column=), "
-                "or the one of all rows (--role / role=)"
+                f"the roles are {', '.join(maps.maps)}: name the column that holds them ({option('role_column')}), "
+                f"or the one of all rows ({option('role')})"
             )
         return next(iter(maps.maps))
-    return maps.known(role, "leave --role / role= out")
+    return maps.known(role, f"leave {option('role')} out")
 
 
 def _check_widths(store: Store, maps: RoleMaps) -> None:
@@ -240,7 +242,7 @@ def _check_values(store: Store, role_column: str, maps: RoleMaps) -> None:
     if not unknown:
         return
     named = [
-        f"{'empty' if value is None else repr(value)} ({n:,}{meant(str(value), maps.maps).rstrip('?')})"
+        f"{'empty' if value is None else brief(value)} ({n:,}{meant(str(value), maps.maps).rstrip('?')})"
         for value, n in unknown.most_common(_NAMED)
     ]
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
@@ -275,7 +277,7 @@ def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) 
         else:
             what = f"{_asked(there, other)}, now {_asked(record, other)} is asked for"
         raise InputError(
-            f"{store.where}: {store.target} was made with {what}; remake it with --restart / restart=True, or name another "
-            "with --to / to="
+            f"{store.where}: {store.target} was made with {what}; remake it with {option('restart', True)}, or name another "
+            f"with {option('to')}"
         )
     store.begin(record, maps.dim_out)

@@ -16,6 +16,7 @@ from fastrealign.core.bad_rows import GOOD, REASONS
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import meant
+from fastrealign.core.wording import option
 from fastrealign.formats.saved_tensors import OtherKind
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Call, Method
@@ -135,5 +136,5 @@ class Mapper:
             first = int(bad[0])
             raise BadRowsError(
                 f"{self.where}: row {batch.ids[first]} {REASONS[int(flags[first])]}; fix it, or leave its aligned vector empty "
-                "with --bad-rows skip / bad_rows='skip'"
+                f"with {option('bad_rows', 'skip')}"
             )

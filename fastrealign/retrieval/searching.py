@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
+from fastrealign.core.wording import option
 from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.role_maps import RoleMaps
@@ -121,7 +122,7 @@ def searcher(
         if record["fingerprint"] != maps.fingerprint:
             raise InputError(
                 f"{opened.where}: {opened.target} was made with other roles ({record['fingerprint'][:8]}, these are "
-                f"{maps.fingerprint[:8]}); give those, or index again with --restart / restart=True"
+                f"{maps.fingerprint[:8]}); give those, or index again with {option('restart', True)}"
             )
         check_unit(opened)
     except BaseException:

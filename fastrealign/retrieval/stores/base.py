@@ -27,6 +27,18 @@ BATCH_BYTES = 32 << 20
 # Rows whose length differs from 1 by more are not unit rows; float16 rows of unit length are within it.
 _UNIT = 1e-2
 # Ctrl-C and SIGTERM as a library in Rust passes them on: the message of an error of its own.
+# Places in the sources of such a library.
+_PLACES = re.compile(r"^(External error: )?LanceError\(IO\): |,? /\S+\.rs:\d+(:\d+)?")
+_DISK = [
+    (
+        re.compile("No space left|File too large|Disk quota exceeded|database or disk is full"),
+        "no space left on the disk; free some, and run the same command again",
+    ),
+    (
+        re.compile("Read-only file system|Permission denied|readonly database"),
+        "must not be written to; give yourself the right to write, or work on a copy",
+    ),
+]
 _INTERRUPTED = re.compile(r"\b(KeyboardInterrupt|Terminated)\b")
 
 
@@ -155,7 +167,7 @@ def source_and_target(
         )
     names = [name for name in vectors if name not in records and name != target]
     lost = sorted({record["column"] for record in records.values()} - {*names})
-    column = chosen(where, kind, column, (names or lost) if column is None else [*names, *lost], "--column")
+    column = chosen(where, kind, column, (names or lost) if column is None else [*names, *lost], "column")
     if column in lost and target is None:  # what was made from it can still be searched
         made = [name for name, record in records.items() if record["column"] == column and name in vectors]
         target = chosen(where, f"aligned {kind}", None, made, "to") if made else None
@@ -233,6 +245,12 @@ def as_scores(values: Sequence[Sequence[float]], k: int) -> np.ndarray:
     return table
 
 
+def disk_trouble(error: BaseException) -> str | None:
+    """What to report where a disk is full or must not be written to; None for all other errors."""
+    text = str(error)
+    return next((said for pattern, said in _DISK if pattern.search(text)), None)
+
+
 @contextmanager
 def failing(where: str, advice: str) -> Iterator[None]:
     """Turns the error of a library into one line that names the store."""
@@ -243,5 +261,6 @@ def failing(where: str, advice: str) -> Iterator[None]:
     except Exception as error:
         if _INTERRUPTED.search(str(error)):
             raise KeyboardInterrupt from None
-        short = shortage(error)
-        raise FastRealignError(f"{where}: {short or f'{one_line(error)}; {advice}'}") from without_secrets(error)
+        short = disk_trouble(error) or shortage(error)
+        said = one_line(RuntimeError(_PLACES.sub("", str(error)))) if str(error) else type(error).__name__
+        raise FastRealignError(f"{where}: {short or f'{said}; {advice}'}") from without_secrets(error)

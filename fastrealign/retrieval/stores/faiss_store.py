@@ -26,6 +26,7 @@ from fastrealign.core.errors import FastRealignError, InputError, shortage, warn
 from fastrealign.core.listing import count
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
+from fastrealign.core.wording import option
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.retrieval.stores.base import (
     Align,
@@ -34,6 +35,7 @@ from fastrealign.retrieval.stores.base import (
     StoreOptions,
     batch_rows,
     cosines,
+    disk_trouble,
 )
 from fastrealign.retrieval.stores.faiss_parts import (
     FLAT,
@@ -65,12 +67,12 @@ class FaissStore:
         self._faiss = optional("faiss", "faiss", f"{location}: FAISS")
         self.where = location
         source = Path(location)
-        given = {"--table": options.table, "--column": options.column, "--id-column": options.id_column}
+        given = {"table": options.table, "column": options.column, "id_column": options.id_column}
         if (name := next((name for name, value in given.items() if value is not None), None)) is not None:
-            raise InputError(f"{location}: a FAISS index has none of what {name} names; leave it out")
+            raise InputError(f"{location}: a FAISS index has none of what {option(name)} names; leave it out")
         self.target = options.to or str(source.with_name(f"{source.stem}.aligned{source.suffix}"))
         if Path(self.target).resolve() == source.resolve():
-            raise InputError(f"{location}: --to names the index itself; name another file")
+            raise InputError(f"{location}: {option('to')} names the index itself; name another file")
         self._new = Path(self.target)
         self._codes, self._names = np.zeros(0, np.uint8), list[str]()
         self._found_roles = self._codes, self._names
@@ -113,7 +115,7 @@ class FaissStore:
             raise InputError(f"{self.where}: is what `fastrealign index` aligned; name the index that it was made from")
         if self._new.exists() and not self._replaces:
             raise InputError(
-                f"{self.target}: is there already, and no record of `index` beside it; name another with --to"
+                f"{self.target}: is there already, and no record of `index` beside it; name another with {option('to')}"
             )
         self._begun, self._dim_out = dict(record), dim
 
@@ -128,13 +130,18 @@ class FaissStore:
 
     def fill(self, align: Align, role_column: str | None) -> None:
         record = self.record()
-        if self.pending()[0] == 0 or record is None:
+        if record is None or (self.pending()[0] == 0 and self._begun is None):
             return
         if role_column is not None and not len(self._codes):
             self.role_values(role_column)
         dim = self._dim_out if self._begun is not None else self._new_index.d
-        with self._explained(self.target):
+        try:
             self._new.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{self._new.parent}: is a file, expected a folder; name another with {option('to')}"
+            ) from None
+        with self._explained(self.target):
             kept = _Kept([], [])
             made = self._with_ids(self._built(self._mapped(align, kept), dim), kept)
         with AtomicFile(self._new) as file:
@@ -170,6 +177,8 @@ class FaissStore:
         scores = np.where(numbers < 0, -np.inf, cosines(scores, self.metric)).astype(np.float32)
         if role_column is None:
             return Found(ids, scores, None)
+        if not index.ntotal:
+            return Found(ids, scores, ids.copy())
         held = ids_of(index)
         order = np.argsort(held, kind="stable")
         at = order[np.searchsorted(held[order], np.where(numbers < 0, held[0], numbers))]
@@ -215,7 +224,7 @@ class FaissStore:
         except FastRealignError:
             raise
         except (RuntimeError, MemoryError, OSError, AssertionError) as error:
-            if short := shortage(error):
+            if short := disk_trouble(error) or shortage(error):
                 raise FastRealignError(f"{path}: {short}") from None
             said = re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", " ".join(str(error).split()))
             raise InputError(f"{path}: faiss cannot use it: {one_line(RuntimeError(said))}") from None

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.libraries import pa
@@ -76,6 +76,10 @@ class LanceStore:
         vectors = [field.name for field in schema if is_vector(field.type)]
         records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
         self.column, self.target = source_and_target(self.where, "vector column", options, vectors, records)
+        if odd := next((name for name in (self.column, self.target) if "`" in name), None):
+            raise InputError(
+                f"{self.where}: Lance cannot ask for a column with a backtick in its name, {odd}; rename it"
+            )
         if self.target in schema.names and self.target not in self._written:
             raise taken(self.where, "column", self.target)
         read = schema.field(self.column if self.has_source() else self.target).type
@@ -91,6 +95,9 @@ class LanceStore:
 
     def role_values(self, column: str) -> Counter[Any]:
         chosen(self.where, "column", column, self._data.schema.names, "role_column")
+        kind = self._data.schema.field(column).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise InputError(f"{self.where}: {column} holds {kind}, expected text that names roles")
         counts: Counter[Any] = Counter()
         with failing(self.where, _ADVICE):
             for batch in self._data.to_batches([column]):

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
+from fastrealign.core.wording import option
 from fastrealign.retrieval.stores.base import failing
 
 _WAIT_SECONDS = 30
+_MOST_BYTES = 63
 # Another run that has just ended, or was killed, still holds its lock for a moment.
 _HELD_SECONDS = 3.0
 TABLES = """\
 SELECT CASE WHEN pg_table_is_visible(c.oid) THEN c.relname ELSE n.nspname || '.' || c.relname END, c.oid::int8,
-       bool_or(t.typname IN ('vector', 'halfvec', '_float4', '_float8'))
+       n.nspname, c.relname, bool_or(t.typname IN ('vector', 'halfvec', '_float4', '_float8'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_t%%'
-GROUP BY 1, 2 ORDER BY 1"""
+GROUP BY 1, 2, 3, 4 ORDER BY 1"""
 COLUMNS = """\
 SELECT a.attname, t.typname, a.atttypmod, col_description(a.attrelid, a.attnum), t.oid::int8,
        EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND i.indkey[0] = a.attnum
@@ -49,22 +51,39 @@ class PgConnection:
             self.raw = self.pg.connect(location, autocommit=True, connect_timeout=10)
         except self.pg.Error as error:
             said = one_line(error)
-            raise FastRealignError(f"{location}: does not answer ({said}); is PostgreSQL running there?") from None
+            refused = said.rpartition("FATAL: ")[2] if "FATAL: " in said else said if "invalid" in said else None
+            raise FastRealignError(
+                f"{location}: does not answer ({said}); is PostgreSQL running there?"
+                if refused is None
+                else f"{location}: no connection: {refused.strip()}; correct the URL, or what the server allows"
+            ) from None
 
     def do(self, text: str, *values: Any, binary: bool = False, **names: Any) -> list[Any]:
         """Run a statement, and return its rows."""
         with self.answering(), self.raw.cursor(binary=binary) as cursor:
-            cursor.execute(self.statement(text, **names), values or None)
+            cursor.execute(self.statement(text, with_values=bool(values), **names), values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def statement(self, text: str, **names: Any) -> Any:
-        """A statement with these names, besides those of the connection."""
+    def statement(self, text: str, *, with_values: bool = False, **names: Any) -> Any:
+        """A statement with these names, besides those of the connection; with values % stands for one, %% for itself."""
         parts = {}
         for name, value in (self.names | names).items():
             if value is not None and f"{{{name}}}" in text:
                 words = (value,) if isinstance(value, str) else value
-                parts[name] = self.pg.sql.Identifier(*words) if isinstance(words, tuple) else value
+                if isinstance(words, tuple):
+                    value = self.pg.sql.Identifier(
+                        *(word.replace("%", "%%") if with_values else word for word in words)
+                    )
+                parts[name] = value
         return self.pg.sql.SQL(text).format(**parts)
+
+    def check_name(self, name: str) -> None:
+        """InputError for a column to make whose name PostgreSQL would cut, so that it would not be found again."""
+        if len(name.encode()) > _MOST_BYTES:
+            raise InputError(
+                f"{self.where}: {name} is longer than the {_MOST_BYTES} bytes of a name in PostgreSQL; give a shorter one with "
+                f"{option('to')}"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ All big-endian. A stream for COPY begins with a signature and ends with -1 (int1
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,13 +72,17 @@ class Format:
         head = [(name, ">i4") for name in ("dims", "nulls", "element", "dim", "first")]
         return np.dtype([*head, ("x", [("size", ">i4"), ("number", self.number)], (dim,))])
 
-    def decode(self, values: list[bytes], where: str) -> np.ndarray:
-        """Values of one column as rows: float32, or float16 of halfvec."""
+    def decode(self, values: list[bytes], where: str, ids: Sequence[str] = ()) -> np.ndarray:
+        """Values of one column as rows: float32, or float16 of halfvec. `ids` name the rows in messages."""
         sizes = {len(value) for value in values}
         head = 4 if self.searchable else 20
         each = np.dtype(self.number).itemsize + (0 if self.searchable else 4)
         if len(sizes) > 1 or (sizes.copy().pop() - head) % each:
-            raise InputError(f"{where}: the vectors of a column are of different widths, or have nulls in them")
+            usual = Counter(map(len, values)).most_common(1)[0][0]
+            odd = next((f" (row {one})" for one, value in zip(ids, values, strict=False) if len(value) != usual), "")
+            raise InputError(
+                f"{where}: the vectors of a column are of different widths, or have nulls in them{odd}; set these to null"
+            )
         dim = (sizes.pop() - head) // each
         table = np.frombuffer(b"".join(values), self.value(dim))
         if not self.searchable and ((table["dims"] != 1) | (table["nulls"] != 0) | (table["dim"] != dim)).any():

@@ -66,6 +66,7 @@ class PgvectorStore:
         return Counter(dict(self._do("SELECT {role}::text, count(*) FROM {table} GROUP BY 1", role=column)))
 
     def begin(self, record: Mapping[str, Any], dim: int) -> None:
+        self._at.check_name(self.target)
         comment = self._at.pg.sql.Literal(_RECORD + json.dumps(dict(record)))
         with self._at.transaction():
             self._do(f"ALTER TABLE {{table}} ADD COLUMN {{target}} {self._format.declared(dim)}")
@@ -142,12 +143,12 @@ class PgvectorStore:
 
     def _look(self, location: str, options: StoreOptions) -> None:
         """What is read and what is written."""
-        tables = {name: (oid, holds) for name, oid, holds in self._do(pg_connection.TABLES)}
-        with_vectors = [name for name, (_, holds) in tables.items() if holds]
+        tables = {name: rest for name, *rest in self._do(pg_connection.TABLES)}
+        with_vectors = [name for name, (*_, holds) in tables.items() if holds]
         table = chosen(location, "table", options.table, list(tables) if options.table else with_vectors, "table")
         self._oid = tables[table][0]
         self.where = self._at.where = f"{location}: {table}"
-        self._at.names["table"] = tuple(table.split(".", 1))
+        self._at.names["table"] = tuple(tables[table][1:3])
         self._read_columns()
         kinds = {name: one for name, one in self._columns.items() if one.kind in pg_format.FORMATS}
         made = {
@@ -204,6 +205,7 @@ class PgvectorStore:
         return True
 
     def _add_roles(self) -> None:
+        self._at.check_name(role_beside(self.target))
         self._do("ALTER TABLE {table} ADD COLUMN {stored} text")
         comment = self._at.pg.sql.Literal(_ROLE_OF + self.target)
         self._do("COMMENT ON COLUMN {table}.{stored} IS {comment}", comment=comment)
@@ -238,7 +240,7 @@ class PgvectorStore:
             rows = [row for row in rows if row[2] not in self._bad]
             if not rows:
                 return 0
-            vectors = self._format.decode([row[1] for row in rows], self.where)
+            vectors = self._format.decode([row[1] for row in rows], self.where, [row[2] for row in rows])
             if vectors.shape[1] != self.dim:
                 raise InputError(f"{self.where}: row {rows[0][2]} is {vectors.shape[1]} wide, expected {self.dim}")
             roles = [row[4] for row in rows] if role_column else None

@@ -35,14 +35,15 @@ class QdrantConnection:
             key = os.environ.get(_KEY) or None
             self.client = self.q.QdrantClient(url=location, api_key=key, check_compatibility=False, timeout=60)
             return
-        try:
-            self.client = self.q.QdrantClient(path=location)
-        except RuntimeError as error:
-            if "already accessed" not in str(error):
-                raise
-            raise FastRealignError(
-                f"{location}: is locked: another Qdrant client has the folder open; close that first"
-            ) from None
+        with failing(location, "is it a folder that qdrant-client wrote?"):
+            try:
+                self.client = self.q.QdrantClient(path=location)
+            except RuntimeError as error:
+                if "already accessed" not in str(error):
+                    raise
+                raise FastRealignError(
+                    f"{location}: is locked: another Qdrant client has the folder open; close that first"
+                ) from None
 
     @contextmanager
     def answering(self) -> Iterator[None]:

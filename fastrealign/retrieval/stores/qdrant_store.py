@@ -81,7 +81,8 @@ class QdrantStore:
         counts: Counter[Any] = Counter()
         for points in self._pages(with_payload=True, with_vectors=False):
             self._fields.update(*(point.payload or {} for point in points))
-            counts.update(value_of(point.payload, column) for point in points)
+            values = [value_of(point.payload, column) for point in points]
+            counts.update(str(value) if isinstance(value, (list, dict)) else value for value in values)
         if counts and set(counts) == {None}:
             chosen(self.where, "payload field", column, sorted(self._fields), "role_column")
         return counts

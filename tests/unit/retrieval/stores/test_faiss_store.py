@@ -131,7 +131,7 @@ def test_a_source_that_grew(store, roles, others, documents, mapped, tmp_path):
     index(path, roles, role="image")
     faiss.write_index(made(np.concatenate([rows, rows]), "Flat"), path)
     assert index(path, roles, role="image").rows == 2 * N
-    with pytest.raises(InputError, match=r"aligned.faiss was made with other roles .*--restart"):
+    with pytest.raises(InputError, match=r"aligned.faiss was made with other roles .*restart=True"):
         index(path, others, role="image")
     assert index(path, others, role="image", restart=True).rows == 2 * N
     with pytest.raises(InputError, match="made with other roles"):
@@ -188,8 +188,8 @@ def test_duplicate_ids(store, roles):
 def test_refused(store, roles, tmp_path):
     path, rows, kinds = store()
     for how, said in [
-        ({"table": "docs"}, "none of what --table names"),
-        ({"to": path}, "--to names the index itself"),
+        ({"table": "docs"}, "none of what table= names"),
+        ({"to": path}, "to= names the index itself"),
         ({"role": None, "role_column": "none.npy"}, "none.npy: no such file"),
         ({"role": None, "role_column": store.by, "to": str(tmp_path / "roles.npy")}, "is there already"),
     ]:
@@ -234,9 +234,9 @@ def test_a_map_from_pairs(store):
     for how, said in [
         (
             {"role": "image"},
-            "there is no role 'image': procrustes is one map for all rows, .*; leave --role / role= out",
+            "there is no role 'image': procrustes is one map for all rows, .*; leave role= out",
         ),
-        ({"role_column": store.by}, "roles.npy: procrustes is one map for all rows, .*; leave --role-column"),
+        ({"role_column": store.by}, "roles.npy: procrustes is one map for all rows, .*; leave role_column= out"),
     ]:
         with pytest.raises(InputError, match=said):
             index(path, paired, **how)

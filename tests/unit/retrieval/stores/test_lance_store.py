@@ -131,7 +131,7 @@ def test_bad_rows(tmp_path, roles, documents, mapped):
         [None if i == 7 else row for i, row in enumerate(table["vector"].to_pylist())], table["vector"].type
     )
     lance.write_dataset(table.set_column(1, "vector", vectors), str(tmp_path / "db" / "docs.lance"))
-    with pytest.raises(BadRowsError, match=r"docs.lance: row 4 is all zeros; fix it, or .*--bad-rows skip"):
+    with pytest.raises(BadRowsError, match=r"docs.lance: row 4 is all zeros; fix it, or .*bad_rows=.skip."):
         index(tmp_path / "db", roles, role_column="modality", id_column="id")
     report = index(tmp_path / "db", roles, role_column="modality", bad_rows="skip")
     assert (report.rows, report.skipped) == (27, 2)
@@ -144,7 +144,7 @@ def test_bad_rows(tmp_path, roles, documents, mapped):
 def test_other_roles(store, roles, others, mapped):
     folder, _ = store
     index(folder, others, role_column="modality")
-    with pytest.raises(InputError, match=r"vector_aligned was made with other roles \(realign, .*--restart"):
+    with pytest.raises(InputError, match=r"vector_aligned was made with other roles \(realign, .*restart=True"):
         index(folder, roles, role_column="modality")
     with pytest.raises(InputError, match="made with the roles in modality, now role 'image' for all rows is asked for"):
         index(folder, others, role="image")
@@ -221,8 +221,8 @@ def test_l2_on_rows_that_are_not_unit(store, roles):
         ({"column": "vectr"}, "there is no vector column 'vectr', did you mean 'vector'"),
         ({"role_column": "modalty"}, "there is no column 'modalty', did you mean 'modality'"),
         ({"role_column": None, "role": "imgae"}, "there is no role 'imgae', did you mean 'image'"),
-        ({"role_column": None}, "--role-column"),
-        ({"role": "image"}, "contradict"),
+        ({"role_column": None}, "role_column="),
+        ({"role": "image"}, "role= and role_column= contradict"),
         ({"to": "modality"}, "there is a column modality already"),
         ({"bad_rows": "keep"}, "expected one of error, skip"),
     ],

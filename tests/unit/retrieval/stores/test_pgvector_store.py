@@ -129,7 +129,7 @@ def test_search(store, roles, mapped, metric, request):
 def test_other_roles_and_the_old_column(store, roles, others, mapped, check_dropped):
     url, connection, rows, kinds = store
     index(url, others, role_column="Mode")
-    with pytest.raises(InputError, match=r"embedding_aligned was made with other roles .*--restart"):
+    with pytest.raises(InputError, match=r"embedding_aligned was made with other roles .*restart=True"):
         index(url, roles, role_column="Mode")
     index(url, roles, role_column="Mode", restart=True, drop_old=True)
     np.testing.assert_allclose(read(connection), mapped(rows, kinds), atol=1e-6)

@@ -131,7 +131,7 @@ def test_search(store, roles, mapped):
 def test_other_roles(store, roles, others, mapped):
     folder, rows, kinds, _, target = store
     index(folder, others, role_column="modality")
-    with pytest.raises(InputError, match=r"was made with other roles .*--restart"):
+    with pytest.raises(InputError, match=r"was made with other roles .*restart=True"):
         index(folder, roles, role_column="modality")
     index(folder, roles, role_column="modality", restart=True)
     points = read(folder)
