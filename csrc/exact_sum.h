@@ -44,6 +44,14 @@ constexpr double largest_weight = 128.0;
 // Of a row of `apply` as stored: rounding to 16 bits may take an entry beyond 1.
 constexpr double stored_weight = 1.0 + 0x1p-7;
 
+// 16-bit results may be added as int32 in larger steps first, without rounding: every float16 is a multiple of 2^-24,
+// and so is every bfloat16 of at least `smallest_integer`, the size of 2^-24 times its 8 bits. A result is at most
+// `stored_weight`, so that this number of rows stays below 2^31 steps.
+constexpr double integer_step = 0x1p-24;
+constexpr float smallest_integer = 0x1p-17f;
+constexpr int integer_rows_before_flush = 126;
+static_assert(integer_rows_before_flush * stored_weight < 0x1p31 * integer_step, "int32 would overflow");
+
 FR_HOST_DEVICE uint64_t bits_of(double value) {
 #if defined(__CUDA_ARCH__)
     return static_cast<uint64_t>(__double_as_longlong(value));

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "dots.h"
+#include "stored_sums.h"
 
 namespace fastrealign {
 namespace FR_ISA {
@@ -65,9 +66,14 @@ class Writer {
 
  public:
     static constexpr int columns = A::columns;
+    // Whether rows are added as integers, for which there has to be room.
+    static constexpr bool integers = sums && has_integer_sums && sizeof(Out) == 2 && columns == sixteen;
 
     explicit Writer(const ApplyBlock& block)
-        : vectors_(block.vectors), sums_(block.sums.accumulators), d_(block.in.d), ahead_(block.in.stride) {}
+        : vectors_(block.vectors),
+          sums_{block.sums.accumulators, block.sums.integers},
+          d_(block.in.d),
+          ahead_(block.in.stride) {}
 
     // N rows side by side, which loads b, c and the sums once for them. Streamed rows lie equally in their cache lines.
     template <int N>
@@ -116,30 +122,32 @@ class Writer {
             };
             const Vector b = vector(A::b(writer.vectors_), writer.vectors_.b_even_odd);
             const Vector c = vector(A::c(writer.vectors_), writer.vectors_.c_even_odd);
-            D8 sum[columns / lanes];
-            if constexpr (sums) {
-                FR_UNROLL
-                for (int i = 0; i < columns / lanes; ++i) sum[i] = load_d8(writer.sums_ + j + i * lanes);
-            }
+            SumsOf<N> sum(writer.sums_, j);
             FR_UNROLL
             for (int k = 0; k < N; ++k) {
-                if constexpr (paired) {
-                    store<streamed>(out[k] + j,
-                                    narrow_even_odd(mapped(alpha[k], beta[k], gamma[k], load_even_odd(x[k] + j), b, c)),
-                                    sum);
+                const auto stored = [&]() FR_LAMBDA {
+                    if constexpr (paired) {
+                        return narrow_even_odd(mapped(alpha[k], beta[k], gamma[k], load_even_odd(x[k] + j), b, c));
+                    } else {
+                        return narrow_to<Out>(mapped(alpha[k], beta[k], gamma[k], A::load(x[k] + j), b, c));
+                    }
+                }();
+                if constexpr (streamed) {
+                    stream(out[k] + j, stored);
                 } else {
-                    store<streamed>(out[k] + j,
-                                    narrow_to<Out>(mapped(alpha[k], beta[k], gamma[k], A::load(x[k] + j), b, c)), sum);
+                    put(out[k] + j, stored);
                 }
+                sum.add(k, stored);
             }
-            if constexpr (sums) {
-                FR_UNROLL
-                for (int i = 0; i < columns / lanes; ++i) put(writer.sums_ + j + i * lanes, sum[i]);
-            }
+            sum.put_back();
         }
     };
 
  private:
+    template <int N>
+    using SumsOf =
+        std::conditional_t<!sums, NoSums, std::conditional_t<integers, IntegerSums<Out, N>, Float64Sums<Out, columns>>>;
+
     FR_INLINE static Vector mapped(Scalar alpha, Scalar beta, Scalar gamma, Vector x, Vector b, Vector c) {
         return fma(alpha, x, fma(beta, b, mul(gamma, c)));
     }
@@ -158,25 +166,6 @@ class Writer {
             lines.write(j);
         }
     }
-    template <bool streamed, typename V>
-    FR_INLINE static void store(Out* to, const V& stored, D8* sum) {
-        if constexpr (streamed) {
-            stream(to, stored);
-        } else {
-            put(to, stored);
-        }
-        if constexpr (sums) add(stored, sum);
-    }
-    template <typename V>
-    FR_INLINE static void add(const V& stored, D8* sum) {
-        const auto scale = FR_ISA::splat(stored_scale);
-        if constexpr (columns == sixteen) {
-            sum[0] = fma(scale, to_d8(widen(first_eight(stored), Out{})), sum[0]);
-            sum[1] = fma(scale, to_d8(widen(last_eight(stored), Out{})), sum[1]);
-        } else {
-            sum[0] = fma(scale, to_d8(widen(stored, Out{})), sum[0]);
-        }
-    }
     // Columns before and after the whole cache lines or vectors. Columns beyond them are neither read nor stored.
     void write_cached(const Row<In, Out>& row, int64_t from, int64_t to) const {
         for (int64_t j = from; j < to; j += columns) {
@@ -189,16 +178,15 @@ class Writer {
             put_first<columns>(row.out + j, stored, count);
             if constexpr (sums) {
                 // The others are zeros and add nothing.
-                D8 sum[columns / lanes];
-                for (int i = 0; i < columns / lanes; ++i) sum[i] = load_d8(sums_ + j + i * lanes);
-                add(stored, sum);
-                for (int i = 0; i < columns / lanes; ++i) put(sums_ + j + i * lanes, sum[i]);
+                Float64Sums<Out, columns> sum(sums_, j);
+                sum.add(0, stored);
+                sum.put_back();
             }
         }
     }
 
     MapVectors vectors_;
-    double* sums_;
+    SumsAddresses sums_;
     int64_t d_, ahead_;
 };
 
@@ -259,9 +247,8 @@ class Applier {
     template <bool streamed>
     void dots_beside_writing(Batch<In>& batch) {
         constexpr int R = rows_beside;
-        if constexpr (sums) make_room(block_.sums, stored_weight * good_, d_);
         using W = Writer<In, Out, Real, sums>;
-        const W writer(block_);
+        const W writer = prepared<W>(good_);
         for (int i = 0; i < batch_rows; i += R) {
             const typename W::template Lines<R, streamed> lines(writer, rows_ + i);
             wide_dots_of<Terms::bc, R>(batch, i, block_.vectors, d_, [&](int64_t j) FR_LAMBDA {
@@ -294,8 +281,7 @@ class Applier {
         together_ = !block_.stream || block_.out_stride * batch.step % cache_line == 0;
     }
     void write() {
-        if constexpr (sums) make_room(block_.sums, stored_weight * good_, d_);
-        const Writer<In, Out, Real, sums> writer(block_);
+        const auto writer = prepared<Writer<In, Out, Real, sums>>(good_);
         constexpr int N = rows_of_writer;
         int i = 0;
         for (; together_ && i + N <= good_; i += N) writer.template write<N>(rows_ + i, block_.stream);
@@ -303,13 +289,19 @@ class Applier {
         good_ = 0;
     }
 
+    template <typename W>
+    W prepared(int rows) {
+        if constexpr (sums) make_room(block_.sums, stored_weight * rows, d_);
+        if constexpr (W::integers) make_room_for_integers(block_.sums, rows, d_);
+        return W(block_);
+    }
+
     // A row whose digits are lost in the arithmetic of the others: in float64, or by the slow path.
     RowState write_again(Batch<In>& batch, int i, Row<In, Out>& row) {
         if constexpr (!std::is_same_v<Real, double>) {
             if constexpr (narrow) wide_dots_of<Terms::bc, 1>(batch, i, block_.vectors, d_);
             if (row_coefficients(float64_map_, {batch.p[i], batch.q[i], batch.r[i]}, row.k) == RowState::good) {
-                if constexpr (sums) make_room(block_.sums, stored_weight, d_);
-                Writer<In, Out, double, sums>(block_).template write<1>(&row, false);
+                prepared<Writer<In, Out, double, sums>>(1).template write<1>(&row, false);
                 return RowState::good;
             }
         }

@@ -89,10 +89,11 @@ int64_t cache_bytes() {
 // The sums of one thread, added to the caller's totals at the end.
 class ThreadSums {
  public:
-    ThreadSums(bool wanted, int64_t d) : accumulators_(wanted ? padded(d) : 0), totals_(wanted ? d : 0) {
+    ThreadSums(bool wanted, int64_t d)
+        : accumulators_(wanted ? padded(d) : 0), integers_(wanted ? padded(d) : 0), totals_(wanted ? d : 0) {
         if (!wanted) return;
         std::fill_n(accumulators_.data(), padded(d), rounding_offset);
-        sums = {accumulators_.data(), totals_.data()};
+        sums = {accumulators_.data(), integers_.data(), totals_.data()};
     }
     // The caller holds the lock on `to`. `map`: the one that beta and gamma belong to.
     void add_to(const Totals& to, const PreparedMap& map) {
@@ -106,6 +107,7 @@ class ThreadSums {
 
  private:
     Buffer<double> accumulators_;
+    Buffer<int32_t> integers_;
     Buffer<Total> totals_;
 };
 

@@ -58,12 +58,23 @@ struct BadRows {
 // for the reason given in row_map.h.
 struct Sums {
     double* accumulators;  // d, padded; null: no sums
+    int32_t* integers;     // d, padded: of 16-bit results
     Total* totals;         // d
-    double weight = 0.0;   // of the rows in the accumulators
+    double weight = 0.0;   // of the rows in the accumulators and integers
+    int integer_rows = 0;  // in the integers
     __int128 beta = 0, gamma = 0;
 };
 
+static inline void empty_integers(Sums& sums, int64_t d) {
+    for (int64_t j = 0; j < d; ++j) {
+        sums.accumulators[j] += sums.integers[j] * integer_step;  // exact
+        sums.integers[j] = 0;
+    }
+    sums.integer_rows = 0;
+}
+
 static inline void flush(Sums& sums, int64_t d) {
+    if (sums.integer_rows > 0) empty_integers(sums, d);
     for (int64_t j = 0; j < d; ++j) {
         sums.totals[j] += total_of_steps(sum_steps(bits_of(sums.accumulators[j])));
         sums.accumulators[j] = rounding_offset;
@@ -75,6 +86,11 @@ static inline void flush(Sums& sums, int64_t d) {
 static inline void make_room(Sums& sums, double weight, int64_t d) {
     if (sums.weight + weight > weight_before_flush) flush(sums, d);
     sums.weight += weight;
+}
+
+static inline void make_room_for_integers(Sums& sums, int rows, int64_t d) {
+    if (sums.integer_rows + rows > integer_rows_before_flush) empty_integers(sums, d);
+    sums.integer_rows += rows;
 }
 
 // Adds a row of the slow path.

@@ -145,8 +145,23 @@ inline __m256i narrow(F16 x, BFloat) { return narrow_bfloats<false>(x); }
 inline __m256i narrow_even_odd(F16 x) { return narrow_bfloats<true>(x); }
 inline __m256 first_eight(__m512 x) { return _mm512_castps512_ps256(x); }
 inline __m256 last_eight(__m512 x) { return _mm512_extractf32x8_ps(x, 1); }
+inline F16 widen_f16(__m256i x, Half) { return {_mm512_cvtph_ps(x)}; }
+inline F16 widen_f16(__m256i x, BFloat) {
+    return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(load_words[false].from),
+                                                               _mm512_castsi256_si512(x)))};
+}
 inline void put(float* to, __m512 x) { _mm512_storeu_ps(to, x); }
 inline void stream(float* to, __m512 x) { _mm512_stream_ps(to, x); }
+
+struct I16 {
+    __m512i v;
+};
+inline I16 load_i16(const int32_t* x) { return {_mm512_loadu_si512(x)}; }
+inline void put(int32_t* to, I16 x) { _mm512_storeu_si512(to, x.v); }
+inline I16 add(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I16 to_i16(F16 x) { return {_mm512_cvtps_epi32(x.v)}; }
+inline F16 smaller_magnitude(F16 a, F16 b) { return {_mm512_range_ps(a.v, b.v, 0b1010)}; }
+inline bool any_below(F16 x, float bound) { return _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(bound), _CMP_LT_OQ) != 0; }
 
 #else
 

@@ -300,6 +300,22 @@ def test_sums_are_those_of_the_stored_rows(rows_of, map_of, in_dtype, out_dtype,
     assert totals == steps_of(np.delete(out, [5, 6], 0))
 
 
+def test_sums_of_entries_of_every_size(rng, in_dtype, out_dtype, isa):
+    """From 1 to the smallest of each type, zeros among them, and more rows than an int32 of 2^-24 holds."""
+    d, n = 96, 400
+    rows = np.zeros((n, d))
+    rows[:, 0] = 1.0
+    rows[:, 1:] = rng.choice([-1.0, 1.0], (n, d - 1)) * 2.0 ** rng.uniform(-40, -8, (n, d - 1))
+    rows[:, 40:] = np.where(np.abs(rows[:, 40:]) < 2.0**-16, 2.0**-15, rows[:, 40:])  # all are whole steps
+    rows[::3, 7] = 0.0
+    rows = rows.astype(in_dtype)
+    sums = ExactSum(d)
+    out, counts = apply(rows, RowMap(1.0), out_dtype, isa=isa, into=sums, threads=1)
+    assert counts.good == n
+    totals = [int(high) * 2**64 + int(low) for low, high in zip(sums.low, sums.high, strict=True)]
+    assert totals == steps_of(out)
+
+
 def test_sums_do_not_change_what_is_stored(rows_of, map_of, in_dtype, out_dtype, isa):
     rows, row_map = rows_of(67, 33, in_dtype), map_of(33)
     with_sums, _ = apply(rows, row_map, out_dtype, isa=isa, into=ExactSum(33))
