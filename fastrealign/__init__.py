@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastrealign.methods.fitting import fit
     from fastrealign.methods.loading import load
     from fastrealign.methods.moments import Moments
-    from fastrealign.methods.paired import fit_map
+    from fastrealign.methods.pair_fits import fit_map
     from fastrealign.methods.paired_map import PairedMap
     from fastrealign.methods.roles import Roles, fit_roles
     from fastrealign.methods.updating import update
@@ -84,7 +84,7 @@ _HOMES = {
     "check": "methods.checking",
     "convert": "jobs.conversion",
     "fit": "methods.fitting",
-    "fit_map": "methods.paired",
+    "fit_map": "methods.pair_fits",
     "fit_roles": "methods.roles",
     "load": "methods.loading",
     "report": "gap_report",

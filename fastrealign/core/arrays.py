@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
-from fastrealign.core.lists import of_list
+from fastrealign.core.list_rows import of_list
 from fastrealign.core.optional import Lazy
 from fastrealign.core.taken import Back, Taken, described, named, unmasked
 from fastrealign.core.tensors import is_tensor, plain

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign.core.arrays import KINDS, take
 from fastrealign.core.errors import InputError
-from fastrealign.core.lists import of_list, spread, with_none
+from fastrealign.core.list_rows import of_list, spread, with_none
 from fastrealign.core.optional import Lazy
 from fastrealign.core.taken import Taken, described, named, unmasked
 from fastrealign.formats import arrow_columns, arrow_schema

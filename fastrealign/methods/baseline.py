@@ -1,4 +1,4 @@
-"""Baseline: a fitted method that ReAlign is compared with; baseline_statistics.py fits them."""
+"""Baseline: a fitted method that ReAlign is compared with; baseline_fits.py fits them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # baselines.py describes the methods.
 METHODS = ("none", "mean-shift", "c3", "bca", "anchor", "anchor-trace", "realign", "realign-exact")
-# Of maps from pairs (paired.py).
+# Of maps from pairs (pair_fits.py).
 PAIRED_METHODS = ("procrustes", "ridge")
 CENTROIDS = ("paper", "exact")
 # Of maps of roles (roles.py): these move the anchor too, and the gap to where it was says nothing of their rows.

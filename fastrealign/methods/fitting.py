@@ -3,7 +3,7 @@
 every row, in passes (full_pass.py)    target: mean and trace; source: mean and trace, then the centroid correction
 every row, once (one_pass.py)          for a source that cannot be read again
 a sample (certified.py)                as large as the precision that is asked for
-a method to compare with               baseline_statistics.py
+a method to compare with               baseline_fits.py
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import NOTHING, Known, check_widths
 
 if TYPE_CHECKING:
-    from fastrealign.methods import baseline_statistics, certified
+    from fastrealign.methods import baseline_fits, certified
 else:  # with the diagnostics a sixth of what `align` imports, for methods that it seldom takes
-    baseline_statistics = Lazy("fastrealign.methods.baseline_statistics")
+    baseline_fits = Lazy("fastrealign.methods.baseline_fits")
     certified = Lazy("fastrealign.methods.certified")
 
 
@@ -206,7 +206,7 @@ def fit_rows(
     check_widths(source, target)
     if wanted.method != "realign":
         with source.ranks.fail_together():
-            baseline = baseline_statistics.fit_opened(wanted.method, source, target, options, known, **wanted.own)
+            baseline = baseline_fits.fit_opened(wanted.method, source, target, options, known, **wanted.own)
             source.check_unchanged()
             target.check_unchanged()
         return baseline

@@ -1,4 +1,4 @@
-"""PairedMap: a fitted map from the rows of one encoder to those of another (`paired.fit_map`)."""
+"""PairedMap: a fitted map from the rows of one encoder to those of another (`pair_fits.fit_map`)."""
 
 from __future__ import annotations
 

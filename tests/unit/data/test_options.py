@@ -10,7 +10,7 @@ import pytest
 from fastrealign.core.errors import InputError
 from fastrealign.data.options import HELP, Compute, NoiseOptions, OutputOptions, ReadOptions, documented
 from fastrealign.data.workers import Workers
-from fastrealign.methods import baseline_statistics
+from fastrealign.methods import baseline_fits
 from fastrealign.methods.fit_options import METHODS, FitOptions
 
 
@@ -58,7 +58,7 @@ def test_what_comes_of_them():
 
 
 def test_every_method_has_a_fit():
-    assert (*baseline_statistics._MAKERS, "realign", "realign-exact") == METHODS
+    assert (*baseline_fits._MAKERS, "realign", "realign-exact") == METHODS
 
 
 def test_docstrings_take_the_texts():
