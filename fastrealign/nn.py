@@ -265,6 +265,19 @@ def as_module(method: Method | str | os.PathLike, *, noise: float = 0.0, seed: i
     Returns
     -------
     ReAlign or Steps
+
+    Raises
+    ------
+    InputError
+        For a map from pairs, and a file that holds no method.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np, torch
+    >>> texts, images = np.random.default_rng(0).standard_normal((2, 300, 8)) + [[[1.0]], [[-1.0]]]
+    >>> module = as_module(fr.fit(texts, images))
+    >>> module(torch.ones(5, 8)).shape
+    torch.Size([5, 8])
     """
     method = as_method(method)
     if isinstance(method, PairedMap):

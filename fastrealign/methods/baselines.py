@@ -100,6 +100,15 @@ def fit_baseline(
     ------
     InputError
         For another name or option, for a group with bca, and as `fastrealign.fit` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> texts, images = (rng.standard_normal((300, 8)) + shift for shift in (1.0, -1.0))
+    >>> noisy = fit_baseline("c3", texts, images, sigma=0.1)
+    >>> noisy.numbered, noisy(texts).shape
+    (True, (300, 8))
     """
     name = check_method(name)
     read = ReadOptions(column, target_column, bad_rows)

@@ -36,6 +36,15 @@ def load(path: AnyPath) -> Method:
     ------
     InputError
         Names the file if it is missing, damaged or something else.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> texts, images = (rng.standard_normal((50, 8)) + shift for shift in (1.0, -1.0))
+    >>> fr.fit(texts, images).save("text2image.safetensors")
+    >>> fr.load("text2image.safetensors")(texts).shape
+    (50, 8)
     """
     try:
         return Alignment.load(path)

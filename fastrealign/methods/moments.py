@@ -85,6 +85,19 @@ class Moments:
         -------
         Moments
             Itself.
+
+        Raises
+        ------
+        BadRowsError
+            For a row without a direction, where bad_rows is "error".
+        InputError
+            For rows of another width, and as `Alignment.__call__` does.
+
+        Examples
+        --------
+        >>> moments = Moments(2).update([[3.0, 4.0], [0.0, 0.0]], bad_rows="skip")
+        >>> moments.mean, moments.bad_rows
+        (array([0.6, 0.8]), 1)
         """
         if bad_rows not in ("error", "skip"):
             raise InputError(f"bad_rows={bad_rows!r}: expected 'error' or 'skip'")
@@ -163,7 +176,27 @@ class Moments:
         return f"Moments(dim={self.dim}, count={self.count}, trace={self.trace:.6g})"
 
     def save(self, path: AnyPath) -> None:
-        """Write to a safetensors file: the limbs as they are, so that loading gives the same bits."""
+        """Write to a safetensors file: the integers of the exact sums, so that loading gives the same bits.
+
+        Parameters
+        ----------
+        path : str or path
+            A file name or a URL; replaced in one step.
+
+        Raises
+        ------
+        InputError
+            For a name of another kind of file.
+        FastRealignError
+            When writing fails.
+
+        Examples
+        --------
+        >>> moments = Moments(2).update([[3.0, 4.0]])
+        >>> moments.save("text.safetensors")
+        >>> Moments.load("text.safetensors") == moments
+        True
+        """
         check_saved_name(path, "moments")
         tensors = {"low": self.sums.low.view(np.int64), "high": self.sums.high}
         record = {"kind": "moments", "count": self.count, "bad_rows": self.bad_rows, "fraction_bits": FRACTION_BITS}
@@ -171,7 +204,22 @@ class Moments:
 
     @classmethod
     def load(cls, path: AnyPath) -> Moments:
-        """Read what `save` wrote; InputError, which names the file, if it is something else."""
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            A file name or a URL.
+
+        Returns
+        -------
+        Moments
+
+        Raises
+        ------
+        InputError
+            Names the file if it is missing, damaged or something else.
+        """
         tensors, meta = load_tensors(path, "moments", ("low", "high"))
         check_tensors(path, "moments", tensors, {"low": 1, "high": 1}, np.int64)
         check_record(path, "moments", meta, {"count": COUNT, "bad_rows": COUNT, "fraction_bits": or_none(COUNT)})

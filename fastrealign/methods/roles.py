@@ -95,7 +95,12 @@ class Roles(OnHub):
         self.__post_init__()
 
     def save(self, path: AnyPath) -> None:
-        """Write all roles to one safetensors file, a path or a URL, replaced in one step.
+        """Write all roles to one safetensors file, replaced in one step.
+
+        Parameters
+        ----------
+        path : str or path
+            A file name or a URL.
 
         Raises
         ------
@@ -103,6 +108,16 @@ class Roles(OnHub):
             For a name of another kind of file.
         FastRealignError
             When writing fails.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> rows = {"text": rng.standard_normal((50, 8)) + 1.0, "image": rng.standard_normal((50, 8)) - 1.0}
+        >>> roles = fit_roles(rows, anchor="image")
+        >>> roles.save("roles.safetensors")
+        >>> list(Roles.load("roles.safetensors"))
+        ['text', 'image']
         """
         check_saved_name(path, "roles")
         tensors: dict[str, np.ndarray] = {}
@@ -121,7 +136,22 @@ class Roles(OnHub):
 
     @classmethod
     def load(cls, path: AnyPath) -> Roles:
-        """Read what `save` wrote; InputError, which names the file, if it is missing, damaged or something else."""
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path
+            A file name or a URL; hf://ORG/NAME is a repository of the Hugging Face hub.
+
+        Returns
+        -------
+        Roles
+
+        Raises
+        ------
+        InputError
+            Names the file if it is missing, damaged or something else.
+        """
         tensors, meta = load_tensors(path, "roles")
         check_record(path, "roles", meta, _RECORD)
         maps: dict[str, Method] = {}
