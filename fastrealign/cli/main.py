@@ -148,5 +148,6 @@ def _warnings_on_stderr(as_json: bool) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        warnings.simplefilter("ignore", DeprecationWarning)  # of libraries about libraries: nothing a user can do
         warnings.simplefilter("always", FitWarning)
         yield

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError, changed
 from fastrealign.core.optional import optional
+from fastrealign.formats.arrow_columns import size_of
 from fastrealign.formats.arrow_errors import decoding
 from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
@@ -70,7 +71,7 @@ class ArrowTable(Table[AtomicFile]):
             for lo in range(0, batch.num_rows, rows):
                 part = batch.slice(lo, rows)
                 yield part
-                passed += part.nbytes
+                passed += size_of(part)
                 if passed >= _RESIDENT_BYTES:
                     # Views of these pages stay valid: pages that are used again are read again.
                     if hasattr(mmap, "MADV_DONTNEED"):

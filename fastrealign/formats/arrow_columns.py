@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -165,10 +166,26 @@ def lists(rows: np.ndarray, kind: pa.DataType, came: tuple[pa.Array, np.ndarray]
     column, as_it_came = came
     kept = column.filter(pa.array(as_it_came))
     if kept.type != kind:
-        kept = pa.array(kept.to_pylist(), kind)
+        rows_kept = kept.to_pylist()
+        kept = pa.array(_halves(rows_kept) if element_type(kind) == np.float16 else rows_kept, kind)
     places = np.arange(len(rows))
     places[as_it_came] = len(rows) + np.arange(len(kept))
     return pa.concat_arrays([array, kept]).take(pa.array(places))
+
+
+def _halves(value: Any) -> Any:
+    """Nested lists with np.float16 in place of float: before 21, pyarrow makes half floats of these alone."""
+    if isinstance(value, list):
+        return [_halves(one) for one in value]
+    return value if value is None else np.float16(value)
+
+
+def size_of(table: pa.Table | pa.RecordBatch) -> int:
+    """Bytes that the rows take; where pyarrow cannot count those of views (such as 21), of the buffers that they lie in."""
+    try:
+        return table.nbytes
+    except pa.ArrowTypeError:
+        return table.get_total_buffer_size()
 
 
 def _lists(values: pa.Array, count: int, dim: int, kind: pa.DataType) -> pa.Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import numpy as np
 
 from fastrealign.core.errors import changed
-from fastrealign.formats.arrow_columns import filtered, fit, lists
+from fastrealign.formats.arrow_columns import filtered, fit, lists, size_of
 from fastrealign.formats.arrow_errors import decoding, writing_columns
 from fastrealign.formats.arrow_schema import retyped
 from fastrealign.formats.choose_column import Fit
@@ -191,7 +191,7 @@ class TableCopy(Generic[Out]):
             columns[self._column] = lists(values, self._schema.field(self._column).type, came)
         table = pa.Table.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
         self._pending.append(table)
-        self._pending_bytes += table.nbytes
+        self._pending_bytes += size_of(table)
 
     def _flush(self) -> None:
         if any(table.num_rows for table in self._pending):

@@ -415,7 +415,10 @@ def test_tensors_of_one_vector_a_row(tmp_path, kind, suffix, registered):
     table = pa.table({"id": range(60), "embedding": column, "box": pa.array([[1.0]] * 60)})
     path, name = tmp_path / f"x.{suffix}", getattr(column.type, "extension_name", "")
     if suffix == "parquet":
-        pq.write_table(table, path, row_group_size=17)
+        try:
+            pq.write_table(table, path, row_group_size=17)
+        except pa.ArrowNotImplementedError:
+            pytest.skip("this release of pyarrow writes no missing tensors and no views to Parquet, such as 16")
     else:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=17)
@@ -440,7 +443,10 @@ def test_tensors_of_one_vector_a_row(tmp_path, kind, suffix, registered):
         rows = np.array(after["embedding"].to_pylist(), np.float32).reshape(-1, text.shape[1])
         assert np.array_equal(rows, report.alignment(text[lost]))
         half = fr.align(path, image, tmp_path / f"half.{suffix}", bad_rows="keep", dtype="float16")
-        written = loaded(tmp_path / f"half.{suffix}")["embedding"].to_pylist()
+        written = loaded(tmp_path / f"half.{suffix}")["embedding"]
+        if kind == "Array2D":  # some releases of datasets make NaN of what is missing
+            written = written.combine_chunks().storage
+        written = written.to_pylist()
         assert [i for i, row in enumerate(written) if row is None] == ([] if lost[20] else [20])
         rows = np.array([written[i] for i in np.flatnonzero(lost)], np.float32).reshape(-1, text.shape[1])
         assert np.array_equal(rows, half.alignment(text[lost], dtype="float16").astype(np.float32))

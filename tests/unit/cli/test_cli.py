@@ -456,6 +456,20 @@ def test_bars_of_gaps_that_are_rounding_alone_are_not_full():
         assert bars == [longest, last]
 
 
+def test_libraries_complain_of_each_other_in_silence(tmp_path, run, monkeypatch):
+    def fit(*_, **__):
+        warnings.warn("an old name of another library", DeprecationWarning, stacklevel=1)
+        warnings.warn("something that matters", UserWarning, stacklevel=1)
+        raise fr.InputError("stop")
+
+    monkeypatch.setattr("fastrealign.methods.fitting.fit", fit)
+    code, _, err = run("fit", "a.npy", "--target", "b.npy", "--out", tmp_path / "x.safetensors")
+    assert code == 2 and err.splitlines() == [
+        "fastrealign: warning: something that matters",
+        "fastrealign: error: stop",
+    ]
+
+
 def test_a_fit_warning_is_one_line(tmp_path, run):
     corpus.npy_folder(tmp_path / "few", [corpus.rows(9, 1)])
     corpus.npy_folder(tmp_path / "others", [corpus.rows(9, 2)])

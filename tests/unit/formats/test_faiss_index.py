@@ -148,6 +148,8 @@ def test_rows_of_indexes_that_hold_them(tmp_path, rows_in, rng, kind, ids):
     x = rng.standard_normal((400, 6)).astype(np.float32)
     numbers = None if ids == "own" else rng.permutation(4000)[:400] - 2000
     what = HOLDING[kind]
+    if kind == "panorama" and not hasattr(faiss, "IndexHNSWFlatPanorama"):
+        pytest.skip("this release of FAISS has no Panorama, such as 1.11")
     if ids != "own":
         wrap = {"map": faiss.IndexIDMap, "map2": faiss.IndexIDMap2}[ids]
         inner = faiss.index_factory(6, what) if isinstance(what, str) else what(6)
@@ -246,7 +248,8 @@ def test_rows_kept_in_another_file_are_told(tmp_path, refused, rng):
     refused(lambda: opened(tmp_path / "x.faiss"), tmp_path / "x.faiss", "OnDiskInvertedLists", "give the embeddings")
     index = faiss.index_factory(6, "IVF4,Flat")
     index.train(x)
-    index.add(np.where(np.arange(60)[:, None] == 7, np.float32(np.nan), x))  # it counts 60 rows and keeps 59
+    index.add(x[:59])
+    index.ntotal = 60  # what rows with NaN leave behind; FAISS 1.11 dies of them
     faiss.write_index(index, str(tmp_path / "nan.faiss"))
     refused(lambda: opened(tmp_path / "nan.faiss"), "rows with NaN were added", "give the embeddings")
     graph = faiss.IndexHNSWFlat(6, 8)

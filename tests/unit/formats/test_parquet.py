@@ -283,8 +283,8 @@ def beside(rows=23):
     names = pa.array([f"k{i % 3}" for i in range(rows)])
     return {
         "null": pa.nulls(rows),
-        "text views": names.cast(pa.string_view()),
-        "byte views": names.cast(pa.binary_view()),
+        "text views": pa.array(names.to_pylist(), pa.string_view()),
+        "byte views": pa.array([name.encode() for name in names.to_pylist()], pa.binary_view()),
         "list views": pa.array([["a"] * (i % 3) for i in range(rows)], pa.list_view(pa.string())),
         "dictionaries in lists": pa.ListArray.from_arrays(
             pa.array(range(rows + 1), pa.int32()), names.dictionary_encode()
@@ -301,10 +301,11 @@ def beside(rows=23):
 @pytest.mark.parametrize("name", list(beside()))
 @pytest.mark.parametrize("keep", ["most", "none", "all"])
 def test_columns_of_rare_types_are_carried_along(tmp_path, name, keep):
-    x = matrix()
-    path = saved(
-        tmp_path / "x.parquet", pa.table({name: beside()[name], "embedding": lists(x, "fixed")}), row_group_size=9
-    )
+    table = pa.table({name: beside()[name], "embedding": lists(matrix(), "fixed")})
+    try:
+        path = saved(tmp_path / "x.parquet", table, row_group_size=9)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this release of pyarrow writes no views to Parquet, such as 16")
     before = pq.read_table(path)
     keep = {"most": np.arange(23) % 5 != 2, "none": np.zeros(23, bool), "all": np.ones(23, bool)}[keep]
     rewrite(opened(path), tmp_path / "y.parquet", keep=keep)

@@ -101,7 +101,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The stand-in; its `repositories` start empty, and so does the cache."""
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants, file_download
 
     handler = type("Mine", (Hub,), {"repositories": {}, "tokens": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -111,9 +111,10 @@ def hub(tmp_path, monkeypatch):
     handler.endpoint = f"http://127.0.0.1:{server.server_port}"
     # What the library makes of HF_ENDPOINT when it is imported.
     monkeypatch.setattr(constants, "ENDPOINT", handler.endpoint)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", handler.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    urls = handler.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", urls)
+    # Before 1.0 a module of the library holds a copy, of the first endpoint.
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", urls, raising=False)
     monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}), raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
