@@ -462,7 +462,7 @@ def test_libraries_complain_of_each_other_in_silence(tmp_path, run, monkeypatch)
         warnings.warn("something that matters", UserWarning, stacklevel=1)
         raise fr.InputError("stop")
 
-    monkeypatch.setattr("fastrealign.methods.fitting.fit", fit)
+    monkeypatch.setattr(fr, "fit", fit)
     code, _, err = run("fit", "a.npy", "--target", "b.npy", "--out", tmp_path / "x.safetensors")
     assert code == 2 and err.splitlines() == [
         "fastrealign: warning: something that matters",
