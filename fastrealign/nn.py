@@ -6,11 +6,16 @@ import os
 from typing import Any
 
 import numpy as np
-import torch
+
+from fastrealign.core.errors import InputError
+
+try:
+    import torch
+except ModuleNotFoundError:
+    raise InputError("fastrealign.nn needs torch: pip install 'fastrealign[torch]'") from None
 
 from fastrealign.core import torch_ops
 from fastrealign.core.checks import number, whole
-from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import FRACTION_BITS
 from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import NoiseOptions

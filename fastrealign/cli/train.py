@@ -116,8 +116,9 @@ def _stage(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    _silence_transformers()
-    demo = optional("fastrealign.cli.demo.train", "revision", "train")
+    extras = "revision,encoder,parquet"
+    _silence_transformers(extras)
+    demo = optional("fastrealign.cli.demo.train", extras, "train demo")
     try:
         result = demo.run_demo(
             args.out,
@@ -132,8 +133,8 @@ def _demo(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result.to_json(), result.summary()
 
 
-def _silence_transformers() -> None:
-    logging = optional("transformers", "revision", "train").utils.logging
+def _silence_transformers(extras: str = "revision") -> None:
+    logging = optional("transformers", extras, "train").utils.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

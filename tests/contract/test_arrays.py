@@ -448,6 +448,10 @@ assert a.fingerprint == fr.fit(text, images).fingerprint
 assert type(a(Only(text))) is np.ndarray and np.array_equal(a(Only(text)), a(text))
 assert type(a(Spaced(text))) is Spaced and np.array_equal(a(Spaced(text)).x, a(text))
 fr.Moments({D}).update(Only(text))
+try:
+    fr.nn
+except fr.InputError as error:
+    assert str(error) == "fastrealign.nn needs torch: pip install 'fastrealign[torch]'"
 class Gpu(Only):
     def __dlpack_device__(self): return 2, 0
 try:

@@ -161,17 +161,32 @@ def run_demo(
         out=str(trained / f"stage2-{recipe.tuning}-{recipe.method}"),
     )
     answers: dict[str, list[Answer]] = {}
-    train_stage(first, seconds, watch)
-    with timed(seconds, "evaluate"):
-        for name in EARLIER:
-            answers[name] = evaluate_earlier(world, first, name == "stage1", progress)
-    answers["stage2"] = train_stages([second], world, seconds, progress=progress, watch=watch)
+    with one_thread():
+        train_stage(first, seconds, watch)
+        with timed(seconds, "evaluate"):
+            for name in EARLIER:
+                answers[name] = evaluate_earlier(world, first, name == "stage1", progress)
+        answers["stage2"] = train_stages([second], world, seconds, progress=progress, watch=watch)
     if picture is not None:
         draw_answers(picture, answers, world.family, recipe.tuned_on)
     scores = score(answers["stage2"], statements.said)
     for name in EARLIER:
         scores |= {f"{name}/{key}": value for key, value in score(answers[name], statements.said).items()}
     return RecipeResult(recipe, scores, seconds, second.out, None if picture is None else str(picture))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """In the block torch computes in one thread. The model is so small that several threads mostly wait for each other, the more so
+    where other programs run; and one thread gives the same sums on every machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

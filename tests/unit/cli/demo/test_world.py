@@ -11,6 +11,7 @@ from pathlib import Path
 import corpus
 import pytest
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
@@ -120,10 +121,16 @@ def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch,
     for stage in (train.STAGE_1, train.STAGE_2):
         monkeypatch.setitem(stage, "epochs", 1.0)
     monkeypatch.setattr(train, "Sizes", lambda: SIZES)
+    trained, threads = train.train_stage, []
+    monkeypatch.setattr(train, "train_stage", lambda *given: (threads.append(torch.get_num_threads()), trained(*given)))
     (tmp_path / "world").symlink_to(world.folder)
     picture = tmp_path / "seen.png"
     command = ["train", "demo", "--out", str(tmp_path), "--picture", str(picture)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     assert main(command) == 0
+    assert threads == [1, 1] and torch.get_num_threads() == 2
+    torch.set_num_threads(before)
     told = capsys.readouterr()
     assert "On images never seen" in told.out and "captions, colours: F1" in told.out and str(picture) in told.out
     assert "exists already" in told.err and "Traceback" not in told.err
