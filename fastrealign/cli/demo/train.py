@@ -177,8 +177,8 @@ def run_demo(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """In the block torch computes in one thread. The model is so small that several threads mostly wait for each other, the more so
-    where other programs run; and one thread gives the same sums on every machine."""
+    """In the block torch computes in one thread: in a model this small several mostly wait for each other, the more so where
+    other programs run, and the figures depend on their number."""
     import torch
 
     before = torch.get_num_threads()

@@ -188,7 +188,7 @@ def test_every_element_type_that_the_library_knows_is_carried_through(tmp_path):
             value = (value % 2).bool() if name == "bool" else value.view(getattr(torch, name))
             save({name: value})
             tensors[name] = value
-    assert len(tensors) > 10
+    assert len(tensors) >= 10
     save_file(tensors, tmp_path / "x.safetensors")
     shard = opened(tmp_path / "x.safetensors")
     keep = np.array([True, False, True, True, False])

@@ -11,7 +11,6 @@ from pathlib import Path
 import corpus
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
@@ -118,6 +117,8 @@ def test_recipes_that_cannot_be():
 
 
 def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch, capsys):
+    import torch
+
     for stage in (train.STAGE_1, train.STAGE_2):
         monkeypatch.setitem(stage, "epochs", 1.0)
     monkeypatch.setattr(train, "Sizes", lambda: SIZES)
