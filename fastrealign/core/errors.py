@@ -10,6 +10,7 @@ import warnings
 from types import FrameType
 
 from fastrealign.core.text import shown
+from fastrealign.core.wording import option
 
 
 class FastRealignError(Exception):
@@ -50,8 +51,8 @@ class BadRowsError(InputError):
     """A row that has no direction: NaN, Inf or zero, or one that the map sends to zero."""
 
 
-_MEMORY = "not enough memory; lower --max-memory / max_memory= or --threads / threads=, or end other programs"
-_FILES = "too many open files; raise the limit (ulimit -n) or lower --threads / threads="
+_MEMORY = "not enough memory; lower {max_memory} or {threads}, or end other programs"
+_FILES = "too many open files; raise the limit (ulimit -n) or lower {threads}"
 _ROOM = "no room left for a temporary file; free some space, or set TMPDIR to a folder that has some"
 _AWAY = "the file system does not answer ({}); run again when it does"
 _OF_NETWORKS = (
@@ -95,7 +96,8 @@ def shortage(error: BaseException) -> str | None:
         said = next((what for pattern, what in _TEXTS if pattern.search(text)), None)
     if said is None or (said == _MEMORY and _BEYOND.search(text)):
         return None
-    return said.format(getattr(error, "strerror", None) or os.strerror(errno.ESTALE))
+    why = getattr(error, "strerror", None) or os.strerror(errno.ESTALE)
+    return said.format(why, max_memory=option("max_memory"), threads=option("threads"))
 
 
 class Terminated(KeyboardInterrupt):

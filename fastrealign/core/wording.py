@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from shlex import quote
 
 _by_command = False
 
@@ -32,10 +33,11 @@ def option(name: str, value: object = None) -> str:
     >>> option("bad_rows", "skip"), option("held_out")
     ("bad_rows='skip'", 'held_out=')
     >>> with on_command_line():
-    ...     option("bad_rows", "skip"), option("held_out"), option("resume", True)
-    ('--bad-rows skip', '--held-out', '--resume')
+    ...     option("bad_rows", "skip"), option("held_out"), option("resume", True), option("column", "a b")
+    ('--bad-rows skip', '--held-out', '--resume', "--column 'a b'")
     """
     flag = f"--{name.replace('_', '-')}"
     return either(
-        flag if value is None or value is True else f"{flag} {value}", f"{name}={'' if value is None else repr(value)}"
+        flag if value is None or value is True else f"{flag} {quote(str(value))}",
+        f"{name}={'' if value is None else repr(value)}",
     )

@@ -293,7 +293,7 @@ def open_embeddings(
 
 
 def _opened(source: Any, side: str, column: str | None) -> formats.Source:
-    wanted = Wanted(column, SIDES[side], option="column=")
+    wanted = Wanted(column, SIDES[side])
     opened = formats.open_source(source, side=SIDES[side], column=wanted, pickles=AnyPickleShard)
     if side == "image":
         attach_metadata(opened.shards)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.wording import option
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
@@ -18,10 +19,13 @@ from fastrealign.formats.open import check_has_names
 from fastrealign.storage.file_identity import identities
 from fastrealign.storage.paths import place
 
-NAME_BOTH = (
-    "give images as the target; where one file holds both, name its columns with --column and --target-column (column=, "
-    "target_column=)"
-)
+
+def name_both() -> str:
+    """What to do where source and target are the same rows."""
+    return (
+        "give images as the target; where one file holds both, name its columns with "
+        f"{option('column')} and {option('target_column')}"
+    )
 
 
 def open_both(
@@ -65,7 +69,7 @@ def check_apart(source: RowSource, target: RowSource) -> None:
                 f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files are: is each file of one side?"
             )
             return
-    raise InputError(f"source and target are the same rows: {shared[0]} is both; {NAME_BOTH}")
+    raise InputError(f"source and target are the same rows: {shared[0]} is both; {name_both()}")
 
 
 def shared_rows(source: RowSource, target: RowSource) -> list[str]:

@@ -19,6 +19,7 @@ from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import BadRowsError, BadShardError, Terminated
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import RowMap
+from fastrealign.core.wording import option
 from fastrealign.data.options import PassOptions
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import UNKNOWN, Piece, RowSource
@@ -82,8 +83,8 @@ class Pass:
         if self.first_bad is not None and self.bad_rows == "error":
             where = self.source.where(self.first_bad.shard, self.first_bad.row)
             raise BadRowsError(
-                f"{where} {self.first_bad.why}; fix it, or choose skip (leave such rows out) or keep (pass them on unmapped):"
-                " --bad-rows skip, or bad_rows='skip'"
+                f"{where} {self.first_bad.why}; fix it, or leave such rows out ({option('bad_rows', 'skip')}) or pass them on "
+                f"unmapped ({option('bad_rows', 'keep')})"
             )
 
     def _side_by_side(self, make_work: MakeWork, done: Done | None) -> None:

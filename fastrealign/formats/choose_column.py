@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
+from fastrealign.core.wording import either, option
 
 USUAL_NAMES = ("embedding", "embeddings", "emb", "embed", "embeds")
 # Names that a message lists: a checkpoint may have thousands.
@@ -57,7 +58,8 @@ class Wanted:
     side       "source" or "target" of an alignment, where the names in one file distinguish text and images
     elsewhere  the name that the user gave for the other side. A file that has it is read by it, unless its words name the
                other side and another name there has the words of this one
-    option     how the user can name them, for messages
+    keyword    the option that names them, for messages
+    command    how they are named on the command line, where that is no option of this name
     alone      whether `column` is of these files alone: files without names are then an error. A name for several sides may be
                of another one
     """
@@ -65,7 +67,8 @@ class Wanted:
     column: str | None = None
     side: str | None = None
     elsewhere: str | None = None
-    option: str = "--column (column=)"
+    keyword: str = "column"
+    command: str | None = None
     alone: bool = False
 
     @classmethod
@@ -77,8 +80,19 @@ class Wanted:
         """The embeddings of a side, where the user may name those of each."""
         if isinstance(column, Wanted):
             return column
-        option = "--target-column (target_column=)" if side == "target" else "--column (column=)"
-        return cls(column, side, elsewhere, option, alone=side == "target")
+        keyword = "target_column" if side == "target" else "column"
+        return cls(column, side, elsewhere, keyword, alone=side == "target")
+
+    @property
+    def option(self) -> str:
+        """How the user names them."""
+        named = option(self.keyword)
+        return named if self.command is None else either(self.command, named)
+
+    def passed(self, name: str) -> str:
+        """How the user names those of this name."""
+        named = option(self.keyword, name)
+        return named if self.command is None else either(f"{self.command}, COLUMN being {name!r}", named)
 
     def given(self, candidates: Sequence[Candidate]) -> str | None:
         """The name that the user gave: for this side, present or not, else for the other side."""
@@ -167,7 +181,7 @@ def choose_name(path: str, candidates: Sequence[Candidate], column: str | Wanted
     if rivals:
         raise Unclear(
             f"{path}: which {kind} holds the embeddings? {_shown(rivals[0])} may, but is not accepted; {_shown(found[0])} is "
-            f"accepted: pass {_passed(asked, found[0].name)} to take it, or save {rivals[0].name!r} as {wanted}"
+            f"accepted: pass {asked.passed(found[0].name)} to take it, or save {rivals[0].name!r} as {wanted}"
         )
     return found[0].name
 
@@ -194,7 +208,7 @@ def instead(candidates: Sequence[Candidate], name: str, column: str | Wanted | N
     fitting = [one for one in candidates if one.name != name and one.fit is Fit.TAKEN]
     if not fitting:
         return ""
-    return f"; if {_shown(fitting[0])} holds the embeddings, pass {_passed(Wanted.of(column), fitting[0].name)}"
+    return f"; if {_shown(fitting[0])} holds the embeddings, pass {Wanted.of(column).passed(fitting[0].name)}"
 
 
 @contextmanager
@@ -219,12 +233,6 @@ def _words(name: str) -> list[str]:
     """ "clipTextEmb_0" is clip, text, emb, 0."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     return [word for word in re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", snake) if word]
-
-
-def _passed(asked: Wanted, name: str) -> str:
-    """How to name it: "--column 'x' (column=)"."""
-    option, _, keyword = asked.option.partition(" ")
-    return f"{option} {name!r}" + (f" {keyword}" if keyword else "")
 
 
 def _shown(one: Candidate) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from fastrealign import formats
 from fastrealign.core.choices import SIDES, TARGETS
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
@@ -78,7 +79,7 @@ class ConvertedFiles(OutputFolder):
     def _check(self, path: Path) -> None:
         self._inputs.check(path)
         if os.path.lexists(path) and not self._overwrite:
-            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+            raise InputError(f"{path}: exists; choose another name or replace it with {option('overwrite', True)}")
         if path.is_dir() and not (self.to == "lance" and (path / "_versions").is_dir()):
             raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
 

@@ -19,6 +19,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.listing import count, listing, size
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import shown
+from fastrealign.core.wording import option
 from fastrealign.data.options import NoiseOptions
 from fastrealign.data.row_source import rows_in
 from fastrealign.formats.choose_column import Wanted
@@ -221,7 +222,7 @@ def _unfinished(folder: Place) -> Found:
     of_ranks = sum(len(Journal.peek(path).shards) for path in rank_journals(folder / JOURNAL))
     done, all_shards = len(noted.shards) + of_ranks, len(noted.spec.source) if noted.spec else 0
     value = {"kind": "output", "path": str(folder), "complete": False, "shards": all_shards, "shards_complete": done}
-    state = f"{done} of {count(all_shards, 'shard')} complete; resume it with --resume"
+    state = f"{done} of {count(all_shards, 'shard')} complete; resume it with {option('resume', True)}"
     return value, shown(f"{folder}: an unfinished run, {state}")
 
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from fastrealign.core.errors import FastRealignError, shortage
 from fastrealign.core.progress import Progress
+from fastrealign.core.wording import option
 from fastrealign.data.process_group import ALONE, ProcessGroup
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.journal import Journal
@@ -106,7 +107,7 @@ class Job(ABC, Generic[R]):
 
 def with_state(error: BaseException, done: int, of: int) -> BaseException:
     """The error of a run of `of` shards, saying how many are complete and how to resume."""
-    state = f"{done} of {of} shards are complete, resume with --resume / resume=True"
+    state = f"{done} of {of} shards are complete, resume with {option('resume', True)}"
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
     short = shortage(error)

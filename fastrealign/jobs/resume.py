@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.folders import final_name, remove, remove_folders, remove_temporaries
@@ -55,7 +56,7 @@ class PreviousRun:
             change = self.spec.change(noted.spec, set().union(*(group.names for group in known)))
             if change:
                 raise InputError(
-                    f"{self.layout.out}: the run there cannot be resumed: {change}; restart with --overwrite"
+                    f"{self.layout.out}: the run there cannot be resumed: {change}; restart with {option('overwrite', True)}"
                 )
         self.is_ours = True
         self._remove_temporaries(planned(noted.spec or self.spec))
@@ -91,7 +92,7 @@ class PreviousRun:
             what = f"{foreign[0]} may not be" if foreign else "the shards noted are not"
             raise InputError(
                 f"{self.layout.out}: the job specification in the journal there is damaged, and {what} of this run; "
-                "restart with --overwrite, or choose another output folder"
+                f"restart with {option('overwrite', True)}, or choose another output folder"
             )
 
     def _warn_of_damage(self, journal: Journal, lines: int) -> None:
@@ -150,13 +151,14 @@ class PreviousRun:
         change = self.spec.change(manifest.spec)
         if change:
             raise InputError(
-                f"{self.layout.out}: the complete run there is another one: {change}; replace it with --overwrite"
+                f"{self.layout.out}: the complete run there is another one: {change}; replace it with "
+                f"{option('overwrite', True)}"
             )
         changed = self._changed(manifest.shards)
         if changed is not None:
             raise InputError(
                 f"{self.layout.out}: {changed.name} is gone or was changed since the run was complete; "
-                "move it away if it is there, and restart with --overwrite"
+                f"move it away if it is there, and restart with {option('overwrite', True)}"
             )
 
     def _remove_temporaries(self, names: set[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import option
 from fastrealign.data.options import OutputOptions
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.journal import Journal, rank_journals
@@ -46,7 +47,9 @@ class RunFolder(OutputFolder):
     def check(self) -> None:
         layout, may_be_there = self.layout, self._options.resume or self._options.overwrite
         if self._options.resume and self._options.overwrite:
-            raise InputError("--resume continues what is there and --overwrite restarts: choose one")
+            raise InputError(
+                f"{option('resume', True)} continues what is there and {option('overwrite', True)} restarts: choose one"
+            )
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root}: is a file, expected a folder to write to")
         there = layout.files()
@@ -80,7 +83,7 @@ class RunFolder(OutputFolder):
         if alignment is not None and self.journal.noted.alignment not in (None, alignment.fingerprint):
             raise InputError(
                 f"{self.layout.out}: the run there used another alignment (another target, machine or version?); "
-                "restart with --overwrite"
+                f"restart with {option('overwrite', True)}"
             )
         if self._replaced is not None:
             remove_files(self.root, planned(self._replaced.spec))
@@ -152,7 +155,11 @@ class RunFolder(OutputFolder):
                 if journal.exists():
                     raise
                 return _JUST_WRITTEN
-            return f"holds an unfinished run ({done} shards complete); continue it with --resume or restart with --overwrite"
+            return (
+                f"holds an unfinished run ({done} shards complete); continue it with {option('resume', True)} or restart with "
+                f"{option('overwrite', True)}"
+            )
         if self.layout.here(self.layout.manifest) in there:
-            return "is not empty, a run is complete there; --resume checks it, --overwrite replaces it"
+            resume, overwrite = option("resume", True), option("overwrite", True)
+            return f"is not empty, a run is complete there; {resume} checks it, {overwrite} replaces it"
         return f"is not empty, it holds {there[0]}; choose an empty folder"

@@ -15,6 +15,7 @@ import numpy as np
 from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.core.wording import option
 from fastrealign.data.distributed import owner
 from fastrealign.data.options import NO_NOISE, Compute, NoiseOptions, OutputOptions, ReadOptions
 from fastrealign.data.process_group import GroupLike, ranks_of
@@ -215,7 +216,7 @@ class ShardJob(Job[Report]):
         method = load(path)
         if method.fingerprint != manifest.alignment:
             raise InputError(
-                f"{self.layout.alignment}: was changed since the run was complete; restart with --overwrite"
+                f"{self.layout.alignment}: was changed since the run was complete; restart with {option('overwrite', True)}"
             )
         return method
 

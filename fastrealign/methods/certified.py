@@ -33,7 +33,7 @@ from fastrealign.core.row_map import UNIT
 from fastrealign.data.cluster_sampling import BlockSource, Spread, measure_spread
 from fastrealign.data.error_bound import ErrorBound
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pair import NAME_BOTH
+from fastrealign.data.pair import name_both
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.strata import LARGEST_SHARE, Strata
 from fastrealign.methods.alignment import Alignment
@@ -157,7 +157,7 @@ def _check_differ(source: RowSource, target: RowSource) -> None:
     if source.rows is not None and source.rows == target.rows and source.d == target.d:
         ours, theirs = source.pilot(_COMPARED), target.pilot(_COMPARED)
         if ours.dtype == theirs.dtype and np.array_equal(ours, theirs):
-            raise InputError(f"source and target hold the same rows: {source.name} and {target.name}; {NAME_BOTH}")
+            raise InputError(f"source and target hold the same rows: {source.name} and {target.name}; {name_both()}")
 
 
 def fit_certified(source: RowSource, target: RowSource, fit: FitOptions, tol: float, options: PassOptions) -> Alignment:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.wording import either
 from fastrealign.formats.safetensors_files import own_kind
 from fastrealign.formats.saved_tensors import OtherKind
 from fastrealign.methods.alignment import Alignment
@@ -51,8 +52,8 @@ def load(path: AnyPath) -> Method:
     except OtherKind as error:
         if error.kind == "roles":
             raise InputError(
-                f"{path}: holds roles, expected one alignment; choose one with --role NAME, "
-                "fastrealign.Roles.load(path)[NAME]; fastrealign inspect lists them"
+                f"{path}: holds roles, expected one alignment; choose one with "
+                f"{either('--role NAME', 'fastrealign.Roles.load(path)[NAME]')}; fastrealign inspect lists them"
             ) from None
         if error.kind == "scores":
             raise InputError(

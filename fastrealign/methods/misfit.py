@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.wording import option
 from fastrealign.data.options import ReadOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -114,7 +115,7 @@ def open_new(
     """New rows for an alignment: the source, and the target if there is one."""
     if target is None and read.target_column is not None:
         raise InputError(
-            f"target_column={read.target_column!r} (--target-column) without a target; name the target, or leave the column out"
+            f"{option('target_column', read.target_column)} without a target; name the target, or leave the column out"
         )
     rows = open_rows(source, "source", Wanted(read.column, "source", alone=target is None))
     alignment.check_width(rows.d, rows.name)

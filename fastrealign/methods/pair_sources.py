@@ -67,8 +67,7 @@ def open_pairs(
 
 
 def _named(side: str, spec: Any, column: str | None) -> RowSource:
-    option = "--target-column (target_column=)" if side == "new" else "--column (column=)"
-    wanted = Wanted(column, "source", option=option, alone=True)
+    wanted = Wanted(column, "source", keyword="target_column" if side == "new" else "column", alone=True)
     try:
         opened = open_rows(spec, "source", wanted)
     except InputError as error:

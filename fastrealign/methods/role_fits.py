@@ -157,7 +157,7 @@ def open_role(role: str, given: Any, column: str | None = None) -> RowSource:
             folders = [place(given) / folder for folder in SIDE_FOLDERS.values()]
             if all(folder.is_dir() for folder in folders):
                 raise InputError(f"{given}: holds text and images; name the folder: {' or '.join(map(str, folders))}")
-        wanted = Wanted(column, side, None, "column= (--role NAME=PATH:COLUMN)", alone=True)
+        wanted = Wanted(column, side, command="--role NAME=PATH:COLUMN", alone=True)
         opened = open_rows(given, side or "target", wanted)
         if isinstance(opened, FileSource):
             opened.name = f"role {role}: {opened.name}"

@@ -11,7 +11,7 @@ from fastrealign.core.errors import InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pair import NAME_BOTH
+from fastrealign.data.pair import name_both
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment
@@ -160,7 +160,7 @@ def check_differ(source: str, y: SideStatistics, target: str, x: SideStatistics)
     if np.linalg.norm(x.mean) >= NO_CENTROID and np.array_equal(y.mean, x.mean):
         raise InputError(
             f"source and target hold the same rows: those of {source} and of {target} have one mean to the last bit, "
-            f"and no gap between them; {NAME_BOTH}"
+            f"and no gap between them; {name_both()}"
         )
 
 

@@ -234,7 +234,7 @@ def test_null_embeddings_are_kept_as_they_came(tmp_path, with_nulls):
 def test_null_embeddings_stop_other_runs_with_what_to_do(tmp_path, with_nulls):
     kind, source, _, good, image = with_nulls
     for call in (lambda: fr.align(source, image, tmp_path / "out"), lambda: fr.fit(source, image)):
-        with pytest.raises(fr.BadRowsError, match=rf"part_0\.{kind}: row 0 \(null\) .* --bad-rows skip"):
+        with pytest.raises(fr.BadRowsError, match=rf"part_0\.{kind}: row 0 \(null\) .*bad_rows='skip'"):
             call()
     alignment = fr.fit(source, image, bad_rows="skip")
     assert alignment.count_source == len(good)
@@ -471,7 +471,7 @@ def test_tensors_of_several_vectors_a_row_are_refused(tmp_path, shape):
         import pyarrow.parquet as pq
 
         pq.write_table(pa.table({"embedding": column, "box": boxes}), path)
-        with pytest.raises(fr.InputError, match=r"expected .*one embedding a row; if 'box' \(.*\) .* --column 'box'"):
+        with pytest.raises(fr.InputError, match=r"expected .*one embedding a row; if 'box' \(.*\) .* column='box'"):
             fr.fit(path, corpus.rows(9, 2))
 
 

@@ -103,7 +103,7 @@ def test_numbers_of_rows_that_no_longer_are_what_they_were(sides, tmp_path):
         if numbered:
             with (
                 pytest.warns(UserWarning, match=r"part_0b\.npy: read as part of one set"),
-                pytest.raises(InputError, match=r"rows of the source have other numbers .*--overwrite"),
+                pytest.raises(InputError, match=r"rows of the source have other numbers .*overwrite=True"),
             ):
                 fr.apply_files(method, text, out, resume=True)
         (text / "part_0b.npy").unlink()

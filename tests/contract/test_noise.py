@@ -115,7 +115,7 @@ def test_files_hold_what_one_call_gives_and_say_so(sides, tmp_path, name, capsys
         ({"noise": 0.8, "seed": 6}, "seed was 5, now it is 6"),
         ({"seed": 5} if name == "c3" else {}, "noise was 0.8, now it is the default"),
     ):
-        with pytest.raises(InputError, match=rf"{says}; replace it with --overwrite$") as told:
+        with pytest.raises(InputError, match=rf"{says}; replace it with overwrite=True$") as told:
             fr.align(text, image, tmp_path / "out", method=name, resume=True, **other)
         assert str(told.value).count("\n") == 0
         if name != "c3" or other:
@@ -153,7 +153,7 @@ def test_the_same_bytes_whatever_threads_memory_order_and_stops(sides, tmp_path,
         with pytest.raises(fr.FastRealignError, match="disk is full"):
             fr.apply_files(method, text, out, threads=1, progress=stops.StopAfter(rows), **how)
         with pytest.raises(
-            InputError, match=r"cannot be resumed: noise was 1.0, now it is 0.5; restart with --overwrite"
+            InputError, match=r"cannot be resumed: noise was 1.0, now it is 0.5; restart with overwrite=True"
         ):
             fr.apply_files(method, text, out, resume=True, **{**how, "noise": 0.5})
         report = fr.apply_files(method, text, out, resume=True, threads=2, **how)

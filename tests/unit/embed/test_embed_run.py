@@ -129,7 +129,7 @@ class Stop(Progress):
 
 
 def test_an_interrupt_keeps_complete_shards_and_says_how_to_go_on(tmp_path, jsonl):
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 6 shards are complete, resume with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 6 shards are complete, resume with resume=True"):
         small(jsonl, tmp_path / "out", progress=Stop(9, KeyboardInterrupt()))
     small(jsonl, tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".") == [
@@ -137,7 +137,7 @@ def test_an_interrupt_keeps_complete_shards_and_says_how_to_go_on(tmp_path, json
         "embeddings_00001.parquet",
     ]
     with pytest.raises(
-        fr.InputError, match=r"holds an unfinished run \(2 shards complete\); continue it with --resume"
+        fr.InputError, match=r"holds an unfinished run \(2 shards complete\); continue it with resume=True"
     ):
         small(jsonl, tmp_path / "out")
     done = small(jsonl, tmp_path / "out", resume=True)

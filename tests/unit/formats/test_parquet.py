@@ -242,18 +242,18 @@ def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused,
         repr(name),
         str(pq.read_schema(path).field(0).type)[:60],
         "'box' (list<element: double>)",
-        "--column 'box'",
+        "column='box'",
     ]
     refused(lambda: opened(path), path, *pieces)
     assert np.array_equal(rows_in(opened(path, "box")), LIST)
     saved(path, pa.table({"embedding": UNTAKEN[kind], "box": LIST}))
-    refused(lambda: opened(path), path, "one embedding a row", "--column 'box'")
+    refused(lambda: opened(path), path, "one embedding a row", "column='box'")
 
 
 @pytest.mark.parametrize("kind", ["decimals", "struct", "several vectors", "lists of lists of lists", "tensors"])
 def test_its_shape_alone_may_be_that_of_embeddings(tmp_path, refused, rows_in, kind):
     path = saved(tmp_path / "x.parquet", pa.table({"clip": UNTAKEN[kind], "box": LIST}))
-    refused(lambda: opened(path), path, "'clip'", "'box'", "--column 'box'")
+    refused(lambda: opened(path), path, "'clip'", "'box'", "column='box'")
     saved(path, pa.table({"boxes": UNTAKEN[kind], "vector": LIST}))  # unless the other has the name
     assert np.array_equal(rows_in(opened(path)), LIST)
 

@@ -76,9 +76,9 @@ def test_items_by_id(opened, rows_in):
 )
 def test_what_may_be_the_embeddings_and_is_not_taken_is_named(opened, rows_in, refused, other):
     value = {"text_features": other, "boxes": X}
-    refused(lambda: opened(value), "'text_features'", "'boxes' (float32", "--column 'boxes'")
+    refused(lambda: opened(value), "'text_features'", "'boxes' (float32", "column='boxes'")
     assert np.array_equal(rows_in(opened(value, "boxes")), X)
-    refused(lambda: opened({"embeddings": other, "boxes": X}), "'embeddings'", "--column 'boxes'")
+    refused(lambda: opened({"embeddings": other, "boxes": X}), "'embeddings'", "column='boxes'")
 
 
 def test_one_vector_a_row_in_three_dimensions(opened, rows_in):

@@ -131,12 +131,10 @@ def test_a_tensor_that_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path,
     except SafetensorError:
         assert dtype == "c8"
         pytest.skip("this release of safetensors writes no complex numbers")
-    refused(
-        lambda: opened(path), path, "'text_features'", str(other.shape), "'boxes' (F32 (23, 5))", "--column 'boxes'"
-    )
+    refused(lambda: opened(path), path, "'text_features'", str(other.shape), "'boxes' (F32 (23, 5))", "column='boxes'")
     assert np.array_equal(rows_in(opened(path, "boxes")), a)
     saved(path, {"embeddings": other, "boxes": a})
-    refused(lambda: opened(path), path, "tensor 'embeddings'", "--column 'boxes'")
+    refused(lambda: opened(path), path, "tensor 'embeddings'", "column='boxes'")
 
 
 def test_which_tensor_is_taken(tmp_path, rows_in, refused):

@@ -255,10 +255,10 @@ def test_nothing_in_a_file_is_run(tmp_path, refused, new):
 )
 def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, other):
     path = saved(tmp_path / "x.pt", {"text_features": other, "boxes": matrix()})
-    refused(lambda: opened(path), path, "'text_features'", "'boxes' (float32 (23, 5))", "--column 'boxes'")
+    refused(lambda: opened(path), path, "'text_features'", "'boxes' (float32 (23, 5))", "column='boxes'")
     assert np.array_equal(rows_in(opened(path, "boxes")), matrix().numpy())
     saved(path, {"embeddings": other, "boxes": matrix()})
-    refused(lambda: opened(path), path, "'embeddings'", "--column 'boxes'")
+    refused(lambda: opened(path), path, "'embeddings'", "column='boxes'")
 
 
 @pytest.mark.parametrize(

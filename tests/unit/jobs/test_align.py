@@ -141,7 +141,7 @@ def with_bad_rows(tmp_path):
 
 
 def test_bad_rows_stop_the_run_and_leave_nothing(tmp_path, with_bad_rows):
-    with pytest.raises(fr.BadRowsError, match=r"part_1\.npy: row 5 has a NaN or Inf; .*--bad-rows"):
+    with pytest.raises(fr.BadRowsError, match=r"part_1\.npy: row 5 has a NaN or Inf; .*bad_rows='skip'"):
         fr.align(*with_bad_rows, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -242,7 +242,7 @@ def test_bad_rows_pass_as_they_are_and_what_does_not_fit_is_named(tmp_path):
 def test_what_is_there_is_replaced_only_when_asked(tmp_path, pickled, name):
     fr.convert(pickled, tmp_path / "out", to=to(name), dtype="float16")
     before = corpus.tree(tmp_path / "out")
-    with pytest.raises(fr.InputError, match=r"text_3\..*: exists; .*--overwrite"):
+    with pytest.raises(fr.InputError, match=r"text_3\..*: exists; .*overwrite=True"):
         fr.convert(pickled, tmp_path / "out", to=name)
     assert corpus.tree(tmp_path / "out") == before
     fr.convert(pickled, tmp_path / "out", to=name, overwrite=True)

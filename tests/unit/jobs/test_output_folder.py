@@ -38,7 +38,7 @@ def unfinished(tmp_path, sides):
     """An output whose run was stopped after two of five shards."""
     out = tmp_path / "out"
     with pytest.raises(
-        fr.FastRealignError, match=r"the disk is full; 2 of 5 shards are complete, resume with --resume"
+        fr.FastRealignError, match=r"the disk is full; 2 of 5 shards are complete, resume with resume=True"
     ):
         fr.align(*sides, out, threads=1, progress=StopAfter(2 * 60))
     return out
@@ -127,7 +127,7 @@ def test_a_journal_cut_off_in_a_line_loses_only_that_line(tmp_path, sides, unfin
 )
 def test_resume_names_a_changed_option(sides, unfinished, change, named):
     before = corpus.tree(unfinished)
-    refused(lambda: fr.align(*sides, unfinished, resume=True, **change), named, "--overwrite")
+    refused(lambda: fr.align(*sides, unfinished, resume=True, **change), named, "overwrite=True")
     assert corpus.tree(unfinished) == before
 
 
@@ -207,7 +207,7 @@ def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path, sides):
 
 
 def test_an_interrupt_tells_what_is_complete(tmp_path, sides):
-    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 2 of 5 shards are complete, resume with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 2 of 5 shards are complete, resume with resume=True"):
         fr.align(*sides, tmp_path / "out", threads=1, progress=StopAfter(120, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt, match=r"^interrupted; nothing was written$"):
         fr.align(*sides, tmp_path / "other", progress=StopAfter(0, KeyboardInterrupt()))
@@ -237,16 +237,16 @@ def test_a_complete_run_that_is_another_or_was_changed_is_named(tmp_path, sides)
     out = tmp_path / "out"
     fr.align(*sides, out)
     before = corpus.tree(out)
-    refused(lambda: fr.align(*sides, out, resume=True, dtype="float64"), "is another one: dtype was", "--overwrite")
+    refused(lambda: fr.align(*sides, out, resume=True, dtype="float64"), "is another one: dtype was", "overwrite=True")
     (out / "part_2.npy").write_bytes(b"mine now")
     refused(lambda: fr.align(*sides, out, resume=True), "part_2.npy is gone or was changed")
     assert corpus.tree(out) == {**before, "part_2.npy": b"mine now"}
 
 
 def test_output_that_is_there_is_not_written_to_unasked(tmp_path, sides, unfinished):
-    refused(lambda: fr.align(*sides, unfinished), "unfinished run (2 shards complete)", "--resume", "--overwrite")
+    refused(lambda: fr.align(*sides, unfinished), "unfinished run (2 shards complete)", "resume=True", "overwrite=True")
     fr.align(*sides, tmp_path / "done")
-    refused(lambda: fr.align(*sides, tmp_path / "done"), "not empty", "--resume", "--overwrite")
+    refused(lambda: fr.align(*sides, tmp_path / "done"), "not empty", "resume=True", "overwrite=True")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     refused(lambda: fr.align(*sides, tmp_path / "other"), "not empty", "notes.txt")

@@ -184,7 +184,7 @@ def test_bad_rows(sides_of, value, centroid):
     spoiled_y[[17, 300]] = value
     spoiled_x[5] = value
     why = "is all zeros" if value == 0 else "has a NaN or Inf"
-    with pytest.raises(BadRowsError, match=f"source: row 17 {why}; fix it, or choose skip .* or keep "):
+    with pytest.raises(BadRowsError, match=f"source: row 17 {why}; fix it, or leave such rows out .*bad_rows='keep'"):
         fr.fit(spoiled_y, x, centroid=centroid)
     with pytest.raises(BadRowsError, match=f"target: row 5 {why}"):
         fr.fit(y, spoiled_x, centroid=centroid)
