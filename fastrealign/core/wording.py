@@ -37,7 +37,6 @@ def option(name: str, value: object = None) -> str:
     ('--bad-rows skip', '--held-out', '--resume', "--column 'a b'")
     """
     flag = f"--{name.replace('_', '-')}"
-    return either(
-        flag if value is None or value is True else f"{flag} {quote(str(value))}",
-        f"{name}={'' if value is None else repr(value)}",
-    )
+    if value is None or value is True:
+        return either(flag, f"{name}={'' if value is None else value}")
+    return either(f"{flag} {quote(str(value))}", f"{name}={value!r}")

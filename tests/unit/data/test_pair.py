@@ -153,7 +153,7 @@ def test_inspect_and_convert_do_not_choose_a_side(tmp_path, sides, run):
     path = write(tmp_path, "safetensors", **dict(zip(("text_emb", "image_emb"), sides, strict=True)))
     for argv in (["inspect", path], ["convert", path, "--out", tmp_path / "out.npy"]):
         code, said = run(*argv)
-        assert code == 2 and "image_emb, text_emb; name the one to take with column=" in said
+        assert code == 2 and "image_emb, text_emb; name the one to take with --column" in said
 
 
 # --- a column a side --------------------------------------------------------------------------------------------------
