@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import tempfile
@@ -54,6 +55,9 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     """Leave the source tree: a child process would import fastrealign from there, where it may not have been compiled."""
+    # The libraries and cases that are loaded by now stay: a search for cycles need not go through them again and again.
+    gc.collect()
+    gc.freeze()
     folder = tempfile.TemporaryDirectory(prefix="fastrealign-tests-")
     session.config.add_cleanup(folder.cleanup)
     session.config.add_cleanup(partial(os.chdir, os.getcwd()))

@@ -26,7 +26,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.formats import open_source
 from fastrealign.formats.manifest import Manifest
 
-EXAMPLES = int(os.environ.get("FASTREALIGN_FUZZ_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("FASTREALIGN_FUZZ_EXAMPLES", "80"))
 # The CPU time that an example may take, and by how many bytes it may raise the peak: a page of a parquet file may say
 # that it has 2 GB, and Arrow makes room for them.
 SECONDS, BYTES = 10, 5 << 29

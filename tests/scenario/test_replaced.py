@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -90,29 +91,30 @@ PHASES = ["reading the target", "reading the source", "centring", "aligning"]
 
 @pytest.mark.parametrize("change", CHANGES, ids=["replaced", "written over", "cut", "longer", "removed"])
 def test_between_and_within_the_passes_of_a_run(sides, tmp_path, change):
+    """Each format and each change at half of the moments; each format, and each change, meets all of them."""
+    turn = list(corpus.FORMATS).index(next(sides[0].iterdir()).suffix) + CHANGES.index(change)
     fr.align(*sides, tmp_path / "whole", fsync=False)
     whole = corpus.tree(tmp_path / "whole")
     kept = {side: {path: path.read_bytes() for path in side.iterdir()} for side in sides}
     times = {path: path.stat() for side in sides for path in side.iterdir()}
-    for number in range(len(PHASES)):
-        for side in sides:
-            for rows in (0, EACH + 1):
-                path = sorted(side.iterdir())[1]
-                out = tmp_path / f"{side.name} {number} {rows}"
-                progress = ChangeAt(change, path, number, rows)
-                try:
-                    report = fr.align(*sides, out, progress=progress, threads=1, fsync=False, bad_shards="skip")
-                except fr.InputError as error:
-                    assert not isinstance(error, fr.core.errors.BadShardError)
-                    assert path.name in str(error) and "\n" not in str(error)
-                else:
-                    # It had been read for the last time.
-                    assert progress.phases == PHASES and (side is sides[1] or rows) and number >= 2 - (side is sides[1])
-                    assert corpus.tree(out) == whole and report.left_out == []
-                for there, data in kept[side].items():
-                    there.write_bytes(data)
-                    keep_times(there, times[there])
-                shutil.rmtree(out, ignore_errors=True)
+    for number, of in itertools.product(range(len(PHASES)), (0, 1)):
+        side, rows = sides[of], (0, EACH + 1)[(turn + number + of) % 2]
+        path = sorted(side.iterdir())[1]
+        out = tmp_path / f"{side.name} {number} {rows}"
+        progress = ChangeAt(change, path, number, rows)
+        try:
+            report = fr.align(*sides, out, progress=progress, threads=1, fsync=False, bad_shards="skip")
+        except fr.InputError as error:
+            assert not isinstance(error, fr.core.errors.BadShardError)
+            assert path.name in str(error) and "\n" not in str(error)
+        else:
+            # It had been read for the last time.
+            assert progress.phases == PHASES and (side is sides[1] or rows) and number >= 2 - (side is sides[1])
+            assert corpus.tree(out) == whole and report.left_out == []
+        for there, data in kept[side].items():
+            there.write_bytes(data)
+            keep_times(there, times[there])
+        shutil.rmtree(out, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ def _imported_objects_are_left_alone():
 
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
