@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +91,10 @@ def _imports(module: str) -> Iterator[Import]:
     yield from visit(ast.parse(MODULES[module].read_text()), False, False)
 
 
-IMPORTS = [found for module in MODULES for found in _imports(module) if found.of != module]
+@cache
+def imports() -> list[Import]:
+    """All that modules of the package import of it; read by the first test that asks."""
+    return [found for module in MODULES for found in _imports(module) if found.of != module]
 
 
 def _room(module: str) -> str:
@@ -105,7 +109,7 @@ def test_imports_go_down_the_layers():
     """Those for type checkers too. The package's own __init__ names what users use, from every room."""
     up = [
         f"{found.by}:{found.line} imports {found.of}"
-        for found in IMPORTS
+        for found in imports()
         if _room(found.by) != _room(found.of)
         and LAYER[_room(found.of)] >= LAYER[_room(found.by)]
         and found.by != "fastrealign"
@@ -115,7 +119,7 @@ def test_imports_go_down_the_layers():
 
 def test_every_public_name_has_a_type():
     """Others would be of type Any to the users' type checkers."""
-    imported = {found.of for found in IMPORTS if found.by == "fastrealign" and found.typing}
+    imported = {found.of for found in imports() if found.by == "fastrealign" and found.typing}
     homes = [f"fastrealign.{home}.{name}" for name, home in fastrealign._HOMES.items()]
     modules = [f"fastrealign.{home}" for home in fastrealign._MODULES.values()]
     assert [name for name in [*homes, *modules] if not {name, name.rpartition(".")[0]} & imported] == []
@@ -123,7 +127,7 @@ def test_every_public_name_has_a_type():
 
 def test_no_import_circles():
     graph = defaultdict(set)
-    for found in IMPORTS:
+    for found in imports():
         if not found.typing:
             graph[found.by].add(found.of)
     circles = [sorted(part) for part in _strongly_connected(graph) if len(part) > 1]
@@ -190,14 +194,14 @@ def _at_the_top(module: str) -> set[str]:
 def test_own_modules_are_imported_at_the_top():
     """In functions only those that import an optional library themselves."""
     above = {
-        module: {found.of for found in IMPORTS if found.by == module and not found.inside and not found.lazy}
+        module: {found.of for found in imports() if found.by == module and not found.inside and not found.lazy}
         for module in MODULES
     }
     heavy = {module for module in MODULES if _at_the_top(module) & OPTIONAL}
     while more := {module for module in MODULES if above[module] & heavy} - heavy:
         heavy |= more
     inside = [
-        f"{found.by}:{found.line} imports {found.of}" for found in IMPORTS if found.inside and found.of not in heavy
+        f"{found.by}:{found.line} imports {found.of}" for found in imports() if found.inside and found.of not in heavy
     ]
     assert not inside, "\n".join(inside)
 

@@ -107,16 +107,16 @@ def test_rows_of_all_lengths_together(rng, rows_of, map_of, out_dtype, isa):
     assert_close(apply(rows, row_map, out_dtype, isa=isa)[0], mapped(rows, row_map))
 
 
-@pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("d", [5, 40])
-def test_rows_that_nearly_cancel(rng, rows_of, in_dtype, out_dtype, isa, d, size):
+def test_rows_that_nearly_cancel(rng, rows_of, in_dtype, out_dtype, isa, d):
     """s pi(y) + b, and then pi(...) + c, is a vector of length `size` between two of length 1."""
-    for row in rows_of(20, d, in_dtype)[:, None]:
-        opposite = size * reference.project(rng.standard_normal((1, d)))[0] - mapped(row, UNIT)[0]
-        for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
-            out, counts = apply(row, row_map, out_dtype, isa=isa)
-            assert counts.good == 1
-            assert_close(out, mapped(row, row_map), float64_error=2e-13 + 1e-14 / size)
+    for size in (1e-1, 1e-2, 1e-4, 1e-6):
+        for row in rows_of(20, d, in_dtype)[:, None]:
+            opposite = size * reference.project(rng.standard_normal((1, d)))[0] - mapped(row, UNIT)[0]
+            for row_map in (RowMap(1.0, opposite), RowMap(1.0, None, opposite)):
+                out, counts = apply(row, row_map, out_dtype, isa=isa)
+                assert counts.good == 1
+                assert_close(out, mapped(row, row_map), float64_error=2e-13 + 1e-14 / size)
 
 
 @pytest.mark.parametrize("d", [1, 16, 17, 40])
@@ -182,15 +182,15 @@ OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize("d", [1, 7, 8, 17, 96])
-def test_nothing_outside_the_output_is_written(rows_of, map_of, in_dtype, out_dtype, isa, d):
-    rows, row_map = rows_of(11, d, in_dtype), map_of(d)
-    expected, _ = apply(rows, row_map, out_dtype, isa=isa)
-    for kind in OUTPUTS:
-        out, intact = poisoned(11, d, out_dtype, **kind)
-        ops.apply(rows, row_map, out, isa=isa)
-        assert intact(), kind
-        np.testing.assert_array_equal(out, expected, strict=True, err_msg=str(kind))
+def test_nothing_outside_the_output_is_written(rows_of, map_of, in_dtype, out_dtype, isa):
+    for d in (1, 7, 8, 17, 96):
+        rows, row_map = rows_of(11, d, in_dtype), map_of(d)
+        expected, _ = apply(rows, row_map, out_dtype, isa=isa)
+        for kind in OUTPUTS:
+            out, intact = poisoned(11, d, out_dtype, **kind)
+            ops.apply(rows, row_map, out, isa=isa)
+            assert intact(), kind
+            np.testing.assert_array_equal(out, expected, strict=True, err_msg=str(kind))
 
 
 @pytest.mark.parametrize("d", [1, 7, 8, 17, 96])
@@ -287,17 +287,17 @@ def steps_of(stored):
     return [sum(round(Fraction(float(x)) * (2**52 + 1) / 2**12) for x in column) << 48 for column in stored.T]
 
 
-@pytest.mark.parametrize("d", [1, 7, 8, 17, 96])
-def test_sums_are_those_of_the_stored_rows(rows_of, map_of, in_dtype, out_dtype, isa, d):
-    rows, row_map = rows_of(67, d, in_dtype), map_of(d)
-    rows[5] = 0
-    rows[6, d - 1] = np.nan
-    rows[7] = rows[7].astype(np.float64) * 1e-4  # for float16 and float32 the slow path, at times
-    sums = ExactSum(d)
-    out, counts = apply(rows, row_map, out_dtype, isa=isa, into=sums)
-    assert counts.good == sums.count == 65
-    totals = [int(high) * 2**64 + int(low) for low, high in zip(sums.low, sums.high, strict=True)]
-    assert totals == steps_of(np.delete(out, [5, 6], 0))
+def test_sums_are_those_of_the_stored_rows(rows_of, map_of, in_dtype, out_dtype, isa):
+    for d in (1, 7, 8, 17, 96):
+        rows, row_map = rows_of(67, d, in_dtype), map_of(d)
+        rows[5] = 0
+        rows[6, d - 1] = np.nan
+        rows[7] = rows[7].astype(np.float64) * 1e-4  # for float16 and float32 the slow path, at times
+        sums = ExactSum(d)
+        out, counts = apply(rows, row_map, out_dtype, isa=isa, into=sums)
+        assert counts.good == sums.count == 65
+        totals = [int(high) * 2**64 + int(low) for low, high in zip(sums.low, sums.high, strict=True)]
+        assert totals == steps_of(np.delete(out, [5, 6], 0))
 
 
 def test_sums_of_entries_of_every_size(rng, in_dtype, out_dtype, isa):
@@ -325,27 +325,27 @@ def test_sums_do_not_change_what_is_stored(rows_of, map_of, in_dtype, out_dtype,
 # --- rows without a direction ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("d", [1, 8, 21])
-def test_a_bad_row_at_any_place_is_stored_as_it_came(rng, rows_of, map_of, in_dtype, out_dtype, isa, d, terms):
-    row_map = map_of(d, terms)
-    rows = rows_of(7, d, in_dtype)
-    expected, _ = apply(rows, row_map, out_dtype, isa=isa)
-    for at in range(len(rows)):
-        spoiled = rows.copy()
-        # Small whole numbers are the same in every element type.
-        spoiled[at] = rng.integers(-100, 100, d)
-        value, reason = [(0, ZERO), (np.nan, NOT_FINITE), (np.inf, NOT_FINITE)][rng.integers(3)]
-        if reason == ZERO:
-            spoiled[at] = 0
-        else:
-            spoiled[at, rng.integers(d)] = value
-        flags = np.full(len(rows), 99, np.uint8)
-        out, counts = apply(spoiled, row_map, out_dtype, isa=isa, flags=flags)
-        assert counts == Counts(good=6, bad=1, first_bad=at, reason=reason)
-        assert flags.tolist() == [reason if i == at else GOOD for i in range(len(rows))]
-        np.testing.assert_array_equal(out[at].astype(np.float64), spoiled[at].astype(np.float64))
-        np.testing.assert_array_equal(np.delete(out, at, 0), np.delete(expected, at, 0))
+def test_a_bad_row_at_any_place_is_stored_as_it_came(rng, rows_of, map_of, in_dtype, out_dtype, isa, d):
+    for terms in TERMS:
+        row_map = map_of(d, terms)
+        rows = rows_of(7, d, in_dtype)
+        expected, _ = apply(rows, row_map, out_dtype, isa=isa)
+        for at in range(len(rows)):
+            spoiled = rows.copy()
+            # Small whole numbers are the same in every element type.
+            spoiled[at] = rng.integers(-100, 100, d)
+            value, reason = [(0, ZERO), (np.nan, NOT_FINITE), (np.inf, NOT_FINITE)][rng.integers(3)]
+            if reason == ZERO:
+                spoiled[at] = 0
+            else:
+                spoiled[at, rng.integers(d)] = value
+            flags = np.full(len(rows), 99, np.uint8)
+            out, counts = apply(spoiled, row_map, out_dtype, isa=isa, flags=flags)
+            assert counts == Counts(good=6, bad=1, first_bad=at, reason=reason)
+            assert flags.tolist() == [reason if i == at else GOOD for i in range(len(rows))]
+            np.testing.assert_array_equal(out[at].astype(np.float64), spoiled[at].astype(np.float64))
+            np.testing.assert_array_equal(np.delete(out, at, 0), np.delete(expected, at, 0))
 
 
 @pytest.mark.parametrize("threads", [1, 4])
