@@ -213,6 +213,13 @@ def test_options_of_commands_exist(name):
             assert not unknown, f"{line}: {unknown}"
 
 
+def test_the_guide_lists_every_command():
+    commands = re.search(r"\{?COMMAND\}?\n(.*?)\nexamples:", help_of(), re.DOTALL)[1]
+    names = re.findall(r"^    ([a-z]+)(?: |$)", commands, re.MULTILINE)
+    assert len(names) > 10
+    assert [name for name in names if f"| `fastrealign {name}" not in PAGES["docs/guide.md"]] == []
+
+
 def test_figures_of_the_uses(data):
     pytest.importorskip("sklearn")
     from threadpoolctl import threadpool_limits
