@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-STEPS, QUICK_STEPS, QUICK_ROWS = 200, 2, 120
+STEPS, QUICK_STEPS, QUICK_ROWS = 500, 2, 120
 # None: learned, from CLIP's 1/0.07 on.
 SCALES: tuple[float | None, ...] = (None, 60.0)
 SEED_COUNT = 1
