@@ -307,6 +307,14 @@ def test_all_covers_every_block_of_the_pages_and_resumes_after_a_failure(tmp_pat
     assert ran == ["mixing", "scores"] and any("gap" in line and "done, took" in line for line in said)
 
 
+def test_the_page_says_what_each_step_takes():
+    listed = re.findall(
+        r"^\| (\w+) \| ([^|]*) \|$", (common.ROOT / common.PAGE).read_text().split("## What the steps take")[1], re.M
+    )
+    assert listed[1:] == [(step.name, everything.takes(step.name)) for step in everything.STEPS]
+    assert {*everything.HOURS, *everything.CPU_MINUTES} <= {step.name for step in everything.STEPS}
+
+
 def test_all_wants_a_folder_and_steps_that_there_are(capsys):
     for arguments, says in ((["--all"], "--work DIR"), (["--all", "--work", "w", "--skip", "gaps"], "'gaps'")):
         with pytest.raises(SystemExit) as stop:
