@@ -26,7 +26,7 @@ from fastrealign.methods.fit_options import FitOptions, check_ranks
 from fastrealign.methods.fitting import fit_rows
 from fastrealign.methods.loading import as_method, explained_if_swapped
 from fastrealign.methods.method import Method
-from fastrealign.methods.misfit import warn_of_encoder, warn_of_misfit
+from fastrealign.methods.misfit import closed_by, warn_of_encoder, warn_of_misfit
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, named_paths
 
@@ -292,7 +292,9 @@ class ApplyJob(ShardJob):
 
     def report(self, manifest: Manifest) -> Report:
         report = super().report(manifest)
-        if self.ranks.rank == 0 and not self.options.noise:  # which leaves a gap of its own
+        if (
+            self.ranks.rank == 0 and not self.options.noise and closed_by(self.rows) is None
+        ):  # those leave gaps of their own
             aligned = report.rows_out - (report.bad_rows if report.bad_rows_were == "keep" else 0)
             warn_of_misfit(self.method, report.gap_left, aligned, report.source)
         return report

@@ -88,7 +88,9 @@ class FirstRows:
 
 
 def warn_of_encoder(method: Method, rows: RowSource) -> None:
-    """A FitWarning where the rows were made by the encoder of the target."""
+    """A FitWarning where the rows were made by the encoder of the target; mapped ones have a warning of their own."""
+    if closed_by(rows) is not None:
+        return
     ours, theirs = method.encoder_source, method.encoder_target
     if rows.encoder is not None and rows.encoder == theirs and ours not in (None, theirs):
         warn(
@@ -99,14 +101,19 @@ def warn_of_encoder(method: Method, rows: RowSource) -> None:
 
 def warn_if_aligned(rows: RowSource) -> None:
     """A FitWarning where `align` or `apply` wrote the rows: mapped again, they move twice."""
-    if not isinstance(rows, FileSource) or rows.mapped_by is None:
-        return
-    command, method = rows.mapped_by
-    if method not in PAIRED_METHODS:  # those change the encoder, and leave its gap
+    if (command := closed_by(rows)) is not None:
         warn(
             f"{rows.name}: `fastrealign {command}` wrote these rows, and a second map moves them again; unless that is "
             "wanted, name the embeddings that they were made from"
         )
+
+
+def closed_by(rows: RowSource) -> str | None:
+    """The command that mapped the rows, if it closed a gap: a map from pairs changes the encoder, and leaves its gap."""
+    if not isinstance(rows, FileSource) or rows.mapped_by is None:
+        return None
+    command, method = rows.mapped_by
+    return None if method in PAIRED_METHODS else command
 
 
 def open_new(

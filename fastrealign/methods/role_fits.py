@@ -29,6 +29,7 @@ from fastrealign.methods.baseline import Baseline, unit_rows
 from fastrealign.methods.fit_options import TWO_SIDED, FitOptions
 from fastrealign.methods.fitting import fit_rows, with_gap_left
 from fastrealign.methods.method import Method
+from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import (
     Known,
     SideStatistics,
@@ -72,6 +73,8 @@ class RoleFits:
                     f"role {role}: rows are {source.d} wide, those of the anchor {anchor} {sources[anchor].d}; map them first, "
                     "by pairs of items that both encoders embedded (fr.fit_map, fastrealign map), and give the mapped rows"
                 )
+        for source in sources.values():
+            warn_if_aligned(source)
         return cls(sources, anchor, options, columns)
 
     def read(self) -> None:

@@ -79,6 +79,11 @@ class Fitting:
         rows = np.concatenate([one.queries for one in found])
         return [Mapped(np.sort(at), rows[np.argsort(at)], found[0].maps, method)]
 
+    def pairs_in_half(self) -> dict[str, int]:
+        """How many judged pairs of each role the half with fewer of them has."""
+        halves = {role: self._half[self._judged[of.query]] for role, of in self._relevant.items()}
+        return {role: int(min(np.sum(half == 0), np.sum(half == 1))) for role, half in halves.items()}
+
     def _pairs(self, method: str, measured: int) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] | None:
         """For a method that needs them the judged pairs of the other half of the queries."""
         if method not in PAIRED:

@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.listing import count
 from fastrealign.core.progress import SILENT
-from fastrealign.core.text import brief
+from fastrealign.core.text import brief, meant
 from fastrealign.core.wording import either
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.row_ids import IdsOf
@@ -20,7 +20,8 @@ from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.diagnostics.rows import count_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
-from fastrealign.retrieval.judgements import Judgements
+from fastrealign.formats.open import check_has_names
+from fastrealign.retrieval.judgements import Judgements, given_judgements, read_judgements
 
 QUERY, TEXT, IMAGE = "query", "text", "image"
 ROLES = (QUERY, TEXT, IMAGE)
@@ -187,3 +188,55 @@ def _missing(one: str, many: str, ids: list[str], listed: str) -> list[str]:
         return []
     what = f"1 {one} has" if len(ids) == 1 else f"{len(ids):,} {many} have"
     return [f"{what} no embedding, the first is {brief(ids[0])} (looked for among {listed})"]
+
+
+def open_sides(
+    given: Mapping[str, Any], ids: Mapping[str, Any], column: str | None, image_column: str | None
+) -> dict[str, Rows]:
+    """Open the rows of all roles, those of None excepted: `column` names the embeddings of all, `image_column` those of images.
+
+    Raises InputError for an unknown role, for rows of several widths, and for a name where no file has names.
+    """
+    columns = (column, Wanted.on("target", image_column, elsewhere=column))
+    for role in ids:
+        if role not in ROLES:
+            hint = meant(str(role), ROLES, f"the roles are {', '.join(ROLES)}")
+            raise InputError(f"ids: there is no role {role!r}{hint}")
+        if given[role] is None:
+            raise InputError(f"ids: of {role}, but there are no rows of it")
+    sides = {
+        role: open_role(role, rows, columns[role == IMAGE], ids.get(role))
+        for role, rows in given.items()
+        if rows is not None
+    }
+    _check_column(sides, column, image_column)
+    of_queries = sides[QUERY].source
+    for side in sides.values():
+        if side.source.d != of_queries.d:
+            raise InputError(
+                f"{side.source.name}: rows are {side.source.d} wide, those of {of_queries.name} {of_queries.d}; all must come "
+                "from one encoder pair"
+            )
+    return sides
+
+
+def _check_column(sides: Mapping[str, Rows], column: str | None, image_column: str | None) -> None:
+    """InputError where a name was given for all rows, and none of the files that it is for has names."""
+    files = [
+        side.source.files
+        for role, side in sides.items()
+        if isinstance(side.source, FileSource) and (role != IMAGE or image_column is None)
+    ]
+    if files:
+        check_has_names(files[0].name, [shard for one in files for shard in one.shards], Wanted.of(column))
+
+
+def judged_rows(sides: Mapping[str, Rows], qrels: Any) -> Judged:
+    """The judgements by row; None: pairs. Rows without ids of their own take those of a BEIR folder."""
+    documents = {role: side for role, side in sides.items() if role != QUERY}
+    if qrels is None:
+        return judged_pairs(sides[QUERY], documents)
+    read = given_judgements(qrels) if isinstance(qrels, Mapping) else read_judgements(qrels)
+    queries = named_in_order(sides[QUERY], read.queries, "queries.jsonl")
+    documents = {role: named_in_order(side, read.documents, "corpus.jsonl") for role, side in documents.items()}
+    return judged_by_ids(read, queries, documents)

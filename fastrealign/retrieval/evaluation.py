@@ -15,26 +15,22 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
 from fastrealign.core.wording import option
 from fastrealign.diagnostics.rows import unit_blocks
-from fastrealign.formats.choose_column import Wanted
 from fastrealign.gap_report.labels import listed
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.role_fits import ROLE_METHODS
+from fastrealign.methods.role_pairs import FEWEST
 from fastrealign.retrieval.bootstrap import figures
 from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles, rows_at
 from fastrealign.retrieval.documents import (
     IMAGE,
     QUERY,
-    ROLES,
     TEXT,
     Judged,
     Rows,
-    judged_by_ids,
-    judged_pairs,
-    named_in_order,
-    open_role,
+    judged_rows,
+    open_sides,
     sampled,
 )
-from fastrealign.retrieval.judgements import given_judgements, read_judgements
 from fastrealign.retrieval.ranking import measured, search
 from fastrealign.retrieval.score_figures import curves, distributions
 from fastrealign.retrieval.search_data import MethodScores, method_name
@@ -141,12 +137,12 @@ def evaluate(
         raise InputError(
             f"give either {option('qrels')}, judgements, or {option('pairs', True)}: row i of queries belongs to row i"
         )
-    sides = _sides(given, ids or {}, (column, Wanted.on("target", image_column, elsewhere=column)))
+    sides = open_sides(given, ids or {}, column, image_column)
     compared = opened_roles(roles, sides)
     if twice := set(names) & set(compared):
         raise InputError(f"roles: {min(twice)!r} is a method that is measured; give these roles another name")
-    judged = sampled(_judged(sides, qrels), sample, seed)
-    taking = Taking(given, sides, (column, image_column) != (None, None), pairs=bool(pairs))
+    judged = sampled(judged_rows(sides, qrels), sample, seed)
+    taking = Taking(given, sides, {"ids": ids, "column": column, "image_column": image_column}, qrels)
     saved = roles.values() if isinstance(roles, Mapping) else [roles]
     take = {name: taking.by_fitting(name) for name in names if name != NONE}
     take |= {name: taking.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
@@ -162,39 +158,6 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
             hint = meant(str(name), known, f"choose of {', '.join(known)}")
             raise InputError(f"there is no method {name!r} for roles{hint}")
     return list(dict.fromkeys([NONE, *methods]))
-
-
-def _sides(given: Mapping[str, Any], ids: Mapping[str, Any], columns: tuple[str | None, Wanted]) -> dict[str, Rows]:
-    for role in ids:
-        if role not in ROLES:
-            hint = meant(str(role), ROLES, f"the roles are {', '.join(ROLES)}")
-            raise InputError(f"ids: there is no role {role!r}{hint}")
-        if given[role] is None:
-            raise InputError(f"ids: of {role}, but there are no rows of it")
-    sides = {
-        role: open_role(role, rows, columns[role == IMAGE], ids.get(role))
-        for role, rows in given.items()
-        if rows is not None
-    }
-    of_queries = sides[QUERY].source
-    for side in sides.values():
-        if side.source.d != of_queries.d:
-            raise InputError(
-                f"{side.source.name}: rows are {side.source.d} wide, those of {of_queries.name} {of_queries.d}; all must come "
-                "from one encoder pair"
-            )
-    return sides
-
-
-def _judged(sides: dict[str, Rows], qrels: Any) -> Judged:
-    """The judgements by row. `sides` is given the ids of a BEIR folder where it has none."""
-    documents = {role: side for role, side in sides.items() if role != QUERY}
-    if qrels is None:
-        return judged_pairs(sides[QUERY], documents)
-    read = given_judgements(qrels) if isinstance(qrels, Mapping) else read_judgements(qrels)
-    queries = named_in_order(sides[QUERY], read.queries, "queries.jsonl")
-    documents = {role: named_in_order(side, read.documents, "corpus.jsonl") for role, side in documents.items()}
-    return judged_by_ids(read, queries, documents)
 
 
 def _measure(
@@ -218,7 +181,15 @@ def _measure(
     raw = rows_at(queries, judged.queries)
     untried = [name for name in PAIRED if name not in names]
     if len(documents) == 2 and fitting.halves and len(names) > 1 and untried:
-        notes.append(f"not tried: {listed(untried)}, which choose by judged pairs: {option('methods')} names them")
+        few = min(fitting.pairs_in_half().values())
+        notes.append(
+            f"not tried: {listed(untried)}, which choose by judged pairs: "
+            + (
+                f"{option('methods')} names them"
+                if few >= FEWEST
+                else f"they need {FEWEST} of text and {FEWEST} of images in each half of the queries, there are {few}"
+            )
+        )
     scores: dict[str, MethodScores] = {}
     values = []
     for name in [*names, *compared]:

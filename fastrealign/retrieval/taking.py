@@ -18,16 +18,17 @@ _VARIABLES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
 
 @dataclass(frozen=True, eq=False)
 class Taking:
-    """What was given to `evaluate`: the rows of each role, as opened and as named, and whether they are pairs, row by row."""
+    """What was given to `evaluate`: the rows of each role, as named and as opened, what names their ids and columns, and the
+    judgements; None: rows are pairs, row by row."""
 
     given: Mapping[str, Any]
     sides: Mapping[str, Rows]
-    columns: bool
-    pairs: bool
+    named: Mapping[str, Any]
+    qrels: Any
 
     def by_fitting(self, method: str) -> tuple[str, ...]:
         """Fit the method of this name on these rows, then apply it to each role."""
-        if not self._paths:
+        if not self._paths or (method in PAIRED and not self._judged_by_file):
             return self._in_python(method)
         file = f"roles_{method}.safetensors"
         return self._fit(method, file), *self._apply(file, {role: role for role in self.sides}, method)
@@ -44,6 +45,12 @@ class Taking:
         return IMAGE if IMAGE in self.sides else TEXT
 
     @property
+    def _judged_by_file(self) -> bool:
+        """Whether judgements and ids are in files, which commands can name; or there are none of either."""
+        given = [self.qrels, *(self.named["ids"] or {}).values()]
+        return all(one is None or isinstance(one, (str, os.PathLike)) for one in given)
+
+    @property
     def _paths(self) -> Mapping[str, Sequence[str]]:
         """The paths of each role; empty where rows in memory were given."""
         found = {}
@@ -57,11 +64,14 @@ class Taking:
 
     def _column(self, role: str) -> str | None:
         """The column to name: only where one was given, and the files of this role have columns."""
-        return getattr(self.sides[role].source, "column", None) if self.columns else None
+        if self.named["column"] is None and self.named["image_column"] is None:
+            return None
+        return getattr(self.sides[role].source, "column", None)
 
     def _fit(self, method: str, file: str) -> str:
         paths = self._paths
-        if any(len(of) > 1 for of in paths.values()):  # --role takes one path
+        by_ids = method in PAIRED and self.qrels is not None
+        if by_ids or any(len(of) > 1 for of in paths.values()):  # --role takes one path, --pairs rows in their order
             return join(["python", "-c", f"import fastrealign as fr; {self._call(method, paths)}.save({file!r})"])
         words = ["fastrealign", "fit"]
         for role, (path,) in paths.items():
@@ -71,8 +81,7 @@ class Taking:
         if method in PAIRED:
             for role in paths:
                 if role != QUERY:
-                    pair = (paths[QUERY][0], paths[role][0]) if self.pairs else _files(role)
-                    words += ["--pairs", f"{QUERY}:{role}={','.join(pair)}"]
+                    words += ["--pairs", f"{QUERY}:{role}={paths[QUERY][0]},{paths[role][0]}"]
         return join([*words, "--out", file])
 
     def _apply(self, file: str, of: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -88,21 +97,37 @@ class Taking:
         sides = {role: list(of) if len(of) > 1 else of[0] for role, of in rows.items()}
         columns = {role: column for role in rows if (column := self._column(role))}
         more = f", column={columns!r}" if columns else ""
-        if method in PAIRED:
+        if method in PAIRED and self.qrels is None:
             others = [role for role in sides if role != QUERY]
-            pairs = {(QUERY, role): (sides[QUERY], sides[role]) if self.pairs else _files(role) for role in others}
-            more += f", pairs={pairs!r}"
+            more += f", pairs={ {(QUERY, role): (sides[QUERY], sides[role]) for role in others}!r}"
+        elif method in PAIRED:
+            of = {_VARIABLES[role]: rows for role, rows in sides.items() if role != QUERY} | {"qrels": self.qrels}
+            of |= {name: value for name, value in self.named.items() if value}
+            words = ", ".join(f"{name}={_plain(value)!r}" for name, value in of.items())
+            more += f", pairs=fr.retrieval.judged_pairs({sides[QUERY]!r}, {words})"
         return f"fr.fit_roles({sides!r}, anchor={self._anchor!r}, method={method!r}{more})"
 
     def _in_python(self, method: str) -> tuple[str, ...]:
         sides = ", ".join(f"{role!r}: {_VARIABLES[role]}" for role in self.sides)
         others = [role for role in self.sides if role != QUERY]
-        pairs = ", ".join(f"({QUERY!r}, {role!r}): (judged_queries, their_{_VARIABLES[role]})" for role in others)
-        more = f", pairs={{{pairs}}}" if method in PAIRED else ""
+        if self.qrels is None:
+            rows = ", ".join(f"({QUERY!r}, {role!r}): ({_VARIABLES[QUERY]}, {_VARIABLES[role]})" for role in others)
+            pairs = f"{{{rows}}}"
+        else:
+            also = (
+                [_VARIABLES[role] for role in others]
+                + ["qrels"]
+                + [name for name, value in self.named.items() if value]
+            )
+            words = ", ".join(f"{name}={name}" for name in also)
+            pairs = f"fastrealign.retrieval.judged_pairs({_VARIABLES[QUERY]}, {words})"
+        more = f", pairs={pairs}" if method in PAIRED else ""
         fit = f"roles = fastrealign.fit_roles({{{sides}}}, anchor={self._anchor!r}, method={method!r}{more})"
         return fit, *(f"roles[{role!r}]({_VARIABLES[role]})" for role in self.sides)
 
 
-def _files(role: str) -> tuple[str, str]:
-    """Names for the files of judged pairs, which the user has to make where judgements are by id."""
-    return "JUDGED_QUERIES", f"THEIR_{_VARIABLES[role].upper()}"
+def _plain(value: Any) -> Any:
+    """Paths as text, so that their repr can be read back."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return {name: _plain(one) for name, one in value.items()} if isinstance(value, Mapping) else value

@@ -62,8 +62,8 @@ def find(name: str | os.PathLike[str], option: str, hub: bool, ask: str) -> Foun
     if hub or is_cached(text, *_FILES):
         return Found(text, hub)
     raise InputError(
-        f"{option} {text}: no such file or folder{near}, and Hugging Face's cache has no model of that name; to download one "
-        f"name it {SCHEME}{text}, or {ask}"
+        f"{option} {text}: no such file or folder{near or ', and'} Hugging Face's cache has no model of that name; to download "
+        f"one name it {SCHEME}{text}, or {ask}"
     )
 
 

@@ -307,8 +307,11 @@ def test_rows_that_are_aligned_already(tmp_path):
         fr.fit(tmp_path / "out", image)
     with pytest.warns(fr.FitWarning, match=said):
         fr.align(tmp_path / "out", image, tmp_path / "twice")
-    with pytest.warns(fr.FitWarning, match=said):
+    with pytest.warns(fr.FitWarning, match=said) as warned:
         fr.apply_files(alignment, tmp_path / "out", tmp_path / "thrice")
+    assert len(warned) == 1
+    with pytest.warns(fr.FitWarning, match="role text: .*" + said):
+        fr.fit_roles({"text": tmp_path / "out", "image": image}, anchor="image")
     with pytest.warns(fr.FitWarning, match="`fastrealign apply` wrote these rows"):
         fr.fit(tmp_path / "thrice", image)
     rows = corpus.loaded(text)

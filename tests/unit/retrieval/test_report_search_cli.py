@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -62,7 +63,8 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "") and out.startswith("Advice: Take ") and out.endswith("written: s.html, s.json\n")
     assert "note: queries have 2 relevant documents in the mean, so the highest possible is R@1 0.500 among all" in out
-    assert "note: not tried: balanced and auto, which choose by judged pairs: --methods names them" in out
+    few = "they need 100 of text and 100 of images in each half of the queries, there are 2"
+    assert f"note: not tried: balanced and auto, which choose by judged pairs: {few}" in out
     stored = json.loads((tmp_path / "s.json").read_text())
     assert list(stored["corpora"]) == ["mixed", "text", "image"] and stored["names"]["image"] == "images.npy"
     assert list(stored["scores"]) == ["none", "realign", "centred"]
@@ -113,6 +115,55 @@ def test_the_commands_of_the_advice_run(given, run, more):
     roles = fr.Roles.load("roles.safetensors" if "--roles" in more else f"{name}.safetensors")
     queries = np.load("text.npy" if "both.parquet" in more else "queries.npy")
     assert np.array_equal(found, roles["query" if "query" in roles else "text"](queries))
+
+
+def test_the_commands_of_a_method_that_chooses_by_judgements_run(tmp_path, rng, monkeypatch):
+    """As they stand: the pairs are those of the judgements."""
+    monkeypatch.chdir(tmp_path)
+    n, up = 460, 3 * np.eye(8)[0]
+    things = rng.standard_normal((n, 8)).astype(np.float32)
+    rows = {"queries": things + up, "text": things[::2] + up, "images": things - up}
+    for name, of in rows.items():
+        np.save(f"{name} 1.npy", of.astype(np.float32))
+    ids = {"text": [f"t{i}" for i in range(0, n, 2)], "image": [f"p{i}" for i in range(n)]}
+    for name, of in ids.items():
+        Path(f"{name}.txt").write_text("".join(f"{one}\n" for one in of))
+    Path("judged.csv").write_text("query,doc\n" + "".join(f"{i},p{i}\n{i},t{i - i % 2}\n" for i in range(n)))
+    where = {"text": "text 1.npy", "images": "images 1.npy"}
+    named = {"qrels": Path("judged.csv"), "ids": {name: Path(f"{name}.txt") for name in ids}}
+    report = fr.retrieval.evaluate("queries 1.npy", **where, **named, methods=["balanced"])
+    fit, *apply = report.take["balanced"]
+    subprocess.run([sys.executable, *shlex.split(fit)[1:]], check=True, capture_output=True)
+    assert all(main(shlex.split(one)[1:]) == 0 for one in apply)
+    found = np.concatenate(list(open_source("image_balanced", side="source")))
+    expected = fr.Roles.load("roles_balanced.safetensors")
+    assert np.array_equal(found, expected["image"](np.load("images 1.npy")))
+    qrels = {str(i): {f"p{i}": 1, f"t{i - i % 2}": 1} for i in range(n)}
+    report = fr.retrieval.evaluate(**rows, qrels=qrels, ids=ids, methods=["balanced"])
+    names = {"fastrealign": fr, **rows, "qrels": qrels, "ids": ids}
+    exec("\n".join(report.take["balanced"]), names)
+    assert np.allclose(names["roles"]["image"](rows["images"]), expected["image"](rows["images"]), atol=1e-5)
+
+
+def test_when_methods_that_choose_are_advised(tmp_path, rng):
+    """Where both halves of the queries have enough pairs, and else the note says how many there are."""
+    things = rng.standard_normal((260, 6))
+    for n, said in ((260, "methods= names them"), (100, "they need 100 of text .* there are [45][0-9]$")):
+        report = fr.retrieval.evaluate(things[:n] + 2, text=things[:n] + 2.1, images=things[:n] - 2, pairs=True)
+        (note,) = [note for note in report.notes if note.startswith("not tried")]
+        assert re.search(said, note)
+
+
+def test_a_column_of_files_without_columns(given, run):
+    code, _, err = run(
+        "--queries", "queries.npy", "--images", "images.npy", "--pairs", "--column", "x", "--out", "s.html"
+    )
+    assert code == 2 and "queries.npy: has no 'x': npy files such as this one" in err and "leave out --column" in err
+    pq.write_table(pa.table({"x": list(np.load("images.npy"))}), "images.parquet")
+    code, _, err = run(
+        "--queries", "queries.npy", "--images", "images.parquet", "--pairs", "--column", "x", "--out", "s.html"
+    )
+    assert (code, err) == (0, "")
 
 
 def test_several_files_of_roles(given, run):

@@ -162,3 +162,14 @@ def test_the_encoder_is_looked_for_before_the_input_is_read(tmp_path, run, capti
     (tmp_path / "a.txt").write_text("\n".join([*captions, "", "and then an empty line before it"]))
     code, _, err = run(tmp_path / "a.txt", "--out", tmp_path / "out", "--model", tmp_path / "nothing")
     assert code == 2 and "nothing: no such file or folder" in err
+
+
+def test_a_name_that_is_nearly_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(
+        InputError, match=r"no such file or folder, did you mean 'model'\? Hugging Face's cache has no model"
+    ):
+        hub.find("modle", "--model", False, "pass --hub")
+    with pytest.raises(InputError, match="no such file or folder, and Hugging Face's cache has no model"):
+        hub.find("zzz/qqq", "--model", False, "pass --hub")
