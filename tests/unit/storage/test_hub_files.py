@@ -98,10 +98,20 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+def answered_by(endpoint, monkeypatch):
+    """Sets what the library makes of HF_ENDPOINT when it is imported; before 1.0 one of its modules holds a copy."""
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    for module in (constants, file_download):
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The stand-in; its `repositories` start empty, and so does the cache."""
-    from huggingface_hub import constants, file_download
+    from huggingface_hub import constants
 
     handler = type("Mine", (Hub,), {"repositories": {}, "tokens": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -109,12 +119,7 @@ def hub(tmp_path, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     handler.endpoint = f"http://127.0.0.1:{server.server_port}"
-    # What the library makes of HF_ENDPOINT when it is imported.
-    monkeypatch.setattr(constants, "ENDPOINT", handler.endpoint)
-    urls = handler.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", urls)
-    # Before 1.0 a module of the library holds a copy, of the first endpoint.
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", urls, raising=False)
+    answered_by(handler.endpoint, monkeypatch)
     monkeypatch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}), raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -227,9 +232,7 @@ def test_a_token_is_never_shown(hub, alignment, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer(hub, alignment, monkeypatch, capfd):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    answered_by("http://127.0.0.1:9", monkeypatch)
     clock = SimpleNamespace(sleep=lambda seconds: None, time=time.time, monotonic=time.monotonic)
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)  # between tries
     with pytest.raises(fr.FastRealignError, match=r"^hf://org/a: the hub cannot be reached"):
