@@ -14,11 +14,13 @@ from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
 from fastrealign.core.wording import option
+from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.rows import unit_blocks
 from fastrealign.gap_report.labels import listed
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.role_pairs import FEWEST
+from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.bootstrap import figures
 from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles, rows_at
 from fastrealign.retrieval.documents import (
@@ -31,11 +33,13 @@ from fastrealign.retrieval.documents import (
     open_sides,
     sampled,
 )
+from fastrealign.retrieval.given import IdsLike, QrelsLike
 from fastrealign.retrieval.ranking import measured, search
 from fastrealign.retrieval.score_figures import curves, distributions
 from fastrealign.retrieval.search_data import MethodScores, method_name
 from fastrealign.retrieval.search_report import SearchReport
 from fastrealign.retrieval.taking import Taking
+from fastrealign.storage.paths import AnyPath
 
 NONE = "none"
 METHODS = (NONE, "realign", "centred")
@@ -49,15 +53,15 @@ BLOCK = 8192
 
 @computes
 def evaluate(
-    queries: Any,
+    queries: RowsLike,
     *,
-    text: Any = None,
-    images: Any = None,
-    qrels: Any = None,
+    text: RowsLike | None = None,
+    images: RowsLike | None = None,
+    qrels: QrelsLike | None = None,
     pairs: bool = False,
-    roles: Any = None,
+    roles: Roles | AnyPath | Mapping[str, Roles | AnyPath] | None = None,
     methods: Sequence[str] | None = None,
-    ids: Mapping[str, Any] | None = None,
+    ids: Mapping[str, IdsLike] | None = None,
     column: str | None = None,
     image_column: str | None = None,
     sample: int = SAMPLE,

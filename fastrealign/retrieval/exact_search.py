@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,18 +11,37 @@ from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
+from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import count_rows, to_unit
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.methods.method import Method
+from fastrealign.retrieval.given import ArrayLike
 
 # Queries searched in one pass over the documents: with 16,384 of these at a time, 256 MiB of scores.
 QUERIES = 4096
 
 
+@runtime_checkable
+class FaissIndex(Protocol):
+    """What a search needs of a FAISS index."""
+
+    d: int
+    ntotal: int
+    metric_type: int
+
+    def search(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and labels (rows of x, k)."""
+
+
 @computes
 def top_k(
-    queries: np.ndarray, documents: Any, k: int, *, method: Method | None = None, progress: Progress = SILENT
+    queries: ArrayLike,
+    documents: RowsLike | FaissIndex,
+    k: int,
+    *,
+    method: Method | None = None,
+    progress: Progress = SILENT,
 ) -> Nearest:
     """The k documents with the greatest cosine to each query; of equal ones the lower row.
 
@@ -72,7 +91,7 @@ def top_k(
         bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
         raise InputError(f"queries: row {bad} has no direction (zero, NaN or Inf); leave it out")
     queries = queries / lengths[:, None]
-    if hasattr(documents, "ntotal"):
+    if isinstance(documents, FaissIndex):
         return _of_index(queries, documents, k, method)
     source = open_rows(documents, "target")
     if source.d != queries.shape[1]:
@@ -93,7 +112,7 @@ def top_k(
     return Nearest(*(np.concatenate([getattr(one, name) for one in found]) for name in ("numbers", "cosines")))
 
 
-def _of_index(queries: np.ndarray, index: Any, k: int, method: Method | None) -> Nearest:
+def _of_index(queries: np.ndarray, index: FaissIndex, k: int, method: Method | None) -> Nearest:
     if method is not None:
         raise InputError("a FAISS index holds rows that were mapped before they were added; leave out method")
     if index.d != queries.shape[1]:

@@ -12,7 +12,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
-from fastrealign.retrieval.given import array_of
+from fastrealign.retrieval.given import ArrayLike, array_of
 
 # A sum of unit rows shorter than this has no direction but that of rounding.
 _SHORT = 1e-6
@@ -20,12 +20,12 @@ _SHORT = 1e-6
 
 @computes
 def fuse(
-    image_rows: Any,
-    text_rows: Any,
+    image_rows: ArrayLike | None,
+    text_rows: ArrayLike | None,
     *,
     weight: float = 0.5,
-    has_image: Any = None,
-    has_text: Any = None,
+    has_image: ArrayLike | None = None,
+    has_text: ArrayLike | None = None,
 ) -> np.ndarray:
     """One unit row for each document of a picture and a text: pi(weight pi(i) + (1 - weight) pi(t)).
 
@@ -116,7 +116,7 @@ def _unit(name: str, rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def fuse_scores(image_scores: Any, text_scores: Any, *, weight: float | None = None) -> np.ndarray:
+def fuse_scores(image_scores: ArrayLike, text_scores: ArrayLike, *, weight: float | None = None) -> np.ndarray:
     """Scores of documents of which both parts were searched, from the calibrated scores of each part.
 
     Parameters

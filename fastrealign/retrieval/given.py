@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
+from fastrealign.storage.paths import AnyPath
+
+if TYPE_CHECKING:
+    import torch
 
 KINDS = {"f": "floats", "iu": "integers", "fiu": "numbers", "iuU": "text or integers", "b": "bool"}
+
+
+# What may be given where an array is asked for.
+ArrayLike: TypeAlias = Union[np.ndarray, "torch.Tensor", Sequence[Any]]
+# Ids of rows in their order: a file, or the ids themselves.
+IdsLike: TypeAlias = AnyPath | np.ndarray | Sequence[Any]
+# Judgements: a file or folder, or grades of document ids by query id.
+QrelsLike: TypeAlias = AnyPath | Mapping[str, Mapping[str, int]]
 
 
 def array_of(given: Any, name: str, kinds: str) -> np.ndarray:

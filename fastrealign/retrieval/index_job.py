@@ -16,7 +16,7 @@ from fastrealign.core.text import brief, meant, shown
 from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
-from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
+from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps, RolesLike
 from fastrealign.retrieval.stores.base import Store, StoreOptions, check_unit
 from fastrealign.retrieval.stores.opening import open_store
 
@@ -81,7 +81,7 @@ class IndexReport:
 
 def index(
     store: str | os.PathLike[str],
-    roles: Any,
+    roles: RolesLike,
     *,
     role: str | None = None,
     role_column: str | None = None,

@@ -10,11 +10,11 @@ import numpy as np
 
 from fastrealign.core.checks import SEED, whole
 from fastrealign.core.errors import InputError, warn
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_blocks
 from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
-from fastrealign.retrieval.given import array_of
+from fastrealign.retrieval.given import ArrayLike, array_of
 from fastrealign.retrieval.thresholds import Counting, Curve, candidates
 
 # A modality pair: the role of the query, the role of the document.
@@ -93,7 +93,9 @@ class ModalityPair:
             yield (queries @ rows.T).clip(-1.0, 1.0), hit
 
 
-def open_pair(queries: Any, documents: Any, labels: Any, collection: Any, seed: int) -> ModalityPair:
+def open_pair(
+    queries: RowsLike, documents: RowsLike, labels: ArrayLike | None, collection: int | None, seed: int
+) -> ModalityPair:
     """Check and open what the user gave for one modality pair."""
     sides = open_rows(queries, "source"), open_rows(documents, "target")
     counts = tuple(map(count_rows, sides))

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError
+from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.role_pairs import MOST
 from fastrealign.retrieval.compared_roles import rows_at
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, judged_rows, open_sides
+from fastrealign.retrieval.given import IdsLike, QrelsLike
 
 
 def judged_pairs(
-    queries: Any,
+    queries: RowsLike,
     *,
-    text: Any = None,
-    images: Any = None,
-    qrels: Any,
-    ids: Mapping[str, Any] | None = None,
+    text: RowsLike | None = None,
+    images: RowsLike | None = None,
+    qrels: QrelsLike,
+    ids: Mapping[str, IdsLike] | None = None,
     column: str | None = None,
     image_column: str | None = None,
     seed: int = 0,

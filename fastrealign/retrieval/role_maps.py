@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,9 +22,14 @@ from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Call, Method
 from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
+from fastrealign.storage.paths import AnyPath
 
 # Rows of one role among others are gathered this many at a time, so that they stay in the cache until they are mapped.
 _BLOCK_ROWS = 2048
+
+
+# The maps of an index: of each role, or one for all rows; or the file that either was saved to.
+RolesLike: TypeAlias = Roles | Method | AnyPath
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class RoleMaps:
     single: bool = False
 
     @classmethod
-    def of(cls, given: Any) -> RoleMaps:
+    def of(cls, given: RolesLike) -> RoleMaps:
         """Of Roles, a fitted method, or the path of either."""
         if isinstance(given, Roles):
             return cls(given.maps, given.method)

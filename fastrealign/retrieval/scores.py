@@ -18,8 +18,10 @@ from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.text import meant
+from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
+from fastrealign.retrieval.given import ArrayLike
 from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, open_pair
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
 from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule
@@ -53,7 +55,7 @@ class Scores:
     curves: Mapping[Pair | None, Curve]
 
     @computes
-    def __call__(self, query: str, document: str, cosines: Any) -> np.ndarray:
+    def __call__(self, query: str, document: str, cosines: ArrayLike) -> np.ndarray:
         """Calibrated scores, which rise with the cosine.
 
         Parameters
@@ -182,10 +184,10 @@ def _curve(path: AnyPath, counts: np.ndarray | None, record: dict[str, Any]) -> 
 
 @computes
 def fit_scores(
-    pairs: Mapping[Pair, tuple[Any, Any]],
+    pairs: Mapping[Pair, tuple[RowsLike, RowsLike]],
     *,
     method: str = "z-score",
-    labels: Mapping[Pair, Any] | None = None,
+    labels: Mapping[Pair, ArrayLike] | None = None,
     collection: Mapping[Pair, int] | None = None,
     seed: int = 0,
 ) -> Scores:

@@ -13,7 +13,8 @@ from fastrealign.core.text import shown
 from fastrealign.core.wording import option
 from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
-from fastrealign.retrieval.role_maps import RoleMaps
+from fastrealign.retrieval.given import ArrayLike
+from fastrealign.retrieval.role_maps import RoleMaps, RolesLike
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
 from fastrealign.retrieval.stores.opening import open_store
 
@@ -35,7 +36,7 @@ class Searcher:
         self.store, self.role = shown(store.where), role
         self._opened, self._method, self._record = store, method, record
 
-    def search(self, queries: Any, k: int = 10) -> Found:
+    def search(self, queries: ArrayLike, k: int = 10) -> Found:
         """The k nearest rows of each query, by cosine similarity.
 
         Parameters
@@ -80,7 +81,7 @@ class Searcher:
 
 def searcher(
     store: str | os.PathLike[str],
-    roles: Any,
+    roles: RolesLike,
     query_role: str | None = "query",
     *,
     table: str | None = None,

@@ -75,7 +75,30 @@ def search(texts: Rows, images: Rows) -> None:
     scores = fr.retrieval.fit_scores(pairs, method="z-score", labels={("query", "image"): [(0, 0), (1, 1)]})
     print(scores.threshold("query", "image", precision=0.5))
     best = fr.retrieval.top_k(texts, images, 10)
-    print(best)
+    fused: npt.NDArray[np.float32] = fr.retrieval.fuse(images, texts, has_text=[True] * len(texts))
+    print(best.numbers, scores("query", "image", [0.2, 0.3]), fused.shape)
+    judged = {"q1": {"p1": 2, "p2": 0}}
+    report = fr.retrieval.evaluate(
+        "queries/",
+        text=Path("text_emb"),
+        images=[images[:5], images[5:]],
+        qrels=judged,
+        ids={"query": ["q1"], "image": "ids.txt"},
+    )
+    fr.retrieval.evaluate(texts, images=images, pairs=True, roles={"old": "roles.safetensors"}, methods=["none"])
+    print(report.choice, report.advice, fr.retrieval.judged_pairs(texts, images=images, qrels="qrels.tsv").keys())
+    merged = fr.retrieval.merge([(["a", "b"], [0.9, 0.1], "image"), (np.array([1]), np.array([0.5]))], 10)
+    print(merged.ids, merged.scores, merged.roles)
+
+
+def stores(roles: fr.Roles, alignment: fr.Alignment, texts: torch.Tensor) -> int:
+    done = fr.retrieval.index("data/lancedb", roles, table="docs", role_column="modality")
+    fr.retrieval.index(Path("wiki.faiss"), alignment)
+    fr.retrieval.index("wiki.faiss", Path("roles.safetensors"), role="image", drop_old=True)
+    with fr.retrieval.searcher("data/lancedb", roles, id_column="id") as search:
+        found = search.search(texts, k=10)
+        print(found.ids.shape, found.scores.dtype, found.roles, search.search([0.1, 0.2]).ids)
+    return done.rows
 
 
 def modules(alignment: fr.Alignment, texts: Rows, images: Rows) -> torch.Tensor:
