@@ -30,7 +30,7 @@ from fastrealign.storage.atomic import save_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS, LENGTHS, SEEDS = ("none", "realign"), (0.0, 0.25, 0.5, 1.0, 2.0), 2
+METHODS, LENGTHS, SEEDS = ("none", "realign"), (0.0, 0.25, 0.5, 1.0, 2.0), 3
 # Half the captions of the demo; stage 1 reads neither of the last two.
 SIZES = world.Sizes(pretrain=4_000, tuning=50, text_tuning=50)
 FIGURES = {"caption/objects/f1": "objects, F1", "caption/colours/f1": "colours, F1", "caption": "attributes, F1"}
@@ -135,12 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         found = measure(given.work, SIZES, given.seeds)
+        about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
+        results = {"kind": REPRODUCTION.name, "machine": about, **found}
+        write(given.into, REPRODUCTION, results, tell(results))
     except (OSError, FastRealignError) as error:
         print(f"bench.paper.captioning: {error}", file=sys.stderr)
         return 2
-    about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
-    results = {"kind": REPRODUCTION.name, "machine": about, **found}
-    write(given.into, REPRODUCTION, results, tell(results))
     return 0
 
 

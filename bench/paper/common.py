@@ -121,17 +121,20 @@ def _one(reproduction: Reproduction, setting: Setting, given: argparse.Namespace
 
 
 def write(into: Path, reproduction: Reproduction, results: Results, text: str) -> None:
-    """The JSON, the picture, and the text between the markers of the page."""
+    """The JSON, the picture, and the text between the markers of the page. The JSON first, since it may have taken hours."""
     name = reproduction.name
     kept, picture, page = (into / where for where in (RESULTS.format(name), PICTURE.format(name), reproduction.page))
-    for path in (kept, picture):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    save_bytes(kept, (json.dumps(results, indent=1) + "\n").encode())
     body = (
         f"{text}\n\n<sub>`python -m bench.paper.{name}`, {results['machine']['date'][:10]}: "
         f"[`{RESULTS.format(name)}`](../{RESULTS.format(name)})</sub>"
     )
-    page.write_text(fill(page.read_text(), name, body))
-    kept.write_text(json.dumps(results, indent=1) + "\n")
+    try:
+        filled = fill(page.read_text(), name, body)
+    except ValueError as error:
+        raise InputError(f"{page}: {error}: restore them; the results are kept in {kept}") from None
+    page.write_text(filled)
+    picture.parent.mkdir(parents=True, exist_ok=True)
     save(lambda: reproduction.draw(results), picture)
 
 

@@ -321,18 +321,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         found = measure(given.heads, given.work, given.only or HEADS, given.seeds)
+        about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
+        found["machines"] = dict.fromkeys(found["arms"], about)
+        kept = given.into / RESULTS.format(REPRODUCTION.name)
+        if given.only and kept.exists():
+            before = json.loads(kept.read_text())
+            found = {part: dict(sorted((before.get(part, {}) | of).items())) for part, of in found.items()}
+        settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
+        results = {"kind": REPRODUCTION.name, "machine": about, "settings": settings, **found}
+        write(given.into, REPRODUCTION, results, tell(results))
     except (OSError, FastRealignError) as error:
         print(f"bench.paper.real_revision: {error}", file=sys.stderr)
         return 2
-    about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
-    found["machines"] = dict.fromkeys(found["arms"], about)
-    kept = given.into / RESULTS.format(REPRODUCTION.name)
-    if given.only and kept.exists():
-        before = json.loads(kept.read_text())
-        found = {part: dict(sorted((before.get(part, {}) | of).items())) for part, of in found.items()}
-    settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
-    results = {"kind": REPRODUCTION.name, "machine": about, "settings": settings, **found}
-    write(given.into, REPRODUCTION, results, tell(results))
     return 0
 
 

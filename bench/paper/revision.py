@@ -286,12 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not given.redraw:
             measure(chosen, given.seeds, given.worlds, SIZES)
+        about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
+        results = {"kind": "revision", "machine": about, "sizes": asdict(SIZES), **collect(given.worlds)}
+        write(given.into, REPRODUCTION, results, tell(results))
     except FastRealignError as error:
         print(f"bench.paper.revision: {error}", file=sys.stderr)
         return 2
-    about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
-    results = {"kind": "revision", "machine": about, "sizes": asdict(SIZES), **collect(given.worlds)}
-    write(given.into, REPRODUCTION, results, tell(results))
     return 0
 
 

@@ -72,6 +72,17 @@ def test_each_is_measured_told_and_drawn(name, tmp_path):
         assert len({line.count("|") for line in lines}) <= 1
 
 
+def test_a_page_without_markers_is_named_and_the_results_are_kept(tmp_path):
+    of = REPRODUCTIONS["gap"]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / of.page).write_text("no markers")
+    results = {"machine": {"date": "2026-01-01T00:00:00"}}
+    with pytest.raises(InputError, match=r"paper\.md: expected one <!-- results:gap -->.*restore them"):
+        common.write(tmp_path, of, results, "text")
+    assert json.loads((tmp_path / "bench/results/paper/gap.json").read_text()) == results
+    assert (tmp_path / of.page).read_text() == "no markers"
+
+
 def test_the_page_of_the_project_has_all_of_them():
     pages = {of.page: (common.ROOT / of.page).read_text() for of in REPRODUCTIONS.values()}
     for name, of in REPRODUCTIONS.items():
