@@ -11,10 +11,10 @@ from fastrealign import formats
 from fastrealign.core.errors import BadShardError
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_target
 from fastrealign.data.process_group import GroupLike
+from fastrealign.data.rank_share import shared
 from fastrealign.data.sources import FileSource
 from fastrealign.formats.manifest import Manifest
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of

@@ -16,9 +16,9 @@ from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.wording import option
-from fastrealign.data.distributed import owner
 from fastrealign.data.options import NO_NOISE, Compute, NoiseOptions, OutputOptions, ReadOptions
 from fastrealign.data.process_group import GroupLike, ranks_of
+from fastrealign.data.rank_share import owner
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted

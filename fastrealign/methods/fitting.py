@@ -18,11 +18,11 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
-from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_both
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.process_group import GroupLike, ranks_of
+from fastrealign.data.rank_share import shared
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment

@@ -24,9 +24,9 @@ from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.data import reservoir
-from fastrealign.data.distributed import shared
 from fastrealign.data.options import Compute, OutputOptions, PassOptions, ReadOptions
 from fastrealign.data.process_group import ProcessGroup, TorchGroup, ranks_of
+from fastrealign.data.rank_share import shared
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import Workers
 from fastrealign.jobs.align_files import AlignJob
