@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import postgres
 import pytest
 
 import fastrealign as fr
@@ -49,6 +50,15 @@ def others():
     """Other roles of the same names."""
     rng = np.random.default_rng(8)
     return fr.fit_roles({role: rng.standard_normal((50, D)) for role in ("query", *ROLES)}, anchor="image")
+
+
+@pytest.fixture(scope="session")
+def url():
+    """Of a PostgreSQL server that this process has for itself."""
+    if postgres.programs() is None:
+        pytest.skip("needs PostgreSQL, or pip install pgserver")
+    with postgres.server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
-import postgres
 import pytest
 
 from fastrealign.core.errors import FitWarning, InputError
@@ -125,14 +124,6 @@ class Postgresql:
 
     def own_roles(self):
         self.do("ALTER TABLE docs ADD COLUMN vector_aligned_role text")
-
-
-@pytest.fixture(scope="module")
-def url():
-    if postgres.programs() is None:
-        pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server() as url:
-        yield url
 
 
 @pytest.fixture(params=[Lance, Qdrant, Postgresql])

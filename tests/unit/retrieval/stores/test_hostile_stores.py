@@ -7,7 +7,6 @@ import os
 import resource
 
 import numpy as np
-import postgres
 import pytest
 
 from fastrealign.cli.main import main
@@ -17,14 +16,6 @@ from fastrealign.retrieval.stores.base import failing
 
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode", "ignore:Polars")
 D = 8
-
-
-@pytest.fixture(scope="module")
-def url():
-    if postgres.programs() is None:
-        pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server() as url:
-        yield url
 
 
 def faiss_store(place, rows, kinds, kind="Flat"):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import postgres
 import pytest
 
 from fastrealign.retrieval import index
@@ -60,17 +59,10 @@ def test_killed(kind, roles, mapped, documents, tmp_path, request):
     np.testing.assert_allclose(np.array(read()[1]), mapped(rows, kinds), atol=1e-6)
 
 
-@pytest.fixture
-def url():
-    if postgres.programs() is None:
-        pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server() as url:
-        yield url
-
-
 def of_postgresql(url, rows, kinds):
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS docs")
         cursor.execute("CREATE TABLE docs (id int PRIMARY KEY, embedding real[], modality text)")
         values = [(i, row.tolist(), kind) for i, (row, kind) in enumerate(zip(rows, kinds, strict=True))]
         cursor.executemany("INSERT INTO docs VALUES (%s, %s, %s)", values)

@@ -6,7 +6,6 @@ import threading
 import time
 
 import numpy as np
-import postgres
 import pytest
 
 from fastrealign.core.errors import BadRowsError, FastRealignError, InputError
@@ -15,14 +14,6 @@ from fastrealign.retrieval import index, searcher
 psycopg = pytest.importorskip("psycopg")
 
 N = 90
-
-
-@pytest.fixture(scope="module")
-def url():
-    if postgres.programs() is None:
-        pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server() as url:
-        yield url
 
 
 @pytest.fixture(params=["real[]", "double precision[]", "vector(8)", "vector", "halfvec(8)"])
