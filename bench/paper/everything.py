@@ -50,7 +50,12 @@ CPU_MINUTES = {
     "long_captions": 0.7,
     "orderings": 1.1,
     "moments": 0.03,
+    "uses": 7.0,
+    "caption_length": 1.5,
+    "membership": 0.2,
+    "roles": 0.7,
     "held_scale": 13.3,
+    "one_stage": 2.7,
 }
 _INTO = ("--into", "{into}")
 _REAL = ("--real", "{work}/real")
