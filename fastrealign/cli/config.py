@@ -99,7 +99,7 @@ def _unknown(
     if others:
         return f"{key} is an option of {' and '.join(others)}, not of {mine}; leave it out"
     names = [option for option in options if option not in ("config", "help")]
-    return f"there is no option {brief(str(key))}{meant(name, names, f'{parser.prog} --help lists them')}"
+    return f"there is no option {brief(str(key))}{meant(name, names, f'see {parser.prog} --help')}"
 
 
 def _words(option: str, action: argparse.Action, value: Any, where: str) -> list[str]:

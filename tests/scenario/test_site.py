@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -48,6 +49,21 @@ def test_notebooks_are_executed_small_and_clean(path):
         if cell["cell_type"] == "markdown":
             for link in re.findall(r"\]\(([^)#]+)", "".join(cell["source"])):
                 assert (path.parent / link).exists(), link
+
+
+@needs_tools
+def test_source_without_a_core_does_not_hide_the_installed_package(tmp_path, monkeypatch):
+    """`pip install '.[docs]'` compiles nothing in the source folder, where `make docs` runs."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
+    import hooks
+
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    hooks.on_config(SimpleNamespace(mdx_configs={}))
+    assert str(tmp_path) not in sys.path
+    (tmp_path / "fastrealign").mkdir()
+    (tmp_path / "fastrealign" / "_core.so").touch()
+    hooks.on_config(SimpleNamespace(mdx_configs={}))
+    assert sys.path[0] == str(tmp_path)
 
 
 @pytest.mark.slow
