@@ -173,9 +173,7 @@ def test_folders_and_columns(rows, tmp_path):
     assert columns["right"].fingerprint == arrays["image"].fingerprint
     with pytest.raises(InputError, match=r"role audio: .*root: holds text and images; name .*text_emb or .*img_emb"):
         fr.fit_roles({"audio": root, "image": root}, anchor="image", method="centred")
-    with pytest.raises(
-        InputError, match=r"role text: .*several columns.*, a, b; name the one.*--role NAME=PATH:COLUMN"
-    ):
+    with pytest.raises(InputError, match=r"role text: .*several columns.*, a, b; name the one to take with column="):
         fr.fit_roles({"text": table, "image": root}, anchor="image", method="centred")
     with pytest.raises(InputError, match=r"role text: .*has no column 'c'.*a, b"):
         fr.fit_roles({"text": table, "image": root}, anchor="image", method="centred", column={"text": "c"})
