@@ -52,6 +52,7 @@ CPU_MINUTES = {
     "moments": 0.03,
     "uses": 7.0,
     "caption_length": 1.5,
+    "recalibration": 0.6,
     "membership": 0.2,
     "roles": 0.7,
     "held_scale": 13.3,
