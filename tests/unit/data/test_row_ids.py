@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import corpus
-import torch
+import pytest
 
 from fastrealign import formats
 from fastrealign.core.progress import SILENT
@@ -12,6 +12,7 @@ from fastrealign.formats.torch_files import TorchShard
 
 
 def test_each_shard_is_decoded_once_for_its_ids(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
     for i in range(3):
         rows = torch.from_numpy(corpus.rows(4, i))
         torch.save({"emb": rows, "ids": [f"{i}-{row}" for row in range(4)]}, tmp_path / f"{i}.pt")

@@ -55,6 +55,7 @@ def others():
 @pytest.fixture(scope="session")
 def url():
     """Of a PostgreSQL server that this process has for itself."""
+    pytest.importorskip("psycopg")
     if postgres.programs() is None:
         pytest.skip("needs PostgreSQL, or pip install pgserver")
     with postgres.server() as url:
