@@ -438,19 +438,34 @@ inline double total(D8 x) {
 // mapped memory.
 template <int columns, typename T>
 struct First {
-    T values[columns];
+    alignas(cache_line) T values[cache_line / sizeof(T)];
 };
+#if defined(FR_512)
+inline __mmask64 first_bytes(size_t count) { return count < cache_line ? (__mmask64{1} << count) - 1 : ~__mmask64{0}; }
+#endif
 template <int columns, typename T>
 First<columns, T> first_of(const T* x, int count) {
+    static_assert(columns * sizeof(T) <= cache_line, "a vector is one line at most");
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+#if defined(FR_512)  // where a call of memcpy for a few bytes takes several times as long
+    First<columns, T> first;
+    _mm512_store_si512(first.values, _mm512_maskz_loadu_epi8(first_bytes(bytes), x));
+#else
     First<columns, T> first{};
-    memcpy(first.values, x, static_cast<size_t>(count) * sizeof(T));
+    memcpy(first.values, x, bytes);
+#endif
     return first;
 }
 template <int columns, typename T, typename V>
 void put_first(T* to, const V& x, int count) {
-    T all[columns];
-    put(all, x);
-    memcpy(to, all, static_cast<size_t>(count) * sizeof(T));
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    First<columns, T> all;
+    put(all.values, x);
+#if defined(FR_512)
+    _mm512_mask_storeu_epi8(to, first_bytes(bytes), _mm512_load_si512(all.values));
+#else
+    memcpy(to, all.values, bytes);
+#endif
 }
 
 }  // namespace FR_ISA
