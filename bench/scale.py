@@ -130,7 +130,7 @@ def run(
         series = {"kind": kind, "points": [_point(rows, points) for rows, points in found.items()]}
         series |= flatness(series["points"])
         results["series"].append(series)
-        say(told(series))
+        say(summary(series))
     results["machine"]["others_cores"] = most_others(results["series"])
     return results
 
@@ -193,7 +193,7 @@ def flatness(points: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def told(series: dict[str, Any]) -> str:
+def summary(series: dict[str, Any]) -> str:
     ns = ", ".join(f"{value:.1f}" for value in series["wall"]["ns_a_row"])
     rest = series["points"][1:]
     peak = max(point["peak_bytes"] for point in rest)

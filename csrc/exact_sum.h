@@ -45,8 +45,8 @@ constexpr double largest_weight = 128.0;
 constexpr double stored_weight = 1.0 + 0x1p-7;
 
 // 16-bit results may be added as int32 in larger steps first, without rounding: every float16 is a multiple of 2^-24,
-// and so is every bfloat16 of at least `smallest_integer`, the size of 2^-24 times its 8 bits. A result is at most
-// `stored_weight`, so that this number of rows stays below 2^31 steps.
+// and so is every bfloat16 of at least `smallest_integer` = 2^-17, whose 8 significant bits end at 2^-24. A result is
+// at most `stored_weight`, so the sum of this number of rows stays below 2^31 steps.
 constexpr double integer_step = 0x1p-24;
 constexpr float smallest_integer = 0x1p-17f;
 constexpr int integer_rows_before_flush = 126;

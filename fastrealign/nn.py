@@ -11,7 +11,9 @@ from fastrealign.core.errors import InputError
 
 try:
     import torch
-except ModuleNotFoundError:
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     raise InputError("fastrealign.nn needs torch: pip install 'fastrealign[torch]'") from None
 
 from fastrealign.core import torch_ops

@@ -130,7 +130,10 @@ def _state(step: Step, work: Path) -> str:
     if not path.exists():
         return takes(step.name)
     took = json.loads(path.read_text())
-    return f"done, took {took['CPU seconds']:.0f} s of CPU time, {took['seconds']:.0f} s by the clock"
+    used = (
+        f"{took['CPU seconds']:.0f} s of CPU time, " if "CPU seconds" in took else ""
+    )  # earlier runs did not keep them
+    return f"done, took {used}{took['seconds']:.0f} s by the clock"
 
 
 def _cpu_seconds() -> float:

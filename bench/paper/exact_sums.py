@@ -125,7 +125,7 @@ def _of_heads(folder: Path) -> dict[str, Any]:
 
 
 def _scale() -> dict[str, Any]:
-    """What is told here of bench.scale's figures."""
+    """What is said here of bench.scale's figures."""
     scale = json.loads(SCALE.read_text())
     kept = ("rows", "seconds", "processor_seconds", "peak_bytes")
     series = {of["kind"]: [{key: point[key] for key in kept} for point in of["points"][1:]] for of in scale["series"]}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -243,7 +244,8 @@ def prepare(pairs: Pairs, work: Path) -> None:
         work.mkdir(parents=True, exist_ok=True)
         records = [json.dumps({"id": id, "caption": line}) for id, line in zip(pairs.ids, lines, strict=True)]
         save_bytes(data, ("\n".join(records) + "\n").encode())
-    if not (work / "titles").exists():
+    if not (work / "titles" / "config.json").exists():
+        shutil.rmtree(work / "titles", ignore_errors=True)
         part = work / "titles.part"
         make_model(lines, part, STEPS, seed=0)
         part.rename(work / "titles")

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.out:
             others = [one for one in kept["searches"] if one["head"] != head]
             about = {"kind": "roles", "machine": machine(("numpy",), fastrealign=fr.__version__), "columns": COLUMNS}
-            kept = about | {"searches": sorted(others + done, key=lambda one: HEADS.index(one["head"]))}
+            kept = about | {"searches": sorted(others + done, key=lambda one: (*HEADS, one["head"]).index(one["head"]))}
             save_bytes(given.out, (json.dumps(kept, indent=1) + "\n").encode())
 
 

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench.paper.real: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("bench.paper.real: interrupted; the same command goes on after the last stage", file=sys.stderr)
+        print("bench.paper.real: interrupted; the same command resumes after the last stage", file=sys.stderr)
         return 130
     return 0
 

@@ -177,8 +177,10 @@ def run_demo(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """In the block torch computes in one thread: in a model this small several mostly wait for each other, the more so where
-    other programs run, and the figures depend on their number."""
+    """In the block, torch computes in one thread.
+
+    Several threads mostly wait for each other in a model this small, and the figures depend on the number of threads.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -223,7 +225,7 @@ def train_stages(
     progress: Progress = SILENT,
     watch: Watch | None = None,
 ) -> list[Answer]:
-    """Train the stages in order, resuming interrupted ones; return the last model's answers and write them to answers.jsonl.
+    """Train the stages in order, an interrupted one from its beginning; return the last model's answers, kept in answers.jsonl.
 
     Text goes through the alignment on its way into a batch. Real images, in stage 2 and in the evaluation, are not mapped.
     """
@@ -236,7 +238,7 @@ def train_stages(
 
 
 def train_stage(config: TrainConfig, seconds: dict[str, float], watch: Watch | None = None) -> None:
-    """Train one stage, resuming an interrupted run."""
+    """Train one stage; one that was interrupted begins again."""
     from fastrealign.revision.train import train
 
     with timed(seconds, config.stage):

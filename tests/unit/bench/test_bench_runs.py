@@ -93,7 +93,7 @@ def test_a_run_is_told_drawn_and_kept(tmp_path, monkeypatch):
     assert [[int(x) for x in line.get_xdata()] for line in axes[1].lines[: len(results["series"])]] == [
         [10**6, 10**7]
     ] * 3
-    assert "100.0, 100.0 ns a row" in scale.told(results["series"][0])
+    assert "100.0, 100.0 ns a row" in scale.summary(results["series"][0])
 
 
 def test_one_kind_alone_keeps_the_others_of_the_file(tmp_path, monkeypatch, capsys):

@@ -185,7 +185,7 @@ def test_from_packages_to_embeddings_and_resumed(root, made_up_towers, monkeypat
 
     monkeypatch.setattr(main, "trained", stopped)
     assert main.main(command) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     monkeypatch.setattr(towers, "_session", None)  # features are not made again
     monkeypatch.setattr(main, "trained", trained)
     assert main.main(command) == 0

@@ -74,6 +74,20 @@ def test_an_arm_that_was_interrupted_finds_its_files_unchanged(heads, tmp_path, 
     assert found[0] == found[1] and len(found[0]) == 3
 
 
+def test_a_language_model_that_is_not_whole_is_made_again(heads, tmp_path, monkeypatch):
+    """Releases before 0.3 wrote into its folder from the start, its config.json last."""
+
+    def make(lines, folder, steps, seed):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(real_revision, "make_model", make)
+    (tmp_path / "titles").mkdir()
+    (tmp_path / "titles/weights").touch()
+    real_revision.prepare(real_revision.read(heads, "A0")["train"], tmp_path)
+    assert [path.name for path in (tmp_path / "titles").iterdir()] == ["config.json"]
+
+
 def test_heads_that_are_not_measured_keep_their_results(tmp_path, monkeypatch):
     page = tmp_path / "docs/paper.md"
     page.parent.mkdir()
