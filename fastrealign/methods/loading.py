@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.wording import either
@@ -15,9 +15,6 @@ from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.method import Method
 from fastrealign.methods.paired_map import PAIRED, PairedMap
 from fastrealign.storage.paths import AnyPath, is_path, named_paths
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
 
 
 def load(path: AnyPath) -> Method:

@@ -17,6 +17,7 @@ from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method
 from fastrealign.methods.roles import Roles, fit_roles
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Judged, Rows
+from fastrealign.storage.paths import is_path
 
 # Queries that the map of queries is fitted on, at most; with fewer than FEW it is fitted on those that it is measured on.
 FITTED, FEW = 20_000, 20
@@ -128,7 +129,7 @@ def role_of_queries(roles: Roles) -> str:
 def _opened(given: Any, sides: Mapping[str, Rows]) -> Roles:
     if isinstance(given, Roles):
         roles, name = given, "roles"
-    elif isinstance(given, (str, os.PathLike)):
+    elif is_path(given):
         roles, name = Roles.load(given), os.fspath(given)
     else:
         raise InputError(

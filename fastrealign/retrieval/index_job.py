@@ -184,7 +184,7 @@ def index(
         except KeyboardInterrupt:
             done = opened.pending()[1]
             raise Interrupted(
-                f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to go on"
+                f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to resume"
             ) from None
         check_unit(opened)
         dropped = ""
@@ -267,7 +267,7 @@ def _begin(store: Store, record: dict[str, Any], maps: RoleMaps, restart: bool) 
     """Make the target, or see that the one that is there was made with the same roles."""
     there = store.record()
     if there is not None and restart:
-        store.restart()
+        store.restart(record)
     elif there is not None:
         other = next((name for name in record if there.get(name) != record[name]), None)
         if other is None:

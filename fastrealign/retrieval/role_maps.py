@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Call, Method
 from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
-from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath, is_path
 
 # Rows of one role among others are gathered this many at a time, so that they stay in the cache until they are mapped.
 _BLOCK_ROWS = 2048
@@ -48,7 +47,7 @@ class RoleMaps:
         """Of Roles, a fitted method, or the path of either."""
         if isinstance(given, Roles):
             return cls(given.maps, given.method)
-        if isinstance(given, (str, os.PathLike)):
+        if is_path(given):
             try:
                 return cls.of(Roles.load(given))
             except OtherKind:

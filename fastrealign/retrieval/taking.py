@@ -12,6 +12,7 @@ from typing import Any
 from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.compared_roles import PAIRED, role_of_queries
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Rows
+from fastrealign.storage.paths import is_path
 
 _VARIABLES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
 
@@ -36,7 +37,7 @@ class Taking:
     def by_roles(self, name: str, saved: Any, roles: Roles) -> tuple[str, ...]:
         """Apply fitted roles: the path of saved ones, or Roles."""
         of = {role: role_of_queries(roles) if role == QUERY else role for role in self.sides}
-        if isinstance(saved, (str, os.PathLike)) and self._paths:
+        if is_path(saved) and self._paths:
             return self._apply(os.fspath(saved), of, re.sub(r"[^\w.-]+", "_", name).strip("_"))
         return tuple(f"roles[{of[role]!r}]({_VARIABLES[role]})" for role in self.sides)
 
@@ -48,7 +49,7 @@ class Taking:
     def _judged_by_file(self) -> bool:
         """Whether judgements and ids are in files, which commands can name; or there are none of either."""
         given = [self.qrels, *(self.named["ids"] or {}).values()]
-        return all(one is None or isinstance(one, (str, os.PathLike)) for one in given)
+        return all(one is None or is_path(one) for one in given)
 
     @property
     def _paths(self) -> Mapping[str, Sequence[str]]:
@@ -56,8 +57,8 @@ class Taking:
         found = {}
         for role in self.sides:
             given = self.given[role]
-            paths = [given] if isinstance(given, (str, os.PathLike)) else given
-            if not isinstance(paths, (list, tuple)) or not all(isinstance(one, (str, os.PathLike)) for one in paths):
+            paths = [given] if is_path(given) else given
+            if not isinstance(paths, (list, tuple)) or not all(is_path(one) for one in paths):
                 return {}
             found[role] = [os.fspath(one) for one in paths]
         return found

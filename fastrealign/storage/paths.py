@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from fastrealign.core.errors import InputError
 from fastrealign.storage.retry import filesystem
 from fastrealign.storage.url import Url
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Place: TypeAlias = Path | Url
 # How callers name a place.
@@ -35,14 +38,14 @@ def _is_url(path: AnyPath) -> bool:
     return isinstance(text, str) and "://" in text and _URL.match(text) is not None and not text.startswith(_LOCAL)
 
 
-def is_path(given: object) -> TypeGuard[AnyPath]:
+def is_path(given: object) -> TypeIs[AnyPath]:
     """Whether this names a place, rather than being rows or another object in memory."""
     return isinstance(given, (str, os.PathLike))
 
 
 def paths_of(given: AnyPath | Iterable[AnyPath]) -> list[AnyPath]:
     """One path or several, as a list."""
-    return [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    return [given] if is_path(given) else list(given)
 
 
 def named_paths(given: object) -> list[AnyPath]:
@@ -97,7 +100,7 @@ def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None)
     """
     if remote is None:
         of = list(of)
-        remote = any(isinstance(one, (str, os.PathLike)) and _is_url(one) for one in of)
+        remote = any(is_path(one) and _is_url(one) for one in of)
     if not remote:
         yield from map(call, of)
         return

@@ -55,11 +55,17 @@ def _server(folder):
     settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
     process = subprocess.Popen([bin_ / "postgres", "-D", data, "-p", str(port), *settings], **quiet)
     try:
-        for _ in range(200):
+        for _ in range(1200):
             if subprocess.run([bin_ / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **quiet).returncode == 0:
                 break
             time.sleep(0.05)
+        else:
+            raise RuntimeError("PostgreSQL did not start within a minute")
         yield f"postgresql://tester:tellnobody@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # SIGTERM waits for the clients
-        process.wait(10)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -26,8 +26,7 @@ from fastrealign.core.wording import option
 BATCH_BYTES = 32 << 20
 # Rows whose length differs from 1 by more are not unit rows; float16 rows of unit length are within it.
 _UNIT = 1e-2
-# Ctrl-C and SIGTERM as a library in Rust passes them on: the message of an error of its own.
-# Places in the sources of such a library.
+# Places in the sources of a library in Rust.
 _PLACES = re.compile(r"^(External error: )?LanceError\(IO\): |,? /\S+\.rs:\d+(:\d+)?")
 _DISK = [
     (
@@ -35,10 +34,15 @@ _DISK = [
         "no space left on the disk; free some, and run the same command again",
     ),
     (
-        re.compile("Read-only file system|Permission denied|readonly database"),
+        re.compile("Read-only file system|readonly database"),
         "must not be written to; give yourself the right to write, or work on a copy",
     ),
+    (
+        re.compile("Permission denied"),
+        "access is denied; give yourself the right to read and write it, or work on a copy",
+    ),
 ]
+# Ctrl-C and SIGTERM as a library in Rust passes them on: the message of an error of its own.
 _INTERRUPTED = re.compile(r"\b(KeyboardInterrupt|Terminated)\b")
 
 
@@ -112,8 +116,9 @@ class Store(Protocol):
         """Make an empty target for rows of width `dim`, with this record, in one step; where the record has a role_column,
         a place for the role beside each, too."""
 
-    def restart(self) -> None:
-        """Remove the target, the roles beside it and its record."""
+    def restart(self, record: Mapping[str, Any]) -> None:
+        """Remove the target, the roles beside it and its record; InputError first where `begin` could not make them with this
+        record."""
 
     def pending(self) -> tuple[int, int]:
         """How many rows have no aligned vector, or one of another role than they have now, and how many are done.
@@ -246,7 +251,7 @@ def as_scores(values: Sequence[Sequence[float]], k: int) -> np.ndarray:
 
 
 def disk_trouble(error: BaseException) -> str | None:
-    """What to report where a disk is full or must not be written to; None for all other errors."""
+    """What to report where a disk is full, or may not be read or written; None for all other errors."""
     text = str(error)
     return next((said for pattern, said in _DISK if pattern.search(text)), None)
 

@@ -53,8 +53,7 @@ from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
 
 _KIND = "index record"
-# Inner indexes that hold float32 rows as they came.
-# They are built from all rows at once.
+# Inner indexes that are built from all rows at once.
 _AT_ONCE = ("IndexNSG", "IndexNNDescent")
 
 
@@ -119,7 +118,7 @@ class FaissStore:
             )
         self._begun, self._dim_out = dict(record), dim
 
-    def restart(self) -> None:
+    def restart(self, record: Mapping[str, Any]) -> None:
         self._replaces = True  # at the end of the run
 
     def pending(self) -> tuple[int, int]:

@@ -110,8 +110,9 @@ class LanceStore:
         self._add(pa.field(self.target, kind, metadata={_RECORD: json.dumps(dict(record))}), record)
         self._written.add(self.target)
 
-    def restart(self) -> None:
-        self._drop(*(name for name in self._names() if name == self.target or self._is_ours(name)))
+    def restart(self, record: Mapping[str, Any]) -> None:
+        roles = [] if record["role_column"] is None else [role_beside(self.target)]
+        self._drop(*(name for name in {*self._names(), *roles} if name == self.target or self._is_ours(name)))
 
     def pending(self) -> tuple[int, int]:
         lacking = done = 0
@@ -256,10 +257,8 @@ class LanceStore:
         return whole
 
     def _write(self, fragment: Any, align: Align, by: str | None) -> Made | None:
-        """A data file with what is written of one fragment, null for deleted rows and those without a vector.
-
-        None: no row has changed, so the fragment stays as it is.
-        """
+        """A data file with what is written of one fragment, null for deleted rows and those without a vector; None where
+        no row has changed, so that the fragment stays as it is."""
         fields = self._fields()
         schema = pa.schema([pa.field(name, self._data.schema.field(name).type) for name in fields])
         old = fields if fields[self.target] in numbers_in(fragment) else ()
@@ -287,7 +286,8 @@ class LanceStore:
             data = self._lance.dataset(os.path.abspath(self._folder))
             fragments = {one.id: one for one in (fragment.metadata for fragment in data.get_fragments())}
             if not made.keys() <= fragments.keys():
-                raise FastRealignError(f"{self.where}: was compacted during the run; run again to go on")
+                said = "was compacted during the run; run the same command again; what is committed stays"
+                raise FastRealignError(f"{self.where}: {said}")
             # What another run has written since is as good.
             ours = {number: one for number, one in made.items() if self._files(fragments[number]) == one.instead_of}
             updated = [one.put_into(fragments[number], fields) for number, one in ours.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from fastrealign.retrieval.stores.base import failing
 
 _WAIT_SECONDS = 30
 _MOST_BYTES = 63
+# Refusals that pass: the server starts, stops or recovers, or has no connection left.
+_LATER = re.compile("database system is|too many (clients|connections)|connection slots")
 # Another run that has just ended, or was killed, still holds its lock for a moment.
 _HELD_SECONDS = 3.0
 TABLES = """\
@@ -52,11 +55,10 @@ class PgConnection:
         except self.pg.Error as error:
             said = one_line(error)
             refused = said.rpartition("FATAL: ")[2] if "FATAL: " in said else said if "invalid" in said else None
-            raise FastRealignError(
-                f"{location}: does not answer ({said}); is PostgreSQL running there?"
-                if refused is None
-                else f"{location}: no connection: {refused.strip()}; correct the URL, or what the server allows"
-            ) from None
+            if refused is None:
+                raise FastRealignError(f"{location}: does not answer ({said}); is PostgreSQL running there?") from None
+            advice = "run again later" if _LATER.search(refused) else "correct the URL, or what the server allows"
+            raise FastRealignError(f"{location}: no connection: {refused.strip()}; {advice}") from None
 
     def do(self, text: str, *values: Any, binary: bool = False, **names: Any) -> list[Any]:
         """Run a statement, and return its rows."""

@@ -75,8 +75,10 @@ class PgvectorStore:
                 self._add_roles()
         self._read_columns()
 
-    def restart(self) -> None:
+    def restart(self, record: Mapping[str, Any]) -> None:
         self._at.hold(self._oid)
+        if record["role_column"] is not None and not self._keeps_roles():
+            self._at.check_name(role_beside(self.target))
         also = ", DROP COLUMN {stored}" if self._by() is not None and self._keeps_roles() else ""
         self._do(f"ALTER TABLE {{table}} DROP COLUMN {{target}}{also}")
         self._read_columns()
@@ -161,7 +163,7 @@ class PgvectorStore:
         there = self.column if self.has_source() else self.target
         self._format, self.dim = pg_format.FORMATS[kinds[there].kind], self._dim_of(there)
         self._written = self._format.written
-        self._bad: set[str] = set()  # rows that were met and left empty
+        self._bad: set[bytes] = set()  # places of the rows that were met and left empty
         if options.id_column is not None:
             chosen(self.where, "column", options.id_column, list(self._columns), "id_column")
         self._id = options.id_column or next((name for name, one in self._columns.items() if one.key), None)
@@ -237,7 +239,7 @@ class PgvectorStore:
                 by=role_column,
                 id=self._id,
             )
-            rows = [row for row in rows if row[2] not in self._bad]
+            rows = [row for row in rows if row[0] not in self._bad]
             if not rows:
                 return 0
             vectors = self._format.decode([row[1] for row in rows], self.where, [row[2] for row in rows])
@@ -245,8 +247,8 @@ class PgvectorStore:
                 raise InputError(f"{self.where}: row {rows[0][2]} is {vectors.shape[1]} wide, expected {self.dim}")
             roles = [row[4] for row in rows] if role_column else None
             mapped, good = align(Batch(vectors, [row[2] for row in rows], roles))
-            self._bad.update(row[2] for row, keep in zip(rows, good, strict=True) if not keep)
             changes = good | np.array([row[3] for row in rows])  # what a row without a direction had is emptied
+            self._bad.update(row[0] for row, change in zip(rows, changes, strict=True) if not change)
             if not changes.any():
                 return len(rows)
             names, codes = np.unique(np.array(roles or [""] * len(rows)), return_inverse=True)
@@ -258,11 +260,14 @@ class PgvectorStore:
                 for off in ("seqscan", "hashjoin", "mergejoin"):  # rows are found by their places
                     cursor.execute(f"SET LOCAL enable_{off} = off")
             also = ", {stored} = (%s::text[])[b.role]" if role_column else ""
-            self._do(
-                f"UPDATE {{table}} t SET {{target}} = CASE WHEN b.role > 0 THEN b.v END{also} "
-                "FROM fastrealign_batch b WHERE t.ctid = b.at",
+            emptied = self._do(  # an update moves a row
+                f"WITH moved AS (UPDATE {{table}} t SET {{target}} = CASE WHEN b.role > 0 THEN b.v END{also} "
+                "FROM fastrealign_batch b WHERE t.ctid = b.at RETURNING t.ctid AS place, b.role AS code) "
+                "SELECT place FROM moved WHERE code = 0",
                 *([names.tolist()] if role_column else []),
+                binary=True,
             )
+            self._bad.update(place for (place,) in emptied)
             return len(rows)
 
     def _nearest(self, query: np.ndarray, k: int, role_column: str | None) -> list[Any]:

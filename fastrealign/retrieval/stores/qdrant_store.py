@@ -103,7 +103,8 @@ class QdrantStore:
                     raise
             self._copied(record, dim)
 
-    def restart(self) -> None:
+    def restart(self, record: Mapping[str, Any]) -> None:
+        self._check_field(record)
         with self._answering():
             if self._into == self._collection:  # the roles beside it are overwritten, or removed by `begin`
                 self._client.delete_vector_name(self._collection, self.target)
@@ -227,14 +228,18 @@ class QdrantStore:
 
     def _note(self, record: Mapping[str, Any]) -> None:
         """Store the record of the target, and whether payloads hold the role of each."""
-        roles = role_beside(self.target)
+        self._check_field(record)
         kept = dict(record)
         if record["role_column"] is not None:
-            if roles in self._fields and not self._keeps_roles():
-                raise taken(self.where, "payload field", roles)
-            kept["roles"] = roles
+            kept["roles"] = role_beside(self.target)
         with self._answering():
             self._client.update_collection(self._collection, metadata={_RECORD + self.target: kept})
+
+    def _check_field(self, record: Mapping[str, Any]) -> None:
+        """InputError where the user has a payload field of the name that holds the roles."""
+        roles = role_beside(self.target)
+        if record["role_column"] is not None and roles in self._fields and not self._keeps_roles():
+            raise taken(self.where, "payload field", roles)
 
     def _keeps_roles(self) -> bool:
         """Whether `index` made the payload field of roles."""

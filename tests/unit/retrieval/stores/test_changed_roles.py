@@ -223,3 +223,14 @@ def test_after_the_old_vectors_went(store, roles):
     change(store, [5, 6])
     with pytest.warns(FitWarning, match="2 rows have no aligned vector, or one of another role, and .* is gone"):
         assert index(store.place, roles, role_column="modality").rows == 0
+
+
+def test_a_restart_with_a_name_that_is_taken(store, roles, others):
+    """Refused before anything is removed."""
+    index(store.place, roles, role="text")
+    store.own_roles()
+    before = store.read()
+    with pytest.raises(InputError, match=f"there is a {store.user_kind} {store.target}_role already"):
+        index(store.place, others, role_column="modality", restart=True)
+    assert store.read() == before and None not in before[0]
+    assert index(store.place, others, role="text", restart=True).rows == N

@@ -123,7 +123,10 @@ def test_a_full_disk(make, roles, documents, tmp_path, tree):
         (os.strerror(errno.ENOSPC), "a: no space left on the disk; free some, and run the same command again"),
         ("database or disk is full", "a: no space left on the disk; free some, and run the same command again"),
         (os.strerror(errno.EROFS), "a: must not be written to; give yourself the right to write, or work on a copy"),
-        (os.strerror(errno.EACCES), "a: must not be written to; give yourself the right to write, or work on a copy"),
+        (
+            os.strerror(errno.EACCES),
+            "a: access is denied; give yourself the right to read and write it, or work on a copy",
+        ),
         ("attempt to write a readonly database", "a: must not be written to; give yourself"),
         ("LanceError(IO): Bad range 0..9, /a/b/writer.rs:254:9", "a: Bad range 0..9; wait"),
         ("Not found: x/_versions, /home/me/commit.rs:653:26, /home/me/x.rs:1:2", "a: Not found: x/_versions; wait"),
@@ -209,8 +212,31 @@ def test_a_connection_that_is_refused(url, roles):
     assert "running" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "said, advice",
+    [
+        ("the database system is starting up", "run again later"),
+        ("the database system is shutting down", "run again later"),
+        ("the database system is in recovery mode", "run again later"),
+        ("sorry, too many clients already", "run again later"),
+        ("remaining connection slots are reserved for roles with the SUPERUSER attribute", "run again later"),
+        ('password authentication failed for user "me"', "correct the URL, or what the server allows"),
+    ],
+)
+def test_refusals_that_pass(said, advice, roles, monkeypatch):
+    psycopg = pytest.importorskip("psycopg")
+
+    def refuse(*_, **__):
+        raise psycopg.OperationalError(f'connection to server at "127.0.0.1", port 5432 failed: FATAL:  {said}\n')
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    with pytest.raises(FastRealignError) as error:
+        index("postgresql://127.0.0.1/db", roles, role="image")
+    assert str(error.value) == f"postgresql://127.0.0.1/db: no connection: {said}; {advice}"
+
+
 def test_a_server_that_ends_the_connection(url, roles, documents, monkeypatch):
-    """What is written stays, and the next run goes on."""
+    """What is written stays, and the next run maps the rest."""
     from fastrealign.retrieval.role_maps import Mapper
     from fastrealign.retrieval.stores import base
 
@@ -231,3 +257,25 @@ def test_a_server_that_ends_the_connection(url, roles, documents, monkeypatch):
         index(store, roles, role_column=by)
     report = index(store, roles, role_column=by)
     assert report.rows + report.before == 400 and report.before > 0
+
+
+def test_a_table_that_is_compacted_during_the_run(tmp_path, roles, documents, monkeypatch):
+    from fastrealign.retrieval.role_maps import Mapper
+
+    rows, kinds = documents(6)
+    store, by = lance_store(tmp_path, rows[:3], kinds[:3])
+    lance = pytest.importorskip("lance")
+    lance.write_dataset(lance.dataset(store).to_table(), store, mode="append")
+    real, calls = Mapper.__call__, []
+
+    def call(self, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            lance.dataset(store).optimize.compact_files()
+        return real(self, batch)
+
+    monkeypatch.setattr(Mapper, "__call__", call)
+    said = r"docs.lance: was compacted during the run; run the same command again; what is committed stays$"
+    with pytest.raises(FastRealignError, match=said):
+        index(store, roles, role_column=by)
+    assert index(store, roles, role_column=by).rows == 6

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
+import postgres
 import pytest
 
 from fastrealign.cli.main import main
@@ -64,5 +66,33 @@ def test_an_interrupt_that_a_library_wraps(tmp_path, roles, documents, monkeypat
     roles.save(tmp_path / "roles.safetensors")
     words = ["index", str(tmp_path / "docs.lance"), "--roles", str(tmp_path / "roles.safetensors"), "--role", "image"]
     assert main(words) == 130
-    assert "interrupted; 10 rows of" in capsys.readouterr().err
+    assert "docs.lance are written, run the same command again to resume" in (said := capsys.readouterr().err)
+    assert "interrupted; 10 rows of" in said
     assert main(words) == 0
+
+
+def test_a_postgresql_that_never_answers(tmp_path, monkeypatch):
+    """The server of these tests: an error says so, and its process is ended."""
+    ended = []
+
+    class Process:
+        def __init__(self, *_, **__): ...
+
+        def send_signal(self, _):
+            ended.append("signal")
+
+        def wait(self, seconds=None):
+            ended.append(f"wait {seconds}")
+            if seconds:
+                raise subprocess.TimeoutExpired("postgres", seconds)
+
+        def kill(self):
+            ended.append("kill")
+
+    monkeypatch.setattr(postgres, "programs", lambda: tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(postgres.time, "sleep", lambda _: None)
+    with pytest.raises(RuntimeError, match="PostgreSQL did not start within a minute"), postgres.server():
+        pass
+    assert ended == ["signal", "wait 60", "kill", "wait None"]

@@ -198,6 +198,44 @@ def test_bad_rows(store, roles):
     assert [i for i, row in enumerate(read(connection)) if row is None] == [7, 9]
 
 
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+@pytest.mark.parametrize("names", ["0", "NULL"])
+def test_bad_rows_whose_names_are_not_unique(store, roles, small_batches, names):
+    """Only the bad row itself stays empty, in later windows, too."""
+    url, connection, *_ = store
+    connection.execute("UPDATE docs SET embedding = array_fill(0::real, ARRAY[8]) WHERE id = 7")
+    connection.execute(f"ALTER TABLE docs ADD COLUMN name int DEFAULT {names}")
+    connection.execute("CLUSTER docs USING docs_pkey")  # row 7 is in the first window
+    report = index(url, roles, role_column="Mode", bad_rows="skip", id_column="name")
+    assert (report.rows, report.skipped) == (N - 1, 1)
+    assert [i for i, row in enumerate(read(connection)) if row is None] == [7]
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_a_row_that_is_emptied_is_skipped_once(store, roles, small_batches):
+    """The update moves it, in a table without a key to a name that was not met."""
+    url, connection, *_ = store
+    index(url, roles, role_column="Mode")
+    other = """CASE "Mode" WHEN 'text' THEN 'image' ELSE 'text' END"""
+    connection.execute(f'UPDATE docs SET embedding = array_fill(0::real, ARRAY[8]), "Mode" = {other} WHERE id < 5')
+    connection.execute("CLUSTER docs USING docs_pkey")  # no free space in the first windows
+    connection.execute("ALTER TABLE docs DROP CONSTRAINT docs_pkey")
+    assert index(url, roles, role_column="Mode", bad_rows="skip").skipped == 5
+    assert [i for i, row in enumerate(read(connection)) if row is None] == [*range(5)]
+
+
+@pytest.mark.parametrize("store", ["real[]"], indirect=True)
+def test_a_restart_with_too_long_a_name(store, roles):
+    """Refused before the column is dropped."""
+    url, connection, *_ = store
+    to = "v" * 60
+    index(url, roles, role="text", to=to)
+    before = read(connection, to)
+    with pytest.raises(InputError, match="is longer than the 63 bytes of a name"):
+        index(url, roles, role_column="Mode", to=to, restart=True)
+    assert read(connection, to) == before and None not in before
+
+
 def test_a_server_that_is_down(roles):
     with pytest.raises(FastRealignError, match=r"//\*\*\*@127.0.0.1:1/db: does not answer .*is PostgreSQL") as error:
         index("postgresql://tester:tellnobody@127.0.0.1:1/db", roles, role="image")
