@@ -82,7 +82,7 @@ def test_stopped_again_and_again_it_ends_in_the_same_bytes(tmp_path, case, how):
         line = told.splitlines()[-1]
         done = len(list(out.glob("part_*.npy")))
         if done:
-            state = f"{done} of {SHARDS} shards are complete, resume with --resume / resume=True"
+            state = f"{done} of {SHARDS} shards are complete, resume with --resume"
             assert line == f"fastrealign: interrupted; {state}"
             assert (out / JOURNAL).exists() and not (out / "manifest.json").exists()
         else:
