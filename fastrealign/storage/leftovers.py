@@ -33,8 +33,8 @@ def remove_left_beside(path: Path) -> None:
     )
 
 
-def remove_left_folders(folder: Path, prefix: str) -> None:
-    """Remove the folders "prefix-process-..." of processes that have ended."""
+def remove_left(folder: Path, prefix: str) -> None:
+    """Remove the files and folders "prefix-process-..." of processes that have ended."""
     of = re.compile(rf"{re.escape(prefix)}-([0-9]+)-.*")
     found = [(Path(folder, name), match[1]) for name in _names(folder) if (match := of.fullmatch(name))]
     _remove((path, int(pid)) for path, pid in found)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from fastrealign.core.errors import FastRealignError
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
-from fastrealign.storage.leftovers import mark, remove_left_folders
+from fastrealign.storage.leftovers import mark, remove_left
 from fastrealign.storage.paths import AnyPath, place
 from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
@@ -30,7 +30,7 @@ class Spool:
     """
 
     def __init__(self, name: str) -> None:
-        remove_left_folders(Path(tempfile.gettempdir()), f"fastrealign-{name}")
+        remove_left(Path(tempfile.gettempdir()), f"fastrealign-{name}")
         self.folder = tempfile.mkdtemp(prefix=f"fastrealign-{name}-{os.getpid()}-")
         if hasattr(os, "O_DIRECTORY"):
             self._held = Descriptor(Path(self.folder))
@@ -68,20 +68,41 @@ def _remove(folder: str, pid: int) -> None:
 def spool(url: Url | str) -> tuple[Descriptor, Path]:
     """A new local file for the contents of `url`, and a path by which it can be opened.
 
-    On Linux it has no name: its space is freed with its last descriptor, also after a kill. Elsewhere it is removed with it.
+    On Linux it has no name: its space is freed with its last descriptor, also after a kill. Elsewhere it is removed with it, or
+    after a kill by the next one in the same folder.
     """
     folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
-    named = folder / f"fastrealign-{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = Descriptor(named, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        if not DESCRIPTORS.exists():
-            weakref.finalize(descriptor, named.unlink, missing_ok=True)
-            return descriptor, named
-        named.unlink()
+        descriptor, named = _nameless(folder), None
+        if descriptor is None:
+            descriptor, named = _named(folder)
     except OSError as error:
         raise FastRealignError(spool_failure(url, error)) from error
-    return descriptor, DESCRIPTORS / str(descriptor.fd)
+    return descriptor, named or DESCRIPTORS / str(descriptor.fd)
+
+
+def _nameless(folder: Path) -> Descriptor | None:
+    """A file that never had a name; None where the system or the file system has none."""
+    if not hasattr(os, "O_TMPFILE") or not DESCRIPTORS.exists():
+        return None
+    try:
+        return Descriptor(folder, os.O_RDWR | os.O_TMPFILE)
+    except OSError:  # what else is wrong with the folder, a file with a name meets too
+        return None
+
+
+def _named(folder: Path) -> tuple[Descriptor, Path | None]:
+    """A file with a name, which it loses at once where it can be opened without."""
+    remove_left(folder, "fastrealign-spool")
+    path = folder / f"fastrealign-spool-{os.getpid()}-{uuid.uuid4().hex}"
+    descriptor = Descriptor(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    if DESCRIPTORS.exists():
+        path.unlink()
+        return descriptor, None
+    mark(descriptor.fd)
+    weakref.finalize(descriptor, path.unlink, missing_ok=True)
+    return descriptor, path
 
 
 def spool_failure(url: Url | str, error: OSError) -> str:

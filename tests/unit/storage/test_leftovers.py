@@ -103,6 +103,32 @@ def test_a_killed_fit_leaves_nothing_after_the_next_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "image.npy", "text.npy"]
 
 
+SPOOL = "from fastrealign.storage.spool import spool; held = spool('s3://a/b')[0]; print(os.listdir())"
+KILLED = (
+    "import os; os.unlink = lambda *_, **__: os.kill(os.getpid(), 9);"  # between making a file and removing its name
+)
+
+
+def _spool(folder: Path, code: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"FASTREALIGN_SPOOL": str(folder)}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, check=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+def test_a_spool_file_never_has_a_name(tmp_path):
+    assert _spool(tmp_path, f"{KILLED} {SPOOL}").stdout == b"[]\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+def test_a_spool_file_with_a_name_is_removed_by_the_next(tmp_path):
+    """Where the file system has no files without a name."""
+    for _ in range(2):
+        assert _spool(tmp_path, f"{KILLED} del os.O_TMPFILE; {SPOOL}").returncode == -9
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith("fastrealign-spool-")
+    assert _spool(tmp_path, f"import os; del os.O_TMPFILE; {SPOOL}").stdout == b"[]\n"
+
+
 def test_a_spool_travels_to_other_processes_without_its_descriptor():
     spool = Spool("x")
     there = pickle.loads(pickle.dumps(spool))
