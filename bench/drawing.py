@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrealign.gap_report.labels import DASHES, METHOD
+from fastrealign.gap_report.method_style import COLOURS, DASHES
 from fastrealign.gap_report.svg import FAINT, INK, PAPER, STYLE, TARGET
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["DASHES", "FAINT", "INK", "MARKS", "METHOD", "PAPER", "QUIET", "TARGET"]
+__all__ = ["COLOURS", "DASHES", "FAINT", "INK", "MARKS", "PAPER", "QUIET", "TARGET"]
 
 ROOT = Path(__file__).parents[1]
 WIDTH, DPI = 6.0, 200
@@ -44,7 +44,7 @@ LOOK = {
     "figure.constrained_layout.hspace": 0.06,
 }
 # A marker for each method, beside its colour and dashes: hue alone distinguishes no two.
-MARKS = dict(zip(METHOD, "Xv^sPDoh", strict=True))
+MARKS = dict(zip(COLOURS, "Xv^sPDoh", strict=True))
 
 
 def canvas(height: float) -> Figure:
@@ -78,7 +78,7 @@ def save(draw: Callable[[], Figure], path: Path) -> None:
 
 def look(method: str) -> dict[str, Any]:
     """Colour, dashes and marker of a method's line."""
-    return {"color": METHOD[method], "linestyle": DASHES[method], "marker": MARKS[method]}
+    return {"color": COLOURS[method], "linestyle": DASHES[method], "marker": MARKS[method]}
 
 
 def legend_above(

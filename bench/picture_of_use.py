@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.drawing import INK, METHOD, PAPER, QUIET, canvas, results
+from bench.drawing import COLOURS, INK, PAPER, QUIET, canvas, results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Marker, colour and name of what is compared; colour alone distinguishes no two.
 LOOKS = {
-    "raw": ("X", METHOD["none"], "text as it is"),
-    "realign": ("o", METHOD["realign"], "ReAlign"),
-    "roles": ("D", METHOD["anchor"], "a map for each role"),
+    "raw": ("X", COLOURS["none"], "text as it is"),
+    "realign": ("o", COLOURS["realign"], "ReAlign"),
+    "roles": ("D", COLOURS["anchor"], "a map for each role"),
     "images": ("|", INK, "trained on pictures"),
 }
 

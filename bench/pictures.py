@@ -28,7 +28,7 @@ from bench.paper.__main__ import MODULES
 from bench.paper.common import Reproduction
 from bench.table import SHOWN, fill
 from fastrealign.cli.demo import real_world
-from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
+from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement, measure_pairs
 from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.run import unpaired
 
@@ -167,12 +167,12 @@ def text_of_speed(of: dict[str, Any] | None = None) -> str:
 
 
 @cache
-def _held_out() -> tuple[RealWorld, np.ndarray, tuple[Reading, Reading]]:
+def _held_out() -> tuple[RealWorld, np.ndarray, tuple[Measurement, Measurement]]:
     """The held-out pairs that ship, their aligned titles, and the figures before and after."""
     world = real_world.load()
     test = world.part("test")
     aligned = fr.fit(*unpaired(world.part("fit")), centroid="exact")(test.title)
-    return test, aligned, (read(test.title, test.image), read(aligned, test.image))
+    return test, aligned, (measure_pairs(test.title, test.image), measure_pairs(aligned, test.image))
 
 
 def draw_gap() -> Figure:

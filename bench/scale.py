@@ -211,12 +211,12 @@ def power(rows: int) -> str:
 
 def draw(results: dict[str, Any]) -> Figure:
     """Time per row above, peak memory below, against the number of rows."""
-    from bench.drawing import INK, METHOD, TARGET, canvas, key, legend_above
+    from bench.drawing import COLOURS, INK, TARGET, canvas, key, legend_above
 
     m, settings = results["machine"], results["settings"]
     figure = canvas(5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
-    looks = zip((TARGET, METHOD["realign"], METHOD["bca"]), "os^", ("-", (0, (4, 1.5)), (0, (1.5, 1))), strict=True)
+    looks = zip((TARGET, COLOURS["realign"], COLOURS["bca"]), "os^", ("-", (0, (4, 1.5)), (0, (1.5, 1))), strict=True)
     for series, (colour, mark, line) in zip(results["series"], looks, strict=True):
         points = series["points"][1:]
         rows = [point["rows"] for point in points]

@@ -193,12 +193,12 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Neighbours kept by each method; below, by the directions that both sides share."""
-    from bench.drawing import INK, METHOD, canvas, key, legend_above, look
+    from bench.drawing import COLOURS, INK, canvas, key, legend_above, look
 
     figure = canvas(5.4)
     above, below = figure.subplots(2, 1, height_ratios=(1, 1.5))
     for y, (name, of) in enumerate(results["methods"].items()):
-        above.barh(y, 100 * of["kept"], 0.6, color=METHOD[FORMS[name][0]])
+        above.barh(y, 100 * of["kept"], 0.6, color=COLOURS[FORMS[name][0]])
         above.annotate(
             percent(of["kept"]), (100 * of["kept"], y), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -215,7 +215,7 @@ def draw(results: Results) -> Figure:
             (results["frame"]["shared"], results["methods"][name]["kept"], "s"),
             (PAPER_SUBSPACES, PAPER[name], "D"),
         ):
-            below.plot(100 * x, 100 * y, mark, mfc="white" if mark == "D" else None, color=METHOD[name], ms=7)
+            below.plot(100 * x, 100 * y, mark, mfc="white" if mark == "D" else None, color=COLOURS[name], ms=7)
     key(below, "rendered world", "s", markersize=6)
     key(below, "paper", "D", mfc="white", markersize=6)
     key(below, "synthetic rows", linewidth=1)

@@ -197,7 +197,7 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """The gap by words of a caption, a panel a world: a mark a head, lines of their means."""
-    from bench.drawing import METHOD, TARGET, canvas, legend_above
+    from bench.drawing import COLOURS, TARGET, canvas, legend_above
 
     worlds = results["worlds"]
     figure = canvas(2.9)
@@ -207,8 +207,8 @@ def draw(results: Results) -> Figure:
         labels = [least if least == most else f"{least}–{most}" for least, most in bins]
         for key, colour, mark, label in (
             ("gap", TARGET, "o", "before"),
-            ("left", METHOD["realign"], "s", "one fit for all"),
-            ("left_own", METHOD["bca"], "^", "a fit for each length"),
+            ("left", COLOURS["realign"], "s", "one fit for all"),
+            ("left_own", COLOURS["bca"], "^", "a fit for each length"),
         ):
             values = np.array([[one[key] for one in head["bins"]] for head in heads])
             axes.plot(labels, values.mean(axis=0), f"{mark}-", color=colour, label=label)

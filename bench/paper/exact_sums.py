@@ -200,7 +200,7 @@ def _heads_table(found: Mapping[str, Any]) -> str:
 
 def draw(results: Results) -> Figure:
     """Errors of the mean above; seconds and memory below."""
-    from bench.drawing import METHOD, QUIET, TARGET, canvas, log_ticks
+    from bench.drawing import COLOURS, QUIET, TARGET, canvas, log_ticks
 
     figure = canvas(6.4)
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
@@ -208,9 +208,9 @@ def draw(results: Results) -> Figure:
     n = [of["count"] for of in results["by rows"]]
     for name, colour, style in (
         ("rows", QUIET, "^-."),
-        ("float32", METHOD["c3"], "v:"),
+        ("float32", COLOURS["c3"], "v:"),
         ("float64", TARGET, "s--"),
-        ("exact", METHOD["realign"], "o-"),
+        ("exact", COLOURS["realign"], "o-"),
     ):
         errors.loglog(n, [max(of[name], 1e-18) for of in results["by rows"]], style, color=colour, label=NAMES[name])
         if name in PAPER:
@@ -219,7 +219,7 @@ def draw(results: Results) -> Figure:
     log_ticks(errors.xaxis)
     above.legend(*errors.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     seconds, memory = below.subplots(1, 2)
-    looks = zip((TARGET, METHOD["realign"], METHOD["bca"]), ("o-", "s--", "^:"), strict=True)
+    looks = zip((TARGET, COLOURS["realign"], COLOURS["bca"]), ("o-", "s--", "^:"), strict=True)
     for (kind, points), (colour, style) in zip(results["scale"]["series"].items(), looks, strict=True):
         rows = [point["rows"] for point in points]
         seconds.loglog(rows, [point["seconds"]["median"] for point in points], style, color=colour, label=kind)

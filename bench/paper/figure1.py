@@ -26,7 +26,7 @@ from bench.drawing import save
 from bench.paper.world.losses import LOSSES, build
 from bench.table import fill
 from fastrealign.cli.demo import encoder, samples
-from fastrealign.cli.demo.readings import recall
+from fastrealign.cli.demo.measurements import recall
 from fastrealign.cli.demo.scenes import render
 from fastrealign.diagnostics import GapMonitor
 from fastrealign.storage.atomic import save_bytes
@@ -107,7 +107,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         for name, share in FRAMES.items()
     }
 
-    def measure(step: int) -> None:
+    def measure_pairs(step: int) -> None:
         text, image = encoder.encode_texts(model, captions), encoder.encode_images(model, pictures)
         for monitor in monitors.values():
             record = monitor.measure(step, text, image)
@@ -121,10 +121,10 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         )
         say(f"{loss}, step {step}: gap {record.gap:.3f}, recall@1 {training[-1]['recall_at_1']:.3f}")
 
-    measure(0)
+    measure_pairs(0)
     for step, _ in enumerate(encoder.training(model, steps, loss_of=LOSSES[loss]), 1):
         if step % EVERY == 0:
-            measure(step)
+            measure_pairs(step)
     run = {
         "seconds": round(time.perf_counter() - started),
         "training": training,
@@ -287,7 +287,7 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
 
 def draw(results: dict[str, Any]) -> Figure:
     """Panels (a) to (d) of the paper, two of ours each. Both losses in the frame of the sixth: a colour and a mark each."""
-    from bench.drawing import FAINT, METHOD, QUIET, TARGET, canvas, key, legend_above, log_ticks
+    from bench.drawing import COLOURS, FAINT, QUIET, TARGET, canvas, key, legend_above, log_ticks
 
     settings = results["settings"]
     figure = canvas(9.4)
@@ -324,7 +324,7 @@ def draw(results: dict[str, Any]) -> Figure:
         (d, "(d) κ(Σ_V)", {"kappa_v.value": (solid, "")}, isotropic_kappa(probe, width - rank)),
         (d2, f"(d) angle of {GAMMA} and v1 of Σ_V, degrees", {"angle": (solid, "")}, random_angle(width - rank)),
     )
-    looks = dict(zip(runs, ((TARGET, "o"), (METHOD["realign"], "s")), strict=True))
+    looks = dict(zip(runs, ((TARGET, "o"), (COLOURS["realign"], "s")), strict=True))
     for axes, title, names, chance in panels:
         axes.set_title(title, fontsize=9)
         for name, (line, label) in names.items():

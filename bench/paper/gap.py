@@ -203,13 +203,13 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """The gap that each method leaves; below, C3's by the number of rows."""
-    from bench.drawing import INK, METHOD, canvas, key, legend_above, log_ticks
+    from bench.drawing import COLOURS, INK, canvas, key, legend_above, log_ticks
 
     figure = canvas(6.0)
     above, below = figure.subplots(2, 1, height_ratios=(1.9, 1))
     for y, (name, of) in enumerate(results["methods"].items()):
-        above.plot(of["all rows"], y, "o", color=METHOD[name], ms=7)
-        above.plot(of["halves"], [y] * len(of["halves"]), "|", color=METHOD[name], ms=9)
+        above.plot(of["all rows"], y, "o", color=COLOURS[name], ms=7)
+        above.plot(of["halves"], [y] * len(of["halves"]), "|", color=COLOURS[name], ms=9)
         if name in PAPER:
             above.plot(PAPER[name], y, "D", mfc="none", color=INK, ms=7)
         above.annotate(
@@ -228,7 +228,7 @@ def draw(results: Results) -> Figure:
     n = [entry["n"] for entry in entries]
     for when, style, label in (("after", "o-", "C3"), ("before projection", "s--", "C3 before its projection")):
         filled = None if when == "after" else "none"
-        below.plot(n, [np.mean(entry[when]) for entry in entries], style, color=METHOD["c3"], label=label, mfc=filled)
+        below.plot(n, [np.mean(entry[when]) for entry in entries], style, color=COLOURS["c3"], label=label, mfc=filled)
     averages = [entry["noise averages to"] for entry in entries]
     below.plot(n, averages, ":", color=INK, lw=1.2, label="noise length / √N")
     below.set(xscale="log", yscale="log", xlabel="rows N", ylabel="gap left", ylim=(3e-3, 0.3))

@@ -157,9 +157,9 @@ def _tables(reads: list[dict[str, Any]]) -> list[str]:
 
 def draw(results: Results) -> Figure:
     """The gap by length of captions; below, the effective rank, the paper's and ours."""
-    from bench.drawing import INK, METHOD, TARGET, canvas
+    from bench.drawing import COLOURS, INK, TARGET, canvas
 
-    colours = {"image": TARGET, "complete": METHOD["realign-exact"], "long": METHOD["realign"], "short": "#f0a878"}
+    colours = {"image": TARGET, "complete": COLOURS["realign-exact"], "long": COLOURS["realign"], "short": "#f0a878"}
     figure = canvas(4.9)
     grid = figure.subplot_mosaic([["gaps", "gaps"], ["paper", "ours"]], width_ratios=(1, 1.3))
     gaps, left, right = (grid[name] for name in ("gaps", "paper", "ours"))

@@ -250,11 +250,11 @@ def _expected(d: float, n: int) -> float:
 
 def draw(results: Results) -> Figure:
     """How well the attack does by rows in the mean; the gap that noise leaves."""
-    from bench.drawing import METHOD, TARGET, canvas, key, legend_above, log_ticks
+    from bench.drawing import COLOURS, TARGET, canvas, key, legend_above, log_ticks
 
     figure = canvas(3.1)
     left, right = figure.subplots(1, 2)
-    looks = zip((TARGET, METHOD["realign"], METHOD["bca"], METHOD["c3"]), ("o-", "s--", "^-.", "D:"), strict=True)
+    looks = zip((TARGET, COLOURS["realign"], COLOURS["bca"], COLOURS["c3"]), ("o-", "s--", "^-.", "D:"), strict=True)
     for (name, of), (colour, style) in zip(results["worlds"].items(), looks, strict=False):
         sizes = [int(n) for n in of["attacks"]]
         ratios = [spread(found["ratio"])["mean"] for found in of["attacks"].values()]

@@ -186,7 +186,7 @@ def _balance(of: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Both sides in a plane, a panel a method; below, mixing by the length of C3's noise."""
-    from bench.drawing import METHOD, TARGET, canvas
+    from bench.drawing import COLOURS, TARGET, canvas
     from bench.drawing import PAPER as WHITE
 
     figure = canvas(5.9)
@@ -194,7 +194,7 @@ def draw(results: Results) -> Figure:
     panels = above.subplots(1, len(SHOWN), sharex=True, sharey=True)
     points, share = results["plane"]["points"], results["plane"]["share"]
     for panel, name in zip(panels, SHOWN, strict=True):
-        for which, colour, mark in (("image", TARGET, "o"), (name, METHOD[name], "D")):
+        for which, colour, mark in (("image", TARGET, "o"), (name, COLOURS[name], "D")):
             cloud = np.array(points[which])
             panel.plot(*cloud.T, mark, ms=2.2, mew=0, alpha=0.5, color=colour)
             panel.plot(*cloud.mean(axis=0), mark, ms=8, mew=1.5, mec=WHITE, color=colour)
@@ -202,7 +202,7 @@ def draw(results: Results) -> Figure:
         panel.set_aspect("equal")
     for mark, colour, label in (
         ("o", TARGET, "images"),
-        *(("D", METHOD[name], f"captions, {NAMES[name]}") for name in SHOWN),
+        *(("D", COLOURS[name], f"captions, {NAMES[name]}") for name in SHOWN),
     ):
         panels[0].plot([], [], mark, color=colour, ms=5, label=label)
     above.legend(
@@ -217,8 +217,8 @@ def draw(results: Results) -> Figure:
         ("rate", "C3, both sides", "v-"),
         ("image", "C3, from the image side", "s:"),
     ):
-        last.plot(noise, [of[key] for of in results["by noise"]], style, color=METHOD["c3"], label=label)
-    last.axhline(results["methods"]["realign"]["rate"], color=METHOD["realign"], lw=1.4, label="ReAlign, both sides")
+        last.plot(noise, [of[key] for of in results["by noise"]], style, color=COLOURS["c3"], label=label)
+    last.axhline(results["methods"]["realign"]["rate"], color=COLOURS["realign"], lw=1.4, label="ReAlign, both sides")
     last.set(
         xlabel="length of C3's noise (rows are 1 long)",
         ylabel=f"share of the other side\namong {K} neighbours",

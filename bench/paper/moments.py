@@ -127,7 +127,7 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Skewness above, excess kurtosis below, along the leading directions; bars of two standard errors."""
-    from bench.drawing import MARKS, METHOD, QUIET, TARGET, canvas, legend_above
+    from bench.drawing import COLOURS, MARKS, QUIET, TARGET, canvas, legend_above
 
     figure = canvas(5.2)
     at = np.arange(1, results["directions"] + 1)
@@ -140,7 +140,7 @@ def draw(results: Results) -> Figure:
                 of[order],
                 2 * np.array(of[f"{order}_error"]),
                 fmt="o" if name == "image" else MARKS[name],
-                color=TARGET if name == "image" else METHOD[name],
+                color=TARGET if name == "image" else COLOURS[name],
                 label="images" if name == "image" else NAMES[name],
                 lw=1.2,
             )

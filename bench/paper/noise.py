@@ -286,7 +286,7 @@ def _sampling(worlds: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Accuracy by the length of the noise: a panel a world, the mean over seeds of each method."""
-    from bench.drawing import INK, METHOD, canvas, legend_above, look
+    from bench.drawing import COLOURS, INK, canvas, legend_above, look
 
     worlds = results["worlds"]
     rows = -(-len(worlds) // 2)
@@ -300,7 +300,7 @@ def draw(results: Results) -> Figure:
             panel.plot(lengths, mean, **look(method) | {"markersize": 3.5}, label=NAMES[method])
             if method in BANDS and values.shape[1] > 1:
                 error = values.std(axis=1, ddof=1)
-                panel.fill_between(lengths, mean - error, mean + error, color=METHOD[method], alpha=0.18, lw=0)
+                panel.fill_between(lengths, mean - error, mean + error, color=COLOURS[method], alpha=0.18, lw=0)
         panel.set_title(f"{name} (gap {np.mean(of['gap']):.2f})", fontsize=9)
     for panel in panels[len(worlds) :]:
         panel.set_visible(False)

@@ -133,7 +133,7 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Accuracy by labelled images, a panel a world: a colour a recipe; raw text dashed, aligned text solid."""
-    from bench.drawing import METHOD, canvas, key, legend_above
+    from bench.drawing import COLOURS, canvas, key, legend_above
 
     worlds = results["worlds"]
     figure = canvas(3.5)
@@ -142,7 +142,7 @@ def draw(results: Results) -> Figure:
     looks = dict(
         zip(
             RECIPES[1:],
-            zip((METHOD[name] for name in ("none", "bca", "c3", "realign")), "X^vo", strict=True),
+            zip((COLOURS[name] for name in ("none", "bca", "c3", "realign")), "X^vo", strict=True),
             strict=True,
         )
     )

@@ -202,7 +202,7 @@ def _table(reads: Sequence[Read], held: Sequence[int]) -> str:
 
 def draw(results: Results) -> Figure:
     """A panel a figure, a row a method, a mark an encoder or a random half."""
-    from bench.drawing import INK, METHOD, canvas, log_ticks
+    from bench.drawing import COLOURS, INK, canvas, log_ticks
 
     kinds = [kind for kind in ("encoders", "halves") if kind in results]
     figure = canvas(4.4)
@@ -219,7 +219,7 @@ def draw(results: Results) -> Figure:
             for at, method in enumerate(SHOWN):
                 values = [of[method][name] for of in results[kind].values()]
                 shift = 0.0 if len(kinds) == 1 else 0.36 * (i - 0.5)
-                axes.plot(values, [at + shift] * len(values), "oD"[i], color=METHOD[method], ms=4, alpha=0.8, mew=0)
+                axes.plot(values, [at + shift] * len(values), "oD"[i], color=COLOURS[method], ms=4, alpha=0.8, mew=0)
         if name in ("gap", "js"):
             axes.set_xscale("log")
             log_ticks(axes.xaxis)

@@ -269,7 +269,7 @@ def _middle(values: Sequence[float]) -> str:
 
 def draw(results: Results) -> Figure:
     """Gap left against rows, both on logarithmic axes: a panel for each of demo and cloud."""
-    from bench.drawing import INK, METHOD, QUIET, TARGET, canvas, legend_above, log_ticks
+    from bench.drawing import COLOURS, INK, QUIET, TARGET, canvas, legend_above, log_ticks
 
     figure = canvas(3.7)
     panels = figure.subplots(1, 2, sharey=True)
@@ -277,7 +277,7 @@ def draw(results: Results) -> Figure:
         panel.set_title(f"{entry['name']}: {entry['rows']:,} rows a side")
         for centroid, where, colour, mark, line in (
             ("paper", "all rows", TARGET, "o", "-"),
-            ("exact", "all rows", METHOD["realign"], "s", (0, (4, 2))),
+            ("exact", "all rows", COLOURS["realign"], "s", (0, (4, 2))),
             ("paper", "held out", QUIET, "^", ":"),
         ):
             sizes = [size for size in entry["sizes"] if where in size["left"][centroid]]

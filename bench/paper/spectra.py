@@ -192,12 +192,12 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Spectra above; densities of the cosines within a side below."""
-    from bench.drawing import DASHES, METHOD, TARGET, canvas, log_ticks
+    from bench.drawing import COLOURS, DASHES, TARGET, canvas, log_ticks
 
     figure = canvas(6.2)
     above, below = figure.subplots(2, 1)
     for name, of in results["whole"].items():
-        colour = TARGET if name == "image" else METHOD[name]
+        colour = TARGET if name == "image" else COLOURS[name]
         label = "images" if name == "image" else NAMES[name]
         style = {"color": colour, "ls": DASHES.get(name, "-"), "lw": 2.4 if name == "image" else 1.6}
         shares = [share for share in of["shares"] if share > 1e-9]

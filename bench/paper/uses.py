@@ -260,12 +260,12 @@ def _why(scaled: Sequence[Any]) -> str:
 
 def draw(results: Results) -> Figure:
     """Recall in one index and accuracy: a row a method, a mark a seed, its shape and colour the kind of head."""
-    from bench.drawing import METHOD, TARGET, canvas, key, legend_above
+    from bench.drawing import COLOURS, TARGET, canvas, key, legend_above
 
     figure = canvas(4.4)
     titles = {"one index": "R@10 in one index", "accuracy": "accuracy on images"}
     panels = figure.subplots(1, len(titles), sharey=True)
-    looks = dict(zip(KINDS, ((TARGET, "o"), (METHOD["realign"], "^"), (METHOD["anchor"], "s")), strict=False))
+    looks = dict(zip(KINDS, ((TARGET, "o"), (COLOURS["realign"], "^"), (COLOURS["anchor"], "s")), strict=False))
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         for i, (kind, (colour, mark)) in enumerate(looks.items()):
             for at, method in enumerate(LABELS):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.core.listing import short
+from fastrealign.core.formatting import short
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.cli import align, apply, check, completion, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli import map as map_command
-from fastrealign.cli.collector import collect_seldom
 from fastrealign.cli.console import say, silence, writing_out
 from fastrealign.cli.demo import command as demo
+from fastrealign.cli.garbage_collection import collect_seldom
 from fastrealign.cli.parser import parser_of
 from fastrealign.cli.signals import Interrupt
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage

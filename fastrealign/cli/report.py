@@ -20,11 +20,11 @@ from fastrealign.methods.fit_options import METHODS as KNOWN
 
 if TYPE_CHECKING:
     from fastrealign.gap_report import figures, result
-    from fastrealign.jobs import inputs
+    from fastrealign.jobs import protected_inputs
 else:  # only when a report is made, for they import the diagnostics
     figures = Lazy("fastrealign.gap_report.figures", "report", "a report")
     result = Lazy("fastrealign.gap_report.result", "report", "a report")
-    inputs = Lazy("fastrealign.jobs.inputs")
+    protected_inputs = Lazy("fastrealign.jobs.protected_inputs")
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]
     captions = [args.by_length] if args.by_length and os.path.exists(args.by_length) else []
-    given = inputs.Inputs.named(
+    given = protected_inputs.Inputs.named(
         [*args.source, *args.target, *(args.pairs or []), *(args.labels or []), *captions, *domain_sides]
     )
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):

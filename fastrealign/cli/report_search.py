@@ -15,12 +15,12 @@ from fastrealign.core.text import meant, shown
 
 if TYPE_CHECKING:
     from fastrealign.gap_report import result
-    from fastrealign.jobs import inputs
+    from fastrealign.jobs import protected_inputs
     from fastrealign.retrieval import documents, evaluation
     from fastrealign.storage import paths as storage_paths
 else:  # only when a report is made
     result = Lazy("fastrealign.gap_report.result", "report", "a report")
-    inputs = Lazy("fastrealign.jobs.inputs")
+    protected_inputs = Lazy("fastrealign.jobs.protected_inputs")
     documents = Lazy("fastrealign.retrieval.documents")
     evaluation = Lazy("fastrealign.retrieval.evaluation")
     storage_paths = Lazy("fastrealign.storage.paths")
@@ -64,7 +64,7 @@ def run_search(args: argparse.Namespace) -> None:
     result.check_files(out)
     ids = _ids(args.ids)
     compared = _roles(args.roles or [])
-    given = inputs.Inputs.named(
+    given = protected_inputs.Inputs.named(
         [
             *args.queries,
             *(args.source or []),

@@ -27,7 +27,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.list_rows import of_list
 from fastrealign.core.optional import Lazy
-from fastrealign.core.taken import Back, Taken, described, named, unmasked
+from fastrealign.core.row_argument import Back, RowArgument, described, named, unmasked
 from fastrealign.core.tensors import is_tensor, plain
 from fastrealign.core.text import one_line
 
@@ -40,7 +40,7 @@ else:
 _IN_MEMORY = (1, 3)
 
 
-def take(x: object, name: str = "embeddings") -> Taken:
+def take(x: object, name: str = "embeddings") -> RowArgument:
     """The rows of x.
 
     Parameters
@@ -52,7 +52,7 @@ def take(x: object, name: str = "embeddings") -> Taken:
 
     Returns
     -------
-    Taken
+    RowArgument
 
     Raises
     ------
@@ -66,9 +66,9 @@ def take(x: object, name: str = "embeddings") -> Taken:
            [3., 4.]])
     """
     if isinstance(x, np.ndarray) and (x.dtype.kind != "O" or x.ndim != 1):
-        return Taken(x)
+        return RowArgument(x)
     if is_tensor(x):
-        return Taken(plain(x, name))
+        return RowArgument(plain(x, name))
     try:
         taken = _taken(x, name)
     except (FastRealignError, MemoryError):
@@ -117,7 +117,7 @@ def as_rows_of(x: object, name: str) -> np.ndarray:
 # --- the kinds ------------------------------------------------------------------------------------------------------------
 
 # Readers of objects of other libraries, by the library's name: (x, name) -> its rows, or None for one that holds none.
-KINDS: dict[str, Callable[[Any, str], Taken | None]] = {}
+KINDS: dict[str, Callable[[Any, str], RowArgument | None]] = {}
 _PROTOCOLS = ("__dlpack__", "__cuda_array_interface__", "__array_interface__", "__array_struct__", "__array__")
 
 
@@ -127,7 +127,7 @@ def _library(x: Any) -> str:
     return next((library for library in libraries if library in KINDS), libraries[0])
 
 
-def _taken(x: Any, name: str) -> Taken | None:
+def _taken(x: Any, name: str) -> RowArgument | None:
     if isinstance(x, (list, tuple, np.ndarray)):
         return of_list(x, name, take)
     if isinstance(x, Mapping):
@@ -141,14 +141,14 @@ def _taken(x: Any, name: str) -> Taken | None:
     if hasattr(x, "__cuda_array_interface__"):
         if x.__cuda_array_interface__.get("mask") is not None:
             raise InputError(f"{name}: {described(x)} with a mask, which is not supported; leave the masked rows out")
-        return Taken(plain(torch.as_tensor(x, device="cuda"), name))
+        return RowArgument(plain(torch.as_tensor(x, device="cuda"), name))
     if hasattr(x, "__array_interface__"):
         mask = x.__array_interface__.get("mask")
         if mask is not None and np.any(mask):
             raise InputError(f"{name}: {described(x)} with a mask, which is not supported; leave the masked rows out")
     if any(hasattr(x, protocol) for protocol in _PROTOCOLS) or _buffer(x):
         array = unmasked(x, name)
-        return of_list(array, name, take) if array.dtype == object and array.ndim == 1 else Taken(array)
+        return of_list(array, name, take) if array.dtype == object and array.ndim == 1 else RowArgument(array)
     return None
 
 
@@ -182,7 +182,7 @@ def _axes(x: Any) -> int:
 # --- DLPack -----------------------------------------------------------------------------------------------
 
 
-def _of_dlpack(x: Any, name: str) -> Taken:
+def _of_dlpack(x: Any, name: str) -> RowArgument:
     in_memory = int(x.__dlpack_device__()[0]) in _IN_MEMORY
     space = x.__array_namespace__() if hasattr(x, "__array_namespace__") else None
     back: Back | None = None
@@ -207,4 +207,4 @@ def _of_dlpack(x: Any, name: str) -> Taken:
         raise InputError(
             f"{name}: {described(x)} of shape {shape} that exports {tuple(rows.shape)}; pass a NumPy array"
         )
-    return Taken(rows, back)
+    return RowArgument(rows, back)

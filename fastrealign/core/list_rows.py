@@ -11,7 +11,7 @@ import numpy as np
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
-from fastrealign.core.taken import Taken, described, unmasked
+from fastrealign.core.row_argument import RowArgument, described, unmasked
 from fastrealign.core.tensors import is_tensor, plain
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch", "torch", "a tensor")
 
-Take: TypeAlias = Callable[[Any, str], Taken]
+Take: TypeAlias = Callable[[Any, str], RowArgument]
 
 
-def of_list(x: Any, name: str, take: Take) -> Taken:
+def of_list(x: Any, name: str, take: Take) -> RowArgument:
     """The rows of a list, a tuple or an array of objects, which holds rows or the numbers of one row; `take` reads a row."""
     kind = next((k for k in (list, tuple) if isinstance(x, k)), None)
     nulls = np.array([_missing(row) for row in x], dtype=bool)
@@ -34,7 +34,7 @@ def of_list(x: Any, name: str, take: Take) -> Taken:
         kinds = {type(number) for number in held}
         row = np.array([np.nan if null else number for number, null in zip(x, nulls, strict=True)])
         row = row if all(issubclass(k, np.number) for k in kinds) else row.astype(np.float64)
-        return Taken(row, None if kind is None else lambda result, left: kind(result.tolist()))
+        return RowArgument(row, None if kind is None else lambda result, left: kind(result.tolist()))
     if any(isinstance(row, (str, bytes, Mapping)) for row in held):
         odd = next(row for row in held if isinstance(row, (str, bytes, Mapping)))
         raise InputError(f"{name}: {described(x)} that holds {described(odd)}, expected rows of numbers")
@@ -43,7 +43,7 @@ def of_list(x: Any, name: str, take: Take) -> Taken:
         rows = spread(rows, nulls)
 
     missing = nulls if nulls.any() else None
-    return Taken(rows, (lambda r, left: kind(with_none(back(r), missing, left))) if kind else None, missing)
+    return RowArgument(rows, (lambda r, left: kind(with_none(back(r), missing, left))) if kind else None, missing)
 
 
 def with_none(rows: Iterable[Any], nulls: np.ndarray | None, left: np.ndarray | None) -> list[Any]:
@@ -92,17 +92,17 @@ def _simple(kind: Any) -> bool:
     )
 
 
-def _one(row: Any, number: int, name: str, take: Take) -> Taken:
+def _one(row: Any, number: int, name: str, take: Take) -> RowArgument:
     if type(row) is np.ndarray:
-        taken = Taken(row)
+        taken = RowArgument(row)
     elif is_tensor(row):
         if row.requires_grad:
             raise InputError(f"{name}: row {number} requires a gradient, which is not recorded; pass its .detach()")
-        taken = Taken(plain(row, f"{name}: row {number}"))
+        taken = RowArgument(plain(row, f"{name}: row {number}"))
     else:
         taken = take(row, f"{name}: row {number}")
         if not is_tensor(taken.rows):
-            taken = Taken(unmasked(taken.rows, f"{name}: row {number}"), taken.back)
+            taken = RowArgument(unmasked(taken.rows, f"{name}: row {number}"), taken.back)
     if taken.rows.ndim != 1:
         raise InputError(
             f"{name}: row {number} of a list has shape {tuple(taken.rows.shape)}, expected one dimension; pass one array of "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fastrealign.core import device_ops
-    from fastrealign.core.taken import Rows
+    from fastrealign.core.row_argument import Rows
 else:
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a tensor on a device")
 

@@ -15,11 +15,11 @@ import fastrealign._core as _core
 from fastrealign.core import arrays
 from fastrealign.core.dtypes import CODES, EXPECTED, as_dtype
 from fastrealign.core.errors import InputError
-from fastrealign.core.taken import unmasked
+from fastrealign.core.row_argument import unmasked
 from fastrealign.core.tensors import checked_output, is_tensor, on_device, view_of
 
 if TYPE_CHECKING:
-    from fastrealign.core.taken import Rows
+    from fastrealign.core.row_argument import Rows
 
 
 def rows_anywhere(x: object, name: str = "embeddings") -> Rows:

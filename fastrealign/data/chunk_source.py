@@ -11,8 +11,8 @@ import numpy as np
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import callers_state
+from fastrealign.core.row_argument import named
 from fastrealign.core.rows import rows_anywhere
-from fastrealign.core.taken import named
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.row_source import PIECE_BYTES, UNKNOWN, Piece, RowSource, in_memory, together
 

@@ -19,7 +19,8 @@ from fastrealign.formats.tables import TableShard
 from fastrealign.storage.files import Descriptor, open_binary, reading
 from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.records import parsed
-from fastrealign.storage.text_values import id_text, rows_in_lines, values_of
+from fastrealign.storage.text_lines import rows_in_lines
+from fastrealign.storage.text_values import id_text, values_of
 
 # The usual names of ids and of captions, for every command: columns, keys of records, metadata. The first that is there counts.
 ID_NAMES = ("id", "ids", "key", "__key__", "uid", "image_id", "sample_id", "image_path")

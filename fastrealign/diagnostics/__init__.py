@@ -38,7 +38,6 @@ from fastrealign.diagnostics.higher_moments import Shape, shape
 from fastrealign.diagnostics.mean_gap import Drift, gap, phantom_drift, predicted_drift
 from fastrealign.diagnostics.monitor import GapMonitor, trainer_callback
 from fastrealign.diagnostics.neighbours import Mixing, mixing, overlap
-from fastrealign.diagnostics.rows import Estimate
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import (
@@ -54,6 +53,7 @@ from fastrealign.diagnostics.spectrum import (
 )
 from fastrealign.diagnostics.subspaces import Overlap, principal_angles, subspace_overlap
 from fastrealign.diagnostics.topology import Topology, angular_topology, instance_cosine, pairwise_correlation
+from fastrealign.diagnostics.unit_rows import Estimate
 
 __all__ = [
     "Condition", "Coupling", "Covariance", "Decomposition", "Drift", "Estimate", "Frame", "GapMonitor",

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrealign.core.checks import number
 from fastrealign.core.errors import InputError
-from fastrealign.core.taken import unmasked
+from fastrealign.core.row_argument import unmasked
 from fastrealign.diagnostics.second_moments import FLOOR, Covariance, above
 
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.row_argument import unmasked
 from fastrealign.core.row_map import UNIT, RowMap
-from fastrealign.core.taken import unmasked
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import applying, unit_blocks
+from fastrealign.diagnostics.unit_rows import applying, unit_blocks
 
 # A variance below this is rounding: unit rows are rounded to 2^-24 at best where they came as float32.
 LEAST_VARIANCE = 2.0**-48

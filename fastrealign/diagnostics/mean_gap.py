@@ -12,8 +12,8 @@ from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import open_sides
 from fastrealign.diagnostics.second_moments import Covariance
+from fastrealign.diagnostics.unit_rows import open_sides
 
 
 @computes

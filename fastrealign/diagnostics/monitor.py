@@ -28,10 +28,10 @@ from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompo
 from fastrealign.diagnostics.gap_record import GapRecord, parse_log
 from fastrealign.diagnostics.gradients import Loss, embedding_gradients, read_gradients
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.diagnostics.rows import count_rows, open_sides
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.spectrum import condition_number
 from fastrealign.diagnostics.subspaces import principal_angles
+from fastrealign.diagnostics.unit_rows import count_rows, open_sides
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.records import sealed

@@ -11,8 +11,8 @@ from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.data.row_source import RowsLike
-from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, open_sides, sample
 from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, open_sides, sample
 
 
 def foreign_share(own: Nearest, other: Nearest, k: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.text import one_line
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import BLOCK_ROWS, Apply, count_rows, pick, to_unit, unit_blocks
+from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, Apply, count_rows, pick, to_unit, unit_blocks
 
 ENGINES = ("faiss", "numpy")
 # Candidates of float32 beyond those asked for.

@@ -17,7 +17,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import applying, open_sides, paired_blocks, unit_blocks
+from fastrealign.diagnostics.unit_rows import applying, open_sides, paired_blocks, unit_blocks
 
 # An eigenvalue below this share of the largest counts as rounding, or as a direction without rows.
 FLOOR = 1e-6

@@ -13,7 +13,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.data.row_source import RowsLike
-from fastrealign.diagnostics.rows import Estimate, count_rows, left_out, open_sides, paired_blocks, sample
+from fastrealign.diagnostics.unit_rows import Estimate, count_rows, left_out, open_sides, paired_blocks, sample
 
 # Groups of rows that the jackknife leaves out one at a time.
 GROUPS = 20

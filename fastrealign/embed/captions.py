@@ -15,7 +15,8 @@ from fastrealign.formats.choose_column import listed
 from fastrealign.formats.parquet import ParquetTable
 from fastrealign.storage.files import file_size
 from fastrealign.storage.records import parsed
-from fastrealign.storage.text_values import as_text, id_text, lines_of, rows_in_lines, values_of
+from fastrealign.storage.text_lines import lines_of, rows_in_lines
+from fastrealign.storage.text_values import as_text, id_text, values_of
 
 CAPTION_FILES = {".txt", ".jsonl", ".parquet"}
 

@@ -18,7 +18,7 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line, shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.storage.files import file_size, reading
-from fastrealign.storage.text_values import LINE_BYTES
+from fastrealign.storage.text_lines import LINE_BYTES
 
 if TYPE_CHECKING:
     from PIL import Image, ImageOps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastrealign.core.listing import count, listing, short, size
+from fastrealign.core.formatting import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
 
 _LISTED = 5

@@ -20,7 +20,7 @@ from fastrealign.core.arrays import KINDS, take
 from fastrealign.core.errors import InputError
 from fastrealign.core.list_rows import of_list, spread, with_none
 from fastrealign.core.optional import Lazy
-from fastrealign.core.taken import Taken, described, named, unmasked
+from fastrealign.core.row_argument import RowArgument, described, named, unmasked
 from fastrealign.formats import arrow_columns, arrow_schema
 from fastrealign.formats.choose_column import Fit
 
@@ -32,7 +32,7 @@ else:
     pa = Lazy("pyarrow", "parquet", "a pyarrow array")
 
 
-def _of_pandas(x: Any, name: str) -> Taken | None:
+def _of_pandas(x: Any, name: str) -> RowArgument | None:
     pandas = sys.modules["pandas"]
     if isinstance(x, pandas.DataFrame):
         return _of_frame(pandas, x, name)
@@ -53,20 +53,20 @@ def _of_pandas(x: Any, name: str) -> Taken | None:
             kept = x.dtype if result.dtype == dtype else object
             return pandas.Series(rows, index(left), kept, **options)
 
-        return Taken(taken.rows, as_arrow, nulls)
+        return RowArgument(taken.rows, as_arrow, nulls)
     if x.dtype != object:
         kind = getattr(x.dtype, "numpy_dtype", x.dtype)
         if not pandas.api.types.is_numeric_dtype(x.dtype):
             raise InputError(f"{name}: a Series of {x.dtype}, expected rows or numbers")
         row = x.to_numpy(kind if kind.kind == "f" or not x.hasnans else np.float64, na_value=np.nan)
-        return Taken(row, lambda result, left: pandas.Series(result, x.index, **options))
+        return RowArgument(row, lambda result, left: pandas.Series(result, x.index, **options))
     taken = of_list(x.tolist(), name, take)
     back = taken.back
     assert back is not None  # of a list
-    return Taken(taken.rows, lambda r, left: pandas.Series(back(r, left), index(left), **options), taken.nulls)
+    return RowArgument(taken.rows, lambda r, left: pandas.Series(back(r, left), index(left), **options), taken.nulls)
 
 
-def _of_frame(pandas: Any, x: Any, name: str) -> Taken:
+def _of_frame(pandas: Any, x: Any, name: str) -> RowArgument:
     rows = np.asanyarray(x)
     if rows.dtype == object:
         floats = [getattr(kind, "numpy_dtype", kind) for kind in x.dtypes]
@@ -81,10 +81,10 @@ def _of_frame(pandas: Any, x: Any, name: str) -> Taken:
     def back(result: Any, left: np.ndarray | None) -> Any:
         return pandas.DataFrame(result, x.index if left is None else x.index[left], x.columns)
 
-    return Taken(rows, back)
+    return RowArgument(rows, back)
 
 
-def _of_arrow(x: Any, name: str) -> Taken | None:
+def _of_arrow(x: Any, name: str) -> RowArgument | None:
     if isinstance(x, (pa.Table, pa.RecordBatch)):
         raise InputError(
             f"{name}: {described(x)} with {named(x.column_names)}; pass the column that holds the embeddings, x[...]"
@@ -95,7 +95,9 @@ def _of_arrow(x: Any, name: str) -> Taken | None:
         return None
     chunks = x.chunks if isinstance(x, pa.ChunkedArray) else [x]
     if pa.types.is_floating(x.type):
-        return Taken(np.concatenate([np.empty(0, np.float16), *(c.to_numpy(zero_copy_only=False) for c in chunks)]))
+        return RowArgument(
+            np.concatenate([np.empty(0, np.float16), *(c.to_numpy(zero_copy_only=False) for c in chunks)])
+        )
     if arrow_columns.fit(pa.field("", x.type)) < Fit.PERHAPS:
         whole = arrow_schema.is_list(x.type) and pa.types.is_integer(x.type.value_type)
         instead = "; convert with .cast(pyarrow.list_(pyarrow.float32()))" if whole else ""
@@ -108,11 +110,13 @@ def _of_arrow(x: Any, name: str) -> Taken | None:
         raise InputError(f"{name}: a pyarrow array without chunks, expected rows")
     rows = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
     if all(bad is None for _, bad in parts):
-        return Taken(rows)
-    return Taken(rows, None, np.concatenate([np.zeros(len(part), bool) if bad is None else bad for part, bad in parts]))
+        return RowArgument(rows)
+    return RowArgument(
+        rows, None, np.concatenate([np.zeros(len(part), bool) if bad is None else bad for part, bad in parts])
+    )
 
 
-def _of_polars(x: Any, name: str) -> Taken | None:
+def _of_polars(x: Any, name: str) -> RowArgument | None:
     polars = sys.modules["polars"]
     if isinstance(x, polars.LazyFrame):
         raise InputError(f"{name}: a LazyFrame, which holds no rows yet; pass x.collect()")
@@ -123,11 +127,11 @@ def _of_polars(x: Any, name: str) -> Taken | None:
                 f"{name}: a DataFrame whose column {odd!r} holds {x.schema[odd]}, expected numbers in every column; pass the "
                 "one column that holds the embeddings, x[...]"
             )
-        return Taken(x.to_numpy(), lambda result, left: polars.DataFrame(result, schema=x.columns))
+        return RowArgument(x.to_numpy(), lambda result, left: polars.DataFrame(result, schema=x.columns))
     if not isinstance(x, polars.Series):
         return None
     if x.dtype.is_numeric():
-        return Taken(x.to_numpy(), lambda result, left: polars.Series(x.name, result))
+        return RowArgument(x.to_numpy(), lambda result, left: polars.Series(x.name, result))
     inner = getattr(x.dtype, "inner", None)
     if inner is None or not inner.is_float():
         instead = (
@@ -148,20 +152,20 @@ def _of_polars(x: Any, name: str) -> Taken | None:
         out = out.cast(polars.List(out.dtype.inner)) if lists else out
         return polars.Series(x.name, with_none(out.to_list(), nulls, left), out.dtype) if nulls.any() else out
 
-    return Taken(rows, back, nulls if nulls.any() else None)
+    return RowArgument(rows, back, nulls if nulls.any() else None)
 
 
-def _of_datasets(x: Any, name: str) -> Taken | None:
+def _of_datasets(x: Any, name: str) -> RowArgument | None:
     if hasattr(x, "column_names"):
         raise InputError(f"{name}: {described(x)} with {named(x.column_names or ())}; pass the column, x[...]")
     if not hasattr(x, "source"):
         return None
     column = x.source.with_format("arrow")[x.column_name] if hasattr(x.source, "with_format") else x[:]
     taken = take(column[:] if type(column) is type(x) else column, f"{name}: column {x.column_name!r}")
-    return Taken(taken.rows, None, taken.nulls)
+    return RowArgument(taken.rows, None, taken.nulls)
 
 
-def _of_dask(x: Any, name: str) -> Taken | None:
+def _of_dask(x: Any, name: str) -> RowArgument | None:
     if not hasattr(x, "compute"):
         return None
     computed = x.compute()  # `__array__` drops masks
@@ -169,10 +173,10 @@ def _of_dask(x: Any, name: str) -> Taken | None:
         raise InputError(
             f"{name}: {described(x)} of dask with masked numbers, and masks are not supported; leave such rows out"
         )
-    return Taken(unmasked(computed, name))
+    return RowArgument(unmasked(computed, name))
 
 
-def _of_sparse(x: Any, name: str) -> Taken | None:
+def _of_sparse(x: Any, name: str) -> RowArgument | None:
     if not hasattr(x, "toarray") and not hasattr(x, "todense"):
         return None
     instead = "toarray" if hasattr(x, "toarray") else "todense"

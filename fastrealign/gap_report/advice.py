@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastrealign.gap_report.labels import listed, name_of, percent
+from fastrealign.core.formatting import listed, percent
+from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, KEPT, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Measured
 

@@ -14,15 +14,14 @@ from html import escape
 import numpy as np
 
 from fastrealign.core.errors import FitWarning, InputError
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count, number, percent
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.mean_gap import gap
 from fastrealign.diagnostics.neighbours import foreign_share, kept_share
-from fastrealign.diagnostics.rows import Estimate, mean_estimate
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.diagnostics.spectrum import effective_rank
-from fastrealign.gap_report.labels import number, percent
+from fastrealign.diagnostics.unit_rows import Estimate, mean_estimate
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.baselines import fit_baseline
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.formatting import number, percent
 from fastrealign.core.optional import optional
 from fastrealign.diagnostics import Drift
 from fastrealign.gap_report import verdict
-from fastrealign.gap_report.labels import DASHES, METHOD, name_of, number, percent
+from fastrealign.gap_report.method_style import COLOURS, DASHES, name_of
 from fastrealign.gap_report.outcomes import MIXING
 from fastrealign.gap_report.report_data import Domains, Measured
 from fastrealign.gap_report.svg import FAINT, INK, PAPER, PARTS, TARGET
@@ -52,7 +53,7 @@ def plane(report: Measured) -> Drawing:
         figure, axes = _axes(SMALL)
         for cloud, colour, label in (
             (report.plane.target, TARGET, "target"),
-            (of.points, METHOD[name], "source" if name == "none" else f"source by {name_of(name)}"),
+            (of.points, COLOURS[name], "source" if name == "none" else f"source by {name_of(name)}"),
         ):
             axes.plot(*cloud.T, "o", ms=2.6, mew=0, color=colour, alpha=0.55)
             axes.plot(*cloud.mean(axis=0), "o", ms=9, mew=1.5, mec=PAPER, color=colour, label=label, zorder=3)
@@ -82,7 +83,7 @@ def spectra(report: Measured) -> Drawing:
     """Eigenvalues of the target and of each method's rows on logarithmic axes, with their power laws."""
     figure, axes = _axes(WIDE)
     lines: list[tuple[str, str, LineStyleType, float]] = [("target", TARGET, "-", 2.0)]
-    lines += [(name_of(name), METHOD[name], DASHES[name], 1.5) for name in report.methods]
+    lines += [(name_of(name), COLOURS[name], DASHES[name], 1.5) for name in report.methods]
     spectra = [report.target_spectrum, *(of.spectrum for of in report.methods.values())]
     lowest = 1.0
     for (name, colour, dash, width), of in zip(lines, spectra, strict=True):
@@ -121,7 +122,7 @@ def angles(report: Measured) -> Drawing:
     for name, of in topologies.items():
         js = of.divergence
         label = f"{name_of(name)}, JS {number(js.value)}" + (f" ± {js.error:.1g}" if js.error else "")
-        axes.plot(of.grid, of.y, color=METHOD[name], ls=DASHES[name], lw=1.5, label=label)
+        axes.plot(of.grid, of.y, color=COLOURS[name], ls=DASHES[name], lw=1.5, label=label)
     axes.set(xlabel="cosine between two rows of one side", ylabel="density (per unit of cosine)")
     axes.set_ylim(bottom=0)
     axes.grid(True)
@@ -170,7 +171,7 @@ def sizes(report: Measured) -> Drawing:
     """The gap that ReAlign leaves when it is fitted on samples of growing size."""
     figure, axes = _axes(WIDE)
     trials = report.sizes[:-1]
-    colour = METHOD["realign"]
+    colour = COLOURS["realign"]
     if trials:
         for size in trials:
             axes.loglog([size.rows] * len(size.gaps), size.gaps, "o", ms=4, mew=0, alpha=0.5, color=colour)
@@ -178,7 +179,7 @@ def sizes(report: Measured) -> Drawing:
         axes.loglog([size.rows for size in report.sizes], medians, color=colour, lw=1.5, label="ReAlign, median")
     last = report.sizes[-1]
     axes.loglog([last.rows], last.gaps, "D", ms=5, color=colour, label="fitted on all rows")
-    axes.axhline(report.gap_before, color=METHOD["none"], ls=DASHES["none"], lw=1.2, label="gap before")
+    axes.axhline(report.gap_before, color=COLOURS["none"], ls=DASHES["none"], lw=1.2, label="gap before")
     axes.set(xlabel="rows of each side that it was fitted on", ylabel="gap left on all rows (0 to 2)")
     axes.set_ylim(top=max(axes.get_ylim()[1], LEAST))  # gaps that are rounding alone stay at the bottom
     _logarithmic(axes)
@@ -201,7 +202,7 @@ def drift(report: Measured, of: Drift, predicted: np.ndarray) -> Drawing:
     figure, axes = _axes(WIDE)
     ends = [min(predicted.min(), of.measured.min()), max(predicted.max(), of.measured.max())]
     axes.plot(ends, ends, color=INK, lw=0.8, alpha=0.6, label="predicted = measured")
-    axes.plot(predicted, of.measured, "o", ms=3, mew=0, alpha=0.6, color=METHOD["realign"], label="coordinate")
+    axes.plot(predicted, of.measured, "o", ms=3, mew=0, alpha=0.6, color=COLOURS["realign"], label="coordinate")
     axes.set(xlabel="drift predicted to second order (length)", ylabel="drift measured (length)")
     axes.locator_params(nbins=6)
     axes.grid(True)

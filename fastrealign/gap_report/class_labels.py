@@ -16,7 +16,7 @@ from fastrealign.core.text import shown
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
-from fastrealign.diagnostics.rows import count_rows
+from fastrealign.diagnostics.unit_rows import count_rows
 from fastrealign.storage.paths import is_path, place
 from fastrealign.storage.text_values import as_text
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.data.sources import ArraySource
-from fastrealign.diagnostics.rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, pick
 from fastrealign.gap_report.outcomes import (
     ACCURACY,
     GAP,

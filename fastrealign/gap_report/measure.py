@@ -22,10 +22,10 @@ from fastrealign.diagnostics import spectrum as spectra
 from fastrealign.diagnostics.frame import Frame, decompose, fixed_frame
 from fastrealign.diagnostics.mean_gap import IN_RANGE, gap, phantom_drift
 from fastrealign.diagnostics.neighbours import Mixing, foreign_share, kept_share, mixing_of
-from fastrealign.diagnostics.rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.diagnostics.search import Nearest, nearest
 from fastrealign.diagnostics.second_moments import Covariance, covariance, difference_covariance
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
+from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
 from fastrealign.gap_report.judging import Judge
 from fastrealign.gap_report.outcomes import means_of

@@ -10,7 +10,7 @@ from fastrealign.gap_report.advice import advice_of
 from fastrealign.gap_report.by_length import length_section
 from fastrealign.gap_report.charts import Drawing
 from fastrealign.gap_report.figures import svgs
-from fastrealign.gap_report.labels import METHOD, name_of
+from fastrealign.gap_report.method_style import COLOURS, name_of
 from fastrealign.gap_report.report_data import Measured
 from fastrealign.gap_report.table import BEST, BETTER, MARGINS, WORSE, Row, basis, noise_of, table
 from fastrealign.gap_report.verdict import findings, headline
@@ -81,7 +81,7 @@ def _table(report: Measured) -> str:
     heads = "".join(
         f'<th scope="col"><span class="swatch" style="background:var(--{name})"></span>{escape(name_of(name))}</th>'
         for name in names
-        if name in METHOD
+        if name in COLOURS
     )
     judged: list[str] = []
     described: list[str] = []

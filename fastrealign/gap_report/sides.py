@@ -20,8 +20,8 @@ from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics import covariance
-from fastrealign.diagnostics.rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.diagnostics.second_moments import FLOOR
+from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
 from fastrealign.gap_report.class_labels import both_labels, coded, drawn_labels
 from fastrealign.gap_report.row_lengths import row_lengths

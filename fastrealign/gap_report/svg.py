@@ -11,7 +11,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from fastrealign.gap_report.labels import METHOD
+from fastrealign.gap_report.method_style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ VARIABLES = {
     FAINT: "var(--faint)",
     PAPER: "var(--paper)",
     TARGET: "var(--target)",
-    **{colour: f"var(--{name})" for name, colour in (METHOD | PARTS).items()},
+    **{colour: f"var(--{name})" for name, colour in (COLOURS | PARTS).items()},
 }
 
 # Text stays text: it is searchable, takes the page's font, and needs no glyphs in the file. The salt of ids is fixed, so that

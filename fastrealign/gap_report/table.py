@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count, number, percent
 from fastrealign.diagnostics import Estimate
 from fastrealign.gap_report.advice import advice_of
 from fastrealign.gap_report.by_length import length_lines
-from fastrealign.gap_report.labels import name_of, number, percent
+from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, KEPT, MIXING, SEARCH, Outcome, quantile
 from fastrealign.gap_report.report_data import Measured, MethodFigures
 from fastrealign.gap_report.verdict import verdict_of

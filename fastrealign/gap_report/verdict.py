@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrealign.core.formatting import listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
 from fastrealign.gap_report.advice import choice, uses
-from fastrealign.gap_report.labels import listed, name_of, number, percent
+from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
 

@@ -18,7 +18,7 @@ from fastrealign import formats
 from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.listing import count, listing, size
+from fastrealign.core.formatting import count, listing, size
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import OutputOptions
@@ -28,7 +28,7 @@ from fastrealign.formats.pickle_layouts import AnyPickleShard
 from fastrealign.formats.table_copy import STEP_ROWS
 from fastrealign.formats.tables import TableShard
 from fastrealign.jobs.converted_files import ConvertedFiles
-from fastrealign.jobs.inputs import check_outside
+from fastrealign.jobs.protected_inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, named_paths

@@ -18,9 +18,9 @@ from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
 from fastrealign.jobs.folders import remove_folders, remove_temporaries
-from fastrealign.jobs.inputs import Inputs, files_of
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
+from fastrealign.jobs.protected_inputs import Inputs, files_of
 from fastrealign.jobs.row_columns import NpyOutput, Output, RowColumns, TableOutput
 
 

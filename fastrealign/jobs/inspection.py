@@ -16,7 +16,7 @@ from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.listing import count, listing, size
+from fastrealign.core.formatting import count, listing, size
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import shown
 from fastrealign.core.wording import option

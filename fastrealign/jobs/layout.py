@@ -9,8 +9,8 @@ from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
 from fastrealign.jobs.folders import inside, is_there, walk
-from fastrealign.jobs.inputs import Inputs, check_outside, files_of
 from fastrealign.jobs.output_folder import JOURNAL
+from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
 from fastrealign.storage.paths import AnyPath, Place, folder_of, is_folder, place, places_of
 

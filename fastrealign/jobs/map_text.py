@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrealign.core.listing import listing
+from fastrealign.core.formatting import listing
 from fastrealign.core.text import shown
 from fastrealign.methods.method import Method
 from fastrealign.methods.paired_map import PairedMap

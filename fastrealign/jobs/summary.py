@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fastrealign.core.listing import count, listing, short, size
+from fastrealign.core.formatting import count, listing, short, size
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import NoiseOptions
 from fastrealign.jobs.map_text import kept_lines

@@ -13,8 +13,8 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
+from fastrealign.core.row_argument import unmasked
 from fastrealign.core.row_map import RowMap
-from fastrealign.core.taken import unmasked
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows

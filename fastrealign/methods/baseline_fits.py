@@ -15,8 +15,8 @@ from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.row_source import RowSource
 from fastrealign.diagnostics.frame import fixed_frame
-from fastrealign.diagnostics.rows import applying, unit_blocks
 from fastrealign.diagnostics.second_moments import Covariance, covariance
+from fastrealign.diagnostics.unit_rows import applying, unit_blocks
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.statistics import (
     NOTHING,

@@ -34,7 +34,7 @@ from fastrealign.data.options import Compute, PassOptions, ReadOptions, document
 from fastrealign.data.process_group import GroupLike
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import chunks
+from fastrealign.diagnostics.unit_rows import chunks
 from fastrealign.methods.fit_options import METHODS, FitOptions, check_method
 from fastrealign.methods.fitting import fit_specs
 from fastrealign.methods.method import Method

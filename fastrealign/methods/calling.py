@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import DTypeLike
 
-    from fastrealign.core.taken import Rows
+    from fastrealign.core.row_argument import Rows
     from fastrealign.methods.method import Method
 else:
     torch = Lazy("torch", "torch", "a tensor")

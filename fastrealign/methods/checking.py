@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.listing import listing
+from fastrealign.core.formatting import listing
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.wording import either

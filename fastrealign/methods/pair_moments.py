@@ -19,7 +19,7 @@ from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowSource
-from fastrealign.diagnostics.rows import chunks
+from fastrealign.diagnostics.unit_rows import chunks
 
 # Rows of a block: sums of their products are below 2^53.
 BLOCK_ROWS = 2048

@@ -20,8 +20,8 @@ from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, names_files, open_rows
-from fastrealign.diagnostics.rows import BLOCK_ROWS, chunks
 from fastrealign.diagnostics.second_moments import Covariance, covariance
+from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, chunks
 from fastrealign.formats.choose_column import Wanted, role_of
 from fastrealign.formats.metadata import SIDE_FOLDERS
 from fastrealign.methods.alignment import Alignment

@@ -13,8 +13,8 @@ from fastrealign.core.wording import option
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import names_files
-from fastrealign.diagnostics.rows import count_rows, draw, sample
 from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.unit_rows import count_rows, draw, sample
 from fastrealign.methods.method import Method
 from fastrealign.methods.role_fits import known, named, open_role
 

@@ -7,7 +7,7 @@ from fastrealign.retrieval.exact_search import top_k
 from fastrealign.retrieval.fusion import fuse, fuse_scores
 from fastrealign.retrieval.index_job import IndexReport, index
 from fastrealign.retrieval.merging import Hits, merge
-from fastrealign.retrieval.pairs_of import judged_pairs
+from fastrealign.retrieval.pairs_from_judgements import judged_pairs
 from fastrealign.retrieval.scores import Scores, fit_scores
 from fastrealign.retrieval.search_report import SearchReport
 from fastrealign.retrieval.searching import Searcher, searcher

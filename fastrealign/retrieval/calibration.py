@@ -18,7 +18,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
-from fastrealign.retrieval.given import array_of
+from fastrealign.retrieval.array_arguments import array_of
 
 UNLABELLED = ("none", "z-score", "quantile")
 LABELLED = ("isotonic", "logistic")

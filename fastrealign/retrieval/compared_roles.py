@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
-from fastrealign.diagnostics.rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, pick
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method

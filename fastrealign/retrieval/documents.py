@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.core.progress import SILENT
 from fastrealign.core.text import brief, meant
 from fastrealign.core.wording import either
@@ -17,7 +17,7 @@ from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource, open_rows
-from fastrealign.diagnostics.rows import count_rows
+from fastrealign.diagnostics.unit_rows import count_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.metadata import attach_metadata
 from fastrealign.formats.open import check_has_names

@@ -10,17 +10,19 @@ import numpy as np
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.formatting import listed
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
 from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowsLike
-from fastrealign.diagnostics.rows import unit_blocks
-from fastrealign.gap_report.labels import listed
+from fastrealign.diagnostics.unit_rows import unit_blocks
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.role_pairs import FEWEST
 from fastrealign.methods.roles import Roles
+from fastrealign.retrieval.apply_recipe import ApplyRecipe
+from fastrealign.retrieval.array_arguments import IdsLike, QrelsLike
 from fastrealign.retrieval.bootstrap import figures
 from fastrealign.retrieval.compared_roles import FEW, PAIRED, Fitting, by_roles, opened_roles, rows_at
 from fastrealign.retrieval.documents import (
@@ -33,12 +35,10 @@ from fastrealign.retrieval.documents import (
     open_sides,
     sampled,
 )
-from fastrealign.retrieval.given import IdsLike, QrelsLike
 from fastrealign.retrieval.ranking import measured, search
 from fastrealign.retrieval.score_figures import curves, distributions
 from fastrealign.retrieval.search_data import MethodScores, method_name
 from fastrealign.retrieval.search_report import SearchReport
-from fastrealign.retrieval.taking import Taking
 from fastrealign.storage.paths import AnyPath
 
 NONE = "none"
@@ -146,10 +146,10 @@ def evaluate(
     if twice := set(names) & set(compared):
         raise InputError(f"roles: {min(twice)!r} is a method that is measured; give these roles another name")
     judged = sampled(judged_rows(sides, qrels), sample, seed)
-    taking = Taking(given, sides, {"ids": ids, "column": column, "image_column": image_column}, qrels)
+    recipe = ApplyRecipe(given, sides, {"ids": ids, "column": column, "image_column": image_column}, qrels)
     saved = roles.values() if isinstance(roles, Mapping) else [roles]
-    take = {name: taking.by_fitting(name) for name in names if name != NONE}
-    take |= {name: taking.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
+    take = {name: recipe.by_fitting(name) for name in names if name != NONE}
+    take |= {name: recipe.by_roles(name, one, compared[name]) for name, one in zip(compared, saved, strict=False)}
     return _measure(sides, judged, (names, compared), take, (seed, progress))
 
 

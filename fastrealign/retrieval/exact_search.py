@@ -13,10 +13,10 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import count_rows, to_unit
 from fastrealign.diagnostics.search import Nearest, nearest
+from fastrealign.diagnostics.unit_rows import count_rows, to_unit
 from fastrealign.methods.method import Method
-from fastrealign.retrieval.given import ArrayLike
+from fastrealign.retrieval.array_arguments import ArrayLike
 
 # Queries searched in one pass over the documents: with 16,384 of these at a time, 256 MiB of scores.
 QUERIES = 4096

@@ -12,7 +12,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.rows import as_rows
-from fastrealign.retrieval.given import ArrayLike, array_of
+from fastrealign.retrieval.array_arguments import ArrayLike, array_of
 
 # A sum of unit rows shorter than this has no direction but that of rounding.
 _SHORT = 1e-6

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.listing import count, listing, short
+from fastrealign.core.formatting import count, listing, short
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import brief, meant, shown
 from fastrealign.core.wording import option

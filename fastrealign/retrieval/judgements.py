@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.core.text import brief, one_line
 from fastrealign.storage.paths import Place, place
 from fastrealign.storage.records import parsed
-from fastrealign.storage.text_values import as_text, id_text, lines_of, rows_in_lines
+from fastrealign.storage.text_lines import lines_of, rows_in_lines
+from fastrealign.storage.text_values import as_text, id_text
 
 if TYPE_CHECKING:
     from fastrealign.storage.paths import AnyPath

@@ -12,9 +12,9 @@ from fastrealign.core.checks import SEED, whole
 from fastrealign.core.errors import InputError, warn
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import BLOCK_ROWS, count_rows, sample, unit_blocks
+from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, count_rows, sample, unit_blocks
+from fastrealign.retrieval.array_arguments import ArrayLike, array_of
 from fastrealign.retrieval.calibration import LABELLED, Calibration, fit_background, fit_labelled
-from fastrealign.retrieval.given import ArrayLike, array_of
 from fastrealign.retrieval.thresholds import Counting, Curve, candidates
 
 # A modality pair: the role of the query, the role of the document.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
-from fastrealign.retrieval.given import array_of
+from fastrealign.retrieval.array_arguments import array_of
 
 
 class Hits(NamedTuple):

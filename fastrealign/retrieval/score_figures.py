@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastrealign.diagnostics.rows import draw, pick
+from fastrealign.diagnostics.unit_rows import draw, pick
 from fastrealign.methods.method import Method
 from fastrealign.retrieval.documents import IMAGE, TEXT, Judged, Rows
 from fastrealign.retrieval.ranking import MIXED, Found

@@ -20,8 +20,8 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.text import meant
 from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
+from fastrealign.retrieval.array_arguments import ArrayLike
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
-from fastrealign.retrieval.given import ArrayLike
 from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, open_pair
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
 from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule

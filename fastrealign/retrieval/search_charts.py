@@ -8,7 +8,7 @@ import numpy as np
 
 from fastrealign.core.optional import optional
 from fastrealign.gap_report.charts import SMALL, Drawing
-from fastrealign.gap_report.labels import METHOD
+from fastrealign.gap_report.method_style import COLOURS
 from fastrealign.gap_report.svg import STYLE, TARGET, inline
 from fastrealign.retrieval.documents import IMAGE, TEXT
 from fastrealign.retrieval.ranking import DEPTH, MIXED
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 WHAT = "a report of search"
 # Colours that the page knows, light and dark: of the gap report's target (images) and of two of its methods.
-_PAIRS = {"text–text": METHOD["realign"], "image–image": TARGET, "image–text": METHOD["bca"]}
-_ROLES = {MIXED: ("both", METHOD["none"]), TEXT: ("text", METHOD["realign"]), IMAGE: ("images", TARGET)}
+_PAIRS = {"text–text": COLOURS["realign"], "image–image": TARGET, "image–text": COLOURS["bca"]}
+_ROLES = {MIXED: ("both", COLOURS["none"]), TEXT: ("text", COLOURS["realign"]), IMAGE: ("images", TARGET)}
 
 
 def svgs(report: Measured) -> list[tuple[Drawing, list[str]]]:

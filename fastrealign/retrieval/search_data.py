@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastrealign.gap_report.labels import METHOD, name_of
+from fastrealign.gap_report.method_style import COLOURS, name_of
 from fastrealign.retrieval.bootstrap import Figure
 from fastrealign.retrieval.documents import IMAGE, TEXT
 from fastrealign.retrieval.ranking import MIXED
@@ -71,4 +71,4 @@ class Measured:
 
 def method_name(method: str) -> str:
     """The method as the literature writes it; a name of given roles as it is."""
-    return name_of(method) if method in METHOD else method
+    return name_of(method) if method in COLOURS else method

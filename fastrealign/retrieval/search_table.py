@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.retrieval.bootstrap import DRAWS, Figure
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT
 from fastrealign.retrieval.ranking import DEPTH, METRICS, MIXED, SHARE, own

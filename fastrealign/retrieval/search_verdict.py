@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastrealign.gap_report.labels import listed, percent
+from fastrealign.core.formatting import listed, percent
 from fastrealign.retrieval.bootstrap import Figure
 from fastrealign.retrieval.documents import IMAGE, TEXT
 from fastrealign.retrieval.ranking import METRICS, MIXED, SHARE, own

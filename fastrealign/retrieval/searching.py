@@ -13,7 +13,7 @@ from fastrealign.core.text import shown
 from fastrealign.core.wording import option
 from fastrealign.methods.baseline import unit_rows
 from fastrealign.methods.method import Method
-from fastrealign.retrieval.given import ArrayLike
+from fastrealign.retrieval.array_arguments import ArrayLike
 from fastrealign.retrieval.role_maps import RoleMaps, RolesLike
 from fastrealign.retrieval.stores.base import Found, Store, StoreOptions, as_objects, check_unit
 from fastrealign.retrieval.stores.opening import open_store

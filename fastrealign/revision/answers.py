@@ -13,7 +13,7 @@ from fastrealign.core.text import one_line
 from fastrealign.revision.conversations import IMAGE
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.records import parsed
-from fastrealign.storage.text_values import lines_of
+from fastrealign.storage.text_lines import lines_of
 
 TASKS = ("caption", "vqa", "probe")
 T = TypeVar("T")

@@ -23,7 +23,8 @@ from fastrealign.revision.conversations import IMAGE_KEYS, Example, caption_exam
 from fastrealign.revision.json_list import records_of
 from fastrealign.storage.paths import place
 from fastrealign.storage.records import parsed
-from fastrealign.storage.text_values import lines_of, rows_in_lines, texts_in, values_of
+from fastrealign.storage.text_lines import lines_of, rows_in_lines
+from fastrealign.storage.text_values import texts_in, values_of
 
 # Rows of a table that are decoded at a time.
 _STEP = 4096

@@ -1,23 +1,15 @@
-"""Text of input files, the same for every command: UTF-8 bytes are text, ids are text, blank lines at the end do not count."""
+"""Values of input files as text, the same for every command: bytes are decoded as UTF-8, and ids are compared as text."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.storage.files import open_binary, reading
-from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-# Limit of a line, which is held in memory.
-LINE_BYTES = 64 << 20
-_MARK = b"\xef\xbb\xbf"  # a byte order mark
 
 
 def as_text(value: Any) -> Any:
@@ -65,42 +57,3 @@ def id_text(value: object) -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
     raise InputError(f"has the id {value!r}, expected text or a whole number")
-
-
-def lines_of(path: AnyPath) -> Iterator[tuple[int, int, bytes]]:
-    """(number from 1, offset, bytes) of each line, without a byte order mark in the first.
-
-    Raises InputError for a line longer than LINE_BYTES.
-    """
-    at = 0
-    with reading(path), open_binary(path) as file:
-        for number in itertools.count(1):
-            line = file.readline(LINE_BYTES + 1)
-            if not line:
-                return
-            if len(line) > LINE_BYTES:
-                raise InputError(
-                    f"{path}: line {number}: is longer than {LINE_BYTES >> 20} MB; is this a file of lines?"
-                )
-            start, at = at, at + len(line)
-            if number == 1 and line.startswith(_MARK):
-                start, line = start + len(_MARK), line[len(_MARK) :]
-            yield number, start, line
-
-
-def rows_in_lines(path: AnyPath, space: bytes | None = None) -> Iterator[tuple[int, int, bytes]]:
-    """`lines_of` a file with a row per line, without blank lines at the end.
-
-    Blank lines before that are b"": they keep their numbers, which may pair them with the rows of another file.
-
-    space   the characters of a blank line; None: white space
-    """
-    blank = 0
-    for number, start, line in lines_of(path):
-        if not line.strip(space):
-            blank += 1
-            continue
-        for gap in range(number - blank, number):
-            yield gap, start, b""
-        blank = 0
-        yield number, start, line

@@ -12,7 +12,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core.errors import InputError
-from fastrealign.jobs.inputs import Inputs
+from fastrealign.jobs.protected_inputs import Inputs
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.paper.world import language
 from fastrealign.cli.demo import encoder, models
-from fastrealign.cli.demo.readings import read
+from fastrealign.cli.demo.measurements import measure_pairs
 from fastrealign.cli.demo.samples import FIRST_TRAINING_SEED, sample_caption
 from fastrealign.cli.demo.scenes import FAMILIES, Scene, render, scene
 from fastrealign.cli.demo.world import first_scene
@@ -88,7 +88,7 @@ def measure(model: open_clip.CLIP) -> dict[str, Any]:
     """Gap, mixing and retrieval of held-out pairs."""
     scenes = [scene(s, FAMILY) for s in _HELD_OUT]
     texts = encoder.encode_texts(model, [sample_caption(s).text for s in scenes])
-    reading = read(texts, encoder.encode_images(model, [render(s) for s in scenes]))
+    reading = measure_pairs(texts, encoder.encode_images(model, [render(s) for s in scenes]))
     return {"pairs": len(scenes), "gap": reading.gap, "mixing": reading.mixing, "recall": reading.recall}
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from bench.paper.world.losses import LOSSES, build
 from fastrealign.cli.demo import encoder, samples
 from fastrealign.cli.demo.captions import holds
-from fastrealign.cli.demo.readings import RECALL_AT, read, recall
+from fastrealign.cli.demo.measurements import RECALL_AT, measure_pairs, recall
 from fastrealign.cli.demo.scenes import render
 from fastrealign.core.reference import project
 
@@ -44,7 +44,7 @@ def measure(model: open_clip.CLIP, sets: dict[str, np.ndarray]) -> dict[str, Any
     """Gap and text-to-image retrieval on the held-out pairs: for the captions as they are and by their length."""
     scenes = [samples.sample_scene(s) for s in samples.SEEDS["pairs_text"]]
     images = sets["pairs_image"]
-    reading = read(sets["pairs_text"], sets["pairs_image"])
+    reading = measure_pairs(sets["pairs_text"], sets["pairs_image"])
     by_length = {}
     for length in samples.LENGTH_SHARES:
         captions = [samples.sample_caption(s, length) for s in scenes]

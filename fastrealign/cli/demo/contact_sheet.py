@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement
 from fastrealign.cli.demo.picture import IMAGE, PAPER, TEXT, save
-from fastrealign.cli.demo.readings import NEIGHBOURS, Reading
 from fastrealign.cli.demo.real_world import RealWorld, thumbnail
 from fastrealign.cli.demo.uses import BEST, Best
 from fastrealign.core.reference import project
@@ -25,7 +25,11 @@ NAMES = ("Before", "Titles aligned")
 
 
 def draw(
-    path: str | Path, test: RealWorld, aligned: np.ndarray, readings: tuple[Reading, Reading], found: Sequence[Best]
+    path: str | Path,
+    test: RealWorld,
+    aligned: np.ndarray,
+    measured: tuple[Measurement, Measurement],
+    found: Sequence[Best],
 ) -> None:
     """Write a PNG: above, the held-out pairs before and after; below, a row of best pictures a query, before and after."""
     import matplotlib
@@ -37,7 +41,7 @@ def draw(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, sum(heights)), dpi=200, facecolor=PAPER, layout=layout)
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
-        planes(above, test, aligned, readings)
+        planes(above, test, aligned, measured)
         widths = (2.1, *(1,) * BEST, 0.3, *(1,) * BEST)  # the title, pictures before, a space, pictures after
         axes = below.subplots(len(found), len(widths), squeeze=False, width_ratios=widths)
         for axis in axes.flat:
@@ -54,7 +58,9 @@ def draw(
         save(figure, path, facecolor=PAPER)
 
 
-def planes(figure: Figure | SubFigure, test: RealWorld, aligned: np.ndarray, readings: tuple[Reading, Reading]) -> None:
+def planes(
+    figure: Figure | SubFigure, test: RealWorld, aligned: np.ndarray, measured: tuple[Measurement, Measurement]
+) -> None:
     """Both panels show the same two axes: along the difference of the means before, and the widest direction across it."""
     text, moved, image = map(project, (test.title, aligned, test.image))
     both = np.concatenate([text, image])
@@ -64,7 +70,7 @@ def planes(figure: Figure | SubFigure, test: RealWorld, aligned: np.ndarray, rea
     across = both - centre - np.outer((both - centre) @ along, along)
     axes = np.stack([along, np.linalg.svd(across, full_matrices=False)[2][0]])
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for panel, rows, reading, name in zip(panels, (text, moved), readings, NAMES, strict=True):
+    for panel, rows, reading, name in zip(panels, (text, moved), measured, NAMES, strict=True):
         for cloud, colour, marker, label in ((image, IMAGE, "o", "pictures"), (rows, TEXT, "D", "titles")):
             at = (cloud - centre) @ axes.T
             panel.scatter(*at.T, s=5, marker=marker, color=colour, alpha=0.45, linewidths=0, label=label)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import optional
-from fastrealign.gap_report.labels import METHOD
+from fastrealign.gap_report.method_style import COLOURS
 from fastrealign.gap_report.svg import INK, PAPER, TARGET
 from fastrealign.storage.atomic import save_bytes
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE", "INK", "PAPER", "TEXT", "check_picture", "save"]
 
 # Orange and blue: distinguishable with every common form of colour vision. Paper is opaque: it reads on light and dark pages.
-TEXT, IMAGE = METHOD["realign"], TARGET
+TEXT, IMAGE = COLOURS["realign"], TARGET
 
 
 def check_picture(path: str | Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import fastrealign as fr
 from fastrealign.cli.demo import real_world, uses
 from fastrealign.cli.demo.contact_sheet import draw
+from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement, measure_pairs
 from fastrealign.cli.demo.picture import check_picture
-from fastrealign.cli.demo.readings import NEIGHBOURS, Reading, read
 from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.uses import BEST, TOP, Search, Share
 from fastrealign.core.text import printable
@@ -60,8 +60,8 @@ class DemoResult:
         File of the picture, if one was asked for.
     """
 
-    before: Reading
-    after: Reading
+    before: Measurement
+    after: Measurement
     fitted_gap_before: float
     fitted_gap_left: float
     classifier: dict[str, Share]
@@ -177,7 +177,7 @@ def run(*, centroid: str = "paper", picture: str | Path | None = None) -> DemoRe
     aligned = alignment(test.title)
     seconds = time.perf_counter() - start
 
-    before, after = read(test.title, test.image), read(aligned, test.image)
+    before, after = measure_pairs(test.title, test.image), measure_pairs(aligned, test.image)
     found, finding = uses.best(test, aligned)
     if picture is not None:
         draw(picture, test, aligned, (before, after), found)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage, warn
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.core.text import meant, one_line, without_secrets
 from fastrealign.core.wording import option
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.core.text import one_line
 
 # Roles are numbered in a byte; the last number stands for no role.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage, warn
-from fastrealign.core.listing import count
+from fastrealign.core.formatting import count
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option

@@ -10,7 +10,7 @@ import pytest
 
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.data.sources import open_rows
-from fastrealign.diagnostics.rows import count_rows, draw, left_out, mean_estimate, open_sides, sample, unit_blocks
+from fastrealign.diagnostics.unit_rows import count_rows, draw, left_out, mean_estimate, open_sides, sample, unit_blocks
 
 
 def blocks(spec, **options):

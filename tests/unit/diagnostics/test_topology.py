@@ -7,8 +7,8 @@ import pytest
 
 from fastrealign import diagnostics as D
 from fastrealign.core.errors import InputError
-from fastrealign.diagnostics.rows import draw
 from fastrealign.diagnostics.topology import jensen_shannon, kernel_density
+from fastrealign.diagnostics.unit_rows import draw
 
 
 def sphere(rng, n, d, within=None):

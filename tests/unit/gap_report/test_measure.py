@@ -11,7 +11,7 @@ import fastrealign as fr
 from fastrealign import diagnostics
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.progress import Progress
-from fastrealign.diagnostics.rows import draw
+from fastrealign.diagnostics.unit_rows import draw
 from fastrealign.gap_report import measure
 from fastrealign.methods.baselines import Mapped, fit_baseline
 

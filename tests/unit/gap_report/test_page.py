@@ -14,9 +14,9 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.formatting import number, percent
 from fastrealign.gap_report.figures import png_names
-from fastrealign.gap_report.labels import number, percent
-from fastrealign.gap_report.svg import METHOD, VARIABLES
+from fastrealign.gap_report.svg import COLOURS, VARIABLES
 from fastrealign.gap_report.verdict import findings
 from fastrealign.methods.baselines import METHODS
 
@@ -101,7 +101,7 @@ def test_colours_are_the_pages_own_in_light_and_dark(html):
         if variable != "currentColor":
             name = variable[4:-1]
             assert f"{name}: {colour}" in light and f"{name}: #" in dark
-    assert set(METHOD) == set(METHODS)
+    assert set(COLOURS) == set(METHODS)
 
 
 def test_the_table_marks_the_best(page, html):

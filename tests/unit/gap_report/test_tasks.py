@@ -150,7 +150,7 @@ def test_a_drawn_side_keeps_its_labels(few):
     """Labels of rows that were not drawn are not used: a class there is no class."""
     y, x = few(200, 4)
     labels = np.array(["a", "b"] * 100)
-    from fastrealign.diagnostics.rows import draw
+    from fastrealign.diagnostics.unit_rows import draw
 
     drawn = draw(200, 100, 0)
     labels[np.setdiff1d(np.arange(200), drawn)] = "c"

@@ -14,7 +14,7 @@ import report_worlds as worlds
 import fastrealign as fr
 from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.gap_report import measure
-from fastrealign.gap_report.labels import name_of
+from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.table import as_text, table
 from fastrealign.gap_report.verdict import headline
 

@@ -16,7 +16,7 @@ from fastrealign.data.lookup import open_embeddings  # noqa: E402
 from fastrealign.data.row_ids import ID_NAMES  # noqa: E402
 from fastrealign.embed.inputs import open_input  # noqa: E402
 from fastrealign.revision.examples import read_examples  # noqa: E402
-from fastrealign.storage import text_values  # noqa: E402
+from fastrealign.storage import text_lines, text_values  # noqa: E402
 
 CAPTIONS = ["a cat", "une étoile", "猫\u2028猫", "last"]
 
@@ -59,7 +59,7 @@ def test_a_file_of_blank_lines_takes_no_memory(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\n" * 300_000)
     tracemalloc.start()
-    assert list(text_values.rows_in_lines(path)) == []
+    assert list(text_lines.rows_in_lines(path)) == []
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
 
@@ -73,7 +73,7 @@ def test_what_is_blank_at_the_end_of_ids_is_no_id(tmp_path, rng, end):
 
 
 def test_a_line_without_end_is_not_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_values, "LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_lines, "LINE_BYTES", 1 << 20)
     for name, call in (("a.jsonl", read_examples), ("b.txt", read_examples), ("c.jsonl", embedded)):
         (tmp_path / name).write_bytes(b'{"id": 1, "caption": "a"}\n' + b"x" * (1 << 20) + b"y")
         with pytest.raises(InputError, match=rf"{name}: line 2: is longer than 1 MB; is this a file of lines\?"):

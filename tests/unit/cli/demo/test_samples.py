@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastrealign.cli.demo import samples
-from fastrealign.cli.demo.readings import recall
+from fastrealign.cli.demo.measurements import recall
 from fastrealign.diagnostics import gap
 
 

@@ -10,9 +10,9 @@ from fastrealign.core import checks
 from fastrealign.core.errors import InputError
 from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.role_pairs import MOST
+from fastrealign.retrieval.array_arguments import IdsLike, QrelsLike
 from fastrealign.retrieval.compared_roles import rows_at
 from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, judged_rows, open_sides
-from fastrealign.retrieval.given import IdsLike, QrelsLike
 
 
 def judged_pairs(

@@ -14,7 +14,7 @@ NEIGHBOURS = 20
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """Metrics of paired embeddings.
 
     Attributes
@@ -32,9 +32,9 @@ class Reading:
     mixing: float
 
 
-def read(text: np.ndarray, image: np.ndarray) -> Reading:
+def measure_pairs(text: np.ndarray, image: np.ndarray) -> Measurement:
     """Metrics, in float64, of two arrays (n, d) of any float dtype, whose rows i belong together."""
-    return Reading(
+    return Measurement(
         gap=gap(image, text), recall=recall(text, image), mixing=mixing(image, text, k=NEIGHBOURS, rows=None).rate.value
     )
 

@@ -18,7 +18,7 @@ _VARIABLES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
 
 
 @dataclass(frozen=True, eq=False)
-class Taking:
+class ApplyRecipe:
     """What was given to `evaluate`: the rows of each role, as named and as opened, what names their ids and columns, and the
     judgements; None: rows are pairs, row by row."""
 

@@ -1,4 +1,4 @@
-"""The result of every reader of rows, and the parts that their messages share."""
+"""RowArgument: rows that a caller passed, as an array or a tensor; and the parts that messages about them share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Back: TypeAlias = Callable[[Any, np.ndarray | None], Any]
 
 
-class Taken(NamedTuple):
-    """Rows as a NumPy array or a torch tensor.
+class RowArgument(NamedTuple):
+    """Rows that a caller passed, as a NumPy array or a torch tensor.
 
     Parameters
     ----------
