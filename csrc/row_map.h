@@ -61,13 +61,18 @@ constexpr Limits rounded_entries{1.0 / 1024, 8.0};   // the same, entries rounde
 constexpr Limits float32_throughout{1.0 / 16, 8.0};  // float32 dot products, entries rounded to 16 bits
 constexpr Limits float32_gradient{1.0 / 4, 0.0};     // float64 dot products, float32 entries that sum four products
 
-struct Dots {
-    double p, q, r;  // y.y, y.b, y.c
+// Real: float64, or a vector of one for each of several rows.
+template <typename Real>
+struct DotsOf {
+    Real p, q, r;  // y.y, y.b, y.c
 };
+using Dots = DotsOf<double>;
 
-struct Coefficients {
-    double alpha, beta, gamma;
+template <typename Real>
+struct CoefficientsOf {
+    Real alpha, beta, gamma;
 };
+using Coefficients = CoefficientsOf<double>;
 
 enum class RowState : uint8_t {
     good = 0,
@@ -86,7 +91,8 @@ constexpr double largest_p = 0x1p+80;
 
 constexpr double largest_float64 = 1.7976931348623157e308;
 
-FR_HOST_DEVICE double inverse_sqrt(double x) {
+template <typename Real>
+FR_HOST_DEVICE Real inverse_sqrt(Real x) {
 #if defined(__CUDA_ARCH__)
     return rsqrt(x);  // a third of the instructions of a root and a division
 #else
@@ -94,20 +100,22 @@ FR_HOST_DEVICE double inverse_sqrt(double x) {
 #endif
 }
 
-// Without branches that depend on the row, so that a loop over rows can be vectorised. Written so that a NaN fails the
-// comparisons.
-FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Coefficients& out) {
-    bool good = (dots.p >= smallest_p) & (dots.p <= largest_p);
-    const double rho = inverse_sqrt(dots.p);
-    double inv_u = 1.0, inv_v = 1.0;
+// Returns for which rows the coefficients are good. Without branches that depend on the row, so that Real can be a
+// vector. Written so that a NaN fails the comparisons.
+template <typename Real>
+FR_HOST_DEVICE auto find_coefficients(const RowMap& map, const DotsOf<Real>& dots, CoefficientsOf<Real>& out) {
+    auto good = (dots.p >= smallest_p) & (dots.p <= largest_p);
+    const Real rho = inverse_sqrt(dots.p);
+    const Real one = Real{} + 1.0;
+    Real inv_u = one, inv_v = one;
     if (map.terms != Terms::none) {
         const double ss = map.s * map.s;
-        const double uu = ss + 2.0 * map.s * rho * dots.q + map.bb;
+        const Real uu = ss + 2.0 * map.s * rho * dots.q + map.bb;
         good &= uu >= map.cancelled_below * (ss + map.bb);
         inv_u = inverse_sqrt(uu);
     }
     if (map.terms == Terms::bc) {
-        const double vv = 1.0 + 2.0 * (map.s * rho * dots.r + map.bc) * inv_u + map.cc;
+        const Real vv = 1.0 + 2.0 * (map.s * rho * dots.r + map.bc) * inv_u + map.cc;
         good &= vv >= map.cancelled_below * (1.0 + map.cc);
         inv_v = inverse_sqrt(vv);
     }
@@ -115,7 +123,11 @@ FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Co
     out.beta = inv_v * inv_u;
     out.alpha = map.terms == Terms::none ? rho : out.beta * map.s * rho;
     good &= out.beta * map.largest_b + out.gamma * map.largest_c <= map.largest_shift;
-    return good ? RowState::good : RowState::recompute;
+    return good;
+}
+
+FR_HOST_DEVICE RowState row_coefficients(const RowMap& map, const Dots& dots, Coefficients& out) {
+    return find_coefficients(map, dots, out) ? RowState::good : RowState::recompute;
 }
 
 // Divides a row by a power of two, 2^exponent, so that its largest entry is in [1/2, 1): its squares are in range.

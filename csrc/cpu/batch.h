@@ -22,6 +22,38 @@ FR_INLINE void prefetch_rows(const T* const* rows, int pass, int i, int64_t j, i
         __builtin_prefetch(reinterpret_cast<const char*>(rows[k] + j) + ahead, 0, 2);
 }
 
+// The same for rows that a kernel may read elsewhere, at `values`; if it does not, one set of registers has both.
+template <int R, typename T, typename U>
+FR_INLINE void prefetch_rows(const T* const* rows, const U* const* values, int pass, int i, int64_t j, int64_t ahead) {
+    if constexpr (std::is_same_v<T, U>) {
+        prefetch_rows<R>(values, pass, i, j, ahead);
+    } else {
+        prefetch_rows<R>(rows, pass, i, j, ahead);
+    }
+}
+
+// A number of each row of a batch.
+typedef double OneOfEach __attribute__((vector_size(batch_rows * sizeof(double))));
+inline OneOfEach one_of_each(const double* of_rows) {
+    OneOfEach all;
+    memcpy(&all, of_rows, sizeof all);
+    return all;
+}
+
+}  // namespace FR_ISA
+
+template <>
+inline FR_ISA::OneOfEach inverse_sqrt(FR_ISA::OneOfEach x) {
+    static_assert(batch_rows == lanes);
+    FR_ISA::D8 root;
+    memcpy(&root, &x, sizeof root);
+    root = FR_ISA::square_root(root);
+    memcpy(&x, &root, sizeof x);
+    return 1.0 / x;
+}
+
+namespace FR_ISA {
+
 // T: elements of the rows in memory. U: of the same rows as the kernel reads them.
 template <typename T, typename U = T>
 struct Batch {
@@ -51,15 +83,15 @@ struct Batch {
     }
     static constexpr int64_t line = cache_line / static_cast<int64_t>(sizeof(T));  // columns
 
-    // The coefficients of all rows from their dot products; one loop without branches, which the compiler vectorises.
+    // The coefficients of all rows from their dot products, in one vector each.
     void find_coefficients(const RowMap& map) {
-        for (int i = 0; i < batch_rows; ++i) {
-            Coefficients k;
-            states[i] = row_coefficients(map, {p[i], q[i], r[i]}, k);
-            alpha[i] = k.alpha;
-            beta[i] = k.beta;
-            gamma[i] = k.gamma;
-        }
+        CoefficientsOf<OneOfEach> k;
+        const auto good =
+            fastrealign::find_coefficients(map, DotsOf<OneOfEach>{one_of_each(p), one_of_each(q), one_of_each(r)}, k);
+        memcpy(alpha, &k.alpha, sizeof alpha);
+        memcpy(beta, &k.beta, sizeof beta);
+        memcpy(gamma, &k.gamma, sizeof gamma);
+        for (int i = 0; i < batch_rows; ++i) states[i] = good[i] ? RowState::good : RowState::recompute;
     }
 };
 

@@ -18,23 +18,24 @@ constexpr int rows_of_narrow_dots = most_sums / 2;
 template <typename T, typename U>
 constexpr bool unpacks = !std::is_same_v<T, U>;
 
-// Converts a line of the rows from column `from` on.
+// Converts a line of R rows from column j on. From addresses of the caller's: those in a Batch would be loaded for each
+// store again, which might have changed them.
 template <int R, typename T>
-FR_INLINE void unpack(Batch<T, float>& batch, int i, int64_t from, int64_t d) {
-    constexpr int64_t line = Batch<T, float>::line;
-    if (from + line <= d) {
+FR_INLINE void unpack_line(const T* const* from, float* const* to, int64_t j) {
+    FR_UNROLL
+    for (int64_t at = j; at < j + Batch<T>::line; at += sixteen) {
         FR_UNROLL
-        for (int64_t j = from; j < from + line; j += sixteen) {
-            FR_UNROLL
-            for (int k = 0; k < R; ++k) put(batch.values[i + k] + j, narrow(load_f16(batch.rows[i + k] + j), float{}));
-        }
-        return;
+        for (int k = 0; k < R; ++k) put(to[k] + at, narrow(load_f16(from[k] + at), float{}));
     }
-    for (int64_t j = from; j < d; j += sixteen) {
+}
+
+// Converts the columns from j on, which are no whole line.
+template <int R, typename T>
+void unpack_rest(const T* const* from, float* const* to, int64_t j, int64_t d) {
+    for (; j < d; j += sixteen) {
         const int count = static_cast<int>(std::min<int64_t>(sixteen, d - j));
         for (int k = 0; k < R; ++k)
-            put(batch.values[i + k] + j,
-                narrow(load_f16(first_of<sixteen>(batch.rows[i + k] + j, count).values), float{}));
+            put(to[k] + j, narrow(load_f16(first_of<sixteen>(from[k] + j, count).values), float{}));
     }
 }
 
@@ -46,10 +47,12 @@ struct Nothing {
 template <Terms terms, int R, typename T, typename U, typename Beside = Nothing>
 FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors, int64_t d,
                             const Beside& beside = {}) {
-    const U* rows[R];
+    const T* in[R];
+    decltype(batch.values[0] + 0) rows[R];
     D8 p[R], q[R], r[R];
     FR_UNROLL
     for (int k = 0; k < R; ++k) {
+        in[k] = batch.rows[i + k];
         rows[k] = batch.values[i + k];
         p[k] = q[k] = r[k] = splat(0.0);
     }
@@ -67,12 +70,18 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
     };
     const auto whole = [](const U* x) FR_LAMBDA { return load_d8(x); };
     constexpr int64_t line = Batch<T, U>::line;
-    // A line ahead, so that what is stored is not read at once.
-    if constexpr (unpacks<T, U>) unpack<R>(batch, i, 0, d);
+    const int64_t lines_end = d / line * line;
+    if constexpr (unpacks<T, U>) {
+        if (lines_end > 0) unpack_line<R>(in, rows, 0);
+        if (lines_end < d) unpack_rest<R>(in, rows, lines_end, d);
+    }
     int64_t j = 0;
-    for (; j + line <= d; j += line) {
-        if constexpr (unpacks<T, U>) unpack<R>(batch, i, j + line, d);
-        batch.template prefetch<R>(0, i, j);
+    for (; j < lines_end; j += line) {
+        // A line ahead, so that what is stored is not read at once.
+        if constexpr (unpacks<T, U>) {
+            if (j + line < lines_end) unpack_line<R>(in, rows, j + line);
+        }
+        prefetch_rows<R, T, U>(in, rows, 0, i, j, batch.ahead);
         FR_UNROLL
         for (int64_t at = 0; at < line; at += lanes) step(j + at, whole);
         beside(j);

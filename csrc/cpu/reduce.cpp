@@ -3,6 +3,7 @@
 // Bytes: each row is read once, in order. Arithmetic is float64 throughout, so that the statistics do not depend on
 // float32 rounding. A batch of eight rows is read twice, from memory for the dot products and from the cache to be
 // added: one fused multiply-add an entry, and one load and store of the accumulators for eight rows (exact_sum.h).
+#include <algorithm>
 #include <type_traits>
 
 #include "buffer.h"
@@ -22,7 +23,7 @@ class Reducer {
  public:
     using U = Unpacked<T>;
 
-    explicit Reducer(ReduceBlock& block) : block_(block), d_(block.in.d), whole_(d_ / lanes * lanes) {}
+    explicit Reducer(ReduceBlock& block) : block_(block), d_(block.in.d) {}
 
     void run() {
         over_batches<T, U>(block_.in, [&](Batch<T, U>& batch) {
@@ -76,29 +77,50 @@ class Reducer {
         double* const sums = block_.sums.accumulators;
         S8 alpha[R];
         const U* row[R];
+        const T* in[R];
         FR_UNROLL
         for (int i = 0; i < R; ++i) {
             alpha[i] = splat(alphas[i]);
             row[i] = rows[i];
+            in[i] = batch.rows[i];
         }
-        const auto step = [&](int64_t j, auto load) FR_LAMBDA {
-            D8 sum = load_d8(sums + j);
+        const int64_t ahead = batch.ahead;
+        const auto add_columns = [&](int64_t j, auto vectors, auto load) FR_LAMBDA {
+            constexpr int n = decltype(vectors)::value;
+            D8 sum[n];
             FR_UNROLL
-            for (int i = 0; i < R; ++i) sum = fma(alpha[i], load(row[i] + j), sum);
-            put(sums + j, sum);
+            for (int v = 0; v < n; ++v) sum[v] = load_d8(sums + j + v * lanes);
+            FR_UNROLL
+            for (int i = 0; i < R; ++i) {
+                FR_UNROLL
+                for (int v = 0; v < n; ++v) sum[v] = fma(alpha[i], load(row[i] + j + v * lanes), sum[v]);
+            }
+            FR_UNROLL
+            for (int v = 0; v < n; ++v) put(sums + j + v * lanes, sum[v]);
         };
-        for (int64_t j = 0; j < whole_; j += lanes) {
-            if (R == batch_rows && j % Batch<T, U>::line == 0) batch.template prefetch<batch_rows>(1, 0, j);
-            step(j, [](const U* x) FR_LAMBDA { return load_d8(x); });
+        const auto whole = [](const U* x) FR_LAMBDA { return load_d8(x); };
+        constexpr int64_t line = Batch<T, U>::line;
+        // Side by side, so that an addition does not wait for the one before it.
+        constexpr int side_by_side = std::min<int>(2, line / lanes);
+        const int64_t d = d_;  // a store of a sum might have changed the member
+        int64_t j = 0;
+        for (; j + line <= d; j += line) {
+            if constexpr (R == batch_rows) prefetch_rows<R, T, U>(in, row, 1, 0, j, ahead);
+            FR_UNROLL
+            for (int64_t at = 0; at < line; at += side_by_side * lanes) {
+                add_columns(j + at, std::integral_constant<int, side_by_side>{}, whole);
+            }
         }
-        if (whole_ < d_) {
-            const int count = static_cast<int>(d_ - whole_);
-            step(whole_, [&](const U* x) FR_LAMBDA { return load_d8(first_of<lanes>(x, count).values); });
+        constexpr std::integral_constant<int, 1> one;
+        for (; j + lanes <= d; j += lanes) add_columns(j, one, whole);
+        if (j < d) {
+            const int count = static_cast<int>(d - j);
+            add_columns(j, one, [&](const U* x) FR_LAMBDA { return load_d8(first_of<lanes>(x, count).values); });
         }
     }
 
     ReduceBlock& block_;
-    int64_t d_, whole_;
+    int64_t d_;
 };
 
 template <typename T>

@@ -4,6 +4,7 @@
 // header in its own namespace (FR_ISA).
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -86,6 +87,7 @@ inline S8 splat(double x) { return {_mm512_set1_pd(x)}; }
 inline D8 fma(D8 a, D8 b, D8 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
 inline D8 mul(D8 a, D8 b) { return {_mm512_mul_pd(a.v, b.v)}; }
 inline D8 add(D8 a, D8 b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline D8 square_root(D8 x) { return {_mm512_maskz_sqrt_pd(0xff, x.v)}; }
 inline D8 to_d8(F8 x) { return {_mm512_cvtps_pd(x.v)}; }
 inline F8 to_f8(D8 x) { return {_mm512_cvtpd_ps(x.v)}; }
 inline D8 load_d8(const double* x) { return {_mm512_loadu_pd(x)}; }
@@ -184,6 +186,7 @@ inline D8 fma(D8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm
 inline D8 fma(S8 a, D8 b, D8 c) { return {_mm256_fmadd_pd(a.v, b.lo, c.lo), _mm256_fmadd_pd(a.v, b.hi, c.hi)}; }
 inline D8 mul(S8 a, D8 b) { return {_mm256_mul_pd(a.v, b.lo), _mm256_mul_pd(a.v, b.hi)}; }
 inline D8 add(D8 a, D8 b) { return {_mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)}; }
+inline D8 square_root(D8 x) { return {_mm256_sqrt_pd(x.lo), _mm256_sqrt_pd(x.hi)}; }
 inline D8 to_d8(F8 x) {
     return {_mm256_cvtps_pd(_mm256_castps256_ps128(x.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(x.v, 1))};
 }
@@ -202,6 +205,18 @@ inline void stream(double* to, D8 x) {
 struct F16 {
     F8 first, last;
 };
+#if defined(FR_256)
+// A bfloat16 is the upper half of a float32: two shuffles of 16-bit words put sixteen of them there.
+inline F8 eight_of_words(__m256i words, int from) {
+    const __m256i order = _mm256_add_epi16(_mm256_set1_epi16(static_cast<int16_t>(from)),
+                                           _mm256_setr_epi16(0, 0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7));
+    return {_mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(0xaaaa, order, words))};
+}
+inline F16 load_f16(const BFloat* x) {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return {eight_of_words(words, 0), eight_of_words(words, lanes)};
+}
+#endif
 // The even columns, then the odd ones: no shuffle across lanes, which saves a third of the instructions.
 inline F16 load_even_odd(const BFloat* x) {
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
@@ -234,6 +249,10 @@ using S8 = D8;
 inline S8 splat(double x) { return {D8Vector{} + x}; }
 inline D8 mul(D8 a, D8 b) { return {a.v * b.v}; }
 inline D8 add(D8 a, D8 b) { return {a.v + b.v}; }
+inline D8 square_root(D8 x) {
+    for (int i = 0; i < lanes; ++i) x.v[i] = sqrt(x.v[i]);
+    return x;
+}
 inline D8 to_d8(F8 x) { return {__builtin_convertvector(x.v, D8Vector)}; }
 inline F8 to_f8(D8 x) { return {__builtin_convertvector(x.v, F8Vector)}; }
 
