@@ -10,6 +10,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import is_utf8, meant, one_line, printable, shown
+from fastrealign.core.wording import option
 from fastrealign.data.row_ids import CAPTION_NAMES, ID_NAMES, first_of
 from fastrealign.formats.choose_column import listed
 from fastrealign.formats.parquet import ParquetTable
@@ -57,7 +58,7 @@ def captions_in(path: str, prefix: str, column: str | None, ids: str | None, tak
     if kind == ".txt":
         if column or ids:
             raise InputError(
-                f"{path}: is plain text, one caption a line; --column and --ids are for .jsonl and .parquet"
+                f"{path}: is plain text, one caption a line; {option('column')} and {option('ids')} are for .jsonl and .parquet"
             )
         yield from _lines(path, prefix)
     else:
@@ -165,7 +166,7 @@ def _id_name(names: list[str], column: str) -> str:
 def _no_captions(names: list[str], kind: str) -> str:
     return (
         f"has no {kind} of captions ({', '.join(CAPTION_NAMES)}); its {kind}s are {_names(names)}; "
-        "name the one to take with --column"
+        f"name the one to take with {option('column')}"
     )
 
 

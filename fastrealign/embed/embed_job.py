@@ -23,6 +23,7 @@ from fastrealign.core.cpu import default_threads
 from fastrealign.core.errors import FastRealignError, InputError, warn
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
+from fastrealign.core.wording import option
 from fastrealign.data.id_index import lookup_hashes, twice
 from fastrealign.data.options import check_choice
 from fastrealign.embed.batches import Batch, Loaded, prepared
@@ -74,7 +75,7 @@ def _scan(
             for item in items:
                 if item.problem is not None and bad_items == "error":
                     raise InputError(
-                        f"{item.where}: {item.problem}; fix it, or leave such items out with --bad-items skip"
+                        f"{item.where}: {item.problem}; fix it, or leave such items out with {option('bad_items', 'skip')}"
                     )
             hashes.append(lookup_hashes([item.id for item in items if item.problem is None]))
             fingerprints[f"embeddings_{len(rows):05}.parquet"] = fingerprint_of(items, bad_items)
@@ -184,7 +185,7 @@ class EmbedJob(Job[Embedded]):
         """Encode a batch into the rows of its shard."""
         for at, why in loaded.bad:
             if self.options.bad_items == "error":
-                raise InputError(f"{why}; or leave such items out with --bad-items skip")
+                raise InputError(f"{why}; or leave such items out with {option('bad_items', 'skip')}")
             shard.bad.append([at, why])
         if not loaded.at:
             return
@@ -200,7 +201,7 @@ class EmbedJob(Job[Embedded]):
                 )
             raise FastRealignError(
                 f"{where}: {self.encoder.name} gives NaN or Inf for it in {self.encoder.options['precision']}; "
-                "choose --precision bf16 or fp32"
+                f"choose {option('precision', 'bf16')} or {option('precision', 'fp32')}"
             )
         shard.rows[loaded.at] = rows
 

@@ -17,6 +17,7 @@ import numpy as np
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
+from fastrealign.core.wording import option
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Encoder:
         object.__setattr__(self, "dim", row.shape[1])
 
 
+def allow_hub() -> str:
+    """How the user allows a download, for messages."""
+    return f"pass {option('hub', True)}"
+
+
 def device_of(name: str) -> torch.device:
     """The device; "auto": the first GPU, or the CPU where there is none. InputError for one that does not exist."""
     if name == "auto":
@@ -90,12 +96,14 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+        raise InputError(f"{option('device', name)}: expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             there = f"PyTorch sees {count}" if count else "PyTorch sees none"
-            raise InputError(f"--device {name}: no such GPU, {there}; choose another or --device cpu")
+            raise InputError(
+                f"{option('device', name)}: no such GPU, {there}; choose another or {option('device', 'cpu')}"
+            )
     return device
 
 
@@ -137,14 +145,14 @@ def loading(*asked: str | None, online: bool = False) -> Iterator[None]:
             raise FastRealignError(f"{what}: {short}") from error
         if "trust_remote_code" in str(error):
             raise InputError(
-                f"{what}: runs code that comes with the model; read it, then allow it with --trust-remote-code"
+                f"{what}: runs code that comes with the model; read it, then allow it with {option('trust_remote_code', True)}"
             ) from error
         if hub.is_not_here(error) and online:
             raise InputError(f"{what}: not on this machine, and the download failed; name a file or folder") from error
         if hub.is_not_here(error):
             raise InputError(
                 f"{what}: needs files that are not on this machine ({one_line(error)}); name a folder that has them, or pass "
-                "--hub to download them"
+                f"{option('hub', True)} to download them"
             ) from error
         raise InputError(f"{what}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
 

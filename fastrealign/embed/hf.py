@@ -16,8 +16,18 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.wording import either, option
 from fastrealign.data.options import check_choice
-from fastrealign.embed.encoders import PRECISIONS, Encoder, device_of, digest, fingerprint, loading, unit_rows
+from fastrealign.embed.encoders import (
+    PRECISIONS,
+    Encoder,
+    allow_hub,
+    device_of,
+    digest,
+    fingerprint,
+    loading,
+    unit_rows,
+)
 from fastrealign.storage import hub
 from fastrealign.storage.hub import Found
 
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
     import transformers
     from PIL import Image
 else:
-    torch, transformers = Lazy("torch", "embed", "--model"), Lazy("transformers", "embed", "--model")
+    torch, transformers = Lazy("torch", "embed", "transformers"), Lazy("transformers", "embed", "transformers")
 
 POOLINGS = ("mean", "last", "eos")
 # Most tokens of a caption for language models, as in LLM2Vec; models with towers have their own limit.
@@ -81,24 +91,23 @@ class Transformers:
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("pooling", self.pooling, POOLINGS)
         if self.template.count("{}") != 1:
-            raise InputError(f"--template {self.template!r}: expected one {{}}, where the caption goes")
-        named = {"--model": self.name, "--text-model": self.text_model, "--processor": self.processor}
-        for option, name in named.items():
-            if name is not None:
-                self._found(name, option)
+            raise InputError(f"{option('template', self.template)}: expected one {{}}, where the caption goes")
+        for name in filter(None, (self.name, self.text_model, self.processor)):
+            self._found(name)
         for name in filter(None, (self.name, self.text_model)):
             if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
                 raise InputError(
-                    f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with --clip"
+                    f"{name}: has no config.json; name a folder that transformers saved, or one of open_clip with "
+                    f"{either('--clip', 'OpenClip')}"
                 )
         device_of(self.device)  # torch and transformers take seconds to import
-        optional("transformers", "embed", "--model")
+        optional("transformers", "embed", either("--model", "Transformers"))
 
     def load(self, side: str) -> Encoder:
         """Its tower for "images" or "text". InputError for models that cannot be found, or without that tower."""
         self.check()
         device = device_of(self.device)
-        model = self._model(self.name, "--model", device)
+        model = self._model(self.name, device)
         options = {"side": side, "precision": self.precision}
         if side == "images":
             if not hasattr(model, "get_image_features"):
@@ -106,8 +115,8 @@ class Transformers:
             return self._images(model, device, options)
         if self.text_model is not None:
             if not hasattr(model, "get_text_features"):
-                raise self._no_tower(model, "get_text_features, which takes the states of --text-model")
-            language = self._model(self.text_model, "--text-model", device)
+                raise self._no_tower(model, f"get_text_features, which takes the states of {option('text_model')}")
+            language = self._model(self.text_model, device)
             return self._language(language, self.text_model, device, options, model)
         if hasattr(model, "get_text_features"):
             return self._tower(model, device, options)
@@ -116,9 +125,9 @@ class Transformers:
         return self._language(model, self.name, device, options)
 
     def _images(self, model: Any, device: torch.device, options: dict[str, str]) -> Encoder:
-        option = "--processor" if self.processor else "--model"
-        source = self._found(self.processor or self.name, option)
-        with loading(f"{option} {source.name}, its image processor", online=source.online):
+        named = self.processor or self.name
+        source = self._found(named)
+        with loading(f"{self._asked(named)}, its image processor", online=source.online):
             processor = transformers.AutoImageProcessor.from_pretrained(
                 source.name, trust_remote_code=self.trust_remote_code, local_files_only=not source.online
             )
@@ -159,7 +168,8 @@ class Transformers:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if self.pooling == "eos" and tokenizer.eos_token is None:
-            raise InputError(f"{name}: its tokenizer has no end token; choose --pooling last or mean")
+            others = f"{option('pooling', 'last')} or {option('pooling', 'mean')}"
+            raise InputError(f"{name}: its tokenizer has no end token; choose {others}")
         before, after = self.template.split("{}")
         after += tokenizer.eos_token if self.pooling == "eos" else ""
         limit = min(_MAX_TOKENS, tokenizer.model_max_length)
@@ -185,30 +195,36 @@ class Transformers:
             models, shown = [clip, model], f"{shown} with {_shown(name)}"
         return Encoder(shown, fingerprint(*models), options, str, encode, by_length=True)
 
-    def _model(self, name: str, option: str, device: torch.device) -> Any:
+    def _model(self, name: str, device: torch.device) -> Any:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
-        found = self._found(name, option)
+        found = self._found(name)
         options = {"local_files_only": not found.online, hub.dtype_option(): dtype}
-        with loading(f"{option} {name}", online=found.online):
+        with loading(self._asked(name), online=found.online):
             model, report = transformers.AutoModel.from_pretrained(
                 found.name, output_loading_info=True, trust_remote_code=self.trust_remote_code, **options
             )
         missing = sorted(report["missing_keys"])
         if missing:
-            raise InputError(f"{option} {name}: its weights lack {len(missing)} tensors, such as {missing[0]}")
+            raise InputError(f"{self._asked(name)}: its weights lack {len(missing)} tensors, such as {missing[0]}")
         return model.to(device).eval()
 
     def _tokenizer(self, name: str) -> Any:
-        option = "--processor" if self.processor else "--text-model" if name == self.text_model else "--model"
-        source = self._found(self.processor or name, option)
-        with loading(f"{option} {source.name}, its tokenizer", online=source.online):
+        named = self.processor or name
+        source = self._found(named)
+        with loading(f"{self._asked(named)}, its tokenizer", online=source.online):
             return hub.load_tokenizer(source, trust_remote_code=self.trust_remote_code)
 
-    def _found(self, name: str, option: str) -> Found:
-        return hub.find(name, option, self.hub, "pass --hub")
+    def _found(self, name: str) -> Found:
+        return hub.find(name, self._asked(name), self.hub, allow_hub())
+
+    def _asked(self, name: str) -> str:
+        """One of the names that the user gave, as messages show it."""
+        if name == self.name:
+            return either(f"--model {name}", f"Transformers({name!r})")
+        return option("text_model" if name == self.text_model else "processor", name)
 
     def _no_tower(self, model: Any, what: str) -> InputError:
-        return InputError(f"--model {self.name}: {type(model).__name__} has no {what}; choose another model")
+        return InputError(f"{self._asked(self.name)}: {type(model).__name__} has no {what}; choose another model")
 
 
 def _pooled(states: torch.Tensor, mask: torch.Tensor, own: list[int], pooling: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
+from fastrealign.core.wording import either, option
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
 from fastrealign.embed.pictures import PICTURE_FILES, Picture, members_of
 from fastrealign.formats.find_shards import numeric_order
@@ -104,13 +105,18 @@ def open_input(
     if side is None:
         if all(by_side.values()):
             counts = " and ".join(f"{len(by_side[one]):,} files with {_KINDS[one]}" for one in SIDES)
-            raise InputError(f"{name}: holds {counts}; choose with --images or --text")
+            raise InputError(f"{name}: holds {counts}; choose with {_of_side('images')} or {_of_side('text')}")
         side = next(one for one in SIDES if by_side[one])
     if not by_side[side]:
-        raise InputError(f"{name}: holds no {_KINDS[side]}; leave out --{side}")
+        raise InputError(f"{name}: holds no {_KINDS[side]}; leave out {_of_side(side)}")
     if side == "images" and (column or ids):
-        raise InputError(f"{name}: holds images; --column and --ids are for captions in .jsonl and .parquet files")
+        options = f"{option('column')} and {option('ids')}"
+        raise InputError(f"{name}: holds images; {options} are for captions in .jsonl and .parquet files")
     return Input(name, side, by_side[side], ignored, column, ids)
+
+
+def _of_side(side: str) -> str:
+    return either(f"--{side}", f"side={side!r}")
 
 
 def _found(specs: list[Path], ignored: Counter[str]) -> Iterator[tuple[str, str, bool]]:

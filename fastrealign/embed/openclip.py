@@ -13,14 +13,24 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import meant
+from fastrealign.core.wording import either, option
 from fastrealign.data.options import check_choice
-from fastrealign.embed.encoders import PRECISIONS, Encoder, device_of, digest, fingerprint, loading, unit_rows
+from fastrealign.embed.encoders import (
+    PRECISIONS,
+    Encoder,
+    allow_hub,
+    device_of,
+    digest,
+    fingerprint,
+    loading,
+    unit_rows,
+)
 from fastrealign.storage import hub
 
 if TYPE_CHECKING:
     import torch
 else:
-    torch = Lazy("torch", "embed", "--clip")
+    torch = Lazy("torch", "embed", "open_clip")
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth")
@@ -63,7 +73,7 @@ class OpenClip:
         """open_clip, the device, and the name as open_clip takes it."""
         device = device_of(self.device)
         check_choice("precision", self.precision, PRECISIONS)
-        open_clip = optional("open_clip", "embed", "--clip")
+        open_clip = optional("open_clip", "embed", either("--clip", "OpenClip"))
         name, complete = self._model_name(open_clip)
         self._check_pretrained(open_clip, name, complete)
         return open_clip, device, name
@@ -72,17 +82,17 @@ class OpenClip:
         """Its tower for "images" or "text". InputError for an unknown name and weights that cannot be found."""
         open_clip, device, name = self._checked()
         online = self.hub or name.startswith(_HUB)
-        with loading(f"--clip {self.name}", self.pretrained and f"--pretrained {self.pretrained}", online=online):
+        with loading(self._asked, self.pretrained and option("pretrained", self.pretrained), online=online):
             model = open_clip.create_model(
                 name, pretrained=self.pretrained, precision=self.precision, device=device, require_pretrained=True
             ).eval()
         weights, options = fingerprint(model), {"side": side, "precision": self.precision}
         if side == "images":
             return self._images(open_clip, model, device, weights, options)
-        with loading(f"--clip {self.name}, its tokenizer", online=online):
+        with loading(f"{self._asked}, its tokenizer", online=online):
             tokenizer = open_clip.get_tokenizer(name)
             if hasattr(tokenizer, "tokenizer"):  # one of transformers
-                hub.check_words(tokenizer.tokenizer, f"--clip {self.name}")
+                hub.check_words(tokenizer.tokenizer, self._asked)
         options["preparation"] = digest([type(tokenizer).__name__, tokenizer.context_length])
 
         def encode(captions: Sequence[str]) -> np.ndarray:
@@ -93,7 +103,7 @@ class OpenClip:
     def _images(
         self, open_clip: Any, model: Any, device: torch.device, weights: str, options: dict[str, str]
     ) -> Encoder:
-        transforms = optional("open_clip.transform", "embed", "--clip")
+        transforms = optional("open_clip.transform", "embed", either("--clip", "OpenClip"))
         described = open_clip.get_model_preprocess_cfg(model)
         transform = transforms.image_transform_v2(transforms.PreprocessCfg(**described), is_train=False)
         dtype = open_clip.get_input_dtype(self.precision)
@@ -103,6 +113,11 @@ class OpenClip:
 
         return Encoder(self._shown(), weights, {**options, "preparation": digest(described)}, transform, encode)
 
+    @property
+    def _asked(self) -> str:
+        """What the user named, as messages show it."""
+        return either(f"--clip {self.name}", f"OpenClip({self.name!r})")
+
     def _shown(self) -> str:
         name = Path(self.name).stem if os.path.exists(self.name) else self.name.removeprefix(hub.SCHEME)
         return f"open_clip {name}" + (f" {os.path.basename(self.pretrained)}" if self.pretrained else "")
@@ -111,12 +126,13 @@ class OpenClip:
         """(the name as open_clip takes it, whether weights come with it)."""
         if self.name.startswith((hub.SCHEME, _HUB)):
             named = hub.SCHEME + self.name.removeprefix(_HUB).removeprefix(hub.SCHEME)
-            return _HUB + hub.find(named, "--clip", self.hub, "pass --hub").name, True
+            return _HUB + hub.find(named, self._asked, self.hub, allow_hub()).name, True
         folder = Path(self.name.removeprefix("local-dir:"))
         if folder.is_dir() or self.name.startswith("local-dir:"):
             if not (folder / _CONFIG).is_file():
                 raise InputError(
-                    f"{folder}: has no {_CONFIG}; name a folder that open_clip saved, or one of transformers with --model"
+                    f"{folder}: has no {_CONFIG}; name a folder that open_clip saved, or one of transformers with "
+                    f"{either('--model', 'Transformers')}"
                 )
             if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
                 raise InputError(f"{folder}: has no weights ({', '.join(_WEIGHTS)}) beside {_CONFIG}")
@@ -127,14 +143,14 @@ class OpenClip:
                 raise InputError(
                     f"{path}: no such file; expected a JSON file that describes an architecture of open_clip"
                 )
-            with loading(f"--clip {self.name}"):
+            with loading(self._asked):
                 open_clip.add_model_config(path)
             if path.stem not in open_clip.list_models():
                 raise InputError(f"{path}: describes no architecture of open_clip (embed_dim, vision_cfg, text_cfg)")
             return path.stem, False
         if self.name.replace("/", "-") not in open_clip.list_models():
             raise InputError(
-                f"--clip {self.name}: no such file or folder, and open_clip has no such architecture"
+                f"{self._asked}: no such file or folder, and open_clip has no such architecture"
                 f"{meant(self.name, open_clip.list_models())}"
             )
         return self.name.replace("/", "-"), False
@@ -142,20 +158,20 @@ class OpenClip:
     def _check_pretrained(self, open_clip: Any, name: str, complete: bool) -> None:
         if complete:
             if self.pretrained is not None:
-                raise InputError(f"--clip {self.name} brings its own weights; leave out --pretrained")
+                raise InputError(f"{self._asked} brings its own weights; leave out {option('pretrained')}")
             return
         tags = open_clip.list_pretrained_tags_by_model(name)
         known = f" or a tag of {name} ({', '.join(tags)})" if tags else ""
         if self.pretrained is None:
-            raise InputError(f"--clip {self.name} is without weights: name a file{known} with --pretrained")
+            raise InputError(f"{self._asked} is without weights: name a file{known} with {option('pretrained')}")
         if os.path.isfile(self.pretrained):
             return
         if self.pretrained not in tags:
-            raise InputError(f"--pretrained {self.pretrained}: no such file; expected a file{known}")
+            raise InputError(f"{option('pretrained', self.pretrained)}: no such file; expected a file{known}")
         if not self.hub and not _is_cached(open_clip.get_pretrained_cfg(name, self.pretrained)):
             raise InputError(
-                f"--pretrained {self.pretrained}: a tag of open_clip, whose weights are not on this machine; pass --hub to "
-                "download them, or name a file of weights"
+                f"{option('pretrained', self.pretrained)}: a tag of open_clip, whose weights are not on this machine; "
+                f"{allow_hub()} to download them, or name a file of weights"
             )
 
 

@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.text import one_line
+from fastrealign.core.wording import option
 from fastrealign.storage.atomic import sync_tree
 from fastrealign.storage.records import parsed
 
@@ -72,7 +73,8 @@ class Trainer(transformers.Trainer):
             last = get_last_checkpoint(out)
             stays = f"{last} stays" if last else "there is none before it"
             raise FastRealignError(
-                f"{out / name}: could not be written: {reason}; {stays}; free some space, then continue with --resume"
+                f"{out / name}: could not be written: {reason}; {stays}; free some space, "
+                f"then continue with {option('resume', True)}"
             ) from error
         finally:
             self._saving = None

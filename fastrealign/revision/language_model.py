@@ -36,7 +36,7 @@ def load_lm(source: str | os.PathLike, *, hub: bool = False) -> PreTrainedModel:
     """
     import transformers
 
-    found = hubs.find(source, "language model", hub, "allow it (hub: true, hub=True)")
+    found = hubs.find(source, f"language model {source}", hub, "allow it (hub: true, hub=True)")
     options = {"local_files_only": not found.online, hubs.dtype_option(): "auto"}
     try:
         with hubs.asked(found.online):

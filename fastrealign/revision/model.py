@@ -279,7 +279,10 @@ class RevisionModel(torch.nn.Module):
             given = lm if lm is not None else record["lm"]
             if lm is None:
                 hubs.find(
-                    given, f"{folder}: its language model", hub, "allow it with hub=True (or name another with lm=)"
+                    given,
+                    f"{folder}: its language model {given}",
+                    hub,
+                    "allow it with hub=True (or name another with lm=)",
                 )
             given = load_lm(given, hub=hub) if is_path(given) else given
             model = cls(given, record["dim"], tokens=record["tokens"])

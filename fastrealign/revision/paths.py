@@ -29,7 +29,7 @@ def check_paths(config: TrainConfig, name: str | None = None) -> None:
 
 def _faults(config: TrainConfig) -> Iterator[str]:
     try:
-        hub.find(config.model, "model:", config.hub, "set hub: true")
+        hub.find(config.model, f"model: {config.model}", config.hub, "set hub: true")
     except InputError as error:
         yield str(error)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import redacted, shown
+from fastrealign.core.wording import option
 from fastrealign.data.lookup import Embeddings
 from fastrealign.jobs.output_folder import OutputFolder
 from fastrealign.revision import adapter
@@ -116,7 +117,7 @@ def look(config: TrainConfig, resume: bool) -> TrainResult | None:
     used = out.is_dir() and any(one.name != _LOCK for one in out.iterdir())
     there = used and (out / RUN).is_file()
     if used and not resume:
-        resume_it = "resume the run in it with --resume, or " if there else ""
+        resume_it = f"resume the run in it with {option('resume', True)}, or " if there else ""
         raise InputError(f"{out}: is not empty; {resume_it}choose another out")
     if used and not there:
         raise InputError(f"{out}: has no {RUN}, so there is no run to resume; choose another out")

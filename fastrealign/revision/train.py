@@ -29,6 +29,7 @@ from transformers.trainer_utils import set_seed
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import one_line
+from fastrealign.core.wording import option
 from fastrealign.methods.loading import load
 from fastrealign.methods.method import Method
 from fastrealign.revision.checkpoints import Trainer, last_checkpoint, remove_checkpoints
@@ -146,7 +147,8 @@ def _save(config: TrainConfig, model: RevisionModel, tokenizer: Any) -> None:
         tokenizer.save_pretrained(config.out)
     except (OSError, FastRealignError) as error:
         raise FastRealignError(
-            f"{config.out}: the model could not be written: {one_line(error)}; the last checkpoint stays, --resume continues"
+            f"{config.out}: the model could not be written: {one_line(error)}; the last checkpoint stays, "
+            f"{option('resume', True)} continues"
         ) from error
 
 
@@ -252,7 +254,7 @@ def _alignment(path: str, dim: int) -> Method:
 
 
 def _tokenizer(config: TrainConfig) -> Any:
-    found = hub.find(config.model, "model:", config.hub, "set hub: true")
+    found = hub.find(config.model, f"model: {config.model}", config.hub, "set hub: true")
     try:
         with hub.asked(found.online):
             tokenizer = hub.load_tokenizer(found)

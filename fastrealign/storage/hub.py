@@ -38,19 +38,19 @@ class Found:
     online: bool
 
 
-def find(name: str | os.PathLike[str], option: str, hub: bool, ask: str) -> Found:
+def find(name: str | os.PathLike[str], what: str, hub: bool, ask: str) -> Found:
     """Find a model without a network.
 
-    option   the option in messages: "--model", "run.yaml: model:"
-    hub      whether the user allows a download
-    ask      how the user would allow it: "pass --hub"
+    what   the name as messages show it, with its option: "--model NAME", "model: NAME"
+    hub    whether the user allows a download
+    ask    how the user would allow it: "set hub: true"
     Raises InputError for a path that does not exist, and for a name that is not in the cache where `hub` is false.
     """
     text = os.fspath(name)
     if text.startswith(SCHEME):
         repository = text.removeprefix(SCHEME).strip("/")
         if not _REPOSITORY.fullmatch(repository):
-            raise InputError(f"{option} {text}: expected {SCHEME}ORG/NAME, a model of the Hugging Face hub")
+            raise InputError(f"{what}: expected {SCHEME}ORG/NAME, a model of the Hugging Face hub")
         return Found(repository, True)
     if os.path.exists(text):
         return Found(text, hub)
@@ -58,11 +58,11 @@ def find(name: str | os.PathLike[str], option: str, hub: bool, ask: str) -> Foun
     there = path.parent if str(path.parent) != "." or path.is_absolute() else Path()
     near = meant(path.name, os.listdir(there)) if there.is_dir() else ""
     if not _REPOSITORY.fullmatch(text):
-        raise InputError(f"{option} {text}: no such file or folder{near}")
+        raise InputError(f"{what}: no such file or folder{near}")
     if hub or is_cached(text, *_FILES):
         return Found(text, hub)
     raise InputError(
-        f"{option} {text}: no such file or folder{near or ', and'} Hugging Face's cache has no model of that name; to download "
+        f"{what}: no such file or folder{near or ', and'} Hugging Face's cache has no model of that name; to download "
         f"one name it {SCHEME}{text}, or {ask}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import pytest
 
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, shortage
+from fastrealign.core.progress import SILENT
 from fastrealign.core.wording import on_command_line
+from fastrealign.embed.embed_job import _scan
+from fastrealign.embed.encoders import device_of
+from fastrealign.embed.inputs import open_input
 from fastrealign.jobs.job import with_state
 from fastrealign.retrieval import index, searcher
 
@@ -83,6 +88,40 @@ def a_file_that_is_there():
     return raised(lambda: fr.convert("text.npy", "new", to="parquet"))
 
 
+def of_embed(call):
+    """What a call of fastrealign.embed raises, here without its encoder where that is enough."""
+    pytest.importorskip("PIL")
+    return raised(call)
+
+
+def of_a_record():
+    """The first record of captions is bad, and bad items are errors."""
+    Path("captions.jsonl").write_text('{"x": 1}\n')
+    return of_embed(lambda: _scan(open_input("captions.jsonl"), 10, "error", SILENT))
+
+
+def of_both_sides():
+    Path("mixed").mkdir(exist_ok=True)
+    for name in ("a.png", "b.txt"):
+        (Path("mixed") / name).write_bytes(b"x")
+    return of_embed(lambda: open_input("mixed"))
+
+
+def of_a_text_file(**options):
+    Path("a.txt").write_text("a cat")
+    return of_embed(lambda: list(open_input("a.txt", **options)))
+
+
+def of_open_clip(*given, **options):
+    pytest.importorskip("open_clip")
+    return of_embed(fr.embed.OpenClip(*given, device="cpu", **options).check)
+
+
+def of_transformers(*given, **options):
+    pytest.importorskip("transformers")
+    return of_embed(fr.embed.Transformers(*given, **options).check)
+
+
 @pytest.mark.parametrize(
     "say, python, command",
     [
@@ -118,6 +157,27 @@ def a_file_that_is_there():
             "--restart, or name another with --to",
         ),
         (lambda: other_roles(lambda: searcher("a.faiss", "others.safetensors")), "restart=True", "--restart"),
+        (of_a_record, "take with column=; fix it", "take with --column; fix it"),
+        (of_a_record, "out with bad_items='skip'", "out with --bad-items skip"),
+        (of_both_sides, "side='images' or side='text'", "--images or --text"),
+        (lambda: of_a_text_file(side="images"), "leave out side='images'", "leave out --images"),
+        (lambda: of_a_text_file(column="x"), "column= and ids= are", "--column and --ids are"),
+        (lambda: of_open_clip("ViT-B-33"), "OpenClip('ViT-B-33'): no such file", "--clip ViT-B-33: no such file"),
+        (lambda: of_open_clip("ViT-B-32"), "with pretrained=", "with --pretrained"),
+        (lambda: of_open_clip("ViT-B-32", "openai"), "pass hub=True to", "pass --hub to"),
+        (
+            lambda: of_open_clip("ViT-B-32", "nope"),
+            "pretrained='nope': no such file",
+            "--pretrained nope: no such file",
+        ),
+        (lambda: of_transformers("/no/model"), "Transformers('/no/model'): no", "--model /no/model: no"),
+        (lambda: of_transformers("openai/no"), "or pass hub=True", "or pass --hub"),
+        (lambda: of_transformers(".", text_model="/no/lm"), "text_model='/no/lm': no", "--text-model /no/lm: no"),
+        (lambda: of_transformers(".", processor="/no/it"), "processor='/no/it': no", "--processor /no/it: no"),
+        (lambda: of_transformers("."), "one of open_clip with OpenClip", "one of open_clip with --clip"),
+        (lambda: of_transformers(".", template="x"), "template='x': expected", "--template x: expected"),
+        (lambda: of_embed(lambda: device_of("tpux")), "device='tpux': expected", "--device tpux: expected"),
+        (lambda: of_embed(lambda: device_of("cuda:99")), "or device='cpu'", "or --device cpu"),
     ],
 )
 def test_options_as_the_caller_writes_them(here, say, python, command):
@@ -128,6 +188,42 @@ def test_options_as_the_caller_writes_them(here, say, python, command):
     with on_command_line():
         said = say()
     assert command in said and python not in said
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+# CSS; commands, word by word; an option that Python has no keyword for.
+OTHERS = {"gap_report/svg.py", "retrieval/apply_recipe.py", "revision/config_file.py"}
+
+
+def of_messages(tree):
+    """(line, text) of each string in code, apart from docstrings and what `core.wording` is given."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        called = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("either", "option")
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if called or docstring or (isinstance(node, ast.keyword) and node.arg == "command"):
+            continue
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            nodes += [part for part in node.values if not isinstance(part, ast.Constant)]
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+        nodes += ast.iter_child_nodes(node)
+
+
+def test_options_are_spelt_by_one_module():
+    """`--name` stands in no message outside the command line; `fastrealign COMMAND ... --name` may: it is a command."""
+    root = Path(fr.__file__).parent
+    found = [
+        f"{name}:{line}: {text}"
+        for path in root.rglob("*.py")
+        if (name := path.relative_to(root).as_posix()) not in OTHERS and not name.startswith("cli/")
+        for line, text in of_messages(ast.parse(path.read_text()))
+        if FLAG.search(text) and "fastrealign " not in text
+    ]
+    assert found == []
 
 
 def test_no_message_spells_both():

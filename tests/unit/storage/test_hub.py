@@ -112,7 +112,7 @@ def test_a_folder_goes_before_a_name_of_the_hub(no_network, tmp_path, monkeypatc
     cache("org/tiny", llama_folder)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(clip_folder, "org/tiny")
-    assert hub.find("org/tiny", "--model", False, "") == hub.Found("org/tiny", False)
+    assert hub.find("org/tiny", "--model org/tiny", False, "") == hub.Found("org/tiny", False)
     assert Transformers("org/tiny", device="cpu").load("images").dim == 24
 
 
@@ -154,7 +154,7 @@ def test_the_hub_is_asked_where_the_user_says_so(monkeypatch, cache, clip_folder
 @pytest.mark.parametrize("name", ["hf://", "hf:///", "hf://a/b/c", "hf://../x", "hf://a b"])
 def test_names_that_are_none_of_the_hub(name):
     with pytest.raises(InputError, match=r"--model .*: expected hf://ORG/NAME"):
-        hub.find(name, "--model", True, "")
+        hub.find(name, f"--model {name}", True, "")
 
 
 def test_the_encoder_is_looked_for_before_the_input_is_read(tmp_path, run, captions):
@@ -170,6 +170,6 @@ def test_a_name_that_is_nearly_there(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"no such file or folder, did you mean 'model'\? Hugging Face's cache has no model"
     ):
-        hub.find("modle", "--model", False, "pass --hub")
+        hub.find("modle", "--model modle", False, "pass --hub")
     with pytest.raises(InputError, match="no such file or folder, and Hugging Face's cache has no model"):
-        hub.find("zzz/qqq", "--model", False, "pass --hub")
+        hub.find("zzz/qqq", "--model zzz/qqq", False, "pass --hub")
