@@ -68,7 +68,7 @@ def settings(wanted: Sequence[str], quick: bool, threads: int, files_in: str | N
     return Settings(
         shapes=tuple(shapes(names)) if names or not wanted else (),
         parts=tuple(part for part in PARTS if part in wanted or not wanted),
-        # A virtual machine may be told the last-level cache of the whole host, of which it has a share.
+        # A virtual machine may report the last-level cache of the whole host, of which it has a share.
         input_bytes=min(400_000_000, max(256_000_000, 8 * last_level_cache())),
         threads=threads,
         files_in=files_in,

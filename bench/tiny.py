@@ -96,7 +96,7 @@ def _measure(folder: Path, shards: int, sync: bool, rounds: int, say: Callable[[
     }
     timing = Rounds()
     for name, words in runs.items():
-        timing.add(name, _anew(outs, words, name), shards)
+        timing.add(name, _restarted(outs, words, name), shards)
     timing.go(list(runs), rounds)
     shutil.rmtree(work)
     of = {name: _milliseconds(timing.seconds(name), shards) for name in runs}
@@ -120,7 +120,7 @@ def _write(source: Path, folder: Path, shards: int) -> None:
     fit(text, images).save(folder / "a.safetensors")
 
 
-def _anew(outs: Path, words: Sequence[str], shown: str) -> Callable[[], float]:
+def _restarted(outs: Path, words: Sequence[str], shown: str) -> Callable[[], float]:
     """Times a command that writes to a new folder, with nothing waiting to be written.
 
     Earlier output stays until the end: after removing many files ext4 takes a millisecond of processor time to make one.

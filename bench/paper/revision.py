@@ -233,14 +233,14 @@ def _differences(c: Comparison, runs: Runs) -> str:
         shared = [seed for seed in runs[against] if seed in runs[label]]
         if label == against or len(shared) < 2:
             continue
-        told = []
+        parts = []
         for name in FIGURES:
             pairs = [(runs[against][seed]["scores"][name], runs[label][seed]["scores"][name]) for seed in shared]
             apart = 100 * np.array([a - b for a, b in pairs])
             error = apart.std(ddof=1) / math.sqrt(len(apart))
             what, above = WHAT[name].partition(",")[0], np.sum(apart > 0)
-            told.append(f"{what} {apart.mean():+.1f} ± {error:.1f}, positive in {above} of {len(apart)}")
-        lines.append(f"- {against} minus {label}: {'; '.join(told)}")
+            parts.append(f"{what} {apart.mean():+.1f} ± {error:.1f}, positive in {above} of {len(apart)}")
+        lines.append(f"- {against} minus {label}: {'; '.join(parts)}")
     return "\n".join(["Differences within seeds, mean ± standard error:", "", *lines]) if lines else ""
 
 

@@ -134,28 +134,28 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
     """Captions of each world and kind of head, one for each head."""
     sides = shipped(250 if setting.quick else None)
     n = len(sides.text)
-    told = [sample_caption(sample_scene(seed)) for seed in SCENES_OF["text"][:n]]
+    texts = [sample_caption(sample_scene(seed)) for seed in SCENES_OF["text"][:n]]
     factors = {
         "style: opening words": np.array(
-            [next((o for o in OPENINGS if o and of.text.startswith(o)), "none") for of in told]
+            [next((o for o in OPENINGS if o and of.text.startswith(o)), "none") for of in texts]
         ),
-        "style: sentences": np.array([of.text.count(" .") for of in told], float),
-        "content: claims": np.array([len(of.claims) for of in told], float),
+        "style: sentences": np.array([of.text.count(" .") for of in texts], float),
+        "content: claims": np.array([len(of.claims) for of in texts], float),
         "content: background named": np.array(
-            [any(isinstance(c, Background) for c in of.claims) for of in told], float
+            [any(isinstance(c, Background) for c in of.claims) for of in texts], float
         ),
     }
     pairs = len(sides.pairs_text)
     kind = lengths(n), lengths(pairs, "pairs_text")
-    words = np.array([len(of.text.split()) for of in told], float)
+    words = np.array([len(of.text.split()) for of in texts], float)
     rows = (side.astype(np.float32) for side in (sides.image, sides.pairs_text, sides.pairs_image))
     found = {"rendered": [Captions(sides.text.astype(np.float32), words, kind[0], factors, *rows, kind[1])]}
     if setting.real:
         # Half of the pictures that are no test give captions, each its title and its long one; the others give images.
         text, image = np.array_split(_split(setting.real, "fit"), 2)
         test = _split(setting.real, "test")
-        told = {side: np.load(setting.real / f"{side}s.npy")[text] for side in ("title", "long")}
-        every = [str(of) for side in told.values() for of in side]
+        texts = {side: np.load(setting.real / f"{side}s.npy")[text] for side in ("title", "long")}
+        every = [str(of) for side in texts.values() for of in side]
         factors = {
             "style: capitals": np.array([np.mean([c.isupper() for c in of] or [0]) for of in every]),
             "style: sentences": np.array([of.count(". ") for of in every], float),
@@ -166,14 +166,14 @@ def captions(setting: Setting) -> dict[str, list[Captions]]:
         for objective, name in KINDS.items():
             found[f"real, {name}"] = [
                 Captions(
-                    np.concatenate([of[side][text] for side in told]),
+                    np.concatenate([of[side][text] for side in texts]),
                     words,
-                    np.repeat(list(told), len(text)),
+                    np.repeat(list(texts), len(text)),
                     factors,
                     of["image"][image],
-                    np.concatenate([of[side][test] for side in told]),
+                    np.concatenate([of[side][test] for side in texts]),
                     np.tile(of["image"][test], (2, 1)),
-                    np.repeat(list(told), len(test)),
+                    np.repeat(list(texts), len(test)),
                 )
                 for of in heads_of(setting.real, objective)
             ]

@@ -339,11 +339,11 @@ def test_tensors_without_values_of_their_own_are_refused_in_one_line(sides, alig
             lambda x: fr.Moments(D).update(x),
             lambda x: fr.fit([x, x], sides[1]),
         ):
-            with pytest.raises(InputError, match=says) as told:
+            with pytest.raises(InputError, match=says) as caught:
                 call(given)
-            assert "\n" not in str(told.value)
+            assert "\n" not in str(caught.value)
         if advice:
-            assert advice in str(told.value)
+            assert advice in str(caught.value)
             assert alignment(eval(advice, {"x": given, "torch": torch})).shape == (N, D)
     seen = []
 
@@ -421,9 +421,9 @@ def test_exports_that_raise_or_lie(sides, alignment):
 
     for x in (Raises(sides[0]), NoDevice(sides[0]), Lies(sides[0]), Broken(), NoRows()):
         for call in (alignment, lambda x: fr.fit(x, sides[1]), fr.Moments(D).update, lambda x: fr.fit([x], sides[1])):
-            with pytest.raises(InputError) as told:
+            with pytest.raises(InputError) as caught:
                 call(x)
-            assert "\n" not in str(told.value) and "\x1b" not in str(told.value)
+            assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 def test_without_torch(sides, alignment):
@@ -492,10 +492,10 @@ def test_tables_and_sparse_matrices_name_the_next_step(sides, alignment):
         (sparse.coo_array(text), "sparse"),
     ):
         for call in (alignment, lambda x: fr.fit(x, sides[1]), fr.Moments(D).update):
-            with pytest.raises(InputError, match=says) as told:
+            with pytest.raises(InputError, match=says) as caught:
                 call(x)
-        assert "astype" not in str(told.value)
-        step = x["e"] if "x[...]" in str(told.value) else followed(str(told.value), x)
+        assert "astype" not in str(caught.value)
+        step = x["e"] if "x[...]" in str(caught.value) else followed(str(caught.value), x)
         np.testing.assert_allclose(np.stack(alignment(step)), alignment(text), atol=2e-7)
 
 
@@ -511,19 +511,19 @@ def test_the_advice_to_convert_works(sides, alignment):
         HasArray(whole),
         whole.astype("g"),
     ):
-        with pytest.raises(InputError, match=r"element type .*; convert with ") as told:
+        with pytest.raises(InputError, match=r"element type .*; convert with ") as caught:
             alignment(x)
-        how = str(told.value).rpartition("convert with ")[2]
+        how = str(caught.value).rpartition("convert with ")[2]
         made = eval(f"x{how}" if how.startswith(".") else how, {"x": x, "numpy": np})
         np.testing.assert_array_equal(np.asarray(alignment(made)), right)
-    with pytest.raises(InputError, match="convert with ") as told:
+    with pytest.raises(InputError, match="convert with ") as caught:
         alignment(pa.array(whole.tolist()))
-    made = eval("x" + str(told.value).rpartition("convert with ")[2], {"x": pa.array(whole.tolist()), "pyarrow": pa})
+    made = eval("x" + str(caught.value).rpartition("convert with ")[2], {"x": pa.array(whole.tolist()), "pyarrow": pa})
     np.testing.assert_array_equal(alignment(made), right)
     for x in (whole.astype(complex), np.full((N, D), "a", object), whole.astype("U4"), whole.astype("M8[s]")):
-        with pytest.raises(InputError, match="element type") as told:
+        with pytest.raises(InputError, match="element type") as caught:
             alignment(x)
-        assert "convert" not in str(told.value)
+        assert "convert" not in str(caught.value)
 
 
 def test_lists_that_are_no_rows(sides, alignment):
@@ -570,16 +570,18 @@ def test_what_a_dataloader_gives(sides):
         np.testing.assert_allclose(found.c, right.c, atol=1e-9)
         assert found.sampling is None
     two = load(torch.utils.data.TensorDataset(rows, rows + 1))
-    with pytest.raises(InputError, match=r"source, chunk 0: a \w+ with 0, 1, .*batch\[0\] for batch in") as told:
+    with pytest.raises(InputError, match=r"source, chunk 0: a \w+ with 0, 1, .*batch\[0\] for batch in") as caught:
         fr.fit(two, images)
-    found = fr.fit(eval(str(told.value).rpartition("for example ")[2].replace("...", "given"), {"given": two}), images)
+    found = fr.fit(
+        eval(str(caught.value).rpartition("for example ")[2].replace("...", "given"), {"given": two}), images
+    )
     assert found.fingerprint == right.fingerprint
     named = load([{"e": row, "box": row[:4]} for row in rows])
     with pytest.raises(InputError, match=r"a dict with 'e', 'box', .*batch\['e'\]"):
         fr.fit(named, images)
     with pytest.raises(InputError, match=r"a dict with 'e', 'box'"):  # the only matrix left is not the embeddings
         fr.fit(load([{"e": row[None], "box": row[:4]} for row in rows]), images)
-    # Lists of numbers become columns: eight rows of eight numbers are not told from their transpose.
+    # Lists of numbers become columns: eight rows of eight numbers look like their transpose.
     with pytest.raises(InputError, match="8 arrays of one dimension"):
         fr.fit(load(text.tolist()), images)
     with pytest.raises(InputError, match="chunk 1: a NoneType"):

@@ -131,7 +131,7 @@ def test_resume_ends_in_the_same(tmp_path, case):
     assert tree(tmp_path / "out", kind) == tree(tmp_path / "whole", kind)
 
 
-def test_killed_it_goes_on(tmp_path, case):
+def test_killed_it_resumes(tmp_path, case):
     kind, source, _, _ = case
     np.save(tmp_path / "image.npy", corpus.rows(100, 2))
     code = (

@@ -107,7 +107,7 @@ def test_one_file_to_one_file(tmp_path, suffix, sides):
     assert fr.align(text / f"part_0{suffix}", image, out, resume=True).nothing_to_do
 
 
-def test_an_unfinished_run_goes_on_to_the_same_bytes(tmp_path, sides):
+def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, sides):
     text, image, _ = sides
     fr.align(text, image, tmp_path / "whole")
     with pytest.raises(fr.FastRealignError, match="1 of 3 shards are complete"):
@@ -116,7 +116,7 @@ def test_an_unfinished_run_goes_on_to_the_same_bytes(tmp_path, sides):
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
 
 
-def test_killed_at_any_moment_a_mixed_corpus_goes_on_to_the_same_bytes(tmp_path):
+def test_killed_at_any_moment_a_mixed_corpus_resumes_to_the_same_bytes(tmp_path):
     for name in corpus.NEEDED.values():
         pytest.importorskip(name)
     files = []

@@ -263,7 +263,7 @@ def read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_damaged_file_is_read_or_told(tmp_path, name):
+def test_a_damaged_file_is_read_or_reported(tmp_path, name):
     if name.endswith((".parquet", ".arrow")):
         pytest.importorskip("pyarrow")
     WHOLE[name](tmp_path / name)
@@ -280,7 +280,7 @@ def test_a_damaged_file_is_read_or_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_damaged_file_is_aligned_or_told(tmp_path, name):
+def test_a_damaged_file_is_aligned_or_reported(tmp_path, name):
     """A whole run writes as many rows as it says, of finite numbers, or leaves nothing."""
     import fastrealign as fr
 
@@ -310,7 +310,7 @@ def test_a_damaged_file_is_aligned_or_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("layout", PICKLES)
-def test_a_damaged_pickle_is_converted_or_told(tmp_path, layout):
+def test_a_damaged_pickle_is_converted_or_reported(tmp_path, layout):
     pytest.importorskip("pyarrow")
     import fastrealign as fr
 
@@ -392,7 +392,7 @@ def test_what_was_saved_and_damaged_is_refused(tmp_path, save):
     try_it()
 
 
-def test_a_damaged_metadata_file_is_carried_or_told(tmp_path):
+def test_a_damaged_metadata_file_is_carried_or_reported(tmp_path):
     """clip-retrieval's parquet beside a shard, damaged: the run ends in all of its rows, or in one line."""
     pytest.importorskip("pyarrow")
     import fastrealign as fr
@@ -420,7 +420,7 @@ def test_a_damaged_metadata_file_is_carried_or_told(tmp_path):
     try_it()
 
 
-def test_a_damaged_dataset_of_lance_is_read_or_told(tmp_path):
+def test_a_damaged_dataset_of_lance_is_read_or_reported(tmp_path):
     pytest.importorskip("lance")
     corpus.lance_folder(tmp_path / "whole.lance", ROWS, id=IDS.tolist())
     files = sorted(path.relative_to(tmp_path / "whole.lance") for path in (tmp_path / "whole.lance").rglob("*.*"))
@@ -437,7 +437,7 @@ def test_a_damaged_dataset_of_lance_is_read_or_told(tmp_path):
     try_it()
 
 
-def test_a_damaged_dataset_of_hugging_face_is_read_or_told(tmp_path):
+def test_a_damaged_dataset_of_hugging_face_is_read_or_reported(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "whole").mkdir()
     corpus.arrow_file(tmp_path / "whole" / "data-00000-of-00001.arrow", ROWS, id=IDS.tolist())

@@ -115,9 +115,9 @@ def test_files_hold_what_one_call_gives_and_say_so(sides, tmp_path, name, capsys
         ({"noise": 0.8, "seed": 6}, "seed was 5, now it is 6"),
         ({"seed": 5} if name == "c3" else {}, "noise was 0.8, now it is the default"),
     ):
-        with pytest.raises(InputError, match=rf"{says}; replace it with overwrite=True$") as told:
+        with pytest.raises(InputError, match=rf"{says}; replace it with overwrite=True$") as refusal:
             fr.align(text, image, tmp_path / "out", method=name, resume=True, **other)
-        assert str(told.value).count("\n") == 0
+        assert str(refusal.value).count("\n") == 0
         if name != "c3" or other:
             with pytest.raises(InputError, match=says if "noise" in other else "now it is the default"):
                 fr.apply_files(saved, text, tmp_path / "applied", resume=True, **other)

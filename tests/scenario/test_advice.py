@@ -30,7 +30,7 @@ def x(rng):
     return rng.standard_normal((ROWS, 6)).astype(np.float32)
 
 
-def told(call) -> str:
+def message_of(call) -> str:
     with pytest.raises(InputError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -204,7 +204,7 @@ def test_other_formats_become_one_that_is_read(tmp_path, x, name, write, open_na
     path = tmp_path / folder / name
     path.parent.mkdir()
     write(path, x)
-    message = told(lambda: open_source(path.parent, side="source")) if folder == "plain" else None
+    message = message_of(lambda: open_source(path.parent, side="source")) if folder == "plain" else None
     with pytest.raises(InputError) as caught:
         open_source(path, side="source")
     assert message is None or code_in(str(caught.value)) == code_in(message)
@@ -217,7 +217,7 @@ def test_other_formats_become_one_that_is_read(tmp_path, x, name, write, open_na
 def test_a_file_of_torch_under_another_name(tmp_path, x):
     torch = pytest.importorskip("torch")
     torch.save(torch.from_numpy(x), tmp_path / "a.bin")
-    to = re.search(r"rename it to '(.*)'$", told(lambda: open_source(tmp_path / "a.bin", side="source")))[1]
+    to = re.search(r"rename it to '(.*)'$", message_of(lambda: open_source(tmp_path / "a.bin", side="source")))[1]
     (tmp_path / "a.bin").rename(to)
     assert np.array_equal(rows_of(to), x)
 
@@ -238,7 +238,7 @@ def test_what_a_file_really_is(tmp_path, x, suffix):
     ):
         path.write_bytes(text)
         for spec in (path, tmp_path):
-            assert says in told(lambda spec=spec: open_source(spec, side="source"))
+            assert says in message_of(lambda spec=spec: open_source(spec, side="source"))
         path.unlink()
 
     def torch_file(path):
@@ -265,7 +265,7 @@ def test_what_a_file_really_is(tmp_path, x, suffix):
         if real == suffix or (real, suffix) == (".pt", ".pth"):
             assert np.array_equal(rows_of(path), x)
             continue
-        to = re.search(r"rename it to '(.*)'$", told(lambda: open_source(path, side="source")))[1]
+        to = re.search(r"rename it to '(.*)'$", message_of(lambda: open_source(path, side="source")))[1]
         path.rename(to)
         assert np.array_equal(rows_of(to), x)
         Path(to).unlink()
@@ -274,7 +274,7 @@ def test_what_a_file_really_is(tmp_path, x, suffix):
 def test_a_file_of_torch_that_is_refused_keeps_its_reason(tmp_path, x):
     torch = pytest.importorskip("torch")
     torch.save(x, tmp_path / "a.pth")
-    assert "refused to load" in told(lambda: open_source(tmp_path / "a.pth", side="source"))
+    assert "refused to load" in message_of(lambda: open_source(tmp_path / "a.pth", side="source"))
 
 
 COMMAND = re.compile(r"fastrealign embed .*? --out OUT")
@@ -306,7 +306,7 @@ def test_what_is_no_embedding_yet_names_embed(tmp_path, x, name):
         path.write_text("\n".join(json.dumps({"caption": caption}) for caption in captions))
     else:
         path.write_text("\n".join(captions))
-    message = told(lambda: open_source(path, side="source"))
+    message = message_of(lambda: open_source(path, side="source"))
     argv = shlex.split(COMMAND.search(message)[0])
     args = parser_of(cli.COMMANDS).parse_args(argv[1:])
     if name in ("a.csv", "a.json"):
@@ -317,7 +317,7 @@ def test_what_is_no_embedding_yet_names_embed(tmp_path, x, name):
 
         assert [item.text for item in open_input(args.input)] == captions
     for given in (path, tmp_path / "x.npy"):
-        assert told(lambda given=given: fr.fit(given, x))
+        assert message_of(lambda given=given: fr.fit(given, x))
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -325,7 +325,7 @@ def test_embeddings_given_to_embed(tmp_path, x, what):
     from fastrealign.embed.inputs import open_input
 
     np.save(tmp_path / "x.npy", x)
-    message = told(lambda: open_input(tmp_path / "x.npy" if what == "file" else tmp_path))
+    message = message_of(lambda: open_input(tmp_path / "x.npy" if what == "file" else tmp_path))
     assert "but embeddings" in message and "pass them to fastrealign align" in message
 
 
@@ -441,20 +441,20 @@ def test_advice_on_arrays_and_tensors(x, rng):
     right = alignment(x)
 
     def followed(given, pattern):
-        message = told(lambda: alignment(given))
+        message = message_of(lambda: alignment(given))
         return eval(re.search(pattern, message)[0].replace("pass ", ""), {"x": given, "numpy": np, "torch": torch})
 
     whole = np.round(8 * x).astype(np.int64)
-    message = told(lambda: alignment(whole))
+    message = message_of(lambda: alignment(whole))
     assert np.array_equal(
         alignment(eval("x" + re.search(r"\.astype\(.*?\)", message)[0], {"x": whole})), alignment(whole.astype("f4"))
     )
-    message = told(lambda: alignment(torch.from_numpy(whole)))
+    message = message_of(lambda: alignment(torch.from_numpy(whole)))
     assert np.array_equal(
         alignment(eval("x" + re.search(r"\.float\(\)", message)[0], {"x": torch.from_numpy(whole)})).numpy(),
         alignment(whole.astype("f4")),
     )
-    one = eval(re.search(r"x\[None, :\]", told(lambda: fr.Moments(6).update(x[3])))[0], {"x": x[3]})
+    one = eval(re.search(r"x\[None, :\]", message_of(lambda: fr.Moments(6).update(x[3])))[0], {"x": x[3]})
     assert fr.Moments(6).update(one).count == 1
     masked = np.ma.masked_array(x, np.zeros_like(x, bool))
     masked[[2, 7], [1, 4]] = np.ma.masked
@@ -464,18 +464,18 @@ def test_advice_on_arrays_and_tensors(x, rng):
     with_gradient = torch.from_numpy(x).requires_grad_()
     assert np.array_equal(alignment(followed(with_gradient, r"x\.detach\(\)")).numpy(), right)
     for method in (alignment, fit_baseline("mean-shift", x, y)):
-        message = told(lambda method=method: method(with_gradient))
+        message = message_of(lambda method=method: method(with_gradient))
         assert "use fastrealign.nn.as_module" in message
         module = importlib.import_module("fastrealign.nn").as_module(method)
         moved = module(with_gradient)
         assert moved.requires_grad and np.allclose(moved.detach().numpy(), method(x), atol=1e-6)
     bad = x.copy()
     bad[4] = np.nan
-    message = told(lambda: alignment(bad))
+    message = message_of(lambda: alignment(bad))
     for how in re.findall("'(skip|keep)'", message):
         assert len(alignment(bad, bad_rows=how)) == (ROWS - 1 if how == "skip" else ROWS)
     moments = fr.Moments(6)
-    assert "pass bad_rows='skip'" in told(lambda: moments.update(bad))
+    assert "pass bad_rows='skip'" in message_of(lambda: moments.update(bad))
     moments.update(bad, bad_rows="skip")
     assert moments.count == ROWS - 1
 
@@ -486,23 +486,23 @@ def test_advice_on_files_of_other_element_types(tmp_path, x):
 
     whole = np.round(8 * x).astype(np.int32)
     np.save(tmp_path / "a.npy", whole)
-    call = re.search(r"\.astype\(.*?\)", told(lambda: rows_of(tmp_path / "a.npy")))[0]
+    call = re.search(r"\.astype\(.*?\)", message_of(lambda: rows_of(tmp_path / "a.npy")))[0]
     np.save(tmp_path / "a.npy", eval("x" + call, {"x": np.load(tmp_path / "a.npy")}))
     torch.save(torch.from_numpy(whole), tmp_path / "a.pt")
-    call = re.search(r"\.float\(\)", told(lambda: rows_of(tmp_path / "a.pt")))[0]
+    call = re.search(r"\.float\(\)", message_of(lambda: rows_of(tmp_path / "a.pt")))[0]
     torch.save(eval("x" + call, {"x": torch.load(tmp_path / "a.pt")}), tmp_path / "a.pt")
     save_file({"embedding": torch.from_numpy(whole).to(torch.float8_e4m3fn)}, tmp_path / "a.safetensors")
-    assert ".float(), with safetensors.torch" in told(lambda: rows_of(tmp_path / "a.safetensors"))
+    assert ".float(), with safetensors.torch" in message_of(lambda: rows_of(tmp_path / "a.safetensors"))
     save_file({"embedding": load_file(tmp_path / "a.safetensors")["embedding"].float()}, tmp_path / "a.safetensors")
     for name in ("a.npy", "a.pt", "a.safetensors"):
         np.testing.assert_allclose(rows_of(tmp_path / name), whole, rtol=0.07)
     for value in (x, {"emb": x, "ids": list(range(ROWS))}):
         torch.save(value, tmp_path / "c.pt")
-        call = re.search(r"torch\.from_numpy\(x\)", told(lambda: rows_of(tmp_path / "c.pt")))[0]
+        call = re.search(r"torch\.from_numpy\(x\)", message_of(lambda: rows_of(tmp_path / "c.pt")))[0]
         torch.save(eval(call, {"torch": torch, "x": x}), tmp_path / "c.pt")
         assert np.array_equal(rows_of(tmp_path / "c.pt"), x)
     torch.save(torch.from_numpy(x).to_sparse(), tmp_path / "b.pt")
-    assert "save tensor.to_dense()" in told(lambda: rows_of(tmp_path / "b.pt"))
+    assert "save tensor.to_dense()" in message_of(lambda: rows_of(tmp_path / "b.pt"))
     torch.save(torch.load(tmp_path / "b.pt").to_dense(), tmp_path / "b.pt")
     assert np.array_equal(rows_of(tmp_path / "b.pt"), x)
 
@@ -514,54 +514,54 @@ def test_advice_on_files_that_hold_no_numbers_a_row(tmp_path, x):
 
     file, right = tmp_path / "a.npy", x
     np.save(file, np.rec.fromarrays([np.arange(ROWS), x], [("id", "i8"), ("vec", "f4", 6)]))
-    call = re.search(r"numpy\.load\(FILE\)\[.*\]", told(lambda: rows_of(file)))[0]
+    call = re.search(r"numpy\.load\(FILE\)\[.*\]", message_of(lambda: rows_of(file)))[0]
     np.save(file, eval(call, {"numpy": np, "FILE": file}))
     assert np.array_equal(rows_of(file), right)
     rows = np.empty(ROWS, object)
     rows[:] = list(x)
     np.save(file, rows)
-    call = re.search(r"numpy\.stack.*?\)\.astype\(.*?\)", told(lambda: rows_of(file)))[0]
+    call = re.search(r"numpy\.stack.*?\)\.astype\(.*?\)", message_of(lambda: rows_of(file)))[0]
     np.save(file, eval(call, {"numpy": np, "ROWS": list(np.load(file, allow_pickle=True))}))
     assert np.array_equal(rows_of(file), right)
     np.save(file, x + 0j)
     torch.save(torch.from_numpy(x) + 0j, tmp_path / "a.pt")
     save_file({"embedding": torch.from_numpy(x) + 0j}, tmp_path / "a.safetensors")
     for name in ("a.npy", "a.pt", "a.safetensors"):
-        message = told(lambda name=name: rows_of(tmp_path / name))
+        message = message_of(lambda name=name: rows_of(tmp_path / name))
         assert "save the real part, .real" in message and "convert" not in message
     labels = np.arange(ROWS)
     np.save(file, labels)
     torch.save(torch.from_numpy(labels), tmp_path / "a.pt")
     save_file({"embedding": torch.from_numpy(labels)}, tmp_path / "a.safetensors")
     for name in ("a.npy", "a.pt", "a.safetensors"):
-        message = told(lambda name=name: rows_of(tmp_path / name))
+        message = message_of(lambda name=name: rows_of(tmp_path / name))
         assert f"has shape ({ROWS},), expected (rows, width)" in message and "convert" not in message
     np.save(file, np.full((ROWS, 6), "0.5"))
-    assert "these are no embeddings" in told(lambda: rows_of(file))
+    assert "these are no embeddings" in message_of(lambda: rows_of(file))
 
 
 @pytest.mark.parametrize("folder", ["plain", "with [brackets] and *"])
 def test_advice_on_two_formats_in_a_folder(tmp_path, x, folder):
     corpus.parquet_file(tmp_path / folder / "a.parquet", 2 * x)
     np.save(tmp_path / folder / "b.npy", x)
-    message = told(lambda: rows_of(tmp_path / folder))
+    message = message_of(lambda: rows_of(tmp_path / folder))
     pattern = re.search(r"choose one with a pattern such as (.*)$", message)[1]
     assert np.array_equal(rows_of(pattern), x)
 
 
 def test_advice_on_pickles_of_another_layout(tmp_path, x):
     corpus.pickle_file(tmp_path / "a.pkl", {str(i): {"embed": row} for i, row in enumerate(x)})
-    message = told(lambda: fr.align(tmp_path / "a.pkl", x, tmp_path / "out"))
+    message = message_of(lambda: fr.align(tmp_path / "a.pkl", x, tmp_path / "out"))
     assert "`fastrealign convert`" in message
     assert cli.main(["convert", str(tmp_path / "a.pkl"), "--out", str(tmp_path / "a.parquet"), "--quiet"]) == 0
     assert np.array_equal(rows_of(tmp_path / "a.parquet"), x)
     for bare in (x, list(x)):
         corpus.pickle_file(tmp_path / "bare.pkl", bare)
-        assert "ndarray" in told(lambda: fr.align(tmp_path / "bare.pkl", x, tmp_path / "out"))
+        assert "ndarray" in message_of(lambda: fr.align(tmp_path / "bare.pkl", x, tmp_path / "out"))
         fr.convert(tmp_path / "bare.pkl", tmp_path / "bare.npy", overwrite=True)
         assert np.array_equal(np.load(tmp_path / "bare.npy"), x)
     corpus.pickle_file(tmp_path / "b.pkl", {"some": "thing"})
-    message = told(lambda: fr.convert(tmp_path / "b.pkl", tmp_path / "b.parquet"))
+    message = message_of(lambda: fr.convert(tmp_path / "b.pkl", tmp_path / "b.parquet"))
     form = ast.literal_eval(re.search(r"\{.*\}", message)[0].replace("...", "None").replace("array", "None"))
     corpus.pickle_file(tmp_path / "b.pkl", [dict(zip(form, (i, row), strict=True)) for i, row in enumerate(x)])
     assert np.array_equal(rows_of(tmp_path / "b.pkl"), x)
@@ -572,7 +572,7 @@ def test_advice_on_element_types_that_a_format_has_not(tmp_path, x):
     np.save(tmp_path / "y.npy", y)
     corpus.parquet_file(tmp_path / "x.parquet", x)
     text, image, out = (str(tmp_path / name) for name in ("x.parquet", "y.npy", "out"))
-    message = told(lambda: fr.align(text, image, out, dtype="bfloat16"))
+    message = message_of(lambda: fr.align(text, image, out, dtype="bfloat16"))
     for dtype in re.search(r"choose (\w+) or (\w+)", message).groups():
         assert fr.align(text, image, out, dtype=dtype, overwrite=Path(out).exists()).rows_out == ROWS
     assert "or give the input as .npy" in message
@@ -623,7 +623,7 @@ def test_advice_on_outputs(tmp_path, x, capsys):
 
 def test_advice_on_what_is_read_once(x):
     y = np.roll(x, 1, axis=1)
-    message = told(lambda: fr.fit(iter([x, x]), y, one_pass=False))
+    message = message_of(lambda: fr.fit(iter([x, x]), y, one_pass=False))
     assert "pass a list of chunks, or an object whose __iter__ starts" in message
 
     class Chunks:
@@ -650,9 +650,9 @@ def test_advice_on_how_a_fit_is_asked_for(tmp_path, x, capsys):
     assert {"--method", "--centroid", "--tol"} <= set(re.findall(r"--[a-z-]+", options)) and cli.main(given) == 0
     assert cli.main(["fit", source, "--out", str(tmp_path / "b.safetensors")]) == 2
     assert re.findall(r"--[a-z]+", capsys.readouterr().err) == ["--target", "--from"]
-    message = told(lambda: fr.fit(x, np.roll(x, 1, axis=1), method="c3", encoder_source="a"))
+    message = message_of(lambda: fr.fit(x, np.roll(x, 1, axis=1), method="c3", encoder_source="a"))
     assert "leave out encoder_source" in message and fr.fit(x, np.roll(x, 1, axis=1), method="c3").name == "c3"
-    message = told(lambda: fr.fit(x, x, method="realing"))
+    message = message_of(lambda: fr.fit(x, x, method="realing"))
     assert fr.fit(x, np.roll(x, 1, axis=1), method=re.search("did you mean '(.*?)'", message)[1]).dim == 6
 
 
@@ -662,9 +662,9 @@ def test_names_of_columns_that_were_probably_meant(tmp_path, x):
 
     captions = [f"caption {i}" for i in range(ROWS)]
     path = corpus.parquet_file(tmp_path / "a.parquet", x, image_name=captions, caption=captions)
-    message = told(lambda: open_source(path, side="source", column="embeding"))
+    message = message_of(lambda: open_source(path, side="source", column="embeding"))
     assert open_source(path, side="source", column=re.search(r"did you mean '(.*?)'", message)[1]).rows == ROWS
-    message = told(lambda: list(open_input(path, ids="image_nam")))
+    message = message_of(lambda: list(open_input(path, ids="image_nam")))
     assert [item.id for item in open_input(path, ids=re.search(r"did you mean '(.*?)'", message)[1])] == captions
-    message = told(lambda: open_embeddings(path, id_column="image_names"))
+    message = message_of(lambda: open_embeddings(path, id_column="image_names"))
     assert len(open_embeddings(path, id_column=re.search(r"did you mean '(.*?)'", message)[1])) == ROWS

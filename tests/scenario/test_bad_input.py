@@ -456,10 +456,10 @@ def test_the_errors_of_a_real_process(sides):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"fastrealign: error: {path}: truncated") and done.stderr.count("\n") == 1
-    told = subprocess.run(
+    reported = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "FASTREALIGN_DEBUG": "1"}
     )
-    assert told.returncode == 2 and "Traceback" in told.stderr
+    assert reported.returncode == 2 and "Traceback" in reported.stderr
 
 
 def test_a_pickle_like_any_other_is_read_back_by_pickle(tmp_path, sides):

@@ -56,8 +56,8 @@ def check_left_out(report, out, text, image, source=(), target=()):
     for path in without(out.parent / "expected", "manifest.json", "alignment.safetensors"):
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert not any((out / name).exists() for name in source)
-    told = json.loads((out / "manifest.json").read_text())["left_out"]
-    assert {side: set(names) for side, names in told.items()} == {
+    message = json.loads((out / "manifest.json").read_text())["left_out"]
+    assert {side: set(names) for side, names in message.items()} == {
         side: set(names) for side, names in (("source", source), ("target", target)) if names
     }
     assert len(report.left_out) == len(source) + len(target)
@@ -110,7 +110,7 @@ def test_a_shard_that_fails_only_when_it_is_written(folders, tmp_path, failing, 
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.endswith(".tmp")]
 
 
-def test_a_run_that_stopped_at_one_goes_on_without_it(folders, tmp_path, failing):
+def test_a_run_that_stopped_at_one_continues_without_it(folders, tmp_path, failing):
     text, image = folders
     alignment = fr.fit(text, image)
     failing("part_3.npy", 0)

@@ -40,12 +40,12 @@ class Case:
         return fr.apply_files(self.alignment, self.sides[0], out, **how)
 
     def resumed(self, out, journal):
-        """Whether a run with this journal goes on to the same bytes; refused, it leaves what is there."""
+        """Whether a run with this journal continues to the same bytes; refused, it leaves what is there."""
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(self.unfinished, out)
         (out / JOURNAL).write_bytes(journal)
         before = corpus.tree(out)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
                 self.run(out, resume=True)
@@ -54,7 +54,7 @@ class Case:
                 assert corpus.tree(out) == before
                 return False, []
         assert corpus.tree(out) == self.whole
-        return True, [str(one.message) for one in told if "damaged" in str(one.message)]
+        return True, [str(one.message) for one in caught if "damaged" in str(one.message)]
 
 
 @pytest.fixture(scope="module", params=["align", "apply"])
@@ -75,27 +75,27 @@ def test_the_journal_has_lines_of_every_kind(case):
         assert any(kind in line for line in lines), kind
 
 
-def test_every_line_with_one_flipped_bit_is_told_and_its_shards_are_done_again(case, tmp_path, rng):
+def test_every_line_with_one_flipped_bit_is_reported_and_its_shards_are_done_again(case, tmp_path, rng):
     lines = lines_of(case.journal)
     for number, line in enumerate(lines):
         spoiled = bytearray(line)
         spoiled[rng.integers(len(line) - 1)] ^= 1 << rng.integers(8)
-        done, told = case.resumed(tmp_path / "out", b"".join([*lines[:number], spoiled, *lines[number + 1 :]]))
+        done, caught = case.resumed(tmp_path / "out", b"".join([*lines[:number], spoiled, *lines[number + 1 :]]))
         assert done, number
         if number < next(i for i, line in enumerate(lines) if b'"forget"' in line):
             continue  # what was noted there is forgotten anyway
-        assert len(told) == 1 and JOURNAL in told[0] and "1 damaged line; " in told[0], told
+        assert len(caught) == 1 and JOURNAL in caught[0] and "1 damaged line; " in caught[0], caught
         again = int(b'"shards"' in line)
-        assert f"; {again} of the shards that are there " in told[0], (line, told)
+        assert f"; {again} of the shards that are there " in caught[0], (line, caught)
 
 
 def test_a_line_that_comes_twice_counts_once(case, tmp_path):
     lines = lines_of(case.journal)
     for number, line in enumerate(lines):
         for at in (number, len(lines)):
-            done, told = case.resumed(tmp_path / "out", b"".join([*lines[:at], line, *lines[at:]]))
+            done, caught = case.resumed(tmp_path / "out", b"".join([*lines[:at], line, *lines[at:]]))
             assert done or b'"order"' in line
-            assert told == [] or b'"forget"' not in line
+            assert caught == [] or b'"forget"' not in line
 
 
 def test_lines_removed_and_swapped(case, tmp_path):

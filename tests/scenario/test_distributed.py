@@ -283,7 +283,7 @@ def test_an_error_under_torchrun_is_said_once(sides, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [4.0, 5.0, 6.0])
-def test_killed_under_torchrun_and_gone_on_with_by_one_process(rng, tmp_path, delay):
+def test_killed_under_torchrun_and_resumed_by_one_process(rng, tmp_path, delay):
     (tmp_path / "text").mkdir()
     for i in range(40):
         np.save(tmp_path / "text" / f"part_{i}.npy", rng.standard_normal((20_000, 128), dtype=np.float32) + 1)
@@ -304,7 +304,7 @@ def test_killed_under_torchrun_and_gone_on_with_by_one_process(rng, tmp_path, de
 # --- journals of other ranks -----------------------------------------------------------------------------------------
 
 
-def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
+def test_what_other_ranks_have_noted_is_resumed(sides, tmp_path):
     """A run of three ranks that was killed: each has shards in place and a journal of its own."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     fr.align(*sides, whole)
@@ -336,9 +336,9 @@ def test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path):
     same_files(out, whole)
 
 
-def test_beginning_anew_removes_the_journals_of_other_ranks(sides, tmp_path):
+def test_restarting_removes_the_journals_of_other_ranks(sides, tmp_path):
     test_out = tmp_path / "out"
-    test_what_other_ranks_have_noted_is_gone_on_with(sides, tmp_path)
+    test_what_other_ranks_have_noted_is_resumed(sides, tmp_path)
     for name in (".fastrealign-run.1.jsonl",):
         (test_out / name).write_bytes(b"")
     fr.align(*sides, test_out, overwrite=True)

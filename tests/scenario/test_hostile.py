@@ -62,11 +62,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_picture_that_cannot_be_had_is_one_line(tmp_path, name):
-    data, told = BROKEN[name]
+    data, caught = BROKEN[name]
     (tmp_path / "a.jpg").write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused(f"a.jpg: ({told})", tmp_path / "a.jpg")
+        refused(f"a.jpg: ({caught})", tmp_path / "a.jpg")
 
 
 def test_no_more_than_a_picture_is_read(tmp_path, monkeypatch):
@@ -83,9 +83,9 @@ def test_a_shortage_of_memory_says_nothing_of_the_picture(tmp_path, photos, monk
         raise MemoryError
 
     monkeypatch.setattr(pictures, "upright_rgb", short)
-    with pytest.raises(FastRealignError, match=r"1\.jpg: .*memory") as told:
+    with pytest.raises(FastRealignError, match=r"1\.jpg: .*memory") as caught:
         read(photos / "1.jpg")
-    assert not isinstance(told.value, InputError)
+    assert not isinstance(caught.value, InputError)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_names_of_members_are_ids_and_never_paths(tar, tmp_path):
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize("side", ["images", "text"])
-def test_links_in_a_tar_are_told_and_not_followed(tar, kind, side):
+def test_links_in_a_tar_are_reported_and_not_followed(tar, kind, side):
     suffix = "png" if side == "images" else "txt"
     path = tar[0](member(f"link.{suffix}", type=kind, linkname="/etc/passwd"))
     good, link = open_input(path, side)
@@ -164,7 +164,7 @@ def test_links_in_a_tar_are_told_and_not_followed(tar, kind, side):
     assert link.problem == "is a link to /etc/passwd; put the file itself into the tar"
 
 
-def test_a_sparse_member_is_told(tmp_path):
+def test_a_sparse_member_is_reported(tmp_path):
     header = tarfile.TarInfo("s.png")
     header.type = tarfile.GNUTYPE_SPARSE
     raw = bytearray(header.tobuf(tarfile.GNU_FORMAT))
@@ -178,8 +178,8 @@ def test_a_sparse_member_is_told(tmp_path):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_packed_tar(tar, mode):
-    told = "is compressed .gzip., .*; gunzip it first" if mode == "w:gz" else "is not a readable tar"
-    refused(f"a.tar: {told}", tar[0](mode=mode), "images")
+    caught = "is compressed .gzip., .*; gunzip it first" if mode == "w:gz" else "is not a readable tar"
+    refused(f"a.tar: {caught}", tar[0](mode=mode), "images")
 
 
 def header(size, kind=tarfile.REGTYPE, name="x.png"):

@@ -73,11 +73,11 @@ def test_errors_of_actors_are_those_of_one_process(cluster, folders, tmp_path):
     rows = np.load(text / "part_4.npy")
     rows[3] = np.nan
     np.save(text / "part_4.npy", rows)
-    with pytest.raises(BadRowsError, match=r"part_4\.npy: row 3 has a NaN or Inf") as told:
+    with pytest.raises(BadRowsError, match=r"part_4\.npy: row 3 has a NaN or Inf") as caught:
         fr.ray.apply_files(alignment, text, tmp_path / "out", actors=1)
-    # What was complete is kept, and one process goes on from there.
+    # What was complete is kept, and one process continues from there.
     np.save(text / "part_4.npy", np.where(np.isfinite(rows), rows, 1.0).astype(np.float32))
-    report = fr.apply_files(alignment, text, tmp_path / "out", resume="shards are complete" in str(told.value))
+    report = fr.apply_files(alignment, text, tmp_path / "out", resume="shards are complete" in str(caught.value))
     fr.apply_files(alignment, text, tmp_path / "alone")
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "alone")
     assert report.shards == 6

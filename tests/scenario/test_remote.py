@@ -1,4 +1,4 @@
-"""URLs as input: what is read is what lies there, whatever the network does; and what cannot be read is told in a line."""
+"""URLs as input: what is read is what lies there, whatever the network does; and what cannot be read is reported in a line."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_a_missing_package_is_named(monkeypatch, refused):
     from fsspec.registry import known_implementations
 
     monkeypatch.setitem(known_implementations, "nowhere", {"class": "no_such_package.core.FS", "err": "Install it"})
-    told = "nowhere://a/x.npy: nowhere:// needs a package that is not installed: pip install no_such_package"
-    assert refused(lambda: fr.fit("nowhere://a/x.npy", np.eye(3))) == told
+    message = "nowhere://a/x.npy: nowhere:// needs a package that is not installed: pip install no_such_package"
+    assert refused(lambda: fr.fit("nowhere://a/x.npy", np.eye(3))) == message
     refused(lambda: fr.fit("nothing://a/x.npy", np.eye(3)), "nothing:// is not a protocol that fsspec knows")
     refused(lambda: fr.align(np.eye(3), np.eye(3), "nowhere://out"), "pip install no_such_package")
 
@@ -193,7 +193,7 @@ def test_rows_of_every_type_and_order(memory, dtype, rows_in, fortran):
 
 
 @pytest.mark.parametrize(
-    "name, data, told",
+    "name, data, message",
     [
         ("empty.npy", b"", "is empty (0 bytes)"),
         ("cut.npy", npy(np.eye(50))[:-9], "truncated"),
@@ -203,11 +203,11 @@ def test_rows_of_every_type_and_order(memory, dtype, rows_in, fortran):
         ("x.csv", b"1,2", "suffix '.csv' is not of a known format"),
     ],
 )
-def test_damaged_files(memory, refused, name, data, told):
+def test_damaged_files(memory, refused, name, data, message):
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     memory.pipe_file(f"/{name}", data)
-    refused(lambda: names_at(f"memory://{name}"), f"memory://{name}: ", told)
+    refused(lambda: names_at(f"memory://{name}"), f"memory://{name}: ", message)
 
 
 def test_a_pickle_from_a_server_runs_no_code_either(server, refused):
@@ -279,23 +279,23 @@ def test_what_passes_is_asked_for_again(server, rows, monkeypatch, faults, when)
         (SHORT, "bytes of"),
     ],
 )
-def test_what_does_not_pass_after_all_is_told(server, rows, monkeypatch, refused, fault, reason):
+def test_what_does_not_pass_after_all_is_reported(server, rows, monkeypatch, refused, fault, reason):
     monkeypatch.setenv("FASTREALIGN_REMOTE_TIMEOUT", "0.2")
     monkeypatch.setenv("FASTREALIGN_REMOTE_TRIES", "3")
     server.faults["a.npy"] = [None] * 2 + [fault] * 9  # the size and the header are read, the rows are not
-    told = refused(
+    message = refused(
         lambda: rows_at(f"{server.url}/a.npy"),
         f"{server.url}/a.npy: could not be read: ",
         reason,
         error=FastRealignError,
     )
-    assert "at the last of 3 tries" in told and "run again when the server and the network respond" in told
+    assert "at the last of 3 tries" in message and "run again when the server and the network respond" in message
     # After a short answer it looks whether the file has changed.
     assert server.asked.count("a.npy") == 2 + 3 * (2 if fault == SHORT else 1)
 
 
 @pytest.mark.parametrize(
-    "status, told",
+    "status, message",
     [
         (403, "cannot be read: HTTP 403 (Forbidden); check the credentials"),
         (401, "cannot be read: HTTP 401 (Unauthorized); check the credentials"),
@@ -304,9 +304,9 @@ def test_what_does_not_pass_after_all_is_told(server, rows, monkeypatch, refused
         (400, "cannot be read: HTTP 400 (Bad Request); check the URL"),
     ],
 )
-def test_what_will_not_pass_is_not_asked_for_again(server, rows, refused, status, told):
+def test_what_will_not_pass_is_not_asked_for_again(server, rows, refused, status, message):
     server.faults["a.npy"] = [status] * 9
-    refused(lambda: rows_at(f"{server.url}/a.npy"), f"{server.url}/a.npy: {told}")
+    refused(lambda: rows_at(f"{server.url}/a.npy"), f"{server.url}/a.npy: {message}")
     assert server.asked.count("a.npy") == 1
 
 
@@ -349,8 +349,8 @@ def test_a_file_that_changes_between_header_and_rows_is_named(server, rows, refu
     server.tags = tags
     source = open_source(f"{server.url}/a.npy", side="target")
     server.files["a.npy"] = npy(rows[:-1] if not tags else rows + 1)
-    told = f"{server.url}/a.npy: changed during the run: do not write to the input, run again"
-    assert refused(lambda: list(source)) == told
+    message = f"{server.url}/a.npy: changed during the run: do not write to the input, run again"
+    assert refused(lambda: list(source)) == message
     open_source(f"{server.url}/a.npy", side="target")  # it may be another one in another run
 
 

@@ -1,4 +1,4 @@
-"""URLs as output: the same bytes as on disk, complete or not at all, one run at a time, and a run that goes on."""
+"""URLs as output: the same bytes as on disk, complete or not at all, one run at a time, and a run that resumes."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_a_run_killed_between_the_manifest_and_the_end_is_complete(memory, sides
 
 
 def test_lines_are_put_once(memory, monkeypatch):
-    """An answer that got lost is not a line of another process; a line of another process is told."""
+    """An answer that got lost is not a line of another process; a line of another process is reported."""
     lines = RemoteLog(Url("memory://out/journal"))
     lines.append(b"one\n")
     real = type(memory).pipe_file
@@ -379,14 +379,14 @@ def test_an_upload_is_tried_again(memory, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, told",
+    "error, message",
     [
         (PermissionError("Access Denied"), "PermissionError: Access Denied; check the credentials"),
         (NotImplementedError(), "this protocol cannot do that"),
         (ConnectionResetError("reset"), "ConnectionResetError: reset, at the last of 2 tries"),
     ],
 )
-def test_an_upload_that_fails_keeps_nothing(memory, sides, monkeypatch, error, told):
+def test_an_upload_that_fails_keeps_nothing(memory, sides, monkeypatch, error, message):
     monkeypatch.setenv("FASTREALIGN_REMOTE_TRIES", "2")
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
 
@@ -398,7 +398,7 @@ def test_an_upload_that_fails_keeps_nothing(memory, sides, monkeypatch, error, t
         FastRealignError, match=r"^memory://out/alignment\.safetensors: could not be written: "
     ) as caught:
         fr.align(*sides, "memory://out")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert memory.store == {}
 
 
@@ -424,10 +424,10 @@ def test_temporaries_of_a_killed_run_go_away(folders, sides):
 def test_a_spool_without_room(memory, disk_full, refused, spool):
     disk_full(100)
     file = AtomicFile("memory://a/x")
-    told = refused(
+    message = refused(
         lambda: file.append(b"x" * 200), "memory://a/x: its spool file in", str(spool), error=FastRealignError
     )
-    assert "set FASTREALIGN_SPOOL to a folder with room" in told
+    assert "set FASTREALIGN_SPOOL to a folder with room" in message
     assert memory.store == {}
 
 
@@ -477,8 +477,8 @@ def test_killed_in_the_middle_it_ends_in_the_same_bytes(s3, many, spool):
     for name in there.keys() & whole.keys() - {"alignment.safetensors"}:
         assert there[name] == whole[name]
     again = start(*command, "--resume")
-    told = again.communicate(timeout=900)[1]
-    assert again.returncode == 0, told
+    message = again.communicate(timeout=900)[1]
+    assert again.returncode == 0, message
     assert without_times((s3 / "out").tree()) == without_times(whole)
 
 
@@ -491,8 +491,8 @@ def test_two_processes_on_one_output(s3, many):
     second = start(*command, "--resume")
     time.sleep(2.5)
     first.send_signal(signal.SIGCONT)
-    told = second.communicate(timeout=900)[1]
+    message = second.communicate(timeout=900)[1]
     assert first.wait(timeout=900) == 0, first.communicate()
     assert second.returncode == 2
-    assert "another fastrealign" in told
+    assert "another fastrealign" in message
     assert without_times((s3 / "out").tree()) == without_times(whole)

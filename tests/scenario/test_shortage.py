@@ -1,4 +1,4 @@
-"""Memory, open files or room that run out, a file system that is away: told as such, and no good file is left out for it."""
+"""Memory, open files or room that run out, a file system that is away: each is reported, and no good file is left out."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_good_file_is_not_left_out_for_it(sides, tmp_path, name):
                     failed += 1
                     continue
                 except OSError:
-                    raise AssertionError(f"{function}, call {call}: not told") from None
+                    raise AssertionError(f"{function}, call {call}: not reported") from None
             assert report.left_out == [] and report.rows_out == 120
             assert calls[0] < call
     assert failed
@@ -194,7 +194,7 @@ for extra in (1, 4, 8, 16, 32):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pkl", ".parquet", ".pt"])
-def test_under_a_limit_of_memory_all_is_written_or_it_is_told(tmp_path, suffix):
+def test_under_a_limit_of_memory_all_is_written_or_it_is_reported(tmp_path, suffix):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     make, _ = FORMATS[suffix]

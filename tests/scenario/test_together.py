@@ -118,7 +118,7 @@ def test_different_commands(tmp_path, sides):
 
 @pytest.mark.parametrize("hows", [("resume", "resume"), ("overwrite", "overwrite"), ("resume", "overwrite")], ids=str)
 @pytest.mark.parametrize("before", ["nothing", "unfinished", "complete"])
-def test_resumed_and_begun_anew(tmp_path, sides, hows, before):
+def test_resumed_and_restarted(tmp_path, sides, hows, before):
     from stops import StopAfter
 
     fr.align(*sides, tmp_path / "whole", fsync=False)

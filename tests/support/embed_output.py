@@ -35,9 +35,9 @@ def read(*args, **kwargs):
 
 
 def refused(what, *args, **kwargs):
-    with pytest.raises(InputError, match=what) as told:
+    with pytest.raises(InputError, match=what) as caught:
         read(*args, **kwargs)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 class Fake:

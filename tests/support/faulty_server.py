@@ -1,4 +1,4 @@
-"""A web server for tests: files with ranges, ETags and pages of links, which fails when and as it is told."""
+"""A web server for tests: files with ranges, ETags and pages of links, which fails when and as a test sets it."""
 
 from __future__ import annotations
 

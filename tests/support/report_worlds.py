@@ -117,7 +117,7 @@ def identical() -> World:
 
 
 def pairs_with_labels() -> World:
-    """Pairs with classes, and a gap that lies across the border between classes: closing it mends a classifier."""
+    """Pairs with classes, and a gap that lies across the border between classes: closing it corrects a classifier."""
     y, x, classes = _things(600, 11, own=0.2)
     rotated = _turn(0)
     return World(

@@ -52,7 +52,7 @@ class Runs:
 
     def killed_and_resumed(self, name: str, options: dict, steps: list[int]) -> None:
         """One run to its end in NAME-whole; one in NAME-killed, killed after each of `steps` and resumed; then killed
-        while it writes a checkpoint (where one is left to write); then gone on with to its end."""
+        while it writes a checkpoint (where one is left to write); then resumed to its end."""
         self._run(f"{name}-whole", options)
         killed = self.folder / f"{name}-killed"
         for number, step in enumerate(steps):

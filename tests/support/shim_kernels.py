@@ -100,7 +100,7 @@ class Kernels:
     def settings(self, *, backwards: bool = False, shared_limit: int = SHARED_LIMIT, device: int | None = None) -> None:
         """device: a number for each `shared_limit`, since a device is asked once; by default one of its own."""
         self._library.shim_settings(int(backwards), ctypes.c_size_t(shared_limit))
-        self._prepared: tuple[RowMap, np.ndarray] | None = None  # maps are prepared anew in the new order of threads
+        self._prepared: tuple[RowMap, np.ndarray] | None = None  # maps are prepared again in the new order of threads
         self._device = shared_limit if device is None else device
 
     @property

@@ -299,7 +299,7 @@ def test_noise_by_row_numbers(sides, name):
     torch.testing.assert_close(kept[[0, 3]], expected[[0, 3]], rtol=0, atol=1e-9)
 
 
-def test_noise_goes_on_from_a_state_and_leaves_gradients(sides, alignment):
+def test_noise_continues_from_a_state_and_leaves_gradients(sides, alignment):
     text = torch.from_numpy(sides[0])
     layer = fr.nn.ReAlign(alignment, noise=1.0, seed=2)
     layer(text[:100])

@@ -53,8 +53,8 @@ class World(world.World):
     def backbone(self) -> Path:
         return (self.parts or self.folder) / "backbone"
 
-    def talk(self, s: Scene, told: Caption | None = None) -> list[Question]:
-        return questions(s, told)
+    def talk(self, s: Scene, caption: Caption | None = None) -> list[Question]:
+        return questions(s, caption)
 
 
 def family_of(number: int) -> str:

@@ -35,10 +35,10 @@ class Question:
     answer: str
 
 
-def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[Question]:
+def questions(scene: Scene, caption: Caption | None = None, seed: int = 0) -> list[Question]:
     """At most one question of each kind about the scene, in random order; if a caption is given, only about what it states."""
     rng = random.Random(f"questions {scene.family} {scene.seed} {seed}")
-    things, relations, number = _known(scene, told, rng)
+    things, relations, number = _known(scene, caption, rng)
     asked = []
     things, lone = _coloured(scene, things)
     if things:
@@ -53,10 +53,10 @@ def questions(scene: Scene, told: Caption | None = None, seed: int = 0) -> list[
     return asked
 
 
-def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
+def many(scene: Scene, caption: Caption, number: int, seed: int) -> list[Question]:
     """At most `number` questions about what a caption states, most of them about existence and colour; some repeat."""
     rng = random.Random(f"many {scene.family} {scene.seed} {seed}")
-    things, relations, count = _known(scene, told, rng)
+    things, relations, count = _known(scene, caption, rng)
     things, lone = _coloured(scene, things)
     asked = []
     for kind in rng.choices(KINDS, (4, 4, 1, 1), k=number):
@@ -72,11 +72,11 @@ def many(scene: Scene, told: Caption, number: int, seed: int) -> list[Question]:
     return asked
 
 
-def notes(scene: Scene, told: Caption, seed: int) -> list[tuple[str, str]]:
+def notes(scene: Scene, caption: Caption, seed: int) -> list[tuple[str, str]]:
     """All that a caption states about things and colours, as (words, the word that follows): ("the circle is", "red"),
     ("a red circle ?", "yes"); and as many things that are not there."""
     rng = random.Random(f"notes {scene.family} {scene.seed} {seed}")
-    things, lone = _coloured(scene, _known(scene, told, rng)[0])
+    things, lone = _coloured(scene, _known(scene, caption, rng)[0])
     found = [(f"the {t.noun} is", t.colour or "") for t in dict.fromkeys(lone)]
     for thing in things:
         found += [(f"{with_article(thing)} ?", "yes"), (f"{with_article(_missing(scene, rng))} ?", "no")]
@@ -141,15 +141,15 @@ def _relation_asked(scene: Scene, relations: Sequence[Related], rng: random.Rand
     return [Question("relation", f"is the {claim.a.words()} {relation} the {claim.b.words()} ?", _yes(yes))]
 
 
-def _known(scene: Scene, told: Caption | None, rng: random.Random) -> tuple[list[Thing], list[Related], int | None]:
+def _known(scene: Scene, caption: Caption | None, rng: random.Random) -> tuple[list[Thing], list[Related], int | None]:
     """Things, relations and the number of things to ask about."""
-    if told is None:
+    if caption is None:
         things = [Thing(o.noun, o.colour) for o in scene.objects]
         pairs = [rng.sample(scene.objects, 2) for _ in range(4)]
         return things, [_relation(a, b, rng) for a, b in pairs], len(scene.objects)
-    relations = [c for c in told.claims if isinstance(c, Related)]
-    named = [c.thing for c in told.claims if isinstance(c, Exists)] + [t for c in relations for t in (c.a, c.b)]
-    number = next((c.number for c in told.claims if isinstance(c, Count) and c.thing is None), None)
+    relations = [c for c in caption.claims if isinstance(c, Related)]
+    named = [c.thing for c in caption.claims if isinstance(c, Exists)] + [t for c in relations for t in (c.a, c.b)]
+    number = next((c.number for c in caption.claims if isinstance(c, Count) and c.thing is None), None)
     return [Thing(t.noun, t.colour) for t in named], relations, number
 
 

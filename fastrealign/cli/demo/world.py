@@ -128,11 +128,11 @@ class World:
         """Questions about a held-out scene."""
         return [q for q in questions.questions(s) if self.relations or q.kind != "relation"]
 
-    def talk(self, s: Scene, told: captions.Caption | None = None) -> list[questions.Question]:
+    def talk(self, s: Scene, caption: captions.Caption | None = None) -> list[questions.Question]:
         """Questions of a conversation about a scene, or about what a caption says of it: one of each kind, which alone would
         teach little of existence and colour, and more."""
-        more = questions.many(s, told or captions.caption(s, "complete"), QUESTIONS, self.seed)
-        return [q for q in (*questions.questions(s, told), *more) if q.kind != "relation"]
+        more = questions.many(s, caption or captions.caption(s, "complete"), QUESTIONS, self.seed)
+        return [q for q in (*questions.questions(s, caption), *more) if q.kind != "relation"]
 
     def true_of(self, s: Scene) -> dict[str, list[list[str]]]:
         """Facts that its descriptions are scored by."""

@@ -99,7 +99,7 @@ def test_a_program_that_fails_is_named_in_one_line():
         )
 
 
-def test_what_others_take_is_told_from_what_we_take(monkeypatch):
+def test_what_others_take_is_separated_from_what_we_take(monkeypatch):
     # wall, busy, ours: in ten seconds the processors were busy for 25, of which 10 were ours.
     readings = iter([(0.0, 100.0, 5.0), (10.0, 125.0, 15.0)])
     monkeypatch.setattr(common.Others, "_read", staticmethod(lambda: next(readings)))

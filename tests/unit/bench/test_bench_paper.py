@@ -52,7 +52,7 @@ def page(folder):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_each_is_measured_told_and_drawn(name, tmp_path):
+def test_each_is_measured_reported_and_drawn(name, tmp_path):
     pytest.importorskip("matplotlib")
     said = []
     of = REPRODUCTIONS[name]
@@ -204,7 +204,7 @@ def test_an_ordering_is_counted_by_every_inequality():
     assert by_figure["alpha"].holds(good) and not by_figure["alpha"].holds(tied)
 
 
-def test_what_is_told_of_the_gap_is_so():
+def test_what_is_reported_of_the_gap_is_so():
     results = json.loads((common.ROOT / common.RESULTS.format("gap")).read_text())
     found = diagnostics.gap(load("image"), load("text"))
     assert results["methods"]["none"]["all rows"] == pytest.approx(found, rel=1e-9)

@@ -77,7 +77,7 @@ def test_a_point_is_measured_again_while_others_are_busy(monkeypatch):
     assert next(still) == 0.7
 
 
-def test_a_run_is_told_drawn_and_kept(tmp_path, monkeypatch):
+def test_a_run_is_reported_drawn_and_kept(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
 
     def one_point(kind, rows, *_):
@@ -180,7 +180,7 @@ def test_what_each_way_to_fit_says(measured):
         assert trial["stated_bound"] <= 0.2 and trial["gap"] <= trial["stated_gap"] + trial["stated_bound"]
 
 
-def test_the_sample_sizes_are_told_and_drawn(measured):
+def test_the_sample_sizes_are_reported_and_drawn(measured):
     pytest.importorskip("matplotlib")
     text = sample_size.tell(measured)
     assert "| no alignment |" in text and "`tol=0.2`" in text and "| 4,000 |" in text

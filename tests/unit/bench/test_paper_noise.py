@@ -1,4 +1,4 @@
-"""bench.paper.noise on few rows: what is trained on what, and what is told of it."""
+"""bench.paper.noise on few rows: what is trained on what, and what is written of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def real(tmp_path, rng):
     return tmp_path
 
 
-def test_it_is_measured_told_and_drawn(real, tmp_path, monkeypatch):
+def test_it_is_measured_reported_and_drawn(real, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(noise.made, "LEAST", 5)
     for limit, value in (("WORDS", 6), ("COPIES", 2)):

@@ -87,7 +87,7 @@ def test_fit_then_apply_is_align(tmp_path, sides, run):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_fit_replaces_alignments_alone_and_only_when_told(tmp_path, sides, run):
+def test_fit_replaces_alignments_alone_and_only_when_asked(tmp_path, sides, run):
     out = tmp_path / "a.safetensors"
     command = ["fit", sides[0], "--target", sides[1], "--out"]
     assert run(*command, out)[0] == 0

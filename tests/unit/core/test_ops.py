@@ -260,7 +260,7 @@ def _machine_has(*flags: str) -> bool:
     return found is not None and set(flags) <= set(found.group(1).split())
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="asks Linux what the processor has")
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="asks Linux what the CPU has")
 def test_what_the_processor_has_is_offered():
     avx2 = _machine_has("avx2", "fma", "f16c")
     avx512 = avx2 and _machine_has("avx512f", "avx512vl", "avx512dq", "avx512bw")

@@ -124,8 +124,8 @@ def test_no_secret_of_a_url_is_printed_or_written(server, tmp_path, monkeypatch,
     # A signature that was renewed makes no other run.
     again = run(0, "align", url("t/a.npy", "an0therOne"), "--target", image, "--out", "one", *skip, "--resume")
     assert "nothing to do" in again
-    told = json.loads(run(0, "align", text, url("t/b.npy"), "--target", image, "--out", "two", *skip, "--json"))
-    assert told["source"].endswith("/t/a.npy?*** and 1 more") and told["rows_out"] == 248
+    expected = json.loads(run(0, "align", text, url("t/b.npy"), "--target", image, "--out", "two", *skip, "--json"))
+    assert expected["source"].endswith("/t/a.npy?*** and 1 more") and expected["rows_out"] == 248
     run(1, "align", text, url("bad.npy"), "--target", image, "--out", "three", *skip, "--bad-shards", "skip")
     run(2, "align", text, "--target", image, "--out", "four")
     run(2, "align", url("none.npy"), "--target", image, "--out", "four")

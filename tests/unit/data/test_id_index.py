@@ -336,8 +336,8 @@ def refused(match, call, *arguments, **options):
 def test_what_is_missing_is_named(tmp_path, rng):
     rows, ids = rng.standard_normal((30, DIM)).astype(np.float32), [f"i{k}" for k in range(30)]
     found = open_embeddings(corpus.parquet_file(tmp_path / "x.parquet", rows, id=ids))
-    told = r"x\.parquet: 2 of 3 ids are not there, the first is 'b'; looked for among 30 ids from 'id' of the shards"
-    refused(told, found.rows, ["i1", "b", "c"])
+    message = r"x\.parquet: 2 of 3 ids are not there, the first is 'b'; looked for among 30 ids from 'id' of the shards"
+    refused(message, found.rows, ["i1", "b", "c"])
     np.save(tmp_path / "x.npy", rows)
     refused("numbers of the rows, 0 to 29", open_embeddings(tmp_path / "x.npy").rows, ["i1"])
     items = [{"id": "a", "embed": rows[0]}, {"id": "b", "embed": None}]

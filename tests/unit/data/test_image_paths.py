@@ -117,8 +117,8 @@ def test_the_nearest_row_is_meant(opened):
 def test_two_rows_that_may_be_meant_are_named(opened, llava):
     ids = ["5", "a/train/1.jpg", "b/train/1.jpg", "c.jpg", "c.png"]
     embeddings = opened(ids)
-    told = r"'train/1.jpg' may be 'a/train/1.jpg' \(.*row 1\) or 'b/train/1.jpg' \(.*row 2\); give a longer"
-    with pytest.raises(InputError, match=told):
+    message = r"'train/1.jpg' may be 'a/train/1.jpg' \(.*row 1\) or 'b/train/1.jpg' \(.*row 2\); give a longer"
+    with pytest.raises(InputError, match=message):
         available(llava("a/train/1.jpg", "train/1.jpg"), embeddings, "skip")
     with pytest.raises(InputError, match=r"'c' may be 'c\.jpg' .* or 'c\.png'"):
         embeddings.find(["c"])

@@ -348,16 +348,16 @@ class Watching(Progress):
     """Keeps the calls."""
 
     def __init__(self):
-        self.told = []
+        self.events = []
 
     def start(self, phase, rows, nbytes):
-        self.told.append(("start", phase, rows, nbytes))
+        self.events.append(("start", phase, rows, nbytes))
 
     def advance(self, rows, nbytes):
-        self.told.append(("advance", rows, nbytes))
+        self.events.append(("advance", rows, nbytes))
 
     def finish(self):
-        self.told.append(("finish",))
+        self.events.append(("finish",))
 
 
 def test_a_pass_reports_all_of_its_rows_and_bytes(rows_of, spec_of):
@@ -365,9 +365,9 @@ def test_a_pass_reports_all_of_its_rows_and_bytes(rows_of, spec_of):
     source = open_rows(spec_of(rows), "source")
     watching = Watching()
     reduce_source(source, UNIT, "adding up", PassOptions(workers=Workers.of(2), progress=watching))
-    assert watching.told[0][:2] == ("start", "adding up")
-    assert watching.told[-1] == ("finish",)
-    advances = [told for told in watching.told if told[0] == "advance"]
+    assert watching.events[0][:2] == ("start", "adding up")
+    assert watching.events[-1] == ("finish",)
+    advances = [events for events in watching.events if events[0] == "advance"]
     assert sum(rows for _, rows, _ in advances) == 97
     assert sum(nbytes for _, _, nbytes in advances) == rows.nbytes
 
@@ -384,7 +384,7 @@ def test_what_work_raises_comes_out_and_ends_the_pass(rows_of, tmp_path, threads
 
         with pytest.raises(ZeroDivisionError, match="no disk"):
             this.run(lambda place, work=work: work)
-        assert watching.told[-1] == ("finish",)
+        assert watching.events[-1] == ("finish",)
 
 
 def test_a_pass_refuses_other_ways_with_bad_rows(rows_of):

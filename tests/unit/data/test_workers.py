@@ -41,9 +41,9 @@ def test_devices():
     assert (workers.threads, workers.piece_bytes) == (2 * THREADS_A_DEVICE, DEVICE_PIECE_BYTES)
     assert isinstance(workers.place(3), Device)
     for name, says in (("99", "device 99: cannot be used here: "), ("gpu", "device gpu: cannot be used here: ")):
-        with pytest.raises(InputError, match=says) as told:
+        with pytest.raises(InputError, match=says) as caught:
             Workers.of(None, [name])
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(params=CODES, ids=str)

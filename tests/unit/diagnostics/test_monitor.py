@@ -151,7 +151,7 @@ def test_gradients_in_a_turned_subspace_leak_no_more_than_its_angle(basis, rng, 
     assert along.gradient.outside == pytest.approx(along.gradient.leakage, abs=1e-12)
 
 
-def test_what_lies_outside_of_the_present_subspace_is_told_apart_from_its_turn(basis, rng):
+def test_what_lies_outside_of_the_present_subspace_is_separated_from_its_turn(basis, rng):
     text, image = pairs(basis, 0.3 * basis[:, 0], 0.4 * basis[:, 4])
     turn = rotation(basis[:, 3], basis[:, 7], 0.5)
     gradients = rng.standard_normal((len(text), 1)) * (turn @ basis[:, 3])  # along what axis 3 has become
@@ -242,7 +242,7 @@ def stream(basis):
     return stream
 
 
-def test_a_log_is_gone_on_with_after_a_kill(stream, tmp_path):
+def test_a_log_is_resumed_after_a_kill(stream, tmp_path):
     whole = GapMonitor(energy=0.8, frame_at=2)
     for step in range(6):
         whole.measure(step, *stream(step))
@@ -271,8 +271,8 @@ def test_a_run_that_went_back_replaces_what_came_after(stream, tmp_path):
     record = again.measure(2, *stream(7))
     assert [r.step for r in again.records] == [0, 1, 2] and D.read_log(log) == again.records
     assert record.sin_theta == pytest.approx(np.sin(0.14))  # still in the frame of step 0
-    anew = GapMonitor(energy=0.8, log=log)
-    assert anew.measure(0, *stream(3)).sin_theta == pytest.approx(0, abs=1e-12)  # another run, another frame
+    restarted = GapMonitor(energy=0.8, log=log)
+    assert restarted.measure(0, *stream(3)).sin_theta == pytest.approx(0, abs=1e-12)  # another run, another frame
     assert [r.step for r in D.read_log(log)] == [0]
 
 

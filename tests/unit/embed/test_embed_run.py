@@ -1,4 +1,4 @@
-"""The run: what it writes, that it goes on in the same bytes wherever it was stopped, and what stops it."""
+"""The run: what it writes, that it resumes to the same bytes wherever it was stopped, and what stops it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_batch_of_another_size_changes_rounding_alone(tmp_path, run, photos, c
 
 
 @pytest.mark.parametrize("side", ["photos", "jsonl"])
-def test_killed_at_any_step_and_gone_on_with_it_ends_in_the_same_bytes(tmp_path, rng, request, open_clip_folder, side):
+def test_killed_at_any_step_and_resumed_it_ends_in_the_same_bytes(tmp_path, rng, request, open_clip_folder, side):
     """SIGKILL at every seventh step that changes the disk, in a child that has the encoder loaded already."""
     source, loaded = request.getfixturevalue(side), {}
     for name in ("images", "text"):
@@ -128,7 +128,7 @@ class Stop(Progress):
             raise self.error
 
 
-def test_an_interrupt_keeps_complete_shards_and_says_how_to_go_on(tmp_path, jsonl):
+def test_an_interrupt_keeps_complete_shards_and_says_how_to_resume(tmp_path, jsonl):
     with pytest.raises(KeyboardInterrupt, match=r"interrupted; 2 of 6 shards are complete, resume with resume=True"):
         small(jsonl, tmp_path / "out", progress=Stop(9, KeyboardInterrupt()))
     small(jsonl, tmp_path / "whole")
@@ -248,9 +248,9 @@ def test_what_cannot_be_an_id_is_left_out_and_listed(tmp_path, run, photos, clip
 def test_an_id_that_comes_twice(tmp_path, jsonl, photos, bad_items):
     def warned(what, source):
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
-        with pytest.warns(UserWarning, match=f"{what}; `train` looks rows up by id") as told:
+        with pytest.warns(UserWarning, match=f"{what}; `train` looks rows up by id") as caught:
             small(source, out, bad_items=bad_items)
-        assert "\n" not in str(told[0].message) and len(set(rows_of(out, "id"))) < len(rows_of(out, "id"))
+        assert "\n" not in str(caught[0].message) and len(set(rows_of(out, "id"))) < len(rows_of(out, "id"))
 
     path = tmp_path / "twice.jsonl"
     lines = jsonl.read_text().splitlines()
@@ -300,9 +300,9 @@ def test_an_encoder_that_gives_nan(tmp_path, jsonl, monkeypatch):
 
 def test_outputs_that_cannot_be_used(tmp_path, photos, jsonl):
     def refused(what, out, **options):
-        with pytest.raises(fr.FastRealignError, match=what) as told:
+        with pytest.raises(fr.FastRealignError, match=what) as caught:
             small(photos, out, **options)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
     refused("lies inside the input", photos / "emb")
     refused("names one file", tmp_path / "emb.parquet")

@@ -144,7 +144,7 @@ def tar(tmp_path, rng):
 
 def test_a_tar_gives_pictures_and_captions_the_same_ids(tar):
     path, pictures = tar
-    refused("choose with --images or --text", path)
+    refused("choose with side='images' or side='text'", path)
     assert read(path, "text") == [(f"{i:05}", f"caption {i}") for i in range(3)]
     found = read(path, "images")
     assert [id for id, _ in found] == ["00000", "00001", "00002"]
@@ -193,8 +193,8 @@ def test_what_is_not_there_or_neither(tmp_path, photos, jsonl):
     refused(r"no captions; it holds 1 \.mp3; expected", tmp_path / "empty")
     refused(r"a\.mp3: neither an image nor captions", tmp_path / "empty" / "a.mp3")
     refused("holds 11 files with images .* and 1 files with captions", [photos, jsonl])
-    refused(r"captions\.jsonl: holds no images \(\.jpg.*leave out --images", jsonl, "images")
-    refused("photos: holds images; --column", photos, column="caption")
+    refused(r"captions\.jsonl: holds no images \(\.jpg.*leave out side='images'", jsonl, "images")
+    refused("photos: holds images; column=", photos, column="caption")
     refused("an empty list", [])
     (tmp_path / "a.txt").write_text("red")
     refused("a.txt: is plain text", tmp_path / "a.txt", ids="id")

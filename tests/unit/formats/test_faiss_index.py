@@ -237,7 +237,7 @@ def test_other_metrics_keep_their_parameter(tmp_path, rng):
     assert np.array_equal(written.reconstruct_n(0, 60), x)
 
 
-def test_rows_kept_in_another_file_are_told(tmp_path, refused, rng):
+def test_rows_kept_in_another_file_are_reported(tmp_path, refused, rng):
     x = rng.standard_normal((60, 6)).astype(np.float32)
     index = faiss.index_factory(6, "IVF4,Flat")
     index.train(x)
@@ -259,7 +259,7 @@ def test_rows_kept_in_another_file_are_told(tmp_path, refused, rng):
 
 
 @pytest.mark.parametrize("kind", ["IVF7,Flat", "HNSW8", "SQ8,RFlat"])
-def test_any_cut_is_told(tmp_path, refused, rng, kind):
+def test_any_cut_is_reported(tmp_path, refused, rng, kind):
     made(tmp_path / "x.faiss", kind, rng.standard_normal((300, 6)).astype(np.float32))
     whole = (tmp_path / "x.faiss").read_bytes()
     for size in [5, 40, len(whole) // 3, len(whole) - 7300, len(whole) - 8, len(whole) - 1]:

@@ -176,7 +176,7 @@ def test_a_damaged_state(tmp_path, refused, text, piece):
     refused(lambda: open_source(folder, side="source"), folder, piece)
 
 
-def test_damaged_information_is_told_and_what_is_complete_is_kept(tmp_path, refused):
+def test_damaged_information_is_reported_and_what_is_complete_is_kept(tmp_path, refused):
     folder = saved(dataset_of(corpus.rows(ROWS, 1)), tmp_path / "in")
     whole = (folder / "dataset_info.json").read_text()
     (folder / "dataset_info.json").write_text(whole[:-9])

@@ -247,7 +247,7 @@ def test_abort_leaves_nothing(tmp_path, refused, rows):
     assert "fastrealign-lance" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_failure_of_lance_is_told(tmp_path, refused, monkeypatch):
+def test_a_failure_of_lance_is_reported(tmp_path, refused, monkeypatch):
     shard = opened(saved(tmp_path / "x.lance", table_of(matrix())))
 
     def fails(*_, **__):

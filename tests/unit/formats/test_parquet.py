@@ -416,7 +416,7 @@ def test_damaged_file(tmp_path, refused, change, piece, kind):
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_flipped_bit_in_a_page_with_a_checksum_is_told(tmp_path, rng, refused, kind, version):
+def test_a_flipped_bit_in_a_page_with_a_checksum_is_reported(tmp_path, rng, refused, kind, version):
     x = rng.standard_normal((23, 5)).astype(np.float32)
     path = tmp_path / "x.parquet"
     options = {"compression": "none", "use_dictionary": False, "data_page_version": version}

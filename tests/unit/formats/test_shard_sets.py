@@ -157,7 +157,7 @@ def test_a_file_that_is_named_unlike_the_others(tmp_path, rng, odd):
 
 
 @pytest.mark.parametrize("shape", [(DIM,), (1, DIM + 1), (2, 2, 2)])
-def test_a_file_that_cannot_be_of_the_set_is_told_with_the_pattern(tmp_path, rng, rejected, shape):
+def test_a_file_that_cannot_be_of_the_set_is_reported_with_the_pattern(tmp_path, rng, rejected, shape):
     for i in range(3):
         save(tmp_path / f"text_emb_{i}.npy", rng)
     np.save(tmp_path / "mean.npy", np.ones(shape, np.float32))

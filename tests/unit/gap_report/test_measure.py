@@ -260,7 +260,7 @@ def refused(error, *words):
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_bad_rows_and_sides_are_told_in_one_line(few, side):
+def test_bad_rows_and_sides_are_reported_in_one_line(few, side):
     both = dict(zip(("source", "target"), few(40, 8), strict=True))
 
     def report(rows, **options):
@@ -282,7 +282,7 @@ def test_bad_rows_and_sides_are_told_in_one_line(few, side):
         report(rows[:, :-1])
 
 
-def test_options_that_mean_nothing_are_told_in_one_line(few):
+def test_options_that_mean_nothing_are_reported_in_one_line(few):
     y, x = few(40, 8)
     with refused(InputError, "'realing'", "did you mean 'realign'"):
         fr.report(y, x, methods=("none", "realing"))

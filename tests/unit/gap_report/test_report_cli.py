@@ -59,7 +59,7 @@ def test_json_pairs_of_their_own_domains_and_pngs(tmp_path, given, run):
     assert str(tmp_path / "png" / "domains.png") in value["files"] and (tmp_path / "png" / "parts.png").exists()
 
 
-def test_a_report_is_replaced_only_when_told(tmp_path, given, run):
+def test_a_report_is_replaced_only_when_asked(tmp_path, given, run):
     arguments = (*given, "--methods", "realign", "--quiet", "--out", tmp_path / "r.html")
     assert run(*arguments) == (0, "", "")
     code, out, err = run(*arguments)
@@ -86,7 +86,7 @@ def test_labels_give_a_classifier(tmp_path, given, run):
 
 
 @pytest.mark.parametrize("methods, drawing", [("none", "plane.png"), ("realign", "plane-none.png")])
-def test_a_drawing_is_replaced_only_when_told(tmp_path, given, run, methods, drawing, monkeypatch):
+def test_a_drawing_is_replaced_only_when_asked(tmp_path, given, run, methods, drawing, monkeypatch):
     arguments = (*given, "--methods", methods, "--out", tmp_path / "r.html", "--png", tmp_path, "--quiet")
     (tmp_path / drawing).write_text("mine")
     (tmp_path / "parts.png").write_text("mine")  # there are no pairs to draw

@@ -1,4 +1,4 @@
-"""What a run may write to, what it goes on with, and what it never touches."""
+"""What a run may write to, what it resumes, and what it never touches."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_resume_fits_again_where_the_alignment_is_lost(tmp_path, sides, unfinish
     assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
 
 
-def test_resume_makes_damaged_shards_anew(tmp_path, sides, unfinished):
+def test_resume_makes_damaged_shards_again(tmp_path, sides, unfinished):
     fr.align(*sides, tmp_path / "whole")
     (unfinished / "part_1.npy").write_bytes(b"cut short")
     fr.align(*sides, unfinished, resume=True)
     assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
 
 
-def test_a_resume_that_is_stopped_after_damage_was_found_goes_on_too(tmp_path, sides, unfinished):
+def test_a_resume_that_is_stopped_after_damage_was_found_resumes_too(tmp_path, sides, unfinished):
     fr.align(*sides, tmp_path / "whole")
     (unfinished / "part_1.npy").unlink()
     with pytest.raises(fr.FastRealignError):
@@ -161,7 +161,7 @@ def test_resume_names_the_other_command(sides, unfinished):
     refused(lambda: fr.apply_files(alignment, sides[0], unfinished, resume=True), "it was made by align, not by apply")
 
 
-def test_an_apply_goes_on_after_a_shard_that_was_not_yet_done_was_mended(tmp_path, sides):
+def test_an_apply_resumes_after_a_shard_that_was_not_yet_done_was_repaired(tmp_path, sides):
     text, image = sides
     alignment = fr.fit(text, image)
     good = (text / "part_3.npy").read_bytes()
@@ -176,7 +176,7 @@ def test_an_apply_goes_on_after_a_shard_that_was_not_yet_done_was_mended(tmp_pat
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")
 
 
-def test_an_apply_does_not_go_on_with_another_alignment_or_a_changed_finished_shard(tmp_path, sides):
+def test_an_apply_does_not_resume_with_another_alignment_or_a_changed_finished_shard(tmp_path, sides):
     text, image = sides
     alignment, other = fr.fit(text, image), fr.fit(text, image, centroid="exact")
     with pytest.raises(fr.FastRealignError, match="2 of 5"):
@@ -357,7 +357,7 @@ def test_an_overwrite_of_an_unfinished_run_that_fails_at_once_leaves_nothing(tmp
     assert corpus.tree(unfinished) == {}
 
 
-def test_two_runs_on_one_output_are_told_apart(tmp_path, sides, unfinished):
+def test_two_runs_on_one_output_are_distinguished(tmp_path, sides, unfinished):
     held = Journal(unfinished / JOURNAL)
     for options in ({"resume": True}, {"overwrite": True}):
         refused(lambda options=options: fr.align(*sides, unfinished, **options), "another fastrealign is writing there")

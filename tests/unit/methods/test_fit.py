@@ -102,14 +102,14 @@ def test_an_exact_centroid_far_from_the_papers(rng):
         assert np.linalg.norm(reference.row_map(y, *expected[:3]).mean(axis=0) - expected.mean_target) < 1e-12
 
 
-def test_an_exact_centroid_that_was_not_reached_is_told(sides_of, monkeypatch):
+def test_an_exact_centroid_that_was_not_reached_is_reported(sides_of, monkeypatch):
     y, x = sides_of(300, 300, 12)
     monkeypatch.setattr(centroid, "EXACT_PASSES", 0)
     with pytest.warns(
         fr.FitWarning, match=r"source: the exact centroid was not reached, a gap of \d.*e-\d+ is left"
-    ) as told:
+    ) as seen:
         fr.fit(y, x, centroid="exact")
-    assert told[0].filename == __file__
+    assert seen[0].filename == __file__
 
 
 # --- kinds of source -------------------------------------------------------------------------------------------------
@@ -242,17 +242,17 @@ def test_a_target_without_a_centroid_is_warned_of(rows_of):
     half = rows_of(500, 5)
     with pytest.warns(
         fr.FitWarning, match="target: the mean of the unit rows is zero, so there is no centroid"
-    ) as told:
+    ) as seen:
         fr.fit(rows_of(900, 5), np.concatenate([half, -half]))
-    assert told[0].filename == __file__
+    assert seen[0].filename == __file__
 
 
 def test_few_rows_are_warned_of_with_the_error_to_expect(sides_of):
     y, x = sides_of(30, 400, 64)
-    with pytest.warns(fr.FitWarning) as told:
+    with pytest.warns(fr.FitWarning) as seen:
         found = fr.fit(y, x)
-    assert [warning.filename for warning in told] == [__file__]
-    message = str(told[0].message)
+    assert [warning.filename for warning in seen] == [__file__]
+    message = str(seen[0].message)
     assert message.startswith("source: 30 rows for a width of 64; the centroid is uncertain by about ")
     assert "\n" not in message
     stated = float(re.search(r"about (\S+) ", message).group(1))

@@ -1,4 +1,4 @@
-"""Rows that an alignment does not fit: told from the gap that is left of them, and never of few rows, or a part of them."""
+"""Rows that an alignment does not fit: detected by the gap that is left of them, and never of few rows, or a part of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def fitted(sides):
     return fr.fit(*sides(4000))
 
 
-def told(call):
+def warned(call):
     """The FitWarnings of a call, as text."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", FitWarning)
@@ -45,7 +45,7 @@ def told(call):
 
 def applied(fitted, rows, folder, **options):
     np.save(folder / "rows.npy", rows)
-    return told(lambda: fr.apply_files(fitted, folder / "rows.npy", folder / "out.npy", overwrite=True, **options))
+    return warned(lambda: fr.apply_files(fitted, folder / "rows.npy", folder / "out.npy", overwrite=True, **options))
 
 
 def test_rows_of_its_kind_pass_however_few(sides, fitted, tmp_path):
@@ -54,7 +54,7 @@ def test_rows_of_its_kind_pass_however_few(sides, fitted, tmp_path):
             assert applied(fitted, sides(n)[0], tmp_path) == []
 
 
-def test_images_and_rows_aligned_before_are_told(sides, fitted, tmp_path):
+def test_images_and_rows_aligned_before_are_reported(sides, fitted, tmp_path):
     text, image = sides(1000)
     for rows in (image, fitted(text)):
         (said,) = applied(fitted, rows, tmp_path)
@@ -117,14 +117,14 @@ def test_rows_kept_as_they_came_do_not_count(sides, fitted, tmp_path):
     assert applied(fitted, rows[5:], tmp_path, bad_rows="keep") == []
 
 
-def test_sorted_shards_are_told_of_together(sides, fitted, tmp_path):
-    """Each of them, and the last of a run that is gone on with, has a mean of its own."""
+def test_sorted_shards_are_reported_of_together(sides, fitted, tmp_path):
+    """Each of them, and the last of a run that is resumed, has a mean of its own."""
     text, _ = sides(8000)
     ordered = text[np.argsort(text[:, 0])]
     source = corpus.npy_folder(tmp_path / "text", np.split(ordered, 8))
     assert len(applied(fitted, ordered[:1000], tmp_path)) == 1  # which it does not fit, indeed
-    assert told(lambda: fr.apply_files(fitted, source, tmp_path / "out")) == []
-    assert told(lambda: fr.apply_files(fitted, source, tmp_path / "out", resume=True)) == []
+    assert warned(lambda: fr.apply_files(fitted, source, tmp_path / "out")) == []
+    assert warned(lambda: fr.apply_files(fitted, source, tmp_path / "out", resume=True)) == []
 
 
 # --- modules ----------------------------------------------------------------------------------------------------------
@@ -138,18 +138,18 @@ def torch():
 def test_a_module_tells_once_of_images(torch, sides, fitted):
     text, image = (torch.from_numpy(rows) for rows in sides(2048))
     layer = fr.nn.ReAlign(fitted)
-    assert told(lambda: [layer(part) for part in text.split(64)]) == [] and layer._first is None
-    assert told(lambda: [layer(part) for part in image.split(64)]) == []  # it has seen enough
+    assert warned(lambda: [layer(part) for part in text.split(64)]) == [] and layer._first is None
+    assert warned(lambda: [layer(part) for part in image.split(64)]) == []  # it has seen enough
     layer = fr.nn.ReAlign(fitted)
-    (said,) = told(lambda: [layer(part.half()) for part in image.split(64)])
+    (said,) = warned(lambda: [layer(part.half()) for part in image.split(64)])
     assert "the first batches of nn.ReAlign, 512 rows" in said and "fastrealign check" in said
-    assert told(lambda: fr.nn.ReAlign(fitted)(image[:511])) == []
+    assert warned(lambda: fr.nn.ReAlign(fitted)(image[:511])) == []
 
 
 def test_tokens_of_one_text_are_one_item(torch, sides, fitted):
     """Whose mean is that of one text."""
     layer = fr.nn.ReAlign(fitted)
-    assert told(lambda: layer(torch.from_numpy(sides(1000)[1]).reshape(10, 100, D))) == []
+    assert warned(lambda: layer(torch.from_numpy(sides(1000)[1]).reshape(10, 100, D))) == []
     assert layer._first is not None
 
 
@@ -170,7 +170,7 @@ def test_a_compiled_module_looks_at_nothing(torch, sides, fitted):
     image = torch.from_numpy(sides(600)[1])
     layer = fr.nn.ReAlign(fitted)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert told(lambda: compiled(image)) == [] and layer._first is not None
+    assert warned(lambda: compiled(image)) == [] and layer._first is not None
     torch.testing.assert_close(compiled(image), layer(image.clone()))
     exported = torch.export.export(fr.nn.ReAlign(fitted), (image,)).module()
     torch.testing.assert_close(exported(image), layer(image))
@@ -189,7 +189,7 @@ def test_modes_of_torch_may_change_between_batches(torch, sides, fitted):
     layer, image = fr.nn.ReAlign(fitted), torch.from_numpy(sides(600)[1])
     with torch.inference_mode():
         layer(image[:300])
-    assert len(told(lambda: layer(image[300:].clone().requires_grad_()))) == 1
+    assert len(warned(lambda: layer(image[300:].clone().requires_grad_()))) == 1
 
 
 def test_copies_and_other_states_are_not_looked_at(torch, sides, fitted, tmp_path):
@@ -199,15 +199,15 @@ def test_copies_and_other_states_are_not_looked_at(torch, sides, fitted, tmp_pat
     loaded.load_state_dict(fr.nn.ReAlign(fitted).state_dict())
     moving.update(image)
     for layer in (loaded, moving, copy.deepcopy(fr.nn.ReAlign(fitted)), fr.nn.ReAlign(dim=D)):
-        assert told(lambda layer=layer: layer(image)) == []
+        assert warned(lambda layer=layer: layer(image)) == []
 
 
 def test_rows_without_a_direction_do_not_count(torch, sides, fitted):
     text, image = (torch.from_numpy(rows) for rows in sides(600))
     text[::2], image[::3] = 0.0, torch.nan
-    assert told(lambda: fr.nn.ReAlign(fitted)(text)) == []
-    assert len(told(lambda: fr.nn.ReAlign(fitted)(image))) == 1
+    assert warned(lambda: fr.nn.ReAlign(fitted)(text)) == []
+    assert len(warned(lambda: fr.nn.ReAlign(fitted)(image))) == 1
 
 
 def test_no_rows_with_a_direction(fitted):
-    assert told(lambda: FirstRows(fitted, "x").look(np.zeros((600, D)), 600)) == []
+    assert warned(lambda: FirstRows(fitted, "x").look(np.zeros((600, D)), 600)) == []

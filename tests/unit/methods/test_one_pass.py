@@ -118,7 +118,7 @@ def test_bad_rows(sides):
     np.testing.assert_allclose(found.c, expected.c, rtol=0, atol=1e-7)
 
 
-def test_too_little_to_fit_is_told(rng):
+def test_too_little_to_fit_is_reported(rng):
     some = rng.standard_normal((9, 5))
     with pytest.raises(InputError, match="source: 1 rows, expected at least 2"):
         fr.fit(iter([some[:1]]), some)

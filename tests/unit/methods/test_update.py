@@ -151,7 +151,7 @@ def test_a_decay_has_the_same_bits_for_any_order_threads_and_chunks(world, fitte
         assert other.fingerprint == expected.fingerprint and other.sampling == expected.sampling
 
 
-def test_a_small_decay_is_fitting_anew_in_the_limit(world):
+def test_a_small_decay_is_fitting_again_in_the_limit(world):
     old, y, x = fr.fit(world(0, 3000), world(1, 3000)), world(0, 2500, 0.5), world(1, 2000, 0.5)
     new, expected = fr.update(old, y, x, decay=1e-12), fr.fit(y, x)
     np.testing.assert_allclose(new.mean_source, expected.mean_source, rtol=0, atol=1e-9)

@@ -1,4 +1,4 @@
-"""A training run's YAML: defaults of the paper, types, overrides, and every mistake told with the file and the key."""
+"""A training run's YAML: defaults of the paper, types, overrides, and every mistake reported with the file and the key."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_run_tells_what_makes_it_another_one(written):
         ("model: [\n", r"run.yaml: line 2: not YAML"),
     ],
 )
-def test_mistakes_are_told(written, text, said):
+def test_mistakes_are_reported(written, text, said):
     with pytest.raises(InputError, match=said) as caught:
         read_config(written(text), "stage1")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700

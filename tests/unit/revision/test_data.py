@@ -213,7 +213,7 @@ def test_the_llava_form_word_for_word():
 
 
 @pytest.mark.parametrize("form", ["llava", *CHATS])
-def test_generation_begins_where_training_goes_on(dialogues, form):
+def test_generation_begins_where_training_continues(dialogues, form):
     """The prompt of each turn is what comes before its response in training, token for token."""
     tokenizer = build_bytes(CHATS.get(form))
     template = Template(tokenizer, "stage2", tokens=2)
@@ -388,10 +388,10 @@ def test_truncation_says_so_once_and_counts(dialogues, store, rng):
     starts = [int((labels != NO_LOSS).nonzero()[0]) for labels in whole["labels"]]
     limit = max(max(starts) + 1, int(lengths.min()))
     collator = Collator(tokenizer, embeddings, stage="stage2", tokens=2, max_length=limit)
-    with pytest.warns(UserWarning, match=f"is cut to max_length: .* tokens to {limit}") as told:
+    with pytest.warns(UserWarning, match=f"is cut to max_length: .* tokens to {limit}") as seen:
         cut = collator(examples)
         collator(examples)
-    assert len([one for one in told if "max_length" in str(one.message)]) == 1
+    assert len([one for one in seen if "max_length" in str(one.message)]) == 1
     assert collator.truncated == 2 * int((lengths > limit).sum())
     for name in ("input_ids", "labels", "attention_mask"):
         assert cut[name].equal(whole[name][:, :limit])
@@ -531,7 +531,7 @@ def test_bad_input(store, rng):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "expected"),
     [
         (CHATML.replace("<|im_end|>", " END"), "begins with no special token"),
         (
@@ -545,10 +545,10 @@ def test_bad_input(store, rng):
         ("{{ raise_exception('no images') }}", "it fails: no images"),
     ],
 )
-def test_chat_templates_of_no_use(template, told):
+def test_chat_templates_of_no_use(template, expected):
     turns = [(f"{IMAGE}\nx", "y"), ("x", "y")]
     refused(
-        f"chat template .*{told}.*set form to llava",
+        f"chat template .*{expected}.*set form to llava",
         lambda: Template(build_bytes(template), "stage2").examples([turns]),
     )
     assert Template(build_bytes(template), "stage2", form="llava").examples([turns])
@@ -574,5 +574,5 @@ def test_embeddings_that_the_alignment_does_not_fit(tmp_path, rng, tokenizer):
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", fr.FitWarning)
                 use(collator)
-            told = [str(one.message) for one in said if issubclass(one.category, fr.FitWarning)]
-            assert len(told) == count and all("rows.npy" in one and "fastrealign check" in one for one in told)
+            expected = [str(one.message) for one in said if issubclass(one.category, fr.FitWarning)]
+            assert len(expected) == count and all("rows.npy" in one and "fastrealign check" in one for one in expected)

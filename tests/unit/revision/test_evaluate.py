@@ -114,7 +114,7 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "has no items"),
         ("{", "line 1: not an item"),
@@ -129,10 +129,10 @@ def test_items_and_answers_are_kept_a_line_each(tmp_path):
         ("\ud800", "line 1: not an item"),
     ],
 )
-def test_items_that_cannot_be_read_name_the_line(tmp_path, text, told):
+def test_items_that_cannot_be_read_name_the_line(tmp_path, text, message):
     path = tmp_path / "items.jsonl"
     path.write_text(text, errors="surrogatepass")
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_items(path)
     assert str(path) in str(error.value)
     for read in (read_items, read_answers):

@@ -152,7 +152,7 @@ def record(*messages, **other):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "expected"),
     [
         (record(("human", "what?"), ("gpt", "a cat")), "example 'a': is text only: its first prompt has no <image>"),
         (record(("human", "<image> <image>"), ("gpt", "a cat")), "<image> appears more than once"),
@@ -181,18 +181,18 @@ def record(*messages, **other):
     ],
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
+def test_a_bad_record_is_named(tmp_path, bad, expected, suffix):
     records = [record(id="x"), record(id="y"), bad, record(id="z")]
     path = tmp_path / f"x{suffix}"
     path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
     number = "record 2" if suffix == ".json" else "line 3"
-    with pytest.raises(InputError, match=rf"x{suffix}: {number}: .*{told}") as caught:
+    with pytest.raises(InputError, match=rf"x{suffix}: {number}: .*{expected}") as caught:
         read_examples(path, unusable="error")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "expected"),
     [
         ("x.json", b"", "is empty"),
         ("x.json", b"[]", "holds no examples"),
@@ -216,16 +216,16 @@ def test_a_bad_record_is_named(tmp_path, bad, told, suffix):
         ("x.csv", b"a,b", r"examples are not read from '\.csv' files; expected \.json"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, name, text, told):
+def test_a_bad_file_is_named(tmp_path, name, text, expected):
     (tmp_path / name).write_bytes(text)
-    with pytest.raises(InputError, match=rf"{name}: .*{told}") as caught:
+    with pytest.raises(InputError, match=rf"{name}: .*{expected}") as caught:
         read_examples(tmp_path / name, unusable="error")
     assert "\n" not in str(caught.value)
 
 
 def test_other_bad_input(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    for table, told in (
+    for table, expected in (
         (
             {"id": ["a"], "label": ["b"]},
             "expected a column of captions .caption, .* or conversations, and one of ids .id, .*; its columns are id, label",
@@ -238,7 +238,7 @@ def test_other_bad_input(tmp_path):
         ({"id": [b"\xff"], "caption": ["x"]}, "row 0: 'id' is not UTF-8"),
     ):
         pq.write_table(pa.table(table), tmp_path / "x.parquet")
-        with pytest.raises(InputError, match=rf"x\.parquet: {told}"):
+        with pytest.raises(InputError, match=rf"x\.parquet: {expected}"):
             read_examples(tmp_path / "x.parquet")
     binary = pa.array([b"x", b"\xff"], pa.binary())
     said_text = pa.StringArray.from_buffers(2, binary.buffers()[1], binary.buffers()[2])
@@ -303,14 +303,14 @@ def test_what_is_not_about_one_image_is_left_out_and_counted_by_reason(tmp_path,
     else:
         path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
     expected = Counter(reason for _, reason in chosen if reason)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as seen:
         found = read_examples(path)
     assert [one.id for one in found] == [one["id"] for one, (_, why) in zip(records, chosen, strict=True) if not why]
     assert found.unusable == expected
     begins = [one["conversations"][0]["from"] for one, (_, why) in zip(records, chosen, strict=True) if not why]
     assert found.first_dropped == len(begins) - begins.count("human") > 0
     assert all(one.turns[0][0].startswith(IMAGE) and len(one.turns) == 1 for one in found)
-    (text,) = (str(one.message) for one in told)
+    (text,) = (str(one.message) for one in seen)
     assert "\n" not in text and f"{sum(expected.values())} of {len(records)} examples are left out" in text
     for reason, number in expected.items():
         first = next(i for i, (_, why) in enumerate(chosen) if why == reason)

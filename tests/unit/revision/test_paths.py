@@ -54,7 +54,7 @@ def loads_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("model", "/no/such/lm", "model: /no/such/lm: no such file or folder"),
         ("model", "org/lm", "model: org/lm: no such file or folder, .* name it hf://org/lm, or set hub: true"),
@@ -75,14 +75,14 @@ def loads_nothing(monkeypatch):
         ("out", "captions.jsonl/run", "out: captions.jsonl/run: .*captions.jsonl is a file, expected a folder"),
     ],
 )
-def test_a_path_that_is_not_there_is_told_with_its_key_before_anything_is_loaded(
-    no_network, loads_nothing, written, capsys, key, value, told
+def test_a_path_that_is_not_there_is_reported_with_its_key_before_anything_is_loaded(
+    no_network, loads_nothing, written, capsys, key, value, message
 ):
     path = written(**{key: value})
     assert main(["train", "stage1", str(path)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    with pytest.raises(InputError, match=f"run.yaml: {told}"):
+    with pytest.raises(InputError, match=f"run.yaml: {message}"):
         raise InputError(said)
     assert not os.path.exists("run")
 
@@ -98,7 +98,7 @@ def test_folders_that_lack_what_would_be_loaded_last(no_network, loads_nothing, 
 
 
 @pytest.mark.parametrize("command", ["train", "embed"])
-def test_a_misspelt_path_is_told_before_the_libraries_are_imported(written, world, command):
+def test_a_misspelt_path_is_reported_before_the_libraries_are_imported(written, world, command):
     words = ["train", "stage1", str(written(model="/no/such/lm", data="x.json"))]
     if command == "embed":
         words = ["embed", str(world / "captions.jsonl"), "--model", "/no/such/lm", "--out", str(world / "out")]
@@ -110,7 +110,7 @@ def test_a_misspelt_path_is_told_before_the_libraries_are_imported(written, worl
     assert "/no/such/lm: no such file or folder" in done.stderr and done.returncode == 20
 
 
-def test_all_that_are_not_there_are_told_at_once(loads_nothing, written, capsys):
+def test_all_that_are_not_there_are_reported_at_once(loads_nothing, written, capsys):
     assert main(["train", "stage1", str(written(model="./lm", data="zz", alignment="y"))]) == 2
     said = capsys.readouterr().err
     assert "model: ./lm: no such file or folder; data: zz: no such file; alignment: y: no such file" in said
@@ -176,7 +176,7 @@ def test_the_hub_is_asked_where_the_configuration_says_so(written, world, monkey
     assert seen == [("org/lm", False, False)] * 4
 
 
-def test_a_damaged_alignment_is_told_before_the_data_is_read(world, tiny_lm, monkeypatch):
+def test_a_damaged_alignment_is_reported_before_the_data_is_read(world, tiny_lm, monkeypatch):
     monkeypatch.delattr("fastrealign.revision.train.read_examples")
     wide = fr.fit(np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32)[::-1] + 0.5)
     wide.save("wide.safetensors")

@@ -125,7 +125,7 @@ def test_the_command_tells_mistakes_in_one_line(world, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("usage: fastrealign train ")
 
 
-def test_an_interrupted_command_says_how_to_go_on(world, tiny_lm, capsys, monkeypatch):
+def test_an_interrupted_command_says_how_to_resume(world, tiny_lm, capsys, monkeypatch):
     from fastrealign.revision import train as module
 
     def interrupted(*_, **__):

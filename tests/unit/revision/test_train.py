@@ -89,7 +89,7 @@ def test_the_first_loss_is_the_language_models_own_and_the_schedule_is_the_paper
     assert done.losses[0] == pytest.approx(done.losses[1], rel=1e-5)  # the first step has a rate of 0
 
 
-def test_stage_2_goes_on_from_stage_1_and_trains_both(config, tiny_lm):
+def test_stage_2_continues_from_stage_1_and_trains_both(config, tiny_lm):
     one = train(config())
     two = train(config("stage2", "two", adapter=one.out, epochs=4, learning_rate=1e-2))
     assert two.loss < two.loss_first - 0.5
@@ -163,17 +163,17 @@ def test_runs_that_are_killed_and_runs_on_two_ranks(config, world, tiny_tokenize
     model.config.attention_dropout = 0.2
     model.save_pretrained(world / "lm")
     tiny_tokenizer.save_pretrained(world / "lm")
-    told = []
+    runs_given = []
     for stage in ("stage1", "stage2"):
         options = {"epochs": 2, "save_steps": 2, "learning_rate": 1e-3, "gradient_accumulation": 2}
         given = config(stage, model=str(world / "lm"), **options).to_json()
         del given["out"]
         steps = sorted(int(step) for step in rng.choice(np.arange(1, 6), size=2, replace=False))  # of 6
-        told.append(["killed_and_resumed", stage, given, steps])
-    told.append(["on_two", "two", {**told[0][2], "batch_size": 2}])
+        runs_given.append(["killed_and_resumed", stage, given, steps])
+    runs_given.append(["on_two", "two", {**runs_given[0][2], "batch_size": 2}])
     script, package = Path(runs.__file__), Path(fr.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script, world, json.dumps(told)]
+    command = [sys.executable, script, world, json.dumps(runs_given)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -200,14 +200,14 @@ def test_runs_that_are_killed_and_runs_on_two_ranks(config, world, tiny_tokenize
 @pytest.mark.slow
 def test_runs_that_are_killed_at_random_moments_and_two_at_once(config, world, rng):
     """Wherever it was: while it loads, trains, writes a checkpoint or the model."""
-    told = []
+    runs_given = []
     for stage in ("stage1", "stage2"):
         given = config(stage, epochs=4, save_steps=1, learning_rate=1e-3).to_json()
         del given["out"]
-        told.append(["killed_at_random", stage, given, int(rng.integers(1 << 30)), 15])
-    told.append(["two_at_once", "twice", told[0][2]])
+        runs_given.append(["killed_at_random", stage, given, int(rng.integers(1 << 30)), 15])
+    runs_given.append(["two_at_once", "twice", runs_given[0][2]])
     environment = {**os.environ, "PYTHONPATH": str(Path(fr.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, Path(runs.__file__), world, json.dumps(told)]
+    command = [sys.executable, Path(runs.__file__), world, json.dumps(runs_given)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     for stage, files in (
@@ -262,7 +262,7 @@ def test_a_checkpoint_holds_what_trains_and_one_is_kept(config, world, monkeypat
 def test_a_run_that_ended_is_not_run_again(config):
     done = train(config())
     assert train(config(save_steps=7), resume=True) == done
-    with pytest.raises(InputError, match=r"run: is not empty; resume the run in it with --resume, or choose"):
+    with pytest.raises(InputError, match=r"run: is not empty; resume the run in it with resume=True, or choose"):
         train(config())
     with pytest.raises(InputError, match=r"run: the run in it has another configuration \(seed 0, now 5\)"):
         train(config(seed=5), resume=True)
@@ -293,7 +293,7 @@ def test_a_checkpoint_of_another_model_is_not_loaded(config, world, monkeypatch)
         train(config(), resume=True)
 
 
-def test_what_cannot_run_is_told_before_anything_is_written(config, world, tmp_path, tiny_lm):
+def test_what_cannot_run_is_reported_before_anything_is_written(config, world, tmp_path, tiny_lm):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="device: cuda, but torch finds no GPU here"):
             train(config(device="cuda"))
@@ -352,7 +352,7 @@ def unfinished(config):
     return unfinished
 
 
-def test_a_run_goes_on_with_what_it_began_with_alone(config, world, unfinished, tiny_lm):
+def test_a_run_resumes_with_what_it_began_with_alone(config, world, unfinished, tiny_lm):
     shutil.copytree(tiny_lm, world / "lm")
     options = {"model": str(world / "lm")}
     unfinished(**options)
@@ -364,7 +364,7 @@ def test_a_run_goes_on_with_what_it_began_with_alone(config, world, unfinished, 
     refused("captions.jsonl has changed", config(**options), resume=True)
 
 
-def test_a_run_goes_on_with_its_own_language_model(config, world, unfinished, tiny_lm, tiny_tokenizer):
+def test_a_run_resumes_with_its_own_language_model(config, world, unfinished, tiny_lm, tiny_tokenizer):
     shutil.copytree(tiny_lm, world / "lm")
     unfinished(model=str(world / "lm"))
     build_lm(len(tiny_tokenizer)).save_pretrained(world / "lm")
@@ -419,7 +419,7 @@ def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkey
     assert train(config(), resume=True).resumed_from == 6
 
 
-def test_faults_at_the_end_of_the_data_are_told_at_the_beginning(config, world, tiny_tokenizer):
+def test_faults_at_the_end_of_the_data_are_reported_at_the_beginning(config, world, tiny_tokenizer):
     with (world / "captions.jsonl").open("a") as file:
         file.write((json.dumps({"id": "0", **json.loads((world / "chats.json").read_text())[0]})) + "\n")
     refused("example '0': stage 1 takes one text per image, got 2 turns", config())

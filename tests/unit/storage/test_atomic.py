@@ -159,7 +159,7 @@ def test_folder_that_cannot_be_synced(tmp_path, tree, refused, monkeypatch, code
     assert tree(tmp_path) == ["x"]
 
 
-def test_syncs_file_then_folder_unless_told_not_to(tmp_path, monkeypatch):
+def test_syncs_file_then_folder_unless_asked_not_to(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(stat.S_ISDIR(os.fstat(fd).st_mode)))
     for fsync in (False, True):

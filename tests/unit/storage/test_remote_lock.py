@@ -110,21 +110,21 @@ def test_of_many_that_come_at_once_one_gets_it(memory, monkeypatch, conditional)
     if not conditional:
         monkeypatch.setattr("fastrealign.storage.url._can_create", lambda fs: False)
         monkeypatch.setattr(Url, "exists", lambda self: False)
-    got, told = [], []
+    got, refusals = [], []
 
     def come() -> None:
         try:
             got.append(taken())
         except InputError as error:
-            told.append(str(error))
+            refusals.append(str(error))
 
     threads = [threading.Thread(target=come) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == 1 and len(told) == 5
-    assert all("another fastrealign is writing there" in text for text in told)
+    assert len(got) == 1 and len(refusals) == 5
+    assert all("another fastrealign is writing there" in text for text in refusals)
     got[0].release()
 
 

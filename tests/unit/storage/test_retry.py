@@ -39,7 +39,7 @@ def s3_error(code: str, status: int) -> OSError:
 
 @pytest.fixture
 def tried(monkeypatch):
-    """tried(error, doing): the error told, and how often it was tried."""
+    """tried(error, doing): the error raised, and how often it was tried."""
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     monkeypatch.setattr(retry, "SESSION", RemoteSession())
 
@@ -75,8 +75,8 @@ def tried(monkeypatch):
     ids=repr,
 )
 def test_what_passes(tried, error):
-    told, tries = tried(error)
-    assert tries == 6 and not isinstance(told, InputError)
+    message, tries = tried(error)
+    assert tries == 6 and not isinstance(message, InputError)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,15 @@ def test_what_passes(tried, error):
     ids=repr,
 )
 def test_what_does_not_pass(tried, error, kind):
-    told, tries = tried(error)
-    assert tries == 1 and type(told) is kind
+    message, tries = tried(error)
+    assert tries == 1 and type(message) is kind
     # What cannot be written is no fault of the input.
-    told, tries = tried(error, "written")
-    assert tries == 1 and type(told) is FastRealignError
+    message, tries = tried(error, "written")
+    assert tries == 1 and type(message) is FastRealignError
 
 
 @pytest.mark.parametrize(
-    "code, status, tries, told",
+    "code, status, tries, message",
     [
         ("SlowDown", 503, 6, "HTTP 503 (Service Unavailable)"),
         ("InternalError", 500, 6, "HTTP 500 (Internal Server Error)"),
@@ -115,10 +115,10 @@ def test_what_does_not_pass(tried, error, kind):
         ("NoSuchKey", 404, 1, "no such file"),
     ],
 )
-def test_what_s3_says(tried, code, status, tries, told):
+def test_what_s3_says(tried, code, status, tries, message):
     pytest.importorskip("s3fs")
     error, count = tried(s3_error(code, status))
-    assert count == tries and told in str(error)
+    assert count == tries and message in str(error)
 
 
 def test_missing_credentials_are_not_waited_for(tried):

@@ -182,10 +182,10 @@ def test_a_misspelt_name_of_ids_gets_the_nearest(tmp_path, rng):
     records = [{"image_name": "i", "caption": "c"}]
     for path in (tmp_path / "a.jsonl", tmp_path / "a.parquet"):
         written(path, records)
-        with pytest.raises(InputError, match="did you mean 'image_name'") as told:
+        with pytest.raises(InputError, match="did you mean 'image_name'") as caught:
             problems = [item.problem for item in open_input(path, ids="imge_name")]
             raise InputError(problems[0])
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
     with pytest.raises(InputError, match=r"has no column 'imge_name', did you mean 'image_name'\?"):
         open_embeddings(tmp_path / "x.npy", ids=tmp_path / "a.parquet", id_column="imge_name")
@@ -194,12 +194,12 @@ def test_a_misspelt_name_of_ids_gets_the_nearest(tmp_path, rng):
 @pytest.mark.parametrize(
     "deep", ['{"id": "a", "caption": ' + "[" * 100_000, '{"id": "a", "caption": 1' + "0" * 10_000 + "}"]
 )
-def test_json_that_python_cannot_read_is_told_in_one_line(tmp_path, deep):
+def test_json_that_python_cannot_read_is_reported_in_one_line(tmp_path, deep):
     (tmp_path / "a.jsonl").write_text(deep + "\n")
-    with pytest.raises(InputError, match=r"a\.jsonl: line 1: is not JSON") as told:
+    with pytest.raises(InputError, match=r"a\.jsonl: line 1: is not JSON") as caught:
         read_examples(tmp_path / "a.jsonl")
     (item,) = open_input(tmp_path / "a.jsonl")
-    assert item.problem.startswith("is not JSON") and len(item.problem) < 300 and len(str(told.value)) < 400
+    assert item.problem.startswith("is not JSON") and len(item.problem) < 300 and len(str(caught.value)) < 400
     (tmp_path / "ids.json").write_text("[" * 100_000)
     np.save(tmp_path / "x.npy", np.ones((1, 3), np.float32))
     with pytest.raises(InputError, match=r"ids\.json: is not readable as ids"):

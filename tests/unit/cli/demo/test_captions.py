@@ -62,14 +62,14 @@ def test_captions_are_true_and_their_claims_say_the_same(family, length):
     scenes = [scene(seed, family) for seed in range(400)]
     lies = 0
     for s, other in itertools.pairwise(scenes):
-        told = caption(s, length)
-        assert told == caption(s, length)
-        assert true_of(told.text, s), (told.text, s)
-        assert all(holds(claim, s) for claim in told.claims), (told, s)
+        made = caption(s, length)
+        assert made == caption(s, length)
+        assert true_of(made.text, s), (made.text, s)
+        assert all(holds(claim, s) for claim in made.claims), (made, s)
         # Most captions are false of the next scene; the claims must notice whenever the text does.
         # (A complete caption also claims that nothing else is there, which its text leaves to be understood.)
-        truth = true_of(told.text, other)
-        assert truth == all(holds(claim, other) for claim in told.claims) or length == "complete", (told, other)
+        truth = true_of(made.text, other)
+        assert truth == all(holds(claim, other) for claim in made.claims) or length == "complete", (made, other)
         lies += not truth
     assert lies > 300
 

@@ -44,10 +44,10 @@ def test_the_language_model_reads_a_description():
     model, words = models.load_backbone(), backbone.tokenizer()
     right: dict[str, list[bool]] = {}
     for s in SCENES[:8]:
-        told = captions.caption(s, "complete")
-        asked = [(f"{told.text} . {note}", answer, "note") for note, answer in questions.notes(s, told, 0)]
-        existence = [q for q in questions.questions(s, told) if q.kind == "existence"]
-        asked += [(f"USER: {told.text} {q.text} ASSISTANT:", q.answer, q.kind) for q in existence]
+        made = captions.caption(s, "complete")
+        asked = [(f"{made.text} . {note}", answer, "note") for note, answer in questions.notes(s, made, 0)]
+        existence = [q for q in questions.questions(s, made) if q.kind == "existence"]
+        asked += [(f"USER: {made.text} {q.text} ASSISTANT:", q.answer, q.kind) for q in existence]
         for text, answer, kind in asked:
             with torch.inference_mode():
                 given = model(words(text, return_tensors="pt").input_ids).logits[0, -1].argmax()

@@ -45,23 +45,23 @@ def looked_up(text, s):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("told", [None, *LENGTHS])
-def test_answers_are_right(rng, family, told):
+@pytest.mark.parametrize("length", [None, *LENGTHS])
+def test_answers_are_right(rng, family, length):
     kinds, answers = Counter(), Counter()
     for seed in map(int, rng.integers(0, 2**40, 400)):
         s = scene(seed, family)
-        about = told and caption(s, told)
+        about = length and caption(s, length)
         for q in questions(s, about):
             assert q.answer == looked_up(q.text, s), (q, s)
             kinds[q.kind] += 1
             answers[q.kind, q.answer] += 1
-            if told and q.kind == "count" and told == "complete":
+            if length and q.kind == "count" and length == "complete":
                 assert about.text.count(",") == NUMBER[q.answer], "one phrase a thing, then the background"
-            elif told and q.kind in ("colour", "count", "relation"):
+            elif length and q.kind in ("colour", "count", "relation"):
                 assert q.answer in ("yes", "no") or q.answer in about.text.split(), "answered by the caption alone"
         assert questions(s, about) == questions(s, about)
     # "complete" tells no relation, "short" no number of all things.
-    assert set(kinds) == set(KINDS) - {"complete": {"relation"}, "short": {"count"}}.get(told, set())
+    assert set(kinds) == set(KINDS) - {"complete": {"relation"}, "short": {"count"}}.get(length, set())
     for kind in {"existence", "relation"} & set(kinds):
         assert 0.3 < answers[kind, "yes"] / kinds[kind] < 0.7
 

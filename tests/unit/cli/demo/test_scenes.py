@@ -1,4 +1,4 @@
-"""Scenes: the same for the same seed, told apart by sight."""
+"""Scenes: the same for the same seed, distinct by sight."""
 
 from __future__ import annotations
 

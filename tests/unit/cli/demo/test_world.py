@@ -132,9 +132,11 @@ def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch,
     assert main(command) == 0
     assert threads == [1, 1] and torch.get_num_threads() == 2
     torch.set_num_threads(before)
-    told = capsys.readouterr()
-    assert "On images never seen" in told.out and "captions, colours: F1" in told.out and str(picture) in told.out
-    assert "exists already" in told.err and "Traceback" not in told.err
+    message = capsys.readouterr()
+    assert (
+        "On images never seen" in message.out and "captions, colours: F1" in message.out and str(picture) in message.out
+    )
+    assert "exists already" in message.err and "Traceback" not in message.err
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert main([*command[:-2], "--json", "--quiet"]) == 0
     again = capsys.readouterr()
