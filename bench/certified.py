@@ -18,7 +18,7 @@ import numpy as np
 
 import fastrealign as fr
 from fastrealign.core.row_map import UNIT
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import open_rows
 

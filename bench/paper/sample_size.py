@@ -25,7 +25,7 @@ from bench.paper.common import Reproduction, Results, Say, Setting, main, table
 from fastrealign.cli.demo.samples import load
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.row_map import UNIT, RowMap
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.sources import open_rows
 
 if TYPE_CHECKING:

@@ -39,9 +39,9 @@ class Reservoir:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_width(cls, d: int, seed: int = 0) -> Reservoir:
+    def of_width(cls, d: int) -> Reservoir:
         """One that stays within BYTES for rows of float32."""
-        return cls(max(2, min(ROWS, BYTES // (4 * d))), seed)
+        return cls(max(2, min(ROWS, BYTES // (4 * d))))
 
     @computes
     def foresee(self, rows: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.row_map import UNIT, RowMap
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.second_moments import Covariance

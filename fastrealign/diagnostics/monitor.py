@@ -112,13 +112,9 @@ class GapMonitor:
         if self._log is not None:
             self._resume(self._log)
 
-    def due(self, step: int) -> bool:
-        """Whether `step` measures after this many steps."""
-        return step % self.every == 0
-
     def step(self, step: int) -> GapRecord | None:
         """Call this after each optimizer step with the number of steps done; measures if it is due."""
-        if not self.due(step):
+        if step % self.every:
             return None
         if self.embed is None:
             raise InputError("a monitor without embed=: call measure(step, text, image) with the rows of the probe set")

@@ -48,6 +48,10 @@ class Nearest:
     numbers: np.ndarray
     cosines: np.ndarray
 
+    def first(self, k: int) -> Nearest:
+        """The k nearest of these."""
+        return Nearest(self.numbers[:, :k], self.cosines[:, :k])
+
 
 @computes
 def nearest(

@@ -125,7 +125,7 @@ def lengths_of(x: ArraySource, y: ArraySource, lengths: np.ndarray, seed: int) -
                 effective_rank=_rank(rows.array[some]),
                 mixing=mean_estimate(foreign_share(*before, MIXING_K), len(part), seed),
                 mixing_after=mean_estimate(foreign_share(*now, MIXING_K), len(part), seed),
-                kept=mean_estimate(kept_share(*(_first(own) for own, _ in (before, now))), len(part), seed),
+                kept=mean_estimate(kept_share(*(own.first(KEPT_K) for own, _ in (before, now))), len(part), seed),
                 left=gap(x, after.array[held]),
                 left_own=gap(x, _quiet(ArraySource(y.array[fitted], y.name), x)(y.array[held], dtype=np.float64)),
             )
@@ -260,10 +260,6 @@ def _neighbours(y: ArraySource, numbers: np.ndarray, x: ArraySource) -> tuple[Ne
     queries = np.asarray(y.array[numbers], np.float64)
     queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     return nearest(queries, y, MIXING_K, own=numbers), nearest(queries, x, MIXING_K)
-
-
-def _first(found: Nearest) -> Nearest:
-    return Nearest(found.numbers[:, :KEPT_K], found.cosines[:, :KEPT_K])
 
 
 def _rank(rows: np.ndarray) -> float:

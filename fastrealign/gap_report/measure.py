@@ -221,7 +221,7 @@ class _Work:
             y_to_x = nearest(mapped, self.x, MIXING_K)
         of_x, of_y = foreign_share(self.among_x, x_to_y, MIXING_K), foreign_share(among, y_to_x, MIXING_K)
         mixing = mixing_of(of_x, of_y, self.x.rows, self.y.rows, k=MIXING_K, seed=self.seed)
-        kept = kept_share(*(_first(found, KEPT_K) for found in (self.among_y, among)))
+        kept = kept_share(*(found.first(KEPT_K) for found in (self.among_y, among)))
         self.judge.neighbours(name, of_x, of_y, kept)
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 
@@ -276,7 +276,3 @@ def _search(pool: RowSource, numbers: np.ndarray, own: np.ndarray, others: np.nd
     found = nearest(queries, pool, MIXING_K, own=np.concatenate([numbers, np.full(len(others), -1)]))
     n = len(own)
     return Nearest(found.numbers[:n], found.cosines[:n]), Nearest(found.numbers[n:], found.cosines[n:])
-
-
-def _first(found: Nearest, k: int) -> Nearest:
-    return Nearest(found.numbers[:, :k], found.cosines[:, :k])

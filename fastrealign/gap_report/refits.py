@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrealign.core.errors import FitWarning
 from fastrealign.core.text import shown
-from fastrealign.data.pipeline import reduce_maps
+from fastrealign.data.reduction import reduce_maps
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource
 from fastrealign.gap_report.report_data import Domains, SampleSize

@@ -23,7 +23,7 @@ from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, ReadOptions
-from fastrealign.jobs.align_files import AlignJob, ApplyJob
+from fastrealign.jobs.align_jobs import AlignJob, ApplyJob
 from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
 from fastrealign.jobs.summary import Report

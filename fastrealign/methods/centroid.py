@@ -13,7 +13,7 @@ from fastrealign.core import reference
 from fastrealign.core.errors import warn
 from fastrealign.core.row_map import RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowSource
 
 # The search ends at this |F(c)|, or after so many passes.

@@ -20,9 +20,9 @@ from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.pair import open_both
-from fastrealign.data.pipeline import reduce_source
 from fastrealign.data.process_group import GroupLike, ranks_of
 from fastrealign.data.rank_share import shared
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.methods.alignment import Alignment

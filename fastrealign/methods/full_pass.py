@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment

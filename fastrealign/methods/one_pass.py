@@ -21,7 +21,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import reduce_maps
+from fastrealign.data.reduction import reduce_maps
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import ArraySource

@@ -12,7 +12,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import name_both
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import RowSource
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.moments import trace_of_unit_rows

@@ -12,7 +12,7 @@ from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.wording import either
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.methods.alignment import Alignment

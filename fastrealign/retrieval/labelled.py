@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -198,3 +199,16 @@ def _units(queries: int, group: Mapping[Pair, ModalityPair]) -> tuple[np.ndarray
         unit, shared = np.arange(queries), alone
     shared[shared == queries] = -1
     return unit, {pair: shared[lo:hi] for pair, lo, hi in zip(group, starts[:-1], starts[1:], strict=True)}
+
+
+def pair_name(pair: Pair) -> str:
+    return f"{pair[0]} to {pair[1]}"
+
+
+@contextmanager
+def naming(pair: Pair) -> Iterator[None]:
+    """An InputError says which modality pair it concerns."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{pair_name(pair)}: {error}") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from fastrealign.data.row_source import RowsLike
 from fastrealign.formats.saved_tensors import check_record, check_saved_name, damaged, load_tensors, save_tensors
 from fastrealign.retrieval.array_arguments import ArrayLike
 from fastrealign.retrieval.calibration import FORMS, LABELLED, SCORE_METHODS, Calibration, checked_cosines
-from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, open_pair
+from fastrealign.retrieval.labelled import ModalityPair, Pair, curves_of, naming, open_pair, pair_name
 from fastrealign.retrieval.thresholds import COLUMNS, Curve, Threshold
 from fastrealign.storage.record_rules import NOT_NEGATIVE, TEXT, Rule
 
@@ -104,10 +103,10 @@ class Scores:
         if pair not in self.curves:
             unlabelled = [one for one in self.maps if one not in self.curves] if pair is None else [pair]
             raise InputError(
-                f"a threshold needs labelled pairs, and there are none of {', '.join(map(_shown, unlabelled))}: "
+                f"a threshold needs labelled pairs, and there are none of {', '.join(map(pair_name, unlabelled))}: "
                 "fit_scores(..., labels=...)"
             )
-        return self.curves[pair].threshold(precision, "all pairs" if pair is None else _shown(pair))
+        return self.curves[pair].threshold(precision, "all pairs" if pair is None else pair_name(pair))
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.maps)
@@ -116,7 +115,7 @@ class Scores:
         return len(self.maps)
 
     def __repr__(self) -> str:
-        return f"Scores({', '.join(map(_shown, self.maps))}; method={self.method!r})"
+        return f"Scores({', '.join(map(pair_name, self.maps))}; method={self.method!r})"
 
     def save(self, path: AnyPath) -> None:
         """Write to one safetensors file, a path or a URL, replaced in one step.
@@ -238,7 +237,7 @@ def fit_scores(
     opened: dict[Pair, ModalityPair] = {}
     maps: dict[Pair, Calibration] = {}
     for pair, (queries, documents) in pairs.items():
-        with _named(pair):
+        with naming(pair):
             opened[pair] = open_pair(queries, documents, (labels or {}).get(pair), (collection or {}).get(pair), seed)
             maps[pair] = opened[pair].calibration(method)
     return Scores(maps, method, curves_of(opened, maps))
@@ -260,7 +259,7 @@ def _check(pairs: Any, method: str, labels: Any, collection: Any) -> None:
                 f"pair {pair!r}: expected two names of letters, digits, _ and -: (query role, document role)"
             )
         if not isinstance(rows, (tuple, list)) or len(rows) != 2:
-            raise InputError(f"{_shown(pair)}: expected (query rows, document rows)")
+            raise InputError(f"{pair_name(pair)}: expected (query rows, document rows)")
     if method not in SCORE_METHODS:
         hint = meant(str(method), SCORE_METHODS, f"choose one of {', '.join(SCORE_METHODS)}")
         raise InputError(f"there is no calibration {method!r}{hint}")
@@ -272,30 +271,17 @@ def _check(pairs: Any, method: str, labels: Any, collection: Any) -> None:
     missing = [pair for pair in pairs if pair not in (labels or {})]
     if missing and method in LABELLED:
         raise InputError(
-            f"{method} needs labelled pairs, and there are none of {', '.join(map(_shown, missing))}; labels=..."
+            f"{method} needs labelled pairs, and there are none of {', '.join(map(pair_name, missing))}; labels=..."
         )
     for pair in collection or {}:
         if pair not in (labels or {}):
-            raise InputError(f"collection: {_shown(pair)} has no labels, without which its size does not matter")
+            raise InputError(f"collection: {pair_name(pair)} has no labels, without which its size does not matter")
 
 
 def _known(pair: Any, pairs: Mapping[Pair, Any]) -> Pair:
     if pair not in pairs:
-        names = {_shown(one): one for one in pairs}
-        given = _shown(pair) if isinstance(pair, tuple) and len(pair) == 2 else repr(pair)
+        names = {pair_name(one): one for one in pairs}
+        given = pair_name(pair) if isinstance(pair, tuple) and len(pair) == 2 else repr(pair)
         near = meant(given, names, f"the pairs are {', '.join(names)}")
         raise InputError(f"there is no modality pair {given}{near}")
     return pair
-
-
-def _shown(pair: Pair) -> str:
-    return f"{pair[0]} to {pair[1]}"
-
-
-@contextmanager
-def _named(pair: Pair) -> Iterator[None]:
-    """An InputError says which modality pair it concerns."""
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{_shown(pair)}: {error}") from None

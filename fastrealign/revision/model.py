@@ -29,7 +29,7 @@ from fastrealign.core.text import one_line
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
 from fastrealign.revision.language_model import fingerprint, load_lm
-from fastrealign.revision.model_record import RECORD, read_record, write_record
+from fastrealign.revision.model_record import RECORD, check_language_model, read_record, write_record
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
 from fastrealign.storage import hub as hubs
 from fastrealign.storage.atomic import AtomicFolder
@@ -220,7 +220,7 @@ class RevisionModel(torch.nn.Module):
         if (Path(path) / RECORD).is_file():
             record = read_record(Path(path))
             if record["lm"] != "lm":
-                _check_fingerprint(path, record, self)
+                check_language_model(path, record, self.lm_fingerprint, self.lm_source)
         self.adapter.load_state_dict(found.state_dict())
 
     def export_adapter(self, path: str | os.PathLike, layout: str = "reference") -> None:
@@ -286,7 +286,7 @@ class RevisionModel(torch.nn.Module):
                 )
             given = load_lm(given, hub=hub) if is_path(given) else given
             model = cls(given, record["dim"], tokens=record["tokens"])
-            _check_fingerprint(folder, record, model)
+            check_language_model(folder, record, model.lm_fingerprint, model.lm_source)
         model.load_adapter(adapters.find(folder))
         if record["lora"]:
             with hubs.asked(False):
@@ -294,11 +294,3 @@ class RevisionModel(torch.nn.Module):
                 model.lm = peft.PeftModel.from_pretrained(model.lm, folder / "lora", is_trainable=True)
             model._lora = True
         return model.eval()
-
-
-def _check_fingerprint(path: str | os.PathLike, record: dict[str, Any], model: RevisionModel) -> None:
-    if model.lm_fingerprint != record["lm_fingerprint"]:
-        raise InputError(
-            f"{path}: was trained with another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
-            f"than {model.lm_source or 'the one given'} ({model.lm_fingerprint[:12]}); use the one that it was trained with"
-        )

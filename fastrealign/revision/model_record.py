@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{file}: lacks {', '.join(sorted(missing))}; the file is damaged")
     return record
+
+
+def check_language_model(path: str | os.PathLike, record: dict[str, Any], found: str, source: str | None) -> None:
+    """InputError where the language model with the fingerprint `found`, loaded from `source`, is not the one of the record."""
+    if found != record["lm_fingerprint"]:
+        raise InputError(
+            f"{path}: was trained with another language model ({record['lm']}, {record['lm_fingerprint'][:12]}) "
+            f"than {source or 'the one given'} ({found[:12]}); use the one that it was trained with"
+        )

@@ -15,7 +15,8 @@ from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT
 from fastrealign.data import sources
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import Pass, reduce_source
+from fastrealign.data.pipeline import Pass
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.sources import open_rows

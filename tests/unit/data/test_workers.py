@@ -15,7 +15,7 @@ from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.progress import Progress
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import PIECE_BYTES
 from fastrealign.data.sources import open_rows
 from fastrealign.data.workers import DEVICE_PIECE_BYTES, THREADS_A_DEVICE, Device, Host, Workers

@@ -245,7 +245,7 @@ def test_a_file_without_captions(tmp_path):
     path.write_text(json.dumps({"url": "x", "label": 3}) + "\n")
     (item,) = open_input(path)
     assert item.where == f"{path}: line 1"
-    assert re.search(r"has no key of captions \(caption, text.*its keys are url, label; .*--column$", item.problem)
+    assert re.search(r"has no key of captions \(caption, text.*its keys are url, label; .*column=$", item.problem)
     path.write_text("")
     refused("is empty", path)
 

@@ -15,7 +15,7 @@ from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.row_map import UNIT
 from fastrealign.data import cluster_sampling, error_bound
 from fastrealign.data.options import PassOptions
-from fastrealign.data.pipeline import reduce_source
+from fastrealign.data.reduction import reduce_source
 from fastrealign.data.row_source import Piece
 from fastrealign.data.sources import open_rows
 from fastrealign.data.strata import Strata
