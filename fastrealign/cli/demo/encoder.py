@@ -159,20 +159,22 @@ def _parameter_groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
     ]
 
 
-def encode_images(model: open_clip.CLIP, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def encode_images(model: open_clip.CLIP, pictures: Sequence[np.ndarray], batch: int = 256) -> np.ndarray:
     """Embeddings of images, not normalised: float32 (n, DIM)."""
-    return _encode(model, lambda part: model.encode_image(pixels(part)), pictures)
+    return _encode(model, lambda part: model.encode_image(pixels(part)), pictures, batch)
 
 
-def encode_texts(model: open_clip.CLIP, texts: Sequence[str]) -> np.ndarray:
+def encode_texts(model: open_clip.CLIP, texts: Sequence[str], batch: int = 256) -> np.ndarray:
     """Embeddings of captions, not normalised: float32 (n, DIM)."""
-    return _encode(model, lambda part: model.encode_text(tokenize(part)), texts)
+    return _encode(model, lambda part: model.encode_text(tokenize(part)), texts, batch)
 
 
-def _encode(model: open_clip.CLIP, encode: Callable[[Any], torch.Tensor], items: Sequence[Any]) -> np.ndarray:
+def _encode(
+    model: open_clip.CLIP, encode: Callable[[Any], torch.Tensor], items: Sequence[Any], batch: int
+) -> np.ndarray:
     import torch
 
     model.eval()
     with torch.inference_mode():
-        parts = [encode(items[lo : lo + 256]).numpy() for lo in range(0, len(items), 256)]
+        parts = [encode(items[lo : lo + batch]).numpy() for lo in range(0, len(items), batch)]
     return np.concatenate(parts)
