@@ -31,6 +31,17 @@ class Frame:
         Dimension of U, 1 to d - 1.
     energy : float
         Share of the trace of S_x + S_y that lies in U.
+
+    Examples
+    --------
+    >>> from fastrealign.diagnostics import covariance, fixed_frame
+    >>> images, text = np.random.default_rng(0).normal(size=(2, 10, 4)) * [4, 1, 1, 0.1] + [0, 0, 0, 8]
+    >>> frame = fixed_frame(covariance(images), covariance(text), energy=0.9)
+    >>> frame.U.shape, frame.V.shape
+    ((4, 3), (4, 1))
+    >>> in_u, in_v = frame.split(np.ones(4))  # two parts at right angles
+    >>> bool(abs(in_u @ in_v) < 1e-12), np.allclose(in_u + in_v, 1.0)
+    (True, True)
     """
 
     basis: np.ndarray

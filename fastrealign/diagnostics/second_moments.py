@@ -35,6 +35,16 @@ class Covariance:
         float64 (d, d): E[(e - mean)(e - mean)^T].
     count : int
         Number of rows.
+
+    Examples
+    --------
+    >>> from fastrealign.diagnostics import covariance
+    >>> rows = np.random.default_rng(0).standard_normal((400, 8)) - 1.0
+    >>> of = covariance(rows)  # of the unit rows, so that E|e|^2 = 1
+    >>> of.count, of.matrix.shape, np.allclose(of.trace, 1 - of.mean @ of.mean)
+    (400, (8, 8), True)
+    >>> np.allclose(of.eigenvalues.sum(), of.trace)
+    True
     """
 
     mean: np.ndarray

@@ -74,6 +74,17 @@ class Alignment(MapsRows):
         How the statistics were estimated; None: they are of every row.
     version : str
         Version of fastrealign that made it.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((400, 8)) - 1.0
+    >>> alignment = fr.fit(text, images)
+    >>> alignment
+    Alignment(dim=8, s=1.00619, centroid='paper', gap 1.41 -> 0.01049, rows 500 -> 400)
+    >>> alignment(text[:3]).shape
+    (3, 8)
     """
 
     s: float

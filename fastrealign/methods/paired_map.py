@@ -74,6 +74,15 @@ class PairedMap(MapsRows):
         Names of the old and the new encoder, where they are known.
     version : str
         Version of fastrealign that made it.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> old, turn = rng.standard_normal((400, 8)), np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    >>> found = fr.fit_map(old, old @ turn)  # the new encoder only turns the old one
+    >>> found.name, np.allclose(found(old) @ turn.T, old / np.linalg.norm(old, axis=1, keepdims=True))
+    ('procrustes', True)
     """
 
     name: str

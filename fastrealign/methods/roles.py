@@ -57,6 +57,15 @@ class Roles(OnHub):
         Of "auto", why: the figures that decided, in a few sentences; otherwise "".
     trials : mapping of str to Trial
         Of "auto" and "balanced", R@10 of each method that was tried, in one index and alone, with standard errors.
+
+    Examples
+    --------
+    >>> import fastrealign as fr, numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> text, images = rng.standard_normal((500, 8)) + 1.0, rng.standard_normal((400, 8)) - 1.0
+    >>> roles = fr.fit_roles({"text": text, "image": images}, anchor="image")
+    >>> list(roles), roles["text"](text[:3]).shape
+    (['text', 'image'], (3, 8))
     """
 
     maps: Mapping[str, Method]

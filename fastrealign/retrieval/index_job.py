@@ -145,6 +145,19 @@ def index(
         For a row without a direction, where bad_rows is "error".
     FastRealignError
         For a store that does not answer, is locked, or refuses a write.
+
+    Examples
+    --------
+    >>> import faiss, numpy as np
+    >>> import fastrealign as fr
+    >>> things = np.random.default_rng(0).standard_normal((50, 8)).astype("float32")
+    >>> text, images = things + 1, things - 1
+    >>> roles = fr.fit_roles({"query": text, "image": images}, anchor="image")
+    >>> store = faiss.IndexFlatIP(8)
+    >>> store.add(images)
+    >>> faiss.write_index(store, "images.faiss")
+    >>> fr.retrieval.index("images.faiss", roles, role="image").rows
+    50
     """
     check_choice("bad_rows", bad_rows, _BAD_ROWS)
     begun = time.monotonic()

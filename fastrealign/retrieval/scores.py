@@ -47,6 +47,16 @@ class Scores:
         One of SCORE_METHODS.
     curves : mapping
         Of each labelled pair, and of all together by None where every pair is labelled: precision at each threshold.
+
+    Examples
+    --------
+    >>> import fastrealign as fr
+    >>> query, image = np.random.default_rng(0).standard_normal((2, 200, 8))
+    >>> scores = fr.retrieval.fit_scores({("query", "image"): (query, image + query)})
+    >>> scores
+    Scores(query to image; method='z-score')
+    >>> list(scores)
+    [('query', 'image')]
     """
 
     maps: Mapping[Pair, Calibration]

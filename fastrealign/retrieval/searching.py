@@ -110,6 +110,21 @@ def searcher(
     InputError
         For aligned vectors that are not there, not complete, or made with other roles; for an unknown role of the
         queries; and for a metric other than cosine on rows that are not of unit length.
+
+    Examples
+    --------
+    >>> import faiss, numpy as np
+    >>> import fastrealign as fr
+    >>> things = np.random.default_rng(0).standard_normal((50, 8)).astype("float32")
+    >>> text, images = things + 1, things - 1
+    >>> roles = fr.fit_roles({"query": text, "image": images}, anchor="image")
+    >>> store = faiss.IndexFlatIP(8)
+    >>> store.add(images)
+    >>> faiss.write_index(store, "images.faiss")
+    >>> _ = fr.retrieval.index("images.faiss", roles, role="image")
+    >>> with fr.retrieval.searcher("images.faiss", roles) as search:
+    ...     search.search(text[:2], k=1).ids.tolist()
+    [[0], [13]]
     """
     maps = RoleMaps.of(roles)
     method = unit_rows(maps.dim_out) if query_role is None else maps.maps[maps.known(query_role, _QUERIES)]
