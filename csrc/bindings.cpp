@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdlib>
+#include <memory>
 #include <optional>
 
 #include "constants.h"

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <mutex>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 #include <tuple>
 #include <utility>

@@ -18,16 +18,19 @@ examples:
   source <(fastrealign completion zsh)
   fastrealign completion fish | source"""
 
-# "at" is the command so far, as "/train/stage1". A value after = is a word of its own, since = ends words.
+# "at" is the command so far, as "/train/stage1". A value after = is a word of its own in bash, where = ends words, and not in
+# zsh, which also wants $(( )) in a slice and keeps the name "words" for itself.
 _BASH = """\
 _fastrealign() {{
-    local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" at="" words="" word
+    local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" at="" offered="" before="" word
     if [[ "$cur" == "=" ]]; then
         cur=""
     elif [[ "$prev" == "=" ]]; then
         prev="${{COMP_WORDS[COMP_CWORD-2]}}"
+    elif [[ "$cur" == --*=* ]]; then
+        prev="${{cur%%=*}}" before="${{cur%%=*}}=" cur="${{cur#*=}}"
     fi
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    for word in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
         case "$at/$word" in
             {commands}) at="$at/$word" ;;
         esac
@@ -44,7 +47,7 @@ _fastrealign() {{
         esac ;;
     esac
     COMPREPLY=()
-    [[ -z "$words" ]] || COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    [[ -z "$offered" ]] || COMPREPLY=($(compgen -P "$before" -W "$offered" -- "$cur"))
 }}
 complete -o default -F _fastrealign fastrealign
 """
@@ -94,12 +97,12 @@ def _levels(
 def _bash(levels: list[_Level]) -> str:
     names = [level.at for level in levels if level.at]
     values = [
-        f'        "{level.at} {flag}") words="{" ".join(choices)}" ;;'
+        f'        "{level.at} {flag}") offered="{" ".join(choices)}" ;;'
         for level in levels
         for flag, choices in level.values.items()
     ]
-    options = [f'                "{level.at}") words="{" ".join(level.options)}" ;;' for level in levels]
-    below = [f'                "{level.at}") words="{" ".join(level.below)}" ;;' for level in levels if level.below]
+    options = [f'                "{level.at}") offered="{" ".join(level.options)}" ;;' for level in levels]
+    below = [f'                "{level.at}") offered="{" ".join(level.below)}" ;;' for level in levels if level.below]
     return _BASH.format(
         commands="|".join(names), values="\n".join(values), options="\n".join(options), below="\n".join(below)
     )

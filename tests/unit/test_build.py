@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import tarfile
 import time
@@ -66,3 +67,48 @@ def test_the_source_distribution_of_the_cuda_package_can_be_built(tmp_path, monk
     with tarfile.open(tmp_path / meta.build_sdist(str(tmp_path))) as archive:
         names = {Path(name).name for name in archive.getnames()}
         assert {"cmake_build.py", "row_map.h", "version.py", "setup.py", "CMakeLists.txt"} <= names
+
+
+# Of the standard library, what the sources use and more headers than the one named here may or may not bring.
+DECLARED_IN = {
+    "algorithm": "all_of any_of clamp copy fill fill_n max min sort",
+    "atomic": "atomic",
+    "cmath": "fma isfinite isinf isnan ldexp sqrt",
+    "cstdlib": "getenv",
+    "cstring": "memcpy memset",
+    "memory": "make_unique shared_ptr unique_ptr",
+    "mutex": "lock_guard mutex",
+    "optional": "nullopt optional",
+    "stdexcept": "invalid_argument out_of_range runtime_error",
+    "string": "string to_string",
+    "system_error": "system_error",
+    "thread": "thread",
+    "tuple": "tie tuple",
+    "type_traits": "conditional_t enable_if_t is_same_v",
+    "utility": "exchange move pair swap",
+    "vector": "vector",
+}
+
+
+def _included(path: Path, seen: set[Path]) -> set[str]:
+    """The standard headers that a source names, itself or in the project's own headers."""
+    seen.add(path)
+    text = path.read_text()
+    names = set(re.findall(r"#include <(\w+)>", text))
+    for own in re.findall(r'#include "([\w./]+)"', text):
+        for base in (path.parent, ROOT / "csrc"):
+            if (base / own).exists() and base / own not in seen:
+                names |= _included(base / own, seen)
+    return names
+
+
+def test_sources_include_what_they_use():
+    """A compiler whose headers include fewer others (GCC 16) refuses a source that relies on one that another includes."""
+    missing = []
+    for path in sorted((ROOT / "csrc").glob("**/*.c*")):
+        code, headers = re.sub(r"//.*", "", path.read_text()), _included(path, set())
+        for header, names in DECLARED_IN.items():
+            used = [name for name in names.split() if re.search(rf"std::{name}\b", code)]
+            if used and header not in headers:
+                missing.append(f"{path.relative_to(ROOT)}: std::{used[0]} without <{header}>")
+    assert missing == []
