@@ -1,9 +1,10 @@
-"""python -m bench.index_stores [--rows N] [--only STORE]... [--runs N]: `fastrealign index` against a run without the map.
+"""python -m bench.index_stores [--rows N] [--only STORE]... [--runs N] [--out FILE.json]: `fastrealign index` against a run without the map.
 
 Each run has a process and a fresh copy of the store. `copied` is the same run with rows written as they were read; `own` is the
 store's own way to copy the vectors into a second index or column, where it has one: read_index, add, write_index of faiss;
 add_columns of Lance with a function of batches; UPDATE ... SET of PostgreSQL. Prints medians in seconds, the ratio of `mapped`
-to `copied`, and the largest resident memory of the runs that map. 512 numbers a row, two roles by turns. Wants a quiet machine.
+to `copied`, and the largest resident memory of the runs that map. 512 numbers a row, two roles by turns, stored beside the
+vectors. --out keeps the runs of each store, in place of earlier ones of that store. Wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 import fastrealign as fr
+from bench.common import machine
 from fastrealign.retrieval import index
 from fastrealign.retrieval.role_maps import Mapper
 from fastrealign.retrieval.stores.base import Aligned
@@ -107,8 +109,8 @@ class Lancedb:
         import lance
 
         data = lance.dataset(str(self.path))
-        if "vector_aligned" in data.schema.names:
-            data.drop_columns(["vector_aligned"])
+        if made := [name for name in data.schema.names if name.startswith("vector_aligned")]:
+            data.drop_columns(made)
             lance.dataset(str(self.path)).cleanup_old_versions(retain_versions=1)
 
     def run(self) -> None:
@@ -147,7 +149,9 @@ class Postgresql:
         import psycopg
 
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute("ALTER TABLE docs DROP COLUMN IF EXISTS embedding_aligned")
+            connection.execute(
+                "ALTER TABLE docs DROP COLUMN IF EXISTS embedding_aligned, DROP COLUMN IF EXISTS embedding_aligned_role"
+            )
             connection.execute("VACUUM FULL docs")
             connection.execute("CHECKPOINT")
 
@@ -178,12 +182,13 @@ class Qdrant:
         client.close()
 
     def clear(self) -> None:
-        from qdrant_client import QdrantClient
+        from qdrant_client import QdrantClient, models
 
         client = QdrantClient(path=str(self.path))
         vectors = client.get_collection("docs").config.params.vectors
         if isinstance(vectors, dict) and "aligned" in vectors:
             client.delete_vector_name("docs", "aligned")
+            client.delete_payload("docs", ["aligned_role"], models.Filter())
         client.close()
 
     def run(self) -> None:
@@ -226,11 +231,20 @@ def postgresql() -> Iterator[None]:
         yield
 
 
+def keep(out: Path, name: str, rows: int, runs: dict[str, list[dict[str, float]]]) -> None:
+    """Write the runs of one store to a file of results, beside those of the other stores."""
+    packages = ("numpy", "faiss-cpu", "pylance", "psycopg", "qdrant-client")
+    results = json.loads(out.read_text()) if out.exists() else {"kind": "index_stores", "width": D, "stores": {}}
+    results["stores"][name] = {"machine": machine(packages), "rows": rows, "runs": runs}
+    out.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.index_stores", description=(__doc__ or "").partition(":")[2])
     parser.add_argument("--rows", type=int, help="of every store, instead of its own number")
     parser.add_argument("--only", action="append", choices=STORES, help="may be given more than once")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep the runs of each store")
     parser.add_argument("--one", nargs=2, metavar=("STORE", "WAY"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -259,6 +273,8 @@ def main() -> int:
                         print(run.stderr, file=sys.stderr)
                         return 1
                     found[way].append(json.loads(run.stdout.splitlines()[-1]))
+            if given.out:
+                keep(given.out, name, rows, found)
             seconds = {way: median(run["seconds"] for run in runs) for way, runs in found.items()}
             spread = [f"{run['seconds']:.2f}" for run in found["mapped"]]
             print(

@@ -31,8 +31,8 @@ def search_page(report: Measured) -> str:
 def _head(report: Measured) -> str:
     documents = " and ".join(f"<span>{escape(name)}</span>" for role, name in report.names.items() if role != QUERY)
     warned = "".join(f"<li><strong>Warning</strong> {text_of(one)}.</li>" for one in warnings_of(report))
-    steps = escape("\n".join(take_of(report)))
-    take = f'<pre class="take" tabindex="0" aria-label="How to take it">{steps}</pre>' if steps else ""
+    steps = "".join(f"<code>{_words(step)}</code>" for step in take_of(report))
+    take = f'<div class="take" role="group" aria-label="How to take it">{steps}</div>' if steps else ""
     return f"""<header>
 <p class="sides">Search with <span>{escape(report.names[QUERY])}</span> in {documents}</p>
 <h1>{escape(headline(report))}</h1>
@@ -41,6 +41,11 @@ def _head(report: Measured) -> str:
 <ul class="verdict">{"".join(f"<li>{text_of(one)}</li>" for one in findings(report))}{warned}</ul>
 <p class="basis">{escape(basis(report))}</p>
 </header>"""
+
+
+def _words(command: str) -> str:
+    """A command that breaks between words, not after the hyphens of an option."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))
 
 
 def _table(report: Measured) -> str:

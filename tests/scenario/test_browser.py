@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -92,6 +93,12 @@ def test_a_page_of_search_fits_and_can_be_read(browser, searched, name, width, d
         "h1",
     ):
         assert _contrast(*(colours := _colours(browser, selector))) > 4.5, (selector, colours)
+    commands = "[...document.querySelectorAll('.take code')]"
+    assert browser.value(f"{commands}.every(e => e.scrollWidth <= e.clientWidth)")
+    assert (
+        browser.value(f"{commands}.map(e => e.innerText)")
+        == json.loads(searched[name].with_suffix(".json").read_text())["take"]
+    )
     text = browser.value("document.body.innerText")
     assert ("text" in text.split("Measured and drawn")[0].split("Cosines between documents")[1]) == (name == "mixed")
 
