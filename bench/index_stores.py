@@ -1,4 +1,4 @@
-"""python -m bench.index_stores [--rows N] [--only STORE]... [--runs N] [--out FILE.json]: `fastrealign index` against a run without the map.
+"""python -m bench.index_stores [--rows N] [--only STORE]... [--runs N] [--out FILE]: `index` against a run without the map.
 
 Each run has a process and a fresh copy of the store. `copied` is the same run with rows written as they were read; `own` is the
 store's own way to copy the vectors into a second index or column, where it has one: read_index, add, write_index of faiss;

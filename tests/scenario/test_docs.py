@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
-from fastrealign.cli.demo import real_world
 from fastrealign.cli.demo.samples import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +32,6 @@ SHELL = (
     "docs/guide.md",
     "docs/formats.md",
     "docs/recalibration.md",
-    "docs/search.md",
 )
 NOT_RUN = ("pip install", "torchrun", "://")
 
@@ -71,31 +69,6 @@ def data(tmp_path, monkeypatch):
     Path("captions.txt").write_text("".join("word " * (1 + i % 9) + "\n" for i in range(len(text))))
     Path("text.pkl").write_bytes(pickle.dumps([{"id": i, "embed": row} for i, row in enumerate(text[:50])]))
     return tmp_path
-
-
-def search_data():
-    """The files that docs/search.md names: real pictures, captions and titles; another encoder is a rotation of theirs."""
-    world = real_world.load()
-    fit, test = world.part("fit"), world.part("test")
-    for rows, queries, text, image in (
-        (slice(None), "queries/0.npy", "text_emb/0.npy", "img_emb/0.npy"),
-        (slice(0, None, 2), "held_queries.npy", "held_text.npy", "held_img.npy"),
-        (slice(1, None, 2), "judged_queries.npy", "judged_text.npy", "judged_img.npy"),
-    ):
-        for file, side in ((queries, "title"), (text, "long"), (image, "image")):
-            Path(file).parent.mkdir(exist_ok=True)
-            np.save(file, getattr(fit if rows == slice(None) else test, side)[rows].astype(np.float32))
-    for folder in ("text_emb", "img_emb"):
-        Path(folder, "1.npy").unlink()
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((128, 128)))[0]
-    for file, rows in (
-        ("old_emb/0.npy", world.long),
-        ("old_sample/0.npy", fit.long),
-        ("new_sample/0.npy", fit.long @ rotation),
-        ("new_queries.npy", fit.title @ rotation),
-    ):
-        Path(file).parent.mkdir(exist_ok=True)
-        np.save(file, rows.astype(np.float32))
 
 
 # --- links, names, paths ----------------------------------------------------------------------------------------------
@@ -184,11 +157,13 @@ def test_python_blocks_run(data, name):
 @pytest.mark.parametrize("name", SHELL)
 def test_shell_blocks_run(data, name):
     pytest.importorskip("matplotlib")
-    if name == "docs/search.md":
-        pytest.importorskip("pytrec_eval")
-        search_data()
+    run_shell(blocks(name, "sh"))
+
+
+def run_shell(given):
+    """Run the commands of these blocks, one after the other, without those that need a network."""
     program = f'set -euo pipefail\nfastrealign() {{ "{sys.executable}" -m fastrealign "$@"; }}\n'
-    for block in blocks(name, "sh"):
+    for block in given:
         program += "".join(f"{line}\n" for line in block.splitlines() if not any(word in line for word in NOT_RUN))
     environment = {**os.environ, "FASTREALIGN_BACKEND": "cpu"}
     run = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=environment)
@@ -263,11 +238,21 @@ def test_the_report_of_search_as_the_page_says(capsys):
             assert f"{of.value:.3f} ({of.interval[0]:.3f} to {of.interval[1]:.3f})" in page
 
 
-def test_search_as_the_page_says(data, capsys):
-    search_data()
-    for block in blocks("docs/search.md", "python"):
-        exec(compile(block, "docs/search.md", "exec"), {})
+def test_search_and_stores_as_the_pages_say(tmp_path, monkeypatch, capsys):
+    """Every block of docs/search.md in an empty folder, then the first ones of docs/stores.md on what it made."""
+    for needed in ("matplotlib", "pytrec_eval", "faiss", "lance", "qdrant_client"):
+        pytest.importorskip(needed)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"encoder": lambda texts: names["test"].title[: len(texts)]}
+    for page, most in (("docs/search.md", None), ("docs/stores.md", 3)):
+        for language, block in re.findall(r"```(python|sh)\n(.*?)```", PAGES[page], re.DOTALL)[:most]:
+            if language == "sh":
+                run_shell([block.replace("http://localhost:6333", "data/qdrant")])
+            else:
+                exec(compile(block, page, "exec"), names)
     assert "have precision 0.5" in capsys.readouterr().out
+    assert (names["report"].rows, names["report"].before) == (0, 2 * len(names["fit"].ids))
+    assert names["found"].ids.shape == (1, 10) and set(names["found"].roles.ravel()) <= {"text", "image"}
 
 
 def test_training_on_text_as_the_page_says(data):
