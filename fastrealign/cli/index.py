@@ -18,9 +18,9 @@ else:
 
 _MORE = """\
 STORE is a FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder
-or URL, or a postgresql:// URL. The old vectors stay. A run that was interrupted or killed resumes
-when the same command is run again, and maps no row twice; so does one after rows
-were added. A FAISS index is written whole, to a file of its own.
+or URL, or a postgresql:// URL. The old vectors stay. Run the same command again
+after an interrupt, a kill, or when rows were added: it maps only the rows that
+are not mapped yet. A FAISS index is written whole, to a file of its own.
 
 examples:
   fastrealign index wiki.faiss --roles roles.safetensors --role image

@@ -45,7 +45,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--qrels", metavar="PATH", help=text)
     text = (
         "roles to compare, as Roles.save writes them, several under the names given or those of the files; may be repeated; "
-        "--methods then compares none besides unless it names some"
+        "only they are compared, unless --methods names more"
     )
     group.add_argument("--roles", nargs="+", action="extend", metavar="[NAME=]FILE", help=text)
     text = (

@@ -53,8 +53,8 @@ class ReadOptions:
 
     column: str | None = option(
         None,
-        "parquet column, pickle key or tensor that holds the embeddings of the source, where that is ambiguous; also that of "
-        "the target, where the target lies elsewhere and has it",
+        "parquet column, pickle key or tensor that holds the embeddings of the source, where that is ambiguous; also of the "
+        "target, if that is in other files, which have it",
     )
     target_column: str | None = option(
         None,
@@ -62,8 +62,8 @@ class ReadOptions:
     )
     bad_rows: str = option(
         "error",
-        "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, keep writes them as they "
-        "came; statistics never include them",
+        "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, keep writes them "
+        "unchanged; statistics never include them",
     )
     bad_shards: str = option(
         "error",
@@ -85,8 +85,7 @@ class Compute:
     )
     max_memory: int | None = option(
         None,
-        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); what a format needs to decode "
-        "comes on top",
+        "bytes that all buffers together may take (on the command line also 200MB, 2GiB); decoding a format needs more",
     )
     workers: Workers = field(init=False)
 
@@ -108,8 +107,8 @@ class OutputOptions:
     resume: bool = option(False, "resume an unfinished run in the output folder; the result is the same bytes")
     verify: bool = option(
         False,
-        "record a checksum of every byte read and written and, with resume, compare them; by default head and tail, size and "
-        "time of change",
+        "record a checksum of every byte read and written and, with resume, compare them; by default size, time of change, and "
+        "the first and last bytes",
     )
     fsync: bool = option(True, "wait until the disk has everything; without it a power cut may cost the output")
 
@@ -123,11 +122,13 @@ class NoiseOptions:
 
     noise: float = option(
         0.0,
-        "length of random noise that is added to every mapped row, which is then projected to the unit sphere again: "
-        "N(0, (noise/sqrt(d))^2 I), so 1 is as long as a row (root mean square); of c3, which has noise of length 0.5, it sets "
-        "the length; 0 adds none to that of the method",
+        "length of Gaussian noise added to every mapped row, which is then normalised again: N(0, (noise/sqrt(d))^2 I), "
+        "so 1 is the length of a row (root mean square); 0 adds none; c3 has noise of length 0.5, unless this sets another",
     )
-    seed: int = option(0, "seed of this noise, which each row gets by its number; c3's own keeps the seed of its fit")
+    seed: int = option(
+        0,
+        "seed of this noise: a row's noise depends on it and on the number of the row; c3's own keeps the seed of its fit",
+    )
 
     def __post_init__(self) -> None:
         which = f"from 0 to {_LONGEST:g}, a length; 1 is as long as a row"

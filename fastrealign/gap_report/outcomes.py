@@ -27,7 +27,7 @@ SEARCH = ("recall@1", "recall@5", "recall@10", "one_index_recall@10")
 # Scores hold for one fit of the method (and of the classifier) and one pool of rows, which vary, too. Over fresh draws of all
 # rows the variance is about so many times that of the scores (tests/unit/gap_report/test_outcomes.py measures it).
 WIDER = {ACCURACY: 2.0, **dict.fromkeys(SEARCH, 2.0), KEPT: 4.0}
-# In the order of the page: what a user is after first.
+# In the order of the page: what users align for first.
 NAMES = (ACCURACY, *SEARCH, MIXING, GAP, KEPT)
 
 # The scores of one method: of each group of rows its weight and the score of each row; weights add up to 1.

@@ -176,7 +176,7 @@ class Measured:
     methods : dict of MethodFigures
         By name: "none", then the others in the order asked for.
     outcomes : dict of Outcome
-        By name: the figures by which methods are judged, those that a user is after first.
+        By name: the figures by which methods are judged, those that users align for first.
     search : Search or None
         None without pairs.
     classes : Classes or None

@@ -1,4 +1,4 @@
-"""What a user is after: search across the sides, and a classifier trained on the aligned source and tested on the target."""
+"""Tasks that users align for: search across the sides, and a classifier trained on the source and tested on the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any method with noise on top: f(y) = pi(g(y) + n), n ~ N(0, (length^2/d) I), each row its own by its number (noise.py).
+"""Any method with noise on top: f(y) = pi(g(y) + n), n ~ N(0, (length^2/d) I), drawn for each row's number (noise.py).
 
 Noise belongs to an application and not to a fit: it is not saved with a method. Writers and calls carry it as a method that
 wraps the fitted one, so that nothing else has to know of it.

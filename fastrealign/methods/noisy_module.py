@@ -27,7 +27,7 @@ def _(numbers: torch.Tensor, seed: int, d: int) -> torch.Tensor:
 
 
 class NoisyModule(ExactModule):
-    """A module that adds noise to the rows it maps in training mode, each its own by its number (methods/noisy.py).
+    """A module that adds noise to the rows it maps in training mode, drawn for the row's number (methods/noisy.py).
 
     `rows_seen`, a buffer only where there is noise, numbers the rows of one call after those of the calls before it.
     """
@@ -58,7 +58,7 @@ class NoisyModule(ExactModule):
         return self.noise.sigma(self.dim) * torch.ops.fastrealign.noise(numbers, signed, self.dim)
 
     def _noisy(self, rows: torch.Tensor, mapped: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Mapped rows, float64, with noise, projected again, in the type of `rows`; rows without a direction as they came."""
+        """Mapped rows, float64, with noise, projected again, in the type of `rows`; rows without a direction unchanged."""
         unit = torch.zeros_like(self._value("map"))
         unit[0] = 1.0
         out = torch.ops.fastrealign.apply(mapped + noise, unit, 0, rows.dtype)

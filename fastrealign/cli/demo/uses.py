@@ -1,4 +1,4 @@
-"""What a user is after, on the real pictures: classify images by text alone, search one index, see the best pictures."""
+"""Tasks on the real pictures: classify images by text alone, search one index, see the best pictures."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from fastrealign.retrieval.stores.base import batch_rows
 faiss: Any = Lazy("faiss", "faiss", "FAISS")
 
 FLAT = ("IndexFlat", "IndexFlatIP", "IndexFlatL2")
-# Inner indexes that hold float32 rows as they came.
+# Inner indexes that hold float32 rows unchanged.
 _EXACT = (*FLAT, "IndexIVFFlat", "IndexHNSWFlat", "IndexNSGFlat", "IndexRefineFlat")
 _LEARNS = re.compile("IVF|PQ|ScalarQuantizer|SQ|Residual|Refine|PreTransform|IDMap|LSH")
 _SAMPLE_ROWS = 200_000
@@ -30,7 +30,7 @@ def inner(index: Any) -> Any:
 
 
 def is_exact(index: Any) -> bool:
-    """Whether it holds rows, or their directions, as they came."""
+    """Whether it holds rows, or their directions, unchanged."""
     at = faiss.downcast_index(inner(index))
     if type(at).__name__ == "IndexPreTransform":
         return {*_steps(at)} == {"NormalizationTransform"} and is_exact(at.index)
