@@ -23,8 +23,8 @@ from fastrealign.methods.roles import Roles
 from fastrealign.retrieval.stores.base import Aligned, Batch, written_dtype
 from fastrealign.storage.paths import AnyPath, is_path
 
-# Rows of one role among others are gathered this many at a time, so that they stay in the cache until they are mapped.
-_BLOCK_ROWS = 2048
+# Rows of one role among others are gathered in blocks of this size, so that they stay in the cache until they are mapped.
+_BLOCK_BYTES = 1 << 20
 
 
 # The maps of an index: of each role, or one for all rows; or the file that either was saved to.
@@ -102,16 +102,20 @@ class Mapper:
         out = np.empty((len(batch.rows), self.maps.dim_out), written_dtype(batch.rows.dtype))
         flags = np.full(len(out), GOOD, np.uint8)
         parts = [(self.role, None)] if batch.roles is None else self._parts(batch.roles)
+        block = max(1, _BLOCK_BYTES // batch.rows[:1].nbytes) if len(parts) > 1 else 0
+        rows, mapped = (np.empty((block, like.shape[1]), like.dtype) for like in (batch.rows, out))
+        states = np.empty(block, np.uint8)
         for role, at in parts:
             assert role is not None
             if at is None or len(at) == len(out):
                 self._apply(role, batch.rows, out, flags)
                 continue
-            for first in range(0, len(at), _BLOCK_ROWS):
-                some = at[first : first + _BLOCK_ROWS]
-                mapped, states = np.empty((len(some), out.shape[1]), out.dtype), np.empty(len(some), np.uint8)
-                self._apply(role, batch.rows[some], mapped, states)
-                out[some], flags[some] = mapped, states
+            for first in range(0, len(at), len(states)):
+                some = at[first : first + len(states)]
+                n = len(some)
+                np.take(batch.rows, some, axis=0, out=rows[:n], mode="clip")  # "raise" would copy them twice
+                self._apply(role, rows[:n], mapped[:n], states[:n])
+                out[some], flags[some] = mapped[:n], states[:n]
         good = flags == GOOD
         if not good.all():
             self._bad(batch, flags)
