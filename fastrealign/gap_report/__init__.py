@@ -6,7 +6,7 @@ measure   which figures are taken, from the diagnostics and the compared methods
 judging   every method scored on the same rows; tasks: search and the classifier; outcomes: differences and their intervals
 data      report_data, the figures; result: GapReport, the same with text, JSON, HTML and files
 verdict   the sentences that state a finding: verdict, headline, titles; advice: what to do
-table     the rows of the table, and the report as plain text; labels: names of methods, numbers
+table     the rows of the table, and the report as plain text; method_style: names and colours
 charts    how each figure is drawn; figures: all of them as SVG and PNG; svg: a drawing inside a page, light or dark
 page      how it becomes one HTML file
 
@@ -16,13 +16,14 @@ Left out of JSON, and drawn on the page alone: rows in the plane, densities of a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from fastrealign.data.row_source import RowsLike
+    from fastrealign.gap_report.class_labels import ValuesLike
     from fastrealign.gap_report.result import GapReport
 
 METHODS = ("none", "realign", "realign-exact", "bca", "c3")
@@ -36,8 +37,8 @@ def report(
     target: RowsLike,
     *,
     pairs: bool | tuple[RowsLike, RowsLike] | None = None,
-    labels: Any = None,
-    by_length: Any = None,
+    labels: ValuesLike | tuple[ValuesLike, ValuesLike] | None = None,
+    by_length: ValuesLike | None = None,
     methods: Sequence[str] = METHODS,
     domains: Mapping[str, tuple[RowsLike, RowsLike]] | None = None,
     rows: int = ROWS,

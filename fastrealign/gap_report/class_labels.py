@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.unit_rows import count_rows
-from fastrealign.storage.paths import is_path, place
+from fastrealign.storage.paths import AnyPath, is_path, place
 from fastrealign.storage.text_values import as_text
+
+# A value for each row: an array or list, a file, or the name of a column.
+ValuesLike: TypeAlias = AnyPath | np.ndarray | Iterable[Any]
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "y")
 # More classes than this are ids, or numbers that were measured.

@@ -15,6 +15,7 @@ from fastrealign.data.row_ids import IdsOf
 from fastrealign.data.row_source import RowSource
 from fastrealign.data.sources import FileSource
 from fastrealign.diagnostics.unit_rows import count_rows
+from fastrealign.gap_report.class_labels import ValuesLike
 from fastrealign.storage.files import open_binary, reading
 from fastrealign.storage.paths import is_path
 
@@ -37,7 +38,7 @@ class _LengthsOf(IdsOf):
 EXPECTED = "a text column of the source, a .txt file with a caption a line, or a .npy file of numbers"
 
 
-def row_lengths(given: Any, source: RowSource, progress: Progress) -> np.ndarray:
+def row_lengths(given: ValuesLike, source: RowSource, progress: Progress) -> np.ndarray:
     """float64 (rows,): numbers as they are, captions by their words (separated by white space).
 
     given   an array or list of numbers or of captions; a path that ends in .npy or .txt; or the name of a column of the files

@@ -23,7 +23,7 @@ from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.second_moments import FLOOR
 from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
-from fastrealign.gap_report.class_labels import both_labels, coded, drawn_labels
+from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, drawn_labels
 from fastrealign.gap_report.row_lengths import row_lengths
 from fastrealign.methods.fit_options import check_method
 
@@ -50,8 +50,8 @@ class ReportOptions:
     seed: int
     column: str | None
     target_column: str | None
-    labels: Any = None
-    by_length: Any = None
+    labels: ValuesLike | tuple[ValuesLike, ValuesLike] | None = None
+    by_length: ValuesLike | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
