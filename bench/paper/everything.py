@@ -20,6 +20,7 @@ from bench.paper.common import ROOT, Say
 from fastrealign.storage.atomic import save_bytes
 
 SCALES = ("10", "20", "40", "60", "100")
+TEXT = "bench/results/paper/{}.txt"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Step:
     """A command `python -m bench.paper.MODULE ARGUMENTS`.
 
     arguments   with {work} and {into} in place of the folders
-    printed     whether its output is the result: it is kept in DIR/tables/NAME.txt
+    printed     whether its output is the result: it is kept in bench/results/paper/NAME.txt, in the folder of the results
     """
 
     name: str
@@ -111,7 +112,7 @@ def run_all(work: Path, into: Path, only: Sequence[str], say: Say, run: Run | No
             continue
         say(f"{step.name}: {' '.join(step.command(work, into)[1:])}")
         start, used = time.perf_counter(), _cpu_seconds()
-        code = run(step.command(work, into), work / "tables" / f"{step.name}.txt" if step.printed else None)
+        code = run(step.command(work, into), into / TEXT.format(step.name) if step.printed else None)
         if code:
             say(f"{step.name} ended with {code}; the same command resumes with this step")
             return code

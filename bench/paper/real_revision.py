@@ -25,10 +25,11 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine
 from bench.paper.common import RESULTS, ROOT, Reproduction, table, write
+from bench.paper.made_from import MadeFrom, check_kept, check_work
 from bench.paper.world import language
 from fastrealign.cli.demo import backbone
 from fastrealign.cli.demo.world import write_rows
-from fastrealign.core.errors import FastRealignError
+from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.methods.baselines import fit_baseline
 from fastrealign.revision.answers import Answer, Item
 from fastrealign.revision.config import TrainConfig
@@ -311,6 +312,19 @@ REPRODUCTION = Reproduction(
 )
 
 
+def _kept(path: Path, heads: Path, new: dict[str, MadeFrom]) -> dict[str, Any]:
+    """Earlier results, whose heads that are not measured stay; InputError where they do not go with the new ones."""
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    others = [head for head in before.get("arms", {}) if head not in new]
+    made = before.get("made from", {})
+    if lacking := [head for head in others if head not in made]:
+        raise InputError(
+            f"{path}: does not say what its results of head {lacking[0]} were made from; measure all heads, without --only"
+        )
+    check_kept(path, {head: made[head] for head in others}, heads, new)
+    return before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper.real_revision", description=REPRODUCTION.says)
     parser.add_argument("--heads", type=Path, required=True, metavar="DIR", help="embeddings of `bench.paper.real`")
@@ -321,15 +335,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--into", type=Path, default=ROOT, metavar="DIR", help="the folder that docs/paper.md is in")
     given = parser.parse_args(arguments)
+    kept = given.into / RESULTS.format(REPRODUCTION.name)
     try:
-        found = measure(given.heads, given.work, given.only or HEADS, given.seeds)
+        heads = given.only or HEADS
+        settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
+        of_all = settings | {"seeds": given.seeds}
+        new = {head: MadeFrom.of(given.heads, head, given.seeds, of_all) for head in heads}
+        before = _kept(kept, given.heads, new) if given.only else {}
+        check_work(given.work, [MadeFrom(settings, of.inputs) for of in new.values()])
+        found: dict[str, Any] = measure(given.heads, given.work, heads, given.seeds)
         about = machine(("numpy", "torch", "transformers"), fastrealign=fr.__version__)
         found["machines"] = dict.fromkeys(found["arms"], about)
-        kept = given.into / RESULTS.format(REPRODUCTION.name)
-        if given.only and kept.exists():
-            before = json.loads(kept.read_text())
-            found = {part: dict(sorted((before.get(part, {}) | of).items())) for part, of in found.items()}
-        settings = {"noise": NOISE, "steps of the language model": STEPS, "stage 1": TRAINING}
+        found["made from"] = {head: of.to_json() for head, of in new.items()}
+        found = {part: dict(sorted((before.get(part, {}) | of).items())) for part, of in found.items()}
         results = {"kind": REPRODUCTION.name, "machine": about, "settings": settings, **found}
         write(given.into, REPRODUCTION, results, tell(results))
     except (OSError, FastRealignError) as error:

@@ -1,7 +1,7 @@
 """Calibrated scores on real heads: do thresholds hold, what calibration does to one index, and fused documents.
 
     python -m bench.paper.scores               the head that ships
-    python -m bench.paper.scores --real DIR    one index and thresholds on the heads of bench.paper.real in DIR, by kind
+    python -m bench.paper.scores --real DIR    also one index and thresholds on the heads of bench.paper.real in DIR, by kind
 
 Titles search pictures and long captions. The pictures that no head was trained on are divided at random: maps of roles,
 calibrations, thresholds and weights come from one part, and every figure is of another.
@@ -220,18 +220,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--real", type=Path, metavar="DIR", help="the heads that bench.paper.real made")
     folder = parser.parse_args(arguments).real
-    if folder is not None:
-        for kind, words in KINDS.items():
-            heads = [one for one in made(folder) if one[0].startswith(kind)]
-            print(f"\n{kind}, {words}: {len(heads)} heads, {SPLITS} splits each; {THRESHOLD_SPLITS} for thresholds")
-            one_index(heads, UNLABELLED)
-            thresholds(heads, ("none",))
-        return
     rows = shipped()
     print(f"{len(rows['query'])} pictures; {THRESHOLD_SPLITS} splits for thresholds, {SPLITS} for the rest")
     one_index([("shipped", rows)], SCORE_METHODS)
     documents(rows)
     thresholds([("shipped", rows)], SCORE_METHODS)
+    if folder is None:
+        return
+    for kind, words in KINDS.items():
+        heads = [one for one in made(folder) if one[0].startswith(kind)]
+        print(f"\n{kind}, {words}: {len(heads)} heads, {SPLITS} splits each; {THRESHOLD_SPLITS} for thresholds")
+        one_index(heads, UNLABELLED)
+        thresholds(heads, ("none",))
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def test_all_covers_every_block_of_the_pages_and_resumes_after_a_failure(tmp_pat
     def run(command, output):
         name = command[2].removeprefix("bench.paper.")
         ran.append(name)
-        assert output == (tmp_path / "tables/scores.txt" if name == "scores" else None)
+        assert output == (tmp_path / "bench/results/paper/scores.txt" if name == "scores" else None)
         return 3 if name in broken else 0
 
     names = ["gap", "mixing", "scores"]

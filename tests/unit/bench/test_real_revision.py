@@ -88,21 +88,100 @@ def test_a_language_model_that_is_not_whole_is_made_again(heads, tmp_path, monke
     assert [path.name for path in (tmp_path / "titles").iterdir()] == ["config.json"]
 
 
-def test_heads_that_are_not_measured_keep_their_results(tmp_path, monkeypatch):
+@pytest.fixture
+def kept(heads, tmp_path, monkeypatch):
+    """Results of heads A and C, one seed, and a function that measures B with these arguments."""
+    for head in "BC":
+        for name in ("title", "image"):
+            rows = np.load(heads / "heads" / f"A0_{name}.npy")
+            np.save(heads / "heads" / f"{head}0_{name}.npy", rows if head == "B" else -rows)
     page = tmp_path / "docs/paper.md"
     page.parent.mkdir()
     page.write_text("<!-- results:real_revision -->\n<!-- /results:real_revision -->\n")
-    before = json.loads((common.ROOT / common.RESULTS.format("real_revision")).read_text())
-    kept = tmp_path / common.RESULTS.format("real_revision")
-    kept.parent.mkdir(parents=True)
-    kept.write_text(json.dumps(before))
-    of_b = {"arms": {"B": before["arms"]["C"]}, "gap": {"B": [0.5, 0.5, 0.5]}, "asked": before["asked"]}
-    monkeypatch.setattr(real_revision, "measure", lambda heads, work, only, seeds: of_b if only == ["B"] else None)
-    assert real_revision.main(["--heads", "h", "--work", "w", "--only", "B", "--into", str(tmp_path)]) == 0
-    after = json.loads(kept.read_text())
-    assert {head: after["arms"][head] == before["arms"][head] for head in "ABC"} == {"A": True, "B": False, "C": True}
-    assert after["arms"]["B"] == before["arms"]["C"] and after["gap"]["B"] == [0.5, 0.5, 0.5]
-    assert after["machines"]["A"] == before["machines"]["A"] != after["machines"]["B"]
+    scores = json.loads((common.ROOT / common.RESULTS.format("real_revision")).read_text())
+
+    def measure(folder, work, only, seeds):
+        arms = {head: {arm: of[:seeds] for arm, of in scores["arms"][head].items()} for head in only}
+        return {"arms": arms, "gap": dict.fromkeys(only, [0.5] * seeds), "asked": scores["asked"]}
+
+    monkeypatch.setattr(real_revision, "measure", measure)
+
+    def of(only, *more):
+        given = ["--heads", str(heads), "--work", str(tmp_path / "work"), "--seeds", "1", "--into", str(tmp_path)]
+        return real_revision.main([*given, "--only", *only, *more])
+
+    assert of("AC") == 0
+    return of
+
+
+def test_heads_that_are_not_measured_keep_their_results(kept, tmp_path):
+    path = tmp_path / common.RESULTS.format("real_revision")
+    before = json.loads(path.read_text())
+    before["machines"]["A"] = {"cpu": "another"}
+    path.write_text(json.dumps(before))
+    assert kept("B") == 0
+    after = json.loads(path.read_text())
+    assert list(after["arms"]) == list(after["made from"]) == ["A", "B", "C"]
+    assert all(after[part]["A"] == before[part]["A"] for part in ("arms", "gap", "machines", "made from"))
+    assert after["arms"]["B"] != after["arms"]["A"] and "cpu" in after["machines"]["B"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda heads, of: of.setitem(real_revision.TRAINING, "epochs", 1.0), "A were made from stage 1 {"),
+        (lambda heads, of: np.save(heads / "ids.npy", np.zeros(50)), "A were made from another ids.npy;"),
+        (
+            lambda heads, of: (heads / "heads/C0_image.npy").write_bytes(b"x"),
+            "C were made from another heads/C0_image.npy;",
+        ),
+    ],
+)
+def test_kept_results_of_other_heads_or_settings_are_refused(kept, heads, tmp_path, monkeypatch, capsys, change, says):
+    """In one line, before anything is measured; the advice works, in another folder of models."""
+    change(heads, monkeypatch)
+    path = tmp_path / common.RESULTS.format("real_revision")
+    before = path.read_bytes()
+    assert kept("B") == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1 and "measure all alike, with --only A B C" in said
+    assert path.read_bytes() == before
+    assert kept("ABC", "--work", str(tmp_path / "other")) == 0
+
+
+def test_kept_results_of_other_seeds_are_refused(kept, capsys):
+    assert kept("B", "--seeds", "0") == 2
+    assert "of head A were made from seeds 1, now 0; measure all alike" in capsys.readouterr().err
+
+
+def test_results_that_do_not_say_what_they_were_made_from_are_refused(kept, tmp_path, capsys):
+    path = tmp_path / common.RESULTS.format("real_revision")
+    before = json.loads(path.read_text())
+    del before["made from"]
+    path.write_text(json.dumps(before))
+    assert kept("B") == 2
+    assert "results of head A were made from; measure all heads, without --only" in capsys.readouterr().err
+
+
+def test_models_and_scores_of_other_heads_are_not_taken_for_these(kept, heads, tmp_path, capsys):
+    """What is in --work of other heads of one name, or of no stated origin."""
+    np.save(heads / "heads/A0_title.npy", np.zeros((50, 8), np.float32))
+    work = tmp_path / "work"
+    assert kept("AC") == 2
+    said = capsys.readouterr().err
+    assert f"{work}: was made from another heads/A0_title.npy; remove the folder" in said and said.count("\n") == 1
+    (work / "made_from.json").rename(work / "titles.jsonl")
+    assert kept("AC") == 2 and "has no made_from.json" in capsys.readouterr().err
+    assert kept("AC", "--work", str(tmp_path / "other")) == 0
+
+
+def test_the_committed_results_say_what_they_were_made_from():
+    """Of head C, which is older, the files are not recorded."""
+    found = json.loads((common.ROOT / common.RESULTS.format("real_revision")).read_text())
+    settings = {"noise": real_revision.NOISE, "steps of the language model": real_revision.STEPS}
+    expected = settings | {"stage 1": real_revision.TRAINING, "seeds": real_revision.SEEDS}
+    assert {head: of["settings"] for head, of in found["made from"].items()} == dict.fromkeys("AB", expected)
+    assert {len(of["inputs"]) for of in found["made from"].values()} == {4 + 2 * real_revision.SEEDS}
 
 
 @pytest.mark.slow
