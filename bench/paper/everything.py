@@ -55,7 +55,6 @@ CPU_MINUTES = {
     "caption_length": 1.5,
     "recalibration": 0.6,
     "membership": 0.2,
-    "roles": 0.7,
     "held_scale": 13.3,
     "one_stage": 2.7,
 }
