@@ -1,0 +1,70 @@
+"""docs/scores.md states what `python -m bench.paper.scores` printed of the head that ships: bench/results/paper/scores.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from doc_figures import common, unsaid
+
+INDEX, DOCUMENTS, THRESHOLDS = (
+    {tuple(line.strip("| ").split(" | ")[:keys]): [cell.strip() for cell in line.split("|")[keys + 1 : -1]] for line in of}
+    for of, keys in zip(
+        [block.splitlines()[2:] for block in (common.ROOT / "bench/results/paper/scores.txt").read_text().split("\n\n")[1:4]],
+        (2, 3, 3),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+def short(figure: str, digits: int = 3) -> str:
+    """
+    >>> short("0.064 ± 0.010"), short("0.144", 2)
+    ('.064 ± .010', '.14')
+    """
+    return " ± ".join(f"{float(part):.{digits}f}".removeprefix("0") for part in figure.split(" ± "))
+
+
+def of_one_index() -> Iterator[str]:
+    shown = [("none", "cosine"), ("none", "z-score"), ("none", "quantile"), ("none", "logistic"), ("realign", "cosine")]
+    for key in [*shown, ("realign", "z-score"), ("centred", "cosine"), ("centred", "quantile")]:
+        found, picture, caption, _, _, first = (cell.split(" ± ")[0] for cell in INDEX[key])
+        figure = short(INDEX[key][0])
+        assert figure.startswith(short(found))
+        yield f"| {key[0]} | {key[1]} | {figure} | {short(picture)} | {short(caption)} | {short(first, 2)} |"
+    *_, pictures, captions, _ = (cell.split(" ± ")[0] for cell in INDEX["none", "cosine"])
+    yield f"| pictures or captions alone | cosine | | {short(pictures)} | {short(captions)} |"
+
+
+def of_thresholds() -> Iterator[str]:
+    asked = [("pictures", one) for one in ("0.05", "0.1", "0.2")] + [("captions", one) for one in ("0.3", "0.5", "0.7")]
+    for of, precision in asked:
+        _, held, width, within, *recalls = THRESHOLDS["cosine", of, precision]
+        recall = short(recalls[of == "captions"], 2)
+        yield f"| {of} | {precision.removeprefix('0')} | {short(held)} | {short(width)} | {within} | {recall} |"
+    _, held, width, within, picture, caption = THRESHOLDS["z-score", "both", "0.3"]
+    recall = f"{short(picture, 2)} and {short(caption, 2)}"
+    yield f"| both, z-score | .3 | {short(held)} | {short(width)} | {within} | {recall} |"
+    picture, caption = THRESHOLDS["z-score", "both", "0.1"][-2:]
+    assert THRESHOLDS["cosine", "both", "0.1"][-2] == "0.000"
+    yield f"z-scores keep {100 * float(picture):.0f} % of the relevant pictures and {100 * float(caption):.0f} % of"
+
+
+def of_documents() -> Iterator[str]:
+    titles = {
+        ("none", "picture alone"): "picture alone",
+        ("none", "caption alone"): "caption alone",
+        ("none", "one fused row"): "one fused row, raw",
+        ("centred", "one fused row"): "one fused row, centred",
+        ("none", "the better score"): "the better z-score",
+        ("none", "mean of scores"): "mean of z-scores",
+    }
+    for key, title in titles.items():
+        every, half = (DOCUMENTS[(share, *key)] for share in ("100%", "50%"))
+        lacking = short(half[2]).removesuffix(" ± .000")
+        yield f"| {title} | {short(every[1])} | {short(half[1])} | {lacking} |"
+
+
+@pytest.mark.parametrize("of", [of_one_index, of_thresholds, of_documents])
+def test_the_page_states_what_was_printed(of):
+    assert not unsaid("docs/scores.md", of())
