@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(config, world, monkeypatch)
         train(config(save_steps=2))
     said = str(caught.value)
     assert "checkpoint-4: could not be written: No space left on device" in said
-    assert "checkpoint-2 stays; free some space, then continue with --resume" in said and "\n" not in said
+    assert "checkpoint-2 stays; free some space, then continue with resume=True" in said and "\n" not in said
     assert [p.name for p in (world / "run").glob("*check*")] == ["checkpoint-2"] and not (
         world / "run" / ".saving"
     ).exists()
@@ -412,7 +412,7 @@ def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(config, world, monkey
     with monkeypatch.context() as patch:
         patch.setattr(RevisionModel, "save_pretrained", full)
         refused(
-            r"run: the model could not be written: .*No space left.*, --resume continues",
+            r"run: the model could not be written: .*No space left.*, resume=True continues",
             config(),
             kind=FastRealignError,
         )
