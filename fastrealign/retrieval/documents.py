@@ -122,7 +122,7 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
     wanted = list(dict.fromkeys(id for _, of in pairs for id in of))
     found = {role: dict(zip(wanted, one.ids.find(wanted).tolist(), strict=True)) for role, one in documents.items()}
     unknown = [id for id in wanted if all(of[id] < 0 for of in found.values())]
-    listed = " and of ".join(dict.fromkeys(one.ids_from for one in documents.values()))
+    listed = " and ".join(dict.fromkeys(one.ids_from for one in documents.values()))
     notes += _missing("judged document", "judged documents", unknown, listed)
     if len(documents) == 2:
         both = sum(all(of[id] >= 0 for of in found.values()) for id in wanted)
