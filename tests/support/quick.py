@@ -130,7 +130,7 @@ TOO_LONG = {
     "test_what_torch_checks_of_an_operator",
 }
 # Cases of one test, at most.
-MOST = 5
+MOST = 3
 
 _TESTS = Path(__file__).parents[1]
 _LEFT_OUT = pytest.StashKey[int]()
