@@ -46,6 +46,7 @@ CPU_MINUTES = {
     "gap": 0.04,
     "spectra": 0.2,
     "mixing": 1.2,
+    "exact_sums": 0.2,
     "domains": 0.9,
     "blockwise": 0.5,
     "long_captions": 0.7,
@@ -55,6 +56,8 @@ CPU_MINUTES = {
     "caption_length": 1.5,
     "recalibration": 0.6,
     "membership": 0.2,
+    "roles": 1.0,
+    "change_encoder": 2.1,
     "held_scale": 13.3,
     "one_stage": 2.7,
 }
