@@ -176,7 +176,7 @@ def _held_out() -> tuple[RealWorld, np.ndarray, tuple[Measurement, Measurement]]
 
 
 def draw_gap() -> Figure:
-    from fastrealign.cli.demo.contact_sheet import planes
+    from fastrealign.cli.demo.gap_picture import planes
 
     figure = canvas(3.3)
     planes(figure, *_held_out())

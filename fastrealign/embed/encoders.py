@@ -18,7 +18,7 @@ from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
-from fastrealign.storage import hub
+from fastrealign.storage import hub_models as hub
 
 if TYPE_CHECKING:
     import torch

@@ -28,8 +28,8 @@ from fastrealign.embed.encoders import (
     loading,
     unit_rows,
 )
-from fastrealign.storage import hub
-from fastrealign.storage.hub import Found
+from fastrealign.storage import hub_models as hub
+from fastrealign.storage.hub_models import Found
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,7 @@ from fastrealign.embed.encoders import (
     loading,
     unit_rows,
 )
-from fastrealign.storage import hub
+from fastrealign.storage import hub_models as hub
 
 if TYPE_CHECKING:
     import torch

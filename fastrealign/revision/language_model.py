@@ -10,7 +10,7 @@ import torch
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
-from fastrealign.storage import hub as hubs
+from fastrealign.storage import hub_models as hubs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -31,7 +31,7 @@ from fastrealign.revision.adapter import Adapter
 from fastrealign.revision.language_model import fingerprint, load_lm
 from fastrealign.revision.model_record import RECORD, check_language_model, read_record, write_record
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
-from fastrealign.storage import hub as hubs
+from fastrealign.storage import hub_models as hubs
 from fastrealign.storage.atomic import AtomicFolder
 from fastrealign.storage.paths import is_path
 

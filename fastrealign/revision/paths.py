@@ -11,7 +11,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
 from fastrealign.revision.config import TrainConfig
 from fastrealign.revision.example_files import form_of
-from fastrealign.storage import hub
+from fastrealign.storage import hub_models as hub
 from fastrealign.storage.paths import place
 
 _WEIGHTS = (".safetensors", ".bin")

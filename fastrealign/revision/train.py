@@ -39,7 +39,7 @@ from fastrealign.revision.language_model import load_lm
 from fastrealign.revision.model import RevisionModel
 from fastrealign.revision.paths import check_paths
 from fastrealign.revision.record import TrainFolder, TrainResult, inputs_of, look, note
-from fastrealign.storage import hub
+from fastrealign.storage import hub_models as hub
 
 # Dtype of a frozen language model, by precision.
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

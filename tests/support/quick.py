@@ -25,7 +25,7 @@ LEFT_OUT = (
     "unit/methods/test_certified.py",
     "unit/diagnostics/test_monitor.py",
     "unit/revision/*",
-    "unit/storage/test_hub.py",
+    "unit/storage/test_hub_models.py",
     "unit/storage/test_remote_lock.py",
     "contract/test_fuzz.py",
     "scenario/test_[!bikd]*.py",

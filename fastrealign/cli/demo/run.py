@@ -11,7 +11,7 @@ import numpy as np
 
 import fastrealign as fr
 from fastrealign.cli.demo import real_world, uses
-from fastrealign.cli.demo.contact_sheet import draw
+from fastrealign.cli.demo.gap_picture import draw
 from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement, measure_pairs
 from fastrealign.cli.demo.picture import check_picture
 from fastrealign.cli.demo.real_world import RealWorld

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.cli.demo import questions, statements
+from fastrealign.cli.demo.answers_picture import draw_answers
 from fastrealign.cli.demo.picture import check_picture
-from fastrealign.cli.demo.sheet import draw_answers
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress

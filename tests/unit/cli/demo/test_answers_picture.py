@@ -1,4 +1,4 @@
-"""The contact sheet of `train demo`: what is wrong can be seen without colours."""
+"""The picture of `train demo`: what is wrong can be seen without colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from fastrealign.cli.demo import sheet
+from fastrealign.cli.demo import answers_picture as sheet
 from fastrealign.revision.answers import Answer, Item
 
 

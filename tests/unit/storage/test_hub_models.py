@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from fastrealign import InputError  # noqa: E402
 from fastrealign.embed import OpenClip, Transformers  # noqa: E402
-from fastrealign.storage import hub  # noqa: E402
+from fastrealign.storage import hub_models as hub  # noqa: E402
 
 
 @pytest.fixture

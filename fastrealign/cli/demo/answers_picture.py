@@ -1,4 +1,4 @@
-"""The contact sheet of `train demo`: what the model says of the same pictures before stage 1, after it, and after stage 2.
+"""The picture of `train demo`: what the model says of the same pictures before stage 1, after it, and after stage 2.
 
 One column of cards, in type that can be read where the sheet is 400 pixels wide. Needs matplotlib.
 """
