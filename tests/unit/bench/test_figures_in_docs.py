@@ -33,6 +33,30 @@ def test_the_numbers_of_figure_1_are_those_of_its_results():
     assert " ".join(figure1.render_numbers(kept).split()) in page("docs/paper/figure1.md")
 
 
+def test_costs_of_index_are_those_of_its_results():
+    """Medians of the runs, in seconds, and their ratios."""
+    stores = json.loads((common.ROOT / "bench/results/index-stores.json").read_text())["stores"]
+    table = re.findall(
+        r"^\| (FAISS|LanceDB|PostgreSQL|Qdrant)[^|]*\| ([\d,]+) \|(.*)\|$",
+        (common.ROOT / "docs/stores.md").read_text(),
+        re.M,
+    )
+    assert {name.lower() for name, *_ in table} == stores.keys()
+    for name, rows, cells in table:
+        kept = stores[name.lower()]
+        copied, mapped, own = (
+            np.median([run["seconds"] for run in kept["runs"].get(way, [])] or np.nan)
+            for way in ("copied", "mapped", "own")
+        )
+        figures = f"{copied:.1f} | {mapped:.1f} | {own:.1f} | {mapped / copied:.2f} | {mapped / own:.2f}".replace(
+            "nan", ""
+        )
+        assert (int(rows.replace(",", "")), cells.split("|")) == (
+            kept["rows"],
+            [f" {figure.strip()} " if figure.strip() else "  " for figure in figures.split("|")],
+        )
+
+
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
