@@ -103,7 +103,7 @@ def _measure(
         work = partial(_align, source, target, out, root, [*more, "--threads", str(threads)])
         timing.add(who, _fresh(out, partial(_noting, peaks[who], work)), written)
     # Each pair that is compared, one directly after the other.
-    timing.go([CP, TWO, ONE, CP_READ, "align", CP_SYNC, MOVES, TWO], rounds)
+    timing.go([CP, TWO, ONE, CP_READ, MOVES, TWO, "align", CP_SYNC], rounds)
     seconds = {who: timing.seconds(who) for who in (CP, TWO, MOVES, ONE, CP_READ, CP_SYNC, "align")}
     one_pass = {"page cache": timing.ratio(TWO, ONE), "slow source": _slow_fits(source, target, threads, rounds)}
     for folder in (source, target, out):

@@ -96,7 +96,8 @@ STEPS = (
 def takes(name: str) -> str:
     if name in HOURS:
         return f"{HOURS[name]:g} hours on two cores"
-    return f"{CPU_MINUTES[name]:g} minutes of CPU time" if name in CPU_MINUTES else "not timed"
+    unit = "minute" if CPU_MINUTES.get(name) == 1 else "minutes"
+    return f"{CPU_MINUTES[name]:g} {unit} of CPU time" if name in CPU_MINUTES else "not timed"
 
 
 Run = Callable[[Sequence[str], Path | None], int]

@@ -107,7 +107,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         for name, share in FRAMES.items()
     }
 
-    def measure_pairs(step: int) -> None:
+    def measure(step: int) -> None:
         text, image = encoder.encode_texts(model, captions), encoder.encode_images(model, pictures)
         for monitor in monitors.values():
             record = monitor.measure(step, text, image)
@@ -121,10 +121,10 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         )
         say(f"{loss}, step {step}: gap {record.gap:.3f}, recall@1 {training[-1]['recall_at_1']:.3f}")
 
-    measure_pairs(0)
+    measure(0)
     for step, _ in enumerate(encoder.training(model, steps, loss_of=LOSSES[loss]), 1):
         if step % EVERY == 0:
-            measure_pairs(step)
+            measure(step)
     run = {
         "seconds": round(time.perf_counter() - started),
         "training": training,

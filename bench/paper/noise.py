@@ -173,7 +173,7 @@ def _fitted(method: str, of: Task) -> Method:
 
 
 def _noisy(method: Method, of: Task, length: float, seed: int) -> np.ndarray:
-    """The mapped captions; with noise COPIES times, each with other noise, since the numbers go on."""
+    """The mapped captions; with noise COPIES times, each with other noise, since the numbers of the rows differ."""
     rows = of.text.rows
     copies = range(COPIES if length else 1)
     return np.concatenate([method(rows, noise=length, seed=seed, first=i * len(rows)) for i in copies])

@@ -45,7 +45,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--qrels", metavar="PATH", help=text)
     text = (
         "roles to compare, as Roles.save writes them, several under the names given or those of the files; may be repeated; "
-        "only they are compared, unless --methods names more"
+        "compared with none, and with what --methods names"
     )
     group.add_argument("--roles", nargs="+", action="extend", metavar="[NAME=]FILE", help=text)
     text = (

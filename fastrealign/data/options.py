@@ -63,7 +63,7 @@ class ReadOptions:
     bad_rows: str = option(
         "error",
         "rows with NaN, Inf or only zeros: error stops and names the first, skip leaves them out, keep writes them "
-        "unchanged; statistics never include them",
+        "unmapped; statistics never include them",
     )
     bad_shards: str = option(
         "error",

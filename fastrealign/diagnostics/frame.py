@@ -34,6 +34,7 @@ class Frame:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastrealign.diagnostics import covariance, fixed_frame
     >>> images, text = np.random.default_rng(0).normal(size=(2, 10, 4)) * [4, 1, 1, 0.1] + [0, 0, 0, 8]
     >>> frame = fixed_frame(covariance(images), covariance(text), energy=0.9)

@@ -38,6 +38,7 @@ class Covariance:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastrealign.diagnostics import covariance
     >>> rows = np.random.default_rng(0).standard_normal((400, 8)) - 1.0
     >>> of = covariance(rows)  # of the unit rows, so that E|e|^2 = 1

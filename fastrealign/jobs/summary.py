@@ -45,7 +45,7 @@ class Report:
     skipped : int
         Items of the source without an embedding.
     bad_rows : int
-        Rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": written unchanged.
+        Rows without a direction (NaN, Inf, zero); `bad_rows_were` "skip": left out, "keep": written unmapped.
     first_bad : list of str
         The first of them, one line each.
     left_out : list of str
@@ -132,7 +132,7 @@ class Report:
             if self.shards_before:
                 head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
         fitted = self.alignment if self.kind == "align" and isinstance(self.alignment, Alignment) else None
-        fate = "left out" if self.bad_rows_were == "skip" else "kept unchanged"
+        fate = "left out" if self.bad_rows_were == "skip" else "kept unmapped"
         bad = [f"{self.bad_rows:,} {fate}, the first of them:", *self.first_bad[:5]]
         lost = [f"{count(len(self.left_out), 'shard')} that could not be read, the first of them:", *self.left_out[:5]]
         speed = f"{short(self.rows_per_second)} rows/s, {self.gb_per_second:.2f} GB/s of source"

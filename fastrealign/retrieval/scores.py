@@ -50,7 +50,7 @@ class Scores:
 
     Examples
     --------
-    >>> import fastrealign as fr
+    >>> import fastrealign as fr, numpy as np
     >>> query, image = np.random.default_rng(0).standard_normal((2, 200, 8))
     >>> scores = fr.retrieval.fit_scores({("query", "image"): (query, image + query)})
     >>> scores

@@ -1,20 +1,21 @@
 """`pytest --quick` (`make quick`): a part of the suite that says within a minute whether something is broken.
 
-Of a test with many cases it runs at most MOST, which cover the values of its parameters (each format, method, element type,
-instruction set) but not their combinations. Of the scenarios it runs bad input, kills, signals and ranks.
+Of a test with many cases it runs at most MOST, which differ in as many values of its parameters (format, method, element type,
+instruction set) as they can: a sample, which does not cover all of them. Of the scenarios it runs bad input, kills, signals and
+ranks.
 What takes long and stands alone is left out; the last line says what.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Below tests/, and why these are left out: they load large libraries, compile, draw, or repeat what they do many times.
+# Below tests/, and why these are left out: they load large libraries, start servers, compile, draw, or
+# repeat what they do many times.
 LEFT_OUT = (
     "unit/bench/*",
     "unit/cli/demo/*",
@@ -24,6 +25,7 @@ LEFT_OUT = (
     "unit/kernels/*",
     "unit/methods/test_certified.py",
     "unit/diagnostics/test_monitor.py",
+    "unit/retrieval/stores/*",
     "unit/revision/*",
     "unit/storage/test_hub_models.py",
     "unit/storage/test_remote_lock.py",
@@ -66,8 +68,10 @@ TOO_LONG = {
     "test_an_output_larger_than_the_cache_has_the_same_bits",
     "test_any_source_chunking_and_threads_give_the_same_bits",
     "test_apply_is_ops_apply",
+    "test_compiled_whole",
     "test_compiled_without_a_graph_break",
     "test_damage_raises_nothing_but_input_errors",
+    "test_documents_of_one_modality",
     "test_embed_takes_a_required_option_and_its_rival",
     "test_every_failing_call_leaves_nothing",
     "test_every_public_name_has_a_type",
@@ -75,6 +79,7 @@ TOO_LONG = {
     "test_few_rows_that_differ",
     "test_files_tensors_and_chunks_give_what_arrays_give",
     "test_fish_completes",
+    "test_ids_qrels_and_roles_of_files",
     "test_imports_go_down_the_layers",
     "test_json_and_page",
     "test_json_pairs_of_their_own_domains_and_pngs",
@@ -94,6 +99,7 @@ TOO_LONG = {
     "test_methods_come_in_the_order_of_the_paper_on_the_shipped_embeddings",
     "test_no_angles",
     "test_no_function_takes_more_than_eight_parameters",
+    "test_no_import_circles",
     "test_no_optional_library_is_needed",
     "test_no_secret_of_a_url_is_printed_or_written",
     "test_null_embeddings_resumed",
@@ -109,6 +115,7 @@ TOO_LONG = {
     "test_pushed_and_loaded_again",
     "test_python_m_and_progress_on_a_terminal",
     "test_ranks_write_what_one_process_writes",
+    "test_reduce_is_ops_reduce",
     "test_report_writes_the_page_and_prints_the_verdict",
     "test_seeds_of_64_bits_are_alike_everywhere",
     "test_several_files_of_roles",
@@ -141,6 +148,7 @@ TOO_LONG = {
     "test_threads_chunks_and_the_order_of_shards_do_not_matter",
     "test_threads_do_not_matter",
     "test_topology_has_scipys_densities",
+    "test_torch_and_the_c_library",
     "test_two_runs_at_once",
     "test_what_an_earlier_version_aligned",
     "test_what_torch_checks_of_an_operator",
@@ -148,7 +156,7 @@ TOO_LONG = {
     "test_zsh_completes",
 }
 # Cases of one test, at most.
-MOST = 3
+MOST = 2
 
 _TESTS = Path(__file__).parents[1]
 _LEFT_OUT = pytest.StashKey[int]()
@@ -165,22 +173,28 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if any(fnmatch(name, pattern) for pattern in LEFT_OUT) else None
 
 
+def _spread(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """At most MOST cases of a test, each the first of those with the most values that no earlier one has."""
+    left = {case: set(case.callspec.indices.items()) if hasattr(case, "callspec") else {None} for case in cases}
+    spread: list[pytest.Item] = []
+    while len(spread) < MOST and (case := max(left, key=lambda case: len(left[case]))) and left[case]:
+        spread.append(case)
+        seen = set(left[case])
+        for values in left.values():
+            values -= seen
+    return spread
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("quick"):
         return
-    kept, left_out = [], []
-    seen: dict[str, set] = {}
-    count: Counter[str] = Counter()
+    cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        function = item.nodeid.partition("[")[0]
-        values = set(item.callspec.indices.items()) if hasattr(item, "callspec") else {None}
-        new = values - seen.setdefault(function, set())
-        if new and count[function] < MOST and item.originalname not in TOO_LONG:
-            seen[function] |= values
-            count[function] += 1
-            kept.append(item)
-        else:
-            left_out.append(item)
+        if item.originalname not in TOO_LONG:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = {item for of_one_test in cases.values() for item in _spread(of_one_test)}
+    left_out = [item for item in items if item not in chosen]
+    kept = [item for item in items if item in chosen]
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
     config.stash[_LEFT_OUT] = len(left_out)

@@ -1,4 +1,4 @@
-"""The demo's measured on clouds whose gap, retrieval and mixing are known."""
+"""measurements.py on clouds whose gap, retrieval and mixing are known."""
 
 from __future__ import annotations
 
