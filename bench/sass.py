@@ -45,7 +45,7 @@ def _target(instruction: Instruction) -> int | None:
 
 
 class Flow:
-    """The basic blocks of a kernel, by address, where each may go on, and its natural loops."""
+    """The basic blocks of a kernel, by address, where each may continue, and its natural loops."""
 
     def __init__(self, code: list[Instruction]) -> None:
         leaders = {code[0].address} | {target for i in code if (target := _target(i)) is not None}

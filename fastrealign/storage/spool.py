@@ -69,7 +69,7 @@ def spool(url: Url | str) -> tuple[Descriptor, Path]:
     """A new local file for the contents of `url`, and a path by which it can be opened.
 
     On Linux it has no name: its space is freed with its last descriptor, also after a kill. Elsewhere it is removed with it;
-    what a kill leaves, the next one in the same folder removes, where it can be told whether a process has ended.
+    what a kill leaves, the next one in the same folder removes, where the system says whether a process has ended.
     """
     folder = Path(os.environ.get("FASTREALIGN_SPOOL") or tempfile.gettempdir())
     try:
