@@ -20,21 +20,16 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.libraries import torch
 from fastrealign.core.list_rows import of_list
-from fastrealign.core.optional import Lazy
 from fastrealign.core.row_argument import Back, RowArgument, described, named, unmasked
 from fastrealign.core.tensors import is_tensor, plain
 from fastrealign.core.text import one_line
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "torch", "a tensor")
 
 # DLDeviceType of dlpack.h: memory that the CPU can read, pinned or not.
 _IN_MEMORY = (1, 3)

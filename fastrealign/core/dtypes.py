@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 import fastrealign._core as _core
 from fastrealign.core.errors import InputError
+from fastrealign.core.libraries import torch
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    import torch
     from numpy.typing import DTypeLike
 
-    # An element type as public functions take it: "bf16", np.float16, torch.float32.
-    ElementType: TypeAlias = DTypeLike | torch.dtype
-
+# An element type as public functions take it: "bf16", np.float16, torch.float32.
+ElementType: TypeAlias = "DTypeLike | torch.dtype"
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # DType of csrc/element.h.
 CODES: dict[np.dtype, int] = {

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 from fastrealign.core.row_argument import RowArgument, described, unmasked
 from fastrealign.core.tensors import is_tensor, plain
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "torch", "a tensor")
 
 Take: TypeAlias = Callable[[Any, str], RowArgument]
 

@@ -9,17 +9,17 @@ import numpy as np
 from fastrealign.core import cpu
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.libraries import torch
 from fastrealign.core.optional import Lazy
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import on_device
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import ArrayLike
 
     from fastrealign.core import device_ops
-    from fastrealign.core.row_argument import Rows
 else:
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a tensor on a device")
 

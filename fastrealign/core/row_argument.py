@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
+from fastrealign.core.libraries import torch
 
-if TYPE_CHECKING:
-    import torch
-
-    Rows: TypeAlias = np.ndarray | torch.Tensor
-
+Rows: TypeAlias = "np.ndarray | torch.Tensor"
 # (the result, bool (n,) of the rows that are left in it or None for all) -> it as the kind that was given
 Back: TypeAlias = Callable[[Any, np.ndarray | None], Any]
 

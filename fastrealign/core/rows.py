@@ -7,19 +7,14 @@ allocated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 import fastrealign._core as _core
 from fastrealign.core import arrays
 from fastrealign.core.dtypes import CODES, EXPECTED, as_dtype
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import unmasked
+from fastrealign.core.row_argument import Rows, unmasked
 from fastrealign.core.tensors import checked_output, is_tensor, on_device, view_of
-
-if TYPE_CHECKING:
-    from fastrealign.core.row_argument import Rows
 
 
 def rows_anywhere(x: object, name: str = "embeddings") -> Rows:

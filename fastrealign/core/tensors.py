@@ -9,13 +9,10 @@ import numpy as np
 
 from fastrealign.core.dtypes import BFLOAT16, EXPECTED
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import TypeIs
-else:
-    torch = Lazy("torch", "torch", "a tensor")
 
 
 def is_tensor(x: object) -> TypeIs[torch.Tensor]:

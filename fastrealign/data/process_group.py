@@ -12,20 +12,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from fastrealign.core.errors import BadShardError, FastRealignError
 from fastrealign.core.exact_sum import ExactSum
-from fastrealign.core.optional import Lazy, optional
-
-if TYPE_CHECKING:
-    import torch
-    import torch.distributed as dist
-else:
-    torch = Lazy("torch", "torch", "a process group")
-    dist = Lazy("torch.distributed", "torch", "a process group")
+from fastrealign.core.libraries import dist, torch
+from fastrealign.core.optional import optional
 
 T = TypeVar("T")
 # What users name a group by: one of torch.distributed, or "world" for the default one; None is this process alone.

@@ -7,17 +7,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias, Union
 
 import numpy as np
 
 from fastrealign.core.dtypes import common_dtype
+from fastrealign.core.libraries import torch
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
-
-if TYPE_CHECKING:
-    import torch
 
 # Bytes that a thread reads, maps and writes at a time. They fit in its share of the last-level cache. A piece costs some 0.1 ms
 # in Python, since rows push the interpreter's code and data out of the caches nearer to the core: a fifth of a pass at 2 MiB.

@@ -23,6 +23,7 @@ from fastrealign.core.checks import whole
 from fastrealign.core.cpu import thread_count
 from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.libraries import torch
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import empty_rows
@@ -30,11 +31,8 @@ from fastrealign.core.tensors import as_tensor, is_tensor
 from fastrealign.data.row_source import PIECE_BYTES
 
 if TYPE_CHECKING:
-    import torch
-
     from fastrealign.core import device_ops, packed_map
 else:
-    torch = Lazy("torch", "torch", "a device")
     device_ops = Lazy("fastrealign.core.device_ops", "torch", "a device")
     packed_map = Lazy("fastrealign.core.packed_map", "torch", "a device")
 

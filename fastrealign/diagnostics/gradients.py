@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.row_source import RowsLike
@@ -22,11 +22,6 @@ from fastrealign.diagnostics.frame import Frame, leakage
 from fastrealign.diagnostics.second_moments import Covariance
 from fastrealign.diagnostics.spectrum import spectral_correlation
 from fastrealign.diagnostics.subspaces import principal_angles
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "torch", "embedding_gradients")
 
 # loss(image, text): from unit rows (n, d) of both sides to a tensor of one number.
 Loss: TypeAlias = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import transformers
+from fastrealign.core.optional import optional
 from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import open_rows
 from fastrealign.diagnostics.frame import Frame, check_energy, coupling, decompose, fixed_frame
@@ -35,11 +36,6 @@ from fastrealign.diagnostics.unit_rows import count_rows, open_sides
 from fastrealign.formats.saved_tensors import load_tensors, save_tensors
 from fastrealign.storage.append_log import open_append_log
 from fastrealign.storage.records import sealed
-
-if TYPE_CHECKING:
-    import transformers
-else:
-    transformers = Lazy("transformers", "revision", "trainer_callback")
 
 
 class GapMonitor:
@@ -269,6 +265,7 @@ def trainer_callback(monitor: GapMonitor) -> transformers.TrainerCallback:
     transformers.TrainerCallback
         For `transformers.Trainer(callbacks=[trainer_callback(monitor)])`.
     """
+    optional("transformers", "revision", "trainer_callback")
 
     class Watch(transformers.TrainerCallback):
         def on_train_begin(self, args: Any, state: transformers.TrainerState, control: Any, **_: Any) -> None:

@@ -10,21 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import Image, torch
+from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.core.wording import option
 from fastrealign.storage import hub_models as hub
-
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
-else:
-    torch, Image = Lazy("torch", "embed", "embed"), Lazy("PIL.Image", "embed", "embed")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -91,6 +86,7 @@ def allow_hub() -> str:
 
 def device_of(name: str) -> torch.device:
     """The device; "auto": the first GPU, or the CPU where there is none. InputError for one that does not exist."""
+    optional("torch", "embed", "embed")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

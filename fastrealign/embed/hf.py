@@ -10,12 +10,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.libraries import Image, torch, transformers
+from fastrealign.core.optional import optional
 from fastrealign.core.wording import either, option
 from fastrealign.data.options import check_choice
 from fastrealign.embed.encoders import (
@@ -30,13 +31,6 @@ from fastrealign.embed.encoders import (
 )
 from fastrealign.storage import hub_models as hub
 from fastrealign.storage.hub_models import Found
-
-if TYPE_CHECKING:
-    import torch
-    import transformers
-    from PIL import Image
-else:
-    torch, transformers = Lazy("torch", "embed", "transformers"), Lazy("transformers", "embed", "transformers")
 
 POOLINGS = ("mean", "last", "eos")
 # Most tokens of a caption for language models, as in LLM2Vec; models with towers have their own limit.

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.libraries import torch
+from fastrealign.core.optional import optional
 from fastrealign.core.text import meant
 from fastrealign.core.wording import either, option
 from fastrealign.data.options import check_choice
@@ -26,11 +27,6 @@ from fastrealign.embed.encoders import (
     unit_rows,
 )
 from fastrealign.storage import hub_models as hub
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "embed", "open_clip")
 
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth")

@@ -9,21 +9,15 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import Image, ImageOps
 from fastrealign.core.text import one_line, shown
 from fastrealign.embed.captions import Caption, name_problem, text_of
 from fastrealign.storage.files import file_size, reading
 from fastrealign.storage.text_lines import LINE_BYTES
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageOps
-else:
-    Image, ImageOps = Lazy("PIL.Image", "embed", "a picture"), Lazy("PIL.ImageOps", "embed", "a picture")
 
 PICTURE_FILES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 # The formats that Pillow may detect. Others would be mistakes, and some execute programs (EPS).

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import pa, pq
 from fastrealign.embed.captions import Caption
 from fastrealign.embed.inputs import Item
 from fastrealign.formats.arrow_columns import lists
@@ -21,14 +20,7 @@ from fastrealign.formats.parquet import ParquetSink
 from fastrealign.formats.table_copy import GROUP_BYTES
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.fingerprint import FileFingerprint
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from fastrealign.storage.paths import Place
-else:
-    pa, pq = Lazy("pyarrow", "embed", "embed"), Lazy("pyarrow.parquet", "embed", "embed")
+from fastrealign.storage.paths import Place
 
 
 def fingerprint_of(items: list[Item], bad_items: str) -> FileFingerprint:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError, changed
+from fastrealign.core.libraries import pa
 from fastrealign.core.optional import optional
 from fastrealign.formats.arrow_columns import size_of
 from fastrealign.formats.arrow_errors import decoding
-from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError, changed
+from fastrealign.core.libraries import pa, pc
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_schema import (
     element_type,
@@ -20,7 +21,6 @@ from fastrealign.formats.arrow_schema import (
     width,
 )
 from fastrealign.formats.choose_column import Candidate, Fit, Unclear, Wanted, choose_name, instead
-from fastrealign.formats.libraries import pa, pc
 from fastrealign.formats.unsupported import embed
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.libraries import pa
 from fastrealign.core.text import one_line
-from fastrealign.formats.libraries import pa
 from fastrealign.storage.files import reading
 from fastrealign.storage.paths import AnyPath
 

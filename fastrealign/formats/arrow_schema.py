@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.formats.libraries import pa
+from fastrealign.core.libraries import pa
 from fastrealign.storage.records import parsed
 
 # The metadata in which Hugging Face datasets repeat the types of the columns.

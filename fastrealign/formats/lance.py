@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.libraries import pa
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
-from fastrealign.formats.libraries import pa
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFolder

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.libraries import fs, pa, pq
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_errors import decoded, decoding
-from fastrealign.formats.libraries import fs, pa, pq
 from fastrealign.formats.table_copy import Sink, Table
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile

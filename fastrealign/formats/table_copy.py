@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import numpy as np
 
 from fastrealign.core.errors import changed
+from fastrealign.core.libraries import pa
 from fastrealign.formats.arrow_columns import filtered, fit, lists, size_of
 from fastrealign.formats.arrow_errors import decoding, writing_columns
 from fastrealign.formats.arrow_schema import retyped
 from fastrealign.formats.choose_column import Fit
-from fastrealign.formats.libraries import pa
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.paths import AnyPath
 

@@ -12,24 +12,19 @@ scipy and sparse matrices                          refused: embeddings are dense
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.arrays import KINDS, take
 from fastrealign.core.errors import InputError
+from fastrealign.core.libraries import pa
 from fastrealign.core.list_rows import of_list, spread, with_none
-from fastrealign.core.optional import Lazy
 from fastrealign.core.row_argument import RowArgument, described, named, unmasked
 from fastrealign.formats import arrow_columns, arrow_schema
 from fastrealign.formats.choose_column import Fit
 
 __all__ = ["take"]
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "a pyarrow array")
 
 
 def _of_pandas(x: Any, name: str) -> RowArgument | None:

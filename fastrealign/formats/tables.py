@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from fastrealign.core.dtypes import BFLOAT16
 from fastrealign.core.errors import InputError, changed
+from fastrealign.core.libraries import pa
 from fastrealign.formats.arrow_columns import candidates_of, choose, fit, is_missing, matrix
 from fastrealign.formats.arrow_errors import decoding
 from fastrealign.formats.arrow_schema import element_type, plain, stored, width
@@ -18,9 +19,6 @@ from fastrealign.formats.choose_column import Fit, Wanted, with_alternatives
 from fastrealign.formats.table_copy import STEP_ROWS, Table, TableCopy
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.paths import AnyPath, Place
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Numbers of null rows that a shard keeps for messages, roughly.
 _NOTED_NULLS = 1000

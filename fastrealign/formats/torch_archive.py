@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError
-from fastrealign.formats.libraries import torch
+from fastrealign.core.libraries import torch
 from fastrealign.storage.atomic import AtomicFile
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import numpy as np
 
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError, changed
+from fastrealign.core.libraries import torch
 from fastrealign.formats.base import no_float
 from fastrealign.formats.choose_column import Candidate, Fit, Wanted, choose_name, other_split, with_alternatives
-from fastrealign.formats.libraries import torch
 from fastrealign.formats.matrix import CarryingWriter, MatrixShard, check_shape, fit_of_shape
 from fastrealign.formats.torch_archive import Hole, crc_of_parts, put_crc, save_around
 from fastrealign.formats.torch_load import is_archive, load, offset_in_map

@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import Any
 
 from fastrealign.core.errors import FastRealignError, InputError, shortage
+from fastrealign.core.libraries import torch
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
-from fastrealign.formats.libraries import torch
 from fastrealign.storage.files import reading
 
 # Files older than torch 1.6 cannot be mapped and are loaded whole, up to this size.

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from fastrealign.core.dtypes import ElementType
 from fastrealign.core.float_state import computes
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, ReadOptions, documented
 from fastrealign.data.process_group import GroupLike
+from fastrealign.data.row_source import RowsLike
 from fastrealign.jobs.align_jobs import AlignJob, ApplyJob
 from fastrealign.jobs.shard_job import JobOptions, Shards
 from fastrealign.jobs.summary import Report
 from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.method import Method
 from fastrealign.storage.paths import AnyPath
-
-if TYPE_CHECKING:
-    from fastrealign.core.dtypes import ElementType
-    from fastrealign.data.row_source import RowsLike
 
 
 @computes

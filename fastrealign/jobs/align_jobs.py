@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
 
 from fastrealign import formats
 from fastrealign.core.errors import BadShardError
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import open_target
 from fastrealign.data.rank_share import shared
+from fastrealign.data.row_source import RowsLike
 from fastrealign.data.sources import FileSource
 from fastrealign.formats.manifest import Manifest
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards, fingerprints_of
@@ -25,9 +25,6 @@ from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import closed_by, warn_of_encoder, warn_of_misfit
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, named_paths
-
-if TYPE_CHECKING:
-    from fastrealign.data.row_source import RowsLike
 
 
 class AlignJob(ShardJob):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign import formats
 from fastrealign.core.choices import SIDES
+from fastrealign.core.dtypes import ElementType
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.formatting import count, listing, size
@@ -32,9 +33,6 @@ from fastrealign.jobs.protected_inputs import check_outside
 from fastrealign.jobs.row_columns import RowColumns, kept
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import AnyPath, named_paths
-
-if TYPE_CHECKING:
-    from fastrealign.core.dtypes import ElementType
 
 
 @dataclass(frozen=True)

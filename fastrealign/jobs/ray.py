@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fastrealign.core.checks import whole
+from fastrealign.core.dtypes import ElementType
 from fastrealign.core.errors import BadRowsError, InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.libraries import pa
+from fastrealign.core.optional import optional
 from fastrealign.core.tensors import as_tensor
 from fastrealign.data.options import Compute, NoiseOptions, OutputOptions, ReadOptions
+from fastrealign.data.row_source import RowsLike
 from fastrealign.jobs.align_jobs import AlignJob, ApplyJob
 from fastrealign.jobs.ray_writer import RayWriter
 from fastrealign.jobs.shard_job import JobOptions, ShardJob, Shards
@@ -31,14 +34,6 @@ from fastrealign.methods.fit_options import FitOptions
 from fastrealign.methods.loading import as_method
 from fastrealign.methods.method import Method
 from fastrealign.storage.paths import AnyPath
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from fastrealign.core.dtypes import ElementType
-    from fastrealign.data.row_source import RowsLike
-else:
-    pa = Lazy("pyarrow", "parquet", "a table")
 
 # Fails when this module is imported, not when the first job runs.
 optional("ray.data", "ray", "fastrealign.ray")

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from fastrealign import formats
 from fastrealign.core.errors import InputError, shortage
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.libraries import pa
+from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow import ArrowSink
 from fastrealign.formats.arrow_columns import filtered, lists
@@ -25,11 +26,6 @@ from fastrealign.formats.table_copy import GROUP_BYTES, STEP_ROWS, InStep, Sink
 from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile, AtomicFolder
 from fastrealign.storage.paths import AnyPath
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-else:
-    pa = Lazy("pyarrow", "parquet", "a table")
 
 _COLUMN = "embedding"
 

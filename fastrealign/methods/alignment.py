@@ -6,7 +6,7 @@ import hashlib
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,14 +19,10 @@ from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
 from fastrealign.methods.calling import MapsRows
 from fastrealign.methods.faiss_export import to_faiss
-from fastrealign.methods.method import CALL, Call
+from fastrealign.methods.method import CALL, Call, Method
 from fastrealign.methods.sampling import Sampling
 from fastrealign.storage.paths import AnyPath, is_path
 from fastrealign.storage.record_rules import COUNT, MAPPING, NOT_NEGATIVE, NUMBER, TEXT, one_of, or_none
-
-if TYPE_CHECKING:
-    from fastrealign.methods.method import Method
-    from fastrealign.storage.paths import AnyPath
 
 _VECTORS = ("b", "c", "mean_source", "mean_target")
 # Rules for the record of a saved alignment.

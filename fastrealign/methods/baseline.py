@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
@@ -22,14 +22,8 @@ from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.noise import noise
 from fastrealign.methods.steps import apply_steps, apply_steps_on_device
+from fastrealign.storage.paths import AnyPath
 from fastrealign.storage.record_rules import FLAG, NOT_NEGATIVE, NUMBER, SEED, TEXT, or_none
-
-if TYPE_CHECKING:
-    import torch
-
-    from fastrealign.storage.paths import AnyPath
-else:
-    torch = Lazy("torch", "torch", "a tensor on a device")
 
 # Methods that are more than one row map, which the device kernels do not compute; those of them that have a shift.
 WITH_SHIFT = ("mean-shift", "c3", "bca")

@@ -5,34 +5,25 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import Field
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from fastrealign.core.arrays import given_back
 from fastrealign.core.bad_rows import GOOD
-from fastrealign.core.dtypes import as_dtype
+from fastrealign.core.dtypes import ElementType, as_dtype
 from fastrealign.core.errors import BadRowsError, InputError
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.rows import as_output, empty_rows, taken_rows
 from fastrealign.core.tensors import as_tensor, checked_output, is_tensor, on_device, view_of
 from fastrealign.core.wording import either, option
 from fastrealign.data.options import BAD_ROWS, NoiseOptions, check_choice, documented
 from fastrealign.formats.table_objects import take
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.method import Call
+from fastrealign.methods.method import Call, Method
 from fastrealign.methods.noisy import with_noise
 from fastrealign.methods.saving import Saved
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import DTypeLike
-
-    from fastrealign.core.row_argument import Rows
-    from fastrealign.methods.method import Method
-else:
-    torch = Lazy("torch", "torch", "a tensor")
-
 
 # Results smaller than this are never stored past the cache (`empty_rows`).
 _SMALL = 64 * 1024
@@ -70,7 +61,7 @@ class MapsRows(Saved):
         self: Method,
         x: Any,
         *,
-        dtype: DTypeLike | torch.dtype = None,
+        dtype: ElementType | None = None,
         out: Any = None,
         bad_rows: str = "error",
         threads: int | None = None,

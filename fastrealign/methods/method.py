@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import DTypeLike
-
-    from fastrealign.core.bad_rows import Counts
-    from fastrealign.core.exact_sum import ExactSum
-    from fastrealign.core.row_map import RowMap
-    from fastrealign.storage.paths import AnyPath
+from fastrealign.core.bad_rows import Counts
+from fastrealign.core.dtypes import ElementType
+from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_map import RowMap
+from fastrealign.storage.paths import AnyPath
 
 
 class Call(NamedTuple):
@@ -96,7 +93,7 @@ class Method(Protocol):
         self,
         x: Any,
         *,
-        dtype: DTypeLike | torch.dtype = None,
+        dtype: ElementType | None = None,
         out: Any = None,
         bad_rows: str = "error",
         threads: int | None = None,

@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.data.options import NoiseOptions
 from fastrealign.methods.fit_options import PAIRED_METHODS
-from fastrealign.methods.method import CALL, Call
+from fastrealign.methods.method import CALL, Call, Method
 from fastrealign.methods.noise import noise
 from fastrealign.methods.steps import apply_steps, apply_steps_on_device
-
-if TYPE_CHECKING:
-    import torch
-
-    from fastrealign.methods.method import Method
-    from fastrealign.storage.paths import AnyPath
-else:
-    torch = Lazy("torch", "torch", "a tensor on a device")
+from fastrealign.storage.paths import AnyPath
 
 
 def with_noise(method: Method, options: NoiseOptions) -> Method:

@@ -15,7 +15,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT
-from fastrealign.core.row_map import UNIT
+from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.tensors import on_device
 from fastrealign.core.version import __version__
 from fastrealign.data.row_source import RowsLike
@@ -25,13 +25,12 @@ from fastrealign.methods.exact_product import ExactProduct
 from fastrealign.methods.fit_options import PAIRED_METHODS
 from fastrealign.methods.method import CALL, Call
 from fastrealign.methods.steps import apply_steps
+from fastrealign.storage.paths import AnyPath
 from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, TEXT, one_of, or_none
 
 if TYPE_CHECKING:
-    from fastrealign.core.row_map import RowMap
     from fastrealign.methods import pair_moments, pair_sources, recall_kept
     from fastrealign.methods.recall_kept import Kept
-    from fastrealign.storage.paths import AnyPath
 else:  # for measuring a map: a run that loads a method does without
     pair_moments = Lazy("fastrealign.methods.pair_moments")
     pair_sources = Lazy("fastrealign.methods.pair_sources")

@@ -6,14 +6,12 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.core.text import shown
 from fastrealign.core.version import __version__
 from fastrealign.storage.hub_files import FILE, upload
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
+from fastrealign.storage.paths import AnyPath
 
 _HEAD = """\
 ---

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +33,8 @@ from fastrealign.methods.method import Method
 from fastrealign.methods.publishing import OnHub
 from fastrealign.methods.role_fits import ROLE_METHODS, RoleFits, known
 from fastrealign.methods.role_trials import Trial
+from fastrealign.storage.paths import AnyPath
 from fastrealign.storage.record_rules import MAPPING, TEXT, or_none
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
 
 _RECORD = {"anchor": TEXT, "method": TEXT, "roles": MAPPING, "reason": or_none(TEXT), "trials": or_none(MAPPING)}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.formats.saved_tensors import check_record
+from fastrealign.storage.paths import AnyPath
 from fastrealign.storage.record_rules import COUNT, NOT_NEGATIVE, NUMBER, TEXT, Rule, or_none
-
-if TYPE_CHECKING:
-    from fastrealign.storage.paths import AnyPath
 
 _RECORD = {
     "how": TEXT,

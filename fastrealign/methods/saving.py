@@ -8,11 +8,10 @@ import numpy as np
 
 from fastrealign.formats.saved_tensors import check_saved_name, load_tensors, save_tensors
 from fastrealign.methods.publishing import OnHub
+from fastrealign.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from fastrealign.storage.paths import AnyPath
 
 # What errors call them, where that is not their kind.
 _NAMES = {"baseline": "method", "map from pairs": "map"}

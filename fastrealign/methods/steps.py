@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts, counted
-from fastrealign.core.optional import Lazy
+from fastrealign.core.libraries import torch
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
 from fastrealign.methods.method import Call
 from fastrealign.methods.noise import row_numbers
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch", "torch", "a tensor on a device")
 
 # Rows that pass through the steps at a time.
 STEP_ROWS = 1024

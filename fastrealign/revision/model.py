@@ -28,6 +28,7 @@ from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.revision import adapter as adapters
 from fastrealign.revision.adapter import Adapter
+from fastrealign.revision.config import Lora
 from fastrealign.revision.language_model import fingerprint, load_lm
 from fastrealign.revision.model_record import RECORD, check_language_model, read_record, write_record
 from fastrealign.revision.templates import IMAGE_TOKEN, STAGES
@@ -37,8 +38,6 @@ from fastrealign.storage.paths import is_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from fastrealign.revision.config import Lora
 
 
 class RevisionModel(torch.nn.Module):

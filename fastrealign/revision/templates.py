@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
+from fastrealign.core.libraries import torch
 from fastrealign.revision.conversations import IMAGE
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 # LLaVA's placeholder id.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastrealign.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from fastrealign.core.libraries import pa
 
 
 def as_text(value: Any) -> Any:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastrealign.core.libraries import pa
 from fastrealign.core.optional import optional
-from fastrealign.formats.libraries import pa
 from fastrealign.retrieval.stores.base import chosen
 
 # The number of a field whose values a data file no longer holds.

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.libraries import pa
 from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
-from fastrealign.formats.libraries import pa
 from fastrealign.retrieval.stores.base import (
     Align,
     Batch,
