@@ -105,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     from safetensors.torch import save
 
+    from bench.paper.world import encoder_training
     from bench.paper.world.sets import both_families
     from bench.paper.world.shipped import STEPS
     from fastrealign.cli.demo import encoder
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         steps = given.steps or STEPS
         model = encoder.build(seed)
-        encoder.train(model, steps, both_families)
+        encoder_training.train(model, steps, both_families)
         save_bytes(path.with_name(ABOUT), (json.dumps({"steps": steps, "seed": seed}) + "\n").encode())
         save_bytes(path, save({name: value.contiguous() for name, value in model.state_dict().items()}))
         print(f"wrote {path}", flush=True)

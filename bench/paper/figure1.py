@@ -23,6 +23,7 @@ import numpy as np
 import fastrealign as fr
 from bench.common import machine, publish
 from bench.drawing import save
+from bench.paper.world import encoder_training
 from bench.paper.world.losses import LOSSES, build
 from bench.table import fill
 from fastrealign.cli.demo import encoder, samples
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": machine(("numpy", "torch", "open_clip_torch"), fastrealign=fr.__version__),
         "settings": {
             "steps": steps,
-            "batch": encoder.BATCH,
+            "batch": encoder_training.BATCH,
             "every": EVERY,
             "probe": len(PROBE),
             "seed": 0,
@@ -102,7 +103,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
     model = build(0, loss)
     monitors = {
         name: GapMonitor(
-            every=EVERY, loss=partial(LOSSES[loss], model), batch=encoder.BATCH, frame_at=round(share * steps)
+            every=EVERY, loss=partial(LOSSES[loss], model), batch=encoder_training.BATCH, frame_at=round(share * steps)
         )
         for name, share in FRAMES.items()
     }
@@ -122,7 +123,7 @@ def watched(loss: str, steps: int, folder: Path | None, say: Say) -> dict[str, A
         say(f"{loss}, step {step}: gap {record.gap:.3f}, recall@1 {training[-1]['recall_at_1']:.3f}")
 
     measure(0)
-    for step, _ in enumerate(encoder.training(model, steps, loss_of=LOSSES[loss]), 1):
+    for step, _ in enumerate(encoder_training.training(model, steps, loss_of=LOSSES[loss]), 1):
         if step % EVERY == 0:
             measure(step)
     run = {

@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.paper import uses
 from bench.paper.common import Reproduction, Results, Say, Setting, keep_rows, main
+from bench.paper.world import encoder_training
 from fastrealign.cli.demo import encoder
 from fastrealign.cli.demo.samples import SEEDS, sample_caption, sample_scene
 from fastrealign.cli.demo.scenes import render
@@ -47,14 +48,16 @@ def measure(setting: Setting) -> Results:
         of["scales"].append(float(rows["scale"]))
         of["seeds"].append(uses.figures_of(_head(rows), seed, METHODS))
         setting.say(f"scale {name}, seed {seed}: {of['seeds'][-1]['methods']['none']}")
-    return {"scales": found, "steps": steps, "batch": encoder.BATCH, "noise": uses.NOISE}
+    return {"scales": found, "steps": steps, "batch": encoder_training.BATCH, "noise": uses.NOISE}
 
 
 def _embeddings(scale: float | None, seed: int, steps: int, kept: Path | None, say: Say) -> dict[str, np.ndarray]:
     """samples.SEEDS, captions of the images, complete ones of the pairs: unit rows float32 (n, DIM); the scale at the end."""
     if kept is None or not kept.exists():
         model = encoder.build(seed)
-        encoder.train(model, steps, log=say, loss_of=encoder.infonce if scale is None else _held(scale))
+        encoder_training.train(
+            model, steps, log=say, loss_of=encoder_training.infonce if scale is None else _held(scale)
+        )
         rows = _embedded(model, QUICK_ROWS if kept is None else None)
         rows["scale"] = np.array(model.logit_scale.exp().item() if scale is None else scale)
         if kept is None:
@@ -63,7 +66,7 @@ def _embeddings(scale: float | None, seed: int, steps: int, kept: Path | None, s
     return dict(np.load(kept))
 
 
-def _held(scale: float) -> encoder.Loss:
+def _held(scale: float) -> encoder_training.Loss:
     def loss(model: open_clip.CLIP, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         from open_clip.loss import ClipLoss
 

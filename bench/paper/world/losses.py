@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from bench.paper.world import encoder_training
 from fastrealign.cli.demo import encoder
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def siglip(model: open_clip.CLIP, image: torch.Tensor, text: torch.Tensor) -> to
     return SigLipLoss()(image, text, model.logit_scale.exp(), model.logit_bias)
 
 
-LOSSES: dict[str, encoder.Loss] = {"infonce": encoder.infonce, "siglip": siglip}
+LOSSES: dict[str, encoder_training.Loss] = {"infonce": encoder_training.infonce, "siglip": siglip}
 # Initial values of each loss: CLIP's (arXiv 2103.00020) and SigLIP's (arXiv 2303.15343).
 _LOGITS = {
     "infonce": encoder.INITIAL_LOGITS,
@@ -28,7 +29,7 @@ _LOGITS = {
 
 
 def build(seed: int, loss: str) -> open_clip.CLIP:
-    """A new encoder with the initial temperature (and bias) of one of LOSSES, laid out as `encoder.training` has it."""
+    """A new encoder with the initial temperature (and bias) of one of LOSSES, laid out as for `encoder_training`."""
     import torch
 
     return encoder.build(seed, _LOGITS[loss]).to(memory_format=torch.channels_last)

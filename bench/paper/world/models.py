@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.paper.world import language
+from bench.paper.world import encoder_training, language
 from fastrealign.cli.demo import encoder, models
 from fastrealign.cli.demo.measurements import measure_pairs
 from fastrealign.cli.demo.samples import FIRST_TRAINING_SEED, sample_caption
@@ -65,17 +65,17 @@ def train_encoder(steps: int, seed: int) -> open_clip.CLIP:
     """Unrelated scenes, then siblings; encoders in bfloat16, loss and updates in float32."""
     import torch
 
-    first_sibling = FIRST_TRAINING_SEED + int(UNRELATED * steps) * encoder.BATCH
+    first_sibling = FIRST_TRAINING_SEED + int(UNRELATED * steps) * encoder_training.BATCH
 
     def curriculum(number: int) -> Scene:
         return scene(number, FAMILY) if number < first_sibling else sibling(number)
 
     def loss_of(model: open_clip.CLIP, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
-            return encoder.infonce(model, image.float(), text.float())
+            return encoder_training.infonce(model, image.float(), text.float())
 
     model = encoder.build(seed)
-    training = encoder.training(model, steps, curriculum, loss_of)
+    training = encoder_training.training(model, steps, curriculum, loss_of)
     for done in range(1, steps + 1):
         with torch.autocast("cpu", torch.bfloat16):  # one a step: autocast keeps its bfloat16 weights until it is left
             loss = next(training)
@@ -107,7 +107,7 @@ def record(
         "seed": options.seed,
         "encoder": {
             "steps": options.encoder_steps,
-            "batch": encoder.BATCH,
+            "batch": encoder_training.BATCH,
             "seconds": seconds["encoder"],
             "parameters": sum(p.numel() for p in dual.parameters()),
             "logit scale": dual.logit_scale.exp().item(),

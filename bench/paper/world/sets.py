@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from bench.paper.world import language
+from bench.paper.world import encoder_training, language
 from fastrealign.cli.demo import backbone, encoder, models, world
 from fastrealign.cli.demo.captions import Caption
 from fastrealign.cli.demo.questions import Question, questions
@@ -105,5 +105,5 @@ def _train_encoder(of: World, log: world.Log) -> None:
 
     model = encoder.build(of.seed)
     for steps, scenes in ((of.sizes.encoder_steps, both_families), (of.sizes.sibling_steps, siblings)):
-        encoder.train(model, steps, scenes, lambda text: log(f"encoder, {text}"))
+        encoder_training.train(model, steps, scenes, lambda text: log(f"encoder, {text}"))
     save_bytes(of.encoder, save({name: value.contiguous() for name, value in model.state_dict().items()}))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.paper.world import encoder_training
 from bench.paper.world.losses import LOSSES, build
 from fastrealign.cli.demo import encoder, samples
 from fastrealign.cli.demo.captions import holds
@@ -69,7 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Train the rendered encoder and embed its scenes and captions.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for *.npy, training.json, encoder.safetensors")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of {encoder.BATCH} pairs (default {STEPS})")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"batches of {encoder_training.BATCH} pairs (default {STEPS})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights (default 0)")
     parser.add_argument("--loss", choices=list(LOSSES), default="infonce", help="CLIP's (default) or SigLIP's")
     options = parser.parse_args(arguments)
@@ -84,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     model = build(options.seed, options.loss)
-    encoder.train(model, options.steps, loss_of=LOSSES[options.loss])
+    encoder_training.train(model, options.steps, loss_of=LOSSES[options.loss])
     seconds = time.perf_counter() - start
     sets = embed(model)
     for name, rows in sets.items():
@@ -94,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     report = {
         "steps": options.steps,
-        "batch": encoder.BATCH,
+        "batch": encoder_training.BATCH,
         "seed": options.seed,
         "loss": options.loss,
         "seconds": round(seconds),

@@ -18,8 +18,9 @@ from fastrealign.cli.demo import backbone, encoder, samples, train  # noqa: E402
 from fastrealign.cli.demo.scenes import COLOURS, render  # noqa: E402
 from fastrealign.revision.data import available, open_embeddings, read_examples  # noqa: E402
 
-language, losses, models, recipes, sets, shipped = (
-    benchmarks.module(f"paper.world.{name}") for name in ("language", "losses", "models", "recipes", "sets", "shipped")
+encoder_training, language, losses, models, recipes, sets, shipped = (
+    benchmarks.module(f"paper.world.{name}")
+    for name in ("encoder_training", "language", "losses", "models", "recipes", "sets", "shipped")
 )
 SIZES = sets.Sizes(24, 40, 12, 12, 6, encoder_steps=1, sibling_steps=1, backbone_steps=2)
 
@@ -128,13 +129,13 @@ def test_siglips_loss_is_its_formula_with_a_bias_that_learns(rng):
     assert found == pytest.approx(np.log1p(np.exp(-agrees * logits)).sum() / 6, rel=1e-6)
     before = model.logit_bias.item()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    steps = [encoder.step(model.train(), optimizer, *batch, losses.siglip) for _ in range(3)]
+    steps = [encoder_training.step(model.train(), optimizer, *batch, losses.siglip) for _ in range(3)]
     assert steps[2] < steps[0] and model.logit_bias.item() != before
 
 
 def test_figure_1_is_watched_from_the_first_step(monkeypatch):
     figure1 = benchmarks.module("paper.figure1")
-    monkeypatch.setattr(encoder, "BATCH", 4)
+    monkeypatch.setattr(encoder_training, "BATCH", 4)
     monkeypatch.setattr(figure1, "PROBE", range(300_000, 300_300))
     monkeypatch.setattr(figure1, "EVERY", 2)
     run = figure1.watched("siglip", 4, None, lambda line: None)

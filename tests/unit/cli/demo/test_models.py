@@ -18,6 +18,8 @@ from fastrealign.cli.demo import backbone, captions, encoder, models, questions 
 from fastrealign.cli.demo.scenes import render, scene  # noqa: E402
 from fastrealign.cli.demo.world import FIRST  # noqa: E402
 
+encoder_training = benchmarks.module("paper.world.encoder_training")
+
 SCENES = [scene(s) for s in range(800_000, 800_060)]
 
 
@@ -58,7 +60,7 @@ def test_the_language_model_reads_a_description():
 
 def test_the_command_remakes_them(tmp_path, monkeypatch):
     made = benchmarks.module("paper.world.models")
-    monkeypatch.setattr(encoder, "BATCH", 8)
+    monkeypatch.setattr(encoder_training, "BATCH", 8)
     monkeypatch.setattr(made, "_HELD_OUT", range(30))
     monkeypatch.setattr(made.language, "ROWS", 2)
     command = ["--encoder-steps", "2", "--backbone-steps", "1", "--seed", "3", "--out", str(tmp_path)]
@@ -83,4 +85,4 @@ def test_siblings_share_all_but_nouns_and_none_is_of_the_demo():
         if group % 2:
             kinds = [sorted(o.noun for o in s.objects) for s in family[: len(family[0].objects)]]
             assert all(k == kinds[0] for k in kinds)
-    assert min(FIRST.values()) > encoder.BATCH * made.ENCODER_STEPS + 1_000_000
+    assert min(FIRST.values()) > encoder_training.BATCH * made.ENCODER_STEPS + 1_000_000
