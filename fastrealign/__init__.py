@@ -46,50 +46,29 @@ if find_spec("fastrealign._core") is None:
     )
 
 __all__ = [
-    "Alignment",
-    "BadRowsError",
-    "FastRealignError",
-    "FitWarning",
-    "InputError",
-    "Moments",
-    "PairedMap",
-    "Roles",
-    "__version__",
-    "align",
-    "apply_files",
-    "check",
-    "convert",
-    "fit",
-    "fit_map",
-    "fit_roles",
-    "load",
-    "report",
-    "update",
-]
+    "Alignment", "BadRowsError", "FastRealignError", "FitWarning", "InputError", "Moments", "PairedMap", "Roles",
+    "__version__", "align", "apply_files", "check", "convert", "fit", "fit_map", "fit_roles", "load", "report", "update",
+]  # fmt: skip
 
-# Where each public name lives; a name is imported when it is first used.
-_HOMES = {
-    "Alignment": "methods.alignment",
-    "BadRowsError": "core.errors",
-    "FastRealignError": "core.errors",
-    "FitWarning": "core.errors",
-    "InputError": "core.errors",
-    "Moments": "methods.moments",
-    "PairedMap": "methods.paired_map",
-    "ReAlign": "methods.estimator",
-    "Roles": "methods.roles",
-    "__version__": "core.version",
-    "align": "jobs.align_files",
-    "apply_files": "jobs.align_files",
-    "check": "methods.checking",
-    "convert": "jobs.conversion",
-    "fit": "methods.fitting",
-    "fit_map": "methods.pair_fits",
-    "fit_roles": "methods.roles",
-    "load": "methods.loading",
-    "report": "gap_report",
-    "update": "methods.updating",
+# Where the public names live; a name is imported when it is first used.
+_NAMES = {
+    "core.errors": ("BadRowsError", "FastRealignError", "FitWarning", "InputError"),
+    "core.version": ("__version__",),
+    "gap_report": ("report",),
+    "jobs.align_files": ("align", "apply_files"),
+    "jobs.conversion": ("convert",),
+    "methods.alignment": ("Alignment",),
+    "methods.checking": ("check",),
+    "methods.estimator": ("ReAlign",),
+    "methods.fitting": ("fit",),
+    "methods.loading": ("load",),
+    "methods.moments": ("Moments",),
+    "methods.pair_fits": ("fit_map",),
+    "methods.paired_map": ("PairedMap",),
+    "methods.roles": ("Roles", "fit_roles"),
+    "methods.updating": ("update",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 _MODULES = {
     "baselines": "methods.baselines",
     "diagnostics": "diagnostics",

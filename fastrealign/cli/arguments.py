@@ -193,15 +193,20 @@ def saved_out(args: argparse.Namespace, kind: str) -> Place:
     saved_tensors.check_saved_name(args.out, kind)
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file to save the {kind} to")
+    check_new(out, args.overwrite)
     if out.exists():
-        if not args.overwrite:
-            raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
         # Raises for any other file, which must not be replaced.
         if kind == "roles":
             roles.Roles.load(out)
         else:
             loading.load(out)
     return out
+
+
+def check_new(out: Place, overwrite: bool) -> None:
+    """InputError for a name that is taken, and not to be replaced."""
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: exists; choose another name or replace it with --overwrite")
 
 
 def paths(given: list[str]) -> str | list[str]:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastrealign as fr
-from fastrealign.cli.arguments import SOURCE, TARGET, add_columns, add_output_options, chosen, paths, positive, seed
+from fastrealign.cli.arguments import (
+    SOURCE,
+    TARGET,
+    add_columns,
+    add_output_options,
+    check_new,
+    chosen,
+    paths,
+    positive,
+    seed,
+)
 from fastrealign.cli.console import progress_of, show
 from fastrealign.cli.parser import Command
 from fastrealign.cli.report_search import SEARCH_ONLY, add_search_options, refuse, run_search
@@ -100,8 +110,7 @@ def run(args: argparse.Namespace) -> None:
     )
     for path in (out, out.with_suffix(".json"), *(Path(args.png) / name for name in names)):
         given.check(path)
-        if path.exists() and not args.overwrite:
-            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+        check_new(path, args.overwrite)
     if pairs and len(args.pairs) not in (0, 2):
         raise InputError(f"--pairs takes two paths, SOURCE and TARGET, or none, got {len(args.pairs)}")
     if args.labels and len(args.labels) > 2:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrealign.cli.arguments import chosen, paths, positive
+from fastrealign.cli.arguments import check_new, chosen, paths, positive
 from fastrealign.cli.console import progress_of, show
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
@@ -64,20 +64,11 @@ def run_search(args: argparse.Namespace) -> None:
     result.check_files(out)
     ids = _ids(args.ids)
     compared = _roles(args.roles or [])
-    given = protected_inputs.Inputs.named(
-        [
-            *args.queries,
-            *(args.source or []),
-            *(args.target or []),
-            *([args.qrels] if args.qrels else []),
-            *compared.values(),
-            *ids.values(),
-        ]
-    )
+    files = [*compared.values(), *ids.values(), *filter(None, [args.qrels])]
+    given = protected_inputs.Inputs.named([*args.queries, *(args.source or []), *(args.target or []), *files])
     for path in (out, out.with_suffix(".json")):
         given.check(path)
-        if path.exists() and not args.overwrite:
-            raise InputError(f"{path}: exists; choose another name or replace it with --overwrite")
+        check_new(path, args.overwrite)
     names = None if args.methods is None else [one.strip().lower() for one in args.methods.split(",") if one.strip()]
     found = evaluation.evaluate(
         paths(args.queries),

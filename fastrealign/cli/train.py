@@ -80,11 +80,7 @@ def add(command: Command) -> None:
         metavar="N",
         help="of scenes and first weights of the adapter, 0 to 99 (default: 0)",
     )
-    demo.add_argument(
-        "--picture",
-        metavar="FILE.png",
-        help="also draw its answers at each stage (needs matplotlib)",
-    )
+    demo.add_argument("--picture", metavar="FILE.png", help="also draw its answers at each stage (needs matplotlib)")
     add_output_options(demo)
 
 

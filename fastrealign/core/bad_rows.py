@@ -18,11 +18,7 @@ GOOD: int = _core.GOOD
 ZERO: int = _core.ZERO
 NOT_FINITE: int = _core.NOT_FINITE
 COLLAPSED: int = _core.COLLAPSED
-REASONS = {
-    ZERO: "is all zeros",
-    NOT_FINITE: "has a NaN or Inf",
-    COLLAPSED: "is sent to zero by the map",
-}
+REASONS = {ZERO: "is all zeros", NOT_FINITE: "has a NaN or Inf", COLLAPSED: "is sent to zero by the map"}
 
 
 class Counts(NamedTuple):

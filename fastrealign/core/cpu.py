@@ -56,14 +56,7 @@ def reduce(
     _check_flags(x, flags)
     counts = Counts(
         *_core.reduce(
-            x,
-            CODES[x.dtype],
-            row_map.prepared(x.shape[1]),
-            into.low,
-            into.high,
-            flags,
-            _threads(threads, x),
-            _isa(isa),
+            x, CODES[x.dtype], row_map.prepared(x.shape[1]), into.low, into.high, flags, _threads(threads, x), _isa(isa)
         )
     )
     into.count += counts.good

@@ -72,12 +72,7 @@ def _check_output(rows: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def reduce_rows(
-    rows: torch.Tensor,
-    row_map: RowMap,
-    into: ExactSum,
-    *,
-    flags: np.ndarray | None = None,
-    backend: str | None = None,
+    rows: torch.Tensor, row_map: RowMap, into: ExactSum, *, flags: np.ndarray | None = None, backend: str | None = None
 ) -> Counts:
     """`ops.reduce` for tensors on a device."""
     return collected(Launched(rows, pack(row_map, rows.shape[1], rows.device), None, into, flags, backend))[0]

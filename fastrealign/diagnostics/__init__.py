@@ -17,15 +17,7 @@ that can be read again; they are normalised first. Everything is computed in flo
 A metric over all rows is a number. One that samples rows takes `rows` and `seed` and returns an `Estimate` with its error.
 """
 
-from fastrealign.diagnostics.frame import (
-    Coupling,
-    Decomposition,
-    Frame,
-    coupling,
-    decompose,
-    fixed_frame,
-    leakage,
-)
+from fastrealign.diagnostics.frame import Coupling, Decomposition, Frame, coupling, decompose, fixed_frame, leakage
 from fastrealign.diagnostics.gap_record import GapRecord, read_log
 from fastrealign.diagnostics.gradients import (
     GradientReading,

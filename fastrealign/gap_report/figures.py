@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from fastrealign.core.optional import optional
 from fastrealign.gap_report import charts
@@ -42,11 +42,9 @@ def _file_name(drawing: str, panel: str, panels: int) -> str:
     return f"{drawing}.png" if panels == 1 else f"{drawing}-{panel}.png"
 
 
-@contextmanager
-def _style() -> Iterator[None]:
+def _style() -> AbstractContextManager[None]:
     """The report's matplotlib settings. They must hold while figures are saved, too, since that is when ticks are made."""
-    with optional("matplotlib", "report", "a report").rc_context(STYLE):
-        yield
+    return optional("matplotlib", "report", "a report").rc_context(STYLE)
 
 
 def _drawings(report: Measured) -> list[Drawing]:

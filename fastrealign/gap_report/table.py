@@ -146,11 +146,7 @@ def _described(report: Measured) -> list[Row]:
 
 
 def _row(
-    report: Measured,
-    label: str,
-    meaning: str,
-    read: Callable[[MethodFigures], Value],
-    shown: Callable[[float], str],
+    report: Measured, label: str, meaning: str, read: Callable[[MethodFigures], Value], shown: Callable[[float], str]
 ) -> Row:
     found = {name: read(of) for name, of in report.methods.items()}
     sampled = [value for value in found.values() if isinstance(value, Estimate)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, overload
 
 import numpy as np
 
@@ -33,56 +33,40 @@ from fastrealign.methods.misfit import warn_if_aligned
 from fastrealign.methods.statistics import NOTHING, Known, check_widths
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from fastrealign.methods import baseline_fits, certified
 else:  # with the diagnostics a sixth of what `align` imports, for methods that it seldom takes
     baseline_fits = Lazy("fastrealign.methods.baseline_fits")
     certified = Lazy("fastrealign.methods.certified")
 
 
+class _Options(TypedDict, total=False):
+    """Options of `fit` beside its method, for type checkers."""
+
+    centroid: str
+    bad_rows: str
+    one_pass: bool | None
+    tol: float | None
+    confidence: float
+    seed: int
+    threads: int | None
+    devices: Sequence[int | str] | None
+    max_memory: int | None
+    progress: Progress
+    column: str | None
+    target_column: str | None
+    group: GroupLike
+    encoder_source: str | None
+    encoder_target: str | None
+
+
 @overload
 def fit(
-    source: RowsLike,
-    target: RowsLike,
-    *,
-    method: Literal["realign"] = ...,
-    centroid: str = ...,
-    bad_rows: str = ...,
-    one_pass: bool | None = ...,
-    tol: float | None = ...,
-    confidence: float = ...,
-    seed: int = ...,
-    threads: int | None = ...,
-    devices: Sequence[int | str] | None = ...,
-    max_memory: int | None = ...,
-    progress: Progress = ...,
-    column: str | None = ...,
-    target_column: str | None = ...,
-    group: GroupLike = ...,
-    encoder_source: str | None = ...,
-    encoder_target: str | None = ...,
+    source: RowsLike, target: RowsLike, *, method: Literal["realign"] = ..., **options: Unpack[_Options]
 ) -> Alignment: ...
 @overload
-def fit(
-    source: RowsLike,
-    target: RowsLike,
-    *,
-    method: str,
-    centroid: str = ...,
-    bad_rows: str = ...,
-    one_pass: bool | None = ...,
-    tol: float | None = ...,
-    confidence: float = ...,
-    seed: int = ...,
-    threads: int | None = ...,
-    devices: Sequence[int | str] | None = ...,
-    max_memory: int | None = ...,
-    progress: Progress = ...,
-    column: str | None = ...,
-    target_column: str | None = ...,
-    group: GroupLike = ...,
-    encoder_source: str | None = ...,
-    encoder_target: str | None = ...,
-) -> Method: ...
+def fit(source: RowsLike, target: RowsLike, *, method: str, **options: Unpack[_Options]) -> Method: ...
 @computes
 @documented(FitOptions, ReadOptions, Compute)
 def fit(

@@ -30,13 +30,7 @@ from fastrealign.methods.fit_options import TWO_SIDED, FitOptions
 from fastrealign.methods.fitting import fit_rows, with_gap_left
 from fastrealign.methods.method import Method
 from fastrealign.methods.misfit import warn_if_aligned
-from fastrealign.methods.statistics import (
-    Known,
-    SideStatistics,
-    check_side,
-    read_side,
-    warn_of_no_centroid,
-)
+from fastrealign.methods.statistics import Known, SideStatistics, check_side, read_side, warn_of_no_centroid
 from fastrealign.storage.paths import is_path, place
 
 ROLE_METHODS = ("realign", "realign-exact", "anchor", "anchor-trace", "bca", *TWO_SIDED, "none")

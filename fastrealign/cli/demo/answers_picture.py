@@ -71,15 +71,7 @@ def draw_answers(path: str | Path, answers: Mapping[str, Sequence[Answer]], fami
                 middle = top + (number + 0.5) * _LINE
                 if colour == WRONG:  # not by hue alone
                     axes.plot([at, at + len(text) * _CHARACTER], [middle + 12] * 2, color=WRONG, linewidth=1.2)
-                axes.text(
-                    at,
-                    middle,
-                    text,
-                    color=colour,
-                    fontsize=_POINTS,
-                    family="monospace",
-                    va="center",
-                )
+                axes.text(at, middle, text, color=colour, fontsize=_POINTS, family="monospace", va="center")
                 at += (len(text) + 1) * _CHARACTER
 
     write(head, _EDGE, _EDGE)

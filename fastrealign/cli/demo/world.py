@@ -192,8 +192,7 @@ def _write_text_tuning(world: World, model: open_clip.CLIP) -> None:
     texts = [captions.caption(s, ("complete", "long")[i % 2]) for i, s in enumerate(scenes)]
     write_rows(world.path("text_tuning.parquet"), _ids(scenes), encoder.encode_texts(model, [c.text for c in texts]))
     _write_conversations(
-        world.path("text_tuning.json"),
-        [(s, world.talk(s, c), c.text) for s, c in zip(scenes, texts, strict=True)],
+        world.path("text_tuning.json"), [(s, world.talk(s, c), c.text) for s, c in zip(scenes, texts, strict=True)]
     )
 
 
