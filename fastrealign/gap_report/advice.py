@@ -11,6 +11,8 @@ from fastrealign.gap_report.report_data import Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
+# A rise this large that these rows do not tell from chance is not passed over in silence.
+FAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ def advice_of(report: Measured) -> str:
             f"{_kinder(report, of, method)}"
         )
     if parts and idle:
-        parts.append(f"leave the source as it is for {idle}, where no method is better than doing nothing")
+        chance = by_chance(
+            *(report.outcomes[name] for use, one in chosen.items() if one is None for name in use.outcomes)
+        )
+        parts.append(f"leave the source as it is for {idle}, where no method is better than doing nothing{chance}")
     elif not parts:
         parts.append(f"leave the source as it is: {_idle(report, idle)}")
     text = "; ".join(parts)
@@ -63,6 +68,12 @@ def advice_of(report: Measured) -> str:
 def uses(report: Measured) -> list[Use]:
     """The uses that were measured; mixing stands for them where none was."""
     return [use for use in USES if use.outcomes[0] in report.outcomes] or [MIX]
+
+
+def by_chance(*of: Outcome) -> str:
+    """What "no method is better" needs to be true: " by more than chance" where the value of one is far higher."""
+    rises = [one.methods[name].change for one in of for name in one.methods if one.better(name) is None]
+    return " by more than chance" if max(rises) >= FAR else ""
 
 
 def choice(report: Measured, use: Use) -> str | None:
@@ -130,5 +141,6 @@ def _idle(report: Measured, idle: str) -> str:
         return "both sides hold the same embeddings"
     if len(report.methods) == 1:
         return "no method was asked to close the gap"
-    none = f"no method is better than doing nothing for {idle}"
+    chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
+    none = f"no method is better than doing nothing{chance} for {idle}"
     return none if report.means.apart else f"there is no gap to close, and {none}"

@@ -126,3 +126,14 @@ def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tup
         )
     number = {name: at for at, name in enumerate(common)}
     return tuple(common), [np.array([number.get(label, -1) for label in side]) for side in sides]
+
+
+def left_out(name: str, codes: np.ndarray) -> str:
+    """A note about the rows of a side whose class the other does not have; "" where there are none. codes: of `coded`."""
+    out = int((codes < 0).sum())
+    if not out:
+        return ""
+    return (
+        f"{name}: {out:,} of its {len(codes):,} rows are of classes that the other side does not have; the classifier leaves "
+        "them out"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from fastrealign.core.errors import InputError
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.unit_rows import draw, pick
+from fastrealign.gap_report.copies import by_thing, first_rows, halves, numbered, things
 from fastrealign.gap_report.outcomes import (
     ACCURACY,
     GAP,
@@ -44,8 +45,12 @@ class Judge:
         if sides.pairs is not None:
             self._pool = draw(sides.pairs[0].rows, POOL, seed)
             self._queries = draw(len(self._pool), QUERIES, seed)
-            self._targets = _unit(sides.pairs[0], self._pool)
-            self.search = Search(len(self._queries), len(self._pool))
+            of_x, of_y = (_unit(side, self._pool) for side in sides.pairs)
+            # Equal rows are one document.
+            self._answers, self._selves = numbered(of_x), numbered(of_y)
+            self._targets, self._sources = of_x[first_rows(self._answers)], first_rows(self._selves)
+            self._asking = things(self._answers, self._selves)[self._queries]
+            self.search = Search(len(self._queries), len(self._targets), len(self._sources) - 1)
         if sides.labels is not None:
             self._prepare_classes(sides.labels)
 
@@ -54,24 +59,28 @@ class Judge:
         """How many figures of a method are compared with doing nothing: all but the neighbours kept."""
         return 2 + (self.classes is not None) + len(SEARCH) * (self.search is not None)
 
-    def neighbours(self, method: str, of_x: np.ndarray, of_y: np.ndarray, kept: np.ndarray) -> None:
-        """The shares of foreign neighbours of sampled rows of both sides, and of neighbours kept."""
+    def neighbours(
+        self, method: str, rows: Sequence[np.ndarray], of_x: np.ndarray, of_y: np.ndarray, kept: np.ndarray
+    ) -> None:
+        """The shares of foreign neighbours of sampled rows of both sides, and of neighbours kept. rows: which these are."""
         weight = self._sides.x.rows / (self._sides.x.rows + self._sides.y.rows)
-        self._add(MIXING, method, [(weight, of_x), (1 - weight, of_y)])
-        self._add(KEPT, method, [(1.0, kept)])
+        in_x, in_y = (of[at] for of, at in zip(self._sides.numbers, rows, strict=True))
+        self._add(MIXING, method, [(weight, by_thing(of_x, in_x)), (1 - weight, by_thing(of_y, in_y))])
+        self._add(KEPT, method, [(1.0, by_thing(kept, in_y))])
 
     def pairs(self, method: str, after: ArraySource) -> None:
         """Search: each query for its own target row. after: the source rows of the pairs, as mapped."""
         mapped = _unit(after, self._pool)
-        alone, both = hits(mapped[self._queries], self._queries, self._targets, mapped)
+        answers, selves = self._answers[self._queries], self._selves[self._queries]
+        alone, both = hits(mapped[self._queries], answers, selves, self._targets, mapped[self._sources])
         for name, scores in zip(SEARCH, [*alone, both], strict=True):
-            self._add(name, method, [(1.0, scores)])
+            self._add(name, method, [(1.0, by_thing(scores, self._asking))])
 
     def classifier(self, method: str, mapped: Callable[[], ArraySource]) -> None:
         """A classifier trained on source rows, tested on target rows. mapped: all source rows that methods are fitted on."""
         if self._sides.labels is not None:
             trained = classifier().fit(_unit(mapped(), self._train), self._taught)
-            self._add(ACCURACY, method, [(1.0, self._right(trained))])
+            self._add(ACCURACY, method, [(1.0, by_thing(self._right(trained), self._tested))])
 
     def outcomes(self, gaps: dict[str, float], means: Means, tests: int) -> dict[str, Outcome]:
         """All of them, in the order of the page."""
@@ -92,8 +101,8 @@ class Judge:
         fit_x, fit_y = labels.to_fit
         own, test, train = np.arange(len(fit_x)), np.arange(sides.x.rows), np.arange(len(fit_y))
         if not sides.held_out[0]:
-            order = np.random.default_rng([seed, 1]).permutation(sides.x.rows)
-            own, test = np.sort(order[::2]), np.sort(order[1::2])
+            of = things(*sides.numbers) if labels.matched else sides.numbers[0]
+            own, test = halves(of, np.random.default_rng([seed, 1]))
             train = own if labels.matched else train
 
         def known(numbers: np.ndarray, of: np.ndarray, most: int) -> np.ndarray:
@@ -111,7 +120,7 @@ class Judge:
                     f"labels of the {side}: the {len(taught)} rows with a class that both sides have are of one class or none; "
                     "label more rows"
                 )
-        self._test = _unit(sides.x, test)
+        self._test, self._tested = _unit(sides.x, test), sides.numbers[0][test]
         by_own = classifier().fit(_unit(sides.to_fit[0], own), fit_x[own])
         share = np.bincount(self._asked).max() / len(test)
         right = float(self._right(by_own).mean())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,6 +84,7 @@ def measure_gap(source: RowsLike, target: RowsLike, options: ReportOptions, prog
         covariance(side) if apart else of
         for side, apart, of in zip(sides.drawn, sides.held_out, (work.of_x, work.of_y), strict=True)
     )
+    all_x, all_y = (replace(of, count=n) for of, n in zip((all_x, all_y), sides.independent, strict=True))
     means = means_of(all_x, all_y, tests)
     gap_before = gap(*sides.drawn)
     return GapReport(
@@ -222,7 +224,7 @@ class _Work:
         of_x, of_y = foreign_share(self.among_x, x_to_y, MIXING_K), foreign_share(among, y_to_x, MIXING_K)
         mixing = mixing_of(of_x, of_y, self.x.rows, self.y.rows, k=MIXING_K, seed=self.seed)
         kept = kept_share(*(found.first(KEPT_K) for found in (self.among_y, among)))
-        self.judge.neighbours(name, of_x, of_y, kept)
+        self.judge.neighbours(name, [rows for rows, _ in self.queries], of_x, of_y, kept)
         return mixing, mean_estimate(kept, self.y.rows, self.seed)
 
     def _pairs(self, fitted: Method, name: str) -> Pairs | None:

@@ -27,6 +27,8 @@ SEARCH = ("recall@1", "recall@5", "recall@10", "one_index_recall@10")
 # Scores hold for one fit of the method (and of the classifier) and one pool of rows, which vary, too. Over fresh draws of all
 # rows the variance is about so many times that of the scores (tests/unit/gap_report/test_outcomes.py measures it).
 WIDER = {ACCURACY: 2.0, **dict.fromkeys(SEARCH, 2.0), KEPT: 4.0}
+# Fewer things than this say nothing of others: shares are then known to 1.
+LEAST = 3
 # In the order of the page: what users align for first.
 NAMES = (ACCURACY, *SEARCH, MIXING, GAP, KEPT)
 
@@ -61,7 +63,8 @@ class Outcome:
     name : str
         One of NAMES.
     n : int
-        Rows that it was measured on: of both sides (mixing), queries (search), or test rows (classifier).
+        Rows that it was measured on: of both sides (mixing), queries (search), or test rows (classifier). Equal rows count
+        as one.
     methods : dict of Compared
         By name of the method; "none" is the first.
     best : tuple of str
@@ -110,10 +113,14 @@ class Means:
 
 @dataclass(frozen=True)
 class Search:
-    """How search was measured: `queries` source rows, each for its own among `pool` target rows."""
+    """How search was measured: `queries` source rows, each for its own among `pool` target rows, no two of them equal.
+
+    sources: how many source rows there are beside these in one index, without the query itself; no two of them equal, too
+    """
 
     queries: int
     pool: int
+    sources: int
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,8 @@ def quantile(tests: int, degrees: int) -> float:
 def _mean(groups: Scores, tests: int, wider: float) -> tuple[float, float]:
     """The weighted mean of the groups' means, and the margin of its interval; wider: a factor of the variance."""
     value = sum(weight * float(group.mean()) for weight, group in groups)
+    if min(len(group) for _, group in groups) < LEAST:
+        return value, 1.0
     error = np.sqrt(wider * sum(weight**2 * float(group.var(ddof=1)) / len(group) for weight, group in groups))
     return value, quantile(tests, min(len(group) for _, group in groups) - 1) * float(error)
 

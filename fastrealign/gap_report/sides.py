@@ -23,7 +23,8 @@ from fastrealign.diagnostics import covariance
 from fastrealign.diagnostics.second_moments import FLOOR
 from fastrealign.diagnostics.unit_rows import count_rows, draw, open_sides, pick, unit_blocks
 from fastrealign.gap_report.by_length import binned
-from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, drawn_labels
+from fastrealign.gap_report.class_labels import ValuesLike, both_labels, coded, drawn_labels, left_out
+from fastrealign.gap_report.copies import copies_of, halves, independent, numbered, things
 from fastrealign.gap_report.row_lengths import row_lengths
 from fastrealign.methods.fit_options import check_method
 
@@ -96,6 +97,8 @@ class Sides:
     to_fit   (target, source) rows that methods are fitted on: those drawn, or where they are few, the other half
     pairs_of  pairs that `pairs` were drawn from
     notes    warnings about the rows as they were named
+    numbers  of the rows of x and y, the same for equal ones
+    independent  how many independent rows have means as uncertain as those drawn, of target and source
     lengths  of the captions of the source rows drawn
     """
 
@@ -109,6 +112,8 @@ class Sides:
     domains: dict[str, tuple[RowSource, RowSource]]
     labels: Labels | None
     notes: tuple[str, ...]
+    numbers: tuple[np.ndarray, np.ndarray]
+    independent: tuple[int, int]
     lengths: np.ndarray | None = None
 
     @property
@@ -146,13 +151,16 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
     x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
-    halves = _halves((x, y), options.seed)
-    (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in halves]
+    same = [numbered(side.array) for side in (x, y)]
+    parts = _parts((x, y), same, options.seed)
+    (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None
+    notes = [str(warning.message) for warning in caught]
     if drawn:
         names, codes = coded(drawn, lambda at: f"labels of the {('target', 'source')[at]}")
-        (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in halves)
+        (of_x, of_y), fitted = ([code[half] for code, half in zip(codes, of, strict=True)] for of in parts)
         labels = Labels(names, of_x, of_y, (fitted[0], fitted[1]), x.rows == y.rows)
+        notes += [left_out(side.name, code) for side, code in zip((x, y), codes, strict=True)]
     pairs, sides_drawn = None, (x, y)
     x, y = to_measure
     if of_pairs is not None:
@@ -161,7 +169,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     elif options.pairs:
         some = draw(x.rows, PAIRS, options.seed)
         pairs = ArraySource(x.array[some], x.name), ArraySource(y.array[some], y.name)
-    notes = tuple(str(warning.message) for warning in caught)
+    notes += [copies_of(side.name, of) for side, of in zip(sides_drawn, same, strict=True)]
     return Sides(
         given,
         sides_drawn,
@@ -172,27 +180,27 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         count_rows((of_pairs or given)[0]),
         domains,
         labels,
-        notes,
+        tuple(filter(None, notes)),
+        (same[0][parts[0][0]], same[1][parts[0][1]]),
+        (independent(same[0]), independent(same[1])),
         None if lengths is None else lengths[numbers[1]],
     )
 
 
-def _halves(sides: tuple[ArraySource, ArraySource], seed: int) -> list[list[Rows]]:
+def _parts(sides: tuple[ArraySource, ArraySource], numbers: list[np.ndarray], seed: int) -> list[list[Rows]]:
     """Which rows of (target, source) are measured, and which methods are fitted on; the same of sides with as many rows."""
     whole: list[list[Rows]] = [[slice(None), slice(None)], [slice(None), slice(None)]]
-    if min(side.rows for side in sides) < 2 * (MIXING_K + 1):
-        return whole
-    halves = [row[:] for row in whole]
+    parts = [row[:] for row in whole]
+    if sides[0].rows == sides[1].rows:
+        numbers = [things(*numbers)] * 2
     for at, side in enumerate(sides):
         if side.rows < FEW * side.d:
-            order = np.random.default_rng([seed, side.rows]).permutation(side.rows)
-            for half in (0, 1):
-                halves[half][at] = np.sort(order[half::2])
-                if (
-                    covariance(_part(side, halves[half][at])).trace < FLOOR
-                ):  # all rows alike, to which nothing is fitted
+            for half, which in enumerate(halves(numbers[at], np.random.default_rng([seed, side.rows]))):
+                # Too few to be measured, or all alike, to which nothing is fitted.
+                if len(which) <= MIXING_K or covariance(_part(side, which)).trace < FLOOR:
                     return whole
-    return halves
+                parts[half][at] = which
+    return parts
 
 
 def _part(side: ArraySource, which: Rows) -> ArraySource:

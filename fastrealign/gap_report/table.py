@@ -74,7 +74,7 @@ def _text(report: Measured, of: Outcome) -> tuple[str, str, str]:
         )
     if of.name in SEARCH and search:
         if of.name == SEARCH[3]:
-            pool = f"{search.pool:,} target and {search.pool - 1:,} source rows in one index"
+            pool = f"{search.pool:,} target and {search.sources:,} source rows in one index"
             return "R@10, one index", f"source rows that find their own target row in the first 10 of {pool}", queries
         k = of.name.partition("@")[2]
         place = "as the first" if k == "1" else f"in the first {k}"

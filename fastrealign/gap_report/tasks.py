@@ -13,11 +13,14 @@ STEP = 256
 RECALLS = (1, 5, 10)
 
 
-def hits(queries: np.ndarray, numbers: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def hits(
+    queries: np.ndarray, answers: np.ndarray, selves: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Whether each query finds its own target row: scores (q,) of 0 to 1.
 
-    queries  (q, d) unit rows, of the source as mapped; numbers: (q,), which rows of the source they are
-    x, y     (n, d) unit rows of both sides, row i of one belongs to row i of the other
+    queries          (q, d) unit rows, of the source as mapped
+    answers, selves  (q,), which row of x belongs to a query, and which row of y is the query itself
+    x, y             (n, d) and (m, d) unit rows of both sides, no row twice
 
     Returns the scores at the ranks RECALLS among the target, and at the last of them among both sides, without the query
     itself. Rows at one cosine share their ranks: a map that makes all rows equal finds nothing.
@@ -26,12 +29,12 @@ def hits(queries: np.ndarray, numbers: np.ndarray, x: np.ndarray, y: np.ndarray)
     both = np.empty(len(queries))
     for lo in range(0, len(queries), STEP):
         here = slice(lo, lo + STEP)
-        own = numbers[here]
+        own = answers[here]
         to_x = np.rint(queries[here] @ x.T * 2.0**40)
         to_y = np.rint(queries[here] @ y.T * 2.0**40)
         at = np.arange(len(own))
         mine = to_x[at, own][:, None]
-        to_y[at, own] = -np.inf
+        to_y[at, selves[here]] = -np.inf
         before, equal = (to_x > mine).sum(axis=1), (to_x == mine).sum(axis=1)
         alone[:, here] = [_found(before, equal, k) for k in RECALLS]
         before, equal = before + (to_y > mine).sum(axis=1), equal + (to_y == mine).sum(axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastrealign.core.formatting import listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.gap_report.advice import choice, uses
+from fastrealign.gap_report.advice import by_chance, choice, uses
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
@@ -93,7 +93,7 @@ def _effects(of: Outcome, text: str) -> str:
     for name in sorted(of.methods, key=lambda name: -of.methods[name].value):
         if (better := of.better(name)) is not None:
             changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)})")
-    none = "no method mixes them better" if of.name == MIXING else "no method raises that"
+    none = "no method mixes them better" if of.name == MIXING else f"no method raises that{by_chance(of)}"
     higher = f"more with {listed(changed[True])}" if changed[True] else none
     lower = f"; less with {listed(changed[False])}" if changed[False] else ""
     return f"{text}; {higher}{lower}."

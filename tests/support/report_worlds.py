@@ -128,7 +128,48 @@ def pairs_with_labels() -> World:
     )
 
 
+def captions_of_pictures() -> World:
+    """Pictures with five captions each: the same row five times in the target, and search has to find one picture of sixty."""
+    y, x, classes = _things(60, 12, apart=1.0)
+    rng = np.random.default_rng(12)
+    captions = np.repeat(y, 5, 0) + 0.1 * rng.standard_normal((300, WIDTH)) * SPREAD
+    rows = {"pairs": True, "labels": np.repeat(classes, 5)}
+    return World(
+        captions, np.repeat(x, 5, 0), "sixty pictures, not three hundred; search is good, and better mapped", rows
+    )
+
+
+def heavy_tails() -> World:
+    """Coordinates of Student's t with 1.3 degrees of freedom, so that a few rows point far away; and a gap."""
+    rng = np.random.default_rng(13)
+    things, *own = rng.standard_t(1.3, (3, 600, WIDTH)) * SPREAD
+    y, x = (
+        things + 0.3 * of + 3 * np.eye(WIDTH)[0] + sign * np.eye(WIDTH)[-1]
+        for of, sign in zip(own, (-1, 1), strict=True)
+    )
+    return World(y, x, "closing the gap helps search; outliers are rows like others on the sphere", {"pairs": True})
+
+
+def classes_in_other_shares() -> World:
+    """No gap between captions and pictures of a class, and other classes in most rows: the means differ by these alone."""
+    y, x, classes = _things(2400, 14, own=0.2)
+    upper = classes >= 2
+    of_y = np.concatenate([np.flatnonzero(~upper)[:350], np.flatnonzero(upper)[:50]])
+    of_x = np.concatenate([np.flatnonzero(upper)[-350:], np.flatnonzero(~upper)[-50:]])
+    options = {"labels": (classes[of_y], classes[of_x])}
+    return World(y[of_y], x[of_x], "closing the gap moves one class onto the other, and harms a classifier", options)
+
+
+def wide_with_a_gap() -> World:
+    """A large gap, seen through a hundred rows eight times as wide as they are many."""
+    rng = np.random.default_rng(15)
+    spread, centre, gap = np.arange(1, 769) ** -0.6, 2 * np.eye(768)[0], 1.5 * np.eye(768)[3]
+    things, *own = rng.standard_normal((3, 100, 768)) * spread
+    y, x = things + 0.4 * own[0] + centre - gap, things + 0.4 * own[1] + centre + gap
+    return World(y, x, "closing the gap is everything; a covariance of fifty rows follows them alone", {"pairs": True})
+
+
 WORLDS = (
     nothing_helps, circles, blockwise_wins, no_gap, swapped, clip_like, small_gap_other_spectra, few_rows, anisotropic,
-    identical, pairs_with_labels,
+    identical, pairs_with_labels, captions_of_pictures, heavy_tails, classes_in_other_shares, wide_with_a_gap,
 )  # fmt: skip

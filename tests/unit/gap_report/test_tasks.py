@@ -22,7 +22,7 @@ def test_hits_by_sorting(rng):
     x = unit(rng.standard_normal((300, 12)))
     y = unit(x + 0.4 * rng.standard_normal((300, 12)))
     numbers = np.arange(0, 300, 2)
-    alone, both = hits(y[numbers], numbers, x, y)
+    alone, both = hits(y[numbers], numbers, numbers, x, y)
     for k, scores in zip(RECALLS, alone, strict=True):
         assert scores.tolist() == [float(i in np.argsort(-y[i] @ x.T)[:k]) for i in numbers]
     index = np.concatenate([x, y])
@@ -34,7 +34,7 @@ def test_hits_by_sorting(rng):
 def test_rows_at_one_place_find_nothing(rng):
     x = unit(rng.standard_normal((100, 5)))
     same = np.repeat(x[:1], 100, 0)
-    alone, both = hits(same, np.arange(100), same, x)
+    alone, both = hits(same, np.arange(100), np.arange(100), same, x)
     assert np.allclose(alone[0], 0.01) and np.allclose(alone[2], 0.1) and both.max() <= 0.1
 
 

@@ -149,6 +149,41 @@ def test_pairs_with_labels(reports):
     assert report.classes.most < accuracy.methods["none"].value < report.classes.own
 
 
+def test_captions_of_one_picture(reports):
+    """Sixty pictures, each in five rows: one document each, and as uncertain as sixty."""
+    report = reports(worlds.captions_of_pictures)
+    assert (report.search.queries, report.search.pool, report.search.sources) == (300, 60, 299)
+    assert report.outcomes["recall@1"].n == 60 and report.outcomes["recall@1"].methods["none"].value > 0.8
+    assert any("240 of its 300 rows are copies of others" in note for note in report.notes)
+    assert report.advice.startswith("Use ReAlign for search in one index of both sides")
+
+
+def test_a_rise_that_may_be_chance_is_not_called_none(reports):
+    """With fifty queries R@1 rises from 70 to 100 %: not more than chance, and not "no method raises that"."""
+    report = reports(worlds.wide_with_a_gap)
+    first = report.outcomes["recall@1"]
+    assert first.methods["realign"].change > 0.2 and not better(report, "recall@1")
+    assert "; no method raises that by more than chance" in report.verdict
+    assert "no method is better than doing nothing by more than chance" in report.advice
+    assert "by more than chance" not in reports(worlds.nothing_helps).verdict
+    assert first.better("bca") is False and named(report.advice, report) == {"realign"}
+
+
+def test_heavy_tails(reports):
+    report = reports(worlds.heavy_tails)
+    assert set(report.outcomes["recall@1"].best) >= REALIGN and report.outcomes["recall@1"].better("c3") is False
+    assert report.advice.startswith("Use ReAlign for search from the source for the target and search in one index")
+
+
+def test_where_the_gap_is_one_of_classes_aligning_is_not_advised(reports):
+    report = reports(worlds.classes_in_other_shares)
+    assert report.means.apart and all(report.outcomes["accuracy"].better(name) is False for name in REALIGN)
+    assert "less with ReAlign" in report.verdict and better(report, "mixing") >= REALIGN
+    assert report.advice.startswith("Leave the source as it is: no method is better") and not named(
+        report.advice, report
+    )
+
+
 @pytest.mark.parametrize("world", worlds.WORLDS, ids=lambda world: world.__name__)
 def test_what_holds_of_every_report(reports, world):
     report = reports(world)
