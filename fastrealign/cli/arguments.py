@@ -40,7 +40,7 @@ _HELP = options.HELP | FIT_HELP
 
 
 def add_option(
-    parser: argparse._ActionsContainer, flag: str, *, texts: Mapping[str, str] = _HELP, usual: Any = None, **how: Any
+    parser: argparse._ActionsContainer, flag: str, *, texts: Mapping[str, str] = _HELP, usual: object = None, **how: Any
 ) -> None:
     """Add an option with the help text of the Python keyword of the same name; usual: what it is where it is not given."""
     text = texts[flag.lstrip("-").replace("-", "_")]

@@ -75,12 +75,12 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c in keep or not _is_control(c) else _escaped(c) for c in text)
 
 
-def shown(text: Any, keep: str = "") -> str:
+def shown(text: object, keep: str = "") -> str:
     """Foreign text (a name, a path, the message of a library) as messages and pages show it."""
     return printable(redacted(str(text)), keep)
 
 
-def shown_values(value: Any) -> Any:
+def shown_values(value: object) -> Any:
     """A value for JSON without the secrets of URLs. json.dumps escapes control characters."""
     if isinstance(value, str):
         return redacted(value)
@@ -125,7 +125,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """A value for messages, of bounded length."""
     try:
         return shortened(repr(value))

@@ -44,7 +44,7 @@ class ChunkSource(RowSource):
     def pilot(self, rows: int) -> np.ndarray:
         return _first_rows(_handed(self.chunks_given), [] if self.again else self._taken, self, rows)
 
-    def checked(self, chunk: Any, number: int) -> Any:
+    def checked(self, chunk: object, number: int) -> Any:
         """The chunk as rows of the right width."""
         name = f"{self.name}, chunk {number}"
         rows = rows_anywhere(_chunk(chunk, name), name)

@@ -36,7 +36,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _WIDTH = 96
 
 
-def option(default: Any, help: str) -> Any:
+def option(default: object, help: str) -> Any:
     """A field of an options class, with its text."""
     return field(default=default, metadata={"help": help})
 

@@ -37,7 +37,11 @@ def open_both(
 
 
 def open_target(
-    spec: Any, source: RowSource, column: str | None = None, target_column: str | None = None, bad_shards: str = "error"
+    spec: RowsLike,
+    source: RowSource,
+    column: str | None = None,
+    target_column: str | None = None,
+    bad_shards: str = "error",
 ) -> RowSource:
     """Open the target of a source that is open.
 

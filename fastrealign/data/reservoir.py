@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
 from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.float_state import computes
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.tensors import is_tensor
 
 # Rows that suffice for the means of small differences, and their limit in memory.
@@ -52,7 +52,7 @@ class Reservoir:
         self._draws = self._rows_of(np.arange((rows - 1 >> self._level) + 1), self._level)
 
     @computes
-    def look(self, first: int, rows: Any) -> None:
+    def look(self, first: int, rows: Rows) -> None:
         """See rows (n, d) of an array or a tensor, numbered from `first` on. Called from any thread."""
         with self._lock:
             level = self._level

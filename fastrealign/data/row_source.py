@@ -13,6 +13,7 @@ import numpy as np
 
 from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
@@ -130,7 +131,7 @@ def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
     return max(1, nbytes // (d * dtype.itemsize))
 
 
-def in_memory(rows: Any) -> np.ndarray:
+def in_memory(rows: Rows) -> np.ndarray:
     """An array in memory, of a tensor or an array."""
     return as_rows(rows.cpu() if is_tensor(rows) else rows)
 

@@ -165,7 +165,7 @@ class ArraySource(RowSource):
     rows: int
     nbytes: int
 
-    def __init__(self, x: Any, name: str) -> None:
+    def __init__(self, x: object, name: str) -> None:
         taken = take(x, name)
         self.array, self._nulls = taken_rows(taken.rows, name, x), taken.nulls
         self.name = name

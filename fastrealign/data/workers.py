@@ -25,6 +25,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.exact_sum import ExactSum
 from fastrealign.core.libraries import torch
 from fastrealign.core.optional import Lazy
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import empty_rows
 from fastrealign.core.tensors import as_tensor, is_tensor
@@ -51,7 +52,7 @@ class Host:
         """A buffer to read to or to write from, uint8 (nbytes,)."""
         return empty_rows(1, nbytes, np.dtype(np.uint8))[0]
 
-    def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
+    def reduce(self, rows: Rows, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         """Add f(rows) to the sums, for each map; returns the counts of the first."""
         # The first map leaves the rows in the cache for the others.
         counts = [ops.reduce(rows, m, into, threads=threads) for m, into in zip(maps, sums, strict=True)]
@@ -76,7 +77,7 @@ class Device:
     def memory(self, nbytes: int) -> np.ndarray:
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._stream is not None).numpy()
 
-    def reduce(self, rows: Any, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
+    def reduce(self, rows: Rows, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         with self._stream_after(rows):
             here = self._up(rows)
             pairs = zip(maps, sums, strict=True)

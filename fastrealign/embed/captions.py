@@ -70,7 +70,7 @@ def name_problem(id: str) -> str | None:
     return None if is_utf8(id) else "the name is not UTF-8, as an id must be"
 
 
-def text_of(value: Any) -> tuple[str, str | None]:
+def text_of(value: object) -> tuple[str, str | None]:
     """(caption, None), or ("", its problem)."""
     try:
         value = as_text(value)

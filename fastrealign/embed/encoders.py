@@ -119,7 +119,7 @@ def fingerprint(*models: torch.nn.Module) -> str:
     return found.hexdigest()
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """A fingerprint of a configuration: 16 hex digits of SHA-256."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

@@ -14,7 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Hole:
         self.tensor = torch.frombuffer(buffer, dtype=kind).reshape(rows, dim)
 
 
-def save_around(value: Any, hole: Hole, file: AtomicFile, reached: Callable[[int], None]) -> None:
+def save_around(value: object, hole: Hole, file: AtomicFile, reached: Callable[[int], None]) -> None:
     """torch.save `value`, in which the tensor of `hole` is, to `file`; that tensor's bytes are not written.
 
     reached  called with their offset when all before it has been written, and nothing behind it

@@ -13,7 +13,7 @@ import numpy as np
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.errors import InputError
-from fastrealign.core.row_argument import unmasked
+from fastrealign.core.row_argument import Rows, unmasked
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.version import __version__
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
@@ -139,7 +139,7 @@ class Alignment(MapsRows):
             digest.update(v.tobytes())
         return digest.hexdigest()
 
-    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+    def apply(self, rows: Rows, out: Rows, call: Call = CALL) -> Counts:
         """Store f(rows) in `out`, and add up what was stored in `call.into` (`ops.apply`)."""
         return ops.apply(
             rows, self.row_map, out, into=call.into, flags=call.flags, threads=call.threads, backend=call.backend

@@ -14,6 +14,7 @@ from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.tensors import on_device
 from fastrealign.formats.saved_tensors import check_present, check_record, check_tensors
@@ -122,7 +123,7 @@ class Baseline(MapsRows):
         return digest.hexdigest()
 
     @computes
-    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+    def apply(self, rows: Rows, out: Rows, call: Call = CALL) -> Counts:
         """What `ops.apply` does for a row map: store f(rows) in `out`, and add up what was stored in `call.into`.
 
         The same bits for any split of the rows, as long as `call.first` numbers them alike, and for any number of threads.

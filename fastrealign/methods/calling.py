@@ -59,10 +59,10 @@ class MapsRows(Saved):
     @documented(NoiseOptions)
     def __call__(
         self: Method,
-        x: Any,
+        x: object,
         *,
         dtype: ElementType | None = None,
-        out: Any = None,
+        out: Rows | None = None,
         bad_rows: str = "error",
         threads: int | None = None,
         backend: str | None = None,

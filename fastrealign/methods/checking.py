@@ -18,11 +18,11 @@ from fastrealign.data.cluster_sampling import Spread, measure_spread
 from fastrealign.data.options import Compute, PassOptions, ReadOptions, documented
 from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.alignment_argument import alignment_for
 from fastrealign.methods.certified import Looks
 from fastrealign.methods.fit_options import check_sampling, check_tol
 from fastrealign.methods.loading import explained_if_swapped
 from fastrealign.methods.misfit import TOLERATED, open_new
-from fastrealign.methods.one_alignment import alignment_for
 from fastrealign.methods.statistics import SideStatistics, check_differ, check_projected, read_side
 
 

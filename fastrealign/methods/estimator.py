@@ -100,7 +100,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return estimator
 
     @computes
-    def fit(self, X: Any, y: Any = None) -> ReAlign:
+    def fit(self, X: RowsLike, y: object = None) -> ReAlign:
         """Learn the map.
 
         Parameters
@@ -135,7 +135,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     @computes
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: object) -> np.ndarray:
         """Align rows.
 
         Parameters

@@ -105,12 +105,12 @@ def check_ranks(method: str, ranks: ProcessGroup) -> None:
         raise InputError("bca is fitted by one process; fit it without a group or torchrun, then apply what was saved")
 
 
-def check_tol(tol: Any) -> float:
+def check_tol(tol: object) -> float:
     """The tolerated gap; InputError if it is not positive and finite."""
     return number("tol", tol, lambda tol: tol > 0.0, "above 0, and finite")
 
 
-def check_sampling(confidence: Any, seed: Any) -> tuple[float, int]:
+def check_sampling(confidence: object, seed: object) -> tuple[float, int]:
     """Both; InputError for a confidence or a seed out of range."""
     within = number("confidence", confidence, lambda share: 0.5 <= share < 1.0, "from 0.5 to below 1")
     return within, checked_seed(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.wording import either
@@ -71,7 +70,7 @@ def as_method(given: Method | AnyPath) -> Method:
 
 
 @contextmanager
-def explained_if_swapped(given: Any, source: Any) -> Iterator[None]:
+def explained_if_swapped(given: object, source: object) -> Iterator[None]:
     """Around loading the method that maps `source`: the InputError says so if the two arguments look swapped."""
     try:
         yield

@@ -9,6 +9,7 @@ import numpy as np
 from fastrealign.core.bad_rows import Counts
 from fastrealign.core.dtypes import ElementType
 from fastrealign.core.exact_sum import ExactSum
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.storage.paths import AnyPath
 
@@ -91,10 +92,10 @@ class Method(Protocol):
 
     def __call__(
         self,
-        x: Any,
+        x: object,
         *,
         dtype: ElementType | None = None,
-        out: Any = None,
+        out: Rows | None = None,
         bad_rows: str = "error",
         threads: int | None = None,
         backend: str | None = None,
@@ -104,7 +105,7 @@ class Method(Protocol):
     ) -> Any:
         """Map rows (n, dim), or one vector (dim,), to the caller's kind of array; `first`: number of the first row."""
 
-    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+    def apply(self, rows: Rows, out: Rows, call: Call = CALL) -> Counts:
         """Store f(rows) in `out` and add up what was stored in `call.into`, as `ops.apply` does for a row map."""
 
     def check_width(self, d: int, name: str = "") -> None:

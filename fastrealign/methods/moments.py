@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class Moments:
         """E|e - mean|^2 = tr(covariance) of the unit rows. NaN while there are none."""
         return trace_of_unit_rows(self.mean) if self.count else float("nan")
 
-    def update(self, x: Any, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
+    def update(self, x: object, *, bad_rows: str = "error", threads: int | None = None) -> Moments:
         """Add rows.
 
         Parameters

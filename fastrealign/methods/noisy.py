@@ -16,6 +16,7 @@ from fastrealign.core.bad_rows import GOOD, Counts
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.tensors import on_device
 from fastrealign.data.options import NoiseOptions
@@ -85,11 +86,11 @@ class Noisy:
         """SHA-256 (hex) of what decides the output."""
         return hashlib.sha256(repr((self.method.fingerprint, self.options.to_json())).encode()).hexdigest()
 
-    def __call__(self, x: Any, **how: Any) -> Any:
+    def __call__(self, x: object, **how: Any) -> Any:
         return self.method(x, noise=self.options.noise, seed=self.options.seed, **how)
 
     @computes
-    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+    def apply(self, rows: Rows, out: Rows, call: Call = CALL) -> Counts:
         """Store f(rows) in `out`, and add up what was stored in `call.into`. Noise for a device comes from the CPU."""
         if on_device(rows):
             return self._on_device(rows, out, call)

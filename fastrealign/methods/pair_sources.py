@@ -16,7 +16,7 @@ from fastrealign.data.lookup import Embeddings
 from fastrealign.data.options import check_choice
 from fastrealign.data.pair import check_apart
 from fastrealign.data.row_ids import IdsOf
-from fastrealign.data.row_source import Piece, RowSource, in_memory
+from fastrealign.data.row_source import Piece, RowsLike, RowSource, in_memory
 from fastrealign.data.sources import ArraySource, FileSource, open_rows
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.methods.pair_moments import BLOCK_ROWS
@@ -35,7 +35,12 @@ class Pairs(NamedTuple):
 
 
 def open_pairs(
-    old: Any, new: Any, queries: Any, matching: str, columns: tuple[str | None, str | None], progress: Progress
+    old: RowsLike,
+    new: RowsLike,
+    queries: RowsLike,
+    matching: str,
+    columns: tuple[str | None, str | None],
+    progress: Progress,
 ) -> Pairs:
     """Open both sides. Raises InputError for the same rows on both, and by ids for repeated ones and where none is on both."""
     check_choice("pairs", matching, MATCHING)

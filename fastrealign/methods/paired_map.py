@@ -15,6 +15,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.optional import Lazy
 from fastrealign.core.progress import SILENT
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import UNIT, RowMap
 from fastrealign.core.tensors import on_device
 from fastrealign.core.version import __version__
@@ -128,7 +129,7 @@ class PairedMap(MapsRows):
         return digest.hexdigest()
 
     @computes
-    def apply(self, rows: Any, out: Any, call: Call = CALL) -> Counts:
+    def apply(self, rows: Rows, out: Rows, call: Call = CALL) -> Counts:
         """Store f(rows) in `out`, (n, dim_out), and add up what was stored in `call.into`; any split gives the same bits."""
         if on_device(rows):
             raise InputError(f"a map from pairs maps rows in memory, these are on {rows.device}; move them with .cpu()")

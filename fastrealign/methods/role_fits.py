@@ -14,11 +14,12 @@ from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import meant
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import shared_rows
-from fastrealign.data.row_source import RowSource
+from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.data.sources import FileSource, names_files, open_rows
 from fastrealign.diagnostics.second_moments import Covariance, covariance
 from fastrealign.diagnostics.unit_rows import BLOCK_ROWS, chunks
@@ -139,7 +140,7 @@ class RoleFits:
         return Baseline(method, there.mean, self.gap(role), b=-side.mean, scale=scale)
 
 
-def open_role(role: str, given: Any, column: str | None = None) -> RowSource:
+def open_role(role: str, given: RowsLike, column: str | None = None) -> RowSource:
     """The rows of a role, which errors and warnings name.
 
     A name that says text or images decides between the folders of a clip-retrieval root, and between columns of a table.
@@ -181,7 +182,7 @@ def columns_by_role(columns: Any, rows: Mapping[str, Any]) -> Mapping[str, str]:
     return columns
 
 
-def check_names(rows: Any, anchor: str) -> None:
+def check_names(rows: Rows, anchor: str) -> None:
     """InputError for fewer than two roles, names that are none, and an anchor that is not among them."""
     if not isinstance(rows, Mapping) or len(rows) < 2:
         raise InputError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts, counted
 from fastrealign.core.libraries import torch
+from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
 from fastrealign.core.rows import check_output
 from fastrealign.methods.method import Call
@@ -24,7 +25,9 @@ Steps: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 DeviceSteps: TypeAlias = "Callable[[torch.Tensor, np.ndarray, np.ndarray], Counts]"
 
 
-def apply_steps(rows: Any, out: Any, steps: Steps, last: RowMap | None, call: Call, width: int | None = None) -> Counts:
+def apply_steps(
+    rows: Rows, out: Rows, steps: Steps, last: RowMap | None, call: Call, width: int | None = None
+) -> Counts:
     """Store last(steps(rows)) in `out`, an array, and add up what was stored; without a last step rows are not projected.
 
     width   of what `steps` returns, where that is not the width of the rows; rows without a direction are then stored as zeros

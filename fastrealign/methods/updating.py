@@ -16,9 +16,9 @@ from fastrealign.data.reduction import reduce_source
 from fastrealign.data.reservoir import Reservoir
 from fastrealign.data.row_source import RowsLike, RowSource
 from fastrealign.methods.alignment import Alignment
+from fastrealign.methods.alignment_argument import alignment_for
 from fastrealign.methods.centroid import exact_centroid
 from fastrealign.methods.misfit import open_new
-from fastrealign.methods.one_alignment import alignment_for
 from fastrealign.methods.sampling import Generation, Sampling, weights
 from fastrealign.methods.statistics import (
     SideStatistics,

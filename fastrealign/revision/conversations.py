@@ -94,7 +94,7 @@ def caption_example(text: str, number: str) -> Example:
     return Example(number, ((IMAGE, text.strip()),))
 
 
-def record_example(record: Any, number: str) -> Example:
+def record_example(record: object, number: str) -> Example:
     """The example of a record; `number` is the id of a caption that has none. Raises InputError or UnusableError."""
     if not isinstance(record, dict):
         raise InputError(f"is a {type(record).__name__}, expected an object with an id and conversations or a caption")
@@ -111,7 +111,7 @@ def record_example(record: Any, number: str) -> Example:
     return Example(id, ((IMAGE, record[name].strip()),), _image(record))
 
 
-def is_numbered(record: Any) -> bool:
+def is_numbered(record: object) -> bool:
     """Whether it is a caption with neither an id nor an image, so that its number is its id, as in `embed`."""
     if not isinstance(record, dict):
         return isinstance(record, str)
@@ -119,7 +119,7 @@ def is_numbered(record: Any) -> bool:
     return not named and _caption_key(record) is not None and _image(record) is None
 
 
-def drops_first(record: Any) -> bool:
+def drops_first(record: object) -> bool:
     """Whether the first message of a usable record is not from human, and is dropped."""
     messages = record.get("conversations") if isinstance(record, dict) else None
     return messages is not None and messages[0]["from"] != _ROLES[0]

@@ -28,7 +28,7 @@ _URL = re.compile(rf"hf://({_NAME}/{_NAME})(?:@([^/\s]+))?(?:/([^\s@]*[^\s@/])?)
 _OTHERS = ("hf://datasets/", "hf://spaces/", "hf://buckets/")
 
 
-def is_on_hub(path: Any) -> bool:
+def is_on_hub(path: object) -> bool:
     """Whether the path names a model repository."""
     return isinstance(path, str) and path.startswith(SCHEME) and not path.startswith(_OTHERS)
 

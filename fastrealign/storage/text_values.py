@@ -10,7 +10,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import pa
 
 
-def as_text(value: Any) -> Any:
+def as_text(value: object) -> Any:
     """Bytes decoded as UTF-8; other values unchanged. InputError ("is not UTF-8 ...") if they are not UTF-8."""
     try:
         if isinstance(value, UnicodeDecodeError):  # of `values_of`
@@ -22,7 +22,7 @@ def as_text(value: Any) -> Any:
         raise InputError(f"is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start})") from None
 
 
-def texts_in(value: Any) -> Any:
+def texts_in(value: object) -> Any:
     """`as_text` of a value, of the items of a list and of the values of a dict."""
     if isinstance(value, dict):
         return {name: texts_in(part) for name, part in value.items()}

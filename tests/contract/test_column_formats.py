@@ -1,4 +1,4 @@
-"""Whole runs over formats that hold more than rows: ids, what is left out, and runs that stop and go on."""
+"""Whole runs over formats that hold more than rows: ids, what is left out, and runs that stop and are resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards that cannot be read: an error that says how to go on, or left out, listed, and the exit code 1."""
+"""Shards that cannot be read: either an error that says what to do, or they are left out and listed, and the exit code is 1."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def check_left_out(report, out, text, image, source=(), target=()):
     for path in without(out.parent / "expected", "manifest.json", "alignment.safetensors"):
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert not any((out / name).exists() for name in source)
-    message = json.loads((out / "manifest.json").read_text())["left_out"]
-    assert {side: set(names) for side, names in message.items()} == {
+    left_out = json.loads((out / "manifest.json").read_text())["left_out"]
+    assert {side: set(names) for side, names in left_out.items()} == {
         side: set(names) for side, names in (("source", source), ("target", target)) if names
     }
     assert len(report.left_out) == len(source) + len(target)

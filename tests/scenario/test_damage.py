@@ -80,22 +80,22 @@ def test_every_line_with_one_flipped_bit_is_reported_and_its_shards_are_done_aga
     for number, line in enumerate(lines):
         spoiled = bytearray(line)
         spoiled[rng.integers(len(line) - 1)] ^= 1 << rng.integers(8)
-        done, caught = case.resumed(tmp_path / "out", b"".join([*lines[:number], spoiled, *lines[number + 1 :]]))
+        done, warned = case.resumed(tmp_path / "out", b"".join([*lines[:number], spoiled, *lines[number + 1 :]]))
         assert done, number
         if number < next(i for i, line in enumerate(lines) if b'"forget"' in line):
             continue  # what was noted there is forgotten anyway
-        assert len(caught) == 1 and JOURNAL in caught[0] and "1 damaged line; " in caught[0], caught
+        assert len(warned) == 1 and JOURNAL in warned[0] and "1 damaged line; " in warned[0], warned
         again = int(b'"shards"' in line)
-        assert f"; {again} of the shards that are there " in caught[0], (line, caught)
+        assert f"; {again} of the shards that are there " in warned[0], (line, warned)
 
 
 def test_a_line_that_comes_twice_counts_once(case, tmp_path):
     lines = lines_of(case.journal)
     for number, line in enumerate(lines):
         for at in (number, len(lines)):
-            done, caught = case.resumed(tmp_path / "out", b"".join([*lines[:at], line, *lines[at:]]))
+            done, warned = case.resumed(tmp_path / "out", b"".join([*lines[:at], line, *lines[at:]]))
             assert done or b'"order"' in line
-            assert caught == [] or b'"forget"' not in line
+            assert warned == [] or b'"forget"' not in line
 
 
 def test_lines_removed_and_swapped(case, tmp_path):

@@ -62,11 +62,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_picture_that_cannot_be_had_is_one_line(tmp_path, name):
-    data, caught = BROKEN[name]
+    data, reason = BROKEN[name]
     (tmp_path / "a.jpg").write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        refused(f"a.jpg: ({caught})", tmp_path / "a.jpg")
+        refused(f"a.jpg: ({reason})", tmp_path / "a.jpg")
 
 
 def test_no_more_than_a_picture_is_read(tmp_path, monkeypatch):
@@ -178,8 +178,8 @@ def test_a_sparse_member_is_reported(tmp_path):
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_packed_tar(tar, mode):
-    caught = "is compressed .gzip., .*; gunzip it first" if mode == "w:gz" else "is not a readable tar"
-    refused(f"a.tar: {caught}", tar[0](mode=mode), "images")
+    reason = "is compressed .gzip., .*; gunzip it first" if mode == "w:gz" else "is not a readable tar"
+    refused(f"a.tar: {reason}", tar[0](mode=mode), "images")
 
 
 def header(size, kind=tarfile.REGTYPE, name="x.png"):

@@ -72,14 +72,14 @@ def test_stopped_again_and_again_it_ends_in_the_same_bytes(tmp_path, case, how):
         # Once a few more shards are there, so that the signal meets neither the start of Python nor the end of the run.
         wait_for(run, out / f"part_{len(list(out.glob('part_*'))) + moments.randrange(SHARDS // 8)}.npy")
         run.send_signal(getattr(signal, how))
-        printed, message = run.communicate()
+        printed, errors = run.communicate()
         assert temporaries(out) == []
         if run.returncode == 0:
             break
         stopped += 1
-        assert run.returncode == 128 + getattr(signal, how), message
+        assert run.returncode == 128 + getattr(signal, how), errors
         assert printed == ""
-        line = message.splitlines()[-1]
+        line = errors.splitlines()[-1]
         done = len(list(out.glob("part_*.npy")))
         if done:
             state = f"{done} of {SHARDS} shards are complete, resume with --resume"

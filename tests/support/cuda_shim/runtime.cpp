@@ -56,7 +56,7 @@ std::vector<Warp> warps;
 int current = 0;
 int arrived = 0;
 uint64_t passed = 0;
-uint64_t events = 0;  // anything that lets some fiber go on
+uint64_t events = 0;  // counts whatever may let a waiting fiber continue
 const std::function<void()>* body = nullptr;
 std::exception_ptr failure;
 
@@ -73,7 +73,7 @@ void trampoline() {
     yield();
 }
 
-// Until no lane can go on by itself; how many are not finished.
+// Runs the lanes of a warp until none can continue by itself; returns how many are not finished.
 int run_warp(int index) {
     int left = warp;
     for (uint64_t before = events - 1; left > 0 && events != before && !failure;) {

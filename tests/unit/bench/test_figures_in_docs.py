@@ -23,9 +23,9 @@ NAMES = (*pictures.MODULES, *pictures.OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_block_is_what_its_results_tell(name):
     of = importlib.import_module(f"bench.paper.{name}").REPRODUCTION
-    message = " ".join(of.tell(results(name)).split())
+    text = " ".join(of.tell(results(name)).split())
     block = re.search(f"<!-- results:{name} -->(.*?)<!-- /results:{name} -->", page(of.page))[1]
-    assert block.strip().startswith(message), f"run python -m bench.paper.{name} --redraw"
+    assert block.strip().startswith(text), f"run python -m bench.paper.{name} --redraw"
 
 
 def test_the_numbers_of_figure_1_are_those_of_its_results():

@@ -88,11 +88,11 @@ def test_siblings_differ_in_their_nouns_alone():
 def test_the_corpus_is_learned_where_the_caption_decides():
     """Its parts that are to be learned follow from the caption, and a row holds whole texts."""
     scenes = [sets.both_families(s) for s in range(300)]
-    message = list(language.texts(scenes, 0))
-    assert len(message) > 280
-    kinds = {(" ".join(text for text, learned in parts if not learned))[:5] == "USER:" for parts in message}
+    texts = list(language.texts(scenes, 0))
+    assert len(texts) > 280
+    kinds = {(" ".join(text for text, learned in parts if not learned))[:5] == "USER:" for parts in texts}
     assert kinds == {True, False}
-    for parts in message:
+    for parts in texts:
         (first, learned), *rest = parts
         assert not learned
         colours, nouns = set(COLOURS) & set(first.split()), first.split()
@@ -102,7 +102,7 @@ def test_the_corpus_is_learned_where_the_caption_decides():
             if wanted and words.startswith(("a ", "an ")) and answer == "yes":
                 assert words.split()[1] in colours and words.split()[2] in nouns, (first, words)
     words = backbone.tokenizer()
-    rows, labels = next(language._batches(words, iter(message)))
+    rows, labels = next(language._batches(words, iter(texts)))
     assert rows.shape == labels.shape == (language.ROWS, language.LENGTH)
     learned = labels != -100
     assert 0.1 < learned.float().mean() < 0.6

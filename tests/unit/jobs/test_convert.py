@@ -390,11 +390,11 @@ def test_two_conversions_into_one_place(tmp_path, pickled, out):
         def advance(self, rows, nbytes):
             with pytest.raises(fr.InputError, match="out: another fastrealign is writing there") as caught:
                 fr.convert(pickled, tmp_path / out, to="npy", overwrite=True)
-            message.append(str(caught.value))
+            refusals.append(str(caught.value))
 
-    message: list[str] = []
+    refusals: list[str] = []
     fr.convert(pickled, tmp_path / out, to="npy", progress=Second())
-    assert message
+    assert refusals
     assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
 
 

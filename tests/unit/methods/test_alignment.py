@@ -230,11 +230,11 @@ def test_the_fingerprint_is_of_the_map_alone(alignment):
 
 
 def test_repr_tells_the_gap_and_fits_on_a_line(alignment):
-    message = repr(alignment)
-    assert "\n" not in message
-    assert "dim=24" in message and "centroid='paper'" in message
-    assert f"gap {alignment.gap_before:.4g} -> {alignment.gap_left:.4g}" in message
-    assert "rows 400 -> 300" in message
+    text = repr(alignment)
+    assert "\n" not in text
+    assert "dim=24" in text and "centroid='paper'" in text
+    assert f"gap {alignment.gap_before:.4g} -> {alignment.gap_left:.4g}" in text
+    assert "rows 400 -> 300" in text
 
 
 def test_pickle_and_copy_keep_the_bits(alignment):

@@ -170,7 +170,7 @@ def test_save_and_load_keep_the_bits(rows_of, tmp_path):
     loaded = fr.Moments.load(path)
     assert loaded == saved
     assert loaded.bad_rows == 1
-    # What was loaded can go on.
+    # More rows can be added to what was loaded.
     assert loaded.update(rows[:5]) == moments_of(rows, bad_rows="skip").update(rows[:5])
     assert [p.name for p in tmp_path.iterdir()] == ["part.safetensors"]
 

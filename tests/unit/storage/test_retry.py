@@ -75,8 +75,8 @@ def tried(monkeypatch):
     ids=repr,
 )
 def test_what_passes(tried, error):
-    message, tries = tried(error)
-    assert tries == 6 and not isinstance(message, InputError)
+    raised, tries = tried(error)
+    assert tries == 6 and not isinstance(raised, InputError)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_what_passes(tried, error):
     ids=repr,
 )
 def test_what_does_not_pass(tried, error, kind):
-    message, tries = tried(error)
-    assert tries == 1 and type(message) is kind
+    raised, tries = tried(error)
+    assert tries == 1 and type(raised) is kind
     # What cannot be written is no fault of the input.
-    message, tries = tried(error, "written")
-    assert tries == 1 and type(message) is FastRealignError
+    raised, tries = tried(error, "written")
+    assert tries == 1 and type(raised) is FastRealignError
 
 
 @pytest.mark.parametrize(

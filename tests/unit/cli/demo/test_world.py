@@ -132,11 +132,11 @@ def test_the_command_makes_trains_judges_and_draws(world, tmp_path, monkeypatch,
     assert main(command) == 0
     assert threads == [1, 1] and torch.get_num_threads() == 2
     torch.set_num_threads(before)
-    message = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (
-        "On images never seen" in message.out and "captions, colours: F1" in message.out and str(picture) in message.out
+        "On images never seen" in printed.out and "captions, colours: F1" in printed.out and str(picture) in printed.out
     )
-    assert "exists already" in message.err and "Traceback" not in message.err
+    assert "exists already" in printed.err and "Traceback" not in printed.err
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert main([*command[:-2], "--json", "--quiet"]) == 0
     again = capsys.readouterr()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.wording import either
 from fastrealign.formats.saved_tensors import OtherKind
 from fastrealign.methods.alignment import Alignment
 from fastrealign.methods.roles import Roles
+from fastrealign.storage.paths import AnyPath, is_path
 
 
-def alignment_for(given: Any, doing: str, one_role: str) -> Alignment:
+def alignment_for(given: Alignment | AnyPath, doing: str, one_role: str) -> Alignment:
     """An alignment as it is; the path or URL of a saved one, loaded.
 
     doing     for messages: what takes the alignment ("check")
@@ -23,7 +23,7 @@ def alignment_for(given: Any, doing: str, one_role: str) -> Alignment:
     try:
         return Alignment.of(given)
     except OtherKind as error:
-        if error.kind == "roles":
+        if error.kind == "roles" and is_path(given):
             raise InputError(_of_roles(os.fspath(given), Roles.load(given), doing, one_role)) from None
         raise InputError(
             f"{given}: holds {error.kind}, and {doing} needs the statistics of an alignment; give what "
