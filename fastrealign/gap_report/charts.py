@@ -121,7 +121,7 @@ def angles(report: Measured) -> Drawing:
     axes.plot(first.grid, first.x, color=TARGET, lw=1.2)
     for name, of in topologies.items():
         js = of.divergence
-        label = f"{name_of(name)}, JS {number(js.value)}" + (f" ± {js.error:.1g}" if js.error else "")
+        label = f"{name_of(name)}: {number(js.value)}" + (f" ± {js.error:.1g}" if js.error else "")
         axes.plot(of.grid, of.y, color=COLOURS[name], ls=DASHES[name], lw=1.5, label=label)
     axes.set(xlabel="cosine between two rows of one side", ylabel="density (per unit of cosine)")
     axes.set_ylim(bottom=0)
@@ -131,7 +131,7 @@ def angles(report: Measured) -> Drawing:
         "angles",
         verdict.angles_title(report),
         "Densities of the pairwise cosines within each side; the closer a line is to the shaded target, the smaller its "
-        "Jensen-Shannon divergence (JS, in nats; 0 to 0.69).",
+        "Jensen-Shannon divergence, which the legend has (in nats; 0 to 0.69).",
         f"n = {first.divergence.n:,} rows of each side, all pairs of them, seed {report.seed}; ± standard error",
         (("angles", figure),),
     )
@@ -152,7 +152,7 @@ def parts(report: Measured, frame: tuple[int, float]) -> Drawing:
         axes.annotate(number(total), (total, y), (4, 0), textcoords="offset points", va="center", fontsize=9)
     axes.set_yticks(at, [name_of(name) for name in found])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("mean squared distance of pairs (squared length of unit rows)")
+    axes.set_xlabel("mean squared distance of pairs of unit rows")
     axes.set_xlim(0, 1.15 * max(left.max(), LEAST))
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.2)
     rank, energy = frame

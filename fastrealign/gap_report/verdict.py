@@ -61,7 +61,8 @@ def headline(report: Measured) -> str:
         if (method := choice(report, use)) is not None:
             helps.setdefault(method, []).append(use.short)
     if not helps:
-        return f"{gap}; no method is better than doing nothing"
+        chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
+        return f"{gap}; no method is better than doing nothing{chance}"
     return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
 
 

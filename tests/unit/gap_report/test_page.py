@@ -15,6 +15,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.core.errors import FastRealignError, InputError
 from fastrealign.core.formatting import number, percent
+from fastrealign.gap_report import figures
 from fastrealign.gap_report.figures import png_names
 from fastrealign.gap_report.svg import COLOURS, VARIABLES
 from fastrealign.gap_report.verdict import findings
@@ -88,6 +89,23 @@ def test_every_figure_is_there_with_its_title_caption_n_and_seed(page, html):
     # Axes have a name and a unit: text stays text in the drawings.
     for words in ("eigenvalue / trace (no unit)", "density (per unit of cosine)", "gap left on all rows (0 to 2)"):
         assert f">{words}</text>" in html
+
+
+def test_no_text_of_a_figure_is_cut_off(demo_report):
+    """Titles, labels of axes and legends lie within their figure. Numbers of ticks beyond an axis are not drawn."""
+    from matplotlib.text import Text
+
+    checked = 0
+    with figures._style():
+        for drawing in figures._drawings(demo_report):
+            for panel, figure in drawing.panels:
+                figure.draw_without_rendering()
+                for text in figure.findobj(lambda one: isinstance(one, Text) and re.search("[a-z]", one.get_text())):
+                    extent = text.get_window_extent()
+                    inside = (extent.min >= -1).all() and (extent.max <= figure.bbox.max + 1).all()
+                    assert inside, (drawing.name, panel, text.get_text())
+                    checked += 1
+    assert checked > 30
 
 
 def test_colours_are_the_pages_own_in_light_and_dark(html):

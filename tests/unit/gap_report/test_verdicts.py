@@ -167,6 +167,10 @@ def test_a_rise_that_may_be_chance_is_not_called_none(reports):
     assert "no method is better than doing nothing by more than chance" in report.advice
     assert "by more than chance" not in reports(worlds.nothing_helps).verdict
     assert first.better("bca") is False and named(report.advice, report) == {"realign"}
+    y, x, _ = worlds._things(60, 103, apart=1.0)
+    few = fr.report(np.repeat(y, 10, 0), np.repeat(x, 10, 0), pairs=True, methods=("realign",))
+    assert few.outcomes["recall@1"].methods["realign"].change > 0.1
+    assert headline(few).endswith("; no method is better than doing nothing by more than chance")
 
 
 def test_heavy_tails(reports):
