@@ -58,7 +58,7 @@ CPU_MINUTES = {
     "membership": 0.2,
     "roles": 1.0,
     "change_encoder": 2.1,
-    "held_scale": 13.3,
+    "held_scale": 25.0,
     "one_stage": 2.7,
 }
 _INTO = ("--into", "{into}")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STEPS, QUICK_STEPS, QUICK_ROWS = 500, 2, 120
 # None: learned, from CLIP's 1/0.07 on.
 SCALES: tuple[float | None, ...] = (None, 60.0)
-SEED_COUNT = 1
+SEED_COUNT = 2
 METHODS = ("none", "none+noise", "anchor", "realign", "realign+noise", "c3", "two-sided", "bca")
 
 

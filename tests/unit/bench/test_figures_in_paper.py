@@ -88,22 +88,34 @@ def of_uses() -> Iterator[str]:
 
 def of_held_scale() -> Iterator[str]:
     found = results("held_scale")
-    ((held,), (learned,)) = (found["scales"][name]["seeds"] for name in ("60", "learned"))
+    held, learned = (found["scales"][name]["seeds"] for name in ("60", "learned"))
+    assert len(held) == len(learned) == 2
 
-    def gain(of, figure, method="realign", less="none"):
-        return 100 * (of["methods"][method][figure] - of["methods"][less][figure])
+    def values(of, figure, method="none", digits=1, factor=100.0):
+        return " and ".join(f"{factor * seed['methods'][method][figure]:.{digits}f}" for seed in of)
 
-    yield f"scale held at 60, for {found['steps']} steps, half of the training of the shipped encoder, and with one seed each"
-    raw = held["methods"]["none"]
-    yield f"The held scale leaves the larger gap, {raw['gap']:.2f} against {learned['methods']['none']['gap']:.2f}, and"
-    yield f"and of a row's 20 nearest {100 * raw['mixing']:.1f} % are of the other side"
-    index, accuracy, first = (gain(held, figure) for figure in ("one index", "accuracy", "R@1"))
-    yield f"ReAlign gains {index:.1f} points in one index (without it {100 * raw['images in one index']:.1f} % of the images"
-    yield f"are in a top ten), {accuracy:.1f} in the classifier and {first:.1f} in R@1 among images alone"
-    index, accuracy, first = (gain(learned, figure) for figure in ("one index", "accuracy", "R@1"))
-    yield f"it loses {-index:.1f} in one index and gains {accuracy:.1f} in the classifier and {first:.1f} in R@1"
-    lost = sorted(-gain(of, "accuracy", "realign+noise", "realign") for of in (held, learned))
-    yield f"Noise on aligned text costs {lost[0]:.1f} to {lost[1]:.1f} points in the classifier"
+    def gains(of, figure, method="realign", less="none", sign=100.0):
+        return [sign * (seed["methods"][method][figure] - seed["methods"][less][figure]) for seed in of]
+
+    def shown(gained):
+        return " and ".join(f"{of:.1f}" for of in gained)
+
+    yield f"for {found['steps']} steps, half of the training of the shipped encoder, and with two seeds each"
+    large, small = (values(of, "gap", digits=2, factor=1) for of in (held, learned))
+    yield f"The held scale leaves the larger gap, {large} against {small}"
+    most = 100 * max(seed["methods"]["none"]["mixing"] for seed in held)
+    yield f"of a row's 20 nearest at most {most:.1f} % are of the other side"
+    yield f"ReAlign gains {shown(gains(held, 'one index'))} points in one index"
+    yield f"in one index (without it {values(held, 'images in one index')} %"
+    yield f"in a top ten), {shown(gains(held, 'accuracy'))} in the classifier and {shown(gains(held, 'R@1'))} in R@1"
+    yield f"it loses {shown(gains(learned, 'one index', sign=-100))} in one index"
+    yield f"in one index and gains {shown(gains(learned, 'accuracy'))} in"
+    yield f"in the classifier and {shown(gains(learned, 'R@1'))} in R@1. So"
+    ranks = {f"{np.mean([seed['ranks'][0] for seed in of]):.1f}" for of in (held, learned)}
+    yield f"the effective rank does not ({ranks.pop()} of the images at both scales)"
+    assert not ranks
+    lost = [of for scale in (held, learned) for of in gains(scale, "accuracy", "realign+noise", "realign", -100)]
+    yield f"aligned text costs {min(lost):.1f} to {max(lost):.1f} points in the classifier"
 
 
 def of_titles() -> Iterator[str]:
