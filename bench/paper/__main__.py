@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.paper", description="The paper's figures; open questions.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODULES)}")
     parser.add_argument(
-        "--all",
-        action="store_true",
-        help="every figure of docs/paper*, or these steps; wants --work DIR and hours",
+        "--all", action="store_true", help="every figure of docs/paper*, or these steps; wants --work DIR and hours"
     )
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="of --all: models, embeddings, and which steps are done"

@@ -91,12 +91,7 @@ def measure(setting: Setting) -> Results:
     numbers = range(reordered // CHUNK)
     forwards, backwards = _means(numbers, d), _means(reversed(numbers), d)
     moved = {name: float(np.linalg.norm(forwards[name] - backwards[name])) for name in NAMES}
-    found = {
-        "d": d,
-        "by rows": by_rows,
-        "reordered": {"count": reordered, **moved},
-        "scale": _scale(),
-    }
+    found = {"d": d, "by rows": by_rows, "reordered": {"count": reordered, **moved}, "scale": _scale()}
     if setting.real:
         found["real"] = _of_heads(setting.real)
     return found
@@ -173,14 +168,7 @@ def tell(results: Results) -> str:
             f"{machine['cpu']} "
             f"(`python -m bench.scale`).{busy}",
             table(
-                [
-                    "job",
-                    "rows",
-                    "seconds, median (10 to 90 %, runs)",
-                    "CPU seconds",
-                    "ns a row",
-                    "peak memory, MB",
-                ],
+                ["job", "rows", "seconds, median (10 to 90 %, runs)", "CPU seconds", "ns a row", "peak memory, MB"],
                 times,
             ),
         ]

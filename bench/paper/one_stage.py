@@ -170,12 +170,7 @@ def draw(results: Results) -> Figure:
 
 
 REPRODUCTION = Reproduction(
-    "one_stage",
-    "open question: text and images in one stage or in two",
-    measure,
-    tell,
-    draw,
-    "docs/open-questions.md",
+    "one_stage", "open question: text and images in one stage or in two", measure, tell, draw, "docs/open-questions.md"
 )
 
 if __name__ == "__main__":

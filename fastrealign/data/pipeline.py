@@ -232,7 +232,7 @@ class _Supply:
 
 
 def _wait(event: threading.Event) -> None:
-    """In turns: Python does not notice a signal that arrives just before it begins to wait."""
+    """Wait for the event, half a second at a time: Python misses a signal that arrives just before it begins to wait."""
     while not event.wait(0.5):
         pass
 

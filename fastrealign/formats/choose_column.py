@@ -85,12 +85,12 @@ class Wanted:
 
     @property
     def option(self) -> str:
-        """How the user names them."""
+        """How the user names the embeddings."""
         named = option(self.keyword)
         return named if self.command is None else either(self.command, named)
 
     def passed(self, name: str) -> str:
-        """How the user names those of this name."""
+        """How the user names the embeddings of this name."""
         named = option(self.keyword, name)
         return named if self.command is None else either(f"{self.command}, COLUMN being {name!r}", named)
 

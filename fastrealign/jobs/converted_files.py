@@ -84,7 +84,7 @@ class ConvertedFiles(OutputFolder):
             raise InputError(f"{path}: is a folder, which is not replaced; choose another name")
 
     def begin(self) -> None:
-        self.check()  # another process may have written since
+        self.check()  # another process may have written here since the first check
         every = {*self.paths, *self.metadata}
         self._there = {path for path in every if path.exists()}
         remove_temporaries(every)

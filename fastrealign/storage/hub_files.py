@@ -114,7 +114,7 @@ def _explained(name: str) -> Iterator[None]:
         with _silent(optional("huggingface_hub.utils", "hub", name)):
             yield
     except errors.GatedRepoError:
-        raise InputError(f"{name}: access is on request; ask for it on the repository's page") from None
+        raise InputError(f"{name}: access is granted on request; ask for it on the repository's page") from None
     except errors.RepositoryNotFoundError:
         raise InputError(f"{name}: no such repository, or no access to it with this token (HF_TOKEN)") from None
     except errors.RevisionNotFoundError:

@@ -26,13 +26,7 @@ PAGES = {
 }
 # Pages whose blocks run in the `data` folder, one after the other; the others need models, clusters or servers.
 PYTHON = ("README.md", "docs/start.md", "docs/python.md", "docs/diagnostics.md")
-SHELL = (
-    "README.md",
-    "docs/start.md",
-    "docs/guide.md",
-    "docs/formats.md",
-    "docs/recalibration.md",
-)
+SHELL = ("README.md", "docs/start.md", "docs/guide.md", "docs/formats.md", "docs/recalibration.md")
 NOT_RUN = ("pip install", "torchrun", "://")
 
 

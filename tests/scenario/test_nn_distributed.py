@@ -136,13 +136,7 @@ def under_fsdp_a_map_that_was_replaced(rank):
 
 
 def checks(rank, size, folder):
-    for check in (
-        under_ddp,
-        under_fsdp,
-        under_fsdp_with_narrow_buffers,
-        under_fsdp_a_map_that_was_replaced,
-        online,
-    ):
+    for check in (under_ddp, under_fsdp, under_fsdp_with_narrow_buffers, under_fsdp_a_map_that_was_replaced, online):
         check(rank)
         dist.barrier()
 

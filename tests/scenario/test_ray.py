@@ -154,10 +154,7 @@ def test_a_batch_alone(folders, tmp_path):
             lambda: fr.ray.AlignBatch(fr.fit(text, image, method="c3")),
             "c3 numbers rows, and a batch does not say where",
         ),
-        (
-            lambda: fr.ray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]),
-            "c3 is computed on the CPU",
-        ),
+        (lambda: fr.ray.align(text, image, tmp_path / "o", method="c3", devices=["cpu"]), "c3 is computed on the CPU"),
         (
             lambda: fr.ray.align(text, image, tmp_path / "o", actors=0),
             "actors=0: expected a whole number of at least 1",

@@ -22,10 +22,7 @@ def siglip(model: open_clip.CLIP, image: torch.Tensor, text: torch.Tensor) -> to
 
 LOSSES: dict[str, encoder_training.Loss] = {"infonce": encoder_training.infonce, "siglip": siglip}
 # Initial values of each loss: CLIP's (arXiv 2103.00020) and SigLIP's (arXiv 2303.15343).
-_LOGITS = {
-    "infonce": encoder.INITIAL_LOGITS,
-    "siglip": {"init_logit_scale": math.log(10), "init_logit_bias": -10.0},
-}
+_LOGITS = {"infonce": encoder.INITIAL_LOGITS, "siglip": {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}}
 
 
 def build(seed: int, loss: str) -> open_clip.CLIP:

@@ -46,11 +46,7 @@ def _metrics(name, value):
     spectrum = np.arange(9.0, 0.0, -1.0)
     of_rows = {"rows": value} if name == "rows" else {"seed": value}
     return {
-        "k": [
-            lambda: D.mixing(x, y, k=value),
-            lambda: D.overlap(x, y, k=value),
-            lambda: D.nearest(x, x, value),
-        ],
+        "k": [lambda: D.mixing(x, y, k=value), lambda: D.overlap(x, y, k=value), lambda: D.nearest(x, x, value)],
         "q": [lambda: D.subspace_overlap(D.covariance(x), D.covariance(y), value)],
         "first": [lambda: D.power_law(spectrum, first=value)],
         "last": [lambda: D.power_law(spectrum, last=value)],

@@ -105,12 +105,7 @@ def test_autocast_leaves_it_alone(tensors):
 def test_layouts(tensors):
     rows, packed, number, _ = tensors(8, 9)
     expected = APPLY(rows, packed, number)
-    views = [
-        rows.T.contiguous().T,
-        torch.cat([rows, rows], 1)[:, :9],
-        rows[:1].expand(8, 9),
-        rows.flip(0),
-    ]
+    views = [rows.T.contiguous().T, torch.cat([rows, rows], 1)[:, :9], rows[:1].expand(8, 9), rows.flip(0)]
     for view in views:
         torch.testing.assert_close(
             APPLY(view, packed, number), APPLY(view.contiguous(), packed, number), rtol=0, atol=0

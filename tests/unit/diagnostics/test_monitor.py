@@ -405,9 +405,7 @@ def test_logs_it_refuses(stream, tmp_path):
 def test_numbers_go_to_a_tracker(basis, tmp_path):
     seen = []
     monitor = GapMonitor(
-        lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]),
-        every=3,
-        log=tmp_path / "gap.jsonl",
+        lambda: pairs(basis, 0.2 * basis[:, 0], 0.2 * basis[:, 4]), every=3, log=tmp_path / "gap.jsonl"
     )
     monitor.report = seen.append
     for step in range(7):

@@ -238,12 +238,7 @@ UNTAKEN = {
 @pytest.mark.parametrize("name", ["text_features", "clipEmbedding", "vector_fp16", "emb_json", "image-embeds"])
 def test_what_may_be_the_embeddings_and_is_not_taken_is_named(tmp_path, refused, rows_in, kind, name):
     path = saved(tmp_path / "x.parquet", pa.table({name: UNTAKEN[kind], "box": LIST}))
-    pieces = [
-        repr(name),
-        str(pq.read_schema(path).field(0).type)[:60],
-        "'box' (list<element: double>)",
-        "column='box'",
-    ]
+    pieces = [repr(name), str(pq.read_schema(path).field(0).type)[:60], "'box' (list<element: double>)", "column='box'"]
     refused(lambda: opened(path), path, *pieces)
     assert np.array_equal(rows_in(opened(path, "box")), LIST)
     saved(path, pa.table({"embedding": UNTAKEN[kind], "box": LIST}))

@@ -258,11 +258,7 @@ def test_one_file_to_one_file(tmp_path):
 def test_one_file_to_a_folder_keeps_its_name(tmp_path):
     np.save(tmp_path / "t.npy", corpus.rows(40, 1))
     fr.align(tmp_path / "t.npy", corpus.rows(40, 2), tmp_path / "new" / "deep")
-    assert sorted(corpus.tree(tmp_path / "new")) == [
-        "deep/alignment.safetensors",
-        "deep/manifest.json",
-        "deep/t.npy",
-    ]
+    assert sorted(corpus.tree(tmp_path / "new")) == ["deep/alignment.safetensors", "deep/manifest.json", "deep/t.npy"]
 
 
 def test_shards_without_rows_are_written_too(tmp_path):

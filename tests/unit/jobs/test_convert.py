@@ -197,12 +197,7 @@ def test_tables_keep_their_schema(tmp_path):
     fr.convert(tmp_path / "x.parquet", tmp_path / "x.arrow", dtype="float16")
     found = table(tmp_path / "x.arrow")
     assert found.schema.equals(
-        pa.schema(
-            [
-                pa.field("vector", pa.list_(pa.field("element", pa.float16()))),
-                pa.field("id", pa.int32()),
-            ]
-        )
+        pa.schema([pa.field("vector", pa.list_(pa.field("element", pa.float16()))), pa.field("id", pa.int32())])
     )
     assert found.schema.metadata == {b"made by": b"a test"} and found.schema.field("vector").metadata == {b"a": b"b"}
     assert np.array_equal(rows_of(found, "vector"), X.astype(np.float16))

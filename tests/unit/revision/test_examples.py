@@ -140,10 +140,7 @@ def test_a_file_that_changes(dialogues, tmp_path):
         list(found)
 
 
-GOOD = {
-    "id": "a",
-    "conversations": [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}],
-}
+GOOD = {"id": "a", "conversations": [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}]}
 
 
 def record(*messages, **other):
