@@ -8,6 +8,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
-from cmake_build import CMakeBuild
+from cmake_build import CMakeBuild, source_folder
 
-setup(ext_modules=[Extension("fastrealign._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
+with source_folder() as options:
+    setup(ext_modules=[Extension("fastrealign._core", sources=[])], cmdclass={"build_ext": CMakeBuild}, options=options)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 # Where CMakeLists.txt is: the folder of the setup.py that is run.
 SOURCE = Path.cwd()
@@ -27,7 +32,8 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         prefix = target.parents[ext.name.count(".")]
         # Not build_temp, which is temporary in an editable install.
-        build = SOURCE / "build" / "cmake" / f"{ext.name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+        base = self.get_finalized_command("build").build_base
+        build = SOURCE / base / "cmake" / f"{ext.name}{sysconfig.get_config_var('EXT_SUFFIX')}"
         build.mkdir(parents=True, exist_ok=True)
         # An isolated build has its tools in a temporary folder, which a cache from an earlier build would still refer to.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
@@ -43,7 +49,61 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         with Progress(f"compiling {ext.name}"):
             for command in (configure, ["cmake", "--build", ".", "-j", jobs], ["cmake", "--install", ".", "--strip"]):
-                subprocess.run(command, cwd=build, check=True)
+                try:
+                    subprocess.run(command, cwd=build, check=True)
+                except (FileNotFoundError, subprocess.CalledProcessError) as error:
+                    # setuptools prints errors of this type in one line, without a traceback.
+                    raise CompileError(missing(ext.name) or f"{error}; the lines above say why") from None
+
+
+def missing(extension: str) -> str | None:
+    """The program without which nothing compiles, and how to get it."""
+    if not shutil.which("cmake"):
+        return "CMake is not installed: pip install cmake"
+    for variable, names, advice in COMPILERS:
+        named = os.environ.get(variable)
+        if named and not shutil.which(shlex.split(named)[0]):
+            return f"{variable}={named} names no program: unset {variable}, or let it name a compiler"
+        if not named and not any(shutil.which(name) for name in names) and (variable == "CXX" or "cuda" in extension):
+            return advice
+    return None
+
+
+COMPILERS = (
+    (
+        "CXX",
+        ("c++", "g++", "clang++"),
+        "no C++ compiler found: install GCC or Clang (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; "
+        "macOS: xcode-select --install), or name one in CXX",
+    ),
+    (
+        "CUDACXX",
+        ("nvcc",),
+        "no nvcc found: install the CUDA toolkit, 12.0 or newer, and put its bin folder on PATH; Triton needs no build",
+    ),
+)
+
+
+@contextmanager
+def source_folder() -> Iterator[dict[str, dict[str, str]]]:
+    """Options of setuptools for the folder it builds in, which is held: what one build writes there another would remove.
+
+    From a folder that cannot be written, everything is built in a temporary one.
+    """
+    if not os.access(SOURCE, os.W_OK):
+        with tempfile.TemporaryDirectory() as temporary:
+            yield {"egg_info": {"egg_base": temporary}, "build": {"build_base": temporary}}
+        return
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield {}
+        return
+    (SOURCE / "build").mkdir(exist_ok=True)
+    with open(SOURCE / "build/lock", "w") as lock:
+        with Progress("waiting for another build in this folder"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield {}
 
 
 class Progress:

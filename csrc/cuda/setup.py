@@ -14,7 +14,7 @@ PROJECT = HERE.parents[1] if (HERE.parent / "row_map.h").exists() else None
 VERSION = PROJECT / "fastrealign/core/version.py" if PROJECT else HERE / "headers/version.py"
 
 sys.path.insert(0, str(HERE.parent if PROJECT else HERE / "headers"))
-from cmake_build import CMakeBuild  # noqa: E402
+from cmake_build import CMakeBuild, source_folder  # noqa: E402
 
 
 class SourceDistribution(sdist):
@@ -28,10 +28,12 @@ class SourceDistribution(sdist):
             shutil.copy(PROJECT / "LICENSE", base_dir)
 
 
-setup(
-    version=re.search(r'__version__ = "(.+)"', VERSION.read_text())[1],
-    packages=[],
-    py_modules=[],
-    ext_modules=[Extension("fastrealign_cuda", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "sdist": SourceDistribution},
-)
+with source_folder() as options:
+    setup(
+        version=re.search(r'__version__ = "(.+)"', VERSION.read_text())[1],
+        packages=[],
+        py_modules=[],
+        ext_modules=[Extension("fastrealign_cuda", sources=[])],
+        cmdclass={"build_ext": CMakeBuild, "sdist": SourceDistribution},
+        options=options,
+    )

@@ -278,7 +278,8 @@ def test_the_readme_is_short_and_has_the_two_commands():
     text = "\n".join(line for line in prose("README.md").splitlines() if not line.startswith("|"))
     assert len(text.split()) <= 600
     assert (
-        "```sh\npip install '.[demo]' && fastrealign demo\npip install '.[test]' && pytest\n```" in PAGES["README.md"]
+        "```sh\npip install '.[demo]' && fastrealign demo\npip install -U pip && pip install '.[test]' && pytest\n```"
+        in PAGES["README.md"]
     )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shutil
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def test_a_long_step_is_never_silent(cmake_build, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_a_second_build_compiles_nothing(cmake_build, tmp_path, monkeypatch, capfd):
-    """Also where setuptools builds in a temporary folder, as in an editable install."""
+@pytest.fixture
+def build(cmake_build, tmp_path, monkeypatch):
+    """Builds a module of one function into a folder."""
     pytest.importorskip("pybind11")
     from setuptools import Extension
     from setuptools.dist import Distribution
@@ -45,15 +47,81 @@ def test_a_second_build_compiles_nothing(cmake_build, tmp_path, monkeypatch, cap
         "install(TARGETS small LIBRARY DESTINATION .)\n"
     )
     (tmp_path / "small.cpp").write_text("int one() { return 1; }\n")
-    printed = []
-    for temporary in ("first", "second"):
+
+    def build(folder):
         command = cmake_build.CMakeBuild(Distribution({"ext_modules": [Extension("small", [])]}))
-        command.build_lib, command.build_temp = str(tmp_path / temporary), str(tmp_path / f"temp-{temporary}")
+        command.build_lib, command.build_temp = str(tmp_path / folder), str(tmp_path / f"temp-{folder}")
         command.ensure_finalized()
         command.run()
-        assert list((tmp_path / temporary).glob("*small*"))
+        assert list((tmp_path / folder).glob("*small*"))
+
+    return build
+
+
+def test_a_second_build_compiles_nothing(build, capfd):
+    """Also where setuptools builds in a temporary folder, as in an editable install."""
+    printed = []
+    for folder in ("first", "second"):
+        build(folder)
         printed.append(capfd.readouterr().out)
     assert "Building CXX" in printed[0] and "Building CXX" not in printed[1]
+
+
+def test_what_is_missing_is_named_with_the_way_to_get_it(build, cmake_build, tmp_path, monkeypatch):
+    """In an error that setuptools prints as one line: no traceback."""
+    from setuptools.errors import CompileError
+
+    (tmp_path / "bin").mkdir()
+    for tool in ("cmake", "ninja"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or pytest.skip(f"no {tool}"))
+    monkeypatch.delenv("CXX", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path / "bin"))
+        with pytest.raises(CompileError, match=r"no C\+\+ compiler found: install .* apt install g\+\+"):
+            build("no_compiler")
+        assert cmake_build.missing("fastrealign_cuda").startswith("no C++ compiler found")
+        (tmp_path / "bin/c++").symlink_to("/bin/false")
+        assert cmake_build.missing("fastrealign_cuda").startswith("no nvcc found: install the CUDA toolkit")
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(CompileError, match="pip install cmake"):
+            build("no_cmake")
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "nonsense -O2")
+        with pytest.raises(CompileError, match="CXX=nonsense -O2 names no program: unset CXX"):
+            build("no_such_compiler")
+    (tmp_path / "small.cpp").write_text("int one( {\n")
+    with pytest.raises(CompileError, match="the lines above say why"):
+        build("faulty")
+
+
+def test_builds_of_one_folder_wait_for_each_other(cmake_build, tmp_path, monkeypatch):
+    """pip builds in the source folder, and setuptools removes parts of `build/` as it ends."""
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(cmake_build, "SOURCE", tmp_path)
+    events = []
+
+    def second():
+        with cmake_build.source_folder():
+            events.append("second")
+
+    other = threading.Thread(target=second)
+    with cmake_build.source_folder() as options:
+        assert options == {}
+        other.start()
+        time.sleep(0.3)
+        events.append("first")
+    other.join(30)
+    assert events == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_written_is_built_elsewhere(cmake_build, tmp_path, monkeypatch):
+    monkeypatch.setattr(cmake_build, "SOURCE", tmp_path)
+    monkeypatch.setattr(cmake_build.os, "access", lambda path, mode: path != tmp_path)
+    with cmake_build.source_folder() as options:
+        elsewhere = {Path(folder) for group in options.values() for folder in group.values()}
+        assert len(elsewhere) == 1 and elsewhere.pop().is_dir()
+        assert options.keys() == {"egg_info", "build"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_source_distribution_of_the_cuda_package_can_be_built(tmp_path, monkeypatch):
