@@ -57,6 +57,7 @@ CPU_MINUTES = {
     "recalibration": 0.6,
     "membership": 0.2,
     "roles": 1.0,
+    "scores": 13.1,
     "change_encoder": 2.1,
     "held_scale": 25.0,
     "one_stage": 2.7,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import sys
 import time
 import warnings
@@ -146,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ship", action="store_true", help="also write what ships with the package, of head C0")
     given = parser.parse_args(arguments)
-    if given.seeds < 1 or any(scale <= 0 for scale in given.scales):
-        parser.error("--seeds and --scales: expected numbers above 0")
+    if given.seeds < 1 or not all(0 < scale < math.inf for scale in given.scales):
+        parser.error("--seeds and --scales: expected finite numbers above 0")
     kinds = {kind: (OBJECTIVES[kind], SHAPES[kind]) for kind in SHAPES}
     kinds |= {f"S{scale:g}-": (Objective(infonce, scale, False), SHAPES["C"]) for scale in given.scales}
     start = time.perf_counter()
@@ -156,11 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True)
 
     try:
+        given.out.mkdir(parents=True, exist_ok=True)  # before what takes minutes
         extract(given.out, given.folders, say)
         parts = part(given.out, say)
         heads(given.out, parts, kinds, given.seeds, say)
         if given.ship:
             ship(given.out, say)
+    except OSError as error:
+        print(f"bench.paper.real: {error.filename or given.out}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except InputError as error:
         print(f"bench.paper.real: {error}", file=sys.stderr)
         return 2

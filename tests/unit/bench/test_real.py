@@ -69,6 +69,17 @@ def test_the_command_says_so_in_one_message(tmp_path, capsys, monkeypatch):
     assert "openclipart-png (apt-get install openclipart-png): expected" in said and said.count("\n") == 1
 
 
+def test_options_and_a_folder_that_cannot_be_are_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main, "extract", None)
+    (tmp_path / "file").write_text("")
+    assert main.main(["--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err == f"bench.paper.real: {tmp_path / 'file'}: File exists\n"
+    for options in (["--seeds", "0"], ["--scales", "nan"], ["--scales", "20", "inf"]):
+        with pytest.raises(SystemExit):
+            main.main(["--out", str(tmp_path / "out"), *options])
+        assert capsys.readouterr().err.endswith("--seeds and --scales: expected finite numbers above 0\n")
+
+
 def test_titles_long_captions_licences_and_copies(root):
     add(root, "animals/old_cat_jo_smi_01", "Old cat", 1, says="sits, see http://x.org or a@b.org")
     add(root, "animals/copy", "A copy", 1)
