@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastrealign.cli.console import progress_of
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.data import options

@@ -6,8 +6,9 @@ import argparse
 
 import fastrealign as fr
 from fastrealign.cli.arguments import COLUMN, DTYPES, add_fsync, add_output_options, chosen, dtype, paths, small
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.choices import SIDES, TARGETS
 
 _MORE = """\

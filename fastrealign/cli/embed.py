@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import fastrealign as fr
 from fastrealign.cli.arguments import add_fsync, add_option, add_output_options, chosen, dtype, positive, small
 from fastrealign.cli.config import add_config
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
 from fastrealign.cli.garbage_collection import collect_as_usual
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 
 if TYPE_CHECKING:

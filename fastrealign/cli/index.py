@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import add_option, add_output_options, chosen, positive
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.optional import Lazy
 from fastrealign.data import options
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli import arguments
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.optional import Lazy
 from fastrealign.methods.fit_options import PAIRED_METHODS
 

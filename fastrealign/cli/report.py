@@ -19,8 +19,9 @@ from fastrealign.cli.arguments import (
     positive,
     seed,
 )
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.cli.report_search import SEARCH_ONLY, add_search_options, refuse, run_search
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import check_new, chosen, paths, positive
-from fastrealign.cli.console import progress_of, show
+from fastrealign.cli.console import show
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
 from fastrealign.core.optional import Lazy
 from fastrealign.core.text import meant, shown

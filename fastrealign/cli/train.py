@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fastrealign.cli.arguments import add_output_options
-from fastrealign.cli.console import log_record, progress_of, show
+from fastrealign.cli.console import log_record, show
 from fastrealign.cli.garbage_collection import collect_as_usual
 from fastrealign.cli.parser import Command
+from fastrealign.cli.progress import progress_of
 from fastrealign.core.optional import Lazy, optional
 from fastrealign.core.text import shown
 

@@ -3,7 +3,7 @@
 sides     the rows: both sides opened, and what is drawn from them; class_labels: their labels
 by_length the source by the length of its captions; row_lengths: where these come from
 measure   which figures are taken, from the diagnostics and the compared methods; refits: on samples, on other domains
-judging   every method scored on the same rows; tasks: search and the classifier; outcomes: differences and their intervals
+scoring   every method scored on the same rows; tasks: search and the classifier; outcomes: differences and their intervals
 data      report_data, the figures; result: GapReport, the same with text, JSON, HTML and files
 verdict   the sentences that state a finding: verdict, headline, titles; advice: what to do
 table     the rows of the table, and the report as plain text; method_style: names and colours

@@ -28,11 +28,11 @@ from fastrealign.diagnostics.second_moments import Covariance, covariance, diffe
 from fastrealign.diagnostics.topology import angular_topology, instance_cosine, pairwise_correlation
 from fastrealign.diagnostics.unit_rows import Estimate, count_rows, mean_estimate, paired_blocks, sample
 from fastrealign.gap_report.by_length import lengths_of
-from fastrealign.gap_report.judging import Judge
 from fastrealign.gap_report.outcomes import means_of
 from fastrealign.gap_report.refits import across_domains, fit_realign, sample_sizes
 from fastrealign.gap_report.report_data import MethodFigures, Pairs, Plane, Side, Spectrum
 from fastrealign.gap_report.result import GapReport
+from fastrealign.gap_report.scoring import Judge
 from fastrealign.gap_report.sides import MIXING_K, OWN, ReportOptions, Sides, open_and_draw
 from fastrealign.methods.baselines import fit_baseline
 from fastrealign.methods.method import Method
