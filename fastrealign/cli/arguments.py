@@ -7,26 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fastrealign.cli.lazy import dtypes, loading, roles, saved_tensors, storage_paths
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 from fastrealign.data import options
 from fastrealign.data.options import BAD_ROWS, BAD_SHARDS
 from fastrealign.methods.fit_options import CENTROIDS
 from fastrealign.methods.fit_options import HELP as FIT_HELP
 
 if TYPE_CHECKING:
-    from fastrealign.core import dtypes
-    from fastrealign.formats import saved_tensors
-    from fastrealign.methods import loading, roles
-    from fastrealign.storage import paths as storage_paths
     from fastrealign.storage.paths import Place
-else:
-    dtypes = Lazy("fastrealign.core.dtypes")
-    loading = Lazy("fastrealign.methods.loading")
-    roles = Lazy("fastrealign.methods.roles")
-    saved_tensors = Lazy("fastrealign.formats.saved_tensors")
-    storage_paths = Lazy("fastrealign.storage.paths")
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 SOURCE = (

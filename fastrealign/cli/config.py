@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastrealign.cli.lazy import yaml_file
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import brief, meant
-
-if TYPE_CHECKING:
-    from fastrealign.storage import yaml_file
-else:
-    yaml_file = Lazy("fastrealign.storage.yaml_file")
 
 OPTION = "--config"
 _HELP = (

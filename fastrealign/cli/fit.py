@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING
 import fastrealign as fr
 from fastrealign.cli import arguments, role_options
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import inspection, process_group
 from fastrealign.cli.parser import Command
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 
 if TYPE_CHECKING:
-    from fastrealign.data import process_group
-    from fastrealign.jobs import inspection
     from fastrealign.methods.method import Method
-else:
-    process_group = Lazy("fastrealign.data.process_group")
-    inspection = Lazy("fastrealign.jobs.inspection")
 
 _MORE = """\
 examples:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import add_option, add_output_options, chosen, positive
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import index_job
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
-from fastrealign.core.optional import Lazy
 from fastrealign.data import options
-
-if TYPE_CHECKING:
-    from fastrealign.retrieval import index_job
-else:
-    index_job = Lazy("fastrealign.retrieval.index_job")
 
 _MORE = """\
 STORE is a FAISS index file, a LanceDB folder or table (x.lance), a Qdrant folder

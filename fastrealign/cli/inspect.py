@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import COLUMN, JSON, paths
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import inspection
 from fastrealign.cli.parser import Command
-from fastrealign.core.optional import Lazy
-
-if TYPE_CHECKING:
-    from fastrealign.jobs import inspection
-else:
-    inspection = Lazy("fastrealign.jobs.inspection")
 
 
 def add(command: Command) -> None:

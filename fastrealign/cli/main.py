@@ -16,26 +16,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastrealign.cli import align, apply, check, completion, convert, embed, fit, index, inspect, report, train
 from fastrealign.cli import map as map_command
 from fastrealign.cli.console import say, silence, writing_out
 from fastrealign.cli.demo import command as demo
 from fastrealign.cli.garbage_collection import collect_seldom
+from fastrealign.cli.lazy import cpu, process_group
 from fastrealign.cli.parser import parser_of
 from fastrealign.cli.signals import Interrupt
 from fastrealign.core.errors import FastRealignError, FitWarning, InputError, shortage
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import note_secrets, shown_traceback
 from fastrealign.core.wording import on_command_line
-
-if TYPE_CHECKING:
-    from fastrealign.core import cpu
-    from fastrealign.data import process_group
-else:  # they import NumPy, which --help and a misspelt option do without
-    cpu = Lazy("fastrealign.core.cpu")
-    process_group = Lazy("fastrealign.data.process_group")
 
 # OpenBLAS's threads spin this long, 2^20 clock ticks, before they sleep. By default they take a core for 0.1 s once NumPy is
 # imported, and align multiplies no matrices.

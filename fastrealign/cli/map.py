@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli import arguments
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import map_text
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
-from fastrealign.core.optional import Lazy
 from fastrealign.methods.fit_options import PAIRED_METHODS
-
-if TYPE_CHECKING:
-    from fastrealign.jobs import map_text
-else:
-    map_text = Lazy("fastrealign.jobs.map_text")
 
 _MORE = """\
 examples:

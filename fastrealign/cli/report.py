@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import fastrealign as fr
 from fastrealign.cli.arguments import (
@@ -20,22 +19,14 @@ from fastrealign.cli.arguments import (
     seed,
 )
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import figures, protected_inputs, result
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
 from fastrealign.cli.report_search import SEARCH_ONLY, add_search_options, refuse, run_search
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
 from fastrealign.methods.fit_options import METHODS as KNOWN
-
-if TYPE_CHECKING:
-    from fastrealign.gap_report import figures, result
-    from fastrealign.jobs import protected_inputs
-else:  # only when a report is made, for they import the diagnostics
-    figures = Lazy("fastrealign.gap_report.figures", "report", "a report")
-    result = Lazy("fastrealign.gap_report.result", "report", "a report")
-    protected_inputs = Lazy("fastrealign.jobs.protected_inputs")
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs

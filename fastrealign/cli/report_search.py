@@ -5,26 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastrealign.cli.arguments import check_new, chosen, paths, positive
 from fastrealign.cli.console import show
+from fastrealign.cli.lazy import documents, evaluation, protected_inputs, result, storage_paths
 from fastrealign.cli.progress import progress_of
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 from fastrealign.core.text import meant, shown
-
-if TYPE_CHECKING:
-    from fastrealign.gap_report import result
-    from fastrealign.jobs import protected_inputs
-    from fastrealign.retrieval import documents, evaluation
-    from fastrealign.storage import paths as storage_paths
-else:  # only when a report is made
-    result = Lazy("fastrealign.gap_report.result", "report", "a report")
-    protected_inputs = Lazy("fastrealign.jobs.protected_inputs")
-    documents = Lazy("fastrealign.retrieval.documents")
-    evaluation = Lazy("fastrealign.retrieval.evaluation")
-    storage_paths = Lazy("fastrealign.storage.paths")
 
 # Options of one kind of report, by the name of their values, and what they are without being given.
 SEARCH_ONLY: Mapping[str, object] = {"queries": None, "qrels": None, "roles": None, "ids": [], "sample": None}

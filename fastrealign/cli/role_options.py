@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import fastrealign as fr
 from fastrealign.cli import arguments
+from fastrealign.cli.lazy import storage_paths
 from fastrealign.core.errors import InputError
-from fastrealign.core.optional import Lazy
 
 if TYPE_CHECKING:
     from fastrealign.methods.roles import Roles
-    from fastrealign.storage import paths as storage_paths
-else:
-    storage_paths = Lazy("fastrealign.storage.paths")
 
 # Options of a fit of two sides that roles do not take, by their attributes.
 _OF_SIDES = {

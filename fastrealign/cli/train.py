@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from fastrealign.cli.arguments import add_output_options
 from fastrealign.cli.console import log_record, show
 from fastrealign.cli.garbage_collection import collect_as_usual
+from fastrealign.cli.lazy import config_file, revision_paths
 from fastrealign.cli.parser import Command
 from fastrealign.cli.progress import progress_of
-from fastrealign.core.optional import Lazy, optional
+from fastrealign.core.optional import optional
 from fastrealign.core.text import shown
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-
-    from fastrealign.revision import config_file
-    from fastrealign.revision import paths as revision_paths
-else:  # only when a stage is trained
-    config_file = Lazy("fastrealign.revision.config_file", "revision", "train")
-    revision_paths = Lazy("fastrealign.revision.paths", "revision", "train")
 
 _STAGES = {
     "stage1": "train the adapter alone on text, whose embeddings stand in for images",
