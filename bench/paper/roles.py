@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,17 +97,22 @@ def split(roles: Roles, rows: Rows, seed: int) -> list[float]:
 
 
 def lost(before: np.ndarray, after: np.ndarray) -> list[list[float]]:
-    """By how much each share of COLUMNS but the first falls over all divisions, and its standard error over queries.
+    """By how much each share of COLUMNS but the first falls over all divisions, the standard error over queries of this
+    difference, and that of the share before.
 
     before, after: float64 (divisions, 4, n)
     """
-    differences = before - after
-    there = ~np.isnan(differences)
     fell = []
-    for one, count in zip(np.nansum(differences, axis=0), there.sum(axis=0), strict=True):
-        mean, n = one.sum() / count.sum(), int((count > 0).sum())
-        fell.append([float(mean), float(np.sqrt(((one - count * mean) ** 2).sum() * n / (n - 1)) / count.sum())])
+    for one, other in zip(before.swapaxes(0, 1), after.swapaxes(0, 1), strict=True):
+        fell.append([*_mean(one - other), _mean(one)[1]])
     return fell
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """The mean of values (divisions, n) that are there, and its standard error over the n queries."""
+    count, sums = (~np.isnan(values)).sum(axis=0), np.nansum(values, axis=0)
+    mean, n = sums.sum() / count.sum(), int((count > 0).sum())
+    return float(mean), float(np.sqrt(((sums - count * mean) ** 2).sum() * n / (n - 1)) / count.sum())
 
 
 def found(scores: np.ndarray) -> np.ndarray:
@@ -144,11 +150,28 @@ def table(fit: Rows, test: Rows) -> dict[str, dict[str, Any]]:
         found[method] = {"taken": roles.method, "splits": splits.tolist()}
     found[AUTO]["lost"] = lost(by["none"], by[AUTO])
     falls = (
-        f"{name} {fall:+.4f} ± {error:.4f}"
-        for name, (fall, error) in zip(COLUMNS[1:], found[AUTO]["lost"], strict=True)
+        f"{name} {fall:+.4f} ± {error:.4f} (the share ± {own:.4f})"
+        for name, (fall, error, own) in zip(COLUMNS[1:], found[AUTO]["lost"], strict=True)
     )
     print(f"\n{roles.reason}\nLost on held-out things, ± standard error: {', '.join(falls)}\n")
     return found
+
+
+def fallen(searches: Sequence[dict[str, Any]]) -> str:
+    """How many shares fell where auto took a map on heads with a small gap, and how many would by chance, without an effect."""
+    small = [one for one in searches if one["head"][0] in "AB" and one["part"] == "test"]
+    lost = [one["methods"][AUTO]["lost"] for one in small if one["methods"][AUTO]["taken"] != "none"]
+    shares = [share for one in lost for share in one]
+    falls = [(fall, error) for fall, error, _ in shares], [(fall, own) for fall, _, own in shares]
+    counts = [sum(fall > 0 and fall >= error for fall, error in one) for one in falls]
+    varying = [(error, own) for _, error, own in shares if error > 0]
+    chance = [0.5 * math.erfc(ratio / math.sqrt(2)) for ratio in (1.0, *(own / error for error, own in varying))]
+    most = max((fall for fall, *_ in shares), default=0.0)
+    return (
+        f"auto took a map in {len(lost)} of {len(small)} searches of heads with a small gap; of their {len(shares)} shares "
+        f"{counts[0]} fell by a standard error of the difference or more (by chance {chance[0] * len(varying):.1f}), "
+        f"{counts[1]} by one of the share (by chance {sum(chance[1:]):.1f}); at most by {most:.4f}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -187,6 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             about = {"kind": "roles", "machine": machine(("numpy",), fastrealign=fr.__version__), "columns": COLUMNS}
             kept = about | {"searches": sorted(others + done, key=lambda one: (*HEADS, one["head"]).index(one["head"]))}
             save_bytes(given.out, (json.dumps(kept, indent=1) + "\n").encode())
+    if given.out:
+        print(fallen(kept["searches"]))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "ids of the rows of a role (query, text or image), one a line: .txt, .json, .npy or .parquet; by default those in the "
         "files, or else the numbers of the rows; may be repeated"
     )
-    group.add_argument("--ids", action="append", default=[], metavar="ROLE=FILE", help=text)
+    group.add_argument("--ids", nargs="+", action="extend", default=[], metavar="ROLE=FILE", help=text)
     text = "measure at most this many judged queries (default: 2000)"
     group.add_argument("--sample", type=positive, metavar="N", help=text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import re
@@ -184,8 +185,6 @@ def _check_there(path: Path) -> None:
     except InputError as error:
         near = []
         with suppress(OSError):
-            import difflib
-
             near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.7)
         raise InputError(f"{error}{f'; did you mean {path.parent / near[0]}?' if near else ''}") from None
 

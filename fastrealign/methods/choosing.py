@@ -2,7 +2,8 @@
 
 Every method is fitted and its maps are tried in one index of all documents of the pairs. The simplest method is taken that is
 not worse than the best by more than a standard error of their difference, which is of the same queries. Where the gap is small,
-a method that lowers a kind of pairs by more than a standard error, in the index or among documents of one role, is left out.
+a method is left out that lowers a kind of pairs by more than a standard error, in the index or among documents of one role, or
+that finds more than none does by less than two standard errors.
 
 balanced   centred, and then the cosines of some roles of documents are made smaller by one factor, so that the best document
            that is not a query's own has the same cosine in every role, in the mean over queries: a wrong caption does not come
@@ -43,6 +44,8 @@ AUTO = "auto"
 _SIMPLEST_FIRST = ("none", "centred", "anchor", "anchor-trace", "realign", "realign-exact", BALANCED, "z-score", "bca")
 # The gap is large where without a map documents of a role are found less than this part as often as in an index of their own.
 _LARGE = 0.25
+# Where it is small, a method finds more than none does by so many standard errors, or is not worth its map.
+_WORTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -197,16 +200,14 @@ def _choice(pairs: Pairs, tried: _Tried, trials: Mapping[str, Trial]) -> tuple[s
     """The method to take, and why, in a few sentences."""
     before = trials["none"].kinds
     hidden = [name for name, one in before.items() if one.found < _LARGE * one.alone]
-    harms = {} if hidden else {name: harm for name in trials if (harm := _harm(pairs, tried, name)) is not None}
-    allowed = [name for name in _SIMPLEST_FIRST if name in trials and name not in harms]
+    others = [] if hidden else [name for name in trials if name != "none"]
+    against = {name: why for name in others if (why := _against(pairs, tried, name)) is not None}
+    allowed = [name for name in _SIMPLEST_FIRST if name in trials and name not in against]
     best = max(allowed, key=lambda name: trials[name].found)
 
     def short_of_best(name: str) -> float:
         """By how many standard errors it is worse than the best."""
-        differences = [
-            a.astype(float) - b for a, b in zip(tried.found[best].together, tried.found[name].together, strict=True)
-        ]
-        lead, error = trials[best].found - trials[name].found, error_of(pairs, pairs.kinds, differences)
+        lead, error = _lead(pairs, tried, best, name)
         return lead / error if error > 0 else (0.0 if lead <= 0 else np.inf)
 
     taken = next(name for name in allowed if short_of_best(name) <= 1.0)
@@ -220,14 +221,21 @@ def _choice(pairs: Pairs, tried: _Tried, trials: Mapping[str, Trial]) -> tuple[s
     if hidden:
         one = before[hidden[0]]
         said += f"; the gap is large: without a map {hidden[0]} finds {one.found:.3f}, alone {one.alone:.3f}"
-    elif harms:
-        name = max(harms, key=lambda name: trials[name].found)
-        said += f"; the gap is small, and {name} is left out since {harms[name]}"
+    elif against:
+        name = max(against, key=lambda name: trials[name].found)
+        said += f"; the gap is small, and {name} is left out since {against[name]}"
     return taken, f"{said}."
 
 
-def _harm(pairs: Pairs, tried: _Tried, name: str) -> str | None:
-    """What a method lowers by more than one standard error against none; None for nothing."""
+def _lead(pairs: Pairs, tried: _Tried, one: str, other: str) -> tuple[float, float]:
+    """By how much one method finds more than another in the index, the mean over kinds, and the standard error of that."""
+    found = zip(tried.found[one].together, tried.found[other].together, strict=True)
+    differences = [a.astype(float) - b for a, b in found]
+    return float(np.mean([one.mean() for one in differences])), error_of(pairs, pairs.kinds, differences)
+
+
+def _against(pairs: Pairs, tried: _Tried, name: str) -> str | None:
+    """What a method lowers by more than one standard error against none, or that it finds too little more; None for neither."""
     none, other = tried.found["none"], tried.found[name]
     for where, a, b in (("in the index", none.together, other.together), ("alone", none.alone, other.alone)):
         for kind, before, after in zip(pairs.kinds, a, b, strict=True):
@@ -235,7 +243,10 @@ def _harm(pairs: Pairs, tried: _Tried, name: str) -> str | None:
             error = error_of(pairs, [kind], [lost])
             if lost.mean() > 1.01 * error:  # one pair lost of all is one standard error, or a hair more
                 return f"it lowers {kind} {where} by {lost.mean():.3f} (standard error {error:.3f})"
-    return None
+    lead, error = _lead(pairs, tried, name, "none")
+    if lead <= 0.0:
+        return "it finds no more than none"
+    return None if lead > _WORTH * error else f"it finds only {lead:.3f} more than none (standard error {error:.3f})"
 
 
 def _figures(trial: Trial) -> str:

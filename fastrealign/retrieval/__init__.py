@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastrealign.retrieval.evaluation import evaluate
 from fastrealign.retrieval.exact_search import top_k
 from fastrealign.retrieval.fusion import fuse, fuse_scores
-from fastrealign.retrieval.index_job import IndexReport, index
+from fastrealign.retrieval.index_job import index
+from fastrealign.retrieval.index_report import IndexReport
 from fastrealign.retrieval.merging import Hits, merge
 from fastrealign.retrieval.pairs_from_judgements import judged_pairs
 from fastrealign.retrieval.scores import Scores, fit_scores

@@ -6,16 +6,16 @@ import os
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.formatting import count, listing, short
+from fastrealign.core.formatting import count
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import brief, meant, shown
 from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
 from fastrealign.jobs.job import Interrupted
+from fastrealign.retrieval.index_report import IndexReport
 from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps, RolesLike
 from fastrealign.retrieval.stores.base import Store, StoreOptions, check_unit
 from fastrealign.retrieval.stores.opening import open_store
@@ -23,60 +23,6 @@ from fastrealign.retrieval.stores.opening import open_store
 # "keep" would put rows of any length among unit rows.
 _BAD_ROWS = ("error", "skip")
 _NAMED = 5
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What `index` did.
-
-    Attributes
-    ----------
-    store, target : str
-        The store, and the column, named vector or file that holds the aligned vectors.
-    rows, before : int
-        Rows that this run wrote, and that were written before it.
-    skipped : int
-        Rows without a direction, whose aligned vector stays empty.
-    roles : dict of str to int
-        Rows that this run wrote, by role.
-    fingerprint : str
-        SHA-256 (hex) of the maps, stored with the aligned vectors.
-    seconds : float
-        Time that the run took.
-    dropped : str
-        The vectors, or the file, that `drop_old` removed; "" for none.
-    """
-
-    store: str
-    target: str
-    rows: int
-    before: int
-    skipped: int
-    roles: dict[str, int]
-    fingerprint: str
-    seconds: float
-    dropped: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return dict(vars(self))
-
-    def __str__(self) -> str:
-        by_role = ", ".join(f"{role} {n:,}" for role, n in self.roles.items())
-        speed = f"{self.seconds:.1f} s, {short(self.rows / max(self.seconds, 1e-9))} rows/s"
-        nothing = f"nothing: {'all is done' if self.before or self.skipped else 'there are no rows'}"
-        lines = listing(
-            (
-                "written",
-                f"{count(self.rows, 'row')} to {self.target} ({speed})" if self.rows else nothing,
-            ),
-            ("roles", by_role),
-            ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
-            ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
-            ("dropped", self.dropped or None),
-            ("search", "with queries of their role: fastrealign.retrieval.searcher"),
-        )
-        return "\n".join([f"{self.store}: {self.target}", *lines])
 
 
 def index(
@@ -98,8 +44,9 @@ def index(
     """Add an aligned vector to every row of a store of vectors, beside the vector that is there.
 
     Rows are read, mapped and written in batches. A run that was interrupted or killed resumes where it was when it is started
-    again; so does one after rows were added, or given another role: the role that each row was mapped with is stored beside its
-    aligned vector. What is written is never read as a source.
+    again; so does one after rows were added, or given another vector or role: rows that are written are mapped again and
+    compared, and the role that each was mapped with is stored beside its aligned vector. What is written is never read as a
+    source.
 
     Parameters
     ----------
@@ -187,7 +134,7 @@ def index(
         pending, before = opened.pending()
         try:
             if readable:
-                with progress.running("indexing", pending):
+                with progress.running("indexing", pending + before):
                     opened.fill(mapper, role_column)
             elif pending:
                 warn(
@@ -209,12 +156,13 @@ def index(
             shown(opened.where),
             opened.target,
             sum(mapper.counts.values()),
-            before,
+            before - mapper.since,
             mapper.skipped,
             dict(mapper.counts),
             maps.fingerprint,
             time.monotonic() - begun,
             dropped,
+            mapper.since,
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from fastrealign.storage.paths import AnyPath, is_path
 # Rows of one role among others are gathered in blocks of this size, so that they stay in the cache until they are mapped.
 _BLOCK_BYTES = 1 << 20
 
+
+# A stored row that differs by more from what its vector is mapped to is of another vector: rounding differs by less, also
+# between processors.
+_ROUNDING = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 1e-5}
 
 # The maps of an index: of each role, or one for all rows; or the file that either was saved to.
 RolesLike: TypeAlias = Roles | Method | AnyPath
@@ -89,24 +93,44 @@ class MapOptions:
 
 @dataclass
 class Mapper:
-    """Maps batches by role, and counts."""
+    """Maps batches by role, and counts: what was written by role, rows without a direction, rows that were changed since."""
 
     where: str
     maps: RoleMaps
     role: str | None
     options: MapOptions
     skipped: int = 0
+    since: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, batch: Batch) -> Aligned:
+        parts = self._parts(batch)
+        out, flags = self._mapped(batch, parts)
+        good = flags == GOOD
+        for role, at in parts:
+            self.counts[role] += int(np.count_nonzero(good if at is None else good[at]))
+        if not good.all():
+            self._bad(batch, flags)
+        self.options.progress.advance(len(out), out.nbytes)
+        return Aligned(out, good)
+
+    def changed(self, batch: Batch, stored: np.ndarray) -> np.ndarray:
+        out, flags = self._mapped(batch, self._parts(batch))
+        apart = np.abs(np.subtract(out, stored, out=out), out=out).max(axis=1, initial=0.0)
+        others = ~((apart <= _ROUNDING[out.dtype]) & (flags == GOOD))
+        n = int(np.count_nonzero(others))
+        self.since += n
+        self.options.progress.advance(len(out) - n, out.nbytes)
+        return others
+
+    def _mapped(self, batch: Batch, parts: list[tuple[str, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
+        """Mapped rows, and the state of each."""
         out = np.empty((len(batch.rows), self.maps.dim_out), written_dtype(batch.rows.dtype))
         flags = np.full(len(out), GOOD, np.uint8)
-        parts = [(self.role, None)] if batch.roles is None else self._parts(batch.roles)
         block = max(1, _BLOCK_BYTES // batch.rows[:1].nbytes) if len(parts) > 1 else 0
         rows, mapped = (np.empty((block, like.shape[1]), like.dtype) for like in (batch.rows, out))
         states = np.empty(block, np.uint8)
         for role, at in parts:
-            assert role is not None
             if at is None or len(at) == len(out):
                 self._apply(role, batch.rows, out, flags)
                 continue
@@ -116,14 +140,14 @@ class Mapper:
                 np.take(batch.rows, some, axis=0, out=rows[:n], mode="clip")  # "raise" would copy them twice
                 self._apply(role, rows[:n], mapped[:n], states[:n])
                 out[some], flags[some] = mapped[:n], states[:n]
-        good = flags == GOOD
-        if not good.all():
-            self._bad(batch, flags)
-        self.options.progress.advance(len(out), out.nbytes)
-        return Aligned(out, good)
+        return out, flags
 
-    def _parts(self, roles: Sequence[Any] | np.ndarray) -> list[tuple[str, np.ndarray]]:
-        """The numbers of the rows of each role."""
+    def _parts(self, batch: Batch) -> list[tuple[str, np.ndarray | None]]:
+        """The numbers of the rows of each role; None for all."""
+        roles = batch.roles
+        if roles is None:
+            assert self.role is not None
+            return [(self.role, None)]
         numbers = {role: at for at, role in enumerate(self.maps.maps)}
         codes = np.fromiter((numbers.get(value, -1) for value in roles), np.int64, len(roles))
         if (codes < 0).any():  # written since the values were counted
@@ -134,8 +158,7 @@ class Mapper:
         return [(role, np.flatnonzero(codes == at)) for role, at in numbers.items() if (codes == at).any()]
 
     def _apply(self, role: str, rows: np.ndarray, out: np.ndarray, flags: np.ndarray) -> None:
-        found = self.maps.maps[role].apply(rows, out, Call(flags=flags, threads=self.options.threads))
-        self.counts[role] += found.good
+        self.maps.maps[role].apply(rows, out, Call(flags=flags, threads=self.options.threads))
 
     def _bad(self, batch: Batch, flags: np.ndarray) -> None:
         bad = np.flatnonzero(flags != GOOD)

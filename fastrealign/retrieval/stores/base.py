@@ -1,19 +1,20 @@
 """What a store of vectors offers to `index` and to a searcher, and what all stores share.
 
 A store holds rows with a vector each, and gets an aligned vector beside it, the target. Where rows have a role each, the role
-that a row was mapped with is stored beside its target. A row is not done yet if its target is empty, or the role beside it is
-not the one that the row has now: there is no other mark of progress, and vector and role are written together, so that a run
-that was killed resumes where it was. The fingerprint of the roles that the target is made with is stored with the target.
+that a row was mapped with is stored beside its target. A row is not done yet if its target is empty, the role beside it is not
+the one that the row has now, or its target is not what its vector is mapped to now, since the vector was changed. There is no
+other mark of progress, and vector and role are written together, so that a run that was killed resumes where it was. The
+fingerprint of the roles that the target is made with is stored with the target.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -77,7 +78,14 @@ class Aligned(NamedTuple):
     good: np.ndarray
 
 
-Align: TypeAlias = Callable[[Batch], Aligned]
+class Align(Protocol):
+    """The maps of the roles, as a store uses them."""
+
+    def __call__(self, batch: Batch) -> Aligned:
+        """Map rows that are to be written."""
+
+    def changed(self, batch: Batch, stored: np.ndarray) -> np.ndarray:
+        """Which rows (bool (n,)) are mapped to something else than what is stored (n, dim of the target), or to nothing."""
 
 
 class Found(NamedTuple):
@@ -121,13 +129,15 @@ class Store(Protocol):
         record."""
 
     def pending(self) -> tuple[int, int]:
-        """How many rows have no aligned vector, or one of another role than they have now, and how many are done.
+        """How many rows have no aligned vector, or one of another role than they have now, and how many have theirs: `fill`
+        finds those of them whose vector was changed since.
 
         Where an earlier version stored no roles, none is done while the vectors that were read are there.
         """
 
     def fill(self, align: Align, role_column: str | None) -> None:
-        """Map the pending rows in batches and write them; what is written stays, whatever happens next."""
+        """Map in batches, and write, the pending rows and those whose vector was changed since; what is written stays,
+        whatever happens next."""
 
     def drop_old(self) -> str:
         """Remove the vectors that were read, and name what was removed; "" for nothing."""

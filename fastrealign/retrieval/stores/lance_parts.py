@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from contextlib import suppress
@@ -75,10 +76,13 @@ class Filled:
 
 
 class DataFile:
-    """A new data file of a table, while it is written: a context manager that removes it unless it was finished."""
+    """A new data file of a table, while it is written: a context manager that removes it unless it was finished.
 
-    def __init__(self, folder: str, schema: Any, version: str) -> None:
-        self._name = f"{uuid.uuid4()}.lance"
+    made_of: what its name ends with
+    """
+
+    def __init__(self, folder: str, schema: Any, version: str, made_of: str) -> None:
+        self._name = f"{uuid.uuid4()}-{made_of}.lance"
         self._path = Path(folder, "data", self._name).absolute()
         self._schema, self._whole = schema, False
         self._writer = optional("lance.file", "lancedb", "LanceDB").LanceFileWriter(
@@ -110,6 +114,13 @@ class DataFile:
             self._path.unlink(missing_ok=True)
 
 
+def made_of(data: Any, column: str, fragment: Any) -> str:
+    """Stands for the data files of a fragment, which never change, that hold the values of a column."""
+    number = next(field.id() for field in data.lance_schema.fields() if field.name() == column)
+    paths = sorted(file.path for file in fragment.data_files() if number in file.fields)
+    return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
+
+
 def numbers_in(fragment: Any) -> set[int]:
     """The numbers of the fields that a fragment has values of."""
     return {number for file in fragment.data_files() for number in file.fields}
@@ -130,6 +141,15 @@ def values_of(column: Any) -> np.ndarray:
     coded = column.dictionary_encode()
     values = np.array([*coded.dictionary.to_pylist(), None], object)
     return values[np.asarray(coded.indices.fill_null(len(values) - 1))]
+
+
+def metric_of(data: Any, column: str) -> str | None:
+    """That of the index on a column; None where there is none."""
+    for index in data.describe_indices():
+        if index.field_names == [column]:
+            kind = data.stats.index_stats(index.name)["indices"][0].get("metric_type")
+            return kind if kind in ("dot", "l2") else "cosine"
+    return None
 
 
 def table_folder(location: str, table: str | None) -> str:

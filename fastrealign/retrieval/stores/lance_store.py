@@ -3,8 +3,9 @@
 The aligned vectors are a column of their own, and the roles that they were made with another. Both are added empty, with the
 record in their metadata, which is one commit. Then each fragment (up to a million rows) with rows to map gets a data file with
 these columns alone, written in batches, in place of the one that held them; the fragments that are complete are committed.
-A commit names the columns it changed, so that an index on them no longer answers for these fragments. Other columns are not
-written.
+The name of that file stands for the files of the vectors that it was made of: those never change, and a row that is changed
+moves to others. Aligned vectors in other files are compared with what their vectors are mapped to. A commit names the columns
+it changed, so that an index on them no longer answers for these fragments. Other columns are not written.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from fastrealign.core.optional import optional
 from fastrealign.core.text import one_line
 from fastrealign.retrieval.stores.base import (
     Align,
-    Batch,
     Found,
     StoreOptions,
     as_objects,
@@ -39,15 +39,17 @@ from fastrealign.retrieval.stores.base import (
     warn_no_roles,
     written_dtype,
 )
+from fastrealign.retrieval.stores.lance_mapping import Columns, aligned, changed_in
 from fastrealign.retrieval.stores.lance_parts import (
     DataFile,
     Filled,
     Made,
     is_vector,
+    made_of,
     matrix_of,
+    metric_of,
     numbers_in,
     table_folder,
-    values_of,
 )
 
 _RECORD, _ROLE_OF = "fastrealign", "fastrealign_role_of"
@@ -72,6 +74,7 @@ class LanceStore:
         schema = self._data.schema
         if self._id is not None:
             chosen(self.where, "column", self._id, schema.names, "id_column")
+        self._counted: dict[tuple[int, int], int] = {}
         self._written = {name for name in schema.names if _RECORD.encode() in (schema.field(name).metadata or {})}
         vectors = [field.name for field in schema if is_vector(field.type)]
         records = {name: json.loads(schema.field(name).metadata[_RECORD.encode()]) for name in self._written}
@@ -129,10 +132,11 @@ class LanceStore:
         begun = time.monotonic()
         try:
             for fragment in self._data.get_fragments():
-                if not self._pending_in(fragment):
-                    continue
                 with failing(self.where, _ADVICE):
-                    made = self._write(fragment, align, role_column)
+                    changed = self._changed_in(fragment, align, role_column)
+                    if not changed.any() and not self._pending_in(fragment):
+                        continue
+                    made = self._write(fragment, align, role_column, changed)
                 if made is None:
                     continue
                 complete[fragment.fragment_id] = made
@@ -170,11 +174,7 @@ class LanceStore:
     @cached_property
     def metric(self) -> str:
         """That of the target's index, which another metric would not use; without an index any will do."""
-        for index in self._data.describe_indices():
-            if index.field_names == [self.target]:
-                statistics = self._data.stats.index_stats(index.name)
-                return {"dot": "dot", "l2": "l2"}.get(statistics["indices"][0].get("metric_type", ""), "cosine")
-        return "cosine"
+        return metric_of(self._data, self.target) or "cosine"
 
     def _is_ours(self, column: str) -> bool:
         """Whether a column of roles is there, and `begin` made it."""
@@ -202,7 +202,13 @@ class LanceStore:
         return [file.path for file in fragment.files if ours & {*file.fields}]
 
     def _pending_in(self, fragment: Any) -> int:
-        """How many rows of a fragment have no aligned vector, or one of another role."""
+        """How many rows of a fragment have no aligned vector, or one of another role; a pass over the column, made once."""
+        known = self._data.version, fragment.fragment_id
+        if known not in self._counted:
+            self._counted[known] = self._count_pending(fragment)
+        return self._counted[known]
+
+    def _count_pending(self, fragment: Any) -> int:
         fields = self._fields()
         if len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment):
             return fragment.count_rows()
@@ -234,43 +240,37 @@ class LanceStore:
         options = {"batch_size": batch_rows(self.dim), "scan_in_order": True, "with_row_address": True, **ahead}
         return self._data.scanner(columns, fragments=[fragment], **options).to_batches()
 
-    def _aligned(self, batch: Any, places: np.ndarray, n: int, align: Align, by: str | None) -> Filled:
-        """What is written of n rows, of which a batch holds those at `places`: pending ones mapped, the others as they are."""
-        names = None if by is None else values_of(batch[by].cast(pa.string()))
-        todo, keeps = np.asarray(batch[self.column].is_valid()), None
-        if self.target in batch.schema.names:
-            old = np.asarray(batch[self.target].is_valid())
-            stored = names if names is None else values_of(batch[role_beside(self.target)])
-            todo &= ~(old & (stored == names))
-            keeps = old & ~todo
-        part = batch if todo.all() else batch.filter(pa.array(todo))
-        roles = names if names is None else names[todo]
-        rows, good = align(Batch(matrix_of(part[self.column]), part[self._id or "_rowaddr"], roles))
-        changed = bool(good.any() or (keeps is not None and old[todo].any()))
-        if len(rows) == n:
-            return Filled(rows, good, roles, changed)
-        whole = Filled.empty(n, rows, by is not None, changed)
-        whole.put(places[todo], rows, good, roles)
-        if keeps is not None and keeps.any():
-            kept = matrix_of(batch[self.target].filter(pa.array(keeps)))
-            whole.put(places[keeps], kept, np.ones(len(kept), bool), stored if stored is None else stored[keeps])
-        return whole
+    def _columns(self, by: str | None) -> Columns:
+        return Columns(self.column, self.target, by, role_beside(self.target), self._id)
 
-    def _write(self, fragment: Any, align: Align, by: str | None) -> Made | None:
+    def _changed_in(self, fragment: Any, align: Align, by: str | None) -> np.ndarray:
+        """Which rows of a fragment (bool, by their places) have an aligned vector that another vector was mapped to.
+
+        No row where `index` wrote the aligned vectors and the file of the vectors is the one that they were made of.
+        """
+        fields = self._fields()
+        made = made_of(self._data, self.column, fragment)
+        lacks = len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment)
+        if lacks or all(made in path for path in self._files(fragment.metadata)):
+            return np.zeros(fragment.physical_rows, bool)
+        columns = self._columns(by)
+        return changed_in(self._batches(fragment, columns.named(*fields)), fragment.physical_rows, align, columns)
+
+    def _write(self, fragment: Any, align: Align, by: str | None, changed: np.ndarray) -> Made | None:
         """A data file with what is written of one fragment, null for deleted rows and those without a vector; None where
         no row has changed, so that the fragment stays as it is."""
         fields = self._fields()
         schema = pa.schema([pa.field(name, self._data.schema.field(name).type) for name in fields])
         old = fields if fields[self.target] in numbers_in(fragment) else ()
-        columns = [*dict.fromkeys(one for one in (self.column, by, self._id, *old) if one is not None)]
-        at, changed = 0, False
-        with DataFile(self._folder, schema, self._data.data_storage_version) as file:
-            for batch in self._batches(fragment, columns):
-                places = (np.asarray(batch["_rowaddr"]) & 0xFFFFFFFF) - at
-                part = self._aligned(batch, places, int(places[-1]) + 1, align, by)
+        columns = self._columns(by)
+        at, differs = 0, False
+        made = made_of(self._data, self.column, fragment)
+        with DataFile(self._folder, schema, self._data.data_storage_version, made) as file:
+            for batch in self._batches(fragment, columns.named(*old)):
+                part = aligned(batch, at, align, columns, changed)
                 file.write(part)
-                at, changed = at + len(part.rows), changed or part.changed
-            if not changed:
+                at, differs = at + len(part.rows), differs or part.changed
+            if not differs:
                 return None
             if at < fragment.physical_rows:
                 file.write(Filled.empty(fragment.physical_rows - at, part.rows, by is not None))

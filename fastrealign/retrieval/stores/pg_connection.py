@@ -79,6 +79,10 @@ class PgConnection:
                 parts[name] = value
         return self.pg.sql.SQL(text).format(**parts)
 
+    def blocks(self, number: int) -> int:
+        """How many blocks a table has."""
+        return self.do("SELECT pg_relation_size(%s::oid) / current_setting('block_size')::int8", number)[0][0]
+
     def check_name(self, name: str) -> None:
         """InputError for a column to make whose name PostgreSQL would cut, so that it would not be found again."""
         if len(name.encode()) > _MOST_BYTES:

@@ -2,8 +2,8 @@
 
 The aligned vector is a column beside the one that is read, and the role it was made with another. They are added in one
 transaction with the record, which is the comment of the first. Then the table is read in windows of blocks; the rows of a
-window that lack the aligned vector, or whose role has changed, are locked, mapped and updated in one transaction, so that a row
-is either as it was or done. Values travel in PostgreSQL's binary format.
+window that lack the aligned vector, or whose role or vector has changed, are locked, mapped and updated in one transaction, so
+that a row is either as it was or done. Values travel in PostgreSQL's binary format.
 Without pgvector a search reads the whole column.
 """
 
@@ -35,6 +35,7 @@ from fastrealign.retrieval.stores.base import (
     warn_no_roles,
 )
 from fastrealign.retrieval.stores.pg_connection import PgConnection
+from fastrealign.retrieval.stores.pg_search import Asked, nearest, scanned
 
 _RECORD, _ROLE_OF = "fastrealign: ", "fastrealign, role of "
 _MOST_BLOCKS = 4096
@@ -101,8 +102,10 @@ class PgvectorStore:
         dim = (self.record() or {})["dim"]
         columns = f"at tid, v {self._format.declared(dim)}, role int2"
         self._do(f"CREATE TEMP TABLE fastrealign_batch ({columns}) ON COMMIT DELETE ROWS")
+        there = self._at.blocks(self._oid) if self.pending()[1] else 0  # rows of this run come after
         for _ in range(_PASSES):  # rows that others move while they are read are found in the next pass
-            self._one_pass(align, role_column, dim)
+            self._one_pass(align, dim, there)
+            there = 0
             if self.pending()[0] <= len(self._bad):
                 return
 
@@ -118,13 +121,13 @@ class PgvectorStore:
         return self._written.decode([row[0] for row in rows], self.where).astype(np.float32)
 
     def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
+        asked = Asked(k, self._id, role_column)
         ids, scores, roles = [], [], []
         for query in queries:
-            found = (
-                self._nearest(query, k, role_column)
-                if self._format.searchable
-                else self._scanned(query, k, role_column)
-            )
+            if self._format.searchable:
+                found = nearest(self._at, self._format, self.metric, query, asked)
+            else:
+                found = scanned(self._at, self._written, query, asked)
             ids.append([row[0] for row in found])
             scores.append(np.array([row[1] for row in found], np.float64))
             roles.append([row[2] for row in found])
@@ -187,14 +190,14 @@ class PgvectorStore:
             return rows[0][0]
         raise InputError(f"{self.where}: {column} holds no vectors; add rows first")
 
-    def _one_pass(self, align: Align, role_column: str | None, dim: int) -> None:
-        """All blocks of the table once."""
+    def _one_pass(self, align: Align, dim: int, there: int) -> None:
+        """All blocks of the table once; what the first blocks, `there`, hold of done rows is compared with their vectors."""
         first, blocks, most = 0, 1, batch_rows(self.dim)
-        while (
-            first < self._do("SELECT pg_relation_size(%s::oid) / current_setting('block_size')::int8", self._oid)[0][0]
-        ):
-            read = self._window(first, first + blocks, align, role_column, dim)
-            first += blocks
+        while first < self._at.blocks(self._oid):
+            end = first + blocks
+            seen, changed = self._changed(first, end, align) if first < there else (0, [])
+            read = max(seen, self._window(first, end, align, dim, changed))
+            first = end
             blocks = min(_MOST_BLOCKS, max(1, blocks * most // max(read, 1)), 4 * blocks)
 
     def _keeps_roles(self) -> bool:
@@ -225,33 +228,59 @@ class PgvectorStore:
             return "TRUE"
         return "({target} IS NULL OR {stored} IS DISTINCT FROM {by}::text)"
 
-    def _window(self, first: int, end: int, align: Align, role_column: str | None, dim: int) -> int:
-        """Map the rows in blocks first to end that are not done, in one transaction; how many there were."""
-        role = ", {by}::text" if role_column else ""
-        name = "{id}::text" if self._id else "ctid::text"
+    def _changed(self, first: int, end: int, align: Align) -> tuple[int, list[str]]:
+        """How many rows in blocks first to end are done, and the places of those that another vector was mapped to."""
+        rows = self._do(
+            f"SELECT ctid::text, {{column}}, {self._named()}, {{target}} FROM {{table}} WHERE ctid >= %s::tid "
+            f"AND ctid < %s::tid AND NOT {self._lacking()} AND {{column}} IS NOT NULL",
+            f"({first},0)",
+            f"({end},0)",
+            binary=True,
+            by=self._by(),
+            id=self._id,
+        )
+        if not rows:
+            return 0, []
+        stored = self._written.decode([row[-1] for row in rows], self.where)
+        changed = align.changed(self._batch(rows), stored)
+        return len(rows), [row[0] for row, one in zip(rows, changed, strict=True) if one]
+
+    def _named(self) -> str:
+        """SQL for what names a row, and its role; NULL where all have one."""
+        return ("{id}::text" if self._id else "ctid::text") + (", {by}::text" if self._by() else ", NULL::text")
+
+    def _batch(self, rows: list[Any]) -> Batch:
+        """Rows that a statement selected: place, vector, and `_named`."""
+        names = [row[2] for row in rows]
+        vectors = self._format.decode([row[1] for row in rows], self.where, names)
+        if vectors.shape[1] != self.dim:
+            raise InputError(f"{self.where}: row {names[0]} is {vectors.shape[1]} wide, expected {self.dim}")
+        return Batch(vectors, names, None if self._by() is None else [row[3] for row in rows])
+
+    def _window(self, first: int, end: int, align: Align, dim: int, changed: list[str]) -> int:
+        """Map the rows in blocks first to end that are not done, or `changed`, in one transaction; how many there were."""
         with self._at.transaction():
             rows = self._do(
-                f"SELECT ctid, {{column}}, {name}, {{target}} IS NOT NULL{role} FROM {{table}} WHERE ctid >= %s::tid "
-                f"AND ctid < %s::tid AND {self._lacking()} AND {{column}} IS NOT NULL FOR NO KEY UPDATE",
+                f"SELECT ctid, {{column}}, {self._named()}, {{target}} IS NOT NULL FROM {{table}} WHERE ctid >= %s::tid "
+                f"AND ctid < %s::tid AND ({self._lacking()} OR ctid = ANY(%s::tid[])) AND {{column}} IS NOT NULL "
+                "FOR NO KEY UPDATE",
                 f"({first},0)",
                 f"({end},0)",
+                changed,
                 binary=True,
-                by=role_column,
+                by=self._by(),
                 id=self._id,
             )
             rows = [row for row in rows if row[0] not in self._bad]
             if not rows:
                 return 0
-            vectors = self._format.decode([row[1] for row in rows], self.where, [row[2] for row in rows])
-            if vectors.shape[1] != self.dim:
-                raise InputError(f"{self.where}: row {rows[0][2]} is {vectors.shape[1]} wide, expected {self.dim}")
-            roles = [row[4] for row in rows] if role_column else None
-            mapped, good = align(Batch(vectors, [row[2] for row in rows], roles))
-            changes = good | np.array([row[3] for row in rows])  # what a row without a direction had is emptied
+            batch = self._batch(rows)
+            mapped, good = align(batch)
+            changes = good | np.array([row[-1] for row in rows])  # what a row without a direction had is emptied
             self._bad.update(row[0] for row, change in zip(rows, changes, strict=True) if not change)
             if not changes.any():
                 return len(rows)
-            names, codes = np.unique(np.array(roles or [""] * len(rows)), return_inverse=True)
+            names, codes = np.unique(np.array(batch.roles or [""] * len(rows)), return_inverse=True)
             codes = np.where(good, codes + 1, 0)[changes]  # arrays of SQL begin at 1
             places = [row[0] for row, change in zip(rows, changes, strict=True) if change]
             with self._at.raw.cursor() as cursor:
@@ -259,41 +288,13 @@ class PgvectorStore:
                     copy.write(self._written.encoded(places, mapped[changes], codes))
                 for off in ("seqscan", "hashjoin", "mergejoin"):  # rows are found by their places
                     cursor.execute(f"SET LOCAL enable_{off} = off")
-            also = ", {stored} = (%s::text[])[b.role]" if role_column else ""
+            also = ", {stored} = (%s::text[])[b.role]" if batch.roles is not None else ""
             emptied = self._do(  # an update moves a row
                 f"WITH moved AS (UPDATE {{table}} t SET {{target}} = CASE WHEN b.role > 0 THEN b.v END{also} "
                 "FROM fastrealign_batch b WHERE t.ctid = b.at RETURNING t.ctid AS place, b.role AS code) "
                 "SELECT place FROM moved WHERE code = 0",
-                *([names.tolist()] if role_column else []),
+                *([] if batch.roles is None else [names.tolist()]),
                 binary=True,
             )
             self._bad.update(place for (place,) in emptied)
             return len(rows)
-
-    def _nearest(self, query: np.ndarray, k: int, role_column: str | None) -> list[Any]:
-        """The k nearest rows by pgvector: id, cosine (of l2 the squared distance), role."""
-        operator, score = {"cosine": ("<=>", "1 - d"), "l2": ("<->", "d * d"), "dot": ("<#>", "-d")}[self.metric]
-        text = "[" + ",".join(map(repr, query.tolist())) + "]"
-        id_, role = ("{id}" if self._id else "ctid::text"), ("{role}::text" if role_column else "NULL")
-        return self._do(
-            f"SELECT i, {score}, r FROM (SELECT {id_} AS i, {role} AS r, {{target}} {operator} %s::{self._format.name} AS d "
-            f"FROM {{table}} WHERE {{target}} IS NOT NULL ORDER BY d LIMIT %s) AS nearest",
-            text,
-            k,
-            id=self._id,
-            role=role_column,
-        )
-
-    def _scanned(self, query: np.ndarray, k: int, role_column: str | None) -> list[Any]:
-        """The same by reading the whole column."""
-        id_, role = ("{id}" if self._id else "ctid::text"), ("{role}::text" if role_column else "NULL")
-        text = f"SELECT {id_}, {role}, {{target}} FROM {{table}} WHERE {{target}} IS NOT NULL"
-        best: list[Any] = []
-        with self._at.transaction():
-            cursor = self._at.raw.cursor("fastrealign_scan", binary=True)
-            cursor.execute(self._at.statement(text, id=self._id, role=role_column))
-            while rows := cursor.fetchmany(batch_rows(len(query))):
-                scores = self._written.decode([row[2] for row in rows], self.where) @ query
-                best += [(row[0], float(score), row[1]) for row, score in zip(rows, scores, strict=True)]
-                best = sorted(best, key=lambda one: -one[1])[:k]
-        return best

@@ -14,6 +14,8 @@ from fastrealign.core.text import one_line
 from fastrealign.retrieval.stores.base import batch_rows, failing, role_beside
 
 _KEY = "QDRANT_API_KEY"
+# What the metadata of a collection calls the record of an aligned vector, before its name.
+RECORD = "fastrealign:"
 # A server takes requests of up to 32 MB, and a number takes up to 12 bytes in one.
 _REQUEST_NUMBERS = 2 << 20
 _MOST_POINTS = 2000
@@ -77,6 +79,16 @@ class QdrantConnection:
         with self.answering():
             which = None if having is None else self.q.models.Filter(must=[self.has(having)])
             return self.client.count(collection, count_filter=which).count
+
+    def state(self, collection: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The vectors of a collection by name, and the records of those that are aligned."""
+        with self.answering():
+            config = self.client.get_collection(collection).config
+        vectors = config.params.vectors
+        vectors = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
+        metadata = config.metadata or {}
+        records = {name[len(RECORD) :]: value for name, value in metadata.items() if name.startswith(RECORD)}
+        return vectors, records
 
     def has(self, vector: str) -> Any:
         """The condition for points that have a vector of this name."""

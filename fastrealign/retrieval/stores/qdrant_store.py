@@ -28,9 +28,8 @@ from fastrealign.retrieval.stores.base import (
     taken,
     warn_no_roles,
 )
-from fastrealign.retrieval.stores.qdrant_connection import QdrantConnection, named, path_to, selected, value_of
+from fastrealign.retrieval.stores.qdrant_connection import RECORD, QdrantConnection, named, path_to, selected, value_of
 
-_RECORD = "fastrealign:"
 _COPY = "_aligned"
 
 
@@ -62,12 +61,12 @@ class QdrantStore:
             raise
 
     def record(self) -> dict[str, Any] | None:
-        vectors, records = self._state(self._into)
+        vectors, records = self._at.state(self._into)
         return records.get(self.target) if self._name in vectors else None
 
     def has_source(self) -> bool:
         """The configuration keeps the vector without a name when it is dropped, so the first that a point has is looked for."""
-        if self.column not in self._state(self._collection)[0]:
+        if self.column not in self._at.state(self._collection)[0]:
             return False
         pages = self._pages(with_payload=False, with_vectors=[self.column] if self.column else True)
         empty = True
@@ -119,7 +118,8 @@ class QdrantStore:
             return total - done, done
         if self._into == self._collection and not self._keeps_roles():  # of an earlier version
             return (total, 0) if self.has_source() else (total - done, done)
-        changed = sum(map(len, self._changed(by)))
+        read = {"with_payload": selected(by, role_beside(self.target)), "with_vectors": False}
+        changed = sum(self._other_role(*pair, by) for pairs in self._done(**read) for pair in pairs)
         return total - done + changed, done - changed
 
     def fill(self, align: Align, role_column: str | None) -> None:
@@ -129,19 +129,16 @@ class QdrantStore:
             self._note(self.record() or {})
         whole = copies or (self._at.local and role_column is not None)
         read = {
-            "with_payload": True if whole else selected(role_column),
+            "with_payload": True if whole else selected(role_column, role_beside(self.target)),
             "with_vectors": True if whole or not self.column else [self.column],
         }
         some = self._at.count(self._into, self._name) > 0
+        lost = self._map_again(align, role_column, read) if some else set()
         # Without a filter where nothing is done: in a local folder it takes as long as the rest.
         lacking = m.Filter(must_not=[self._at.has(self._name)]) if some and not copies else None
         for points in self._pages(scroll_filter=lacking, **read):
+            points = [point for point in points if point.id not in lost]
             self._map(self._not_copied(points) if copies else points, align, role_column)
-        if some and role_column is not None:
-            for ids in self._changed(role_column):
-                with self._answering():
-                    points = self._client.retrieve(self._collection, ids, **read)
-                self._map(points, align, role_column)
 
     def drop_old(self) -> str:
         with self._answering():
@@ -184,11 +181,11 @@ class QdrantStore:
 
     def _look(self, options: StoreOptions, collections: list[str]) -> None:
         """What is read and what is written."""
-        vectors, records = self._state(self._collection)
+        vectors, records = self._at.state(self._collection)
         self.column, self.target = source_and_target(self.where, "vector", options, list(vectors), records)
         self._into, self._name = self._collection, self.target
         copy = f"{self._collection}{_COPY}"
-        if self.target not in vectors and copy in collections and self.target in self._state(copy)[1]:
+        if self.target not in vectors and copy in collections and self.target in self._at.state(copy)[1]:
             self._into, self._name = copy, self.column
         if self.target in vectors and self.target not in records:
             raise taken(self.where, "vector", repr(self.target))
@@ -196,16 +193,6 @@ class QdrantStore:
         if config.multivector_config is not None:
             raise InputError(f"{self.where}: vector {self.column!r} holds several rows a point, expected one")
         self.dim = config.size
-
-    def _state(self, collection: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The vectors of a collection by name, and the records of those that are aligned."""
-        with self._answering():
-            config = self._client.get_collection(collection).config
-        vectors = config.params.vectors
-        vectors = vectors if isinstance(vectors, dict) else {"": vectors} if vectors is not None else {}
-        metadata = config.metadata or {}
-        records = {name[len(_RECORD) :]: value for name, value in metadata.items() if name.startswith(_RECORD)}
-        return vectors, records
 
     def _copied(self, record: Mapping[str, Any], dim: int) -> None:
         """A second collection like this one, for copies of the points."""
@@ -218,9 +205,9 @@ class QdrantStore:
             self._into,
             vectors_config=vectors,
             sparse_vectors_config=params.sparse_vectors,
-            metadata={_RECORD + self.target: dict(record)},
+            metadata={RECORD + self.target: dict(record)},
         )
-        if self.target not in self._state(self._into)[1]:
+        if self.target not in self._at.state(self._into)[1]:
             self._client.delete_collection(self._into)
             raise FastRealignError(
                 f"{self.where}: this server keeps no metadata of collections; update it to 1.16 or later"
@@ -233,7 +220,7 @@ class QdrantStore:
         if record["role_column"] is not None:
             kept["roles"] = role_beside(self.target)
         with self._answering():
-            self._client.update_collection(self._collection, metadata={_RECORD + self.target: kept})
+            self._client.update_collection(self._collection, metadata={RECORD + self.target: kept})
 
     def _check_field(self, record: Mapping[str, Any]) -> None:
         """InputError where the user has a payload field of the name that holds the roles."""
@@ -243,7 +230,7 @@ class QdrantStore:
 
     def _keeps_roles(self) -> bool:
         """Whether `index` made the payload field of roles."""
-        return self._state(self._collection)[1].get(self.target, {}).get("roles") is not None
+        return self._at.state(self._collection)[1].get(self.target, {}).get("roles") is not None
 
     def _pages(self, **options: Any) -> Iterator[list[Any]]:
         return self._at.pages(self._collection, self.dim, **options)
@@ -251,21 +238,40 @@ class QdrantStore:
     def _vector(self, point: Any) -> Any:
         return named(point.vector, self.column)
 
-    def _changed(self, by: str) -> Iterator[list[Any]]:
-        """The ids of points that have the target, made with another role than they have now, in batches."""
-        copies, roles = self._into != self._collection, role_beside(self.target)
-        which = None if copies else self._q.models.Filter(must=[self._at.has(self._name)])
-        payload = selected(by, None if copies else roles)
-        for points in self._pages(scroll_filter=which, with_payload=payload, with_vectors=False):
-            now = {point.id: value_of(point.payload, by) for point in points}
-            if copies:  # the payload of a copy has the role it was made with
-                with self._answering():
-                    made = self._client.retrieve(self._into, [*now], with_payload=selected(by))
-                used = {point.id: value_of(point.payload, by) for point in made}
-            else:
-                used = {point.id: value_of(point.payload, roles) for point in points}
-            if ids := [one for one, role in used.items() if role != now[one]]:
-                yield ids
+    def _done(self, **read: Any) -> Iterator[list[tuple[Any, Any]]]:
+        """The points that have an aligned vector, in pages, and with each what holds it: the point, or its copy."""
+        if self._into == self._collection:
+            which = self._q.models.Filter(must=[self._at.has(self._name)])
+            yield from ([(one, one) for one in points] for points in self._pages(scroll_filter=which, **read))
+            return
+        for points in self._pages(**read):
+            with self._answering():
+                made = {one.id: one for one in self._client.retrieve(self._into, [one.id for one in points], **read)}
+            yield [(point, made[point.id]) for point in points if point.id in made]
+
+    def _other_role(self, point: Any, made: Any, by: str | None) -> bool:
+        """Whether the aligned vector of a point was made with another role than the point has now."""
+        field = role_beside(self.target) if point is made else by  # the payload of a copy has the role it was made with
+        return by is not None and value_of(made.payload, field or "") != value_of(point.payload, by)
+
+    def _map_again(self, align: Align, by: str | None, read: Mapping[str, Any]) -> set[Any]:
+        """Map the points whose role, or vector, is another than the one that their aligned vector was made of; the ids of those
+        that lost it."""
+        lost: set[Any] = set()
+        vectors = read["with_vectors"] if read["with_vectors"] is True else [self.column, self._name]
+        for pairs in self._done(**{**read, "with_vectors": vectors}):
+            pairs = [pair for pair in pairs if self._vector(pair[0]) is not None]
+            todo = np.array([self._other_role(*pair, by) for pair in pairs], bool)
+            if same := [pair for pair, other in zip(pairs, todo, strict=True) if not other]:
+                stored = np.array([named(made.vector, self._name) for _, made in same], np.float32)
+                todo[~todo] = align.changed(self._batch([point for point, _ in same], by), stored)
+            lost.update(self._map([point for (point, _), one in zip(pairs, todo, strict=True) if one], align, by))
+        return lost
+
+    def _batch(self, points: list[Any], by: str | None) -> Batch:
+        rows = np.array([self._vector(point) for point in points], np.float32)
+        roles = [value_of(point.payload, by) for point in points] if by else None
+        return Batch(rows, [point.id for point in points], roles)
 
     def _not_copied(self, points: list[Any]) -> list[Any]:
         with self._answering():
@@ -273,17 +279,17 @@ class QdrantStore:
         done = {point.id for point in there}
         return [point for point in points if point.id not in done]
 
-    def _map(self, points: list[Any], align: Align, by: str | None) -> None:
-        """Map those of the points that have a vector, and write them; what one without a direction had is removed."""
+    def _map(self, points: list[Any], align: Align, by: str | None) -> list[Any]:
+        """Map those of the points that have a vector, and write them; the ids of those without a direction, which lose what
+        they had."""
         having = [point for point in points if self._vector(point) is not None]
         if not having:
-            return
-        rows = np.array([self._vector(point) for point in having], np.float32)
-        roles = [value_of(point.payload, by) for point in having] if by else None
-        mapped, good = align(Batch(rows, [point.id for point in having], roles))
+            return []
+        batch = self._batch(having, by)
+        mapped, good = align(batch)
         made = [
             (point, row.tolist(), role)
-            for point, row, role, keep in zip(having, mapped, roles or [None] * len(having), good, strict=True)
+            for point, row, role, keep in zip(having, mapped, batch.roles or [None] * len(having), good, strict=True)
             if keep
         ]
         bad = [point.id for point, keep in zip(having, good, strict=True) if not keep]
@@ -291,3 +297,4 @@ class QdrantStore:
             self._at.put_copies(self._into, self.column, made, bad)
         else:
             self._at.put(self._collection, self.target, made, bad)
+        return bad

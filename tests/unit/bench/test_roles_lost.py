@@ -17,7 +17,7 @@ def test_what_is_lost_has_the_error_of_its_queries():
     before, after = (rng.random((1, 4, 300)).round() for _ in range(2))
     before[:, 0, 200:] = np.nan  # of the other kind
     apart = (before - after)[0, 0, :200]
-    expected = [apart.mean(), apart.std(ddof=1) / 200**0.5]
+    expected = [apart.mean(), apart.std(ddof=1) / 200**0.5, before[0, 0, :200].std(ddof=1) / 200**0.5]
     assert roles.lost(before, after)[0] == pytest.approx(expected)
     assert roles.lost(np.repeat(before, 5, axis=0), np.repeat(after, 5, axis=0))[0] == pytest.approx(expected)
 
@@ -27,8 +27,20 @@ def test_what_is_lost_weighs_every_search_alike():
     before[0, :, 0], before[:, :, 1:] = 1.0, 1.0  # the first query is searched with once, the others twice
     after = before.copy()
     after[0, :, 0] = 0.0
-    assert [mean for mean, _ in roles.lost(before, after)] == pytest.approx([1 / 5] * 4)
-    assert roles.lost(before, before) == [[0.0, 0.0]] * 4
+    assert [mean for mean, *_ in roles.lost(before, after)] == pytest.approx([1 / 5] * 4)
+    assert roles.lost(before, before) == [[0.0, 0.0, 0.0]] * 4
+
+
+def test_shares_that_fell_are_counted():
+    """Of heads with a small gap and searches where auto took a map; shares that nothing moves fall never, by chance either."""
+    kept = [[0.02, 0.01, 0.03], [0.02, 0.01, 0.02], [-0.1, 0.01, 0.01], [0.0, 0.0, 0.01]]
+
+    def search(head, taken):
+        return {"head": head, "part": "test", "methods": {roles.AUTO: {"taken": taken, "lost": kept}}}
+
+    said = roles.fallen([search("B0", "centred"), search("A0", "none"), search(roles.SHIPPED, "balanced")])
+    assert said.startswith("auto took a map in 1 of 2 searches of heads with a small gap; of their 4 shares 2 fell by")
+    assert "(by chance 0.5), 1 by one of the share (by chance 0.2); at most by 0.0200" in said
 
 
 def test_half_of_the_documents_are_pictures():

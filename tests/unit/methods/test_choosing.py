@@ -10,7 +10,8 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli.demo import real_world
 from fastrealign.core.errors import InputError
-from fastrealign.methods.role_pairs import TOP, pairs_of, search
+from fastrealign.methods import choosing
+from fastrealign.methods.role_pairs import TOP, Found, Kind, Pairs, pairs_of, search
 from fastrealign.methods.role_trials import error_of, trial_of
 
 D = 24
@@ -75,6 +76,45 @@ def test_a_small_gap_lowers_nothing(rng):
             lost = a.astype(float) - b
             assert lost.mean() <= 1.01 * error_of(held, [kind], [lost])
     assert "gap is large" not in roles.reason
+
+
+def chosen_among(n=400, **methods):
+    """What `auto` takes where each of `methods` makes queries find or lose documents: of ("text", "image"), in the index.
+
+    Without a map every caption is found, and half of the pictures; without other documents all are.
+    """
+    kinds = [Kind("query", role, np.arange(n), np.arange(n)) for role in ("text", "image")]
+    pairs = Pairs({"query": np.eye(n)}, {role: np.eye(n) for role in ("text", "image")}, kinds)
+    tried = choosing._Tried()
+    for name, (text, image) in {"none": (0, 0), **methods}.items():
+        together = [np.arange(n) < n + text, np.arange(n) < n // 2 + image]
+        tried.maps[name], tried.found[name] = {}, Found(together, [np.ones(n, bool)] * 2, {})
+    trials = {name: trial_of(pairs, found) for name, found in tried.found.items()}
+    return choosing._choice(pairs, tried, trials)
+
+
+@pytest.mark.parametrize(
+    ("methods", "taken", "said"),
+    [
+        ({"centred": (0, 2)}, "none", "finds only 0.003 more than none"),
+        ({"centred": (0, 40)}, "centred", "centred is the best."),
+        ({"centred": (0, -5)}, "none", "centred is left out since it lowers query:image in the index by 0.013"),
+        ({"centred": (-1, 40)}, "centred", "centred is the best."),  # one pair is one standard error
+        ({"centred": (-2, 40)}, "none", "centred is left out since it lowers query:text in the index by 0.005"),
+        (
+            {"centred": (0, 40), "balanced": (0, 41)},
+            "centred",
+            "simplest within a standard error of the best, balanced",
+        ),
+        ({"centred": (0, 10), "balanced": (0, 60)}, "balanced", "balanced is the best."),
+        ({"centred": (0, 40), "balanced": (-2, 60)}, "centred", "balanced is left out since it lowers query:text"),
+        ({"centred": (0, 0)}, "none", "centred is left out since it finds no more than none"),
+    ],
+)
+def test_the_rule(methods, taken, said):
+    """Where the gap is small: a method has to find more than chance gives, and to lower nothing by more than chance does."""
+    name, reason = chosen_among(**methods)
+    assert name == taken and said in reason
 
 
 def test_found_as_defined(rng):

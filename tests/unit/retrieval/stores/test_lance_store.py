@@ -87,6 +87,29 @@ def test_a_row_that_changed(store, roles, mapped):
     check(folder, mapped)
 
 
+def test_what_is_compared(store, roles, mapped, monkeypatch):
+    """Rows whose file of vectors is another than at the last run; a column that was dropped and added again is one."""
+    compared, real = [], Mapper.changed
+    monkeypatch.setattr(Mapper, "changed", lambda *given: compared.append(len(given[1].rows)) or real(*given))
+    folder, table = store
+    index(folder, roles, role_column="modality")
+    assert (index(folder, roles, role_column="modality").rows, sum(compared)) == (0, 0)
+    table.checkout_latest()
+    table.optimize()  # which writes all rows to one file
+    assert index(folder, roles, role_column="modality").before == sum(compared) > 80
+    data = lance.dataset(str(folder / "docs.lance"))
+    rows = data.to_table(["vector"])
+    changed = np.array(rows["vector"].to_pylist(), np.float32)
+    changed[7] = -np.roll(changed[7], 1)
+    data.drop_columns(["vector"])
+    lists = pa.FixedSizeListArray.from_arrays(changed.ravel(), changed.shape[1])
+    lance.dataset(str(folder / "docs.lance")).add_columns(pa.table({"vector": lists}).to_reader())
+    assert index(folder, roles, role_column="modality").changed == 1
+    check(folder, mapped)
+    compared.clear()
+    assert (index(folder, roles, role_column="modality").rows, sum(compared)) == (0, 0)
+
+
 def test_a_kill_at_any_batch(store, roles, mapped, small_batches, killed_at):
     folder, _ = store
     batches = 0

@@ -110,6 +110,13 @@ def test_a_server_that_adds_no_names(store, roles, mapped, killed_at, monkeypatc
     vectors = [new[i].vector[name] if name else new[i].vector for i in range(N)]
     np.testing.assert_allclose(vectors, mapped(rows, kinds), atol=1e-6)
     assert [new[i].payload for i in range(N)] == [old[i].payload for i in range(N)]
+    rows[2] = -np.roll(rows[2], 1)
+    client = QdrantClient(path=str(folder))  # the copy does not notice
+    client.update_vectors("docs", [models.PointVectors(id=2, vector={name: rows[2]} if name else rows[2].tolist())])
+    client.close()
+    assert index(folder, roles, role_column="modality").changed == 1
+    again = read(folder, "docs_aligned")[2].vector
+    np.testing.assert_allclose(again[name] if name else again, mapped(rows, kinds)[2], atol=1e-6)
     with searcher(folder, roles, table="docs") as search:
         assert search.search(rows[:2], 3).ids.shape == (2, 3)
 

@@ -1,4 +1,4 @@
-"""Rows that get another role between runs, in every store that is written in place: mapped again, and no other row."""
+"""Rows that get another role or vector between runs, in every store that is written in place: mapped again, and no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.errors import BadRowsError, FitWarning, InputError
 from fastrealign.retrieval import index, searcher
 from fastrealign.retrieval.stores import qdrant_connection
 
@@ -34,13 +34,16 @@ class Lance:
     def change(self, ids, role):
         self.data.update({"modality": f"'{role}'"}, where=f"id in ({', '.join(map(str, ids))})")
 
-    def zero(self, i):
-        zeros = f"arrow_cast({[0.0] * 8}, 'FixedSizeList(8, Float32)')"
-        self.data.update({"vector": zeros}, where=f"id = {i}")
+    def give(self, rows):
+        for i, row in rows.items():
+            value = f"arrow_cast({row.tolist()}, 'FixedSizeList(8, Float32)')"
+            self.data.update({"vector": value}, where=f"id = {i}")
 
     def read(self):
-        table = self.data.to_table().sort_by("id")
-        return table["vector_aligned"].to_pylist(), table["vector_aligned_role"].to_pylist()
+        return self.aligned(), self.data.to_table().sort_by("id")["vector_aligned_role"].to_pylist()
+
+    def aligned(self):
+        return self.data.to_table().sort_by("id")["vector_aligned"].to_pylist()
 
     def forget_roles(self):
         self.data.drop_columns(["vector_aligned_role"])
@@ -69,9 +72,10 @@ class Qdrant:
         with self.client() as client:
             client.set_payload("docs", {"modality": role}, list(ids))
 
-    def zero(self, i):
+    def give(self, rows):
+        made = self.q.models.PointVectors
         with self.client() as client:
-            client.update_vectors("docs", [self.q.models.PointVectors(id=i, vector=[0.0] * 8)])
+            client.update_vectors("docs", [made(id=i, vector=row.tolist()) for i, row in rows.items()])
 
     def read(self):
         with self.client() as client:
@@ -79,6 +83,9 @@ class Qdrant:
         points = sorted(points, key=lambda point: point.id)
         vectors = [p.vector if isinstance(p.vector, dict) else {} for p in points]
         return [vector.get("aligned") for vector in vectors], [p.payload.get("aligned_role") for p in points]
+
+    def aligned(self):
+        return self.read()[0]
 
     def forget_roles(self):
         with self.client() as client:
@@ -101,8 +108,8 @@ class Postgresql:
         self.psycopg, self.place = pytest.importorskip("psycopg"), url
         self.do("DROP TABLE IF EXISTS docs")
         self.do("CREATE TABLE docs (id int PRIMARY KEY, vector real[], modality text)")
-        for i, (row, kind) in enumerate(zip(rows.tolist(), kinds, strict=True)):
-            self.do("INSERT INTO docs VALUES (%s, %s, %s)", i, row, kind)
+        for i, row in enumerate(rows):
+            self.do("INSERT INTO docs VALUES (%s, %s, %s)", i, row.tolist(), kinds[i])
 
     def do(self, text, *values):
         with self.psycopg.connect(self.place) as connection:
@@ -112,12 +119,15 @@ class Postgresql:
     def change(self, ids, role):
         self.do("UPDATE docs SET modality = %s WHERE id = ANY(%s)", role, list(ids))
 
-    def zero(self, i):
-        self.do("UPDATE docs SET vector = array_fill(0::real, ARRAY[8]) WHERE id = %s", i)
+    def give(self, rows):
+        for i, row in rows.items():
+            self.do("UPDATE docs SET vector = %s WHERE id = %s", row.tolist(), i)
 
     def read(self):
-        found = self.do("SELECT vector_aligned, vector_aligned_role FROM docs ORDER BY id")
-        return [row for row, _ in found], [role for _, role in found]
+        return self.aligned(), [role for (role,) in self.do("SELECT vector_aligned_role FROM docs ORDER BY id")]
+
+    def aligned(self):
+        return [row for (row,) in self.do("SELECT vector_aligned FROM docs ORDER BY id")]
 
     def forget_roles(self):
         self.do("ALTER TABLE docs DROP COLUMN vector_aligned_role")
@@ -199,13 +209,67 @@ def test_what_an_earlier_version_aligned(store, roles, mapped):
     assert index(store.place, roles, role_column="modality").rows == 0
 
 
-def test_a_row_that_lost_its_direction(store, roles):
-    """Its aligned vector is of the old role, so it is emptied."""
+def embed_again(store, ids):
+    """Give these rows other vectors."""
+    store.rows[ids] = -np.roll(store.rows[ids], 1, axis=1)
+    store.give({i: store.rows[i] for i in ids})
+
+
+@pytest.mark.parametrize("one_role", [False, True])
+def test_vectors_that_changed(store, roles, mapped, one_role):
+    """Noticed though id and role are the same; all other rows keep their bits."""
+    how = {"role": "text"} if one_role else {"role_column": "modality"}
+    index(store.place, roles, **how)
+    before = np.array(store.aligned())
+    embed_again(store, [3, 21, 22])
+    report = index(store.place, roles, **how)
+    assert (report.rows, report.changed, report.before) == (3, 3, N - 3)
+    assert sum(report.roles.values()) == 3 and "3 rows had the aligned vector of an old one" in str(report)
+    after = np.array(store.aligned())
+    np.testing.assert_allclose(after, mapped(store.rows, ["text"] * N if one_role else store.kinds), atol=1e-6)
+    others = [i for i in range(N) if i not in (3, 21, 22)]
+    assert np.array_equal(after[others], before[others])
+    again = index(store.place, roles, **how)
+    assert (again.rows, again.changed, again.before) == (0, 0, N)
+
+
+def test_a_kill_while_changed_vectors_are_mapped(store, roles, mapped, small_batches, killed_at):
+    """Each row has the aligned vector of its old or its new vector; the next run maps what is left, and what was added."""
     index(store.place, roles, role_column="modality")
-    store.zero(5)
-    change(store, [5])
-    assert index(store.place, roles, role_column="modality", bad_rows="skip").skipped == 1
-    assert [i for i, row in enumerate(store.read()[0]) if row is None] == [5]
+    old = mapped(store.rows, store.kinds)
+    embed_again(store, [*range(0, N, 4)])
+    new = mapped(store.rows, store.kinds)
+    for n in (1, 2):
+        killed_at(n)
+        with pytest.raises(BaseException):  # noqa: B017
+            index(store.place, roles, role_column="modality")
+        rows = np.array(store.read()[0])
+        apart = [np.abs(rows - one).max(axis=1) for one in (old, new)]
+        assert (np.minimum(*apart) < 1e-6).all()
+    left = int((apart[1] > 1e-6).sum())
+    assert 0 < left <= N // 4
+    killed_at(None)
+    report = index(store.place, roles, role_column="modality")
+    assert (report.rows, report.changed, report.before) == (left, left, N - left)
+    check(store, mapped)
+
+
+def test_a_changed_vector_without_a_direction(store, roles, mapped):
+    """Stops the run and is named, or is emptied, also where the role is another; a vector that comes back is mapped."""
+    index(store.place, roles, role_column="modality")
+    row = store.rows[5].copy()
+    store.give({5: np.zeros(8)})
+    with pytest.raises(BadRowsError, match=r"row \S+ is all zeros; fix it, or"):
+        index(store.place, roles, role_column="modality")
+    report = index(store.place, roles, role_column="modality", bad_rows="skip")
+    assert (report.skipped, report.rows, report.before) == (1, 0, N - 1)
+    store.give({9: np.zeros(8)})
+    change(store, [9])
+    assert index(store.place, roles, role_column="modality", bad_rows="skip").skipped == 2
+    assert [i for i, row in enumerate(store.read()[0]) if row is None] == [5, 9]
+    store.give({5: row, 9: store.rows[9]})
+    assert index(store.place, roles, role_column="modality").rows == 2
+    check(store, mapped)
 
 
 def test_a_name_that_is_taken(store, roles):
