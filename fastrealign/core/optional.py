@@ -53,7 +53,7 @@ class Lazy:
     """A stand-in for a module that is imported on first use: `pa = Lazy("pyarrow", "parquet", "Arrow")`.
 
     An optional library: for code that runs after other code has imported it with `optional`, whose error names the file that
-    needs it. A module of this package, with its name alone: for the command line, which starts without NumPy.
+    needs it. A module of this package or of Python, with its name alone: for what most runs do without.
     """
 
     def __init__(self, module: str, extra: str | None = None, what: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
 import unicodedata
@@ -152,6 +151,8 @@ def meant(given: str, names: Iterable[str], then: str = "") -> str:
     >>> meant("audio", ["text", "image"], "the roles are text, image")
     '; the roles are text, image'
     """
+    import difflib
+
     near = difflib.get_close_matches(given, [name for name in names if isinstance(name, str)], 1, 0.6)
     if not near:
         return then and f"; {then}"

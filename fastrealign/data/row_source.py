@@ -17,6 +17,7 @@ from fastrealign.core.row_argument import Rows
 from fastrealign.core.rows import as_rows
 from fastrealign.core.tensors import is_tensor
 from fastrealign.data.process_group import ALONE, ProcessGroup
+from fastrealign.storage.system import pages
 
 # Bytes that a thread reads, maps and writes at a time. They fit in its share of the last-level cache. A piece costs some 0.1 ms
 # in Python, since rows push the interpreter's code and data out of the caches nearer to the core: a fifth of a pass at 2 MiB.
@@ -129,6 +130,16 @@ class PartOf(RowSource):
 def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
     """How many rows of width d make up `nbytes`; at least one."""
     return max(1, nbytes // (d * dtype.itemsize))
+
+
+def paged_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:
+    """An array (rows, d) of zeros in memory of its own, which the system gets back with it.
+
+    What malloc gave to a thread of one pass, it keeps when the next one starts; and when a large array is freed, it begins to
+    keep the memory of arrays of that size.
+    """
+    size = rows * d * dtype.itemsize
+    return np.frombuffer(pages(size), np.uint8, size).view(dtype).reshape(rows, d)
 
 
 def in_memory(rows: Rows) -> np.ndarray:

@@ -12,11 +12,12 @@ import numpy as np
 
 from fastrealign import formats
 from fastrealign.core.arrays import holds_rows
+from fastrealign.core.dtypes import common_dtype
 from fastrealign.core.errors import BadShardError, ChangedError, InputError
 from fastrealign.core.rows import taken_rows
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.options import NoiseOptions
-from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, rows_in, together
+from fastrealign.data.row_source import PIECE_BYTES, Piece, RowSource, in_memory, paged_rows, rows_in
 from fastrealign.formats.choose_column import Wanted
 from fastrealign.formats.manifest import JobSpec, spec_of
 from fastrealign.formats.table_objects import take
@@ -136,18 +137,21 @@ class FileSource(RowSource):
         numbered = enumerate(self.files.shards)
         chosen = sorted((shard.name, i) for i, shard in numbered if shard.rows and i not in self.left_out)
         chosen = chosen[:: max(1, -(-len(chosen) // PILOT_SHARDS))]
-        parts = []
-        for _, i in chosen:
-            shard = self.files.shards[i]
-            wanted = min(shard.rows, -(-rows // len(chosen)))
+        shards = [(i, self.files.shards[i]) for _, i in chosen]
+        most = -(-rows // max(1, len(shards)))
+        drawn, at = paged_rows(most * len(shards), self.d, common_dtype(shard.dtype for _, shard in shards)), 0
+        for i, shard in shards:
+            wanted = min(shard.rows, most)
             with self.naming(i):
                 if shard.random_access:
                     lo, memory = (shard.rows - wanted) // 2, np.empty(wanted * self.d * shard.dtype.itemsize, np.uint8)
-                    parts.append(shard.read(lo, lo + wanted, memory))
+                    part = shard.read(lo, lo + wanted, memory)
                 else:
-                    parts.append(next(shard.chunks(wanted)).copy())
+                    part = next(shard.chunks(wanted))
+                drawn[at : at + len(part)] = part
+                at += len(part)
             shard.close()
-        return together(parts)
+        return drawn[:at]
 
 
 def _firsts(shards: list[formats.Shard], first: int) -> list[int]:

@@ -27,9 +27,8 @@ from fastrealign.core.libraries import torch
 from fastrealign.core.optional import Lazy
 from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import RowMap
-from fastrealign.core.rows import empty_rows
 from fastrealign.core.tensors import as_tensor, is_tensor
-from fastrealign.data.row_source import PIECE_BYTES
+from fastrealign.data.row_source import PIECE_BYTES, paged_rows
 
 if TYPE_CHECKING:
     from fastrealign.core import device_ops, packed_map
@@ -50,7 +49,7 @@ class Host:
 
     def memory(self, nbytes: int) -> np.ndarray:
         """A buffer to read to or to write from, uint8 (nbytes,)."""
-        return empty_rows(1, nbytes, np.dtype(np.uint8))[0]
+        return paged_rows(1, nbytes, np.dtype(np.uint8))[0]
 
     def reduce(self, rows: Rows, maps: Sequence[RowMap], sums: Sequence[ExactSum], threads: int) -> Counts:
         """Add f(rows) to the sums, for each map; returns the counts of the first."""

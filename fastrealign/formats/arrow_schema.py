@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickletools
 from typing import Any
 
 import numpy as np
@@ -97,6 +96,8 @@ def noted_shape(field: pa.Field) -> tuple[int, ...] | None:
 
 def _pickled_numbers(text: bytes) -> list[int]:
     """The integers of a pickled tuple, in which Ray stores a shape; ValueError for anything else. Nothing is run."""
+    import pickletools
+
     numbers: list[Any] = []
     for code, value, _ in pickletools.genops(text):
         if code.name in ("BININT", "BININT1", "BININT2"):

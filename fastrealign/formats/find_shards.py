@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import re
@@ -185,6 +184,8 @@ def _check_there(path: Path) -> None:
     except InputError as error:
         near = []
         with suppress(OSError):
+            import difflib
+
             near = difflib.get_close_matches(path.name, os.listdir(path.parent), 1, 0.7)
         raise InputError(f"{error}{f'; did you mean {path.parent / near[0]}?' if near else ''}") from None
 

@@ -6,13 +6,13 @@ state.json names the shards in order; dataset_info.json has the type of each col
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.formats.arrow_schema import retyped_feature
@@ -129,4 +129,4 @@ def _loaded(path: Path) -> dict[str, Any]:
 def _fingerprint(before: str, alignment: str, written: list[ShardRecord]) -> str:
     """Sixteen hexadecimal digits, as `datasets` has them, from the input and the output."""
     text = " ".join([before, alignment, *(record.ends for record in written)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256(text.encode()).hexdigest()[:16]

@@ -6,13 +6,13 @@ run is under way, its journal (jobs/journal.py) holds the same records.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import one_line
 from fastrealign.core.version import __version__
@@ -74,7 +74,7 @@ class JobSpec:
     @property
     def digest(self) -> str:
         """Equal for equal specifications."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def change(self, earlier: JobSpec, done: set[str] | None = None) -> str | None:
         """What is different from `earlier`, in words; None if nothing is.

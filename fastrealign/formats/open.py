@@ -6,7 +6,6 @@ import bisect
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +28,7 @@ from fastrealign.storage.paths import Place, paths_of, place
 
 # Of a chunk of a source.
 CHUNK_BYTES = 8 << 20
+# Shards that are opened at a time. As many on a disk are opened sooner than threads start.
 _OPENERS = 8
 
 
@@ -219,9 +219,12 @@ def _open_all(
         except InputError as error:
             return error
 
-    if any(format_of(path).opens_whole for path in files):
+    local = all(isinstance(path, Path) for path in files)
+    if (local and len(files) <= _OPENERS) or any(format_of(path).opens_whole for path in files):
         opened = [open_one(path, name) for path, name in zip(files, names, strict=True)]
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(max_workers=min(_OPENERS, len(files))) as pool:
             opening = [pool.submit(open_one, path, name) for path, name in zip(files, names, strict=True)]
             try:

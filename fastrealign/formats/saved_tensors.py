@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.formats.registry import FORMATS
@@ -54,7 +54,7 @@ def save_tensors(path: AnyPath, tensors: dict[str, np.ndarray], meta: dict[str, 
 
 def _checksum(tensors: dict[str, np.ndarray]) -> str:
     """SHA-256 (hex) of names, types, shapes and values."""
-    digest = hashlib.sha256()
+    digest = sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())

@@ -11,7 +11,6 @@ import ctypes
 import io
 import mmap
 import struct
-import zipfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -98,6 +97,8 @@ class _Stream(io.RawIOBase):
 
 def put_crc(file: AtomicFile, offset: int, size: int, crc: int) -> None:
     """Write the checksum of the entry of `size` bytes at `offset`, in both places where a zip archive has it."""
+    import zipfile
+
     with zipfile.ZipFile(file.temporary) as archive:
         entries, at = archive.infolist(), archive.start_dir
     crc_bytes = struct.pack("<I", crc)

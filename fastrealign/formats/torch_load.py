@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,8 @@ _SAVE_AGAIN = "load it with torch and save it again with torch.save"
 
 def is_archive(path: str, size: int) -> bool:
     """Whether the file is a zip archive that can be mapped; InputError for one that torch would misread."""
+    import zipfile
+
     with reading(path), open(path, "rb", opener=os.open) as file:
         if file.read(4) != b"PK\x03\x04":
             if size > WHOLE_BYTES:

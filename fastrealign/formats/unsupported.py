@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import zipfile
 from pathlib import Path
 
 # Read from a text file to see what it holds: more than one embedding.
@@ -143,6 +142,8 @@ def _of_json(path: str, suffix: str, here: str, to: str, table: str) -> str:
 
 def _arrays(path: str) -> list[str]:
     """The names of the arrays in a .npz."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path) as file:
             return [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]

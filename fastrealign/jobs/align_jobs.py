@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 from fastrealign import formats
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import BadShardError
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import open_target
@@ -122,4 +122,4 @@ class ApplyJob(ShardJob):
 
 def _numbers(files: formats.Source) -> str:
     """SHA-256 of what determines the row numbers: names and sizes of the shards."""
-    return hashlib.sha256(json.dumps(sorted((shard.name, shard.rows) for shard in files.shards)).encode()).hexdigest()
+    return sha256(json.dumps(sorted((shard.name, shard.rows) for shard in files.shards)).encode()).hexdigest()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from heapq import nsmallest
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -103,6 +104,7 @@ class ThreadedWriter:
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(2 * _COMMITS)
         self._failure: BaseException | None = None
+        self._submit: Callable[..., object] = lambda work, *args: work(*args)
 
     def run(self, progress: Progress) -> None:
         this = Pass(
@@ -112,16 +114,31 @@ class ThreadedWriter:
             finish_shards=True,
             on_bad_shard=self._leave_out if self._plan.read.bad_shards == "skip" else None,
         )
-        self._pool = ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync")
         try:
-            this.run(self._make_work, self._piece_done)
+            with self._committing():
+                this.run(self._make_work, self._piece_done)
         finally:
-            # A run that ends early still puts its complete shards in place.
-            self._pool.shutdown()
             for output in self._open.values():
                 output.abort()
         if self._failure is not None:
             raise self._failure
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Commits wait for a disk or a server, or read every byte: in a pool, so that no thread that maps rows waits. At its
+        end all that were begun are done: a run that ends early still puts its complete shards in place.
+
+        Others take less time than starting a pool, and are done by the thread that wrote the last piece.
+        """
+        output = self._plan.output
+        if not output.fsync and not output.verify and isinstance(self._plan.out.root, Path):
+            yield
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_COMMITS, thread_name_prefix="fastrealign-sync") as pool:
+            self._submit = pool.submit
+            yield
 
     def _make_work(self, place: Host | Device) -> Work:
         memory = np.empty(0, np.uint8)
@@ -171,7 +188,7 @@ class ThreadedWriter:
             return
         if not output.spoiled:
             self._room.acquire()
-            self._pool.submit(self._commit, piece.shard, output)
+            self._submit(self._commit, piece.shard, output)
         elif self._plan.out.names[piece.shard] in self.left_out:
             output.abort()
             with self._lock:
@@ -183,7 +200,7 @@ class ThreadedWriter:
             self.left_out.setdefault(self._plan.out.names[error.shard], str(error))
 
     def _commit(self, at: int, output: _OutputShard) -> None:
-        """Put a shard in place and record it, in a thread of the pool."""
+        """Put a shard in place and record it."""
         try:
             shard, name, metadata = output.shard, self._plan.out.names[at], self._plan.out.metadata[at]
             writer = output.writer(lambda: self._writer(at))  # an empty shard has none yet

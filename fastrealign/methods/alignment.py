@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import Counts
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
 from fastrealign.core.row_argument import Rows, unmasked
 from fastrealign.core.row_map import RowMap
@@ -134,7 +134,7 @@ class Alignment(MapsRows):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of s, b and c: what decides the output."""
-        digest = hashlib.sha256(np.float64(self.s).tobytes())
+        digest = sha256(np.float64(self.s).tobytes())
         for v in (self.b, self.c):
             digest.update(v.tobytes())
         return digest.hexdigest()

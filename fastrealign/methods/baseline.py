@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ import numpy as np
 
 from fastrealign.core import ops
 from fastrealign.core.bad_rows import GOOD, Counts
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.libraries import torch
@@ -116,7 +116,7 @@ class Baseline(MapsRows):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the name and of all that decides the output."""
-        digest = hashlib.sha256(repr((self.name, self.s, self.sigma, self.seed, self.projected)).encode())
+        digest = sha256(repr((self.name, self.s, self.sigma, self.seed, self.projected)).encode())
         for name in ("b", "matrix", "shift", "c", *(["scale"] if self.scale is not None else [])):
             value = getattr(self, name)
             digest.update(name.encode() + (b"" if value is None else np.ascontiguousarray(value).tobytes()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -93,6 +92,8 @@ def check_method(name: object) -> str:
     if not isinstance(name, str):
         raise InputError(f"method={name!r}: expected one of {', '.join(METHODS)}")
     if name.lower() not in METHODS:
+        import difflib
+
         near = difflib.get_close_matches(name.lower(), METHODS, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")

@@ -6,13 +6,13 @@ wraps the fitted one, so that nothing else has to know of it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fastrealign.core.bad_rows import GOOD, Counts
+from fastrealign.core.digest import sha256
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
 from fastrealign.core.libraries import torch
@@ -84,7 +84,7 @@ class Noisy:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what decides the output."""
-        return hashlib.sha256(repr((self.method.fingerprint, self.options.to_json())).encode()).hexdigest()
+        return sha256(repr((self.method.fingerprint, self.options.to_json())).encode()).hexdigest()
 
     def __call__(self, x: object, **how: Any) -> Any:
         return self.method(x, noise=self.options.noise, seed=self.options.seed, **how)

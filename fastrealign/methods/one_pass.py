@@ -56,7 +56,8 @@ def fit_one_pass(source: RowSource, target: SideStatistics, centroid: str, optio
     check_side(source.name, side)
     check_projected(source.name, side.count, mapped.count)
     final = anchored(side, target)
-    rows = _good(_good(sample.rows(), pilot), final)
+    rows, whole = _good(_good(sample.rows(), pilot), final), sample.whole
+    del sample  # another copy of the rows
     if not len(rows):
         raise InputError(
             "no row of the sample has a direction under the map; source and target are opposite in every way"
@@ -70,7 +71,7 @@ def fit_one_pass(source: RowSource, target: SideStatistics, centroid: str, optio
         start = RowMap(final.s, final.b, target.mean - _mean(rows, final))
         c = exact_centroid(ArraySource(rows, "the sample"), start, aim, rows, PassOptions("skip"))
         _, spread = _difference(rows, RowMap(final.s, final.b, c), pilot)
-    error = 0.0 if sample.whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
+    error = 0.0 if whole else float(np.sqrt(spread / len(rows) * (1.0 - len(rows) / side.count)))
     return OnePass(side, c, error)
 
 
@@ -91,11 +92,15 @@ def _pilot_map(source: RowSource, target: SideStatistics, centroid: str) -> RowM
 def _difference(rows: np.ndarray, a: RowMap, b: RowMap) -> tuple[np.ndarray, float]:
     """Mean of f(row; a) - f(row; b), float64 (d,), and its variance, summed over the columns."""
     total, squares = np.zeros(rows.shape[1]), 0.0
+    memory = np.empty((2, min(_BLOCK, len(rows)), rows.shape[1]))
     for lo in range(0, len(rows), _BLOCK):
         block = rows[lo : lo + _BLOCK]
-        difference = _mapped(block, a) - _mapped(block, b)
+        difference, other = memory[:, : len(block)]
+        ops.apply(block, a, difference)
+        ops.apply(block, b, other)
+        difference -= other
         total += difference.sum(axis=0)
-        squares += float((difference**2).sum())
+        squares += float(np.square(difference, out=other).sum())
     mean = total / len(rows)
     return mean, max(0.0, squares - len(rows) * float((mean * mean).sum())) / max(1, len(rows) - 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -123,6 +122,8 @@ class PairedMap(MapsRows):
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what decides the output."""
+        import hashlib
+
         digest = hashlib.sha256(repr((PAIRED, self.matrix.shape)).encode())
         for value in (self.matrix, self.shift):
             digest.update(np.ascontiguousarray(value).tobytes())

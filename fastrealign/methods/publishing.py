@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,8 @@ class OnHub:
         FastRealignError
             Where the hub cannot be reached.
         """
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="fastrealign-hub-") as made:
             folder = Path(made)
             self.save(folder / FILE)

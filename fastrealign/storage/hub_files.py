@@ -6,7 +6,6 @@ shows it.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +91,8 @@ def upload(folder: Path, repository: str, message: str, token: str | None, priva
 @contextmanager
 def _silent(utils: Any) -> Iterator[None]:
     """Without the library's own lines on stderr: bars, and a note at each of its tries."""
+    import logging
+
     logger, bars = logging.getLogger("huggingface_hub"), not utils.are_progress_bars_disabled()
     level = logger.level
     logger.setLevel(logging.ERROR)

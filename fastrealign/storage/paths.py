@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -104,5 +103,7 @@ def each(call: Callable[[T], R], of: Iterable[T], *, remote: bool | None = None)
     if not remote:
         yield from map(call, of)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_REQUESTS) as pool:
         yield from pool.map(call, of)

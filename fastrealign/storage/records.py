@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
 from typing import Any
+
+from fastrealign.core.digest import sha256
 
 # More than any real record has. Python's own functions fail at about a thousand levels.
 _LEVELS = 100
@@ -70,7 +71,7 @@ def checked(text: bytes, form: int) -> dict[str, Any]:
 
 
 def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest()[:32].encode()
+    return sha256(body).hexdigest()[:32].encode()
 
 
 def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastrealign.core.errors import FastRealignError, InputError
@@ -142,6 +139,8 @@ def with_retries(url: str, doing: str, call: Callable[[float], T], seconds: floa
             raise FastRealignError(
                 f"{url}: could not be {doing}: {reason}{tried}; run again when the server and the network respond"
             ) from without_secrets(error)
+        import random
+
         time.sleep(wait * random.uniform(0.5, 1.0))
         wait = min(2.0 * wait, LONGEST_WAIT)
     raise AssertionError("unreachable")
@@ -214,6 +213,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _reason(error: BaseException, seconds: float) -> str:
     status = status_of(error)
     if status is not None:
+        from http import HTTPStatus
+
         name = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "an error"
         return f"HTTP {status} ({name})"
     if any(kind.__name__ == "TimeoutError" for kind in type(error).__mro__) and not str(error):
@@ -225,6 +226,8 @@ def _reason(error: BaseException, seconds: float) -> str:
 
 def _in_time(call: Callable[[], T], seconds: float) -> T:
     """For file systems that block: call in a thread, which is abandoned when the time is over."""
+    from concurrent.futures import Future
+
     answer: Future[T] = Future()
 
     def work() -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from fastrealign.core.errors import FastRealignError
+from fastrealign.core.optional import Lazy
 from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
 from fastrealign.storage.leftovers import mark, remove_left
@@ -21,6 +20,13 @@ from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.system import DESCRIPTORS
 from fastrealign.storage.url import Url
+
+if TYPE_CHECKING:
+    import tempfile
+    import uuid
+else:  # most runs make no spool files
+    tempfile = Lazy("tempfile")
+    uuid = Lazy("uuid")
 
 
 class Spool:

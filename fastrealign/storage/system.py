@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,17 @@ def set_aside(fd: int, size: int) -> None:
             return
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
+
+
+def pages(size: int) -> mmap.mmap:
+    """Zeroed memory of the system, to which it goes back when nobody holds it; at least a byte."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, max(1, size))
+    memory = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 @cache

@@ -511,8 +511,9 @@ def test_verify_needs_what_the_first_run_noted(tmp_path, big):
         fr.align(*big, tmp_path / "out", resume=True, verify=True)
 
 
+@pytest.mark.parametrize("fsync", [False, True])  # committed by the thread that wrote it, or by one of a pool
 @pytest.mark.parametrize("how", ["grows", "is touched", "goes"])
-def test_a_shard_that_changes_while_it_is_read(tmp_path, big, how):
+def test_a_shard_that_changes_while_it_is_read(tmp_path, big, how, fsync):
     text, image = big
     path = text / "part_1.npy"
 
@@ -528,7 +529,7 @@ def test_a_shard_that_changes_while_it_is_read(tmp_path, big, how):
                     path.unlink()
 
     with pytest.raises(InputError, match=r"part_1\.npy: (changed while it was read|no such file)"):
-        fr.align(text, image, tmp_path / "out", progress=Change(), threads=1)
+        fr.align(text, image, tmp_path / "out", progress=Change(), threads=1, fsync=fsync)
     assert not (tmp_path / "out" / "part_1.npy").exists()
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import corpus
@@ -165,3 +166,18 @@ def test_a_lock_of_windows_that_is_held_and_one_that_cannot_be(tmp_path, monkeyp
         with pytest.raises(OSError, match="refused") as caught:
             system.lock(file.fileno())
     assert not isinstance(caught.value, BlockingIOError)
+
+
+def test_memory_of_a_pass_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    held = [np.frombuffer(system.pages(8 << 20), np.uint8) for _ in range(8)]
+    for buffer in held:
+        buffer[:] = 1
+    full = resident()
+    assert full - before > 48 << 20
+    del held[::2], buffer
+    assert full - resident() > 24 << 20
+    assert len(system.pages(0)) > 0
