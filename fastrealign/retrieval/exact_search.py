@@ -96,6 +96,8 @@ def top_k(
     source = open_rows(documents, "target")
     if source.d != queries.shape[1]:
         raise InputError(f"{source.name}: rows are {source.d} wide, queries {queries.shape[1]}")
+    if not count_rows(source):
+        raise InputError(f"{source.name}: holds no rows to search; add documents first")
     k = min(k, count_rows(source))
     groups = range(0, len(queries), QUERIES)
     left = count_rows(source) * len(groups)

@@ -146,7 +146,7 @@ def _file(path: Place) -> Judgements:
                 "keep one"
             )
     if not grades:
-        raise InputError(f"{path}: holds no judgement")
+        raise InputError(f"{path}: holds no judgement; expected lines with a query, a document and a grade")
     return Judgements(str(path), grades)
 
 

@@ -122,6 +122,8 @@ def open_pair(
 
 def _checked_labels(labels: Any, counts: tuple[int, ...]) -> np.ndarray:
     found = array_of(labels, "labels", "iu")
+    if not found.size:
+        raise InputError("labels: hold no pair; give the rows of queries and documents that belong together")
     if found.ndim != 2 or found.shape[1] != 2:
         raise InputError(f"labels: shape {found.shape}, expected (pairs, 2): row of the query, row of the document")
     if len(found) < LEAST_LABELS:

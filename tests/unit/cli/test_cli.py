@@ -134,6 +134,7 @@ def test_fit_of_roles(tmp_path, sides, run):
         ("s --role a=s --anchor a", "fit takes either SOURCE and --target or roles"),
         ("--role a=s --role b=s --anchor a --target s --tol 0.1", "--target, --tol goes with SOURCE, not with --role"),
         ("--role a=s --role b=s", "roles need an anchor"),
+        ("--role a=s --anchor a", "roles: expected at least two, such as --role text=text_emb/ --role image=img_emb/"),
         ("--role a=s --role a=s --anchor a", "--role a=s: a was given already"),
         ("--role a --anchor a", "--role a: expected NAME=PATH"),
         ("--role text=s --role image=s --anchor imgae", "no role 'imgae', did you mean 'image'?"),

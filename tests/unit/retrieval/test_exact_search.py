@@ -57,3 +57,8 @@ def test_an_index_is_searched_as_it_is(rng):
 def test_what_cannot_be_searched(queries, k, message):
     with pytest.raises(fr.InputError, match=message):
         top_k(queries, np.eye(4), k)
+
+
+def test_no_documents():
+    with pytest.raises(fr.InputError, match="target: holds no rows to search; add documents first"):
+        top_k(np.ones((2, 4)), np.empty((0, 4)), 1)

@@ -48,7 +48,7 @@ def test_layouts(tmp_path, name, text):
         ("a.csv", "query,doc,rel\nq1,d1\n", r"line 2: 2 columns, the header has 3"),
         ("a.csv", "query,doc\n,d1\n", r"line 2: has no query"),
         ("a.csv", "query,doc\n", r"holds no judgement"),
-        ("a.txt", "", r"holds no judgement"),
+        ("a.txt", "", r"a.txt: holds no judgement; expected lines with a query, a document and a grade"),
         ("a.csv", "\n \n", r"holds no judgement"),
         ("a.csv", "q1,d1\nquery,doc\n", r"line 1: no header that names a query"),
         ("a.tsv", "q1 d1\n", r"line 1: no header that names a query"),

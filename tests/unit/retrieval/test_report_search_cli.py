@@ -76,9 +76,10 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
 
 
 def test_ids_qrels_and_roles_of_files(given, run):
+    Path("queries.txt").write_text("".join(f"{i}\n" for i in range(len(np.load("queries.npy")))))
     code, out, _ = run(
-        "--queries", "queries.npy", "--images", "images.npy", "--ids", "image=ids.txt", "--qrels", "judged.csv",
-        "--roles", "roles.safetensors", "--out", "s.html",
+        "--queries", "queries.npy", "--images", "images.npy", "--ids", "image=ids.txt", "query=queries.txt",
+        "--qrels", "judged.csv", "--roles", "roles.safetensors", "--out", "s.html",
     )  # fmt: skip
     assert code == 0 and "roles (centred)" in out and "note: all documents are images" in out
     assert "40 judged queries of 40" in out

@@ -220,6 +220,7 @@ REFUSED = {
         lambda w: fit_scores(w, labels={IMAGE: own.astype(float)}),
         "labels: element type float64, expected integers",
     ),
+    "none of them": (lambda w: fit_scores(w, labels={IMAGE: []}), "query to image: labels: hold no pair; give"),
     "their rows": (
         lambda w: fit_scores(w, labels={IMAGE: own + np.array([0, 1])}),
         r"pair 119 is \(119, 120\), .* documents are rows 0 to 119",
