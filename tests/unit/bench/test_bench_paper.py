@@ -338,7 +338,7 @@ def test_shares_of_one_head_stand_beside_those_of_others(tmp_path, monkeypatch):
     roles = benchmarks.module("paper.roles")
     monkeypatch.setattr(roles, "table", lambda fit, test: {"none": {"taken": "none", "splits": [len(test["query"])]}})
     kept = tmp_path / "roles.json"
-    of_b1 = {"head": "B1", "query": "title", "text": "long", "part": "test", "methods": {}}
+    of_b1 = {"head": "B1", "query": "title", "text": "long", "part": "test", "methods": {"auto": {"taken": "none"}}}
     kept.write_text(json.dumps({"searches": [of_b1, of_b1 | {"head": "shipped"}]}))
     roles.main(["--out", str(kept)])
     searches = json.loads(kept.read_text())["searches"]
