@@ -15,6 +15,7 @@ import numpy as np
 
 from fastrealign.core import checks
 from fastrealign.core.errors import FitWarning, InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.progress import Progress
 from fastrealign.data.pair import open_both
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -142,7 +143,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     for side in given:
         if count_rows(side) <= MIXING_K:
             raise InputError(
-                f"{side.name}: {side.rows} rows, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
+                f"{side.name}: {count(count_rows(side), 'row')}, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
             )
     named_labels = None if options.labels is None else both_labels(options.labels, *given)
     lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)

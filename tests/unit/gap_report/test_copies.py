@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastrealign as fr
+from fastrealign.core.errors import InputError
 from fastrealign.gap_report.copies import by_thing, first_rows, halves, independent, numbered, things
 
 
@@ -105,3 +106,9 @@ def test_classes_of_one_side_alone_are_noted(few):
         in notes
     )
     assert not any(note.startswith("target") and "classes" in note for note in notes)
+
+
+def test_a_single_row_is_said_in_the_singular(few):
+    y, x = few(30, 4)
+    with pytest.raises(InputError, match="^source: 1 row, expected at least 21, for 20 neighbours of each row$"):
+        fr.report(y[:1], x)
