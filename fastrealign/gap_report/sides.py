@@ -143,7 +143,8 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     for side in given:
         if count_rows(side) <= MIXING_K:
             raise InputError(
-                f"{side.name}: {count(count_rows(side), 'row')}, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours of each row"
+                f"{side.name}: {count(count_rows(side), 'row')}, expected at least {MIXING_K + 1}, for {MIXING_K} neighbours "
+                "of each row"
             )
     named_labels = None if options.labels is None else both_labels(options.labels, *given)
     lengths = None if options.by_length is None else row_lengths(options.by_length, given[1], progress)

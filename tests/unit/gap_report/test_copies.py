@@ -110,5 +110,5 @@ def test_classes_of_one_side_alone_are_noted(few):
 
 def test_a_single_row_is_said_in_the_singular(few):
     y, x = few(30, 4)
-    with pytest.raises(InputError, match="^source: 1 row, expected at least 21, for 20 neighbours of each row$"):
+    with pytest.raises(InputError, match=r"^source: 1 row, expected at least 21, for 20 neighbours of each row$"):
         fr.report(y[:1], x)
