@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def _main(argv: Sequence[str]) -> int:
     collect_seldom()
     atexit.register(gc.freeze)  # what is left goes with the process: looking for cycles in it took 0.04 s
     _open_closed_streams()
+    _replace_what_cannot_be_encoded()
     interrupt = Interrupt()
     for arg in argv:
         note_secrets(arg)
@@ -91,6 +93,12 @@ def _main(argv: Sequence[str]) -> int:
         if os.environ.get("FASTREALIGN_DEBUG", "") not in ("", "0"):
             print(shown_traceback(error), end="", file=sys.stderr)
         return code
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """A terminal or file in ASCII (LANG=C) gets "?" for a sign that it lacks, where the whole command would fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _open_closed_streams() -> None:

@@ -586,3 +586,13 @@ def test_nothing_heavy_is_imported_for_help_or_align(tmp_path, sides):
     command = [sys.executable, "-c", code, *sides, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_output_in_ascii_lacks_signs_and_nothing_else(tmp_path):
+    """LANG=C without Python's UTF-8 mode, as in some containers and cron jobs."""
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environ.pop("PYTHONIOENCODING", None)
+    command = [sys.executable, "-m", "fastrealign", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout and done.stdout.isascii()
