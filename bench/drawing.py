@@ -116,7 +116,7 @@ def heads(grid: np.ndarray, columns: Sequence[str], rows: Sequence[str]) -> None
 
 def bars_of_seeds(axes: Axes, values: Mapping[str, Sequence[float]], blind: Sequence[float]) -> None:
     """A row a name: a bar for the mean, a dot a seed, a line for the model without the picture. The first is on top."""
-    from fastrealign.cli.demo.picture import IMAGE, TEXT
+    from fastrealign.cli.demo.picture_style import IMAGE, TEXT
 
     for at, (of, without) in enumerate(zip(values.values(), blind, strict=True)):
         axes.barh(at, np.mean(of), 0.7, color=IMAGE, alpha=0.35)

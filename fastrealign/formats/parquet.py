@@ -22,7 +22,7 @@ from fastrealign.formats.tables import TableShard
 from fastrealign.storage.atomic import AtomicFile
 from fastrealign.storage.files import file_size
 from fastrealign.storage.paths import AnyPath, place
-from fastrealign.storage.remote import RemoteStream
+from fastrealign.storage.remote_file import RemoteStream
 
 # Without a buffer Arrow reads the whole column of a row group, however large.
 _BUFFER = 1 << 20

@@ -151,8 +151,8 @@ def binned(lengths: np.ndarray) -> list[np.ndarray]:
         if len(parts) > 1 and min(map(len, parts)) >= FEWEST:
             return parts
     raise InputError(
-        f"by_length: {len(lengths)} captions of {len(values)} different lengths do not make two bins of at least {FEWEST} "
-        "rows; give more captions, or lengths that differ"
+        f"by_length: {count(len(lengths), 'caption')} of {count(len(values), 'length')} do not make two bins of at least "
+        f"{FEWEST} rows; give more captions, or lengths that differ"
     )
 
 

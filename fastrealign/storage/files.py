@@ -14,9 +14,9 @@ import numpy as np
 
 from fastrealign.core.errors import FastRealignError, InputError, changed, shortage
 from fastrealign.core.text import one_line
-from fastrealign.storage import remote
+from fastrealign.storage import remote_file
 from fastrealign.storage.paths import AnyPath, place
-from fastrealign.storage.remote import RemoteFile, RemoteStream
+from fastrealign.storage.remote_file import RemoteFile, RemoteStream
 from fastrealign.storage.system import FLAGS, read_at, read_into_at
 
 # Read ahead where a file on a server is read in order.
@@ -87,7 +87,7 @@ def reading(path: AnyPath) -> Iterator[None]:
 def file_size(path: AnyPath) -> int:
     """The size in bytes of a regular, non-empty file; anything else is an InputError."""
     if not isinstance(at := place(path), Path):
-        return remote.file_size(str(at))
+        return remote_file.file_size(str(at))
     with reading(path):
         status = os.stat(at)
     if stat.S_ISDIR(status.st_mode):
@@ -102,7 +102,7 @@ def file_size(path: AnyPath) -> int:
 def state_of(path: AnyPath) -> tuple[int, ...] | None:
     """Values that change when a file, or one in a folder, is written to or replaced, even if size and time are set back.
 
-    None if it does not exist, and for a URL, which is checked with each answer of the server (remote.py).
+    None if it does not exist, and for a URL, which is checked with each answer of the server (remote_file.py).
     """
     if not isinstance(at := place(path), Path):
         return None

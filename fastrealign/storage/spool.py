@@ -16,7 +16,7 @@ from fastrealign.core.text import one_line
 from fastrealign.storage.files import Descriptor
 from fastrealign.storage.leftovers import mark, remove_left
 from fastrealign.storage.paths import AnyPath, place
-from fastrealign.storage.remote import REQUEST_BYTES, RemoteFile
+from fastrealign.storage.remote_file import REQUEST_BYTES, RemoteFile
 from fastrealign.storage.remote_session import SESSION
 from fastrealign.storage.system import DESCRIPTORS
 from fastrealign.storage.url import Url

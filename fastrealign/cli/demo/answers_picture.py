@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastrealign.cli.demo import statements
-from fastrealign.cli.demo.picture import INK, PAPER, save
+from fastrealign.cli.demo.picture_style import INK, PAPER, save
 from fastrealign.cli.demo.scenes import render, scene
 from fastrealign.revision.answers import Answer
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement
-from fastrealign.cli.demo.picture import IMAGE, PAPER, TEXT, save
+from fastrealign.cli.demo.picture_style import IMAGE, PAPER, TEXT, save
 from fastrealign.cli.demo.real_world import RealWorld, thumbnail
 from fastrealign.cli.demo.uses import BEST, Best
 from fastrealign.core.reference import project

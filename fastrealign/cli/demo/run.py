@@ -13,7 +13,7 @@ import fastrealign as fr
 from fastrealign.cli.demo import real_world, uses
 from fastrealign.cli.demo.gap_picture import draw
 from fastrealign.cli.demo.measurements import NEIGHBOURS, Measurement, measure_pairs
-from fastrealign.cli.demo.picture import check_picture
+from fastrealign.cli.demo.picture_style import check_picture
 from fastrealign.cli.demo.real_world import RealWorld
 from fastrealign.cli.demo.uses import BEST, TOP, Search, Share
 from fastrealign.core.text import printable

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastrealign.cli.demo import questions, statements
 from fastrealign.cli.demo.answers_picture import draw_answers
-from fastrealign.cli.demo.picture import check_picture
+from fastrealign.cli.demo.picture_style import check_picture
 from fastrealign.cli.demo.world import Sizes, World, make
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import SILENT, Progress
