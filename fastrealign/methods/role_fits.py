@@ -17,7 +17,7 @@ from fastrealign.core.progress import Progress
 from fastrealign.core.row_argument import Rows
 from fastrealign.core.row_map import UNIT
 from fastrealign.core.text import meant
-from fastrealign.core.wording import either
+from fastrealign.core.wording import either, option
 from fastrealign.data.options import PassOptions
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -187,7 +187,7 @@ def check_names(rows: Rows, anchor: str) -> None:
     """InputError for fewer than two roles, names that are none, and an anchor that is not among them."""
     if not isinstance(rows, Mapping) or len(rows) < 2:
         python = "expected a mapping of at least two names to rows, such as {'text': texts, 'image': images}"
-        shell = "expected at least two, such as --role text=text_emb/ --role image=img_emb/"
+        shell = f"expected at least two, such as {option('role', 'text=text_emb/')} {option('role', 'image=img_emb/')}"
         raise InputError(f"roles: {either(shell, python)}")
     for role in rows:
         if not isinstance(role, str) or not _NAME.fullmatch(role):
