@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
@@ -61,10 +61,12 @@ def missing(extension: str) -> str | None:
     if not shutil.which("cmake"):
         return "CMake is not installed: pip install cmake"
     for variable, names, advice in COMPILERS:
-        named = os.environ.get(variable)
-        if named and not shutil.which(shlex.split(named)[0]):
+        if variable == "CUDACXX" and "cuda" not in extension:
+            continue
+        named = os.environ.get(variable, "").strip()
+        if named and not shutil.which(named.split()[0]):
             return f"{variable}={named} names no program: unset {variable}, or let it name a compiler"
-        if not named and not any(shutil.which(name) for name in names) and (variable == "CXX" or "cuda" in extension):
+        if not named and not any(shutil.which(name) for name in names):
             return advice
     return None
 
@@ -90,20 +92,29 @@ def source_folder() -> Iterator[dict[str, dict[str, str]]]:
 
     From a folder that cannot be written, everything is built in a temporary one.
     """
-    if not os.access(SOURCE, os.W_OK):
+    lock = _lock_file()
+    if lock is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield {"egg_info": {"egg_base": temporary}, "build": {"build_base": temporary}}
         return
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield {}
-        return
-    (SOURCE / "build").mkdir(exist_ok=True)
-    with open(SOURCE / "build/lock", "w") as lock:
-        with Progress("waiting for another build in this folder"):
+    with lock:
+        # Windows has no fcntl, and some network file systems have no locks.
+        with Progress("waiting for another build in this folder"), suppress(ImportError, OSError):
+            import fcntl
+
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield {}
+
+
+def _lock_file() -> IO[str] | None:
+    """None where the folder of the source, or of builds in it, cannot be written."""
+    if not os.access(SOURCE, os.W_OK):
+        return None
+    try:
+        (SOURCE / "build").mkdir(exist_ok=True)
+        return open(SOURCE / "build/lock", "w")
+    except OSError:
+        return None
 
 
 class Progress:

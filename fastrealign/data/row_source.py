@@ -133,10 +133,9 @@ def rows_in(nbytes: int, d: int, dtype: np.dtype) -> int:
 
 
 def paged_rows(rows: int, d: int, dtype: np.dtype) -> np.ndarray:
-    """An array (rows, d) of zeros in memory of its own, which the system gets back with it.
+    """An array (rows, d) of zeros in memory of its own, which the system has back as soon as the array is freed.
 
-    What malloc gave to a thread of one pass, it keeps when the next one starts; and when a large array is freed, it begins to
-    keep the memory of arrays of that size.
+    malloc would keep it: what a thread of an earlier pass used, and, once a large array was freed, any array of that size.
     """
     size = rows * d * dtype.itemsize
     return np.frombuffer(pages(size), np.uint8, size).view(dtype).reshape(rows, d)

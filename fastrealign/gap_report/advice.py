@@ -11,7 +11,7 @@ from fastrealign.gap_report.report_data import Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
-# A rise this large that these rows do not tell from chance is not passed over in silence.
+# A rise this large is mentioned even where these rows do not distinguish it from chance.
 FAR = 0.05
 
 

@@ -12,9 +12,9 @@ MANY = 0.01
 
 
 def numbered(rows: np.ndarray) -> np.ndarray:
-    """A number for each row, the same for equal rows: int64 (n,), from 0 in the order of their first rows."""
+    """A number for each unit row, the same for rows equal in float32: int64 (n,), from 0 in the order of their first rows."""
     numbers: dict[bytes, int] = {}
-    plain = np.ascontiguousarray(rows) + np.zeros((), rows.dtype)  # -0.0 is 0.0
+    plain = np.ascontiguousarray(rows, np.float32) + np.float32(0)  # -0.0 is 0.0
     return np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in plain), np.int64, len(plain))
 
 

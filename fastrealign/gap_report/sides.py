@@ -99,7 +99,7 @@ class Sides:
     pairs_of  pairs that `pairs` were drawn from
     notes    warnings about the rows as they were named
     numbers  of the rows of x and y, the same for equal ones
-    independent  how many independent rows have means as uncertain as those drawn, of target and source
+    independent  of (target, source) the number of different rows whose mean is as uncertain as that of the rows drawn
     lengths  of the captions of the source rows drawn
     """
 
@@ -153,7 +153,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
         binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
     x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
-    same = [numbered(side.array) for side in (x, y)]
+    same = [numbered(np.concatenate([rows.astype(np.float32) for _, rows in unit_blocks(side)])) for side in (x, y)]
     parts = _parts((x, y), same, options.seed)
     (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None

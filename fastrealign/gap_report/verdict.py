@@ -94,7 +94,7 @@ def _effects(of: Outcome, text: str) -> str:
     for name in sorted(of.methods, key=lambda name: -of.methods[name].value):
         if (better := of.better(name)) is not None:
             changed[better].append(f"{name_of(name)} ({percent(of.methods[name].value)})")
-    none = "no method mixes them better" if of.name == MIXING else f"no method raises that{by_chance(of)}"
+    none = f"no method {'mixes them better' if of.name == MIXING else 'raises that'}{by_chance(of)}"
     higher = f"more with {listed(changed[True])}" if changed[True] else none
     lower = f"; less with {listed(changed[False])}" if changed[False] else ""
     return f"{text}; {higher}{lower}."

@@ -115,10 +115,12 @@ def set_aside(fd: int, size: int) -> None:
 
 
 def pages(size: int) -> mmap.mmap:
-    """Zeroed memory of the system, to which it goes back when nobody holds it; at least a byte."""
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, max(1, size))
-    memory = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Zeroed memory, at least a byte, that the system has back as soon as no array holds it. Raises MemoryError."""
+    kind = [mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS] if hasattr(mmap, "MAP_PRIVATE") else []
+    try:
+        memory = mmap.mmap(-1, max(1, size), *kind)
+    except OSError as error:
+        raise MemoryError(f"{size:,} bytes") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import re
 import shutil
@@ -89,6 +90,10 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(build, cmake_build, tmp
         patch.setenv("CXX", "nonsense -O2")
         with pytest.raises(CompileError, match="CXX=nonsense -O2 names no program: unset CXX"):
             build("no_such_compiler")
+        patch.setenv("CXX", " ")
+        patch.setenv("CUDACXX", "nonsense")
+        assert cmake_build.missing("fastrealign._core") is None
+        assert cmake_build.missing("fastrealign_cuda").startswith("CUDACXX=nonsense names no program")
     (tmp_path / "small.cpp").write_text("int one( {\n")
     with pytest.raises(CompileError, match="the lines above say why"):
         build("faulty")
@@ -114,14 +119,31 @@ def test_builds_of_one_folder_wait_for_each_other(cmake_build, tmp_path, monkeyp
     assert events == ["first", "second"]
 
 
-def test_a_folder_that_cannot_be_written_is_built_elsewhere(cmake_build, tmp_path, monkeypatch):
+def test_a_build_on_a_file_system_without_locks(cmake_build, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refused(file, how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
     monkeypatch.setattr(cmake_build, "SOURCE", tmp_path)
-    monkeypatch.setattr(cmake_build.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with cmake_build.source_folder() as options:
+        assert options == {}
+
+
+@pytest.mark.parametrize("what", ["the source", "its folder of builds"])
+def test_a_folder_that_cannot_be_written_is_built_elsewhere(cmake_build, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(cmake_build, "SOURCE", tmp_path)
+    if what == "the source":
+        monkeypatch.setattr(cmake_build.os, "access", lambda path, mode: path != tmp_path)
+    else:
+        (tmp_path / "build/lock").mkdir(parents=True)  # as a file that cannot be opened
+    before = sorted(tmp_path.rglob("*"))
     with cmake_build.source_folder() as options:
         elsewhere = {Path(folder) for group in options.values() for folder in group.values()}
         assert len(elsewhere) == 1 and elsewhere.pop().is_dir()
         assert options.keys() == {"egg_info", "build"}
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_source_distribution_of_the_cuda_package_can_be_built(tmp_path, monkeypatch):

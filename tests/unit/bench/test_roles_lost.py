@@ -32,7 +32,7 @@ def test_what_is_lost_weighs_every_search_alike():
 
 
 def test_shares_that_fell_are_counted():
-    """Of heads with a small gap and searches where auto took a map; shares that nothing moves fall never, by chance either."""
+    """Of heads with a small gap and searches where auto took a map; a share that no query changes never falls."""
     kept = [[0.02, 0.01, 0.03], [0.02, 0.01, 0.02], [-0.1, 0.01, 0.01], [0.0, 0.0, 0.01]]
 
     def search(head, taken):

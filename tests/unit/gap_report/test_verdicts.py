@@ -158,6 +158,16 @@ def test_captions_of_one_picture(reports):
     assert report.advice.startswith("Use ReAlign for search in one index of both sides")
 
 
+def test_copies_of_other_lengths_are_copies(rng):
+    """Only the direction of a row counts, in an array as in a file."""
+    rows = np.repeat(rng.normal(size=(60, 16)), 5, axis=0).astype(np.float32)
+    other = rng.normal(size=rows.shape).astype(np.float32)
+    found = [fr.report(other, of, pairs=True) for of in (rows, rows * 2.0 ** rng.integers(-3, 4, (300, 1)))]
+    assert [report.search.pool for report in found] == [60, 60]
+    notes = [[note for note in report.notes if "240 of its 300 rows are copies of others" in note] for report in found]
+    assert len(notes[0]) == 1 and notes[0] == notes[1]
+
+
 def test_a_rise_that_may_be_chance_is_not_called_none(reports):
     """With fifty queries R@1 rises from 70 to 100 %: not more than chance, and not "no method raises that"."""
     report = reports(worlds.wide_with_a_gap)
