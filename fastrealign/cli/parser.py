@@ -11,11 +11,11 @@ from typing import Any, NoReturn, cast
 
 from fastrealign.cli.config import with_config
 from fastrealign.cli.console import writing_out
+from fastrealign.cli.help_text import HelpFormatter
 from fastrealign.core.errors import InputError
 from fastrealign.core.text import meant
 from fastrealign.core.version import __version__
 
-_Help = argparse.RawDescriptionHelpFormatter  # keeps the line breaks of examples
 _DESCRIPTION = """\
 Closes the modality gap of contrastive embeddings (CLIP and the like): text
 embeddings are moved to where the image embeddings of the same encoder pair lie,
@@ -58,7 +58,7 @@ class Command:
     ) -> argparse.ArgumentParser:
         description = textwrap.fill(f"{help[0].upper()}{help[1:]}.", 80)
         added = self._subparsers.add_parser(
-            name, help=help, description=description, epilog=more, formatter_class=_Help
+            name, help=help, description=description, epilog=more, formatter_class=HelpFormatter
         )
         added.set_defaults(command=run, group=None, shares=shares)
         cast("_Parser", added).commands = self.commands
@@ -67,7 +67,7 @@ class Command:
 
 def parser_of(commands: Iterable[Callable[[Command], None]]) -> argparse.ArgumentParser:
     """The parser of the whole command; `commands` add a subcommand each."""
-    parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Help)
+    parser = _Parser(prog="fastrealign", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"fastrealign {__version__}")
     parser.set_defaults(command=lambda args: parser.print_help(), shares=False)
     command = Command(parser)
