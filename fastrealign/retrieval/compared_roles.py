@@ -11,12 +11,14 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.progress import Progress
+from fastrealign.core.wording import option
 from fastrealign.diagnostics.unit_rows import draw, pick
+from fastrealign.methods import role_pairs
 from fastrealign.methods.choosing import AUTO
 from fastrealign.methods.fit_options import BALANCED
 from fastrealign.methods.method import Method
 from fastrealign.methods.roles import Roles, fit_roles
-from fastrealign.retrieval.documents import IMAGE, QUERY, TEXT, Judged, Rows
+from fastrealign.retrieval.documents import IMAGE, NAMES, QUERY, TEXT, Judged, Rows
 from fastrealign.storage.paths import is_path
 
 # Queries that the map of queries is fitted on, at most; with fewer than FEW it is fitted on those that it is measured on.
@@ -80,6 +82,23 @@ class Fitting:
         rows = np.concatenate([one.queries for one in found])
         return [Mapped(np.sort(at), rows[np.argsort(at)], found[0].maps, method)]
 
+    def check(self, method: str) -> None:
+        """InputError where a method chooses by pairs, and there are not enough."""
+        if method not in PAIRED:
+            return
+        if not self.halves or len(self._documents) < 2:
+            raise InputError(
+                f"{method} chooses by judged pairs of text and of images; leave it out where one is missing"
+            )
+        counts, fewest = self.pairs_in_half(), role_pairs.FEWEST
+        if min(counts.values()) < fewest:
+            there = " and ".join(f"{n:,} of {NAMES[role]}" for role, n in counts.items())
+            raise InputError(
+                f"{method} is fitted on one half of the judged queries and measured on the other; each half needs at least "
+                f"{fewest} pairs of text and {fewest} of images, and one has {there}; judge more queries, or leave {method} "
+                f"out of {option('methods')}"
+            )
+
     def pairs_in_half(self) -> dict[str, int]:
         """How many judged pairs of each role the half with fewer of them has."""
         halves = {role: self._half[self._judged[of.query]] for role, of in self._relevant.items()}
@@ -89,10 +108,6 @@ class Fitting:
         """For a method that needs them the judged pairs of the other half of the queries."""
         if method not in PAIRED:
             return None
-        if not self.halves or len(self._documents) < 2:
-            raise InputError(
-                f"{method} chooses by judged pairs of text and of images; leave it out where one is missing"
-            )
         pairs = {}
         for role, of in self._relevant.items():
             other = self._half[self._judged[of.query]] != measured

@@ -25,7 +25,7 @@ from fastrealign.retrieval.judgements import Judgements, given_judgements, read_
 
 QUERY, TEXT, IMAGE = "query", "text", "image"
 ROLES = (QUERY, TEXT, IMAGE)
-_NAMES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
+NAMES = {QUERY: "queries", TEXT: "text", IMAGE: "images"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +69,9 @@ def open_role(role: str, given: Any, column: str | Wanted | None, ids: Any) -> R
     """
     source = open_rows(given, "target" if role == IMAGE else "source", column)
     if not source.again:
-        raise InputError(f"{_NAMES[role]}: can be read only once, and this reads more often; give a list of chunks")
+        raise InputError(f"{NAMES[role]}: can be read only once, and this reads more often; give a list of chunks")
     if not isinstance(source, FileSource):
-        source.name = _NAMES[role]
+        source.name = NAMES[role]
     rows = count_rows(source)
     if isinstance(source, FileSource):
         attach_metadata(source.files.shards)
@@ -145,6 +145,11 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
     if empty:
         notes.append(
             f"{empty:,} judged {'query has' if empty == 1 else 'queries have'} no relevant document among these"
+        )
+    if not kept and not any(grade for of in judgements.grades.values() for grade in of.values()):
+        raise InputError(
+            f"{judgements.name}: all grades are 0, so no document is relevant; give documents that answer their query a grade "
+            "of at least 1"
         )
     if not kept:
         why = f": {'; '.join(notes)}" if notes else ""

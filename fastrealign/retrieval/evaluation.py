@@ -181,6 +181,8 @@ def _measure(
             ):  # BadRowsError for the first bad one
                 progress.advance(len(block), 0)
     fitting = Fitting(queries, documents, judged, seed)
+    for name in names:
+        fitting.check(name)
     notes = [*judged.notes, *_notes(documents, judged, fitting, len(names) > 1)]
     raw = rows_at(queries, judged.queries)
     untried = [name for name in PAIRED if name not in names]
@@ -191,7 +193,7 @@ def _measure(
             + (
                 f"{option('methods')} names them"
                 if few >= FEWEST
-                else f"they need {FEWEST} of text and {FEWEST} of images in each half of the queries, there are {few}"
+                else f"they need {FEWEST} of text and {FEWEST} of images in each half of the queries, one of which has {few}"
             )
         )
     scores: dict[str, MethodScores] = {}

@@ -187,6 +187,12 @@ def test_few_queries_are_said_to_be_few(world):
         ({"sample": 0}, "sample=0"),
         ({"qrels": {"d0": {"d0": -1}}}, "grade '-1'"),
         ({"qrels": {"x": {"d0": 1}}}, "no judged query is left.*1 judged query has no embedding, the first is 'x'"),
+        ({"qrels": {"d0": {"d0": 0}, "d1": {"d1": 0}}}, "qrels: all grades are 0, .* give .* a grade of at least 1$"),
+        (
+            {"methods": ["auto"]},
+            "auto is fitted on one half .* each half needs at least 100 pairs of text and 100 of images, and one "
+            r"has \d+ of text and \d+ of images; judge more queries, or leave auto out of methods=$",
+        ),
         ({"roles": 3}, "roles: int"),
     ],
 )

@@ -63,7 +63,7 @@ def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     code, out, err = run(*arguments)
     assert (code, err) == (0, "") and out.startswith("Advice: Take ") and out.endswith("written: s.html, s.json\n")
     assert "note: queries have 2 relevant documents in the mean, so the highest possible is R@1 0.500 among all" in out
-    few = "they need 100 of text and 100 of images in each half of the queries, there are 2"
+    few = "they need 100 of text and 100 of images in each half of the queries, one of which has 2"
     assert f"note: not tried: balanced and auto, which choose by judged pairs: {few}" in out
     stored = json.loads((tmp_path / "s.json").read_text())
     assert list(stored["corpora"]) == ["mixed", "text", "image"] and stored["names"]["image"] == "images.npy"
@@ -149,7 +149,7 @@ def test_the_commands_of_a_method_that_chooses_by_judgements_run(tmp_path, rng, 
 def test_when_methods_that_choose_are_advised(tmp_path, rng):
     """Where both halves of the queries have enough pairs, and else the note says how many there are."""
     things = rng.standard_normal((260, 6))
-    for n, said in ((260, "methods= names them"), (100, "they need 100 of text .* there are [45][0-9]$")):
+    for n, said in ((260, "methods= names them"), (100, "they need 100 of text .* one of which has [45][0-9]$")):
         report = fr.retrieval.evaluate(things[:n] + 2, text=things[:n] + 2.1, images=things[:n] - 2, pairs=True)
         (note,) = [note for note in report.notes if note.startswith("not tried")]
         assert re.search(said, note)
