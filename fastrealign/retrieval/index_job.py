@@ -146,6 +146,11 @@ def index(
             raise Interrupted(
                 f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to resume"
             ) from None
+        if mapper.bare:
+            warn(
+                f"{opened.where}: {count(mapper.bare, 'row')} without a vector in {opened.column}, which was emptied since: the "
+                f"aligned vector stays, and searches find it; empty {opened.target} where they should not"
+            )
         check_unit(opened)
         dropped = ""
         if drop_old and readable and not mapper.skipped:

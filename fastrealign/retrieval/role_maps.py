@@ -93,7 +93,8 @@ class MapOptions:
 
 @dataclass
 class Mapper:
-    """Maps batches by role, and counts: what was written by role, rows without a direction, rows that were changed since."""
+    """Maps batches by role, and counts: what was written by role, rows without a direction, rows that were changed since, and
+    rows whose vector was emptied since."""
 
     where: str
     maps: RoleMaps
@@ -101,6 +102,7 @@ class Mapper:
     options: MapOptions
     skipped: int = 0
     since: int = 0
+    bare: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, batch: Batch) -> Aligned:

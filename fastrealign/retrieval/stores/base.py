@@ -84,6 +84,8 @@ class Align(Protocol):
     def __call__(self, batch: Batch) -> Aligned:
         """Map rows that are to be written."""
 
+    bare: int  # rows that have an aligned vector, and none to read: it was emptied since
+
     def changed(self, batch: Batch, stored: np.ndarray) -> np.ndarray:
         """Which rows (bool (n,)) are mapped to something else than what is stored (n, dim of the target), or to nothing."""
 

@@ -36,7 +36,9 @@ def changed_in(batches: Iterable[Any], rows: int, align: Align, columns: Columns
     changed = np.zeros(rows, bool)
     for batch in batches:
         done, names, _ = _done(batch, columns)
-        done &= np.asarray(batch[columns.vector].is_valid())
+        there = np.asarray(batch[columns.vector].is_valid())
+        align.bare += int(np.count_nonzero(np.asarray(batch[columns.target].is_valid()) & ~there))
+        done &= there
         if done.any():
             part = batch if done.all() else batch.filter(pa.array(done))
             places, roles = places_of(part), names if names is None else names[done]

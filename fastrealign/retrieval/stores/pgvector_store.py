@@ -107,7 +107,8 @@ class PgvectorStore:
             self._one_pass(align, dim, there)
             there = 0
             if self.pending()[0] <= len(self._bad):
-                return
+                break
+        align.bare = self._do("SELECT count(*) FROM {table} WHERE {column} IS NULL AND {target} IS NOT NULL")[0][0]
 
     def drop_old(self) -> str:
         self._at.hold(self._oid)
@@ -196,8 +197,7 @@ class PgvectorStore:
         while first < self._at.blocks(self._oid):
             end = first + blocks
             seen, changed = self._changed(first, end, align) if first < there else (0, [])
-            read = max(seen, self._window(first, end, align, dim, changed))
-            first = end
+            read, first = max(seen, self._window(first, end, align, dim, changed)), end
             blocks = min(_MOST_BLOCKS, max(1, blocks * most // max(read, 1)), 4 * blocks)
 
     def _keeps_roles(self) -> bool:

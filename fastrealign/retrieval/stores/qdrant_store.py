@@ -157,8 +157,7 @@ class QdrantStore:
     def sample(self, n: int) -> np.ndarray:
         with self._answering():
             points, _ = self._client.scroll(self._into, limit=n, with_vectors=True)
-        rows = [row for point in points if (row := named(point.vector, self._name)) is not None]
-        return np.array(rows, np.float32)
+        return np.array([row for one in points if (row := named(one.vector, self._name)) is not None], np.float32)
 
     def search(self, queries: np.ndarray, k: int, role_column: str | None) -> Found:
         m = self._q.models
@@ -260,7 +259,8 @@ class QdrantStore:
         lost: set[Any] = set()
         vectors = read["with_vectors"] if read["with_vectors"] is True else [self.column, self._name]
         for pairs in self._done(**{**read, "with_vectors": vectors}):
-            pairs = [pair for pair in pairs if self._vector(pair[0]) is not None]
+            total, pairs = len(pairs), [pair for pair in pairs if self._vector(pair[0]) is not None]
+            align.bare += total - len(pairs)
             todo = np.array([self._other_role(*pair, by) for pair in pairs], bool)
             if same := [pair for pair, other in zip(pairs, todo, strict=True) if not other]:
                 stored = np.array([named(made.vector, self._name) for _, made in same], np.float32)

@@ -39,6 +39,9 @@ class Lance:
             value = f"arrow_cast({row.tolist()}, 'FixedSizeList(8, Float32)')"
             self.data.update({"vector": value}, where=f"id = {i}")
 
+    def empty(self, i):
+        self.data.update({"vector": "arrow_cast(null, 'FixedSizeList(8, Float32)')"}, where=f"id = {i}")
+
     def read(self):
         return self.aligned(), self.data.to_table().sort_by("id")["vector_aligned_role"].to_pylist()
 
@@ -76,6 +79,10 @@ class Qdrant:
         made = self.q.models.PointVectors
         with self.client() as client:
             client.update_vectors("docs", [made(id=i, vector=row.tolist()) for i, row in rows.items()])
+
+    def empty(self, i):
+        with self.client() as client:
+            client.delete_vectors("docs", [""], [i])
 
     def read(self):
         with self.client() as client:
@@ -122,6 +129,9 @@ class Postgresql:
     def give(self, rows):
         for i, row in rows.items():
             self.do("UPDATE docs SET vector = %s WHERE id = %s", row.tolist(), i)
+
+    def empty(self, i):
+        self.do("UPDATE docs SET vector = NULL WHERE id = %s", i)
 
     def read(self):
         return self.aligned(), [role for (role,) in self.do("SELECT vector_aligned_role FROM docs ORDER BY id")]
@@ -269,6 +279,18 @@ def test_a_changed_vector_without_a_direction(store, roles, mapped):
     assert [i for i, row in enumerate(store.read()[0]) if row is None] == [5, 9]
     store.give({5: row, 9: store.rows[9]})
     assert index(store.place, roles, role_column="modality").rows == 2
+    check(store, mapped)
+
+
+def test_a_vector_that_was_emptied(store, roles, mapped):
+    """Its aligned vector stays, since nothing could make it again; a warning counts such rows, also beside a changed one."""
+    index(store.place, roles, role_column="modality")
+    store.empty(5)
+    embed_again(store, [7])
+    said = "1 row without a vector in .*, which was emptied since: the aligned vector stays, and searches find it"
+    with pytest.warns(FitWarning, match=f"{said}; empty {store.target} where they should not$"):
+        report = index(store.place, roles, role_column="modality")
+    assert (report.rows, report.before) == (1, N - 1)
     check(store, mapped)
 
 
