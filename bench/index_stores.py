@@ -225,8 +225,8 @@ def postgresql() -> Iterator[None]:
         sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
         import postgres
 
-        with postgres.server() as url:
-            os.environ["BENCH_POSTGRESQL"] = url
+        with postgres.server() as running:
+            os.environ["BENCH_POSTGRESQL"] = running.url
             yield
     else:
         yield

@@ -148,8 +148,8 @@ def index(
             ) from None
         if mapper.bare:
             warn(
-                f"{opened.where}: {count(mapper.bare, 'row')} without a vector in {opened.column}, which was emptied since: the "
-                f"aligned vector stays, and searches find it; empty {opened.target} where they should not"
+                f"{opened.where}: {count(mapper.bare, 'row')} without a vector in {opened.column}, which was emptied since: "
+                f"the aligned vector stays, and searches find it; empty {opened.target} where they should not"
             )
         check_unit(opened)
         dropped = ""

@@ -29,43 +29,57 @@ def programs():
     return Path(path).parent if (path := shutil.which("postgres")) else None
 
 
+class Server:
+    """A server with its data in a folder, which can be stopped and started again; `url` is that of its database."""
+
+    def __init__(self, folder):
+        self._bin, user = programs(), getpass.getuser()
+        options = {}
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root
+            user = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
+            options = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+            shutil.chown(folder, user)
+        self._folder, self._data = folder, Path(folder, "data")
+        self._quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **options}
+        made = [self._bin / "initdb", "-D", self._data, "-U", "tester", "-A", "trust", "--no-sync"]
+        subprocess.run(made, check=True, **self._quiet)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = str(free.getsockname()[1])
+        self.url = f"postgresql://tester:tellnobody@127.0.0.1:{self._port}/postgres"
+
+    def start(self):
+        settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={self._folder}", "fsync=off"]
+        words = [self._bin / "postgres", "-D", self._data, "-p", self._port]
+        self._process = subprocess.Popen([*words, *(word for one in settings for word in ("-c", one))], **self._quiet)
+        asked = [self._bin / "pg_isready", "-h", "127.0.0.1", "-p", self._port]
+        for _ in range(1200):
+            if subprocess.run(asked, **self._quiet).returncode == 0:
+                return
+            time.sleep(0.05)
+        self.stop()
+        raise RuntimeError("PostgreSQL did not start within a minute")
+
+    def stop(self, how=signal.SIGINT):
+        """SIGINT ends the connections and shuts down, SIGQUIT ends at once, like a crash; SIGTERM waits for the clients."""
+        self._process.send_signal(how)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @contextlib.contextmanager
 def server():
-    """Run a server with its data in a folder of its own; yields the URL of its database.
+    """Run a server with its data in a folder of its own.
 
     The folder is beside pytest's, which are closed to other users whenever a run of pytest begins.
     """
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
-        yield from _server(folder)
-
-
-def _server(folder):
-    bin_, user = programs(), getpass.getuser()
-    options = {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        user = "postgres" if any(one.pw_name == "postgres" for one in pwd.getpwall()) else "nobody"
-        options = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-        shutil.chown(folder, user)
-    data = Path(folder, "data")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/", **options}
-    subprocess.run([bin_ / "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync"], check=True, **quiet)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    process = subprocess.Popen([bin_ / "postgres", "-D", data, "-p", str(port), *settings], **quiet)
-    try:
-        for _ in range(1200):
-            if subprocess.run([bin_ / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **quiet).returncode == 0:
-                break
-            time.sleep(0.05)
-        else:
-            raise RuntimeError("PostgreSQL did not start within a minute")
-        yield f"postgresql://tester:tellnobody@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # SIGTERM waits for the clients
+        made = Server(folder)
+        made.start()
         try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield made
+        finally:
+            made.stop()

@@ -116,8 +116,8 @@ class DataFile:
 
 def made_of(data: Any, column: str, fragment: Any) -> str:
     """Stands for the data files of a fragment, which never change, that hold the values of a column."""
-    number = next(field.id() for field in data.lance_schema.fields() if field.name() == column)
-    paths = sorted(file.path for file in fragment.data_files() if number in file.fields)
+    numbers = [field.id() for field in data.lance_schema.fields() if field.name() == column]
+    paths = sorted(file.path for file in fragment.data_files() if {*numbers} & {*file.fields})
     return hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
 
 

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from fastrealign.core.errors import FastRealignError, InputError
+from fastrealign.core.errors import InputError
 from fastrealign.core.libraries import pa
 from fastrealign.core.optional import optional
-from fastrealign.core.text import one_line
 from fastrealign.retrieval.stores.base import (
     Align,
     Found,
@@ -39,6 +38,7 @@ from fastrealign.retrieval.stores.base import (
     warn_no_roles,
     written_dtype,
 )
+from fastrealign.retrieval.stores.lance_commit import ADVICE, commit, files_with
 from fastrealign.retrieval.stores.lance_mapping import Columns, aligned, changed_in
 from fastrealign.retrieval.stores.lance_parts import (
     DataFile,
@@ -53,10 +53,8 @@ from fastrealign.retrieval.stores.lance_parts import (
 )
 
 _RECORD, _ROLE_OF = "fastrealign", "fastrealign_role_of"
-_ADVICE = "if another program writes to the table, run again when it is done"
 # Complete fragments are committed this often, or when they hold this many rows.
 _COMMIT_SECONDS, _COMMIT_ROWS = 10.0, 1 << 20
-_TRIES = 5
 # Its own default is 2 GB.
 _READ_AHEAD_BYTES = 64 << 20
 
@@ -102,7 +100,7 @@ class LanceStore:
         if pa.types.is_nested(kind) or pa.types.is_binary(kind):
             raise InputError(f"{self.where}: {column} holds {kind}, expected text that names roles")
         counts: Counter[Any] = Counter()
-        with failing(self.where, _ADVICE):
+        with failing(self.where, ADVICE):
             for batch in self._data.to_batches([column]):
                 for pair in batch.column(0).value_counts():
                     counts[pair["values"].as_py()] += pair["counts"].as_py()
@@ -132,7 +130,7 @@ class LanceStore:
         begun = time.monotonic()
         try:
             for fragment in self._data.get_fragments():
-                with failing(self.where, _ADVICE):
+                with failing(self.where, ADVICE):
                     changed = self._changed_in(fragment, align, role_column)
                     if not changed.any() and not self._pending_in(fragment):
                         continue
@@ -196,11 +194,6 @@ class LanceStore:
         numbers = {field.name(): field.id() for field in self._data.lance_schema.fields()}
         return {name: numbers[name] for name in self._names() if name in numbers}
 
-    def _files(self, fragment: Any) -> list[str]:
-        """The data files of a fragment that hold what is written."""
-        ours = {*self._fields().values()}
-        return [file.path for file in fragment.files if ours & {*file.fields}]
-
     def _pending_in(self, fragment: Any) -> int:
         """How many rows of a fragment have no aligned vector, or one of another role; a pass over the column, made once."""
         known = self._data.version, fragment.fragment_id
@@ -216,7 +209,7 @@ class LanceStore:
         if len(self._names()) > 1:
             role, by = f"`{role_beside(self.target)}`", (self.record() or {})["role_column"]
             lacking += f" or {role} is null or {role} <> cast(`{by}` as string)"
-        with failing(self.where, _ADVICE):
+        with failing(self.where, ADVICE):
             return fragment.count_rows(filter=lacking)
 
     def _add(self, target: Any, record: Mapping[str, Any]) -> None:
@@ -225,12 +218,12 @@ class LanceStore:
         role = role_beside(self.target)
         if record.get("role_column") is not None and not self._is_ours(role):
             fields.append(pa.field(role, pa.string(), metadata={_ROLE_OF: self.target}))
-        with failing(self.where, _ADVICE):
+        with failing(self.where, ADVICE):
             self._data.add_columns(pa.schema(fields))
             self._data = self._lance.dataset(os.path.abspath(self._folder))
 
     def _drop(self, *columns: str) -> None:
-        with failing(self.where, _ADVICE):
+        with failing(self.where, ADVICE):
             self._data.drop_columns([*columns])
             self._data = self._lance.dataset(os.path.abspath(self._folder))
 
@@ -251,7 +244,7 @@ class LanceStore:
         fields = self._fields()
         made = made_of(self._data, self.column, fragment)
         lacks = len(fields) < len(self._names()) or not {*fields.values()} <= numbers_in(fragment)
-        if lacks or all(made in path for path in self._files(fragment.metadata)):
+        if lacks or all(made in path for path in files_with(fragment.metadata, fields.values())):
             return np.zeros(fragment.physical_rows, bool)
         columns = self._columns(by)
         return changed_in(self._batches(fragment, columns.named(*fields)), fragment.physical_rows, align, columns)
@@ -275,26 +268,12 @@ class LanceStore:
             if at < fragment.physical_rows:
                 file.write(Filled.empty(fragment.physical_rows - at, part.rows, by is not None))
             file.finish()
-        return Made(file.described([*fields.values()], fragment.data_files()[0]), self._files(fragment.metadata))
+        return Made(
+            file.described([*fields.values()], fragment.data_files()[0]), files_with(fragment.metadata, fields.values())
+        )
 
     def _commit(self, made: dict[int, Made]) -> None:
         """Make these data files part of their fragments; again from the latest version if another program was faster."""
         if not made:
             return
-        fields = [*self._fields().values()]
-        for left in reversed(range(_TRIES)):
-            data = self._lance.dataset(os.path.abspath(self._folder))
-            fragments = {one.id: one for one in (fragment.metadata for fragment in data.get_fragments())}
-            if not made.keys() <= fragments.keys():
-                said = "was compacted during the run; run the same command again; what is committed stays"
-                raise FastRealignError(f"{self.where}: {said}")
-            # What another run has written since is as good.
-            ours = {number: one for number, one in made.items() if self._files(fragments[number]) == one.instead_of}
-            updated = [one.put_into(fragments[number], fields) for number, one in ours.items()]
-            step = self._lance.LanceOperation.Update(updated_fragments=updated, fields_modified=fields)
-            try:
-                self._data = self._lance.LanceDataset.commit(data, step, read_version=data.version) if ours else data
-                return
-            except Exception as error:
-                if not left:
-                    raise FastRealignError(f"{self.where}: {one_line(error)}; {_ADVICE}") from None
+        self._data = commit(self._folder, made, self._fields())

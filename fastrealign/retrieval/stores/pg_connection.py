@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ class PgConnection:
         self.names: dict[str, Any] = {}
         self._held = False
         self.pg = optional("psycopg", "pgvector", "a postgresql:// URL")
+        # What it logs of a lost connection is raised, too.
+        logging.getLogger("psycopg").addHandler(logging.NullHandler())
         try:
             self.raw = self.pg.connect(location, autocommit=True, connect_timeout=10)
         except self.pg.Error as error:

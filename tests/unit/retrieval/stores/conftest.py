@@ -53,13 +53,19 @@ def others():
 
 
 @pytest.fixture(scope="session")
-def url():
-    """Of a PostgreSQL server that this process has for itself."""
+def server():
+    """A PostgreSQL server that this process has for itself."""
     pytest.importorskip("psycopg")
     if postgres.programs() is None:
         pytest.skip("needs PostgreSQL, or pip install pgserver")
-    with postgres.server() as url:
-        yield url
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def url(server):
+    """Of this server."""
+    return server.url
 
 
 @pytest.fixture
