@@ -299,7 +299,7 @@ def draw(results: Results) -> Figure:
         panel.minorticks_off()
     panels[0].set_ylim(top=1.2)
     log_ticks(panels[0].yaxis)
-    panels[0].set_ylabel("gap left ‖mean(aligned) − mean(images)‖")
+    panels[0].set_ylabel("gap left")
     legend_above(
         figure,
         panels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 import fastrealign as fr
 from fastrealign.diagnostics import GapMonitor
+from fastrealign.embed import Embedded, OpenClip, Transformers, embed_files
 
 Rows = npt.NDArray[np.float32]
 
@@ -124,3 +126,42 @@ def training() -> Iterator[float]:
     yield from (record.gap for record in monitor.records)
     result = train(read_config("stage1.yaml", "stage1"), resume=True)
     print(result)
+
+
+def spectra(texts: Rows, images: Rows, other: Rows) -> tuple[float, ...]:
+    of = fr.diagnostics
+    x, y, difference = of.covariance(images), of.covariance(texts), of.difference_covariance(images, texts)
+    frame = of.fixed_frame(x, y, energy=0.9)
+    parts, angles = of.decompose(frame, difference), of.principal_angles(frame.basis, frame.basis)
+    law, condition = of.power_law(x.eigenvalues, last=50), of.condition_number(x.eigenvalues)
+    print(law.alpha, condition.value, of.coupling(frame, difference).norm, parts.beta, angles.shape, parts.bias_u)
+    print(of.effective_dimension(x), of.anisotropy(x), of.sigma_gap(x, y), of.subspace_overlap(x, y, 8).value)
+    kept, nearest = of.overlap(texts, other, k=5), of.nearest(texts, images, 5)
+    print(kept.value, kept.error, nearest.numbers.shape, nearest.cosines.dtype, of.instance_cosine(texts, other))
+    print(of.pairwise_correlation(texts, other).value, of.angular_topology(images, texts).divergence)
+    concentration: float | None = of.vmf_concentration(texts)
+    records: list[of.GapRecord] = of.read_log("gap.jsonl")
+    return (concentration or 0.0, *(record.gap for record in records))
+
+
+def errors_and_embeddings(path: Path) -> fr.PairedMap | None:
+    encoder = OpenClip("ViT-B-32", pretrained="weights.safetensors", precision="bf16")
+    done: Embedded = embed_files("photos/", "img_emb/", encoder, resume=True, bad_items="skip")
+    print(done.rows, done.dim, Transformers("siglip/", device="cpu").pooling)
+    warnings.simplefilter("error", fr.FitWarning)
+    try:
+        found = fr.load(path)
+    except fr.BadRowsError as error:
+        print(error)
+    except fr.FastRealignError:
+        raise
+    else:
+        return found if isinstance(found, fr.PairedMap) else None
+    return None
+
+
+def scores(image_scores: Rows, text_scores: Rows) -> npt.NDArray[np.float32]:
+    fused: npt.NDArray[np.float32] = fr.retrieval.fuse_scores(image_scores, text_scores, weight=0.4)
+    known: fr.retrieval.Scores = fr.retrieval.Scores.load("scores.safetensors")
+    print(known("query", "image", [0.2]), fr.__version__)
+    return fused
