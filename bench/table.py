@@ -84,7 +84,7 @@ def cpu(results: Results, name: str) -> list[str]:
         against_ceilings(cases),
         against_peers(cases),
         small_batches(results.get("small")),
-        *to_files(results.get("files", [])),
+        *to_files(results.get("files", []), results.get("files_run")),
     ]
 
 
@@ -154,8 +154,8 @@ def small_batches(small: dict[str, Any] | None) -> str:
     )
 
 
-def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Files to files without waiting for the disk, and with: a table each."""
+def to_files(entries: Sequence[dict[str, Any]], run: dict[str, str] | None = None) -> list[str]:
+    """Files to files without waiting for the disk, and with: a table each. `run`: where they are of a run of their own."""
     if not entries:
         return []
 
@@ -176,6 +176,8 @@ def to_files(entries: Sequence[dict[str, Any]]) -> list[str]:
         f"**Files to files**, .npy in the page cache, on {entries[0]['file_system']}, compared with a copy of the source. "
         f"Peak memory is {peak:.0f} MB{f', {one_peak:.0f} MB with `--one-pass`' if one_peak else ''}."
     )
+    if run:
+        title += f" Measured later than the rest, with `{run['command']}`, before {run['before'][:16].replace('T', ' ')} UTC."
     one_pass = [
         [f"{entry['source_bytes'] / 1e9:.1f} GB, {entry['target']}", *(spread(of).text() for of in found.values())]
         for entry in entries

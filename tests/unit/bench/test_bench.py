@@ -378,6 +378,8 @@ def test_files_to_files(tmp_path):
         assert entry["one_pass_of_two"].keys() == {"page cache", "slow source"}
     assert list(tmp_path.iterdir()) == [] and len(said) == 3
     assert all("| " in part for part in table.to_files(entries)[1:])
+    later = {"command": "python -m bench --only files", "after": "2026-01-01T10:00", "before": "2026-01-01T12:30:01"}
+    assert "with `python -m bench --only files`, before 2026-01-01 12:30 UTC" in table.to_files(entries, later)[0]
 
 
 def test_the_yardstick_moves_every_byte(tmp_path):
