@@ -90,8 +90,10 @@ int64_t cache_bytes() {
 // The sums of one thread, added to the caller's totals at the end.
 class ThreadSums {
  public:
-    ThreadSums(bool wanted, int64_t d)
-        : accumulators_(wanted ? padded(d) : 0), integers_(wanted ? padded(d) : 0), totals_(wanted ? d : 0) {
+    ThreadSums(bool wanted, bool integers, int64_t d)
+        : accumulators_(wanted ? padded(d) : 0),
+          integers_(wanted && integers ? padded(d) : 0),
+          totals_(wanted ? d : 0) {
         if (!wanted) return;
         std::fill_n(accumulators_.data(), padded(d), rounding_offset);
         sums = {accumulators_.data(), integers_.data(), totals_.data()};
@@ -139,8 +141,10 @@ struct Workspace {
 };
 
 // Calls work(block of rows, sums, workspace), which returns the bad rows, for all blocks and merges their outcomes.
+// `integers`: whether the sums may be of 16-bit results.
 template <typename Work>
-Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, int threads, const Work& work) {
+Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, bool integers, int threads,
+                    const Work& work) {
     const int64_t row_bytes = std::max<int64_t>(1, in.d * size_of(in.type));
     const int64_t shortest = std::max<int64_t>(batch_rows, block_bytes / row_bytes / batch_rows * batch_rows);
     const int64_t blocks = (in.rows + shortest - 1) / shortest;
@@ -152,7 +156,7 @@ Outcome over_blocks(const Matrix& in, const PreparedMap& map, Totals totals, int
     Outcome outcome;
     const auto run = [&] {
         const DefaultFloatState state;
-        ThreadSums sums(totals.low != nullptr, in.d);
+        ThreadSums sums(totals.low != nullptr, integers, in.d);
         Buffer<double> scratch(in.d);
         Buffer<float> unpacked(batch_rows * padded(in.d));
         Outcome mine;
@@ -192,7 +196,7 @@ Outcome reduce(const Matrix& in, const PreparedMap& prepared, Totals totals, con
     const DefaultFloatState state;
     const ReduceKernel kernel = choose(options.isa).reduce[static_cast<int>(in.type)];
     const RowMap map = prepared.with(float64_throughout);
-    return over_blocks(in, prepared, totals, options.threads,
+    return over_blocks(in, prepared, totals, false, options.threads,
                        [&](const Rows& rows, Sums& sums, const Workspace& space) {
                            ReduceBlock block{rows,
                                              &map,
@@ -214,14 +218,15 @@ Outcome apply(const Matrix& in, const Matrix& out, const PreparedMap& prepared, 
     const ApplyKernel kernel = choose(options.isa).apply[static_cast<int>(in.type)][static_cast<int>(out.type)];
     const RowMap map = prepared.with(limits(in.type, out.type));
     const bool non_temporal = out.rows * out.d * size_of(out.type) > cache_bytes();
-    return over_blocks(
-        in, prepared, totals, options.threads, [&](const Rows& rows, Sums& sums, const Workspace& space) {
-            char* to = static_cast<char*>(out.data) + rows.first * out.stride;
-            ApplyBlock block{rows,          to,   out.stride, non_temporal, &map, prepared.vectors(), options.flags,
-                             space.scratch, sums, {}};
-            kernel(block);
-            return block.bad;
-        });
+    return over_blocks(in, prepared, totals, size_of(out.type) == 2, options.threads,
+                       [&](const Rows& rows, Sums& sums, const Workspace& space) {
+                           char* to = static_cast<char*>(out.data) + rows.first * out.stride;
+                           ApplyBlock block{
+                               rows,          to,   out.stride, non_temporal, &map, prepared.vectors(), options.flags,
+                               space.scratch, sums, {}};
+                           kernel(block);
+                           return block.bad;
+                       });
 }
 
 Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const PreparedMap& prepared,
@@ -229,7 +234,7 @@ Outcome vjp(const Matrix& in, const Matrix& gradient, const Matrix& out, const P
     const DefaultFloatState state;
     const VjpKernel kernel = choose(options.isa).vjp[static_cast<int>(in.type)];
     const RowMap map = prepared.with(float64_throughout);
-    return over_blocks(in, prepared, {nullptr, nullptr}, options.threads,
+    return over_blocks(in, prepared, {nullptr, nullptr}, false, options.threads,
                        [&](const Rows& rows, Sums&, const Workspace& space) {
                            VjpBlock block{rows,
                                           static_cast<const char*>(gradient.data) + rows.first * gradient.stride,

@@ -73,7 +73,7 @@ FR_INLINE void wide_dots_of(Batch<T, U>& batch, int i, const MapVectors& vectors
     const int64_t lines_end = d / line * line;
     if constexpr (unpacks<T, U>) {
         if (lines_end > 0) unpack_line<R>(in, rows, 0);
-        if (lines_end < d) unpack_rest<R>(in, rows, lines_end, d);
+        unpack_rest<R>(in, rows, lines_end, d);
     }
     int64_t j = 0;
     for (; j < lines_end; j += line) {
