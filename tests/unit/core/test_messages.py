@@ -90,6 +90,7 @@ def a_file_that_is_there():
 
 def of_embed(call):
     """What a call of fastrealign.embed raises, here without its encoder where that is enough."""
+    pytest.importorskip("torch")
     pytest.importorskip("PIL")
     return raised(call)
 
