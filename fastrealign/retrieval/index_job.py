@@ -136,6 +136,8 @@ def index(
             if readable:
                 with progress.running("indexing", pending + before):
                     opened.fill(mapper, role_column)
+                    # Rows that a store leaves as they are, without a look at them.
+                    mapper.advance(max(0, pending + before - mapper.advanced), 0)
             elif pending:
                 warn(
                     f"{opened.where}: {count(pending, 'row')} have no aligned vector, or one of another role, and "
@@ -163,7 +165,7 @@ def index(
             sum(mapper.counts.values()),
             before - mapper.since,
             mapper.skipped,
-            dict(mapper.counts),
+            {role: n for role, n in mapper.counts.items() if n},
             maps.fingerprint,
             time.monotonic() - begun,
             dropped,

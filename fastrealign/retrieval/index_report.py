@@ -19,7 +19,8 @@ class IndexReport:
     rows, before : int
         Rows that this run wrote, and those that an earlier run had written and that stay as they are.
     changed : int
-        Of the rows that this run wrote, those that had the aligned vector of another vector, which was changed since.
+        Rows that had an aligned vector made from an older vector: this run wrote theirs, or emptied it where the vector has no
+        direction now.
     skipped : int
         Rows without a direction, whose aligned vector stays empty.
     roles : dict of str to int
@@ -51,14 +52,20 @@ class IndexReport:
         by_role = ", ".join(f"{role} {n:,}" for role, n in self.roles.items())
         rate = "" if self.before else f", {short(self.rows / max(self.seconds, 1e-9))} rows/s"
         speed = f"{self.seconds:.1f} s{rate}"
-        nothing = f"nothing: {'all is done' if self.before or self.skipped else 'there are no rows'}"
+        why = "all is done" if self.before or self.skipped else "there are no rows"
+        nothing = "nothing" if self.changed else f"nothing: {why}"
         lines = listing(
             (
                 "written",
                 f"{count(self.rows, 'row')} to {self.target} ({speed})" if self.rows else nothing,
             ),
             ("roles", by_role),
-            ("changed", f"{count(self.changed, 'row')} had the aligned vector of an old one" if self.changed else None),
+            (
+                "changed",
+                f"{count(self.changed, 'row')} had an aligned vector made from an older vector"
+                if self.changed
+                else None,
+            ),
             ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
             ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
             ("dropped", self.dropped or None),

@@ -27,9 +27,10 @@ from fastrealign.storage.paths import AnyPath, is_path
 _BLOCK_BYTES = 1 << 20
 
 
-# A stored row that differs by more from what its vector is mapped to is of another vector: rounding differs by less, also
-# between processors.
-_ROUNDING = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 1e-5}
+# An entry of a stored row that differs by more from what its vector is mapped to, this share of it or this much, is of another
+# vector: rounding differs by less, also between processors.
+_SHARE = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 0.0}
+_LEAST = 1e-5
 
 # The maps of an index: of each role, or one for all rows; or the file that either was saved to.
 RolesLike: TypeAlias = Roles | Method | AnyPath
@@ -103,6 +104,7 @@ class Mapper:
     skipped: int = 0
     since: int = 0
     bare: int = 0
+    advanced: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, batch: Batch) -> Aligned:
@@ -113,17 +115,23 @@ class Mapper:
             self.counts[role] += int(np.count_nonzero(good if at is None else good[at]))
         if not good.all():
             self._bad(batch, flags)
-        self.options.progress.advance(len(out), out.nbytes)
+        self.advance(len(out), out.nbytes)
         return Aligned(out, good)
 
     def changed(self, batch: Batch, stored: np.ndarray) -> np.ndarray:
         out, flags = self._mapped(batch, self._parts(batch))
-        apart = np.abs(np.subtract(out, stored, out=out), out=out).max(axis=1, initial=0.0)
-        others = ~((apart <= _ROUNDING[out.dtype]) & (flags == GOOD))
+        allowed = np.abs(stored, dtype=np.float32) * _SHARE[out.dtype] + _LEAST
+        alike = (np.abs(np.subtract(out, stored, dtype=np.float32)) <= allowed).all(axis=1)
+        others = ~(alike & (flags == GOOD))
         n = int(np.count_nonzero(others))
         self.since += n
-        self.options.progress.advance(len(out) - n, out.nbytes)
+        self.advance(len(out) - n, out[n:].nbytes)
         return others
+
+    def advance(self, rows: int, nbytes: int) -> None:
+        """Report progress."""
+        self.advanced += rows
+        self.options.progress.advance(rows, nbytes)
 
     def _mapped(self, batch: Batch, parts: list[tuple[str, np.ndarray | None]]) -> tuple[np.ndarray, np.ndarray]:
         """Mapped rows, and the state of each."""

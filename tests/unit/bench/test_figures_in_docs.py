@@ -61,9 +61,10 @@ def test_costs_of_a_second_run_are_those_of_its_results():
     stores = json.loads((common.ROOT / "bench/results/index-again.json").read_text())["stores"]
     seconds = {name: [kept["runs"][way][0]["seconds"] for way in ("again", "mapped")] for name, kept in stores.items()}
     text = page("docs/stores.md")
-    for name, said in (("lancedb", "{:.1f} s where the first took {:.1f}"), ("postgresql", "{:.1f} s of {:.1f}")):
-        assert said.format(*seconds[name]) in text
-    assert "{:.1f} s of {:.1f} in Qdrant".format(*seconds["qdrant"]) in text
+    said = {"lancedb": "{:.1f} s in LanceDB (the first {:.1f})"}
+    said |= {"postgresql": "PostgreSQL ({:.1f} s, the first {:.1f})", "qdrant": "Qdrant ({:.1f} s, the first {:.1f})"}
+    for name, of in said.items():
+        assert of.format(*seconds[name]) in text
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------

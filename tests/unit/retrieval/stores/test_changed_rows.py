@@ -7,9 +7,13 @@ import contextlib
 import numpy as np
 import pytest
 
+import fastrealign as fr
 from fastrealign.core.errors import BadRowsError, FitWarning, InputError
+from fastrealign.core.progress import SILENT, Progress
 from fastrealign.retrieval import index, searcher
+from fastrealign.retrieval.role_maps import MapOptions, Mapper, RoleMaps
 from fastrealign.retrieval.stores import qdrant_connection
+from fastrealign.retrieval.stores.base import Batch
 
 N = 40
 pytestmark = pytest.mark.filterwarnings("ignore:Local mode")
@@ -234,13 +238,48 @@ def test_vectors_that_changed(store, roles, mapped, one_role):
     embed_again(store, [3, 21, 22])
     report = index(store.place, roles, **how)
     assert (report.rows, report.changed, report.before) == (3, 3, N - 3)
-    assert sum(report.roles.values()) == 3 and "3 rows had the aligned vector of an old one" in str(report)
+    assert sum(report.roles.values()) == 3 and "3 rows had an aligned vector made from an older" in str(report)
     after = np.array(store.aligned())
     np.testing.assert_allclose(after, mapped(store.rows, ["text"] * N if one_role else store.kinds), atol=1e-6)
     others = [i for i in range(N) if i not in (3, 21, 22)]
     assert np.array_equal(after[others], before[others])
     again = index(store.place, roles, **how)
     assert (again.rows, again.changed, again.before) == (0, 0, N)
+
+
+def test_progress_comes_to_its_end(store, roles):
+    """Also where nothing is done, and where most rows stay as they are."""
+    how = {"role_column": "modality", "bad_rows": "skip"}
+    for given in ({}, {}, {3: store.rows[4]}, {7: np.zeros(8)}):
+        if given:
+            store.give(given)
+        shown = Count()
+        index(store.place, roles, progress=shown, **how)
+        assert shown.done == shown.total == N
+
+
+class Count(Progress):
+    def start(self, phase, rows, nbytes):
+        self.total, self.done = rows, 0
+
+    def advance(self, rows, nbytes):
+        assert rows >= 0 and nbytes >= 0
+        self.done += rows
+
+
+def test_a_small_change_is_a_change_and_rounding_is_none(rng):
+    """In halves of 768 columns, and in floats: an update of a hundredth is seen, the last place is not."""
+    sides = rng.normal(size=(2, 99, 768))
+    with pytest.warns(FitWarning, match="uncertain"):
+        alignment = fr.fit(*sides)
+    vectors = rng.normal(size=(50, 768))
+    for dtype, rounding in ((np.float16, 2**-10), (np.float32, 2**-20)):
+        rows = vectors.astype(dtype)
+        mapper = Mapper("here", RoleMaps.of(alignment), alignment.name, MapOptions("error", 1, SILENT))
+        stored = mapper(Batch(rows, np.arange(50), None)).rows
+        assert not mapper.changed(Batch(rows, np.arange(50), None), stored * (1 + rounding)).any()
+        other = (vectors + 0.01 * rng.normal(size=vectors.shape)).astype(dtype)
+        assert mapper.changed(Batch(other, np.arange(50), None), stored).all() and mapper.since == 50
 
 
 def test_a_kill_while_changed_vectors_are_mapped(store, roles, mapped, small_batches, killed_at):
@@ -272,7 +311,8 @@ def test_a_changed_vector_without_a_direction(store, roles, mapped):
     with pytest.raises(BadRowsError, match=r"row \S+ is all zeros; fix it, or"):
         index(store.place, roles, role_column="modality")
     report = index(store.place, roles, role_column="modality", bad_rows="skip")
-    assert (report.skipped, report.rows, report.before) == (1, 0, N - 1)
+    assert (report.skipped, report.rows, report.before, report.changed, report.roles) == (1, 0, N - 1, 1, {})
+    assert "nothing\n" in str(report) and "all is done" not in str(report)
     store.give({9: np.zeros(8)})
     change(store, [9])
     assert index(store.place, roles, role_column="modality", bad_rows="skip").skipped == 2
