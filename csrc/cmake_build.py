@@ -26,6 +26,13 @@ SOURCE = Path.cwd()
 class CMakeBuild(build_ext):
     """Objects stay in build/cmake, so that a later install compiles only what has changed since."""
 
+    def run(self) -> None:
+        if self.inplace and not os.access(SOURCE, os.W_OK):  # an editable install, too
+            raise CompileError(
+                f"an editable install puts compiled code into the source, and {SOURCE} cannot be written: install without -e"
+            )
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import re
 import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -49,9 +51,10 @@ def build(cmake_build, tmp_path, monkeypatch):
     )
     (tmp_path / "small.cpp").write_text("int one() { return 1; }\n")
 
-    def build(folder):
+    def build(folder, inplace=False):
         command = cmake_build.CMakeBuild(Distribution({"ext_modules": [Extension("small", [])]}))
         command.build_lib, command.build_temp = str(tmp_path / folder), str(tmp_path / f"temp-{folder}")
+        command.inplace = inplace
         command.ensure_finalized()
         command.run()
         assert list((tmp_path / folder).glob("*small*"))
@@ -66,6 +69,31 @@ def test_a_second_build_compiles_nothing(build, capfd):
         build(folder)
         printed.append(capfd.readouterr().out)
     assert "Building CXX" in printed[0] and "Building CXX" not in printed[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [".", "csrc/cuda"])
+def test_kernels_do_not_depend_on_where_pip_put_pybind11(folder, tmp_path):
+    """pip builds in a new temporary folder each time; an object whose command names it would be compiled again."""
+    pybind11 = pytest.importorskip("pybind11")
+    if folder != "." and not shutil.which("nvcc"):
+        pytest.skip("no nvcc")
+    found = f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"
+    command = ["cmake", str(ROOT / folder), found, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    dependent = set()
+    for one in commands:
+        options = re.findall(r"--options-file (\S+)", one["command"])  # Makefiles give nvcc its folders in a file
+        text = one["command"] + "".join((tmp_path / file).read_text() for file in options)
+        dependent |= {Path(one["file"]).name} if "pybind11" in text else set()
+    assert len(commands) > 5 and dependent <= {"bindings.cpp", "dispatch.cpp"}
+
+
+def test_an_editable_install_into_a_folder_that_cannot_be_written_says_so_at_once(build, cmake_build, monkeypatch):
+    monkeypatch.setattr(cmake_build.os, "access", lambda path, mode: False)
+    with pytest.raises(cmake_build.CompileError, match="cannot be written: install without -e"):
+        build("out", inplace=True)
 
 
 def test_what_is_missing_is_named_with_the_way_to_get_it(build, cmake_build, tmp_path, monkeypatch):
