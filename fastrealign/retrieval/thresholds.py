@@ -8,8 +8,8 @@ The interval is that of Clopper and Pearson for an effective number of pairs (Ko
 since scored pairs are not independent: one query has many, one document is similar to many queries, and two documents with one
 caption are each a wrong result for the other's query. What is sampled are units, a query with its relevant documents; counts
 are sums over pairs of units, and their variance that of a U-statistic, by the sum of all pairs that a unit takes part in. A
-bootstrap over queries would not see documents nor, where no result is wrong, any spread. That the threshold is chosen on the same
-pairs is not counted: where few pairs are kept, the interval lies too high.
+bootstrap over queries would not see documents nor, where no result is wrong, any spread. The interval does not count that the
+threshold was chosen on the same pairs: where few pairs are kept, it lies too high.
 """
 
 from __future__ import annotations
