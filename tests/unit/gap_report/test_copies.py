@@ -19,7 +19,7 @@ def test_equal_rows_have_one_number():
 
 def test_what_shares_a_row_on_a_side_is_one_thing(rng):
     """Against a search through rows of one thing."""
-    sides = rng.integers(0, 40, (2, 60))
+    sides = rng.integers(0, 100, (2, 60))
     numbers = things(*(np.unique(side, return_inverse=True)[1] for side in sides))
     for start in range(60):
         reached = np.zeros(60, bool)
