@@ -56,6 +56,7 @@ def extract(out: Path, folders: Sequence[Path], say: Say) -> None:
     if (out / "ids.npy").exists():
         return say("features: there")
     of = packages.find(folders)
+    towers.check(of)
     found = corpus.pictures(of, say)
     say(f"{len(found):,} pictures in the public domain with a title")
     features, thumbs, kept = towers.image_features(of, found, say)

