@@ -61,6 +61,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value >= 0.01 or value == 0.0 else f"{100 * value:.2f} %"
 
 
-def listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str], last: str = "and") -> str:
     """The parts as a sentence lists them: "a, b and c"."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"

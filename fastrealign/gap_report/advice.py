@@ -11,7 +11,7 @@ from fastrealign.gap_report.report_data import Measured
 
 # A method is named beside the one advised if it keeps this much more of the neighbours; less than ALIKE decides nothing.
 MORE_KEPT, ALIKE = 0.05, 0.01
-# A rise this large is mentioned even where these rows do not distinguish it from chance.
+# A difference of shares this large is mentioned: a rise, even where these rows do not distinguish it from chance.
 FAR = 0.05
 
 
@@ -71,9 +71,14 @@ def uses(report: Measured) -> list[Use]:
 
 
 def by_chance(*of: Outcome) -> str:
-    """What "no method is better" needs to be true: " by more than chance" where the value of one is far higher."""
-    rises = [one.methods[name].change for one in of for name in one.methods if one.better(name) is None]
-    return " by more than chance" if max(rises) >= FAR else ""
+    """What "no method is better" needs to be true: " by more than chance" where the value of one is far higher.
+
+    Beyond the limit of an outcome a higher value is no gain, so there it is not a matter of chance.
+    """
+    rises = [
+        one.methods[name].change for one in of if not one.full for name in one.methods if one.better(name) is None
+    ]
+    return " by more than chance" if max(rises, default=0.0) >= FAR else ""
 
 
 def choice(report: Measured, use: Use) -> str | None:

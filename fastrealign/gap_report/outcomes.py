@@ -82,12 +82,18 @@ class Outcome:
     lower: bool = False
     limit: float | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether doing nothing reaches the limit, so that there is nothing to gain."""
+        none = self.methods["none"]
+        return self.limit is not None and none.value + none.margin >= self.limit
+
     def better(self, method: str) -> bool | None:
-        """True: better than doing nothing; False: worse; None: no difference that these rows show."""
-        none, of = self.methods["none"], self.methods[method]
+        """True: better than doing nothing; False: worse; None: neither, as far as these rows show."""
+        of = self.methods[method]
         if abs(of.change) <= of.change_margin:
             return None
-        if self.limit is not None and none.value + none.margin >= self.limit:
+        if self.full:
             return None if of.change > 0 else False
         return (of.change < 0) == self.lower
 

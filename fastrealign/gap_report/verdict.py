@@ -6,7 +6,7 @@ import numpy as np
 
 from fastrealign.core.formatting import listed, number, percent
 from fastrealign.diagnostics.mean_gap import cosine
-from fastrealign.gap_report.advice import by_chance, choice, uses
+from fastrealign.gap_report.advice import FAR, by_chance, choice, uses
 from fastrealign.gap_report.method_style import name_of
 from fastrealign.gap_report.outcomes import ACCURACY, GAP, MIXING, SEARCH, Outcome
 from fastrealign.gap_report.report_data import Domains, Measured
@@ -62,7 +62,7 @@ def headline(report: Measured) -> str:
             helps.setdefault(method, []).append(use.short)
     if not helps:
         chance = by_chance(*(report.outcomes[name] for use in uses(report) for name in use.outcomes))
-        return f"{gap}; no method is better than doing nothing{chance}"
+        return f"{gap}; no method helps {listed([use.short for use in uses(report)], 'or')}{chance}"
     return f"{gap}; {listed([f'{name_of(name)} helps {listed(of)}' for name, of in helps.items()])}"
 
 
@@ -73,7 +73,7 @@ def _gap(report: Measured) -> str:
     if not report.means.apart:
         return (
             f"The means of source and target differ by {before}, no more than by chance (about {chance} for so many rows): "
-            "there is no gap to close."
+            f"there is no gap to close{_apart_otherwise(report.outcomes[MIXING])}."
         )
     gaps = report.outcomes[GAP]
     text = f"The gap between source and target is {before} ± {number(report.means.margin)}"
@@ -83,6 +83,12 @@ def _gap(report: Measured) -> str:
     if len(gaps.best) == 1:
         return f"{text}; {name_of(gaps.best[0])} leaves {most}."
     return f"{text}; {listed([name_of(name) for name in gaps.best])} leave {most} or less."
+
+
+def _apart_otherwise(mixing: Outcome) -> str:
+    """What equal means leave open: sides that hardly mix are apart, by their spectra or clusters."""
+    none = mixing.methods["none"]
+    return ", but the sides differ in other ways" if none.value + none.margin + FAR < (mixing.limit or 0.0) else ""
 
 
 def _effects(of: Outcome, text: str) -> str:

@@ -96,6 +96,13 @@ def small_gap_other_spectra() -> World:
     )
 
 
+def unequal_sides() -> World:
+    """Three times as many rows on one side; noise sends those to the other, and more of them than a full mixture has."""
+    rng = np.random.default_rng(16)
+    y, x = (rng.standard_normal((n, 128)) * np.arange(1, 129) ** -0.8 + 0.05 for n in (900, 300))
+    return World(y, x, "no gap, fully mixed as it is: more than that is no better, and no chance")
+
+
 def few_rows() -> World:
     """Sixty rows of one distribution, in twice as many columns: fitted closely, means and covariances of this sample."""
     rng = np.random.default_rng(8)
@@ -169,7 +176,20 @@ def wide_with_a_gap() -> World:
     return World(y, x, "closing the gap is everything; a covariance of fifty rows follows them alone", {"pairs": True})
 
 
+def clusters_apart() -> World:
+    """Six clusters, each with a gap in a direction of its own: equal means, and sides that do not mix."""
+    rng = np.random.default_rng(17)
+    centres, gaps = rng.standard_normal((2, 6, 40))
+    classes = np.tile(np.arange(6), 60)
+    y, x = (
+        centres[classes] + sign * (gaps - gaps.mean(0))[classes] / 2 + 0.2 * rng.standard_normal((360, 40))
+        for sign in (-1, 1)
+    )
+    return World(y, x, "no gap of the means, and sides that are apart: ReAlign does nothing", {"labels": classes})
+
+
 WORLDS = (
-    nothing_helps, circles, blockwise_wins, no_gap, swapped, clip_like, small_gap_other_spectra, few_rows, anisotropic,
-    identical, pairs_with_labels, captions_of_pictures, heavy_tails, classes_in_other_shares, wide_with_a_gap,
+    nothing_helps, circles, blockwise_wins, no_gap, swapped, clip_like, small_gap_other_spectra, unequal_sides, few_rows,
+    anisotropic, identical, pairs_with_labels, captions_of_pictures, heavy_tails, classes_in_other_shares,
+    wide_with_a_gap, clusters_apart,
 )  # fmt: skip

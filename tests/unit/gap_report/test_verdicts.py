@@ -61,7 +61,9 @@ def test_where_nothing_helps_that_is_said(reports):
     assert report.advice.startswith(
         "Leave the source as it is: no method is better than doing nothing for a classifier"
     )
-    assert named(report.advice, report) == set() and headline(report).endswith("no method is better than doing nothing")
+    assert named(report.advice, report) == set() and headline(report).endswith(
+        "; no method helps a classifier, search or one index of both"
+    )
     judged = [of for name, of in report.outcomes.items() if name != "gap"]
     assert all(of.best == () for of in judged), "nothing is marked for being best among worse ones"
     assert report.outcomes["recall@1"].better("c3") is False and "less with C3" in report.verdict
@@ -109,6 +111,23 @@ def test_no_gap_to_speak_of_and_other_spectra(reports):
     report = reports(worlds.small_gap_other_spectra)
     assert "bca" in report.outcomes["mixing"].best and not REALIGN & better(report, "mixing")
     assert report.advice.startswith("Use BCA") and not REALIGN & named(report.advice, report)
+
+
+def test_more_than_fully_mixed_is_no_rise_by_chance(reports):
+    report = reports(worlds.unequal_sides)
+    mixing = report.outcomes["mixing"]
+    c3 = mixing.methods["c3"]
+    assert mixing.full and c3.change > max(0.05, c3.change_margin) and mixing.better("c3") is None
+    assert "no method mixes them better" in report.verdict
+    for text in (report.verdict, report.advice, headline(report)):
+        assert "no method" in text and "by more than chance" not in text
+
+
+def test_equal_means_of_sides_that_are_apart(reports):
+    report = reports(worlds.clusters_apart)
+    assert not report.means.apart and report.outcomes["mixing"].methods["realign"].value < 0.1
+    assert "there is no gap to close, but the sides differ in other ways." in report.verdict
+    assert "in other ways" not in reports(worlds.no_gap).verdict
 
 
 def test_few_rows_are_judged_on_others(reports):
@@ -180,7 +199,7 @@ def test_a_rise_that_may_be_chance_is_not_called_none(reports):
     y, x, _ = worlds._things(60, 103, apart=1.0)
     few = fr.report(np.repeat(y, 10, 0), np.repeat(x, 10, 0), pairs=True, methods=("realign",))
     assert few.outcomes["recall@1"].methods["realign"].change > 0.1
-    assert headline(few).endswith("; no method is better than doing nothing by more than chance")
+    assert headline(few).endswith("; no method helps search or one index of both by more than chance")
 
 
 def test_heavy_tails(reports):
