@@ -126,9 +126,9 @@ class FileSource(RowSource):
     def leave_out(self, shard: int) -> None:
         """Leave a shard out of further passes."""
         self.left_out.add(shard)
-        left = [s for i, s in enumerate(self.files.shards) if i not in self.left_out]
-        self.rows = sum(s.rows for s in left)
-        self.nbytes = sum(shard.nbytes for shard in left)
+        left = [one for i, one in enumerate(self.files.shards) if i not in self.left_out]
+        self.rows = sum(one.rows for one in left)
+        self.nbytes = sum(one.nbytes for one in left)
 
     def where(self, shard: int, row: int) -> str:
         return self.files.shards[shard].where(row)

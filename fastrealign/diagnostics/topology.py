@@ -218,7 +218,7 @@ def pairwise_correlation(before: RowsLike, after: RowsLike, *, rows: int | None 
     if n < min(4, of):
         raise InputError(f"{sides[0].name}: {n} rows sampled of {of}, expected at least 4 to correlate their cosines")
     i, j = np.triu_indices(n, 1)
-    a, b = (c - c.mean() for c in ((rows @ rows.T)[i, j] for rows in taken))
+    a, b = (c - c.mean() for c in ((unit @ unit.T)[i, j] for unit in taken))
     groups = min(GROUPS, n)
     pair = i % groups * groups + j % groups
     sums = np.stack(

@@ -181,7 +181,7 @@ def convert(
                     if there is not None:
                         skipped += len(rows) - np.count_nonzero(there)
                         rows = rows[there]
-                        beside = {name: kept(column, there) for name, column in beside.items()}
+                        beside = {name: kept(values, there) for name, values in beside.items()}
                     for writer in writers if len(rows) else ():
                         writer.write(rows, beside)
                 shard.check_unchanged()

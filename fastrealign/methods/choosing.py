@@ -227,11 +227,11 @@ def _choice(pairs: Pairs, tried: _Tried, trials: Mapping[str, Trial]) -> tuple[s
     return taken, f"{said}."
 
 
-def _lead(pairs: Pairs, tried: _Tried, one: str, other: str) -> tuple[float, float]:
-    """By how much one method finds more than another in the index, the mean over kinds, and the standard error of that."""
-    found = zip(tried.found[one].together, tried.found[other].together, strict=True)
+def _lead(pairs: Pairs, tried: _Tried, method: str, other: str) -> tuple[float, float]:
+    """By how much a method finds more than another in the index, the mean over kinds, and the standard error of that."""
+    found = zip(tried.found[method].together, tried.found[other].together, strict=True)
     differences = [a.astype(float) - b for a, b in found]
-    return float(np.mean([one.mean() for one in differences])), error_of(pairs, pairs.kinds, differences)
+    return float(np.mean([kind.mean() for kind in differences])), error_of(pairs, pairs.kinds, differences)
 
 
 def _against(pairs: Pairs, tried: _Tried, name: str) -> str | None:

@@ -102,7 +102,7 @@ class ApplyRecipe:
             others = [role for role in sides if role != QUERY]
             more += f", pairs={ {(QUERY, role): (sides[QUERY], sides[role]) for role in others}!r}"
         elif method in PAIRED:
-            of = {_VARIABLES[role]: rows for role, rows in sides.items() if role != QUERY} | {"qrels": self.qrels}
+            of = {_VARIABLES[role]: side for role, side in sides.items() if role != QUERY} | {"qrels": self.qrels}
             of |= {name: value for name, value in self.named.items() if value}
             words = ", ".join(f"{name}={_plain(value)!r}" for name, value in of.items())
             more += f", pairs=fr.retrieval.judged_pairs({sides[QUERY]!r}, {words})"

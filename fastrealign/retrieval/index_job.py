@@ -165,7 +165,7 @@ def index(
             sum(mapper.counts.values()),
             before - mapper.since,
             mapper.skipped,
-            {role: n for role, n in mapper.counts.items() if n},
+            {name: n for name, n in mapper.counts.items() if n},
             maps.fingerprint,
             time.monotonic() - begun,
             dropped,
