@@ -1,6 +1,7 @@
-"""Rows that are equal: a picture with five captions is in the target five times, and is still one picture.
+"""Rows that are copies: a picture with five captions is in the target five times, and is still one picture.
 
-Search has one document for it, its rows do not both train and test, and intervals count it once.
+Search has one document for it, its rows do not both train and test, and intervals count it once. Rows are copies where they are
+equal, and where they differ by rounding: the same picture in another element type, or embedded twice.
 """
 
 from __future__ import annotations
@@ -9,13 +10,74 @@ import numpy as np
 
 # Above this share of rows that are copies, the report says so.
 MANY = 0.01
+# Rows are near where their squared distance is less than this share of that of any two.
+_NEAR = 1e-4
+# Rows that are compared with all others, so many at once, to see whether there are near copies.
+_SAMPLE, _AT_ONCE = 256, 64
+# Pairs of rows that are subtracted at once.
+_BLOCK = 4096
+# Of rows that are near, the projections on random directions are compared first. That of a difference exceeds _DEVIATIONS
+# standard deviations in one of 16,000.
+_DIRECTIONS, _DEVIATIONS = 6, 4.0
 
 
 def numbered(rows: np.ndarray) -> np.ndarray:
-    """A number for each unit row, the same for rows equal in float32: int64 (n,), from 0 in the order of their first rows."""
+    """A number for each unit row, the same for copies: int64 (n,), from 0 in the order of their first rows."""
     numbers: dict[bytes, int] = {}
     plain = np.ascontiguousarray(rows, np.float32) + np.float32(0)  # -0.0 is 0.0
-    return np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in plain), np.int64, len(plain))
+    equal = np.fromiter((numbers.setdefault(row.tobytes(), len(numbers)) for row in plain), np.int64, len(plain))
+    if len(numbers) < len(plain):
+        plain = plain[first_rows(equal)]
+    plain -= plain.mean(axis=0, dtype=np.float64)  # distances of rows in a narrow cone are then exact enough
+    return _near_copies(plain)[equal]
+
+
+def _near_copies(rows: np.ndarray) -> np.ndarray:
+    """A number for each of different rows whose mean is zero, the same for near copies; of rows without such, 0 to n - 1.
+
+    Rows are near copies where they are near and few others are up to twice as far apart. Where rows are so dense that they are
+    near by chance, there are at least as many of those.
+    """
+    n, d = rows.shape
+    own, squares = np.arange(n), np.einsum("ij,ij->i", rows, rows)
+    near = _NEAR * 2.0 * float(squares.mean())
+    within = twice = -min(n, _SAMPLE)  # each row is near itself
+    for at in np.array_split(np.random.default_rng(0).permutation(n)[:_SAMPLE], _SAMPLE // _AT_ONCE):
+        distances = squares[at, None] + squares - 2.0 * rows[at] @ rows.T
+        within += int((distances <= near).sum())
+        twice += int((distances <= 4.0 * near).sum())
+    if within <= 2 * (twice - within):
+        return own
+    directions = np.random.default_rng(0).standard_normal((d, _DIRECTIONS)).astype(np.float32)
+    places = (rows @ (directions / np.linalg.norm(directions, axis=0))).T
+    order = places[0].argsort()
+    first, *others = places[:, order]
+    most = np.sqrt(near) * min(1.0, _DEVIATIONS / np.sqrt(d))
+    linked = own.copy()  # of each row, in this order, one before it that is near; what is near that one is near this one
+    for step in range(1, n):
+        close = first[step:] - first[:-step] <= most
+        if not close.any():
+            break
+        here = np.flatnonzero(close & (linked[step:] == own[step:]))
+        for place in others:
+            here = here[np.abs(place[here + step] - place[here]) <= most]
+        here = here[_apart(rows, order[here], order[here + step]) <= near]
+        linked[here + step] = here
+    while not np.array_equal(linked, linked[linked]):
+        linked = linked[linked]
+    found, least = order[linked][order.argsort()], np.full(n, n)
+    np.minimum.at(least, found, own)
+    return np.unique(least[found], return_inverse=True)[1]
+
+
+def _apart(rows: np.ndarray, some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Squared distances of pairs of rows."""
+    found = np.empty(len(some), rows.dtype)
+    for at in range(0, len(some), _BLOCK):
+        part = slice(at, at + _BLOCK)
+        difference = rows[some[part]] - rows[others[part]]
+        found[part] = np.einsum("ij,ij->i", difference, difference)
+    return found
 
 
 def first_rows(numbers: np.ndarray) -> np.ndarray:
@@ -67,6 +129,6 @@ def copies_of(name: str, numbers: np.ndarray) -> str:
     if copies <= MANY * len(numbers):
         return ""
     return (
-        f"{name}: {copies:,} of its {len(numbers):,} rows are copies of others; equal rows count once in search and in "
-        "intervals, and do not both train and test"
+        f"{name}: {copies:,} of its {len(numbers):,} rows are copies of others, equal or apart by rounding; copies count "
+        "once in search and in intervals, and do not both train and test"
     )

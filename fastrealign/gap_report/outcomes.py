@@ -63,7 +63,7 @@ class Outcome:
     name : str
         One of NAMES.
     n : int
-        Rows that it was measured on: of both sides (mixing), queries (search), or test rows (classifier). Equal rows count
+        Rows that it was measured on: of both sides (mixing), queries (search), or test rows (classifier). Copies count
         as one.
     methods : dict of Compared
         By name of the method; "none" is the first.

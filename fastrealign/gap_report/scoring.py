@@ -46,7 +46,7 @@ class Judge:
             self._pool = draw(sides.pairs[0].rows, POOL, seed)
             self._queries = draw(len(self._pool), QUERIES, seed)
             of_x, of_y = (_unit(side, self._pool) for side in sides.pairs)
-            # Equal rows are one document.
+            # Copies are one document.
             self._answers, self._selves = numbered(of_x), numbered(of_y)
             self._targets, self._sources = of_x[first_rows(self._answers)], first_rows(self._selves)
             self._asking = things(self._answers, self._selves)[self._queries]

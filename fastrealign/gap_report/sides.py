@@ -152,8 +152,8 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     if lengths is not None:
         binned(lengths[numbers[1]])  # raises where they make no bins
     drawn = named_labels and [drawn_labels(of, at, progress) for of, at in zip(named_labels, numbers, strict=True)]
-    x, y = (_hold(side, at, progress) for side, at in zip(given, numbers, strict=True))
-    same = [numbered(np.concatenate([rows.astype(np.float32) for _, rows in unit_blocks(side)])) for side in (x, y)]
+    (x, same_x), (y, same_y) = (_numbered(*_hold(side, at, progress)) for side, at in zip(given, numbers, strict=True))
+    same = [same_x, same_y]
     parts = _parts((x, y), same, options.seed)
     (to_measure, to_fit) = [[_part(side, half) for side, half in zip((x, y), of, strict=True)] for of in parts]
     labels = None
@@ -166,7 +166,7 @@ def open_and_draw(source: RowsLike, target: RowsLike, options: ReportOptions, pr
     pairs, sides_drawn = None, (x, y)
     x, y = to_measure
     if of_pairs is not None:
-        first, second = (_hold(side, draw(count_rows(side), PAIRS, options.seed), progress) for side in of_pairs)
+        first, second = (_hold(side, draw(count_rows(side), PAIRS, options.seed), progress)[0] for side in of_pairs)
         pairs = first, second
     elif options.pairs:
         some = draw(x.rows, PAIRS, options.seed)
@@ -214,21 +214,29 @@ def _check_width(sides: tuple[RowSource, RowSource], d: int, what: str) -> None:
         raise InputError(f"{what} {sides[0].d} wide, source and target {d}; all must come from one encoder pair")
 
 
-def _hold(source: RowSource, numbers: np.ndarray, progress: Progress) -> ArraySource:
-    """The rows with these numbers in memory: an array of floats as it is where these are all, else float32 unit rows."""
+def _numbered(rows: ArraySource, unit: np.ndarray) -> tuple[ArraySource, np.ndarray]:
+    """Rows in memory, and of each the number that it shares with its copies."""
+    return rows, numbered(unit)
+
+
+def _hold(source: RowSource, numbers: np.ndarray, progress: Progress) -> tuple[ArraySource, np.ndarray]:
+    """The rows with these numbers in memory, an array of floats as it is where these are all; and as float32 unit rows.
+
+    Raises BadRowsError for a row without a direction.
+    """
     whole = len(numbers) == source.rows
+    held = np.empty((len(numbers), source.d), np.float32)
     if (
         whole
         and isinstance(source, ArraySource)
         and isinstance(source.array, np.ndarray)
         and source.array.itemsize >= 4
     ):
-        for _ in unit_blocks(source):  # raises BadRowsError for a row without a direction
-            pass
-        return source
-    held = np.empty((len(numbers), source.d), np.float32)
+        for first, unit in unit_blocks(source):
+            held[first : first + len(unit)] = unit
+        return source, held
     with progress.running(f"reading {source.name}", len(numbers), held.nbytes):
         for here, unit in pick(source, numbers):
             held[here] = unit
             progress.advance(len(unit), held[here].nbytes)
-    return ArraySource(held, source.name)
+    return ArraySource(held, source.name), held
