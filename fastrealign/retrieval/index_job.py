@@ -144,10 +144,7 @@ def index(
                     f"{opened.column} is gone; add the vectors again to have them mapped"
                 )
         except KeyboardInterrupt:
-            done = opened.pending()[1]
-            raise Interrupted(
-                f"interrupted; {count(done, 'row')} of {opened.where} are written, run the same command again to resume"
-            ) from None
+            raise _interrupted(opened, before, restart) from None
         if mapper.bare:
             warn(
                 f"{opened.where}: {count(mapper.bare, 'row')} without a vector in {opened.column}, which was emptied since: "
@@ -171,6 +168,18 @@ def index(
             dropped,
             mapper.since,
         )
+
+
+def _interrupted(store: Store, before: int, restart: bool) -> Interrupted:
+    """What is in the store, and how to resume. `before`: rows that had an aligned vector when the run began."""
+    left, done = store.pending()
+    if not done:
+        return Interrupted(f"interrupted; no aligned vector of {store.where} is written; run the same command again")
+    said = f"interrupted; {done:,} of {count(done + left, 'row')} of {store.where} have an aligned vector"
+    if before:
+        said += ", which may be of an older vector where that was changed since"
+    again = f"again without {option('restart', True)}" if restart else "again"
+    return Interrupted(f"{said}; run the same command {again} to resume")
 
 
 def _role(maps: RoleMaps, role: str | None, role_column: str | None) -> str | None:

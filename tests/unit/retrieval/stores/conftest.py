@@ -94,18 +94,21 @@ def small_batches(monkeypatch):
 
 @pytest.fixture
 def killed_at(monkeypatch):
-    """killed_at(n): the nth batch that is mapped from now on ends the run; None: none does. Returns the sizes of batches."""
-    real, calls, last = Mapper.__call__, [], [None]
+    """killed_at(n): the nth batch that is mapped from now on ends the run; None: none does. Returns the sizes of batches.
+
+    by   what is raised: by default what nothing catches
+    """
+    real, calls, last, raised = Mapper.__call__, [], [None], [Killed]
 
     def call(self, batch):
         calls.append(len(batch.rows))
         if len(calls) == last[0]:
-            raise Killed
+            raise raised[0]
         return real(self, batch)
 
-    def killed_at(n):
+    def killed_at(n, by=Killed):
         calls.clear()
-        last[0] = n
+        last[0], raised[0] = n, by
         return calls
 
     monkeypatch.setattr(Mapper, "__call__", call)

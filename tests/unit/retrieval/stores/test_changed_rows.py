@@ -303,6 +303,36 @@ def test_a_kill_while_changed_vectors_are_mapped(store, roles, mapped, small_bat
     check(store, mapped)
 
 
+def test_an_interrupt_says_what_is_in_the_store(store, roles, others, small_batches, killed_at):
+    """Of a first run, of one over vectors that changed, and of a restart, which repeated would lose what it wrote."""
+
+    def interrupted(of, n, **how):
+        killed_at(n, by=KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt) as error:
+            index(store.place, of, role_column="modality", **how)
+        killed_at(None)
+        done = sum(row is not None for row in store.aligned())
+        said = str(error.value)
+        assert said.startswith(f"interrupted; {done} of 40 rows of ") if done else "no aligned vector of" in said
+        return done, said
+
+    done, said = interrupted(roles, 1)
+    assert done == 0 and said.endswith("is written; run the same command again")
+    several = not isinstance(store, Postgresql)  # whose rows are in one block, which is one batch
+    if several:
+        done, said = interrupted(roles, 3)
+        assert 0 < done < N and said.endswith("have an aligned vector; run the same command again to resume")
+    index(store.place, roles, role_column="modality")
+    embed_again(store, [*range(0, N, 4)])
+    done, said = interrupted(roles, 1)
+    assert done == N and "have an aligned vector, which may be of an older vector where that was changed since; run" in said
+    assert index(store.place, roles, role_column="modality").rows == 10
+    if several:
+        done, said = interrupted(others, 3, restart=True)
+        assert 0 < done < N and said.endswith("run the same command again without restart=True to resume")
+        assert index(store.place, others, role_column="modality").before == done
+
+
 def test_a_changed_vector_without_a_direction(store, roles, mapped):
     """Stops the run and is named, or is emptied, also where the role is another; a vector that comes back is mapped."""
     index(store.place, roles, role_column="modality")

@@ -104,6 +104,9 @@ def test_a_kill_leaves_nothing(store, roles, small_batches, killed_at, tmp_path)
         with pytest.raises(BaseException):  # noqa: B017
             index(path, roles, role_column=store.by)
         assert sorted(tmp_path.iterdir()) == files
+    killed_at(4, by=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; no aligned vector of .* is written; run the same command again$"):
+        index(path, roles, role_column=store.by)
     calls = killed_at(None)
     assert index(path, roles, role_column=store.by).rows == sum(calls) == N
 

@@ -66,8 +66,8 @@ def test_an_interrupt_that_a_library_wraps(tmp_path, roles, documents, monkeypat
     roles.save(tmp_path / "roles.safetensors")
     words = ["index", str(tmp_path / "docs.lance"), "--roles", str(tmp_path / "roles.safetensors"), "--role", "image"]
     assert main(words) == 130
-    assert "docs.lance are written, run the same command again to resume" in (said := capsys.readouterr().err)
-    assert "interrupted; 10 rows of" in said
+    assert "interrupted; 10 of 20 rows of" in (said := capsys.readouterr().err)
+    assert "docs.lance have an aligned vector; run the same command again to resume" in said
     assert main(words) == 0
 
 
