@@ -105,7 +105,8 @@ def test_a_kill_leaves_nothing(store, roles, small_batches, killed_at, tmp_path)
             index(path, roles, role_column=store.by)
         assert sorted(tmp_path.iterdir()) == files
     killed_at(4, by=KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; no aligned vector of .* is written; run the same command again$"):
+    said = r"^interrupted; no aligned vector of .* is written; run the same command again$"
+    with pytest.raises(KeyboardInterrupt, match=said):
         index(path, roles, role_column=store.by)
     calls = killed_at(None)
     assert index(path, roles, role_column=store.by).rows == sum(calls) == N
