@@ -53,7 +53,8 @@ def _near_copies(rows: np.ndarray) -> np.ndarray:
     order = places[0].argsort()
     first, *others = places[:, order]
     most = np.sqrt(near) * min(1.0, _DEVIATIONS / np.sqrt(d))
-    linked = own.copy()  # of each row, in this order, one before it that is near; what is near that one is near this one
+    # Of each row, in this order, one before it that is near. What is near the one is near the other.
+    linked = own.copy()
     for step in range(1, n):
         close = first[step:] - first[:-step] <= most
         if not close.any():
