@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 STEPS = 400
 EVERY = 10
+SMOOTH = 5  # records of a running median
 PROBE = range(300_000, 301_024)  # seeds of scenes that are neither shipped nor trained on
 # The paper's figure shows more than 4,000 steps, its frame is fixed at 800. The second is for a late window, as its theory is.
 FRAMES = {"a sixth": 1 / 6, "late": 3 / 4}
@@ -287,12 +288,12 @@ _MEASURES: list[tuple[str, Callable[[Sequence[dict[str, Any]]], str]]] = [
 
 
 def draw(results: dict[str, Any]) -> Figure:
-    """Panels (a) to (d) of the paper, two of ours each. Both losses in the frame of the sixth: a colour and a mark each."""
+    """Panels (a) to (d) of the paper, two or four of ours each. In the frame of the sixth; a colour and a mark a loss."""
     from bench.drawing import COLOURS, FAINT, QUIET, TARGET, canvas, key, legend_above, log_ticks
 
     settings = results["settings"]
-    figure = canvas(9.4)
-    (a, a2), (b, b2), (c, c2), (d, d2) = grid = figure.subplots(4, 2, sharex=True)
+    figure = canvas(11.4)
+    (a, a2), (b, b2), (b3, b4), (c, c2), (d, d2) = grid = figure.subplots(5, 2, sharex=True)
     runs = {loss: run["frames"]["a sixth"] for loss, run in results["runs"].items()}
     rank = next(record["rank"] for record in next(iter(runs.values())) if record["fixed"])
     width, probe = settings["d"], settings["probe"]
@@ -305,13 +306,10 @@ def draw(results: dict[str, Any]) -> Figure:
             {"sin_theta": (solid, "sin θ"), "rms_sin": (dashed, "all sines, RMS")},
             None,
         ),
-        (
-            b,
-            "(b) cosine with the record before",
-            {"gamma_stability": (solid, GAMMA), "beta_stability": (dashed, "β")},
-            None,
-        ),
-        (b2, f"(b) drift of {GAMMA} since fixed", {"gamma_drift": (solid, "")}, None),
+        (b, f"(b) {GAMMA}: cosine with record before", {"gamma_stability": (solid, "")}, None),
+        (b2, "(b) β: cosine with record before", {"beta_stability": (solid, "")}, None),
+        (b3, f"(b) {GAMMA}: drift since fixed", {"gamma_drift": (solid, "")}, None),
+        (b4, "(b) β: drift since fixed", {"beta_drift": (solid, "")}, None),
         (c, "(c) κ(Σ_U)", {"kappa_u.value": (solid, "")}, isotropic_kappa(probe, rank)),
         (
             c2,
@@ -330,7 +328,7 @@ def draw(results: dict[str, Any]) -> Figure:
         axes.set_title(title, fontsize=9)
         for name, (line, label) in names.items():
             for loss, (colour, mark) in looks.items():
-                _line(axes, runs[loss], name, colour, mark, line)
+                _line(axes, runs[loss], name, colour, mark, line, smooth=axes in (b, b2, d2))
             if label:
                 key(axes, label, linestyle=line)
         if chance is not None:
@@ -342,9 +340,17 @@ def draw(results: dict[str, Any]) -> Figure:
     for axes in (c, d):
         axes.set_yscale("log")
         log_ticks(axes.yaxis)
-    for axes, limits in ((a, (0, 1.05)), (a2, (0, 1.05)), (b, (-0.6, 1.05)), (c2, (0, 1.05)), (d2, (0, 95))):
+    for axes, limits in (
+        (a, (0, 1.05)),
+        (a2, (0, 1.05)),
+        (b, (-0.5, 1.05)),
+        (b2, (-0.5, 1.05)),
+        (b3, (0, 2.4)),
+        (b4, (0, 2.4)),
+        (c2, (0.5, 1.02)),
+        (d2, (30, 95)),
+    ):
         axes.set_ylim(*limits)
-    b2.set_ylim(bottom=0)
     for axes in grid[-1]:
         axes.set_xlabel("optimizer steps")
     for loss, (colour, mark) in looks.items():
@@ -353,16 +359,36 @@ def draw(results: dict[str, Any]) -> Figure:
     note = (
         f"The rendered encoder from scratch, {settings['steps']} steps of {settings['batch']} pairs; "
         f"{probe:,} held-out pairs.\n"
-        "Grey bar: the frame is fixed; before it, each record is in its own."
+        "Grey bar: the frame is fixed; before it, each record is in its own.\n"
+        f"Cosines and angle: thin lines are single records, thick ones medians of {SMOOTH} records."
     )
     legend_above(figure, d, 3, note)
     return figure
 
 
-def _line(panel: Axes, records: Sequence[dict[str, Any]], name: str, colour: str, mark: str, line: Any) -> None:
+def _line(
+    panel: Axes,
+    records: Sequence[dict[str, Any]],
+    name: str,
+    colour: str,
+    mark: str,
+    line: Any,
+    *,
+    smooth: bool = False,
+) -> None:
+    """A measure against the steps; with `smooth`, its running median, and what it is of as a thin line behind."""
     points = [(record["step"], _value(record, name)) for record in records]
     steps, values = zip(*((step, value) for step, value in points if value is not None), strict=True)
+    if smooth:
+        panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.45)
+        values = running_median(values)
     panel.plot(steps, values, ls=line, color=colour, marker=mark, markevery=6, markersize=3.5, linewidth=1.3)
+
+
+def running_median(values: Sequence[float]) -> list[float]:
+    """The median of each value and its neighbours, SMOOTH in all; at the ends, of those that there are."""
+    half = SMOOTH // 2
+    return [float(np.median(values[max(0, at - half) : at + half + 1])) for at in range(len(values))]
 
 
 if __name__ == "__main__":
