@@ -219,7 +219,7 @@ def draw(results: Results) -> Figure:
         axes.margins(x=0.12)
     panels[0].set_ylabel("gap")
     panels[0].set_ylim(bottom=0)
-    legend_above(figure, panels[0])
+    legend_above(figure, panels[0], note="Lines: means over the heads; short strokes: single heads.")
     return figure
 
 

@@ -118,7 +118,7 @@ def tell(results: Results) -> str:
 
 def draw(results: Results) -> Figure:
     """Three figures by method: a bar a scale."""
-    from bench.drawing import canvas, legend_above
+    from bench.drawing import COLOURS, TARGET, canvas, legend_above
 
     shown = {"mixing": "mixing", "one index": "R@10 in one index", "accuracy": "accuracy on images"}
     figure = canvas(3.6)
@@ -130,7 +130,7 @@ def draw(results: Results) -> Figure:
             means = [np.mean([seed["methods"][m][name] for seed in of["seeds"]]) for m in METHODS]
             label = f"scale {'learned' if scale == 'learned' else f'held at {scale}'}"
             at = np.arange(len(METHODS)) + height * (i - (len(scales) - 1) / 2)
-            axes.barh(at, means, 0.9 * height, color=f"C{i}", hatch="//" if i else None, label=label)
+            axes.barh(at, means, 0.9 * height, color=(TARGET, COLOURS["realign"])[i], hatch="//" if i else None, label=label)
         axes.set_title(title)
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(METHODS)), [uses.LABELS[m] for m in METHODS])

@@ -200,6 +200,8 @@ def draw(results: Results) -> Figure:
         colour = TARGET if name == "image" else COLOURS[name]
         label = "images" if name == "image" else NAMES[name]
         style = {"color": colour, "ls": DASHES.get(name, "-"), "lw": 2.4 if name == "image" else 1.6}
+        if name == "none":
+            style["zorder"] = 2.5  # above ReAlign's line, which hides it
         shares = [share for share in of["shares"] if share > 1e-9]
         above.loglog(np.arange(1, len(shares) + 1), shares, **style, label=f"{label}, α {of['alpha']:.2f}")
         js = "" if name == "image" else f", JS {small(of['js'])}"
