@@ -130,7 +130,9 @@ def draw(results: Results) -> Figure:
             means = [np.mean([seed["methods"][m][name] for seed in of["seeds"]]) for m in METHODS]
             label = f"scale {'learned' if scale == 'learned' else f'held at {scale}'}"
             at = np.arange(len(METHODS)) + height * (i - (len(scales) - 1) / 2)
-            axes.barh(at, means, 0.9 * height, color=(TARGET, COLOURS["realign"])[i], hatch="//" if i else None, label=label)
+            axes.barh(
+                at, means, 0.9 * height, color=(TARGET, COLOURS["realign"])[i], hatch="//" if i else None, label=label
+            )
         axes.set_title(title)
         axes.grid(False, axis="y")
     panels[0].set_yticks(range(len(METHODS)), [uses.LABELS[m] for m in METHODS])
