@@ -75,9 +75,7 @@ def by_chance(*of: Outcome) -> str:
 
     Beyond the limit of an outcome a higher value is no gain, so there it is not a matter of chance.
     """
-    rises = [
-        one.methods[name].change for one in of if not one.full for name in one.methods if one.better(name) is None
-    ]
+    rises = [one.methods[name].change for one in of if not one.full for name in one.methods if one.better(name) is None]
     return " by more than chance" if max(rises, default=0.0) >= FAR else ""
 
 
