@@ -185,7 +185,7 @@ def clusters_apart() -> World:
         centres[classes] + sign * (gaps - gaps.mean(0))[classes] / 2 + 0.2 * rng.standard_normal((360, 40))
         for sign in (-1, 1)
     )
-    return World(y, x, "no gap of the means, and sides that are apart: ReAlign does nothing", {"labels": classes})
+    return World(y, x, "no gap of the means, and sides that are apart: ReAlign does nothing")
 
 
 WORLDS = (
