@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -200,4 +201,10 @@ def check_new(out: Place, overwrite: bool) -> None:
 
 
 def paths(given: list[str]) -> str | list[str]:
+    """One path, or several; InputError where a shell took the words of one name with spaces for several."""
+    whole = " ".join(given)
+    if len(given) > 1 and os.path.exists(whole) and not os.path.exists(given[0]):
+        import shlex
+
+        raise InputError(f"{given[0]}: no such file or folder; if you mean {whole}, quote it: {shlex.quote(whole)}")
     return given[0] if len(given) == 1 else given

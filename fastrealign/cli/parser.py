@@ -100,7 +100,10 @@ class _Parser(argparse.ArgumentParser):
             if re.fullmatch(r"--?[A-Za-z][\w-]+", name) and name not in self._option_string_actions:
                 self.error(f"there is no option {name}{meant('-' + name.lstrip('-'), self._option_string_actions)}")
         args, self._from_file = with_config(args, self, self.commands)
-        return super().parse_known_args(args, namespace)
+        known, rest = super().parse_known_args(args, namespace)
+        if rest and self._subparsers is None:  # here, since the parser of all commands would refer to its own help
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return known, rest
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

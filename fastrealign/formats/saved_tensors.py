@@ -15,7 +15,7 @@ from fastrealign.core.errors import FastRealignError, InputError, shortage
 from fastrealign.core.float_state import computes
 from fastrealign.formats.registry import FORMATS
 from fastrealign.formats.safetensors_files import RECORD, is_of_others
-from fastrealign.formats.unsupported import next_step
+from fastrealign.formats.unsupported import OTHER_SUFFIXES
 from fastrealign.storage.atomic import save_bytes
 from fastrealign.storage.hub_files import hub_file, is_on_hub
 from fastrealign.storage.paths import AnyPath, is_folder, place
@@ -67,9 +67,15 @@ def check_saved_name(path: AnyPath, kind: str) -> None:
     if not text or text.endswith("/"):
         raise InputError(f"{text!r}: is no name of a file; name one to save the {kind} to, such as {kind}.safetensors")
     suffix = place(path).suffix.lower()
-    if suffix != ".safetensors" and (suffix in FORMATS or suffix in _OTHERS or next_step(f"x{suffix}") is not None):
+    if suffix != ".safetensors" and (suffix in FORMATS or suffix in _OTHERS or suffix in OTHER_SUFFIXES):
         better = f"{text[: -len(suffix)]}.safetensors"
         raise InputError(f"{text}: {suffix} is not what a saved {kind} is; name it {better}")
+
+
+def _better(folder: Path) -> str:
+    """What to name instead: the alignment of the run whose output this is, where it is one."""
+    beside = folder / "alignment.safetensors"
+    return f"name {beside}" if beside.exists() else "name a file that fastrealign saved"
 
 
 def _saved(kind: str) -> str:
@@ -80,9 +86,9 @@ def _saved(kind: str) -> str:
 def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a file that `save_tensors` wrote with meta["kind"] == kind. Raises InputError naming the file otherwise."""
     if not is_on_hub(path) and isinstance(place(path), Path) and is_folder(path):
-        inside = Path(path, "alignment.safetensors")
-        name = f"; name {inside}" if inside.exists() else ""
-        raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder{name}")
+        raise InputError(
+            f"{path}: cannot be read as a saved {kind} (.safetensors): it is a folder; {_better(Path(path))}"
+        )
     at = hub_file(str(path)) if is_on_hub(path) else path
     try:
         with local_copy(at) as local, safe_open(str(local), framework="numpy") as file:
@@ -94,7 +100,9 @@ def load_tensors(path: AnyPath, kind: str, names: tuple[str, ...] = ()) -> tuple
     except (SafetensorError, OSError, MemoryError, TypeError, AttributeError) as error:
         if (short := shortage(error)) is not None:
             raise FastRealignError(f"{path}: cannot be read: {short}") from error
-        raise InputError(f"{path}: cannot be read as a saved {kind} (.safetensors): {error}") from None
+        raise InputError(
+            f"{path}: cannot be read as a saved {kind} (.safetensors): {error}; {_better(Path(path).parent)}"
+        ) from None
     if record is None:
         raise InputError(f"{path}: a safetensors file, but not one that fastrealign saved; expected {_saved(kind)}")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 # Read from a text file to see what it holds: more than one embedding.
@@ -28,6 +29,8 @@ _STEPS = {
     _IMAGES: "it is an image; {embed}",
     _RAW: "make it .npy: numpy.save({to}, numpy.fromfile({here}, 'float32').reshape(-1, WIDTH))",
 }
+# Suffixes of other formats: a file or folder that is written has none of these.
+OTHER_SUFFIXES = frozenset((".npz", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".txt", *chain(*_STEPS)))
 # Beginnings of files: those without data, and those of other formats than their suffix.
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")

@@ -17,7 +17,7 @@ from fastrealign.data.options import OutputOptions
 from fastrealign.formats.metadata import SIDE_FOLDERS, metadata_name
 from fastrealign.formats.shard_names import Name
 from fastrealign.formats.tables import no_bfloat16
-from fastrealign.jobs.folders import remove_folders, remove_temporaries
+from fastrealign.jobs.folders import names_other_format, remove_folders, remove_temporaries
 from fastrealign.jobs.layout import METADATA
 from fastrealign.jobs.output_folder import JOURNAL, OutputFolder
 from fastrealign.jobs.protected_inputs import Inputs, files_of
@@ -51,7 +51,7 @@ class ConvertedFiles(OutputFolder):
             super().__init__(path.parent, path.with_name(f".{path.name}{JOURNAL}"), options.fsync)
             names, metadata = [path.name], [f"{path.name}.{METADATA}"]
         else:
-            if suffix in formats.FORMATS and not path.is_dir():
+            if (suffix in formats.FORMATS and not path.is_dir()) or names_other_format(out):
                 raise InputError(
                     f"{out}: {suffix} is not written; name a folder or a {' or '.join(TARGETS.values())} file"
                 )

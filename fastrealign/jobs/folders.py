@@ -10,8 +10,9 @@ from pathlib import Path
 
 from fastrealign.core.errors import FastRealignError
 from fastrealign.formats.registry import FORMATS
+from fastrealign.formats.unsupported import OTHER_SUFFIXES
 from fastrealign.storage.leftovers import TEMPORARY
-from fastrealign.storage.paths import Place
+from fastrealign.storage.paths import Place, place
 
 
 def final_name(name: str) -> str:
@@ -52,6 +53,12 @@ def remove_temporaries(paths: Collection[Place]) -> None:
         for name in walk(folder, deep=False):
             if TEMPORARY.fullmatch(name) and folder / final_name(name) in paths:
                 remove(folder / name)
+
+
+def names_other_format(out: str | os.PathLike) -> bool:
+    """Whether this is the name of a file of a format that is not written, and not that of a folder."""
+    text = os.fspath(out)
+    return not text.endswith("/") and place(text).suffix.lower() in OTHER_SUFFIXES and not place(text).is_dir()
 
 
 def is_there(path: Place) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fastrealign import formats
 from fastrealign.core.errors import InputError
 from fastrealign.formats.manifest import MANIFEST
-from fastrealign.jobs.folders import inside, is_there, walk
+from fastrealign.jobs.folders import inside, is_there, names_other_format, walk
 from fastrealign.jobs.output_folder import JOURNAL
 from fastrealign.jobs.protected_inputs import Inputs, check_outside, files_of
 from fastrealign.storage.file_identity import real
@@ -44,6 +44,11 @@ class Layout:
                     f"{out}: the output keeps the format of the input, {files.shards[0].format}; "
                     f"name a {place(files.shards[0].path).suffix} file or a folder"
                 )
+        elif names_other_format(out):
+            raise InputError(
+                f"{out}: {path.suffix} is not written, the output keeps the format of the input; "
+                f"name a {place(files.shards[0].path).suffix} file or a folder"
+            )
         self.root = path.parent if self.single else path
         prefix = f"{path.name}." if self.single else ""
         self.names = [path.name] if self.single else [shard.name for shard in files.shards]
@@ -72,6 +77,8 @@ class Layout:
         layout = cls.__new__(cls)
         layout.out = os.fspath(out)
         layout.root = place(out)
+        if names_other_format(out):
+            raise InputError(f"{out}: {layout.root.suffix} is not written; shards go to a folder; name one")
         if layout.root.suffix.lower() in formats.FORMATS and not layout.root.is_dir():
             raise InputError(f"{out}: names one file, and shards go to a folder; name one")
         layout.single = False

@@ -72,6 +72,11 @@ def reading(path: AnyPath) -> Iterator[None]:
     except FastRealignError:
         raise
     except FileNotFoundError:
+        if os.path.islink(path):
+            to = os.readlink(path)
+            raise InputError(
+                f"{path}: is a link to {to}, which does not exist; restore that, or remove the link"
+            ) from None
         raise InputError(f"{path}: no such file or folder") from None
     except PermissionError:
         raise InputError(f"{path}: cannot be read: permission denied; check the file's permissions") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 
 import corpus
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import fastrealign as fr
+from fastrealign.jobs.layout import Layout
 from fastrealign.jobs.summary import gap_lines
 from fastrealign.methods.baselines import fit_baseline
 
@@ -198,3 +200,58 @@ def test_a_bug_is_one_line_too(monkeypatch, run, tmp_path):
     assert err.startswith("fastrealign: error: KeyError: ") and err.count("\n") == 1 and "FASTREALIGN_DEBUG=1" in err
     monkeypatch.setenv("FASTREALIGN_DEBUG", "1")
     assert "Traceback" in run("inspect", tmp_path)[2]
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.TXT", "o.npz", "o.json", "o.tar"])
+def test_an_output_is_not_named_like_a_file_of_another_format(tmp_path, sides, run, name):
+    fr.fit(*sides).save(tmp_path / "a.safetensors")
+    source, out, before = sides[0] / "part_0.npy", tmp_path / name, corpus.tree(tmp_path)
+    commands = (
+        ("align", source, "--target", sides[1]),
+        ("apply", tmp_path / "a.safetensors", source),
+        ("convert", source),
+    )
+    for words in commands:
+        code, stdout, err = run(*words, "--out", out)
+        assert (code, stdout, err.count("\n")) == (
+            2,
+            "",
+            1,
+        ) and f"{out}: {out.suffix} is not written".lower() in err.lower()
+        assert " a .npy" in err and "a folder" in err and corpus.tree(tmp_path) == before
+    with pytest.raises(fr.InputError, match="is not written; shards go to a folder"):
+        Layout.of_new_shards(out)
+    assert run(*commands[0], "--out", f"{out}/")[0] == 0 and (out / "part_0.npy").is_file()
+    assert run(*commands[0], "--out", out, "--resume")[0] == 0
+
+
+def test_what_is_no_alignment_and_what_to_name(tmp_path, sides, run):
+    out = tmp_path / "out"
+    assert run("align", sides[0], "--target", sides[1], "--out", out)[0] == 0
+    for given in (out, out / "manifest.json", out / "part_0.npy"):
+        code, _, err = run("apply", given, sides[0], "--out", tmp_path / "again")
+        assert (code, err.count("\n")) == (2, 1) and f"; name {out / 'alignment.safetensors'}\n" in err
+    code, _, err = run("apply", sides[1], sides[0], "--out", tmp_path / "again")
+    assert code == 2 and "it is a folder; name a file that fastrealign saved" in err
+
+
+def test_a_name_with_spaces_that_was_not_quoted(tmp_path, sides, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sides[0].rename("my text's rows")
+    words = ("--target", sides[1], "--out", "out")
+    code, _, err = run("align", "my", "text's", "rows", *words)
+    quoted = shlex.quote("my text's rows")
+    assert (code, err.count("\n")) == (
+        2,
+        1,
+    ) and f"my: no such file or folder; if you mean my text's rows, quote it: {quoted}" in err
+    assert run("align", *shlex.split(quoted), *words)[0] == 0
+
+
+def test_a_link_to_nothing(tmp_path, sides, run):
+    link = sides[0] / "part_9.npy"
+    link.symlink_to("gone.npy")
+    for given in (link, sides[0]):
+        code, _, err = run("inspect", given)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"{link}: is a link to gone.npy, which does not exist; restore that, or remove the link" in err

@@ -33,6 +33,8 @@ def test_version(run):
         (["fit", "x", "--target", "y", "--out", "z", "--threads", "9" * 20], "or far too large"),
         (["fit", "x", "--target", "y", "--out", "z", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["align", "x", "--target", "y", "--out", "z", "--resume", "--overwrite"], "not allowed with"),
+        (["report", "x", "--out", "z.html"], "unrecognized arguments: x; see fastrealign report --help"),
+        (["train", "stage1", "x", "y"], "unrecognized arguments: y; see fastrealign train stage1 --help"),
     ],
 )
 def test_usage_errors_are_one_line(run, argv, named):
