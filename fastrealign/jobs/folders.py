@@ -56,9 +56,9 @@ def remove_temporaries(paths: Collection[Place]) -> None:
 
 
 def names_other_format(out: str | os.PathLike) -> bool:
-    """Whether this is the name of a file of a format that is not written, and not that of a folder."""
+    """Whether this would be a new file of a format that is not written, by its name."""
     text = os.fspath(out)
-    return not text.endswith("/") and place(text).suffix.lower() in OTHER_SUFFIXES and not place(text).is_dir()
+    return not text.endswith("/") and place(text).suffix.lower() in OTHER_SUFFIXES and not is_there(place(text))
 
 
 def is_there(path: Place) -> bool:
