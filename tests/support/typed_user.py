@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 import fastrealign as fr
-from fastrealign.diagnostics import GapMonitor
+from fastrealign.diagnostics import GapMonitor, trainer_callback
 from fastrealign.embed import Embedded, OpenClip, Transformers, embed_files
 
 Rows = npt.NDArray[np.float32]
@@ -142,6 +143,35 @@ def spectra(texts: Rows, images: Rows, other: Rows) -> tuple[float, ...]:
     concentration: float | None = of.vmf_concentration(texts)
     records: list[of.GapRecord] = of.read_log("gap.jsonl")
     return (concentration or 0.0, *(record.gap for record in records))
+
+
+def contrastive(image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    return -torch.log_softmax(100 * image @ text.T, dim=1).diagonal().mean()
+
+
+def pushes(texts: Rows, images: Rows) -> float:
+    of = fr.diagnostics
+    x, y = of.covariance(images), of.covariance(texts)
+    frame = of.fixed_frame(x, y)
+    of_image, of_text = of.embedding_gradients(images, texts, contrastive, batch=256)
+    reading = of.read_gradients(frame, frame, (of_image, of_text), of.difference_covariance(images, texts))
+    print(reading.sin_theta, of.gradient_covariance(of_image, of_text).trace, of.leakage(frame, of_image))
+    correlation: float = of.spectral_correlation(x.eigenvalues, y.eigenvalues)
+    return correlation
+
+
+def drifts(alignment: fr.Alignment, texts: Rows) -> npt.NDArray[np.float64]:
+    y = fr.diagnostics.covariance(texts)
+    drift = fr.diagnostics.phantom_drift(texts, alignment.s, alignment.b, y)
+    print(drift.measured.shape, drift.ratio, drift.predicted)
+    predicted: npt.NDArray[np.float64] = fr.diagnostics.predicted_drift(y.mean, y.matrix)
+    return predicted
+
+
+def trained_by_the_trainer(model: transformers.PreTrainedModel) -> transformers.Trainer:
+    trainer = transformers.Trainer(model)
+    trainer.add_callback(trainer_callback(GapMonitor(held_out, every=100, loss=contrastive, log="gap.jsonl")))
+    return trainer
 
 
 def errors_and_embeddings(path: Path) -> fr.PairedMap | None:
