@@ -4,7 +4,7 @@ The phases are those of every job (jobs/job.py): check the input and load the en
 batch; write the manifest.
 
 A shard is rows [lo, hi) of the input. Batches do not cross shards, so a resumed run encodes the same batches and writes the
-same bytes. The folder, its lock, journal and manifest are those of every run (jobs/run_folder.py).
+same bytes. The folder, its lock, journal and manifest are those of every run (jobs/resumable_folder.py).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fastrealign.embed.shards import fingerprint_of, write_shard
 from fastrealign.embed.summary import Embedded
 from fastrealign.formats.manifest import JobSpec, Manifest, ShardRecord
 from fastrealign.jobs.job import Job
-from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.resumable_folder import ResumableFolder
 from fastrealign.storage.fingerprint import FileFingerprint
 from fastrealign.storage.paths import check_output, named_paths
 
@@ -116,7 +116,7 @@ class EmbedJob(Job[Embedded]):
     def __init__(
         self,
         source: str | os.PathLike | Sequence[str | os.PathLike],
-        folder: RunFolder,
+        folder: ResumableFolder,
         choice: EncoderChoice,
         options: EmbedOptions,
         progress: Progress,

@@ -13,7 +13,7 @@ from fastrealign.embed.embed_job import EmbedJob, EmbedOptions
 from fastrealign.embed.encoders import EncoderChoice
 from fastrealign.embed.summary import Embedded
 from fastrealign.jobs.layout import Layout
-from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.resumable_folder import ResumableFolder
 
 # Small enough that a kill costs minutes even without a GPU; a billion rows make 100,000 files.
 SHARD_ROWS = 10_000
@@ -88,5 +88,5 @@ def embed_files(
     """
     options = EmbedOptions(side, column, ids, bad_items, dtype, batch_size, shard_rows, threads)
     output = OutputOptions(np.dtype(dtype), overwrite, resume, fsync=fsync)
-    folder = RunFolder(Layout.of_new_shards(out), output)
+    folder = ResumableFolder(Layout.of_new_shards(out), output)
     return EmbedJob(source, folder, encoder, options, progress).run()

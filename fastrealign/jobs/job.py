@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Generic, TypeVar
 
 from fastrealign.core.errors import FastRealignError, shortage
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.wording import option
 from fastrealign.data.process_group import ALONE, ProcessGroup
 from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.journal import Journal
-from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.resumable_folder import ResumableFolder
 
 R = TypeVar("R")
 
@@ -39,7 +40,7 @@ class Job(ABC, Generic[R]):
 
     journal: Journal
 
-    def __init__(self, folder: RunFolder, spec: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
+    def __init__(self, folder: ResumableFolder, spec: JobSpec, progress: Progress, ranks: ProcessGroup = ALONE) -> None:
         self.folder = folder
         self.spec = folder.spec = spec
         self.progress = progress
@@ -107,7 +108,7 @@ class Job(ABC, Generic[R]):
 
 def with_state(error: BaseException, done: int, of: int) -> BaseException:
     """The error of a run of `of` shards, saying how many are complete and how to resume."""
-    state = f"{done} of {of} shards are complete, resume with {option('resume', True)}"
+    state = f"{done} of {count(of, 'shard')} {does(done, 'are')} complete, resume with {option('resume', True)}"
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"interrupted; {state if done else 'nothing was written'}")
     short = shortage(error)

@@ -1,6 +1,6 @@
 """Exclusive hold on an output folder: resume or clear the previous run, then commit or roll back.
 
-Everything that writes to a folder holds it: align, apply and embed (run_folder.py), convert (converted_files.py), train
+Everything that writes to a folder holds it: align, apply and embed (resumable_folder.py), convert (converted_files.py), train
 (revision/record.py). The run lock is an append log (storage/append_log.py), which is also the journal of a run.
 """
 

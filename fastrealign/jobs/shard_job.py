@@ -26,7 +26,7 @@ from fastrealign.formats.manifest import JobSpec, Manifest
 from fastrealign.jobs.job import Job
 from fastrealign.jobs.journal import Group
 from fastrealign.jobs.layout import Layout
-from fastrealign.jobs.run_folder import RunFolder
+from fastrealign.jobs.resumable_folder import ResumableFolder
 from fastrealign.jobs.shard_plan import Destination, MakeWriter, ShardPlan
 from fastrealign.jobs.summary import Report
 from fastrealign.jobs.write_shards import LISTED_ROWS, ThreadedWriter
@@ -95,7 +95,7 @@ class ShardJob(Job[Report]):
             source=fingerprints_of(rows.files, self.layout.names, output.verify),
             metadata=[*(name for name in self.layout.metadata if name is not None), *self.layout.beside],
         )
-        super().__init__(RunFolder(self.layout, output), spec, options.progress, ranks)
+        super().__init__(ResumableFolder(self.layout, output), spec, options.progress, ranks)
 
     def opened(self, side: str, rows: RowSource) -> RowSource:
         """Record a side, and which of its shards could not be opened."""

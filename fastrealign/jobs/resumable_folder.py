@@ -24,7 +24,7 @@ from fastrealign.methods.method import Method
 _JUST_WRITTEN = "another fastrealign has just been writing there; look at what it wrote"
 
 
-class RunFolder(OutputFolder):
+class ResumableFolder(OutputFolder):
     """Hold on the output folder of one run. An error keeps the output shards that are complete and nothing else.
 
     spec       the job specification; to be set before the folder is entered
