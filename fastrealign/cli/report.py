@@ -27,6 +27,7 @@ from fastrealign.core.errors import InputError
 from fastrealign.core.text import shown
 from fastrealign.gap_report import METHODS, ROWS
 from fastrealign.methods.fit_options import METHODS as KNOWN
+from fastrealign.methods.fit_options import own_name
 
 _MORE = """\
 Takes a minute for 100,000 rows of width 768 on each side, on two cores. Needs
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} is missing; name the embeddings of both sides, or measure search with --search")
     out, pairs = Path(args.out), args.pairs is not None
     labels = args.labels and (args.labels[0] if len(args.labels) == 1 else tuple(args.labels))
-    methods = [name.strip().lower() for name in (args.methods or ",".join(METHODS)).split(",") if name.strip()]
+    methods = [own_name(name.strip()) for name in (args.methods or ",".join(METHODS)).split(",") if name.strip()]
     result.check_files(out, args.png)
     names = figures.png_names(methods, pairs=pairs, domains=bool(args.domain)) if args.png is not None else []
     domain_sides = [side for _, *sides in args.domain for side in sides]

@@ -87,17 +87,22 @@ class FitOptions:
 HELP = texts(FitOptions)
 
 
+def own_name(name: str) -> str:
+    """The name of a method as METHODS and saved files have it: in lower case, and bca for blockwise, as pages call it."""
+    return "bca" if name.lower() == "blockwise" else name.lower()
+
+
 def check_method(name: object) -> str:
-    """The method of that name, in upper or lower case; InputError if it is not in METHODS, with the nearest that is."""
+    """The method of that name, as `own_name` has it; InputError if it is not in METHODS, with the nearest that is."""
     if not isinstance(name, str):
         raise InputError(f"method={name!r}: expected one of {', '.join(METHODS)}")
-    if name.lower() not in METHODS:
+    if own_name(name) not in METHODS:
         import difflib
 
         near = difflib.get_close_matches(name.lower(), METHODS, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no method {name!r}: {hint}choose one of {', '.join(METHODS)}")
-    return name.lower()
+    return own_name(name)
 
 
 def check_ranks(method: str, ranks: ProcessGroup) -> None:

@@ -164,6 +164,18 @@ def test_each_side_is_read_once(sides):
     assert once.fingerprint == fr.fit(*sides[:2], method="anchor").fingerprint
 
 
+def test_blockwise_is_another_name_of_bca(sides, tmp_path):
+    """Wherever a method is named; what is saved says bca."""
+    text, image, _ = sides
+    assert fr.fit(text, image, method="Blockwise").fingerprint == fr.fit(text, image, method="bca").fingerprint
+    roles = fr.fit_roles({"text": text, "image": image}, anchor="image", method="blockwise")
+    assert (roles.method, roles["text"].name) == ("bca", "bca")
+    assert list(fr.report(text, image, methods=("blockwise",)).methods) == ["none", "bca"]
+    out = str(tmp_path / "map.safetensors")
+    assert main(["fit", str(text), "--target", str(image), "--method", "blockwise", "--out", out, "--quiet"]) == 0
+    assert fr.load(out).name == "bca"
+
+
 def test_what_does_not_go_with_a_method(sides, tmp_path):
     text, image, _ = sides
     pytest.importorskip("torch")

@@ -57,7 +57,7 @@ class Recipe:
         return "real images" if self.tuning == "image" else "text alone"
 
     def __post_init__(self) -> None:
-        check_method(self.method)
+        object.__setattr__(self, "method", check_method(self.method))
         if self.tuning not in TUNINGS:
             raise InputError(f"tuning={self.tuning!r}: expected one of {', '.join(TUNINGS)}")
 
