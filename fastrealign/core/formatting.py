@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fastrealign.core.text import shown
@@ -25,9 +26,31 @@ def listing(*entries: tuple[str, str | Sequence[str] | None], width: int = 11) -
     return lines
 
 
-def count(n: int, thing: str) -> str:
-    """ "1 row", "2,000 rows"."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+# Verbs of one thing that have no s at the end.
+_OF_ONE = {"are": "is", "were": "was", "have": "has", "do": "does"}
+
+
+def count(n: int, thing: str, verb: str = "") -> str:
+    """A number of things, and what they do.
+
+    Examples
+    --------
+    >>> count(1, "row"), count(2000, "judged query"), count(1, "id", "occur"), count(0, "class", "are")
+    ('1 row', '2,000 judged queries', '1 id occurs', '0 classes are')
+    """
+    many = re.sub("(?<![aeiou])y$", "ie", re.sub("s$", "se", thing)) + "s"
+    return f"{n:,} {thing if n == 1 else many}{verb and f' {does(n, verb)}'}"
+
+
+def does(n: int, verb: str) -> str:
+    """What so many things do: "have", of one "has".
+
+    Examples
+    --------
+    >>> does(2, "occur"), does(1, "occur"), does(1, "are")
+    ('occur', 'occurs', 'is')
+    """
+    return verb if n != 1 else _OF_ONE.get(verb, f"{verb}s")
 
 
 def size(nbytes: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastrealign.core.dtypes import NAMES
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.libraries import torch
 from fastrealign.core.row_argument import RowArgument, described, unmasked
 from fastrealign.core.tensors import is_tensor, plain
@@ -23,7 +24,7 @@ def of_list(x: Any, name: str, take: Take) -> RowArgument:
     nulls = np.array([_missing(row) for row in x], dtype=bool)
     held = [row for row, null in zip(x, nulls, strict=True) if not null]
     if not held:
-        raise InputError(f"{name}: {described(x)} of {len(x)} rows, all of them missing")
+        raise InputError(f"{name}: {described(x)} of {count(len(x), 'row')}, all of them missing")
     if all(isinstance(number, (int, float, np.number)) for number in held):
         # NumPy scalars keep their type; Python's numbers are float64
         kinds = {type(number) for number in held}

@@ -11,6 +11,7 @@ import numpy as np
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import callers_state
+from fastrealign.core.formatting import count
 from fastrealign.core.row_argument import named
 from fastrealign.core.rows import rows_anywhere
 from fastrealign.core.tensors import is_tensor
@@ -99,7 +100,7 @@ def _chunk(chunk: Any, name: str) -> Any:
     kind = type(chunk).__name__
     if all(getattr(entry, "ndim", None) == 1 for entry in entries.values()):
         raise InputError(
-            f"{name}: a {kind} of {len(entries)} arrays of one dimension, expected one of (rows, width); stack them"
+            f"{name}: a {kind} of {count(len(entries), 'array')} of one dimension, expected one of (rows, width); stack them"
         )
     key = next(iter(may_be or entries))
     raise InputError(

@@ -18,6 +18,7 @@ import numpy as np
 from fastrealign import formats
 from fastrealign.core.choices import SIDES
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
 from fastrealign.data.image_paths import Near
@@ -175,12 +176,13 @@ class Embeddings:
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         return self._shards[shard].where(number - int(self._starts[shard]))
 
-    def missing(self, first: str, count: int, of: int) -> InputError:
-        """The error about `count` of `of` ids that are not there."""
+    def missing(self, first: str, n: int, of: int) -> InputError:
+        """The error about `n` of `of` ids that are not there."""
         without = sum(shard.skipped for shard in self._shards)
-        items = f", and {without} more items have no embedding" if without else ""
+        items = f", and {count(without, 'more item', 'have')} no embedding" if without else ""
         return InputError(
-            f"{self.name}: {count} of {of} ids are not there, the first is {first!r}; looked for among {len(self)} ids from "
+            f"{self.name}: {n:,} of {of:,} ids {does(n, 'are')} not there, the first is {first!r}; looked for among "
+            f"{count(len(self), 'id')} from "
             f"{self.ids_from}{items}; name other embeddings or ids, or skip what is missing"
         )
 

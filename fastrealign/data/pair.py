@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import does
 from fastrealign.core.wording import option
 from fastrealign.data.chunk_source import ChunkSource
 from fastrealign.data.row_source import RowsLike, RowSource
@@ -70,7 +71,8 @@ def check_apart(source: RowSource, target: RowSource) -> None:
         of = max(len(source.files.shards), len(target.files.shards))
         if len(shared) < of:
             warn(
-                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files are: is each file of one side?"
+                f"{shared[0]} is in the source and in the target, {len(shared)} of {of} files "
+                f"{does(len(shared), 'are')}: is each file of one side?"
             )
             return
     raise InputError(f"source and target are the same rows: {shared[0]} is both; {name_both()}")

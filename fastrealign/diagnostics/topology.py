@@ -12,6 +12,7 @@ import numpy as np
 
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.formatting import count
 from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.unit_rows import Estimate, count_rows, left_out, open_sides, paired_blocks, sample
 
@@ -78,7 +79,7 @@ def angular_topology(x: RowsLike, y: RowsLike, *, rows: int | None = 2000, seed:
         numbers, taken = sample(source, rows, seed)
         if len(numbers) < 3:
             raise InputError(
-                f"{source.name}: {len(numbers)} rows, expected at least 3 to have a density of their angles"
+                f"{source.name}: {count(len(numbers), 'row')}, expected at least 3 to have a density of their angles"
             )
         sides.append(_Cosines(taken, source.name, left_out(len(numbers), count_rows(source))))
     lowest = min(side.lowest - REACH * side.bandwidth for side in sides)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.libraries import Image, torch, transformers
 from fastrealign.core.optional import optional
 from fastrealign.core.wording import either, option
@@ -199,7 +200,9 @@ class Transformers:
             )
         missing = sorted(report["missing_keys"])
         if missing:
-            raise InputError(f"{self._asked(name)}: its weights lack {len(missing)} tensors, such as {missing[0]}")
+            raise InputError(
+                f"{self._asked(name)}: its weights lack {count(len(missing), 'tensor')}, such as {missing[0]}"
+            )
         return model.to(device).eval()
 
     def _tokenizer(self, name: str) -> Any:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.text import shown
 from fastrealign.core.wording import either, option
 from fastrealign.embed.captions import CAPTION_FILES, Caption, captions_in
@@ -104,7 +105,7 @@ def open_input(
         raise InputError(f"{name}: holds no images and no captions{seen and f'; it holds {seen}'}; {_EXPECTED}")
     if side is None:
         if all(by_side.values()):
-            counts = " and ".join(f"{len(by_side[one]):,} files with {_KINDS[one]}" for one in SIDES)
+            counts = " and ".join(f"{count(len(by_side[one]), 'file')} with {_KINDS[one]}" for one in SIDES)
             raise InputError(f"{name}: holds {counts}; choose with {_of_side('images')} or {_of_side('text')}")
         side = next(one for one in SIDES if by_side[one])
     if not by_side[side]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastrealign.core.formatting import count, listing, short, size
+from fastrealign.core.formatting import count, does, listing, short, size
 from fastrealign.core.text import shown, shown_values
 
 _LISTED = 5
@@ -74,7 +74,8 @@ class Embedded:
         else:
             head = f"embedded {count(self.rows_now, thing)} of {self.source}"
             if self.shards_before:
-                head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
+                before = does(self.shards_before, "were")
+                head += f"; {self.shards_before:,} of {count(self.shards, 'shard')} {before} complete before"
         lost = [
             f"{count(len(self.left_out), thing)}, all in the manifest, the first of them:",
             *self.left_out[:_LISTED],

@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import count
 from fastrealign.formats.faiss_index import FaissShard
 from fastrealign.formats.hf_dataset import is_dataset, shards_of
 from fastrealign.formats.metadata import METADATA_FILE, SIDE_FOLDERS
@@ -171,7 +172,7 @@ def _instead(found: Sequence[Place], folders: Collection[Place], wanted: str) ->
         example = min((path for path in found if suffix_of(str(path)) == suffix), key=numeric_order)
         step = next_step(str(example))
         if step is not None:
-            files = f"{number:,} {suffix} file{'' if number == 1 else 's'}"
+            files = count(number, f"{suffix} file")
             return f"{wanted} ({accepted()} files), but {files}; of {example.name}: {step}"
     return f"{wanted}; expected {accepted()} files, or the folders img_emb/ and text_emb/"
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import count
 from fastrealign.formats.base import Shard
 from fastrealign.formats.choose_column import SPLITS
 from fastrealign.formats.manifest import MANIFEST
@@ -103,7 +104,8 @@ def warn_of_outsiders(shards: Sequence[Shard]) -> None:
         for path in others:
             if first is not None and by_path[path].rows == rows and _first_row(by_path[path]) == first:
                 raise InputError(
-                    f"{path}: has the rows of {len(most)} others of its folder, such as {most[0].name}, which would count "
+                    f"{path}: has the rows of {count(len(most), 'other')} of its folder, such as {most[0].name}, "
+                    "which would count "
                     f"twice; {_instead(path, most, list(by_path))}"
                 )
         if len(most) > 2:

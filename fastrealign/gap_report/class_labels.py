@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import shown
 from fastrealign.data.row_ids import IdsOf
@@ -121,7 +122,7 @@ def coded(sides: Sequence[np.ndarray], named: Callable[[int], str]) -> tuple[tup
         examples = ", ".join(repr(name) for name in sorted(classes[1])[:3])
         of_target = ", ".join(repr(name) for name in sorted(classes[0])[:3])
         raise InputError(
-            f"labels: source and target have {len(common) or 'no'} class{'' if len(common) == 1 else 'es'} in common, expected "
+            f"labels: source and target have {count(len(common), 'class')} in common, expected "
             f"at least 2 (source: {examples}; target: {of_target})"
         )
     number = {name: at for at, name in enumerate(common)}
@@ -134,6 +135,6 @@ def left_out(name: str, codes: np.ndarray) -> str:
     if not out:
         return ""
     return (
-        f"{name}: {out:,} of its {len(codes):,} rows are of classes that the other side does not have; the classifier leaves "
-        "them out"
+        f"{name}: {out:,} of its {len(codes):,} rows {does(out, 'are')} of classes that the other side does not have; "
+        "the classifier leaves them out"
     )

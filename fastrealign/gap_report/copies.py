@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastrealign.core.formatting import does
+
 # Above this share of rows that are copies, the report says so.
 MANY = 0.01
 # Rows are near where their squared distance is less than this share of that of any two.
@@ -130,6 +132,7 @@ def copies_of(name: str, numbers: np.ndarray) -> str:
     if copies <= MANY * len(numbers):
         return ""
     return (
-        f"{name}: {copies:,} of its {len(numbers):,} rows are copies of others, equal or apart by rounding; copies count "
+        f"{name}: {copies:,} of its {len(numbers):,} rows {does(copies, 'are')} copies of others, equal or apart by "
+        "rounding; copies count "
         "once in search and in intervals, and do not both train and test"
     )

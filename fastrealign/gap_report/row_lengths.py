@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.progress import Progress
 from fastrealign.core.text import one_line, shown
 from fastrealign.data.row_ids import IdsOf
@@ -97,7 +98,8 @@ def _checked(name: str, given: Any, source: RowSource) -> np.ndarray:
         values = np.array([len(str(text).split()) for text in values])
     if len(values) != count_rows(source):
         raise InputError(
-            f"{name}: has {len(values)} lengths, expected one for each of {source.rows} rows of {source.name}"
+            f"{name}: has {count(len(values), 'length')}, expected one for each of {count(count_rows(source), 'row')} "
+            f"of {source.name}"
         )
     lengths = values.astype(np.float64)
     wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths >= 0)))

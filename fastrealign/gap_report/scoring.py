@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.data.sources import ArraySource
 from fastrealign.diagnostics.unit_rows import draw, pick
 from fastrealign.gap_report.copies import by_thing, first_rows, halves, numbered, things
@@ -117,8 +118,8 @@ class Judge:
         for side, taught in (("source", self._taught), ("target", fit_x[own]), ("target", self._asked)):
             if len(set(taught.tolist())) < 2:
                 raise InputError(
-                    f"labels of the {side}: the {len(taught)} rows with a class that both sides have are of one class or none; "
-                    "label more rows"
+                    f"labels of the {side}: of {count(len(taught), 'row')} with a class that both sides have, all are "
+                    "of one class or none; label more rows"
                 )
         self._test, self._tested = _unit(sides.x, test), sides.numbers[0][test]
         by_own = classifier().fit(_unit(sides.to_fit[0], own), fit_x[own])

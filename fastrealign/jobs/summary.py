@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fastrealign.core.formatting import count, listing, short, size
+from fastrealign.core.formatting import count, does, listing, short, size
 from fastrealign.core.text import shown, shown_values
 from fastrealign.data.options import NoiseOptions
 from fastrealign.jobs.map_text import kept_lines
@@ -130,7 +130,8 @@ class Report:
             what, wide = ("mapped", f"{a.dim} to {a.dim_out}") if isinstance(a, PairedMap) else ("aligned", f"{a.dim}")
             head = f"{what} {count(self.rows_now, 'row')} of {self.source}{by}, {wide} wide"
             if self.shards_before:
-                head += f"; {count(self.shards_before, 'shard')} of {self.shards} were complete before"
+                before = does(self.shards_before, "were")
+                head += f"; {self.shards_before:,} of {count(self.shards, 'shard')} {before} complete before"
         fitted = self.alignment if self.kind == "align" and isinstance(self.alignment, Alignment) else None
         fate = "left out" if self.bad_rows_were == "skip" else "kept unmapped"
         bad = [f"{self.bad_rows:,} {fate}, the first of them:", *self.first_bad[:5]]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import ChangedError, FitWarning, InputError, warn
+from fastrealign.core.formatting import count
 from fastrealign.methods.baseline import Baseline
 from fastrealign.methods.centroid import few_digits
 from fastrealign.methods.fit_options import BALANCED
@@ -104,7 +105,7 @@ def _halves(
         first = _coin(queries)
         if min(first.sum(), (~first).sum()) < FEWEST:
             raise InputError(
-                f"pairs {kind[0]}:{kind[1]}: {len(queries):,} pairs of rows that the roles are fitted on: half of them "
+                f"pairs {kind[0]}:{kind[1]}: {count(len(queries), 'pair')} of rows that the roles are fitted on: half of them "
                 f"choose, and each half needs {FEWEST} or more; give more pairs, or pairs that were held out"
             )
         chosen_half[kind] = queries[first], documents[first]
@@ -124,7 +125,7 @@ def _check(pairs: Pairs, method: str) -> None:
     for role, rows in pairs.documents.items():
         if len(rows) <= TOP:
             raise InputError(
-                f"pairs: {len(rows)} distinct documents of {role}, expected more than {TOP}: R@{TOP} finds all"
+                f"pairs: {count(len(rows), 'distinct document')} of {role}, expected more than {TOP}: R@{TOP} finds all"
             )
     both = sorted(set(pairs.queries) & set(pairs.documents))
     if method == BALANCED and both:

@@ -14,6 +14,7 @@ import numpy as np
 from fastrealign.core import arrays
 from fastrealign.core.errors import InputError
 from fastrealign.core.float_state import computes
+from fastrealign.core.formatting import count
 from fastrealign.data.options import NoiseOptions, check_choice
 from fastrealign.data.row_source import RowsLike
 from fastrealign.methods.alignment import Alignment
@@ -179,7 +180,7 @@ class ReAlign(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         moments = Moments(X.shape[1])
         moments.update(X, bad_rows="skip" if self.bad_rows == "keep" else "error", threads=self.threads)
         if moments.count == 0:
-            raise InputError(f"all {len(X)} rows are zeros; are these embeddings?")
+            raise InputError(f"{count(len(X), 'row', 'have')} only zeros; are these embeddings?")
         nothing = np.zeros(moments.dim)
         return Alignment(
             s=1.0,

@@ -13,6 +13,7 @@ import numpy as np
 from fastrealign.core import checks
 from fastrealign.core.errors import InputError, warn
 from fastrealign.core.float_state import computes
+from fastrealign.core.formatting import count
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.wording import option
 from fastrealign.data.options import check_choice
@@ -161,11 +162,13 @@ def _check_enough(d_old: int, d_new: int, pairs: int, aside: int) -> None:
     beside = f" beside {aside:,} held out ({option('held_out')} sets their share)" if aside else ""
     if pairs < least:
         raise InputError(
-            f"{pairs:,} pairs to fit on{beside}, expected at least {least:,} for rows {d_old} and {d_new} wide: fewer do not "
+            f"{count(pairs, 'pair')} to fit on{beside}, expected at least {least:,} for rows {d_old} and {d_new} "
+            "wide: fewer do not "
             f"determine the rotation; embed a sample of about {wanted:,} items with both encoders"
         )
     if pairs < wanted:
         warn(
-            f"{pairs:,} pairs to fit on{beside}, for rows {d_old} and {d_new} wide: more still raise the recall kept, aim for "
+            f"{count(pairs, 'pair')} to fit on{beside}, for rows {d_old} and {d_new} wide: more still raise the "
+            "recall kept, aim for "
             f"{wanted:,} or more"
         )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrealign.core.errors import InputError, warn
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import Progress
 from fastrealign.core.wording import option
 from fastrealign.data.id_index import IdIndex, RowNumbers, Twice
@@ -106,18 +107,19 @@ def _by_ids(
     missing = np.flatnonzero(found < 0)
     if not len(there):
         raise InputError(
-            f"{opened[1].name}: none of its {len(found):,} ids is in {opened[0].name}, the first is {of_new.of_row(0)!r}; "
-            f"match rows by their order: {option('pairs', 'rows')}"
+            f"{opened[1].name}: none of its {count(len(found), 'id')} is in {opened[0].name}, the first is "
+            f"{of_new.of_row(0)!r}; match rows by their order: {option('pairs', 'rows')}"
         )
     if len(missing):
         warn(
-            f"{opened[1].name}: {len(missing):,} of {len(found):,} ids are not in {opened[0].name}, the first is "
-            f"{of_new.of_row(int(missing[0]))!r}; they are left out"
+            f"{opened[1].name}: {len(missing):,} of {len(found):,} ids {does(len(missing), 'are')} not in "
+            f"{opened[0].name}, the first is "
+            f"{of_new.of_row(int(missing[0]))!r}; what lacks a pair is left out"
         )
     for side in asked:
         if side.rows != len(found):
             raise InputError(
-                f"{side.name}: {side.rows} rows, expected one for each of {len(found)} of {opened[1].name}"
+                f"{side.name}: {count(side.rows, 'row')}, expected one for each of {len(found):,} of {opened[1].name}"
             )
     return [_Picked(opened[0], found[there]), *(_Picked(side, there) for side in (opened[1], *asked))]
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.wording import option
 from fastrealign.data.pair import shared_rows
 from fastrealign.data.row_source import RowSource
@@ -87,12 +88,13 @@ def open_pairs(
         counts = count_rows(query), count_rows(document)
         if counts[0] != counts[1]:
             raise InputError(
-                f"{name}: {counts[0]:,} rows of {kind[0]}, {counts[1]:,} of {kind[1]}; row i of one belongs to row i of the "
+                f"{name}: {count(counts[0], 'row')} of {kind[0]}, {counts[1]:,} of {kind[1]}; row i of one belongs to "
+                "row i of the "
                 "other, so both need the same number"
             )
         if counts[0] < FEWEST:
             raise InputError(
-                f"{name}: {counts[0]:,} pairs, expected at least {FEWEST}: with fewer R@{TOP} is uncertain by more than "
+                f"{name}: {count(counts[0], 'pair')}, expected at least {FEWEST}: with fewer R@{TOP} is uncertain by more than "
                 f"{0.5 / np.sqrt(FEWEST):.2g}, and the choice is chance"
             )
         opened.append(((kind[0], kind[1]), (query, document)))

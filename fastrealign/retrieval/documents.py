@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrealign.core.errors import InputError
-from fastrealign.core.formatting import count
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT
 from fastrealign.core.text import brief, meant
 from fastrealign.core.wording import either
@@ -111,7 +111,7 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
     """
     names = list(judgements.grades)
     rows = queries.ids.find(names)
-    notes = _missing("judged query", "judged queries", [names[i] for i in np.flatnonzero(rows < 0)], queries.ids_from)
+    notes = _missing("judged query", [names[i] for i in np.flatnonzero(rows < 0)], queries.ids_from)
     pairs = [
         (row, of)
         for name, row in zip(names, rows.tolist(), strict=True)
@@ -123,11 +123,11 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
     found = {role: dict(zip(wanted, one.ids.find(wanted).tolist(), strict=True)) for role, one in documents.items()}
     unknown = [id for id in wanted if all(of[id] < 0 for of in found.values())]
     listed = " and ".join(dict.fromkeys(one.ids_from for one in documents.values()))
-    notes += _missing("judged document", "judged documents", unknown, listed)
+    notes += _missing("judged document", unknown, listed)
     if len(documents) == 2:
         both = sum(all(of[id] >= 0 for of in found.values()) for id in wanted)
         if both:
-            notes.append(f"{count(both, 'judged id')} of a text and of an image: both count as the document")
+            notes.append(f"{count(both, 'judged id', 'are')} of a text and of an image: both count as the document")
     kept: list[int] = []
     lists: dict[str, list[tuple[int, int, int]]] = {role: [] for role in documents}
     empty = 0
@@ -143,9 +143,7 @@ def judged_by_ids(judgements: Judgements, queries: Rows, documents: Mapping[str,
         for role, triples in own.items():
             lists[role] += triples
     if empty:
-        notes.append(
-            f"{empty:,} judged {'query has' if empty == 1 else 'queries have'} no relevant document among these"
-        )
+        notes.append(f"{count(empty, 'judged query', 'have')} no relevant document among these")
     if not kept and not any(grade for of in judgements.grades.values() for grade in of.values()):
         raise InputError(
             f"{judgements.name}: all grades are 0, so no document is relevant; give documents that answer their query a grade "
@@ -170,7 +168,7 @@ def sampled(judged: Judged, most: int, seed: int) -> Judged:
     for role, of in judged.relevant.items():
         here = place[of.query] >= 0
         relevant[role] = Relevant(place[of.query[here]], of.document[here], of.grade[here])
-    note = f"{most:,} of {n:,} judged queries are measured, drawn with seed {seed}"
+    note = f"{most:,} of {n:,} judged queries {does(most, 'are')} measured, drawn with seed {seed}"
     return Judged(judged.queries[keep], relevant, (*judged.notes, note))
 
 
@@ -180,7 +178,8 @@ def named_in_order(side: Rows, ids: Sequence[str] | None, file: str) -> Rows:
         return side
     if len(ids) != side.rows:
         raise InputError(
-            f"{side.source.name}: has no ids, and {side.rows} rows where {file} has {len(ids)} lines; give the ids of the rows "
+            f"{side.source.name}: has no ids, and {count(side.rows, 'row')} where {file} has "
+            f"{count(len(ids), 'line')}; give the ids of the rows "
             f"in their order: {either(f'--ids {side.role}=FILE', f'ids={{{side.role!r}: ...}}')}"
         )
     of = IdsOf([], ids, None, side.rows)
@@ -188,11 +187,10 @@ def named_in_order(side: Rows, ids: Sequence[str] | None, file: str) -> Rows:
     return Rows(side.role, side.source, side.rows, index, file)
 
 
-def _missing(one: str, many: str, ids: list[str], listed: str) -> list[str]:
+def _missing(thing: str, ids: list[str], listed: str) -> list[str]:
     if not ids:
         return []
-    what = f"1 {one} has" if len(ids) == 1 else f"{len(ids):,} {many} have"
-    return [f"{what} no embedding, the first is {brief(ids[0])} (looked for among {listed})"]
+    return [f"{count(len(ids), thing, 'have')} no embedding, the first is {brief(ids[0])} (looked for among {listed})"]
 
 
 def open_sides(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from fastrealign.core import checks
-from fastrealign.core.errors import InputError
+from fastrealign.core.errors import FitWarning, InputError
 from fastrealign.core.float_state import computes
-from fastrealign.core.formatting import listed
+from fastrealign.core.formatting import count, listed
 from fastrealign.core.optional import optional
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import meant
@@ -18,6 +21,7 @@ from fastrealign.core.wording import option
 from fastrealign.data.row_source import RowsLike
 from fastrealign.diagnostics.unit_rows import unit_blocks
 from fastrealign.methods.choosing import AUTO
+from fastrealign.methods.fit_options import own_name
 from fastrealign.methods.role_fits import ROLE_METHODS
 from fastrealign.methods.role_pairs import FEWEST
 from fastrealign.methods.roles import Roles
@@ -157,6 +161,7 @@ def _checked_methods(methods: Sequence[str]) -> list[str]:
     if isinstance(methods, str):
         methods = [methods]
     known = (*ROLE_METHODS, *PAIRED)
+    methods = [own_name(name) if isinstance(name, str) else name for name in methods]
     for name in methods:
         if name not in known:
             hint = meant(str(name), known, f"choose of {', '.join(known)}")
@@ -198,14 +203,15 @@ def _measure(
         )
     scores: dict[str, MethodScores] = {}
     values = []
-    for name in [*names, *compared]:
-        parts = by_roles(compared[name], raw, documents) if name in compared else fitting.by(name, progress)
-        found = search(parts, documents, progress)
-        values.append(measured(found, judged))
-        scores[name] = MethodScores(distributions(documents, parts[0].maps, seed), curves(found, judged))
-        if name == AUTO:
-            taken = listed(list(dict.fromkeys(method_name(part.method) for part in parts)))
-            notes.append(f"auto takes {taken}, by the judged pairs of each half of the queries for the other half")
+    with _said_once():
+        for name in [*names, *compared]:
+            parts = by_roles(compared[name], raw, documents) if name in compared else fitting.by(name, progress)
+            found = search(parts, documents, progress)
+            values.append(measured(found, judged))
+            scores[name] = MethodScores(distributions(documents, parts[0].maps, seed), curves(found, judged))
+            if name == AUTO:
+                taken = listed(list(dict.fromkeys(method_name(part.method) for part in parts)))
+                notes.append(f"auto takes {taken}, by the judged pairs of each half of the queries for the other half")
     keys = [key for key, of in values[0].items() if np.isfinite(of).any()]
     of_all = figures(np.array([[of[key] for key in keys] for of in values]), seed)
     table = {key: {name: of_all[i][j] for i, name in enumerate(scores)} for j, key in enumerate(keys)}
@@ -222,6 +228,20 @@ def _measure(
         seed=seed,
         take=take,
     )
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """What several fits warn of is said once for each role or file: of those that differ in figures, of halves, the first."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", FitWarning)
+        yield
+    first: dict[tuple[str, str], warnings.WarningMessage] = {}
+    for one in said:
+        of, _, text = str(one.message).partition(": ")
+        first.setdefault((of, re.sub(r"\d[\d.,]*", "", text)), one)
+    for one in first.values():
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _ceilings(judged: Judged) -> list[str]:
@@ -250,9 +270,7 @@ def _notes(documents: Mapping[str, Rows], judged: Judged, fitting: Fitting, fits
             notes.append(f"no {role} is relevant to a judged query: search in {role} alone cannot be measured")
     notes += _ceilings(judged)
     if (n := len(judged.queries)) < FEW_JUDGED:
-        notes.append(
-            f"{n} judged {'query is' if n == 1 else 'queries are'} few: their intervals are too narrow, judge more"
-        )
+        notes.append(f"{count(n, 'judged query', 'are')} few: their intervals are too narrow, judge more")
     if fits and not fitting.halves:
         notes.append(
             f"fewer than {FEW} queries: their map is fitted on the queries that it is measured on, which flatters it; fit "

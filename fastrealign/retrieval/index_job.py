@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 from fastrealign.core.errors import InputError, warn
-from fastrealign.core.formatting import count
+from fastrealign.core.formatting import count, does
 from fastrealign.core.progress import SILENT, Progress
 from fastrealign.core.text import brief, meant, shown
 from fastrealign.core.wording import option
@@ -140,7 +140,7 @@ def index(
                     mapper.advance(max(0, pending + before - mapper.advanced), 0)
             elif pending:
                 warn(
-                    f"{opened.where}: {count(pending, 'row')} have no aligned vector, or one of another role, and "
+                    f"{opened.where}: {count(pending, 'row', 'have')} no aligned vector, or one of another role, and "
                     f"{opened.column} is gone; add the vectors again to have them mapped"
                 )
         except KeyboardInterrupt:
@@ -175,7 +175,9 @@ def _interrupted(store: Store, before: int, restart: bool) -> Interrupted:
     left, done = store.pending()
     if not done:
         return Interrupted(f"interrupted; no aligned vector of {store.where} is written; run the same command again")
-    said = f"interrupted; {done:,} of {count(done + left, 'row')} of {store.where} have an aligned vector"
+    said = (
+        f"interrupted; {done:,} of {count(done + left, 'row')} of {store.where} {does(done, 'have')} an aligned vector"
+    )
     if before:
         said += ", which may be of an older vector where that was changed since"
     again = f"again without {option('restart', True)}" if restart else "again"

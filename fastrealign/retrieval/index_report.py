@@ -66,7 +66,7 @@ class IndexReport:
                 if self.changed
                 else None,
             ),
-            ("before", f"{count(self.before, 'row')} were written already" if self.before else None),
+            ("before", f"{count(self.before, 'row', 'were')} written already" if self.before else None),
             ("skipped", f"{count(self.skipped, 'row')} without a direction" if self.skipped else None),
             ("dropped", self.dropped or None),
             ("search", "with queries of their role: fastrealign.retrieval.searcher"),

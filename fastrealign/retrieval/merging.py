@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrealign.core.checks import whole
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.retrieval.array_arguments import array_of
 
 
@@ -87,7 +88,9 @@ def _taken(number: int, given: Sequence[Any]) -> Hits:
         )
     roles = np.asarray(given[2] if len(given) == 3 and given[2] is not None else "", dtype=str)
     if roles.shape not in ((), ids.shape):
-        raise InputError(f"{where}: {roles.size} roles for {len(ids)} ids; expected one text, or one for each id")
+        raise InputError(
+            f"{where}: {count(roles.size, 'role')} for {count(len(ids), 'id')}; expected one text, or one for each id"
+        )
     hits = Hits(ids, scores.astype(np.float64), np.broadcast_to(roles, ids.shape))
     if ids.dtype.kind == "i":
         hits = Hits(*(part[ids != -1] for part in hits))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastrealign.core.formatting import count
 from fastrealign.core.optional import optional
 from fastrealign.gap_report.charts import SMALL, Drawing
 from fastrealign.gap_report.method_style import COLOURS
@@ -92,7 +93,8 @@ def _curves(report: Measured) -> Drawing:
         "What a threshold keeps",
         "Precision: the share of relevant documents among the results that score at least the threshold. Recall: the share of "
         f"all relevant documents that do.{apart}",
-        f"the first {DEPTH} results of each of {report.judged:,} queries; what is not judged counts as not relevant",
+        f"the first {DEPTH} results of each of {count(report.judged, 'judged query')}; what is not judged counts as "
+        "not relevant",
         tuple(panels),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from fastrealign.core.formatting import count
 from fastrealign.core.version import __version__
 from fastrealign.gap_report.page import FEW_COLUMNS, document, figure_card, text_of
 from fastrealign.retrieval.bootstrap import Figure
@@ -68,7 +69,7 @@ includes zero. Each interval holds by itself.</p>"""
 
 
 def _row(row: Row) -> str:
-    meaning = f"<small>{text_of(MEANINGS[row.label])} <i>({row.queries:,} queries)</i></small>"
+    meaning = f"<small>{text_of(MEANINGS[row.label])} <i>({count(row.queries, 'query')})</i></small>"
     cells = "".join(_cell(of, row.judged) for of in row.figures.values())
     return f'<tr><th scope="row">{escape(row.label)}{meaning}</th>{cells}</tr>'
 

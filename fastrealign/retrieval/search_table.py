@@ -52,7 +52,7 @@ def table(report: Measured) -> Iterator[tuple[str, list[Row]]]:
 def basis(report: Measured) -> str:
     """What was measured on."""
     return (
-        f"{count(report.judged, 'judged query').replace('querys', 'queries')} of {report.rows[QUERY]:,}, width {report.dim}; "
+        f"{count(report.judged, 'judged query')} of {report.rows[QUERY]:,}, width {report.dim}; "
         f"metrics by trec_eval, 95 % intervals by the bootstrap, {DRAWS:,} resamples of the queries, seed {report.seed}"
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrealign.core.errors import InputError
+from fastrealign.core.formatting import count
 from fastrealign.core.text import redacted, shown
 from fastrealign.core.wording import option
 from fastrealign.data.lookup import Embeddings
@@ -85,14 +86,14 @@ class TrainResult:
             (self.skipped, "without an embedding left out"),
             (self.unanswered, "with no response within max_length left out"),
             *((number, f"{UNUSABLE.get(reason, reason)} left out") for reason, number in self.unusable.items()),
-            (self.first_dropped, "without their first message, not from human"),
+            (self.first_dropped, "without the first message, not from human"),
             (self.truncated, "cut to max_length"),
-            (self.by_image, "found by their image, not by their id"),
+            (self.by_image, "found by image, not by id"),
         ]
         aligning = f", {100 * self.align_share:.2g} % of it aligning" if self.align_share else ""
         lines = [
-            f"{self.stage}: {self.samples:,} examples in {self.steps:,} steps, {self.seconds:.1f} s{aligning}",
-            *(f"{number:,} examples {what}" for number, what in counts if number),
+            f"{self.stage}: {count(self.samples, 'example')} in {count(self.steps, 'step')}, {self.seconds:.1f} s{aligning}",
+            *(f"{count(number, 'example')} {what}" for number, what in counts if number),
             f"loss {self.loss_first:.4g} -> {self.loss:.4g}",
             f"{shown(self.out)}: the model",
         ]

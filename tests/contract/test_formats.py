@@ -110,7 +110,7 @@ def test_one_file_to_one_file(tmp_path, suffix, sides):
 def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, sides):
     text, image, _ = sides
     fr.align(text, image, tmp_path / "whole")
-    with pytest.raises(fr.FastRealignError, match="1 of 3 shards are complete"):
+    with pytest.raises(fr.FastRealignError, match="1 of 3 shards is complete"):
         fr.align(text, image, tmp_path / "out", threads=1, progress=StopAfter(60))
     assert fr.align(text, image, tmp_path / "out", resume=True).shards_before == 1
     assert corpus.tree(tmp_path / "out") == corpus.tree(tmp_path / "whole")

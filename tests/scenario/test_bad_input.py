@@ -431,7 +431,7 @@ def test_a_full_disk_in_a_later_shard_and_more_room(tmp_path, small_disk, capfd)
     command = ["align", *map(str, (text, "--target", image, "--out", out)), "--threads", "1"]
     assert main(command) == 1
     printed = capfd.readouterr().err
-    assert "No space left on device" in printed and "of 6 shards are complete, resume with --resume" in printed
+    assert "No space left on device" in printed and "complete, resume with --resume" in printed
     assert not [name for name in corpus.tree(out) if name.endswith(".tmp")]
     subprocess.run(["mount", "-o", "remount,size=40m", small_disk], check=True)
     assert main([*command, "--resume"]) == 0

@@ -17,6 +17,7 @@ import pytest
 import fastrealign as fr
 from fastrealign.cli.main import main
 from fastrealign.core import errors
+from fastrealign.core.formatting import does
 from fastrealign.core.progress import Progress
 from fastrealign.data import pipeline
 from fastrealign.jobs.output_folder import JOURNAL
@@ -82,7 +83,7 @@ def test_stopped_again_and_again_it_ends_in_the_same_bytes(tmp_path, case, how):
         line = errors.splitlines()[-1]
         done = len(list(out.glob("part_*.npy")))
         if done:
-            state = f"{done} of {SHARDS} shards are complete, resume with --resume"
+            state = f"{done} of {SHARDS} shards {does(done, 'are')} complete, resume with --resume"
             assert line == f"fastrealign: interrupted; {state}"
             assert (out / JOURNAL).exists() and not (out / "manifest.json").exists()
         else:
@@ -212,7 +213,7 @@ def test_sigterm_finishes_the_shard_in_hand(signalled, numbers, complete):
     text, image, out, code, said = signalled("aligning", numbers)
     assert code == 128 + numbers[0]
     if complete:
-        assert "interrupted; 1 of 2 shards are complete, resume with --resume" in said
+        assert "interrupted; 1 of 2 shards is complete, resume with --resume" in said
         assert [path.name for path in out.glob("part_*")] == ["part_0.npy"]
         assert fr.align(text, image, out, resume=True).shards_before == 1
     else:

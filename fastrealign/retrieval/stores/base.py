@@ -219,7 +219,7 @@ def taken(where: str, kind: str, name: str) -> InputError:
 def warn_no_roles(where: str, rows: int) -> None:
     """For a target that an earlier version made."""
     warn(
-        f"{where}: an earlier version aligned this without storing the role of each row; {count(rows, 'row')} are mapped "
+        f"{where}: an earlier version aligned this without storing the role of each row; {count(rows, 'row', 'are')} mapped "
         "once more"
     )
 

@@ -17,7 +17,7 @@ _MOST = 255
 
 def roles_of(file: str, ids: np.ndarray, where: str) -> tuple[np.ndarray, list[str]]:
     """The role of each row as a number (uint8) in a list of names. `where` names the index, whose rows have these ids."""
-    said = f"{file}: expected a .npy file with the role of each of {len(ids):,} rows, or a .json file of ranges of ids"
+    said = f"{file}: expected a .npy file with the role of each of {count(len(ids), 'row')}, or a .json file of ranges of ids"
     path = Path(file)
     try:
         if path.suffix == ".json":

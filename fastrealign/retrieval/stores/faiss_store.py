@@ -235,7 +235,9 @@ class FaissStore:
         ids = ids_of(self._index)
         twice = len(ids) - len(np.unique(ids))
         if twice:
-            warn(f"{self.where}: {count(twice, 'id')} occur more than once; what is found by them is ambiguous")
+            warn(
+                f"{self.where}: {count(twice, 'id', 'occur')} more than once; what is found by such an id is ambiguous"
+            )
         for first, rows in rows_of(self._index, len(ids), self.where):
             at = slice(first, first + len(rows))
             codes = self._codes[at]

@@ -341,9 +341,7 @@ def test_what_is_missing_is_named(tmp_path, rng):
     np.save(tmp_path / "x.npy", rows)
     refused("numbers of the rows, 0 to 29", open_embeddings(tmp_path / "x.npy").rows, ["i1"])
     items = [{"id": "a", "embed": rows[0]}, {"id": "b", "embed": None}]
-    refused(
-        "1 more items have no embedding", open_embeddings(corpus.pickle_file(tmp_path / "x.pkl", items)).rows, ["b"]
-    )
+    refused("1 more item has no embedding", open_embeddings(corpus.pickle_file(tmp_path / "x.pkl", items)).rows, ["b"])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])

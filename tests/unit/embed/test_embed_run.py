@@ -208,7 +208,7 @@ def test_bad_items_stop_the_run_or_are_left_out_and_listed(tmp_path, run, photos
         f"{photos / '7.jpg'}: is no image that Pillow can read; replace or remove it; or leave such items out with --bad-items"
         in err
     )
-    assert "1 of 3 shards are complete" in err
+    assert "1 of 3 shards is complete" in err
     code, out, err = run(photos, "--out", tmp_path / "out", *clip, *SMALL, "--resume", "--bad-items", "skip")
     assert (code, err) == (1, "")
     assert "left out   1 image, all in the manifest" in out

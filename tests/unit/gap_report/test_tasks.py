@@ -113,7 +113,7 @@ def test_labels_in_every_form(tmp_path, labelled, monkeypatch):
         ([None] * 60, "number 0 has the label None, expected a class"),
         (np.zeros((60, 2)), r"of shape \(60, 2\), expected one for each row"),
         (np.zeros(60, int), "have 1 class in common, expected at least 2"),
-        ((["a", "b"] * 30, ["c", "d"] * 30), r"no classes in common.*source: 'a', 'b'; target: 'c', 'd'"),
+        ((["a", "b"] * 30, ["c", "d"] * 30), r"0 classes in common.*source: 'a', 'b'; target: 'c', 'd'"),
         ("nowhere.npy", "nowhere.npy"),
         ("labels.csv", r"labels are not read from '\.csv' files"),
     ],

@@ -56,7 +56,7 @@ def test_resume_ends_in_the_same_bytes(tmp_path, sides, unfinished):
     assert corpus.tree(unfinished) == corpus.tree(tmp_path / "whole")
     assert (unfinished / "part_0.npy").stat().st_mtime_ns == first
     assert (report.shards, report.shards_before, report.rows_now) == (5, 2, 180)
-    assert "2 shards of 5 were complete before" in str(report)
+    assert "2 of 5 shards were complete before" in str(report)
 
 
 def test_resume_may_stop_and_resume_again(tmp_path, sides, unfinished):

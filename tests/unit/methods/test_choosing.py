@@ -250,7 +250,7 @@ def _with(pairs, role, rows):
             lambda p: _with(p, "text", tuple(x[:, :5] for x in p["query", "text"])),
             "query are 5 wide, those of the role 24",
         ),
-        (lambda p: _with(p, "text", (p["query", "text"][0], np.ones((225, D)))), "1 distinct documents of text"),
+        (lambda p: _with(p, "text", (p["query", "text"][0], np.ones((225, D)))), "1 distinct document of text"),
     ],
 )
 def test_refused(given, change, said):

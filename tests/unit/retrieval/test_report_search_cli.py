@@ -48,6 +48,19 @@ def given(tmp_path, rng, monkeypatch):
     (tmp_path / "judged.csv").write_text("query,doc\n" + "".join(f"{i},p{i}\n" for i in range(40)))
 
 
+def test_few_rows_are_said_once_for_each_role(rng, run, tmp_path, monkeypatch):
+    """However many methods are fitted on them, and on each half of the queries."""
+    monkeypatch.chdir(tmp_path)
+    things = rng.standard_normal((60, 64))
+    for name, at in (("queries_1", 2), ("text_1", 2.1), ("text_2", -2)):
+        np.save(f"{name}.npy", (things + at).astype(np.float32))
+    rows = ("--queries", "queries_1.npy", "--text", "text_1.npy", "--images", "text_2.npy", "--pairs")
+    code, _, err = run(*rows, "--methods", "realign,realign-exact,centred,blockwise", "--out", "s.html")
+    few = [line for line in err.splitlines() if "for a width of 64" in line]
+    assert code == 0 and len(few) == 3
+    assert all(any(f"warning: {of}: " in line for line in few) for of in ("role query", "text_1.npy", "text_2.npy"))
+
+
 def test_a_page_with_json_and_the_advice_first(given, run, tmp_path):
     arguments = (
         "--queries",

@@ -332,7 +332,7 @@ def COLUMNS(pa):
 
 def test_ids_of_captions_stay_the_numbers_of_their_lines(tmp_path):
     (tmp_path / "x.txt").write_text("one\nan <image> in it\nthree\n")
-    with pytest.warns(UserWarning, match=r"1 of 3 examples are left out: .*\(first: line 2\)"):
+    with pytest.warns(UserWarning, match=r"1 of 3 examples is left out: .*\(first: line 2\)"):
         found = read_examples(tmp_path / "x.txt")
     assert [(one.id, one.turns[0][1]) for one in found] == [("0", "one"), ("2", "three")]
 

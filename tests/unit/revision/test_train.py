@@ -465,7 +465,7 @@ def test_records_that_are_not_about_one_image_are_left_out_and_counted(config, w
         done = train(config("stage2", out="mixed"))
     assert (done.unusable, done.first_dropped) == ({"text_only": 2, "several_images": 1}, 1)
     assert done.to_json()["unusable"] == json.loads((world / "mixed/run.json").read_text())["result"]["unusable"]
-    assert "2 examples text only left out" in str(done) and "1 examples without their first message" in str(done)
+    assert "2 examples text only left out" in str(done) and "1 example without the first message" in str(done)
     refused("unusable 'skip', now 'error'", config("stage2", out="mixed", unusable="error"), resume=True)
     assert train(config("stage2", out="mixed"), resume=True).unusable == done.unusable
     (world / "chats.json").write_text(json.dumps(good))
