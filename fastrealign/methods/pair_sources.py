@@ -119,7 +119,7 @@ def _by_ids(
     for side in asked:
         if side.rows != len(found):
             raise InputError(
-                f"{side.name}: {count(side.rows, 'row')}, expected one for each of {len(found):,} of {opened[1].name}"
+                f"{side.name}: expected a row for each of {count(len(found), 'row')} of {opened[1].name}, got {side.rows}"
             )
     return [_Picked(opened[0], found[there]), *(_Picked(side, there) for side in (opened[1], *asked))]
 
