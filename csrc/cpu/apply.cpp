@@ -67,7 +67,7 @@ class Writer {
  public:
     static constexpr int columns = A::columns;
     // Whether rows are added as integers, for which there has to be room.
-    static constexpr bool integers = sums && has_integer_sums && sizeof(Out) == 2 && columns == sixteen;
+    static constexpr bool integers = sums && has_integer_sums<Out> && columns == sixteen;
 
     explicit Writer(const ApplyBlock& block)
         : vectors_(block.vectors),

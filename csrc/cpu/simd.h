@@ -205,6 +205,19 @@ inline void stream(double* to, D8 x) {
 struct F16 {
     F8 first, last;
 };
+struct I16 {
+    __m256i first, last;
+};
+inline I16 load_i16(const int32_t* x) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + lanes))};
+}
+inline void put(int32_t* to, I16 x) {
+    put(to, x.first);
+    put(to + lanes, x.last);
+}
+inline I16 add(I16 a, I16 b) { return {_mm256_add_epi32(a.first, b.first), _mm256_add_epi32(a.last, b.last)}; }
+inline I16 to_i16(F16 x) { return {_mm256_cvtps_epi32(x.first.v), _mm256_cvtps_epi32(x.last.v)}; }
 #if defined(FR_256)
 // A bfloat16 is the upper half of a float32: two shuffles of 16-bit words put sixteen of them there.
 inline F8 eight_of_words(__m256i words, int from) {
@@ -413,6 +426,10 @@ auto first_eight(const Pair<Out>& x) {
 template <typename Out>
 auto last_eight(const Pair<Out>& x) {
     return x.last;
+}
+template <typename Out>
+F16 widen_f16(const Pair<Out>& x, Out) {
+    return {widen(x.first, Out{}), widen(x.last, Out{})};
 }
 template <typename Out>
 void put(Out* to, const Pair<Out>& x) {

@@ -1,7 +1,8 @@
 // The sums of rows as `apply` stores them, for one vector of columns: read once, added to for N rows, written once.
 //
-// In float64 a value takes a conversion and a fused multiply-add for eight columns (exact_sum.h). With AVX-512, 16-bit
-// results are added as integers first: a multiplication, a conversion and an addition for sixteen.
+// In float64 a value takes a conversion and a fused multiply-add for eight columns, two of each with AVX2
+// (exact_sum.h). 16-bit results are added as integers first, where that is faster: a multiplication, a conversion and
+// an addition for as many columns as a vector has 32-bit lanes.
 #pragma once
 
 #include <type_traits>
@@ -50,48 +51,70 @@ class Float64Sums {
     D8 sum_[columns / lanes];
 };
 
-#if defined(FR_512)
+#if defined(__AVX2__)
 
-constexpr bool has_integer_sums = true;
+// With AVX2, bfloat16 as integers is no faster.
+template <typename Out>
+constexpr bool has_integer_sums = std::is_same_v<Out, Half>;
 
-// A bfloat16 below `smallest_integer`, zero included, may be no whole number of steps: its vectors are added in float64
-// instead, those of all N rows.
 template <typename Out, int N>
 class IntegerSums {
  public:
     FR_INLINE IntegerSums(const SumsAddresses& sums, int64_t j)
-        : sums_(sums), j_(j), sum_(load_i16(sums.integers + j)), smallest_(splat16(1.0f)) {}
+        : at_(sums.integers + j), sum_(load_i16(sums.integers + j)) {}
     template <typename V>
-    FR_INLINE void add(int k, const V& stored) {
-        const F16 value = widen_f16(stored, Out{});
-        if constexpr (std::is_same_v<Out, BFloat>) {
-            stored_[k] = stored;
-            smallest_ = smaller_magnitude(smallest_, value);
-        }
+    FR_INLINE void add(int, const V& stored) {
+        add(widen_f16(stored, Out{}));
+    }
+    FR_INLINE void add(F16 value) {
         const F16 steps = mul(splat16(static_cast<float>(1.0 / integer_step)), value);
         sum_ = FR_ISA::add(sum_, to_i16(steps));
     }
+    FR_INLINE void put_back() const { put(at_, sum_); }
+
+ private:
+    int32_t* at_;
+    I16 sum_;
+};
+
+#if defined(FR_512)
+template <>
+constexpr bool has_integer_sums<BFloat> = true;
+
+// A bfloat16 below `smallest_integer`, zero included, may be no whole number of steps: its vectors are added in float64
+// instead, those of all N rows.
+template <int N>
+class IntegerSums<BFloat, N> {
+ public:
+    FR_INLINE IntegerSums(const SumsAddresses& sums, int64_t j)
+        : whole_(sums, j), sums_(sums), j_(j), smallest_(splat16(1.0f)) {}
+    FR_INLINE void add(int k, __m256i stored) {
+        const F16 value = widen_f16(stored, BFloat{});
+        stored_[k] = stored;
+        smallest_ = smaller_magnitude(smallest_, value);
+        whole_.add(value);
+    }
     FR_INLINE void put_back() const {
-        if constexpr (std::is_same_v<Out, BFloat>) {
-            if (__builtin_expect(any_below(smallest_, smallest_integer), false)) {
-                Float64Sums<Out, sixteen> wide(sums_, j_);
-                for (int k = 0; k < N; ++k) wide.add(k, stored_[k]);
-                return wide.put_back();
-            }
+        if (__builtin_expect(any_below(smallest_, smallest_integer), false)) {
+            Float64Sums<BFloat, sixteen> wide(sums_, j_);
+            for (int k = 0; k < N; ++k) wide.add(k, stored_[k]);
+            return wide.put_back();
         }
-        put(sums_.integers + j_, sum_);
+        whole_.put_back();
     }
 
  private:
+    IntegerSums<Half, N> whole_;
     const SumsAddresses& sums_;
     int64_t j_;
-    I16 sum_;
     F16 smallest_;
     __m256i stored_[N];
 };
+#endif
 
 #else
 
+template <typename Out>
 constexpr bool has_integer_sums = false;
 
 template <typename Out, int N>
