@@ -75,7 +75,7 @@ def reading(path: AnyPath) -> Iterator[None]:
         if os.path.islink(path):
             to = os.readlink(path)
             raise InputError(
-                f"{path}: is a link to {to}, which does not exist; restore that, or remove the link"
+                f"{path}: no such file or folder: it is a link to {to}; restore that, or remove the link"
             ) from None
         raise InputError(f"{path}: no such file or folder") from None
     except PermissionError:

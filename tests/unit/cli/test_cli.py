@@ -254,4 +254,4 @@ def test_a_link_to_nothing(tmp_path, sides, run):
     for given in (link, sides[0]):
         code, _, err = run("inspect", given)
         assert (code, err.count("\n")) == (2, 1)
-        assert f"{link}: is a link to gone.npy, which does not exist; restore that, or remove the link" in err
+        assert f"{link}: no such file or folder: it is a link to gone.npy; restore that, or remove the link" in err
