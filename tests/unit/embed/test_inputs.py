@@ -192,7 +192,7 @@ def test_what_is_not_there_or_neither(tmp_path, photos, jsonl):
     (tmp_path / "empty" / "a.mp3").touch()
     refused(r"no captions; it holds 1 \.mp3; expected", tmp_path / "empty")
     refused(r"a\.mp3: neither an image nor captions", tmp_path / "empty" / "a.mp3")
-    refused("holds 11 files with images .* and 1 files with captions", [photos, jsonl])
+    refused("holds 11 files with images .* and 1 file with captions", [photos, jsonl])
     refused(r"captions\.jsonl: holds no images \(\.jpg.*leave out side='images'", jsonl, "images")
     refused("photos: holds images; column=", photos, column="caption")
     refused("an empty list", [])

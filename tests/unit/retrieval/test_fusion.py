@@ -77,7 +77,7 @@ def test_merge_takes_what_indexes_return():
         ([(["a"], [1.0]), ([1], [1.0])], 3, "some have ids of text and some integers"),
         ([(["a"], [1.0]), (["b"], [float("nan")])], 3, "list 1: the score of 'b' is NaN"),
         ([(["a"], [1.0, 2.0])], 3, "expected one score for each id"),
-        ([(["a"], [1.0], ["x", "y"])], 3, "2 roles for 1 ids"),
+        ([(["a"], [1.0], ["x", "y"])], 3, "2 roles for 1 id;"),
         ([(["a"],)], 3, r"expected \(ids, scores\)"),
         ([([0.5], [1.0])], 3, "list 0, ids: element type float64, expected text or integers"),
         (5, 3, "lists: int, expected a list of"),

@@ -451,7 +451,7 @@ def test_examples_without_a_response_within_max_length_are_left_out(config, worl
         done = train(config("stage2", max_length=40, unanswered="skip", epochs=2.5))
     assert (done.unanswered, done.truncated, done.skipped) == (1, 1, 0)
     assert done.steps == 15 and done.samples == 2 * 23 + 12
-    assert "1 examples with no response within max_length left out\n1 examples cut" in str(done)
+    assert "1 example with no response within max_length left out\n1 example cut" in str(done)
 
 
 def test_records_that_are_not_about_one_image_are_left_out_and_counted(config, world):
