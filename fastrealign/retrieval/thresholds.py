@@ -8,8 +8,11 @@ The interval is that of Clopper and Pearson for an effective number of pairs (Ko
 since scored pairs are not independent: one query has many, one document is similar to many queries, and two documents with one
 caption are each a wrong result for the other's query. What is sampled are units, a query with its relevant documents; counts
 are sums over pairs of units, and their variance that of a U-statistic, by the sum of all pairs that a unit takes part in. A
-bootstrap over queries would not see documents nor, where no result is wrong, any spread. The interval does not count that the
-threshold was chosen on the same pairs: where few pairs are kept, it lies too high.
+bootstrap over queries would not see documents nor, where no result is wrong, any spread.
+
+The interval is for the precision on other pairs, as many as these, since that is what a user meets: they vary as much as the
+pairs counted, so the effective number is halved. Its lower end counts that the threshold was chosen on the same pairs, of
+several of which any could have reached the precision by chance.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ class Threshold:
     value : float
         Results with at least this score are kept.
     precision, interval : float, (float, float)
-        The share of relevant ones among the query-document pairs kept, and its interval at level 0.95.
+        The share of relevant ones among the query-document pairs kept, and the interval at level 0.95 for that share on other
+        pairs, as many as these.
     recall : float
         The share of the labelled pairs kept.
     labelled, kept : int
@@ -67,7 +71,8 @@ class Threshold:
         low, high = self.interval
         return (
             f"{self.pair}: scores from {self.value:.8g} on have precision {self.precision:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}) and recall {self.recall:.3f}, by {self.labelled:,} labelled pairs"
+            f"(95 % interval on as many other pairs: {low:.3f} to {high:.3f}) and recall {self.recall:.3f}, "
+            f"by {self.labelled:,} labelled pairs"
         )
 
 
@@ -91,7 +96,7 @@ class Curve:
                 f"{least:,} are needed"
             )
         rows = [dict(zip(COLUMNS, row, strict=True)) for row in self.counts.tolist()]
-        rows = [row for row in rows if row["relevant"] + row["others"] >= least]
+        rows = [row for row in rows if _kept(row) >= least]
         good = next((row for row in rows if _precision(row) >= precision), None)
         if good is None:
             best = max(rows, key=_precision)
@@ -99,20 +104,28 @@ class Curve:
                 f"{pair}: no threshold that keeps {least:,} or more of the scored pairs has a precision of {precision:g}; the "
                 f"highest is {_precision(best):.3f}, at {best['threshold']:.8g}"
             )
-        kept = int(good["relevant"] + good["others"])
+        # Thresholds below it that could have been chosen, had other pairs been drawn: about one for each halving of those kept.
+        first = next(row for row in rows if self._interval(row)[1] >= precision)
+        interval = self._interval(good, 1 + math.log2(_kept(first) / _kept(good)))
         recall = good["relevant"] / self.relevant
-        interval = self._interval(good)
-        return Threshold(good["threshold"], _precision(good), interval, recall, self.relevant, kept, pair)
+        return Threshold(good["threshold"], _precision(good), interval, recall, self.relevant, int(_kept(good)), pair)
 
-    def _interval(self, row: dict[str, float]) -> tuple[float, float]:
-        p, n = _precision(row), row["relevant"] + row["others"]
+    def _interval(self, row: dict[str, float], tried: float = 1.0) -> tuple[float, float]:
+        """For the precision on as many other pairs; the lower end for the best of so many thresholds (Bonferroni)."""
+        p, n = _precision(row), _kept(row)
         if row["others"] == 0:  # no spread to measure: one other would count `weight` times
-            return clopper_pearson(p, n / self.weight)
-        # A pair of two units is in the sums of both; its square counts once.
-        relevant, others = row["tt"] - row["across"], row["ww"] - row["squares_across"]
-        units = (1 - p) ** 2 * relevant - 2 * p * (1 - p) * row["tw"] + p**2 * others
-        variance = max(units, p**2 * row["squares"]) / (row["relevant"] + row["weighted"]) ** 2
-        return clopper_pearson(p, min(n, p * (1 - p) / variance))
+            n /= self.weight
+        else:
+            # A pair of two units is in the sums of both; its square counts once.
+            relevant, others = row["tt"] - row["across"], row["ww"] - row["squares_across"]
+            units = (1 - p) ** 2 * relevant - 2 * p * (1 - p) * row["tw"] + p**2 * others
+            variance = max(units, p**2 * row["squares"]) / (row["relevant"] + row["weighted"]) ** 2
+            n = min(n, p * (1 - p) / variance)
+        return clopper_pearson(p, n / 2, tried)
+
+
+def _kept(row: dict[str, float]) -> float:
+    return row["relevant"] + row["others"]
 
 
 def _precision(row: dict[str, float]) -> float:
@@ -120,15 +133,15 @@ def _precision(row: dict[str, float]) -> float:
 
 
 def needed(precision: float) -> int:
-    """The fewest pairs with which, were all right, the interval would exclude a lower precision; LEAST or more."""
+    """The fewest pairs that, were all right, exclude a lower precision of the pairs they are drawn from; LEAST or more."""
     return max(LEAST, math.ceil(math.log((1 - LEVEL) / 2) / math.log(precision)))
 
 
-def clopper_pearson(share: float, n: float) -> tuple[float, float]:
-    """The interval of a share of n (which need not be whole) at LEVEL."""
+def clopper_pearson(share: float, n: float, tried: float = 1.0) -> tuple[float, float]:
+    """The interval of a share of n (which need not be whole) at LEVEL, the lower end at 1 - (1 - LEVEL) / tried."""
     quantile = optional("scipy.special", "sklearn", "the interval of a threshold").betaincinv
     right, tail = share * n, (1 - LEVEL) / 2
-    low = float(quantile(right, n - right + 1, tail)) if right > 0 else 0.0
+    low = float(quantile(right, n - right + 1, tail / tried)) if right > 0 else 0.0
     high = float(quantile(right + 1, n - right, 1 - tail)) if share < 1 else 1.0
     return low, high
 

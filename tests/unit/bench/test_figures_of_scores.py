@@ -7,14 +7,18 @@ from collections.abc import Iterator
 import pytest
 from doc_figures import common, unsaid
 
-INDEX, DOCUMENTS, THRESHOLDS = (
-    {tuple(line.strip("| ").split(" | ")[:keys]): [cell.strip() for cell in line.split("|")[keys + 1 : -1]] for line in of}
-    for of, keys in zip(
-        [block.splitlines()[2:] for block in (common.ROOT / "bench/results/paper/scores.txt").read_text().split("\n\n")[1:4]],
-        (2, 3, 3),
-        strict=True,
-    )
-)  # fmt: skip
+BLOCKS = (common.ROOT / "bench/results/paper/scores.txt").read_text().split("\n\n")
+
+
+def table(block: str, keys: int) -> dict[tuple[str, ...], list[str]]:
+    """The rows of a table by their first cells."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()[2:] if line.startswith("|")]
+    return {tuple(row[:keys]): row[keys:] for row in rows}
+
+
+INDEX, DOCUMENTS, THRESHOLDS = (table(block, keys) for block, keys in zip(BLOCKS[1:4], (2, 3, 3), strict=True))
+# Of each kind of head, after its line: one index, then thresholds.
+OF_HEADS = {"MLP": table(BLOCKS[6], 3), "linear": table(BLOCKS[9], 3), "MLP, scale 60": table(BLOCKS[12], 3)}
 
 
 def short(figure: str, digits: int = 3) -> str:
@@ -36,12 +40,22 @@ def of_one_index() -> Iterator[str]:
     yield f"| pictures or captions alone | cosine | | {short(pictures)} | {short(captions)} |"
 
 
+def threshold_row(found: list[str], of: str, precision: str) -> str:
+    _, held, width, within, *recalls = found
+    recall = short(recalls[of == "captions"], 2)
+    return f"| {of} | {precision.removeprefix('0')} | {short(held)} | {short(width)} | {within} | {recall} |"
+
+
 def of_thresholds() -> Iterator[str]:
-    asked = [("pictures", one) for one in ("0.05", "0.1", "0.2")] + [("captions", one) for one in ("0.3", "0.5", "0.7")]
-    for of, precision in asked:
-        _, held, width, within, *recalls = THRESHOLDS["cosine", of, precision]
-        recall = short(recalls[of == "captions"], 2)
-        yield f"| {of} | {precision.removeprefix('0')} | {short(held)} | {short(width)} | {within} | {recall} |"
+    asked = [("pictures", one) for one in ("0.05", "0.1", "0.2")] + [
+        ("captions", one) for one in ("0.3", "0.5", "0.7", "0.9")
+    ]
+    for key in asked:
+        yield threshold_row(THRESHOLDS[("cosine", *key)], *key)
+    for head, rows in OF_HEADS.items():
+        yield f"| {head} {threshold_row(rows['cosine', 'pictures', '0.1'], 'pictures', '0.1')}"
+        for precision in ("0.5", "0.9"):
+            yield threshold_row(rows["cosine", "captions", precision], "captions", precision)
     _, held, width, within, picture, caption = THRESHOLDS["z-score", "both", "0.3"]
     recall = f"{short(picture, 2)} and {short(caption, 2)}"
     yield f"| both, z-score | .3 | {short(held)} | {short(width)} | {within} | {recall} |"
